@@ -1,0 +1,46 @@
+# make quickstart   sets up, packs, trains with a mixer, evaluates, leaves pictures   (DATASET=cifar10 for CIFAR-10)
+# make test         sets up, then lint, types, import contract and all tests that need no GPU
+# make test-gpu     the tests that need a GPU
+# make bench        the benchmarks, against the peers that are installed
+PYTHON  ?= python3
+VENV    ?= .venv
+DATASET ?= digits
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: setup quickstart test test-gpu lint format bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: setup.py .ci/constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 14) else f"dali_mix needs Python 3.10 to 3.14, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install --quiet --progress-bar off -c .ci/constraints.txt -e ".[vis]"
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(PIP) install --quiet --progress-bar off -c .ci/constraints.txt -e ".[vis,dev]"
+	touch $@
+
+quickstart: $(VENV)/.ready
+	PATH="$(abspath $(BIN)):$$PATH" scripts/quickstart.sh $(DATASET)
+
+lint: $(VENV)/.ready-dev
+	PATH="$(abspath $(BIN)):$$PATH" scripts/lint.sh
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m gpu
+
+bench: $(VENV)/.ready-dev
+	PATH="$(abspath $(BIN)):$$PATH" scripts/bench.sh
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

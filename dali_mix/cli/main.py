@@ -1,0 +1,69 @@
+"""The console program `dali-mix`: finds the subcommand, runs it, turns user errors into one line.
+
+A subcommand is a module of this package with `configure(parser)`, which adds its arguments, and `run(args) -> int`,
+which returns the exit status. Modules are imported when their command is asked for, so that `dali-mix --help` is quick.
+
+Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 75 stopped by SIGTERM after saving a checkpoint;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from dali_mix import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "pack": ("dali_mix.cli.pack", "pack a dataset into RecordIO with a manifest"),
+    "verify": ("dali_mix.cli.verify", "check every byte of a packed set against its manifest"),
+    "inspect": ("dali_mix.cli.inspect", "show what a packed set holds"),
+    "adopt": ("dali_mix.cli.adopt", "build a manifest for a .rec that something else wrote"),
+    "train": ("dali_mix.cli.train", "train a recipe, or resume it"),
+    "evaluate": ("dali_mix.cli.evaluate", "evaluate a checkpoint, each sample exactly once"),
+    "recipes": ("dali_mix.cli.recipes", "list the recipes, or print one"),
+    "gallery": ("dali_mix.cli.gallery", "draw mixed images from a packed set"),
+    "curves": ("dali_mix.cli.curves", "draw the learning curves of a run"),
+    "doctor": ("dali_mix.cli.doctor", "check versions, GPU, disk, and run one batch"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `dali-mix` with `argv` (default: the process's arguments) and returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
+    parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        # add_help off where the module is not loaded: its own parser answers --help.
+        wanted = bool(arguments) and arguments[0] == name
+        subparser = subparsers.add_parser(name, help=summary, add_help=wanted, description=summary.capitalize() + ".")
+        if wanted:
+            importlib.import_module(module).configure(subparser)
+    args = parser.parse_args(arguments)
+    return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    command = importlib.import_module(COMMANDS[args.command][0])
+    try:
+        return int(command.run(args) or 0)
+    except KeyboardInterrupt:
+        print(f"dali-mix {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = None  # the reader (head, less) is gone; nothing is left to say
+        return 0
+    except (ValueError, OSError) as error:  # what a user can cause; anything else is a bug and keeps its traceback
+        if os.environ.get("DALI_MIX_DEBUG"):
+            traceback.print_exc()
+        print(f"dali-mix {args.command}: error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The record container: framing, reader, writer, manifest and verification."""

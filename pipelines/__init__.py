@@ -1,0 +1,1 @@
+"""Pipelines: what a task draws at random and its DALI graph."""

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Lint, format, types and the import contract. `pipelines/` is mapped to dali_mix.pipelines at installation, which static
+# tools cannot follow, so they read a copy of the package laid out as it is installed: build/lint/dali_mix.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ruff check .
+ruff format --check .
+rm -rf build/lint
+mkdir -p build/lint
+cp -r dali_mix build/lint/dali_mix
+cp -r pipelines build/lint/dali_mix/pipelines
+cd build/lint
+mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache -p dali_mix
+PYTHONPATH=. lint-imports --config ../../pyproject.toml --no-cache
