@@ -60,8 +60,8 @@ class ExactSource:
         if not any((fed.step.epoch, fed.step.start) == (epoch, position) for fed in under_way):
             self._feed.restart(self._steps_from(epoch, position))
         while True:
-            if not self._ready:
-                self._run()
+            while not self._ready:
+                self._run(epoch, position)
             fed, images = self._ready.popleft()
             if (fed.step.epoch, fed.step.start) == (epoch, position):
                 return fed, images
@@ -72,13 +72,14 @@ class ExactSource:
         self._feed.under_way.clear()
         self._ready.clear()
 
-    def _run(self) -> None:
+    def _run(self, epoch: int, position: int) -> None:
         try:
             if self._dali is None:
                 self._dali = self._build()
             (out,) = self._dali.run()
         except RuntimeError as error:
             self._recover(error)
+            self._feed.restart(self._steps_from(epoch, position))
             return
         except BaseException:
             self.close()
@@ -108,7 +109,10 @@ class ExactSource:
         return dali
 
     def _recover(self, error: RuntimeError) -> None:
-        """DALI gives up a whole pipeline over one bad image. Finds the bad ones among the steps under way, then starts again there."""
+        """DALI gives up a whole pipeline over one bad image. Closes it and finds the bad ones among the steps under way.
+
+        Raises the error again when there is none: then it has another cause.
+        """
         under_way = list(self._feed.under_way)
         self.close()
         for fed in under_way:
@@ -116,7 +120,6 @@ class ExactSource:
             for row, reason in found:
                 self._bad.found(row, f"{self._bad.where(row)}: {reason}")
             if found:
-                self._feed.restart(self._steps_from(under_way[0].step.epoch, under_way[0].step.start))
                 return
         raise error
 
