@@ -49,7 +49,8 @@ def verify_set(
         beyond = np.flatnonzero(table["part"] >= len(info.parts))
         if beyond.size:
             first = beyond[0]
-            yield f"{base.parent / info.table.name}: record {first} is in part {table['part'][first]} of {len(info.parts)}"
+            path = base.parent / info.table.name
+            yield f"{path}: record {first} is in part {table['part'][first]} of {len(info.parts)}"
         for _, result in hashed:
             if problem := result.result():
                 yield problem
