@@ -1,4 +1,4 @@
-"""One pass over an image on the CPU: linear resize, flip, normalize, uint8 (H,W,3) → float32 (3,h,w), compiled by numba.
+"""One pass over an image on the CPU: linear resize, flip, normalize; uint8 (H,W,3) → float32 (3,h,w); by numba.
 
 Each output row is made in two steps. The input rows it needs are summed by weight into one row of 16-bit fixed-point
 numbers, which the compiler turns into vector code by itself. That row is then resampled sideways, 16 pixels at a time,
@@ -7,7 +7,7 @@ channels and two neighbouring pixels are read by one 16-byte load, and the produ
 instruction where the processor has one. Mean and deviation are folded into the factor that undoes the fixed point.
 
 Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius
-max(1, input / output); pixels beyond the border repeat the border. The result is within 0.03 of a grey level of the
+max(1, input / output); pixels beyond the border repeat the border. The result is within 0.05 of a grey level of the
 real number (DALI rounds it to an integer first, so the two differ by up to half a grey level).
 
 Everything compiled sits in this one file, so that numba's cache on disk notices every change of it.
@@ -21,17 +21,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.core import cgutils
+from numba.core.cgutils import ir  # llvmlite's, numba's own dependency
 from numba.extending import intrinsic
 
 ROW_BITS = 7  # fractional bits of the intermediate row: 255 << 7 is the most that an int16 takes
 WEIGHT_BITS = 14  # a single weight of 1 must fit an int16, and the sum of all products an int32
 BLOCK = 16  # pixels that `_sixteen_pixels` makes
 
-# What DALI's operator calls (see nvidia.dali.plugin.numba): addresses of the tables of data pointers, shapes, numbers of
-# dimensions, and their counts, for outputs and inputs.
+# What DALI's operator calls (see nvidia.dali.plugin.numba): addresses of the tables of data pointers, shapes, numbers
+# of dimensions, and their counts, for outputs and inputs.
 RUN_SIGNATURE = types.void(*(types.uint64, types.uint64, types.uint64, types.int32) * 2)
 SETUP_SIGNATURE = types.void(*(types.uint64, types.uint64, types.int32) * 2, types.int32)
 
@@ -59,10 +59,10 @@ def _sixteen_pixels(
     out: Any,
     plane: Any,
 ) -> Any:
-    """Resample a row sideways into 16 neighbouring pixels of three planes. All arguments are int64: addresses, or sizes.
+    """Resample a row sideways into 16 neighbouring pixels of three planes. All arguments are int64, addresses or sizes.
 
-    row: int16 interleaved RGB, readable for 16 bytes from every tap. starts: 16 int64, byte offsets of the first taps in
-    row. weights: for each pair of taps, `stride` bytes apart, int16 (16, 4, 2): pixel, channel (repeated), tap of
+    row: int16 interleaved RGB, readable for 16 bytes from every tap. starts: 16 int64, byte offsets of the first taps
+    in row. weights: for each pair of taps, `stride` bytes apart, int16 (16, 4, 2): pixel, channel (repeated), tap of
     the pair. factor, bias: 3 float32 each. out: where the red pixels go; green and blue are `plane` bytes further each.
     """
 
@@ -102,9 +102,10 @@ def _sixteen_pixels(
                 taps = [load(builder.add(base, shift), 0, ir.VectorType(int16, 8), 2) for base in bases]
                 values = join(join(taps[0], taps[1]), join(taps[2], taps[3]))
                 factors = load(builder.add(weights, builder.mul(loop.index, stride)), 64 * group, lanes32, 2)
-                even = builder.mul(wide(pick(values, values, first_tap)), wide(pick(factors, factors, [*range(0, 32, 2)])))
-                odd = builder.mul(wide(pick(values, values, second_tap)), wide(pick(factors, factors, [*range(1, 32, 2)])))
-                builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
+                for tap, lanes in enumerate((first_tap, second_tap)):
+                    factor_lanes = list(range(tap, 32, 2))
+                    product = builder.mul(wide(pick(values, values, lanes)), wide(pick(factors, factors, factor_lanes)))
+                    builder.store(builder.add(builder.load(total), product), total)
             sums.append(builder.sitofp(builder.load(total), floats16))
 
         for channel in range(3):
@@ -126,6 +127,7 @@ def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np
     """First taps int64 (n_out,) and weights float32 (n_out, taps) along an axis; all taps lie inside the image."""
     step = n_in / n_out
     radius = max(1.0, step) if antialias else 1.0
+    slope = 1.0 / radius
     taps = min(max(2, int(np.ceil(2 * radius))), n_in)
     first = np.empty(n_out, np.int64)
     weights = np.zeros((n_out, taps), np.float32)
@@ -134,11 +136,12 @@ def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np
         low, high = int(np.ceil(center - radius)), int(np.floor(center + radius))
         total = 0.0
         for i in range(low, high + 1):
-            total += max(0.0, 1.0 - abs(i - center) / radius)
+            total += max(0.0, 1.0 - abs(i - center) * slope)
+        part = 1.0 / total
         start = min(max(low, 0), n_in - taps)
         first[o] = start
         for i in range(low, high + 1):
-            weight = max(0.0, 1.0 - abs(i - center) / radius) / total
+            weight = max(0.0, 1.0 - abs(i - center) * slope) * part
             if weight > 0.0:
                 weights[o, min(max(i, 0), n_in - 1) - start] += np.float32(weight)
     return first, weights
@@ -146,7 +149,7 @@ def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np
 
 @njit(nogil=True, error_model="numpy")
 def _sideways_tables(n_in: int, n_out: int, antialias: bool, flip: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Byte offsets int64 (n_out,) and fixed-point weights int16 (pairs, n_out, 4, 2) as `_sixteen_pixels` reads them."""
+    """Byte offsets int64 (n_out,) and fixed-point weights int16 (pairs, n_out, 4, 2) for `_sixteen_pixels`."""
     first, weights = axis_weights(n_in, n_out, antialias)
     taps = weights.shape[1]
     starts = np.empty(n_out, np.int64)
@@ -154,20 +157,18 @@ def _sideways_tables(n_in: int, n_out: int, antialias: bool, flip: bool) -> tupl
     for o in range(n_out):
         to = n_out - 1 - o if flip else o
         starts[to] = 6 * first[o]
-        rest, largest = 1 << WEIGHT_BITS, 0
-        for k in range(taps):
-            fixed = int(weights[o, k] * (1 << WEIGHT_BITS) + 0.5)
-            rest -= fixed
-            if weights[o, k] > weights[o, largest]:
-                largest = k
-            table[k >> 1, to, :, k & 1] = fixed
-        table[largest >> 1, to, :, largest & 1] += rest  # so that they add up to 1 and a flat area stays flat
+        total, spent = np.float32(0.0), 0
+        for k in range(taps):  # rounding the running total keeps the sum exact, so that a flat area stays flat
+            total += weights[o, k]
+            fixed = int(total * (1 << WEIGHT_BITS) + 0.5)
+            table[k >> 1, to, :, k & 1] = fixed - spent
+            spent = fixed
     return starts, table
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy")
 def _sum_rows(rows: np.ndarray, weights: np.ndarray, partial: np.ndarray, out: np.ndarray) -> None:
-    """out int16 (n,) = the rows uint8 (taps, n), weighted, in fixed point; two rows at a time. partial: float32 (n,)."""
+    """out int16 (n,) = the rows uint8 (taps, n), weighted, in fixed point. partial: float32 (n,), to work in."""
     taps, n = rows.shape
     unit = np.float32(1 << ROW_BITS)
     half = np.float32(0.5)
@@ -192,7 +193,7 @@ def _sum_rows(rows: np.ndarray, weights: np.ndarray, partial: np.ndarray, out: n
 def resize_flip_normalize(
     image: np.ndarray, out: np.ndarray, flip: bool, antialias: bool, scale: np.ndarray, bias: np.ndarray
 ) -> None:
-    """Write image uint8 (H,W,3), resized to h × w, mirrored if `flip`, times `scale` plus `bias`, to out float32 (3,h,w).
+    """Resize image uint8 (H,W,3) to h × w, mirrored if `flip`, times `scale` plus `bias`, into out float32 (3,h,w).
 
     scale, bias: float32 (3,), a channel each, for grey levels 0..255. Both arrays are C-contiguous.
     """
@@ -244,7 +245,7 @@ def _run(
 
 
 def _compile(function: Callable[..., None], signature: Any) -> Any:
-    """A C callback, kept on disk where numba finds a writable place (beside this file, or in the user's cache folder)."""
+    """A C callback, kept on disk where numba finds a place to write: beside this file, or the user's cache folder."""
     with contextlib.suppress(RuntimeError):  # "cannot cache function": no such place
         return cfunc(signature, cache=True)(function)
     return cfunc(signature)(function)
@@ -252,7 +253,7 @@ def _compile(function: Callable[..., None], signature: Any) -> Any:
 
 @functools.cache
 def run_address() -> int:
-    """Address of the callback that makes one sample; compiled at the first call (seconds, or a tenth from the cache)."""
+    """Address of the callback that makes one sample. The first call compiles it (6 s), or loads it (0.2 s)."""
     return _compile(_run, RUN_SIGNATURE).address
 
 
