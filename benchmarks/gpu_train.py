@@ -2,9 +2,9 @@
 
 use: python benchmarks/gpu_train.py PREFIX [--batch-size 256] [--steps 50] [--out docs/benchmarks/gpu_train.json]
 
-Four loops take turns, `--rounds` times: the training step on a resident batch; the same fed by the loader; fed and mixed with
-ResizeMix; and the loader alone. Prints images per second (median, spread), each loop's ratio to the resident step, the share of the
-fed step spent waiting for data and mixing, and the last loss.
+Four loops take turns, `--rounds` times: the training step on a resident batch; the same fed by the loader; fed and
+mixed with ResizeMix; and the loader alone. Prints images per second (median, spread), each loop's ratio to the resident
+step, the share of the fed step spent waiting for data and mixing, and the last loss.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 
 import dali_mix
+import dali_mix.loading
 from dali_mix.losses import SoftCrossEntropy
 from dali_mix.mixers import ResizeMix
 from dali_mix.models import build_model
 
 
-def batches(loader) -> Iterator:  # noqa: ANN001 (a dali_mix Loader)
+def batches(loader: dali_mix.loading.Loader) -> Iterator[dali_mix.loading.Batch]:
     """Batches without end, epoch after epoch."""
     while True:
         yield from loader
@@ -135,12 +136,10 @@ def main() -> int:
     }
     print(f"{result['gpu']}, torch {torch.__version__}, {args.model}, batch {args.batch_size}, bf16, channels_last")
     for name, r in rates.items():
-        print(
-            f"{name:26} {statistics.median(r):9.0f} img/s  [{min(r):.0f} .. {max(r):.0f}]  {statistics.median(r) / reference:6.3f}"
-        )
-    print(
-        f"waiting for data {result['share_waiting_for_data']:.2%}, mixing {result['share_launching_the_mixer']:.2%} of the step"
-    )
+        median = statistics.median(r)
+        print(f"{name:26} {median:9.0f} img/s  [{min(r):.0f} .. {max(r):.0f}]  {median / reference:6.3f}")
+    waiting, mixing = result["share_waiting_for_data"], result["share_launching_the_mixer"]
+    print(f"waiting for data {waiting:.2%}, mixing {mixing:.2%} of the step")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")
