@@ -8,6 +8,7 @@ another number of ranks: what is left is planned anew.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -70,3 +71,42 @@ def share(size: int, rank: int, world_size: int) -> slice:
 def steps_of_rank(plan: Plan, rank: int, world_size: int) -> int:
     """How many steps `rank` takes: all of them, but for an evaluation whose last records do not reach it."""
     return sum(1 for size in plan.tail if rank < size) + plan.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one rank takes at one step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's records, int64."""
+
+    epoch: int
+    start: int
+    end: int
+    rows: np.ndarray
+
+
+def steps_from(
+    epoch: int,
+    position: int,
+    *,
+    count: int,
+    seed: int,
+    train: bool,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    drop_last: bool = False,
+) -> Iterator[Step]:
+    """This rank's steps from global `position` of `epoch` on, and on into the next epochs without end.
+
+    Ends only where a whole epoch has no step for this rank.
+    """
+    while True:
+        todo = plan(count - position, batch_size, world_size, train=train, drop_last=drop_last)
+        order = epoch_order(count, seed, epoch, train)
+        mine = steps_of_rank(todo, rank, world_size)
+        for step in range(mine):
+            start, size = position + todo.start(step), todo.size(step)
+            rows = order[start : start + size][share(size, rank, world_size)]
+            yield Step(epoch, start, start + size, rows)
+        if position == 0 and mine == 0:
+            return
+        epoch, position = epoch + 1, 0
