@@ -36,6 +36,7 @@ class ImageNet(Pipeline):
             the released ResizeMix (triangular where an axis shrinks, Lanczos3 where it grows).
         min_filter, mag_filter, antialias: change the preset's; filters nearest, linear, triangular, cubic, lanczos3.
         mean, std: per channel, 0..1 units.
+        fuse: training on the CPU with linear filters: resize, flip and normalize in one operator compiled by numba, if it is installed.
     """
 
     name = "imagenet"
@@ -55,6 +56,7 @@ class ImageNet(Pipeline):
         antialias: bool | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        fuse: bool = True,
     ) -> None:
         super().__init__(train=train, image_size=image_size, mean=mean, std=std)
         if not all(32 <= side <= 512 for side in self.image_size):
@@ -66,6 +68,7 @@ class ImageNet(Pipeline):
         min_default, mag_default, smooth, self.window_decode = PRESETS[choice("preset", preset, tuple(PRESETS))]
         self.min_filter = choice("min_filter", min_filter or min_default, tuple(ops.INTERPOLATIONS))
         self.mag_filter = choice("mag_filter", mag_filter or mag_default, tuple(ops.INTERPOLATIONS))
+        self.fuse = bool(fuse)
         self.antialias = smooth if antialias is None else bool(antialias)
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
@@ -90,5 +93,14 @@ class ImageNet(Pipeline):
         else:
             images = fn.slice(ops.decode(encoded, device), draws["anchor"], draws["shape"], device=device, axis_names="HW")
         return ops.resize_flip_normalize(
-            images, self.image_size, device, self.mean, self.std, draws["mirror"], self.min_filter, self.mag_filter, self.antialias
+            images,
+            self.image_size,
+            device,
+            self.mean,
+            self.std,
+            draws["mirror"],
+            self.min_filter,
+            self.mag_filter,
+            self.antialias,
+            self.fuse,
         )
