@@ -41,6 +41,7 @@ class ImageNet(Pipeline):
         auto_augment, augment_count, augment_magnitude: see `dali_mix.pipelines.auto_augment.AutoAugment`; after the colours.
         erasing: probability of Random Erasing (arXiv 1708.04896): a window of 2 to 33 % of the image set to the mean colour.
         mean, std: per channel, 0..1 units.
+        fuse: training on the CPU with linear filters: resize, flip and normalize in one operator compiled by numba, if it is installed.
 
     Everything random is for training only; evaluation takes these options and ignores them.
     """
@@ -68,6 +69,7 @@ class ImageNet(Pipeline):
         erasing: float = 0.0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        fuse: bool = True,
     ) -> None:
         super().__init__(train=train, image_size=image_size, mean=mean, std=std)
         if not all(32 <= side <= 512 for side in self.image_size):
@@ -79,6 +81,7 @@ class ImageNet(Pipeline):
         min_default, mag_default, smooth, self.window_decode = PRESETS[choice("preset", preset, tuple(PRESETS))]
         self.min_filter = choice("min_filter", min_filter or min_default, tuple(ops.INTERPOLATIONS))
         self.mag_filter = choice("mag_filter", mag_filter or mag_default, tuple(ops.INTERPOLATIONS))
+        self.fuse = bool(fuse) and preset != "parity"  # which rounds to whole grey levels before it normalizes, as they do
         self.antialias = smooth if antialias is None else bool(antialias)
         self.color = Color(color_jitter, pca_lighting)
         self.augment = auto_augment and AutoAugment(auto_augment, self.image_size, augment_count, augment_magnitude)
@@ -121,7 +124,7 @@ class ImageNet(Pipeline):
         else:
             images = fn.slice(ops.decode(encoded, device), draws["anchor"], draws["shape"], device=device, axis_names="HW")
         if not (self.color.active or self.augment or self.erasing):
-            return ops.resize_flip_normalize(images, size, device, self.mean, self.std, draws["mirror"], *filters)
+            return ops.resize_flip_normalize(images, size, device, self.mean, self.std, draws["mirror"], *filters, fuse=self.fuse)
         images = ops.resize(images, size, device, *filters)
         if self.color.active:
             images = self.color.graph(images, draws["color_matrix"], draws["color_mean"], draws["color_offset"], device)
@@ -169,7 +172,7 @@ class ImageNet(Pipeline):
         )
         mirror = fn.random.coin_flip(probability=self.flip, seed=seed + 1)
         filters = self.min_filter, self.mag_filter, self.antialias
-        return ops.resize_flip_normalize(images, self.image_size, device, self.mean, self.std, mirror, *filters)
+        return ops.resize_flip_normalize(images, self.image_size, device, self.mean, self.std, mirror, *filters, fuse=self.fuse)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries boxes through crop, resize and flip."""
