@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from dali_mix.reports import style
 
 Records = list[dict[str, Any]]
+Corner = Literal["upper right", "lower right"]
 
 
 def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
@@ -40,7 +41,7 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
     heading = title or f"{path.resolve().parent.name}{_summary(val)}"
     figure.text(0.07, 0.945, heading, fontsize=12, fontweight="bold", color=style.INK, parse_math=False)
 
-    loss, accuracy, rate, speed = (figure.add_subplot(place) for place in grid)
+    loss, accuracy, rate, speed = (figure.add_subplot(grid[row, column]) for row in (0, 1) for column in (0, 1))
     _draw_loss(loss, train, val)
     _draw_accuracy(accuracy, val)
     _draw_series(rate, train, "lr", "Learning rate", style.BLUE)
@@ -146,7 +147,7 @@ def _draw_series(axes: Axes, train: Records, key: str, title: str, color: str) -
     _legend_or_note(axes, bool(steps), "nothing logged yet", None)
 
 
-def _legend_or_note(axes: Axes, drawn: bool, note: str, place: str | None) -> None:
+def _legend_or_note(axes: Axes, drawn: bool, note: str, place: Corner | None) -> None:
     if not drawn:
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=style.FAINT, fontsize=9)
         axes.set_yticks([])

@@ -33,7 +33,7 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for place, row in enumerate(rows):
         try:
-            with Image.open(io.BytesIO(records.encoded(row))) as image:
+            with Image.open(io.BytesIO(records.encoded(row).tobytes())) as image:
                 # Sets hold pixels as a camera turned them; so does the manifest's height and width.
                 upright = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
