@@ -233,13 +233,10 @@ def _set_state(target: Any, state: Any) -> None:
 def _array(raw: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray:
     if not isinstance(dtype, _DType):
         raise _Refused("an array of an unknown type")
-    kind = (
-        np.dtype(dtype.text).newbyteorder(dtype.order if dtype.order in "<>" else "=")
-        if dtype.text[:1] in _KINDS
-        else None
-    )
-    if kind is None:
+    if dtype.text[:1] not in _KINDS:
         raise _Refused(f"an array of type {dtype.text!r}")
+    plain = np.dtype(dtype.text)
+    kind = plain.newbyteorder(">") if dtype.order == ">" else plain.newbyteorder("<")
     if isinstance(raw, str):
         raw = raw.encode("latin-1")
     values = np.frombuffer(raw, dtype=kind)
