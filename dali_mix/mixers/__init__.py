@@ -1,1 +1,27 @@
+"""Mixing augmentations: `params = mixer.sample(...)`, then `images, targets = mixer.apply(images, targets, params)`.
 
+Every mixer is usable alone, in any PyTorch loop: `images, targets = CutMix(1000)(images, targets)`.
+"""
+
+from dali_mix.mixers.base import Mixer, PasteParams
+from dali_mix.mixers.build import MIXERS, build
+from dali_mix.mixers.choice import ChoiceParams, MixChoice
+from dali_mix.mixers.cutmix import CutMix
+from dali_mix.mixers.cutout import Cutout, CutoutParams
+from dali_mix.mixers.mixup import MixUp, MixUpParams
+from dali_mix.mixers.resizemix import ResizeMix
+
+__all__ = [
+    "MIXERS",
+    "ChoiceParams",
+    "CutMix",
+    "Cutout",
+    "CutoutParams",
+    "MixChoice",
+    "MixUp",
+    "MixUpParams",
+    "Mixer",
+    "PasteParams",
+    "ResizeMix",
+    "build",
+]

@@ -1,1 +1,17 @@
+"""Backbones with linear heads, by name, and weights from files."""
 
+from dali_mix.models.build import build_model
+from dali_mix.models.cifar_resnet import CifarResNet
+from dali_mix.models.shakeshake import ShakeShake
+from dali_mix.models.weights import MatchReport, load_weights, read_state_dict
+from dali_mix.models.wide_resnet import WideResNet
+
+__all__ = [
+    "CifarResNet",
+    "MatchReport",
+    "ShakeShake",
+    "WideResNet",
+    "build_model",
+    "load_weights",
+    "read_state_dict",
+]

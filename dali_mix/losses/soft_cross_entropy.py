@@ -1,0 +1,56 @@
+"""Cross-entropy for class numbers and for the soft targets mixers make."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SoftCrossEntropy(nn.Module):
+    """Mean over the batch of -Σ target · log softmax(logits), in float32 whatever the autocast.
+
+    With targets λ·y + (1-λ)·y' it is λ·CE(z, y) + (1-λ)·CE(z, y'), the loss of CutMix, ResizeMix and MixUp. Class
+    numbers of -1 are ignored: they count neither in the sum nor in the mean. A batch with nothing to count gives 0.
+
+    Args:
+        label_smoothing: share of each target spread evenly over all classes, in [0, 1).
+
+    Raises:
+        ValueError: label_smoothing out of range; from `forward`, shapes or dtypes that do not fit.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing}: must be in [0, 1)")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """
+        Args:
+            logits: (B,K) of any float dtype.
+            targets: (B,) int64, or (B,K) float whose rows sum to 1.
+
+        Returns:
+            scalar float32.
+        """
+        if logits.ndim != 2 or targets.shape not in (logits.shape, logits.shape[:1]):
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: need (B,K) and (B,) or (B,K)"
+            )
+        if targets.is_floating_point() != (targets.ndim == 2):
+            raise ValueError(f"targets {tuple(targets.shape)} {targets.dtype}: need (B,) int64 or (B,K) float")
+        with torch.autocast(logits.device.type, enabled=False):
+            if targets.ndim == 2:
+                total = F.cross_entropy(
+                    logits.float(), targets.float(), reduction="sum", label_smoothing=self.label_smoothing
+                )
+                return total / max(len(targets), 1)
+            total = F.cross_entropy(
+                logits.float(), targets, reduction="sum", ignore_index=-1, label_smoothing=self.label_smoothing
+            )
+            return total / (targets != -1).sum().clamp_min(1)
+
+    def extra_repr(self) -> str:
+        return f"label_smoothing={self.label_smoothing}"

@@ -1,0 +1,81 @@
+"""Top-k accuracy, counted in integers on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Accuracy:
+    """Share of samples whose class is among the k highest logits.
+
+    Counters stay on the device and are whole numbers, so that sums over batches and ranks are exact: all-reduce
+    (SUM) `state()` in place, or `merge` the states of others, then `compute`. Of equal logits the lower class counts as
+    the higher one; a row with a NaN is wrong. Where there are fewer than k classes, every row is right at k.
+
+    Args:
+        topk: the k's, each ≥ 1.
+        device: of the counters; by default that of the first logits.
+
+    Raises:
+        ValueError: a k below 1.
+    """
+
+    def __init__(self, topk: Sequence[int] = (1, 5), device: torch.device | str | None = None) -> None:
+        if not topk or min(topk) < 1:
+            raise ValueError(f"topk={tuple(topk)}: needs at least one k, each at least 1")
+        self.topk = tuple(topk)
+        self._counts = torch.zeros(len(self.topk) + 1, dtype=torch.int64, device=device or "cpu")
+        self._placed = device is not None
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Counts a batch; does not wait for the device.
+
+        Args:
+            logits: (B,K) of any float dtype.
+            targets: (B,) int64 (-1 = ignored), or (B,K) soft: the class of the largest entry counts.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        if logits.ndim != 2 or targets.shape not in (logits.shape, logits.shape[:1]):
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: need (B,K) and (B,) or (B,K)"
+            )
+        if not self._placed:
+            self._counts, self._placed = self._counts.to(logits.device), True
+        logits = logits.detach()
+        classes = targets.argmax(1) if targets.ndim == 2 else targets
+        own = classes.clamp_min(0)[:, None]
+        score = logits.gather(1, own)
+        lower = torch.arange(logits.shape[1], device=logits.device) < own
+        place = ((logits > score) | ((logits == score) & lower)).sum(1)
+        counted = classes >= 0
+        usable = counted & ~logits.isnan().any(1)
+        right = [((place < k) & usable).sum() for k in self.topk]
+        self._counts += torch.stack([*right, counted.sum()]).to(self._counts.device)
+
+    def state(self) -> Tensor:
+        """The live counters: (len(topk) + 1,) int64, right answers for each k, then samples."""
+        return self._counts
+
+    def merge(self, state: Tensor) -> None:
+        """Adds the counters of another rank or part."""
+        self._counts += state.to(self._counts.device)
+
+    def reset(self) -> None:
+        """Starts counting anew."""
+        self._counts.zero_()
+
+    def compute(self) -> dict[str, float]:
+        """{"top1": per cent, …}; waits for the device.
+
+        Raises:
+            ValueError: nothing was counted.
+        """
+        *right, count = self._counts.tolist()
+        if not count:
+            raise ValueError("no samples were counted: the evaluation set is empty, or all its labels are ignored")
+        return {f"top{k}": 100.0 * hits / count for k, hits in zip(self.topk, right, strict=True)}

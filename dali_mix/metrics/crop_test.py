@@ -1,0 +1,40 @@
+"""The crop test of ResizeMix on CIFAR (arXiv 2012.11101): the whole image and its centre, weighed by area."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class CropTest(nn.Module):
+    """Wraps a classifier z: images → (1 - a) · z(x) + a · z(x with all but the central crop blacked out).
+
+    a = crop² / (H · W); 24² / 32² on CIFAR. For evaluation: it runs the model twice.
+
+    Args:
+        model: (B,C,H,W) → logits (B,K).
+        crop: side of the central square in pixels; where H - crop is odd, the square lies half a pixel up and left.
+        fill: value of the pixels outside; 0 is the mean colour of normalized images.
+
+    Raises:
+        ValueError: crop below 1; from `forward`, a crop larger than the images.
+    """
+
+    def __init__(self, model: nn.Module, crop: int = 24, fill: float = 0.0) -> None:
+        super().__init__()
+        if crop < 1:
+            raise ValueError(f"crop={crop}: must be at least one pixel")
+        self.model = model
+        self.crop = crop
+        self.fill = fill
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        if self.crop > min(height, width):
+            raise ValueError(f"crop={self.crop} is larger than the images, {height}×{width}")
+        top, left = (height - self.crop) // 2, (width - self.crop) // 2
+        window = (..., slice(top, top + self.crop), slice(left, left + self.crop))
+        central = torch.full_like(images, self.fill)
+        central[window] = images[window]
+        share = self.crop**2 / (height * width)
+        return (1 - share) * self.model(images) + share * self.model(central)

@@ -1,0 +1,123 @@
+"""The contract of a mixer: `sample` draws, `apply` changes pixels and targets by what was drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+Params = TypeVar("Params")
+Combine = Literal["area", "union"]
+
+
+@dataclass(frozen=True)
+class PasteParams:
+    """What CutMix and ResizeMix draw: image i receives a box of image permutation[i].
+
+    permutation: (B,) int64. boxes: (B,4) int64, top, left, height, width, inside the image. lam: (B,) float32, the
+    share of image i that is kept, 1 - height · width / (H · W).
+    """
+
+    permutation: Tensor
+    boxes: Tensor
+    lam: Tensor
+
+
+class Mixer(ABC, Generic[Params]):
+    """Mixes the images of a batch, and their targets.
+
+    A mixer never changes its input, keeps dtype, device and memory format of the images, lets gradients pass, and holds
+    no state: the same params give the same batch. `combine` tells how targets combine: "area" (weighted by the share of
+    pixels) or "union" (every label shown).
+    """
+
+    combine: Combine = "area"
+    num_classes: int | None = None
+
+    @abstractmethod
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Params:
+        """Draws the numbers for one batch of `height` × `width` images.
+
+        Args:
+            batch_size: B ≥ 0.
+            generator: draws on its own device (None: torch's default CPU generator); the results are then copied to
+                `device` without waiting.
+            device: where the images are.
+        """
+
+    @abstractmethod
+    def apply(self, images: Tensor, targets: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        """Mixes by `params`; draws nothing, and does not wait for a GPU.
+
+        Args:
+            images: (B,3,H,W) float32, float16, bfloat16 or uint8 (any number of channels).
+            targets: (B,) class numbers, or (B,K) soft or multi-hot rows (-1 = ignore).
+            params: as `sample` returned for this B, H and W, on the device of the images.
+
+        Returns:
+            new images (B,3,H,W) and targets (B,K) float32.
+
+        Raises:
+            ValueError: shapes or dtypes do not fit.
+        """
+
+    def __call__(
+        self, images: Tensor, targets: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`sample`, then `apply`."""
+        check_images(images)
+        batch_size, _, height, width = images.shape
+        return self.apply(images, targets, self.sample(batch_size, height, width, generator, images.device))
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({options})"
+
+
+def check_size(batch_size: int, height: int, width: int) -> None:
+    """Raises ValueError for a size no batch of images has."""
+    if batch_size < 0 or height < 1 or width < 1:
+        raise ValueError(f"cannot mix {batch_size} images of {height}×{width} pixels")
+
+
+def check_images(images: Tensor) -> None:
+    """Raises ValueError where `images` is no (B,C,H,W) batch."""
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {tuple(images.shape)}: a mixer takes (B,C,H,W)")
+
+
+def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
+    """Raises ValueError where images, targets and params are not of the same number of samples."""
+    check_images(images)
+    if not images.shape[0] == targets.shape[0] == drawn_for:
+        raise ValueError(
+            f"{images.shape[0]} images, {targets.shape[0]} targets and params drawn for {drawn_for} do not fit together"
+        )
+
+
+def keep_format(mixed: Tensor, images: Tensor) -> Tensor:
+    """`mixed` in the memory format of `images`, contiguous or channels_last."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return mixed.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises ValueError where `alpha` is no parameter of a Beta distribution."""
+    if not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (leave the mixer out to mix nothing)")
+
+
+def check_num_classes(num_classes: int | None) -> None:
+    """Raises ValueError where `num_classes` is given and not positive."""
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: must be at least 1")

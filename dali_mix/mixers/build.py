@@ -1,0 +1,55 @@
+"""Mixers by name, for recipes and the command line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from dali_mix.mixers.base import Mixer
+from dali_mix.mixers.choice import MixChoice
+from dali_mix.mixers.cutmix import CutMix
+from dali_mix.mixers.cutout import Cutout
+from dali_mix.mixers.mixup import MixUp
+from dali_mix.mixers.resizemix import ResizeMix
+
+MIXERS: dict[str, type[Mixer[Any]]] = {mixer.__name__: mixer for mixer in (CutMix, ResizeMix, MixUp, Cutout, MixChoice)}
+
+
+def build(name: str, *, num_classes: int | None = None, **options: Any) -> Mixer[Any]:
+    """Makes the mixer called `name` (a key of `MIXERS`; case does not matter).
+
+    Args:
+        num_classes: handed on to every mixer that takes it, also inside a MixChoice.
+        options: the constructor's other arguments. MixChoice's `mixers` may be given as dicts of a `type` and options.
+
+    Raises:
+        ValueError: unknown name, unknown or missing option, or an option out of range.
+    """
+    by_name = {known.lower(): known for known in MIXERS}
+    if name.lower() not in by_name:
+        close = difflib.get_close_matches(name.lower(), by_name, n=1)
+        hint = f" Did you mean {by_name[close[0]]}?" if close else ""
+        raise ValueError(f"no mixer is called {name!r}; there are {', '.join(MIXERS)}.{hint}")
+    mixer_class = MIXERS[by_name[name.lower()]]
+    if mixer_class is MixChoice and "mixers" in options:
+        options["mixers"] = [_member(member, num_classes) for member in options["mixers"]]
+    signature = inspect.signature(mixer_class)
+    if "num_classes" in signature.parameters:
+        options["num_classes"] = num_classes
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        takes = ", ".join(signature.parameters)
+        raise ValueError(f"mixer {mixer_class.__name__}: {error}; it takes {takes}") from None
+    return mixer_class(**options)
+
+
+def _member(member: Mixer[Any] | Mapping[str, Any], num_classes: int | None) -> Mixer[Any]:
+    if isinstance(member, Mixer):
+        return member
+    options = dict(member)
+    if "type" not in options:
+        raise ValueError(f"a mixer of MixChoice has no type: {options}")
+    return build(options.pop("type"), num_classes=num_classes, **options)

@@ -1,0 +1,87 @@
+"""MixChoice: one of several mixers, or none, for each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers import random
+from dali_mix.mixers.base import Mixer, check_batch, check_size
+from dali_mix.mixers.targets import to_soft
+
+
+@dataclass(frozen=True)
+class ChoiceParams:
+    """index: the mixer chosen, -1 for none. params: what that mixer drew; None for none. batch_size: B."""
+
+    index: int
+    params: Any
+    batch_size: int
+
+
+class MixChoice(Mixer[ChoiceParams]):
+    """Draws one of `mixers` for each batch with `probs`; what is missing to 1 is the share of batches left alone.
+
+    `MixChoice([CutMix(10)], probs=[0.5])` is the published CIFAR protocol of CutMix. Where a mixer of the choice knows
+    the number of classes, class numbers always leave as (B,K), also from a batch left alone, so that the loss sees one
+    kind of target.
+
+    The choice decides which code runs, so the host must know it: with a CUDA generator that is one wait a batch; with a
+    CPU generator (or none given) there is none.
+
+    Args:
+        mixers: at least one; all with the same `combine`.
+        probs: one share per mixer, ≥ 0, summing to at most 1.
+
+    Raises:
+        ValueError: no mixers, shares that do not fit, or mixers that combine targets in different ways.
+    """
+
+    def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float]) -> None:
+        if not mixers or len(mixers) != len(probs):
+            raise ValueError(f"MixChoice needs one share per mixer: {len(mixers)} mixers, {len(probs)} probs")
+        if not all(share >= 0 for share in probs) or not sum(probs) <= 1 + 1e-9:
+            raise ValueError(f"probs={list(probs)}: shares must be ≥ 0 and sum to at most 1 (the rest is left alone)")
+        if len({mixer.combine for mixer in mixers}) > 1:
+            ways = ", ".join(f"{type(mixer).__name__}: {mixer.combine}" for mixer in mixers)
+            raise ValueError(f"MixChoice cannot hold mixers that combine targets in different ways ({ways})")
+        known = {mixer.num_classes for mixer in mixers} - {None}
+        if len(known) > 1:
+            raise ValueError(
+                f"the mixers of a MixChoice were made for different num_classes: {sorted(map(str, known))}"
+            )
+        self.mixers = tuple(mixers)
+        self.probs = tuple(float(share) for share in probs)
+        self.num_classes = known.pop() if known else None
+        self.combine = mixers[0].combine
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> ChoiceParams:
+        check_size(batch_size, height, width)
+        draw = float(random.uniform(1, generator))
+        reached = 0.0
+        for index, share in enumerate(self.probs):
+            reached += share
+            if draw < reached:
+                params = self.mixers[index].sample(batch_size, height, width, generator, device)
+                return ChoiceParams(index, params, batch_size)
+        return ChoiceParams(-1, None, batch_size)
+
+    def apply(self, images: Tensor, targets: Tensor, params: ChoiceParams) -> tuple[Tensor, Tensor]:
+        """As `Mixer.apply`; a batch left alone is returned as it came, not copied."""
+        check_batch(images, targets, params.batch_size)
+        if params.index >= 0:
+            images, targets = self.mixers[params.index].apply(images, targets, params.params)
+        if self.num_classes is not None:
+            targets = to_soft(targets, self.num_classes)
+        return images, targets

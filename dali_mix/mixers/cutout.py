@@ -1,0 +1,58 @@
+"""Cutout: a square set to zero (arXiv 1708.04552)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers import boxes as box_ops
+from dali_mix.mixers import random
+from dali_mix.mixers.base import Mixer, check_batch, check_size, keep_format
+
+
+@dataclass(frozen=True)
+class CutoutParams:
+    """boxes: (B,4) int64, top, left, height, width, clipped at the border."""
+
+    boxes: Tensor
+
+
+class Cutout(Mixer[CutoutParams]):
+    """Blacks out a square around a uniformly drawn pixel, clipped at the border; targets pass unchanged.
+
+    Pixels become 0, which is the mean colour of normalized images.
+
+    Args:
+        size: side of the square in pixels; the paper uses 16 on CIFAR-10 and 8 on CIFAR-100.
+
+    Raises:
+        ValueError: size below 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"size={size}: the side of the square is at least one pixel")
+        self.size = size
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> CutoutParams:
+        check_size(batch_size, height, width)
+        centre_y = random.pixels(batch_size, height, generator)
+        centre_x = random.pixels(batch_size, width, generator)
+        side = torch.full_like(centre_y, self.size)
+        boxes = box_ops.clipped(centre_y, centre_x, side, side, height, width)
+        return CutoutParams(boxes=boxes.to(device, non_blocking=True))
+
+    def apply(self, images: Tensor, targets: Tensor, params: CutoutParams) -> tuple[Tensor, Tensor]:
+        """As `Mixer.apply`, but targets are returned as they came."""
+        check_batch(images, targets, len(params.boxes))
+        mask = box_ops.inside(params.boxes, *images.shape[2:])[:, None]
+        return keep_format(images.masked_fill(mask, 0), images), targets

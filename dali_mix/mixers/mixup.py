@@ -1,0 +1,67 @@
+"""MixUp: the weighted mean of two images (arXiv 1710.09412)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers import random
+from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size, keep_format
+from dali_mix.mixers.targets import mix_area, to_soft
+
+
+@dataclass(frozen=True)
+class MixUpParams:
+    """permutation: (B,) int64, the partner of each image. lam: (B,) float32 in [0,1], the image's own share."""
+
+    permutation: Tensor
+    lam: Tensor
+
+
+class MixUp(Mixer[MixUpParams]):
+    """lam · image + (1 - lam) · partner, targets likewise; lam ~ Beta(alpha, alpha).
+
+    The mean is taken in float32 for every dtype; uint8 images are rounded to the nearest grey level.
+
+    Args:
+        num_classes: K; None where targets are always (B,K).
+        alpha: of the Beta distribution; the paper uses .2 on ImageNet and 1 on CIFAR.
+        per_batch: one lam for the whole batch, as published; by default every image has its own.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, num_classes: int | None, alpha: float = 0.2, per_batch: bool = False) -> None:
+        check_num_classes(num_classes)
+        check_alpha(alpha)
+        self.num_classes = num_classes
+        self.alpha = alpha
+        self.per_batch = per_batch
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> MixUpParams:
+        check_size(batch_size, height, width)
+        lam = random.beta(1 if self.per_batch else batch_size, self.alpha, generator)
+        lam = random.per_sample(lam, batch_size).float()
+        return MixUpParams(
+            permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
+            lam=lam.to(device, non_blocking=True),
+        )
+
+    def apply(self, images: Tensor, targets: Tensor, params: MixUpParams) -> tuple[Tensor, Tensor]:
+        check_batch(images, targets, len(params.lam))
+        mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
+        partners = images[params.permutation]
+        mixed = torch.lerp(partners.float(), images.float(), params.lam[:, None, None, None])
+        if not images.is_floating_point():
+            mixed = mixed.round()
+        return keep_format(mixed.to(images.dtype), images), mixed_targets

@@ -1,0 +1,48 @@
+"""The small draws mixers are made of: shares, positions, partners.
+
+Each takes a `torch.Generator` (None: torch's default one on the CPU) and draws on that generator's device in float64,
+so that a CPU generator gives the same mixes whatever device the images are on. Nothing here waits for a GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def device_of(generator: torch.Generator | None) -> torch.device:
+    """The device `generator` draws on."""
+    return torch.device("cpu") if generator is None else generator.device
+
+
+def uniform(count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """(count,) float64 in [low, high)."""
+    draws = torch.rand(count, generator=generator, device=device_of(generator), dtype=torch.float64)
+    return low + (high - low) * draws
+
+
+def pixels(count: int, size: int, generator: torch.Generator | None) -> Tensor:
+    """(count,) int64, each of 0 … size - 1 equally likely."""
+    return torch.randint(size, (count,), generator=generator, device=device_of(generator))
+
+
+def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
+    """(count,) float64 from Beta(alpha, alpha)."""
+    if alpha == 1.0:
+        return uniform(count, generator)
+    concentration = torch.full((2, count), alpha, dtype=torch.float64, device=device_of(generator))
+    # torch.distributions takes no generator; this is the sampler beneath it.
+    gammas = torch._standard_gamma(concentration, generator=generator)
+    # Below alpha of about .01 both can round to 0, which would be 0 / 0.
+    first, second = gammas.clamp_min(torch.finfo(torch.float64).tiny).unbind()
+    return first / (first + second)
+
+
+def permutation(count: int, generator: torch.Generator | None) -> Tensor:
+    """(count,) int64, every order equally likely: an image may be its own partner."""
+    return torch.randperm(count, generator=generator, device=device_of(generator))
+
+
+def per_sample(draw: Tensor, batch_size: int) -> Tensor:
+    """One draw for the whole batch, (1,), written out for each image, (batch_size,); (batch_size,) stays as it is."""
+    return draw.expand(batch_size).contiguous()

@@ -1,0 +1,75 @@
+"""What a mixer does to targets.
+
+| in | meaning | out |
+|---|---|---|
+| (B,) integers | class | (B,K) float32, rows sum to 1 |
+| (B,K) float, rows sum to 1 | soft label | (B,K) float32 |
+| (B,K) of {1, 0, -1} | multi-hot, -1 = ignore | (B,K) float32, -1 where the mixture is unknown |
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
+    """Targets as (B,K) float32: class numbers become one-hot rows, (B,K) targets keep their values.
+
+    Args:
+        targets: (B,) of an integer dtype, 0 … num_classes - 1, or (B,K) of any dtype.
+        num_classes: K; None only where targets are (B,K) already.
+
+    Raises:
+        ValueError: shape, dtype, class number or K do not fit. (Class numbers are checked on the CPU only: a check on
+            a GPU would wait for it.)
+    """
+    if targets.ndim == 2:
+        if num_classes is not None and targets.shape[1] != num_classes:
+            raise ValueError(
+                f"targets have {targets.shape[1]} columns, the mixer was made for num_classes={num_classes}: "
+                "give the mixer the dataset's number of classes"
+            )
+        return targets.float()
+    if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(
+            f"targets are {tuple(targets.shape)} {targets.dtype}: a mixer takes (B,) class numbers of an integer "
+            "dtype, or (B,K) soft or multi-hot rows"
+        )
+    if num_classes is None:
+        raise ValueError("class numbers cannot be mixed without num_classes: give it to the mixer")
+    if targets.device.type == "cpu" and targets.numel():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"class numbers span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
+    soft = torch.zeros(targets.shape[0], num_classes, device=targets.device)
+    return soft.scatter_(1, targets.long()[:, None], 1.0)
+
+
+def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor) -> Tensor:
+    """lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in an image that is seen stays ignored.
+
+    Args:
+        targets: (B,K) float32.
+        permutation: (B,) int64.
+        lam: (B,) float32 in [0,1], the share of the image itself.
+
+    Returns:
+        (B,K) float32.
+    """
+    own, other, share = targets, targets[permutation], lam[:, None]
+    unknown = ((own < 0) & (share > 0)) | ((other < 0) & (share < 1))
+    return (share * own + (1 - share) * other).masked_fill(unknown, -1.0)
+
+
+def mix_union(first: Tensor, second: Tensor) -> Tensor:
+    """Multi-hot targets of an image that shows two: 1 where either has 1, else -1 where either is ignored, else 0.
+
+    Args:
+        first, second: (B,K) float32.
+
+    Returns:
+        (B,K) float32.
+    """
+    most = torch.maximum(first, second)
+    return torch.where(most > 0, most, torch.minimum(first, second))

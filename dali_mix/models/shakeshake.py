@@ -1,0 +1,131 @@
+"""Shake-Shake 26 2×Nd (arXiv 1705.07485), in the layout the ResizeMix release saves."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dali_mix.models.init import he_init
+
+Shake = Literal["image", "batch"]
+
+
+class _Mix(torch.autograd.Function):
+    """forward_share · first + (1 - forward_share) · second, with gradients shared out by backward_share instead."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, forward_share: Tensor, backward_share: Tensor) -> Tensor:
+        ctx.save_for_backward(backward_share)
+        return torch.lerp(second, first, forward_share)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (share,) = ctx.saved_tensors
+        return grads[0] * share, grads[0] * (1 - share), None, None
+
+
+class Shortcut(nn.Module):
+    """Halves the map by two 1×1 convolutions, the second of the map shifted by one pixel, side by side."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv1 = nn.Conv2d(in_channels, channels // 2, 1, bias=False)
+        self.conv2 = nn.Conv2d(in_channels, channels // 2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        shifted = F.pad(x, (-1, 1, -1, 1))
+        halves = [
+            convolution(view[:, :, :: self.stride, :: self.stride])
+            for convolution, view in ((self.conv1, x), (self.conv2, shifted))
+        ]
+        return self.bn(torch.cat(halves, 1))
+
+
+class ShakeBlock(nn.Module):
+    """Two branches, summed with random shares: drawn anew for the forward and for the backward pass, 1/2 in evaluation.
+
+    Draws come from torch's default generator of the device, as dropout's do.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, shake: Shake) -> None:
+        super().__init__()
+        self.shake = shake
+        self.same_shape = in_channels == channels
+        self.shortcut = Shortcut(in_channels, channels, stride)
+        if self.same_shape:
+            # Released checkpoints carry these weights, and use the identity: kept for the layout, never trained.
+            self.shortcut.requires_grad_(False)
+        self.branch1 = _branch(in_channels, channels, stride)
+        self.branch2 = _branch(in_channels, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.branch1(x), self.branch2(x)
+        if self.training:
+            shape = (x.shape[0] if self.shake == "image" else 1, 1, 1, 1)
+            forward_share, backward_share = torch.rand((2, *shape), dtype=first.dtype, device=x.device)
+            mixed = _Mix.apply(first, second, forward_share, backward_share)
+        else:
+            mixed = (first + second) * 0.5
+        return mixed + (x if self.same_shape else self.shortcut(x))
+
+
+class ShakeShake(nn.Module):
+    """Shake-Shake 26 2×`width`d: three stages of four blocks, `width`, 2·`width` and 4·`width` channels wide.
+
+    Args:
+        width: N of 2×Nd, even; 32, 64, 96 and 112 are published.
+        num_classes: outputs of the linear head.
+        shake: shares drawn for each "image" (the paper's best) or once for the "batch".
+        zero_init_residual: each block starts as its shortcut.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, width: int, num_classes: int, shake: Shake = "image", zero_init_residual: bool = False) -> None:
+        super().__init__()
+        if width < 2 or width % 2:
+            raise ValueError(f"width={width}: must be even and at least 2")
+        if shake not in ("image", "batch"):
+            raise ValueError(f"shake={shake!r}: must be 'image' or 'batch'")
+        self.c_in = nn.Conv2d(3, 16, 3, padding=1)
+        self.layer1 = _stage(16, width, 1, shake)
+        self.layer2 = _stage(width, 2 * width, 2, shake)
+        self.layer3 = _stage(2 * width, 4 * width, 2, shake)
+        self.fc_out = nn.Linear(4 * width, num_classes)
+        he_init(self)
+        if zero_init_residual:
+            for block in self.modules():
+                if isinstance(block, ShakeBlock):
+                    for branch in (block.branch1, block.branch2):
+                        nn.init.zeros_(branch.get_parameter("5.weight"))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) → the last map, (B, 4·width, H/4, W/4)."""
+        return F.relu(self.layer3(self.layer2(self.layer1(self.c_in(images)))))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) → logits (B, num_classes)."""
+        return self.fc_out(self.forward_features(images).mean((2, 3)))
+
+
+def _branch(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+
+
+def _stage(in_channels: int, channels: int, stride: int, shake: Shake) -> nn.Sequential:
+    first = ShakeBlock(in_channels, channels, stride, shake)
+    return nn.Sequential(first, *(ShakeBlock(channels, channels, 1, shake) for _ in range(3)))

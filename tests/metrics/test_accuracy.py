@@ -1,0 +1,131 @@
+"""Accuracy against counting by hand, over any split of the data; the crop test against its formula."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dali_mix.metrics import Accuracy, CropTest
+
+
+def data(count=101, classes=7):
+    gen = torch.Generator().manual_seed(0)
+    return torch.randn(count, classes, generator=gen), torch.randint(classes, (count,), generator=gen)
+
+
+def by_hand(logits, labels, k):
+    hits = 0
+    for scores, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        hits += label in sorted(range(len(scores)), key=lambda c: (-scores[c], c))[:k]
+    return 100 * hits / len(labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_counts_as_by_hand(dtype):
+    logits, labels = data()
+    logits = logits.to(dtype)  # bfloat16 brings ties
+    accuracy = Accuracy(topk=(1, 3, 5))
+    accuracy.update(logits, labels)
+    assert accuracy.compute() == {f"top{k}": by_hand(logits, labels, k) for k in (1, 3, 5)}
+
+
+def test_any_split_gives_the_same():
+    logits, labels = data()
+    whole = Accuracy()
+    whole.update(logits, labels)
+    parts = [Accuracy(), Accuracy()]
+    for i, (some, classes) in enumerate(zip(logits.split(9), labels.split(9), strict=True)):
+        parts[i % 2].update(some, classes)
+    parts[0].update(logits[:0], labels[:0])
+    parts[0].merge(parts[1].state())
+    assert torch.equal(parts[0].state(), whole.state())
+    assert parts[0].compute() == whole.compute()
+    assert whole.state().dtype == torch.int64 and whole.state()[-1] == 101
+
+
+def test_soft_targets_count_by_their_largest_entry():
+    logits, labels = data()
+    soft = 0.6 * F.one_hot(labels, 7) + 0.4 * F.one_hot((labels + 1) % 7, 7)
+    hard, mixed = Accuracy(), Accuracy()
+    hard.update(logits, labels)
+    mixed.update(logits, soft)
+    assert hard.compute() == mixed.compute()
+
+
+def test_equal_logits_are_no_free_hits():
+    accuracy = Accuracy(topk=(1,))
+    accuracy.update(torch.zeros(10, 10), torch.arange(10))
+    assert accuracy.compute() == {"top1": 10.0}
+
+
+def test_nan_is_wrong():
+    logits = torch.eye(3)
+    logits[1] = float("nan")
+    logits[2, 0] = float("nan")
+    accuracy = Accuracy(topk=(1, 5))
+    accuracy.update(logits, torch.arange(3))
+    assert accuracy.compute() == pytest.approx({"top1": 100 / 3, "top5": 100 / 3})
+
+
+def test_ignored_labels_do_not_count():
+    logits, labels = data()
+    ignored = labels.clone()
+    ignored[::2] = -1
+    some, kept = Accuracy(), Accuracy()
+    some.update(logits, ignored)
+    kept.update(logits[1::2], labels[1::2])
+    assert torch.equal(some.state(), kept.state())
+
+
+def test_fewer_classes_than_k():
+    accuracy = Accuracy()
+    accuracy.update(torch.eye(2), torch.tensor([1, 0]))
+    assert accuracy.compute() == {"top1": 0.0, "top5": 100.0}
+
+
+def test_reset_and_nothing_counted():
+    accuracy = Accuracy()
+    accuracy.update(*data())
+    accuracy.reset()
+    with pytest.raises(ValueError, match="no samples"):
+        accuracy.compute()
+
+
+def test_what_does_not_fit():
+    with pytest.raises(ValueError, match="topk"):
+        Accuracy(topk=(0, 5))
+    with pytest.raises(ValueError, match=r"\(4, 3\).*\(5,\)"):
+        Accuracy().update(torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64))
+
+
+class Sums(torch.nn.Module):
+    """Sums of the left and the right half: a model whose logits can be computed by hand."""
+
+    def forward(self, images):
+        return torch.stack([images[..., :16].sum((1, 2, 3)), images[..., 16:].sum((1, 2, 3))], 1)
+
+
+def test_crop_test_by_hand():
+    images = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    share = 24**2 / 32**2
+    central = torch.zeros_like(images)
+    for y in range(4, 28):
+        for x in range(4, 28):
+            central[:, :, y, x] = images[:, :, y, x]
+    model = Sums()
+    torch.testing.assert_close(CropTest(model)(images), (1 - share) * model(images) + share * model(central))
+    assert torch.equal(images, before)
+    filled = torch.where(central == 0, torch.tensor(-2.0), central)
+    wanted = (1 - share) * model(images) + share * model(filled)
+    torch.testing.assert_close(CropTest(model, fill=-2.0)(images), wanted)
+
+
+def test_crop_test_on_other_shapes():
+    images = torch.ones(1, 1, 40, 32)
+    logits = CropTest(Sums(), crop=20)(images)
+    share = 400 / (40 * 32)
+    torch.testing.assert_close(logits, (1 - share) * torch.full((1, 2), 640.0) + share * torch.full((1, 2), 200.0))
+    with pytest.raises(ValueError, match="crop=24 is larger than the images, 20×32"):
+        CropTest(Sums())(torch.ones(1, 1, 20, 32))
+    with pytest.raises(ValueError, match="crop=0"):
+        CropTest(Sums(), crop=0)

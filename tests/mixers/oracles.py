@@ -1,0 +1,84 @@
+"""Naive per-pixel versions of the mixers, in plain Python, to judge the vectorised ones by."""
+
+import math
+
+import numpy as np
+import torch
+
+
+def cutmix(images, permutation, boxes):
+    mixed = images.clone()
+    count, _, height, width = images.shape
+    for i in range(count):
+        top, left, box_h, box_w = boxes[i]
+        for y in range(height):
+            for x in range(width):
+                if top <= y < top + box_h and left <= x < left + box_w:
+                    mixed[i, :, y, x] = images[permutation[i], :, y, x]
+    return mixed
+
+
+def nearest_index(pixel, size, full):
+    # torch's interpolate multiplies by the ratio in float32; so do we.
+    return math.floor(np.float32(pixel) * (np.float32(full) / np.float32(size)))
+
+
+def resizemix_nearest(images, permutation, boxes):
+    mixed = images.clone()
+    count, _, height, width = images.shape
+    for i in range(count):
+        top, left, box_h, box_w = boxes[i]
+        for y in range(box_h):
+            for x in range(box_w):
+                from_y, from_x = nearest_index(y, box_h, height), nearest_index(x, box_w, width)
+                mixed[i, :, top + y, left + x] = images[permutation[i], :, from_y, from_x]
+    return mixed
+
+
+def triangle(pixel, size, full):
+    """Weights of an antialiased bilinear resize, one source pixel after the other, in float64."""
+    ratio = full / size
+    centre = (pixel + 0.5) * ratio
+    weights = [max(0.0, 1 - abs((source + 0.5 - centre) / ratio)) for source in range(full)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def resizemix_bilinear(images, permutation, boxes):
+    mixed = images.double().clone()
+    count, channels, height, width = images.shape
+    for i in range(count):
+        top, left, box_h, box_w = boxes[i]
+        for y in range(box_h):
+            weights_y = triangle(y, box_h, height)
+            for x in range(box_w):
+                weights_x = triangle(x, box_w, width)
+                for c in range(channels):
+                    source = images[permutation[i], c].double().tolist()
+                    mixed[i, c, top + y, left + x] = sum(
+                        weights_y[v] * weights_x[u] * source[v][u] for v in range(height) for u in range(width)
+                    )
+    return mixed
+
+
+def mixup(images, permutation, lam):
+    mixed = torch.empty_like(images, dtype=torch.float64)
+    for i in range(images.shape[0]):
+        mixed[i] = lam[i] * images[i].double() + (1 - lam[i]) * images[permutation[i]].double()
+    return mixed
+
+
+def cutout(images, boxes):
+    mixed = images.clone()
+    for i, (top, left, box_h, box_w) in enumerate(boxes):
+        for y in range(top, top + box_h):
+            for x in range(left, left + box_w):
+                mixed[i, :, y, x] = 0
+    return mixed
+
+
+def targets_area(labels, permutation, lam, num_classes):
+    mixed = torch.zeros(len(labels), num_classes, dtype=torch.float64)
+    for i, label in enumerate(labels):
+        mixed[i, label] += lam[i]
+        mixed[i, labels[permutation[i]]] += 1 - lam[i]
+    return mixed

@@ -1,0 +1,45 @@
+"""The mixers on a GPU: the numbers of the CPU, and no wait for the device."""
+
+import pytest
+import torch
+
+from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize(
+    ("mixer", "within"),
+    [(CutMix(4), 0), (ResizeMix(4), 0), (ResizeMix(4, interpolation="bilinear"), 1), (MixUp(4), 1), (Cutout(5), 0)],
+)
+def test_as_on_the_cpu(mixer, within, dtype, channels_last):
+    # `within` counts rounding steps of the dtype.
+    steps = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.uint8: 1}
+    images = torch.rand(9, 3, 33, 21, generator=torch.Generator().manual_seed(1))
+    images = (images * 255).to(dtype) if dtype == torch.uint8 else images.to(dtype)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(9) % 4
+    on_cpu, targets = mixer(images, labels, torch.Generator().manual_seed(2))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_gpu, gpu_targets = mixer(images.cuda(), labels.cuda(), torch.Generator().manual_seed(2))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert on_gpu.stride() == images.stride()
+    torch.testing.assert_close(on_gpu.cpu().double(), on_cpu.double(), rtol=0, atol=within * steps[dtype])
+    torch.testing.assert_close(gpu_targets.cpu(), targets, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mixer", [CutMix(4), ResizeMix(4), MixUp(4), Cutout(5)])
+def test_a_generator_on_the_gpu(mixer):
+    images, labels = torch.rand(8, 3, 16, 12, device="cuda"), torch.arange(8, device="cuda") % 4
+    first = mixer(images, labels, torch.Generator("cuda").manual_seed(3))
+    again = mixer(images, labels, torch.Generator("cuda").manual_seed(3))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])

@@ -1,0 +1,176 @@
+"""Targets of every kind through the mixers, MixChoice, and mixers by name."""
+
+import pytest
+import torch
+
+from dali_mix import mixers
+from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, MixUpParams, ResizeMix
+from dali_mix.mixers.targets import mix_area, mix_union, to_soft
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+IMAGES = torch.rand(4, 3, 6, 5, generator=generator())
+HALF = MixUpParams(torch.tensor([1, 0, 3, 2]), torch.tensor([0.5, 1.0, 0.0, 0.25]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_class_numbers_become_rows(dtype):
+    soft = to_soft(torch.tensor([2, 0], dtype=dtype), 3)
+    assert torch.equal(soft, torch.tensor([[0.0, 0, 1], [1, 0, 0]]))
+    assert soft.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.int64])
+def test_rows_keep_their_rank(dtype):
+    rows = torch.tensor([[1, 0, 0], [0, 1, 1]], dtype=dtype)
+    assert torch.equal(to_soft(rows, 3), rows.float())
+
+
+@pytest.mark.parametrize(
+    ("targets", "num_classes", "message"),
+    [
+        (torch.tensor([0, 3]), 3, r"0 … 3, outside 0 … 2"),
+        (torch.tensor([-1, 2]), 3, r"-1 … 2, outside"),
+        (torch.tensor([0.0, 1.0]), 3, r"float32"),
+        (torch.tensor([True, False]), 3, r"bool"),
+        (torch.zeros(2, 4), 3, r"4 columns.*num_classes=3"),
+        (torch.zeros(2, 2, 3), 3, r"\(2, 2, 3\)"),
+        (torch.tensor([0, 1]), None, r"without num_classes"),
+    ],
+)
+def test_targets_that_cannot_be_mixed(targets, num_classes, message):
+    with pytest.raises(ValueError, match=message):
+        MixUp(num_classes)(IMAGES[:2], targets, generator())
+
+
+def test_soft_targets_are_averaged():
+    soft = torch.tensor([[0.9, 0.1], [0.2, 0.8], [1.0, 0.0], [0.4, 0.6]])
+    _, mixed = MixUp(2).apply(IMAGES, soft, HALF)
+    torch.testing.assert_close(mixed, torch.tensor([[0.55, 0.45], [0.2, 0.8], [0.4, 0.6], [0.85, 0.15]]))
+
+
+def test_area_keeps_an_ignored_entry_ignored_while_its_image_is_seen():
+    hot = torch.tensor([[1.0, -1, 0], [-1, 0, 1], [1, 1, -1], [-1, 0, 0]])
+    mixed = mix_area(hot, HALF.permutation, HALF.lam)
+    # Row 1 shows only itself (lam 1), row 2 only its partner (lam 0).
+    wanted = torch.tensor([[-1, -1, 0.5], [-1, 0, 1], [-1, 0, 0], [-1, 0.75, -1]])
+    assert torch.equal(mixed, wanted)
+
+
+def test_union_shows_what_either_shows():
+    first = torch.tensor([1.0, 1, 1, 0, 0, 0, -1, -1, -1])
+    second = torch.tensor([1.0, 0, -1, 1, 0, -1, 1, 0, -1])
+    assert torch.equal(mix_union(first, second), torch.tensor([1.0, 1, 1, 1, 0, -1, 1, -1, -1]))
+
+
+def test_every_mixer_says_how_targets_combine():
+    assert {mixer.combine for mixer in (CutMix(2), ResizeMix(2), MixUp(2), Cutout(2))} == {"area"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CutMix(0), "num_classes=0"),
+        (lambda: CutMix(2, alpha=0), "alpha=0"),
+        (lambda: MixUp(2, alpha=float("nan")), "alpha=nan"),
+        (lambda: ResizeMix(2, scale=(0.8, 0.1)), "scale="),
+        (lambda: ResizeMix(2, scale=(0.0, 0.5)), "scale="),
+        (lambda: ResizeMix(2, scale=(0.5, 1.5)), "scale="),
+        (lambda: ResizeMix(2, interpolation="cubic"), "cubic"),
+        (lambda: Cutout(0), "size=0"),
+        (lambda: MixChoice([], []), "one share per mixer"),
+        (lambda: MixChoice([CutMix(2)], [0.5, 0.5]), "1 mixers, 2 probs"),
+        (lambda: MixChoice([CutMix(2)], [1.5]), "sum to at most 1"),
+        (lambda: MixChoice([CutMix(2), MixUp(2)], [-0.5, 0.5]), "≥ 0"),
+        (lambda: MixChoice([CutMix(2)], [float("nan")]), "≥ 0"),
+        (lambda: MixChoice([CutMix(2), MixUp(3)], [0.5, 0.5]), "different num_classes"),
+    ],
+)
+def test_constructors_refuse(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_batches_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"\(3, 6, 5\)"):
+        CutMix(2)(IMAGES[0], torch.tensor([0]), generator())
+    with pytest.raises(ValueError, match="4 images, 3 targets"):
+        CutMix(2)(IMAGES, torch.tensor([0, 1, 0]), generator())
+    with pytest.raises(ValueError, match="drawn for 2"):
+        CutMix(2).apply(IMAGES, torch.tensor([0, 1, 0, 1]), CutMix(2).sample(2, 6, 5, generator()))
+
+
+def test_choice_draws_its_shares():
+    choice = MixChoice([CutMix(4), MixUp(4)], probs=[0.5, 0.2])
+    gen = generator(5)
+    drawn = [choice.sample(1, 4, 4, gen).index for _ in range(10_000)]
+    shares = [drawn.count(index) / len(drawn) for index in (0, 1, -1)]
+    assert shares == pytest.approx([0.5, 0.2, 0.3], abs=0.015)
+
+
+def test_choice_does_what_it_chose():
+    choice = MixChoice([CutMix(4), MixUp(4), Cutout(2)], probs=[0.3, 0.3, 0.2])
+    labels = torch.tensor([0, 1, 2, 3])
+    seen = set()
+    for seed in range(40):
+        drawn = choice.sample(4, 6, 5, generator(seed))
+        mixed, targets = choice.apply(IMAGES, labels, drawn)
+        assert targets.shape == (4, 4) and targets.dtype == torch.float32
+        if drawn.index == -1:
+            assert torch.equal(mixed, IMAGES)
+            assert torch.equal(targets, torch.eye(4))
+        else:
+            wanted, _ = choice.mixers[drawn.index].apply(IMAGES, labels, drawn.params)
+            assert torch.equal(mixed, wanted)
+        seen.add(drawn.index)
+    assert seen == {-1, 0, 1, 2}
+
+
+def test_choice_of_mixers_that_leave_targets_alone():
+    labels = torch.tensor([0, 1, 2, 3])
+    assert MixChoice([Cutout(2)], probs=[0.5])(IMAGES, labels, generator())[1] is labels
+
+
+def test_choice_refuses_different_ways_of_combining():
+    class Union(CutMix):
+        combine = "union"
+
+    with pytest.raises(ValueError, match=r"CutMix: area, Union: union"):
+        MixChoice([CutMix(2), Union(2)], probs=[0.5, 0.5])
+
+
+def test_build_by_name():
+    mixer = mixers.build("resizemix", num_classes=7, scale=(0.2, 0.3))
+    assert isinstance(mixer, ResizeMix) and mixer.num_classes == 7 and mixer.scale == (0.2, 0.3)
+    assert isinstance(mixers.build("Cutout", num_classes=7, size=4), Cutout)
+    choice = mixers.build(
+        "MixChoice",
+        num_classes=7,
+        mixers=[{"type": "CutMix", "alpha": 0.5}, {"type": "cutout", "size": 2}],
+        probs=[0.5, 0.1],
+    )
+    assert [type(member) for member in choice.mixers] == [CutMix, Cutout]
+    assert choice.num_classes == 7 and choice.mixers[0].alpha == 0.5
+    assert set(mixers.MIXERS) >= {"CutMix", "ResizeMix", "MixUp", "Cutout", "MixChoice"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resizmix", {}, r"no mixer is called 'resizmix'.*Did you mean ResizeMix\?"),
+        ("zzzzzz", {}, r"there are CutMix, ResizeMix"),
+        ("CutMix", {"aplha": 1.0}, r"aplha.*it takes num_classes, alpha, per_batch"),
+        ("Cutout", {}, r"size"),
+        ("MixChoice", {"mixers": [{"alpha": 1.0}], "probs": [1.0]}, r"no type"),
+    ],
+)
+def test_build_refuses(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        mixers.build(name, num_classes=4, **options)
+
+
+def test_options_are_readable():
+    assert repr(CutMix(10, alpha=0.5)) == "CutMix(num_classes=10, alpha=0.5, per_batch=False)"

@@ -1,0 +1,189 @@
+"""Weights from files: wrappers, prefixes, reports, heads, and files that must be refused."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dali_mix.models import build_model, load_weights, read_state_dict
+
+
+def make(num_classes=5, seed=0):
+    torch.manual_seed(seed)
+    return build_model("wrn-10-1", num_classes)
+
+
+def same(model, other, but=()):
+    ours, theirs = model.state_dict(), other.state_dict()
+    return all(torch.equal(ours[key], theirs[key]) for key in ours if key not in but)
+
+
+def wrap(state, way):
+    return {
+        "plain": state,
+        "state_dict": {"state_dict": state, "epoch": 3},
+        "model": {"model": state, "optimizer": {"lr": 0.1}},
+        "model_state_dict": {"model_state_dict": state},
+        "nested": {"model": {"state_dict": state}},
+        "module": {f"module.{key}": value for key, value in state.items()},
+        "compiled ddp": {"state_dict": {f"module._orig_mod.{key}": value for key, value in state.items()}},
+    }[way]
+
+
+@pytest.mark.parametrize(
+    "way", ["plain", "state_dict", "model", "model_state_dict", "nested", "module", "compiled ddp"]
+)
+def test_wrappers_and_prefixes_come_off(tmp_path, way):
+    saved, model = make(seed=1), make(seed=2)
+    torch.save(wrap(saved.state_dict(), way), tmp_path / "w.pth")
+    assert not same(model, saved)
+    report = load_weights(model, tmp_path / "w.pth")
+    assert same(model, saved)
+    assert len(report.matched) == len(saved.state_dict())
+    assert not (report.missing or report.misshaped or report.fresh or report.unexpected)
+    assert report.share == 1
+
+
+def test_safetensors_whatever_the_name(tmp_path):
+    saved, model = make(seed=1), make(seed=2)
+    save_file(saved.state_dict(), tmp_path / "weights.bin")
+    load_weights(model, tmp_path / "weights.bin")
+    assert same(model, saved)
+
+
+def test_values_take_the_dtype_of_the_model(tmp_path):
+    saved, model = make(seed=1), make(seed=2)
+    torch.save(
+        {key: value.double() if value.is_floating_point() else value for key, value in saved.state_dict().items()},
+        tmp_path / "w.pth",
+    )
+    load_weights(model, tmp_path / "w.pth")
+    assert same(model, saved)
+    assert model.conv1.weight.dtype == torch.float32
+
+
+def test_a_head_of_other_classes_stays_fresh_and_is_reported(tmp_path):
+    saved, model, before = make(10, seed=1), make(5, seed=2), make(5, seed=2)
+    torch.save(saved.state_dict(), tmp_path / "w.pth")
+    report = load_weights(model, tmp_path / "w.pth")
+    assert report.fresh == ("linear.weight", "linear.bias")
+    assert "2 left fresh" in str(report) and "fresh: linear.weight, linear.bias" in str(report)
+    assert torch.equal(model.linear.weight, before.linear.weight)
+    assert torch.equal(model.conv1.weight, saved.conv1.weight)
+    with pytest.raises(ValueError, match=r"linear\.weight: \(10, 64\) in the file, \(5, 64\) in the model"):
+        load_weights(model, tmp_path / "w.pth", strict_head=True)
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t", "timm/vit_tiny_patch16_224", "torchvision/mobilenet_v3_small"])
+def test_heads_of_other_libraries(tmp_path, name):
+    options = {"img_size": 32} if "vit" in name else {}
+    torch.save(build_model(name, 3, **options).state_dict(), tmp_path / "w.pth")
+    report = load_weights(build_model(name, 4, **options), tmp_path / "w.pth")
+    assert len(report.fresh) == 2
+    assert all(key.split(".")[0] in ("fc", "head", "classifier") for key in report.fresh)
+
+
+def test_missing_and_misshaped_are_listed_and_nothing_is_loaded(tmp_path):
+    state = make(seed=1).state_dict()
+    del state["layer2.0.conv1.weight"]
+    torch.save(state, tmp_path / "missing.pth")
+    model, before = make(seed=2), make(seed=2)
+    with pytest.raises(ValueError, match=r"missing\.pth: .*1 missing(.|\n)*missing: layer2\.0\.conv1\.weight"):
+        load_weights(model, tmp_path / "missing.pth")
+    state = make(seed=1).state_dict()
+    state["conv1.weight"] = torch.zeros(16, 3, 5, 5)
+    torch.save(state, tmp_path / "shape.pth")
+    for min_match in (1.0, 0.5):
+        with pytest.raises(ValueError, match=r"mis-shaped: conv1\.weight: \(16, 3, 5, 5\) in the file"):
+            load_weights(model, tmp_path / "shape.pth", min_match=min_match)
+    assert same(model, before)
+
+
+def test_min_match_allows_what_it_says(tmp_path):
+    state = make(seed=1).state_dict()
+    del state["layer2.0.conv1.weight"]
+    torch.save({**state, "extra.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    model = make(seed=2)
+    report = load_weights(model, tmp_path / "w.pth", min_match=0.95)
+    assert report.missing == ("layer2.0.conv1.weight",)
+    assert report.unexpected == ("extra.weight",)
+    assert torch.equal(model.conv1.weight, state["conv1.weight"])
+    with pytest.raises(ValueError, match="99% must"):
+        load_weights(model, tmp_path / "w.pth", min_match=0.99)
+
+
+def test_a_file_of_another_model(tmp_path):
+    torch.save(build_model("torchvision/resnet18", 5).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="of the model's weights fit"):
+        load_weights(make(), tmp_path / "w.pth", min_match=0.95)
+
+
+def test_batch_norm_counters_may_be_missing(tmp_path):
+    saved, model = make(seed=1), make(seed=2)
+    state = {key: value for key, value in saved.state_dict().items() if "num_batches" not in key}
+    torch.save(state, tmp_path / "w.pth")
+    assert not load_weights(model, tmp_path / "w.pth").missing
+    assert same(model, saved)
+
+
+class Marker:
+    """Its unpickling creates a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("kind", ["torch zip", "torch legacy", "bare pickle"])
+def test_a_file_that_would_run_code_is_refused(tmp_path, kind):
+    marker, path = tmp_path / "marker", tmp_path / "evil.pth"
+    content = {"state_dict": make().state_dict(), "payload": Marker(marker)}
+    if kind == "bare pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "torch zip")
+    with pytest.raises(ValueError, match=r"evil\.pth was refused"):
+        load_weights(make(), path)
+    assert not marker.exists()
+    function, arguments = Marker(marker).__reduce__()
+    function(*arguments)
+    assert marker.exists(), "the code that was not run leaves its mark when it is"
+
+
+@pytest.mark.parametrize("cut", [5, 200, -400])
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_damaged_files(tmp_path, save, cut):
+    path = tmp_path / "w.bin"
+    save(make().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"w\.bin"):
+        load_weights(make(), path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x00" * 64])
+def test_files_that_hold_something_else(tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"w\.pth"):
+        load_weights(make(), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {}}, torch.zeros(2)])
+def test_files_without_weights(tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth holds"):
+        read_state_dict(tmp_path / "w.pth")
+
+
+def test_two_entries_of_one_name(tmp_path):
+    torch.save({"a": torch.zeros(1), "module.a": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"two entries are called a"):
+        read_state_dict(tmp_path / "w.pth")
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth"):
+        load_weights(make(), tmp_path / "nothing.pth")
