@@ -1,1 +1,7 @@
+"""Loading: the order of samples, their split among ranks, and the loader that runs a pipeline and yields `Batch`."""
 
+from dali_mix.loading.batch import Batch
+from dali_mix.loading.build import build_loader
+from dali_mix.loading.loader import Loader
+
+__all__ = ["Batch", "Loader", "build_loader"]

@@ -1,0 +1,164 @@
+"""`build_loader`: checks what it is given, puts a loader together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dali_mix import pipelines
+from dali_mix.loading import order
+from dali_mix.loading.exact import ExactSource
+from dali_mix.loading.feed import BadRecords
+from dali_mix.loading.loader import Dataset, Loader, Source
+from dali_mix.recordio import RecordSet
+
+
+def build_loader(
+    pipeline: str | pipelines.Pipeline,
+    prefix: str | os.PathLike[str] | RecordSet,
+    *,
+    batch_size: int,
+    train: bool,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    rank: int | None = None,
+    world_size: int | None = None,
+    num_threads: int | None = None,
+    source: str = "exact",
+    on_bad_record: str = "raise",
+    drop_last: bool = False,
+    prefetch: int = 2,
+    verify_crc: bool = True,
+    pipeline_options: Mapping[str, Any] | None = None,
+) -> Loader:
+    """A loader over a packed set.
+
+    Args:
+        pipeline: a name ("imagenet", "cifar", or one an installed package offers), or a constructed pipeline.
+        prefix: of the packed set, or the set opened.
+        batch_size: records a step on each rank.
+        train: shuffled by (seed, epoch) and augmented; or in order, each record exactly once, none dropped.
+        seed: of order and augmentation, 0 to 2^64 - 1.
+        device: "auto" (torch's current GPU if there is one), "cpu", "cuda" or "cuda:N".
+        rank, world_size: from torch.distributed where that is initialised, else 0 of 1.
+        num_threads: of DALI; default: the cores this process may use, shared with the other ranks of this machine.
+        source: "exact", or "native" for DALI's own reader (see `dali_mix.loading.native` for its limits).
+        on_bad_record: "raise" a ValueError naming file and record, or "skip": go on without it, noted in `loader.skipped`.
+        drop_last: drop what does not fill a step.
+        prefetch: batches to prepare ahead.
+        verify_crc: compare each record's crc32 with the manifest's, the first time this loader reads it.
+        pipeline_options: keyword arguments of the pipeline named.
+
+    Raises:
+        ValueError, FileNotFoundError: for options that do not fit, or a set that cannot be opened.
+    """
+    records = prefix if isinstance(prefix, RecordSet) else RecordSet(Path(prefix))
+    if isinstance(pipeline, str):
+        pipeline = pipelines.build(pipeline, train, pipeline_options)
+    elif pipeline_options:
+        raise ValueError("pipeline_options belong to a pipeline given by name; this one is constructed already")
+    elif pipeline.train != train:
+        raise ValueError(f"the pipeline was constructed with train={pipeline.train}, the loader with train={train}")
+    rank, world_size = _place(rank, world_size)
+    _check(batch_size, seed, rank, world_size, prefetch, source, on_bad_record)
+    count = len(records)
+    planned = order.plan(count, batch_size, world_size, train=train, drop_last=drop_last)
+    if train and not len(planned):
+        raise ValueError(
+            f"{records.prefix}: {count} records do not make a single step of {batch_size} a rank on {world_size} ranks"
+            f"{' with drop_last' if drop_last else ''}: use fewer ranks, a smaller batch, or more records"
+        )
+    where = _device(device)
+    threads = num_threads or _default_threads()
+    if threads < 1:
+        raise ValueError(f"num_threads is {num_threads}: give 1 or more")
+    bad = BadRecords(records, skip=on_bad_record == "skip")
+
+    def steps_from(epoch: int, position: int) -> Any:
+        return order.steps_from(
+            epoch,
+            position,
+            count=count,
+            seed=seed,
+            train=train,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+        )
+
+    images: Source = ExactSource(
+        records,
+        pipeline,
+        steps_from,
+        batch_size=batch_size,
+        seed=seed,
+        device=where,
+        num_threads=threads,
+        prefetch=prefetch,
+        bad=bad,
+        verify_crc=verify_crc,
+    )
+    return Loader(
+        Dataset(records),
+        pipeline,
+        images,
+        bad,
+        batch_size=batch_size,
+        train=train,
+        seed=seed,
+        device=where,
+        rank=rank,
+        world_size=world_size,
+        drop_last=drop_last,
+    )
+
+
+def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    if (rank is None) != (world_size is None):
+        raise ValueError("give both rank and world_size, or neither")
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _check(batch_size: int, seed: int, rank: int, world_size: int, prefetch: int, source: str, on_bad_record: str) -> None:
+    if not 1 <= batch_size <= 1 << 20:
+        raise ValueError(f"batch_size is {batch_size}: give 1 or more")
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed is {seed}: choose one from 0 to 2^64 - 1")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank} of {world_size}: ranks count from 0 to world_size - 1")
+    if not 1 <= prefetch <= 64:
+        raise ValueError(f"prefetch is {prefetch}: give 1 to 64 batches")
+    if source not in ("exact", "native"):
+        raise ValueError(f"source is {source!r}: choose exact or native")
+    if on_bad_record not in ("raise", "skip"):
+        raise ValueError(f"on_bad_record is {on_bad_record!r}: choose raise or skip")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}: choose auto, cpu, cuda or cuda:N") from None
+    if where.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}: choose auto, cpu, cuda or cuda:N")
+    if where.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device is {device!r}, but torch sees no GPU: choose cpu, or check the driver with `dali-mix doctor`")
+        where = torch.device("cuda", torch.cuda.current_device() if where.index is None else where.index)
+    return where
+
+
+def _default_threads() -> int:
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -1,0 +1,174 @@
+"""The exact source: our order, our bytes, DALI's decoding. Every record once an epoch, wherever and however often we stop."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline as DaliPipeline
+
+from dali_mix.loading.feed import BadRecords, Fed, Feed
+from dali_mix.loading.order import Step
+from dali_mix.pipelines import Pipeline, ops
+from dali_mix.recordio import RecordSet
+
+
+class ExactSource:
+    """Runs a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead.
+
+    Args:
+        steps_from: (epoch, position) → the steps from there on.
+    """
+
+    def __init__(
+        self,
+        records: RecordSet,
+        pipeline: Pipeline,
+        steps_from: Callable[[int, int], Iterator[Step]],
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        num_threads: int,
+        prefetch: int,
+        bad: BadRecords,
+        verify_crc: bool,
+    ) -> None:
+        self._records = records
+        self._pipeline = pipeline
+        self._steps_from = steps_from
+        self._batch_size = batch_size
+        self._device = device
+        self._dali_device = "gpu" if device.type == "cuda" else "cpu"
+        self._num_threads = num_threads
+        self._prefetch = prefetch
+        self._bad = bad
+        self._feed = Feed(records, pipeline, seed, bad, verify_crc)
+        self._dali: DaliPipeline | None = None
+        self._ready: deque[tuple[Fed, torch.Tensor | None]] = deque()
+
+    def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
+        """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and skipped.
+
+        Batches prefetched for some other place are dropped: at most `prefetch` are decoded for nothing. Raises ValueError naming
+        file and record for one that cannot be used, unless bad records are skipped.
+        """
+        under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
+        if not any((fed.step.epoch, fed.step.start) == (epoch, position) for fed in under_way):
+            self._feed.restart(self._steps_from(epoch, position))
+        while True:
+            while not self._ready:
+                self._run(epoch, position)
+            fed, images = self._ready.popleft()
+            if (fed.step.epoch, fed.step.start) == (epoch, position):
+                return fed, images
+
+    def close(self) -> None:
+        """Gives back DALI's threads and memory. Fetching again starts anew."""
+        self._dali = None
+        self._feed.under_way.clear()
+        self._ready.clear()
+
+    def _run(self, epoch: int, position: int) -> None:
+        try:
+            if self._dali is None:
+                self._dali = self._build()
+            (out,) = self._dali.run()
+        except RuntimeError as error:
+            self._recover(error)
+            self._feed.restart(self._steps_from(epoch, position))
+            return
+        except BaseException:
+            self.close()
+            raise
+        self._note_empty_steps()
+        self._ready.append((self._feed.under_way.popleft(), to_torch(out)))
+
+    def _note_empty_steps(self) -> None:
+        while self._feed.under_way and not len(self._feed.under_way[0].rows):
+            self._ready.append((self._feed.under_way.popleft(), None))
+
+    def _build(self) -> DaliPipeline:
+        dali = DaliPipeline(
+            batch_size=self._batch_size,
+            num_threads=self._num_threads,
+            device_id=self._device.index,  # None on the CPU
+            prefetch_queue_depth=self._prefetch,
+            exec_dynamic=True,
+        )
+        with dali:
+            encoded, *draws = fn.external_source(
+                source=self._feed, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
+            )
+            named = dict(zip(self._feed.names, draws, strict=True))
+            dali.set_outputs(self._pipeline.graph(encoded, named, self._dali_device))
+        dali.build()
+        return dali
+
+    def _recover(self, error: RuntimeError) -> None:
+        """DALI gives up a whole pipeline over one bad image. Closes it and finds the bad ones among the steps under way.
+
+        Raises the error again when there is none: then it has another cause.
+        """
+        under_way = list(self._feed.under_way)
+        self.close()
+        for fed in under_way:
+            found = self._probe(fed)
+            for row, reason in found:
+                self._bad.found(row, f"{self._bad.where(row)}: {reason}")
+            if found:
+                return
+        raise error
+
+    def _probe(self, fed: Fed) -> list[tuple[int, str]]:
+        """Decodes each record of a step alone: (record, what is wrong) of those that fail, or are not of the size drawn for."""
+        bad: list[tuple[int, str]] = []
+        decoder = None
+        for image, row in zip(fed.inputs[0], fed.rows.tolist(), strict=True):
+            decoder = decoder or SingleDecoder(self._device)
+            try:
+                size = decoder.size(image)
+            except RuntimeError as error:
+                decoder = None
+                bad.append((row, f"the image cannot be decoded: {_reason(error)}"))
+                continue
+            expected = int(self._records.table["height"][row]), int(self._records.table["width"][row])
+            if size != expected:
+                bad.append((row, f"the image is {size[0]}×{size[1]} pixels, the manifest says {expected[0]}×{expected[1]}"))
+        return bad
+
+
+class SingleDecoder:
+    """Decodes one image at a time, on the same device as the pipeline that failed. After a RuntimeError it is of no more use."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._image = np.empty(0, np.uint8)
+        self._dali = DaliPipeline(
+            batch_size=1, num_threads=1, device_id=device.index, exec_async=False, exec_pipelined=False, prefetch_queue_depth=1
+        )
+        with self._dali:
+            encoded = fn.external_source(source=lambda: [self._image], batch=True)
+            self._dali.set_outputs(ops.decode(encoded, "gpu" if device.type == "cuda" else "cpu"))
+        self._dali.build()
+
+    def size(self, encoded: np.ndarray) -> tuple[int, int]:
+        """(height, width) it decodes to. Raises RuntimeError when it does not decode."""
+        self._image = encoded
+        (out,) = self._dali.run()
+        height, width, _ = out.shape()[0]
+        return height, width
+
+
+def to_torch(out: object) -> torch.Tensor:
+    """DALI's output batch → (B, 3, H, W) sharing its memory, which lives as long as the tensor; HWC becomes channels_last."""
+    images = torch.from_dlpack(out.as_tensor())  # type: ignore[attr-defined]  # DALI ships no types for its tensor lists
+    return images.permute(0, 3, 1, 2) if out.layout() == "HWC" else images  # type: ignore[attr-defined]  # as above
+
+
+def _reason(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "failure" in line.lower() or "error" in line.lower()]
+    return (telling[-1] if telling else lines[0]) if lines else "no reason given"

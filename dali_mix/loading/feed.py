@@ -1,0 +1,129 @@
+"""What DALI's external source is fed with: step after step, the encoded records, and what was drawn for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dali_mix.loading.order import Step
+from dali_mix.pipelines import Pipeline, SampleRandom
+from dali_mix.recordio import RecordSet
+
+
+@dataclasses.dataclass
+class Fed:
+    """A step under way. `rows`: the step's records without the bad ones. `inputs` keeps alive what DALI reads without copying."""
+
+    step: Step
+    rows: np.ndarray
+    draws: dict[str, np.ndarray]
+    inputs: list[Any]
+
+
+class BadRecords:
+    """Which records cannot be used, and what to do about one: raise, or skip it from then on.
+
+    Attributes:
+        skipped: (record number, reason) in the order found.
+    """
+
+    def __init__(self, records: RecordSet, skip: bool) -> None:
+        self.skip = skip
+        self.skipped: list[tuple[int, str]] = []
+        self._records = records
+        self._rows: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._rows
+
+    def found(self, row: int, reason: str) -> None:
+        """Notes a bad record. Raises ValueError naming file and record unless bad records are to be skipped."""
+        if not self.skip:
+            raise ValueError(
+                f"{reason}; run `dali-mix verify {self._records.prefix}` to find all such records, pack the set again,"
+                " or go on without them with on_bad_record='skip'"
+            )
+        if row not in self._rows:
+            self._rows.add(row)
+            self.skipped.append((row, reason))
+
+    def without(self, rows: np.ndarray) -> np.ndarray:
+        """`rows` without the bad ones."""
+        if not self._rows:
+            return rows
+        return np.array([row for row in rows.tolist() if row not in self._rows], dtype=np.int64)
+
+    def where(self, row: int) -> str:
+        """The file and number of a record, for messages."""
+        part = int(self._records.table["part"][row])
+        return f"{self._records.rec_paths[part]}: record {row}"
+
+
+class Feed:
+    """The callable behind `fn.external_source`: each call takes the next step, notes it in `under_way`, and returns DALI's inputs.
+
+    The labels do not travel through DALI: they wait in `under_way`, which DALI's in-order outputs are matched with. A step whose
+    records are all bad is noted there with no rows and not fed.
+    """
+
+    def __init__(self, records: RecordSet, pipeline: Pipeline, seed: int, bad: BadRecords, verify_crc: bool) -> None:
+        self.under_way: deque[Fed] = deque()
+        self.names = list(pipeline.draw(np.asarray(records.table[:1]), SampleRandom(seed, 0, np.zeros(1, np.int64))))
+        self._records = records
+        self._pipeline = pipeline
+        self._seed = seed
+        self._bad = bad
+        self._unverified = np.ones(len(records), dtype=bool) if verify_crc else None
+        self._steps: Iterator[Step] = iter(())
+
+    def restart(self, steps: Iterator[Step]) -> None:
+        """Takes the steps from `steps` from now on; those under way stay."""
+        self._steps = steps
+
+    def __call__(self) -> list[Any]:
+        empty = 0
+        while True:
+            step = next(self._steps)
+            fed = self.prepare(step)
+            self.under_way.append(fed)
+            if len(fed.rows):
+                return fed.inputs
+            empty += len(step.rows)
+            if empty >= len(self._records):
+                raise ValueError(f"{self._records.prefix}: none of its records can be read: {self._bad.skipped[0][1]}")
+
+    def prepare(self, step: Step) -> Fed:
+        """Reads a step's records and draws for them: DALI's inputs are the encoded images (views of the file), then each draw."""
+        encoded: list[np.ndarray] = []
+        rows = self._bad.without(step.rows)
+        for row in rows.tolist():
+            image = self._read(row)
+            if image is not None:
+                encoded.append(image)
+        if len(encoded) < len(rows):
+            rows = self._bad.without(rows)
+        draws = self._pipeline.draw(np.asarray(self._records.table[rows]), SampleRandom(self._seed, step.epoch, rows))
+        return Fed(step, rows, draws, [encoded, *(draws[name] for name in self.names)])
+
+    def _read(self, row: int) -> np.ndarray | None:
+        try:
+            if self._unverified is not None and self._unverified[row]:
+                found, expected = zlib.crc32(self._records.payload(row)), int(self._records.table["crc32"][row])
+                if found != expected:
+                    raise ValueError(f"{self._bad.where(row)}: crc32 is {found:08x}, not {expected:08x}: its bytes changed")
+                self._unverified[row] = False
+            image = self._records.encoded(row)
+            if not image.size:
+                raise ValueError(f"{self._bad.where(row)}: there is no image in it")
+        except ValueError as error:
+            self._bad.found(row, str(error))
+            return None
+        return image

@@ -1,0 +1,112 @@
+"""Which record is seen when and on which rank: pure functions, no state.
+
+An epoch's order is a permutation of the record numbers; step after step takes the next stretch of it, and the ranks split each
+stretch among them. Everything follows from (records left, batch size, ranks), so a run may stop after any step and go on with
+another number of ranks: what is left is planned anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
+    """(count,) int64: a permutation that depends on (seed, epoch) when training; 0, 1, 2, … when evaluating."""
+    if not train:
+        return np.arange(count)
+    key = np.array([seed, epoch], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).permutation(count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the records left in an epoch are shared out: `steps` of `step_size`, then `tail`: the sizes of up to two last steps."""
+
+    steps: int
+    step_size: int
+    tail: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.steps + len(self.tail)
+
+    def size(self, step: int) -> int:
+        """How many records step `step` takes, over all ranks."""
+        return self.step_size if step < self.steps else self.tail[step - self.steps]
+
+    def start(self, step: int) -> int:
+        """How many records the steps before `step` take."""
+        return min(step, self.steps) * self.step_size + sum(self.tail[: max(0, step - self.steps)])
+
+
+def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_last: bool = False) -> Plan:
+    """Shares `remaining` records out among `world_size` ranks with up to `batch_size` each a step.
+
+    All steps are full but the end. A remainder that gives every rank a record is one last, smaller step. A smaller one is pooled
+    with the step before, and the two are made equal. Where even that leaves a rank without a record (batch_size 1, or fewer records
+    left than ranks), training drops the remainder; evaluation keeps it, and the ranks without a record take one step less.
+    `drop_last` drops whatever does not fill a step.
+    """
+    full = batch_size * world_size
+    steps, rest = divmod(remaining, full)
+    if rest == 0 or drop_last:
+        return Plan(steps, full, ())
+    if rest >= world_size:
+        return Plan(steps, full, (rest,))
+    if steps and full + rest >= 2 * world_size:
+        pooled = full + rest
+        return Plan(steps - 1, full, (pooled - pooled // 2, pooled // 2))
+    return Plan(steps, full, () if train else (rest,))
+
+
+def share(size: int, rank: int, world_size: int) -> slice:
+    """The stretch of a step's `size` records that falls to `rank`: contiguous, sizes differ by at most one, larger ones first."""
+    base, extra = divmod(size, world_size)
+    start = rank * base + min(rank, extra)
+    return slice(start, start + base + (rank < extra))
+
+
+def steps_of_rank(plan: Plan, rank: int, world_size: int) -> int:
+    """How many steps `rank` takes: all of them, but for an evaluation whose last records do not reach it."""
+    return sum(1 for size in plan.tail if rank < size) + plan.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one rank takes at one step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's records, int64."""
+
+    epoch: int
+    start: int
+    end: int
+    rows: np.ndarray
+
+
+def steps_from(
+    epoch: int,
+    position: int,
+    *,
+    count: int,
+    seed: int,
+    train: bool,
+    batch_size: int,
+    rank: int,
+    world_size: int,
+    drop_last: bool = False,
+) -> Iterator[Step]:
+    """This rank's steps from global `position` of `epoch` on, and on into the next epochs without end.
+
+    Ends only where a whole epoch has no step for this rank.
+    """
+    while True:
+        todo = plan(count - position, batch_size, world_size, train=train, drop_last=drop_last)
+        order = epoch_order(count, seed, epoch, train)
+        mine = steps_of_rank(todo, rank, world_size)
+        for step in range(mine):
+            start, size = position + todo.start(step), todo.size(step)
+            rows = order[start : start + size][share(size, rank, world_size)]
+            yield Step(epoch, start, start + size, rows)
+        if position == 0 and mine == 0:
+            return
+        epoch, position = epoch + 1, 0

@@ -1,0 +1,141 @@
+"""RecordIO's framing: how payloads lie in a .rec file, as mxnet 1.9.1 writes and reads it.
+
+A frame is `uint32 MAGIC`, `uint32 (cflag << 29 | length)`, the payload, zeros up to a multiple of four bytes;
+little-endian. A payload that holds MAGIC at a multiple of four from its start is cut there: the magic itself is
+dropped, and the pieces become frames of their own with cflag 1 (first), 2 (middle) and 3 (last). A whole payload has
+cflag 0.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+MAX_LENGTH = 1 << 29  # a payload must be shorter: three bits of the length word are the cflag
+WHOLE, FIRST, MIDDLE, LAST = range(4)
+FRAME_HEAD = struct.Struct("<II")
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length % 4
+
+
+class Record(NamedTuple):
+    """One record found in a buffer: where it begins and ends (bytes), the payload's length and whether it was split."""
+
+    offset: int
+    end: int
+    length: int
+    split: bool
+
+
+def magic_places(payload: bytes | bytearray | memoryview) -> np.ndarray:
+    """Offsets (int64, bytes, multiples of four) at which `payload` holds MAGIC and must be cut."""
+    words = np.frombuffer(payload, dtype="<u4", count=len(payload) // 4)
+    return np.flatnonzero(words == MAGIC) * 4
+
+
+def frame_pieces(head: bytes, body: bytes) -> tuple[list[bytes], int, bool]:
+    """Frames the payload `head + body` without copying `body`; `len(head)` must be a multiple of four.
+
+    Returns the buffers to write one after another, their size together in bytes (a multiple of four) and whether the
+    payload was split. Raises ValueError for a payload of 2^29 bytes or more.
+    """
+    length = len(head) + len(body)
+    check_length(length)
+    places = magic_places(body)
+    if len(places) == 0 and MAGIC_BYTES not in head:
+        padding = _PADDING[length % 4]
+        pieces = [FRAME_HEAD.pack(MAGIC, length) + head, body]
+        if padding:
+            pieces.append(padding)
+        return pieces, 8 + length + len(padding), False
+    framed = frame(head + body)
+    return [framed], len(framed), True
+
+
+def frame(payload: bytes) -> bytes:
+    """The bytes of `payload` as one record, cut into several frames where it holds MAGIC. Raises ValueError at 2^29
+    bytes.
+    """
+    check_length(len(payload))
+    cuts = magic_places(payload).tolist()
+    out = bytearray()
+    start = 0
+    for number, cut in enumerate([*cuts, len(payload)]):
+        if not cuts:
+            cflag = WHOLE
+        elif number == len(cuts):
+            cflag = LAST
+        else:
+            cflag = MIDDLE if number else FIRST
+        length = cut - start
+        out += FRAME_HEAD.pack(MAGIC, cflag << 29 | length)
+        out += payload[start:cut]
+        out += _PADDING[length % 4]
+        start = cut + 4
+    return bytes(out)
+
+
+def check_length(length: int) -> None:
+    """Raises ValueError when a payload of `length` bytes does not fit a record."""
+    if length >= MAX_LENGTH:
+        raise ValueError(
+            f"a record of {length:,} bytes does not fit RecordIO, whose limit is {MAX_LENGTH - 1:,} bytes;"
+            " make the image smaller (--resize, --max-side, --quality)"
+        )
+
+
+def read_record(buffer: memoryview, offset: int) -> tuple[memoryview, Record]:
+    """The payload at `offset`: a view of `buffer` when it is whole, a joined copy when it was split.
+
+    Raises ValueError when no sound record begins there: wrong magic, out of bounds, pieces out of order.
+    """
+    first, cflag, end = _read_frame(buffer, offset)
+    if cflag == WHOLE:
+        return first, Record(offset, end, len(first), False)
+    if cflag != FIRST:
+        raise ValueError(
+            f"the frame at byte {offset} is a later piece of a split record (cflag {cflag}), not its beginning"
+        )
+    joined = bytearray(first)
+    while cflag != LAST:
+        piece, cflag, next_end = _read_frame(buffer, end)
+        if cflag not in (MIDDLE, LAST):
+            raise ValueError(f"the split record at byte {offset} is not continued at byte {end} (cflag {cflag})")
+        if len(joined) % 4:
+            raise ValueError(
+                f"the split record at byte {offset} has a piece that ends off a multiple of four, at byte {end}"
+            )
+        joined += MAGIC_BYTES
+        joined += piece
+        end = next_end
+    return memoryview(joined).toreadonly(), Record(offset, end, len(joined), True)
+
+
+def _read_frame(buffer: memoryview, offset: int) -> tuple[memoryview, int, int]:
+    size = len(buffer)
+    if offset < 0 or offset % 4:
+        raise ValueError(f"no record can begin at byte {offset}: not a multiple of four from 0")
+    if offset + 8 > size:
+        raise ValueError(f"no record at byte {offset}: the file ends at byte {size}")
+    magic, word = FRAME_HEAD.unpack_from(buffer, offset)
+    if magic != MAGIC:
+        raise ValueError(f"no record at byte {offset}: found 0x{magic:08x} where the magic 0x{MAGIC:08x} belongs")
+    length = word & (MAX_LENGTH - 1)
+    start = offset + 8
+    end = start + (length + 3 & ~3)
+    if end > size:
+        raise ValueError(f"the record at byte {offset} claims {length} bytes but the file ends at byte {size}")
+    return buffer[start : start + length], word >> 29, end
+
+
+def walk(buffer: memoryview, start: int = 0) -> Iterator[tuple[memoryview, Record]]:
+    """Every (payload, Record) of a .rec file from byte `start` on. Raises ValueError where the framing breaks."""
+    offset = start
+    while offset < len(buffer):
+        payload, record = read_record(buffer, offset)
+        yield payload, record
+        offset = record.end

@@ -1,0 +1,101 @@
+"""What a payload begins with: mxnet's IRHeader, then the label's floats, then the encoded image."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dali_mix.recordio.framing import MAGIC_BYTES
+
+HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
+MAX_CLASS = 1 << 24  # labels travel as float32: above this, neighbouring classes are the same number
+MAX_FLOATS = 1 << 20  # a label of a million floats is damage, not data
+
+Label = float | int | Sequence[float] | np.ndarray
+
+
+class Unpacked(NamedTuple):
+    """A payload taken apart. `label` (flag,) float32, or (1,) for flag 0; `encoded` (n,) uint8; both are views of the
+    payload.
+    """
+
+    flag: int
+    label: np.ndarray
+    id: int
+    id2: int
+    encoded: np.ndarray
+
+
+def pack_header(label: Label, record_id: int) -> bytes:
+    """The bytes before the image: 24, and four for each float of a label that is a sequence (flag = its length).
+
+    Raises ValueError for a label that is NaN or infinite, a class that is negative, fractional or above 2^24, and for a
+    header that contains RecordIO's magic, which DALI's reader refuses.
+    """
+    if not 0 <= record_id < 1 << 64:
+        raise ValueError(f"id {record_id} does not fit an unsigned 64-bit number; ids count from 0")
+    if isinstance(label, (int, float, np.integer, np.floating)):
+        check_class(label)
+        head = HEADER.pack(0, float(label), record_id, 0)
+    else:
+        floats = np.asarray(label, dtype="<f4")
+        if floats.ndim != 1 or not 0 < floats.size <= MAX_FLOATS:
+            raise ValueError(
+                f"a label must be a class or a list of 1 to {MAX_FLOATS} floats, not of shape {floats.shape}"
+            )
+        if not np.isfinite(floats).all():
+            raise ValueError(f"label field {int(np.flatnonzero(~np.isfinite(floats))[0]) + 1} is not a finite number")
+        head = HEADER.pack(floats.size, 0.0, record_id, 0) + floats.tobytes()
+    place = head.find(MAGIC_BYTES)
+    while place >= 0 and place % 4:
+        place = head.find(MAGIC_BYTES, place + 1)
+    if place >= 0:
+        raise ValueError(
+            f"the header contains RecordIO's magic at byte {place}"
+            f" ({'id ' + str(record_id) if place < 24 else 'a label'}),"
+            " which DALI's reader refuses; choose another id"
+        )
+    return head
+
+
+def check_class(label: float) -> None:
+    """Raises ValueError unless `label` is a whole number from 0 to 2^24, exact as a float32."""
+    value = float(label)
+    if not math.isfinite(value):
+        raise ValueError(f"label {value} is not a finite number")
+    if value < 0 or value > MAX_CLASS or value != int(value):
+        raise ValueError(
+            f"label {label} is not a class: classes are whole numbers from 0 to {MAX_CLASS} (exact as float32)"
+        )
+
+
+def pack_record(label: Label, record_id: int, encoded: bytes) -> bytes:
+    """A whole payload: header, floats, image. `label` a class (flag 0) or a sequence of floats (flag = its length)."""
+    return pack_header(label, record_id) + encoded
+
+
+def unpack_record(payload: memoryview | bytes) -> Unpacked:
+    """Takes a payload apart without copying. Raises ValueError when its header is cut or claims more floats than there
+    are bytes.
+    """
+    if len(payload) < HEADER.size:
+        raise ValueError(f"the payload has {len(payload)} bytes, fewer than the {HEADER.size} of its header")
+    flag, label, record_id, id2 = HEADER.unpack_from(payload)
+    start = HEADER.size + 4 * flag
+    if flag > MAX_FLOATS or start > len(payload):
+        raise ValueError(f"the header claims {flag} label floats, more than a payload of {len(payload)} bytes holds")
+    if flag:
+        floats = np.frombuffer(payload, dtype="<f4", count=flag, offset=HEADER.size)
+    else:
+        floats = np.array([label], dtype="<f4")
+    return Unpacked(
+        flag,
+        floats,
+        record_id,
+        id2,
+        np.frombuffer(payload, dtype=np.uint8, offset=start) if start < len(payload) else np.empty(0, np.uint8),
+    )

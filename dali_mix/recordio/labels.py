@@ -1,0 +1,90 @@
+"""Which labels a task allows: checked before a record is written, and again by `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dali_mix.recordio.header import Label, check_class
+
+HEADER_WIDTH, OBJECT_WIDTH = 2, 6  # mxnet's detection layout: [2, 6, (class, xmin, ymin, xmax, ymax, difficult) * n]
+
+
+def check_label(label: Label, task: str, num_classes: int) -> None:
+    """Raises ValueError, saying which field, for a label that does not fit `task` with `num_classes` classes."""
+    if task == "classification":
+        if not isinstance(label, (int, float, np.integer, np.floating)):
+            raise ValueError(f"a classification label is one class, not {np.size(label)} numbers (--task multilabel?)")
+        check_class(label)
+        if label >= num_classes:
+            raise ValueError(
+                f"label {label:g} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
+            )
+        return
+    floats = np.asarray(label, dtype=np.float32)
+    if task == "multilabel":
+        if floats.shape != (num_classes,):
+            raise ValueError(f"{floats.size} label fields where the {num_classes} classes need {num_classes}")
+        wrong = np.flatnonzero((floats != 0) & (floats != 1) & (floats != -1))
+        if wrong.size:
+            raise ValueError(
+                f"label field {wrong[0] + 1} is {floats[wrong[0]]}: multi-label fields are 1, 0 or -1 (ignore)"
+            )
+        return
+    check_boxes(floats, num_classes)
+
+
+def check_boxes(label: np.ndarray, num_classes: int) -> None:
+    """Raises ValueError for a detection label (2 + 6n,) float32 that is not 2, 6, then class, x1 < x2, y1 < y2 in 0..1,
+    difficult 0/1.
+    """
+    if (
+        label.ndim != 1
+        or label.size < HEADER_WIDTH
+        or (label.size - HEADER_WIDTH) % OBJECT_WIDTH
+        or list(label[:2]) != [HEADER_WIDTH, OBJECT_WIDTH]
+    ):
+        raise ValueError(
+            f"a detection label is 2, 6, then six numbers an object; this one has {label.size} and begins with"
+            f" {label[:2].tolist()}"
+        )
+    for number, (kind, x1, y1, x2, y2, difficult) in enumerate(label[2:].reshape(-1, OBJECT_WIDTH).tolist(), start=1):
+        if not np.isfinite([kind, x1, y1, x2, y2, difficult]).all():
+            raise ValueError(f"object {number}: not a finite number among {[kind, x1, y1, x2, y2, difficult]}")
+        check_class(kind)
+        if kind >= num_classes:
+            raise ValueError(f"object {number}: class {kind:g} is out of range: there are {num_classes} classes")
+        if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+            raise ValueError(
+                f"object {number}: the box x {x1:g}..{x2:g}, y {y1:g}..{y2:g} is empty, turned round or beyond 0..1"
+            )
+        if difficult not in (0.0, 1.0):
+            raise ValueError(f"object {number}: 'difficult' is {difficult:g}, not 0 or 1")
+
+
+def detection_label(
+    objects: Sequence[Sequence[float]] | np.ndarray, height: int, width: int, num_classes: int
+) -> tuple[np.ndarray, int]:
+    """The label (2 + 6n,) float32 of objects (n, 6): class, xmin, ymin, xmax, ymax (0..1), difficult; and how many
+    boxes were clipped.
+
+    A box that leaves the image by at most one pixel or one per cent is clipped. Raises ValueError for one further out,
+    empty or NaN.
+    """
+    rows = np.array(objects, dtype=np.float64).reshape(-1, OBJECT_WIDTH)
+    reach = np.maximum(0.01, 1.0 / np.array([width, height, width, height], dtype=np.float64)) + 1e-9
+    boxes = rows[:, 1:5]
+    beyond = (boxes < 0) | (boxes > 1)
+    too_far = (boxes < -reach) | (boxes > 1 + reach)
+    if too_far.any():
+        number = int(np.flatnonzero(too_far.any(axis=1))[0])
+        raise ValueError(
+            f"object {number + 1}: the box {np.round(boxes[number] * [width, height, width, height], 2).tolist()}"
+            " (x1, y1, x2, y2 in pixels)"
+            f" leaves the {width}x{height} image by more than a pixel and 1 %"
+        )
+    rows[:, 1:5] = np.clip(boxes, 0, 1)
+    label = np.concatenate([[HEADER_WIDTH, OBJECT_WIDTH], rows.ravel()]).astype(np.float32)
+    check_boxes(label, num_classes)
+    return label, int(beyond.any(axis=1).sum())

@@ -1,0 +1,193 @@
+"""The manifest: PREFIX.json says what a set is, PREFIX.npy where each record lies. Written last; a set without it does
+not exist.
+
+Neither file can run code: the JSON is read by the standard library, and of the .npy only the one header our writer
+produces for this number of records is accepted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VERSION = 1
+FORMAT = "dali_mix record set"
+TASKS = ("classification", "multilabel", "detection")
+ENCODINGS = ("other", "jpeg", "png", "webp", "bmp", "pnm", "tiff", "gif")
+FLAG_SPLIT = 1
+
+RECORD_DTYPE = np.dtype(
+    [
+        ("offset", "<u8"),  # of the record's magic in its own .rec file, bytes
+        ("length", "<u4"),  # of the payload, split records joined, bytes
+        ("crc32", "<u4"),  # of the payload
+        ("height", "<u4"),  # pixels, after turning by EXIF
+        ("width", "<u4"),
+        ("id", "<u8"),  # the IRHeader's id
+        ("label", "<f4"),  # the class of a flag-0 record, else nan
+        ("part", "<u2"),  # which .rec file
+        ("encoding", "u1"),  # index into ENCODINGS
+        ("flags", "u1"),  # FLAG_SPLIT: the payload contains the magic
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileInfo:
+    """A file of the set: its plain name (in the manifest's folder), its size in bytes and its sha256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SetInfo:
+    """What PREFIX.json holds.
+
+    `label_width`: floats a record (1 for a class, K for multi-label, 0 where it varies: detection). `report`: what
+    packing skipped, clipped or re-encoded.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    label_width: int
+    count: int
+    parts: tuple[FileInfo, ...]
+    index: FileInfo
+    table: FileInfo
+    source: str = ""
+    split: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are: K."""
+        return len(self.classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over all that decides what a training run sees; names, options and reports do not count."""
+        files = [[part.size, part.sha256] for part in self.parts]
+        content = [self.version, self.task, self.classes, self.label_width, self.count, files, self.table.sha256]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The text of PREFIX.json: the same for the same set, whenever and wherever it is written."""
+        return (
+            json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False, allow_nan=False)
+            + "\n"
+        )
+
+
+def read_info(path: Path) -> SetInfo:
+    """Reads and checks PREFIX.json. Raises FileNotFoundError, or ValueError naming the field that is wrong."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(_missing(path)) from None
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a manifest: {error}; pack or adopt the set again") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a manifest: the field 'format' is not {FORMAT!r}; pack or adopt the set again")
+    if data.get("version") != VERSION:
+        raise ValueError(
+            f"{path}: field 'version' is {data.get('version')!r}, this dali_mix reads {VERSION}: update it, or"
+            " pack again"
+        )
+    try:
+        return _checked(data)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path}: damaged manifest: {what}; pack or adopt the set again") from None
+
+
+def _missing(path: Path) -> str:
+    rec = path.with_name(path.name.removesuffix(".json") + ".rec")
+    if rec.exists():
+        return f"{path}: no manifest beside {rec.name}: run `dali-mix adopt {rec}`, or pack the set again"
+    return f"{path}: no such set; pack one with `dali-mix pack`, or check the prefix"
+
+
+def _checked(data: dict[str, Any]) -> SetInfo:
+    def integer(value: Any, field: str, low: int, high: int) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"the field {field!r} is {value!r}, not a whole number from {low} to {high}")
+        return value
+
+    def text(value: Any, field: str) -> str:
+        if not isinstance(value, str):
+            raise ValueError(f"the field {field!r} is {value!r}, not a text")
+        return value
+
+    def file(value: Any, field: str) -> FileInfo:
+        name = text(value["name"], field + ".name")
+        if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
+            raise ValueError(f"the field '{field}.name' is {name!r}, not the plain name of a file beside the manifest")
+        return FileInfo(
+            name, integer(value["size"], field + ".size", 0, 1 << 62), text(value["sha256"], field + ".sha256")
+        )
+
+    if data["task"] not in TASKS:
+        raise ValueError(f"the field 'task' is {data['task']!r}, not one of {', '.join(TASKS)}")
+    if not isinstance(data["classes"], list) or not isinstance(data["parts"], list):
+        raise ValueError("the fields 'classes' and 'parts' must be lists")
+    if not 0 < len(data["parts"]) <= 1 << 16:
+        raise ValueError(f"the field 'parts' lists {len(data['parts'])} files")
+    if not isinstance(data["options"], dict) or not isinstance(data["report"], dict):
+        raise ValueError("the fields 'options' and 'report' must be objects")
+    return SetInfo(
+        task=data["task"],
+        classes=tuple(text(name, "classes") for name in data["classes"]),
+        label_width=integer(data["label_width"], "label_width", 0, 1 << 20),
+        count=integer(data["count"], "count", 1, 1 << 40),
+        parts=tuple(file(part, "parts") for part in data["parts"]),
+        index=file(data["index"], "index"),
+        table=file(data["table"], "table"),
+        source=text(data["source"], "source"),
+        split=text(data["split"], "split"),
+        options=data["options"],
+        report=data["report"],
+    )
+
+
+def table_header(count: int) -> bytes:
+    """The header of the .npy file that holds a table of `count` records."""
+    head = io.BytesIO()
+    description = np.lib.format.dtype_to_descr(RECORD_DTYPE)
+    np.lib.format.write_array_header_1_0(head, {"descr": description, "fortran_order": False, "shape": (count,)})
+    return head.getvalue()
+
+
+def open_table(path: Path, count: int) -> np.memmap:
+    """Maps the table read-only: (count,) of RECORD_DTYPE. Raises FileNotFoundError, or ValueError for any other file."""
+    header = table_header(count)
+    expected = len(header) + count * RECORD_DTYPE.itemsize
+    try:
+        with path.open("rb") as file:
+            found = file.read(len(header))
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: the set's record table is missing: copy it too, or pack or adopt the set again"
+        ) from None
+    if found != header:
+        raise ValueError(
+            f"{path}: not the table of {count} records the manifest speaks of (its header differs); pack or adopt"
+            " the set again"
+        )
+    if size != expected:
+        raise ValueError(
+            f"{path}: has {size} bytes, not the {expected} of a table of {count} records; copy it again or pack again"
+        )
+    return np.memmap(path, dtype=RECORD_DTYPE, mode="r", offset=len(header), shape=(count,))

@@ -1,0 +1,150 @@
+"""Files appear under their final names all together, complete, and the manifest last; or not at all.
+
+While packing, files are written beside their final place as `.NAME.partial`, under a lock that dies with its process.
+What a killed packer left is cleared by the next one for the same prefix: partial files, and files already renamed when
+it died while publishing (its journal lists them).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+from dali_mix.recordio.manifest import read_info
+
+
+class Publication:
+    """Writes the files of the set `prefix`: `with Publication(prefix, force) as files: files.partial(name) …
+    files.publish([...])`.
+
+    Raises FileExistsError when the set is there and `force` is not given, OSError when another packer works on it.
+    Leaving the block without `publish` removes every partial file and leaves an old set as it was.
+    """
+
+    def __init__(self, prefix: str | os.PathLike[str], *, force: bool = False) -> None:
+        self.prefix = Path(prefix)
+        self.force = force
+        if not self.prefix.name or self.prefix.is_dir():
+            raise ValueError(f"{prefix}: a folder, not the prefix of a set; write for example {self.prefix / 'train'}")
+        self.folder = self.prefix.parent
+        self._lock = -1
+        self._lock_path = self.folder / f".{self.prefix.name}.lock"
+        self._journal = self.folder / f".{self.prefix.name}.publishing"
+
+    def __enter__(self) -> Publication:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        try:
+            self._recover()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for path in self._partials():
+            path.unlink(missing_ok=True)
+        self._release()
+
+    def check_free(self, names: list[str]) -> None:
+        """Raises FileExistsError when a file of `names` is there already and `force` was not asked for."""
+        for name in names:
+            if (self.folder / name).exists() and not self.force:
+                raise FileExistsError(f"{self.folder / name} exists; give --force to replace it, or another prefix")
+
+    def partial(self, name: str) -> Path:
+        """Where the file that will be called `name` is written until it is published."""
+        return self.folder / f".{name}.partial"
+
+    def publish(self, names: list[str]) -> None:
+        """Makes the partial files final, in this order; the last one is the manifest, which makes the set exist."""
+        self.check_free(names)
+        for name in names:
+            sync(self.partial(name))
+        self._journal.write_text(json.dumps(names), encoding="utf-8")
+        sync(self._journal)
+        sync(self.folder)
+        old = self._old_names()
+        (self.folder / names[-1]).unlink(missing_ok=True)  # first the old manifest: no set is better than a mixed one
+        for name in names:
+            self.partial(name).replace(self.folder / name)
+        sync(self.folder)
+        for name in old - set(names):
+            (self.folder / name).unlink(missing_ok=True)
+        self._journal.unlink()
+
+    def _old_names(self) -> set[str]:
+        """Files of the set to be replaced: an old set of more shards must not leave some behind."""
+        try:
+            info = read_info(self.prefix.with_name(self.prefix.name + ".json"))
+        except (OSError, ValueError):
+            return set()
+        names = {part.name for part in info.parts} | {info.index.name, info.table.name}
+        return {name for name in names if name.startswith(self.prefix.name)}
+
+    def _recover(self) -> None:
+        if self._journal.exists():
+            manifest = self.prefix.name + ".json"
+            try:
+                names = [name for name in json.loads(self._journal.read_bytes()) if name == Path(name).name]
+            except (ValueError, TypeError):
+                names = []  # killed while writing the journal: nothing had been renamed yet
+            if not (manifest in names and (self.folder / manifest).exists() and not self.partial(manifest).exists()):
+                for name in names:
+                    if not self.partial(name).exists():  # renamed already, into a set that was never finished
+                        (self.folder / name).unlink(missing_ok=True)
+            self._journal.unlink()
+        for path in self._partials():
+            path.unlink(missing_ok=True)
+
+    def _partials(self) -> list[Path]:
+        name = self.prefix.name
+        return [
+            path
+            for path in self.folder.iterdir()
+            if path.name.startswith(f".{name}") and path.name.endswith(".partial") and _belongs(path.name[1:-8], name)
+        ]
+
+    def _acquire(self) -> None:
+        while True:
+            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(self._lock).st_ino == self._lock_path.stat().st_ino:
+                    return
+            except BlockingIOError:
+                os.close(self._lock)
+                raise OSError(
+                    errno.EBUSY,
+                    f"{self.prefix}: another packer is writing this set; wait for it, or choose another --out",
+                ) from None
+            except FileNotFoundError:
+                pass  # the previous holder removed the file between our opening and locking it
+            os.close(self._lock)
+
+    def _release(self) -> None:
+        self._lock_path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def _belongs(name: str, prefix: str) -> bool:
+    """Whether `name` is a file of the set `prefix`, and not of one whose prefix merely begins alike."""
+    rest = name.removeprefix(prefix)
+    if rest in (".rec", ".idx", ".npy", ".json"):
+        return True
+    return len(rest) == 10 and rest[0] == "-" and rest[1:6].isdigit() and rest[6:] == ".rec"
+
+
+def sync(path: Path) -> None:
+    """Has the system write a file's, or a folder's, content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,227 @@
+"""`RecordSet`: a packed set, mapped into memory and read by row number."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dali_mix.recordio import framing
+from dali_mix.recordio.header import unpack_record
+from dali_mix.recordio.manifest import SetInfo, open_table, read_info
+
+HASH_INDEX_BELOW = 8 << 20  # opening hashes an index up to this size: at most ~10 ms
+
+
+class RecordSet:
+    """A packed set opened for reading: `PREFIX.json`, `.npy`, `.idx` and its .rec files.
+
+    Rows are record numbers, 0 to len - 1, in the order of the files. Everything handed out is read-only and, where the
+    record is whole, a view of the mapped file. Picklable (a worker maps the files anew) and safe after a fork.
+
+    Opening checks what is cheap: that all files are there, have the manifest's sizes, and that the index is the one
+    written with it. `dali_mix.recordio.verify` checks every byte. Raises FileNotFoundError or ValueError, naming the
+    file and what to do.
+    """
+
+    def __init__(self, prefix: str | os.PathLike[str]) -> None:
+        self.prefix = Path(prefix)
+        self.info: SetInfo = read_info(_beside(self.prefix, ".json"))
+        folder = self.prefix.parent
+        self.rec_paths: tuple[Path, ...] = tuple(folder / part.name for part in self.info.parts)
+        self.idx_path: Path = folder / self.info.index.name
+        for path, part in zip(self.rec_paths, self.info.parts, strict=True):
+            check_size(path, part.size)
+        check_size(self.idx_path, self.info.index.size)
+        if self.info.index.size <= HASH_INDEX_BELOW:
+            self.check_index()
+        self.table: np.memmap = open_table(folder / self.info.table.name, self.info.count)
+        self._buffers = [_map(path) for path in self.rec_paths]
+        self._arrays = [np.frombuffer(buffer, dtype=np.uint8) for buffer in self._buffers]
+
+    def __len__(self) -> int:
+        return self.info.count
+
+    def __repr__(self) -> str:
+        return (
+            f"RecordSet({str(self.prefix)!r}: {len(self):,} records, {self.info.task}, {self.info.num_classes} classes)"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordSet, (str(self.prefix),)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) that identifies what the set holds, whatever its files are called."""
+        return self.info.fingerprint
+
+    def check_index(self) -> None:
+        """Raises ValueError when the .idx is not the one the manifest was written with, by sha256. DALI's own reader
+        trusts it blindly.
+        """
+        if file_sha256(self.idx_path) != self.info.index.sha256:
+            raise ValueError(
+                f"{self.idx_path}: changed since the set was packed (sha256 differs); {_REINDEX.format(self.prefix)}"
+            )
+
+    def payload(self, row: int) -> memoryview:
+        """Header, label floats and image of a record. Raises ValueError, naming file and record, when its framing is
+        damaged.
+        """
+        buffer, entry = self._locate(row)
+        try:
+            payload, record = framing.read_record(buffer, int(entry["offset"]))
+            if record.length != entry["length"]:
+                raise ValueError(f"it has {record.length} bytes, the manifest says {entry['length']}")
+        except ValueError as error:
+            raise ValueError(
+                f"{self.rec_paths[entry['part']]}: record {row}: {error}; {_REPACK.format(self.prefix)}"
+            ) from None
+        return payload
+
+    def checked_payload(self, row: int) -> memoryview:
+        """Like `payload`, and compares its crc32 with the manifest's. Raises ValueError when a byte has changed."""
+        payload = self.payload(row)
+        found, expected = zlib.crc32(payload), int(self.table["crc32"][row])
+        if found != expected:
+            path = self.rec_paths[self.table["part"][row]]
+            raise ValueError(
+                f"{path}: record {row}: crc32 is {found:08x}, not {expected:08x}: its bytes changed;"
+                f" {_REPACK.format(self.prefix)}"
+            )
+        return payload
+
+    def encoded(self, row: int) -> np.ndarray:
+        """The encoded image, (n,) uint8: a view of the mapped file unless the record is split. Raises ValueError as
+        `payload` does.
+        """
+        payload = self.payload(row)
+        try:
+            return unpack_record(payload).encoded
+        except ValueError as error:
+            path = self.rec_paths[self.table["part"][row]]
+            raise ValueError(f"{path}: record {row}: {error}; {_REPACK.format(self.prefix)}") from None
+
+    def label(self, row: int) -> np.ndarray:
+        """The floats of a record's label, as written: (1,) for a class, (flag,) float32 otherwise."""
+        try:
+            return unpack_record(self.payload(row)).label
+        except ValueError as error:
+            raise ValueError(f"{self.prefix}: record {row}: {error}") from None
+
+    def labels(self, rows: np.ndarray) -> Any:
+        """The labels of `rows` (B,), by task.
+
+        classification: (B,) int64. multilabel: (B, K) float32 in {1, 0, -1 = ignore}. detection: a list of B arrays (n,
+        6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult. Raises ValueError for a label that does
+        not fit the task.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        if self.info.task == "classification":
+            return self._classes(rows)
+        if self.info.task == "multilabel":
+            width = self.info.label_width
+            out = np.empty((len(rows), width), dtype=np.float32)
+            for place, row in enumerate(rows.tolist()):
+                label = self.label(row)
+                if label.shape != (width,):
+                    raise ValueError(
+                        f"{self.prefix}: record {row}: {label.size} label floats, the manifest says {width};"
+                        " verify the set"
+                    )
+                out[place] = label
+            return out
+        return [boxes_of(self.label(row), f"{self.prefix}: record {row}") for row in rows.tolist()]
+
+    def _classes(self, rows: np.ndarray) -> np.ndarray:
+        labels = np.asarray(self.table["label"][rows])
+        bad = ~((labels >= 0) & (labels < max(1, self.info.num_classes)) & (labels == np.floor(labels)))
+        if bad.any():
+            row = int(rows[bad][0])
+            raise ValueError(
+                f"{self.prefix}: record {row}: label {labels[bad][0]} is not one of {self.info.num_classes}"
+                f" classes; run `dali-mix verify {self.prefix}`"
+            )
+        return labels.astype(np.int64)
+
+    def _locate(self, row: int) -> tuple[memoryview, np.void]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"{self.prefix}: record {row} of a set of {len(self)}")
+        entry = self.table[row]
+        if entry["part"] >= len(self._buffers):
+            raise ValueError(
+                f"{self.prefix}: record {row}: the table names part {entry['part']} of {len(self._buffers)};"
+                f" {_REPACK.format(self.prefix)}"
+            )
+        return self._buffers[entry["part"]], entry
+
+
+def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
+    """Boxes (n, 6) float32 of a detection label in mxnet's layout: header width A, object width B, A - 2 floats, then n
+    × B floats.
+
+    A missing sixth float (difficult) counts as 0. Raises ValueError, beginning with `where`, for floats that are not
+    that layout.
+    """
+    if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
+        raise ValueError(
+            f"{where}: not a detection label: it begins with {label[:2].tolist()}, not header width >= 2 and"
+            " object width >= 5"
+        )
+    header, width = int(label[0]), int(label[1])
+    if header != label[0] or width != label[1] or (label.size - header) % width:
+        raise ValueError(
+            f"{where}: not a detection label: {label.size} floats do not divide into a header of {header} and"
+            f" objects of {width}"
+        )
+    objects = label[header:].reshape(-1, width)
+    out = np.zeros((len(objects), 6), dtype=np.float32)
+    out[:, : min(width, 6)] = objects[:, :6]
+    return out
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raises FileNotFoundError or ValueError unless the file `path` has `size` bytes."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: a file of the set is missing: copy it too, or pack the set again") from None
+    if found != size:
+        how = "cut short" if found < size else "longer than it was written"
+        raise ValueError(
+            f"{path}: {how}: {found:,} bytes, the manifest says {size:,}; copy it again, or pack the set again"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def map_file(path: Path) -> memoryview:
+    """The bytes of a file, mapped read-only; empty for an empty file."""
+    return _map(path)
+
+
+def _map(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _beside(prefix: Path, suffix: str) -> Path:
+    return prefix.with_name(prefix.name + suffix)
+
+
+_REPACK = "run `dali-mix verify {0}`; copy the set again, or pack it again"
+_REINDEX = "copy the set again, or pack it again"

@@ -1,0 +1,332 @@
+"""Writing a set: records in order into .rec files, then index, table and manifest, published all together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+import queue
+import threading
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from dali_mix.recordio.framing import frame_pieces
+from dali_mix.recordio.header import Label, pack_header
+from dali_mix.recordio.image_header import read_image_header
+from dali_mix.recordio.labels import check_label
+from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, RECORD_DTYPE, TASKS, FileInfo, SetInfo, table_header
+from dali_mix.recordio.publish import Publication
+
+_IOV_MAX = 512
+
+
+class Packed(NamedTuple):
+    """A record ready to be written: its framed buffers and its row of the table (offset and part still unknown)."""
+
+    pieces: list[bytes]
+    size: int  # of the pieces together, bytes
+    row: tuple[int, int, int, int, int, float, int, int]  # length, crc32, height, width, id, label, encoding, flags
+
+
+def pack_sample(
+    encoded: bytes, label: Label, record_id: int, *, height: int, width: int, encoding: str, task: str, num_classes: int
+) -> Packed:
+    """Frames one image (encoded bytes) with its checked label. Raises ValueError for a label that does not fit, or 2^29
+    bytes.
+    """
+    check_label(label, task, num_classes)
+    head = pack_header(label, record_id)
+    pieces, size, split = frame_pieces(head, encoded)
+    crc = zlib.crc32(encoded, zlib.crc32(head))
+    scalar = float(label) if task == "classification" else math.nan  # type: ignore[arg-type]  # check_label saw a number
+    row = (
+        len(head) + len(encoded),
+        crc,
+        height,
+        width,
+        record_id,
+        scalar,
+        ENCODINGS.index(encoding),
+        FLAG_SPLIT if split else 0,
+    )
+    return Packed(pieces, size, row)
+
+
+class SetWriter:
+    """Writes records one after another; `finish` publishes them. Use it as a context manager: leaving early publishes
+    nothing.
+
+    `total`: how many records are meant to come, which says where one shard ends and the next begins. Not safe for
+    several threads. Raises FileExistsError when the set exists and `force` is not given; OSError naming the file when
+    the disk is full.
+    """
+
+    def __init__(
+        self,
+        prefix: str | os.PathLike[str],
+        *,
+        task: str,
+        classes: Iterable[str],
+        total: int,
+        label_width: int | None = None,
+        shards: int = 1,
+        source: str = "",
+        split: str = "",
+        options: dict[str, Any] | None = None,
+        force: bool = False,
+    ) -> None:
+        if task not in TASKS:
+            raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
+        if not 1 <= shards <= max(1, min(total, 99999)):
+            raise ValueError(
+                f"{shards} shards for {total} records: every shard needs one (--shards 1 to"
+                f" {max(1, min(total, 99999))})"
+            )
+        self.classes = tuple(classes)
+        self.task = task
+        self._widths = {"classification": 1, "multilabel": len(self.classes), "detection": 0}
+        self._label_width = self._widths[task] if label_width is None else label_width
+        self._facts = {"source": source, "split": split, "options": dict(options or {})}
+        self._total, self._shards = total, shards
+        self._files = Publication(prefix, force=force)
+        name = self._files.prefix.name
+        self._names = [f"{name}.rec"] if shards == 1 else [f"{name}-{shard:05d}.rec" for shard in range(shards)]
+        self._tail = [f"{name}.idx", f"{name}.npy", f"{name}.json"]
+        self._rows: list[tuple[Any, ...]] = []
+        self._blocks: list[np.ndarray] = []
+        self._parts: list[_Part] = []
+
+    def __enter__(self) -> SetWriter:
+        self._files.__enter__()
+        try:
+            self._files.check_free([*self._names, *self._tail])
+        except BaseException:
+            self._files.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for part in self._parts:
+            part.close()
+        self._files.__exit__(*error)
+
+    def write(self, records: Iterable[tuple[int, Packed]]) -> None:
+        """Appends records, each with its position (0 to total - 1, rising) among those meant to come."""
+        pieces: list[bytes] = []
+        shard = len(self._parts) - 1
+        for position, packed in records:
+            wanted = position * self._shards // max(1, self._total)
+            if wanted != shard:
+                self._flush(pieces)
+                pieces = []
+                for missing in range(shard + 1, wanted + 1):
+                    self._open(missing)
+                shard = wanted
+            part = self._parts[-1]
+            self._rows.append((part.size, *packed.row[:6], shard, *packed.row[6:]))
+            part.size += packed.size
+            pieces += packed.pieces
+        self._flush(pieces)
+        if len(self._rows) >= 1 << 16:
+            self._settle()
+
+    def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
+        """Writes index, table and manifest, then publishes the set. Raises ValueError when there is no record, or a
+        shard has none.
+        """
+        self._settle()
+        table = np.concatenate(self._blocks) if self._blocks else np.empty(0, RECORD_DTYPE)
+        if not len(table):
+            raise ValueError(f"{self._files.prefix}: no record to write: every image was skipped, or there was none")
+        for part in self._parts:
+            part.close()
+        if len(self._parts) < self._shards or any(part.size == 0 for part in self._parts):
+            raise ValueError(f"{self._files.prefix}: a shard would be empty after skipping; use fewer --shards")
+        check_ids(table["id"], str(self._files.prefix))
+        parts = tuple(
+            FileInfo(name, part.size, part.sha256) for name, part in zip(self._names, self._parts, strict=True)
+        )
+        info = SetInfo(
+            task=self.task,
+            classes=self.classes,
+            label_width=self._label_width,
+            count=len(table),
+            parts=parts,
+            index=self._save(self._tail[0], index_bytes(table, [part.size for part in parts])),
+            table=self._save(self._tail[1], table_header(len(table)) + table.tobytes()),
+            report=report or {},
+            **self._facts,  # type: ignore[arg-type]  # source, split, options, each of its own type
+        )
+        self._save(self._tail[2], info.to_json().encode())
+        with saying(self._files.prefix):
+            self._files.publish([*self._names, *self._tail])
+        return info
+
+    def _open(self, shard: int) -> None:
+        if self._parts:
+            self._parts[-1].close()
+        self._parts.append(_Part(self._files.partial(self._names[shard])))
+
+    def _flush(self, pieces: list[bytes]) -> None:
+        if pieces:
+            self._parts[-1].write(pieces)
+
+    def _settle(self) -> None:
+        if self._rows:
+            self._blocks.append(np.array(self._rows, dtype=RECORD_DTYPE))
+            self._rows = []
+
+    def _save(self, name: str, content: bytes) -> FileInfo:
+        path = self._files.partial(name)
+        with saying(path):
+            path.write_bytes(content)
+        return FileInfo(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+class _Part:
+    """A .rec file being written, hashed by a thread of its own: sha256 of a block takes as long as writing it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self.sha256 = ""
+        with saying(path):
+            self._file: IO[bytes] = path.open("wb", buffering=0)
+        self._digest = hashlib.sha256()
+        self._queue: queue.Queue[list[bytes] | None] = queue.Queue(maxsize=4)
+        self._thread = threading.Thread(target=self._hash, name="sha256", daemon=True)
+        self._thread.start()
+
+    def _hash(self) -> None:
+        while (pieces := self._queue.get()) is not None:
+            for piece in pieces:
+                self._digest.update(piece)
+
+    def write(self, pieces: list[bytes]) -> None:
+        self._queue.put(pieces)
+        descriptor = self._file.fileno()
+        with saying(self.path):
+            for start in range(0, len(pieces), _IOV_MAX):
+                batch = pieces[start : start + _IOV_MAX]
+                written = os.writev(descriptor, batch)
+                if written < sum(map(len, batch)):  # a full disk, or more than 2 GiB at once: the rest says which
+                    rest = memoryview(b"".join(batch))[written:]
+                    while len(rest):
+                        rest = rest[os.write(descriptor, rest) :]
+
+    def close(self) -> None:
+        if not self._file.closed:
+            self._queue.put(None)
+            self._thread.join()
+            self._file.close()
+            self.sha256 = self._digest.hexdigest()
+
+
+class saying:  # a context manager read as a verb
+    """Turns an OSError inside the block into one that names `path` and says what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+            raise OSError(
+                f"{self.path}: cannot write: {error.strerror or error}; free disk space or lift the limit, then"
+                " run again"
+            ) from error
+
+
+def check_ids(ids: np.ndarray, where: str) -> None:
+    """Raises ValueError when two records share an id."""
+    ordered = np.sort(ids)
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if twice.size:
+        double = ordered[twice[0]]
+        rows = np.flatnonzero(ids == double)[:2].tolist()
+        raise ValueError(f"{where}: records {rows[0]} and {rows[1]} have the same id {double}; ids must be unique")
+
+
+def index_bytes(table: np.ndarray, sizes: list[int]) -> bytes:
+    """The .idx: `id\\toffset` a line, offsets cumulative over the .rec files, as DALI reads several with one index."""
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint64)
+    offsets = (table["offset"] + starts[table["part"]]).tolist()
+    return "".join([f"{key}\t{offset}\n" for key, offset in zip(table["id"].tolist(), offsets, strict=True)]).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An encoded image and its label. Height, width (pixels, after EXIF turning) and encoding are read from its header
+    when None; `id` is the position when None.
+    """
+
+    encoded: bytes
+    label: Label
+    height: int | None = None
+    width: int | None = None
+    encoding: str | None = None
+    id: int | None = None
+
+
+def write_set(
+    prefix: str | os.PathLike[str],
+    samples: Iterable[Sample | tuple[Any, ...]],
+    *,
+    task: str = "classification",
+    classes: Iterable[str],
+    shards: int = 1,
+    source: str = "",
+    split: str = "",
+    options: dict[str, Any] | None = None,
+    force: bool = False,
+) -> SetInfo:
+    """Writes `samples` (`Sample`, or tuples of its fields: encoded, label[, height, width]) as the set `prefix`, from
+    memory.
+
+    For tests and small sets; `dali_mix.datasets` packs folders in parallel. Raises ValueError naming the sample that is
+    wrong.
+    """
+    listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
+    names = tuple(classes)
+    with SetWriter(
+        prefix,
+        task=task,
+        classes=names,
+        total=len(listed),
+        shards=shards,
+        source=source,
+        split=split,
+        options=options,
+        force=force,
+    ) as writer:
+        for position, sample in enumerate(listed):
+            try:
+                height, width, encoding = sample.height, sample.width, sample.encoding
+                if height is None or width is None or encoding is None:
+                    header = read_image_header(sample.encoded)
+                    height, width, encoding = (
+                        height or header.height,
+                        width or header.width,
+                        encoding or header.encoding,
+                    )
+                packed = pack_sample(
+                    sample.encoded,
+                    sample.label,
+                    position if sample.id is None else sample.id,
+                    height=height,
+                    width=width,
+                    encoding=encoding,
+                    task=task,
+                    num_classes=len(names),
+                )
+            except ValueError as error:
+                raise ValueError(f"sample {position}: {error}") from None
+            writer.write([(position, packed)])
+        return writer.finish()
