@@ -49,7 +49,7 @@ class Ranks:
                 for buffer in model.buffers():
                     dist.broadcast(buffer, 0)
 
-    def sum_gradients(self, model: nn.Module) -> None:
+    def average_gradients(self, model: nn.Module) -> None:
         """Averages gradients that were gathered outside of DDP's own reduction."""
         if self.world_size > 1:
             for parameter in model.parameters():
