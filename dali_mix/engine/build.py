@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dali_mix import losses, mixers, models
+from dali_mix import losses, mixers, models, pipelines
 from dali_mix.engine.config import RunConfig, call_with, resolve_type
 from dali_mix.engine.distributed import Ranks
 from dali_mix.engine.optim import build_optimizer
@@ -101,6 +101,22 @@ def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
     return len(classes)
 
 
+def check_recipe(config: RunConfig, num_classes: int) -> None:
+    """Builds what is cheap to build, pipelines, mixer, loss and the model without memory, to find mistakes early.
+
+    Raises:
+        ValueError: a name, an option or a parameter rule that does not exist.
+    """
+    for train in (True, False):
+        name, options = config.pipeline_options(train)
+        pipelines.build(name, train, options)
+    build_mixer(config, num_classes)
+    build_loss(config)
+    with torch.device("meta"):
+        model = _model(config, num_classes)
+    build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
+
+
 def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | None]:
     """The training loader, and the evaluation loader where the recipe names a `val_set`."""
     return _loader(config, ranks, train=True), build_val_loader(config, ranks) if config.val_set else None
@@ -138,15 +154,18 @@ def _loader(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:
     """The recipe's model on the CPU, with the same initial weights on every rank, or those of the file `weights`."""
     torch.manual_seed(derive_seed(INIT, config.seed))
-    options = dict(config.model)
-    kind = options.pop("type")
-    if ":" in kind:
-        model = call_with(resolve_type(kind, "model"), f"model {kind}", {"num_classes": num_classes, **options})
-    else:
-        model = models.build_model(kind, num_classes, **options)
+    model = _model(config, num_classes)
     if config.weights:
         models.load_weights(model, config.weights)
     return model
+
+
+def _model(config: RunConfig, num_classes: int) -> nn.Module:
+    options = dict(config.model)
+    kind = options.pop("type")
+    if ":" in kind:
+        return call_with(resolve_type(kind, "model"), f"model {kind}", {"num_classes": num_classes, **options})
+    return models.build_model(kind, num_classes, **options)
 
 
 def build_loss(config: RunConfig) -> nn.Module:

@@ -10,8 +10,17 @@ from typing import Any
 import torch
 
 from dali_mix.engine import distributed
-from dali_mix.engine.build import Loader, build_loaders, build_parts, build_val_loader, check_sets
-from dali_mix.engine.build import build_loss, build_mixer, build_model, place_model
+from dali_mix.engine.build import (
+    Loader,
+    build_loaders,
+    build_loss,
+    build_model,
+    build_parts,
+    build_val_loader,
+    check_recipe,
+    check_sets,
+    place_model,
+)
 from dali_mix.engine.checkpoints import CheckpointFolder, is_checkpoint, load_checkpoint, write_text
 from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
@@ -58,8 +67,7 @@ def train(
     _check_work_dir(folder, resume)
     if make_loaders is None:
         num_classes = check_sets(config)
-        build_mixer(config, num_classes)
-        build_loss(config)
+        check_recipe(config, num_classes)
     if config.weights and not Path(config.weights).is_file():
         raise FileNotFoundError(f"weights: {config.weights} is not there")
     _tune(device)

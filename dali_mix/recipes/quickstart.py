@@ -1,0 +1,22 @@
+"""Handwritten digits with ResizeMix: the whole way in a few minutes on two CPU cores.
+
+Command:  dali-mix pack digits --out data/digits --split train && dali-mix pack digits --out data/digits_val --split val
+          dali-mix train quickstart --work-dir work_dirs/quickstart
+Hardware: 2 CPU cores, no GPU
+Source:   mixer of ResizeMix (arXiv 2012.11101, section 3) on scikit-learn's 1,797 scanned digits; no published figure
+Expected: top-1 ≥ 97 % on the held-out fifth
+"""
+
+train_set = "data/digits_train"
+val_set = "data/digits_val"
+pipeline = dict(type="cifar", image_size=32)
+batch_size = 64
+val_batch_size = 360
+epochs = 20
+seed = 0
+model = dict(type="wrn-10-1")
+mixer = dict(type="ResizeMix")
+optimizer = dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+schedule = dict(type="cosine", warmup_epochs=1, min_lr=1e-4)
+log_interval = 20
+checkpoint = dict(interval_epochs=5, keep=2, best="top1")
