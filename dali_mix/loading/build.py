@@ -11,6 +11,7 @@ import torch
 
 from dali_mix import pipelines
 from dali_mix.loading import order
+from dali_mix.loading.cached import CachedSource
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.feed import BadRecords
 from dali_mix.loading.loader import Dataset, Loader, Source
@@ -91,18 +92,24 @@ def build_loader(
             drop_last=drop_last,
         )
 
-    images: Source = ExactSource(
-        records,
-        pipeline,
-        steps_from,
-        batch_size=batch_size,
-        seed=seed,
-        device=where,
-        num_threads=threads,
-        prefetch=prefetch,
-        bad=bad,
-        verify_crc=verify_crc,
-    )
+    images: Source
+    if isinstance(pipeline, pipelines.CachedPipeline):
+        images = CachedSource(
+            records, pipeline, steps_from, seed=seed, device=where, num_threads=threads, bad=bad, verify_crc=verify_crc
+        )
+    else:
+        images = ExactSource(
+            records,
+            pipeline,
+            steps_from,
+            batch_size=batch_size,
+            seed=seed,
+            device=where,
+            num_threads=threads,
+            prefetch=prefetch,
+            bad=bad,
+            verify_crc=verify_crc,
+        )
     return Loader(
         Dataset(records),
         pipeline,

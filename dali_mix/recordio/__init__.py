@@ -1,4 +1,5 @@
-"""The record container: framing, reader, writer, manifest and verification. Needs the standard library and numpy only."""
+"""The record container: framing, reader, writer, manifest and verification. Needs the standard library and numpy
+only."""
 
 from dali_mix.recordio.header import pack_record, unpack_record
 from dali_mix.recordio.image_header import ImageHeader, read_image_header

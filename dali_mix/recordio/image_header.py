@@ -18,7 +18,8 @@ _MAX_SIDE = (1 << 31) - 1
 
 
 class ImageHeader(NamedTuple):
-    """`encoding` as in `manifest.ENCODINGS`; pixels `height` and `width` after EXIF turning; EXIF `orientation` 1 to 8."""
+    """`encoding` as in `manifest.ENCODINGS`; pixels `height` and `width` after EXIF turning; EXIF `orientation` 1 to
+    8."""
 
     encoding: str
     height: int

@@ -170,7 +170,7 @@ def table_header(count: int) -> bytes:
 
 
 def open_table(path: Path, count: int) -> np.memmap:
-    """Maps the table read-only: (count,) of RECORD_DTYPE. Raises FileNotFoundError, or ValueError for any other file."""
+    """Maps the table read-only: (count,) of RECORD_DTYPE. Raises FileNotFoundError, ValueError for any other file."""
     header = table_header(count)
     expected = len(header) + count * RECORD_DTYPE.itemsize
     try:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -62,9 +63,11 @@ class Publication:
         """Where the file that will be called `name` is written until it is published."""
         return self.folder / f".{name}.partial"
 
-    def publish(self, names: list[str]) -> None:
-        """Makes the partial files final, in this order; the last one is the manifest, which makes the set exist."""
-        self.check_free(names)
+    def publish(self, names: list[str], *, keep: Sequence[str] = ()) -> None:
+        """Makes the partial files final, in this order; the last one is the manifest, which makes the set exist.
+
+        Files of an older set that the new one does not have are removed, but for those named in `keep`.
+        """
         for name in names:
             sync(self.partial(name))
         self._journal.write_text(json.dumps(names), encoding="utf-8")
@@ -75,7 +78,7 @@ class Publication:
         for name in names:
             self.partial(name).replace(self.folder / name)
         sync(self.folder)
-        for name in old - set(names):
+        for name in old - set(names) - set(keep):
             (self.folder / name).unlink(missing_ok=True)
         self._journal.unlink()
 

@@ -18,6 +18,7 @@ import numpy as np
 from dali_mix.recordio.framing import frame_pieces
 from dali_mix.recordio.header import Label, pack_header
 from dali_mix.recordio.image_header import read_image_header
+from dali_mix.recordio.index import index_bytes
 from dali_mix.recordio.labels import check_label
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, RECORD_DTYPE, TASKS, FileInfo, SetInfo, table_header
 from dali_mix.recordio.publish import Publication
@@ -185,7 +186,7 @@ class SetWriter:
         path = self._files.partial(name)
         with saying(path):
             path.write_bytes(content)
-        return FileInfo(name, len(content), hashlib.sha256(content).hexdigest())
+        return bytes_info(name, content)
 
 
 class _Part:
@@ -244,6 +245,11 @@ class saying:  # a context manager read as a verb
             ) from error
 
 
+def bytes_info(name: str, content: bytes) -> FileInfo:
+    """Describes a file of this name and content."""
+    return FileInfo(name, len(content), hashlib.sha256(content).hexdigest())
+
+
 def check_ids(ids: np.ndarray, where: str) -> None:
     """Raises ValueError when two records share an id."""
     ordered = np.sort(ids)
@@ -252,13 +258,6 @@ def check_ids(ids: np.ndarray, where: str) -> None:
         double = ordered[twice[0]]
         rows = np.flatnonzero(ids == double)[:2].tolist()
         raise ValueError(f"{where}: records {rows[0]} and {rows[1]} have the same id {double}; ids must be unique")
-
-
-def index_bytes(table: np.ndarray, sizes: list[int]) -> bytes:
-    """The .idx: `id\\toffset` a line, offsets cumulative over the .rec files, as DALI reads several with one index."""
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint64)
-    offsets = (table["offset"] + starts[table["part"]]).tolist()
-    return "".join([f"{key}\t{offset}\n" for key, offset in zip(table["id"].tolist(), offsets, strict=True)]).encode()
 
 
 @dataclasses.dataclass(frozen=True)

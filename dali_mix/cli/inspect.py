@@ -1,0 +1,69 @@
+"""`dali-mix inspect PREFIX`: what a packed set holds, or one of its records."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dali_mix.recordio import ENCODINGS, RecordSet
+from dali_mix.recordio.header import unpack_record
+from dali_mix.recordio.summary import lines, summarize
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    parser.add_argument("prefix", help="the set: its path without .json")
+    parser.add_argument("--record", type=int, metavar="ROW", help="show this record, counted from 0")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="with --record: write its encoded image here")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the set's figures, or a record's."""
+    records = RecordSet(args.prefix.removesuffix(".json").removesuffix(".rec"))
+    if args.record is None:
+        if args.save:
+            raise ValueError("--save writes one record's image: say which with --record ROW")
+        figures = summarize(records.info, records.table)
+        figures["class_names"] = list(records.info.classes)
+        figures["options"] = records.info.options
+    else:
+        if not 0 <= args.record < len(records):
+            raise ValueError(f"--record {args.record}: {args.prefix} has records 0 to {len(records) - 1}")
+        figures = _record(records, args.record)
+        if args.save:
+            args.save.write_bytes(records.encoded(args.record).tobytes())
+    if args.json:
+        print(json.dumps(figures, indent=1, ensure_ascii=False))
+        return 0
+    if args.record is None:
+        names = figures.pop("class_names")
+        print("\n".join(lines(figures)))
+        print("class names:", ", ".join(names[:20]) + (f", … ({len(names)})" if len(names) > 20 else ""))
+    else:
+        print("\n".join(f"{key:<10}{value}" for key, value in figures.items()))
+    return 0
+
+
+def _record(records: RecordSet, row: int) -> dict[str, object]:
+    entry = records.table[row]
+    unpacked = unpack_record(records.checked_payload(row))
+    label: object = unpacked.label.tolist()
+    if records.info.task == "classification":
+        label = int(records.labels(np.array([row]))[0])
+    return {
+        "record": row,
+        "id": int(entry["id"]),
+        "label": label,
+        "class": records.info.classes[label] if isinstance(label, int) else "-",
+        "encoding": ENCODINGS[entry["encoding"]],
+        "height": int(entry["height"]),
+        "width": int(entry["width"]),
+        "bytes": int(unpacked.encoded.size),
+        "file": str(records.rec_paths[entry["part"]]),
+        "offset": int(entry["offset"]),
+        "crc32": f"{entry['crc32']:08x}",
+    }

@@ -1,0 +1,48 @@
+"""`dali-mix verify PREFIX…`: every byte of packed sets against their manifests."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dali_mix.recordio.manifest import read_info
+from dali_mix.recordio.verify import verify_set
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
+    parser.add_argument("--decode", action="store_true", help="decode every image as well (slow)")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints each problem on standard error; 1 when there was one."""
+    decode = None
+    if args.decode:
+        from dali_mix.datasets.images import decoded_size
+
+        decode = decoded_size
+    failed = False
+    for prefix in args.prefix:
+        prefix = prefix.removesuffix(".json").removesuffix(".rec")
+        try:
+            total = read_info(Path(prefix + ".json")).count
+        except (OSError, ValueError):
+            total = None  # verify_set says why
+        problems = 0
+        with tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar:
+            for problem in verify_set(prefix, decode=decode, progress=bar.update):
+                problems += 1
+                bar.write(f"dali-mix verify: {problem}", file=sys.stderr)
+                if problems >= args.limit:
+                    bar.write(f"dali-mix verify: stopped after {problems} problems (--limit)", file=sys.stderr)
+                    break
+        if not problems:
+            print(f"{prefix}: {total:,} records are sound")
+        failed |= problems > 0
+    return int(failed)

@@ -1,0 +1,145 @@
+"""The cached source: a small set decoded once, kept as uint8, and cut into batches from there."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dali_mix.loading import order
+from dali_mix.loading.exact import ExactSource
+from dali_mix.loading.feed import BadRecords, Fed
+from dali_mix.loading.order import Step
+from dali_mix.pipelines import CachedPipeline, Pipeline, SampleRandom
+from dali_mix.recordio import RecordSet
+
+if TYPE_CHECKING:
+    from nvidia.dali.data_node import DataNode
+
+DRAW_AHEAD = 4096  # records drawn for in one go: a draw costs as much for 4,096 as for one
+DECODE_BATCH = 256
+
+
+class CachedSource:
+    """Serves batches of a `CachedPipeline` from memory, on the GPU when the set takes no more than half of what is free there.
+
+    The set is decoded when the first batch is asked for, by DALI on the CPU, whatever the device: so that the pixels do not depend on it.
+    """
+
+    def __init__(
+        self,
+        records: RecordSet,
+        pipeline: CachedPipeline,
+        steps_from: Callable[[int, int], Iterator[Step]],
+        *,
+        seed: int,
+        device: torch.device,
+        num_threads: int,
+        bad: BadRecords,
+        verify_crc: bool,
+    ) -> None:
+        self._records = records
+        self._pipeline = pipeline
+        self._steps_from = steps_from
+        self._seed = seed
+        self._device = device
+        self._num_threads = num_threads
+        self._bad = bad
+        self._verify_crc = verify_crc
+        self._cache: torch.Tensor | None = None
+        self._steps: Iterator[Step] = iter(())
+        self._drawn: deque[Fed] = deque()
+
+    def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
+        """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and skipped."""
+        if self._cache is None:
+            self._cache = self._fill()
+        if not self._drawn:
+            self._draw()
+        if not self._drawn or (self._drawn[0].step.epoch, self._drawn[0].step.start) != (epoch, position):
+            self._drawn.clear()
+            self._steps = self._steps_from(epoch, position)
+            self._draw()
+        fed = self._drawn.popleft()
+        if not len(fed.rows):
+            return fed, None
+        images = self._pipeline.apply(self._cache, fed.rows, fed.draws)
+        return fed, images if images.device == self._device else images.to(self._device, non_blocking=True)
+
+    def close(self) -> None:
+        """Gives the memory back; fetching again decodes anew."""
+        self._cache = None
+        self._drawn.clear()
+        self._steps = iter(())
+
+    def _draw(self) -> None:
+        steps: list[Step] = []
+        while sum(len(step.rows) for step in steps) < DRAW_AHEAD:
+            step = next(self._steps, None)
+            if step is None or (steps and step.epoch != steps[0].epoch):
+                break
+            steps.append(step)
+        if not steps:
+            return
+        rows = [self._bad.without(step.rows) for step in steps]
+        every = np.concatenate(rows)
+        draws = self._pipeline.draw(np.asarray(self._records.table[every]), SampleRandom(self._seed, steps[0].epoch, every))
+        start = 0
+        for step, kept in zip(steps, rows, strict=True):
+            end = start + len(kept)
+            self._drawn.append(Fed(step, kept, {name: draw[start:end] for name, draw in draws.items()}, []))
+            start = end
+
+    def _fill(self) -> torch.Tensor:
+        count, (height, width) = len(self._records), self._pipeline.cached_size
+        needed, free = 3 * count * height * width, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > free:
+            raise ValueError(
+                f"{self._records.prefix}: {count} images of {height}×{width} take {needed >> 20} MiB, there are {free >> 20} free:"
+                f" pipeline {self._pipeline.name!r} is for small sets; use 'imagenet'"
+            )
+        images = torch.zeros(count, 3, height, width, dtype=torch.uint8)
+        place = {"count": count, "seed": 0, "train": False, "batch_size": DECODE_BATCH, "rank": 0, "world_size": 1}
+        source = ExactSource(
+            self._records,
+            _Decode(self._pipeline),
+            lambda epoch, position: order.steps_from(epoch, position, **place),  # type: ignore[arg-type]  # mypy sees one type for all values
+            batch_size=DECODE_BATCH,
+            seed=0,
+            device=torch.device("cpu"),
+            num_threads=self._num_threads,
+            prefetch=2,
+            bad=self._bad,
+            verify_crc=self._verify_crc,
+        )
+        position = 0
+        while position < count:
+            fed, decoded = source.fetch(0, position)
+            if decoded is not None:
+                images[torch.from_numpy(fed.rows)] = decoded
+            position = fed.step.end
+        source.close()
+        cache = self._pipeline.prepare(images)
+        if self._device.type == "cuda" and 2 * cache.numel() < torch.cuda.mem_get_info(self._device)[0]:
+            return cache.to(self._device)
+        return cache
+
+
+class _Decode(Pipeline):
+    """Only the decoding of a cached pipeline, with nothing drawn."""
+
+    name = "decode"
+
+    def __init__(self, pipeline: CachedPipeline) -> None:
+        super().__init__(train=False, image_size=pipeline.cached_size, mean=pipeline.mean, std=pipeline.std)
+        self._graph = pipeline.graph
+
+    def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        return {}
+
+    def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        return self._graph(encoded, draws, device)

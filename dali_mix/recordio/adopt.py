@@ -1,0 +1,183 @@
+"""Takes a .rec that mxnet, im2rec or anything else wrote as a set: walks it, builds table and manifest, and the index
+when missing."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dali_mix.recordio import framing
+from dali_mix.recordio.header import unpack_record
+from dali_mix.recordio.image_header import read_image_header
+from dali_mix.recordio.index import index_bytes, read_index
+from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, RECORD_DTYPE, TASKS, FileInfo, SetInfo, table_header
+from dali_mix.recordio.publish import Publication
+from dali_mix.recordio.reader import boxes_of, file_sha256, map_file
+from dali_mix.recordio.verify import check_stored_label
+from dali_mix.recordio.writer import bytes_info, check_ids, saying
+
+
+def adopt(
+    recs: Sequence[str | os.PathLike[str]],
+    prefix: str | os.PathLike[str] | None = None,
+    *,
+    task: str | None = None,
+    classes: Sequence[str] | None = None,
+    reindex: bool = False,
+    renumber: bool = False,
+    skip_bad: bool = False,
+    force: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> SetInfo:
+    """Writes manifest and table for the .rec files `recs`, in this order, and PREFIX.idx when it is missing (or with
+    `reindex`).
+
+    `prefix` (default: the .rec without its suffix) must lie in their folder. `task` and `classes` are taken from the
+    labels when None: flag 0 or one float is a class, equal numbers of 1, 0, -1 are multi-label, mxnet's layout of boxes
+    is detection. `renumber` gives the rows their numbers as ids where those in the file repeat. `skip_bad` passes over
+    records without a readable image and lists them in the manifest's report. The .rec files are never written to.
+    Raises ValueError or FileNotFoundError naming file and record.
+    """
+    paths = [Path(rec) for rec in recs]
+    base = Path(prefix) if prefix is not None else _default_prefix(paths)
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        if path.resolve().parent != base.parent.resolve():
+            raise ValueError(f"{path}: not in the folder of {base}; the manifest lies beside its .rec files")
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
+    names = [base.name + suffix for suffix in (".idx", ".npy", ".json")]
+    with Publication(base, force=force) as files:
+        files.check_free(names[1:])
+        scan = _Scan(paths, skip_bad=skip_bad, progress=progress)
+        found_task = task or guess_task(scan.labels)
+        table = scan.table(found_task)
+        if renumber:
+            table["id"] = np.arange(len(table))
+        else:
+            try:
+                check_ids(table["id"], str(base))
+            except ValueError as error:
+                raise ValueError(f"{error}; --renumber numbers them by their place") from None
+        parts = tuple(FileInfo(path.name, path.stat().st_size, file_sha256(path)) for path in paths)
+        index = index_bytes(table, [part.size for part in parts])
+        if (base.parent / names[0]).exists() and not reindex:
+            index = _kept_index(base.parent / names[0], table, parts)
+        label_names = tuple(classes) if classes is not None else _numbered(scan.labels, found_task)
+        content = table_header(len(table)) + table.tobytes()
+        info = SetInfo(
+            task=found_task,
+            classes=label_names,
+            label_width={"classification": 1, "multilabel": len(label_names), "detection": 0}[found_task],
+            count=len(table),
+            parts=parts,
+            index=bytes_info(names[0], index),
+            table=bytes_info(names[1], content),
+            source="adopted",
+            options={"renumber": True} if renumber else {},
+            report={"passed_over": scan.bad} if scan.bad else {},
+        )
+        for row, label in enumerate(scan.labels):
+            where = f"{paths[table['part'][row]]}: record {row}"
+            try:
+                check_stored_label(label, info, "label")
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}; say what the labels are with --task and --classes") from None
+        for name, data in zip(names, (index, content, info.to_json().encode()), strict=True):
+            with saying(files.partial(name)):
+                files.partial(name).write_bytes(data)
+        files.publish(names, keep=[path.name for path in paths])
+        return info
+
+
+class _Scan:
+    """All records of some .rec files: rows, labels as stored, and those without a readable image."""
+
+    def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:
+        self.rows: list[tuple[Any, ...]] = []
+        self.labels: list[np.ndarray] = []
+        self.bad: list[dict[str, Any]] = []
+        for part, path in enumerate(paths):
+            number = 0
+            try:
+                for payload, record in framing.walk(map_file(path)):
+                    self._add(payload, record, part, skip_bad)
+                    number += 1
+                    if progress and number % 256 == 0:
+                        progress(256)
+            except ValueError as error:
+                raise ValueError(f"{path}: record {number}: {error}") from None
+        if not self.rows:
+            raise ValueError(f"{paths[0]}: no record in it")
+
+    def _add(self, payload: memoryview, record: framing.Record, part: int, skip_bad: bool) -> None:
+        try:
+            unpacked = unpack_record(payload)
+            header = read_image_header(unpacked.encoded.tobytes())
+        except ValueError as error:
+            if not skip_bad:
+                raise ValueError(f"{error} (--skip-bad passes over such records)") from None
+            self.bad.append({"part": part, "offset": record.offset, "reason": str(error)})
+            return
+        flags = FLAG_SPLIT if record.split else 0
+        encoding = ENCODINGS.index(header.encoding)
+        size = header.height, header.width
+        crc = zlib.crc32(payload)
+        self.rows.append((record.offset, record.length, crc, *size, unpacked.id, math.nan, part, encoding, flags))
+        self.labels.append(unpacked.label.copy())
+
+    def table(self, task: str) -> np.ndarray:
+        table = np.array(self.rows, dtype=RECORD_DTYPE)
+        if task == "classification":
+            table["label"] = [label[0] for label in self.labels]
+        return table
+
+
+def guess_task(labels: Sequence[np.ndarray]) -> str:
+    """The task some stored labels are of. Raises ValueError when they fit none."""
+    if all(label.size == 1 for label in labels):
+        return "classification"
+    try:
+        for row, label in enumerate(labels):
+            boxes_of(label, f"record {row}")
+        return "detection"
+    except ValueError:
+        pass
+    width = labels[0].size
+    if all(label.size == width and np.isin(label, (-1, 0, 1)).all() for label in labels):
+        return "multilabel"
+    raise ValueError(
+        "the labels are neither classes, nor equally many of 1, 0, -1, nor boxes in mxnet's layout; repack them"
+    )
+
+
+def _numbered(labels: Sequence[np.ndarray], task: str) -> tuple[str, ...]:
+    if task == "multilabel":
+        count = labels[0].size
+    else:
+        kinds = [label if task == "classification" else boxes_of(label, "label")[:, 0] for label in labels]
+        highest = np.concatenate(kinds).max(initial=0)
+        count = int(highest) + 1 if 0 <= highest <= 1 << 24 else 1
+    return tuple(str(number) for number in range(count))
+
+
+def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:
+    """The index that is there, when it lists the records; else ValueError."""
+    offsets = read_index(path, sum(part.size for part in parts))
+    starts = np.concatenate([[0], np.cumsum([part.size for part in parts])]).astype(np.uint64)
+    if not np.array_equal(offsets, np.sort(table["offset"] + starts[table["part"]])):
+        raise ValueError(f"{path}: {len(offsets)} lines that are not the {len(table)} records; --reindex rewrites it")
+    return path.read_bytes()
+
+
+def _default_prefix(paths: Sequence[Path]) -> Path:
+    if len(paths) != 1 or paths[0].suffix != ".rec":
+        raise ValueError("give --out PREFIX for several files, or for one that does not end in .rec")
+    return paths[0].with_suffix("")

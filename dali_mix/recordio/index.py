@@ -1,0 +1,55 @@
+"""The .idx: `id\\toffset` a line. DALI trusts it blindly and stops silently at a malformed line, so it is read strictly
+here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+_LINE = re.compile(rb"\d{1,20}\t\d{1,18}")
+
+
+def read_index(path: Path, size: int) -> np.ndarray:
+    """The offsets (n,) uint64 of an index, ascending. `size`: bytes of the .rec files together.
+
+    Raises FileNotFoundError, or ValueError naming the line: garbage, an offset not a multiple of four, twice, or past
+    the end.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: the index is missing; copy it too, or rebuild it with `dali-mix adopt`"
+        ) from None
+    if not text.strip():
+        raise ValueError(f"{path}: the index is empty; rebuild it with `dali-mix adopt --reindex`, or pack again")
+    lines = text.removesuffix(b"\n").split(b"\n")
+    offsets = np.empty(len(lines), dtype=np.uint64)
+    for number, line in enumerate(lines):
+        if not _LINE.fullmatch(line.removesuffix(b"\r")):
+            raise ValueError(f"{path}: line {number + 1} is {line[:60]!r}, not `id<TAB>offset`; {_FIX}")
+        offsets[number] = int(line.split(b"\t")[1])
+    for bad, why in ((offsets % 4 != 0, "not a multiple of four"), (offsets >= size, f"past the end, {size}")):
+        if bad.any():
+            line_number = int(np.flatnonzero(bad)[0])
+            raise ValueError(f"{path}: line {line_number + 1}: offset {offsets[line_number]} is {why}; {_FIX}")
+    ordered = np.sort(offsets)
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if twice.size:
+        raise ValueError(f"{path}: offset {ordered[twice[0]]} is there twice; {_FIX}")
+    return ordered
+
+
+def index_bytes(table: np.ndarray, sizes: list[int]) -> bytes:
+    """The text of an .idx for a table: `id\\toffset` a line, offsets cumulative over the .rec files of `sizes` bytes.
+
+    So DALI reads several .rec files with one index.
+    """
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint64)
+    offsets = (table["offset"] + starts[table["part"]]).tolist()
+    return "".join([f"{key}\t{offset}\n" for key, offset in zip(table["id"].tolist(), offsets, strict=True)]).encode()
+
+
+_FIX = "rebuild it with `dali-mix adopt --reindex`, or pack again"

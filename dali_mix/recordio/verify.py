@@ -1,0 +1,177 @@
+"""Checks every byte of a set against its manifest, and says what is wrong where."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from dali_mix.recordio import framing
+from dali_mix.recordio.header import unpack_record
+from dali_mix.recordio.image_header import read_image_header
+from dali_mix.recordio.index import read_index
+from dali_mix.recordio.labels import check_boxes, check_label
+from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, FileInfo, SetInfo, open_table, read_info
+from dali_mix.recordio.reader import boxes_of, check_size, file_sha256, map_file
+
+Decode = Callable[[np.ndarray], tuple[int, int]]
+
+
+def verify_set(
+    prefix: str | os.PathLike[str],
+    *,
+    decode: Decode | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[str]:
+    """Yields every problem of the set `prefix`, each naming file and record; nothing when the set is sound.
+
+    Checked are: sizes and sha256 of all files, the index line by line, the framing of every record, its crc32, header
+    and label, and that its image is one, whole by its header, with the dimensions of the table. `decode` (encoded (n,)
+    uint8 → height, width; ValueError when it cannot) decodes every image as well. `progress` is called with the number
+    of records done since the last call.
+    """
+    base = Path(prefix)
+    try:
+        info = read_info(base.with_name(base.name + ".json"))
+        table = open_table(base.parent / info.table.name, info.count)
+    except (OSError, ValueError) as error:
+        yield str(error)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        hashed = [(file, pool.submit(_check_file, base.parent, file)) for file in (info.table, info.index, *info.parts)]
+        yield from _check_index(base.parent, info, table)
+        for part in range(len(info.parts)):
+            yield from _check_part(base.parent, info, table, part, decode, progress)
+        beyond = np.flatnonzero(table["part"] >= len(info.parts))
+        if beyond.size:
+            first = beyond[0]
+            path = base.parent / info.table.name
+            yield f"{path}: record {first} is in part {table['part'][first]} of {len(info.parts)}"
+        for _, result in hashed:
+            if problem := result.result():
+                yield problem
+
+
+def _check_file(folder: Path, file: FileInfo) -> str:
+    path = folder / file.name
+    try:
+        check_size(path, file.size)
+        found = file_sha256(path)
+    except (OSError, ValueError) as error:
+        return str(error)
+    if found != file.sha256:
+        return (
+            f"{path}: sha256 is {found}, the manifest says {file.sha256}: the file changed; copy it again or pack again"
+        )
+    return ""
+
+
+def _check_index(folder: Path, info: SetInfo, table: np.ndarray) -> Iterator[str]:
+    path = folder / info.index.name
+    sizes = [part.size for part in info.parts]
+    try:
+        offsets = read_index(path, sum(sizes))
+    except (OSError, ValueError) as error:
+        yield str(error)
+        return
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
+    expected = np.sort(table["offset"] + starts[np.minimum(table["part"], len(sizes))])
+    if len(offsets) != len(expected):
+        yield f"{path}: has {len(offsets)} lines for {len(expected)} records: it is stale; copy it again or pack again"
+    else:
+        wrong = np.flatnonzero(offsets != expected)
+        if wrong.size:
+            place = wrong[0]
+            found = f"points at byte {offsets[place]}, the record is at {expected[place]}"
+            yield f"{path}: line {place + 1} (by offset) {found}: it is stale; copy it again or pack again"
+
+
+def _check_part(
+    folder: Path,
+    info: SetInfo,
+    table: np.ndarray,
+    part: int,
+    decode: Decode | None,
+    progress: Callable[[int], object] | None,
+) -> Iterator[str]:
+    path = folder / info.parts[part].name
+    try:
+        buffer = map_file(path)
+    except OSError:
+        return  # _check_file reports it
+    rows = np.flatnonzero(table["part"] == part)
+    rows = rows[np.argsort(table["offset"][rows], kind="stable")]
+    passed_over = {int(entry["offset"]) for entry in _passed_over(info) if entry.get("part") == part}
+    following = iter(rows.tolist())
+    row = next(following, None)
+    done = 0
+    try:
+        for payload, record in framing.walk(buffer):
+            if record.offset in passed_over:
+                continue
+            if row is None or table["offset"][row] != record.offset:
+                expected = "the end of the set" if row is None else f"record {row} at byte {table['offset'][row]}"
+                yield f"{path}: a record at byte {record.offset} where the manifest has {expected}; pack or adopt again"
+                return
+            for problem in _check_record(payload, record, table[row], info, decode):
+                yield f"{path}: record {row}: {problem}"
+            done += 1
+            if progress and done % 256 == 0:
+                progress(256)
+            row = next(following, None)
+    except ValueError as error:
+        yield f"{path}: {'after the last record' if row is None else f'record {row}'}: {error}"
+        return
+    if progress:
+        progress(done % 256)
+    if row is not None:
+        yield f"{path}: ends before record {row}, which the manifest has at byte {table['offset'][row]}"
+
+
+def _passed_over(info: SetInfo) -> list[dict[str, int]]:
+    listed = info.report.get("passed_over", [])
+    return [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("offset"), int)]
+
+
+def _check_record(
+    payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
+) -> Iterator[str]:
+    if record.length != entry["length"] or record.split != bool(entry["flags"] & FLAG_SPLIT):
+        yield f"{record.length} bytes{', split' if record.split else ''}; the manifest says {entry['length']}"
+    crc = zlib.crc32(payload)
+    if crc != entry["crc32"]:
+        yield f"crc32 is {crc:08x}, the manifest says {entry['crc32']:08x}: its bytes changed"
+    try:
+        unpacked = unpack_record(payload)
+        if unpacked.id != entry["id"] and not info.options.get("renumber"):
+            yield f"id is {unpacked.id}, the manifest says {entry['id']}"
+        check_stored_label(unpacked.label, info, "label")
+        if info.task == "classification" and unpacked.label[0] != entry["label"]:
+            yield f"label is {unpacked.label[0]:g}, the manifest says {entry['label']:g}"
+        header = read_image_header(unpacked.encoded.tobytes())
+        found = header.height, header.width
+        if found != (entry["height"], entry["width"]) or ENCODINGS.index(header.encoding) != entry["encoding"]:
+            stated = f"{entry['width']}x{entry['height']}"
+            yield f"a {header.encoding} of {found[1]}x{found[0]} pixels, the manifest says {stated}"
+        if decode is not None:
+            height, width = decode(unpacked.encoded)
+            if (height, width) != found:
+                yield f"decodes to {width}x{height} pixels, its header says {found[1]}x{found[0]}"
+    except ValueError as error:
+        yield str(error)
+
+
+def check_stored_label(label: np.ndarray, info: SetInfo, where: str) -> None:
+    """Raises ValueError for label floats, as stored in a record, that do not fit the set's task and classes."""
+    if info.task == "classification":
+        if label.shape != (1,):
+            raise ValueError(f"{label.size} label floats where a class has one")
+        check_label(float(label[0]), info.task, info.num_classes)
+    elif info.task == "multilabel":
+        check_label(label, info.task, info.num_classes)
+    else:
+        check_boxes(np.concatenate([[2.0, 6.0], boxes_of(label, where).ravel()]), info.num_classes)

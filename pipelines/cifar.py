@@ -1,0 +1,114 @@
+"""`cifar`: small images, decoded once and kept as uint8; pad-and-crop, flip and normalize per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dali_mix.pipelines import ops
+from dali_mix.pipelines.base import CachedPipeline, number
+from dali_mix.pipelines.random import SampleRandom
+
+if TYPE_CHECKING:
+    from nvidia.dali.data_node import DataNode
+
+# Of the training images, in 0..1 units.
+STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+
+class Cifar(CachedPipeline):
+    """CIFAR's protocol for images that all have one small size: pad, crop at random, flip (training), normalize.
+
+    Args:
+        train: pad, crop and flip; else the image as it is.
+        image_size: pixels, or (height, width); images of another size are resized to it when decoded.
+        padding: black pixels on each side before the random crop.
+        flip: probability of a horizontal flip.
+        mean, std: per channel, 0..1 units; CIFAR-10's by default. `STATISTICS` has CIFAR-100's too.
+    """
+
+    name = "cifar"
+
+    def __init__(
+        self,
+        *,
+        train: bool,
+        image_size: int | Sequence[int] = 32,
+        padding: int = 4,
+        flip: float = 0.5,
+        mean: Sequence[float] = STATISTICS["cifar10"][0],
+        std: Sequence[float] = STATISTICS["cifar10"][1],
+    ) -> None:
+        super().__init__(train=train, image_size=image_size, mean=mean, std=std)
+        if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding <= min(self.image_size):
+            raise ValueError(f"padding is {padding!r}: give 0 to {min(self.image_size)} pixels, the image's size")
+        self.padding = padding if train else 0
+        self.flip = number("flip", flip, 0.0, 1.0)
+        self._scale = np.array([1 / (255 * s) for s in self.std], dtype=np.float32)[:, None, None]
+        self._shift = np.array([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=np.float32)[:, None, None]
+
+    @property
+    def cached_size(self) -> tuple[int, int]:
+        """The images' own size; the padding is put around them once."""
+        return self.image_size
+
+    def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        """Training: place (B, 2) int64, top and left of the crop in the padded image, and mirror (B,) bool. Evaluation: nothing."""
+        if not self.train:
+            return {}
+        place = random.integers(0, 2 * self.padding + 1, 2)
+        return {"place": place, "mirror": random.uniform(1)[:, 0] < self.flip}
+
+    def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        """Decodes to uint8 HWC of `cached_size`."""
+        return ops.resize(ops.decode(encoded, device), self.cached_size, device)
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, h, w) uint8 → (N, 3, h + 2 padding, w + 2 padding) uint8, black around."""
+        return torch.nn.functional.pad(images, [self.padding] * 4).contiguous()
+
+    def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
+        """Crops, flips and normalizes the images `ids` of the cache: (B, 3, h, w) float32; channels_last on a GPU."""
+        count = len(ids)
+        place = draws.get("place", np.zeros((count, 2), dtype=np.int64))
+        mirror = draws.get("mirror", np.zeros(count, dtype=bool))
+        if cache.is_cuda:
+            packed = torch.from_numpy(np.column_stack([ids, place, mirror])).to(cache.device, non_blocking=True)
+            images = gather_torch(cache, packed, self.image_size).to(torch.float32, memory_format=torch.channels_last)
+            scale, shift = (torch.from_numpy(value).to(cache.device, non_blocking=True) for value in (self._scale, self._shift))
+            return images.mul_(scale).add_(shift)
+        # numpy on one thread: torch's threads wait for each other at every step, which costs more than it gives at this size
+        pixels = gather_numpy(cache.numpy(), ids, place, mirror, self.image_size).astype(np.float32)
+        pixels *= self._scale
+        pixels += self._shift
+        return torch.from_numpy(pixels)
+
+
+def gather_numpy(
+    cache: np.ndarray, ids: np.ndarray, place: np.ndarray, mirror: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Windows of cached images: cache (N, 3, H, W) uint8 → (B, 3, h, w) uint8.
+
+    All windows there are form one strided view, so that the copy is numpy's, a row of pixels at a time, much faster than torch's indexing.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(cache, size, axis=(2, 3))
+    images = windows[ids, :, place[:, 0], place[:, 1]]
+    images[mirror] = images[mirror][..., ::-1]
+    return images
+
+
+def gather_torch(cache: torch.Tensor, packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The same on any device without waiting for it: packed (B, 4) int64 of id, top, left, mirror → (B, 3, h, w) uint8."""
+    _, colours, height, width = cache.shape
+    ids, top, left, mirror = packed[:, :, None, None, None].unbind(1)
+    rows = torch.arange(size[0], device=cache.device)[:, None]
+    columns = torch.arange(size[1], device=cache.device)
+    columns = torch.where(mirror > 0, size[1] - 1 - columns, columns)
+    channel = torch.arange(colours, device=cache.device)[:, None, None]
+    return cache.view(-1)[((ids * colours + channel) * height + top + rows) * width + left + columns]
