@@ -9,7 +9,7 @@ Expected: not stated in the project's table of published figures; to be measured
 train_set = "data/tiny_imagenet_train"
 val_set = "data/tiny_imagenet_val"
 pipeline = dict(type="imagenet", image_size=64)
-train_pipeline = dict(color_jitter=0.4, lighting=0.1)
+train_pipeline = dict(color_jitter=0.4, pca_lighting=0.1)
 batch_size = 256
 epochs = 300
 seed = 0
