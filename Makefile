@@ -17,6 +17,7 @@ $(VENV)/.ready: setup.py .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install --quiet --progress-bar off -c .ci/constraints.txt -e ".[vis]"
+	$(BIN)/python -c 'import cv2' 2>/dev/null || $(PIP) install --quiet --force-reinstall --no-deps -c .ci/constraints.txt opencv-python-headless  # no libGL here
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Packs real images, trains with ResizeMix, evaluates and draws: the whole job in one go.
+# use: scripts/quickstart.sh [digits|cifar10]      (needs `dali-mix` on the PATH; `make quickstart` sees to that)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dataset=${1:-digits}
+out=quickstart/$dataset
+case $dataset in
+digits)  # 1,797 scans of handwritten digits that come with scikit-learn: nothing is downloaded
+    recipe=quickstart
+    source=()
+    next="make quickstart DATASET=cifar10" ;;
+cifar10)  # downloads 170 MB
+    recipe=quickstart_cifar10
+    source=(--root data/cifar10 --download)
+    next="dali-mix recipes" ;;
+*)
+    echo "quickstart: unknown DATASET '$dataset'; there are: digits, cifar10" >&2
+    exit 2 ;;
+esac
+
+step() { printf '\n\033[1m%s\033[0m\n' "$*"; "$@"; }
+
+rm -rf "$out"
+mkdir -p "$out"
+for split in train val; do
+    step dali-mix pack "$dataset" "${source[@]}" --split $split --out "$out/$split"
+done
+sets=(train_set="$out/train" val_set="$out/val")
+step dali-mix gallery "$out/train" --mixers resizemix,cutmix,mixup,cutout --out "$out/gallery.png"
+step dali-mix train $recipe --work-dir "$out/run" --cfg-options "${sets[@]}"
+step dali-mix evaluate $recipe "$out/run/checkpoints/best.pt" --json "$out/metrics.json" --cfg-options "${sets[@]}"
+step dali-mix curves "$out/run" --out "$out/curves.png"
+
+cat <<END
+
+Done. Look at
+  $out/metrics.json   the result:  $(tr -d '\n' < "$out/metrics.json")
+  $out/curves.png     learning curves
+  $out/gallery.png    what the mixers do to the training images
+  $out/run/           log, metrics and checkpoints of the run
+
+Next
+  $next
+  dali-mix pack imagefolder --root YOUR_IMAGES --split train --out data/mine     # one folder a class
+  dali-mix train RECIPE --work-dir work_dirs/mine --cfg-options train_set=data/mine val_set=data/mine_val
+END
