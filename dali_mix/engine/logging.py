@@ -52,8 +52,8 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 class Report:
     """Writes a run's log on the main rank; every method does nothing on the others, `warn` aside.
 
-    metrics.jsonl holds one JSON object a line: {"mode": "train", "step", "epoch", "loss", "lr", "images_per_second",
-    "wait_share"} each log interval, where epoch is a fraction, and {"mode": "val", "step", "epoch", "top1", …} each
+    metrics.jsonl holds one JSON object a line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
+    "wait_share"} each log interval, where epoch is a fraction, and {"kind": "val", "step", "epoch", "top1", …} each
     evaluation. A resumed run first drops what the killed one logged after the checkpoint it goes on from.
 
     Args:
@@ -80,7 +80,7 @@ class Report:
             if resumed_at is None:
                 path.unlink(missing_ok=True)
             else:  # the evaluation at that step is done again
-                keep_lines(path, lambda r: r["step"] < resumed_at + (r.get("mode") != "val"))
+                keep_lines(path, lambda r: r["step"] < resumed_at + (r.get("kind") != "val"))
         mode = "w" if resumed_at is None else "a"
         self._log = (self.work_dir / "train.log").open(mode, encoding="utf-8", buffering=1)
         self._metrics = (self.work_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
@@ -121,14 +121,14 @@ class Report:
         if self._log is not None:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  WARNING: {text}\n")
 
-    def numbers(self, mode: str, step: int, values: dict[str, float]) -> None:
+    def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
         """One record to metrics.jsonl and to the visualizer's backends."""
         if not self.main:
             return
         if self._metrics is not None:
-            self._metrics.write(json.dumps({"mode": mode, "step": step, **values}) + "\n")
+            self._metrics.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         if self._visualizer is not None:
-            scalars = {f"{mode}/{name}": value for name, value in values.items() if name != "epoch"}
+            scalars = {f"{kind}/{name}": value for name, value in values.items() if name != "epoch"}
             self._visualizer.add_scalars(scalars, step=step)
 
     def ids(self, rank: int, step: int, ids: list[int]) -> None:

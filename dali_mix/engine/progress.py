@@ -30,7 +30,7 @@ class Window:
         self.seconds_per_step = seconds / timed
         values = {
             "loss": self.loss / max(self.steps, 1),
-            "images_per_second": self.images / seconds,
+            "images_per_s": self.images / seconds,
             "wait_share": min(self.waited / seconds, 1.0),
         }
         self.loss, self.steps = 0.0, 0

@@ -255,7 +255,7 @@ class Trainer:
         left = self.window.seconds_per_step * (self.total_steps - self.step)
         self.report.line(
             f"epoch {min(self.epoch + 1, self.config.epochs)}/{self.config.epochs}  step {self.step}/{self.total_steps}  "
-            f"loss {values['loss']:.4f}  lr {lr:.3g}  {values['images_per_second']:.0f} img/s  "
+            f"loss {values['loss']:.4f}  lr {lr:.3g}  {values['images_per_s']:.0f} img/s  "
             f"wait {100 * values['wait_share']:.1f}%  eta {left // 3600:.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f}"
         )
 

@@ -118,7 +118,7 @@ def newest_state(work_dir):
 def records(work_dir, name="metrics.jsonl"):
     """A .jsonl file's records, without what depends on the clock."""
     found = [json.loads(line) for line in (Path(work_dir) / name).read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("images_per_second", "wait_share")} for r in found]
+    return [{k: v for k, v in r.items() if k not in ("images_per_s", "wait_share")} for r in found]
 
 
 def assert_same(one, two, where="state"):

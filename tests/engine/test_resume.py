@@ -26,7 +26,7 @@ def test_two_runs_are_equal(straight, tmp_path):
 
 def test_losses_are_the_recorded_ones(straight):
     """The golden curve: it falls, and every epoch sees every record once."""
-    losses = [r["loss"] for r in records(straight) if r["mode"] == "train"]
+    losses = [r["loss"] for r in records(straight) if r["kind"] == "train"]
     assert len(losses) == 7
     assert losses[-1] < losses[0]
     ids = [i for r in records(straight, "ids-rank0.jsonl") for i in r["ids"]]
@@ -115,7 +115,7 @@ def test_early_stopping_continues_equal(tmp_path):
         epochs=12, optimizer={"type": "SGD", "lr": 1e-9}, early_stopping={"patience": 3}, log_ids=True, mixer=None
     )
     assert run(values, tmp_path / "one") == [0]
-    validations = [r for r in records(tmp_path / "one") if r["mode"] == "val"]
+    validations = [r for r in records(tmp_path / "one") if r["kind"] == "val"]
     assert len(validations) < 12
     assert run(values, tmp_path / "two", kill_at=12) == [KILLED]
     assert run(values, tmp_path / "two", resume="must") == [0]

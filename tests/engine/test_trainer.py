@@ -20,7 +20,7 @@ PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0
 
 
 def losses(work_dir):
-    return torch.tensor([r["loss"] for r in records(work_dir) if r["mode"] == "train"], dtype=torch.float64)
+    return torch.tensor([r["loss"] for r in records(work_dir) if r["kind"] == "train"], dtype=torch.float64)
 
 
 def test_ranks_and_accumulation_follow_one_process(tmp_path):
@@ -101,7 +101,7 @@ def test_evaluate_checkpoint(tmp_path):
     config = make_config(recipe())
     train(config, tmp_path / "run", make_loaders=make_loaders)
     path = tmp_path / "run" / "checkpoints" / "step-00000015.pt"
-    last = [r for r in records(tmp_path / "run") if r["mode"] == "val"][-1]
+    last = [r for r in records(tmp_path / "run") if r["kind"] == "val"][-1]
     scores = evaluate_checkpoint(config, path, make_loaders=make_loaders)
     assert scores == {k: last[k] for k in ("top1", "top5", "loss")}
     averaged = evaluate_checkpoint(config, path, ema=True, make_loaders=make_loaders)
