@@ -90,7 +90,7 @@ def check_dali(findings: Findings) -> None:
     if not builds:
         findings.bad("DALI", "not installed: pip install 'nvidia-dali-cuda120>=2.4' (or nvidia-dali-cuda130)")
         return
-    (name, version), = builds.items()
+    ((name, version),) = builds.items()
     if tuple(int(part) for part in version.split(".")[:2]) < (2, 4):
         findings.bad("DALI", f"{name} {version}: at least 2.4 is needed, older ones do not check record lengths")
         return
@@ -102,7 +102,7 @@ def check_dali(findings: Findings) -> None:
         findings.note("CUDA", "this torch is built for CPUs only")
     elif torch.version.cuda.split(".")[0] != name.removeprefix(DALI)[:2]:
         other = f"nvidia-dali-cuda{torch.version.cuda.split('.')[0]}0"
-        text = f"torch is built for CUDA {torch.version.cuda}, {name} is not: both work on a driver for the newer of the two"
+        text = f"torch is for CUDA {torch.version.cuda}, {name} is not: both work on a driver for the newer one"
         findings.note("CUDA", f"{text}; to match them: pip uninstall {name}, pip install {other}")
     else:
         findings.ok("CUDA", f"torch {torch.version.cuda} and {name} agree")
@@ -129,7 +129,8 @@ def check_gpu(findings: Findings) -> None:
     if not torch.cuda.is_available():
         if driver is not None:
             findings.bad(
-                "GPU", f"there is a driver (CUDA {driver}), but torch {torch.__version__} cannot use it: update the driver"
+                "GPU",
+                f"there is a driver (CUDA {driver}), but torch {torch.__version__} cannot use it: update the driver",
             )
         else:
             findings.note("GPU", "none found: everything runs on the CPU")
@@ -140,7 +141,9 @@ def check_gpu(findings: Findings) -> None:
         findings.ok(f"GPU {index}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {bf16}")
     needs = max((int(cuda[:2]) for cuda in dali_builds()), default=0)
     if driver is not None and int(driver.split(".")[0]) < needs:
-        findings.bad("driver", f"it is for CUDA {driver}, DALI needs {needs}: update it, or install nvidia-dali-cuda120")
+        findings.bad(
+            "driver", f"it is for CUDA {driver}, DALI needs {needs}: update it, or install nvidia-dali-cuda120"
+        )
     elif driver is not None:
         findings.ok("driver", f"CUDA {driver}")
 
@@ -163,7 +166,9 @@ def check_disk(findings: Findings) -> None:
     """Room where runs and sets are written."""
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / 2**30:.1f} GiB free in {Path.cwd()}"
-    (findings.note if free < LOW_DISK else findings.ok)("disk", text + (": little for sets and runs" if free < LOW_DISK else ""))
+    (findings.note if free < LOW_DISK else findings.ok)(
+        "disk", text + (": little for sets and runs" if free < LOW_DISK else "")
+    )
 
 
 def check_batch(findings: Findings) -> None:
@@ -180,9 +185,8 @@ def check_batch(findings: Findings) -> None:
             for row in range(4):
                 buffer = io.BytesIO()
                 Image.fromarray(np.full((48, 64, 3), 30 + 200 * (row % 2), np.uint8)).save(buffer, "JPEG")
-                packed = pack_sample(
-                    buffer.getvalue(), row % 2, row, height=48, width=64, encoding="jpeg", task="classification", num_classes=2
-                )  # fmt: skip
+                facts = {"height": 48, "width": 64, "encoding": "jpeg", "task": "classification", "num_classes": 2}
+                packed = pack_sample(buffer.getvalue(), row % 2, row, **facts)
                 writer.write([(row, packed)])
             writer.finish()
         loader = build_loader("imagenet", prefix, batch_size=4, train=False, pipeline_options={"image_size": 32})
@@ -213,6 +217,5 @@ def check_set(findings: Findings, prefix: str) -> None:
         batch = next(iter(loader))
     finally:
         loader.close()
-    findings.ok("set", f"{prefix}: {len(records)} records, {len(info.classes)} classes, {info.task}; one batch {tuple(batch.images.shape)}")
-
-
+    shape = tuple(batch.images.shape)
+    findings.ok("set", f"{prefix}: {len(records)} records, {len(info.classes)} classes, {info.task}; a batch {shape}")

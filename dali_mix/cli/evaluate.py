@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dali_mix.engine.config import load_config
+    from dali_mix.engine.recipe_files import load_config
 
     config = load_config(args.recipe, args.cfg_options)
     out = Path(args.json) if args.json else None

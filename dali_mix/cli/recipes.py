@@ -11,7 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dali_mix.engine.config import list_recipes, recipe_file
+    from dali_mix.engine.recipe_files import list_recipes, recipe_file
 
     if args.name is not None:
         print(recipe_file(args.name).read_text(encoding="utf-8"), end="")

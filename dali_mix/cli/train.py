@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const="must",
         default="no",
         choices=("must", "auto"),
-        help="go on from the newest checkpoint, an error without one; --resume=auto begins at step 0 when there is none",
+        help="go on from the newest checkpoint, an error without one; --resume=auto then begins at step 0",
     )
     parser.add_argument(
         "--cfg-options",
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dali_mix.engine.config import load_config
+    from dali_mix.engine.recipe_files import load_config
 
     config = load_config(args.recipe, args.cfg_options)
     from dali_mix.engine.run import train

@@ -201,7 +201,7 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(ranks.device)
     if config.channels_last and ranks.device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a keyword torch's stub lacks
+        model = model.to(memory_format=torch.channels_last)
     if config.compile:
         model.compile()
     return model

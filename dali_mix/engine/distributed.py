@@ -73,7 +73,7 @@ def environment() -> tuple[int, int, int]:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" → this rank's GPU where there is one, else the CPU; "cpu" or "cuda" as asked.
+    """ "auto" → this rank's GPU where there is one, else the CPU; "cpu" or "cuda" as asked.
 
     Raises:
         ValueError: an unknown name, or "cuda" on a machine without.
@@ -88,7 +88,7 @@ def pick_device(name: str) -> torch.device:
     local_rank = environment()[2]
     if local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"this is local rank {local_rank}, but the machine has {torch.cuda.device_count()} GPUs: start fewer processes"
+            f"this is local rank {local_rank}, but there are {torch.cuda.device_count()} GPUs: start fewer processes"
         )
     return torch.device("cuda", local_rank)
 

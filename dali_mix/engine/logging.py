@@ -1,4 +1,4 @@
-"""What a run says: lines to the terminal and train.log, numbers to metrics.jsonl, and mmengine's visualizer backends."""
+"""What a run says: lines to the terminal and train.log, numbers to metrics.jsonl and mmengine's visualizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -66,8 +66,8 @@ class Report:
         self.work_dir = work_dir
         self.main = main
         self._bar: tqdm | None = None
-        self._log: TextIO | None = None
-        self._metrics: TextIO | None = None
+        self._log: IO[str] | None = None
+        self._metrics: IO[str] | None = None
         self._visualizer: Any = None
         self._backends = visualizer
 
@@ -87,9 +87,7 @@ class Report:
         if self._backends:
             from mmengine.visualization import Visualizer
 
-            backends = [
-                {"type": _BACKENDS[name], "save_dir": str(self.work_dir / name)} for name in self._backends
-            ]
+            backends = [{"type": _BACKENDS[name], "save_dir": str(self.work_dir / name)} for name in self._backends]
             self._visualizer = Visualizer(name=f"dali_mix-{id(self)}", vis_backends=backends)
 
     def close(self) -> None:

@@ -95,7 +95,9 @@ def build_optimizer(
     kind = options.pop("type")
     cls = getattr(torch.optim, kind, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or cls is torch.optim.Optimizer:
-        names = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)]
+        names = [
+            n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)
+        ]
         near = difflib.get_close_matches(kind, names)
         raise ValueError(f"optimizer.type {kind!r} is not in torch.optim; close: {', '.join(near) or ', '.join(names)}")
     known = inspect.signature(cls).parameters
@@ -103,9 +105,7 @@ def build_optimizer(
         raise ValueError(f"optimizer: {kind} knows no {sorted(unknown)}; it takes {sorted(set(known) - {'params'})}")
     if "lr" not in options:
         raise ValueError("optimizer.lr is missing: give the base learning rate")
-    groups = parameter_groups(
-        model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise
-    )
+    groups = parameter_groups(model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise)
     if not groups:
         raise ValueError("the model has no parameter to train: all are frozen")
     if device.type == "cuda" and "fused" in known and not {"fused", "foreach"} & set(options):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass
 class Window:
-    """The log interval under way. Loss and step counts are part of a checkpoint, so that logs continue; times are not."""
+    """The log interval under way. Loss and steps are part of a checkpoint, so that logs continue; times are not."""
 
     loss: float = 0.0
     steps: int = 0
@@ -24,7 +24,7 @@ class Window:
         self._start, self._first, self.images, self.waited = time.perf_counter(), self.steps, 0, 0.0
 
     def close(self) -> dict[str, float]:
-        """Mean loss over the interval's steps, and rates over the time since the clock was started; begins a new one."""
+        """Mean loss over the interval, and rates over the time since the clock was started; begins a new interval."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
         timed = max(self.steps - self._first, 1)
         self.seconds_per_step = seconds / timed

@@ -27,6 +27,7 @@ from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
+from dali_mix.engine.state import restore
 from dali_mix.engine.trainer import Trainer
 from dali_mix.models import load_weights
 
@@ -45,7 +46,7 @@ def train(
 
     Args:
         work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/. On several machines it must be shared.
-        resume: "no"; "must" (there has to be a checkpoint to go on from); "auto" (go on where there is one, else begin).
+        resume: "no"; "must" (go on from a checkpoint, which has to be there); "auto" (go on if there is one).
         make_loaders: makes (training loader, evaluation loader or None) in place of the recipe's packed sets.
         observers: called with the trainer after every optimizer step.
 
@@ -108,15 +109,15 @@ def _begin(trainer: Trainer, resume: str) -> None:
     if step is not None:
         path = folder.file(step)
         try:
-            trainer.load_state_dict(load_checkpoint(path))
+            restore(trainer, load_checkpoint(path))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     report.open(step)
     if ranks.main:
         _write_config(trainer, resumed=step is not None)
-    parameters = sum(p.numel() for p in trainer.parts.model.parameters())
+    parameters = sum(p.numel() for p in trainer.parts.model.parameters()) / 1e6
     report.line(
-        f"{trainer.config.model['type']}  {parameters / 1e6:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
+        f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
     if step is not None:

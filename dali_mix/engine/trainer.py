@@ -1,8 +1,8 @@
 """The trainer: fetch, mix, forward, loss, backward, step, observe.
 
 Randomness is derived, never carried along: the model's (dropout, Shake-Shake) from (seed, step, rank, micro-step), the
-mixer's likewise, the loader's from (seed, epoch, record). So a run is its `state_dict()`, tensors and plain values, and
-going on from it gives what would have been without the stop; on a CPU to the bit.
+mixer's likewise, the loader's from (seed, epoch, record). So a run is its state (`engine.state`), tensors and plain
+values, and going on from it gives what would have been without the stop; on a CPU to the bit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from dali_mix.engine.progress import Best, Window
 from dali_mix.engine.pulse import Beat, Pulse
 from dali_mix.engine.schedules import build_schedule
 from dali_mix.engine.seeding import MIXER, MODEL, derive_seed
+from dali_mix.engine.state import capture
 
 
 class NonFiniteLoss(ValueError):
@@ -82,7 +82,7 @@ class Trainer:
         self.window = Window()
         self.best = Best(config.checkpoints["best"] or "")
         self._ids: dict[int, list[Tensor]] = {}
-        self._saved_at = -1
+        self.saved_at = -1
 
     def fit(self) -> str:
         """Trains to the end and returns "finished", "stopped early" or "preempted" (after saving).
@@ -254,7 +254,7 @@ class Trainer:
         self.report.numbers("train", self.step, values)
         left = self.window.seconds_per_step * (self.total_steps - self.step)
         self.report.line(
-            f"epoch {min(self.epoch + 1, self.config.epochs)}/{self.config.epochs}  step {self.step}/{self.total_steps}  "
+            f"epoch {self.epoch + 1}/{self.config.epochs}  step {self.step}/{self.total_steps}  "
             f"loss {values['loss']:.4f}  lr {lr:.3g}  {values['images_per_s']:.0f} img/s  "
             f"wait {100 * values['wait_share']:.1f}%  eta {left // 3600:.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f}"
         )
@@ -288,60 +288,8 @@ class Trainer:
     def save(self) -> None:
         """Writes this step's checkpoint, on the main rank; needs no word from the others."""
         self.take(self.pulse.flush())
-        if self.step == self._saved_at:
+        if self.step == self.saved_at:
             return
         if self.ranks.main:
-            self.folder.save(self.step, self.state_dict())
-        self._saved_at = self.step
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a run must remember, in tensors and plain values; the same on every rank."""
-        scaler = self.precision.scaler
-        return {
-            "format": 1,
-            "model": self.parts.model.state_dict(),
-            "optimizer": self.parts.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "ema": None if self.ema is None else self.ema.state_dict(),
-            "loader": self.parts.train_loader.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "window": self.window.state_dict(),
-            "best": self.best.state_dict(),
-            "seed": self.config.seed,
-            "batch_size": self.config.batch_size,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` gave. Rates and decays are the recipe's, not the checkpoint's.
-
-        Raises:
-            ValueError: it was saved with another seed, batch size or data set (unless `resume_strict` is off), or for
-                another model.
-        """
-        strict, here = self.config.resume_strict, {"seed": self.config.seed, "batch_size": self.config.batch_size}
-        for name, value in here.items():
-            if strict and state[name] != value:
-                raise ValueError(
-                    f"the checkpoint was saved with {name}={state[name]}, this run has {name}={value}; "
-                    f"--cfg-options resume_strict=False goes on all the same"
-                )
-        loader, position = self.parts.train_loader, dict(state["loader"])
-        if strict:  # the same global batch may be cut into other micro-batches now
-            position["global_batch_size"] = loader.global_batch_size
-        loader.load_state_dict(position, strict=strict)
-        rules = [{k: v for k, v in group.items() if k != "params"} for group in self.parts.optimizer.param_groups]
-        try:
-            self.parts.model.load_state_dict(state["model"])
-            self.parts.optimizer.load_state_dict(state["optimizer"])
-            if self.ema is not None and state["ema"] is not None:
-                self.ema.load_state_dict(state["ema"])
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the checkpoint is of another model or optimizer: {error}") from error
-        for group, rule in zip(self.parts.optimizer.param_groups, rules, strict=True):
-            group.update(rule)
-        if self.precision.scaler is not None and state["scaler"] is not None:
-            self.precision.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self._saved_at = int(state["epoch"]), int(state["step"]), int(state["step"])
-        self.window.load_state_dict(state["window"])
-        self.best.load_state_dict(state["best"])
+            self.folder.save(self.step, capture(self))
+        self.saved_at = self.step

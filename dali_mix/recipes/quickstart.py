@@ -10,14 +10,15 @@ Expected: top-1 ≥ 97 % on held-out digits (99 % measured), in two minutes
 
 train_set = "data/digits_train"
 val_set = "data/digits_val"
-pipeline = dict(type="cifar", image_size=16, padding=2, flip=0.0)  # the scans are 8 × 8; a mirrored digit is none
+# The scans are 8 × 8, and a mirrored digit is none.
+pipeline = {"type": "cifar", "image_size": 16, "padding": 2, "flip": 0.0}
 batch_size = 64
 val_batch_size = 360
 epochs = 20
 seed = 0
-model = dict(type="wrn-16-1")
-mixer = dict(type="ResizeMix")
-optimizer = dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-schedule = dict(type="cosine", warmup_epochs=1, min_lr=1e-4)
+model = {"type": "wrn-16-1"}
+mixer = {"type": "ResizeMix"}
+optimizer = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+schedule = {"type": "cosine", "warmup_epochs": 1, "min_lr": 1e-4}
 log_interval = 20
-checkpoint = dict(interval_epochs=5, keep=2, best="top1")
+checkpoint = {"interval_epochs": 5, "keep": 2, "best": "top1"}

@@ -1,4 +1,4 @@
-"""Runs of the engine in processes of their own, forked from one that has torch loaded: killed, resumed, on many ranks."""
+"""Runs of the engine in processes of their own, forked from one that has torch loaded: killed, resumed, on ranks."""
 
 from __future__ import annotations
 

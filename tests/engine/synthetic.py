@@ -96,7 +96,7 @@ class TinyNet(nn.Module):
 
 def recipe(**changes):
     """Plain values of a run over the loaders and the model above: 5 steps an epoch, the last one short."""
-    values = {
+    return {
         "train_set": "made-up",
         "val_set": "made-up",
         "pipeline": {"type": "cifar"},
@@ -112,7 +112,5 @@ def recipe(**changes):
         "log_ids": True,
         "checkpoint": {"interval_steps": 2, "keep": 3},
         "visualizer": [],
+        **changes,
     }
-    for key, value in changes.items():
-        values[key] = value
-    return values

@@ -34,14 +34,18 @@ def test_round_trip_and_what_others_read(tmp_path):
     save_checkpoint(path, STATE)
     assert damage(path) is None
     assert is_checkpoint(path)
-    for state in (load_checkpoint(path), torch.load(path, weights_only=True), torch.load(path, weights_only=True, mmap=True)):
+    for state in (
+        load_checkpoint(path),
+        torch.load(path, weights_only=True),
+        torch.load(path, weights_only=True, mmap=True),
+    ):
         assert torch.equal(state["model"]["w"], STATE["model"]["w"])
         assert state["window"] == {"loss": 0.5}
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         body = path.read_bytes()[: -len(archive.comment)]
         assert archive.comment == b"sha256:" + hashlib.sha256(body).hexdigest().encode()
-    assert os.listdir(tmp_path) == ["a.pt"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_flipped_bit_is_seen(tmp_path):

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from dali_mix.cli.main import main
 from dali_mix.engine import config as configs
 from dali_mix.engine.build import check_recipe
-from dali_mix.engine.config import list_recipes, load_config, make_config, parse_option, read_recipe, recipe_file
+from dali_mix.engine.config import make_config
+from dali_mix.engine.recipe_files import list_recipes, load_config, parse_option, read_recipe, recipe_file
 from tests.engine.synthetic import recipe
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}
@@ -44,8 +45,9 @@ def test_protocols_of_the_papers():
 
 
 def test_user_recipe_builds_on_bundled_and_neighbour(tmp_path):
-    (tmp_path / "_mine.py").write_text("from mmengine.config import read_base\nwith read_base():\n    from dali_mix.recipes.quickstart import *\nepochs = 7\n")
-    (tmp_path / "mine.py").write_text("from mmengine.config import read_base\nwith read_base():\n    from ._mine import *\nseed = 5\n")
+    base = "from mmengine.config import read_base\nwith read_base():\n    from {} import *\n"
+    (tmp_path / "_mine.py").write_text(base.format("dali_mix.recipes.quickstart") + "epochs = 7\n")
+    (tmp_path / "mine.py").write_text(base.format("._mine") + "seed = 5\n")
     config = load_config(str(tmp_path / "mine.py"), ["optimizer.lr=0.5", "mixer=none", "loader.num_threads=3"])
     assert (config.epochs, config.seed, config.optimizer["lr"], config.mixer) == (7, 5, 0.5, None)
     assert config.loader == {"num_threads": 3}

@@ -191,7 +191,9 @@ def test_ema_warms_up_and_averages_statistics():
 
 class TestOptimizer:
     def test_groups(self):
-        model = nn.ModuleDict({"backbone": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)})
+        model = nn.ModuleDict(
+            {"backbone": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
+        )
         groups = parameter_groups(
             model, lr=1.0, weight_decay=0.1, norm_decay=0.0, bias_decay=0.01, custom={"backbone": {"lr_mult": 0.1}}
         )

@@ -2,12 +2,12 @@
 
 train_set = "data/cifar10_train"
 val_set = "data/cifar10_val"
-pipeline = dict(type="cifar")
+pipeline = {"type": "cifar"}
 batch_size = 256
 epochs = 1800
 seed = 0
-model = dict(type="shakeshake26_2x96d")
-optimizer = dict(type="SGD", lr=0.04, momentum=0.9, weight_decay=1e-4)
-schedule = dict(type="cosine", warmup_epochs=5, min_lr=1e-5)
+model = {"type": "shakeshake26_2x96d"}
+optimizer = {"type": "SGD", "lr": 0.04, "momentum": 0.9, "weight_decay": 1e-4}
+schedule = {"type": "cosine", "warmup_epochs": 5, "min_lr": 1e-5}
 evaluate_epochs = 5
-checkpoint = dict(interval_epochs=5, keep=2, best="top1")
+checkpoint = {"interval_epochs": 5, "keep": 2, "best": "top1"}

@@ -2,11 +2,11 @@
 
 train_set = "data/cifar10_train"
 val_set = "data/cifar10_val"
-pipeline = dict(type="cifar")
+pipeline = {"type": "cifar"}
 batch_size = 256
 epochs = 200
 seed = 0
-model = dict(type="wrn-28-10")
-optimizer = dict(type="SGD", lr=0.2, momentum=0.9, weight_decay=5e-4)
-schedule = dict(type="cosine", warmup_epochs=5, min_lr=1e-5)
-checkpoint = dict(interval_epochs=5, keep=2, best="top1")
+model = {"type": "wrn-28-10"}
+optimizer = {"type": "SGD", "lr": 0.2, "momentum": 0.9, "weight_decay": 5e-4}
+schedule = {"type": "cosine", "warmup_epochs": 5, "min_lr": 1e-5}
+checkpoint = {"interval_epochs": 5, "keep": 2, "best": "top1"}

@@ -1,6 +1,6 @@
 """CIFAR-10, Shake-Shake 26 2×96d, CutMix on half of the batches.
 
-Command:  dali-mix train cifar10/shakeshake26_2x96d_cutmix --work-dir work_dirs/cifar10_shakeshake26_2x96d_cutmix
+Command:  dali-mix train cifar10/shakeshake26_2x96d_cutmix --work-dir work_dirs/cifar10_shakeshake_cutmix
 Hardware: 1 GPU, 16 GB
 Source:   ResizeMix (arXiv 2012.11101), comparison on CIFAR-10
 Expected: not stated in the project's table of published figures; to be measured
@@ -11,4 +11,4 @@ from mmengine.config import read_base
 with read_base():
     from ._shakeshake26_2x96d import *
 
-mixer = dict(type="MixChoice", mixers=[dict(type="CutMix", alpha=1.0, per_batch=True)], probs=[0.5])
+mixer = {"type": "MixChoice", "mixers": [{"type": "CutMix", "alpha": 1.0, "per_batch": True}], "probs": [0.5]}

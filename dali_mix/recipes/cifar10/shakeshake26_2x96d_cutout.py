@@ -1,6 +1,6 @@
 """CIFAR-10, Shake-Shake 26 2×96d, Cutout, side 16.
 
-Command:  dali-mix train cifar10/shakeshake26_2x96d_cutout --work-dir work_dirs/cifar10_shakeshake26_2x96d_cutout
+Command:  dali-mix train cifar10/shakeshake26_2x96d_cutout --work-dir work_dirs/cifar10_shakeshake_cutout
 Hardware: 1 GPU, 16 GB
 Source:   ResizeMix (arXiv 2012.11101), comparison on CIFAR-10
 Expected: not stated in the project's table of published figures; to be measured
@@ -11,4 +11,4 @@ from mmengine.config import read_base
 with read_base():
     from ._shakeshake26_2x96d import *
 
-mixer = dict(type="Cutout", size=16)
+mixer = {"type": "Cutout", "size": 16}

@@ -11,4 +11,4 @@ from mmengine.config import read_base
 with read_base():
     from ._wrn28_10 import *
 
-mixer = dict(type="Cutout", size=16)
+mixer = {"type": "Cutout", "size": 16}

@@ -11,4 +11,4 @@ from mmengine.config import read_base
 with read_base():
     from ._wrn28_10 import *
 
-mixer = dict(type="MixChoice", mixers=[dict(type="CutMix", alpha=1.0, per_batch=True)], probs=[0.5])
+mixer = {"type": "MixChoice", "mixers": [{"type": "CutMix", "alpha": 1.0, "per_batch": True}], "probs": [0.5]}

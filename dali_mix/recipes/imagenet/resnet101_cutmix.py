@@ -11,5 +11,5 @@ from mmengine.config import read_base
 with read_base():
     from ._resnet import *
 
-model = dict(type="torchvision/resnet101")
-mixer = dict(type="CutMix", alpha=1.0, per_batch=True)
+model = {"type": "torchvision/resnet101"}
+mixer = {"type": "CutMix", "alpha": 1.0, "per_batch": True}

@@ -9,12 +9,12 @@ Expected: the run ends, and a killed and resumed one ends with the same weights
 
 train_set = "data/sample"
 val_set = None
-pipeline = dict(type="imagenet", image_size=64)
+pipeline = {"type": "imagenet", "image_size": 64}
 batch_size = 16
 epochs = 1
 seed = 0
-model = dict(type="torchvision/resnet18")
-mixer = dict(type="ResizeMix")
-optimizer = dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4)
+model = {"type": "torchvision/resnet18"}
+mixer = {"type": "ResizeMix"}
+optimizer = {"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
 log_interval = 2
-checkpoint = dict(interval_steps=2, keep=2, best=None)
+checkpoint = {"interval_steps": 2, "keep": 2, "best": None}

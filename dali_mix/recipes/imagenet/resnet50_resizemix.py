@@ -11,5 +11,5 @@ from mmengine.config import read_base
 with read_base():
     from ._resnet import *
 
-model = dict(type="torchvision/resnet50")
-mixer = dict(type="ResizeMix", scale=(0.1, 0.8))
+model = {"type": "torchvision/resnet50"}
+mixer = {"type": "ResizeMix", "scale": (0.1, 0.8)}
