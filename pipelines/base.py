@@ -30,9 +30,11 @@ class Pipeline(ABC):
         name: what recipes call it.
         image_size: (height, width) of the images it makes, pixels.
         mean, std: per channel, in 0..1 units; an image leaves as (x / 255 - mean) / std.
+        conditional: whether `graph` has `if`s on drawn values, which DALI then turns into branches.
     """
 
     name: ClassVar[str]
+    conditional: bool = False
 
     def __init__(self, *, train: bool, image_size: int | Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
         self.train = bool(train)
@@ -61,9 +63,13 @@ class Pipeline(ABC):
         `device` is "cpu" or "gpu"; the same code serves both (see `dali_mix.pipelines.ops`).
         """
 
-    def native_graph(self, encoded: DataNode, device: str, seed: int) -> DataNode:
-        """The graph for DALI's own reader, whose order we do not know: here DALI draws. Raises ValueError where there is none."""
+    def check_native(self) -> None:
+        """Raises ValueError when the pipeline, with these options, cannot run from DALI's own reader."""
         raise ValueError(f"pipeline {self.name!r} draws per record and cannot run on source='native'; use source='exact'")
+
+    def native_graph(self, encoded: DataNode, device: str, seed: int) -> DataNode:
+        """The graph for DALI's own reader, whose order we do not know: here DALI draws, from `seed`."""
+        raise NotImplementedError(self.name)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of `image_size`, not yet clipped."""

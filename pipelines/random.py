@@ -41,7 +41,7 @@ class SampleRandom:
         ids: (B,) record numbers, 0 to 2^48 - 1.
     """
 
-    def __init__(self, seed: int, epoch: int, ids: np.ndarray) -> None:
+    def __init__(self, seed: int, epoch: int, ids: np.ndarray, stream: int = 0) -> None:
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed is {seed}: choose one from 0 to 2^64 - 1")
         if not 0 <= epoch < 1 << 32:
@@ -49,10 +49,17 @@ class SampleRandom:
         self._key = (seed & 0xFFFFFFFF, seed >> 32)
         self._epoch = epoch
         self._ids = np.asarray(ids, dtype=np.uint64)
-        self._stream = 0
+        self._seed = seed
+        self._stream = stream
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def branch(self, number: int) -> SampleRandom:
+        """A generator for the same records with streams of its own, 1,024 for each `number` from 1 to 63, whatever was drawn before."""
+        if not 1 <= number <= 63:
+            raise ValueError(f"branch {number}: they count from 1 to 63")
+        return SampleRandom(self._seed, self._epoch, self._ids, 1024 * number)
 
     def words(self, k: int) -> np.ndarray:
         """(B, k) uint32, k a multiple of 4."""

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from dali_mix import pipelines
-from dali_mix.loading import order
 from dali_mix.loading.cached import CachedSource
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.feed import BadRecords
 from dali_mix.loading.loader import Dataset, Loader, Source
+from dali_mix.loading.native import NativeSource
+from dali_mix.loading.order import Schedule
 from dali_mix.recordio import RecordSet
 
 
@@ -66,11 +67,10 @@ def build_loader(
         raise ValueError(f"the pipeline was constructed with train={pipeline.train}, the loader with train={train}")
     rank, world_size = _place(rank, world_size)
     _check(batch_size, seed, rank, world_size, prefetch, source, on_bad_record)
-    count = len(records)
-    planned = order.plan(count, batch_size, world_size, train=train, drop_last=drop_last)
-    if train and not len(planned):
+    schedule = Schedule(len(records), seed, train, batch_size, rank, world_size, drop_last)
+    if train and not schedule.steps_left(0):
         raise ValueError(
-            f"{records.prefix}: {count} records do not make a single step of {batch_size} a rank on {world_size} ranks"
+            f"{records.prefix}: {len(records)} records do not make a single step of {batch_size} a rank on {world_size} ranks"
             f"{' with drop_last' if drop_last else ''}: use fewer ranks, a smaller batch, or more records"
         )
     where = _device(device)
@@ -79,31 +79,18 @@ def build_loader(
         raise ValueError(f"num_threads is {num_threads}: give 1 or more")
     bad = BadRecords(records, skip=on_bad_record == "skip")
 
-    def steps_from(epoch: int, position: int) -> Any:
-        return order.steps_from(
-            epoch,
-            position,
-            count=count,
-            seed=seed,
-            train=train,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            drop_last=drop_last,
-        )
-
     images: Source
-    if isinstance(pipeline, pipelines.CachedPipeline):
+    if source == "native":
+        images = NativeSource(records, pipeline, schedule, device=where, num_threads=threads, prefetch=prefetch)
+    elif isinstance(pipeline, pipelines.CachedPipeline):
         images = CachedSource(
-            records, pipeline, steps_from, seed=seed, device=where, num_threads=threads, bad=bad, verify_crc=verify_crc
+            records, pipeline, schedule, device=where, num_threads=threads, bad=bad, verify_crc=verify_crc
         )
     else:
         images = ExactSource(
             records,
             pipeline,
-            steps_from,
-            batch_size=batch_size,
-            seed=seed,
+            schedule,
             device=where,
             num_threads=threads,
             prefetch=prefetch,
@@ -121,7 +108,6 @@ def build_loader(
         device=where,
         rank=rank,
         world_size=world_size,
-        drop_last=drop_last,
     )
 
 
@@ -148,6 +134,8 @@ def _check(batch_size: int, seed: int, rank: int, world_size: int, prefetch: int
         raise ValueError(f"source is {source!r}: choose exact or native")
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record is {on_bad_record!r}: choose raise or skip")
+    if source == "native" and on_bad_record == "skip":
+        raise ValueError("source='native' cannot skip bad records: DALI's reader gives up the whole run; use source='exact'")
 
 
 def _device(device: str | torch.device) -> torch.device:

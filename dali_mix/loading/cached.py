@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from dali_mix.loading import order
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.feed import BadRecords, Fed
-from dali_mix.loading.order import Step
+from dali_mix.loading.order import Schedule, Step
 from dali_mix.pipelines import CachedPipeline, Pipeline, SampleRandom
 from dali_mix.recordio import RecordSet
 
@@ -30,13 +29,14 @@ class CachedSource:
     The set is decoded when the first batch is asked for, by DALI on the CPU, whatever the device: so that the pixels do not depend on it.
     """
 
+    resumable = True
+
     def __init__(
         self,
         records: RecordSet,
         pipeline: CachedPipeline,
-        steps_from: Callable[[int, int], Iterator[Step]],
+        schedule: Schedule,
         *,
-        seed: int,
         device: torch.device,
         num_threads: int,
         bad: BadRecords,
@@ -44,8 +44,7 @@ class CachedSource:
     ) -> None:
         self._records = records
         self._pipeline = pipeline
-        self._steps_from = steps_from
-        self._seed = seed
+        self._schedule = schedule
         self._device = device
         self._num_threads = num_threads
         self._bad = bad
@@ -53,6 +52,10 @@ class CachedSource:
         self._cache: torch.Tensor | None = None
         self._steps: Iterator[Step] = iter(())
         self._drawn: deque[Fed] = deque()
+
+    def steps_left(self, position: int) -> int:
+        """How many steps this rank takes from `position` of an epoch on."""
+        return self._schedule.steps_left(position)
 
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
         """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and skipped."""
@@ -62,7 +65,7 @@ class CachedSource:
             self._draw()
         if not self._drawn or (self._drawn[0].step.epoch, self._drawn[0].step.start) != (epoch, position):
             self._drawn.clear()
-            self._steps = self._steps_from(epoch, position)
+            self._steps = self._schedule.steps_from(epoch, position)
             self._draw()
         fed = self._drawn.popleft()
         if not len(fed.rows):
@@ -87,7 +90,7 @@ class CachedSource:
             return
         rows = [self._bad.without(step.rows) for step in steps]
         every = np.concatenate(rows)
-        draws = self._pipeline.draw(np.asarray(self._records.table[every]), SampleRandom(self._seed, steps[0].epoch, every))
+        draws = self._pipeline.draw(np.asarray(self._records.table[every]), SampleRandom(self._schedule.seed, steps[0].epoch, every))
         start = 0
         for step, kept in zip(steps, rows, strict=True):
             end = start + len(kept)
@@ -103,13 +106,10 @@ class CachedSource:
                 f" pipeline {self._pipeline.name!r} is for small sets; use 'imagenet'"
             )
         images = torch.zeros(count, 3, height, width, dtype=torch.uint8)
-        place = {"count": count, "seed": 0, "train": False, "batch_size": DECODE_BATCH, "rank": 0, "world_size": 1}
         source = ExactSource(
             self._records,
             _Decode(self._pipeline),
-            lambda epoch, position: order.steps_from(epoch, position, **place),  # type: ignore[arg-type]  # mypy sees one type for all values
-            batch_size=DECODE_BATCH,
-            seed=0,
+            Schedule(count, seed=0, train=False, batch_size=DECODE_BATCH, rank=0, world_size=1),
             device=torch.device("cpu"),
             num_threads=self._num_threads,
             prefetch=2,

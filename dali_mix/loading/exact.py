@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from nvidia.dali import fn
+from nvidia.dali import fn, pipeline_def
+from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
 from dali_mix.loading.feed import BadRecords, Fed, Feed
-from dali_mix.loading.order import Step
+from dali_mix.loading.order import Schedule
 from dali_mix.pipelines import Pipeline, ops
 from dali_mix.recordio import RecordSet
 
 
 class ExactSource:
     """Runs a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead.
-
-    Args:
-        steps_from: (epoch, position) → the steps from there on.
     """
+
+    resumable = True
 
     def __init__(
         self,
         records: RecordSet,
         pipeline: Pipeline,
-        steps_from: Callable[[int, int], Iterator[Step]],
+        schedule: Schedule,
         *,
-        batch_size: int,
-        seed: int,
         device: torch.device,
         num_threads: int,
         prefetch: int,
@@ -39,16 +36,18 @@ class ExactSource:
     ) -> None:
         self._records = records
         self._pipeline = pipeline
-        self._steps_from = steps_from
-        self._batch_size = batch_size
+        self._schedule = schedule
         self._device = device
-        self._dali_device = "gpu" if device.type == "cuda" else "cpu"
         self._num_threads = num_threads
         self._prefetch = prefetch
         self._bad = bad
-        self._feed = Feed(records, pipeline, seed, bad, verify_crc)
+        self._feed = Feed(records, pipeline, schedule.seed, bad, verify_crc)
         self._dali: DaliPipeline | None = None
         self._ready: deque[tuple[Fed, torch.Tensor | None]] = deque()
+
+    def steps_left(self, position: int) -> int:
+        """How many steps this rank takes from `position` of an epoch on."""
+        return self._schedule.steps_left(position)
 
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
         """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and skipped.
@@ -58,7 +57,7 @@ class ExactSource:
         """
         under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
         if not any((fed.step.epoch, fed.step.start) == (epoch, position) for fed in under_way):
-            self._feed.restart(self._steps_from(epoch, position))
+            self._feed.restart(self._schedule.steps_from(epoch, position))
         while True:
             while not self._ready:
                 self._run(epoch, position)
@@ -79,7 +78,7 @@ class ExactSource:
             (out,) = self._dali.run()
         except RuntimeError as error:
             self._recover(error)
-            self._feed.restart(self._steps_from(epoch, position))
+            self._feed.restart(self._schedule.steps_from(epoch, position))
             return
         except BaseException:
             self.close()
@@ -92,19 +91,21 @@ class ExactSource:
             self._ready.append((self._feed.under_way.popleft(), None))
 
     def _build(self) -> DaliPipeline:
-        dali = DaliPipeline(
-            batch_size=self._batch_size,
+        @pipeline_def(enable_conditionals=self._pipeline.conditional)
+        def define() -> DataNode:
+            encoded, *draws = fn.external_source(
+                source=self._feed, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
+            )
+            named = {name: draws[place] for place, name in enumerate(self._feed.names)}
+            return self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
+
+        dali = define(
+            batch_size=self._schedule.batch_size,
             num_threads=self._num_threads,
             device_id=self._device.index,  # None on the CPU
             prefetch_queue_depth=self._prefetch,
             exec_dynamic=True,
         )
-        with dali:
-            encoded, *draws = fn.external_source(
-                source=self._feed, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
-            )
-            named = dict(zip(self._feed.names, draws, strict=True))
-            dali.set_outputs(self._pipeline.graph(encoded, named, self._dali_device))
         dali.build()
         return dali
 

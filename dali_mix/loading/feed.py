@@ -111,7 +111,7 @@ class Feed:
         if len(encoded) < len(rows):
             rows = self._bad.without(rows)
         draws = self._pipeline.draw(np.asarray(self._records.table[rows]), SampleRandom(self._seed, step.epoch, rows))
-        return Fed(step, rows, draws, [encoded, *(draws[name] for name in self.names)])
+        return Fed(step, rows, draws, [encoded, *(np.ascontiguousarray(draws[name]) for name in self.names)])
 
     def _read(self, row: int) -> np.ndarray | None:
         try:

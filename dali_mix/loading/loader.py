@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dali_mix.loading import order
 from dali_mix.loading.batch import Batch
 from dali_mix.loading.feed import BadRecords, Fed
 from dali_mix.pipelines import Pipeline
@@ -17,6 +16,10 @@ from dali_mix.recordio import RecordSet
 
 class Source(Protocol):
     """Where a loader's images come from."""
+
+    resumable: bool  # whether `fetch` can begin inside an epoch
+
+    def steps_left(self, position: int) -> int: ...
 
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]: ...
 
@@ -65,7 +68,6 @@ class Loader:
         device: torch.device,
         rank: int,
         world_size: int,
-        drop_last: bool,
     ) -> None:
         self.dataset = dataset
         self.pipeline = pipeline
@@ -81,7 +83,6 @@ class Loader:
         self.global_size = 0
         self._source = source
         self._bad = bad
-        self._drop_last = drop_last
 
     @property
     def skipped(self) -> list[tuple[int, str]]:
@@ -90,15 +91,10 @@ class Loader:
 
     def __len__(self) -> int:
         """Steps of a whole epoch on this rank."""
-        return self._steps_left(0)
-
-    def _steps_left(self, position: int) -> int:
-        left = len(self.dataset) - position
-        todo = order.plan(left, self.batch_size, self.world_size, train=self.train, drop_last=self._drop_last)
-        return order.steps_of_rank(todo, self.rank, self.world_size)
+        return self._source.steps_left(0)
 
     def __iter__(self) -> Iterator[Batch]:
-        while self._steps_left(self.samples_seen):
+        while self._source.steps_left(self.samples_seen):
             epoch = self.epoch
             fed, images = self._source.fetch(epoch, self.samples_seen)
             self.samples_seen, self.global_size = fed.step.end, fed.step.end - fed.step.start
@@ -172,6 +168,11 @@ class Loader:
         epoch, seen = int(state["epoch"]), int(state["samples_seen"])
         if epoch < 0 or not 0 <= seen <= len(self.dataset):
             raise ValueError(f"the state stands at record {seen} of epoch {epoch}, which a set of {len(self.dataset)} does not have")
+        if not self._source.resumable and self._source.steps_left(seen) and seen:
+            raise ValueError(
+                f"the state stands inside epoch {epoch}, where source='native' cannot begin: take the state at an epoch's end,"
+                " or use source='exact'"
+            )
         self.epoch, self.samples_seen = epoch, seen
 
     def close(self) -> None:

@@ -83,30 +83,40 @@ class Step:
     rows: np.ndarray
 
 
-def steps_from(
-    epoch: int,
-    position: int,
-    *,
-    count: int,
-    seed: int,
-    train: bool,
-    batch_size: int,
-    rank: int,
-    world_size: int,
-    drop_last: bool = False,
-) -> Iterator[Step]:
-    """This rank's steps from global `position` of `epoch` on, and on into the next epochs without end.
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The steps of one rank, epoch after epoch. Fields as `plan` and `epoch_order` take them."""
 
-    Ends only where a whole epoch has no step for this rank.
-    """
-    while True:
-        todo = plan(count - position, batch_size, world_size, train=train, drop_last=drop_last)
-        order = epoch_order(count, seed, epoch, train)
-        mine = steps_of_rank(todo, rank, world_size)
-        for step in range(mine):
-            start, size = position + todo.start(step), todo.size(step)
-            rows = order[start : start + size][share(size, rank, world_size)]
-            yield Step(epoch, start, start + size, rows)
-        if position == 0 and mine == 0:
-            return
-        epoch, position = epoch + 1, 0
+    count: int
+    seed: int
+    train: bool
+    batch_size: int
+    rank: int
+    world_size: int
+    drop_last: bool = False
+
+    def plan(self, position: int) -> Plan:
+        """How the records from global `position` of an epoch on are shared out."""
+        left = self.count - position
+        return plan(left, self.batch_size, self.world_size, train=self.train, drop_last=self.drop_last)
+
+    def steps_left(self, position: int) -> int:
+        """How many steps this rank takes from global `position` of an epoch on."""
+        return steps_of_rank(self.plan(position), self.rank, self.world_size)
+
+    def steps_from(self, epoch: int, position: int) -> Iterator[Step]:
+        """This rank's steps from global `position` of `epoch` on, and on into the next epochs without end.
+
+        Ends only where a whole epoch has no step for this rank.
+        """
+        while True:
+            todo = self.plan(position)
+            mine = steps_of_rank(todo, self.rank, self.world_size)
+            order = epoch_order(self.count, self.seed, epoch, self.train)
+            for step in range(mine):
+                start, size = position + todo.start(step), todo.size(step)
+                rows = order[start : start + size][share(size, self.rank, self.world_size)]
+                yield Step(epoch, start, start + size, rows)
+            if position == 0 and mine == 0:
+                return
+            epoch, position = epoch + 1, 0

@@ -1,0 +1,96 @@
+"""RandAugment, TrivialAugment and AutoAugment with DALI's operations, but draws of our own: they depend on the record alone.
+
+Each is a sequence of choices (operation, magnitude, sign) per record; DALI's lists of operations and their ranges are used as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from nvidia.dali.auto_aug import augmentations
+from nvidia.dali.auto_aug.auto_augment import get_image_net_policy
+from nvidia.dali.auto_aug.core import signed_bin
+from nvidia.dali.auto_aug.core._select import select
+from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
+from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
+
+from dali_mix.pipelines.base import choice
+from dali_mix.pipelines.random import SampleRandom
+
+if TYPE_CHECKING:
+    from nvidia.dali.data_node import DataNode
+
+KINDS = ("randaugment", "trivialaugment", "autoaugment")
+FILL = 128  # grey, where a shifted or turned image leaves nothing
+
+
+class AutoAugment:
+    """One of three published policies.
+
+    Args:
+        kind: "randaugment" (arXiv 1909.13719): `count` operations of magnitude bin `magnitude` (0 to 30); "trivialaugment" (arXiv
+            2103.10158, wide): one operation of any magnitude; "autoaugment" (arXiv 1805.09501): the ImageNet policy.
+        size: (height, width) of the images, which bounds the translations: 100/224 of it, 32 pixels, 150/331 of it.
+
+    A signed operation is turned round with probability ½.
+    """
+
+    def __init__(self, kind: str, size: tuple[int, int], count: int = 2, magnitude: int = 9) -> None:
+        self.kind = choice("auto_augment", kind, KINDS)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 8:
+            raise ValueError(f"augment_count is {count!r}: give 1 to 8 operations")
+        if isinstance(magnitude, bool) or not isinstance(magnitude, int) or not 0 <= magnitude <= 30:
+            raise ValueError(f"augment_magnitude is {magnitude!r}: give a bin from 0 to 30")
+        self.magnitude = magnitude
+        self.bins = 31
+        if kind == "randaugment":
+            self.count = count
+            self.operations = get_rand_augment_suite(max_translate_abs=_part(size, 100 / 224))
+        elif kind == "trivialaugment":
+            self.count = 1
+            self.operations = get_trivial_augment_wide_suite(max_translate_abs=32)
+        else:
+            policy = get_image_net_policy(max_translate_abs=_part(size, 150 / 331))
+            self.count, self.bins = 2, policy.num_magnitude_bins
+            names = list(policy.augmentations)
+            self.operations = [*policy.augmentations.values(), augmentations.identity]
+            none = (len(names), 1.0, 0)
+            steps = [
+                [(names.index(operation.name), share, level or 0) for operation, share, level in policy_steps]
+                for policy_steps in policy.sub_policies
+            ]
+            self._policy = np.array([(found + [none])[:2] for found in steps])  # (policies, 2, [operation, probability, bin])
+
+    def draw(self, random: SampleRandom) -> dict[str, np.ndarray]:
+        """augment_operation, augment_bin, augment_sign: (B, count) int32 each."""
+        if self.kind == "autoaugment":
+            chosen = self._policy[random.integers(0, len(self._policy), 1)[:, 0]]
+            applied = random.uniform(self.count) < chosen[:, :, 1]
+            operation = np.where(applied, chosen[:, :, 0], len(self.operations) - 1)
+            level = chosen[:, :, 2]
+        else:
+            operation = random.integers(0, len(self.operations), self.count)
+            level = np.full(operation.shape, self.magnitude)
+            if self.kind == "trivialaugment":
+                level = random.integers(0, self.bins, self.count)
+        drawn = {"augment_operation": operation, "augment_bin": level, "augment_sign": random.integers(0, 2, self.count)}
+        return {name: value.astype(np.int32) for name, value in drawn.items()}
+
+    def graph(self, images: DataNode, operation: DataNode, level: DataNode, sign: DataNode) -> DataNode:
+        """Applies what was drawn to uint8 HWC images. Needs a pipeline with conditionals."""
+        magnitude = signed_bin(level, sign)
+        for step in range(self.count):
+            images = select(
+                self.operations,
+                operation[step],
+                data=images,
+                magnitude_bin=magnitude[step],
+                num_magnitude_bins=self.bins,
+                fill_value=FILL,
+            )
+        return images
+
+
+def _part(size: tuple[int, int], share: float) -> tuple[int, int]:
+    return round(share * size[0]), round(share * size[1])

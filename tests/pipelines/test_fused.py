@@ -1,0 +1,128 @@
+"""The fused end of a graph against a matrix product in float64 and against DALI's own operators."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from dali_mix.pipelines import fused, ops
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nvidia.dali import fn, pipeline_def, types
+
+resample = pytest.importorskip("dali_mix.pipelines.resample", reason="numba is not installed")
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZES = [  # input, output
+    ((1, 1), (5, 7)),
+    ((1, 9), (3, 4)),
+    ((2, 2), (33, 48)),
+    ((9, 1), (16, 17)),
+    ((90, 61), (32, 64)),  # shrinking
+    ((31, 45), (64, 47)),  # growing
+    ((37, 401), (64, 96)),  # one of each
+    ((300, 20), (7, 40)),
+    ((48, 48), (48, 48)),  # as it is
+]
+
+
+def matrix(n_in: int, n_out: int, antialias: bool) -> np.ndarray:
+    """Linear interpolation along an axis as a matrix (n_out, n_in): a triangle around each output's centre."""
+    step = n_in / n_out
+    radius = max(1.0, step) if antialias else 1.0
+    weights = np.zeros((n_out, n_in))
+    for o in range(n_out):
+        center = (o + 0.5) * step - 0.5
+        taps = np.arange(np.floor(center - radius), np.ceil(center + radius) + 1)
+        height = np.maximum(0, 1 - np.abs(taps - center) / radius)
+        np.add.at(weights[o], np.clip(taps, 0, n_in - 1).astype(int), height / height.sum())
+    return weights
+
+
+def resized(image: np.ndarray, size: tuple[int, int], antialias: bool) -> np.ndarray:
+    down, across = (matrix(a, b, antialias) for a, b in zip(image.shape, size, strict=False))
+    return np.einsum("yh,hwc,xw->cyx", down, image.astype(np.float64), across)
+
+
+def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Only black and white: the largest differences between neighbours there can be."""
+    return np.random.default_rng(seed).integers(0, 2, (*shape, 3)).astype(np.uint8) * 255
+
+
+def run_kernel(image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool) -> np.ndarray:
+    out = np.full((3, *size), np.nan, np.float32)
+    scale, bias = np.array([1, 2, 4], np.float32), np.array([0, 10, -1000], np.float32)
+    resample.resize_flip_normalize(image, out, flip, antialias, scale, bias)
+    return (out - bias[:, None, None]) / scale[:, None, None]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_kernel_is_the_matrix_product(shape, size, antialias):
+    image = noise(shape)
+    expected = resized(image, size, antialias)
+    for flip in (False, True):
+        wanted = expected[:, :, ::-1] if flip else expected
+        assert np.abs(run_kernel(image, size, flip, antialias) - wanted).max() < 0.05
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    size=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    antialias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_kernel_on_any_size(shape, size, antialias, seed):
+    image = noise(shape, seed)
+    error = run_kernel(image, size, True, antialias) - resized(image, size, antialias)[:, :, ::-1]
+    assert np.abs(error).max() < 0.05
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 255])
+def test_flat_image_stays_exactly_flat(level):
+    image = np.full((51, 83, 3), level, np.uint8)
+    assert (run_kernel(image, (40, 56), False, True) == level).all()
+
+
+def images_of_sizes(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, 256, (*rng.integers(1, 130, 2), 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("size", [(48, 64), (33, 31)])
+def test_graph_agrees_with_dalis_operators(size, antialias):
+    """Half a grey level is what DALI loses by rounding the resized image; every sample has its own size and flip."""
+    images, flips = images_of_sizes(24), np.arange(24, dtype=np.int32) % 2
+
+    @pipeline_def(batch_size=24, num_threads=2, device_id=None)
+    def graph():
+        image = fn.external_source(lambda: images, batch=True, dtype=types.UINT8, ndim=3)
+        mirror = fn.external_source(lambda: flips, batch=True, dtype=types.INT32, ndim=0)
+        stock = ops.flip_normalize(ops.resize(image, size, "cpu", antialias=antialias), size, "cpu", MEAN, STD, mirror)
+        still = fused.resize_flip_normalize(image, size, MEAN, STD, antialias=antialias)
+        return fused.resize_flip_normalize(image, size, MEAN, STD, mirror, antialias), stock, still
+
+    outputs = graph().run()
+    assert outputs[0].layout() == outputs[1].layout() == "CHW"
+    ours, stock, still = (np.array(output.as_tensor()) for output in outputs)
+    grey = 255 * np.array(STD, np.float32)[:, None, None]
+    assert ours.shape == (24, 3, *size)
+    assert np.abs((ours - stock) * grey).max() < 0.55
+    np.testing.assert_array_equal(still[::2], ours[::2])
+    np.testing.assert_allclose(still[1::2, :, :, ::-1], ours[1::2], atol=1e-5)
+
+
+def test_without_numba_the_stock_operators_are_used():
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "from dali_mix.pipelines import fused\n"
+        "print(fused.available(), 'dali_mix.pipelines.resample' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.split() == ["False", "False"]
+
+
+def test_available_here():
+    assert fused.available()
