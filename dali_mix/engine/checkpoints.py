@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent: written aside, synced, renamed; checked by sha256; read without running code.
 
 A checkpoint is what `torch.save` writes, a zip archive, with a standard zip comment "sha256:<hex>" over every byte
-before the comment. So it is one file, moved into place by one rename, and `torch.load` and `unzip` read it as they read any.
+before the comment. So it is one file, moved into place by one rename, and `torch.load` and `unzip` read it as any.
 """
 
 from __future__ import annotations
