@@ -1,0 +1,211 @@
+"""One loader in a process of its own, for loader.py: reads commands from standard input, answers in lines of JSON.
+
+use: python _loader_peers.py NAME SETTINGS.json
+
+Each loader is an endless stream of training batches: random-resized crop, flip, normalize, float32, on the CPU. A
+measured stretch begins and ends in mid-stream, behind batches that are taken and not counted, so that what was fetched
+ahead of it and what is still under way at its end weigh the same. Imports stand inside the functions, since this file
+also runs in FFCV's environment, where dali_mix and DALI are not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+REPEATS = 1000  # of the data set, where a stream cannot go on from one epoch to the next
+
+Settings = dict[str, Any]
+
+
+def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
+    """This project's loader: exact source, manifest, draws a record."""
+    import dali_mix
+
+    loader = dali_mix.build_loader(
+        "imagenet",
+        settings["prefix"],
+        batch_size=settings["batch_size"],
+        num_threads=settings["threads"],
+        train=True,
+        drop_last=True,
+        device="cpu",
+        pipeline_options={"image_size": settings["size"], "fuse": fuse},
+    )
+    while True:
+        for batch in loader:
+            yield batch.images
+
+
+def ours_stock(settings: Settings) -> Iterator[Any]:
+    """The same with DALI's own resize and normalize."""
+    return ours(settings, fuse=False)
+
+
+def dali(settings: Settings) -> Iterator[Any]:
+    """DALI's own reader, random crop, resize and normalize, as its examples put them together."""
+    import torch
+    from nvidia.dali import fn, pipeline_def, types
+
+    size = settings["size"]
+
+    @pipeline_def(batch_size=settings["batch_size"], num_threads=settings["threads"], device_id=None, seed=1)
+    def graph() -> Any:
+        encoded, labels = fn.readers.mxnet(
+            path=[settings["prefix"] + ".rec"],
+            index_path=[settings["prefix"] + ".idx"],
+            random_shuffle=True,
+            name="reader",
+        )
+        images = fn.decoders.image_random_crop(encoded, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3])
+        images = fn.resize(images, size=(size, size), interp_type=types.INTERP_LINEAR, antialias=True)
+        images = fn.crop_mirror_normalize(
+            images,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+            mean=[255 * value for value in MEAN],
+            std=[255 * value for value in STD],
+            mirror=fn.random.coin_flip(),
+        )
+        return images, labels
+
+    pipeline = graph()
+    while True:
+        images, _ = pipeline.run()
+        yield torch.from_dlpack(images.as_tensor())
+
+
+class Files:
+    """The images as a torch data set, the list over and over."""
+
+    def __init__(self, paths: list[str], transform: Callable[[Any], Any]) -> None:
+        self.paths = paths
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths) * REPEATS
+
+    def __getitem__(self, position: int) -> tuple[Any, int]:
+        from PIL import Image
+
+        with Image.open(self.paths[position % len(self.paths)]) as image:
+            return self.transform(image.convert("RGB")), 0
+
+
+def torchvision(settings: Settings) -> Iterator[Any]:
+    """torchvision's transforms on PIL images, a DataLoader with as many workers."""
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(settings["size"]),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    files = Files(settings["files"], transform)
+    for images, _ in DataLoader(files, settings["batch_size"], shuffle=True, num_workers=settings["threads"]):
+        yield images
+
+
+def ffcv(settings: Settings) -> Iterator[Any]:
+    """FFCV on a file that holds the very same JPEGs."""
+    import numpy as np
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
+
+    _write_beton(settings)
+    mean, std = (255 * np.array(values) for values in (MEAN, STD))
+    loader = Loader(
+        settings["prefix"] + ".beton",
+        batch_size=settings["batch_size"],
+        num_workers=settings["threads"],
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=True,
+        indices=np.tile(np.arange(len(settings["files"])), REPEATS),
+        pipelines={
+            "image": [
+                RandomResizedCropRGBImageDecoder((settings["size"], settings["size"])),
+                RandomHorizontalFlip(),
+                NormalizeImage(mean, std, np.float32),
+                ToTensor(),
+                ToTorchImage(),
+            ],
+            "label": [IntDecoder(), ToTensor()],
+        },
+    )
+    for images, _ in loader:
+        yield images
+
+
+def _write_beton(settings: Settings) -> None:
+    """Packs the files for FFCV as they are: its own writer would compress them a second time."""
+    import numpy as np
+    from ffcv.fields import IntField, RGBImageField, rgb_image
+    from ffcv.writer import DatasetWriter
+    from PIL import Image
+
+    target = Path(settings["prefix"] + ".beton")
+    if target.exists():
+        return
+    jpegs: dict[bytes, bytes] = {}
+
+    class Pixels:
+        def __len__(self) -> int:
+            return len(settings["files"])
+
+        def __getitem__(self, position: int) -> tuple[Any, int]:
+            path = Path(settings["files"][position])
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            jpegs[pixels.tobytes()] = path.read_bytes()
+            return pixels, 0
+
+    rgb_image.encode_jpeg = lambda pixels, quality: np.frombuffer(jpegs.pop(pixels.tobytes()), np.uint8)
+    partial = target.with_suffix(".partial")
+    writer = DatasetWriter(str(partial), {"image": RGBImageField(write_mode="jpg"), "label": IntField()}, num_workers=1)
+    writer.from_indexed_dataset(Pixels())
+    partial.rename(target)
+
+
+LOADERS = {
+    "ours": ours,
+    "ours, stock ops": ours_stock,
+    "stock DALI": dali,
+    "torchvision + PIL": torchvision,
+    "FFCV": ffcv,
+}
+
+
+def main() -> None:
+    name, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+    answers, sys.stdout = sys.stdout, sys.stderr  # progress bars and the like must not end up among the answers
+    stream = LOADERS[name](settings)
+
+    def answer(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    images = next(stream)
+    answer(shape=list(images.shape), mean=float(images.mean()), std=float(images.std()), dtype=str(images.dtype))
+    for line in sys.stdin:
+        skip, count = (int(word) for word in line.split())
+        for _ in range(skip):
+            next(stream)
+        start = time.perf_counter()
+        for _ in range(count):
+            images = next(stream)
+        answer(seconds=time.perf_counter() - start, images=count * settings["batch_size"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The training loader on CPU cores against DALI's own graph, torchvision with PIL, and FFCV.
+
+use: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2] [--sets original longer500 shorter256]
+         [--ffcv-python PYTHON] [--out docs/benchmarks/loader.json]
+
+All read the same JPEGs: a folder of images (default: ../shared/data/imagenet_sample beside the checkout, else
+scikit-learn's two photographs in many sizes) repeated to 1,000 records, as they are and scaled down, and make batches
+of 64 float32 images of 224 × 224: random-resized crop, flip, normalize. Every loader runs in a process of its own and
+is measured in turn, in mid-stream; ratios are taken within a turn (see _compare.py). FFCV takes part when
+--ffcv-python, or DALI_MIX_FFCV_PYTHON, names a Python that has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _compare import environment, report, table, take_turns, write_json
+from PIL import Image
+
+from dali_mix.recordio import write_set
+
+HERE = Path(__file__).resolve().parent
+PHOTOGRAPHS = HERE.parent.parent / "shared" / "data" / "imagenet_sample"
+RECORDS = 1000
+SETTLE = 0.4  # seconds for a contestant to fill its queues before the next one is timed
+SKIP = 6  # batches taken before the clock starts: more than any of them fetches ahead
+PEERS = ["ours", "ours, stock ops", "stock DALI", "torchvision + PIL", "FFCV"]
+
+
+def originals(folder: Path | None) -> list[bytes]:
+    """The JPEGs of a folder; without one, scikit-learn's two photographs cut into 40 pieces of several sizes."""
+    if folder is not None:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+        if not paths:
+            raise SystemExit(f"{folder}: no .jpg or .jpeg files in it: name another folder with --images")
+        return [path.read_bytes() for path in paths]
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(0)
+    pieces = []
+    for photograph in load_sample_images().images * 20:
+        top, left = rng.integers(0, 120, 2)
+        pieces.append(_jpeg(Image.fromarray(photograph[top:, left:]), 92))
+    return pieces
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def scaled(jpeg: bytes, side: int, shorter: bool) -> bytes:
+    """The image with its shorter or longer side at `side`, quality 90; as it is when a longer side is short enough."""
+    image = Image.open(io.BytesIO(jpeg))
+    ratio = side / (min(image.size) if shorter else max(image.size))
+    if not shorter and ratio >= 1:
+        return jpeg
+    size = tuple(max(1, round(length * ratio)) for length in image.size)
+    return _jpeg(image.convert("RGB").resize(size, Image.Resampling.BICUBIC), 90)
+
+
+SETS: dict[str, Callable[[bytes], bytes]] = {
+    "original": lambda jpeg: jpeg,
+    "longer500": lambda jpeg: scaled(jpeg, 500, shorter=False),
+    "shorter256": lambda jpeg: scaled(jpeg, 256, shorter=True),
+}
+
+
+def prepare(name: str, jpegs: list[bytes], work: Path, args: argparse.Namespace) -> Path:
+    """Writes the images as files and as a record set; returns the settings file that the loaders read."""
+    folder = work / name
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for number, jpeg in enumerate(SETS[name](jpeg) for jpeg in jpegs):
+        path = folder / f"{number:04}.jpg"
+        path.write_bytes(jpeg)
+        files.append(str(path))
+    files = [files[position % len(files)] for position in range(RECORDS)]
+    prefix = folder / "records"
+    write_set(prefix, [(Path(file).read_bytes(), 0) for file in files], classes=["image"], force=True)
+    prefix.with_suffix(".beton").unlink(missing_ok=True)
+    settings = {"prefix": str(prefix), "files": files, "size": args.size, "batch_size": args.batch_size}
+    path = folder / "settings.json"
+    path.write_text(json.dumps(settings | {"threads": args.threads}))
+    return path
+
+
+class Contestant:
+    """A loader in a process of its own."""
+
+    def __init__(self, name: str, python: str, settings: Path, batches: int) -> None:
+        self.name = name
+        self.batches = batches
+        command = [python, str(HERE / "_loader_peers.py"), name, str(settings)]
+        self.log = settings.with_name(f"{name}.log").open("w+")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+        self.first = self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise SystemExit(f"{self.name} ended early:\n{self.log.read()[-3000:]}")
+        return json.loads(line)
+
+    def __call__(self) -> float:
+        """Images a second, over one stretch of its stream."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{SKIP} {self.batches}\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        time.sleep(SETTLE)
+        return answer["images"] / answer["seconds"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+def measure(name: str, settings: Path, args: argparse.Namespace) -> dict[str, Any]:
+    contestants: dict[str, Contestant] = {}
+    try:
+        for peer in args.peers:
+            python = args.ffcv_python if peer == "FFCV" else sys.executable
+            if python:
+                contestants[peer] = Contestant(peer, python, settings, args.batches)
+        for peer, contestant in contestants.items():
+            first = contestant.first
+            assert first["shape"] == [args.batch_size, 3, args.size, args.size], (peer, first)
+            assert abs(first["mean"] - contestants["ours"].first["mean"]) < 0.4, (peer, first)
+        time.sleep(SETTLE)
+        rates = take_turns(contestants, args.turns)
+    finally:
+        for contestant in contestants.values():
+            contestant.close()
+    print(f"\n{name}: batch {args.batch_size}, {args.threads} threads, {args.turns} turns")
+    print(table(rates, "ours", "images/s"), flush=True)
+    return report(rates, "ours")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--batches", type=int, default=16, help="in a measured stretch")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ffcv-python", default=os.environ.get("DALI_MIX_FFCV_PYTHON"))
+    parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "benchmarks" / "loader")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "benchmarks" / "loader.json")
+    args = parser.parse_args()
+    if "ours" not in args.peers:
+        parser.error("--peers must include ours")
+
+    jpegs = originals(args.images)
+    results: dict[str, Any] = {
+        "environment": environment(["nvidia-dali-cuda120", "torch", "torchvision", "pillow", "numba", "numpy"]),
+        "settings": {"batch_size": args.batch_size, "size": args.size, "threads": args.threads, "turns": args.turns},
+    }
+    for name in args.sets:
+        settings = prepare(name, jpegs, args.work, args)
+        results[name] = measure(name, settings, args)
+    write_json(args.out, results)
+    print(f"\nwritten to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
