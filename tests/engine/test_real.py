@@ -30,7 +30,7 @@ def sets(tmp_path_factory):
 def cli(arguments, out):
     """Body of a process that is `dali-mix ARGUMENTS`, its output in a file."""
     torch.set_num_threads(1)
-    sys.stdout = sys.stderr = Path(out).open("a", buffering=1)
+    sys.stdout = sys.stderr = Path(out).open("a", buffering=1)  # noqa: SIM115  # open to the end of the process
     os._exit(main(arguments))
 
 
