@@ -14,8 +14,8 @@ from dali_mix.recordio.publish import Publication
 from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import small_set
 
-# For N = 1, 2, …: a child process packs a set and kills itself before its Nth call that changes files; what it left is copied
-# to PREFIX's folder + "-left", and another child packs undisturbed. argv: folder, replace ("old" packs a smaller set first).
+# For N = 1, 2, …: a child process packs a set and kills itself before its Nth call that changes files; what it left is
+# copied to the folder N-left, and another child packs undisturbed. argv: folder, "old" when a smaller set is there first.
 KILLED = """
 import os, pathlib, shutil, signal, sys
 from dali_mix.recordio import write_set
@@ -198,7 +198,7 @@ except OSError as error:
     assert sorted(process.returncode for process in running) == [0, 1, 1, 1, 1, 1]
     assert all("another packer" in error or "--force" in error for error in errors if error)
     assert set(contents(tmp_path)) == {"set.rec", "set.idx", "set.npy", "set.json"}
-    assert list(verify_set(tmp_path / "set"))[0].endswith("never written")  # its records are zeros, all there
+    assert next(verify_set(tmp_path / "set")).endswith("never written")  # its records are zeros, all there
 
 
 def test_a_folder_as_prefix(tmp_path: Path) -> None:
