@@ -81,7 +81,7 @@ def test_records_without_an_image(tmp_path: Path) -> None:
 
 def test_ids_that_repeat(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", [(0, 0, encoded("JPEG"))] * 3)
-    with pytest.raises(ValueError, match="same id 0.*--renumber"):
+    with pytest.raises(ValueError, match=r"same id 0.*--renumber"):
         adopt([rec])
     adopt([rec], renumber=True)
     assert RecordSet(tmp_path / "set").table["id"].tolist() == [0, 1, 2]

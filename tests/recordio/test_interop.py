@@ -158,7 +158,7 @@ def test_mxnet_s_vector_labels_we_adopt(tmp_path: Path, mxnet: Path) -> None:
     cases = {
         "one": ([[1.0], [0.0]], "classification"),
         "many": ([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], "multilabel"),
-        "boxes": ([[2, 6, 1, 0.25, 0.25, 0.5, 0.5, 1], [2, 6, 0, 0, 0, 1, 1, 0] + [1, 0.5, 0.5, 1, 1, 0]], "detection"),
+        "boxes": ([[2, 6, 1, 0.25, 0.25, 0.5, 0.5, 1], [2, 6, 0, 0, 0, 1, 1, 0, 1, 0.5, 0.5, 1, 1, 0]], "detection"),
         "five": ([[4, 5, 640, 480, 1, 0.25, 0.25, 0.5, 0.5], [4, 5, 640, 480, 0, 0, 0, 1, 1]], "detection"),
     }
     for name, (labels, task) in cases.items():

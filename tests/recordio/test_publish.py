@@ -15,7 +15,7 @@ from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import small_set
 
 # For N = 1, 2, …: a child process packs a set and kills itself before its Nth call that changes files; what it left is
-# copied to the folder N-left, and another child packs undisturbed. argv: folder, "old" when a smaller set is there first.
+# copied to the folder N-left, and another child packs undisturbed. argv: folder; "old": a smaller set is there.
 KILLED = """
 import os, pathlib, shutil, signal, sys
 from dali_mix.recordio import write_set
