@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from nvidia.dali import fn, types
+from nvidia.dali import fn, math, types
 
 from dali_mix.pipelines import ops, windows
 from dali_mix.pipelines.auto_augment import AutoAugment
@@ -34,8 +34,9 @@ class ImageNet(Pipeline):
         scale, ratio: of the random window: share of the area, width / height.
         flip: probability of a horizontal flip.
         crop_ratio: evaluation: resized shorter side / image size.
-        preset: "default"; "parity": the pixels of torchvision and PIL (decodes whole images, slower); "resizemix": the filters of
-            the released ResizeMix (triangular where an axis shrinks, Lanczos3 where it grows).
+        preset: "default"; "parity": the pixels of torchvision and PIL to one grey level, but for the outermost row and column,
+            where DALI's antialiasing repeats the edge (it decodes whole images and does not fuse: slower); "resizemix": the filters
+            of the released ResizeMix (triangular where an axis shrinks, Lanczos3 where it grows).
         min_filter, mag_filter, antialias: change the preset's; filters nearest, linear, triangular, cubic, lanczos3.
         color_jitter, pca_lighting: see `dali_mix.pipelines.color.Color`; applied to the resized crop.
         auto_augment, augment_count, augment_magnitude: see `dali_mix.pipelines.auto_augment.AutoAugment`; after the colours.
@@ -81,18 +82,22 @@ class ImageNet(Pipeline):
         min_default, mag_default, smooth, self.window_decode = PRESETS[choice("preset", preset, tuple(PRESETS))]
         self.min_filter = choice("min_filter", min_filter or min_default, tuple(ops.INTERPOLATIONS))
         self.mag_filter = choice("mag_filter", mag_filter or mag_default, tuple(ops.INTERPOLATIONS))
-        self.fuse = bool(fuse)
+        self.fuse = bool(fuse) and preset != "parity"  # which rounds to whole grey levels before it normalizes, as they do
         self.antialias = smooth if antialias is None else bool(antialias)
         self.color = Color(color_jitter, pca_lighting)
         self.augment = auto_augment and AutoAugment(auto_augment, self.image_size, augment_count, augment_magnitude)
         self.erasing = number("erasing", erasing, 0.0, 1.0)
         self.conditional = self.train and bool(self.augment)
 
+    @property
+    def _resized(self) -> tuple[int, int]:
+        """What evaluation resizes to at least, before it cuts the centre: (height, width)."""
+        return round(self.crop_ratio * self.image_size[0]), round(self.crop_ratio * self.image_size[1])
+
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
         """Training: anchor, shape (B, 2) int32 and mirror (B,) int32. Evaluation: resized size (B, 2) float32 and crop position (B, 2)."""
         if not self.train:
-            target = (round(self.crop_ratio * self.image_size[0]), round(self.crop_ratio * self.image_size[1]))
-            sizes = windows.covering_sizes(rows["height"], rows["width"], target)
+            sizes = windows.covering_sizes(rows["height"], rows["width"], self._resized)
             return {"size": sizes.astype(np.float32), "position": windows.centre_crop_positions(sizes, self.image_size)}
         anchor, shape = windows.random_resized_windows(rows["height"], rows["width"], self.scale, self.ratio, random)
         mirror = (random.uniform(1)[:, 0] < self.flip).astype(np.int32)
@@ -124,7 +129,7 @@ class ImageNet(Pipeline):
         else:
             images = fn.slice(ops.decode(encoded, device), draws["anchor"], draws["shape"], device=device, axis_names="HW")
         if not (self.color.active or self.augment or self.erasing):
-            return ops.resize_flip_normalize(images, size, device, self.mean, self.std, draws["mirror"], *filters, self.fuse)
+            return ops.resize_flip_normalize(images, size, device, self.mean, self.std, draws["mirror"], *filters, fuse=self.fuse)
         images = ops.resize(images, size, device, *filters)
         if self.color.active:
             images = self.color.graph(images, draws["color_matrix"], draws["color_mean"], draws["color_offset"], device)
@@ -148,18 +153,15 @@ class ImageNet(Pipeline):
             raise ValueError("source='native' crops and flips only: color_jitter, pca_lighting, auto_augment, erasing need source='exact'")
 
     def native_graph(self, encoded: DataNode, device: str, seed: int) -> DataNode:
-        """The same crop, flip and evaluation with DALI drawing."""
+        """The same crop and flip with DALI drawing; evaluation may begin its crop one pixel beside that of `graph` (rounding)."""
         if not self.train:
-            resized = fn.resize(
-                ops.decode(encoded, device),
-                device=device,
-                size=[round(self.crop_ratio * side) for side in self.image_size],
-                mode="not_smaller",
-                min_filter=ops.INTERPOLATIONS[self.min_filter],
-                mag_filter=ops.INTERPOLATIONS[self.mag_filter],
-                antialias=self.antialias,
-            )
-            return ops.flip_normalize(resized, self.image_size, device, self.mean, self.std)
+            shape = fn.peek_image_shape(encoded, dtype=types.INT32)
+            (h, w), target = (shape[0], shape[1]), self._resized
+            tall, wide = math.max(target[0], target[1] * h // w), math.max(target[1], target[0] * w // h)
+            size = fn.cast(fn.stack(tall, wide), dtype=types.FLOAT)
+            filters = self.min_filter, self.mag_filter, self.antialias
+            images = ops.resize(ops.decode(encoded, device), size, device, *filters)
+            return ops.flip_normalize(images, self.image_size, device, self.mean, self.std)
         images = fn.decoders.image_random_crop(
             encoded,
             device="mixed" if device == "gpu" else "cpu",
@@ -172,7 +174,7 @@ class ImageNet(Pipeline):
         )
         mirror = fn.random.coin_flip(probability=self.flip, seed=seed + 1)
         filters = self.min_filter, self.mag_filter, self.antialias
-        return ops.resize_flip_normalize(images, self.image_size, device, self.mean, self.std, mirror, *filters, self.fuse)
+        return ops.resize_flip_normalize(images, self.image_size, device, self.mean, self.std, mirror, *filters, fuse=self.fuse)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries boxes through crop, resize and flip."""

@@ -58,9 +58,7 @@ def covering_sizes(height: np.ndarray, width: np.ndarray, target: tuple[int, int
     For a square target: the shorter side becomes its side.
     """
     h, w = np.asarray(height, dtype=np.int64), np.asarray(width, dtype=np.int64)
-    by_height = h * target[1] <= w * target[0]
-    tall = np.where(by_height, target[0], target[1] * h // w)
-    wide = np.where(by_height, target[0] * w // h, target[1])
+    tall, wide = np.maximum(target[0], target[1] * h // w), np.maximum(target[1], target[0] * w // h)
     return np.stack([tall, wide], axis=1).astype(np.int32)
 
 

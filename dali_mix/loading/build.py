@@ -73,8 +73,16 @@ def build_loader(
             f"{records.prefix}: {len(records)} records do not make a single step of {batch_size} a rank on {world_size} ranks"
             f"{' with drop_last' if drop_last else ''}: use fewer ranks, a smaller batch, or more records"
         )
+    if records.info.task == "detection":
+        if type(pipeline).map_boxes is pipelines.Pipeline.map_boxes:
+            raise ValueError(
+                f"{records.prefix} is a detection set, and pipeline {pipeline.name!r} does not carry boxes along:"
+                " pack the set with --task multilabel, or choose another pipeline"
+            )
+        if source == "native":
+            raise ValueError(f"{records.prefix} is a detection set: source='native' does not tell where it cropped; use source='exact'")
     where = _device(device)
-    threads = num_threads or _default_threads()
+    threads = _default_threads() if num_threads is None else num_threads
     if threads < 1:
         raise ValueError(f"num_threads is {num_threads}: give 1 or more")
     bad = BadRecords(records, skip=on_bad_record == "skip")

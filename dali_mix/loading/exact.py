@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 
 import numpy as np
@@ -99,13 +100,16 @@ class ExactSource:
             named = {name: draws[place] for place, name in enumerate(self._feed.names)}
             return self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
 
-        dali = define(
-            batch_size=self._schedule.batch_size,
-            num_threads=self._num_threads,
-            device_id=self._device.index,  # None on the CPU
-            prefetch_queue_depth=self._prefetch,
-            exec_dynamic=True,
-        )
+        with warnings.catch_warnings():
+            # DALI's own augmentations (dali_mix.pipelines.auto_augment) call operators by names that DALI has deprecated
+            warnings.filterwarnings("ignore", message="WARNING: `nvidia.dali.fn.experimental", category=DeprecationWarning)
+            dali = define(
+                batch_size=self._schedule.batch_size,
+                num_threads=self._num_threads,
+                device_id=self._device.index,  # None on the CPU
+                prefetch_queue_depth=self._prefetch,
+                exec_dynamic=True,
+            )
         dali.build()
         return dali
 

@@ -1,0 +1,46 @@
+"""Small sets for the tests of pipelines and loading, written with our own writer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dali_mix.loading.loader import Loader
+from dali_mix.recordio import write_set
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A smooth random picture, (height, width, 3) uint8: coarse noise, enlarged."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encode(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """The picture as a file of PIL's format `kind`."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def png_set(prefix: Path, count: int, size: Callable[[int], tuple[int, int]] | None = None, **options: Any) -> Path:
+    """A classification set of `count` PNGs; record i has class i % 3 and, by default, a size that depends on i."""
+    size = size or (lambda number: (36 + number % 7, 33 + number % 11))
+    samples = [(encode(picture(*size(number), seed=number)), number % 3) for number in range(count)]
+    write_set(prefix, samples, classes=("a", "b", "c"), **options)
+    return prefix
+
+
+def pixels_by_id(loaders: Sequence[Loader]) -> dict[int, np.ndarray]:
+    """One epoch of all the loaders: record number → its image. Fails when a record comes twice."""
+    found: dict[int, np.ndarray] = {}
+    for loader in loaders:
+        for images, _, ids in loader:
+            for image, number in zip(images.numpy(), ids.tolist(), strict=True):
+                assert number not in found
+                found[number] = image
+    return found

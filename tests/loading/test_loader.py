@@ -1,0 +1,273 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from dali_mix import build_loader
+from dali_mix.loading import Batch
+from dali_mix.recordio import RecordSet, write_set
+from tests.loading.sets import encode, picture, pixels_by_id, png_set
+
+SMALL = {"image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory):
+    return RecordSet(png_set(tmp_path_factory.mktemp("forty") / "set", 40, shards=2))
+
+
+def loader(records, name="imagenet", *, batch_size=6, train=True, options=SMALL, **more):
+    return build_loader(
+        name, records, batch_size=batch_size, train=train, device="cpu", num_threads=1, pipeline_options=options, **more
+    )
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar"])
+@pytest.mark.parametrize("train", [True, False])
+def test_row_25_each_id_once_an_epoch_in_as_many_steps_on_every_rank(forty, name, train):
+    for world_size, batch_size in itertools.product((1, 2, 3), (4, 6, 13)):
+        ranks = [
+            loader(forty, name, batch_size=batch_size, train=train, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        orders = []
+        for epoch in range(3):
+            batches = [list(one) for one in ranks]
+            assert {len(found) for found in batches} == {len(ranks[0])}
+            ids = [batch.ids for found in batches for batch in found]
+            assert sorted(torch.cat(ids).tolist()) == list(range(40))
+            for batch in itertools.chain(*batches):
+                assert 1 <= len(batch.ids) <= batch_size  # row 26: never empty
+                assert batch.images.shape == (len(batch.ids), 3, 32, 32) and batch.images.dtype == torch.float32
+                assert torch.equal(batch.targets, batch.ids % 3)
+            assert {one.epoch for one in ranks} == {epoch + 1}
+            orders.append(torch.cat(ids).tolist())
+        assert (orders[0] != orders[1]) == train
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar"])
+def test_batch_size_ranks_and_resume_change_no_records_pixels(forty, name):
+    options = {"image_size": 32}
+    if name == "imagenet":
+        options |= {"color_jitter": 0.4, "pca_lighting": 0.1, "erasing": 0.5, "auto_augment": "trivialaugment"}
+    one = loader(forty, name, batch_size=13, options=options)
+    epochs = [pixels_by_id([one]) for _ in range(2)]
+    assert any((epochs[0][i] != epochs[1][i]).any() for i in range(40))
+    for world_size, batch_size in ((1, 5), (3, 4)):
+        ranks = [
+            loader(forty, name, batch_size=batch_size, rank=rank, world_size=world_size, options=options)
+            for rank in range(world_size)
+        ]
+        for one in ranks:
+            one.set_epoch(1)
+        again = pixels_by_id(ranks)
+        assert all(np.array_equal(again[i], epochs[1][i]) for i in range(40))
+    other = pixels_by_id([loader(forty, name, seed=7, options=options)])
+    assert any((other[i] != epochs[0][i]).any() for i in range(40))
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar"])
+@pytest.mark.parametrize("stop", [0, 1, 3, 7])
+def test_a_resumed_epoch_continues_bit_for_bit_also_on_other_ranks(forty, name, stop):
+    whole = loader(forty, name)
+    whole.set_epoch(4)
+    batches = list(whole)
+    stopped = loader(forty, name)
+    stopped.set_epoch(4)
+    for batch, _ in zip(batches, stopped, strict=False) if stop else ():
+        if stopped.samples_seen >= min(40, 6 * stop):
+            break
+    state = stopped.state_dict()
+    assert state["epoch"] == 4 and state["samples_seen"] == min(40, 6 * stop)
+    same = loader(forty, name)
+    same.load_state_dict(state)
+    rest = list(same)
+    assert len(rest) == len(batches) - stop
+    for ours, theirs in zip(rest, batches[stop:], strict=True):
+        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.ids, theirs.ids)
+    assert (same.epoch, same.samples_seen) == (5, 0)
+    ranks = [loader(forty, name, batch_size=2, rank=rank, world_size=3) for rank in range(3)]
+    for one in ranks:
+        one.load_state_dict(state)
+    pixels = pixels_by_id(ranks)
+    before = {i for batch in batches[:stop] for i in batch.ids.tolist()}
+    assert set(pixels) == set(range(40)) - before
+    for batch in batches[stop:]:
+        for image, number in zip(batch.images.numpy(), batch.ids.tolist(), strict=True):
+            assert np.array_equal(image, pixels[number])
+
+
+def test_only_what_was_taken_counts_and_breaking_out_goes_on(forty):
+    one = loader(forty, prefetch=4)
+    seen = []
+    for batch in one:
+        seen.append(batch.ids)
+        assert one.samples_seen == sum(map(len, seen)) and one.global_size == len(batch.ids)
+        if len(seen) == 2:
+            break
+    assert one.state_dict()["samples_seen"] == 12 and one.epoch == 0
+    seen += [batch.ids for batch in one]
+    assert sorted(torch.cat(seen).tolist()) == list(range(40))
+    assert (one.epoch, one.samples_seen) == (1, 0)
+
+
+def test_set_epoch_drops_what_was_prefetched_for_another(forty):
+    expected = {}
+    straight = loader(forty)
+    for epoch in range(3):
+        expected[epoch] = torch.cat([batch.ids for batch in straight])
+    one = loader(forty)
+    next(iter(one))
+    for epoch in (2, 0, 1):
+        one.set_epoch(epoch)
+        assert torch.equal(torch.cat([batch.ids for batch in one]), expected[epoch])
+    one.set_epoch(0)
+    steps = []
+    for batch in one:
+        steps.append(batch.ids)
+        if len(steps) == 2:
+            one.set_epoch(2)  # inside the loop: this epoch is over
+    assert len(steps) == 2 and torch.equal(torch.cat([batch.ids for batch in one]), expected[2])
+    with pytest.raises(ValueError, match="epoch is -1"):
+        one.set_epoch(-1)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar"])
+def test_batches_stay_as_they_are_for_as_long_as_they_are_kept(forty, name):
+    one = loader(forty, name, batch_size=4)
+    kept = [(batch, batch.images.clone()) for _ in range(3) for batch in one]
+    one.close()
+    del one
+    assert len(kept) == 30
+    for batch, copy in kept:
+        assert torch.equal(batch.images, copy)
+        batch.images.zero_()  # and it may be written to
+
+
+def test_state_of_another_run_is_refused_unless_asked(forty, tmp_path):
+    state = loader(forty).state_dict()
+    assert all(type(value) in (int, str, bool) for value in state.values())
+    other = RecordSet(png_set(tmp_path / "other", 12))
+    for changed, named in (
+        (loader(forty, seed=3), "seed 0, this loader has 3"),
+        (loader(forty, batch_size=8), "global_batch_size 6, this loader has 8"),
+        (loader(forty, train=False), "train True, this loader has False"),
+        (loader(other), f"fingerprint '{forty.fingerprint}', this loader has '{other.fingerprint}'"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            changed.load_state_dict(state)
+        changed.load_state_dict(state | {"samples_seen": 6}, strict=False)
+        assert changed.samples_seen == 6
+    with pytest.raises(ValueError, match="lacks seed"):
+        loader(forty).load_state_dict({key: value for key, value in state.items() if key != "seed"})
+    with pytest.raises(ValueError, match="record 41 of epoch 0"):
+        loader(forty).load_state_dict(state | {"samples_seen": 41})
+
+
+def test_row_27_fewer_records_than_ranks(tmp_path):
+    records = RecordSet(png_set(tmp_path / "two", 2))
+    with pytest.raises(ValueError, match="2 records do not make a single step of 4 a rank on 3 ranks"):
+        loader(records, batch_size=4, rank=0, world_size=3)
+    ranks = [loader(records, batch_size=4, train=False, rank=rank, world_size=3) for rank in range(3)]
+    assert [len(one) for one in ranks] == [1, 1, 0]
+    for _ in range(2):
+        assert sorted(pixels_by_id(ranks)) == [0, 1]
+
+
+def test_drop_last_and_global_size(forty):
+    one = loader(forty, batch_size=12, drop_last=True)
+    assert len(one) == 3 and [len(batch.ids) for batch in one] == [12, 12, 12]
+    ranks = [loader(forty, batch_size=13, rank=rank, world_size=3) for rank in range(3)]  # 40 = 39 + 1: pooled
+    sizes = [[(len(batch.ids), one.global_size) for batch in one] for one in ranks]
+    assert sizes == [[(7, 20), (7, 20)], [(7, 20), (7, 20)], [(6, 20), (6, 20)]]
+
+
+def test_what_others_look_at(forty):
+    one = loader(str(forty.prefix), train=False)
+    assert len(one) == 7 and len(one.dataset) == 40
+    assert one.dataset.metainfo["classes"] == ("a", "b", "c") and one.dataset.metainfo["num_classes"] == 3
+    assert one.dataset.metainfo["task"] == "classification"
+    assert one.pipeline.image_size == (32, 32) and len(one.pipeline.mean) == len(one.pipeline.std) == 3
+    assert (one.rank, one.world_size, one.batch_size, one.global_batch_size, one.seed) == (0, 1, 6, 6, 0)
+
+
+def test_a_plain_training_loop(forty):
+    one = loader(forty, "cifar", batch_size=8)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        for images, targets, _ in one:
+            loss = torch.nn.functional.cross_entropy(model(images), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_multilabel_targets_and_moving_a_batch(tmp_path):
+    labels = np.random.default_rng(0).integers(-1, 2, (9, 5)).astype(np.float32)
+    samples = [(encode(picture(40, 40, i)), labels[i]) for i in range(9)]
+    write_set(tmp_path / "multi", samples, task="multilabel", classes="abcde")
+    for batch in loader(RecordSet(tmp_path / "multi"), batch_size=4):
+        assert batch.targets.dtype == torch.float32 and np.array_equal(batch.targets.numpy(), labels[batch.ids.numpy()])
+        assert isinstance(batch.to("cpu"), Batch) and torch.equal(batch.to("cpu").targets, batch.targets)
+
+
+def test_boxes_follow_crop_resize_and_flip(tmp_path):
+    """A bright rectangle on black: its box must be where its pixels are."""
+    random, samples = np.random.default_rng(0), []
+    for _ in range(24):
+        height, width = random.integers(80, 160, 2)
+        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+        bottom, right = top + height // 3, left + width // 3
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[top:bottom, left:right] = 255
+        box = [1, left / width, top / height, right / width, bottom / height, 0]
+        samples.append((encode(pixels), [2, 6, *box]))
+    write_set(tmp_path / "boxes", samples, task="detection", classes=("a", "b"))
+    options = {"image_size": (96, 128), "mean": (0, 0, 0), "std": (1, 1, 1)}
+    checked = 0
+    for train in (True, False):
+        for images, targets, _ in loader(RecordSet(tmp_path / "boxes"), train=train, options=options):
+            for image, target in zip(images, targets, strict=True):
+                lit = (image[0] > 0.5).nonzero()
+                if len(target["boxes"]) and len(lit) > 20:
+                    assert target["labels"].tolist() == [1] and target["difficult"].tolist() == [False]
+                    found = [lit[:, 1].min(), lit[:, 0].min(), lit[:, 1].max() + 1, lit[:, 0].max() + 1]
+                    assert (target["boxes"][0] - torch.stack(found)).abs().max() < 2.5
+                    checked += 1
+                assert len(target["boxes"]) or len(lit) < 300
+    assert checked > 30
+    with pytest.raises(ValueError, match="'cifar' does not carry boxes along"):
+        loader(RecordSet(tmp_path / "boxes"), "cifar")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
+        ({"rank": 1}, "both rank and world_size"),
+        ({"prefetch": 0}, "prefetch is 0"),
+        ({"num_threads": -1}, "num_threads is -1"),
+        ({"source": "web"}, "source is 'web'"),
+        ({"on_bad_record": "ignore"}, "on_bad_record is 'ignore'"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"pipeline": "imagnet"}, "'imagnet' is not known: choose one of cifar, imagenet"),
+        ({"pipeline_options": {"siez": 3}}, "no option 'siez': it knows image_size"),
+        ({"batch_size": 50, "drop_last": True}, "with drop_last"),
+    ],
+)
+def test_wrong_arguments_are_named(forty, changes, message):
+    arguments = {"pipeline": "imagenet", "batch_size": 4, "train": True, "device": "cpu"} | changes
+    with pytest.raises(ValueError, match=message):
+        build_loader(arguments.pop("pipeline"), forty, **arguments)
+
+
+def test_a_set_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        build_loader("cifar", tmp_path / "nothing", batch_size=4, train=True, device="cpu")

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dali_mix.loading.order import Schedule, epoch_order, plan, share, steps_of_rank
+
+
+def epoch_of(count, batch_size, world_size, *, train, drop_last=False, position=0, seed=1, epoch=0):
+    """The steps of every rank from `position` to the end of one epoch."""
+    ranks = []
+    for rank in range(world_size):
+        schedule = Schedule(count, seed, train, batch_size, rank, world_size, drop_last)
+        steps = schedule.steps_from(epoch, position)
+        ranks.append([next(steps) for _ in range(schedule.steps_left(position))])
+    return ranks
+
+
+def test_the_order_is_a_permutation_keyed_by_seed_and_epoch():
+    first = epoch_order(1000, 3, 5, train=True)
+    assert sorted(first) == list(range(1000))
+    assert np.array_equal(first, epoch_order(1000, 3, 5, train=True))
+    assert not np.array_equal(first, epoch_order(1000, 3, 6, train=True))
+    assert not np.array_equal(first, epoch_order(1000, 4, 5, train=True))
+    assert np.array_equal(epoch_order(7, 3, 5, train=False), np.arange(7))
+    # pinned: a resumed run must find the order it left, whatever version of numpy it finds
+    assert epoch_order(10, 0, 0, train=True).tolist() == [0, 7, 8, 6, 9, 5, 1, 3, 2, 4]
+
+
+@given(st.integers(1, 400), st.integers(1, 9), st.integers(1, 7), st.booleans(), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_each_record_once_and_no_empty_batch(count, batch_size, world_size, train, drop_last):
+    ranks = epoch_of(count, batch_size, world_size, train=train, drop_last=drop_last)
+    rows = np.concatenate([step.rows for steps in ranks for step in steps] or [np.empty(0, int)])
+    assert len(set(rows.tolist())) == len(rows)
+    sizes = [len(step.rows) for steps in ranks for step in steps]
+    assert all(1 <= size <= batch_size for size in sizes)
+    dropped = count - len(rows)
+    if drop_last:
+        assert dropped == count % (batch_size * world_size)
+    elif train:
+        assert dropped < world_size
+        assert dropped == 0 or batch_size == 1 or count < world_size
+    else:
+        assert dropped == 0
+    steps = {len(steps) for steps in ranks}
+    if train or drop_last or (batch_size > 1 and count >= world_size):
+        assert len(steps) == 1
+    assert max(steps) - min(steps) <= 1
+    for at_once in zip(*ranks, strict=False):  # what the ranks take at one step is one stretch, in order of rank
+        assert len({(step.start, step.end) for step in at_once}) == 1
+        lengths = [len(step.rows) for step in at_once]
+        assert max(lengths) - min(lengths) <= 1
+
+
+@given(st.integers(1, 400), st.integers(1, 8), st.integers(1, 6), st.integers(1, 6), st.integers(0, 50), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_a_stopped_epoch_goes_on_exactly_on_any_number_of_ranks(count, batch, world, other, stop, train):
+    whole = epoch_of(count, batch, world, train=train)
+    most = min(stop, len(whole[0]))
+    before = [step for steps in whole for step in steps[:most]]
+    position = whole[0][most - 1].end if most else 0
+    same = epoch_of(count, batch, world, train=train, position=position)
+    if position < count:  # the same ranks see the very same steps
+        for steps, rest in zip(whole, same, strict=True):
+            assert [(s.start, s.end, s.rows.tolist()) for s in steps[most:]] == [
+                (s.start, s.end, s.rows.tolist()) for s in rest
+            ]
+    after = [step for steps in epoch_of(count, batch, other, train=train, position=position) for step in steps]
+    rows = np.concatenate([step.rows for step in before + after] or [np.empty(0, int)])
+    assert len(set(rows.tolist())) == len(rows)
+    left_out = count - len(rows)
+    assert left_out == 0 or (train and left_out < max(world, other))
+
+
+def test_the_remainder_is_shared_then_pooled():
+    assert [plan(40, 6, 3, train=True).size(s) for s in range(3)] == [18, 18, 4]
+    pooled = plan(37, 6, 3, train=True)  # one record left for three ranks
+    assert [pooled.size(s) for s in range(len(pooled))] == [18, 10, 9]
+    assert [plan(37, 6, 3, train=True, drop_last=True).size(s) for s in range(2)] == [18, 18]
+    assert len(plan(2, 6, 3, train=True)) == 0
+    assert [steps_of_rank(plan(2, 6, 3, train=False), rank, 3) for rank in range(3)] == [1, 1, 0]
+    assert [share(10, rank, 3) for rank in range(3)] == [slice(0, 4), slice(4, 7), slice(7, 10)]
+
+
+def test_epochs_follow_each_other_without_end():
+    steps = Schedule(10, 0, True, 4, 0, 1).steps_from(2, 8)
+    seen = [next(steps) for _ in range(5)]
+    assert [(step.epoch, step.start, step.end) for step in seen] == [(2, 8, 10), (3, 0, 4), (3, 4, 8), (3, 8, 10), (4, 0, 4)]
+    assert list(Schedule(2, 0, False, 4, 2, 3).steps_from(0, 0)) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_fewer_records_than_ranks(count):
+    for rank in range(4):
+        assert Schedule(count, 0, True, 5, rank, 4).steps_left(0) == 0
+        assert Schedule(count, 0, False, 5, rank, 4).steps_left(0) == (rank < count)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from dali_mix import build_loader
+from dali_mix.pipelines import SampleRandom, build
+from dali_mix.pipelines.cifar import STATISTICS, Cifar, gather_numpy, gather_torch
+from dali_mix.recordio import write_set
+from tests.loading.sets import encode, picture
+
+
+@pytest.fixture(scope="module")
+def rectangles(tmp_path_factory):
+    """20 pictures of 32×24 pixels and their set."""
+    prefix = tmp_path_factory.mktemp("cifar") / "set"
+    pictures = [picture(32, 24, seed) for seed in range(20)]
+    write_set(prefix, [(encode(pixels), seed % 2) for seed, pixels in enumerate(pictures)], classes="ab")
+    return prefix, pictures
+
+
+def naive(pixels, place, mirror, mean, std, padding):
+    """One image by the slow way: pad, crop, flip, normalize, pixel for pixel."""
+    height, width, _ = pixels.shape
+    out = np.zeros((3, height, width))
+    for y in range(height):
+        for x in range(width):
+            row, column = y + place[0] - padding, (width - 1 - x if mirror else x) + place[1] - padding
+            inside = 0 <= row < height and 0 <= column < width
+            for c in range(3):
+                out[c, y, x] = ((pixels[row, column, c] if inside else 0) / 255 - mean[c]) / std[c]
+    return out
+
+
+def test_every_pixel_against_the_naive_loop(rectangles):
+    prefix, pictures = rectangles
+    mean, std = STATISTICS["cifar100"]
+    options = {"image_size": (32, 24), "padding": 5, "mean": mean, "std": std}
+    one = build_loader("cifar", prefix, batch_size=7, train=True, device="cpu", num_threads=1, seed=3, pipeline_options=options)
+    one.set_epoch(2)
+    drawn = build("cifar", True, options).draw(np.zeros(20), SampleRandom(3, 2, np.arange(20)))
+    assert set(drawn["mirror"]) == {False, True} and drawn["place"].min() == 0 and drawn["place"].max() == 10
+    for images, _, ids in one:
+        for image, i in zip(images.numpy(), ids.tolist(), strict=True):
+            expected = naive(pictures[i], drawn["place"][i], drawn["mirror"][i], mean, std, 5)
+            assert abs(image - expected).max() < 1e-5
+
+
+def test_evaluation_only_normalizes(rectangles):
+    prefix, pictures = rectangles
+    one = build_loader(
+        "cifar", prefix, batch_size=7, train=False, device="cpu", num_threads=1, pipeline_options={"image_size": (32, 24)}
+    )
+    mean, std = (np.array(values)[:, None, None] for values in STATISTICS["cifar10"])
+    for images, _, ids in one:
+        for image, i in zip(images.numpy(), ids.tolist(), strict=True):
+            assert abs(image - (pictures[i].transpose(2, 0, 1) / 255 - mean) / std).max() < 1e-5
+
+
+def test_other_sizes_are_resized_when_decoded(rectangles):
+    prefix, _ = rectangles
+    one = build_loader("cifar", prefix, batch_size=7, train=True, device="cpu", num_threads=1, pipeline_options={"image_size": 16})
+    assert next(iter(one)).images.shape == (7, 3, 16, 16)
+
+
+def test_torch_and_numpy_cut_the_same_windows():
+    random = np.random.default_rng(0)
+    cache = random.integers(0, 256, (6, 3, 14, 11), dtype=np.uint8)
+    ids, place, mirror = random.integers(0, 6, 30), random.integers(0, 4, (30, 2)), random.random(30) < 0.5
+    expected = gather_numpy(cache, ids, place, mirror, (11, 8))
+    packed = torch.from_numpy(np.column_stack([ids, place, mirror]))
+    assert np.array_equal(gather_torch(torch.from_numpy(cache), packed, (11, 8)).numpy(), expected)
+    assert gather_numpy(cache, ids[:0], place[:0], mirror[:0], (11, 8)).shape == (0, 3, 11, 8)
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_the_same_pixels(rectangles):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    prefix, _ = rectangles
+    found = []
+    for device in ("cpu", "cuda"):
+        one = build_loader("cifar", prefix, batch_size=7, train=True, device=device, pipeline_options={"image_size": (32, 24)})
+        found.append([batch.images for batch in one])
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.is_cuda and theirs.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(ours, theirs.cpu(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("padding", -1), ("padding", 33), ("padding", 1.5), ("flip", 2), ("image_size", 0), ("mean", (0, 0)), ("std", (1, 1, 0))],
+)
+def test_options_are_validated(option, value):
+    with pytest.raises(ValueError, match=option):
+        Cifar(train=True, **{option: value})
+
+
+def test_a_set_that_does_not_fit_into_memory_is_refused(rectangles, monkeypatch):
+    monkeypatch.setattr("dali_mix.loading.cached.os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2)
+    with pytest.raises(ValueError, match="20 images of 32×24 take .* 'cifar' is for small sets; use 'imagenet'"):
+        list(build_loader("cifar", rectangles[0], batch_size=7, train=True, device="cpu", pipeline_options={"image_size": (32, 24)}))

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from dali_mix.pipelines.color import GREY, PCA_VALUES, PCA_VECTORS, YIQ, Color
+from dali_mix.pipelines.random import SampleRandom
+
+
+def naive(pixels, values, order, lighting):
+    """The chain step by step on one float image (H, W, 3), 0..255, as torchvision's ColorJitter goes (hue in YIQ), then lighting."""
+    for kind in order:
+        grey = (pixels @ GREY)[:, :, None]
+        if kind == 0:
+            pixels = pixels * values[0]
+        elif kind == 1:
+            pixels = values[1] * pixels + (1 - values[1]) * grey.mean()
+        elif kind == 2:
+            pixels = values[2] * pixels + (1 - values[2]) * grey
+        else:
+            yiq = pixels @ YIQ.T
+            turned = (yiq[..., 1] + 1j * yiq[..., 2]) * np.exp(2j * np.pi * values[3])
+            pixels = np.stack([yiq[..., 0], turned.real, turned.imag], axis=-1) @ np.linalg.inv(YIQ).T
+    return pixels + 255 * PCA_VECTORS @ (lighting * PCA_VALUES)
+
+
+def test_the_affine_map_equals_the_chain_in_the_order_drawn():
+    ids, strengths = np.arange(40), np.array([0.4, 0.5, 0.6, 0.2])
+    drawn = Color(tuple(strengths), 0.1).draw(SampleRandom(1, 2, ids))
+    random = SampleRandom(1, 2, ids)
+    u, lighting = random.uniform(8), random.normal(3) * 0.1
+    pixels = np.random.default_rng(0).uniform(0, 255, (40, 5, 7, 3))
+    orders = set()
+    for i in ids:
+        values = np.append(1 - strengths[:3], -strengths[3]) + 2 * strengths * u[i, :4]
+        order = np.argsort(u[i, 4:])
+        orders.add(tuple(order))
+        expected = naive(pixels[i], values, order, lighting[i])
+        shift = drawn["color_mean"][i] @ pixels[i].mean(axis=(0, 1)) + drawn["color_offset"][i]
+        assert np.allclose(pixels[i] @ drawn["color_matrix"][i].T + shift, expected, atol=1e-2)
+    assert len(orders) > 12
+
+
+def test_no_strength_changes_nothing():
+    drawn = Color(None, 0.0).draw(SampleRandom(0, 0, np.arange(3)))
+    assert np.allclose(drawn["color_matrix"], np.eye(3), atol=1e-6)
+    assert np.allclose(drawn["color_mean"], 0, atol=1e-6) and not drawn["color_offset"].any()
+    assert not Color(None, 0.0).active and Color(0.1, 0.0).active and Color(None, 0.1).active
+
+
+@pytest.mark.parametrize("jitter", [-1, (0.4, 0.4), (0.4, 0.4, 0.4, 0.6), (0.1, 0.1, 0.1, "x")])
+def test_strengths_are_validated(jitter):
+    with pytest.raises(ValueError, match="color_jitter"):
+        Color(jitter, 0.0)
+    with pytest.raises(ValueError, match="pca_lighting"):
+        Color(None, -0.1)

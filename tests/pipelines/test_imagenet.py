@@ -1,0 +1,229 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torchvision.transforms import InterpolationMode, v2
+
+from dali_mix import build_loader
+from dali_mix.pipelines import SampleRandom, build
+from dali_mix.pipelines.auto_augment import AutoAugment
+from dali_mix.pipelines.imagenet import ImageNet
+from dali_mix.recordio import RecordSet, write_set
+from tests.loading.sets import encode, pixels_by_id
+
+UNIT = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Parts of two real photographs as PNGs: windows are then exact, and only resizing is compared."""
+    china, flower = load_sample_images().images
+    parts = [china, flower, china[:300, 200:420], flower[100:260, :500], china[200:, :150], flower[50:110, 100:171]]
+    prefix = tmp_path_factory.mktemp("photos") / "set"
+    write_set(prefix, [(encode(np.ascontiguousarray(part)), 0) for part in parts], classes="a")
+    return RecordSet(prefix), parts
+
+
+def run(records, *, train, epoch=0, **options):
+    one = build_loader(
+        "imagenet", records, batch_size=4, train=train, device="cpu", num_threads=1, pipeline_options={**UNIT, **options}
+    )
+    one.set_epoch(epoch)
+    return pixels_by_id([one])
+
+
+def drawn(records, epoch=0, **options):
+    return build("imagenet", True, options).draw(records.table[:], SampleRandom(0, epoch, np.arange(len(records))))
+
+
+def grey_levels(ours, theirs):
+    return abs(255 * ours - np.asarray(theirs, dtype=np.float32))
+
+
+@pytest.mark.parametrize("size", [224, 64, (48, 80)])
+def test_parity_with_torchvision_and_pil_in_training(photos, size):
+    records, parts = photos
+    for epoch in range(2):
+        images, draws = run(records, train=True, epoch=epoch, image_size=size, preset="parity"), drawn(records, epoch)
+        for i, part in enumerate(parts):
+            (top, left), (height, width) = draws["anchor"][i], draws["shape"][i]
+            goal = list(images[i].shape[1:])
+            whole = torch.from_numpy(part.copy()).permute(2, 0, 1)
+            theirs = v2.functional.resized_crop(whole, top, left, height, width, goal, InterpolationMode.BILINEAR, antialias=True)
+            crop = Image.fromarray(part[top : top + height, left : left + width])
+            pil = np.asarray(crop.resize(goal[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+            for reference in (theirs.numpy(), pil):
+                reference = reference[:, :, ::-1] if draws["mirror"][i] else reference
+                difference = grey_levels(images[i], reference)
+                assert difference[:, 1:-1, 1:-1].max() <= 1.01 and difference.mean() < 0.25
+                # at the border DALI repeats the edge, PIL takes fewer pixels: up to some levels in the outermost row or column
+                assert difference.max() < 20
+
+
+def test_parity_with_torchvision_in_evaluation(photos):
+    records, parts = photos
+    images = run(records, train=False, image_size=224, preset="parity")
+    transform = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])
+    for i, part in enumerate(parts):
+        theirs = transform(torch.from_numpy(part.copy()).permute(2, 0, 1)).numpy()
+        difference = grey_levels(images[i], theirs)
+        assert difference.max() <= 1.01 and difference.mean() < 0.25
+
+
+def test_decoding_a_window_gives_the_windows_pixels(tmp_path):
+    """JPEG: the default decodes the window alone, parity cuts it out of the whole; they agree but for rounding at its border."""
+    china = load_sample_images().images[0]
+    write_set(tmp_path / "jpeg", [(encode(china, "JPEG", quality=95), 0)] * 1, classes="a")
+    records = RecordSet(tmp_path / "jpeg")
+    for epoch in range(4):
+        window = run(records, train=True, epoch=epoch, fuse=False)[0]
+        whole = run(records, train=True, epoch=epoch, preset="parity")[0]
+        assert 255 * abs(window - whole).mean() < 0.5
+
+
+def test_filters_differ_where_they_should(photos):
+    records, _ = photos
+    plain, mixed = run(records, train=True, image_size=128, fuse=False), run(records, train=True, image_size=128, preset="resizemix")
+    shape = drawn(records, image_size=128)["shape"]
+    grown, shrunk = [i for i in range(6) if (shape[i] < 128).all()], [i for i in range(6) if (shape[i] > 128).all()]
+    assert grown and shrunk
+    assert all(255 * abs(plain[i] - mixed[i]).max() > 3 for i in grown)  # Lanczos3 against linear
+    assert all(255 * abs(plain[i] - mixed[i]).max() <= 1.01 for i in shrunk)  # triangular is linear, antialiased
+    for name in ("nearest", "cubic", "lanczos3"):
+        other = run(records, train=True, image_size=128, min_filter=name, mag_filter=name)
+        assert any((other[i] != plain[i]).any() for i in range(6))
+    sharp = run(records, train=True, image_size=128, antialias=False, fuse=False)
+    assert all((sharp[i] != plain[i]).any() for i in shrunk)
+
+
+def test_normalization(photos):
+    records, _ = photos
+    plain, normal = run(records, train=True), run(records, train=True, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2))
+    mean, std = np.array([0.1, 0.2, 0.3])[:, None, None], np.array([0.5, 0.25, 2])[:, None, None]
+    for i, image in plain.items():
+        assert abs((image - mean) / std - normal[i]).max() < 1e-5
+
+
+def test_colour_is_applied_as_drawn(photos):
+    records, _ = photos
+    options = {"color_jitter": (0.4, 0.4, 0.4, 0.1), "pca_lighting": 0.1}
+    before, after = run(records, train=True, fuse=False), run(records, train=True, **options)
+    draws = drawn(records, **options)
+    for i in range(6):
+        pixels = before[i].transpose(1, 2, 0) * 255
+        shift = draws["color_mean"][i] @ pixels.mean(axis=(0, 1)) + draws["color_offset"][i]
+        expected = np.clip(pixels @ draws["color_matrix"][i].T + shift, 0, 255)
+        assert abs(255 * after[i].transpose(1, 2, 0) - expected).max() <= 0.6
+
+
+def test_erasing_sets_the_drawn_window_to_the_mean(photos):
+    records, _ = photos
+    before, after = run(records, train=True, fuse=False, flip=0.0), run(records, train=True, erasing=1.0, flip=0.0)
+    draws = drawn(records, erasing=1.0, flip=0.0)
+    for i in range(6):
+        (top, left), (height, width) = draws["erase_anchor"][i].astype(int), draws["erase_shape"][i].astype(int)
+        expected = before[i].copy()
+        expected[:, top : top + height, left : left + width] = 0
+        assert abs(after[i] - expected).max() < 1e-5
+        assert 0.01 < height * width / 224**2 < 0.34
+    half = drawn(records, erasing=0.5)["erase_shape"]
+    assert half.shape == (6, 2)
+
+
+@pytest.mark.parametrize("kind", ["randaugment", "trivialaugment", "autoaugment"])
+def test_auto_augment_changes_images_by_what_is_drawn_alone(photos, kind):
+    records, _ = photos
+    options = {"image_size": 64, "auto_augment": kind}
+    plain = run(records, train=True, image_size=64, fuse=False)
+    first, again = run(records, train=True, **options), run(records, train=True, **options)
+    draws = AutoAugment(kind, (64, 64)).draw(SampleRandom(0, 0, np.arange(6)).branch(2))
+    operations = AutoAugment(kind, (64, 64)).operations
+    for i in range(6):
+        assert np.array_equal(first[i], again[i])
+        names = {operations[number].name for number in draws["augment_operation"][i]}
+        if names == {"identity"}:
+            assert abs(255 * (first[i] - plain[i])).max() < 1e-3
+    assert any(abs(255 * (first[i] - plain[i])).mean() > 2 for i in range(6))
+
+
+def test_auto_augment_draws_follow_the_policies():
+    random = lambda: SampleRandom(0, 0, np.arange(20_000))  # noqa: E731  # a fresh generator each time
+    rand = AutoAugment("randaugment", (224, 224), 3, 7).draw(random())
+    assert rand["augment_operation"].shape == (20_000, 3) and set(rand["augment_bin"].ravel()) == {7}
+    assert set(rand["augment_operation"].ravel()) == set(range(14)) and abs(rand["augment_sign"].mean() - 0.5) < 0.02
+    trivial = AutoAugment("trivialaugment", (224, 224)).draw(random())
+    assert trivial["augment_operation"].shape == (20_000, 1) and set(trivial["augment_bin"].ravel()) == set(range(31))
+    auto = AutoAugment("autoaugment", (224, 224))
+    chosen = auto.draw(random())["augment_operation"]
+    identity = len(auto.operations) - 1
+    # of the 25 sub-policies two have one step only; the probabilities of the others are in the paper's table
+    expected = (auto._policy[:, :, 1] * (auto._policy[:, :, 0] != identity)).mean(axis=0)
+    assert np.allclose((chosen != identity).mean(axis=0), expected, atol=0.015)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("image_size", 16),
+        ("image_size", 513),
+        ("image_size", (224, 224, 3)),
+        ("scale", (0.5, 0.2)),
+        ("ratio", (0.0, 1.0)),
+        ("flip", 1.5),
+        ("crop_ratio", 0.5),
+        ("preset", "fast"),
+        ("min_filter", "bilinear"),
+        ("mag_filter", "sinc"),
+        ("auto_augment", "fastaugment"),
+        ("erasing", -0.1),
+        ("mean", (1, 2)),
+        ("std", (1, 0, 1)),
+    ],
+)
+def test_options_are_validated_at_construction(option, value):
+    with pytest.raises(ValueError, match=option):
+        ImageNet(train=True, **{option: value})
+
+
+@pytest.mark.parametrize(("count", "magnitude"), [(0, 9), (2, 31), (True, 9), (2, -1)])
+def test_augment_strength_is_validated(count, magnitude):
+    with pytest.raises(ValueError, match="augment_"):
+        ImageNet(train=True, auto_augment="randaugment", augment_count=count, augment_magnitude=magnitude)
+
+
+@pytest.mark.parametrize("size", [32, 512, (96, 160)])
+@pytest.mark.parametrize("train", [True, False])
+def test_sizes(photos, size, train):
+    records, _ = photos
+    shape = (size, size) if isinstance(size, int) else size
+    images = run(records, train=train, image_size=size)
+    assert all(image.shape == (3, *shape) and 0 <= image.min() < image.max() <= 1 for image in images.values())
+
+
+@pytest.mark.gpu
+def test_the_gpu_runs_the_same_graph(photos):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    records, _ = photos
+    for train in (True, False):
+        options = {**UNIT, "color_jitter": 0.4, "erasing": 0.5}
+        one = build_loader("imagenet", records, batch_size=4, train=train, device="cuda", pipeline_options=options)
+        here = run(records, train=train, color_jitter=0.4, erasing=0.5)
+        for images, _, ids in one:
+            assert images.is_cuda and images.is_contiguous(memory_format=torch.channels_last)
+            for image, i in zip(images.cpu().numpy(), ids.tolist(), strict=True):
+                assert 255 * abs(image - here[i]).mean() < 3  # resizing differs a little; decoding PNG does not
+
+
+def test_an_image_of_the_decoder_is_what_pil_reads(tmp_path):
+    """The JPEG decoder itself, without resizing: within a few grey levels of PIL's, nearly everywhere the same."""
+    flower = load_sample_images().images[1][:224, :224]
+    encoded = encode(np.ascontiguousarray(flower), "JPEG", quality=90)
+    write_set(tmp_path / "one", [(encoded, 0)], classes="a")
+    image = run(RecordSet(tmp_path / "one"), train=False, crop_ratio=1.0)[0]
+    reference = np.asarray(Image.open(io.BytesIO(encoded))).transpose(2, 0, 1)
+    difference = grey_levels(image, reference)
+    assert difference.max() <= 4.01 and difference.mean() < 0.3
