@@ -32,6 +32,7 @@ setup(
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
         "tqdm>=4.66",
+        "numba>=0.61",
     ],
     extras_require={
         # DALI built for CUDA 13. It shares its files with the CUDA 12 build: uninstall that one first.

@@ -1,1 +1,23 @@
+"""Dataset layouts, one a file, and the parallel packer: what lies on disk becomes a set of records."""
 
+from dali_mix.datasets.base import Layout, Listing, Options
+from dali_mix.datasets.cifar import cifar10, cifar100
+from dali_mix.datasets.digits import digits
+from dali_mix.datasets.imagefolder import imagefolder
+from dali_mix.datasets.imagenet_val import imagenet_val
+from dali_mix.datasets.images import Transform
+from dali_mix.datasets.listfile import list_file
+from dali_mix.datasets.packer import PackOptions, pack
+from dali_mix.datasets.tiny_imagenet import tiny_imagenet
+
+LAYOUTS: dict[str, Layout] = {
+    "imagefolder": imagefolder,
+    "imagenet-val": imagenet_val,
+    "tiny-imagenet": tiny_imagenet,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "list": list_file,
+    "digits": digits,
+}
+
+__all__ = ["LAYOUTS", "Listing", "Options", "PackOptions", "Transform", "pack"]

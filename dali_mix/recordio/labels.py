@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from dali_mix.recordio.header import Label, check_class
@@ -63,28 +61,26 @@ def check_boxes(label: np.ndarray, num_classes: int) -> None:
             raise ValueError(f"object {number}: 'difficult' is {difficult:g}, not 0 or 1")
 
 
-def detection_label(
-    objects: Sequence[Sequence[float]] | np.ndarray, height: int, width: int, num_classes: int
-) -> tuple[np.ndarray, int]:
-    """The label (2 + 6n,) float32 of objects (n, 6): class, xmin, ymin, xmax, ymax (0..1), difficult; and how many
-    boxes were clipped.
+def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
+    """Clips the boxes of a detection label (2 + 6n,) float32 to the image of `height` x `width` pixels; also how many
+    it clipped.
 
-    A box that leaves the image by at most one pixel or one per cent is clipped. Raises ValueError for one further out,
-    empty or NaN.
+    A box that leaves the image by at most one pixel or one per cent is clipped. Raises ValueError for one further out.
     """
-    rows = np.array(objects, dtype=np.float64).reshape(-1, OBJECT_WIDTH)
-    reach = np.maximum(0.01, 1.0 / np.array([width, height, width, height], dtype=np.float64)) + 1e-9
-    boxes = rows[:, 1:5]
-    beyond = (boxes < 0) | (boxes > 1)
+    if label.ndim != 1 or (label.size - HEADER_WIDTH) % OBJECT_WIDTH:
+        raise ValueError(f"a detection label is 2, 6, then six numbers an object; this one has {label.size}")
+    clipped = label.copy()
+    boxes = clipped[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)[:, 1:5]
+    scale = np.array([width, height, width, height], dtype=np.float64)
+    reach = np.maximum(0.01, 1.0 / scale) + 1e-6
     too_far = (boxes < -reach) | (boxes > 1 + reach)
     if too_far.any():
         number = int(np.flatnonzero(too_far.any(axis=1))[0])
+        corners = np.round(boxes[number] * scale, 2).tolist()
         raise ValueError(
-            f"object {number + 1}: the box {np.round(boxes[number] * [width, height, width, height], 2).tolist()}"
-            " (x1, y1, x2, y2 in pixels)"
+            f"object {number + 1}: the box {corners} (x1, y1, x2, y2 in pixels)"
             f" leaves the {width}x{height} image by more than a pixel and 1 %"
         )
-    rows[:, 1:5] = np.clip(boxes, 0, 1)
-    label = np.concatenate([[HEADER_WIDTH, OBJECT_WIDTH], rows.ravel()]).astype(np.float32)
-    check_boxes(label, num_classes)
-    return label, int(beyond.any(axis=1).sum())
+    beyond = int(((boxes < 0) | (boxes > 1)).any(axis=1).sum())
+    np.clip(boxes, 0, 1, out=boxes)
+    return clipped, beyond

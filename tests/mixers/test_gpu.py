@@ -26,9 +26,10 @@ def test_as_on_the_cpu(mixer, within, dtype, channels_last):
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(9) % 4
     on_cpu, targets = mixer(images, labels, torch.Generator().manual_seed(2))
+    moved, moved_labels = images.cuda(), labels.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        on_gpu, gpu_targets = mixer(images.cuda(), labels.cuda(), torch.Generator().manual_seed(2))
+        on_gpu, gpu_targets = mixer(moved, moved_labels, torch.Generator().manual_seed(2))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert on_gpu.stride() == images.stride()

@@ -1,0 +1,117 @@
+"""Packing against mxnet's im2rec: images/s as they are, and with the shorter side made 256.
+
+    python benchmarks/packing.py [--images FOLDER] [--count 1600] [--turns 7]
+
+im2rec runs in an environment of its own (`python tests/recordio/mxnet_env.py` makes it in build/mxnet), timed inside its process, so
+that starting Python and importing mxnet do not count. Ours is timed from listing the folder to the published set: header and end check
+of every image, crc32, sha256, fsync and manifest included, none of which im2rec does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from _compare import environment, report, table, take_turns, write_json
+
+from dali_mix.datasets import LAYOUTS, Options, PackOptions, Transform, pack
+
+HERE = Path(__file__).resolve().parent
+PEER = HERE.parent / "build" / "mxnet" / "bin" / "python"
+_TIMED = """
+import contextlib, io, runpy, sys, time
+import cv2, mxnet
+script = mxnet.__path__[0] + "/tools/im2rec.py"
+sys.argv = [script, *sys.argv[1:]]
+start = time.perf_counter()
+with contextlib.redirect_stdout(io.StringIO()):
+    runpy.run_path(script, run_name="__main__")
+print(time.perf_counter() - start)
+"""
+
+
+def make_images(source: Path, target: Path, count: int) -> int:
+    """Copies the images of `source`, repeated to `count` files, into class folders; the bytes they have together."""
+    images = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not images:
+        raise FileNotFoundError(f"{source}: no JPEG in it; give a folder of photos with --images")
+    size = 0
+    for number in range(count):
+        folder = target / f"{number % 10:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        data = images[number % len(images)].read_bytes()
+        (folder / f"{number:06d}.jpg").write_bytes(data)
+        size += len(data)
+    return size
+
+
+def ours(root: Path, out: Path, count: int, resize: int | None, workers: int) -> Callable[[], float]:
+    """A contestant: packs `root` with dali_mix."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        listing = LAYOUTS["imagefolder"](root, "train", Options())
+        info = pack(listing, out / "ours", PackOptions(Transform(resize=resize), shuffle=0, workers=workers, force=True))
+        seconds = time.perf_counter() - start
+        assert info.count == count
+        return count / seconds
+
+    return run
+
+
+def im2rec(root: Path, out: Path, count: int, resize: int | None, threads: int) -> Callable[[], float]:
+    """A contestant: im2rec with a list that is there already."""
+    lines = []
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        lines.append(f"{number}\t{int(path.parent.name)}\t{path.relative_to(root)}\n")
+    (out / "peer.lst").write_text("".join(lines))
+    how = ["--resize", str(resize)] if resize else ["--pass-through"]
+
+    def run() -> float:
+        command = [str(PEER), "-c", _TIMED, str(out / "peer"), str(root), *how, "--num-thread", str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return count / float(done.stdout.split()[-1])
+
+    return run
+
+
+def main() -> int:
+    """Prints a table a setting and writes docs/benchmarks/packing.json."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--images", type=Path, default=HERE.parent.parent / "shared" / "data" / "imagenet_sample")
+    parser.add_argument("--count", type=int, default=1600)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "benchmarks" / "packing.json")
+    args = parser.parse_args()
+    if not PEER.exists():
+        print(f"im2rec is not there to compare with: make {PEER.parent.parent} with tests/recordio/mxnet_env.py", file=sys.stderr)
+        return 0
+    results: dict[str, object] = {"count": args.count}
+    with tempfile.TemporaryDirectory(prefix="dali_mix-bench-") as name:
+        root, out = Path(name, "images"), Path(name, "out")
+        out.mkdir()
+        results["mean_bytes"] = make_images(args.images, root, args.count) // args.count
+        for title, resize in (("pass-through", None), ("resize 256", 256)):
+            count = args.count
+            contestants = {
+                "dali_mix": ours(root, out, count, resize, 2),
+                "im2rec, 1 thread": im2rec(root, out, count, resize, 1),
+                "im2rec, 2 threads": im2rec(root, out, count, resize, 2),
+            }
+            rates = take_turns(contestants, args.turns)
+            print(f"\n{title}, {count} images\n{table(rates, 'dali_mix', 'images/s')}")
+            results[title] = report(rates, "dali_mix")
+        shutil.rmtree(out)
+    results["environment"] = environment(["numpy", "opencv-python", "pillow"])
+    write_json(args.out, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""`dali-mix gallery PREFIX`: what mixers do to the images of a packed set, as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefix", help="packed set: PREFIX of PREFIX.json")
+    parser.add_argument(
+        "--mixers",
+        default="resizemix,cutmix,mixup,cutout",
+        help="comma-separated, options after colons, as in resizemix,mixup:alpha=1.0 (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--rows", type=int, default=4, help="how many images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses images and mixes (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, help="side in pixels before mixing (default: what suits the set)")
+    parser.add_argument("--no-boxes", dest="boxes", action="store_false", help="do not outline what was pasted or cut")
+    parser.add_argument("--title", help="heading (default: the set's name and size)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dali_mix.reports import gallery
+
+    out = gallery(
+        args.prefix,
+        [name for name in args.mixers.split(",") if name.strip()],
+        args.out,
+        rows=args.rows,
+        image_size=args.image_size,
+        seed=args.seed,
+        boxes=args.boxes,
+        title=args.title,
+    )
+    print(f"wrote {out}")
+    return 0

@@ -1,0 +1,124 @@
+"""`dali-mix pack LAYOUT --root R --out PREFIX --split S`: a dataset becomes a set of records with a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dali_mix.datasets import LAYOUTS, Options, PackOptions, Transform, pack
+from dali_mix.datasets.images import TARGETS
+from dali_mix.recordio import RecordSet
+from dali_mix.recordio.manifest import TASKS
+from dali_mix.recordio.summary import lines, summarize
+
+_SHOWN = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    parser.add_argument("layout", choices=sorted(LAYOUTS), help="how the files lie")
+    parser.add_argument("--root", type=Path, help="the dataset's folder, or an archive of it (digits needs none)")
+    parser.add_argument("--out", required=True, metavar="PREFIX", help="write PREFIX.rec, .idx, .npy and .json")
+    parser.add_argument("--split", default="train", help="which split (train)")
+    source = parser.add_argument_group("what is read")
+    source.add_argument(
+        "--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)"
+    )
+    source.add_argument("--classes", type=Path, metavar="FILE", help="class names in order, one a line")
+    source.add_argument("--task", choices=TASKS, help="list: what the labels are (taken from them)")
+    source.add_argument(
+        "--download", action="store_true", help="cifar10, cifar100: fetch it into the root through torchvision"
+    )
+    source.add_argument(
+        "--max-pixels", type=int, default=Transform.max_pixels, metavar="N", help="refuse larger images (%(default)s)"
+    )
+    source.add_argument(
+        "--check",
+        choices=("header", "decode"),
+        default="header",
+        help="header and end of each image (default), or decode it",
+    )
+    source.add_argument(
+        "--skip-bad", action="store_true", help="leave unreadable images out and list them in the manifest"
+    )
+    images = parser.add_argument_group("what is written")
+    images.add_argument(
+        "--resize", type=int, metavar="SHORTER_SIDE", help="make the shorter side this long; never enlarges"
+    )
+    images.add_argument("--max-side", type=int, metavar="N", help="make the longer side at most this long")
+    images.add_argument("--quality", type=int, default=95, help="of JPEGs that are encoded anew (95)")
+    images.add_argument(
+        "--encoding", choices=TARGETS, default="keep", help="keep (default) stores files as they are if it can"
+    )
+    images.add_argument(
+        "--shuffle", type=int, metavar="SEED", help="shuffle (training splits: by default, with seed 0)"
+    )
+    images.add_argument("--no-shuffle", action="store_true", help="keep the listed order")
+    images.add_argument("--shards", type=int, default=1, metavar="N", help="write N .rec files (1)")
+    images.add_argument(
+        "--workers", type=int, metavar="N", help="threads (one a core); the bytes are the same for any number"
+    )
+    images.add_argument("--force", action="store_true", help="replace an existing set")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Packs and prints the set's figures."""
+    if args.shuffle is not None and (args.no_shuffle or args.shuffle < 0):
+        raise ValueError("--shuffle takes a seed from 0 on, and not --no-shuffle beside it")
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers {args.workers}: at least one is needed")
+    transform = Transform(
+        resize=args.resize,
+        max_side=args.max_side,
+        quality=args.quality,
+        encoding=args.encoding,
+        max_pixels=args.max_pixels,
+        decode=args.check == "decode",
+    )
+    if args.root is None and args.layout != "digits":
+        raise ValueError(f"layout {args.layout} needs --root")
+    if args.download:
+        _download(args.layout, args.root)
+    start = time.perf_counter()
+    options = Options(list_file=args.list, classes_file=args.classes, task=args.task)
+    listing = LAYOUTS[args.layout](args.root or Path(), args.split, options)
+    if args.task not in (None, listing.task):
+        raise ValueError(f"layout {args.layout} is for --task {listing.task}, not {args.task}")
+    seed = args.shuffle
+    if seed is None and listing.training and not args.no_shuffle:
+        seed = 0
+    how = PackOptions(transform, seed, args.shards, args.workers, args.skip_bad, args.force)
+    with tqdm(total=len(listing.names), unit="img", desc="pack", disable=args.quiet or None) as bar:
+        info = pack(listing, args.out, how, bar.update)
+    seconds = time.perf_counter() - start
+    _summary(args.out, len(info.report["skipped"]) + info.count, seconds)
+    return 0
+
+
+def _summary(prefix: str, images: int, seconds: float) -> None:
+    records = RecordSet(prefix)
+    print("\n".join(lines(summarize(records.info, records.table))))
+    skipped = records.info.report["skipped"]
+    for entry in skipped[:_SHOWN]:
+        print(f"skipped {entry['file']}: {entry['reason']}")
+    if len(skipped) > _SHOWN:
+        print(f"skipped {len(skipped) - _SHOWN} more: see 'report' in {prefix}.json")
+    print(f"{prefix}: {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} images/s")
+
+
+def _download(layout: str, root: Path) -> None:
+    if layout not in ("cifar10", "cifar100"):
+        raise ValueError(f"--download is for cifar10 and cifar100, not {layout}")
+    from torchvision.datasets import CIFAR10, CIFAR100  # only here: it brings torch with it
+    from torchvision.datasets.utils import download_url
+
+    kind = CIFAR10 if layout == "cifar10" else CIFAR100
+    try:
+        # Only the archive, checked by its md5: torchvision's own class would unpickle it.
+        download_url(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
+    except (RuntimeError, OSError) as error:
+        raise OSError(f"{root}: download of {layout} failed: {error}; try again, or fetch {kind.url} by hand") from None

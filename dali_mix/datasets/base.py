@@ -1,0 +1,194 @@
+"""What a layout hands to the packer: the files of one split, their labels, and where to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dali_mix.datasets.trees import ARCHIVES, Tree, is_image, open_tree
+from dali_mix.recordio.header import Label
+
+TRAINING_SPLITS = frozenset(("train", "trainval", "training"))
+SPLIT_NAMES = frozenset((*TRAINING_SPLITS, "val", "valid", "validation", "test", "testing"))
+MAX_NUMBERED_CLASSES = 100_000  # numbered classes are written out in the manifest: more than this is a mistaken label
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may say about a layout: a list of files and labels, class names in order, and the task."""
+
+    list_file: Path | None = None
+    classes_file: Path | None = None
+    task: str | None = None
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names in `classes_file`, one a line; None without it. Raises ValueError for doubles and empty lines."""
+        if self.classes_file is None:
+            return None
+        return read_names(self.classes_file)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One split, ready to be packed, in a fixed order.
+
+    `names` are relative to `tree`, which reads them; `labels` one a name, checked against `task` and `classes` when
+    packed; `ids` one a name (unique), the position when None. `report` goes into the manifest.
+    """
+
+    tree: Tree
+    names: Sequence[str]
+    labels: Sequence[Label]
+    classes: tuple[str, ...]
+    source: str
+    split: str
+    task: str = "classification"
+    ids: Sequence[int] | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError(f"{self.tree.root}: no image found for split {self.split!r} of layout {self.source}")
+        assert len(self.names) == len(self.labels)
+
+    @property
+    def training(self) -> bool:
+        """Whether the split is one to train on, and so is shuffled unless asked otherwise."""
+        return self.split in TRAINING_SPLITS
+
+
+Layout = Callable[[Path, str, Options], Listing]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file. Raises ValueError naming the line that is not UTF-8, FileNotFoundError."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    return decode_lines(data, str(path))
+
+
+def decode_lines(data: bytes, where: str) -> list[str]:
+    """The lines of UTF-8 text, without a byte order mark. Raises ValueError naming the line that is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{where}: line {line} is not UTF-8 text; save the file as UTF-8") from None
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Class names, one a line. Raises ValueError for an empty line or a name that is there twice."""
+    names = [line.strip() for line in read_lines(path)]
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise ValueError(f"{path}: line {number} is empty; one class name a line")
+    check_unique(names, str(path))
+    if not names:
+        raise ValueError(f"{path}: empty; one class name a line")
+    return tuple(names)
+
+
+def check_unique(names: Sequence[str], where: str) -> None:
+    """Raises ValueError naming the first of `names` that is there twice."""
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if name in seen:
+            raise ValueError(f"{where}: line {number}: {name!r} was on line {seen[name]} already")
+        seen[name] = number
+
+
+def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
+    """Classes "0" to `highest`. Raises ValueError for more than are sensible without names."""
+    if highest >= MAX_NUMBERED_CLASSES:
+        raise ValueError(
+            f"{where}: label {highest} would make {highest + 1:,} classes; name them with --classes FILE if so"
+        )
+    return tuple(str(number) for number in range(highest + 1))
+
+
+def class_folders(
+    tree: Tree, base: str, classes: tuple[str, ...] | None
+) -> tuple[list[str], list[int], tuple[str, ...], int]:
+    """Images of `base`/class/…: names, labels, classes (sorted unless given) and how many other files lie among them.
+
+    Raises ValueError for a class without images, a folder that is none of the given classes, or images beside the
+    folders.
+    """
+    where = tree.where(base)
+    folders = tree.folders(base)
+    if not folders:
+        raise ValueError(f"{where}: no class folders in it; expected {where}/CLASS/IMAGE")
+    if classes is None:
+        classes = tuple(folders)
+    else:
+        for folder in folders:
+            if folder not in classes:
+                raise ValueError(f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes")
+    number_of = {name: number for number, name in enumerate(classes)}
+    names: list[str] = []
+    labels: list[int] = []
+    others = 0
+    for folder in folders:
+        found = 0
+        for file in tree.walk(f"{base}/{folder}" if base else folder):
+            if is_image(file):
+                names.append(file)
+                found += 1
+            else:
+                others += 1
+        if not found:
+            raise ValueError(f"{where}/{folder}: a class folder without images; fill it, or remove it from every split")
+        labels += [number_of[folder]] * found
+    return names, labels, classes, others
+
+
+def find_archive(root: Path, words: Sequence[str]) -> Path | None:
+    """An archive in folder `root` whose name holds all `words`; None without. Raises ValueError when there are
+    several."""
+    if not root.is_dir():
+        return None
+    found = sorted(
+        path
+        for path in root.iterdir()
+        if path.name.lower().endswith(ARCHIVES) and all(word in path.name.lower() for word in words) and path.is_file()
+    )
+    if len(found) > 1:
+        raise ValueError(f"{root}: {' and '.join(path.name for path in found)} both fit; give one of them as --root")
+    return found[0] if found else None
+
+
+def split_base(tree: Tree, split: str) -> str:
+    """The folder of `split`: the one of its name, or the root when none of its folders is called like a split.
+
+    An archive's single outer folder is passed through. Raises ValueError when other splits are there, but not this one.
+    """
+    base = ""
+    while True:
+        folders = tree.folders(base)
+        inner = f"{base}/{split}" if base else split
+        if split in folders:
+            return inner
+        named = [folder for folder in folders if folder in SPLIT_NAMES]
+        if named:
+            raise ValueError(f"{tree.where(base)}: no folder {split!r}; there is {', '.join(named)}: choose --split")
+        if len(folders) == 1 and not any(True for _ in _direct_images(tree, f"{base}/{folders[0]}".lstrip("/"))):
+            base = f"{base}/{folders[0]}".lstrip("/")
+            if tree.folders(base):
+                continue
+        return base
+
+
+def _direct_images(tree: Tree, folder: str) -> Sequence[str]:
+    depth = folder.count("/") + 1
+    return [name for name in tree.images(folder) if name.count("/") == depth][:1]
+
+
+def tree_of(root: Path) -> Tree:
+    """The tree to read `root` from. Raises FileNotFoundError when it does not exist."""
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such folder or archive; check --root")
+    return open_tree(root)

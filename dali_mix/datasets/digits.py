@@ -1,0 +1,53 @@
+"""Layout `digits`: scikit-learn's bundled scans of handwritten digits, the offline default of the quickstart.
+
+1,797 real scans of 8x8 pixels in 17 grey levels, enlarged to 32x32 RGB. Split "train" (about 80 %) and "val" (the
+rest), by class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dali_mix.datasets.base import Listing, Options
+from dali_mix.datasets.images import encode
+from dali_mix.datasets.trees import MemoryTree
+
+SIDE = 32
+_SPLIT_KEY = 20  # fixes which scans are held out: every user's "val" is the same
+_HELD_OUT = 0.2
+
+
+def digits(root: Path | None, split: str, options: Options) -> Listing:
+    """Lists split "train", "val" (also called "test") or "all"; `root` is not read. Images are made when they are
+    packed."""
+    if split not in ("train", "val", "test", "all"):
+        raise ValueError(f"digits has the splits train, val (test is the same) and all, not {split!r}")
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    scans = images.reshape(-1, 8, 8)
+    chosen = _rows_of(labels, split)
+    names = [f"digits/{row:04d}.png" for row in chosen.tolist()]
+
+    def read(name: str) -> bytes:
+        scan = np.round(scans[int(name[-8:-4])] * (255 / 16)).astype(np.uint8)
+        enlarged = cv2.resize(scan, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        return encode(np.repeat(enlarged[:, :, None], 3, axis=2), "png")
+
+    classes = tuple(str(digit) for digit in range(10))
+    tree = MemoryTree("scikit-learn", names, read)
+    return Listing(tree, names, labels[chosen].tolist(), classes, "digits", split, ids=chosen.tolist())
+
+
+def _rows_of(labels: np.ndarray, split: str) -> np.ndarray:
+    if split == "all":
+        return np.arange(len(labels))
+    random = np.random.Generator(np.random.Philox(_SPLIT_KEY))
+    held_out = np.zeros(len(labels), dtype=bool)
+    for digit in range(10):
+        rows = random.permutation(np.flatnonzero(labels == digit))
+        held_out[rows[: round(len(rows) * _HELD_OUT)]] = True
+    return np.flatnonzero(held_out != (split == "train"))

@@ -1,0 +1,127 @@
+"""Layout `imagenet-val`: ImageNet's flat validation folder with a list of labels, as it is downloaded.
+
+Labels count the wnids in sorted order, as the training folders do. The official ground truth file counts by
+ILSVRC2012_ID instead, an order of its own, so it needs the development kit's meta.mat to be translated. Kaggle's
+LOC_val_solution.csv and lists of `file wnid` or `file label` (a label in sorted order) carry all that is needed.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_lines, tree_of
+from dali_mix.datasets.trees import Tree
+
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_LISTS = ("LOC_val_solution.csv", "val.txt", "val_map.txt", "imagenet_2012_validation_synset_labels.txt", GROUND_TRUTH)
+_PLACES = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
+
+
+def imagenet_val(root: Path, split: str, options: Options) -> Listing:
+    """Lists the flat images of root (or root/split, root/val) with the labels of `--list`, or of a known file in the
+    root."""
+    tree = tree_of(root)
+    folder = next((name for name in (split, "val", "ILSVRC2012_img_val") if name in tree.folders()), "")
+    images = [name for name in tree.images(folder) if name.count("/") == folder.count("/") + bool(folder)]
+    if not images:
+        raise ValueError(
+            f"{tree.where(folder)}: no images directly in it; for class folders use the layout imagefolder"
+        )
+    where, lines = _label_lines(tree, options)
+    if all(len(line.split()) == 1 for line in lines):
+        labels, classes = _by_position(tree, images, where, lines)
+    else:
+        labels, classes = _by_name(images, where, lines)
+    names = options.class_names()
+    if names is not None:
+        if len(names) < len(classes):
+            raise ValueError(f"{options.classes_file}: {len(names)} names for {len(classes)} classes")
+        classes = names
+    return Listing(tree, images, labels, classes, "imagenet-val", split)
+
+
+def _label_lines(tree: Tree, options: Options) -> tuple[str, list[str]]:
+    if options.list_file is not None:
+        where, lines = str(options.list_file), read_lines(options.list_file)
+    else:
+        found = next((place + name for name in _LISTS for place in _PLACES if tree.exists(place + name)), None)
+        if found is None:
+            raise FileNotFoundError(f"{tree.root}: none of {', '.join(_LISTS)} in it; give the labels with --list FILE")
+        where, lines = tree.where(found), decode_lines(tree.read(found), tree.where(found))
+    lines = [line for line in lines if line.strip() and not line.startswith(("ImageId,", "#"))]
+    if not lines:
+        raise ValueError(f"{where}: no labels in it")
+    return where, lines
+
+
+def _by_position(tree: Tree, images: list[str], where: str, lines: list[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Labels for the images in sorted order: wnids, or ILSVRC2012_IDs."""
+    if len(lines) != len(images):
+        raise ValueError(f"{where}: {len(lines)} labels for {len(images)} images")
+    values = [line.strip() for line in lines]
+    if not all(value.isascii() and value.isdigit() for value in values):
+        return _from_wnids(values, where)
+    if not where.endswith(GROUND_TRUTH):
+        raise ValueError(
+            f"{where}: line 1 is {lines[0]!r}: expected `file label`; a column of numbers alone has no known order"
+        )
+    wnids = _wnids_by_id(tree)
+    for number, value in enumerate(values, start=1):
+        if int(value) not in wnids:
+            raise ValueError(f"{where}: line {number}: {value} is no ILSVRC2012_ID")
+    ordered = {wnid: place for place, wnid in enumerate(sorted(wnids.values()))}
+    return [ordered[wnids[int(value)]] for value in values], tuple(ordered)
+
+
+def _by_name(images: list[str], where: str, lines: list[str]) -> tuple[list[int], tuple[str, ...]]:
+    values: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        fields = line.replace(",", " ").split()
+        name = fields[0].rpartition("/")[2].partition(".")[0]
+        if len(fields) < 2:
+            raise ValueError(f"{where}: line {number} is {line!r}: expected `file label`")
+        if name in values:
+            raise ValueError(f"{where}: line {number}: {fields[0]} is listed twice")
+        values[name] = fields[1]
+    chosen = []
+    for image in images:
+        stem = image.rpartition("/")[2].partition(".")[0]
+        if stem not in values:
+            raise ValueError(f"{where}: no label for {image}")
+        chosen.append(values[stem])
+    if len(values) != len(images):
+        missing = sorted(set(values) - {image.rpartition("/")[2].partition(".")[0] for image in images})
+        raise FileNotFoundError(f"{where}: {missing[0]} is listed, but not among the images ({len(missing)} such)")
+    if all(value.isascii() and value.isdigit() and len(value) < 9 for value in values.values()):
+        labels = [int(value) for value in chosen]
+        return labels, numbered_classes(max(labels), where)
+    return _from_wnids(chosen, where)
+
+
+def _from_wnids(values: list[str], where: str) -> tuple[list[int], tuple[str, ...]]:
+    for number, value in enumerate(values, start=1):
+        if not (len(value) == 9 and value[0] == "n" and value[1:].isdigit()):
+            raise ValueError(f"{where}: label {number} is {value!r}, not a wnid like n01440764")
+    ordered = {wnid: place for place, wnid in enumerate(sorted(set(values)))}
+    return [ordered[value] for value in values], tuple(ordered)
+
+
+def _wnids_by_id(tree: Tree) -> dict[int, str]:
+    """ILSVRC2012_ID → wnid of the 1,000 leaf classes, from the development kit's meta.mat."""
+    found = next((place + "meta.mat" for place in _PLACES if tree.exists(place + "meta.mat")), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"{tree.root}: {GROUND_TRUTH} counts classes by ILSVRC2012_ID, which only the development kit's"
+            " meta.mat translates:"
+            " put ILSVRC2012_devkit_t12 into the root, or give a list of `file wnid` with --list"
+        )
+    # scipy comes with scikit-learn and ships no types
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
+
+    try:
+        synsets = loadmat(io.BytesIO(tree.read(found)), squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
+    except (KeyError, ValueError, TypeError, IndexError, MatReadError) as error:
+        raise ValueError(f"{tree.where(found)}: not the development kit's meta.mat: {error}") from None

@@ -1,0 +1,160 @@
+"""What happens to an image between its file and its record: usually nothing; else a smaller or differently encoded one.
+
+A resized image is decoded at the smallest power-of-two scale libjpeg offers above the wanted size, smoothed by a small
+Gaussian that takes out what the new pixels cannot hold, and sampled bilinearly. docs/decisions.md compares it with
+PIL's antialiased resize.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from dali_mix.recordio.image_header import ImageHeader, read_image_header
+
+TARGETS = ("keep", "jpeg", "png", "raw")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How images are stored.
+
+    `resize`: the shorter side in pixels, `max_side` the longer; images are only ever made smaller. `quality` of JPEGs
+    that are encoded anew. `encoding` "keep" leaves the format; "raw" is a binary PPM. `max_pixels` refuses larger
+    images before they are decoded. `decode` has every image decoded once as a check.
+    """
+
+    resize: int | None = None
+    max_side: int | None = None
+    quality: int = 95
+    encoding: str = "keep"
+    max_pixels: int = 100_000_000
+    decode: bool = False
+
+    def __post_init__(self) -> None:
+        if self.encoding not in TARGETS:
+            raise ValueError(f"encoding {self.encoding!r} is not one of {', '.join(TARGETS)}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality {self.quality} is not from 1 to 100")
+        for name in ("resize", "max_side", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value} is not a positive number")
+
+    def __call__(self, data: bytes) -> tuple[bytes, ImageHeader, bool]:
+        """The bytes to store, their header, and whether they were encoded anew. Raises ValueError for what is no whole
+        image."""
+        converted = self.encoding != "keep" and data.startswith(_CONVERTED)
+        header = _opened_header(data) if converted else read_image_header(data)
+        pixels = header.height * header.width
+        if pixels > self.max_pixels:
+            raise ValueError(
+                f"{header.width}x{header.height} is {pixels:,} pixels, more than --max-pixels"
+                f" {self.max_pixels:,}: raise it if the image is meant"
+            )
+        height, width = self.size(header.height, header.width)
+        target = self._target(header.encoding)
+        if target == header.encoding and (height, width) == (header.height, header.width):
+            if self.decode and decoded_size(data) != (height, width):
+                raise ValueError("decodes to other dimensions than its header says")
+            return data, header, False
+        image = _pil_image(data) if converted or self.decode else _decode(data, header, height)
+        encoded = encode(_shrink(image, height, width), target, self.quality)
+        return encoded, ImageHeader(target, height, width), True
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after packing: at most `resize` on the shorter and `max_side` on the longer side."""
+        short, long = min(height, width), max(height, width)
+        scale = min(1.0, (self.resize or short) / short, (self.max_side or long) / long)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _target(self, encoding: str) -> str:
+        if self.encoding == "raw":
+            return "pnm"
+        return encoding if self.encoding == "keep" else self.encoding
+
+
+def decoded_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
+    """Decodes an image wholly; its height and width after EXIF turning. Raises ValueError when it cannot be decoded."""
+    height, width = _pil_image(bytes(encoded)).shape[:2]
+    return height, width
+
+
+def encode(image_rgb: np.ndarray, encoding: str, quality: int = 95) -> bytes:
+    """Encodes (H, W, 3) uint8 RGB as "jpeg", "png", "webp", "bmp" or "pnm" (binary PPM)."""
+    height, width = image_rgb.shape[:2]
+    if encoding == "pnm":
+        return b"P6\n%d %d\n255\n" % (width, height) + image_rgb.tobytes()
+    options = {
+        "jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+        "png": [],
+        "bmp": [],
+    }
+    done, encoded = cv2.imencode("." + encoding, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options[encoding])
+    if not done:
+        raise ValueError(f"cannot encode {width}x{height} pixels as {encoding}")
+    return encoded.tobytes()
+
+
+def _opened_header(data: bytes) -> ImageHeader:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            name, turned = str(image.format).lower(), image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot be read: {error}") from None
+    return ImageHeader(name, *((width, height) if turned else (height, width)))
+
+
+def _decode(data: bytes, header: ImageHeader, height: int) -> np.ndarray:
+    """Decodes to (H, W, 3) uint8 RGB, turned by EXIF; a JPEG at 1/2, 1/4 or 1/8 when that is still as large as
+    wanted."""
+    flag = cv2.IMREAD_COLOR
+    if header.encoding == "jpeg":
+        flag = next((reduced for scale, reduced in _REDUCED if header.height >= scale * height), flag)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag)
+    except cv2.error as error:
+        raise ValueError(f"cannot be decoded: {error}") from None
+    if image is None:
+        return _pil_image(data)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _pil_image(data: bytes) -> np.ndarray:
+    """Decodes strictly to (H, W, 3) uint8 RGB, turned by EXIF; alpha is dropped and 16 bits become their upper 8, as
+    DALI does."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.load()
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I;16") or turned.mode in ("I", "F"):
+                gray = np.asarray(turned)
+                gray = (gray / 256 if gray.max(initial=0) > 255 else gray).clip(0, 255).astype(np.uint8)
+                return np.repeat(gray[:, :, None], 3, axis=2)
+            return np.asarray(turned.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot be decoded: {error}; fetch the file again") from None
+
+
+def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Makes (H, W, 3) uint8 `height` x `width`, antialiased."""
+    if image.shape[:2] == (height, width):
+        return image
+    while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:
+        half = max(width, (image.shape[1] + 1) // 2), max(height, (image.shape[0] + 1) // 2)
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+    ratio = image.shape[0] / height
+    sigma = 0.45 * math.sqrt(max(ratio * ratio - 1, 0))
+    if sigma > 0.15:
+        image = cv2.GaussianBlur(image, (3, 3), sigma)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)

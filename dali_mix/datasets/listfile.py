@@ -1,0 +1,297 @@
+"""Layout `list`: anything else, by a file that lists images and labels. Its suffix says how it is written.
+
+| suffix | a line or entry | |---|---| | .lst | im2rec's: `id<TAB>label…<TAB>path` | | .txt, .tsv | `path<TAB>label…` |
+| .csv | a header with the column `path`, optionally `id`, and label columns | | .json, .jsonl | objects {"path": …,
+"label": class, name or list, "id": …}; detection: {"boxes": [[class, x1, y1, x2, y2(, difficult)], …]} |
+
+A label is a class number, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
+mxnet's layout, or boxes, relative to width and height (0..1). Every row is checked before anything is packed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, tree_of
+from dali_mix.datasets.trees import check_name
+from dali_mix.recordio.header import MAX_CLASS, Label
+from dali_mix.recordio.labels import check_label, clip_boxes
+from dali_mix.recordio.reader import boxes_of
+
+
+@dataclass(frozen=True)
+class _Row:
+    where: str  # file and line, for messages
+    path: str
+    values: tuple[Any, ...]  # of the label: texts or numbers; one array of boxes (n, 6) for detection from JSON
+    id: int | None = None
+
+
+def list_file(root: Path, split: str, options: Options) -> Listing:
+    """Lists what `--list FILE` (default: SPLIT.lst, .txt, .tsv, .csv, .json or .jsonl in the root) names, relative to
+    the root.
+
+    Raises ValueError naming file and line for a malformed row, a path that leaves the root, a label that is not finite,
+    out of range or of another length than the others, and for an id that is there twice.
+    """
+    tree = tree_of(root)
+    path = options.list_file or _default(root, split)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; check --list") from None
+    if path.suffix not in _READERS:
+        raise ValueError(f"{path}: its suffix is none of {', '.join(_READERS)}, so its format is unknown")
+    rows = list(_READERS[path.suffix](data, str(path)))
+    if not rows:
+        raise ValueError(f"{path}: lists no image")
+    names = [_checked_path(row, tree.root) for row in rows]
+    ids = _ids(rows)
+    task = options.task or _guess_task(rows)
+    given = options.class_names()
+    labels, classes = {"classification": _classes, "multilabel": _multilabel, "detection": _detection}[task](
+        rows, given
+    )
+    for row, label in zip(rows, labels, strict=True):
+        _check(row, label, task, len(classes))
+    return Listing(tree, names, labels, classes, "list", split, task=task, ids=ids)
+
+
+def _check(row: _Row, label: Label, task: str, num_classes: int) -> None:
+    try:
+        if task == "detection":  # beyond the image by a pixel is clipped when packed, all else is wrong now
+            label, _ = clip_boxes(np.asarray(label), 1, 1)
+        check_label(label, task, num_classes)
+    except ValueError as error:
+        raise ValueError(f"{row.where}: {error}") from None
+
+
+def _default(root: Path, split: str) -> Path:
+    found = [root / f"{split}{suffix}" for suffix in _READERS if (root / f"{split}{suffix}").is_file()]
+    if len(found) != 1:
+        seen = (
+            f"{' and '.join(path.name for path in found)} are" if found else f"no {split}.lst, .txt, .csv or .json is"
+        )
+        raise FileNotFoundError(f"{root}: {seen} in it: say which file with --list FILE")
+    return found[0]
+
+
+def _lst(data: bytes, where: str) -> Iterator[_Row]:
+    for line_where, line in _lines(data, where):
+        fields = line.split("\t")
+        if len(fields) < 3:
+            raise ValueError(f"{line_where}: {line[:80]!r} has {len(fields)} fields: expected `id<TAB>label…<TAB>path`")
+        yield _Row(line_where, fields[-1].strip(), tuple(fields[1:-1]), _id(fields[0], line_where))
+
+
+def _txt(data: bytes, where: str) -> Iterator[_Row]:
+    for line_where, line in _lines(data, where):
+        fields = line.split("\t")
+        if len(fields) < 2:
+            raise ValueError(f"{line_where}: {line[:80]!r} has no tab: expected `path<TAB>label…`")
+        yield _Row(line_where, fields[0].strip(), tuple(fields[1:]))
+
+
+def _lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(decode_lines(data, where), start=1):
+        if line.strip():
+            yield f"{where}: line {number}", line
+
+
+def _csv(data: bytes, where: str) -> Iterator[_Row]:
+    decode_lines(data, where)
+    reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+    try:
+        head = [name.strip() for name in next(reader, [])]
+        if "path" not in head or len(head) < 2:
+            raise ValueError(
+                f"{where}: line 1: a header with a column `path` and label columns was expected, not {head[:6]}"
+            )
+        place = head.index("path")
+        key = head.index("id") if "id" in head else None
+        for fields in reader:
+            line_where = f"{where}: line {reader.line_num}"
+            if not fields:
+                continue
+            if len(fields) != len(head):
+                raise ValueError(f"{line_where}: {len(fields)} fields where the header has {len(head)}")
+            label = tuple(value for column, value in enumerate(fields) if column not in (place, key))
+            yield _Row(line_where, fields[place].strip(), label, None if key is None else _id(fields[key], line_where))
+    except csv.Error as error:
+        raise ValueError(f"{where}: line {reader.line_num}: {error}") from None
+
+
+def _json(data: bytes, where: str) -> Iterator[_Row]:
+    try:
+        entries = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON: {error}") from None
+    if not isinstance(entries, list):
+        raise ValueError(f"{where}: expected a list of objects, not a {type(entries).__name__}")
+    for number, entry in enumerate(entries, start=1):
+        yield _json_row(entry, f"{where}: entry {number}")
+
+
+def _jsonl(data: bytes, where: str) -> Iterator[_Row]:
+    for line_where, line in _lines(data, where):
+        yield _json_row(_json_line(line, line_where), line_where)
+
+
+def _json_line(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON: {error}") from None
+
+
+def _json_row(entry: Any, where: str) -> _Row:
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("path"), str)
+        or ("label" in entry) == ("boxes" in entry)
+    ):
+        raise ValueError(f'{where}: expected {{"path": …, "label": …}} or {{"path": …, "boxes": […]}}')
+    record_id = None if entry.get("id") is None else _id(str(entry["id"]), where)
+    if "label" in entry:
+        label = entry["label"]
+        return _Row(where, entry["path"], tuple(label) if isinstance(label, list) else (label,), record_id)
+    try:
+        boxes = [np.array(box, dtype=np.float64) for box in entry["boxes"]]
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: field 'boxes': not lists of numbers") from None
+    for number, box in enumerate(boxes, start=1):
+        if box.shape not in ((5,), (6,)):
+            raise ValueError(f"{where}: box {number}: expected [class, x1, y1, x2, y2] or these and difficult")
+    rows = [np.append(box, 0.0) if len(box) == 5 else box for box in boxes]
+    return _Row(where, entry["path"], (np.array(rows).reshape(-1, 6),), record_id)
+
+
+_READERS = {".lst": _lst, ".txt": _txt, ".tsv": _txt, ".csv": _csv, ".json": _json, ".jsonl": _jsonl}
+
+
+def _checked_path(row: _Row, root: str) -> str:
+    try:
+        return check_name(row.path, root)
+    except ValueError as error:
+        raise ValueError(f"{row.where}: {error}") from None
+
+
+def _id(text: str, where: str) -> int:
+    value = text.strip()
+    if not (value.isascii() and value.isdigit() and int(value) < 1 << 64):
+        raise ValueError(f"{where}: id {text!r} is not a whole number from 0 to 2^64 - 1")
+    return int(value)
+
+
+def _ids(rows: list[_Row]) -> list[int] | None:
+    if all(row.id is None for row in rows):
+        return None
+    seen: dict[int, _Row] = {}
+    for row in rows:
+        if row.id is None:
+            raise ValueError(f"{row.where}: has no id, others have")
+        if row.id in seen:
+            raise ValueError(f"{row.where}: id {row.id} was given by {seen[row.id].where} already; ids must be unique")
+        seen[row.id] = row
+    return list(seen)
+
+
+def _guess_task(rows: list[_Row]) -> str:
+    if any(isinstance(value, np.ndarray) for row in rows for value in row.values):
+        return "detection"
+    if all(len(row.values) == 1 for row in rows):
+        return "classification"
+    try:
+        for row in rows[:100]:
+            boxes_of(np.array(_floats(row), dtype=np.float32), row.where)
+        return "detection"
+    except ValueError:
+        return "multilabel"
+
+
+def _classes(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
+    values = []
+    for row in rows:
+        if len(row.values) != 1 or isinstance(row.values[0], (np.ndarray, dict, list, bool)) or row.values[0] is None:
+            raise ValueError(f"{row.where}: {len(row.values)} label fields where a class has one (--task multilabel?)")
+        values.append(row.values[0])
+    texts = [str(value).strip() for value in values]
+    if given is None and not any(_is_number(text) for text in texts):
+        given = tuple(sorted(set(texts)))
+    if given is not None and any(text in given for text in texts) and not all(_is_number(text) for text in texts):
+        number_of = {name: number for number, name in enumerate(given)}
+        for row, text in zip(rows, texts, strict=True):
+            if text not in number_of:
+                raise ValueError(f"{row.where}: class {text!r} is not among the {len(given)} classes")
+        return [number_of[text] for text in texts], given
+    labels = [_class_number(text, row.where) for row, text in zip(rows, texts, strict=True)]
+    highest = max(range(len(labels)), key=labels.__getitem__)
+    return list(labels), given or numbered_classes(labels[highest], rows[highest].where)
+
+
+def _class_number(text: str, where: str) -> int:
+    value = _number(text, where)
+    if value < 0 or value > MAX_CLASS or value != int(value):
+        raise ValueError(
+            f"{where}: label {text} is not a class: whole numbers from 0 to {MAX_CLASS} (exact as float32)"
+        )
+    return int(value)
+
+
+def _multilabel(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
+    width = len(given) if given else len(rows[0].values)
+    labels: list[Label] = []
+    for row in rows:
+        if len(row.values) != width:
+            raise ValueError(
+                f"{row.where}: {len(row.values)} label fields, expected {width} as in"
+                f" {'--classes' if given else 'the first row'}"
+            )
+        labels.append(np.array(_floats(row), dtype=np.float32))
+    return labels, given or numbered_classes(width - 1, rows[0].where)
+
+
+def _detection(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
+    labels: list[Label] = []
+    highest = 0.0
+    for row in rows:
+        if len(row.values) == 1 and isinstance(row.values[0], np.ndarray):
+            boxes = row.values[0].astype(np.float32)
+        else:
+            boxes = boxes_of(np.array(_floats(row), dtype=np.float32), row.where)
+        if not np.isfinite(boxes).all():
+            raise ValueError(f"{row.where}: a box with a number that is not finite")
+        highest = max(highest, float(boxes[:, 0].max(initial=0)))
+        labels.append(np.concatenate([[2.0, 6.0], boxes.ravel()]).astype(np.float32))
+    return labels, given or numbered_classes(int(highest), rows[0].where)
+
+
+def _floats(row: _Row) -> list[float]:
+    return [_number(value, row.where) for value in row.values]
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: label {value!r} is not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: label {value} is not a finite number")
+    return number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

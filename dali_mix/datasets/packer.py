@@ -1,0 +1,164 @@
+"""The parallel packer: reads, checks and encodes in threads, writes in order. The bytes do not depend on the number of
+workers.
+
+Threads suffice: reading, decoding, resizing, encoding, crc32 and sha256 all let go of Python's lock. There is then no
+worker process whose death could go unnoticed: killing the packer kills all of it, and leaves nothing under a final
+name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dali_mix.datasets.base import Listing
+from dali_mix.datasets.images import Transform
+from dali_mix.recordio import SetInfo, SetWriter, pack_sample
+from dali_mix.recordio.framing import check_length
+from dali_mix.recordio.labels import check_boxes, clip_boxes
+from dali_mix.recordio.writer import Packed
+
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How a listing is packed. `shuffle`: None keeps the listing's order, a number is the seed; `workers` None: one a
+    core."""
+
+    transform: Transform = field(default_factory=Transform)
+    shuffle: int | None = None
+    shards: int = 1
+    workers: int | None = None
+    skip_bad: bool = False
+    force: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        """What the manifest keeps: all that decides the bytes."""
+        return {**asdict(self.transform), "shuffle": self.shuffle, "shards": self.shards, "skip_bad": self.skip_bad}
+
+
+@dataclass
+class _Done:
+    """What a worker made of some images."""
+
+    records: list[tuple[int, Packed]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    reencoded: int = 0
+    clipped: int = 0
+    images: int = 0
+
+
+def pack(
+    listing: Listing,
+    prefix: str | os.PathLike[str],
+    options: PackOptions,
+    progress: Callable[[int], object] | None = None,
+) -> SetInfo:
+    """Packs `listing` as the set `prefix`; `progress` is called with the number of images done since the last call.
+
+    Raises ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
+    listed in the manifest's report instead), FileExistsError when the set exists, OSError when it cannot be written.
+    Nothing is published then.
+    """
+    count = len(listing.names)
+    workers = options.workers or len(os.sched_getaffinity(0))
+    if workers < 1:
+        raise ValueError(f"--workers {workers}: at least one is needed")
+    order = np.arange(count)
+    if options.shuffle is not None:
+        order = np.random.Generator(np.random.Philox(options.shuffle)).permutation(count)
+    report: dict[str, Any] = dict(listing.report)
+    skipped: list[dict[str, str]] = []
+    totals = {"reencoded": 0, "clipped_boxes": 0}
+    threads_before = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the images are the parallelism: OpenCV's own threads would fight ours for the cores
+    try:
+        with SetWriter(
+            prefix,
+            task=listing.task,
+            classes=listing.classes,
+            total=count,
+            shards=options.shards,
+            source=listing.source,
+            split=listing.split,
+            options=options.recorded(),
+            force=options.force,
+        ) as writer:
+            jobs = ((listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, count, _CHUNK))
+            for done in _in_order(_work, jobs, workers):
+                writer.write(done.records)
+                skipped += done.skipped
+                totals["reencoded"] += done.reencoded
+                totals["clipped_boxes"] += done.clipped
+                if progress:
+                    progress(done.images)
+            report |= {"skipped": sorted(skipped, key=lambda entry: entry["file"]), **totals}
+            return writer.finish(report)
+    finally:
+        cv2.setNumThreads(threads_before)
+
+
+def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[_Done]:
+    """Runs jobs in `workers` threads and yields their results in the jobs' order; few are in flight, so memory stays
+    small."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="pack")
+    pending: deque[Future[_Done]] = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.submit(work, *job))
+            if len(pending) > 2 * workers + 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _work(listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
+    done = _Done(images=len(sources))
+    for position, source in enumerate(sources, start=start):
+        name = listing.names[source]
+        try:
+            data, header, reencoded = options.transform(listing.tree.read(name))
+            check_length(len(data) + 64)
+        except (ValueError, FileNotFoundError) as error:
+            message = str(error)
+            where = listing.tree.where(name)
+            if not options.skip_bad:
+                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+                raise kind(f"{_beginning(message, where)} (--skip-bad leaves such images out)") from None
+            done.skipped.append({"file": name, "reason": message.removeprefix(where).removeprefix(": ")})
+            continue
+        label = listing.labels[source]
+        try:
+            if listing.task == "detection":
+                label, clipped = clip_boxes(np.asarray(label, dtype=np.float32), header.height, header.width)
+                check_boxes(label, len(listing.classes))
+                done.clipped += clipped
+            packed = pack_sample(
+                data,
+                label,
+                source if listing.ids is None else listing.ids[source],
+                height=header.height,
+                width=header.width,
+                encoding=header.encoding,
+                task=listing.task,
+                num_classes=len(listing.classes),
+            )
+        except ValueError as error:
+            raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
+        done.records.append((position, packed))
+        done.reencoded += reencoded
+    return done
+
+
+def _beginning(message: str, where: str) -> str:
+    return message if message.startswith(where) else f"{where}: {message}"

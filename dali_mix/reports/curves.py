@@ -1,0 +1,177 @@
+"""Learning curves of a run, from its metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from dali_mix.reports import style
+
+Records = list[dict[str, Any]]
+Corner = Literal["upper right", "lower right"]
+
+
+def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
+    """Draws loss, accuracy, learning rate and speed over the steps of a run, as a PNG.
+
+    Args:
+        metrics: a metrics.jsonl, or the work directory that holds it. Of steps logged twice (a run resumed from before
+            them) the later counts.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FileNotFoundError: no metrics there, or no folder to write to.
+        ValueError: a line that is no record, or no records at all.
+    """
+    path = Path(metrics)
+    if path.is_dir():
+        path = path / "metrics.jsonl"
+    train, val = read_metrics(path)
+    figure = style.new_figure(10, 6.2)
+    grid = figure.add_gridspec(2, 2, height_ratios=(1.7, 1), hspace=0.42, wspace=0.2, left=0.07, right=0.95, top=0.86)
+    figure.subplots_adjust(bottom=0.08)
+    heading = title or f"{path.resolve().parent.name}{_summary(val)}"
+    figure.text(0.07, 0.945, heading, fontsize=12, fontweight="bold", color=style.INK, parse_math=False)
+
+    loss, accuracy, rate, speed = (figure.add_subplot(grid[row, column]) for row in (0, 1) for column in (0, 1))
+    _draw_loss(loss, train, val)
+    _draw_accuracy(accuracy, val)
+    _draw_series(rate, train, "lr", "Learning rate", style.BLUE)
+    _draw_series(speed, train, "images_per_s", "Images per second", style.GREEN)
+    for axes in (loss, accuracy, rate, speed):
+        axes.set_xlabel("step", fontsize=8, color=style.FAINT)
+        axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        axes.set_xlim(0, max(record["step"] for record in train + val) * 1.01 + 1e-9)
+    return style.save(figure, out)
+
+
+def read_metrics(path: Path) -> tuple[Records, Records]:
+    """The train and the val records of a metrics.jsonl, each in order of steps, each step once.
+
+    A last line without its end was cut off by a kill and is passed over.
+
+    Raises:
+        FileNotFoundError, ValueError: as `curves`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no metrics at {path}: give the work directory of a run, or its metrics.jsonl")
+    kinds: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "val": {}}
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")[:-1]
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            kind, step = record["kind"], int(record["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: not a record with a kind and a step ({error!r})") from None
+        if kind in kinds:
+            kinds[kind][step] = record
+    train, val = ([steps[step] for step in sorted(steps)] for steps in kinds.values())
+    if not train and not val:
+        raise ValueError(f"{path} holds no train or val records yet: nothing to draw")
+    return train, val
+
+
+def _series(records: Records, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of the records that have a finite number under `key`."""
+    found = [(record["step"], record[key]) for record in records if isinstance(record.get(key), int | float)]
+    finite = [(step, float(value)) for step, value in found if math.isfinite(value)]
+    return [step for step, _ in finite], [value for _, value in finite]
+
+
+def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
+    style.plain(axes, "Loss")
+    steps, losses = _series(train, "loss")
+    if steps:
+        noisy = len(losses) >= 20
+        axes.plot(steps, losses, color=style.BLUE, alpha=0.25 if noisy else 1.0, linewidth=1.2 if noisy else 1.6)
+        axes.plot(
+            steps,
+            _smoothed(losses) if noisy else losses,
+            color=style.BLUE,
+            linewidth=1.6,
+            marker=_marker(steps, 1),
+            label="training",
+        )
+    val_steps, val_losses = _series(val, "loss")
+    if val_steps:
+        axes.plot(
+            val_steps, val_losses, color=style.ORANGE, linewidth=1.6, marker=_marker(val_steps), label="evaluation"
+        )
+    _legend_or_note(axes, bool(steps or val_steps), "no losses logged yet", "upper right")
+
+
+def _draw_accuracy(axes: Axes, val: Records) -> None:
+    style.plain(axes, "Accuracy on the evaluation set, %")
+    drawn = False
+    for key, name, color in (("top5", "top-5", style.FAINT), ("top1", "top-1", style.ORANGE)):
+        steps, values = _series(val, key)
+        if not steps or (key == "top5" and min(values) >= 100):
+            continue
+        drawn = True
+        axes.plot(steps, values, color=color, linewidth=1.6, marker=_marker(steps), label=name)
+        if key == "top1":
+            best = max(range(len(values)), key=values.__getitem__)
+            axes.plot(steps[best], values[best], "o", color=color, markersize=6, markeredgecolor="white")
+            beyond_middle = steps[best] > steps[-1] / 2
+            axes.annotate(
+                f"best {values[best]:.2f}",
+                (steps[best], values[best]),
+                xytext=(-4 if beyond_middle else 6, -13),
+                textcoords="offset points",
+                ha="right" if beyond_middle else "left",
+                fontsize=8,
+                color=style.INK,
+            )
+    _legend_or_note(axes, drawn, "not evaluated yet", "lower right")
+
+
+def _draw_series(axes: Axes, train: Records, key: str, title: str, color: str) -> None:
+    style.plain(axes, title)
+    steps, values = _series(train, key)
+    if steps:
+        axes.plot(steps, values, color=color, linewidth=1.4, marker=_marker(steps, 1))
+        axes.set_ylim(0, max(values) * 1.1 or 1)
+    if key != "lr":
+        axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
+    _legend_or_note(axes, bool(steps), "nothing logged yet", None)
+
+
+def _legend_or_note(axes: Axes, drawn: bool, note: str, place: Corner | None) -> None:
+    if not drawn:
+        axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=style.FAINT, fontsize=9)
+        axes.set_yticks([])
+    elif place:
+        axes.legend(loc=place, frameon=False, fontsize=8, labelcolor=style.INK)
+
+
+def _smoothed(values: list[float]) -> np.ndarray:
+    """The mean over a centred window of about a twenty-fifth of the series, narrower towards its ends."""
+    half = max(len(values) // 50, 2)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(place, len(values) - 1 - place))
+    return (total[place + reach + 1] - total[place - reach]) / (2 * reach + 1)
+
+
+def _marker(steps: list[int], most: int = 40) -> str:
+    return "." if len(steps) <= most else ""
+
+
+def _summary(val: Records) -> str:
+    _, top1 = _series(val, "top1")
+    return f": top-1 {top1[-1]:.2f} %, best {max(top1):.2f} %" if top1 else ""
+
+
+def _thousands(value: float, _: int | None = None) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:g}"

@@ -1,0 +1,58 @@
+"""A few images of a packed set, decoded to one size, for pictures."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from dali_mix.recordio import RecordSet
+
+SMALLEST, LARGEST = 32, 224
+
+
+def natural_size(records: RecordSet) -> int:
+    """A side, in pixels, that suits the set: its median shorter side, but 32 at least and 224 at most."""
+    rows = np.linspace(0, len(records) - 1, min(len(records), 1000)).astype(np.int64)
+    table = records.table[rows]
+    shorter = statistics.median(np.minimum(table["height"], table["width"]).tolist())
+    return min(max(int(shorter), SMALLEST), LARGEST)
+
+
+def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
+    """(len(rows), 3, size, size) uint8 RGB: the central square of each image.
+
+    Raises:
+        ValueError: a record that cannot be decoded; the message names it.
+    """
+    images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+    for place, row in enumerate(rows):
+        try:
+            with Image.open(io.BytesIO(records.encoded(row).tobytes())) as image:
+                # Sets hold pixels as a camera turned them; so does the manifest's height and width.
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{records.prefix}: record {row} cannot be decoded ({error}); run `dali-mix verify {records.prefix}`"
+            ) from error
+        # Enlarged pixels stay sharp squares; reduced ones are averaged.
+        enlarged = min(upright.size) < size
+        way = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+        images[place] = np.asarray(ImageOps.fit(upright, (size, size), way))
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
+    """(B,) int64 class numbers or (B,K) float32 multi-hot rows.
+
+    Raises:
+        ValueError: a detection set.
+    """
+    if records.info.task == "detection":
+        raise ValueError(f"{records.prefix} is a detection set: mixers take class numbers or multi-hot labels")
+    return torch.from_numpy(np.asarray(records.labels(np.asarray(rows, dtype=np.int64))))

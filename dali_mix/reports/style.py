@@ -1,0 +1,52 @@
+"""The look all pictures share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#1f2933"
+FAINT = "#7b8794"
+GRID = "#e4e7eb"
+BLUE = "#2f6fb0"
+ORANGE = "#d9772b"
+GREEN = "#3b8f5a"
+DPI = 160
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty white figure of `width` × `height` inches, drawn without a screen."""
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+
+
+def plain(axes: Axes, title: str) -> None:
+    """A panel with a title on the left, light horizontal lines, and no frame but the two axes."""
+    axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold", pad=8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+    axes.tick_params(colors=FAINT, labelsize=8, length=0, pad=5)
+
+
+def save(figure: Figure, out: str | Path) -> Path:
+    """Writes `figure` as a PNG, whole or not at all.
+
+    Raises:
+        OSError: the folder is missing or cannot be written to.
+    """
+    out = Path(out)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist")
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(part, format="png", dpi=DPI)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return out

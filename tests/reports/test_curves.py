@@ -1,0 +1,127 @@
+"""Learning curves: what is read from metrics.jsonl, and what is drawn of it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dali_mix.cli.main import main
+from dali_mix.reports import curves
+from dali_mix.reports.curves import _series, _smoothed, read_metrics
+
+
+def train(step, loss=1.0):
+    return {"kind": "train", "step": step, "epoch": 0, "loss": loss, "lr": 0.1, "images_per_s": 900.0}
+
+
+def val(step, top1=50.0, top5=90.0):
+    return {"kind": "val", "step": step, "epoch": 0, "loss": 1.1, "top1": top1, "top5": top5}
+
+
+def write(path, records, end=""):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + end)
+    return path
+
+
+def test_steps_logged_twice_count_once_and_the_later_wins(tmp_path):
+    records = [train(10, 3.0), train(20, 2.0), val(20), train(30, 9.0), train(30, 1.5), train(40, 1.0), val(40, 60.0)]
+    found_train, found_val = read_metrics(write(tmp_path / "m.jsonl", records))
+    assert [(record["step"], record["loss"]) for record in found_train] == [(10, 3.0), (20, 2.0), (30, 1.5), (40, 1.0)]
+    assert [record["top1"] for record in found_val] == [50.0, 60.0]
+
+
+def test_a_line_cut_off_by_a_kill_is_passed_over(tmp_path):
+    path = write(tmp_path / "m.jsonl", [train(10)], end='{"kind": "train", "st')
+    assert len(read_metrics(path)[0]) == 1
+
+
+@pytest.mark.parametrize("line", ["{broken", '{"kind": "train"}', "[1]", '{"kind": "train", "step": "x"}', "7"])
+def test_a_broken_line_is_named(tmp_path, line):
+    (tmp_path / "m.jsonl").write_text(json.dumps(train(10)) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=r"m\.jsonl, line 2: not a record"):
+        read_metrics(tmp_path / "m.jsonl")
+
+
+def test_other_kinds_and_empty_lines_are_passed_over(tmp_path):
+    (tmp_path / "m.jsonl").write_text(
+        "\n" + json.dumps({"kind": "memory", "step": 1}) + "\n" + json.dumps(val(5)) + "\n"
+    )
+    assert read_metrics(tmp_path / "m.jsonl") == ([], [val(5)])
+
+
+def test_nothing_to_draw(tmp_path):
+    (tmp_path / "m.jsonl").write_text("")
+    with pytest.raises(ValueError, match="no train or val records"):
+        curves(tmp_path / "m.jsonl", tmp_path / "c.png")
+
+
+def test_only_finite_numbers_become_points():
+    records = [
+        train(1, float("nan")),
+        train(2, 0.5),
+        {"kind": "train", "step": 3},
+        train(4, None),
+        train(5, float("inf")),
+    ]
+    assert _series(records, "loss") == ([2], [0.5])
+
+
+def test_smoothing_is_a_centred_mean():
+    values = [float(i) for i in range(30)]
+    np.testing.assert_allclose(_smoothed(values), values, err_msg="a straight line stays where it is")
+    noisy = list(np.random.default_rng(0).normal(size=400))
+    window = 400 // 50
+    wanted = [np.mean(noisy[i - window : i + window + 1]) for i in range(window, 400 - window)]
+    np.testing.assert_allclose(_smoothed(noisy)[window:-window], wanted)
+
+
+def colors_of(png):
+    with Image.open(png) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def count(pixels, color):
+    return int((np.abs(pixels - color).max(-1) < 12).sum())
+
+
+ORANGE, GREEN, BLUE = (217, 119, 43), (59, 143, 90), (47, 111, 176)
+
+
+def test_lines_are_where_the_numbers_are(tmp_path):
+    # Accuracy rising from 0 to 100 in a straight line: its orange runs from the lower left to the upper right.
+    records = [train(step, 2.0) for step in range(0, 101, 10)] + [
+        val(step, float(step), 100.0) for step in range(0, 101, 10)
+    ]
+    write(tmp_path / "metrics.jsonl", records)
+    pixels = colors_of(curves(tmp_path, tmp_path / "c.png"))
+    height, width = pixels.shape[:2]
+    accuracy = pixels[: int(height * 0.6), width // 2 :]
+    rows, cols = np.nonzero(np.abs(accuracy - ORANGE).max(-1) < 12)
+    line = cols < cols.max() * 0.8  # the legend is at the right
+    assert np.corrcoef(rows[line], cols[line])[0, 1] < -0.99
+    assert count(pixels, GREEN) > 200 and count(pixels, BLUE) > 400
+
+
+def test_few_and_many_records_can_be_drawn(tmp_path):
+    for records in (
+        [train(0)],
+        [val(3)],
+        [train(step, 1 + step % 3) for step in range(1, 300)],
+        [train(5, float("nan"))],
+    ):
+        write(tmp_path / "m.jsonl", records)
+        pixels = colors_of(curves(tmp_path / "m.jsonl", tmp_path / "c.png"))
+        assert pixels.shape == (992, 1600, 3)
+        assert count(pixels, BLUE) > 0 or not _series(records, "lr")[0]
+
+
+def test_the_command(tmp_path, capsys):
+    write(tmp_path / "metrics.jsonl", [train(10), val(10)])
+    out = tmp_path / "c.png"
+    assert main(["curves", str(tmp_path), "--out", str(out), "--title", "a run of 100 %, $x$"]) == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    assert main(["curves", str(tmp_path / "nothing"), "--out", str(out)]) == 1
+    assert "no metrics at" in capsys.readouterr().err
+    assert main(["curves", str(tmp_path), "--out", str(tmp_path / "no" / "c.png")]) == 1
+    assert "does not exist" in capsys.readouterr().err
