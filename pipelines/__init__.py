@@ -1,7 +1,7 @@
 """Pipelines: what a task draws at random and its DALI graph.
 
-`get(name)` finds a pipeline's class among ours and among those that installed packages offer by an entry point of the group
-"dali_mix.pipelines" (NAME = module:Class); `build(name, train, options)` makes one.
+`get(name)` finds a pipeline's class among ours and among those that installed packages offer by an entry point of the
+group "dali_mix.pipelines" (NAME = module:Class); `build(name, train, options)` makes one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def get(name: str) -> type[Pipeline]:
     try:
         found = offered[name].load()
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"pipeline {name!r} ({offered[name].value}) does not load: {error}; reinstall its package") from error
+        raise ValueError(
+            f"pipeline {name!r} ({offered[name].value}) does not load: {error}; reinstall its package"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Pipeline)):
         raise ValueError(f"pipeline {name!r} ({offered[name].value}) is not a subclass of dali_mix.pipelines.Pipeline")
     return found

@@ -1,6 +1,8 @@
-"""RandAugment, TrivialAugment and AutoAugment with DALI's operations, but draws of our own: they depend on the record alone.
+"""RandAugment, TrivialAugment and AutoAugment with DALI's operations, but draws of our own: they depend on the record
+alone.
 
-Each is a sequence of choices (operation, magnitude, sign) per record; DALI's lists of operations and their ranges are used as they are.
+Each is a sequence of choices (operation, magnitude, sign) per record; DALI's lists of operations and their ranges are
+used as they are.
 """
 
 from __future__ import annotations
@@ -8,15 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from dali_mix.pipelines.base import choice
+from dali_mix.pipelines.random import SampleRandom
 from nvidia.dali.auto_aug import augmentations
 from nvidia.dali.auto_aug.auto_augment import get_image_net_policy
 from nvidia.dali.auto_aug.core import signed_bin
 from nvidia.dali.auto_aug.core._select import select
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
-
-from dali_mix.pipelines.base import choice
-from dali_mix.pipelines.random import SampleRandom
 
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
@@ -29,8 +30,9 @@ class AutoAugment:
     """One of three published policies.
 
     Args:
-        kind: "randaugment" (arXiv 1909.13719): `count` operations of magnitude bin `magnitude` (0 to 30); "trivialaugment" (arXiv
-            2103.10158, wide): one operation of any magnitude; "autoaugment" (arXiv 1805.09501): the ImageNet policy.
+        kind: "randaugment" (arXiv 1909.13719): `count` operations of magnitude bin `magnitude` (0 to 30);
+            "trivialaugment" (arXiv 2103.10158, wide): one operation of any magnitude; "autoaugment" (arXiv 1805.09501):
+            the ImageNet policy.
         size: (height, width) of the images, which bounds the translations: 100/224 of it, 32 pixels, 150/331 of it.
 
     A signed operation is turned round with probability ½.
@@ -60,7 +62,9 @@ class AutoAugment:
                 [(names.index(operation.name), share, level or 0) for operation, share, level in policy_steps]
                 for policy_steps in policy.sub_policies
             ]
-            self._policy = np.array([(found + [none])[:2] for found in steps])  # (policies, 2, [operation, probability, bin])
+            self._policy = np.array(
+                [[*found, none][:2] for found in steps]
+            )  # (policies, 2, [operation, probability, bin])
 
     def draw(self, random: SampleRandom) -> dict[str, np.ndarray]:
         """augment_operation, augment_bin, augment_sign: (B, count) int32 each."""
@@ -74,7 +78,11 @@ class AutoAugment:
             level = np.full(operation.shape, self.magnitude)
             if self.kind == "trivialaugment":
                 level = random.integers(0, self.bins, self.count)
-        drawn = {"augment_operation": operation, "augment_bin": level, "augment_sign": random.integers(0, 2, self.count)}
+        drawn = {
+            "augment_operation": operation,
+            "augment_bin": level,
+            "augment_sign": random.integers(0, 2, self.count),
+        }
         return {name: value.astype(np.int32) for name, value in drawn.items()}
 
     def graph(self, images: DataNode, operation: DataNode, level: DataNode, sign: DataNode) -> DataNode:

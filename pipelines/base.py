@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-
 from dali_mix.pipelines.random import SampleRandom
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Pipeline(ABC):
     """Encoded images → normalized float32 batches, by what `draw` drew and `graph` does with it.
 
-    Both are pure: `draw` takes all its randomness from the generator it is given, `graph` has none. A pipeline is constructed with
-    `train` and its options as keyword arguments and validates them there (ValueError). Others add pipelines of their own by an entry
-    point of the group "dali_mix.pipelines": NAME = module:Class.
+    Both are pure: `draw` takes all its randomness from the generator it is given, `graph` has none. A pipeline is
+    constructed with `train` and its options as keyword arguments and validates them there (ValueError). Others add
+    pipelines of their own by an entry point of the group "dali_mix.pipelines": NAME = module:Class.
 
     Attributes:
         name: what recipes call it.
@@ -36,7 +35,9 @@ class Pipeline(ABC):
     name: ClassVar[str]
     conditional: bool = False
 
-    def __init__(self, *, train: bool, image_size: int | Sequence[int], mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, *, train: bool, image_size: int | Sequence[int], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         self.train = bool(train)
         self.image_size = size_of(image_size)
         self.mean = channels("mean", mean)
@@ -58,26 +59,36 @@ class Pipeline(ABC):
 
     @abstractmethod
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Builds the DALI graph: encoded bytes and one sample's draws → float32 images, CHW or HWC (by the node's layout).
+        """Builds the DALI graph: encoded bytes and one sample's draws → float32 images, CHW or HWC (by the node's
+        layout).
 
         `device` is "cpu" or "gpu"; the same code serves both (see `dali_mix.pipelines.ops`).
         """
 
     def check_native(self) -> None:
         """Raises ValueError when the pipeline, with these options, cannot run from DALI's own reader."""
-        raise ValueError(f"pipeline {self.name!r} draws per record and cannot run on source='native'; use source='exact'")
+        raise ValueError(
+            f"pipeline {self.name!r} draws per record and cannot run on source='native'; use source='exact'"
+        )
 
     def native_graph(self, encoded: DataNode, device: str, seed: int) -> DataNode:
         """The graph for DALI's own reader, whose order we do not know: here DALI draws, from `seed`."""
         raise NotImplementedError(self.name)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
-        """Carries one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of `image_size`, not yet clipped."""
-        raise ValueError(f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or use a detection pipeline")
+        """Carries one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of `image_size`,
+        not yet clipped.
+        """
+        raise ValueError(
+            f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or use a"
+            " detection pipeline"
+        )
 
 
 class CachedPipeline(Pipeline):
-    """A pipeline for small sets: `graph` decodes each image once, to uint8 (H, W, 3) of one size; `apply` does the rest per batch."""
+    """A pipeline for small sets: `graph` decodes each image once, to uint8 (H, W, 3) of one size; `apply` does the rest
+    per batch.
+    """
 
     @property
     @abstractmethod

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
 from dali_mix.pipelines import ops
 from dali_mix.pipelines.base import CachedPipeline, number
 from dali_mix.pipelines.random import SampleRandom
@@ -51,7 +50,9 @@ class Cifar(CachedPipeline):
         self.padding = padding if train else 0
         self.flip = number("flip", flip, 0.0, 1.0)
         self._scale = np.array([1 / (255 * s) for s in self.std], dtype=np.float32)[:, None, None]
-        self._shift = np.array([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=np.float32)[:, None, None]
+        self._shift = np.array([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=np.float32)[
+            :, None, None
+        ]
 
     @property
     def cached_size(self) -> tuple[int, int]:
@@ -59,7 +60,9 @@ class Cifar(CachedPipeline):
         return self.image_size
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Training: place (B, 2) int64, top and left of the crop in the padded image, and mirror (B,) bool. Evaluation: nothing."""
+        """Training: place (B, 2) int64, top and left of the crop in the padded image, and mirror (B,) bool. Evaluation:
+        nothing.
+        """
         if not self.train:
             return {}
         place = random.integers(0, 2 * self.padding + 1, 2)
@@ -81,9 +84,12 @@ class Cifar(CachedPipeline):
         if cache.is_cuda:
             packed = torch.from_numpy(np.column_stack([ids, place, mirror])).to(cache.device, non_blocking=True)
             images = gather_torch(cache, packed, self.image_size).to(torch.float32, memory_format=torch.channels_last)
-            scale, shift = (torch.from_numpy(value).to(cache.device, non_blocking=True) for value in (self._scale, self._shift))
+            scale, shift = (
+                torch.from_numpy(value).to(cache.device, non_blocking=True) for value in (self._scale, self._shift)
+            )
             return images.mul_(scale).add_(shift)
-        # numpy on one thread: torch's threads wait for each other at every step, which costs more than it gives at this size
+        # numpy on one thread: torch's threads wait for each other at every step, which costs more than it gives at this
+        # size
         pixels = gather_numpy(cache.numpy(), ids, place, mirror, self.image_size).astype(np.float32)
         pixels *= self._scale
         pixels += self._shift
@@ -95,7 +101,8 @@ def gather_numpy(
 ) -> np.ndarray:
     """Windows of cached images: cache (N, 3, H, W) uint8 → (B, 3, h, w) uint8.
 
-    All windows there are form one strided view, so that the copy is numpy's, a row of pixels at a time, much faster than torch's indexing.
+    All windows there are form one strided view, so that the copy is numpy's, a row of pixels at a time, much faster
+    than torch's indexing.
     """
     windows = np.lib.stride_tricks.sliding_window_view(cache, size, axis=(2, 3))
     images = windows[ids, :, place[:, 0], place[:, 1]]
@@ -104,7 +111,7 @@ def gather_numpy(
 
 
 def gather_torch(cache: torch.Tensor, packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The same on any device without waiting for it: packed (B, 4) int64 of id, top, left, mirror → (B, 3, h, w) uint8."""
+    """The same on any device, without a wait: packed (B, 4) int64 id, top, left, mirror → (B, 3, h, w) uint8."""
     _, colours, height, width = cache.shape
     ids, top, left, mirror = packed[:, :, None, None, None].unbind(1)
     rows = torch.arange(size[0], device=cache.device)[:, None]

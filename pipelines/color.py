@@ -1,8 +1,9 @@
 """Colour jitter and PCA lighting as one affine map of each image's colours.
 
-Brightness, contrast, saturation, a hue rotation and lighting are all affine in (red, green, blue), given the image's mean colour
-(contrast pulls towards the mean grey). So whatever the order they are applied in, the whole chain is x → M x + A·mean(x) + t with M, A
-(3×3) and t (3,) drawn per record: one pass over the pixels, clipped to 0..255 once, at the end.
+Brightness, contrast, saturation, a hue rotation and lighting are all affine in (red, green, blue), given the image's
+mean colour (contrast pulls towards the mean grey). So whatever the order they are applied in, the whole chain is x → M
+x + A·mean(x) + t with M, A (3×3) and t (3,) drawn per record: one pass over the pixels, clipped to 0..255 once, at the
+end.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from nvidia.dali import fn, types
-
 from dali_mix.pipelines.base import number
 from dali_mix.pipelines.random import SampleRandom
+from nvidia.dali import fn, types
 
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
@@ -31,11 +31,12 @@ class Color:
     """Draws and applies colour jitter (as torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
 
     Args:
-        jitter: strengths of brightness, contrast, saturation, hue, or one number for the first three. A strength s is a factor
-            uniform in max(0, 1 - s) to 1 + s; for hue a turn uniform in -s to s, in whole turns, s at most 0.5.
+        jitter: strengths of brightness, contrast, saturation, hue, or one number for the first three. A strength s is a
+            factor uniform in max(0, 1 - s) to 1 + s; for hue a turn uniform in -s to s, in whole turns, s at most 0.5.
         lighting: standard deviation of the three weights of the principal components; 0.1 in the papers.
 
-    Hue is a rotation in YIQ (PIL's and torchvision's is one in HSV, which is not affine), and nothing is clipped in between.
+    Hue is a rotation in YIQ (PIL's and torchvision's is one in HSV, which is not affine), and nothing is clipped in
+    between.
     """
 
     def __init__(self, jitter: float | Sequence[float] | None, lighting: float) -> None:
@@ -46,7 +47,9 @@ class Color:
         else:
             strengths = tuple(jitter)  # type: ignore[assignment]  # its length is checked on the next line
         if len(strengths) != 4:
-            raise ValueError(f"color_jitter is {jitter!r}: give one number, or four: brightness, contrast, saturation, hue")
+            raise ValueError(
+                f"color_jitter is {jitter!r}: give one number, or four: brightness, contrast, saturation, hue"
+            )
         names = ("brightness", "contrast", "saturation", "hue")
         self.strengths = [
             number(f"color_jitter ({name})", value, 0.0, 0.5 if name == "hue" else 10.0)
@@ -86,7 +89,9 @@ class Color:
 
 
 def jitter_step(kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One step of the chain, x → L x + C·mean(x): kind (B,) 0 brightness, 1 contrast, 2 saturation, 3 hue; → L, C (B, 3, 3)."""
+    """One step of the chain, x → L x + C·mean(x): kind (B,) 0 brightness, 1 contrast, 2 saturation, 3 hue; → L, C (B,
+    3, 3).
+    """
     identity, grey = np.eye(3), np.tile(GREY, (3, 1))
     factor = np.where(kind < 3, value, 1.0)[:, None, None]
     turn = np.where(kind == 3, 2 * np.pi * value, 0.0)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from nvidia.dali import fn, math, types
-
 from dali_mix.pipelines import ops, windows
 from dali_mix.pipelines.auto_augment import AutoAugment
 from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Pipeline, choice, interval, number
 from dali_mix.pipelines.color import Color
 from dali_mix.pipelines.random import SampleRandom
+from nvidia.dali import fn, math, types
 
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
@@ -26,7 +25,8 @@ PRESETS = {
 
 
 class ImageNet(Pipeline):
-    """Random-resized crop and flip for training; shorter side to `crop_ratio` × the image size and a centre crop for evaluation.
+    """Random-resized crop and flip for training; shorter side to `crop_ratio` × the image size and a centre crop for
+    evaluation.
 
     Args:
         train: which of the two.
@@ -34,15 +34,19 @@ class ImageNet(Pipeline):
         scale, ratio: of the random window: share of the area, width / height.
         flip: probability of a horizontal flip.
         crop_ratio: evaluation: resized shorter side / image size.
-        preset: "default"; "parity": the pixels of torchvision and PIL to one grey level, but for the outermost row and column,
-            where DALI's antialiasing repeats the edge (it decodes whole images and does not fuse: slower); "resizemix": the filters
-            of the released ResizeMix (triangular where an axis shrinks, Lanczos3 where it grows).
+        preset: "default"; "parity": the pixels of torchvision and PIL to one grey level, but for the outermost row and
+            column, where DALI's antialiasing repeats the edge (it decodes whole images and does not fuse: slower);
+            "resizemix": the filters of the released ResizeMix (triangular where an axis shrinks, Lanczos3 where it
+            grows).
         min_filter, mag_filter, antialias: change the preset's; filters nearest, linear, triangular, cubic, lanczos3.
         color_jitter, pca_lighting: see `dali_mix.pipelines.color.Color`; applied to the resized crop.
-        auto_augment, augment_count, augment_magnitude: see `dali_mix.pipelines.auto_augment.AutoAugment`; after the colours.
-        erasing: probability of Random Erasing (arXiv 1708.04896): a window of 2 to 33 % of the image set to the mean colour.
+        auto_augment, augment_count, augment_magnitude: see `dali_mix.pipelines.auto_augment.AutoAugment`; after the
+            colours.
+        erasing: probability of Random Erasing (arXiv 1708.04896): a window of 2 to 33 % of the image set to the mean
+            colour.
         mean, std: per channel, 0..1 units.
-        fuse: training on the CPU with linear filters: resize, flip and normalize in one operator compiled by numba, if it is installed.
+        fuse: training on the CPU with linear filters: resize, flip and normalize in one operator compiled by numba, if
+            it is installed.
 
     Everything random is for training only; evaluation takes these options and ignores them.
     """
@@ -82,7 +86,9 @@ class ImageNet(Pipeline):
         min_default, mag_default, smooth, self.window_decode = PRESETS[choice("preset", preset, tuple(PRESETS))]
         self.min_filter = choice("min_filter", min_filter or min_default, tuple(ops.INTERPOLATIONS))
         self.mag_filter = choice("mag_filter", mag_filter or mag_default, tuple(ops.INTERPOLATIONS))
-        self.fuse = bool(fuse) and preset != "parity"  # which rounds to whole grey levels before it normalizes, as they do
+        self.fuse = (
+            bool(fuse) and preset != "parity"
+        )  # which rounds to whole grey levels before it normalizes, as they do
         self.antialias = smooth if antialias is None else bool(antialias)
         self.color = Color(color_jitter, pca_lighting)
         self.augment = auto_augment and AutoAugment(auto_augment, self.image_size, augment_count, augment_magnitude)
@@ -95,7 +101,9 @@ class ImageNet(Pipeline):
         return round(self.crop_ratio * self.image_size[0]), round(self.crop_ratio * self.image_size[1])
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Training: anchor, shape (B, 2) int32 and mirror (B,) int32. Evaluation: resized size (B, 2) float32 and crop position (B, 2)."""
+        """Training: anchor, shape (B, 2) int32 and mirror (B,) int32. Evaluation: resized size (B, 2) float32 and crop
+        position (B, 2).
+        """
         if not self.train:
             sizes = windows.covering_sizes(rows["height"], rows["width"], self._resized)
             return {"size": sizes.astype(np.float32), "position": windows.centre_crop_positions(sizes, self.image_size)}
@@ -127,9 +135,13 @@ class ImageNet(Pipeline):
         if self.window_decode:
             images = ops.decode(encoded, device, (draws["anchor"], draws["shape"]))
         else:
-            images = fn.slice(ops.decode(encoded, device), draws["anchor"], draws["shape"], device=device, axis_names="HW")
+            images = fn.slice(
+                ops.decode(encoded, device), draws["anchor"], draws["shape"], device=device, axis_names="HW"
+            )
         if not (self.color.active or self.augment or self.erasing):
-            return ops.resize_flip_normalize(images, size, device, self.mean, self.std, draws["mirror"], *filters, fuse=self.fuse)
+            return ops.resize_flip_normalize(
+                images, size, device, self.mean, self.std, draws["mirror"], *filters, fuse=self.fuse
+            )
         images = ops.resize(images, size, device, *filters)
         if self.color.active:
             images = self.color.graph(images, draws["color_matrix"], draws["color_mean"], draws["color_offset"], device)
@@ -150,10 +162,15 @@ class ImageNet(Pipeline):
     def check_native(self) -> None:
         """Raises ValueError for options that draw more than crop and flip."""
         if self.train and (self.color.active or self.augment or self.erasing):
-            raise ValueError("source='native' crops and flips only: color_jitter, pca_lighting, auto_augment, erasing need source='exact'")
+            raise ValueError(
+                "source='native' crops and flips only: color_jitter, pca_lighting, auto_augment, erasing need"
+                " source='exact'"
+            )
 
     def native_graph(self, encoded: DataNode, device: str, seed: int) -> DataNode:
-        """The same crop and flip with DALI drawing; evaluation may begin its crop one pixel beside that of `graph` (rounding)."""
+        """The same crop and flip with DALI drawing; evaluation may begin its crop one pixel beside that of `graph`
+        (rounding).
+        """
         if not self.train:
             shape = fn.peek_image_shape(encoded, dtype=types.INT32)
             (h, w), target = (shape[0], shape[1]), self._resized
@@ -174,7 +191,9 @@ class ImageNet(Pipeline):
         )
         mirror = fn.random.coin_flip(probability=self.flip, seed=seed + 1)
         filters = self.min_filter, self.mag_filter, self.antialias
-        return ops.resize_flip_normalize(images, self.image_size, device, self.mean, self.std, mirror, *filters, fuse=self.fuse)
+        return ops.resize_flip_normalize(
+            images, self.image_size, device, self.mean, self.std, mirror, *filters, fuse=self.fuse
+        )
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries boxes through crop, resize and flip."""

@@ -1,17 +1,16 @@
 """DALI graph pieces that several pipelines share: decode a window, resize, flip, normalize.
 
-`device` is the device of the whole pipeline, "cpu" or "gpu"; the same calls build both graphs. Images leave as float32, CHW on the
-CPU and HWC on a GPU, where the loader hands them out as channels_last without moving a byte.
+`device` is the device of the whole pipeline, "cpu" or "gpu"; the same calls build both graphs. Images leave as float32,
+CHW on the CPU and HWC on a GPU, where the loader hands them out as channels_last without moving a byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dali_mix.pipelines import fused
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
-
-from dali_mix.pipelines import fused
 
 INTERPOLATIONS = {
     "nearest": types.INTERP_NN,
@@ -25,8 +24,8 @@ INTERPOLATIONS = {
 def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | None = None) -> DataNode:
     """Encoded bytes → uint8 RGB HWC, turned by EXIF.
 
-    `window` = (anchor, shape), int32 (2,) each as (top, left) and (height, width) in pixels of the turned image: only that part is
-    decoded. On a GPU the hybrid decoder reads from the host.
+    `window` = (anchor, shape), int32 (2,) each as (top, left) and (height, width) in pixels of the turned image: only
+    that part is decoded. On a GPU the hybrid decoder reads from the host.
     """
     where = "mixed" if device == "gpu" else "cpu"
     if window is None:
@@ -46,7 +45,8 @@ def resize(
 ) -> DataNode:
     """Resizes uint8 HWC images to `size` (height, width), one for all or one a sample.
 
-    `min_filter` is used along an axis that shrinks, `mag_filter` along one that grows; `antialias` widens the filter to the ratio.
+    `min_filter` is used along an axis that shrinks, `mag_filter` along one that grows; `antialias` widens the filter to
+    the ratio.
     """
     return fn.resize(
         images,
@@ -67,7 +67,8 @@ def flip_normalize(
     mirror: DataNode | None = None,
     crop: tuple[DataNode, DataNode] | None = None,
 ) -> DataNode:
-    """Cuts `size` (height, width) out of uint8 HWC images, flips where `mirror` (int32) is 1, and returns (x/255 - mean) / std, float32.
+    """Cuts `size` (height, width) out of uint8 HWC images, flips where `mirror` (int32) is 1, and returns (x/255 -
+    mean) / std, float32.
 
     `crop` = (y, x), float32 in 0..1 as DALI's `crop_pos_*`; the centre when None.
     """
@@ -98,10 +99,11 @@ def resize_flip_normalize(
     antialias: bool = True,
     fuse: bool = True,
 ) -> DataNode:
-    """The end of a training graph: uint8 HWC windows of any size → normalized float32 of `size` (height, width), some flipped.
+    """The end of a training graph: uint8 HWC windows of any size → normalized float32 of `size` (height, width), some
+    flipped.
 
-    On the CPU, linear filters are computed by one compiled operator where numba is installed (`fused`), unless `fuse` is False; the
-    stock operators differ from it by half a grey level at most.
+    On the CPU, linear filters are computed by one compiled operator where numba is installed (`fused`), unless `fuse`
+    is False; the stock operators differ from it by half a grey level at most.
     """
     if fuse and device == "cpu" and min_filter == mag_filter == "linear" and fused.available():
         return fused.resize_flip_normalize(images, size, mean, std, mirror, antialias)

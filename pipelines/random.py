@@ -1,7 +1,8 @@
 """Random numbers that depend on (seed, epoch, record) only, drawn for a whole batch at once.
 
-Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a keyed bijection of 128-bit counters. The
-counter spells out which number it is, so nothing is remembered between calls and any record's numbers can be had at any time.
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a keyed bijection of 128-bit
+counters. The counter spells out which number it is, so nothing is remembered between calls and any record's numbers can
+be had at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def philox4x32(counters: np.ndarray, key: tuple[int, int], rounds: int = 10) -> 
 
 
 class SampleRandom:
-    """Random numbers of B records in one epoch. Each call draws from the next stream; the same calls give the same numbers.
+    """Random numbers of B records in one epoch. Each call draws from the next stream; the same calls give the same
+    numbers.
 
     Counter words: block, epoch, low 32 bits of the record number, its high 16 bits with the stream's number below them.
 
@@ -56,7 +58,9 @@ class SampleRandom:
         return len(self._ids)
 
     def branch(self, number: int) -> SampleRandom:
-        """A generator for the same records with streams of its own, 1,024 for each `number` from 1 to 63, whatever was drawn before."""
+        """A generator for the same records with streams of its own, 1,024 for each `number` from 1 to 63, whatever was
+        drawn before.
+        """
         if not 1 <= number <= 63:
             raise ValueError(f"branch {number}: they count from 1 to 63")
         return SampleRandom(self._seed, self._epoch, self._ids, 1024 * number)

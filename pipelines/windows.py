@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-
 from dali_mix.pipelines.random import SampleRandom
 
 TRIES = 10
@@ -14,9 +13,11 @@ TRIES = 10
 def random_resized_windows(
     height: np.ndarray, width: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float], random: SampleRandom
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Windows of random area and shape: the "inception" crop (Szegedy et al. 2015) as torchvision's RandomResizedCrop draws it.
+    """Windows of random area and shape: the "inception" crop (Szegedy et al. 2015) as torchvision's RandomResizedCrop
+    draws it.
 
-    Ten tries a record: share of the area uniform in `scale`, width / height log-uniform in `ratio`; the first that fits counts, placed
+    Ten tries a record: share of the area uniform in `scale`, width / height log-uniform in `ratio`; the first that fits
+    counts, placed
     uniformly. If none fits: the whole image, or the largest centred window within `ratio`.
 
     Args:
@@ -53,7 +54,8 @@ def _fallback(rows: np.ndarray, columns: np.ndarray, ratio: tuple[float, float])
 
 
 def covering_sizes(height: np.ndarray, width: np.ndarray, target: tuple[int, int]) -> np.ndarray:
-    """(B, 2) int32: sizes in proportion that just cover `target` (height, width), rounded down as torchvision's Resize does.
+    """(B, 2) int32: sizes in proportion that just cover `target` (height, width), rounded down as torchvision's Resize
+    does.
 
     For a square target: the shorter side becomes its side.
     """
@@ -63,7 +65,9 @@ def covering_sizes(height: np.ndarray, width: np.ndarray, target: tuple[int, int
 
 
 def centre_crop_positions(sizes: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
-    """(B, 2) float32: where a centred crop begins, as a share of the room there is (DALI's crop_pos), rounding as torchvision's CenterCrop."""
+    """(B, 2) float32: where a centred crop begins, as a share of the room there is (DALI's crop_pos), rounding as
+    torchvision's CenterCrop.
+    """
     room = np.asarray(sizes, dtype=np.int64) - np.array(crop, dtype=np.int64)
     start = np.rint(room / 2)  # ties go to the even number, as Python's round does
     return np.divide(start, room, out=np.full(room.shape, 0.5), where=room > 0).astype(np.float32)

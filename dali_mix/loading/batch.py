@@ -12,8 +12,9 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (B, 3, H, W) float32, normalized; channels_last in memory on a GPU.
-        targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B dicts of
-            `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image, `labels` (n,) int64 and `difficult` (n,) bool.
+        targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B
+            dicts of `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image, `labels` (n,) int64 and `difficult`
+            (n,) bool.
         ids: (B,) int64 record numbers, always on the CPU: they are for logs, which must not wait for a GPU.
     """
 

@@ -49,7 +49,8 @@ def build_loader(
         rank, world_size: from torch.distributed where that is initialised, else 0 of 1.
         num_threads: of DALI; default: the cores this process may use, shared with the other ranks of this machine.
         source: "exact", or "native" for DALI's own reader (see `dali_mix.loading.native` for its limits).
-        on_bad_record: "raise" a ValueError naming file and record, or "skip": go on without it, noted in `loader.skipped`.
+        on_bad_record: "raise" a ValueError naming file and record, or "skip": go on without it, noted in
+            `loader.skipped`.
         drop_last: drop what does not fill a step.
         prefetch: batches to prepare ahead.
         verify_crc: compare each record's crc32 with the manifest's, the first time this loader reads it.
@@ -70,7 +71,8 @@ def build_loader(
     schedule = Schedule(len(records), seed, train, batch_size, rank, world_size, drop_last)
     if train and not schedule.steps_left(0):
         raise ValueError(
-            f"{records.prefix}: {len(records)} records do not make a single step of {batch_size} a rank on {world_size} ranks"
+            f"{records.prefix}: {len(records)} records do not make a single step of {batch_size} a rank on"
+            f" {world_size} ranks"
             f"{' with drop_last' if drop_last else ''}: use fewer ranks, a smaller batch, or more records"
         )
     if records.info.task == "detection":
@@ -80,7 +82,10 @@ def build_loader(
                 " pack the set with --task multilabel, or choose another pipeline"
             )
         if source == "native":
-            raise ValueError(f"{records.prefix} is a detection set: source='native' does not tell where it cropped; use source='exact'")
+            raise ValueError(
+                f"{records.prefix} is a detection set: source='native' does not tell where it cropped; use"
+                " source='exact'"
+            )
     where = _device(device)
     threads = _default_threads() if num_threads is None else num_threads
     if threads < 1:
@@ -129,7 +134,9 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return 0, 1
 
 
-def _check(batch_size: int, seed: int, rank: int, world_size: int, prefetch: int, source: str, on_bad_record: str) -> None:
+def _check(
+    batch_size: int, seed: int, rank: int, world_size: int, prefetch: int, source: str, on_bad_record: str
+) -> None:
     if not 1 <= batch_size <= 1 << 20:
         raise ValueError(f"batch_size is {batch_size}: give 1 or more")
     if not 0 <= seed < 1 << 64:
@@ -143,7 +150,9 @@ def _check(batch_size: int, seed: int, rank: int, world_size: int, prefetch: int
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record is {on_bad_record!r}: choose raise or skip")
     if source == "native" and on_bad_record == "skip":
-        raise ValueError("source='native' cannot skip bad records: DALI's reader gives up the whole run; use source='exact'")
+        raise ValueError(
+            "source='native' cannot skip bad records: DALI's reader gives up the whole run; use source='exact'"
+        )
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -157,7 +166,9 @@ def _device(device: str | torch.device) -> torch.device:
         raise ValueError(f"device is {device!r}: choose auto, cpu, cuda or cuda:N")
     if where.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"device is {device!r}, but torch sees no GPU: choose cpu, or check the driver with `dali-mix doctor`")
+            raise ValueError(
+                f"device is {device!r}, but torch sees no GPU: choose cpu, or check the driver with `dali-mix doctor`"
+            )
         where = torch.device("cuda", torch.cuda.current_device() if where.index is None else where.index)
     return where
 

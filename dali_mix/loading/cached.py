@@ -24,9 +24,11 @@ DECODE_BATCH = 256
 
 
 class CachedSource:
-    """Serves batches of a `CachedPipeline` from memory, on the GPU when the set takes no more than half of what is free there.
+    """Serves batches of a `CachedPipeline` from memory, on the GPU when the set takes no more than half of what is free
+    there.
 
-    The set is decoded when the first batch is asked for, by DALI on the CPU, whatever the device: so that the pixels do not depend on it.
+    The set is decoded when the first batch is asked for, by DALI on the CPU, whatever the device: so that the pixels do
+    not depend on it.
     """
 
     resumable = True
@@ -58,7 +60,9 @@ class CachedSource:
         return self._schedule.steps_left(position)
 
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
-        """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and skipped."""
+        """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and
+        skipped.
+        """
         if self._cache is None:
             self._cache = self._fill()
         if not self._drawn:
@@ -90,7 +94,9 @@ class CachedSource:
             return
         rows = [self._bad.without(step.rows) for step in steps]
         every = np.concatenate(rows)
-        draws = self._pipeline.draw(np.asarray(self._records.table[every]), SampleRandom(self._schedule.seed, steps[0].epoch, every))
+        draws = self._pipeline.draw(
+            np.asarray(self._records.table[every]), SampleRandom(self._schedule.seed, steps[0].epoch, every)
+        )
         start = 0
         for step, kept in zip(steps, rows, strict=True):
             end = start + len(kept)
@@ -102,7 +108,8 @@ class CachedSource:
         needed, free = 3 * count * height * width, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > free:
             raise ValueError(
-                f"{self._records.prefix}: {count} images of {height}×{width} take {needed >> 20} MiB, there are {free >> 20} free:"
+                f"{self._records.prefix}: {count} images of {height}×{width} take {needed >> 20} MiB, there are"
+                f" {free >> 20} free:"
                 f" pipeline {self._pipeline.name!r} is for small sets; use 'imagenet'"
             )
         images = torch.zeros(count, 3, height, width, dtype=torch.uint8)

@@ -1,4 +1,6 @@
-"""The exact source: our order, our bytes, DALI's decoding. Every record once an epoch, wherever and however often we stop."""
+"""The exact source: our order, our bytes, DALI's decoding. Every record once an epoch, wherever and however often we
+stop.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,7 @@ from dali_mix.recordio import RecordSet
 
 
 class ExactSource:
-    """Runs a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead.
-    """
+    """Runs a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead."""
 
     resumable = True
 
@@ -51,9 +52,11 @@ class ExactSource:
         return self._schedule.steps_left(position)
 
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
-        """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and skipped.
+        """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and
+        skipped.
 
-        Batches prefetched for some other place are dropped: at most `prefetch` are decoded for nothing. Raises ValueError naming
+        Batches prefetched for some other place are dropped: at most `prefetch` are decoded for nothing. Raises
+            ValueError naming
         file and record for one that cannot be used, unless bad records are skipped.
         """
         under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
@@ -101,8 +104,11 @@ class ExactSource:
             return self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
 
         with warnings.catch_warnings():
-            # DALI's own augmentations (dali_mix.pipelines.auto_augment) call operators by names that DALI has deprecated
-            warnings.filterwarnings("ignore", message="WARNING: `nvidia.dali.fn.experimental", category=DeprecationWarning)
+            # DALI's own augmentations (dali_mix.pipelines.auto_augment) call operators by names that DALI has
+            # deprecated
+            warnings.filterwarnings(
+                "ignore", message="WARNING: `nvidia.dali.fn.experimental", category=DeprecationWarning
+            )
             dali = define(
                 batch_size=self._schedule.batch_size,
                 num_threads=self._num_threads,
@@ -114,7 +120,8 @@ class ExactSource:
         return dali
 
     def _recover(self, error: RuntimeError) -> None:
-        """DALI gives up a whole pipeline over one bad image. Closes it and finds the bad ones among the steps under way.
+        """DALI gives up a whole pipeline over one bad image. Closes it and finds the bad ones among the steps under
+        way.
 
         Raises the error again when there is none: then it has another cause.
         """
@@ -129,7 +136,9 @@ class ExactSource:
         raise error
 
     def _probe(self, fed: Fed) -> list[tuple[int, str]]:
-        """Decodes each record of a step alone: (record, what is wrong) of those that fail, or are not of the size drawn for."""
+        """Decodes each record of a step alone: (record, what is wrong) of those that fail, or are not of the size drawn
+        for.
+        """
         bad: list[tuple[int, str]] = []
         decoder = None
         for image, row in zip(fed.inputs[0], fed.rows.tolist(), strict=True):
@@ -142,17 +151,26 @@ class ExactSource:
                 continue
             expected = int(self._records.table["height"][row]), int(self._records.table["width"][row])
             if size != expected:
-                bad.append((row, f"the image is {size[0]}×{size[1]} pixels, the manifest says {expected[0]}×{expected[1]}"))
+                bad.append(
+                    (row, f"the image is {size[0]}×{size[1]} pixels, the manifest says {expected[0]}×{expected[1]}")
+                )
         return bad
 
 
 class SingleDecoder:
-    """Decodes one image at a time, on the same device as the pipeline that failed. After a RuntimeError it is of no more use."""
+    """Decodes one image at a time, on the same device as the pipeline that failed. After a RuntimeError it is of no
+    more use.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._image = np.empty(0, np.uint8)
         self._dali = DaliPipeline(
-            batch_size=1, num_threads=1, device_id=device.index, exec_async=False, exec_pipelined=False, prefetch_queue_depth=1
+            batch_size=1,
+            num_threads=1,
+            device_id=device.index,
+            exec_async=False,
+            exec_pipelined=False,
+            prefetch_queue_depth=1,
         )
         with self._dali:
             encoded = fn.external_source(source=lambda: [self._image], batch=True)
@@ -168,7 +186,9 @@ class SingleDecoder:
 
 
 def to_torch(out: object) -> torch.Tensor:
-    """DALI's output batch → (B, 3, H, W) sharing its memory, which lives as long as the tensor; HWC becomes channels_last."""
+    """DALI's output batch → (B, 3, H, W) sharing its memory, which lives as long as the tensor; HWC becomes
+    channels_last.
+    """
     images = torch.from_dlpack(out.as_tensor())  # type: ignore[attr-defined]  # DALI ships no types for its tensor lists
     return images.permute(0, 3, 1, 2) if out.layout() == "HWC" else images  # type: ignore[attr-defined]  # as above
 

@@ -17,7 +17,9 @@ from dali_mix.recordio import RecordSet
 
 @dataclasses.dataclass
 class Fed:
-    """A step under way. `rows`: the step's records without the bad ones. `inputs` keeps alive what DALI reads without copying."""
+    """A step under way. `rows`: the step's records without the bad ones. `inputs` keeps alive what DALI reads without
+    copying.
+    """
 
     step: Step
     rows: np.ndarray
@@ -68,10 +70,11 @@ class BadRecords:
 
 
 class Feed:
-    """The callable behind `fn.external_source`: each call takes the next step, notes it in `under_way`, and returns DALI's inputs.
+    """The callable behind `fn.external_source`: each call takes the next step, notes it in `under_way`, and returns
+    DALI's inputs.
 
-    The labels do not travel through DALI: they wait in `under_way`, which DALI's in-order outputs are matched with. A step whose
-    records are all bad is noted there with no rows and not fed.
+    The labels do not travel through DALI: they wait in `under_way`, which DALI's in-order outputs are matched with. A
+    step whose records are all bad is noted there with no rows and not fed.
     """
 
     def __init__(self, records: RecordSet, pipeline: Pipeline, seed: int, bad: BadRecords, verify_crc: bool) -> None:
@@ -101,7 +104,9 @@ class Feed:
                 raise ValueError(f"{self._records.prefix}: none of its records can be read: {self._bad.skipped[0][1]}")
 
     def prepare(self, step: Step) -> Fed:
-        """Reads a step's records and draws for them: DALI's inputs are the encoded images (views of the file), then each draw."""
+        """Reads a step's records and draws for them: DALI's inputs are the encoded images (views of the file), then
+        each draw.
+        """
         encoded: list[np.ndarray] = []
         rows = self._bad.without(step.rows)
         for row in rows.tolist():
@@ -118,7 +123,9 @@ class Feed:
             if self._unverified is not None and self._unverified[row]:
                 found, expected = zlib.crc32(self._records.payload(row)), int(self._records.table["crc32"][row])
                 if found != expected:
-                    raise ValueError(f"{self._bad.where(row)}: crc32 is {found:08x}, not {expected:08x}: its bytes changed")
+                    raise ValueError(
+                        f"{self._bad.where(row)}: crc32 is {found:08x}, not {expected:08x}: its bytes changed"
+                    )
                 self._unverified[row] = False
             image = self._records.encoded(row)
             if not image.size:

@@ -1,4 +1,6 @@
-"""`Loader`: epochs of batches from a packed set, the same records in the same order whoever asks and wherever it was stopped."""
+"""`Loader`: epochs of batches from a packed set, the same records in the same order whoever asks and wherever it was
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class Source(Protocol):
 
 
 class Dataset:
-    """What a loader loads from, as others look at it: `len()` and `metainfo` (classes, num_classes, task, fingerprint)."""
+    """What a loader loads from: `len()` and `metainfo` (classes, num_classes, task, fingerprint)."""
 
     def __init__(self, records: RecordSet) -> None:
         self.records = records
@@ -47,11 +49,13 @@ class Loader:
     """Iterates over `Batch`es, from the current position to the end of the epoch; then the next epoch is due.
 
     Only what the caller has taken counts: a batch counts as seen when it is handed over, a prefetched one does not. So
-    `state_dict()` inside the loop's body includes the batch at hand, and breaking out and iterating again goes on behind it.
+    `state_dict()` inside the loop's body includes the batch at hand, and breaking out and iterating again goes on
+    behind it.
 
     Attributes:
         epoch, samples_seen: where it stands; samples_seen counts over all ranks, in this epoch.
-        global_size: records in the batch last yielded, summed over ranks, as planned (without regard to skipped records).
+        global_size: records in the batch last yielded, summed over ranks, as planned (without regard to skipped
+            records).
         skipped: (record number, reason) of records found bad, with on_bad_record="skip".
     """
 
@@ -110,7 +114,8 @@ class Loader:
         if self.world_size > 1:
             raise ValueError(
                 f"{self.dataset.records.prefix}: all {len(fed.step.rows)} records of a step of rank {self.rank} are bad"
-                f" ({fed.step.rows[:5].tolist()} …) and the other ranks would wait for it: pack the set again without them"
+                f" ({fed.step.rows[:5].tolist()} …) and the other ranks would wait for it: pack the set again without"
+                " them"
             )
 
     def _targets(self, fed: Fed) -> Any:
@@ -151,8 +156,9 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         """Goes where `state` was taken, also on another number of ranks.
 
-        Raises ValueError, naming both values, when seed, dataset, global batch size or train/eval differ: the records left would
-        not be the ones that run had left. `strict=False` goes there all the same; position and epoch must still fit the set.
+        Raises ValueError, naming both values, when seed, dataset, global batch size or train/eval differ: the records
+        left would not be the ones that run had left. `strict=False` goes there all the same; position and epoch must
+        still fit the set.
         """
         mine = self.state_dict()
         missing = [key for key in mine if key not in state]
@@ -167,10 +173,13 @@ class Loader:
                     )
         epoch, seen = int(state["epoch"]), int(state["samples_seen"])
         if epoch < 0 or not 0 <= seen <= len(self.dataset):
-            raise ValueError(f"the state stands at record {seen} of epoch {epoch}, which a set of {len(self.dataset)} does not have")
+            raise ValueError(
+                f"the state stands at record {seen} of epoch {epoch}, which a set of {len(self.dataset)} does not have"
+            )
         if not self._source.resumable and self._source.steps_left(seen) and seen:
             raise ValueError(
-                f"the state stands inside epoch {epoch}, where source='native' cannot begin: take the state at an epoch's end,"
+                f"the state stands inside epoch {epoch}, where source='native' cannot begin: take the state at an"
+                " epoch's end,"
                 " or use source='exact'"
             )
         self.epoch, self.samples_seen = epoch, seen

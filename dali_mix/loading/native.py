@@ -4,8 +4,9 @@
 - Crops and flips are DALI's own draws: they depend on the number of ranks and on the batch size.
 - A state can be taken and loaded at the end of an epoch only, and onto the same number of ranks.
 - A record that cannot be decoded ends the run without being named (`dali-mix verify` finds it); crc32 is not checked.
-- Training leaves out up to one record a rank of an epoch where the stretches differ in length, so that all ranks take the same number of steps;
-  evaluation reads each record exactly once, and a rank with a shorter stretch may take one step less.
+- Training leaves out up to one record a rank of an epoch where the stretches differ in length, so that all ranks take
+  the same number of steps; evaluation reads each record exactly once, and a rank with a shorter stretch may take one
+  step less.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from dali_mix.recordio import RecordSet
 
 
 class NativeSource:
-    """Runs `fn.readers.mxnet` and the pipeline's `native_graph`; built anew for each epoch, so that an epoch depends on (seed, epoch) only."""
+    """Runs `fn.readers.mxnet` and the pipeline's `native_graph`; built anew for each epoch, so that an epoch depends on
+    (seed, epoch) only.
+    """
 
     resumable = False
 
@@ -82,7 +85,8 @@ class NativeSource:
         except RuntimeError as error:
             self.close()
             raise ValueError(
-                f"{self._records.prefix}: DALI cannot read or decode a record of step {step} of epoch {epoch}; `dali-mix verify`"
+                f"{self._records.prefix}: DALI cannot read or decode a record of step {step} of epoch {epoch};"
+                " `dali-mix verify`"
                 f" and source='exact' name it. DALI says: {error}"
             ) from error
         mine = int(self._sizes[self._schedule.rank]) - step * self._schedule.batch_size

@@ -1,7 +1,8 @@
 """Which record is seen when and on which rank: pure functions, no state.
 
-An epoch's order is a permutation of the record numbers; step after step takes the next stretch of it, and the ranks split each
-stretch among them. Everything follows from (records left, batch size, ranks), so a run may stop after any step and go on with
+An epoch's order is a permutation of the record numbers; step after step takes the next stretch of it, and the ranks
+split each stretch among them. Everything follows from (records left, batch size, ranks), so a run may stop after any
+step and go on with
 another number of ranks: what is left is planned anew.
 """
 
@@ -23,7 +24,9 @@ def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the records left in an epoch are shared out: `steps` of `step_size`, then `tail`: the sizes of up to two last steps."""
+    """How the records left in an epoch are shared out: `steps` of `step_size`, then `tail`: the sizes of up to two last
+    steps.
+    """
 
     steps: int
     step_size: int
@@ -44,10 +47,10 @@ class Plan:
 def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_last: bool = False) -> Plan:
     """Shares `remaining` records out among `world_size` ranks with up to `batch_size` each a step.
 
-    All steps are full but the end. A remainder that gives every rank a record is one last, smaller step. A smaller one is pooled
-    with the step before, and the two are made equal. Where even that leaves a rank without a record (batch_size 1, or fewer records
-    left than ranks), training drops the remainder; evaluation keeps it, and the ranks without a record take one step less.
-    `drop_last` drops whatever does not fill a step.
+    All steps are full but the end. A remainder that gives every rank a record is one last, smaller step. A smaller one
+    is pooled with the step before, and the two are made equal. Where even that leaves a rank without a record
+    (batch_size 1, or fewer records left than ranks), training drops the remainder; evaluation keeps it, and the ranks
+    without a record take one step less. `drop_last` drops whatever does not fill a step.
     """
     full = batch_size * world_size
     steps, rest = divmod(remaining, full)
@@ -62,7 +65,9 @@ def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_
 
 
 def share(size: int, rank: int, world_size: int) -> slice:
-    """The stretch of a step's `size` records that falls to `rank`: contiguous, sizes differ by at most one, larger ones first."""
+    """The stretch of a step's `size` records that falls to `rank`: contiguous, sizes differ by at most one, larger ones
+    first.
+    """
     base, extra = divmod(size, world_size)
     start = rank * base + min(rank, extra)
     return slice(start, start + base + (rank < extra))
@@ -75,7 +80,9 @@ def steps_of_rank(plan: Plan, rank: int, world_size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one rank takes at one step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's records, int64."""
+    """What one rank takes at one step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's
+    records, int64.
+    """
 
     epoch: int
     start: int

@@ -20,12 +20,20 @@ def broken_set(prefix, bad):
 
 
 def loader(prefix, name="imagenet", **more):
-    options = {"batch_size": 4, "train": True, "device": "cpu", "num_threads": 1, "pipeline_options": {"image_size": 32}}
+    options = {
+        "batch_size": 4,
+        "train": True,
+        "device": "cpu",
+        "num_threads": 1,
+        "pipeline_options": {"image_size": 32},
+    }
     return build_loader(name, prefix, **(options | more))
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
-@pytest.mark.parametrize("bad", [HTML, GOOD[5][:120], b"GIF89a\x01\x00\x01\x00\x80\x00\x00", b""], ids=["html", "cut", "gif", "empty"])
+@pytest.mark.parametrize(
+    "bad", [HTML, GOOD[5][:120], b"GIF89a\x01\x00\x01\x00\x80\x00\x00", b""], ids=["html", "cut", "gif", "empty"]
+)
 def test_row_23_what_does_not_decode_is_named_or_skipped(tmp_path, name, bad):
     prefix = broken_set(tmp_path / "set", {5: bad})
     with pytest.raises(ValueError, match=r"set\.rec: record 5: .*dali-mix verify .*on_bad_record='skip'"):
@@ -41,7 +49,10 @@ def test_row_23_what_does_not_decode_is_named_or_skipped(tmp_path, name, bad):
 
 
 def test_skipping_changes_no_other_record(tmp_path):
-    whole, holed = loader(broken_set(tmp_path / "a", {})), loader(broken_set(tmp_path / "b", {2: HTML, 9: HTML}), on_bad_record="skip")
+    whole, holed = (
+        loader(broken_set(tmp_path / "a", {})),
+        loader(broken_set(tmp_path / "b", {2: HTML, 9: HTML}), on_bad_record="skip"),
+    )
     ours = {i: image for batch in holed for i, image in zip(batch.ids.tolist(), batch.images.numpy(), strict=True)}
     theirs = {i: image for batch in whole for i, image in zip(batch.ids.tolist(), batch.images.numpy(), strict=True)}
     assert set(theirs) - set(ours) == {2, 9}
@@ -54,7 +65,9 @@ def test_a_step_of_bad_records_is_left_out(tmp_path, name):
     skipping = loader(prefix, name, train=False, on_bad_record="skip")
     for _ in range(2):
         assert [batch.ids.tolist() for batch in skipping] == [[0, 1, 2, 3], [8, 9, 10, 11]]
-    last = loader(broken_set(tmp_path / "last", dict.fromkeys(range(8, 12), HTML)), name, train=False, on_bad_record="skip")
+    last = loader(
+        broken_set(tmp_path / "last", dict.fromkeys(range(8, 12), HTML)), name, train=False, on_bad_record="skip"
+    )
     for epoch in range(2):
         assert [batch.ids.tolist() for batch in last] == [[0, 1, 2, 3], [4, 5, 6, 7]] and last.epoch == epoch + 1
     alone = loader(prefix, name, train=False, on_bad_record="skip", batch_size=2, rank=0, world_size=2)

@@ -1,4 +1,4 @@
-"""Row 24: unusual images decode to the shape and orientation that is pinned here; raw pixels load like any other image."""
+"""Row 24: unusual images decode to the shape and orientation pinned here; raw pixels load like any image."""
 
 import io
 
@@ -30,7 +30,9 @@ def saved(image, kind, **options):
 def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    back = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
+    back = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[
+        orientation
+    ]
     image = Image.fromarray(marked())
     return saved(image.transpose(back) if back is not None else image, "JPEG", quality=98, subsampling=0, exif=exif)
 
@@ -43,7 +45,13 @@ def netpbm(pixels):
 def loaded(tmp_path, encoded, **options):
     write_set(tmp_path / "set", [(encoded, 0)], classes="a", force=True)
     one = build_loader(
-        "imagenet", tmp_path / "set", batch_size=1, train=False, device="cpu", num_threads=1, pipeline_options=PLAIN | options
+        "imagenet",
+        tmp_path / "set",
+        batch_size=1,
+        train=False,
+        device="cpu",
+        num_threads=1,
+        pipeline_options=PLAIN | options,
     )
     return RecordSet(tmp_path / "set").table[0], pixels_by_id([one])[0].transpose(1, 2, 0)
 
@@ -80,7 +88,9 @@ def test_one_pixel(tmp_path):
     pixels = np.array([[[10, 200, 90]]], dtype=np.uint8)
     _, image = loaded(tmp_path, encode(pixels))
     assert image.shape == (32, 32, 3) and abs(image - pixels / 255).max() < 0.005
-    training = build_loader("imagenet", tmp_path / "set", batch_size=1, train=True, device="cpu", pipeline_options=PLAIN)
+    training = build_loader(
+        "imagenet", tmp_path / "set", batch_size=1, train=True, device="cpu", pipeline_options=PLAIN
+    )
     assert next(iter(training)).images.shape == (1, 3, 32, 32)
 
 
@@ -106,7 +116,13 @@ def test_raw_pixels_load_as_their_png_does(tmp_path, grey, train):
         write_set(tmp_path / name, samples, classes="a")
         for pipeline in ("imagenet", "cifar"):
             one = build_loader(
-                pipeline, tmp_path / name, batch_size=3, train=train, device="cpu", num_threads=1, pipeline_options={"image_size": 32}
+                pipeline,
+                tmp_path / name,
+                batch_size=3,
+                train=train,
+                device="cpu",
+                num_threads=1,
+                pipeline_options={"image_size": 32},
             )
             found.append(pixels_by_id([one]))
     for png, raw in ((found[0], found[2]), (found[1], found[3])):

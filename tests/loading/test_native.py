@@ -2,9 +2,9 @@ import itertools
 
 import numpy as np
 import pytest
+from dali_mix.pipelines.windows import covering_sizes
 
 from dali_mix import build_loader
-from dali_mix.pipelines.windows import covering_sizes
 from dali_mix.recordio import RecordSet, write_set
 from tests.loading.sets import encode, picture, pixels_by_id, png_set
 
@@ -54,7 +54,13 @@ def test_evaluation_has_the_pixels_of_the_exact_source(records):
     options = {"crop_ratio": 36 / 32}
     ours = pixels_by_id([loader(records, train=False, options=options)])
     exact = build_loader(
-        "imagenet", records, batch_size=6, train=False, device="cpu", num_threads=1, pipeline_options={"image_size": 32} | options
+        "imagenet",
+        records,
+        batch_size=6,
+        train=False,
+        device="cpu",
+        num_threads=1,
+        pipeline_options={"image_size": 32} | options,
     )
     theirs = pixels_by_id([exact])
     assert set(ours) == set(theirs) == set(range(41))
@@ -86,7 +92,9 @@ def test_what_it_cannot_do_is_refused(records, tmp_path):
         loader(records, pipeline="cifar")
     with pytest.raises(ValueError, match="cannot skip bad records"):
         loader(records, on_bad_record="skip")
-    write_set(tmp_path / "boxes", [(encode(picture(40, 40)), [2, 6, 0, 0.1, 0.1, 0.5, 0.5, 0])], task="detection", classes="a")
+    write_set(
+        tmp_path / "boxes", [(encode(picture(40, 40)), [2, 6, 0, 0.1, 0.1, 0.5, 0.5, 0])], task="detection", classes="a"
+    )
     with pytest.raises(ValueError, match="does not tell where it cropped"):
         loader(RecordSet(tmp_path / "boxes"))
 

@@ -86,7 +86,13 @@ def test_the_remainder_is_shared_then_pooled():
 def test_epochs_follow_each_other_without_end():
     steps = Schedule(10, 0, True, 4, 0, 1).steps_from(2, 8)
     seen = [next(steps) for _ in range(5)]
-    assert [(step.epoch, step.start, step.end) for step in seen] == [(2, 8, 10), (3, 0, 4), (3, 4, 8), (3, 8, 10), (4, 0, 4)]
+    assert [(step.epoch, step.start, step.end) for step in seen] == [
+        (2, 8, 10),
+        (3, 0, 4),
+        (3, 4, 8),
+        (3, 8, 10),
+        (4, 0, 4),
+    ]
     assert list(Schedule(2, 0, False, 4, 2, 3).steps_from(0, 0)) == []
 
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-
-from dali_mix import build_loader
 from dali_mix.pipelines import SampleRandom, build
 from dali_mix.pipelines.cifar import STATISTICS, Cifar, gather_numpy, gather_torch
+
+from dali_mix import build_loader
 from dali_mix.recordio import write_set
 from tests.loading.sets import encode, picture
 
@@ -35,7 +35,9 @@ def test_every_pixel_against_the_naive_loop(rectangles):
     prefix, pictures = rectangles
     mean, std = STATISTICS["cifar100"]
     options = {"image_size": (32, 24), "padding": 5, "mean": mean, "std": std}
-    one = build_loader("cifar", prefix, batch_size=7, train=True, device="cpu", num_threads=1, seed=3, pipeline_options=options)
+    one = build_loader(
+        "cifar", prefix, batch_size=7, train=True, device="cpu", num_threads=1, seed=3, pipeline_options=options
+    )
     one.set_epoch(2)
     drawn = build("cifar", True, options).draw(np.zeros(20), SampleRandom(3, 2, np.arange(20)))
     assert set(drawn["mirror"]) == {False, True} and drawn["place"].min() == 0 and drawn["place"].max() == 10
@@ -48,7 +50,13 @@ def test_every_pixel_against_the_naive_loop(rectangles):
 def test_evaluation_only_normalizes(rectangles):
     prefix, pictures = rectangles
     one = build_loader(
-        "cifar", prefix, batch_size=7, train=False, device="cpu", num_threads=1, pipeline_options={"image_size": (32, 24)}
+        "cifar",
+        prefix,
+        batch_size=7,
+        train=False,
+        device="cpu",
+        num_threads=1,
+        pipeline_options={"image_size": (32, 24)},
     )
     mean, std = (np.array(values)[:, None, None] for values in STATISTICS["cifar10"])
     for images, _, ids in one:
@@ -58,7 +66,9 @@ def test_evaluation_only_normalizes(rectangles):
 
 def test_other_sizes_are_resized_when_decoded(rectangles):
     prefix, _ = rectangles
-    one = build_loader("cifar", prefix, batch_size=7, train=True, device="cpu", num_threads=1, pipeline_options={"image_size": 16})
+    one = build_loader(
+        "cifar", prefix, batch_size=7, train=True, device="cpu", num_threads=1, pipeline_options={"image_size": 16}
+    )
     assert next(iter(one)).images.shape == (7, 3, 16, 16)
 
 
@@ -79,7 +89,9 @@ def test_the_gpu_gives_the_same_pixels(rectangles):
     prefix, _ = rectangles
     found = []
     for device in ("cpu", "cuda"):
-        one = build_loader("cifar", prefix, batch_size=7, train=True, device=device, pipeline_options={"image_size": (32, 24)})
+        one = build_loader(
+            "cifar", prefix, batch_size=7, train=True, device=device, pipeline_options={"image_size": (32, 24)}
+        )
         found.append([batch.images for batch in one])
     for ours, theirs in zip(*found, strict=True):
         assert theirs.is_cuda and theirs.is_contiguous(memory_format=torch.channels_last)
@@ -88,7 +100,15 @@ def test_the_gpu_gives_the_same_pixels(rectangles):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("padding", -1), ("padding", 33), ("padding", 1.5), ("flip", 2), ("image_size", 0), ("mean", (0, 0)), ("std", (1, 1, 0))],
+    [
+        ("padding", -1),
+        ("padding", 33),
+        ("padding", 1.5),
+        ("flip", 2),
+        ("image_size", 0),
+        ("mean", (0, 0)),
+        ("std", (1, 1, 0)),
+    ],
 )
 def test_options_are_validated(option, value):
     with pytest.raises(ValueError, match=option):
@@ -97,5 +117,14 @@ def test_options_are_validated(option, value):
 
 def test_a_set_that_does_not_fit_into_memory_is_refused(rectangles, monkeypatch):
     monkeypatch.setattr("dali_mix.loading.cached.os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2)
-    with pytest.raises(ValueError, match="20 images of 32×24 take .* 'cifar' is for small sets; use 'imagenet'"):
-        list(build_loader("cifar", rectangles[0], batch_size=7, train=True, device="cpu", pipeline_options={"image_size": (32, 24)}))
+    with pytest.raises(ValueError, match=r"20 images of 32×24 take .* 'cifar' is for small sets; use 'imagenet'"):
+        list(
+            build_loader(
+                "cifar",
+                rectangles[0],
+                batch_size=7,
+                train=True,
+                device="cpu",
+                pipeline_options={"image_size": (32, 24)},
+            )
+        )

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
-
 from dali_mix.pipelines.color import GREY, PCA_VALUES, PCA_VECTORS, YIQ, Color
 from dali_mix.pipelines.random import SampleRandom
 
 
 def naive(pixels, values, order, lighting):
-    """The chain step by step on one float image (H, W, 3), 0..255, as torchvision's ColorJitter goes (hue in YIQ), then lighting."""
+    """The chain step by step on one float image (H, W, 3), 0..255, as torchvision's ColorJitter goes (hue in YIQ), then
+    lighting.
+    """
     for kind in order:
         grey = (pixels @ GREY)[:, :, None]
         if kind == 0:

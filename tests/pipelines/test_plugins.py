@@ -23,7 +23,8 @@ class Squares(Pipeline):
         return {"mirror": random.integers(0, 2, 1)[:, 0].astype(np.int32)}
 
     def graph(self, encoded, draws, device):
-        return ops.resize_flip_normalize(ops.decode(encoded, device), self.image_size, device, self.mean, self.std, draws["mirror"])
+        images = ops.decode(encoded, device)
+        return ops.resize_flip_normalize(images, self.image_size, device, self.mean, self.std, draws["mirror"])
 
 
 not_a_pipeline = 3
@@ -54,7 +55,9 @@ def installed(tmp_path, monkeypatch):
 
 def test_an_installed_package_adds_a_pipeline(installed):
     prefix = png_set(installed / "set", 10)
-    one = build_loader("squares", prefix, batch_size=4, train=True, device="cpu", num_threads=1, pipeline_options={"side": 24})
+    one = build_loader(
+        "squares", prefix, batch_size=4, train=True, device="cpu", num_threads=1, pipeline_options={"side": 24}
+    )
     assert [tuple(batch.images.shape) for batch in one] == [(4, 3, 24, 24), (4, 3, 24, 24), (2, 3, 24, 24)]
     with pytest.raises(ValueError, match="has no option 'sides': it knows side"):
         pipelines.build("squares", True, {"sides": 3})
@@ -63,7 +66,7 @@ def test_an_installed_package_adds_a_pipeline(installed):
 def test_what_does_not_load_is_said(installed):
     with pytest.raises(ValueError, match=r"'broken' \(no_such_module_here:Squares\) does not load"):
         pipelines.get("broken")
-    with pytest.raises(ValueError, match="'wrong' .* is not a subclass"):
+    with pytest.raises(ValueError, match=r"'wrong' .* is not a subclass"):
         pipelines.get("wrong")
     with pytest.raises(ValueError, match="choose one of broken, cifar, imagenet, squares, wrong"):
         pipelines.get("nothing")

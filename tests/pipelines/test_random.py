@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from dali_mix.pipelines.random import SampleRandom, philox4x32
 
 # Random123's kat_vectors for philox4x32-10: counter, key, result.

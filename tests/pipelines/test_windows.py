@@ -3,11 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-from torchvision.transforms import v2
-
 from dali_mix.pipelines import windows
 from dali_mix.pipelines.random import SampleRandom
+from scipy import stats
+from torchvision.transforms import v2
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
