@@ -124,5 +124,23 @@ def test_without_numba_the_stock_operators_are_used():
     assert result.stdout.split() == ["False", "False"]
 
 
-def test_available_here():
+def test_compiles_where_nothing_can_be_cached(monkeypatch):
+    """numba raises RuntimeError when neither the folder of the file nor the user's cache folder can be written to."""
+    compiled = []
+
+    def cfunc(signature, cache=False):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: compiled.append((signature, function)) or "compiled"
+
+    monkeypatch.setattr(resample, "cfunc", cfunc)
+    assert resample._compile(len, resample.RUN_SIGNATURE) == "compiled"
+    assert compiled == [(resample.RUN_SIGNATURE, len)]
+
+
+def test_available_here_but_not_with_another_plugin(monkeypatch):
+    from nvidia.dali.plugin import numba as plugin
+
     assert fused.available()
+    monkeypatch.setattr(plugin.NumbaFunction, "_run_fn_sig", lambda self: resample.SETUP_SIGNATURE)
+    assert not fused.available.__wrapped__()
