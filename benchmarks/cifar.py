@@ -1,11 +1,11 @@
-"""CIFAR pipeline against torchvision's CIFAR10 with a DataLoader of two workers, batch 128: pad-4 crop, flip, normalize.
+"""CIFAR pipeline against torchvision's CIFAR10 with a DataLoader of two workers, batch 128: pad-4, flip, normalize.
 
-Both hold the same images in memory and run an epoch in turn; printed are medians over the rounds and the median of the ratios of
-rounds that ran one after the other.
+Both hold the same images in memory and run an epoch in turn; printed are medians over the rounds and the median of the
+ratios of rounds that ran one after the other.
 
     python benchmarks/cifar.py [--prefix PREFIX | --images N] [--rounds R] [--json FILE]
 
-PREFIX is a packed CIFAR-10 training split; without one, N random images of 32×32 pixels (the work does not depend on the pixels).
+PREFIX is a packed CIFAR-10 training split; without one, N random images of 32×32 pixels (the work is the same).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dali_mix.pipelines.cifar import STATISTICS
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from dali_mix import build_loader
-from dali_mix.pipelines.cifar import STATISTICS
 from dali_mix.recordio import write_set
 
 BATCH = 128

@@ -103,12 +103,7 @@ class ExactSource:
             named = {name: draws[place] for place, name in enumerate(self._feed.names)}
             return self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
 
-        with warnings.catch_warnings():
-            # DALI's own augmentations (dali_mix.pipelines.auto_augment) call operators by names that DALI has
-            # deprecated
-            warnings.filterwarnings(
-                "ignore", message="WARNING: `nvidia.dali.fn.experimental", category=DeprecationWarning
-            )
+        with warnings.catch_warnings(record=True) as caught:
             dali = define(
                 batch_size=self._schedule.batch_size,
                 num_threads=self._num_threads,
@@ -116,6 +111,11 @@ class ExactSource:
                 prefetch_queue_depth=self._prefetch,
                 exec_dynamic=True,
             )
+        for warning in caught:
+            # DALI's own augmentations (see auto_augment) call operators by names that DALI has deprecated: not the
+            # user's affair
+            if "nvidia.dali.fn.experimental" not in str(warning.message):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         dali.build()
         return dali
 

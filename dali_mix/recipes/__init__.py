@@ -1,1 +1,1 @@
-
+"""Recipes: one plain Python config a published experiment. `dali-mix recipes` lists them."""

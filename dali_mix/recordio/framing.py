@@ -45,8 +45,7 @@ def frame_pieces(head: bytes, body: bytes) -> tuple[list[bytes], int, bool]:
     """
     length = len(head) + len(body)
     check_length(length)
-    places = magic_places(body)
-    if len(places) == 0 and MAGIC_BYTES not in head:
+    if len(magic_places(head)) == 0 and len(magic_places(body)) == 0:
         padding = _PADDING[length % 4]
         pieces = [FRAME_HEAD.pack(MAGIC, length) + head, body]
         if padding:

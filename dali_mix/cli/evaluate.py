@@ -1,0 +1,37 @@
+"""`dali-mix evaluate RECIPE CHECKPOINT`: each sample of the recipe's val_set exactly once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a file of weights")
+    parser.add_argument("--ema", action="store_true", help="evaluate the averaged weights")
+    parser.add_argument("--json", metavar="OUT", help="write the figures to this file as well")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set values of the recipe"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dali_mix.engine.recipe_files import load_config
+
+    config = load_config(args.recipe, args.cfg_options)
+    out = Path(args.json) if args.json else None
+    if out is not None and not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--json {out}: its folder is not there")
+    from dali_mix.engine.checkpoints import write_text
+    from dali_mix.engine.run import evaluate_checkpoint
+
+    scores = evaluate_checkpoint(config, args.checkpoint, ema=args.ema)
+    if os.environ.get("RANK", "0") == "0":
+        print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        if out is not None:
+            record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, **scores}
+            write_text(out, json.dumps(record, indent=2) + "\n")
+    return 0

@@ -1,0 +1,42 @@
+"""`dali-mix train RECIPE --work-dir D`: trains, or resumes; under torchrun on every rank."""
+
+from __future__ import annotations
+
+import argparse
+
+PREEMPTED = 75
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "A run killed at any point goes on from its newest checkpoint with --resume, and on a CPU ends with the same\n"
+        "weights. SIGTERM finishes the step, saves, and exits with status 75. Several processes: scripts/train_dist.sh."
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="must",
+        default="no",
+        choices=("must", "auto"),
+        help="go on from the newest checkpoint, an error without one; --resume=auto then begins at step 0",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dali_mix.engine.recipe_files import load_config
+
+    config = load_config(args.recipe, args.cfg_options)
+    from dali_mix.engine.run import train
+
+    return PREEMPTED if train(config, args.work_dir, resume=args.resume) == "preempted" else 0

@@ -1,0 +1,225 @@
+"""From a checked `RunConfig` to the objects a run is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dali_mix import losses, mixers, models, pipelines
+from dali_mix.engine.config import RunConfig, call_with, resolve_type
+from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.optim import build_optimizer
+from dali_mix.engine.seeding import INIT, derive_seed
+from dali_mix.loading import build_loader
+from dali_mix.recordio import RecordSet
+
+
+class BatchLike(Protocol):
+    """images (B,3,H,W), targets, ids (B,) int64."""
+
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def ids(self) -> Tensor: ...
+
+
+class Loader(Protocol):
+    """What the engine asks of a loader; `dali_mix.build_loader` makes one."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def global_size(self) -> int: ...
+    @property
+    def global_batch_size(self) -> int: ...
+    @property
+    def dataset(self) -> Any: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[BatchLike]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Parts:
+    """The objects of a run, on this rank's device."""
+
+    model: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    mixer: mixers.Mixer | None
+    train_loader: Loader
+    val_loader: Loader | None
+
+
+def check_sets(config: RunConfig, *, train: bool = True) -> int:
+    """Opens the packed sets (cheap checks only) and returns the number of classes.
+
+    Args:
+        train: also open the training set; evaluation needs only the other.
+
+    Raises:
+        FileNotFoundError: a set is not there.
+        ValueError: a set is broken, empty or not for classification, or classes do not agree.
+    """
+    infos = {}
+    for name in (["train_set"] if train else []) + (["val_set"] if config.val_set is not None else []):
+        records = RecordSet(getattr(config, name))
+        infos[name] = records.info
+        if records.info.task != "classification":
+            raise ValueError(f"{name} {records.prefix}: holds {records.info.task}; the trainer does classification")
+        if not len(records):
+            raise ValueError(f"{name} {records.prefix}: holds no record")
+    if not infos:
+        raise ValueError("this recipe names no val_set: give one with --cfg-options val_set=PREFIX")
+    if len(infos) == 2 and infos["train_set"].classes != infos["val_set"].classes:
+        counts = {name: len(info.classes) for name, info in infos.items()}
+        raise ValueError(
+            f"{config.train_set} and {config.val_set} have different classes ({counts}): pack both from one class list"
+        )
+    return class_count(config, next(iter(infos.values())).classes)
+
+
+def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
+    """The model's number of classes: the recipe's `num_classes`, which must agree with the set's, or the set's.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if config.num_classes not in (None, len(classes)):
+        raise ValueError(
+            f"num_classes={config.num_classes}, but {config.train_set} has {len(classes)} classes: "
+            f"change one of them, or leave num_classes out"
+        )
+    return len(classes)
+
+
+def check_recipe(config: RunConfig, num_classes: int) -> None:
+    """Builds what is cheap to build, pipelines, mixer, loss and the model without memory, to find mistakes early.
+
+    Raises:
+        ValueError: a name, an option or a parameter rule that does not exist.
+    """
+    for train in (True, False):
+        name, options = config.pipeline_options(train)
+        pipelines.build(name, train, options)
+    build_mixer(config, num_classes)
+    build_loss(config)
+    with torch.device("meta"):
+        model = _model(config, num_classes)
+    build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
+
+
+def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | None]:
+    """The training loader, and the evaluation loader where the recipe names a `val_set`."""
+    return _loader(config, ranks, train=True), build_val_loader(config, ranks) if config.val_set else None
+
+
+def build_val_loader(config: RunConfig, ranks: Ranks) -> Loader:
+    """The evaluation loader; never drops a record."""
+    return _loader(config, ranks, train=False)
+
+
+def _loader(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
+    name, options = config.pipeline_options(train)
+    settings = dict(config.loader)
+    if train:
+        prefix, batch_size = config.train_set, config.per_rank(ranks.world_size)
+    else:
+        assert config.val_set is not None
+        prefix = config.val_set
+        batch_size = max(1, (config.val_batch_size or config.batch_size) // ranks.world_size)
+        settings.update(drop_last=False)
+    return build_loader(
+        name,
+        prefix,
+        batch_size=batch_size,
+        train=train,
+        seed=config.seed,
+        device=ranks.device.type,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        pipeline_options=options,
+        **settings,
+    )
+
+
+def build_model(config: RunConfig, num_classes: int) -> nn.Module:
+    """The recipe's model on the CPU, with the same initial weights on every rank, or those of the file `weights`."""
+    torch.manual_seed(derive_seed(INIT, config.seed))
+    model = _model(config, num_classes)
+    if config.weights:
+        models.load_weights(model, config.weights)
+    return model
+
+
+def _model(config: RunConfig, num_classes: int) -> nn.Module:
+    options = dict(config.model)
+    kind = options.pop("type")
+    if ":" in kind:
+        return call_with(resolve_type(kind, "model"), f"model {kind}", {"num_classes": num_classes, **options})
+    return models.build_model(kind, num_classes, **options)
+
+
+def build_loss(config: RunConfig) -> nn.Module:
+    """The recipe's loss: (logits, targets) → mean over the batch."""
+    options = dict(config.loss)
+    kind = options.pop("type")
+    known = {name: getattr(losses, name) for name in losses.__all__}
+    if ":" not in kind and kind not in known:
+        raise ValueError(f"loss type {kind!r} is unknown; there are {', '.join(known)}, or write module:name")
+    return call_with(known.get(kind) or resolve_type(kind, "loss"), f"loss {kind}", options)
+
+
+def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
+    """The recipe's mixer, or None."""
+    if config.mixer is None:
+        return None
+    options = dict(config.mixer)
+    kind = options.pop("type")
+    if ":" in kind:
+        return call_with(resolve_type(kind, "mixer"), f"mixer {kind}", options)
+    return mixers.build(kind, num_classes=num_classes, **options)
+
+
+def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
+    """Moves the model to the rank's device and applies channels_last (GPU only), SyncBN and compilation.
+
+    Raises:
+        ValueError: sync_bn on a CPU, where torch has none.
+    """
+    if config.sync_bn and ranks.world_size > 1:
+        if ranks.device.type != "cuda":
+            raise ValueError("sync_bn=True needs GPUs: torch has no SyncBatchNorm on a CPU")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(ranks.device)
+    if config.channels_last and ranks.device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    if config.compile:
+        model.compile()
+    return model
+
+
+def build_parts(config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None) -> Parts:
+    """Everything else, for the loaders given.
+
+    Raises:
+        ValueError: any part of the recipe that cannot be built; the message names it.
+    """
+    num_classes = class_count(config, train_loader.dataset.metainfo["classes"])
+    model = place_model(build_model(config, num_classes), config, ranks)
+    return Parts(
+        model=model,
+        loss=build_loss(config).to(ranks.device),
+        optimizer=build_optimizer(model, config.optimizer, config.paramwise, ranks.device),
+        mixer=build_mixer(config, num_classes),
+        train_loader=train_loader,
+        val_loader=val_loader,
+    )

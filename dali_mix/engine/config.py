@@ -1,0 +1,217 @@
+"""`RunConfig`: a recipe, checked. Unknown keys and impossible values are named before anything starts."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+_SCHEDULE_KEYS = {
+    "cosine": {"min_lr"},
+    "step": {"milestones", "gamma"},
+    "onecycle": {"pct_start", "div_factor", "final_div_factor"},
+    "constant": set(),
+}
+_LOADER_KEYS = {"num_threads", "source", "on_bad_record", "drop_last", "prefetch"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run is made from, in plain values; the names are the recipe's variables.
+
+    Paths are relative to the current directory. `batch_size` is global: it is shared evenly by ranks and accumulation
+    steps. `type` in `model`, `mixer`, `loss` is a name of ours or "module:attribute", in `optimizer` torch.optim's.
+    """
+
+    train_set: str
+    val_set: str | None
+    pipeline: dict[str, Any]
+    batch_size: int
+    epochs: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    train_pipeline: dict[str, Any] = field(default_factory=dict)
+    val_pipeline: dict[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    val_batch_size: int | None = None
+    seed: int = 0
+    weights: str | None = None
+    mixer: dict[str, Any] | None = None
+    loss: dict[str, Any] = field(default_factory=lambda: {"type": "SoftCrossEntropy"})
+    paramwise: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=lambda: {"type": "constant"})
+    device: str = "auto"
+    amp: str = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    accumulate: int = 1
+    ema: float | None = None
+    clip_grad_norm: float | None = None
+    sync_bn: bool = False
+    loader: dict[str, Any] = field(default_factory=dict)
+    log_interval: int = 50
+    log_ids: bool = False
+    evaluate_epochs: int = 1
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    early_stopping: dict[str, Any] | None = None
+    max_steps: int | None = None
+    visualizer: str | list[str] = "auto"
+    resume_strict: bool = True
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value, as plain JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def checkpoints(self) -> dict[str, Any]:
+        """`checkpoint` with its defaults: interval_epochs 1, interval_steps None, keep 2, best "top1"."""
+        return {"interval_epochs": 1, "interval_steps": None, "keep": 2, "best": "top1", **self.checkpoint}
+
+    def pipeline_options(self, train: bool) -> tuple[str, dict[str, Any]]:
+        """(pipeline name, its options) for training or evaluation."""
+        options = {**self.pipeline, **(self.train_pipeline if train else self.val_pipeline)}
+        return options.pop("type"), options
+
+    def per_rank(self, world_size: int) -> int:
+        """Records in one rank's micro-batch.
+
+        Raises:
+            ValueError: `batch_size` does not divide by ranks × accumulation steps.
+        """
+        share, rest = divmod(self.batch_size, world_size * self.accumulate)
+        if rest or not share:
+            raise ValueError(
+                f"batch_size={self.batch_size} is global and must divide by ranks × accumulate "
+                f"({world_size} × {self.accumulate}); choose a multiple of {world_size * self.accumulate}"
+            )
+        return share
+
+
+FIELDS = {item.name: item for item in dataclasses.fields(RunConfig)}
+
+
+def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
+    """A checked `RunConfig` of plain values.
+
+    Raises:
+        ValueError: unknown or missing keys, or a value that cannot be; with `where`, the key, and close matches.
+    """
+    for key in values:
+        _known(key, FIELDS, where)
+    required = [n for n, f in FIELDS.items() if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{where}: {', '.join(missing)} missing; every recipe gives {', '.join(required)}")
+    config = RunConfig(**copy.deepcopy(values))
+    try:
+        _check(config)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return config
+
+
+def _known(key: str, names: Iterable[str], where: str) -> None:
+    names = sorted(names)
+    if key not in names:
+        near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def _whole(config: RunConfig, name: str, least: int, optional: bool = False) -> None:
+    value = getattr(config, name)
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def _check(config: RunConfig) -> None:
+    for name in ("batch_size", "epochs", "accumulate", "log_interval", "evaluate_epochs"):
+        _whole(config, name, 1)
+    for name in ("num_classes", "val_batch_size", "max_steps"):
+        _whole(config, name, 1, optional=True)
+    _whole(config, "seed", 0)
+    for name in ("channels_last", "compile", "sync_bn", "log_ids", "resume_strict"):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name} must be True or False, not {getattr(config, name)!r}")
+    for name in ("pipeline", "model", "loss", "optimizer", "schedule", "mixer"):
+        value = getattr(config, name)
+        if name == "mixer" and value is None:
+            continue
+        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+            raise ValueError(f"{name} must be a dict with a 'type', not {value!r}")
+    for name in ("train_pipeline", "val_pipeline", "paramwise", "loader", "checkpoint"):
+        if not isinstance(getattr(config, name), dict):
+            raise ValueError(f"{name} must be a dict, not {getattr(config, name)!r}")
+    for name, choices in (("amp", ("auto", "bf16", "fp16", "off")), ("device", ("auto", "cpu", "cuda"))):
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
+    if config.ema is not None and not 0 <= config.ema < 1:
+        raise ValueError(f"ema is a decay in [0, 1) or None, not {config.ema!r}")
+    if config.clip_grad_norm is not None and not config.clip_grad_norm > 0:
+        raise ValueError(f"clip_grad_norm must be above 0 or None, not {config.clip_grad_norm!r}")
+    lr = config.optimizer.get("lr")
+    if not isinstance(lr, (int, float)) or not lr > 0:
+        raise ValueError(f"optimizer.lr must be a rate above 0, not {lr!r}")
+    if config.visualizer != "auto" and not isinstance(config.visualizer, list):
+        raise ValueError(f"visualizer must be 'auto' or a list of names, not {config.visualizer!r}")
+    _check_groups(config)
+
+
+def _check_groups(config: RunConfig) -> None:
+    kind = config.schedule["type"]
+    _known(kind, _SCHEDULE_KEYS, "schedule.type")
+    for key in config.schedule:
+        _known(key, {"type", "warmup_epochs", "warmup_factor", *_SCHEDULE_KEYS[kind]}, f"schedule ({kind})")
+    if kind == "step" and not isinstance(config.schedule.get("milestones"), (list, tuple)):
+        raise ValueError("schedule (step): give milestones, the epochs at which the rate falls")
+    for key in config.loader:
+        _known(key, _LOADER_KEYS, "loader")
+    for key in config.checkpoint:
+        _known(key, {"interval_epochs", "interval_steps", "keep", "best"}, "checkpoint")
+    for key in config.paramwise:
+        _known(key, {"norm_decay", "bias_decay", "custom"}, "paramwise")
+    for key in ("interval_epochs", "interval_steps", "keep"):
+        value = config.checkpoints[key]
+        if (value is None and key != "keep") or (isinstance(value, int) and value >= 1):
+            continue
+        raise ValueError(f"checkpoint.{key} must be a whole number of at least 1, not {value!r}")
+    if config.early_stopping is not None:
+        if set(config.early_stopping) != {"patience"} or not config.early_stopping["patience"] >= 1:
+            raise ValueError("early_stopping takes dict(patience=N): evaluations without a new best score")
+        if config.val_set is None or not config.checkpoints["best"]:
+            raise ValueError("early_stopping needs a val_set and checkpoint.best, the score to watch")
+
+
+def resolve_type(kind: str, what: str) -> Any:
+    """The object "module:attribute" names, from a recipe.
+
+    Raises:
+        ValueError: it cannot be imported or is not callable.
+    """
+    module, _, attribute = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{what} type {kind!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{what} type {kind!r} is not a class or a function")
+    return found
+
+
+def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
+    """`factory(**options)`, with options it does not know reported as a ValueError naming `what`."""
+    parameters = inspect.signature(factory).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in options:
+            _known(key, parameters, what)
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise ValueError(f"{what}: {error}") from error

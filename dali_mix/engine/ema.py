@@ -1,0 +1,51 @@
+"""The exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class ModelEma:
+    """Keeps `module`, a copy of a model whose weights follow the model's slowly.
+
+    After update t (counted from 1) the average moves by 1 - d with d = min(decay, (1 + t) / (10 + t)): with a fixed
+    decay the average would still be mostly the random initial weights thousands of steps later. Floating buffers
+    (BatchNorm's statistics) are averaged with the weights they belong to; integer buffers are copied.
+
+    Args:
+        model: the model, not wrapped in DDP.
+        decay: the largest decay, in [0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards `model`'s present weights; no host sync."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        mine, theirs = _tensors(self.module), _tensors(model)
+        floating = [index for index, tensor in enumerate(mine) if tensor.is_floating_point()]
+        torch._foreach_lerp_([mine[i] for i in floating], [theirs[i] for i in floating], 1 - decay)
+        for index, tensor in enumerate(mine):
+            if not tensor.is_floating_point():
+                tensor.copy_(theirs[index])
+
+    def state_dict(self) -> dict:
+        """`updates`, and `model`: the averaged weights under the model's own names."""
+        return {"updates": self.updates, "model": self.module.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Takes over what `state_dict` gave."""
+        self.module.load_state_dict(state["model"])
+        self.updates = int(state["updates"])
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]

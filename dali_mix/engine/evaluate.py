@@ -1,0 +1,60 @@
+"""Evaluation: each sample exactly once over all ranks, sums exact, one wait for the device at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from dali_mix.engine.build import Loader
+from dali_mix.engine.distributed import Ranks
+from dali_mix.metrics import Accuracy
+
+
+class Preempted(Exception):
+    """Raised inside a run that was asked to stop; the run saves and ends."""
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    ranks: Ranks,
+    *,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Top-1 and top-5 accuracy in per cent, and the mean loss, over everything `loader` yields on all ranks.
+
+    Args:
+        model: not wrapped in DDP: ranks may hold different numbers of batches. Its mode is put back.
+        loader: an evaluation loader; read from its start to the end of its epoch.
+        loss: (logits (B,K) float32, targets) → mean over the batch.
+        autocast: makes the context the model runs in.
+        stop: asked between batches; when it says True, `Preempted` is raised.
+
+    Returns:
+        {"top1", "top5", "loss"}, equal on every rank.
+    """
+    accuracy = Accuracy(topk=(1, 5), device=ranks.device)
+    total = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in loader:
+                if stop():
+                    raise Preempted
+                with autocast():
+                    logits = model(batch.images)
+                logits = logits.float()
+                accuracy.update(logits, batch.targets)
+                total[0] += loss(logits, batch.targets).double() * len(batch.ids)
+                total[1] += len(batch.ids)
+    finally:
+        model.train(training)
+    ranks.sum_(accuracy.state())
+    ranks.sum_(total)
+    return {**accuracy.compute(), "loss": float(total[0] / total[1])}

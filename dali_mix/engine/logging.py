@@ -1,0 +1,145 @@
+"""What a run says: lines to the terminal and train.log, numbers to metrics.jsonl and mmengine's visualizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+_BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
+
+
+def visualizer_names(setting: str | list[str]) -> list[str]:
+    """The backends a recipe's `visualizer` asks for; "auto" is TensorBoard where it is installed.
+
+    Raises:
+        ValueError: an unknown backend, or one that is asked for by name and not installed.
+    """
+    if setting == "auto":
+        return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    for name in setting:
+        if name not in _BACKENDS:
+            raise ValueError(f"visualizer {name!r} is unknown: use {', '.join(_BACKENDS)}, or [] for none")
+        if importlib.util.find_spec(name) is None:
+            how = "pip install 'dali_mix[vis]'" if name == "tensorboard" else f"pip install {name}"
+            raise ValueError(f"visualizer {name!r} is asked for but not installed: {how}, or set visualizer=[]")
+    return list(setting)
+
+
+def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Rewrites a .jsonl file without the records that are not wanted, and without a last line that was cut off."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if line.endswith("\n") and wanted(record):
+            kept.append(line)
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text("".join(kept), encoding="utf-8")
+    aside.replace(path)
+
+
+class Report:
+    """Writes a run's log on the main rank; every method does nothing on the others, `warn` aside.
+
+    metrics.jsonl holds one JSON object a line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
+    "wait_share"} each log interval, where epoch is a fraction, and {"kind": "val", "step", "epoch", "top1", …} each
+    evaluation. A resumed run first drops what the killed one logged after the checkpoint it goes on from.
+
+    Args:
+        work_dir: the run's folder.
+        main: whether this is the rank that writes.
+        visualizer: names as `visualizer_names` gives them.
+    """
+
+    def __init__(self, work_dir: Path, *, main: bool, visualizer: list[str]) -> None:
+        self.work_dir = work_dir
+        self.main = main
+        self._bar: tqdm | None = None
+        self._log: IO[str] | None = None
+        self._metrics: IO[str] | None = None
+        self._visualizer: Any = None
+        self._backends = visualizer
+
+    def open(self, resumed_at: int | None) -> None:
+        """Opens the files; those of a run resumed at a step lose what came after it, those of a new run all."""
+        if not self.main:
+            return
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        for path in (self.work_dir / "metrics.jsonl", *sorted(self.work_dir.glob("ids-rank*.jsonl"))):
+            if resumed_at is None:
+                path.unlink(missing_ok=True)
+            else:  # the evaluation at that step is done again
+                keep_lines(path, lambda r: r["step"] < resumed_at + (r.get("kind") != "val"))
+        mode = "w" if resumed_at is None else "a"
+        self._log = (self.work_dir / "train.log").open(mode, encoding="utf-8", buffering=1)
+        self._metrics = (self.work_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        if self._backends:
+            from mmengine.visualization import Visualizer
+
+            backends = [{"type": _BACKENDS[name], "save_dir": str(self.work_dir / name)} for name in self._backends]
+            self._visualizer = Visualizer(name=f"dali_mix-{id(self)}", vis_backends=backends)
+
+    def close(self) -> None:
+        """Closes everything that is open."""
+        if self._bar is not None:
+            self._bar.close()
+        for file in (self._log, self._metrics):
+            if file is not None:
+                file.close()
+        if self._visualizer is not None:
+            self._visualizer.close()
+        self._bar = self._log = self._metrics = self._visualizer = None
+
+    def line(self, text: str) -> None:
+        """One line to the terminal and to train.log, with the time."""
+        if not self.main:
+            return
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}"
+        if self._bar is not None:
+            tqdm.write(stamped, file=sys.stdout)
+        else:
+            print(stamped, flush=True)
+        if self._log is not None:
+            self._log.write(stamped + "\n")
+
+    def warn(self, text: str) -> None:
+        """A warning to the error stream, from any rank, and to train.log."""
+        print(f"WARNING: {text}", file=sys.stderr, flush=True)
+        if self._log is not None:
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  WARNING: {text}\n")
+
+    def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """One record to metrics.jsonl and to the visualizer's backends."""
+        if not self.main:
+            return
+        if self._metrics is not None:
+            self._metrics.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if self._visualizer is not None:
+            scalars = {f"{kind}/{name}": value for name, value in values.items() if name != "epoch"}
+            self._visualizer.add_scalars(scalars, step=step)
+
+    def ids(self, rank: int, step: int, ids: list[int]) -> None:
+        """The record numbers this rank trained on at a step, to ids-rankN.jsonl; on every rank."""
+        with (self.work_dir / f"ids-rank{rank}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "ids": ids}) + "\n")
+
+    def start_bar(self, step: int, total: int) -> None:
+        """A progress bar over steps, when somebody watches the terminal."""
+        if self.main and sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+    def advance(self) -> None:
+        """One step further on the bar."""
+        if self._bar is not None:
+            self._bar.update()

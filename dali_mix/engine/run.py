@@ -1,0 +1,209 @@
+"""A run from its config to its end: everything is checked before any process group or pipeline starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dali_mix.engine import distributed
+from dali_mix.engine.build import (
+    Loader,
+    build_loaders,
+    build_loss,
+    build_model,
+    build_parts,
+    build_val_loader,
+    check_recipe,
+    check_sets,
+    place_model,
+)
+from dali_mix.engine.checkpoints import CheckpointFolder, is_checkpoint, load_checkpoint, write_text
+from dali_mix.engine.config import RunConfig
+from dali_mix.engine.distributed import Ranks, StopSignal
+from dali_mix.engine.evaluate import evaluate
+from dali_mix.engine.logging import Report, visualizer_names
+from dali_mix.engine.precision import Precision
+from dali_mix.engine.state import restore
+from dali_mix.engine.trainer import Trainer
+from dali_mix.models import load_weights
+
+MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
+
+
+def train(
+    config: RunConfig,
+    work_dir: str | Path,
+    *,
+    resume: str = "no",
+    make_loaders: MakeLoaders | None = None,
+    observers: Sequence[Callable[[Trainer], None]] = (),
+) -> str:
+    """Trains `config` into `work_dir`; under torchrun every rank calls this.
+
+    Args:
+        work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/. On several machines it must be shared.
+        resume: "no"; "must" (go on from a checkpoint, which has to be there); "auto" (go on if there is one).
+        make_loaders: makes (training loader, evaluation loader or None) in place of the recipe's packed sets.
+        observers: called with the trainer after every optimizer step.
+
+    Returns:
+        "finished", "stopped early", or "preempted": stopped by SIGTERM after saving.
+
+    Raises:
+        FileExistsError: `work_dir` holds checkpoints and `resume` is "no".
+        FileNotFoundError: a set, a weight file or, with "must", any checkpoint is missing.
+        ValueError: the config, the sets, the checkpoint and the machine do not fit together.
+        OSError: something could not be written.
+    """
+    work_dir = Path(work_dir)
+    device, world_size = distributed.pick_device(config.device), distributed.environment()[1]
+    config.per_rank(world_size)
+    visualizer = visualizer_names(config.visualizer)
+    report = Report(work_dir, main=distributed.environment()[0] == 0, visualizer=visualizer)
+    folder = CheckpointFolder(work_dir / "checkpoints", config.checkpoints["keep"], report.warn)
+    _check_work_dir(folder, resume)
+    if make_loaders is None:
+        num_classes = check_sets(config)
+        check_recipe(config, num_classes)
+    if config.weights and not Path(config.weights).is_file():
+        raise FileNotFoundError(f"weights: {config.weights} is not there")
+    _tune(device)
+    try:
+        ranks = distributed.start(device)
+        with StopSignal() as stop:
+            loaders = (make_loaders or build_loaders)(config, ranks)
+            try:
+                trainer = Trainer(config, build_parts(config, ranks, *loaders), ranks, folder, report, stop, observers)
+                _begin(trainer, resume)
+                return trainer.fit()
+            finally:
+                report.close()
+                for loader in loaders:
+                    if loader is not None:
+                        loader.close()
+    finally:
+        distributed.finish()
+
+
+def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
+    held = folder.path.is_dir() and any(folder.path.iterdir())
+    if resume == "no" and held:
+        raise FileExistsError(
+            f"{folder.path} already holds checkpoints: go on from them with --resume, or choose another --work-dir"
+        )
+    if resume == "must" and not held:
+        raise FileNotFoundError(f"{folder.path}: nothing to resume from; leave --resume out to begin a run there")
+
+
+def _begin(trainer: Trainer, resume: str) -> None:
+    """Restores the newest whole checkpoint, if asked, and writes what the run begins with."""
+    ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
+    step: int | None = None
+    if resume != "no":
+        found = ranks.agree(_newest(folder, resume) if ranks.main else 0)
+        step = None if found == _NONE else found
+    if step is not None:
+        path = folder.file(step)
+        try:
+            restore(trainer, load_checkpoint(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    report.open(step)
+    if ranks.main:
+        _write_config(trainer, resumed=step is not None)
+    parameters = sum(p.numel() for p in trainer.parts.model.parameters()) / 1e6
+    report.line(
+        f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
+        f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
+    )
+    if step is not None:
+        report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
+    elif resume == "auto":
+        report.line("--resume=auto: no checkpoint yet, beginning at step 0")
+
+
+_NONE = -1
+
+
+def _newest(folder: CheckpointFolder, resume: str) -> int:
+    step = folder.newest()
+    if step is None and resume == "must":
+        raise FileNotFoundError(f"{folder.path}: holds no checkpoint to resume from")
+    return _NONE if step is None else step
+
+
+def _write_config(trainer: Trainer, *, resumed: bool) -> None:
+    path = trainer.report.work_dir / "config.json"
+    now = trainer.config.resolved()
+    if resumed and path.is_file():
+        try:
+            before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}
+        changed = [f"{k}: {before[k]!r} → {now[k]!r}" for k in now if k in before and before[k] != now[k]]
+        if changed:
+            trainer.report.warn(f"resumed with a changed recipe: {'; '.join(changed)}")
+    write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def _tune(device: torch.device) -> None:
+    if device.type == "cuda":  # fixed shapes, and fp32 matrix work in TF32 where autocast is off
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
+def evaluate_checkpoint(
+    config: RunConfig, checkpoint: str | Path, *, ema: bool = False, make_loaders: MakeLoaders | None = None
+) -> dict[str, float]:
+    """Evaluates a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
+
+    Args:
+        checkpoint: a checkpoint of a run, or a safetensors or torch file `dali_mix.models.load_weights` reads.
+        ema: take the averaged weights of a checkpoint.
+
+    Returns:
+        {"top1", "top5", "loss"}; under torchrun the same on every rank.
+
+    Raises:
+        FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    device = distributed.pick_device(config.device)
+    num_classes = check_sets(config, train=False) if make_loaders is None else None
+    _tune(device)
+    try:
+        ranks = distributed.start(device)
+        loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]
+        if loader is None:
+            raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
+        try:
+            model = build_model(config, num_classes or len(loader.dataset.metainfo["classes"]))
+            _load(model, path, ema)
+            model = place_model(model, config, ranks)
+            loss = build_loss(config).to(device)
+            return evaluate(model, loader, loss, ranks, autocast=Precision(config.amp, device).autocast)
+        finally:
+            loader.close()
+    finally:
+        distributed.finish()
+
+
+def _load(model: torch.nn.Module, path: Path, ema: bool) -> None:
+    if not is_checkpoint(path):
+        if ema:
+            raise ValueError(f"{path}: plain weights, there is no average in it; leave --ema out")
+        load_weights(model, path, strict_head=True)
+        return
+    state = load_checkpoint(path)
+    if ema and not state.get("ema"):
+        raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
+    try:
+        model.load_state_dict(state["ema"]["model"] if ema else state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: of another model than the recipe's: {error}") from error

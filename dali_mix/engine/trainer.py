@@ -1,0 +1,295 @@
+"""The trainer: fetch, mix, forward, loss, backward, step, observe.
+
+Randomness is derived, never carried along: the model's (dropout, Shake-Shake) from (seed, step, rank, micro-step), the
+mixer's likewise, the loader's from (seed, epoch, record). So a run is its state (`engine.state`), tensors and plain
+values, and going on from it gives what would have been without the stop; on a CPU to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from dali_mix.engine.build import BatchLike, Parts
+from dali_mix.engine.checkpoints import CheckpointFolder
+from dali_mix.engine.config import RunConfig
+from dali_mix.engine.distributed import Ranks, StopSignal
+from dali_mix.engine.ema import ModelEma
+from dali_mix.engine.evaluate import Preempted, evaluate
+from dali_mix.engine.logging import Report
+from dali_mix.engine.precision import Precision
+from dali_mix.engine.progress import Best, Window
+from dali_mix.engine.pulse import Beat, Pulse
+from dali_mix.engine.schedules import build_schedule
+from dali_mix.engine.seeding import MIXER, MODEL, derive_seed
+from dali_mix.engine.state import capture
+
+
+class NonFiniteLoss(ValueError):
+    """The loss is NaN or infinite; no weight was changed by it."""
+
+
+class Trainer:
+    """Trains `parts` as `config` says.
+
+    Args:
+        observers: called with the trainer after every optimizer step.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parts: Parts,
+        ranks: Ranks,
+        folder: CheckpointFolder,
+        report: Report,
+        stop: StopSignal,
+        observers: Sequence[Callable[[Trainer], None]] = (),
+    ) -> None:
+        self.config, self.parts, self.ranks, self.folder, self.report, self.stop = (
+            config, parts, ranks, folder, report, stop,
+        )  # fmt: skip
+        self.observers = observers
+        self.epoch = 0  # under way
+        self.step = 0  # optimizer steps done
+        steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
+        self.total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch
+        self.factor = build_schedule(
+            config.schedule,
+            lr=config.optimizer["lr"],
+            steps_per_epoch=steps_per_epoch,
+            total_steps=self.total_steps,
+        )
+        self.precision = Precision(config.amp, ranks.device)
+        self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)
+        self.model = parts.model
+        if ranks.world_size > 1:
+            gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
+            self.model = DistributedDataParallel(parts.model, device_ids=gpu, gradient_as_bucket_view=True)
+        # Read late only where the optimizer itself can be kept from stepping; see `pulse`.
+        late = bool(parts.optimizer.defaults.get("fused")) and self.precision.scaler is None
+        self.pulse = Pulse(ranks, late=late and ranks.device.type == "cuda")
+        if self.pulse.late:
+            parts.optimizer.found_inf = self.pulse.bad  # type: ignore[attr-defined]  # read by torch's fused kernels
+        self.generator = torch.Generator()
+        self.window = Window()
+        self.best = Best(config.checkpoints["best"] or "")
+        self._ids: dict[int, list[Tensor]] = {}
+        self.saved_at = -1
+
+    def fit(self) -> str:
+        """Trains to the end and returns "finished", "stopped early" or "preempted" (after saving).
+
+        Raises:
+            NonFiniteLoss: the loss is NaN or infinite, before the optimizer step it belongs to.
+            OSError: a checkpoint could not be written; earlier ones are untouched.
+        """
+        self.report.start_bar(self.step, self.total_steps)
+        try:
+            while True:
+                self.run_epoch()
+                last = self.step >= self.total_steps or self.epoch + 1 >= self.config.epochs
+                # Saved before the evaluation, which a resumed run simply does again.
+                if last or (self.epoch + 1) % (self.config.checkpoints["interval_epochs"] or math.inf) == 0:
+                    self.save()
+                if last or (self.epoch + 1) % self.config.evaluate_epochs == 0:
+                    self.evaluate()
+                if self.config.early_stopping and self.best.since >= self.config.early_stopping["patience"]:
+                    self.report.line(f"no better {self.best.name} in {self.best.since} evaluations: stopped early")
+                    return "stopped early"
+                if last:
+                    return "finished"
+                self.epoch += 1
+        except Preempted:
+            self.save()
+            self.report.line(f"SIGTERM: saved at step {self.step}; go on with --resume")
+            return "preempted"
+
+    def run_epoch(self) -> None:
+        """Trains from where the loader stands to the end of the epoch."""
+        if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
+            return
+        self.model.train()
+        self.window.start_clock()
+        batches = self.fetch()
+        while self.step < self.total_steps and self.train_step(batches):
+            self.observe()
+        self.take(self.pulse.flush())
+        if self.window.stop:
+            raise Preempted
+
+    def fetch(self) -> Iterator[BatchLike]:
+        """The loader's batches; the time spent waiting for them is noted."""
+        batches = iter(self.parts.train_loader)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.window.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def train_step(self, batches: Iterator[BatchLike]) -> bool:
+        """One optimizer step on up to `accumulate` micro-batches; False when the epoch had none left.
+
+        Each rank's loss is weighted by its share of the global batch, so that the gradient is that of the mean over
+        all its records, whatever the number of ranks and however uneven the last batch.
+        """
+        loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
+        expected, seen = 0, 0
+        mean_loss = torch.zeros((), device=self.ranks.device)
+        self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step}  # of the last step and this one
+        for micro in range(accumulate):
+            batch = next(batches, None)
+            if batch is None:
+                break
+            expected = loader.global_size if accumulate == 1 else loader.global_batch_size * accumulate
+            images, targets = self.mix(batch, micro)
+            with self.exchange_gradients(micro == accumulate - 1):
+                with self.precision.autocast():
+                    logits = self.model(images)
+                loss = self.parts.loss(logits.float(), targets) * (len(batch.ids) * world_size / expected)
+                self.scaled(loss).backward()
+            mean_loss += loss.detach() / world_size
+            seen += loader.global_size
+            self._ids.setdefault(self.step + 1, []).append(batch.ids)
+        if not seen:
+            return False
+        if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
+            self.ranks.average_gradients(self.parts.model)
+        if seen != expected:
+            torch._foreach_mul_([p.grad for p in self.parts.model.parameters() if p.grad is not None], expected / seen)
+            mean_loss *= expected / seen
+        self.take(self.pulse.beat(self.step + 1, mean_loss, self.stop.asked))
+        self.update()
+        self.window.images += seen
+        return True
+
+    def exchange_gradients(self, now: bool) -> AbstractContextManager:
+        """Whether backward inside averages gradients over ranks, or leaves that to the last micro-batch."""
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) and not now else nullcontext()
+
+    def mix(self, batch: BatchLike, micro: int) -> tuple[Tensor, Tensor]:
+        """Seeds the model's randomness for this micro-step and mixes the batch."""
+        keys = (self.config.seed, self.step, self.ranks.rank, micro)
+        torch.manual_seed(derive_seed(MODEL, *keys))
+        if self.parts.mixer is None:
+            return batch.images, batch.targets
+        size, _, height, width = batch.images.shape
+        generator = self.generator.manual_seed(derive_seed(MIXER, *keys))
+        params = self.parts.mixer.sample(size, height, width, generator, batch.images.device)
+        return self.parts.mixer.apply(batch.images, batch.targets, params)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as it goes into backward: scaled up for fp16."""
+        return loss if self.precision.scaler is None else self.precision.scaler.scale(loss)
+
+    def update(self) -> None:
+        """Clips, steps at this step's rate, and follows with the average."""
+        optimizer, scaler = self.parts.optimizer, self.precision.scaler
+        factor = self.factor(self.step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        if self.config.clip_grad_norm:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parts.model.parameters(), self.config.clip_grad_norm)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.parts.model)
+        self.step += 1
+
+    def take(self, beat: Beat | None) -> None:
+        """Takes note of a step's loss; stops everything where it is not finite.
+
+        Raises:
+            NonFiniteLoss: on every rank, each naming its own records.
+        """
+        if beat is None:
+            return
+        if not beat.finite:
+            ids = torch.cat(self._ids.get(beat.step, [torch.zeros(0, dtype=torch.int64)])).tolist()
+            raise NonFiniteLoss(
+                f"the loss is {beat.loss} at step {beat.step}; stopped before that optimizer step. "
+                f"Records of rank {self.ranks.rank} in it: {ids}. Lower the rate, clip_grad_norm, amp='off', "
+                f"or look at these records with `dali-mix inspect`"
+            )
+        self.window.loss += beat.loss
+        self.window.steps += 1
+        self.window.stop |= beat.stop
+
+    def observe(self) -> None:
+        """Logs, saves and stops where it is time to; calls the observers."""
+        interval = self.config.checkpoints["interval_steps"]
+        due = interval is not None and self.step % interval == 0
+        if self.config.log_ids:
+            self.report.ids(self.ranks.rank, self.step, torch.cat(self._ids[self.step]).tolist())
+        if self.step % self.config.log_interval == 0:
+            self.take(self.pulse.flush())
+            self.log()
+        self.report.advance()
+        if due:
+            self.save()
+        for observer in self.observers:
+            observer(self)
+        if self.window.stop or (self.stop.asked and self.ranks.world_size == 1):
+            raise Preempted
+
+    def log(self) -> None:
+        """One line and one record of the interval that ends here."""
+        lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
+        values = {"epoch": self.step / self.steps_per_epoch, "lr": lr, **self.window.close()}
+        self.report.numbers("train", self.step, values)
+        left = self.window.seconds_per_step * (self.total_steps - self.step)
+        self.report.line(
+            f"epoch {self.epoch + 1}/{self.config.epochs}  step {self.step}/{self.total_steps}  "
+            f"loss {values['loss']:.4f}  lr {lr:.3g}  {values['images_per_s']:.0f} img/s  "
+            f"wait {100 * values['wait_share']:.1f}%  eta {left // 3600:.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f}"
+        )
+
+    def evaluate(self) -> None:
+        """Evaluates the model and its average, and keeps the best."""
+        if self.parts.val_loader is None:
+            return
+        models = {"": self.parts.model} if self.ema is None else {"": self.parts.model, "ema_": self.ema.module}
+        self.ranks.share_buffers(*models.values())
+        values = {"epoch": float(self.epoch + 1)}
+        for prefix, model in models.items():
+            scores = evaluate(
+                model,
+                self.parts.val_loader,
+                self.parts.loss,
+                self.ranks,
+                autocast=self.precision.autocast,
+                stop=lambda: self.stop.asked,
+            )
+            values.update({prefix + name: value for name, value in scores.items()})
+        self.report.numbers("val", self.step, values)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "epoch")
+        better = self.best.update(values, self.step)
+        self.report.line(f"epoch {self.epoch + 1}/{self.config.epochs}  step {self.step}  validation  {shown}{better}")
+        if better and self.ranks.main:
+            average = {} if self.ema is None else {"ema": self.ema.state_dict()}
+            metrics = {**values, "step": self.step}
+            self.folder.save_best({"model": self.parts.model.state_dict(), **average, "metrics": metrics})
+
+    def save(self) -> None:
+        """Writes this step's checkpoint, on the main rank; needs no word from the others."""
+        self.take(self.pulse.flush())
+        if self.step == self.saved_at:
+            return
+        if self.ranks.main:
+            self.folder.save(self.step, capture(self))
+        self.saved_at = self.step

@@ -1,0 +1,14 @@
+"""CIFAR-10, Shake-Shake 26 2×96d, CutMix on half of the batches.
+
+Command:  dali-mix train cifar10/shakeshake26_2x96d_cutmix --work-dir work_dirs/cifar10_shakeshake_cutmix
+Hardware: 1 GPU, 16 GB
+Source:   ResizeMix (arXiv 2012.11101), comparison on CIFAR-10
+Expected: not stated in the project's table of published figures; to be measured
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._shakeshake26_2x96d import *
+
+mixer = {"type": "MixChoice", "mixers": [{"type": "CutMix", "alpha": 1.0, "per_batch": True}], "probs": [0.5]}

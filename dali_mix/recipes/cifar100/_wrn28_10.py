@@ -1,0 +1,12 @@
+"""What the CIFAR-100 recipes with WRN-28-10 share: ResizeMix's protocol (arXiv 2012.11101, section 4.1)."""
+
+train_set = "data/cifar100_train"
+val_set = "data/cifar100_val"
+pipeline = {"type": "cifar", "mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
+batch_size = 256
+epochs = 200
+seed = 0
+model = {"type": "wrn-28-10"}
+optimizer = {"type": "SGD", "lr": 0.2, "momentum": 0.9, "weight_decay": 5e-4}
+schedule = {"type": "cosine", "warmup_epochs": 5, "min_lr": 1e-5}
+checkpoint = {"interval_epochs": 5, "keep": 2, "best": "top1"}

@@ -1,0 +1,20 @@
+"""A few hundred ImageNet-like photos, ResNet-18 at 64 pixels: one epoch on a CPU, to try a packed set and a machine.
+
+Command:  dali-mix pack imagefolder --root PHOTOS --out data/sample --split train
+          dali-mix train imagenet/resnet18_sample --work-dir work_dirs/sample
+Hardware: 2 CPU cores
+Source:   none; nothing is to be learned from so few photos
+Expected: the run ends, and a killed and resumed one ends with the same weights
+"""
+
+train_set = "data/sample"
+val_set = None
+pipeline = {"type": "imagenet", "image_size": 64}
+batch_size = 16
+epochs = 1
+seed = 0
+model = {"type": "torchvision/resnet18"}
+mixer = {"type": "ResizeMix"}
+optimizer = {"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+log_interval = 2
+checkpoint = {"interval_steps": 2, "keep": 2, "best": None}

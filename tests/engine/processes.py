@@ -1,0 +1,148 @@
+"""Runs of the engine in processes of their own, forked from one that has torch loaded: killed, resumed, on ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch._dynamo  # what the first optimizer would import, once for all runs
+
+from dali_mix.engine import checkpoints
+from dali_mix.engine.config import make_config
+from dali_mix.engine.run import train
+from tests.engine import synthetic
+
+PREEMPTED = 75
+
+
+def context():
+    """A forkserver that has imported this module, so that a run starts in milliseconds."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(["tests.engine.processes"])
+    return made
+
+
+def child(values, work_dir, env, options):
+    """Body of a process: one rank of a run. `options` says what befalls it."""
+    os.environ.update(env)
+    torch.set_num_threads(1)
+    log = (Path(work_dir).parent / f"{Path(work_dir).name}-rank{env.get('RANK', 0)}.txt").open("a", buffering=1)
+    sys.stdout = sys.stderr = log
+    rank = int(env.get("RANK", 0))
+
+    def observer(trainer):
+        if trainer.step == options.get("kill_at") and rank == options.get("kill_rank", rank):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.step == options.get("term_at"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if options.get("slow"):
+            time.sleep(options["slow"])
+
+    if "kill_in_save" in options:
+        sync = os.fsync
+
+        def dying_sync(handle):
+            options["kill_in_save"] -= 1
+            if options["kill_in_save"] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            sync(handle)
+
+        checkpoints.os.fsync = dying_sync
+    make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()))
+    try:
+        status = train(
+            make_config(values), work_dir, resume=options.get("resume", "no"), make_loaders=make, observers=[observer]
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"{type(error).__name__}: {error}")
+        log.flush()
+        os._exit(1)
+    log.flush()
+    os._exit(PREEMPTED if status == "preempted" else 0)
+
+
+def start(values, work_dir, *, ranks=1, **options):
+    """Starts a run's processes and returns them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(ranks):
+        env = {}
+        if ranks > 1:
+            env = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+        process = context().Process(target=child, args=(values, str(work_dir), env, options))
+        process.start()
+        started.append(process)
+    return started
+
+
+def finish(processes, seconds=60):
+    """Waits for the processes, at most `seconds`, and returns their exit codes."""
+    end = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0.1))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    return codes
+
+
+def run(values, work_dir, **options):
+    """Runs to the end; exit codes by rank."""
+    return finish(start(values, work_dir, **options))
+
+
+def said(work_dir, rank=0):
+    """What a rank printed, over all runs in `work_dir`."""
+    return (Path(work_dir).parent / f"{Path(work_dir).name}-rank{rank}.txt").read_text()
+
+
+def newest_state(work_dir):
+    """The newest checkpoint's content."""
+    folder = Path(work_dir) / "checkpoints"
+    return checkpoints.load_checkpoint(folder / (folder / "latest").read_text().strip())
+
+
+def records(work_dir, name="metrics.jsonl"):
+    """A .jsonl file's records, without what depends on the clock."""
+    found = [json.loads(line) for line in (Path(work_dir) / name).read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k not in ("images_per_s", "wait_share")} for r in found]
+
+
+def assert_same(one, two, where="state"):
+    """Bit-equal tensors and equal plain values, all the way down."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), f"{where} differs by {(one.double() - two.double()).abs().max()}"
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_same(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two), where
+        for index, (left, right) in enumerate(zip(one, two, strict=True)):
+            assert_same(left, right, f"{where}[{index}]")
+    else:
+        assert one == two, f"{where}: {one} != {two}"
+
+
+def assert_same_run(one, two):
+    """Two work directories hold the same run: weights, optimizer, average, log of ids, metrics."""
+    assert_same(newest_state(one), newest_state(two))
+    assert records(one) == records(two)
+    names = sorted(p.name for p in Path(one).glob("ids-rank*.jsonl"))
+    assert names
+    assert names == sorted(p.name for p in Path(two).glob("ids-rank*.jsonl"))
+    for name in names:
+        assert records(one, name) == records(two, name)

@@ -1,0 +1,56 @@
+"""Small packed sets of real images: scikit-learn's scanned digits, and crops of its photographs."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+
+from dali_mix.recordio.writer import SetWriter, pack_sample
+
+
+def _pack(prefix, images, labels, classes, fmt):
+    with SetWriter(prefix, task="classification", classes=classes, total=len(images)) as writer:
+        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, fmt)
+            packed = pack_sample(
+                buffer.getvalue(),
+                float(label),
+                row,
+                height=image.shape[0],
+                width=image.shape[1],
+                encoding=fmt.lower(),
+                task="classification",
+                num_classes=len(classes),
+            )
+            writer.write([(row, packed)])
+        writer.finish()
+    return str(prefix)
+
+
+def pack_digits(folder, count=None):
+    """(training, held-out) prefixes; every fifth digit is held out."""
+    digits = load_digits()
+    images = np.clip(digits.images * 16, 0, 255).astype(np.uint8)
+    held = np.arange(len(images)) % 5 == 4
+    classes = [str(i) for i in range(10)]
+    return tuple(
+        _pack(folder / name, images[rows][:count], digits.target[rows][:count], classes, "PNG")
+        for name, rows in (("digits_train", ~held), ("digits_val", held))
+    )
+
+
+def pack_photos(prefix, count=24):
+    """JPEG crops of the two sample photographs, as many of each."""
+    photos = load_sample_images().images
+    generator = np.random.Generator(np.random.Philox(key=[3, 3]))
+    images, labels = [], []
+    for index in range(count):
+        height, width = (int(v) for v in generator.integers(60, 160, 2))
+        top, left = int(generator.integers(0, 420 - height)), int(generator.integers(0, 630 - width))
+        images.append(photos[index % 2][top : top + height, left : left + width])
+        labels.append(index % 2)
+    return _pack(prefix, images, labels, ["temple", "flower"], "JPEG")

@@ -1,0 +1,116 @@
+"""A loader of made-up images with the contract of `dali_mix.build_loader`, and tiny models: engine tests stay quick."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+CLASSES = 4
+
+
+class Batch(NamedTuple):
+    images: torch.Tensor
+    targets: torch.Tensor
+    ids: torch.Tensor
+
+
+class SyntheticLoader:
+    """Image i is noise from seed i plus a bright quadrant that tells its class, i % CLASSES."""
+
+    def __init__(self, count, batch_size, *, train, seed=0, rank=0, world_size=1, nan_at=(), size=8):
+        self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
+        self.rank, self.world_size, self.size = rank, world_size, size
+        self.global_batch_size = batch_size * world_size
+        self.epoch = self.samples_seen = self.global_size = 0
+        self.nan_at = set(nan_at)
+        self.dataset = SimpleNamespace(metainfo={"classes": tuple("abcd"), "num_classes": CLASSES})
+
+    def __len__(self):
+        return -(-self.count // self.global_batch_size)
+
+    def __iter__(self):
+        order = np.arange(self.count)
+        if self.train:
+            order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])).permutation(self.count)
+        while self.samples_seen < self.count:
+            ids = order[self.samples_seen : self.samples_seen + self.global_batch_size]
+            self.samples_seen += len(ids)
+            self.global_size = len(ids)
+            mine = np.array_split(ids, self.world_size)[self.rank]
+            if len(mine):
+                yield self._batch(mine)
+        self.epoch, self.samples_seen = self.epoch + 1, 0
+
+    def _batch(self, ids):
+        images = []
+        for i in ids:
+            image = np.random.Generator(np.random.Philox(key=[7, int(i)])).normal(size=(3, self.size, self.size))
+            half, cls = self.size // 2, int(i) % CLASSES
+            image[:, (cls // 2) * half :, (cls % 2) * half :][:, :half, :half] += 1.0
+            images.append(image if int(i) not in self.nan_at else image * np.nan)
+        images = torch.from_numpy(np.stack(images).astype(np.float32))
+        return Batch(images, torch.from_numpy(ids % CLASSES), torch.from_numpy(ids))
+
+    def state_dict(self):
+        names = ("epoch", "samples_seen", "seed", "global_batch_size", "train")
+        return {**{n: getattr(self, n) for n in names}, "fingerprint": f"made-up-{self.count}"}
+
+    def load_state_dict(self, state, strict=True):
+        mine = self.state_dict()
+        for key in ("seed", "fingerprint", "global_batch_size", "train"):
+            if strict and state[key] != mine[key]:
+                raise ValueError(f"{key} was {state[key]}, is {mine[key]}")
+        self.epoch, self.samples_seen = state["epoch"], state["samples_seen"]
+
+    def close(self):
+        pass
+
+
+def make_loaders(config, ranks, *, count=40, nan_at=()):
+    """(training, evaluation) loaders for `dali_mix.engine.run.train(make_loaders=…)`."""
+    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size}
+    train = SyntheticLoader(
+        count, config.per_rank(ranks.world_size), train=True, seed=config.seed, nan_at=nan_at, **place
+    )
+    return train, SyntheticLoader(22, 8, train=False, **place)
+
+
+class TinyNet(nn.Module):
+    """Convolution, norm (or none), dropout, linear: everything a checkpoint must get right, in 500 numbers."""
+
+    def __init__(self, num_classes: int, norm: bool = True, dropout: float = 0.2):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=not norm)
+        self.norm = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8 * 4, num_classes)
+
+    def forward(self, images):
+        x = torch.relu(self.norm(self.conv(images)))
+        return self.head(self.dropout(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)))
+
+
+def recipe(**changes):
+    """Plain values of a run over the loaders and the model above: 5 steps an epoch, the last one short."""
+    return {
+        "train_set": "made-up",
+        "val_set": "made-up",
+        "pipeline": {"type": "cifar"},
+        "batch_size": 9,
+        "epochs": 3,
+        "model": {"type": "tests.engine.synthetic:TinyNet"},
+        "mixer": {"type": "CutMix"},
+        "optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3},
+        "schedule": {"type": "cosine", "warmup_epochs": 1, "min_lr": 1e-4},
+        "ema": 0.99,
+        "device": "cpu",
+        "log_interval": 2,
+        "log_ids": True,
+        "checkpoint": {"interval_steps": 2, "keep": 3},
+        "visualizer": [],
+        **changes,
+    }

@@ -1,0 +1,192 @@
+"""Checkpoints are whole or absent (TARGETS.md rows 31–34, 43)."""
+
+import hashlib
+import json
+import os
+import pickle
+import resource
+import signal
+import zipfile
+
+import pytest
+import torch
+
+from dali_mix.engine import checkpoints
+from dali_mix.engine.checkpoints import CheckpointFolder, damage, is_checkpoint, load_checkpoint, save_checkpoint
+from tests.engine.processes import assert_same_run, newest_state, run, said
+from tests.engine.synthetic import recipe
+
+STATE = {"model": {"w": torch.arange(2000.0)}, "step": 3, "window": {"loss": 0.5}, "note": None}
+
+
+@pytest.fixture
+def warnings():
+    return []
+
+
+@pytest.fixture
+def folder(tmp_path, warnings):
+    return CheckpointFolder(tmp_path / "checkpoints", 2, warnings.append)
+
+
+def test_round_trip_and_what_others_read(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, STATE)
+    assert damage(path) is None
+    assert is_checkpoint(path)
+    for state in (
+        load_checkpoint(path),
+        torch.load(path, weights_only=True),
+        torch.load(path, weights_only=True, mmap=True),
+    ):
+        assert torch.equal(state["model"]["w"], STATE["model"]["w"])
+        assert state["window"] == {"loss": 0.5}
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        body = path.read_bytes()[: -len(archive.comment)]
+        assert archive.comment == b"sha256:" + hashlib.sha256(body).hexdigest().encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_flipped_bit_is_seen(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"model": {"w": torch.arange(8.0)}})
+    good = path.read_bytes()
+    for place in range(0, len(good), max(1, len(good) // 150)):
+        bad = bytearray(good)
+        bad[place] ^= 1 << (place % 8)
+        path.write_bytes(bad)
+        assert damage(path), f"bit flip at byte {place} of {len(good)}"
+        with pytest.raises(ValueError, match=r"a\.pt"):
+            load_checkpoint(path)
+    for size in (0, 1, 21, 22, 80, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:size])
+        assert damage(path)
+
+
+def test_pruned_only_when_the_new_one_is_there(folder):
+    for step in (1, 2, 3, 4):
+        folder.save(step, {**STATE, "step": step})
+    assert folder.steps() == [4, 3]
+    assert (folder.path / "latest").read_text() == "step-00000004.pt\n"
+    folder.save_best(STATE)
+    folder.save(5, STATE)
+    assert folder.steps() == [5, 4]
+    assert (folder.path / "best.pt").is_file()
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
+def test_damaged_newest_falls_back_loudly(folder, warnings, harm):
+    for step in (1, 2):
+        folder.save(step, STATE)
+    path = folder.file(2)
+    data = bytearray(path.read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 4
+    path.write_bytes({"cut": data[: len(data) // 2], "flip": data, "empty": b""}[harm])
+    assert folder.newest() == 1
+    assert any("step-00000002.pt" in text for text in warnings)
+    folder.keep = 1
+    folder.save(2, STATE)  # written again: the damaged one must not push it out
+    assert folder.steps() == [2]
+    assert folder.newest() == 2
+
+
+@pytest.mark.parametrize("pointer", [None, "", "step-00000099.pt\n", "../../etc/passwd\n", "\xff\x00"])
+def test_pointer_is_a_hint_only(folder, warnings, pointer):
+    for step in (1, 2):
+        folder.save(step, STATE)
+    latest = folder.path / "latest"
+    if pointer is None:
+        latest.unlink()
+    else:
+        latest.write_text(pointer, encoding="latin-1")
+    assert folder.newest() == 2
+    assert any("latest" in text for text in warnings)
+
+
+def test_nothing_whole_is_an_error_never_step_0(folder):
+    assert folder.newest() is None  # has never held one
+    folder.save(1, STATE)
+    folder.file(1).write_bytes(b"x" * 500)
+    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+        folder.newest()
+    with pytest.raises(ValueError, match="no checkpoint to resume from"):
+        folder.newest()  # the pointer alone is left
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["with our checksum", "plain"])
+def test_code_in_a_checkpoint_is_refused(tmp_path, signed):
+    marker, path = tmp_path / "marker", tmp_path / "evil.pt"
+    if signed:
+        save_checkpoint(path, {"model": {}, "evil": Evil(str(marker))})
+    else:
+        path.write_bytes(pickle.dumps({"model": Evil(str(marker))}))
+    with pytest.raises(ValueError, match=r"evil\.pt"):
+        load_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_disk_full_leaves_the_previous_one(folder):
+    """A file-size limit stands in for a full disk: the same failing write."""
+    folder.keep = 1
+    folder.save(1, STATE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        with pytest.raises(OSError, match="Earlier checkpoints are untouched"):
+            folder.save(2, STATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert folder.newest() == 1
+    assert sorted(p.name for p in folder.path.iterdir()) == ["latest", "step-00000001.pt"]
+
+
+@pytest.mark.parametrize("syncs", [2, 3, 4, 5, 6])
+def test_killed_while_writing(tmp_path, syncs):
+    """Each save syncs file, folder and pointer: killed at every one of them in turn, with keep = 1 (row 31)."""
+    values = recipe(checkpoint={"interval_steps": 2, "keep": 1})
+    assert run(values, tmp_path / "straight") == [0]
+    work_dir = tmp_path / "run"
+    assert run(values, work_dir, kill_in_save=syncs) == [-signal.SIGKILL]
+    assert run(values, work_dir, resume="must") == [0], said(work_dir)
+    assert_same_run(tmp_path / "straight", work_dir)
+    assert not list((work_dir / "checkpoints").glob(".*"))
+
+
+def test_run_goes_on_from_before_the_damage(tmp_path):
+    assert run(recipe(), tmp_path / "straight") == [0]
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, kill_at=9) == [-signal.SIGKILL]
+    newest = work_dir / "checkpoints" / "step-00000008.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert run(recipe(), work_dir, resume="must") == [0]
+    assert "step-00000008.pt: cut short" in said(work_dir)
+    assert_same_run(tmp_path / "straight", work_dir)
+
+
+def test_best_is_kept_apart(tmp_path):
+    assert run(recipe(), tmp_path / "run") == [0]
+    best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert best["metrics"]["top1"] == newest_state(tmp_path / "run")["best"]["value"] or best["metrics"]["step"] == 15
+    assert best["model"].keys() == best["ema"]["model"].keys()
+
+
+def test_config_is_saved_as_json_and_never_read_back_as_code(tmp_path):
+    assert run(recipe(), tmp_path / "run") == [0]
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["optimizer"]["lr"] == 0.05
+    assert saved["checkpoint"] == {"interval_steps": 2, "keep": 3}
+    source = "".join(p.read_text() for p in checkpoints.Path(checkpoints.__file__).parent.glob("*.py"))
+    for word in ("weights_only=False", "fromstring", "exec(", " eval(", "import yaml", "import pickle", "fromfile"):
+        assert word not in source, word

@@ -1,0 +1,170 @@
+"""Recipes: every bundled one resolves and builds; mistakes in others are named."""
+
+import ast
+import json
+
+import pytest
+from mmengine.config import Config
+
+from dali_mix.cli.main import main
+from dali_mix.engine import config as configs
+from dali_mix.engine.build import check_recipe
+from dali_mix.engine.config import make_config
+from dali_mix.engine.recipe_files import list_recipes, load_config, parse_option, read_recipe, recipe_file
+from tests.engine.synthetic import recipe
+
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_bundled_recipe(name):
+    """Loads, resolves to JSON, builds all but its data; the header says how to run it and what to expect."""
+    config = load_config(name)
+    assert json.loads(json.dumps(config.resolved()))["epochs"] == config.epochs
+    check_recipe(config, CLASSES.get(name.partition("/")[0], 10))
+    doc = ast.get_docstring(ast.parse(recipe_file(name).read_text()))
+    lines = [line.partition(":")[0] for line in doc.splitlines() if line and not line.startswith(" ")]
+    assert lines[1:] == ["Command", "Hardware", "Source", "Expected"], doc
+    assert name in doc, "the command names the recipe"
+
+
+@pytest.mark.parametrize("name", ["quickstart", "imagenet/resnet50_cutmix"])
+def test_recipes_are_mmengine_configs(name):
+    """The same values as mmengine's own reader of such files gives."""
+    theirs = Config.fromfile(str(recipe_file(name)), lazy_import=None).to_dict()
+    assert json.dumps(theirs, sort_keys=True) == json.dumps(read_recipe(recipe_file(name)), sort_keys=True)
+
+
+def test_protocols_of_the_papers():
+    cifar = load_config("cifar100/wrn28_10_resizemix")
+    assert (cifar.batch_size, cifar.epochs, cifar.optimizer["lr"], cifar.mixer["type"]) == (256, 200, 0.2, "ResizeMix")
+    assert load_config("cifar10/wrn28_10_cutout").mixer == {"type": "Cutout", "size": 16}
+    assert load_config("cifar10/shakeshake26_2x96d_cutmix").mixer["probs"] == [0.5]
+    assert load_config("imagenet/resnet101_cutmix").model["type"] == "torchvision/resnet101"
+    assert load_config("imagenet/resnet50_resizemix").optimizer["weight_decay"] == 4e-5
+
+
+def test_user_recipe_builds_on_bundled_and_neighbour(tmp_path):
+    base = "from mmengine.config import read_base\nwith read_base():\n    from {} import *\n"
+    (tmp_path / "_mine.py").write_text(base.format("dali_mix.recipes.quickstart") + "epochs = 7\n")
+    (tmp_path / "mine.py").write_text(base.format("._mine") + "seed = 5\n")
+    config = load_config(str(tmp_path / "mine.py"), ["optimizer.lr=0.5", "mixer=none", "loader.num_threads=3"])
+    assert (config.epochs, config.seed, config.optimizer["lr"], config.mixer) == (7, 5, 0.5, None)
+    assert config.loader == {"num_threads": 3}
+    assert load_config("quickstart").optimizer["lr"] != 0.5
+    (tmp_path / "mine.py").write_text("epochs = 1\n")
+    with pytest.raises(ValueError, match="train_set"):  # read afresh, and incomplete
+        load_config(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.b=1", ("a.b", 1)),
+        ("a=1e-3", ("a", 1e-3)),
+        ("a=true", ("a", True)),
+        ("a=None", ("a", None)),
+        ("a=[1,2]", ("a", [1, 2])),
+        ("a={'type': 'x'}", ("a", {"type": "x"})),
+        ("a=data/x=y", ("a", "data/x=y")),
+        ("a=__import__('os').getcwd()", ("a", "__import__('os').getcwd()")),
+    ],
+)
+def test_parse_option(text, expected):
+    assert parse_option(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "match"),
+    [
+        ("epocs=3", "did you mean epochs"),
+        ("schedule.warmup=3", "warmup_epochs"),
+        ("loader.num_thread=3", "num_threads"),
+        ("checkpoint.intervall_steps=3", "interval_steps"),
+        ("paramwise.norm=0", "norm_decay"),
+        ("schedule.type=cosin", "cosine"),
+        ("epochs=0", "at least 1"),
+        ("batch_size=2.5", "whole number"),
+        ("amp=int8", "bf16"),
+        ("optimizer.lr=-1", "above 0"),
+        ("ema=1.5", "decay"),
+        ("mixer=ResizeMix", "dict with a 'type'"),
+        ("visualizer=tb", "list of names"),
+        ("early_stopping.patience=0", "patience"),
+        ("epochs", "KEY=VALUE"),
+        ("seed.x=1", "leads nowhere"),
+    ],
+)
+def test_mistakes_are_named(option, match):
+    with pytest.raises(ValueError, match=match):
+        load_config("quickstart", [option])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["model.type=wrn-28"], "wrn"),
+        (["model.type=tests.engine.synthetic:Nothing"], "cannot be imported"),
+        (["mixer.type=ResizeMic"], "ResizeMix"),
+        (["loss.type=SoftCrossEntrop"], "SoftCrossEntropy"),
+        (["loss.smoothing=1"], "smoothing"),
+        (["pipeline.type=cifat"], "cifar"),
+        (["pipeline.pading=1"], "padding"),
+        (["optimizer.type=SDG"], "SGD"),
+    ],
+)
+def test_what_cannot_be_built_is_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        check_recipe(load_config("quickstart", options), 10)
+
+
+def test_unknown_recipe_names_close_ones():
+    with pytest.raises(FileNotFoundError, match="cifar10/wrn28_10_resizemix"):
+        recipe_file("cifar10/wrn28_resizemix")
+    with pytest.raises(FileNotFoundError, match="no such recipe file"):
+        recipe_file("nowhere/mine.py")
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_yaml_is_not_read(tmp_path, suffix):
+    """Row 44: the tag that would run code is never looked at."""
+    marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
+    path.write_text(f"x: !!python/object/apply:os.mkdir ['{marker}']\n")
+    with pytest.raises(ValueError, match="YAML and JSON are not read"):
+        load_config(str(path))
+    assert not marker.exists()
+
+
+def test_recipe_of_other_than_plain_values_or_broken(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("x = {1, 2}\n")
+    with pytest.raises(ValueError, match="x is not made of plain values"):
+        read_recipe(path)
+    path.write_text("x = 1 / 0\n")
+    with pytest.raises(ValueError, match="does not import: ZeroDivisionError"):
+        read_recipe(path)
+
+
+def test_batch_must_divide():
+    config = make_config(recipe(batch_size=12, accumulate=2))
+    assert config.per_rank(3) == 2
+    with pytest.raises(ValueError, match="multiple of 8"):
+        config.per_rank(4)
+
+
+def test_defaults_are_not_shared():
+    one, two = make_config(recipe()), make_config(recipe())
+    one.loss["x"] = 1
+    assert "x" not in two.loss
+    assert configs.FIELDS["loss"].default_factory() == {"type": "SoftCrossEntropy"}
+
+
+def test_recipes_command(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in list_recipes())
+    assert "_wrn28_10" not in listed
+    assert main(["recipes", "quickstart"]) == 0
+    assert capsys.readouterr().out == recipe_file("quickstart").read_text()
+    assert main(["recipes", "quickstar"]) == 1
+    assert "quickstart" in capsys.readouterr().err

@@ -1,0 +1,194 @@
+"""The command line on real images through the real loader: killed and resumed, on two processes, and given nonsense."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from dali_mix.cli.main import main
+from tests.engine.processes import assert_same_run, context, finish, records
+from tests.engine.sets import pack_digits, pack_photos
+
+ROOT = Path(__file__).parents[2]
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    train, val = pack_digits(folder)
+    return {"digits": train, "digits_val": val, "photos": pack_photos(folder / "photos", 48)}
+
+
+def cli(arguments, out):
+    """Body of a process that is `dali-mix ARGUMENTS`, its output in a file."""
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = Path(out).open("a", buffering=1)  # noqa: SIM115  # open to the end of the process
+    os._exit(main(arguments))
+
+
+def start(arguments, out):
+    process = context().Process(target=cli, args=([str(a) for a in arguments], str(out)))
+    process.start()
+    return process
+
+
+def wait_for(path, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not Path(path).exists():
+        assert process.exitcode is None, f"ended with {process.exitcode} before {path} was there"
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("sign", "model"), [(signal.SIGKILL, "torchvision/resnet18"), (signal.SIGTERM, "wrn-10-1")])
+def test_photos_stopped_half_way_and_resumed(sets, tmp_path, sign, model):
+    """One epoch of ResNet-18 with random crops and ResizeMix: the same final weights as without the stop."""
+    options = [f"train_set={sets['photos']}", "batch_size=4", "visualizer=[]", "log_ids=true", "loader.num_threads=1"]
+    options += [f"model.type={model}", "checkpoint.interval_steps=4"]
+    command = ["train", "imagenet/resnet18_sample", "--cfg-options", *options, "--work-dir"]
+    assert finish([start([*command, tmp_path / "one"], tmp_path / "one.txt")]) == [0], (
+        tmp_path / "one.txt"
+    ).read_text()
+    two = tmp_path / "two"
+    process = start([*command, two], tmp_path / "two.txt")
+    wait_for(two / "checkpoints" / "step-00000004.pt", process)
+    os.kill(process.pid, sign)
+    assert finish([process]) == [KILLED if sign == signal.SIGKILL else 75]
+    assert not (two / "checkpoints" / "step-00000012.pt").exists()
+    assert finish([start([*command, two, "--resume"], tmp_path / "two.txt")]) == [0], (tmp_path / "two.txt").read_text()
+    assert "resumed from step-" in (tmp_path / "two.txt").read_text()
+    assert_same_run(tmp_path / "one", two)
+
+
+def test_digits_train_evaluate_and_another_set_is_refused(sets, tmp_path, capsys):
+    options = [f"train_set={sets['digits']}", f"val_set={sets['digits_val']}", "epochs=1", "visualizer=[]", "ema=0.9"]
+    work_dir = tmp_path / "run"
+    train = ["train", "quickstart", "--work-dir", work_dir, "--cfg-options", *options]
+    assert finish([start(train, tmp_path / "out.txt")]) == [0], (tmp_path / "out.txt").read_text()
+    last = [r for r in records(work_dir) if r["kind"] == "val"][-1]
+    assert main([str(a) for a in train]) == 1
+    assert "--resume" in capsys.readouterr().err
+    command = ["evaluate", "quickstart", work_dir / "checkpoints" / "best.pt", "--json", tmp_path / "metrics.json"]
+    assert finish([start([*command, "--cfg-options", *options], tmp_path / "out.txt")]) == [0]
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["top1"] == last["top1"]
+    assert found["loss"] == pytest.approx(last["loss"], abs=1e-6)
+    swapped = [f"train_set={sets['digits_val']}", *options[1:]]
+    again = ["train", "quickstart", "--work-dir", work_dir, "--resume", "--cfg-options", *swapped]
+    assert finish([start(again, tmp_path / "out.txt")]) == [1]
+    assert "fingerprint" in (tmp_path / "out.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["train_set=/nowhere/digits"], "/nowhere/digits"),
+        (["val_set={photos}"], "different classes"),
+        (["num_classes=7"], "num_classes=7"),
+        (["model.type=wrn-17-1"], "17"),
+        (["weights=/nowhere.pt"], "/nowhere.pt"),
+        (["device=cuda"], "no GPU"),
+        (["mixer.scale=[0.8,0.1]"], "scale"),
+        (["visualizer=[wandb]"], "list of names"),
+        (["visualizer=['wandb']"], "pip install wandb"),
+    ],
+)
+def test_mistakes_end_before_anything_starts(sets, tmp_path, capsys, monkeypatch, options, match):
+    if options == ["device=cuda"]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    given = [option.format(**sets) for option in options]
+    base = [f"train_set={sets['digits']}", f"val_set={sets['digits_val']}", "visualizer=[]"]
+    work_dir = tmp_path / "run"
+    assert main(["train", "quickstart", "--work-dir", str(work_dir), "--cfg-options", *base, *given]) == 1
+    error = capsys.readouterr().err
+    assert match in error
+    assert len(error.strip().splitlines()) == 1
+    assert not work_dir.exists()
+
+
+def workers(launcher):
+    """Processes that torchrun started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(pid) for pid in children if "dali_mix" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_launcher_two_processes(sets, tmp_path):
+    """Every record once an epoch; SIGTERM saves; a killed process ends the run within a minute (rows 25, 35, 40)."""
+    options = [f"train_set={sets['digits']}", f"val_set={sets['digits_val']}", "log_ids=true", "visualizer=[]"]
+    work_dir, port = tmp_path / "run", {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = [ROOT / "scripts" / "train_dist.sh", "quickstart", "2", "--work-dir", work_dir]
+    command += ["--cfg-options", *options, "checkpoint.interval_epochs=1"]
+
+    def launch(*more):
+        with (tmp_path / "out.txt").open("a") as out:
+            return subprocess.Popen([*map(str, command), *more], env={**os.environ, **port}, stdout=out, stderr=out)
+
+    def until_epoch(number, process):
+        end = time.monotonic() + 90
+        while (
+            len(
+                lines := [r for r in records(work_dir) if r["kind"] == "val"]
+                if (work_dir / "metrics.jsonl").exists()
+                else []
+            )
+            < number
+        ):
+            assert process.poll() is None, (tmp_path / "out.txt").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return lines
+
+    process = launch()
+    until_epoch(1, process)
+    process.terminate()
+    assert process.wait(60) != 0
+    assert "SIGTERM: saved at step" in (work_dir / "train.log").read_text()
+    ids = [(r["step"], i) for rank in range(2) for r in records(work_dir, f"ids-rank{rank}.jsonl") for i in r["ids"]]
+    assert sorted(i for step, i in ids if step <= 23) == list(range(1438))
+    assert max(Counter(i for step, i in ids if 23 < step <= 46).values()) == 1
+
+    process = launch("--resume")
+    try:
+        until_epoch(2, process)
+        pids = workers(process.pid)
+        assert len(pids) == 2
+        os.kill(pids[1], signal.SIGKILL)
+        assert process.wait(60) != 0
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("script", ["train_dist.sh", "train_slurm.sh"])
+def test_launchers_help_and_usage(script):
+    path = str(ROOT / "scripts" / script)
+    shown = subprocess.run([path, "--help"], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert shown.startswith("Usage: ")
+    assert subprocess.run([path], capture_output=True, timeout=20).returncode == 2
+
+
+def test_doctor(sets, capsys):
+    assert main(["doctor", sets["digits_val"]]) == 0
+    shown = capsys.readouterr().out
+    for word in ("torch", "DALI", "disk", "one batch", "359 records"):
+        assert word in shown
+    assert main(["doctor", "/nowhere/set"]) == 1
+    assert "BROKEN" in capsys.readouterr().out
+
+
+def test_doctor_sees_two_builds_of_dali(capsys, monkeypatch):
+    from dali_mix.cli import doctor
+
+    monkeypatch.setattr(doctor, "dali_builds", lambda: ["120", "130"])
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.4.0")
+    findings = doctor.Findings()
+    doctor.check_dali(findings)
+    assert findings.broken == 1
+    assert "two builds share one folder" in capsys.readouterr().out

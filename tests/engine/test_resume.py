@@ -1,0 +1,175 @@
+"""Killed anywhere and gone on: bit for bit the run that was not killed (TARGETS.md rows 28–30, 35, 37, 39, 42)."""
+
+import json
+import signal
+
+import pytest
+
+from tests.engine.processes import PREEMPTED, assert_same_run, finish, newest_state, records, run, said, start
+from tests.engine.synthetic import recipe
+
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The uninterrupted run."""
+    work_dir = tmp_path_factory.mktemp("straight") / "run"
+    assert run(recipe(), work_dir) == [0], said(work_dir)
+    return work_dir
+
+
+def test_two_runs_are_equal(straight, tmp_path):
+    assert run(recipe(), tmp_path / "again") == [0]
+    assert_same_run(straight, tmp_path / "again")
+
+
+def test_losses_are_the_recorded_ones(straight):
+    """The golden curve: it falls, and every epoch sees every record once."""
+    losses = [r["loss"] for r in records(straight) if r["kind"] == "train"]
+    assert len(losses) == 7
+    assert losses[-1] < losses[0]
+    ids = [i for r in records(straight, "ids-rank0.jsonl") for i in r["ids"]]
+    assert [sorted(ids[e * 40 : e * 40 + 40]) for e in range(3)] == [list(range(40))] * 3
+
+
+@pytest.mark.parametrize("step", range(2, 15))
+def test_killed_after_any_step(straight, tmp_path, step):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, kill_at=step) == [KILLED]
+    assert run(recipe(), work_dir, resume="must") == [0], said(work_dir)
+    assert_same_run(straight, work_dir)
+
+
+def test_killed_before_any_checkpoint(straight, tmp_path):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, kill_at=1) == [KILLED]
+    assert run(recipe(), work_dir, resume="must") == [1]
+    assert "nothing to resume from" in said(work_dir)
+    assert run(recipe(), work_dir, resume="auto") == [0]
+    assert_same_run(straight, work_dir)
+
+
+def test_killed_again_and_again(straight, tmp_path):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, kill_at=3) == [KILLED]
+    for step in (4, 7, 10, 13):
+        assert run(recipe(), work_dir, resume="must", kill_at=step) == [KILLED]
+    assert run(recipe(), work_dir, resume="must") == [0]
+    assert_same_run(straight, work_dir)
+
+
+def test_sigterm_saves_and_goes_on_equal(straight, tmp_path):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, term_at=7) == [PREEMPTED]
+    assert newest_state(work_dir)["step"] == 7  # not a multiple of the save interval
+    assert run(recipe(), work_dir, resume="must") == [0]
+    assert_same_run(straight, work_dir)
+
+
+@pytest.mark.parametrize("step", [4, 5, 8])
+def test_two_ranks_killed(tmp_path, step):
+    one, two = tmp_path / "one", tmp_path / "two"
+    values = recipe(batch_size=12)
+    assert run(values, one, ranks=2) == [0, 0], said(one)
+    assert run(values, two, ranks=2, kill_at=step) == [KILLED, KILLED]
+    assert run(values, two, ranks=2, resume="must") == [0, 0], said(two)
+    assert_same_run(one, two)
+
+
+def test_two_ranks_sigterm(tmp_path):
+    values = recipe(batch_size=12)
+    assert run(values, tmp_path / "run", ranks=2, term_at=5) == [PREEMPTED, PREEMPTED]
+    assert newest_state(tmp_path / "run")["step"] == 6  # the ranks agree to stop in the step after the signal
+    assert run(values, tmp_path / "run", ranks=2, resume="must") == [0, 0]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
+def test_another_number_of_ranks(tmp_path, before, after):
+    """The rest of the epoch, each record once (row 37)."""
+    values, work_dir = recipe(batch_size=12, epochs=2), tmp_path / "run"
+    assert run(values, work_dir, ranks=before, term_at=2) == [PREEMPTED] * before
+    assert run(values, work_dir, ranks=after, resume="must") == [0] * after, said(work_dir)
+    steps = {}
+    for rank in range(max(before, after)):
+        for record in records(work_dir, f"ids-rank{rank}.jsonl"):
+            steps.setdefault(record["step"], []).extend(record["ids"])
+    assert sorted(steps) == list(range(1, 9))
+    for epoch in range(2):
+        assert sorted(i for s in range(4) for i in steps[epoch * 4 + s + 1]) == list(range(40))
+
+
+def test_accumulation_saves_at_its_end_only(tmp_path):
+    """9 records a step in 3 micro-batches; SIGTERM and saves wait for the optimizer step (row 39)."""
+    values = recipe(accumulate=3, checkpoint={"interval_steps": 1, "keep": 3})
+    assert run(values, tmp_path / "one") == [0]
+    assert run(values, tmp_path / "two", kill_at=3) == [KILLED]
+    assert newest_state(tmp_path / "two")["loader"]["samples_seen"] == 27
+    assert run(values, tmp_path / "two", resume="must") == [0]
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def test_early_stopping_continues_equal(tmp_path):
+    """Best score and patience live in the checkpoint (row 42)."""
+    values = recipe(
+        epochs=12, optimizer={"type": "SGD", "lr": 1e-9}, early_stopping={"patience": 3}, log_ids=True, mixer=None
+    )
+    assert run(values, tmp_path / "one") == [0]
+    validations = [r for r in records(tmp_path / "one") if r["kind"] == "val"]
+    assert len(validations) < 12
+    assert run(values, tmp_path / "two", kill_at=12) == [KILLED]
+    assert run(values, tmp_path / "two", resume="must") == [0]
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    best = [json.dumps(newest_state(d)["best"]) for d in (tmp_path / "one", tmp_path / "two")]
+    assert best[0] == best[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"), [({"seed": 1}, "seed=0"), ({"batch_size": 10}, "batch_size=9")], ids=["seed", "batch size"]
+)
+def test_changed_run_is_refused_unless_asked(tmp_path, changes, word):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, kill_at=6) == [KILLED]
+    assert run(recipe(**changes), work_dir, resume="must") == [1]
+    assert word in said(work_dir)
+    assert run(recipe(**changes, resume_strict=False), work_dir, resume="must") == [0], said(work_dir)
+
+
+def test_another_model_is_refused(tmp_path):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, kill_at=4) == [KILLED]
+    changed = recipe(model={"type": "tests.engine.synthetic:TinyNet", "norm": False})
+    assert run(changed, work_dir, resume="must") == [1]
+    assert "conv.bias" in said(work_dir)
+
+
+def test_a_changed_rate_is_taken_from_the_recipe_and_said(tmp_path):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, kill_at=4) == [KILLED]
+    values = recipe(optimizer={"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-3})
+    assert run(values, work_dir, resume="must") == [0]
+    assert "changed recipe: optimizer" in said(work_dir)
+    assert newest_state(work_dir)["optimizer"]["param_groups"][0]["base_lr"] == 0.01
+
+
+def test_one_of_two_ranks_killed_ends_the_other(tmp_path):
+    """Row 40, without a launcher's help."""
+    processes = start(recipe(batch_size=12), tmp_path / "run", ranks=2, kill_at=3, kill_rank=1)
+    codes = finish(processes, seconds=60)
+    assert codes[1] == KILLED
+    assert codes[0] not in (0, None)
+
+
+def test_state_is_tensors_and_plain_values(straight):
+    def check(value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                assert isinstance(key, (str, int))
+                check(inner)
+        elif isinstance(value, (list, tuple)):
+            for inner in value:
+                check(inner)
+        else:
+            assert value is None or isinstance(value, (bool, int, float, str)) or type(value).__name__ == "Tensor"
+
+    check(newest_state(straight))

@@ -1,0 +1,229 @@
+"""The trainer's arithmetic: global means over ranks and micro-batches, schedules, averages, precision, bad losses."""
+
+import pytest
+import torch
+from torch import nn
+
+from dali_mix.engine.config import make_config
+from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.ema import ModelEma
+from dali_mix.engine.optim import build_optimizer, parameter_groups
+from dali_mix.engine.pulse import Pulse
+from dali_mix.engine.run import evaluate_checkpoint, train
+from dali_mix.engine.schedules import build_schedule
+from dali_mix.engine.seeding import derive_seed
+from tests.engine.processes import newest_state, records, run, said
+from tests.engine.synthetic import TinyNet, make_loaders, recipe
+
+CPU = torch.device("cpu")
+PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0}
+
+
+def losses(work_dir):
+    return torch.tensor([r["loss"] for r in records(work_dir) if r["kind"] == "train"], dtype=torch.float64)
+
+
+def test_ranks_and_accumulation_follow_one_process(tmp_path):
+    """Without BatchNorm and mixing, 2 ranks, or 3 micro-batches, give one process's curve to 1e-5."""
+    values = recipe(model=PLAIN, mixer=None, batch_size=12, log_interval=1, ema=None)
+    assert run(values, tmp_path / "one") == [0]
+    one = losses(tmp_path / "one")
+    assert len(one) == 12
+    for name, changes, ranks in [("two", {}, 2), ("micro", {"accumulate": 3}, 1), ("both", {"accumulate": 2}, 2)]:
+        assert run({**values, **changes}, tmp_path / name, ranks=ranks) == [0] * ranks, said(tmp_path / name)
+        torch.testing.assert_close(losses(tmp_path / name), one, rtol=0, atol=1e-5)
+        assert records(tmp_path / name)[-1]["top1"] == records(tmp_path / "one")[-1]["top1"]
+
+
+def test_step_is_the_plain_step(tmp_path):
+    """A step of the trainer changes the weights as the same step written out does."""
+    config = make_config(recipe(model=PLAIN, mixer=None, max_steps=1, schedule={"type": "constant"}, ema=None))
+    train(config, tmp_path / "run", make_loaders=make_loaders)
+    torch.manual_seed(derive_seed(1, 0))
+    model = TinyNet(4, norm=False, dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    batch = next(iter(make_loaders(config, Ranks(0, 1, CPU))[0]))
+    nn.functional.cross_entropy(model(batch.images), batch.targets).backward()
+    optimizer.step()
+    for name, value in newest_state(tmp_path / "run")["model"].items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_nan_loss_stops_before_the_step(tmp_path, ranks):
+    """Row 41: every rank stops at the same step, the one that holds the records names them, weights stay."""
+    work_dir = tmp_path / "run"
+    values = recipe(batch_size=10, checkpoint={"interval_steps": 1})
+    assert run(values, work_dir, ranks=ranks, nan_at=(17,)) == [1] * ranks
+    texts = [said(work_dir, rank) for rank in range(ranks)]
+    assert all("NonFiniteLoss: the loss is nan at step" in text for text in texts)
+    assert any("17" in text.rpartition("Records of rank")[2] for text in texts)
+    step = int(texts[0].rpartition("at step ")[2].partition(";")[0])
+    assert newest_state(work_dir)["step"] == step - 1
+    assert all(v.isfinite().all() for v in newest_state(work_dir)["model"].values())
+
+
+def test_late_pulse_keeps_weights_from_the_bad_step_on():
+    """What happens on a GPU, on a CPU: the loss is read one step late, the fused optimizer is held by a device flag."""
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+    pulse = Pulse(Ranks(0, 1, CPU), late=True)
+    optimizer.found_inf = pulse.bad
+    beats = []
+    for step in range(1, 5):
+        before = [p.detach().clone() for p in model.parameters()]
+        loss = model(torch.ones(3, 4)).square().mean() * (float("nan") if step == 3 else 1.0)
+        loss.backward()
+        beats.append(pulse.beat(step, loss, False))
+        optimizer.step()
+        optimizer.zero_grad()
+        changed = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+        assert changed == (step < 3)
+    assert beats[0] is None
+    assert [b.step for b in beats[1:]] == [1, 2, 3]
+    assert [b.finite for b in beats[1:]] == [True, True, False]
+    assert pulse.flush().step == 4
+    assert pulse.flush() is None
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_trains(tmp_path, amp):
+    config = make_config(recipe(amp=amp, clip_grad_norm=1.0, log_interval=5))
+    assert train(config, tmp_path / amp, make_loaders=make_loaders) == "finished"
+    curve = losses(tmp_path / amp)
+    assert curve[-1] < curve[0]
+    state = newest_state(tmp_path / amp)
+    assert (state["scaler"] is not None) == (amp == "fp16")
+    assert all(v.dtype in (torch.float32, torch.int64) for v in state["model"].values())
+
+
+def test_evaluate_checkpoint(tmp_path):
+    config = make_config(recipe())
+    train(config, tmp_path / "run", make_loaders=make_loaders)
+    path = tmp_path / "run" / "checkpoints" / "step-00000015.pt"
+    last = [r for r in records(tmp_path / "run") if r["kind"] == "val"][-1]
+    scores = evaluate_checkpoint(config, path, make_loaders=make_loaders)
+    assert scores == {k: last[k] for k in ("top1", "top5", "loss")}
+    averaged = evaluate_checkpoint(config, path, ema=True, make_loaders=make_loaders)
+    assert averaged == {k: last[f"ema_{k}"] for k in ("top1", "top5", "loss")}
+    plain = tmp_path / "weights.pt"
+    torch.save(newest_state(tmp_path / "run")["model"], plain)
+    assert evaluate_checkpoint(config, plain, make_loaders=make_loaders) == scores
+    with pytest.raises(ValueError, match="plain weights"):
+        evaluate_checkpoint(config, plain, ema=True, make_loaders=make_loaders)
+
+
+def test_existing_run_is_not_overwritten(tmp_path):
+    config = make_config(recipe(epochs=1))
+    train(config, tmp_path / "run", make_loaders=make_loaders)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(config, tmp_path / "run", make_loaders=make_loaders)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_tensorboard_through_mmengine(tmp_path):
+    config = make_config(recipe(epochs=1, visualizer=["tensorboard"]))
+    train(config, tmp_path / "run", make_loaders=make_loaders)
+    events = list((tmp_path / "run" / "tensorboard").rglob("events*"))
+    assert events
+    assert b"train/loss" in events[0].read_bytes()
+
+
+class TestSchedules:
+    def build(self, total=100, per_epoch=10, lr=0.2, **settings):
+        return build_schedule(settings, lr=lr, steps_per_epoch=per_epoch, total_steps=total)
+
+    def test_cosine_with_warmup(self):
+        factor = self.build(type="cosine", warmup_epochs=1, min_lr=0.002)
+        assert [factor(s) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+        assert factor(10) == 1.0
+        assert factor(55) == pytest.approx((1 + 0.01) / 2)
+        assert factor(100) == pytest.approx(0.01)
+        assert all(factor(s) >= factor(s + 1) for s in range(10, 120))
+
+    def test_cosine_is_torchs(self):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2)
+        theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100, eta_min=1e-3)
+        factor = self.build(type="cosine", min_lr=1e-3)
+        for step in range(100):
+            assert factor(step) * 0.2 == pytest.approx(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            theirs.step()
+
+    def test_one_cycle_is_torchs(self):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2, momentum=0.9)
+        theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=100, pct_start=0.2)
+        factor = self.build(type="onecycle", pct_start=0.2)
+        for step in range(100):
+            assert factor(step) * 0.2 == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+            optimizer.step()
+            if step < 99:
+                theirs.step()
+
+    def test_steps_count_epochs_of_the_whole_run(self):
+        factor = self.build(type="step", milestones=[3, 6], gamma=0.2, warmup_epochs=2)
+        assert [factor(s) for s in (20, 29, 30, 59, 60)] == pytest.approx([1, 1, 0.2, 0.2, 0.04])
+
+    def test_constant(self):
+        assert {self.build(type="constant")(s) for s in range(5)} == {1.0}
+
+
+def test_ema_warms_up_and_averages_statistics():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    ema = ModelEma(model, 0.9)
+    expected = {k: v.clone() for k, v in model.state_dict().items()}
+    for update in range(1, 200):
+        with torch.no_grad():
+            for tensor in (*model.parameters(), model[1].running_mean):
+                tensor.add_(0.1)
+            model[1].num_batches_tracked += 1
+        ema.update(model)
+        decay = min(0.9, (1 + update) / (10 + update))
+        for key, value in model.state_dict().items():
+            expected[key] = value if value.dtype == torch.int64 else expected[key] * decay + value * (1 - decay)
+    for key, value in ema.module.state_dict().items():
+        torch.testing.assert_close(value, expected[key])
+    again = ModelEma(model, 0.9)
+    again.load_state_dict(ema.state_dict())
+    assert again.updates == 199
+
+
+class TestOptimizer:
+    def test_groups(self):
+        model = nn.ModuleDict(
+            {"backbone": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)}
+        )
+        groups = parameter_groups(
+            model, lr=1.0, weight_decay=0.1, norm_decay=0.0, bias_decay=0.01, custom={"backbone": {"lr_mult": 0.1}}
+        )
+        found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+        named = {name: found[id(p)] for name, p in model.named_parameters()}
+        assert named["backbone.0.weight"] == named["backbone.1.bias"] == (0.1, 0.1)
+        assert named["head.weight"] == (1.0, 0.1)
+        assert named["head.bias"] == (1.0, 0.01)
+        groups = parameter_groups(model, lr=1.0, weight_decay=0.1, norm_decay=0.0, bias_decay=0.01)
+        found = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+        decays = [found[id(p)] for p in model.parameters()]
+        assert decays == [0.1, 0.01, 0.0, 0.0, 0.1, 0.01]
+
+    @pytest.mark.parametrize(
+        ("settings", "paramwise", "match"),
+        [
+            ({"type": "SGDD", "lr": 1}, {}, "SGD"),
+            ({"type": "SGD", "lr": 1, "momentun": 1}, {}, "momentun"),
+            ({"type": "SGD", "lr": 1}, {"custom": {"hed": {"lr_mult": 1}}}, "head"),
+            ({"type": "SGD", "lr": 1}, {"custom": {"head": {"lr": 1}}}, "lr_mult"),
+        ],
+    )
+    def test_errors(self, settings, paramwise, match):
+        with pytest.raises(ValueError, match=match):
+            build_optimizer(TinyNet(4), settings, paramwise, CPU)
+
+
+def test_seeds_do_not_collide():
+    seeds = {derive_seed(a, b, c) for a in range(3) for b in range(40) for c in range(40)}
+    assert len(seeds) == 3 * 40 * 40
+    assert all(0 <= s < 2**63 for s in seeds)
+    assert derive_seed(1, 2) != derive_seed(2, 1)
+    assert derive_seed(1, 2, 3) == derive_seed(1, 2, 3)

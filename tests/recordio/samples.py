@@ -1,0 +1,61 @@
+"""Small images and sets that the tests of records and datasets share."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dali_mix.recordio import SetInfo, write_set
+from dali_mix.recordio.framing import MAGIC_BYTES
+
+
+def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A smooth (H, W, 3) uint8 picture, different in every direction."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(
+    kind: str, height: int = 12, width: int = 20, *, seed: int = 0, mode: str = "RGB", turn: int = 1, **save: Any
+) -> bytes:
+    """An image file: `kind` as PIL calls it, `turn` its EXIF orientation."""
+    image = Image.fromarray(pixels(height, width, seed)).convert(mode)
+    if turn != 1:
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        save["exif"] = exif
+    out = io.BytesIO()
+    image.save(out, kind, **save)
+    return out.getvalue()
+
+
+def jpeg_with_magic(*places: str) -> bytes:
+    """A JPEG that holds RecordIO's magic in its comment, at multiples of four, once a place; "unaligned" puts it off them."""
+    plain = encoded("JPEG")
+    comment = b""
+    for place in places:
+        filler = -(6 + len(comment)) % 4 + (2 if place == "unaligned" else 0)
+        comment += b"-" * filler + MAGIC_BYTES
+    return plain[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + plain[2:]
+
+
+def small_set(prefix: Path, count: int = 10, **options: Any) -> SetInfo:
+    """Writes `count` JPEGs of three classes."""
+    samples = [(encoded("JPEG", 10 + row, 17, seed=row), row % 3) for row in range(count)]
+    return write_set(prefix, samples, classes=("ant", "bee", "cat"), **options)
+
+
+def image_folder(root: Path, classes: int = 3, each: int = 4, kind: str = "JPEG") -> Path:
+    """Writes root/CLASS/IMAGE."""
+    for label in range(classes):
+        folder = root / f"class{label}"
+        folder.mkdir(parents=True)
+        for number in range(each):
+            data = encoded(kind, 20 + number, 30, seed=10 * label + number)
+            (folder / f"{number}.{kind.lower()}").write_bytes(data)
+    return root

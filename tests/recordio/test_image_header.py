@@ -1,0 +1,130 @@
+"""Dimensions, turning and format from headers; and what is no whole image."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import cv2
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nvidia.dali import Pipeline
+from PIL import Image, ImageOps
+
+from dali_mix.recordio import RecordSet, read_image_header, write_set
+from tests.recordio.samples import encoded, pixels
+
+
+def png16(channels: int) -> bytes:
+    deep = pixels(12, 20).astype(np.uint16) * 257
+    return cv2.imencode(".png", deep if channels == 3 else deep[:, :, 0])[1].tobytes()
+
+
+IMAGES = {
+    "jpeg": encoded("JPEG"),
+    "progressive": encoded("JPEG", progressive=True),
+    "restart markers": encoded("JPEG", restart_marker_blocks=1),
+    "gray": encoded("JPEG", mode="L"),
+    "cmyk": encoded("JPEG", mode="CMYK"),
+    "1x1": encoded("JPEG", 1, 1),
+    "png": encoded("PNG"),
+    "png with alpha": encoded("PNG", mode="RGBA"),
+    "png of a palette": encoded("PNG", mode="P"),
+    "png of one bit": encoded("PNG", mode="1"),
+    "png of 16 bits": png16(3),
+    "gray png of 16 bits": png16(1),
+    "webp": encoded("WEBP"),
+    "webp without loss": encoded("WEBP", lossless=True),
+    "webp with alpha": encoded("WEBP", mode="RGBA"),
+    "bmp": encoded("BMP"),
+    "ppm": encoded("PPM"),
+    "pgm": encoded("PPM", mode="L"),
+    **{f"jpeg turned {turn}": encoded("JPEG", turn=turn) for turn in range(2, 9)},
+    "png turned": encoded("PNG", turn=6),
+    "webp turned": encoded("WEBP", turn=8),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_size_and_format_are_pil_s(name: str) -> None:
+    data = IMAGES[name]
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = ImageOps.exif_transpose(image).size
+        kind = "pnm" if image.format == "PPM" else str(image.format).lower()
+    header = read_image_header(data)
+    assert (header.height, header.width, header.encoding) == (height, width, kind)
+
+
+def test_dali_decodes_each_to_the_manifest_s_shape(tmp_path) -> None:  # row 24
+    write_set(tmp_path / "set", [(data, 0) for data in IMAGES.values()], classes=["all"])
+    records = RecordSet(tmp_path / "set")
+    pipeline = Pipeline(batch_size=len(records), num_threads=2, device_id=None)
+    with pipeline:
+        source = fn.external_source(source=lambda: [records.encoded(row) for row in range(len(records))], batch=True)
+        pipeline.set_outputs(fn.decoders.image(source, device="cpu", output_type=types.RGB))
+    pipeline.build()
+    (images,) = pipeline.run()
+    shapes = {name: np.asarray(images[row]).shape for row, name in enumerate(IMAGES)}
+    table = records.table
+    assert shapes == {name: (table["height"][row], table["width"][row], 3) for row, name in enumerate(IMAGES)}
+    turned = np.asarray(images[list(IMAGES).index("jpeg turned 6")]).astype(int)
+    upright = np.asarray(images[list(IMAGES).index("jpeg")]).astype(int)
+    assert np.abs(turned - np.rot90(upright, -1)).mean() < 3  # orientation 6: turned clockwise to be upright
+
+
+def test_a_thumbnail_s_size_is_not_the_image_s() -> None:
+    inner = encoded("JPEG", 3, 4)
+    plain = encoded("JPEG", 30, 40)
+    segment = b"Exif\0\0" + b"II*\0\x08\0\0\0\0\0" + inner
+    data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + plain[2:]
+    assert read_image_header(data)[:3] == ("jpeg", 30, 40)
+
+
+def test_fill_bytes_and_trailers_are_allowed() -> None:
+    plain = encoded("JPEG")
+    assert read_image_header(plain[:2] + b"\xff\xff" + plain[2:] + bytes(64))[:3] == ("jpeg", 12, 20)
+
+
+BROKEN = {
+    "nothing": (b"", "empty"),
+    "a web page": (b"\n<!DOCTYPE html><html>404</html>", "web page"),
+    "a GIF": (encoded("GIF"), "GIF"),
+    "a TIFF": (encoded("TIFF"), "TIFF"),
+    "zeros": (bytes(100), "zero bytes"),
+    "text": (b"hello, world", "not an image"),
+    **{
+        f"half a {kind}": ((data := encoded(kind))[: len(data) // 2], "cut short")
+        for kind in ("JPEG", "PNG", "WEBP", "BMP", "PPM")
+    },
+    "a JPEG without its last byte": (encoded("JPEG")[:-1], "cut short"),
+    "a JPEG cut in its headers": (encoded("JPEG")[:30], "cut short"),
+    "a JPEG that begins with its data": (b"\xff\xd8\xff\xda\0\x08" + bytes(20), "damaged"),
+    "a PNG of no pixels": (encoded("PNG")[:16] + bytes(8) + encoded("PNG")[24:], "0x0"),
+    "a PNM without numbers": (b"P6\nwide high\n255\n" + bytes(100), "no number"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_whole_image(name: str) -> None:  # row 23
+    data, reason = BROKEN[name]
+    with pytest.raises(ValueError, match=reason):
+        read_image_header(data)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(sorted(IMAGES)), st.data())
+def test_damage_is_a_value_error_or_another_header(name: str, data: st.DataObject) -> None:
+    image = bytearray(IMAGES[name])
+    for _ in range(data.draw(st.integers(0, 4))):
+        image[data.draw(st.integers(0, min(len(image), 400) - 1))] = data.draw(st.integers(0, 255))
+    image = image[: data.draw(st.integers(0, len(image)))]
+    try:
+        header = read_image_header(bytes(image))
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert header.height > 0 and header.width > 0
