@@ -2,9 +2,10 @@
 
     python benchmarks/packing.py [--images FOLDER] [--count 1600] [--turns 7]
 
-im2rec runs in an environment of its own (`python tests/recordio/mxnet_env.py` makes it in build/mxnet), timed inside its process, so
-that starting Python and importing mxnet do not count. Ours is timed from listing the folder to the published set: header and end check
-of every image, crc32, sha256, fsync and manifest included, none of which im2rec does.
+im2rec runs in an environment of its own (`python tests/recordio/mxnet_env.py` makes it in build/mxnet), timed inside
+its process, so that starting Python and importing mxnet do not count. Ours is timed from listing the folder to the
+published set: header and end check of every image, crc32, sha256, fsync and manifest included, none of which im2rec
+does.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def ours(root: Path, out: Path, count: int, resize: int | None, workers: int) ->
     def run() -> float:
         start = time.perf_counter()
         listing = LAYOUTS["imagefolder"](root, "train", Options())
-        info = pack(listing, out / "ours", PackOptions(Transform(resize=resize), shuffle=0, workers=workers, force=True))
+        info = pack(
+            listing, out / "ours", PackOptions(Transform(resize=resize), shuffle=0, workers=workers, force=True)
+        )
         seconds = time.perf_counter() - start
         assert info.count == count
         return count / seconds
@@ -90,7 +93,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "benchmarks" / "packing.json")
     args = parser.parse_args()
     if not PEER.exists():
-        print(f"im2rec is not there to compare with: make {PEER.parent.parent} with tests/recordio/mxnet_env.py", file=sys.stderr)
+        print(
+            f"im2rec is not there to compare with: make {PEER.parent.parent} with tests/recordio/mxnet_env.py",
+            file=sys.stderr,
+        )
         return 0
     results: dict[str, object] = {"count": args.count}
     with tempfile.TemporaryDirectory(prefix="dali_mix-bench-") as name:

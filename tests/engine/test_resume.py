@@ -27,8 +27,7 @@ def test_two_runs_are_equal(straight, tmp_path):
 def test_losses_are_the_recorded_ones(straight):
     """The golden curve: it falls, and every epoch sees every record once."""
     losses = [r["loss"] for r in records(straight) if r["kind"] == "train"]
-    assert len(losses) == 7
-    assert losses[-1] < losses[0]
+    assert losses == pytest.approx([1.4311, 1.4794, 1.3867, 1.3047, 1.4101, 1.2532, 1.2309], abs=2e-3)
     ids = [i for r in records(straight, "ids-rank0.jsonl") for i in r["ids"]]
     assert [sorted(ids[e * 40 : e * 40 + 40]) for e in range(3)] == [list(range(40))] * 3
 

@@ -26,7 +26,8 @@ def find_python() -> str | None:
 
 
 def mxnet_python() -> Path | None:
-    """The interpreter of the environment, which is made when it is missing (about half a minute); None without a Python for it.
+    """The interpreter of the environment, which is made when it is missing (about half a minute); None without a Python
+    for it.
 
     Raises RuntimeError, with pip's words, when the packages cannot be installed.
     """

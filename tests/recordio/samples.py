@@ -35,7 +35,8 @@ def encoded(
 
 
 def jpeg_with_magic(*places: str) -> bytes:
-    """A JPEG that holds RecordIO's magic in its comment, at multiples of four, once a place; "unaligned" puts it off them."""
+    """A JPEG that holds RecordIO's magic in its comment, at multiples of four, once a place; "unaligned" puts it off
+    them."""
     plain = encoded("JPEG")
     comment = b""
     for place in places:

@@ -1,0 +1,127 @@
+"""`dali-mix adopt`: foreign .rec files get a manifest, or a reason why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dali_mix.cli.main import main
+from dali_mix.recordio import RecordSet, framing, pack_record
+from dali_mix.recordio.adopt import adopt
+from dali_mix.recordio.verify import verify_set
+from tests.recordio.samples import encoded
+
+
+def foreign(path: Path, records: list[tuple[object, int, bytes]]) -> Path:
+    """Writes a .rec without anything beside it."""
+    path.write_bytes(b"".join(framing.frame(pack_record(label, number, data)) for label, number, data in records))
+    return path
+
+
+def classes(count: int, first: int = 0) -> list[tuple[object, int, bytes]]:
+    return [(number % 3, first + number, encoded("JPEG", 8 + number, 9)) for number in range(count)]
+
+
+def test_several_files_with_one_index(tmp_path: Path) -> None:
+    one = foreign(tmp_path / "one.rec", classes(3))
+    two = foreign(tmp_path / "two.rec", classes(4, first=100))
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncat\n")
+    command = ["adopt", str(one), str(two), "--out", str(tmp_path / "both"), "--classes", str(names), "--quiet"]
+    assert main(command) == 0
+    records = RecordSet(tmp_path / "both")
+    assert records.info.classes == ("ant", "bee", "cat")
+    assert records.labels(np.arange(7)).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert records.table["part"].tolist() == [0, 0, 0, 1, 1, 1, 1]
+    offsets = [int(line.split()[1]) for line in (tmp_path / "both.idx").read_text().splitlines()]
+    assert offsets[3] == one.stat().st_size
+    assert list(verify_set(tmp_path / "both")) == []
+
+
+def test_an_index_that_does_not_match(tmp_path: Path) -> None:
+    rec = foreign(tmp_path / "set.rec", classes(3))
+    (tmp_path / "set.idx").write_text("0\t0\n")
+    with pytest.raises(ValueError, match=r"set\.idx: 1 lines that are not the 3 records; --reindex"):
+        adopt([rec])
+    assert not (tmp_path / "set.json").exists()
+    adopt([rec], reindex=True)
+    assert len((tmp_path / "set.idx").read_text().splitlines()) == 3
+
+
+def test_an_index_that_matches_is_left_as_it_is(tmp_path: Path) -> None:
+    rec = foreign(tmp_path / "set.rec", classes(2))
+    offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]
+    text = f"77\t{offsets[1]}\n5\t{offsets[0]}\n"  # keys and order of its own
+    (tmp_path / "set.idx").write_text(text)
+    adopt([rec])
+    assert (tmp_path / "set.idx").read_text() == text
+    assert list(verify_set(tmp_path / "set")) == []
+
+
+def test_a_cut_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rec = foreign(tmp_path / "set.rec", classes(3))
+    rec.write_bytes(rec.read_bytes()[:-9])
+    assert main(["adopt", str(rec), "--quiet"]) == 1
+    assert f"{rec}: record 2: " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["set.rec"]
+
+
+def test_records_without_an_image(tmp_path: Path) -> None:
+    rec = foreign(tmp_path / "set.rec", [*classes(2), (0, 7, encoded("GIF")), (1, 8, encoded("PNG"))])
+    with pytest.raises(ValueError, match=r"set\.rec: record 2: a GIF.*--skip-bad"):
+        adopt([rec])
+    info = adopt([rec], skip_bad=True)
+    assert info.count == 3
+    assert [entry["reason"][:5] for entry in info.report["passed_over"]] == ["a GIF"]
+    assert RecordSet(tmp_path / "set").table["id"].tolist() == [0, 1, 8]
+    assert list(verify_set(tmp_path / "set")) == []
+
+
+def test_ids_that_repeat(tmp_path: Path) -> None:
+    rec = foreign(tmp_path / "set.rec", [(0, 0, encoded("JPEG"))] * 3)
+    with pytest.raises(ValueError, match=r"same id 0.*--renumber"):
+        adopt([rec])
+    adopt([rec], renumber=True)
+    assert RecordSet(tmp_path / "set").table["id"].tolist() == [0, 1, 2]
+    assert list(verify_set(tmp_path / "set")) == []
+
+
+def test_labels_of_no_task(tmp_path: Path) -> None:
+    image = encoded("JPEG")
+    mixed = foreign(tmp_path / "mixed.rec", [([1.0, 0.0], 0, image), ([1.0, 0.0, 1.0], 1, image)])
+    with pytest.raises(ValueError, match="neither classes"):
+        adopt([mixed])
+    named = foreign(tmp_path / "named.rec", [(5, 0, image)])
+    with pytest.raises(ValueError, match=r"named\.rec: record 0: label 5 is out of range.*--classes"):
+        adopt([named], classes=["only", "two"])
+
+
+def test_a_manifest_that_exists_and_files_elsewhere(tmp_path: Path) -> None:
+    rec = foreign(tmp_path / "set.rec", classes(3))
+    adopt([rec])
+    with pytest.raises(FileExistsError, match="--force"):
+        adopt([rec])
+    adopt([rec], force=True)
+    assert rec.exists()  # replacing the manifest must not take the records with it
+    assert len(RecordSet(tmp_path / "set")) == 3
+    with pytest.raises(ValueError, match="not in the folder"):
+        adopt([rec], tmp_path / "elsewhere" / "set")
+    with pytest.raises(FileNotFoundError, match=r"none\.rec: no such file"):
+        adopt([tmp_path / "none.rec"])
+    (tmp_path / "empty.rec").write_bytes(b"")
+    with pytest.raises(ValueError, match="no record in it"):
+        adopt([tmp_path / "empty.rec"])
+
+
+def test_inspect_shows_set_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adopt([foreign(tmp_path / "set.rec", classes(3))])
+    assert main(["inspect", str(tmp_path / "set")]) == 0
+    assert "records a class  least 1, most 1" in capsys.readouterr().out
+    saved = tmp_path / "image.jpg"
+    assert main(["inspect", str(tmp_path / "set"), "--record", "1", "--save", str(saved), "--json"]) == 0
+    assert '"height": 9' in capsys.readouterr().out
+    assert saved.read_bytes() == encoded("JPEG", 9, 9)
+    assert main(["inspect", str(tmp_path / "set"), "--record", "3"]) == 1
+    assert "records 0 to 2" in capsys.readouterr().err

@@ -1,0 +1,183 @@
+"""`dali-mix verify` as a user calls it: sound sets pass, every damage is named by file and record."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dali_mix.cli.main import main
+from dali_mix.recordio import RecordSet, write_set
+from dali_mix.recordio.framing import MAGIC
+from dali_mix.recordio.verify import verify_set
+from tests.recordio.samples import encoded, jpeg_with_magic, small_set
+
+
+def verify(prefix: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    status = main(["verify", str(prefix), "--quiet", *options])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def test_a_sound_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [(encoded("JPEG"), 0), (jpeg_with_magic("a", "b"), 1), (encoded("PNG", 3, 4), 1)]
+    write_set(tmp_path / "set", samples, classes="ab", shards=2)
+    assert verify(tmp_path / "set", capsys, "--decode") == (0, f"{tmp_path}/set: 3 records are sound\n")
+
+
+def patched(change: Callable[[bytearray, np.ndarray], object]) -> Callable[[Path], None]:
+    """A damage to set.rec: `change(bytes, table)`."""
+
+    def apply(prefix: Path) -> None:
+        table = np.array(RecordSet(prefix).table)
+        path = prefix.with_suffix(".rec")
+        data = bytearray(path.read_bytes())
+        change(data, table)
+        path.write_bytes(data)
+
+    return apply
+
+
+def word(record: int, value: int, at: int = 4) -> Callable[[Path], None]:
+    return patched(lambda data, table: struct.pack_into("<I", data, int(table["offset"][record]) + at, value))
+
+
+def zero_middle(data: bytearray, table: np.ndarray) -> None:
+    middle = int(table["offset"][4] + table["length"][4] // 2)
+    data[middle : middle + 40] = bytes(40)
+
+
+REC = {
+    "cut short (18)": (
+        patched(lambda data, table: data.__delitem__(slice(int(table["offset"][7]) + 30, None))),
+        "record 7",
+    ),
+    "length 2^29-1 (21)": (word(3, (1 << 29) - 1), "record 3"),
+    "length 10 (21)": (word(3, 10), "record 3"),
+    "label flag 5000 (21)": (word(3, 5000, at=8), "record 3"),
+    "label 99": (
+        patched(lambda data, table: struct.pack_into("<f", data, int(table["offset"][3]) + 12, 99)),
+        "record 3",
+    ),
+    "label nan": (
+        patched(lambda data, t: struct.pack_into("<f", data, int(t["offset"][3]) + 12, float("nan"))),
+        "record 3",
+    ),
+    "another id": (word(3, 77, at=16), "record 3"),
+    "no magic": (word(3, MAGIC ^ 1, at=0), "record 3"),
+    "cflag 2": (word(3, 2 << 29 | 100), "record 3"),
+    "zeroed middle (22)": (patched(zero_middle), "record 4: crc32"),
+    "one more record": (patched(lambda data, table: data.extend(struct.pack("<II", MAGIC, 0))), "the end of the set"),
+}
+
+
+@pytest.mark.parametrize("damage", REC)
+def test_a_damaged_rec(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    small_set(tmp_path / "set")
+    apply, where = REC[damage]
+    apply(tmp_path / "set")
+    status, text = verify(tmp_path / "set", capsys)
+    assert status == 1
+    assert f"{tmp_path}/set.rec: " in text and where in text
+    assert "Traceback" not in text
+
+
+def lines(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        path.write_text("".join(line + "\n" for line in change(path.read_text().splitlines())))
+
+    return apply
+
+
+IDX = {
+    "garbage (19)": (lambda path: path.write_bytes(b"\x00\xffgarbage\n" * 5), "line 1"),
+    "a malformed line (19)": (lines(lambda old: [*old[:4], "four", *old[5:]]), "line 5"),
+    "stale: fewer (20)": (lines(lambda old: old[:-1]), "9 lines for 10 records"),
+    "stale: another place (20)": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) - 4)]), "stale"),
+    "duplicated (20)": (lines(lambda old: [*old[:-1], "9\t" + old[-2].split()[1]]), "twice"),
+    "unaligned (20)": (lines(lambda old: [*old[:-1], "9\t" + str(int(old[-1].split()[1]) + 1)]), "multiple of four"),
+    "past the end (20)": (lines(lambda old: [*old[:-1], "9\t99999996"]), "past the end"),
+    "negative (20)": (lines(lambda old: ["0\t-4", *old[1:]]), "line 1"),
+    "empty (20)": (lambda path: path.write_bytes(b""), "empty"),
+    "missing": (lambda path: path.unlink(), "missing"),
+}
+
+
+@pytest.mark.parametrize("damage", IDX)
+def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    small_set(tmp_path / "set")
+    apply, what = IDX[damage]
+    apply(tmp_path / "set.idx")
+    status, text = verify(tmp_path / "set", capsys)
+    assert status == 1
+    assert f"{tmp_path}/set.idx: " in text and what in text
+    with pytest.raises((ValueError, FileNotFoundError), match=r"set\.idx"):  # and training does not start
+        RecordSet(tmp_path / "set")
+
+
+BAD_IMAGES = {
+    "html": b"<html>not found</html>",
+    "half a jpeg": encoded("JPEG")[:300],
+    "gif": encoded("GIF"),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_a_record_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:  # row 23
+    samples = [(encoded("JPEG"), 0), (BAD_IMAGES[kind], 0, 5, 5, "jpeg"), (encoded("JPEG"), 0)]
+    write_set(tmp_path / "set", samples, classes="a")
+    status, text = verify(tmp_path / "set", capsys)
+    assert status == 1
+    assert f"{tmp_path}/set.rec: record 1: " in text
+    assert "record 0" not in text and "record 2" not in text
+
+
+def test_decoding_finds_what_headers_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    png = bytearray(encoded("PNG", 40, 40))
+    place = png.index(b"IDAT") + 20
+    png[place : place + 30] = bytes(30)
+    write_set(tmp_path / "set", [(bytes(png), 0)], classes="a")
+    assert verify(tmp_path / "set", capsys)[0] == 0
+    status, text = verify(tmp_path / "set", capsys, "--decode")
+    assert status == 1 and "record 0: cannot be decoded" in text
+
+
+def test_the_number_of_problems_is_limited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path / "set", [(b"text", 0, 5, 5, "jpeg")] * 30, classes="a")
+    status, text = verify(tmp_path / "set", capsys, "--limit", "5")
+    assert status == 1 and text.count("not an image") == 5 and "stopped after 5" in text
+
+
+def test_a_prefix_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = verify(tmp_path / "none", capsys)
+    assert status == 1 and "no such set" in text
+
+
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.data())
+def test_any_changed_byte_is_found(tmp_path: Path, data: st.DataObject) -> None:
+    prefix = tmp_path / "set"
+    small_set(prefix, 4, force=True)
+    suffix = data.draw(st.sampled_from([".rec", ".idx", ".npy", ".json"]))
+    path = prefix.with_suffix(suffix)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    else:
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    path.write_bytes(content)
+    problems = list(verify_set(prefix))
+    assert problems or suffix == ".json"  # free text of the manifest may change without being wrong
+    try:
+        records = RecordSet(prefix)
+        for row in range(len(records)):
+            records.encoded(row)
+        records.labels(np.arange(len(records)))
+    except (ValueError, FileNotFoundError) as error:
+        assert str(prefix.parent) in str(error)
