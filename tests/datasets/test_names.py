@@ -60,3 +60,12 @@ def test_a_pickle_s_array_of_records_is_refused(description: bytes) -> None:
     data = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(tR(K\x01K\x01\x85" + dtype + b"\x89U\x04\0\0\0\0tb."
     with pytest.raises(ValueError, match=r"data_batch: at byte .* an array of type"):
         load_plain(data, "data_batch")
+
+
+@pytest.mark.parametrize(
+    ("label", "message"), [("null", "label None is not a class"), ("true", "label True"), ("[]", "no label fields")]
+)
+def test_a_label_that_is_none(tmp_path: Path, label: str, message: str) -> None:
+    (tmp_path / "train.json").write_text(f'[{{"path": "a.jpg", "label": {label}}}]')
+    with pytest.raises(ValueError, match=rf"train\.json: entry 1: {message}"):
+        LAYOUTS["list"](tmp_path, "train", Options())
