@@ -84,6 +84,18 @@ def test_two_ranks_sigterm(tmp_path):
     assert run(values, tmp_path / "run", ranks=2, resume="must") == [0, 0]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
+    """Also when it reaches one rank only: both leave, and what was trained since the last save is saved (row 35)."""
+    values = recipe(batch_size=12, checkpoint={"interval_epochs": 3})
+    assert run(values, tmp_path / "one", ranks=2) == [0, 0]
+    work_dir = tmp_path / "two"
+    assert run(values, work_dir, ranks=2, term_in_evaluation=rank) == [PREEMPTED, PREEMPTED], said(work_dir)
+    assert newest_state(work_dir)["step"] == 4
+    assert run(values, work_dir, ranks=2, resume="must") == [0, 0]
+    assert_same_run(tmp_path / "one", work_dir)
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
 def test_another_number_of_ranks(tmp_path, before, after):
     """The rest of the epoch, each record once (row 37)."""
