@@ -116,6 +116,8 @@ def _begin(trainer: Trainer, resume: str) -> None:
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
+    if trainer.parts.weights is not None and step is None:
+        report.line(f"weights from {trainer.parts.weights}")
     if step is not None:
         report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
     elif resume == "auto":

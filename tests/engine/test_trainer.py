@@ -253,7 +253,7 @@ def test_a_nan_score_is_never_the_best():
 
 
 def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
-    """Saved by Adam's plain implementation (a CPU's), resumed with the fused one (a GPU's), which is picky on `step`."""
+    """Saved by Adam's plain implementation (a CPU's), resumed with the fused one (a GPU's), picky about `step`."""
     adam = {"type": "Adam", "lr": 1e-3}
     train(make_config(recipe(optimizer=adam, max_steps=4)), tmp_path / "run", make_loaders=make_loaders)
     state = newest_state(tmp_path / "run")
@@ -269,3 +269,18 @@ def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
     config = make_config(recipe(optimizer={**adam, "fused": True}, max_steps=6))
     train(config, tmp_path / "run", resume="must", make_loaders=make_loaders, observers=[observer])
     assert seen == [(True, 5.0, torch.float32), (True, 6.0, torch.float32)]
+
+
+def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
+    config = make_config(recipe(max_steps=1))
+    train(config, tmp_path / "first", make_loaders=make_loaders)
+    weights = tmp_path / "weights.pt"
+    torch.save(newest_state(tmp_path / "first")["model"], weights)
+    config = make_config(recipe(max_steps=1, weights=str(weights), optimizer={"type": "SGD", "lr": 1e-12}))
+    train(config, tmp_path / "second", make_loaders=make_loaders)
+    started = newest_state(tmp_path / "second")["model"]
+    torch.testing.assert_close(started["conv.weight"], newest_state(tmp_path / "first")["model"]["conv.weight"])
+    assert f"weights from {weights}: 8 matched, 0 missing" in (tmp_path / "second" / "train.log").read_text()
+    weights.unlink()
+    path = tmp_path / "second" / "checkpoints" / "step-00000001.pt"
+    assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] >= 0
