@@ -41,7 +41,20 @@ def test_protocols_of_the_papers():
     assert load_config("cifar10/wrn28_10_cutout").mixer == {"type": "Cutout", "size": 16}
     assert load_config("cifar10/shakeshake26_2x96d_cutmix").mixer["probs"] == [0.5]
     assert load_config("imagenet/resnet101_cutmix").model["type"] == "torchvision/resnet101"
-    assert load_config("imagenet/resnet50_resizemix").optimizer["weight_decay"] == 4e-5
+    imagenet = load_config("imagenet/resnet50_resizemix")
+    assert (imagenet.batch_size, imagenet.epochs) == (512, 300)
+    assert imagenet.optimizer == {"type": "SGD", "lr": 0.5, "momentum": 0.9, "weight_decay": 4e-5}
+    assert imagenet.schedule == {"type": "cosine", "min_lr": 1e-5}
+    assert cifar.schedule == {"type": "cosine", "warmup_epochs": 5, "min_lr": 1e-5}
+    shake = load_config("cifar10/shakeshake26_2x96d_baseline")
+    assert (shake.epochs, shake.optimizer["lr"], shake.optimizer["weight_decay"]) == (1800, 0.04, 1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.endswith(("_cutmix", "_resizemix"))])
+def test_published_mixers_draw_as_released(name):
+    """One box, or one size, a batch: that is what the published figures were measured with."""
+    mixer = load_config(name).mixer
+    assert (mixer["mixers"][0] if mixer["type"] == "MixChoice" else mixer)["per_batch"] is True
 
 
 def test_user_recipe_builds_on_bundled_and_neighbour(tmp_path):
