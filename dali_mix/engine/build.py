@@ -184,7 +184,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
     kind = options.pop("type")
     if ":" in kind:
         return call_with(resolve_type(kind, "mixer"), f"mixer {kind}", options)
-    return mixers.build(kind, num_classes=num_classes, **options)
+    return call_with(mixers.build, f"mixer {kind}", {"name": kind, "num_classes": num_classes, **options})
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
