@@ -42,6 +42,7 @@ _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _SKIPPED = frozenset(("PROTO", "FRAME"))
 _RECONSTRUCT = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
 _FROMBUFFER = {("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")}
+_EMPTY_BYTES = {("__builtin__", "bytes"), ("builtins", "bytes")}  # how Python 3 spells b"" in protocol 2
 _DTYPE = re.compile(r"[biufSU]\d{1,9}")  # numpy parses longer descriptions, of records for example, as Python
 
 
@@ -215,6 +216,8 @@ def _call(name: Any, arguments: Any) -> Any:
         return _DType(_text(arguments[0]))
     if called == ("_codecs", "encode") and arguments[1:] in (("latin1",), ("latin-1",)):
         return arguments[0].encode("latin-1")
+    if called in _EMPTY_BYTES and arguments == ():
+        return b""
     if called in _FROMBUFFER:
         raw, dtype, shape, order = arguments
         return _Array(_array(raw, dtype, shape, fortran=order == "F"))

@@ -11,6 +11,7 @@ import os
 import stat
 import tarfile
 import tempfile
+import weakref
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -246,6 +247,7 @@ class ZipTree(_ArchiveTree):
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise ValueError(f"{path}: not a readable zip file: {error}; fetch it again") from None
+        weakref.finalize(self, self._zip.close)
         self._members: dict[str, zipfile.ZipInfo] = {}
         for member in self._zip.infolist():
             if member.is_dir():
@@ -278,6 +280,7 @@ class TarTree(_ArchiveTree):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._spool = tempfile.TemporaryFile(prefix="dali_mix-")  # noqa: SIM115  # lives as long as the tree
+        weakref.finalize(self, self._spool.close)
         self._places: dict[str, tuple[int, int]] = {}
         try:
             with tarfile.open(path, "r|*") as tar:

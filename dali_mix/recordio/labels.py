@@ -50,8 +50,7 @@ def check_boxes(label: np.ndarray, num_classes: int) -> None:
     for number, (kind, x1, y1, x2, y2, difficult) in enumerate(label[2:].reshape(-1, OBJECT_WIDTH).tolist(), start=1):
         if not np.isfinite([kind, x1, y1, x2, y2, difficult]).all():
             raise ValueError(f"object {number}: not a finite number among {[kind, x1, y1, x2, y2, difficult]}")
-        check_class(kind)
-        if kind >= num_classes:
+        if not 0 <= kind < num_classes or kind != int(kind):
             raise ValueError(f"object {number}: class {kind:g} is out of range: there are {num_classes} classes")
         if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
             raise ValueError(

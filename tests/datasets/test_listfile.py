@@ -1,0 +1,191 @@
+"""Layout `list`: every format packs the same set; every bad row is named by file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dali_mix.cli.main import main
+from dali_mix.recordio import RecordSet
+from tests.recordio.samples import encoded
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root" / "sub"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        (folder / f"{number}.jpg").write_bytes(encoded("JPEG", 20, 40, seed=number))
+    return tmp_path / "root"
+
+
+def pack(root: Path, name: str, text: str, *options: str) -> tuple[int, Path]:
+    path = root / name
+    path.write_text(text, encoding="utf-8")
+    out = root.parent / "set"
+    arguments = ["--root", str(root), "--list", str(path), "--out", str(out), "--no-shuffle", "--force", "--quiet"]
+    return main(["pack", "list", *arguments, *options]), out
+
+
+SAME = {
+    "a.lst": "10\t1\tsub/0.jpg\n11\t0\tsub/1.jpg\n12\t2.0\tsub/2.jpg\n",
+    "a.txt": "sub/0.jpg\t1\nsub/1.jpg\t0\n\nsub/2.jpg\t2\n",
+    "a.csv": "id,path,label\n10,sub/0.jpg,1\n11,sub/1.jpg,0\n12,sub/2.jpg,2\n",
+    "a.json": json.dumps([{"path": f"sub/{n}.jpg", "label": label} for n, label in enumerate([1, 0, 2])]),
+    "a.jsonl": "".join(
+        json.dumps({"path": f"sub/{n}.jpg", "label": [label]}) + "\n" for n, label in enumerate([1, 0, 2])
+    ),
+    "a.tsv": "\ufeffsub\\0.jpg\t1\nsub\\1.jpg\t0\nsub\\2.jpg\t2\n",
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_formats(root: Path, name: str) -> None:
+    status, out = pack(root, name, SAME[name])
+    assert status == 0
+    records = RecordSet(out)
+    assert records.labels(np.arange(3)).tolist() == [1, 0, 2]
+    assert records.info.classes == ("0", "1", "2")
+    assert records.encoded(2).tobytes() == (root / "sub" / "2.jpg").read_bytes()
+    assert records.table["id"].tolist() == ([10, 11, 12] if name in ("a.lst", "a.csv") else [0, 1, 2])
+
+
+def test_the_list_is_found_by_the_split(root: Path) -> None:
+    (root / "val.txt").write_text("sub/0.jpg\tcat\nsub/1.jpg\tant\n")
+    out = root.parent / "set"
+    assert main(["pack", "list", "--root", str(root), "--split", "val", "--out", str(out), "--quiet"]) == 0
+    records = RecordSet(out)
+    assert records.info.classes == ("ant", "cat")
+    assert records.labels(np.arange(2)).tolist() == [1, 0]
+
+
+def test_class_names_in_a_given_order(root: Path, capsys: Capture) -> None:
+    (root / "names").write_text("cat\nbee\nant\n")
+    status, out = pack(root, "a.txt", "sub/0.jpg\tcat\nsub/1.jpg\tant\n", "--classes", str(root / "names"))
+    assert status == 0
+    assert RecordSet(out).labels(np.arange(2)).tolist() == [0, 2]
+    status, _ = pack(root, "a.txt", "sub/0.jpg\tcat\nsub/1.jpg\twasp\n", "--classes", str(root / "names"))
+    assert status == 1
+    assert "a.txt: line 2: class 'wasp' is not among the 3 classes" in capsys.readouterr().err
+    status, _ = pack(root, "a.txt", "sub/0.jpg\t2\nsub/1.jpg\t3\n", "--classes", str(root / "names"))
+    assert status == 1
+    assert "a.txt: line 2: label 3 is out of range" in capsys.readouterr().err
+
+
+def test_multilabel(root: Path) -> None:
+    status, out = pack(root, "a.txt", "sub/0.jpg\t1\t0\t-1\nsub/1.jpg\t0\t0\t1\n")
+    assert status == 0
+    records = RecordSet(out)
+    assert records.info.task == "multilabel" and records.info.label_width == 3
+    assert records.labels(np.arange(2)).tolist() == [[1, 0, -1], [0, 0, 1]]
+
+
+def test_detection_from_im2rec_s_list_and_from_json(root: Path) -> None:
+    lst = "0\t2\t6\t1\t0.25\t0.5\t0.5\t1\t1\tsub/0.jpg\n1\t4\t5\t40\t20\t0\t0\t0\t1\t1\tsub/1.jpg\n"
+    entries = [
+        {"path": "sub/0.jpg", "boxes": [[1, 0.25, 0.5, 0.5, 1, 1]]},
+        {"path": "sub/1.jpg", "boxes": [[0, 0, 0, 1, 1]]},
+    ]
+    for name, text in (("a.lst", lst), ("a.json", json.dumps(entries))):
+        status, out = pack(root, name, text)
+        assert status == 0
+        records = RecordSet(out)
+        assert records.info.task == "detection"
+        first, second = records.labels(np.arange(2))
+        assert first.tolist() == [[1, 0.25, 0.5, 0.5, 1, 1]]
+        assert second.tolist() == [[0, 0, 0, 1, 1, 0]]
+
+
+def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, capsys: Capture) -> None:  # row 7
+    """The image is 40 x 20: a pixel is 0.025 of its width and 0.05 of its height, and one per cent is less."""
+    boxes = [[0, -0.02, 0, 0.5, 1.04, 0], [0, 0, 0, 1, 1, 0], [0, 0.5, 0.5, 1.00164, 1, 0]]
+    status, out = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": boxes}]))
+    assert status == 0
+    assert "clipped_boxes 2" in capsys.readouterr().out
+    records = RecordSet(out)
+    assert records.info.report["clipped_boxes"] == 2
+    found = records.labels(np.arange(1))[0]
+    assert found[:, 1:5].tolist() == [[0, 0, 0.5, 1], [0, 0, 1, 1], [0.5, 0.5, 1, 1]]
+    for box in ([0, -0.03, 0, 0.5, 1, 0], [0, 0, 0, 1, 1.06, 0]):
+        status, _ = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": [boxes[1], box]}]))
+        assert status == 1
+        error = capsys.readouterr().err
+        assert "sub/0.jpg: object 2: the box" in error and "leaves the 40x20 image" in error
+
+
+BAD = {
+    # row 5: a bad line
+    "a.lst": [
+        ("0\t1\tsub/0.jpg\n1 0 sub/1.jpg\n", "line 2"),
+        ("0\t1\tsub/0.jpg\nx\t1\tsub/1.jpg\n", "line 2: id 'x'"),
+        ("0\t1\tsub/0.jpg\n1\tsub/1.jpg\n", "line 2"),
+        # row 8: an id given twice
+        ("5\t1\tsub/0.jpg\n6\t1\tsub/1.jpg\n5\t0\tsub/2.jpg\n", "line 3: id 5 was given by"),
+        # row 12: the magic in an id
+        ("0\t1\tsub/0.jpg\n3470205706\t0\tsub/1.jpg\n", "id 3470205706"),
+    ],
+    "a.txt": [
+        ("sub/0.jpg\t1\nsub/1.jpg\n", "line 2"),
+        ("sub/0.jpg\t1\n\t1\n", "line 2: ''"),
+        ("", "lists no image"),
+        # row 6: labels
+        ("sub/0.jpg\t1\nsub/1.jpg\tnan\n", "line 2: label nan is not a finite"),
+        ("sub/0.jpg\t1\nsub/1.jpg\tinf\n", "line 2: label inf"),
+        ("sub/0.jpg\t1\nsub/1.jpg\t-1\n", "line 2: label -1"),
+        ("sub/0.jpg\t1\nsub/1.jpg\t1.5\n", "line 2: label 1.5"),
+        ("sub/0.jpg\t1\nsub/1.jpg\t16777217\n", "line 2: label 16777217"),
+        ("sub/0.jpg\t1\nsub/1.jpg\t16777215\n", "line 2: label 16777215 would make 16,777,216 classes"),
+        ("sub/0.jpg\t1\nsub/1.jpg\tcat\n", "line 2: label 'cat' is not a number"),
+        # row 7: arity
+        ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\n", "line 2: 1 label fields, expected 2"),
+        ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\t2\n", "line 2: label field 2"),
+        ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\tnan\n", "line 2: label nan"),
+    ],
+    "a.csv": [
+        ("sub/0.jpg,1\n", "line 1: a header with a column `path`"),
+        ("path,label\nsub/0.jpg,1\nsub/1.jpg\n", "line 3: 1 fields where the header has 2"),
+        ('path,label\nsub/0.jpg,1\n"sub/1.jpg,1\n', "line 3"),
+    ],
+    "a.json": [
+        ("[", "not JSON"),
+        ("{}", "expected a list"),
+        ('[{"path": "sub/0.jpg"}]', "entry 1"),
+        ('[{"path": "sub/0.jpg", "label": 1}, 5]', "entry 2"),
+        ('[{"path": "sub/0.jpg", "label": null}]', "entry 1"),
+        ('[{"path": "sub/0.jpg", "label": 1, "id": -1}]', "entry 1: id '-1'"),
+        ('[{"path": "sub/0.jpg", "label": 1, "id": 1}, {"path": "sub/1.jpg", "label": 1}]', "entry 2: has no id"),
+        # row 7: boxes
+        ('[{"path": "sub/0.jpg", "boxes": [[0, 0.5, 0.1, 0.5, 0.2]]}]', "entry 1: object 1: the box"),
+        ('[{"path": "sub/0.jpg", "boxes": [[0, 0.5, 0.3, 0.6, 0.2]]}]', "entry 1: object 1: the box"),
+        ('[{"path": "sub/0.jpg", "boxes": [[0, NaN, 0.1, 0.5, 0.2]]}]', "entry 1"),
+        ('[{"path": "sub/0.jpg", "boxes": [[0, 0.1, 0.2]]}]', "entry 1: box 1"),
+        ('[{"path": "sub/0.jpg", "boxes": "many"}]', "entry 1"),
+        ('[{"path": "sub/0.jpg", "boxes": [[-1, 0.1, 0.1, 0.2, 0.2]]}]', "entry 1: object 1"),
+        ('[{"path": "sub/0.jpg", "boxes": [[0, 40, 10, 80, 20]]}]', "entry 1: object 1"),
+    ],
+    "a.xml": [("<list/>", "its suffix is none of")],
+}
+
+
+@pytest.mark.parametrize(("name", "text", "reason"), [(name, *case) for name, cases in BAD.items() for case in cases])
+def test_bad_rows(root: Path, capsys: Capture, name: str, text: str, reason: str) -> None:
+    status, out = pack(root, name, text)
+    error = capsys.readouterr().err
+    assert status == 1 and error.count("\n") == 1
+    assert reason in error and ("a." in error or "sub/1.jpg" in error)
+    assert not out.with_suffix(".json").exists() and not out.with_suffix(".rec").exists()
+
+
+def test_a_list_that_is_not_text(root: Path, capsys: Capture) -> None:
+    (root / "a.txt").write_bytes(b"sub/0.jpg\t1\nsub/\xff.jpg\t1\n")
+    assert main(["pack", "list", "--root", str(root), "--list", str(root / "a.txt"), "--out", str(root / "set")]) == 1
+    assert "a.txt: line 2 is not UTF-8" in capsys.readouterr().err
+    assert (
+        main(["pack", "list", "--root", str(root), "--list", str(root / "none.txt"), "--out", str(root / "set")]) == 1
+    )
+    assert "none.txt: no such file" in capsys.readouterr().err
