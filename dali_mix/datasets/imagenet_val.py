@@ -8,6 +8,7 @@ LOC_val_solution.csv and lists of `file wnid` or `file label` (a label in sorted
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_lines, tree_of
@@ -131,8 +132,10 @@ def _wnids_by_id(tree: Tree) -> dict[int, str]:
     from scipy.io import loadmat  # type: ignore[import-untyped]
     from scipy.io.matlab import MatReadError  # type: ignore[import-untyped]
 
+    unreadable = (MatReadError, NotImplementedError, zlib.error)  # NotImplementedError: another version of the format
+
     try:
         synsets = loadmat(io.BytesIO(tree.read(found)), squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
-    except (KeyError, ValueError, TypeError, IndexError, MatReadError) as error:
+    except (LookupError, ValueError, TypeError, ArithmeticError, OSError, MemoryError, *unreadable) as error:
         raise ValueError(f"{tree.where(found)}: not the development kit's meta.mat: {error}") from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,16 @@ def test_a_pickle_s_array_of_records_is_refused(description: bytes) -> None:
     data = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(tR(K\x01K\x01\x85" + dtype + b"\x89U\x04\0\0\0\0tb."
     with pytest.raises(ValueError, match=r"data_batch: at byte .* an array of type"):
         load_plain(data, "data_batch")
+
+
+@pytest.mark.parametrize("version", [b"\x00\x02IM", b"\x00\x01IM"])
+def test_a_kit_s_file_of_another_version_or_cut(two_of_three: Path, version: bytes) -> None:
+    (two_of_three / "val.txt").unlink()
+    (two_of_three / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n")
+    compressed = struct.pack("<II", 15, 40) + zlib.compress(bytes(100))[:5] + bytes(35)
+    (two_of_three / "meta.mat").write_bytes(b"MATLAB".ljust(124) + version + compressed)
+    with pytest.raises(ValueError, match=r"meta\.mat: not the development kit's meta\.mat"):
+        LAYOUTS["imagenet-val"](two_of_three, "val", Options())
 
 
 @pytest.mark.parametrize(

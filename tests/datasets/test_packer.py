@@ -323,8 +323,12 @@ def test_two_packers_at_once(tmp_path: Path, slow_folder: Path) -> None:  # row 
     out = tmp_path / "out" / "set"
     first = start_packing(slow_folder, out, "--resize", "1000")
     wait_for(tmp_path / "out" / ".set.rec.partial", first)
-    second = start_packing(slow_folder, out, "--resize", "1000", "--force")
-    _, error = second.communicate(timeout=60)
+    first.send_signal(signal.SIGSTOP)  # lest it end while the second one starts
+    try:
+        second = start_packing(slow_folder, out, "--resize", "1000", "--force")
+        _, error = second.communicate(timeout=60)
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert second.returncode == 1 and "another packer is writing this set" in error
     assert first.wait(timeout=120) == 0
     assert list(verify_set(out)) == []

@@ -30,11 +30,13 @@ def saved(image, kind, **options):
 def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    back = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[
-        orientation
-    ]
+    flip = Image.Transpose
+    back = {2: flip.FLIP_LEFT_RIGHT, 3: flip.ROTATE_180, 4: flip.FLIP_TOP_BOTTOM, 5: flip.TRANSPOSE}
+    back |= {6: flip.ROTATE_90, 7: flip.TRANSVERSE, 8: flip.ROTATE_270}
     image = Image.fromarray(marked())
-    return saved(image.transpose(back) if back is not None else image, "JPEG", quality=98, subsampling=0, exif=exif)
+    return saved(
+        image.transpose(back[orientation]) if orientation > 1 else image, "JPEG", quality=98, subsampling=0, exif=exif
+    )
 
 
 def netpbm(pixels):
@@ -56,7 +58,7 @@ def loaded(tmp_path, encoded, **options):
     return RecordSet(tmp_path / "set").table[0], pixels_by_id([one])[0].transpose(1, 2, 0)
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path, orientation):
     row, image = loaded(tmp_path, turned(orientation), image_size=(48, 32))
     assert (row["height"], row["width"]) == (48, 32)
