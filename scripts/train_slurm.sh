@@ -37,7 +37,8 @@ fi
 
 processes=${NPROC:-${SLURM_GPUS_ON_NODE:-1}}
 NNODES=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}}
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")  # not into `head`: a broken pipe would end the script
+MASTER_ADDR=${hosts%%$'\n'*}
 # Jobs on one machine get ports of their own.
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export NNODES MASTER_ADDR MASTER_PORT

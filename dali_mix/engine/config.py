@@ -168,7 +168,7 @@ def _check(config: RunConfig) -> None:
         raise ValueError(f"ema is a decay in [0, 1) or None, not {config.ema!r}")
     if config.clip_grad_norm is not None and not (_is_number(config.clip_grad_norm) and config.clip_grad_norm > 0):
         raise ValueError(f"clip_grad_norm must be above 0 or None, not {config.clip_grad_norm!r}")
-    lr = config.optimizer.get("lr")
+    lr: Any = config.optimizer.get("lr")
     if not (_is_number(lr) and lr > 0):
         raise ValueError(f"optimizer.lr must be a rate above 0, not {lr!r}")
     if config.visualizer != "auto" and not isinstance(config.visualizer, list):
