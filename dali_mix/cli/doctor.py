@@ -186,18 +186,8 @@ def check_batch(findings: Findings) -> None:
             for row in range(4):
                 buffer = io.BytesIO()
                 Image.fromarray(np.full((48, 64, 3), 30 + 200 * (row % 2), np.uint8)).save(buffer, "JPEG")
-<<<<<<< HEAD
-                facts: dict[str, Any] = {
-                    "height": 48,
-                    "width": 64,
-                    "encoding": "jpeg",
-                    "task": "classification",
-                    "num_classes": 2,
-                }
-=======
                 facts: dict[str, Any] = {"height": 48, "width": 64, "encoding": "jpeg"}
                 facts |= {"task": "classification", "num_classes": 2}
->>>>>>> 6b0849875e2a266a1d3040581bffd7d3d82bf144
                 packed = pack_sample(buffer.getvalue(), row % 2, row, **facts)
                 writer.write([(row, packed)])
             writer.finish()
