@@ -71,12 +71,13 @@ def report(rates: Rates, ours: str) -> dict[str, Any]:
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
-    """Processor, cores, system, and versions of the packages that are installed."""
+    """Processor, cores, load just now, system, and versions of the packages that are installed."""
     installed = {found.name.lower(): found.version for found in metadata.distributions()}
     versions = {package: installed[package] for package in packages if package in installed}
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": versions,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from dali_mix.pipelines.random import SampleRandom
@@ -106,26 +107,31 @@ class CachedPipeline(Pipeline):
 
 def size_of(image_size: int | Sequence[int]) -> tuple[int, int]:
     """An image size as (height, width). Raises ValueError unless it is one number or two from 1 to 8192."""
-    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(pair) != 2 or not all(isinstance(side, int) and 1 <= side <= 8192 for side in pair):
+    pair = _several(image_size) or (image_size, image_size)
+    if len(pair) != 2 or not all(type(side) is int and 1 <= side <= 8192 for side in pair):
         raise ValueError(f"image_size is {image_size!r}: give a number of pixels, or (height, width)")
     return pair[0], pair[1]
 
 
 def channels(option: str, values: Sequence[float]) -> tuple[float, float, float]:
     """Three finite numbers, one a channel. Raises ValueError naming the option."""
-    numbers = tuple(float(value) for value in values)
-    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+    numbers = _several(values)
+    if len(numbers) != 3 or not all(isinstance(value, Real) and math.isfinite(value) for value in numbers):
         raise ValueError(f"{option} is {values!r}: give three numbers, one a channel (red, green, blue), in 0..1 units")
-    return numbers[0], numbers[1], numbers[2]
+    return float(numbers[0]), float(numbers[1]), float(numbers[2])
 
 
 def interval(option: str, values: Sequence[float], low: float, high: float) -> tuple[float, float]:
     """Two numbers low ≤ a ≤ b ≤ high. Raises ValueError naming the option."""
-    pair = tuple(float(value) for value in values)
-    if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
+    pair = _several(values)
+    if len(pair) != 2 or not all(isinstance(value, Real) for value in pair) or not low <= pair[0] <= pair[1] <= high:
         raise ValueError(f"{option} is {values!r}: give two numbers, the smaller first, from {low:g} to {high:g}")
-    return pair[0], pair[1]
+    return float(pair[0]), float(pair[1])
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+    """The values of a sequence; none for what is no sequence, or a text."""
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else ()
 
 
 def number(option: str, value: float, low: float, high: float) -> float:

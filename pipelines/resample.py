@@ -7,7 +7,7 @@ channels and two neighbouring pixels are read by one 16-byte load, and the produ
 instruction where the processor has one. Mean and deviation are folded into the factor that undoes the fixed point.
 
 Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius
-max(1, input / output); pixels beyond the border repeat the border. The result is within 0.05 of a grey level of the
+max(1, input / output); pixels beyond the border repeat the border. The result is within 0.01 of a grey level of the
 real number (DALI rounds it to an integer first, so the two differ by up to half a grey level).
 
 Everything compiled sits in this one file, so that numba's cache on disk notices every change of it.
@@ -27,7 +27,7 @@ from numba.core.cgutils import ir  # llvmlite's, numba's own dependency
 from numba.extending import intrinsic
 
 ROW_BITS = 7  # fractional bits of the intermediate row: 255 << 7 is the most that an int16 takes
-WEIGHT_BITS = 14  # a single weight of 1 must fit an int16, and the sum of all products an int32
+WEIGHT_BITS = 14, 16  # of weights that add up to 1: the largest must fit an int16, and the sum of products an int32
 BLOCK = 16  # pixels that `_sixteen_pixels` makes
 
 # What DALI's operator calls (see nvidia.dali.plugin.numba): addresses of the tables of data pointers, shapes, numbers
@@ -148,22 +148,25 @@ def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np
 
 
 @njit(nogil=True, error_model="numpy")
-def _sideways_tables(n_in: int, n_out: int, antialias: bool, flip: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Byte offsets int64 (n_out,) and fixed-point weights int16 (pairs, n_out, 4, 2) for `_sixteen_pixels`."""
+def _sideways_tables(n_in: int, n_out: int, antialias: bool, flip: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    """Byte offsets int64 (n_out,) and weights int16 (pairs, n_out, 4, 2) for `_sixteen_pixels`, and their unit."""
     first, weights = axis_weights(n_in, n_out, antialias)
     taps = weights.shape[1]
     starts = np.empty(n_out, np.int64)
     table = np.zeros(((taps + 1) // 2, n_out, 4, 2), np.int16)
+    bits, largest = WEIGHT_BITS[0], weights.max()
+    while bits < WEIGHT_BITS[1] and largest * (2 << bits) < 32766.0:
+        bits += 1
     for o in range(n_out):
         to = n_out - 1 - o if flip else o
         starts[to] = 6 * first[o]
         total, spent = np.float32(0.0), 0
         for k in range(taps):  # rounding the running total keeps the sum exact, so that a flat area stays flat
             total += weights[o, k]
-            fixed = int(total * (1 << WEIGHT_BITS) + 0.5)
+            fixed = int(total * (1 << bits) + 0.5)
             table[k >> 1, to, :, k & 1] = fixed - spent
             spent = fixed
-    return starts, table
+    return starts, table, 1 << bits
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy")
@@ -200,8 +203,8 @@ def resize_flip_normalize(
     height, width, _ = image.shape
     _, out_height, out_width = out.shape
     first, weights = axis_weights(height, out_height, antialias)
-    starts, table = _sideways_tables(width, out_width, antialias, flip)
-    factor = scale * np.float32(1.0 / (1 << (ROW_BITS + WEIGHT_BITS)))
+    starts, table, unit = _sideways_tables(width, out_width, antialias, flip)
+    factor = scale * np.float32(1.0 / (unit << ROW_BITS))
     rows = image.reshape(height, width * 3)
     row = np.zeros(width * 3 + 16, np.int16)  # the last loads reach up to five numbers and a zero-weight tap too far
     partial = np.empty(width * 3, np.float32)

@@ -19,6 +19,8 @@ Several machines: start the same command on each, with
 The --work-dir must then be on a disk they share.
 
 OMP_NUM_THREADS, unless set, is this machine's cores divided by NPROC. PYTHON names the interpreter (default python).
+TORCH_ELASTIC_SHUTDOWN_TIMEOUT (default 50): seconds from SIGTERM until torchrun kills what has not ended; the last step
+and its checkpoint must fit in (torch versions that do not know the variable wait 30).
 
 Exit status: 0 when all processes are done; not 0 as soon as one has failed: torchrun then ends the others. SIGTERM is
 handed on: every process finishes its step, one saves, and --resume goes on from there.
@@ -57,6 +59,9 @@ if [[ -z ${OMP_NUM_THREADS-} ]]; then
     cores=$(nproc)
     export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
 fi
+
+# How long torchrun waits after SIGTERM before it kills: for the step and the checkpoint, but under a minute after a crash.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-50}
 
 exec "$python" -m torch.distributed.run "${where[@]}" --nproc-per-node "$processes" --max-restarts 0 \
     --module dali_mix.cli.main train "$recipe" "$@"

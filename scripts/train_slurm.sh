@@ -41,6 +41,10 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # Jobs on one machine get ports of their own.
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export NNODES MASTER_ADDR MASTER_PORT
+# Since Slurm 22.05 srun does not take --cpus-per-task over from sbatch: every node would run on one core.
+if [[ -n ${SLURM_CPUS_PER_TASK-} ]]; then
+    export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}
+fi
 
 recipe=$1
 shift

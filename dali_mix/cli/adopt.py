@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dali_mix.datasets.base import read_names
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.adopt import adopt
 from dali_mix.recordio.manifest import TASKS
@@ -30,9 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Adopts and prints the set's figures."""
-    classes = None
-    if args.classes:
-        classes = args.classes.read_text(encoding="utf-8").splitlines()
+    classes = read_names(args.classes) if args.classes else None
     with tqdm(unit="record", desc="adopt", disable=args.quiet or None) as bar:
         adopt(
             args.rec,

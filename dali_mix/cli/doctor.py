@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("dali_mix", "torch", "torchvision", "numpy", "mmengine", "kornia", "timm", "opencv-python", "pillow")
 DALI = "nvidia-dali-cuda"
@@ -185,7 +186,13 @@ def check_batch(findings: Findings) -> None:
             for row in range(4):
                 buffer = io.BytesIO()
                 Image.fromarray(np.full((48, 64, 3), 30 + 200 * (row % 2), np.uint8)).save(buffer, "JPEG")
-                facts = {"height": 48, "width": 64, "encoding": "jpeg", "task": "classification", "num_classes": 2}
+                facts: dict[str, Any] = {
+                    "height": 48,
+                    "width": 64,
+                    "encoding": "jpeg",
+                    "task": "classification",
+                    "num_classes": 2,
+                }
                 packed = pack_sample(buffer.getvalue(), row % 2, row, **facts)
                 writer.write([(row, packed)])
             writer.finish()

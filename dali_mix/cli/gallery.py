@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = gallery(
         args.prefix,
-        [name for name in args.mixers.split(",") if name.strip()],
+        [name for name in re.split(r",(?![^(\[]*[)\]])", args.mixers) if name.strip()],  # not at a comma in brackets
         args.out,
         rows=args.rows,
         image_size=args.image_size,

@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (module, summary) in COMMANDS.items():
         # add_help off where the module is not loaded: its own parser answers --help.
         wanted = bool(arguments) and arguments[0] == name
-        subparser = subparsers.add_parser(name, help=summary, add_help=wanted, description=summary.capitalize() + ".")
+        subparser = subparsers.add_parser(
+            name, help=summary, add_help=wanted, description=f"{summary[0].upper()}{summary[1:]}."
+        )
         if wanted:
             importlib.import_module(module).configure(subparser)
     args = parser.parse_args(arguments)

@@ -51,6 +51,9 @@ class Listing:
     def __post_init__(self) -> None:
         if not self.names:
             raise ValueError(f"{self.tree.root}: no image found for split {self.split!r} of layout {self.source}")
+        for name in self.classes:
+            if name != printable(name):
+                raise ValueError(f"{self.tree.root}: the class name {printable(name)!r} is not UTF-8 text; rename it")
         assert len(self.names) == len(self.labels)
 
     @property
@@ -60,6 +63,12 @@ class Listing:
 
 
 Layout = Callable[[Path, str, Options], Listing]
+
+
+def printable(text: str) -> str:
+    """`text`, with bytes of a file's name that are not UTF-8 written as escapes: the manifest and terminals take no
+    other."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def read_lines(path: Path) -> list[str]:

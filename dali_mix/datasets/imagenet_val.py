@@ -35,10 +35,21 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
         labels, classes = _by_name(images, where, lines)
     names = options.class_names()
     if names is not None:
-        if len(names) < len(classes):
-            raise ValueError(f"{options.classes_file}: {len(names)} names for {len(classes)} classes")
-        classes = names
+        labels, classes = _named(labels, classes, names, str(options.classes_file))
     return Listing(tree, images, labels, classes, "imagenet-val", split)
+
+
+def _named(
+    labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
+) -> tuple[list[int], tuple[str, ...]]:
+    """Labels by the given names: found by name where these are wnids, by their place otherwise."""
+    wnids = not classes[0].isdigit()
+    if wnids and set(classes) <= set(names):
+        number_of = {name: number for number, name in enumerate(names)}
+        return [number_of[classes[label]] for label in labels], names
+    if len(names) < len(classes) or (wnids and len(names) > len(classes)):  # which wnids are missing is not known
+        raise ValueError(f"{where}: {len(names)} names for {len(classes)} classes; list all wnids instead")
+    return labels, names
 
 
 def _label_lines(tree: Tree, options: Options) -> tuple[str, list[str]]:

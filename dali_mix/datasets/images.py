@@ -144,7 +144,8 @@ def _pil_image(data: bytes) -> np.ndarray:
             turned = ImageOps.exif_transpose(image)
             if turned.mode.startswith("I;16") or turned.mode in ("I", "F"):
                 gray = np.asarray(turned)
-                gray = (gray / 256 if gray.max(initial=0) > 255 else gray).clip(0, 255).astype(np.uint8)
+                deep = turned.mode.startswith("I;16") or gray.max(initial=0) > 255
+                gray = (gray / 256 if deep else gray).clip(0, 255).astype(np.uint8)
                 return np.repeat(gray[:, :, None], 3, axis=2)
             return np.asarray(turned.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

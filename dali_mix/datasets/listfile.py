@@ -221,8 +221,10 @@ def _guess_task(rows: list[_Row]) -> str:
 def _classes(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
     values = []
     for row in rows:
-        if len(row.values) != 1 or isinstance(row.values[0], (np.ndarray, dict, list, bool)) or row.values[0] is None:
+        if len(row.values) != 1:
             raise ValueError(f"{row.where}: {len(row.values)} label fields where a class has one (--task multilabel?)")
+        if isinstance(row.values[0], bool) or not isinstance(row.values[0], (str, int, float)):
+            raise ValueError(f"{row.where}: label {row.values[0]!r} is not a class: give its number or name")
         values.append(row.values[0])
     texts = [str(value).strip() for value in values]
     if given is None and not any(_is_number(text) for text in texts):
@@ -249,6 +251,8 @@ def _class_number(text: str, where: str) -> int:
 
 def _multilabel(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
     width = len(given) if given else len(rows[0].values)
+    if not width:
+        raise ValueError(f"{rows[0].where}: no label fields")
     labels: list[Label] = []
     for row in rows:
         if len(row.values) != width:

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dali_mix.datasets.base import Listing
+from dali_mix.datasets.base import Listing, printable
 from dali_mix.datasets.images import Transform
 from dali_mix.recordio import SetInfo, SetWriter, pack_sample
 from dali_mix.recordio.framing import check_length
@@ -143,7 +143,8 @@ def _work(listing: Listing, options: PackOptions, start: int, sources: list[int]
             if not options.skip_bad:
                 kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
                 raise kind(f"{_beginning(message, where)} (--skip-bad leaves such images out)") from None
-            done.skipped.append({"file": name, "reason": message.removeprefix(where).removeprefix(": ")})
+            reason = message.removeprefix(where).removeprefix(": ")
+            done.skipped.append({"file": printable(name), "reason": printable(reason)})
             continue
         label = listing.labels[source]
         try:

@@ -8,6 +8,7 @@ and builds on its own. Everything else a pickle can ask for is a ValueError. CIF
 from __future__ import annotations
 
 import pickletools
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ _SKIPPED = frozenset(("PROTO", "FRAME"))
 _RECONSTRUCT = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
 _FROMBUFFER = {("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer")}
 _EMPTY_BYTES = {("__builtin__", "bytes"), ("builtins", "bytes")}  # how Python 3 spells b"" in protocol 2
-_KINDS = frozenset("biufSU")
+_DTYPE = re.compile(r"[biufSU]\d{1,9}")  # numpy parses longer descriptions, of records for example, as Python
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def _set_state(target: Any, state: Any) -> None:
 def _array(raw: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray:
     if not isinstance(dtype, _DType):
         raise _Refused("an array of an unknown type")
-    if dtype.text[:1] not in _KINDS:
+    if not _DTYPE.fullmatch(dtype.text):
         raise _Refused(f"an array of type {dtype.text!r}")
     plain = np.dtype(dtype.text)
     kind = plain.newbyteorder(">") if dtype.order == ">" else plain.newbyteorder("<")

@@ -114,6 +114,7 @@ class FolderTree(Tree):
         return (self.path / name).exists()
 
     def folders(self, name: str = "") -> list[str]:
+        self._check_real(f"{self.root}/{name}")
         found = []
         with os.scandir(self.path / name) as entries:
             for entry in entries:
@@ -123,7 +124,11 @@ class FolderTree(Tree):
         return sorted(found)
 
     def walk(self, name: str = "") -> Iterator[str]:
-        yield from self._walk(name, frozenset())
+        self._check_real(f"{self.root}/{name}")
+        # a link back to any folder on the way here is a loop too: its images belong to that folder, not to this one
+        parts = name.split("/") if name else []
+        above = [Path(self.root, *parts[:depth]).stat() for depth in range(len(parts))]
+        yield from self._walk(name, frozenset((status.st_dev, status.st_ino) for status in above))
 
     def _walk(self, name: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
         path = Path(self.root, name)
@@ -192,6 +197,7 @@ class _ArchiveTree(Tree):
         self._packed = path.stat().st_size
         self._unpacked = 0
         self._files: list[str] = []
+        self._known: set[str] = set()
         self._inside: dict[str, set[str]] = {"": set()}
 
     def _register(self, name: str, size: int) -> str:
@@ -206,6 +212,9 @@ class _ArchiveTree(Tree):
                 " decompression bomb;"
                 " unpack it yourself if you trust it"
             )
+        if tidy in self._known:
+            raise ValueError(f"{self.path}: {tidy} is in it twice; pack the archive again, or unpack it")
+        self._known.add(tidy)
         self._files.append(tidy)
         return tidy
 
@@ -217,7 +226,6 @@ class _ArchiveTree(Tree):
             for depth, part in enumerate(parts):
                 self._inside.setdefault("/".join(parts[:depth]), set()).add(part)
                 self._inside.setdefault("/".join(parts[: depth + 1]), set())
-        self._known = set(self._files)
 
     def exists(self, name: str) -> bool:
         return name in self._known or name in self._inside
@@ -285,7 +293,11 @@ class TarTree(_ArchiveTree):
                         )
                     self._spool_member(tar, member, self._register(member.name, member.size))
         except (tarfile.TarError, EOFError, OSError) as error:
+            self._spool.close()
             raise ValueError(f"{path}: not a readable tar file: {error}; fetch it again") from None
+        except ValueError:
+            self._spool.close()
+            raise
         self._spool.flush()
         self._finish()
 

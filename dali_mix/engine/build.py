@@ -57,6 +57,7 @@ class Parts:
     mixer: mixers.Mixer | None
     train_loader: Loader
     val_loader: Loader | None
+    weights: models.MatchReport | None = None  # what of the recipe's `weights` was taken over
 
 
 def check_sets(config: RunConfig, *, train: bool = True) -> int:
@@ -152,12 +153,9 @@ def _loader(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
 
 
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """The recipe's model on the CPU, with the same initial weights on every rank, or those of the file `weights`."""
+    """The recipe's model on the CPU, with the same initial weights on every rank."""
     torch.manual_seed(derive_seed(INIT, config.seed))
-    model = _model(config, num_classes)
-    if config.weights:
-        models.load_weights(model, config.weights)
-    return model
+    return _model(config, num_classes)
 
 
 def _model(config: RunConfig, num_classes: int) -> nn.Module:
@@ -186,7 +184,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
     kind = options.pop("type")
     if ":" in kind:
         return call_with(resolve_type(kind, "mixer"), f"mixer {kind}", options)
-    return mixers.build(kind, num_classes=num_classes, **options)
+    return call_with(mixers.build, f"mixer {kind}", {"name": kind, "num_classes": num_classes, **options})
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
@@ -214,7 +212,9 @@ def build_parts(config: RunConfig, ranks: Ranks, train_loader: Loader, val_loade
         ValueError: any part of the recipe that cannot be built; the message names it.
     """
     num_classes = class_count(config, train_loader.dataset.metainfo["classes"])
-    model = place_model(build_model(config, num_classes), config, ranks)
+    model = build_model(config, num_classes)
+    weights = models.load_weights(model, config.weights) if config.weights else None
+    model = place_model(model, config, ranks)
     return Parts(
         model=model,
         loss=build_loss(config).to(ranks.device),
@@ -222,4 +222,5 @@ def build_parts(config: RunConfig, ranks: Ranks, train_loader: Loader, val_loade
         mixer=build_mixer(config, num_classes),
         train_loader=train_loader,
         val_loader=val_loader,
+        weights=weights,
     )

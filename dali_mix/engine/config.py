@@ -8,6 +8,7 @@ import difflib
 import importlib
 import inspect
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,20 +124,29 @@ def _known(key: str, names: Iterable[str], where: str) -> None:
         raise ValueError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def _whole(config: RunConfig, name: str, least: int, optional: bool = False) -> None:
-    value = getattr(config, name)
+def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:
     if optional and value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check(config: RunConfig) -> None:
     for name in ("batch_size", "epochs", "accumulate", "log_interval", "evaluate_epochs"):
-        _whole(config, name, 1)
+        _whole(name, getattr(config, name), 1)
     for name in ("num_classes", "val_batch_size", "max_steps"):
-        _whole(config, name, 1, optional=True)
-    _whole(config, "seed", 0)
+        _whole(name, getattr(config, name), 1, optional=True)
+    _whole("seed", config.seed, 0)
+    if config.seed >= 1 << 63:
+        raise ValueError(f"seed must be below 2^63, not {config.seed}")
+    for name, optional in (("train_set", False), ("val_set", True), ("weights", True)):
+        value = getattr(config, name)
+        if not (isinstance(value, str) and value) and not (optional and value is None):
+            raise ValueError(f"{name} must be a path, not {value!r}")
     for name in ("channels_last", "compile", "sync_bn", "log_ids", "resume_strict"):
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name} must be True or False, not {getattr(config, name)!r}")
@@ -146,18 +156,20 @@ def _check(config: RunConfig) -> None:
             continue
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
             raise ValueError(f"{name} must be a dict with a 'type', not {value!r}")
+        if "num_classes" in value:
+            raise ValueError(f"{name}.num_classes: num_classes stands by itself in a recipe, or is taken from the set")
     for name in ("train_pipeline", "val_pipeline", "paramwise", "loader", "checkpoint"):
         if not isinstance(getattr(config, name), dict):
             raise ValueError(f"{name} must be a dict, not {getattr(config, name)!r}")
     for name, choices in (("amp", ("auto", "bf16", "fp16", "off")), ("device", ("auto", "cpu", "cuda"))):
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
-    if config.ema is not None and not 0 <= config.ema < 1:
+    if config.ema is not None and not (_is_number(config.ema) and 0 <= config.ema < 1):
         raise ValueError(f"ema is a decay in [0, 1) or None, not {config.ema!r}")
-    if config.clip_grad_norm is not None and not config.clip_grad_norm > 0:
+    if config.clip_grad_norm is not None and not (_is_number(config.clip_grad_norm) and config.clip_grad_norm > 0):
         raise ValueError(f"clip_grad_norm must be above 0 or None, not {config.clip_grad_norm!r}")
     lr = config.optimizer.get("lr")
-    if not isinstance(lr, (int, float)) or not lr > 0:
+    if not (_is_number(lr) and lr > 0):
         raise ValueError(f"optimizer.lr must be a rate above 0, not {lr!r}")
     if config.visualizer != "auto" and not isinstance(config.visualizer, list):
         raise ValueError(f"visualizer must be 'auto' or a list of names, not {config.visualizer!r}")
@@ -169,22 +181,31 @@ def _check_groups(config: RunConfig) -> None:
     _known(kind, _SCHEDULE_KEYS, "schedule.type")
     for key in config.schedule:
         _known(key, {"type", "warmup_epochs", "warmup_factor", *_SCHEDULE_KEYS[kind]}, f"schedule ({kind})")
-    if kind == "step" and not isinstance(config.schedule.get("milestones"), (list, tuple)):
-        raise ValueError("schedule (step): give milestones, the epochs at which the rate falls")
+    for key, value in config.schedule.items():
+        if key not in ("type", "milestones"):
+            least = 1e-9 if key in ("pct_start", "div_factor", "final_div_factor") else 0
+            most = 1 if key in ("pct_start", "warmup_factor") else math.inf
+            if not (_is_number(value) and least <= value <= most):
+                raise ValueError(f"schedule.{key} must be a number from {least} to {most}, not {value!r}")
+    if kind == "step":
+        milestones = config.schedule.get("milestones")
+        if not isinstance(milestones, (list, tuple)) or not all(map(_is_number, milestones)):
+            raise ValueError("schedule (step): give milestones, the epochs at which the rate falls")
     for key in config.loader:
         _known(key, _LOADER_KEYS, "loader")
+    for key, value in config.loader.items():
+        if key in ("num_threads", "prefetch"):
+            _whole(f"loader.{key}", value, 1, optional=key == "num_threads")
     for key in config.checkpoint:
         _known(key, {"interval_epochs", "interval_steps", "keep", "best"}, "checkpoint")
     for key in config.paramwise:
         _known(key, {"norm_decay", "bias_decay", "custom"}, "paramwise")
     for key in ("interval_epochs", "interval_steps", "keep"):
-        value = config.checkpoints[key]
-        if (value is None and key != "keep") or (isinstance(value, int) and value >= 1):
-            continue
-        raise ValueError(f"checkpoint.{key} must be a whole number of at least 1, not {value!r}")
+        _whole(f"checkpoint.{key}", config.checkpoints[key], 1, optional=key != "keep")
     if config.early_stopping is not None:
-        if set(config.early_stopping) != {"patience"} or not config.early_stopping["patience"] >= 1:
+        if not isinstance(config.early_stopping, dict) or set(config.early_stopping) != {"patience"}:
             raise ValueError("early_stopping takes dict(patience=N): evaluations without a new best score")
+        _whole("early_stopping.patience", config.early_stopping["patience"], 1)
         if config.val_set is None or not config.checkpoints["best"]:
             raise ValueError("early_stopping needs a val_set and checkpoint.best, the score to watch")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
@@ -110,8 +112,14 @@ def start(device: torch.device, timeout_seconds: float = 600.0) -> Ranks:
     return Ranks(rank, world_size, device)
 
 
-def finish() -> None:
-    """Leaves the group of ranks, if we are in one."""
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """`start` for the length of a block; the group of ranks is left when the block ends well.
+
+    After an error it is not: NCCL's orderly end waits for the other ranks, and those wait for this one. The process is
+    about to end, which is what tells them.
+    """
+    yield start(device)
     if dist.is_initialized():
         dist.destroy_process_group()
 

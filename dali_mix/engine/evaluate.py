@@ -33,20 +33,22 @@ def evaluate(
         loader: an evaluation loader; read from its start to the end of its epoch.
         loss: (logits (B,K) float32, targets) → mean over the batch.
         autocast: makes the context the model runs in.
-        stop: asked between batches; when it says True, `Preempted` is raised.
+        stop: asked between batches; once it says True on any rank, every rank raises `Preempted`: none is left waiting
+            for the sums of one that has gone.
 
     Returns:
         {"top1", "top5", "loss"}, equal on every rank.
     """
     accuracy = Accuracy(topk=(1, 5), device=ranks.device)
-    total = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+    total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # of losses, records, ranks asked to stop
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             for batch in loader:
                 if stop():
-                    raise Preempted
+                    total[2] += 1
+                    break
                 with autocast():
                     logits = model(batch.images)
                 logits = logits.float()
@@ -57,4 +59,7 @@ def evaluate(
         model.train(training)
     ranks.sum_(accuracy.state())
     ranks.sum_(total)
-    return {**accuracy.compute(), "loss": float(total[0] / total[1])}
+    loss_sum, count, stopped = total.tolist()
+    if stopped:
+        raise Preempted
+    return {**accuracy.compute(), "loss": loss_sum / count}

@@ -44,6 +44,8 @@ def parameter_groups(
     """
     custom = custom or {}
     for key, rule in custom.items():
+        if not isinstance(rule, dict):
+            raise ValueError(f"paramwise.custom[{key!r}] must be a dict of lr_mult and decay_mult, not {rule!r}")
         if unknown := set(rule) - {"lr_mult", "decay_mult"}:
             raise ValueError(f"paramwise.custom[{key!r}]: unknown {sorted(unknown)}; use lr_mult and decay_mult")
     norm_names = {
@@ -110,4 +112,7 @@ def build_optimizer(
         raise ValueError("the model has no parameter to train: all are frozen")
     if device.type == "cuda" and "fused" in known and not {"fused", "foreach"} & set(options):
         options["fused"] = True
-    return cls(groups, **options)
+    try:
+        return cls(groups, **options)
+    except TypeError as error:
+        raise ValueError(f"optimizer: {kind}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 
@@ -65,7 +66,7 @@ class Best:
             raise ValueError(f"checkpoint.best={self.name!r} is not measured; there are {', '.join(scores)}")
         value = scores[self.name]
         sign = -1 if self.name.endswith("loss") else 1
-        if self.value is not None and sign * value <= sign * self.value:
+        if math.isnan(value) or (self.value is not None and sign * value <= sign * self.value):
             self.since += 1
             return ""
         self.value, self.step, self.since = value, step, 0

@@ -72,21 +72,17 @@ def train(
     if config.weights and not Path(config.weights).is_file():
         raise FileNotFoundError(f"weights: {config.weights} is not there")
     _tune(device)
-    try:
-        ranks = distributed.start(device)
-        with StopSignal() as stop:
-            loaders = (make_loaders or build_loaders)(config, ranks)
-            try:
-                trainer = Trainer(config, build_parts(config, ranks, *loaders), ranks, folder, report, stop, observers)
-                _begin(trainer, resume)
-                return trainer.fit()
-            finally:
-                report.close()
-                for loader in loaders:
-                    if loader is not None:
-                        loader.close()
-    finally:
-        distributed.finish()
+    with distributed.joined(device) as ranks, StopSignal() as stop:
+        loaders = (make_loaders or build_loaders)(config, ranks)
+        try:
+            trainer = Trainer(config, build_parts(config, ranks, *loaders), ranks, folder, report, stop, observers)
+            _begin(trainer, resume)
+            return trainer.fit()
+        finally:
+            report.close()
+            for loader in loaders:
+                if loader is not None:
+                    loader.close()
 
 
 def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
@@ -120,6 +116,8 @@ def _begin(trainer: Trainer, resume: str) -> None:
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
+    if trainer.parts.weights is not None and step is None:
+        report.line(f"weights from {trainer.parts.weights}")
     if step is not None:
         report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
     elif resume == "auto":
@@ -177,8 +175,7 @@ def evaluate_checkpoint(
     device = distributed.pick_device(config.device)
     num_classes = check_sets(config, train=False) if make_loaders is None else None
     _tune(device)
-    try:
-        ranks = distributed.start(device)
+    with distributed.joined(device) as ranks:
         loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]
         if loader is None:
             raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
@@ -190,8 +187,6 @@ def evaluate_checkpoint(
             return evaluate(model, loader, loss, ranks, autocast=Precision(config.amp, device).autocast)
         finally:
             loader.close()
-    finally:
-        distributed.finish()
 
 
 def _load(model: torch.nn.Module, path: Path, ema: bool) -> None:

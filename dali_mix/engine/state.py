@@ -51,15 +51,16 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     rules = [{k: v for k, v in group.items() if k != "params"} for group in parts.optimizer.param_groups]
     try:
         parts.model.load_state_dict(state["model"])
-        parts.optimizer.load_state_dict(state["optimizer"])
+        # With the rules in place beforehand torch puts what it restores where this device's implementation wants it.
+        saved = state["optimizer"]
+        groups = [{**old, **rule} for old, rule in zip(saved["param_groups"], rules, strict=True)]
+        parts.optimizer.load_state_dict({**saved, "param_groups": groups})
         if trainer.ema is not None and state["ema"] is not None:
             trainer.ema.load_state_dict(state["ema"])
         elif trainer.ema is not None:  # asked for only now: it begins at these weights
             trainer.ema.module.load_state_dict(state["model"])
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the checkpoint is of another model or optimizer: {error}") from error
-    for group, rule in zip(parts.optimizer.param_groups, rules, strict=True):
-        group.update(rule)
     if trainer.precision.scaler is not None and state["scaler"] is not None:
         trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.epoch, trainer.step, trainer.saved_at = int(state["epoch"]), int(state["step"]), int(state["step"])

@@ -27,7 +27,7 @@ from dali_mix.engine.precision import Precision
 from dali_mix.engine.progress import Best, Window
 from dali_mix.engine.pulse import Beat, Pulse
 from dali_mix.engine.schedules import build_schedule
-from dali_mix.engine.seeding import MIXER, MODEL, derive_seed
+from dali_mix.engine.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.state import capture
 
 
@@ -179,7 +179,7 @@ class Trainer:
     def mix(self, batch: BatchLike, micro: int) -> tuple[Tensor, Tensor]:
         """Seeds the model's randomness for this micro-step and mixes the batch."""
         keys = (self.config.seed, self.step, self.ranks.rank, micro)
-        torch.manual_seed(derive_seed(MODEL, *keys))
+        seed_model(derive_seed(MODEL, *keys), self.ranks.device)
         if self.parts.mixer is None:
             return batch.images, batch.targets
         size, _, height, width = batch.images.shape

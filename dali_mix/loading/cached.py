@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +88,10 @@ class CachedSource:
         steps: list[Step] = []
         while sum(len(step.rows) for step in steps) < DRAW_AHEAD:
             step = next(self._steps, None)
-            if step is None or (steps and step.epoch != steps[0].epoch):
+            if step is None:
+                break
+            if steps and step.epoch != steps[0].epoch:
+                self._steps = itertools.chain([step], self._steps)  # the next draw begins with it
                 break
             steps.append(step)
         if not steps:
@@ -105,8 +109,8 @@ class CachedSource:
 
     def _fill(self) -> torch.Tensor:
         count, (height, width) = len(self._records), self._pipeline.cached_size
-        needed, free = 3 * count * height * width, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > free:
+        needed, free = 3 * count * height * width, available_memory()
+        if free is not None and needed > free:
             raise ValueError(
                 f"{self._records.prefix}: {count} images of {height}×{width} take {needed >> 20} MiB, there are"
                 f" {free >> 20} free:"
@@ -134,6 +138,18 @@ class CachedSource:
         if self._device.type == "cuda" and 2 * cache.numel() < torch.cuda.mem_get_info(self._device)[0]:
             return cache.to(self._device)
         return cache
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that can be had without swapping; None where the system does not say.
+
+    Not the pages that are free: those the system only caches files in, packed records among them, can be had too.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 class _Decode(Pipeline):

@@ -44,6 +44,7 @@ class NativeSource:
         prefetch: int,
     ) -> None:
         pipeline.check_native()
+        records.check_index()  # also a large one, which opening does not read: DALI drops what stands behind a bad line
         self._records = records
         self._pipeline = pipeline
         self._schedule = schedule

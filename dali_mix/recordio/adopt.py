@@ -93,7 +93,7 @@ def adopt(
         for name, data in zip(names, (index, content, info.to_json().encode()), strict=True):
             with saying(files.partial(name)):
                 files.partial(name).write_bytes(data)
-        files.publish(names, keep=[path.name for path in paths])
+        files.publish(names, remove_old=False)  # the older set's records are not ours to remove
         return info
 
 

@@ -21,6 +21,7 @@ FORMAT = "dali_mix record set"
 TASKS = ("classification", "multilabel", "detection")
 ENCODINGS = ("other", "jpeg", "png", "webp", "bmp", "pnm", "tiff", "gif")
 FLAG_SPLIT = 1
+MAX_PARTS = 1 << 16  # "part" below has two bytes
 
 RECORD_DTYPE = np.dtype(
     [
@@ -142,7 +143,7 @@ def _checked(data: dict[str, Any]) -> SetInfo:
         raise ValueError(f"the field 'task' is {data['task']!r}, not one of {', '.join(TASKS)}")
     if not isinstance(data["classes"], list) or not isinstance(data["parts"], list):
         raise ValueError("the fields 'classes' and 'parts' must be lists")
-    if not 0 < len(data["parts"]) <= 1 << 16:
+    if not 0 < len(data["parts"]) <= MAX_PARTS:
         raise ValueError(f"the field 'parts' lists {len(data['parts'])} files")
     if not isinstance(data["options"], dict) or not isinstance(data["report"], dict):
         raise ValueError("the fields 'options' and 'report' must be objects")

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -63,22 +62,22 @@ class Publication:
         """Where the file that will be called `name` is written until it is published."""
         return self.folder / f".{name}.partial"
 
-    def publish(self, names: list[str], *, keep: Sequence[str] = ()) -> None:
+    def publish(self, names: list[str], *, remove_old: bool = True) -> None:
         """Makes the partial files final, in this order; the last one is the manifest, which makes the set exist.
 
-        Files of an older set that the new one does not have are removed, but for those named in `keep`.
+        `remove_old`: files a packer wrote for an older set of this prefix, and the new one does not have, are removed.
         """
         for name in names:
             sync(self.partial(name))
         self._journal.write_text(json.dumps(names), encoding="utf-8")
         sync(self._journal)
         sync(self.folder)
-        old = self._old_names()
+        old = self._old_names() if remove_old else set()
         (self.folder / names[-1]).unlink(missing_ok=True)  # first the old manifest: no set is better than a mixed one
         for name in names:
             self.partial(name).replace(self.folder / name)
         sync(self.folder)
-        for name in old - set(names) - set(keep):
+        for name in old - set(names):
             (self.folder / name).unlink(missing_ok=True)
         self._journal.unlink()
 
@@ -89,7 +88,7 @@ class Publication:
         except (OSError, ValueError):
             return set()
         names = {part.name for part in info.parts} | {info.index.name, info.table.name}
-        return {name for name in names if name.startswith(self.prefix.name)}
+        return {name for name in names if name.startswith(self.prefix.name) and _belongs(name, self.prefix.name)}
 
     def _recover(self) -> None:
         if self._journal.exists():

@@ -42,7 +42,6 @@ class RecordSet:
             self.check_index()
         self.table: np.memmap = open_table(folder / self.info.table.name, self.info.count)
         self._buffers = [_map(path) for path in self.rec_paths]
-        self._arrays = [np.frombuffer(buffer, dtype=np.uint8) for buffer in self._buffers]
 
     def __len__(self) -> int:
         return self.info.count

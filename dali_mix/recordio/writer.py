@@ -20,7 +20,16 @@ from dali_mix.recordio.header import Label, pack_header
 from dali_mix.recordio.image_header import read_image_header
 from dali_mix.recordio.index import index_bytes
 from dali_mix.recordio.labels import check_label
-from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, RECORD_DTYPE, TASKS, FileInfo, SetInfo, table_header
+from dali_mix.recordio.manifest import (
+    ENCODINGS,
+    FLAG_SPLIT,
+    MAX_PARTS,
+    RECORD_DTYPE,
+    TASKS,
+    FileInfo,
+    SetInfo,
+    table_header,
+)
 from dali_mix.recordio.publish import Publication
 
 _IOV_MAX = 512
@@ -83,11 +92,9 @@ class SetWriter:
     ) -> None:
         if task not in TASKS:
             raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
-        if not 1 <= shards <= max(1, min(total, 99999)):
-            raise ValueError(
-                f"{shards} shards for {total} records: every shard needs one (--shards 1 to"
-                f" {max(1, min(total, 99999))})"
-            )
+        most = max(1, min(total, MAX_PARTS))
+        if not 1 <= shards <= most:
+            raise ValueError(f"{shards} shards for {total} records: every shard needs one (--shards 1 to {most})")
         self.classes = tuple(classes)
         self.task = task
         self._widths = {"classification": 1, "multilabel": len(self.classes), "detection": 0}

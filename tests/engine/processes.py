@@ -58,6 +58,8 @@ def child(values, work_dir, env, options):
 
         checkpoints.os.fsync = dying_sync
     make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()))
+    if options.get("term_in_evaluation") == rank:
+        make = functools.partial(terminated_in_evaluation, make)
     try:
         status = train(
             make_config(values), work_dir, resume=options.get("resume", "no"), make_loaders=make, observers=[observer]
@@ -68,6 +70,19 @@ def child(values, work_dir, env, options):
         os._exit(1)
     log.flush()
     os._exit(PREEMPTED if status == "preempted" else 0)
+
+
+def terminated_in_evaluation(make, config, ranks):
+    """`make`'s loaders; this process gets SIGTERM as soon as it evaluates."""
+    train_loader, val_loader = make(config, ranks)
+    take = val_loader._batch
+
+    def batch(ids):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return take(ids)
+
+    val_loader._batch = batch
+    return train_loader, val_loader
 
 
 def start(values, work_dir, *, ranks=1, **options):

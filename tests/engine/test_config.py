@@ -31,7 +31,7 @@ def test_bundled_recipe(name):
 @pytest.mark.parametrize("name", ["quickstart", "imagenet/resnet50_cutmix"])
 def test_recipes_are_mmengine_configs(name):
     """The same values as mmengine's own reader of such files gives."""
-    theirs = Config.fromfile(str(recipe_file(name)), lazy_import=None).to_dict()
+    theirs = Config.fromfile(str(recipe_file(name)), lazy_import=None).to_dict()  # noqa: TID251  # our own file
     assert json.dumps(theirs, sort_keys=True) == json.dumps(read_recipe(recipe_file(name)), sort_keys=True)
 
 
@@ -41,7 +41,20 @@ def test_protocols_of_the_papers():
     assert load_config("cifar10/wrn28_10_cutout").mixer == {"type": "Cutout", "size": 16}
     assert load_config("cifar10/shakeshake26_2x96d_cutmix").mixer["probs"] == [0.5]
     assert load_config("imagenet/resnet101_cutmix").model["type"] == "torchvision/resnet101"
-    assert load_config("imagenet/resnet50_resizemix").optimizer["weight_decay"] == 4e-5
+    imagenet = load_config("imagenet/resnet50_resizemix")
+    assert (imagenet.batch_size, imagenet.epochs) == (512, 300)
+    assert imagenet.optimizer == {"type": "SGD", "lr": 0.5, "momentum": 0.9, "weight_decay": 4e-5}
+    assert imagenet.schedule == {"type": "cosine", "min_lr": 1e-5}
+    assert cifar.schedule == {"type": "cosine", "warmup_epochs": 5, "min_lr": 1e-5}
+    shake = load_config("cifar10/shakeshake26_2x96d_baseline")
+    assert (shake.epochs, shake.optimizer["lr"], shake.optimizer["weight_decay"]) == (1800, 0.04, 1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.endswith(("_cutmix", "_resizemix"))])
+def test_published_mixers_draw_as_released(name):
+    """One box, or one size, a batch: that is what the published figures were measured with."""
+    mixer = load_config(name).mixer
+    assert (mixer["mixers"][0] if mixer["type"] == "MixChoice" else mixer)["per_batch"] is True
 
 
 def test_user_recipe_builds_on_bundled_and_neighbour(tmp_path):
@@ -91,6 +104,19 @@ def test_parse_option(text, expected):
         ("mixer=ResizeMix", "dict with a 'type'"),
         ("visualizer=tb", "list of names"),
         ("early_stopping.patience=0", "patience"),
+        ("early_stopping=5", "patience"),
+        ("early_stopping.patience=x", "patience"),
+        ("ema=high", "decay"),
+        ("clip_grad_norm=[1]", "clip_grad_norm"),
+        ("checkpoint.interval_steps=true", "interval_steps"),
+        ("schedule.min_lr=low", "min_lr"),
+        ("schedule.warmup_epochs=-1", "warmup_epochs"),
+        ("schedule={'type': 'step', 'milestones': ['a']}", "milestones"),
+        ("schedule={'type': 'onecycle', 'div_factor': 0}", "div_factor"),
+        ("loader.prefetch=none", "prefetch"),
+        ("seed=9223372036854775808", "2\\^63"),
+        ("train_set=none", "train_set"),
+        ("model.num_classes=10", "stands by itself"),
         ("epochs", "KEY=VALUE"),
         ("seed.x=1", "leads nowhere"),
     ],
@@ -111,6 +137,9 @@ def test_mistakes_are_named(option, match):
         (["pipeline.type=cifat"], "cifar"),
         (["pipeline.pading=1"], "padding"),
         (["optimizer.type=SDG"], "SGD"),
+        (["optimizer.momentum=a"], "optimizer: SGD"),
+        (["mixer.scale=5"], "mixer ResizeMix"),
+        (["paramwise.custom.linear=5"], "lr_mult"),
     ],
 )
 def test_what_cannot_be_built_is_named(options, match):

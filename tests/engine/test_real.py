@@ -174,6 +174,31 @@ def test_launchers_help_and_usage(script):
     assert subprocess.run([path], capture_output=True, timeout=20).returncode == 2
 
 
+def test_slurm_starts_one_launcher_a_node(tmp_path):
+    """With stand-ins for Slurm's programs and for Python: what would be run, and on how many cores."""
+    programs = {
+        "scontrol": "echo node7; echo node8",
+        "srun": 'shift; echo "cores $SRUN_CPUS_PER_TASK"; SLURM_NODEID=1 exec "$@"',
+        "python": 'echo "$@"; exit 3',
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"JOB_ID": "40123", "JOB_NUM_NODES": "2", "JOB_NODELIST": "node[7-8]", "GPUS_ON_NODE": "4"}
+    env = {f"SLURM_{name}": value for name, value in {**slurm, "CPUS_PER_TASK": "96"}.items()}
+    command = [ROOT / "scripts" / "train_slurm.sh", "quickstart", "--work-dir", "w", "--cfg-options", "seed=1"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=ROOT, env={**env, "PATH": path}, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 3
+    assert done.stdout.splitlines() == [
+        "cores 96",
+        "-m torch.distributed.run --nnodes 2 --node-rank 1 --master-addr node7 --master-port 20123 --nproc-per-node 4 "
+        "--max-restarts 0 --module dali_mix.cli.main train quickstart --resume=auto --work-dir w --cfg-options seed=1",
+    ]
+
+
 def test_doctor(sets, capsys):
     assert main(["doctor", sets["digits_val"]]) == 0
     shown = capsys.readouterr().out

@@ -25,10 +25,10 @@ def test_two_runs_are_equal(straight, tmp_path):
 
 
 def test_losses_are_the_recorded_ones(straight):
-    """The golden curve: it falls, and every epoch sees every record once."""
+    """The golden curve, of the torch in .ci/constraints.txt; and every epoch sees every record once."""
     losses = [r["loss"] for r in records(straight) if r["kind"] == "train"]
-    assert len(losses) == 7
-    assert losses[-1] < losses[0]
+    golden = [1.431142, 1.479353, 1.386746, 1.304680, 1.410086, 1.253196, 1.230938]
+    assert losses == pytest.approx(golden, abs=1e-4)
     ids = [i for r in records(straight, "ids-rank0.jsonl") for i in r["ids"]]
     assert [sorted(ids[e * 40 : e * 40 + 40]) for e in range(3)] == [list(range(40))] * 3
 
@@ -82,6 +82,18 @@ def test_two_ranks_sigterm(tmp_path):
     assert run(values, tmp_path / "run", ranks=2, term_at=5) == [PREEMPTED, PREEMPTED]
     assert newest_state(tmp_path / "run")["step"] == 6  # the ranks agree to stop in the step after the signal
     assert run(values, tmp_path / "run", ranks=2, resume="must") == [0, 0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
+    """Also when it reaches one rank only: both leave, and what was trained since the last save is saved (row 35)."""
+    values = recipe(batch_size=12, checkpoint={"interval_epochs": 3})
+    assert run(values, tmp_path / "one", ranks=2) == [0, 0]
+    work_dir = tmp_path / "two"
+    assert run(values, work_dir, ranks=2, term_in_evaluation=rank) == [PREEMPTED, PREEMPTED], said(work_dir)
+    assert newest_state(work_dir)["step"] == 4
+    assert run(values, work_dir, ranks=2, resume="must") == [0, 0]
+    assert_same_run(tmp_path / "one", work_dir)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from dali_mix.engine import distributed
+from dali_mix.engine.checkpoints import save_checkpoint
 from dali_mix.engine.config import make_config
 from dali_mix.engine.distributed import Ranks
 from dali_mix.engine.ema import ModelEma
 from dali_mix.engine.optim import build_optimizer, parameter_groups
+from dali_mix.engine.progress import Best
 from dali_mix.engine.pulse import Pulse
 from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.engine.schedules import build_schedule
@@ -227,3 +230,57 @@ def test_seeds_do_not_collide():
     assert all(0 <= s < 2**63 for s in seeds)
     assert derive_seed(1, 2) != derive_seed(2, 1)
     assert derive_seed(1, 2, 3) == derive_seed(1, 2, 3)
+
+
+def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
+    """NCCL's orderly end waits for ranks that wait for this one: after an error the process just ends."""
+    left = []
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: left.append(True))
+    with pytest.raises(ValueError, match="bad record"), distributed.joined(CPU):
+        raise ValueError("bad record")
+    assert left == []
+    with distributed.joined(CPU) as ranks:
+        assert ranks == Ranks(0, 1, CPU)
+    assert left == [True]
+
+
+def test_a_nan_score_is_never_the_best():
+    best = Best("loss")
+    for step, value in enumerate([float("nan"), 0.5, float("nan"), 0.4, 0.6]):
+        assert bool(best.update({"loss": value}, step)) == (value in (0.5, 0.4))
+    assert (best.value, best.step, best.since) == (0.4, 3, 1)
+
+
+def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
+    """Saved by Adam's plain implementation (a CPU's), resumed with the fused one (a GPU's), picky about `step`."""
+    adam = {"type": "Adam", "lr": 1e-3}
+    train(make_config(recipe(optimizer=adam, max_steps=4)), tmp_path / "run", make_loaders=make_loaders)
+    state = newest_state(tmp_path / "run")
+    for moments in state["optimizer"]["state"].values():
+        moments["step"] = moments["step"].double()  # stands for what the other device has
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004.pt", state)
+    seen = []
+
+    def observer(trainer):
+        moments = next(iter(trainer.parts.optimizer.state.values()))
+        seen.append((trainer.parts.optimizer.param_groups[0]["fused"], moments["step"].item(), moments["step"].dtype))
+
+    config = make_config(recipe(optimizer={**adam, "fused": True}, max_steps=6))
+    train(config, tmp_path / "run", resume="must", make_loaders=make_loaders, observers=[observer])
+    assert seen == [(True, 5.0, torch.float32), (True, 6.0, torch.float32)]
+
+
+def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
+    config = make_config(recipe(max_steps=1))
+    train(config, tmp_path / "first", make_loaders=make_loaders)
+    weights = tmp_path / "weights.pt"
+    torch.save(newest_state(tmp_path / "first")["model"], weights)
+    config = make_config(recipe(max_steps=1, weights=str(weights), optimizer={"type": "SGD", "lr": 1e-12}))
+    train(config, tmp_path / "second", make_loaders=make_loaders)
+    started = newest_state(tmp_path / "second")["model"]
+    torch.testing.assert_close(started["conv.weight"], newest_state(tmp_path / "first")["model"]["conv.weight"])
+    assert f"weights from {weights}: 8 matched, 0 missing" in (tmp_path / "second" / "train.log").read_text()
+    weights.unlink()
+    path = tmp_path / "second" / "checkpoints" / "step-00000001.pt"
+    assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] >= 0

@@ -104,3 +104,14 @@ def test_a_record_that_does_not_decode_ends_with_advice(tmp_path):
     write_set(tmp_path / "bad", samples, classes="a")
     with pytest.raises(ValueError, match=r"bad: DALI cannot read or decode .*`dali-mix verify`"):
         list(loader(RecordSet(tmp_path / "bad")))
+
+
+@pytest.mark.parametrize("text", [b"garbage", b"0\t0\n1\t0\n"])
+def test_rows_19_and_20_an_index_of_any_size_is_checked(tmp_path, monkeypatch, text):
+    monkeypatch.setattr("dali_mix.recordio.reader.HASH_INDEX_BELOW", 0)  # as for millions of records
+    prefix = png_set(tmp_path / "set", 12)
+    index = tmp_path / "set.idx"
+    index.write_bytes(text + index.read_bytes()[len(text) :])
+    records = RecordSet(prefix)
+    with pytest.raises(ValueError, match=r"set\.idx: changed since the set was packed"):
+        loader(records)

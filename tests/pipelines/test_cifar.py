@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from dali_mix.pipelines import SampleRandom, build
 from dali_mix.pipelines.cifar import STATISTICS, Cifar, gather_numpy, gather_torch
 
 from dali_mix import build_loader
+from dali_mix.loading.cached import available_memory
 from dali_mix.recordio import write_set
 from tests.loading.sets import encode, picture
 
@@ -116,7 +119,7 @@ def test_options_are_validated(option, value):
 
 
 def test_a_set_that_does_not_fit_into_memory_is_refused(rectangles, monkeypatch):
-    monkeypatch.setattr("dali_mix.loading.cached.os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 2)
+    monkeypatch.setattr("dali_mix.loading.cached.available_memory", lambda: 2 * 4096)
     with pytest.raises(ValueError, match=r"20 images of 32×24 take .* 'cifar' is for small sets; use 'imagenet'"):
         list(
             build_loader(
@@ -128,3 +131,22 @@ def test_a_set_that_does_not_fit_into_memory_is_refused(rectangles, monkeypatch)
                 pipeline_options={"image_size": (32, 24)},
             )
         )
+
+
+def test_memory_that_caches_files_counts_as_available():
+    figures = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = {name: int(figures[name].split()[0]) for name in ("MemTotal", "MemFree", "MemAvailable")}
+    found = available_memory()
+    assert found is not None and found < kilobytes["MemTotal"] << 10
+    assert abs(found - (kilobytes["MemAvailable"] << 10)) < 1 << 30
+
+
+def test_one_draw_serves_many_steps_and_none_is_lost_at_an_epochs_end(rectangles, monkeypatch):
+    drawn = []
+    draw = Cifar.draw
+    monkeypatch.setattr(Cifar, "draw", lambda self, rows, random: drawn.append(len(rows)) or draw(self, rows, random))
+    options = {"image_size": (32, 24)}
+    one = build_loader("cifar", rectangles[0], batch_size=3, train=True, device="cpu", pipeline_options=options)
+    for _ in range(3):
+        assert sorted(torch.cat([batch.ids for batch in one]).tolist()) == list(range(20))
+    assert drawn == [20, 20, 20]

@@ -63,7 +63,7 @@ def test_kernel_is_the_matrix_product(shape, size, antialias):
     expected = resized(image, size, antialias)
     for flip in (False, True):
         wanted = expected[:, :, ::-1] if flip else expected
-        assert np.abs(run_kernel(image, size, flip, antialias) - wanted).max() < 0.05
+        assert np.abs(run_kernel(image, size, flip, antialias) - wanted).max() < 0.03
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,7 +76,7 @@ def test_kernel_is_the_matrix_product(shape, size, antialias):
 def test_kernel_on_any_size(shape, size, antialias, seed):
     image = noise(shape, seed)
     error = run_kernel(image, size, True, antialias) - resized(image, size, antialias)[:, :, ::-1]
-    assert np.abs(error).max() < 0.05
+    assert np.abs(error).max() < 0.03
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 255])
@@ -109,7 +109,7 @@ def test_graph_agrees_with_dalis_operators(size, antialias):
     ours, stock, still = (np.array(output.as_tensor()) for output in outputs)
     grey = 255 * np.array(STD, np.float32)[:, None, None]
     assert ours.shape == (24, 3, *size)
-    assert np.abs((ours - stock) * grey).max() < 0.55
+    assert np.abs((ours - stock) * grey).max() < 0.53
     np.testing.assert_array_equal(still[::2], ours[::2])
     np.testing.assert_allclose(still[1::2, :, :, ::-1], ours[1::2], atol=1e-5)
 
@@ -124,5 +124,23 @@ def test_without_numba_the_stock_operators_are_used():
     assert result.stdout.split() == ["False", "False"]
 
 
-def test_available_here():
+def test_compiles_where_nothing_can_be_cached(monkeypatch):
+    """numba raises RuntimeError when neither the folder of the file nor the user's cache folder can be written to."""
+    compiled = []
+
+    def cfunc(signature, cache=False):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: compiled.append((signature, function)) or "compiled"
+
+    monkeypatch.setattr(resample, "cfunc", cfunc)
+    assert resample._compile(len, resample.RUN_SIGNATURE) == "compiled"
+    assert compiled == [(resample.RUN_SIGNATURE, len)]
+
+
+def test_available_here_but_not_with_another_plugin(monkeypatch):
+    from nvidia.dali.plugin import numba as plugin
+
     assert fused.available()
+    monkeypatch.setattr(plugin.NumbaFunction, "_run_fn_sig", lambda self: resample.SETUP_SIGNATURE)
+    assert not fused.available.__wrapped__()

@@ -11,7 +11,7 @@ from dali_mix.cli.main import main
 from dali_mix.recordio import RecordSet, framing, pack_record
 from dali_mix.recordio.adopt import adopt
 from dali_mix.recordio.verify import verify_set
-from tests.recordio.samples import encoded
+from tests.recordio.samples import encoded, small_set
 
 
 def foreign(path: Path, records: list[tuple[object, int, bytes]]) -> Path:
@@ -113,6 +113,26 @@ def test_a_manifest_that_exists_and_files_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "empty.rec").write_bytes(b"")
     with pytest.raises(ValueError, match="no record in it"):
         adopt([tmp_path / "empty.rec"])
+
+
+def test_adopting_one_shard_of_a_set_removes_no_other(tmp_path: Path) -> None:
+    small_set(tmp_path / "set", shards=3)
+    recs = {path: path.read_bytes() for path in tmp_path.glob("*.rec")}
+    adopt([tmp_path / "set-00001.rec"], tmp_path / "set", reindex=True, force=True)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.rec")} == recs and len(recs) == 3
+    adopt(sorted(recs), tmp_path / "set", reindex=True, force=True)
+    foreign(tmp_path / "set_more.rec", classes(2, first=100))
+    adopt([*sorted(recs), tmp_path / "set_more.rec"], tmp_path / "set", reindex=True, force=True)
+    small_set(tmp_path / "set", force=True)  # takes away what a packer wrote for this prefix, and nothing else
+    assert sorted(path.name for path in tmp_path.glob("*.rec")) == ["set.rec", "set_more.rec"]
+
+
+@pytest.mark.parametrize(("names", "message"), [(b"a\n\xff\n", "line 2 is not UTF-8"), (b"a\nb\na\n", "line 3: 'a'")])
+def test_a_bad_list_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str], names: bytes, message: str) -> None:
+    rec = foreign(tmp_path / "set.rec", classes(3))
+    (tmp_path / "names.txt").write_bytes(names)
+    assert main(["adopt", str(rec), "--classes", str(tmp_path / "names.txt"), "--quiet"]) == 1
+    assert f"names.txt: {message}" in capsys.readouterr().err
 
 
 def test_inspect_shows_set_and_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,6 +192,13 @@ def test_the_command(tmp_path, two_colors, capsys):
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
 
 
+def test_a_comma_in_brackets_parts_no_mixers(tmp_path, two_colors):
+    mixers = "resizemix:scale=(0.2,0.4),cutmix,resizemix:scale=[0.1, 0.3]:per_batch=True"
+    out = tmp_path / "g.png"
+    assert main(["gallery", str(two_colors), "--mixers", mixers, "--out", str(out), "--rows", "1"]) == 0
+    assert size_of(out)[0] == pytest.approx((2 * MARGIN + 4 * CELL + 3 * GAP) * DPI, abs=1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

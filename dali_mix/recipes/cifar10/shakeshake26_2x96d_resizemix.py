@@ -11,4 +11,4 @@ from mmengine.config import read_base
 with read_base():
     from ._shakeshake26_2x96d import *
 
-mixer = {"type": "ResizeMix", "scale": (0.1, 0.8)}
+mixer = {"type": "ResizeMix", "scale": (0.1, 0.8), "per_batch": True}

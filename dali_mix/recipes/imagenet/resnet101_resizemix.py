@@ -12,4 +12,4 @@ with read_base():
     from ._resnet import *
 
 model = {"type": "torchvision/resnet101"}
-mixer = {"type": "ResizeMix", "scale": (0.1, 0.8)}
+mixer = {"type": "ResizeMix", "scale": (0.1, 0.8), "per_batch": True}
