@@ -52,15 +52,13 @@ def make_images(source: Path, target: Path, count: int) -> int:
     return size
 
 
-def ours(root: Path, out: Path, count: int, resize: int | None, workers: int) -> Callable[[], float]:
+def ours(root: Path, out: Path, count: int, resize: int | None) -> Callable[[], float]:
     """A contestant: packs `root` with dali_mix."""
 
     def run() -> float:
         start = time.perf_counter()
         listing = LAYOUTS["imagefolder"](root, "train", Options())
-        info = pack(
-            listing, out / "ours", PackOptions(Transform(resize=resize), shuffle=0, workers=workers, force=True)
-        )
+        info = pack(listing, out / "ours", PackOptions(Transform(resize=resize), shuffle=0, force=True))
         seconds = time.perf_counter() - start
         assert info.count == count
         return count / seconds
@@ -99,14 +97,15 @@ def main() -> int:
         )
         return 0
     results: dict[str, object] = {"count": args.count}
-    with tempfile.TemporaryDirectory(prefix="dali_mix-bench-") as name:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="dali_mix-bench-", dir=memory) as name:
         root, out = Path(name, "images"), Path(name, "out")
         out.mkdir()
         results["mean_bytes"] = make_images(args.images, root, args.count) // args.count
         for title, resize in (("pass-through", None), ("resize 256", 256)):
             count = args.count
             contestants = {
-                "dali_mix": ours(root, out, count, resize, 2),
+                "dali_mix": ours(root, out, count, resize),
                 "im2rec, 1 thread": im2rec(root, out, count, resize, 1),
                 "im2rec, 2 threads": im2rec(root, out, count, resize, 2),
             }

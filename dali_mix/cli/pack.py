@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--no-shuffle", action="store_true", help="keep the listed order")
     images.add_argument("--shards", type=int, default=1, metavar="N", help="write N .rec files (1)")
     images.add_argument(
-        "--workers", type=int, metavar="N", help="threads (one a core); the bytes are the same for any number"
+        "--workers", type=int, metavar="N", help="threads (by the cores); the bytes are the same for any number"
     )
     images.add_argument("--force", action="store_true", help="replace an existing set")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -66,8 +66,8 @@ class Transform:
             if self.decode and decoded_size(data) != (height, width):
                 raise ValueError("decodes to other dimensions than its header says")
             return data, header, False
-        image = _pil_image(data) if converted or self.decode else _decode(data, header, height)
-        encoded = encode(_shrink(image, height, width), target, self.quality)
+        image_bgr = _pil_bgr(data) if converted or self.decode else _decode_bgr(data, header, height)
+        encoded = _encode_bgr(_shrink(image_bgr, height, width), target, self.quality)
         return encoded, ImageHeader(target, height, width), True
 
     def size(self, height: int, width: int) -> tuple[int, int]:
@@ -90,16 +90,20 @@ def decoded_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
 
 def encode(image_rgb: np.ndarray, encoding: str, quality: int = 95) -> bytes:
     """Encodes (H, W, 3) uint8 RGB as "jpeg", "png", "webp", "bmp" or "pnm" (binary PPM)."""
-    height, width = image_rgb.shape[:2]
+    return _encode_bgr(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), encoding, quality)
+
+
+def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
+    height, width = image_bgr.shape[:2]
     if encoding == "pnm":
-        return b"P6\n%d %d\n255\n" % (width, height) + image_rgb.tobytes()
+        return b"P6\n%d %d\n255\n" % (width, height) + cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB).tobytes()
     options = {
         "jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
         "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
         "png": [],
         "bmp": [],
     }
-    done, encoded = cv2.imencode("." + encoding, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options[encoding])
+    done, encoded = cv2.imencode("." + encoding, image_bgr, options[encoding])
     if not done:
         raise ValueError(f"cannot encode {width}x{height} pixels as {encoding}")
     return encoded.tobytes()
@@ -115,9 +119,8 @@ def _opened_header(data: bytes) -> ImageHeader:
     return ImageHeader(name, *((width, height) if turned else (height, width)))
 
 
-def _decode(data: bytes, header: ImageHeader, height: int) -> np.ndarray:
-    """Decodes to (H, W, 3) uint8 RGB, turned by EXIF; a JPEG at 1/2, 1/4 or 1/8 when that is still as large as
-    wanted."""
+def _decode_bgr(data: bytes, header: ImageHeader, height: int) -> np.ndarray:
+    """Decodes to (H, W, 3) uint8, turned by EXIF; a JPEG at 1/2, 1/4 or 1/8 when that is still as large as wanted."""
     flag = cv2.IMREAD_COLOR
     if header.encoding == "jpeg":
         flag = next((reduced for scale, reduced in _REDUCED if header.height >= scale * height), flag)
@@ -125,9 +128,11 @@ def _decode(data: bytes, header: ImageHeader, height: int) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag)
     except cv2.error as error:
         raise ValueError(f"cannot be decoded: {error}") from None
-    if image is None:
-        return _pil_image(data)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return _pil_bgr(data) if image is None else image
+
+
+def _pil_bgr(data: bytes) -> np.ndarray:
+    return cv2.cvtColor(_pil_image(data), cv2.COLOR_RGB2BGR)
 
 
 def _pil_image(data: bytes) -> np.ndarray:

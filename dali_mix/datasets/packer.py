@@ -69,7 +69,7 @@ def pack(
     Nothing is published then.
     """
     count = len(listing.names)
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = default_workers(options.transform) if options.workers is None else options.workers
     if workers < 1:
         raise ValueError(f"--workers {workers}: at least one is needed")
     order = np.arange(count)
@@ -104,6 +104,14 @@ def pack(
             return writer.finish(report)
     finally:
         cv2.setNumThreads(threads_before)
+
+
+def default_workers(transform: Transform) -> int:
+    """One a core where images are decoded; half as many where files pass through, since writing and hashing keep a core
+    busy."""
+    cores = len(os.sched_getaffinity(0))
+    changing = transform.resize or transform.max_side or transform.encoding != "keep" or transform.decode
+    return cores if changing else max(1, cores // 2)
 
 
 def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[_Done]:
