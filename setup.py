@@ -30,6 +30,7 @@ setup(
         "pillow>=10.3",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "matplotlib>=3.8",
         "tqdm>=4.66",
         "numba>=0.61",
