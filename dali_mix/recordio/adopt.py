@@ -15,10 +15,20 @@ import numpy as np
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_header import read_image_header
-from dali_mix.recordio.index import index_bytes, read_index
-from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, RECORD_DTYPE, TASKS, FileInfo, SetInfo, table_header
+from dali_mix.recordio.index import index_bytes, read_index, reindex_advice
+from dali_mix.recordio.manifest import (
+    ENCODINGS,
+    FLAG_SPLIT,
+    RECORD_DTYPE,
+    TASKS,
+    FileInfo,
+    SetInfo,
+    read_info,
+    table_header,
+)
 from dali_mix.recordio.publish import Publication
 from dali_mix.recordio.reader import boxes_of, file_sha256, map_file
+from dali_mix.recordio.reindex import reindex as write_index
 from dali_mix.recordio.verify import check_stored_label
 from dali_mix.recordio.writer import bytes_info, check_ids, saying
 
@@ -36,7 +46,8 @@ def adopt(
     progress: Callable[[int], object] | None = None,
 ) -> SetInfo:
     """Writes manifest and table for the .rec files `recs`, in this order, and PREFIX.idx when it is missing (or with
-    `reindex`).
+    `reindex`). With `reindex` and without `force`, a manifest that is there stays: only its .idx is written anew; the
+    prefix itself then does for a set's .rec files.
 
     `prefix` (default: the .rec without its suffix) must lie in their folder. `task` and `classes` are taken from the
     labels when None: flag 0 or one float is a class, equal numbers of 1, 0, -1 are multi-label, mxnet's layout of boxes
@@ -45,6 +56,8 @@ def adopt(
     Raises ValueError or FileNotFoundError naming file and record.
     """
     paths = [Path(rec) for rec in recs]
+    if reindex and not force and (set_prefix := _existing_set(paths, prefix)):
+        return _reindexed(set_prefix, paths)
     base = Path(prefix) if prefix is not None else _default_prefix(paths)
     for path in paths:
         if not path.is_file():
@@ -175,6 +188,29 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
     if not np.array_equal(offsets, np.sort(table["offset"] + starts[table["part"]])):
         raise ValueError(f"{path}: {len(offsets)} lines that are not the {len(table)} records; --reindex rewrites it")
     return path.read_bytes()
+
+
+def _existing_set(paths: Sequence[Path], prefix: str | os.PathLike[str] | None) -> Path | None:
+    """The prefix of the set that is to get a new index; None when it has no manifest yet."""
+    if prefix is not None:
+        base = Path(prefix)
+    elif len(paths) == 1:
+        base = paths[0].with_name(paths[0].name.removesuffix(".rec").removesuffix(".json"))
+    else:
+        return None
+    return base if base.with_name(base.name + ".json").exists() else None
+
+
+def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
+    manifest = base.with_name(base.name + ".json")
+    listed = [part.name for part in read_info(manifest).parts]
+    given = [path.name for path in paths]
+    if given not in (listed, [base.name], [base.name + ".rec"], [manifest.name]):
+        raise ValueError(
+            f"{manifest}: is of {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
+            f" {reindex_advice(base)} for its index, or give --force to replace the manifest"
+        )
+    return write_index(base)
 
 
 def _default_prefix(paths: Sequence[Path]) -> Path:

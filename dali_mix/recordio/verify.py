@@ -13,7 +13,7 @@ import numpy as np
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_header import read_image_header
-from dali_mix.recordio.index import read_index
+from dali_mix.recordio.index import read_index, reindex_advice
 from dali_mix.recordio.labels import check_boxes, check_label
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, FileInfo, SetInfo, open_table, read_info
 from dali_mix.recordio.reader import boxes_of, check_size, file_sha256, map_file
@@ -81,13 +81,13 @@ def _check_index(folder: Path, info: SetInfo, table: np.ndarray) -> Iterator[str
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
     expected = np.sort(table["offset"] + starts[np.minimum(table["part"], len(sizes))])
     if len(offsets) != len(expected):
-        yield f"{path}: has {len(offsets)} lines for {len(expected)} records: it is stale; copy it again or pack again"
+        yield f"{path}: has {len(offsets)} lines for {len(expected)} records: it is stale; {reindex_advice(path)}"
     else:
         wrong = np.flatnonzero(offsets != expected)
         if wrong.size:
             place = wrong[0]
             found = f"points at byte {offsets[place]}, the record is at {expected[place]}"
-            yield f"{path}: line {place + 1} (by offset) {found}: it is stale; copy it again or pack again"
+            yield f"{path}: line {place + 1} (by offset) {found}: it is stale; {reindex_advice(path)}"
 
 
 def _check_part(

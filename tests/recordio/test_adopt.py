@@ -50,6 +50,29 @@ def test_an_index_that_does_not_match(tmp_path: Path) -> None:
     assert len((tmp_path / "set.idx").read_text().splitlines()) == 3
 
 
+def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
+    small_set(tmp_path / "set", 4, shards=2)
+    manifest = (tmp_path / "set.json").read_bytes()
+    (tmp_path / "set.idx").write_text("0\t0\n")
+    with pytest.raises(ValueError, match=r"is of set-00000\.rec, set-00001\.rec, not of set-00001\.rec; .*--force"):
+        adopt([tmp_path / "set-00001.rec"], tmp_path / "set", reindex=True)
+    adopt(sorted(tmp_path.glob("*.rec")), tmp_path / "set", reindex=True)
+    assert (tmp_path / "set.json").read_bytes() == manifest and list(verify_set(tmp_path / "set")) == []
+    (tmp_path / "set.npy").write_bytes((tmp_path / "set.npy").read_bytes()[:-60] + bytes(60))
+    with pytest.raises(ValueError, match=r"set\.npy: changed, so the index cannot be made from it"):
+        adopt([tmp_path / "set"], reindex=True)
+
+
+def test_an_index_of_another_order_cannot_be_made_again(tmp_path: Path) -> None:
+    rec = foreign(tmp_path / "set.rec", classes(2))
+    offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]
+    (tmp_path / "set.idx").write_text(f"77\t{offsets[1]}\n5\t{offsets[0]}\n")
+    adopt([rec])
+    (tmp_path / "set.idx").unlink()
+    with pytest.raises(ValueError, match=r"set\.idx: was another program's.*--reindex --force"):
+        adopt([rec], reindex=True)
+
+
 def test_an_index_that_matches_is_left_as_it_is(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(2))
     offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]

@@ -120,6 +120,22 @@ def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], dam
         RecordSet(tmp_path / "set")
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("damage", IDX)
+def test_the_advice_repairs_the_index_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, shards: int
+) -> None:
+    small_set(tmp_path / "set", shards=shards, options={"quality": 90})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    IDX[damage][0](tmp_path / "set.idx")
+    advice = f"dali-mix adopt --reindex {tmp_path}/set"
+    assert f"`{advice}`" in verify(tmp_path / "set", capsys)[1]
+    with pytest.raises((ValueError, FileNotFoundError), match=f"`{advice}`"):
+        RecordSet(tmp_path / "set")
+    assert main([*advice.split()[1:], "--quiet"]) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 BAD_IMAGES = {
     "html": b"<html>not found</html>",
     "half a jpeg": encoded("JPEG")[:300],
