@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reindex",
         action="store_true",
-        help="rewrite an .idx that does not match; of a packed set, give PREFIX: its manifest stays",
+        help="rewrite an .idx that does not match; a manifest that is there stays",
     )
     parser.add_argument("--renumber", action="store_true", help="number the records where their ids repeat")
     parser.add_argument("--skip-bad", action="store_true", help="pass over records without a readable image")

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         with tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar:
             for problem in verify_set(prefix, decode=decode, progress=bar.update):
                 problems += 1
-                bar.write(f"dali-mix verify: {problem}", file=sys.stderr)
+                bar.write(f"dali-mix verify: error: {problem}", file=sys.stderr)
                 if problems >= args.limit:
                     bar.write(f"dali-mix verify: stopped after {problems} problems (--limit)", file=sys.stderr)
                     break

@@ -33,6 +33,7 @@ class RecordSet:
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
         self.prefix = Path(prefix)
         self.info: SetInfo = read_info(_beside(self.prefix, ".json"))
+        check_names(self.prefix, self.info)
         folder = self.prefix.parent
         self.rec_paths: tuple[Path, ...] = tuple(folder / part.name for part in self.info.parts)
         self.idx_path: Path = folder / self.info.index.name
@@ -183,6 +184,17 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     out = np.zeros((len(objects), 6), dtype=np.float32)
     out[:, : min(width, 6)] = objects[:, :6]
     return out
+
+
+def check_names(prefix: Path, info: SetInfo) -> None:
+    """Raises FileNotFoundError when the files of the set `prefix` were renamed since they were packed."""
+    index = prefix.parent / info.index.name
+    if info.index.name != f"{prefix.name}.idx" and not index.exists():
+        packed = info.index.name.removesuffix(".idx")
+        raise FileNotFoundError(
+            f"{_beside(prefix, '.json')}: is the manifest of {packed!r}, and there is no {index}: the files of a set"
+            f" keep the names they were packed with; rename them back to {packed}.*, or pack the set as {prefix.name!r}"
+        )
 
 
 def check_size(path: Path, size: int, advice: str = "copy it again, or pack the set again") -> None:

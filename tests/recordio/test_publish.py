@@ -198,7 +198,7 @@ except OSError as error:
     assert sorted(process.returncode for process in running) == [0, 1, 1, 1, 1, 1]
     assert all("another packer" in error or "--force" in error for error in errors if error)
     assert set(contents(tmp_path)) == {"set.rec", "set.idx", "set.npy", "set.json"}
-    assert next(verify_set(tmp_path / "set")).endswith("never written")  # its records are zeros, all there
+    assert "never written" in next(verify_set(tmp_path / "set"))  # its records are zeros, all there
 
 
 def test_a_folder_as_prefix(tmp_path: Path) -> None:
