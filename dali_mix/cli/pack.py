@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--check",
         choices=("header", "decode"),
         default="header",
-        help="header and end of each image (default), or decode it",
+        help="header (default): dimensions and end of each image, not damage between; decode: the pixels too (slower)",
     )
     source.add_argument(
         "--skip-bad", action="store_true", help="leave unreadable images out and list them in the manifest"

@@ -15,7 +15,9 @@ from dali_mix.recordio.verify import verify_set
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
-    parser.add_argument("--decode", action="store_true", help="decode every image as well (slow)")
+    parser.add_argument(
+        "--decode", action="store_true", help="decode every image as well: finds what was damaged before packing (slow)"
+    )
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
