@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.root is None and args.layout != "digits":
         raise ValueError(f"layout {args.layout} needs --root")
+    if args.root is not None and args.layout == "digits":
+        raise ValueError("layout digits reads scikit-learn's scans, no files: leave --root out")
     if args.download:
         _download(args.layout, args.root)
     start = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,8 @@ def find_archive(root: Path, words: Sequence[str]) -> Path | None:
 def split_base(tree: Tree, split: str) -> str:
     """The folder of `split`: the one of its name, or the root when none of its folders is called like a split.
 
-    An archive's single outer folder is passed through. Raises ValueError when other splits are there, but not this one.
+    An archive's single outer folder is passed through. Raises ValueError when other splits are there, but not this one,
+    and for the name of a split mistyped where there is no folder to compare it with.
     """
     base = ""
     while True:
@@ -184,11 +186,26 @@ def split_base(tree: Tree, split: str) -> str:
         named = [folder for folder in folders if folder in SPLIT_NAMES]
         if named:
             raise ValueError(f"{tree.where(base)}: no folder {split!r}; there is {', '.join(named)}: choose --split")
-        if len(folders) == 1 and not any(True for _ in _direct_images(tree, f"{base}/{folders[0]}".lstrip("/"))):
-            base = f"{base}/{folders[0]}".lstrip("/")
-            if tree.folders(base):
-                continue
+        outer = f"{base}/{folders[0]}".lstrip("/") if len(folders) == 1 else ""
+        if outer and tree.folders(outer) and not _direct_images(tree, outer):
+            base = outer
+            continue
+        if meant := _mistyped(split):
+            raise ValueError(f"{tree.where(base)}: no folder {split!r}; did you mean --split {meant}?")
         return base
+
+
+def _mistyped(split: str) -> str:
+    """The split that was probably meant by `split`, a free name; "" when it is unlike any."""
+    lower = split.lower()
+    for name in sorted(SPLIT_NAMES):
+        turned = sorted(lower) == sorted(name)  # "vla", "trian"
+        near = (
+            lower[:1] == name[0] and abs(len(lower) - len(name)) < 2 and bool(get_close_matches(lower, [name], 1, 0.75))
+        )
+        if split != name and (turned or near) and not split.startswith(name):
+            return "" if split in SPLIT_NAMES else name
+    return ""
 
 
 def _direct_images(tree: Tree, folder: str) -> Sequence[str]:

@@ -44,6 +44,35 @@ def test_splits_are_found(tmp_path: Path, capsys: Capture) -> None:
     assert "no folder 'test'; there is train, val" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("split", "meant"), [("vla", "val"), ("tran", "train"), ("Train", "train"), ("tets", "test")])
+def test_a_mistyped_split(tmp_path: Path, capsys: Capture, split: str, meant: str) -> None:
+    root = image_folder(tmp_path / "flat")
+    assert pack("imagefolder", root, tmp_path / "set", "--split", split) == 1
+    assert f"{root}: no folder '{split}'; did you mean --split {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["all", "eval", "tiny", "val2", "vid", "dev", "testing", "valid", "night"])
+def test_a_split_of_a_free_name(tmp_path: Path, split: str) -> None:
+    assert pack("imagefolder", image_folder(tmp_path / "flat"), tmp_path / "set", "--split", split) == 0
+
+
+def test_options_are_not_abbreviated(tmp_path: Path, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        pack("digits", tmp_path, tmp_path / "set", "--shard", "2")
+    assert "unrecognized arguments: --shard 2" in capsys.readouterr().err
+
+
+def test_digits_takes_no_root(tmp_path: Path, capsys: Capture) -> None:
+    assert pack("digits", tmp_path, tmp_path / "set") == 1
+    assert "leave --root out" in capsys.readouterr().err
+
+
+def test_the_only_class_folder_is_empty(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "flat" / "cats").mkdir(parents=True)
+    assert pack("imagefolder", tmp_path / "flat", tmp_path / "set") == 1
+    assert f"{tmp_path}/flat/cats: a class folder without images" in capsys.readouterr().err
+
+
 def test_other_files_are_counted(tmp_path: Path) -> None:
     image_folder(tmp_path, 2, 3)
     (tmp_path / "class0" / "notes.txt").write_text("x")
