@@ -36,7 +36,8 @@ class Listing:
     """One split, ready to be packed, in a fixed order.
 
     `names` are relative to `tree`, which reads them; `labels` one a name, checked against `task` and `classes` when
-    packed; `ids` one a name (unique), the position when None. `report` goes into the manifest.
+    packed; `ids` one a name (unique), the position when None; `places` where each name is listed (file and line), for
+    messages. `report` goes into the manifest.
     """
 
     tree: Tree
@@ -47,6 +48,7 @@ class Listing:
     split: str
     task: str = "classification"
     ids: Sequence[int] | None = None
+    places: Sequence[str] | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,13 +74,23 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file. Raises ValueError naming the line that is not UTF-8, FileNotFoundError."""
+def read_lines(path: Path, option: str) -> list[str]:
+    """The lines of the UTF-8 text file given as `option`. Raises ValueError naming the line that is not UTF-8, OSError
+    when it cannot be read.
+    """
+    return decode_lines(read_given(path, option), str(path))
+
+
+def read_given(path: Path, option: str) -> bytes:
+    """The content of a file the user gave as `option`. Raises FileNotFoundError, or OSError saying why it cannot be
+    read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    return decode_lines(data, str(path))
+        raise FileNotFoundError(f"{path}: no such file; check {option}") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read: {error.strerror}; check {option}") from None
 
 
 def decode_lines(data: bytes, where: str) -> list[str]:
@@ -92,7 +104,7 @@ def decode_lines(data: bytes, where: str) -> list[str]:
 
 def read_names(path: Path) -> tuple[str, ...]:
     """Class names, one a line. Raises ValueError for an empty line or a name that is there twice."""
-    names = [line.strip() for line in read_lines(path)]
+    names = [line.strip() for line in read_lines(path, "--classes")]
     for number, name in enumerate(names, start=1):
         if not name:
             raise ValueError(f"{path}: line {number} is empty; one class name a line")

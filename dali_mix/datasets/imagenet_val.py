@@ -55,7 +55,7 @@ def _named(
 
 def _label_lines(tree: Tree, options: Options) -> tuple[str, list[str]]:
     if options.list_file is not None:
-        where, lines = str(options.list_file), read_lines(options.list_file)
+        where, lines = str(options.list_file), read_lines(options.list_file, "--list")
     else:
         found = next((place + name for name in _LISTS for place in _PLACES if tree.exists(place + name)), None)
         if found is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class _Scan:
         for part, path in enumerate(paths):
             number = 0
             try:
-                for payload, record in framing.walk(map_file(path)):
+                for payload, record in _framed(path):
                     self._add(payload, record, part, skip_bad)
                     number += 1
                     if progress and number % 256 == 0:
@@ -151,6 +151,19 @@ class _Scan:
         if task == "classification":
             table["label"] = [label[0] for label in self.labels]
         return table
+
+
+def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
+    """The records of a file. Raises ValueError, saying what to do, where the framing breaks."""
+    buffer = map_file(path)
+    try:
+        yield from framing.walk(buffer)
+    except ValueError as error:
+        if len(buffer) < 4 or bytes(buffer[:4]) != framing.MAGIC_BYTES:
+            raise ValueError(f"not a RecordIO file: {error}; give the .rec that mxnet, im2rec or DALI reads") from None
+        raise ValueError(
+            f"{error}: the file is cut short or damaged; copy it again, or write it again with what made it"
+        ) from None
 
 
 def guess_task(labels: Sequence[np.ndarray]) -> str:

@@ -36,7 +36,14 @@ class Publication:
         self._journal = self.folder / f".{self.prefix.name}.publishing"
 
     def __enter__(self) -> Publication:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise OSError(f"{self.prefix}: {self.folder} is a file, not a folder; choose another prefix") from None
+        except OSError as error:
+            raise OSError(
+                f"{self.prefix}: the folder {self.folder} cannot be made: {error.strerror}; choose another prefix"
+            ) from None
         self._acquire()
         try:
             self._recover()
@@ -115,7 +122,12 @@ class Publication:
 
     def _acquire(self) -> None:
         while True:
-            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise OSError(
+                    f"{self.prefix}: cannot write into {self.folder}: {error.strerror}; choose another prefix"
+                ) from None
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(self._lock).st_ino == self._lock_path.stat().st_ino:

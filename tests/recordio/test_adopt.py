@@ -87,8 +87,18 @@ def test_a_cut_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     rec.write_bytes(rec.read_bytes()[:-9])
     assert main(["adopt", str(rec), "--quiet"]) == 1
-    assert f"{rec}: record 2: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{rec}: record 2: " in error and "cut short or damaged; copy it again" in error
     assert [path.name for path in tmp_path.iterdir()] == ["set.rec"]
+
+
+def test_what_is_no_record_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "set.rec").write_text("hello, this is a text\n")
+    assert main(["adopt", str(tmp_path / "set.rec"), "--quiet"]) == 1
+    assert f"{tmp_path}/set.rec: record 0: not a RecordIO file: " in capsys.readouterr().err
+    for names, why in (("none.txt", "no such file"), ("", "cannot be read: Is a directory")):
+        assert main(["adopt", str(tmp_path / "set.rec"), "--classes", str(tmp_path / names), "--quiet"]) == 1
+        assert f"{tmp_path / names}: {why}; check --classes\n" in capsys.readouterr().err
 
 
 def test_records_without_an_image(tmp_path: Path) -> None:

@@ -208,8 +208,12 @@ def test_a_folder_as_prefix(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"file is a file, not a folder; choose another prefix"):
         small_set(tmp_path / "file" / "set")
+    with pytest.raises(OSError, match=r"/proc/none/set: the folder /proc/none cannot be made: .*; choose"):
+        small_set(Path("/proc/none/set"))
+    with pytest.raises(OSError, match=r"/proc/set: cannot write into /proc: .*; choose another prefix"):
+        small_set(Path("/proc/set"))
 
 
 def test_a_shard_that_would_be_empty(tmp_path: Path) -> None:
