@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -186,7 +187,18 @@ def test_imagenet_val_with_lists_that_do_not_fit(tmp_path: Path, capsys: Capture
     assert "ILSVRC2012_devkit_t12" in capsys.readouterr().err
     (root / "meta.mat").write_bytes(b"not a mat file at all")
     assert pack("imagenet-val", root, tmp_path / "set", "--split", "val") == 1
-    assert "meta.mat: not the development kit's" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "meta.mat: not the development kit's" in error and error.endswith("with --list\n") and error.count("\n") == 1
+
+
+def test_a_meta_mat_that_crashes_its_reader(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = imagenet_val(tmp_path / "images")
+    ground_truth(root)
+    monkeypatch.setattr(
+        sys.modules["dali_mix.datasets.imagenet_val"], "_READ_META", "import os; os.kill(os.getpid(), 11)"
+    )
+    assert pack("imagenet-val", root, tmp_path / "set", "--split", "val") == 1
+    assert "meta.mat: not the development kit's meta.mat: scipy was stopped by signal 11; " in capsys.readouterr().err
 
 
 # tiny-imagenet
