@@ -15,7 +15,7 @@ import numpy as np
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_header import read_image_header
-from dali_mix.recordio.index import index_bytes, read_index, reindex_advice
+from dali_mix.recordio.index import index_bytes, read_index
 from dali_mix.recordio.manifest import (
     ENCODINGS,
     FLAG_SPLIT,
@@ -58,10 +58,11 @@ def adopt(
     paths = [Path(rec) for rec in recs]
     if reindex and not force and (set_prefix := _existing_set(paths, prefix)):
         return _reindexed(set_prefix, paths)
-    base = Path(prefix) if prefix is not None else _default_prefix(paths)
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+            raise FileNotFoundError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; name the .rec files")
+    base = Path(prefix) if prefix is not None else _default_prefix(paths)
+    for path in paths:
         if path.resolve().parent != base.parent.resolve():
             raise ValueError(f"{path}: not in the folder of {base}; the manifest lies beside its .rec files")
     if task is not None and task not in TASKS:
@@ -159,8 +160,8 @@ def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
     try:
         yield from framing.walk(buffer)
     except ValueError as error:
-        if len(buffer) < 4 or bytes(buffer[:4]) != framing.MAGIC_BYTES:
-            raise ValueError(f"not a RecordIO file: {error}; give the .rec that mxnet, im2rec or DALI reads") from None
+        if bytes(buffer[:4]) != framing.MAGIC_BYTES:
+            raise ValueError(_FOREIGN.format(error)) from None
         raise ValueError(
             f"{error}: the file is cut short or damaged; copy it again, or write it again with what made it"
         ) from None
@@ -221,12 +222,17 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     if given not in (listed, [base.name], [base.name + ".rec"], [manifest.name]):
         raise ValueError(
             f"{manifest}: is of {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
-            f" {reindex_advice(base)} for its index, or give --force to replace the manifest"
+            f" run `dali-mix adopt --reindex {base}` for its index, or give --force to replace the manifest"
         )
     return write_index(base)
 
 
 def _default_prefix(paths: Sequence[Path]) -> Path:
+    if len(paths) == 1 and paths[0].suffix != ".rec" and bytes(map_file(paths[0])[:4]) != framing.MAGIC_BYTES:
+        raise ValueError(f"{paths[0]}: {_FOREIGN.format('its first bytes are not the magic of a record')}")
     if len(paths) != 1 or paths[0].suffix != ".rec":
         raise ValueError("give --out PREFIX for several files, or for one that does not end in .rec")
     return paths[0].with_suffix("")
+
+
+_FOREIGN = "not a RecordIO file: {0}; give the .rec that mxnet, im2rec or DALI reads"

@@ -96,6 +96,14 @@ def test_what_is_no_record_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "set.rec").write_text("hello, this is a text\n")
     assert main(["adopt", str(tmp_path / "set.rec"), "--quiet"]) == 1
     assert f"{tmp_path}/set.rec: record 0: not a RecordIO file: " in capsys.readouterr().err
+    (tmp_path / "notes").write_text("hello, this is a text\n")
+    for name, why in (
+        ("notes", "not a RecordIO file"),
+        ("", "a folder; name the .rec"),
+        ("none", "no such file; name"),
+    ):
+        assert main(["adopt", str(tmp_path / name), "--quiet"]) == 1
+        assert f"{tmp_path / name}: {why}" in capsys.readouterr().err
     for names, why in (("none.txt", "no such file"), ("", "cannot be read: Is a directory")):
         assert main(["adopt", str(tmp_path / "set.rec"), "--classes", str(tmp_path / names), "--quiet"]) == 1
         assert f"{tmp_path / names}: {why}; check --classes\n" in capsys.readouterr().err
