@@ -22,7 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", choices=TASKS, help="what the labels are (taken from them)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, one a line (the numbers)")
-    parser.add_argument("--reindex", action="store_true", help="rewrite an .idx that does not match")
+    parser.add_argument(
+        "--reindex",
+        action="store_true",
+        help="rewrite an .idx that does not match; a manifest that is there stays",
+    )
     parser.add_argument("--renumber", action="store_true", help="number the records where their ids repeat")
     parser.add_argument("--skip-bad", action="store_true", help="pass over records without a readable image")
     parser.add_argument("--force", action="store_true", help="replace an existing manifest")
@@ -44,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
             force=args.force,
             progress=bar.update,
         )
-    prefix = args.out or args.rec[0].with_suffix("")
+    first = args.rec[0]
+    prefix = args.out or first.with_name(first.name.removesuffix(".rec").removesuffix(".json"))
     records = RecordSet(prefix)
     print("\n".join(lines(summarize(records.info, records.table))))
     return 0

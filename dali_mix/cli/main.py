@@ -35,14 +35,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `dali-mix` with `argv` (default: the process's arguments) and returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
+    parser = argparse.ArgumentParser(
+        prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         # add_help off where the module is not loaded: its own parser answers --help.
         wanted = bool(arguments) and arguments[0] == name
         subparser = subparsers.add_parser(
-            name, help=summary, add_help=wanted, description=f"{summary[0].upper()}{summary[1:]}."
+            name,
+            help=summary,
+            add_help=wanted,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            allow_abbrev=False,  # a mistyped option must not become another one
         )
         if wanted:
             importlib.import_module(module).configure(subparser)

@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--check",
         choices=("header", "decode"),
         default="header",
-        help="header and end of each image (default), or decode it",
+        help="header (default): dimensions and end of each image, not damage between; decode: the pixels too (slower)",
     )
     source.add_argument(
         "--skip-bad", action="store_true", help="leave unreadable images out and list them in the manifest"
@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.root is None and args.layout != "digits":
         raise ValueError(f"layout {args.layout} needs --root")
+    if args.root is not None and args.layout == "digits":
+        raise ValueError("layout digits reads scikit-learn's scans, no files: leave --root out")
     if args.download:
         _download(args.layout, args.root)
     start = time.perf_counter()

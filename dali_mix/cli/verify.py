@@ -15,7 +15,9 @@ from dali_mix.recordio.verify import verify_set
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
-    parser.add_argument("--decode", action="store_true", help="decode every image as well (slow)")
+    parser.add_argument(
+        "--decode", action="store_true", help="decode every image as well: finds what was damaged before packing (slow)"
+    )
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         with tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar:
             for problem in verify_set(prefix, decode=decode, progress=bar.update):
                 problems += 1
-                bar.write(f"dali-mix verify: {problem}", file=sys.stderr)
+                bar.write(f"dali-mix verify: error: {problem}", file=sys.stderr)
                 if problems >= args.limit:
                     bar.write(f"dali-mix verify: stopped after {problems} problems (--limit)", file=sys.stderr)
                     break

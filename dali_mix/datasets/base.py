@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Listing:
     """One split, ready to be packed, in a fixed order.
 
     `names` are relative to `tree`, which reads them; `labels` one a name, checked against `task` and `classes` when
-    packed; `ids` one a name (unique), the position when None. `report` goes into the manifest.
+    packed; `ids` one a name (unique), the position when None; `places` where each name is listed (file and line), for
+    messages. `report` goes into the manifest.
     """
 
     tree: Tree
@@ -46,6 +48,7 @@ class Listing:
     split: str
     task: str = "classification"
     ids: Sequence[int] | None = None
+    places: Sequence[str] | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,13 +74,23 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file. Raises ValueError naming the line that is not UTF-8, FileNotFoundError."""
+def read_lines(path: Path, option: str) -> list[str]:
+    """The lines of the UTF-8 text file given as `option`. Raises ValueError naming the line that is not UTF-8, OSError
+    when it cannot be read.
+    """
+    return decode_lines(read_given(path, option), str(path))
+
+
+def read_given(path: Path, option: str) -> bytes:
+    """The content of a file the user gave as `option`. Raises FileNotFoundError, or OSError saying why it cannot be
+    read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    return decode_lines(data, str(path))
+        raise FileNotFoundError(f"{path}: no such file; check {option}") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read: {error.strerror}; check {option}") from None
 
 
 def decode_lines(data: bytes, where: str) -> list[str]:
@@ -91,7 +104,7 @@ def decode_lines(data: bytes, where: str) -> list[str]:
 
 def read_names(path: Path) -> tuple[str, ...]:
     """Class names, one a line. Raises ValueError for an empty line or a name that is there twice."""
-    names = [line.strip() for line in read_lines(path)]
+    names = [line.strip() for line in read_lines(path, "--classes")]
     for number, name in enumerate(names, start=1):
         if not name:
             raise ValueError(f"{path}: line {number} is empty; one class name a line")
@@ -173,7 +186,8 @@ def find_archive(root: Path, words: Sequence[str]) -> Path | None:
 def split_base(tree: Tree, split: str) -> str:
     """The folder of `split`: the one of its name, or the root when none of its folders is called like a split.
 
-    An archive's single outer folder is passed through. Raises ValueError when other splits are there, but not this one.
+    An archive's single outer folder is passed through. Raises ValueError when other splits are there, but not this one,
+    and for the name of a split mistyped where there is no folder to compare it with.
     """
     base = ""
     while True:
@@ -184,11 +198,26 @@ def split_base(tree: Tree, split: str) -> str:
         named = [folder for folder in folders if folder in SPLIT_NAMES]
         if named:
             raise ValueError(f"{tree.where(base)}: no folder {split!r}; there is {', '.join(named)}: choose --split")
-        if len(folders) == 1 and not any(True for _ in _direct_images(tree, f"{base}/{folders[0]}".lstrip("/"))):
-            base = f"{base}/{folders[0]}".lstrip("/")
-            if tree.folders(base):
-                continue
+        outer = f"{base}/{folders[0]}".lstrip("/") if len(folders) == 1 else ""
+        if outer and tree.folders(outer) and not _direct_images(tree, outer):
+            base = outer
+            continue
+        if meant := _mistyped(split):
+            raise ValueError(f"{tree.where(base)}: no folder {split!r}; did you mean --split {meant}?")
         return base
+
+
+def _mistyped(split: str) -> str:
+    """The split that was probably meant by `split`, a free name; "" when it is unlike any."""
+    lower = split.lower()
+    for name in sorted(SPLIT_NAMES):
+        turned = sorted(lower) == sorted(name)  # "vla", "trian"
+        near = (
+            lower[:1] == name[0] and abs(len(lower) - len(name)) < 2 and bool(get_close_matches(lower, [name], 1, 0.75))
+        )
+        if split != name and (turned or near) and not split.startswith(name):
+            return "" if split in SPLIT_NAMES else name
+    return ""
 
 
 def _direct_images(tree: Tree, folder: str) -> Sequence[str]:

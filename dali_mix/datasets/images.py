@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +21,8 @@ from dali_mix.recordio.image_header import ImageHeader, read_image_header
 TARGETS = ("keep", "jpeg", "png", "raw")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in picture data: all but stuffed bytes, fill and restarts
+_BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
 _CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 
 
@@ -66,6 +69,8 @@ class Transform:
             if self.decode and decoded_size(data) != (height, width):
                 raise ValueError("decodes to other dimensions than its header says")
             return data, header, False
+        if self.decode:
+            _check_scans(data)
         image_bgr = _pil_bgr(data) if converted or self.decode else _decode_bgr(data, header, height)
         encoded = _encode_bgr(_shrink(image_bgr, height, width), target, self.quality)
         return encoded, ImageHeader(target, height, width), True
@@ -83,9 +88,28 @@ class Transform:
 
 
 def decoded_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
-    """Decodes an image wholly; its height and width after EXIF turning. Raises ValueError when it cannot be decoded."""
-    height, width = _pil_image(bytes(encoded)).shape[:2]
+    """Decodes an image wholly; its height and width after EXIF turning. Raises ValueError when it cannot be decoded, or
+    is a JPEG with a marker that none may hold in its picture data: decoders pass over these.
+    """
+    data = bytes(encoded)
+    _check_scans(data)
+    height, width = _pil_image(data).shape[:2]
     return height, width
+
+
+def _check_scans(data: bytes) -> None:
+    if not data.startswith(b"\xff\xd8"):
+        return
+    place, scanning = 2, False
+    while match := _MARKER.search(data, place):
+        at = match.start()
+        marker = data[at + 1]
+        if marker == 0xD9 or (scanning and (0xE0 <= marker <= 0xEF or marker == 0xFE)):
+            return  # the end; what may follow it is no part of the picture
+        if scanning and marker not in _BETWEEN_SCANS:
+            raise ValueError(f"cannot be decoded: its picture data is damaged at byte {at:,}; fetch the file again")
+        scanning |= marker == 0xDA
+        place = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
 def encode(image_rgb: np.ndarray, encoding: str, quality: int = 95) -> bytes:

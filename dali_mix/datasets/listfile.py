@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, tree_of
+from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_given, tree_of
 from dali_mix.datasets.trees import check_name
 from dali_mix.recordio.header import MAX_CLASS, Label
 from dali_mix.recordio.labels import check_label, clip_boxes
@@ -45,10 +45,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     """
     tree = tree_of(root)
     path = options.list_file or _default(root, split)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; check --list") from None
+    data = read_given(path, "--list")
     if path.suffix not in _READERS:
         raise ValueError(f"{path}: its suffix is none of {', '.join(_READERS)}, so its format is unknown")
     rows = list(_READERS[path.suffix](data, str(path)))
@@ -63,7 +60,8 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     )
     for row, label in zip(rows, labels, strict=True):
         _check(row, label, task, len(classes))
-    return Listing(tree, names, labels, classes, "list", split, task=task, ids=ids)
+    places = [row.where for row in rows]
+    return Listing(tree, names, labels, classes, "list", split, task=task, ids=ids, places=places)
 
 
 def _check(row: _Row, label: Label, task: str, num_classes: int) -> None:

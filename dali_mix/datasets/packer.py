@@ -142,7 +142,8 @@ def _work(listing: Listing, options: PackOptions, start: int, sources: list[int]
             where = listing.tree.where(name)
             if not options.skip_bad:
                 kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-                raise kind(f"{_beginning(message, where)} (--skip-bad leaves such images out)") from None
+                listed = "" if listing.places is None else f", listed at {listing.places[source]}"
+                raise kind(f"{_beginning(message, where)}{listed} (--skip-bad leaves such images out)") from None
             reason = message.removeprefix(where).removeprefix(": ")
             done.skipped.append({"file": printable(name), "reason": printable(reason)})
             continue

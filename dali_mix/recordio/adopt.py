@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,19 @@ from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_header import read_image_header
 from dali_mix.recordio.index import index_bytes, read_index
-from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, RECORD_DTYPE, TASKS, FileInfo, SetInfo, table_header
+from dali_mix.recordio.manifest import (
+    ENCODINGS,
+    FLAG_SPLIT,
+    RECORD_DTYPE,
+    TASKS,
+    FileInfo,
+    SetInfo,
+    read_info,
+    table_header,
+)
 from dali_mix.recordio.publish import Publication
 from dali_mix.recordio.reader import boxes_of, file_sha256, map_file
+from dali_mix.recordio.reindex import reindex as write_index
 from dali_mix.recordio.verify import check_stored_label
 from dali_mix.recordio.writer import bytes_info, check_ids, saying
 
@@ -36,7 +46,8 @@ def adopt(
     progress: Callable[[int], object] | None = None,
 ) -> SetInfo:
     """Writes manifest and table for the .rec files `recs`, in this order, and PREFIX.idx when it is missing (or with
-    `reindex`).
+    `reindex`). With `reindex` and without `force`, a manifest that is there stays: only its .idx is written anew; the
+    prefix itself then does for a set's .rec files.
 
     `prefix` (default: the .rec without its suffix) must lie in their folder. `task` and `classes` are taken from the
     labels when None: flag 0 or one float is a class, equal numbers of 1, 0, -1 are multi-label, mxnet's layout of boxes
@@ -45,10 +56,13 @@ def adopt(
     Raises ValueError or FileNotFoundError naming file and record.
     """
     paths = [Path(rec) for rec in recs]
-    base = Path(prefix) if prefix is not None else _default_prefix(paths)
+    if reindex and not force and (set_prefix := _existing_set(paths, prefix)):
+        return _reindexed(set_prefix, paths)
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+            raise FileNotFoundError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; name the .rec files")
+    base = Path(prefix) if prefix is not None else _default_prefix(paths)
+    for path in paths:
         if path.resolve().parent != base.parent.resolve():
             raise ValueError(f"{path}: not in the folder of {base}; the manifest lies beside its .rec files")
     if task is not None and task not in TASKS:
@@ -107,7 +121,7 @@ class _Scan:
         for part, path in enumerate(paths):
             number = 0
             try:
-                for payload, record in framing.walk(map_file(path)):
+                for payload, record in _framed(path):
                     self._add(payload, record, part, skip_bad)
                     number += 1
                     if progress and number % 256 == 0:
@@ -138,6 +152,19 @@ class _Scan:
         if task == "classification":
             table["label"] = [label[0] for label in self.labels]
         return table
+
+
+def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
+    """The records of a file. Raises ValueError, saying what to do, where the framing breaks."""
+    buffer = map_file(path)
+    try:
+        yield from framing.walk(buffer)
+    except ValueError as error:
+        if bytes(buffer[:4]) != framing.MAGIC_BYTES:
+            raise ValueError(_FOREIGN.format(error)) from None
+        raise ValueError(
+            f"{error}: the file is cut short or damaged; copy it again, or write it again with what made it"
+        ) from None
 
 
 def guess_task(labels: Sequence[np.ndarray]) -> str:
@@ -177,7 +204,35 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
     return path.read_bytes()
 
 
+def _existing_set(paths: Sequence[Path], prefix: str | os.PathLike[str] | None) -> Path | None:
+    """The prefix of the set that is to get a new index; None when it has no manifest yet."""
+    if prefix is not None:
+        base = Path(prefix)
+    elif len(paths) == 1:
+        base = paths[0].with_name(paths[0].name.removesuffix(".rec").removesuffix(".json"))
+    else:
+        return None
+    return base if base.with_name(base.name + ".json").exists() else None
+
+
+def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
+    manifest = base.with_name(base.name + ".json")
+    listed = [part.name for part in read_info(manifest).parts]
+    given = [path.name for path in paths]
+    if given not in (listed, [base.name], [base.name + ".rec"], [manifest.name]):
+        raise ValueError(
+            f"{manifest}: is of {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
+            f" run `dali-mix adopt --reindex {base}` for its index, or give --force to replace the manifest"
+        )
+    return write_index(base)
+
+
 def _default_prefix(paths: Sequence[Path]) -> Path:
+    if len(paths) == 1 and paths[0].suffix != ".rec" and bytes(map_file(paths[0])[:4]) != framing.MAGIC_BYTES:
+        raise ValueError(f"{paths[0]}: {_FOREIGN.format('its first bytes are not the magic of a record')}")
     if len(paths) != 1 or paths[0].suffix != ".rec":
         raise ValueError("give --out PREFIX for several files, or for one that does not end in .rec")
     return paths[0].with_suffix("")
+
+
+_FOREIGN = "not a RecordIO file: {0}; give the .rec that mxnet, im2rec or DALI reads"

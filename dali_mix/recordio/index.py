@@ -20,25 +20,25 @@ def read_index(path: Path, size: int) -> np.ndarray:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path}: the index is missing; copy it too, or rebuild it with `dali-mix adopt`"
-        ) from None
+        raise FileNotFoundError(f"{path}: the index is missing; copy it too, or {reindex_advice(path)}") from None
     if not text.strip():
-        raise ValueError(f"{path}: the index is empty; rebuild it with `dali-mix adopt --reindex`, or pack again")
+        raise ValueError(f"{path}: the index is empty; {reindex_advice(path)}")
     lines = text.removesuffix(b"\n").split(b"\n")
     offsets = np.empty(len(lines), dtype=np.uint64)
     for number, line in enumerate(lines):
         if not _LINE.fullmatch(line.removesuffix(b"\r")):
-            raise ValueError(f"{path}: line {number + 1} is {line[:60]!r}, not `id<TAB>offset`; {_FIX}")
+            raise ValueError(f"{path}: line {number + 1} is {line[:60]!r}, not `id<TAB>offset`; {reindex_advice(path)}")
         offsets[number] = int(line.split(b"\t")[1])
     for bad, why in ((offsets % 4 != 0, "not a multiple of four"), (offsets >= size, f"past the end, {size}")):
         if bad.any():
             line_number = int(np.flatnonzero(bad)[0])
-            raise ValueError(f"{path}: line {line_number + 1}: offset {offsets[line_number]} is {why}; {_FIX}")
+            raise ValueError(
+                f"{path}: line {line_number + 1}: offset {offsets[line_number]} is {why}; {reindex_advice(path)}"
+            )
     ordered = np.sort(offsets)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if twice.size:
-        raise ValueError(f"{path}: offset {ordered[twice[0]]} is there twice; {_FIX}")
+        raise ValueError(f"{path}: offset {ordered[twice[0]]} is there twice; {reindex_advice(path)}")
     return ordered
 
 
@@ -52,4 +52,6 @@ def index_bytes(table: np.ndarray, sizes: list[int]) -> bytes:
     return "".join([f"{key}\t{offset}\n" for key, offset in zip(table["id"].tolist(), offsets, strict=True)]).encode()
 
 
-_FIX = "rebuild it with `dali-mix adopt --reindex`, or pack again"
+def reindex_advice(path: Path) -> str:
+    """What to do about the index `path`, for the end of a message."""
+    return f"rebuild it with `dali-mix adopt --reindex {path.with_name(path.name.removesuffix('.idx'))}`"

@@ -2,7 +2,8 @@
 
 While packing, files are written beside their final place as `.NAME.partial`, under a lock that dies with its process.
 What a killed packer left is cleared by the next one for the same prefix: partial files, and files already renamed when
-it died while publishing (its journal lists them).
+it died while publishing (its journal lists them). Where it was replacing an older set with `force`, what is left of
+that one is remembered as abandoned until a set takes its place: no second `force` is asked for.
 """
 
 from __future__ import annotations
@@ -31,12 +32,20 @@ class Publication:
         if not self.prefix.name or self.prefix.is_dir():
             raise ValueError(f"{prefix}: a folder, not the prefix of a set; write for example {self.prefix / 'train'}")
         self.folder = self.prefix.parent
+        self._abandoned: set[str] = set()
         self._lock = -1
         self._lock_path = self.folder / f".{self.prefix.name}.lock"
         self._journal = self.folder / f".{self.prefix.name}.publishing"
 
     def __enter__(self) -> Publication:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise OSError(f"{self.prefix}: {self.folder} is a file, not a folder; choose another prefix") from None
+        except OSError as error:
+            raise OSError(
+                f"{self.prefix}: the folder {self.folder} cannot be made: {error.strerror}; choose another prefix"
+            ) from None
         self._acquire()
         try:
             self._recover()
@@ -55,7 +64,7 @@ class Publication:
     def check_free(self, names: list[str]) -> None:
         """Raises FileExistsError when a file of `names` is there already and `force` was not asked for."""
         for name in names:
-            if (self.folder / name).exists() and not self.force:
+            if (self.folder / name).exists() and not self.force and name not in self._abandoned:
                 raise FileExistsError(f"{self.folder / name} exists; give --force to replace it, or another prefix")
 
     def partial(self, name: str) -> Path:
@@ -69,10 +78,10 @@ class Publication:
         """
         for name in names:
             sync(self.partial(name))
-        self._journal.write_text(json.dumps(names), encoding="utf-8")
+        old = self._old_names() | self._abandoned if remove_old else set()
+        self._journal.write_text(json.dumps({"new": names, "old": sorted(old)}), encoding="utf-8")
         sync(self._journal)
         sync(self.folder)
-        old = self._old_names() if remove_old else set()
         (self.folder / names[-1]).unlink(missing_ok=True)  # first the old manifest: no set is better than a mixed one
         for name in names:
             self.partial(name).replace(self.folder / name)
@@ -94,14 +103,29 @@ class Publication:
         if self._journal.exists():
             manifest = self.prefix.name + ".json"
             try:
-                names = [name for name in json.loads(self._journal.read_bytes()) if name == Path(name).name]
-            except (ValueError, TypeError):
-                names = []  # killed while writing the journal: nothing had been renamed yet
-            if not (manifest in names and (self.folder / manifest).exists() and not self.partial(manifest).exists()):
-                for name in names:
-                    if not self.partial(name).exists():  # renamed already, into a set that was never finished
+                journal = json.loads(self._journal.read_bytes())
+                new, old = ([name for name in journal[key] if name == Path(name).name] for key in ("new", "old"))
+            except (ValueError, TypeError, LookupError):
+                new, old = [], []  # killed while writing the journal: nothing had been renamed yet
+            if (self.folder / manifest).exists():
+                if (
+                    manifest in new and not self.partial(manifest).exists()
+                ):  # the new set is there, only clearing up was missing
+                    for name in set(old) - set(new):
                         (self.folder / name).unlink(missing_ok=True)
-            self._journal.unlink()
+            else:
+                for name in new:
+                    if self.partial(name).exists():  # what has this name is of the set that was being replaced
+                        old.append(name)
+                    else:  # renamed already, into a set that was never finished
+                        (self.folder / name).unlink(missing_ok=True)
+                killed = self._journal.stat().st_mtime_ns
+                there = [name for name in old if (self.folder / name).exists()]  # and not put there since:
+                self._abandoned = {name for name in there if (self.folder / name).stat().st_mtime_ns <= killed}
+            if self._abandoned:
+                self._journal.write_text(json.dumps({"new": [], "old": sorted(self._abandoned)}), encoding="utf-8")
+            else:
+                self._journal.unlink()
         for path in self._partials():
             path.unlink(missing_ok=True)
 
@@ -115,7 +139,12 @@ class Publication:
 
     def _acquire(self) -> None:
         while True:
-            self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise OSError(
+                    f"{self.prefix}: cannot write into {self.folder}: {error.strerror}; choose another prefix"
+                ) from None
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(self._lock).st_ino == self._lock_path.stat().st_ino:

@@ -13,6 +13,7 @@ import numpy as np
 
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
+from dali_mix.recordio.index import reindex_advice
 from dali_mix.recordio.manifest import SetInfo, open_table, read_info
 
 HASH_INDEX_BELOW = 8 << 20  # opening hashes an index up to this size: at most ~10 ms
@@ -32,12 +33,13 @@ class RecordSet:
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
         self.prefix = Path(prefix)
         self.info: SetInfo = read_info(_beside(self.prefix, ".json"))
+        check_names(self.prefix, self.info)
         folder = self.prefix.parent
         self.rec_paths: tuple[Path, ...] = tuple(folder / part.name for part in self.info.parts)
         self.idx_path: Path = folder / self.info.index.name
         for path, part in zip(self.rec_paths, self.info.parts, strict=True):
             check_size(path, part.size)
-        check_size(self.idx_path, self.info.index.size)
+        check_size(self.idx_path, self.info.index.size, reindex_advice(self.idx_path))
         if self.info.index.size <= HASH_INDEX_BELOW:
             self.check_index()
         self.table: np.memmap = open_table(folder / self.info.table.name, self.info.count)
@@ -65,7 +67,7 @@ class RecordSet:
         """
         if file_sha256(self.idx_path) != self.info.index.sha256:
             raise ValueError(
-                f"{self.idx_path}: changed since the set was packed (sha256 differs); {_REINDEX.format(self.prefix)}"
+                f"{self.idx_path}: changed since the set was packed (sha256 differs); {reindex_advice(self.idx_path)}"
             )
 
     def payload(self, row: int) -> memoryview:
@@ -184,17 +186,26 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     return out
 
 
-def check_size(path: Path, size: int) -> None:
-    """Raises FileNotFoundError or ValueError unless the file `path` has `size` bytes."""
+def check_names(prefix: Path, info: SetInfo) -> None:
+    """Raises FileNotFoundError when the files of the set `prefix` were renamed since they were packed."""
+    index = prefix.parent / info.index.name
+    if info.index.name != f"{prefix.name}.idx" and not index.exists():
+        packed = info.index.name.removesuffix(".idx")
+        raise FileNotFoundError(
+            f"{_beside(prefix, '.json')}: is the manifest of {packed!r}, and there is no {index}: the files of a set"
+            f" keep the names they were packed with; rename them back to {packed}.*, or pack the set as {prefix.name!r}"
+        )
+
+
+def check_size(path: Path, size: int, advice: str = "copy it again, or pack the set again") -> None:
+    """Raises FileNotFoundError or ValueError, ending with `advice`, unless the file `path` has `size` bytes."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: a file of the set is missing: copy it too, or pack the set again") from None
+        raise FileNotFoundError(f"{path}: a file of the set is missing; {advice}") from None
     if found != size:
         how = "cut short" if found < size else "longer than it was written"
-        raise ValueError(
-            f"{path}: {how}: {found:,} bytes, the manifest says {size:,}; copy it again, or pack the set again"
-        )
+        raise ValueError(f"{path}: {how}: {found:,} bytes, the manifest says {size:,}; {advice}")
 
 
 def file_sha256(path: Path) -> str:
@@ -223,4 +234,3 @@ def _beside(prefix: Path, suffix: str) -> Path:
 
 
 _REPACK = "run `dali-mix verify {0}`; copy the set again, or pack it again"
-_REINDEX = "copy the set again, or pack it again"

@@ -13,12 +13,13 @@ import numpy as np
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_header import read_image_header
-from dali_mix.recordio.index import read_index
+from dali_mix.recordio.index import read_index, reindex_advice
 from dali_mix.recordio.labels import check_boxes, check_label
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, FileInfo, SetInfo, open_table, read_info
-from dali_mix.recordio.reader import boxes_of, check_size, file_sha256, map_file
+from dali_mix.recordio.reader import boxes_of, check_names, check_size, file_sha256, map_file
 
 Decode = Callable[[np.ndarray], tuple[int, int]]
+_COPY = "copy the file again, or pack the set again"
 
 
 def verify_set(
@@ -27,7 +28,8 @@ def verify_set(
     decode: Decode | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[str]:
-    """Yields every problem of the set `prefix`, each naming file and record; nothing when the set is sound.
+    """Yields every problem of the set `prefix`, each once, naming file and record and what to do; nothing when it is
+    sound.
 
     Checked are: sizes and sha256 of all files, the index line by line, the framing of every record, its crc32, header
     and label, and that its image is one, whole by its header, with the dimensions of the table. `decode` (encoded (n,)
@@ -37,57 +39,63 @@ def verify_set(
     base = Path(prefix)
     try:
         info = read_info(base.with_name(base.name + ".json"))
+        check_names(base, info)
         table = open_table(base.parent / info.table.name, info.count)
     except (OSError, ValueError) as error:
         yield str(error)
         return
     with ThreadPoolExecutor(1) as pool:
-        hashed = [(file, pool.submit(_check_file, base.parent, file)) for file in (info.table, info.index, *info.parts)]
-        yield from _check_index(base.parent, info, table)
-        for part in range(len(info.parts)):
-            yield from _check_part(base.parent, info, table, part, decode, progress)
+        files = info.table, info.index, *info.parts
+        table_hashed, index_hashed, *hashed = [pool.submit(_check_file, base.parent, file) for file in files]
+        if problem := table_hashed.result():  # nothing can be compared with a table that changed
+            yield problem
+            yield from filter(None, (result.result() for result in (index_hashed, *hashed)))
+            return
+        if problem := _check_index(base.parent, info, table) or index_hashed.result():
+            yield problem
+        for part, result in enumerate(hashed):
+            found = False
+            for problem in _check_part(base.parent, info, table, part, decode, progress):
+                found = True
+                yield problem
+            if not found and (problem := result.result()):  # else the records say where
+                yield problem
         beyond = np.flatnonzero(table["part"] >= len(info.parts))
         if beyond.size:
-            first = beyond[0]
-            path = base.parent / info.table.name
-            yield f"{path}: record {first} is in part {table['part'][first]} of {len(info.parts)}"
-        for _, result in hashed:
-            if problem := result.result():
-                yield problem
+            first, path = beyond[0], base.parent / info.table.name
+            yield f"{path}: record {first} is in part {table['part'][first]} of {len(info.parts)}; pack the set again"
 
 
 def _check_file(folder: Path, file: FileInfo) -> str:
     path = folder / file.name
+    advice = reindex_advice(path) if path.suffix == ".idx" else _COPY
     try:
-        check_size(path, file.size)
+        check_size(path, file.size, advice)
         found = file_sha256(path)
     except (OSError, ValueError) as error:
         return str(error)
     if found != file.sha256:
-        return (
-            f"{path}: sha256 is {found}, the manifest says {file.sha256}: the file changed; copy it again or pack again"
-        )
+        return f"{path}: sha256 is {found}, the manifest says {file.sha256}: the file changed; {advice}"
     return ""
 
 
-def _check_index(folder: Path, info: SetInfo, table: np.ndarray) -> Iterator[str]:
+def _check_index(folder: Path, info: SetInfo, table: np.ndarray) -> str:
     path = folder / info.index.name
     sizes = [part.size for part in info.parts]
     try:
         offsets = read_index(path, sum(sizes))
     except (OSError, ValueError) as error:
-        yield str(error)
-        return
+        return str(error)
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
     expected = np.sort(table["offset"] + starts[np.minimum(table["part"], len(sizes))])
     if len(offsets) != len(expected):
-        yield f"{path}: has {len(offsets)} lines for {len(expected)} records: it is stale; copy it again or pack again"
-    else:
-        wrong = np.flatnonzero(offsets != expected)
-        if wrong.size:
-            place = wrong[0]
-            found = f"points at byte {offsets[place]}, the record is at {expected[place]}"
-            yield f"{path}: line {place + 1} (by offset) {found}: it is stale; copy it again or pack again"
+        return f"{path}: has {len(offsets)} lines for {len(expected)} records: it is stale; {reindex_advice(path)}"
+    wrong = np.flatnonzero(offsets != expected)
+    if not wrong.size:
+        return ""
+    place = wrong[0]
+    found = f"points at byte {offsets[place]}, the record is at {expected[place]}"
+    return f"{path}: line {place + 1} (by offset) {found}: it is stale; {reindex_advice(path)}"
 
 
 def _check_part(
@@ -115,21 +123,23 @@ def _check_part(
                 continue
             if row is None or table["offset"][row] != record.offset:
                 expected = "the end of the set" if row is None else f"record {row} at byte {table['offset'][row]}"
-                yield f"{path}: a record at byte {record.offset} where the manifest has {expected}; pack or adopt again"
+                yield f"{path}: a record at byte {record.offset} where the manifest has {expected}; {_COPY}"
                 return
-            for problem in _check_record(payload, record, table[row], info, decode):
+            if problem := _record_problem(payload, record, table[row], info, decode):
                 yield f"{path}: record {row}: {problem}"
+                if record.length != table["length"][row]:
+                    return  # where the next record begins is lost with it
             done += 1
             if progress and done % 256 == 0:
                 progress(256)
             row = next(following, None)
     except ValueError as error:
-        yield f"{path}: {'after the last record' if row is None else f'record {row}'}: {error}"
+        yield f"{path}: {'after the last record' if row is None else f'record {row}'}: {error}; {_COPY}"
         return
     if progress:
         progress(done % 256)
     if row is not None:
-        yield f"{path}: ends before record {row}, which the manifest has at byte {table['offset'][row]}"
+        yield f"{path}: ends before record {row}, which the manifest has at byte {table['offset'][row]}; {_COPY}"
 
 
 def _passed_over(info: SetInfo) -> list[dict[str, int]]:
@@ -137,14 +147,23 @@ def _passed_over(info: SetInfo) -> list[dict[str, int]]:
     return [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("offset"), int)]
 
 
+def _record_problem(
+    payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
+) -> str:
+    """What is wrong with a record and what to do, or "": bytes that changed since it was packed are one fault."""
+    found = next(_check_record(payload, record, entry, info, decode), "")
+    crc = zlib.crc32(payload)
+    if crc == entry["crc32"]:
+        return found if not found or "; " in found else f"{found}; pack the set again"
+    changed = f"crc32 is {crc:08x}, the manifest says {entry['crc32']:08x}: its bytes changed"
+    return f"{changed}{' (' + found.partition('; ')[0] + ')' if found else ''}; {_COPY}"
+
+
 def _check_record(
     payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
 ) -> Iterator[str]:
     if record.length != entry["length"] or record.split != bool(entry["flags"] & FLAG_SPLIT):
         yield f"{record.length} bytes{', split' if record.split else ''}; the manifest says {entry['length']}"
-    crc = zlib.crc32(payload)
-    if crc != entry["crc32"]:
-        yield f"crc32 is {crc:08x}, the manifest says {entry['crc32']:08x}: its bytes changed"
     try:
         unpacked = unpack_record(payload)
         if unpacked.id != entry["id"] and not info.options.get("renumber"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -42,6 +43,35 @@ def test_splits_are_found(tmp_path: Path, capsys: Capture) -> None:
     assert len(LAYOUTS["imagefolder"](tmp_path / "val", "val", Options()).names) == 4
     assert pack("imagefolder", tmp_path, tmp_path / "set", "--split", "test") == 1
     assert "no folder 'test'; there is train, val" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("split", "meant"), [("vla", "val"), ("tran", "train"), ("Train", "train"), ("tets", "test")])
+def test_a_mistyped_split(tmp_path: Path, capsys: Capture, split: str, meant: str) -> None:
+    root = image_folder(tmp_path / "flat")
+    assert pack("imagefolder", root, tmp_path / "set", "--split", split) == 1
+    assert f"{root}: no folder '{split}'; did you mean --split {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["all", "eval", "tiny", "val2", "vid", "dev", "testing", "valid", "night"])
+def test_a_split_of_a_free_name(tmp_path: Path, split: str) -> None:
+    assert pack("imagefolder", image_folder(tmp_path / "flat"), tmp_path / "set", "--split", split) == 0
+
+
+def test_options_are_not_abbreviated(tmp_path: Path, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        pack("digits", tmp_path, tmp_path / "set", "--shard", "2")
+    assert "unrecognized arguments: --shard 2" in capsys.readouterr().err
+
+
+def test_digits_takes_no_root(tmp_path: Path, capsys: Capture) -> None:
+    assert pack("digits", tmp_path, tmp_path / "set") == 1
+    assert "leave --root out" in capsys.readouterr().err
+
+
+def test_the_only_class_folder_is_empty(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "flat" / "cats").mkdir(parents=True)
+    assert pack("imagefolder", tmp_path / "flat", tmp_path / "set") == 1
+    assert f"{tmp_path}/flat/cats: a class folder without images" in capsys.readouterr().err
 
 
 def test_other_files_are_counted(tmp_path: Path) -> None:
@@ -157,7 +187,18 @@ def test_imagenet_val_with_lists_that_do_not_fit(tmp_path: Path, capsys: Capture
     assert "ILSVRC2012_devkit_t12" in capsys.readouterr().err
     (root / "meta.mat").write_bytes(b"not a mat file at all")
     assert pack("imagenet-val", root, tmp_path / "set", "--split", "val") == 1
-    assert "meta.mat: not the development kit's" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "meta.mat: not the development kit's" in error and error.endswith("with --list\n") and error.count("\n") == 1
+
+
+def test_a_meta_mat_that_crashes_its_reader(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = imagenet_val(tmp_path / "images")
+    ground_truth(root)
+    monkeypatch.setattr(
+        sys.modules["dali_mix.datasets.imagenet_val"], "_READ_META", "import os; os.kill(os.getpid(), 11)"
+    )
+    assert pack("imagenet-val", root, tmp_path / "set", "--split", "val") == 1
+    assert "meta.mat: not the development kit's meta.mat: scipy was stopped by signal 11; " in capsys.readouterr().err
 
 
 # tiny-imagenet

@@ -181,6 +181,11 @@ def test_bad_rows(root: Path, capsys: Capture, name: str, text: str, reason: str
     assert not out.with_suffix(".json").exists() and not out.with_suffix(".rec").exists()
 
 
+def test_a_missing_image_is_named_with_its_line(root: Path, capsys: Capture) -> None:
+    assert pack(root, "a.txt", "sub/0.jpg\t1\nsub/none.jpg\t0\n")[0] == 1
+    assert f"{root}/sub/none.jpg: no such file, listed at {root}/a.txt: line 2 (--skip-bad" in capsys.readouterr().err
+
+
 def test_a_list_that_is_not_text(root: Path, capsys: Capture) -> None:
     (root / "a.txt").write_bytes(b"sub/0.jpg\t1\nsub/\xff.jpg\t1\n")
     assert main(["pack", "list", "--root", str(root), "--list", str(root / "a.txt"), "--out", str(root / "set")]) == 1

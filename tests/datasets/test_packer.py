@@ -24,7 +24,7 @@ from PIL import Image
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options, PackOptions, packer
-from dali_mix.datasets.images import Transform
+from dali_mix.datasets.images import Transform, decoded_size
 from dali_mix.datasets.packer import pack
 from dali_mix.recordio import ENCODINGS, RecordSet
 from dali_mix.recordio.verify import verify_set
@@ -219,6 +219,25 @@ def test_decoding_as_a_check(tmp_path: Path, capsys: Capture) -> None:
     assert "class0/torn.png: cannot be decoded" in capsys.readouterr().err
     assert run_pack(root, tmp_path / "set", "--check", "decode", "--force", "--skip-bad") == 0
     assert len(RecordSet(tmp_path / "set")) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_most_damaged_jpegs_are_found_by_decoding(options: dict[str, int]) -> None:
+    random = np.random.default_rng(0)
+    found = 0
+    for seed in range(20):
+        out = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (120, 90, 3), dtype=np.uint8)).save(out, "JPEG", **options)
+        data = bytearray(out.getvalue() + b"\xff\xf3 and what cameras append")
+        assert decoded_size(bytes(data)) == (120, 90)
+        middle = len(data) // 2
+        data[middle : middle + 600] = np.random.default_rng(seed).integers(0, 256, 600, dtype=np.uint8).tobytes()
+        with contextlib.suppress(ValueError):
+            assert Transform()(bytes(data))[0] == data  # the header sees nothing
+            decoded_size(bytes(data))
+            continue
+        found += 1
+    assert found >= 13
 
 
 def test_everything_skipped(tmp_path: Path, capsys: Capture) -> None:

@@ -50,6 +50,29 @@ def test_an_index_that_does_not_match(tmp_path: Path) -> None:
     assert len((tmp_path / "set.idx").read_text().splitlines()) == 3
 
 
+def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
+    small_set(tmp_path / "set", 4, shards=2)
+    manifest = (tmp_path / "set.json").read_bytes()
+    (tmp_path / "set.idx").write_text("0\t0\n")
+    with pytest.raises(ValueError, match=r"is of set-00000\.rec, set-00001\.rec, not of set-00001\.rec; .*--force"):
+        adopt([tmp_path / "set-00001.rec"], tmp_path / "set", reindex=True)
+    adopt(sorted(tmp_path.glob("*.rec")), tmp_path / "set", reindex=True)
+    assert (tmp_path / "set.json").read_bytes() == manifest and list(verify_set(tmp_path / "set")) == []
+    (tmp_path / "set.npy").write_bytes((tmp_path / "set.npy").read_bytes()[:-60] + bytes(60))
+    with pytest.raises(ValueError, match=r"set\.npy: changed, so the index cannot be made from it"):
+        adopt([tmp_path / "set"], reindex=True)
+
+
+def test_an_index_of_another_order_cannot_be_made_again(tmp_path: Path) -> None:
+    rec = foreign(tmp_path / "set.rec", classes(2))
+    offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]
+    (tmp_path / "set.idx").write_text(f"77\t{offsets[1]}\n5\t{offsets[0]}\n")
+    adopt([rec])
+    (tmp_path / "set.idx").unlink()
+    with pytest.raises(ValueError, match=r"set\.idx: was another program's.*--reindex --force"):
+        adopt([rec], reindex=True)
+
+
 def test_an_index_that_matches_is_left_as_it_is(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(2))
     offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]
@@ -64,8 +87,26 @@ def test_a_cut_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     rec.write_bytes(rec.read_bytes()[:-9])
     assert main(["adopt", str(rec), "--quiet"]) == 1
-    assert f"{rec}: record 2: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{rec}: record 2: " in error and "cut short or damaged; copy it again" in error
     assert [path.name for path in tmp_path.iterdir()] == ["set.rec"]
+
+
+def test_what_is_no_record_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "set.rec").write_text("hello, this is a text\n")
+    assert main(["adopt", str(tmp_path / "set.rec"), "--quiet"]) == 1
+    assert f"{tmp_path}/set.rec: record 0: not a RecordIO file: " in capsys.readouterr().err
+    (tmp_path / "notes").write_text("hello, this is a text\n")
+    for name, why in (
+        ("notes", "not a RecordIO file"),
+        ("", "a folder; name the .rec"),
+        ("none", "no such file; name"),
+    ):
+        assert main(["adopt", str(tmp_path / name), "--quiet"]) == 1
+        assert f"{tmp_path / name}: {why}" in capsys.readouterr().err
+    for names, why in (("none.txt", "no such file"), ("", "cannot be read: Is a directory")):
+        assert main(["adopt", str(tmp_path / "set.rec"), "--classes", str(tmp_path / names), "--quiet"]) == 1
+        assert f"{tmp_path / names}: {why}; check --classes\n" in capsys.readouterr().err
 
 
 def test_records_without_an_image(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import os, pathlib, shutil, signal, sys
 from dali_mix.recordio import write_set
 folder, replace = pathlib.Path(sys.argv[1]), sys.argv[2] == "old"
 
-def pack(prefix, count, limit, force):
+def pack(prefix, count, limit, force, shards=2):
     calls = 0
     def counted(function):
         def call(*args, **kwargs):
@@ -35,7 +35,7 @@ def pack(prefix, count, limit, force):
     for name in ("replace", "unlink", "write_bytes", "write_text"):
         setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
     samples = [(bytes(50) + bytes([row]), row % 2, 5, 5, "jpeg") for row in range(count)]
-    write_set(prefix, samples, classes="ab", shards=2, force=force)
+    write_set(prefix, samples, classes="ab", shards=shards, force=force)
 
 def child(*args):
     pid = os.fork()
@@ -50,14 +50,14 @@ assert child(folder / "calm" / "set", 6, 0, False) == 0
 for limit in range(1, 100):
     target = folder / str(limit)
     if replace:
-        assert child(target / "set", 4, 0, False) == 0
+        assert child(target / "set", 4, 0, False, 3) == 0
     status = child(target / "set", 6, limit, replace)
     if status == 0:
         shutil.rmtree(target)
         break
     assert status == -signal.SIGKILL
     shutil.copytree(target, folder / f"{limit}-left")
-    assert child(target / "set", 6, 0, replace or (target / "set.json").exists()) == 0
+    assert child(target / "set", 6, 0, (target / "set.json").exists()) == 0
 print(limit - 1)
 """
 
@@ -92,7 +92,10 @@ def test_killed_at_any_point(tmp_path: Path) -> None:  # row 1
 
 
 def test_killed_while_replacing_an_older_set(tmp_path: Path) -> None:
-    """Either the old set, the new one or none is there, never a mixture; a rerun gives the new one."""
+    """Either the old set, the new one or none is there, never a mixture; a rerun gives the new one.
+
+    Where none is there, the rerun needs no --force: what is left of the old set, of more shards, was given up already.
+    """
     points = killed_everywhere(tmp_path, "old")
     expected = contents(tmp_path / "calm")
     seen = set()
@@ -107,6 +110,18 @@ def test_killed_while_replacing_an_older_set(tmp_path: Path) -> None:
             seen.add(0)
         assert contents(tmp_path / str(point)) == expected
     assert {4, 0} <= seen <= {4, 6, 0}
+
+
+def test_what_is_put_where_an_abandoned_set_lies_is_not_overwritten(tmp_path: Path) -> None:
+    small_set(tmp_path / "set")
+    (tmp_path / "set.json").unlink()
+    (tmp_path / ".set.publishing").write_text('{"new": [], "old": ["set.rec", "set.idx", "set.npy"]}')
+    later = (tmp_path / ".set.publishing").stat().st_mtime + 10
+    (tmp_path / "set.rec").write_bytes(b"somebody's")
+    os.utime(tmp_path / "set.rec", (later, later))
+    with pytest.raises(FileExistsError, match=r"set\.rec exists; give --force"):
+        small_set(tmp_path / "set")
+    assert (tmp_path / "set.rec").read_bytes() == b"somebody's"
 
 
 def test_a_full_disk_leaves_the_old_set(tmp_path: Path) -> None:  # row 2
@@ -198,7 +213,7 @@ except OSError as error:
     assert sorted(process.returncode for process in running) == [0, 1, 1, 1, 1, 1]
     assert all("another packer" in error or "--force" in error for error in errors if error)
     assert set(contents(tmp_path)) == {"set.rec", "set.idx", "set.npy", "set.json"}
-    assert next(verify_set(tmp_path / "set")).endswith("never written")  # its records are zeros, all there
+    assert "never written" in next(verify_set(tmp_path / "set"))  # its records are zeros, all there
 
 
 def test_a_folder_as_prefix(tmp_path: Path) -> None:
@@ -208,8 +223,12 @@ def test_a_folder_as_prefix(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"file is a file, not a folder; choose another prefix"):
         small_set(tmp_path / "file" / "set")
+    with pytest.raises(OSError, match=r"/proc/none/set: the folder /proc/none cannot be made: .*; choose"):
+        small_set(Path("/proc/none/set"))
+    with pytest.raises(OSError, match=r"/proc/set: cannot write into /proc: .*; choose another prefix"):
+        small_set(Path("/proc/set"))
 
 
 def test_a_shard_that_would_be_empty(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def test_a_damaged_rec(tmp_path: Path, capsys: pytest.CaptureFixture[str], damag
     status, text = verify(tmp_path / "set", capsys)
     assert status == 1
     assert f"{tmp_path}/set.rec: " in text and where in text
-    assert "Traceback" not in text
+    assert text.count("\n") == 1 and text.count("; ") == 1  # one line, one thing to do
+    assert text.startswith("dali-mix verify: error: ")
 
 
 def lines(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
@@ -115,9 +116,26 @@ def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], dam
     apply(tmp_path / "set.idx")
     status, text = verify(tmp_path / "set", capsys)
     assert status == 1
-    assert f"{tmp_path}/set.idx: " in text and what in text
+    assert f"dali-mix verify: error: {tmp_path}/set.idx: " in text and what in text
+    assert text.count("\n") == 1
     with pytest.raises((ValueError, FileNotFoundError), match=r"set\.idx"):  # and training does not start
         RecordSet(tmp_path / "set")
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("damage", IDX)
+def test_the_advice_repairs_the_index_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, shards: int
+) -> None:
+    small_set(tmp_path / "set", shards=shards, options={"quality": 90})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    IDX[damage][0](tmp_path / "set.idx")
+    advice = f"dali-mix adopt --reindex {tmp_path}/set"
+    assert f"`{advice}`" in verify(tmp_path / "set", capsys)[1]
+    with pytest.raises((ValueError, FileNotFoundError), match=f"`{advice}`"):
+        RecordSet(tmp_path / "set")
+    assert main([*advice.split()[1:], "--quiet"]) == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 BAD_IMAGES = {
@@ -152,6 +170,23 @@ def test_the_number_of_problems_is_limited(tmp_path: Path, capsys: pytest.Captur
     write_set(tmp_path / "set", [(b"text", 0, 5, 5, "jpeg")] * 30, classes="a")
     status, text = verify(tmp_path / "set", capsys, "--limit", "5")
     assert status == 1 and text.count("not an image") == 5 and "stopped after 5" in text
+
+
+def test_a_damaged_table_is_one_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_set(tmp_path / "set")
+    (tmp_path / "set.npy").write_bytes((tmp_path / "set.npy").read_bytes()[:-90] + bytes(90))
+    status, text = verify(tmp_path / "set", capsys)
+    assert status == 1 and text.count("\n") == 1 and f"{tmp_path}/set.npy: sha256" in text
+
+
+def test_a_renamed_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_set(tmp_path / "old")
+    for suffix in ("rec", "idx", "npy", "json"):
+        (tmp_path / f"old.{suffix}").rename(tmp_path / f"new.{suffix}")
+    status, text = verify(tmp_path / "new", capsys)
+    assert status == 1 and text.count("\n") == 1 and "keep the names they were packed with" in text
+    with pytest.raises(FileNotFoundError, match=r"new\.json: is the manifest of 'old'.*rename them back to old\.\*"):
+        RecordSet(tmp_path / "new")
 
 
 def test_a_prefix_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
