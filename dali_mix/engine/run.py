@@ -26,6 +26,7 @@ from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
+from dali_mix.engine.memory import keep_freed_memory
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.state import restore
 from dali_mix.engine.trainer import Trainer
@@ -152,6 +153,8 @@ def _tune(device: torch.device) -> None:
     if device.type == "cuda":  # fixed shapes, and fp32 matrix work in TF32 where autocast is off
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
+    else:
+        keep_freed_memory()
 
 
 def evaluate_checkpoint(

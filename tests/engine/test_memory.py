@@ -1,0 +1,39 @@
+"""Freed memory stays with the process: later steps ask the kernel for few new pages."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource
+import torch
+from dali_mix.engine.memory import keep_freed_memory
+
+if {keep}:
+    assert keep_freed_memory()
+
+def step():
+    blocks = [torch.ones(2 << 20) for _ in range(8)]  # 8 MiB each
+    return len(blocks)
+
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(keep: bool) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(keep=keep)], capture_output=True, text=True, timeout=120, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc has no such setting")
+def test_few_new_pages_once_the_sizes_were_seen() -> None:
+    kept, returned = faults(True), faults(False)
+    assert kept < returned / 4
