@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 PROBE = """
-import importlib.util, dali_mix, dali_mix.pipelines
+import importlib.util
 from pathlib import Path
 assert importlib.util.find_spec("pipelines") is None, "a top-level module `pipelines` is importable"
+import dali_mix
 print(Path(dali_mix.__file__).resolve())
-print(Path(dali_mix.pipelines.__file__).resolve())
+print(Path(importlib.util.find_spec("dali_mix.pipelines").origin).resolve())
 """
 
 
