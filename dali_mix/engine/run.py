@@ -39,6 +39,7 @@ def train(
     work_dir: str | Path,
     *,
     resume: str = "no",
+    recipe: str | None = None,
     make_loaders: MakeLoaders | None = None,
     observers: Sequence[Callable[[Trainer], None]] = (),
 ) -> str:
@@ -47,6 +48,7 @@ def train(
     Args:
         work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/. On several machines it must be shared.
         resume: "no"; "must" (go on from a checkpoint, which has to be there); "auto" (go on if there is one).
+        recipe: the name of what `config` was made from, noted in config.json.
         make_loaders: makes (training loader, evaluation loader or None) in place of the recipe's packed sets.
         observers: called with the trainer after every optimizer step.
 
@@ -76,7 +78,7 @@ def train(
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:
             trainer = Trainer(config, build_parts(config, ranks, *loaders), ranks, folder, report, stop, observers)
-            _begin(trainer, resume)
+            _begin(trainer, resume, recipe)
             return trainer.fit()
         finally:
             report.close()
@@ -95,7 +97,7 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
         raise FileNotFoundError(f"{folder.path}: nothing to resume from; leave --resume out to begin a run there")
 
 
-def _begin(trainer: Trainer, resume: str) -> None:
+def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
     """Restores the newest whole checkpoint, if asked, and writes what the run begins with."""
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
     step: int | None = None
@@ -110,7 +112,7 @@ def _begin(trainer: Trainer, resume: str) -> None:
             raise ValueError(f"{path}: {error}") from error
     report.open(step)
     if ranks.main:
-        _write_config(trainer, resumed=step is not None)
+        _write_config(trainer, recipe, resumed=step is not None)
     parameters = sum(p.numel() for p in trainer.parts.model.parameters()) / 1e6
     report.line(
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
@@ -134,7 +136,7 @@ def _newest(folder: CheckpointFolder, resume: str) -> int:
     return _NONE if step is None else step
 
 
-def _write_config(trainer: Trainer, *, resumed: bool) -> None:
+def _write_config(trainer: Trainer, recipe: str | None, *, resumed: bool) -> None:
     path = trainer.report.work_dir / "config.json"
     now = trainer.config.resolved()
     if resumed and path.is_file():
@@ -145,7 +147,7 @@ def _write_config(trainer: Trainer, *, resumed: bool) -> None:
         changed = [f"{k}: {before[k]!r} → {now[k]!r}" for k in now if k in before and before[k] != now[k]]
         if changed:
             trainer.report.warn(f"resumed with a changed recipe: {'; '.join(changed)}")
-    write_text(path, json.dumps(now, indent=2) + "\n")
+    write_text(path, json.dumps({"recipe": recipe, **now} if recipe else now, indent=2) + "\n")
 
 
 def _tune(device: torch.device) -> None:
