@@ -29,7 +29,7 @@ from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.state import restore
 from dali_mix.engine.trainer import Trainer
-from dali_mix.models import load_weights
+from dali_mix.models import differences, load_weights
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
 
@@ -162,7 +162,7 @@ def evaluate_checkpoint(
     """Evaluates a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
 
     Args:
-        checkpoint: a checkpoint of a run, or a safetensors or torch file `dali_mix.models.load_weights` reads.
+        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: take the averaged weights of a checkpoint.
 
     Returns:
@@ -172,6 +172,8 @@ def evaluate_checkpoint(
         FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
     """
     path = Path(checkpoint)
+    if path.name == "latest" and path.is_file():  # a run's pointer
+        path = path.with_name(path.read_text(encoding="utf-8", errors="replace").strip() or "latest")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     device = distributed.pick_device(config.device)
@@ -200,7 +202,7 @@ def _load(model: torch.nn.Module, path: Path, ema: bool) -> None:
     state = load_checkpoint(path)
     if ema and not state.get("ema"):
         raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
-    try:
-        model.load_state_dict(state["ema"]["model"] if ema else state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: of another model than the recipe's: {error}") from error
+    weights = state["ema"]["model"] if ema else state["model"]
+    if differ := differences(model.state_dict(), weights):
+        raise ValueError(f"{path}: of another model than the recipe's: {differ}")
+    model.load_state_dict(weights)
