@@ -118,6 +118,8 @@ def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
+    if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
+        report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")
     if trainer.parts.weights is not None and step is None:
         report.line(f"weights from {trainer.parts.weights}")
     if step is not None:

@@ -288,3 +288,12 @@ def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
     weights.unlink()
     path = tmp_path / "second" / "checkpoints" / "step-00000001.pt"
     assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] >= 0
+
+
+def test_best_without_anything_to_evaluate_is_said(tmp_path):
+    def training_only(config, ranks):
+        return make_loaders(config, ranks)[0], None
+
+    config = make_config(recipe(val_set=None, max_steps=1, checkpoint={"best": "loss"}))
+    train(config, tmp_path / "run", make_loaders=training_only)
+    assert "there will be no best.pt by loss" in (tmp_path / "run" / "train.log").read_text()
