@@ -26,6 +26,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "best": trainer.best.state_dict(),
         "seed": trainer.config.seed,
         "batch_size": trainer.config.batch_size,
+        "train_set": trainer.config.train_set,
     }
 
 
@@ -47,6 +48,13 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
                 f"--cfg-options resume_strict=False goes on all the same"
             )
     position = dict(state["loader"])
+    if strict and position.get("fingerprint") != parts.train_loader.state_dict().get("fingerprint"):
+        before, now = state.get("train_set", "another set"), config.train_set
+        what = f"{now} has been packed anew since" if before == now else f"on {before}, this run has train_set={now}"
+        raise ValueError(
+            f"the checkpoint was saved in training on other records: {what}; "
+            f"--cfg-options resume_strict=False goes on all the same"
+        )
     if strict:  # the same global batch may be cut into other micro-batches now
         position["global_batch_size"] = parts.train_loader.global_batch_size
     parts.train_loader.load_state_dict(position, strict=strict)
