@@ -74,6 +74,7 @@ def train(
     if config.weights and not Path(config.weights).is_file():
         raise FileNotFoundError(f"weights: {config.weights} is not there")
     _tune(device)
+    report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
     with distributed.joined(device) as ranks, StopSignal() as stop:
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:

@@ -297,3 +297,15 @@ def test_best_without_anything_to_evaluate_is_said(tmp_path):
     config = make_config(recipe(val_set=None, max_steps=1, checkpoint={"best": "loss"}))
     train(config, tmp_path / "run", make_loaders=training_only)
     assert "there will be no best.pt by loss" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_the_last_line_says_where_the_run_ended(tmp_path, capsys):
+    trained = train(make_config(recipe(epochs=1)), tmp_path / "run", make_loaders=make_loaders)
+    log = (tmp_path / "run" / "train.log").read_text()
+    val = next(r for r in records(tmp_path / "run") if r["kind"] == "val")
+    folder = tmp_path / "run" / "checkpoints"
+    assert trained == "finished"
+    assert log.splitlines()[-1].endswith(
+        f"finished: step 5, best top1 {val['top1']:.4g} at step 5 ({folder}/best.pt), last checkpoint {folder}/latest"
+    )
+    assert "building tests.engine.synthetic:TinyNet on cpu" in capsys.readouterr().out.splitlines()[0]
