@@ -105,8 +105,8 @@ def parse_mixer(text: str, num_classes: int, image_size: int) -> Mixer[Any]:
         ValueError: unknown mixer or option.
     """
     name, *pairs = text.strip().split(":")
-    defaults = {"cutout": {"size": image_size // 2}, "mixup": {"alpha": 1.0}}
-    options: dict[str, Any] = dict(defaults.get(name.lower(), {}))
+    defaults: dict[str, dict[str, Any]] = {"cutout": {"size": image_size // 2}, "mixup": {"alpha": 1.0}}
+    options: dict[str, Any] = defaults.get(name.lower(), {}).copy()
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
