@@ -112,7 +112,7 @@ def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
 
 
 def _draw_accuracy(axes: Axes, val: Records) -> None:
-    style.plain(axes, "Accuracy on the evaluation set, %")
+    style.plain(axes, "Evaluation accuracy, %")
     drawn = False
     for key, name, color in (("top5", "top-5", style.FAINT), ("top1", "top-1", style.ORANGE)):
         steps, values = _series(val, key)

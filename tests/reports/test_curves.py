@@ -8,7 +8,7 @@ from PIL import Image
 
 from dali_mix.cli.main import main
 from dali_mix.reports import curves, style
-from dali_mix.reports.curves import _draw_loss, _series, _smoothed, read_metrics
+from dali_mix.reports.curves import _draw_accuracy, _draw_loss, _series, _smoothed, read_metrics
 
 
 def train(step, loss=1.0):
@@ -134,3 +134,11 @@ def test_the_legend_covers_no_curve(val_records):
     _draw_loss(axes, [train(10, 1.0), train(20, 3.0)], val_records)
     figure.canvas.draw()
     assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
+
+
+def test_the_legend_covers_no_title():
+    figure = style.new_figure(10, 6.2)
+    axes = figure.add_axes((0.55, 0.5, 0.4, 0.36))
+    _draw_accuracy(axes, [val(20)])
+    figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().x0 > axes._left_title.get_window_extent().x1
