@@ -22,8 +22,9 @@ OMP_NUM_THREADS, unless set, is this machine's cores divided by NPROC. PYTHON na
 TORCH_ELASTIC_SHUTDOWN_TIMEOUT (default 50): seconds from SIGTERM until torchrun kills what has not ended; the last step
 and its checkpoint must fit in (torch versions that do not know the variable wait 30).
 
-Exit status: 0 when all processes are done; not 0 as soon as one has failed: torchrun then ends the others. SIGTERM is
-handed on: every process finishes its step, one saves, and --resume goes on from there.
+Exit status: 0 when all processes are done; not 0 as soon as one has failed: torchrun then ends the others, and the
+error is told once for all. SIGTERM is handed on: every process finishes its step, one saves, the status is 75, and
+--resume goes on from there.
 END
 }
 
@@ -63,5 +64,5 @@ fi
 # How long torchrun waits after SIGTERM before it kills: for the step and the checkpoint, but under a minute after a crash.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-50}
 
-exec "$python" -m torch.distributed.run "${where[@]}" --nproc-per-node "$processes" --max-restarts 0 \
-    --module dali_mix.cli.main train "$recipe" "$@"
+exec "$python" -m dali_mix.cli.launch "${where[@]}" --nproc-per-node "$processes" --max-restarts 0 \
+    -- train "$recipe" "$@"

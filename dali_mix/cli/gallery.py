@@ -12,7 +12,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mixers",
         default="resizemix,cutmix,mixup,cutout",
-        help="comma-separated, options after colons, as in resizemix,mixup:alpha=1.0 (default: %(default)s)",
+        help="comma-separated, options after colons, as in resizemix,mixup:alpha=0.2 (default: %(default)s); "
+        "here mixup's alpha is 1 and cutout's size half the image's unless given",
     )
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     parser.add_argument("--rows", type=int, default=4, help="how many images (default: %(default)s)")

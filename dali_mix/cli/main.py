@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dali_mix import __version__
 
@@ -32,12 +32,31 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+<<<<<<< HEAD
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `dali-mix` with `argv` (default: the process's arguments) and returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.", allow_abbrev=False
     )
+=======
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None, tell: Callable[[str], None] = _to_stderr) -> int:
+    """Runs `dali-mix` with `argv` (default: the process's arguments) and returns its exit status.
+
+    Args:
+        tell: called with the message of an error.
+    """
+    return _run(parse(list(sys.argv[1:] if argv is None else argv)), tell)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The arguments, read; wrong usage ends the process with status 2."""
+    parser = argparse.ArgumentParser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
+>>>>>>> 287ee7ecaff85281ef15375a05b49a9ea1573e95
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
@@ -52,16 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if wanted:
             importlib.import_module(module).configure(subparser)
-    args = parser.parse_args(arguments)
-    return _run(args)
+    return parser.parse_args(arguments)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
     command = importlib.import_module(COMMANDS[args.command][0])
     try:
         return int(command.run(args) or 0)
     except KeyboardInterrupt:
-        print(f"dali-mix {args.command}: interrupted", file=sys.stderr)
+        tell(f"dali-mix {args.command}: interrupted")
         return 130
     except BrokenPipeError:
         sys.stdout = None  # the reader (head, less) is gone; nothing is left to say
@@ -69,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:  # what a user can cause; anything else is a bug and keeps its traceback
         if os.environ.get("DALI_MIX_DEBUG"):
             traceback.print_exc()
-        print(f"dali-mix {args.command}: error: {error}", file=sys.stderr)
+        tell(f"dali-mix {args.command}: error: {error}")
         return 1
 
 

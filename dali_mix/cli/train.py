@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 PREEMPTED = 75
 
@@ -21,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const="must",
         default="no",
         choices=("must", "auto"),
-        help="go on from the newest checkpoint, an error without one; --resume=auto then begins at step 0",
+        help="go on from the newest checkpoint, with the values in the run's config.json; an error without one; "
+        "--resume=auto then begins at step 0",
     )
     parser.add_argument(
         "--cfg-options",
@@ -34,9 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dali_mix.engine.recipe_files import load_config
+    from dali_mix.engine.recipe_files import load_config, load_resumed, recipe_name
 
-    config = load_config(args.recipe, args.cfg_options)
+    if args.resume == "no":
+        config = load_config(args.recipe, args.cfg_options)
+    else:
+        config = load_resumed(args.recipe, Path(args.work_dir), args.cfg_options)
     from dali_mix.engine.run import train
 
-    return PREEMPTED if train(config, args.work_dir, resume=args.resume) == "preempted" else 0
+    status = train(config, args.work_dir, resume=args.resume, recipe=recipe_name(args.recipe))
+    return PREEMPTED if status == "preempted" else 0

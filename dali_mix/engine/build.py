@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix import losses, mixers, models, pipelines
-from dali_mix.engine.config import RunConfig, call_with, resolve_type
+from dali_mix.engine.config import RunConfig, call_with, check_kinds, resolve_type
 from dali_mix.engine.distributed import Ranks
 from dali_mix.engine.optim import build_optimizer
 from dali_mix.engine.seeding import INIT, derive_seed
@@ -173,6 +174,8 @@ def build_loss(config: RunConfig) -> nn.Module:
     known = {name: getattr(losses, name) for name in losses.__all__}
     if ":" not in kind and kind not in known:
         raise ValueError(f"loss type {kind!r} is unknown; there are {', '.join(known)}, or write module:name")
+    if kind in known:
+        check_kinds(inspect.signature(known[kind]).parameters, f"loss {kind}", options)
     return call_with(known.get(kind) or resolve_type(kind, "loss"), f"loss {kind}", options)
 
 

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,10 +196,27 @@ def _check_groups(config: RunConfig) -> None:
     for key, value in config.loader.items():
         if key in ("num_threads", "prefetch"):
             _whole(f"loader.{key}", value, 1, optional=key == "num_threads")
+        elif key == "drop_last":
+            if not isinstance(value, bool):
+                raise ValueError(f"loader.drop_last must be True or False, not {value!r}")
+        elif value not in (choices := ("exact", "native") if key == "source" else ("raise", "skip")):
+            raise ValueError(f"loader.{key} must be {' or '.join(choices)}, not {value!r}")
     for key in config.checkpoint:
         _known(key, {"interval_epochs", "interval_steps", "keep", "best"}, "checkpoint")
-    for key in config.paramwise:
+    measured = [name for prefix in ("", "ema_") for name in (f"{prefix}top1", f"{prefix}top5", f"{prefix}loss")]
+    measured = measured[: 6 if config.ema is not None else 3]
+    if config.checkpoints["best"] not in (*measured, None, ""):
+        raise ValueError(
+            f"checkpoint.best must be one of what is measured ({', '.join(measured)}) or None, "
+            f"not {config.checkpoints['best']!r}"
+        )
+    for key, value in config.paramwise.items():
         _known(key, {"norm_decay", "bias_decay", "custom"}, "paramwise")
+        if key == "custom":
+            if not isinstance(value, dict):
+                raise ValueError(f"paramwise.custom must be a dict, not {value!r}")
+        elif value is not None and not (_is_number(value) and value >= 0):
+            raise ValueError(f"paramwise.{key} must be a number from 0, not {value!r}")
     for key in ("interval_epochs", "interval_steps", "keep"):
         _whole(f"checkpoint.{key}", config.checkpoints[key], 1, optional=key != "keep")
     if config.early_stopping is not None:
@@ -224,6 +241,21 @@ def resolve_type(kind: str, what: str) -> Any:
     if not callable(found):
         raise ValueError(f"{what} type {kind!r} is not a class or a function")
     return found
+
+
+def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
+    """Where an option's default is a number, or True or False, its value must be one too.
+
+    Raises:
+        ValueError: naming `what` and the option.
+    """
+    for key, value in options.items():
+        default = parameters[key].default if key in parameters else None
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{what}: {key} must be True or False, not {value!r}")
+        elif isinstance(default, (int, float)) and not _is_number(value):
+            raise ValueError(f"{what}: {key} must be a number, not {value!r}")
 
 
 def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dali_mix.engine.config import check_kinds
+
 NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -48,6 +50,9 @@ def parameter_groups(
             raise ValueError(f"paramwise.custom[{key!r}] must be a dict of lr_mult and decay_mult, not {rule!r}")
         if unknown := set(rule) - {"lr_mult", "decay_mult"}:
             raise ValueError(f"paramwise.custom[{key!r}]: unknown {sorted(unknown)}; use lr_mult and decay_mult")
+        for name, value in rule.items():
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+                raise ValueError(f"paramwise.custom[{key!r}].{name} must be a number from 0, not {value!r}")
     norm_names = {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()
@@ -105,6 +110,7 @@ def build_optimizer(
     known = inspect.signature(cls).parameters
     if unknown := set(options) - set(known):
         raise ValueError(f"optimizer: {kind} knows no {sorted(unknown)}; it takes {sorted(set(known) - {'params'})}")
+    check_kinds(known, f"optimizer {kind}", options)
     if "lr" not in options:
         raise ValueError("optimizer.lr is missing: give the base learning rate")
     groups = parameter_groups(model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise)
@@ -114,5 +120,5 @@ def build_optimizer(
         options["fused"] = True
     try:
         return cls(groups, **options)
-    except TypeError as error:
-        raise ValueError(f"optimizer: {kind}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer {kind}: {error}") from error

@@ -146,6 +146,46 @@ def _key(place: Any, part: str, dotted: str) -> Any:
     raise ValueError(f"--cfg-options {dotted}: {part!r} leads nowhere: the value there is {place!r}")
 
 
+def recipe_name(recipe: str) -> str:
+    """What a run's config.json calls its recipe: a bundled one's name, or the whole path of a .py file."""
+    path = recipe_file(recipe)
+    return path.relative_to(RECIPES).with_suffix("").as_posix() if path.is_relative_to(RECIPES) else str(path)
+
+
+def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> RunConfig:
+    """The config of a run to go on with: the values in its config.json, with `options` laid over them.
+
+    Without checkpoints, or without a config.json, it is `load_config`. Values of config.json are plain and checked; a
+    "module:name" among them, which names code, counts only where the recipe or `options` name the same.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or of another recipe.
+    """
+    path, pairs = work_dir / "config.json", [parse_option(option) for option in options]
+    if not path.is_file() or not any((work_dir / "checkpoints").glob("*.pt")):
+        return load_config(recipe, options)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: damaged (not a JSON object); with it deleted, the recipe's own values count")
+    name, before = recipe_name(recipe), values.pop("recipe", None)
+    if before not in (None, name):
+        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
+    base = read_recipe(recipe_file(recipe))
+    values["resume_strict"] = base.get("resume_strict", True)  # going on regardless is asked for each time
+    merged, named = merge_options(values, pairs), merge_options(base, pairs)
+    for part in ("model", "loss", "mixer"):
+        kind, trusted = (d[part].get("type") if isinstance(d.get(part), dict) else None for d in (merged, named))
+        if ":" in str(kind) and kind != trusted:
+            raise ValueError(
+                f"{path}: {part}.type={kind} is code the recipe does not name: add {part}.type={kind} to "
+                "--cfg-options if you trust it"
+            )
+    return make_config(merged, where=str(path))
+
+
 def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
     """Reads, merges and checks a recipe.
 

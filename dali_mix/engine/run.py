@@ -30,7 +30,7 @@ from dali_mix.engine.memory import keep_freed_memory
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.state import restore
 from dali_mix.engine.trainer import Trainer
-from dali_mix.models import load_weights
+from dali_mix.models import differences, load_weights
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
 
@@ -40,6 +40,7 @@ def train(
     work_dir: str | Path,
     *,
     resume: str = "no",
+    recipe: str | None = None,
     make_loaders: MakeLoaders | None = None,
     observers: Sequence[Callable[[Trainer], None]] = (),
 ) -> str:
@@ -48,6 +49,7 @@ def train(
     Args:
         work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/. On several machines it must be shared.
         resume: "no"; "must" (go on from a checkpoint, which has to be there); "auto" (go on if there is one).
+        recipe: the name of what `config` was made from, noted in config.json.
         make_loaders: makes (training loader, evaluation loader or None) in place of the recipe's packed sets.
         observers: called with the trainer after every optimizer step.
 
@@ -73,11 +75,12 @@ def train(
     if config.weights and not Path(config.weights).is_file():
         raise FileNotFoundError(f"weights: {config.weights} is not there")
     _tune(device)
+    report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
     with distributed.joined(device) as ranks, StopSignal() as stop:
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:
             trainer = Trainer(config, build_parts(config, ranks, *loaders), ranks, folder, report, stop, observers)
-            _begin(trainer, resume)
+            _begin(trainer, resume, recipe)
             return trainer.fit()
         finally:
             report.close()
@@ -96,7 +99,7 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
         raise FileNotFoundError(f"{folder.path}: nothing to resume from; leave --resume out to begin a run there")
 
 
-def _begin(trainer: Trainer, resume: str) -> None:
+def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
     """Restores the newest whole checkpoint, if asked, and writes what the run begins with."""
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
     step: int | None = None
@@ -111,12 +114,14 @@ def _begin(trainer: Trainer, resume: str) -> None:
             raise ValueError(f"{path}: {error}") from error
     report.open(step)
     if ranks.main:
-        _write_config(trainer, resumed=step is not None)
+        _write_config(trainer, recipe, resumed=step is not None)
     parameters = sum(p.numel() for p in trainer.parts.model.parameters()) / 1e6
     report.line(
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
+    if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
+        report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")
     if trainer.parts.weights is not None and step is None:
         report.line(f"weights from {trainer.parts.weights}")
     if step is not None:
@@ -135,7 +140,7 @@ def _newest(folder: CheckpointFolder, resume: str) -> int:
     return _NONE if step is None else step
 
 
-def _write_config(trainer: Trainer, *, resumed: bool) -> None:
+def _write_config(trainer: Trainer, recipe: str | None, *, resumed: bool) -> None:
     path = trainer.report.work_dir / "config.json"
     now = trainer.config.resolved()
     if resumed and path.is_file():
@@ -146,7 +151,7 @@ def _write_config(trainer: Trainer, *, resumed: bool) -> None:
         changed = [f"{k}: {before[k]!r} → {now[k]!r}" for k in now if k in before and before[k] != now[k]]
         if changed:
             trainer.report.warn(f"resumed with a changed recipe: {'; '.join(changed)}")
-    write_text(path, json.dumps(now, indent=2) + "\n")
+    write_text(path, json.dumps({"recipe": recipe, **now} if recipe else now, indent=2) + "\n")
 
 
 def _tune(device: torch.device) -> None:
@@ -163,7 +168,7 @@ def evaluate_checkpoint(
     """Evaluates a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
 
     Args:
-        checkpoint: a checkpoint of a run, or a safetensors or torch file `dali_mix.models.load_weights` reads.
+        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: take the averaged weights of a checkpoint.
 
     Returns:
@@ -173,6 +178,8 @@ def evaluate_checkpoint(
         FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
     """
     path = Path(checkpoint)
+    if path.name == "latest" and path.is_file():  # a run's pointer
+        path = path.with_name(path.read_text(encoding="utf-8", errors="replace").strip() or "latest")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     device = distributed.pick_device(config.device)
@@ -201,7 +208,7 @@ def _load(model: torch.nn.Module, path: Path, ema: bool) -> None:
     state = load_checkpoint(path)
     if ema and not state.get("ema"):
         raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
-    try:
-        model.load_state_dict(state["ema"]["model"] if ema else state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: of another model than the recipe's: {error}") from error
+    weights = state["ema"]["model"] if ema else state["model"]
+    if differ := differences(model.state_dict(), weights):
+        raise ValueError(f"{path}: of another model than the recipe's: {differ}")
+    model.load_state_dict(weights)

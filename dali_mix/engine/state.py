@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dali_mix.models import differences
+
 if TYPE_CHECKING:
     from dali_mix.engine.trainer import Trainer
 
@@ -24,6 +26,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "best": trainer.best.state_dict(),
         "seed": trainer.config.seed,
         "batch_size": trainer.config.batch_size,
+        "train_set": trainer.config.train_set,
     }
 
 
@@ -45,14 +48,26 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
                 f"--cfg-options resume_strict=False goes on all the same"
             )
     position = dict(state["loader"])
+    if strict and position.get("fingerprint") != parts.train_loader.state_dict().get("fingerprint"):
+        before, now = state.get("train_set", "another set"), config.train_set
+        what = f"{now} has been packed anew since" if before == now else f"on {before}, this run has train_set={now}"
+        raise ValueError(
+            f"the checkpoint was saved in training on other records: {what}; "
+            f"--cfg-options resume_strict=False goes on all the same"
+        )
     if strict:  # the same global batch may be cut into other micro-batches now
         position["global_batch_size"] = parts.train_loader.global_batch_size
     parts.train_loader.load_state_dict(position, strict=strict)
+    if differ := differences(parts.model.state_dict(), state["model"]):
+        raise ValueError(f"the checkpoint is of another model: {differ}")
     rules = [{k: v for k, v in group.items() if k != "params"} for group in parts.optimizer.param_groups]
     try:
         parts.model.load_state_dict(state["model"])
         # With the rules in place beforehand torch puts what it restores where this device's implementation wants it.
         saved = state["optimizer"]
+        if len(saved["param_groups"]) != len(rules):
+            counts = f"{len(saved['param_groups'])} groups of parameters, the recipe's has {len(rules)}"
+            raise ValueError(f"its optimizer has {counts} (see `paramwise`)")
         groups = [{**old, **rule} for old, rule in zip(saved["param_groups"], rules, strict=True)]
         parts.optimizer.load_state_dict({**saved, "param_groups": groups})
         if trainer.ema is not None and state["ema"] is not None:
@@ -60,7 +75,8 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
         elif trainer.ema is not None:  # asked for only now: it begins at these weights
             trainer.ema.module.load_state_dict(state["model"])
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the checkpoint is of another model or optimizer: {error}") from error
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"the checkpoint is of another model or optimizer: {first}") from error
     if trainer.precision.scaler is not None and state["scaler"] is not None:
         trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.epoch, trainer.step, trainer.saved_at = int(state["epoch"]), int(state["step"]), int(state["step"])

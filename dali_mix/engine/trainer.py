@@ -96,21 +96,33 @@ class Trainer:
             while True:
                 self.run_epoch()
                 last = self.step >= self.total_steps or self.epoch + 1 >= self.config.epochs
+                if last and self.window.steps:  # the rest of the last interval
+                    self.log()
                 # Saved before the evaluation, which a resumed run simply does again.
                 if last or (self.epoch + 1) % (self.config.checkpoints["interval_epochs"] or math.inf) == 0:
                     self.save()
                 if last or (self.epoch + 1) % self.config.evaluate_epochs == 0:
                     self.evaluate()
                 if self.config.early_stopping and self.best.since >= self.config.early_stopping["patience"]:
-                    self.report.line(f"no better {self.best.name} in {self.best.since} evaluations: stopped early")
-                    return "stopped early"
+                    self.report.line(f"no better {self.best.name} in {self.best.since} evaluations")
+                    return self.end("stopped early")
                 if last:
-                    return "finished"
+                    return self.end("finished")
                 self.epoch += 1
         except Preempted:
             self.save()
             self.report.line(f"SIGTERM: saved at step {self.step}; go on with --resume")
             return "preempted"
+
+    def end(self, how: str) -> str:
+        """Says where the run ended and what it leaves, and returns `how`."""
+        best = ""
+        if self.best.value is not None:
+            best = (
+                f", best {self.best.name} {self.best.value:.4g} at step {self.best.step} ({self.folder.path}/best.pt)"
+            )
+        self.report.line(f"{how}: step {self.step}{best}, last checkpoint {self.folder.path}/latest")
+        return how
 
     def run_epoch(self) -> None:
         """Trains from where the loader stands to the end of the epoch."""

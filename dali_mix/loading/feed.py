@@ -51,7 +51,8 @@ class BadRecords:
         if not self.skip:
             raise ValueError(
                 f"{reason}; run `dali-mix verify {self._records.prefix}` to find all such records, pack the set again,"
-                " or go on without them with on_bad_record='skip'"
+                " or go on without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
+                " loader.on_bad_record=skip)"
             )
         if row not in self._rows:
             self._rows.add(row)

@@ -34,6 +34,8 @@ def build(name: str, *, num_classes: int | None = None, **options: Any) -> Mixer
         raise ValueError(f"no mixer is called {name!r}; there are {', '.join(MIXERS)}.{hint}")
     mixer_class = MIXERS[by_name[name.lower()]]
     if mixer_class is MixChoice and "mixers" in options:
+        if not isinstance(options["mixers"], (list, tuple)):
+            raise ValueError(f"mixer MixChoice: mixers={options['mixers']!r}: must be a list of mixers")
         options["mixers"] = [_member(member, num_classes) for member in options["mixers"]]
     signature = inspect.signature(mixer_class)
     if "num_classes" in signature.parameters:
@@ -43,12 +45,23 @@ def build(name: str, *, num_classes: int | None = None, **options: Any) -> Mixer
     except TypeError as error:
         takes = ", ".join(signature.parameters)
         raise ValueError(f"mixer {mixer_class.__name__}: {error}; it takes {takes}") from None
-    return mixer_class(**options)
+    for option, value in options.items():
+        if isinstance(signature.parameters[option].default, bool) and not isinstance(value, bool):
+            raise ValueError(f"mixer {mixer_class.__name__}: {option}={value!r}: must be True or False")
+    try:
+        return mixer_class(**options)
+    except ValueError as error:
+        raise ValueError(f"mixer {mixer_class.__name__}: {error}") from None
+    except TypeError as error:  # text or a list where a number belongs
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items() if option != "num_classes")
+        raise ValueError(f"mixer {mixer_class.__name__}: a value of the wrong kind in {given} ({error})") from None
 
 
 def _member(member: Mixer[Any] | Mapping[str, Any], num_classes: int | None) -> Mixer[Any]:
     if isinstance(member, Mixer):
         return member
+    if not isinstance(member, Mapping):
+        raise ValueError(f"mixer MixChoice: {member!r} in mixers is no dict of a type and options")
     options = dict(member)
     if "type" not in options:
         raise ValueError(f"a mixer of MixChoice has no type: {options}")

@@ -41,6 +41,8 @@ class ResizeMix(Mixer[PasteParams]):
         per_batch: bool = False,
     ) -> None:
         check_num_classes(num_classes)
+        if not isinstance(scale, (list, tuple)) or len(scale) != 2:
+            raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
         low, high = scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"scale={tuple(scale)}: needs 0 < low ≤ high ≤ 1")

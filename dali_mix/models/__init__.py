@@ -3,7 +3,7 @@
 from dali_mix.models.build import build_model
 from dali_mix.models.cifar_resnet import CifarResNet
 from dali_mix.models.shakeshake import ShakeShake
-from dali_mix.models.weights import MatchReport, load_weights, read_state_dict
+from dali_mix.models.weights import MatchReport, differences, load_weights, read_state_dict
 from dali_mix.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ShakeShake",
     "WideResNet",
     "build_model",
+    "differences",
     "load_weights",
     "read_state_dict",
 ]

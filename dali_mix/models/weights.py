@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,23 @@ def load_weights(
     unexpected = tuple(key for key in found if key not in wanted)
     report = MatchReport(str(path), tuple(matched), tuple(missing), tuple(misshaped), tuple(fresh), unexpected)
     if misshaped or not matched or report.share < min_match:
-        raise ValueError(f"{report.share:.1%} of the model's weights fit, {min_match:.0%} must: {report}")
+        kinds = {"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected}
+        raise ValueError(
+            f"{path}: {report.share:.1%} of the model's weights fit, {min_match:.0%} must; {_brief(kinds)}"
+        )
     model.load_state_dict({key: found[key] for key in matched}, strict=False)
     return report
+
+
+def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """What keeps the state dict `found` from fitting `wanted` key by key, in one line; "" when nothing does."""
+    misshaped = [
+        f"{key}: {tuple(found[key].shape)} in the file, {tuple(value.shape)} in the model"
+        for key, value in wanted.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    missing, unexpected = [key for key in wanted if key not in found], [key for key in found if key not in wanted]
+    return _brief({"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected})
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -151,18 +166,22 @@ def _read(path: Path) -> Any:
         # A safetensors file opens with the length of its JSON header, 8 bytes.
         if start[8:] == b"{":
             return load_file(path)
+        if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
+            raise ValueError(f"{path} is not a weight file: neither safetensors nor what torch.save writes")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(
-            f"{path} was refused: it is no plain file of tensors, and reading it could run code. "
-            f"If you trust it, write its state dict anew with safetensors. ({_first_line(error)})"
+            f"{path} was refused: it is no plain file of tensors, and reading it could run code"
+            f"{f' ({code[1]})' if code else ''}. If you trust it, write its state dict anew with safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not a weight file, or is damaged: {_first_line(error)}") from None
+    except (SafetensorError, RuntimeError, EOFError, KeyError, IndexError, AttributeError, TypeError):
+        raise ValueError(f"{path} is a damaged weight file, cut short or changed: copy it again") from None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _brief(kinds: Mapping[str, Sequence[str]]) -> str:
+    """Counts of the kinds that have any, and the first few of each."""
+    return "; ".join(f"{len(keys)} {kind}: {_listed(tuple(keys), 3)}" for kind, keys in kinds.items() if keys)
 
 
 def _listed(keys: tuple[str, ...], most: int = 20) -> str:

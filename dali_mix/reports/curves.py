@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,6 @@ from matplotlib.ticker import FuncFormatter
 from dali_mix.reports import style
 
 Records = list[dict[str, Any]]
-Corner = Literal["upper right", "lower right"]
 
 
 def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
@@ -29,11 +28,12 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
 
     Raises:
         FileNotFoundError: no metrics there, or no folder to write to.
-        ValueError: a line that is no record, or no records at all.
+        ValueError: a line that is no record, or no records at all; `out` not called .png.
     """
     path = Path(metrics)
     if path.is_dir():
         path = path / "metrics.jsonl"
+    style.check_out(out)
     train, val = read_metrics(path)
     figure = style.new_figure(10, 6.2)
     grid = figure.add_gridspec(2, 2, height_ratios=(1.7, 1), hspace=0.42, wspace=0.2, left=0.07, right=0.95, top=0.86)
@@ -108,11 +108,11 @@ def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
         axes.plot(
             val_steps, val_losses, color=style.ORANGE, linewidth=1.6, marker=_marker(val_steps), label="evaluation"
         )
-    _legend_or_note(axes, bool(steps or val_steps), "no losses logged yet", "upper right")
+    _legend_or_note(axes, bool(steps or val_steps), "no losses logged yet", legend=True)
 
 
 def _draw_accuracy(axes: Axes, val: Records) -> None:
-    style.plain(axes, "Accuracy on the evaluation set, %")
+    style.plain(axes, "Evaluation accuracy, %")
     drawn = False
     for key, name, color in (("top5", "top-5", style.FAINT), ("top1", "top-1", style.ORANGE)):
         steps, values = _series(val, key)
@@ -133,7 +133,7 @@ def _draw_accuracy(axes: Axes, val: Records) -> None:
                 fontsize=8,
                 color=style.INK,
             )
-    _legend_or_note(axes, drawn, "not evaluated yet", "lower right")
+    _legend_or_note(axes, drawn, "not evaluated yet", legend=True)
 
 
 def _draw_series(axes: Axes, train: Records, key: str, title: str, color: str) -> None:
@@ -144,15 +144,15 @@ def _draw_series(axes: Axes, train: Records, key: str, title: str, color: str) -
         axes.set_ylim(0, max(values) * 1.1 or 1)
     if key != "lr":
         axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
-    _legend_or_note(axes, bool(steps), "nothing logged yet", None)
+    _legend_or_note(axes, bool(steps), "nothing logged yet")
 
 
-def _legend_or_note(axes: Axes, drawn: bool, note: str, place: Corner | None) -> None:
+def _legend_or_note(axes: Axes, drawn: bool, note: str, legend: bool = False) -> None:
     if not drawn:
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=style.FAINT, fontsize=9)
         axes.set_yticks([])
-    elif place:
-        axes.legend(loc=place, frameon=False, fontsize=8, labelcolor=style.INK)
+    elif legend:  # above the panel, where it covers no curve
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8, labelcolor=style.INK)
 
 
 def _smoothed(values: list[float]) -> np.ndarray:

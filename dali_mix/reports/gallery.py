@@ -51,9 +51,10 @@ def gallery(
         `out`.
 
     Raises:
-        ValueError: an unknown mixer, no rows, a detection set, an image that cannot be decoded.
+        ValueError: an unknown mixer, no rows, a detection set, an image that cannot be decoded, `out` not called .png.
         FileNotFoundError: no such set, or no folder to write to.
     """
+    style.check_out(out)
     if not isinstance(records, RecordSet):
         records = RecordSet(records)
     size = natural_size(records) if image_size is None else image_size
@@ -97,13 +98,15 @@ def gallery(
 def parse_mixer(text: str, num_classes: int, image_size: int) -> Mixer[Any]:
     """A mixer from a text: its name, then options, all between colons: `resizemix`, `mixup:alpha=1.0:per_batch=True`.
 
-    Cutout's size is half the side of the images where it is not given.
+    Where they are not given, Cutout's size is half the side of the images, and MixUp's alpha is 1: with .2 nearly every
+    picture would look unmixed.
 
     Raises:
         ValueError: unknown mixer or option.
     """
     name, *pairs = text.strip().split(":")
-    options: dict[str, Any] = {"size": image_size // 2} if name.lower() == "cutout" else {}
+    defaults: dict[str, dict[str, Any]] = {"cutout": {"size": image_size // 2}, "mixup": {"alpha": 1.0}}
+    options: dict[str, Any] = defaults.get(name.lower(), {}).copy()
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:

@@ -34,15 +34,28 @@ def plain(axes: Axes, title: str) -> None:
     axes.tick_params(colors=FAINT, labelsize=8, length=0, pad=5)
 
 
+def check_out(out: str | Path) -> Path:
+    """`out`, where a PNG can be written.
+
+    Raises:
+        ValueError: it is called something else than .png.
+        FileNotFoundError: the folder is missing.
+    """
+    out = Path(out)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"cannot write {out}: pictures are PNGs, give a name that ends in .png")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist")
+    return out
+
+
 def save(figure: Figure, out: str | Path) -> Path:
     """Writes `figure` as a PNG, whole or not at all.
 
     Raises:
-        OSError: the folder is missing or cannot be written to.
+        ValueError, OSError: as `check_out`; also when it cannot be written.
     """
-    out = Path(out)
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist")
+    out = check_out(out)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         figure.savefig(part, format="png", dpi=DPI)

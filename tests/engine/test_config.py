@@ -10,7 +10,7 @@ from dali_mix.cli.main import main
 from dali_mix.engine import config as configs
 from dali_mix.engine.build import check_recipe
 from dali_mix.engine.config import make_config
-from dali_mix.engine.recipe_files import list_recipes, load_config, parse_option, read_recipe, recipe_file
+from dali_mix.engine.recipe_files import list_recipes, load_config, load_resumed, parse_option, read_recipe, recipe_file
 from tests.engine.synthetic import recipe
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}
@@ -95,6 +95,13 @@ def test_parse_option(text, expected):
         ("loader.num_thread=3", "num_threads"),
         ("checkpoint.intervall_steps=3", "interval_steps"),
         ("paramwise.norm=0", "norm_decay"),
+        ("paramwise.norm_decay=x", "paramwise.norm_decay must be a number"),
+        ("loader.source=x", "exact or native"),
+        ("loader.on_bad_record=drop", "raise or skip"),
+        ("loader.drop_last=x", "loader.drop_last"),
+        ("checkpoint.best=top2", "top1, top5, loss"),
+        ("checkpoint.best=ema_top1", "top1, top5, loss"),
+        ("checkpoint.best=[1]", "top1, top5, loss"),
         ("schedule.type=cosin", "cosine"),
         ("epochs=0", "at least 1"),
         ("batch_size=2.5", "whole number"),
@@ -137,7 +144,16 @@ def test_mistakes_are_named(option, match):
         (["pipeline.type=cifat"], "cifar"),
         (["pipeline.pading=1"], "padding"),
         (["optimizer.type=SDG"], "SGD"),
-        (["optimizer.momentum=a"], "optimizer: SGD"),
+        (["optimizer.momentum=a"], "optimizer SGD: momentum must be a number"),
+        (["optimizer.weight_decay=-1"], "optimizer SGD: Invalid weight_decay"),
+        (["optimizer.nesterov=x"], "nesterov must be True or False"),
+        (["loss.label_smoothing=x"], "loss SoftCrossEntropy: label_smoothing must be a number"),
+        (["mixer={'type': 'CutMix', 'alpha': 'x'}"], "mixer CutMix: .*alpha='x'"),
+        (["mixer={'type': 'MixUp', 'per_batch': 'x'}"], "mixer MixUp: per_batch"),
+        (["mixer={'type': 'MixChoice', 'mixers': 5}"], "mixer MixChoice: mixers=5"),
+        (["mixer={'type': 'MixChoice', 'mixers': [5], 'probs': [1]}"], "mixer MixChoice: 5"),
+        (["mixer.scale=x"], "mixer ResizeMix: scale='x'"),
+        (["paramwise.custom={'conv1': {'lr_mult': 'x'}}"], "lr_mult must be a number"),
         (["mixer.scale=5"], "mixer ResizeMix"),
         (["paramwise.custom.linear=5"], "lr_mult"),
     ],
@@ -197,3 +213,43 @@ def test_recipes_command(capsys):
     assert capsys.readouterr().out == recipe_file("quickstart").read_text()
     assert main(["recipes", "quickstar"]) == 1
     assert "quickstart" in capsys.readouterr().err
+
+
+def resumable(tmp_path, **changes):
+    """A work directory with a checkpoint, and a config.json changed in places."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000001.pt").touch()
+    values = {
+        "recipe": "quickstart",
+        **load_config("quickstart", ["batch_size=32", "mixer=none"]).resolved(),
+        **changes,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    return tmp_path
+
+
+def test_resume_takes_the_options_given_before(tmp_path):
+    assert load_resumed("quickstart", tmp_path / "new", ["seed=3"]).batch_size != 32
+    config = load_resumed("quickstart", resumable(tmp_path), ["seed=3"])
+    assert (config.batch_size, config.mixer, config.seed) == (32, None, 3)
+
+
+def test_resume_strict_is_asked_for_each_time(tmp_path):
+    assert load_resumed("quickstart", resumable(tmp_path, resume_strict=False)).resume_strict
+
+
+def test_resume_of_another_recipe_or_of_a_damaged_config(tmp_path):
+    with pytest.raises(ValueError, match="of the recipe quickstart, not quickstart_cifar10"):
+        load_resumed("quickstart_cifar10", resumable(tmp_path))
+    (tmp_path / "config.json").write_text('{"batch_')
+    with pytest.raises(ValueError, match=r"config\.json: damaged"):
+        load_resumed("quickstart", tmp_path)
+
+
+@pytest.mark.parametrize("part", ["model", "mixer", "loss"])
+def test_resume_runs_no_code_the_work_directory_names(tmp_path, part):
+    """Row 44: a module:name counts only where the recipe or an option names it."""
+    resumable(tmp_path, **{part: {"type": "subprocess:run"}})
+    with pytest.raises(ValueError, match="does not name"):
+        load_resumed("quickstart", tmp_path)
+    assert getattr(load_resumed("quickstart", tmp_path, [f"{part}.type=subprocess:run"]), part)

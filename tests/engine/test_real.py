@@ -81,10 +81,15 @@ def test_digits_train_evaluate_and_another_set_is_refused(sets, tmp_path, capsys
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["top1"] == last["top1"]
     assert found["loss"] == pytest.approx(last["loss"], abs=1e-6)
-    swapped = [f"train_set={sets['digits_val']}", *options[1:]]
-    again = ["train", "quickstart", "--work-dir", work_dir, "--resume", "--cfg-options", *swapped]
+    again = ["train", "quickstart", "--work-dir", work_dir, "--resume"]
+    assert finish([start(again, tmp_path / "out.txt")]) == [0]  # with the options of before
+    assert last == [r for r in records(work_dir) if r["kind"] == "val"][-1]
+    again += ["--cfg-options", f"train_set={sets['digits_val']}"]
     assert finish([start(again, tmp_path / "out.txt")]) == [1]
-    assert "fingerprint" in (tmp_path / "out.txt").read_text()
+    said = (
+        f"on {sets['digits']}, this run has train_set={sets['digits_val']}; --cfg-options resume_strict=False goes on"
+    )
+    assert said in (tmp_path / "out.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,8 @@ def test_launcher_two_processes(sets, tmp_path):
     process = launch()
     until_epoch(1, process)
     process.terminate()
-    assert process.wait(60) != 0
+    assert process.wait(60) == 75
+    assert "Traceback" not in (tmp_path / "out.txt").read_text()
     assert "SIGTERM: saved at step" in (work_dir / "train.log").read_text()
     ids = [(r["step"], i) for rank in range(2) for r in records(work_dir, f"ids-rank{rank}.jsonl") for i in r["ids"]]
     assert sorted(i for step, i in ids if step <= 23) == list(range(1438))
@@ -161,9 +167,21 @@ def test_launcher_two_processes(sets, tmp_path):
         pids = workers(process.pid)
         assert len(pids) == 2
         os.kill(pids[1], signal.SIGKILL)
-        assert process.wait(60) != 0
+        assert process.wait(60) == 1
+        said = (tmp_path / "out.txt").read_text()
+        assert "rank 1 was ended by SIGKILL" in said
+        assert "Traceback" not in said
     finally:
         process.kill()
+
+
+def test_launcher_tells_an_error_once(tmp_path):
+    command = [str(ROOT / "scripts" / "train_dist.sh"), "quickstart", "2", "--work-dir", str(tmp_path / "run")]
+    env = {**os.environ, "PYTHON": sys.executable}
+    for more, status, lines in ((["--cfg-options", "train_set=/nowhere/x"], 1, 1), (["--nonsense"], 2, 2)):
+        done = subprocess.run([*command, *more], env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == status
+        assert len(done.stderr.splitlines()) == lines, done.stderr
 
 
 @pytest.mark.parametrize("script", ["train_dist.sh", "train_slurm.sh"])
@@ -194,8 +212,8 @@ def test_slurm_starts_one_launcher_a_node(tmp_path):
     assert done.returncode == 3
     assert done.stdout.splitlines() == [
         "cores 96",
-        "-m torch.distributed.run --nnodes 2 --node-rank 1 --master-addr node7 --master-port 20123 --nproc-per-node 4 "
-        "--max-restarts 0 --module dali_mix.cli.main train quickstart --resume=auto --work-dir w --cfg-options seed=1",
+        "-m dali_mix.cli.launch --nnodes 2 --node-rank 1 --master-addr node7 --master-port 20123 --nproc-per-node 4 "
+        "--max-restarts 0 -- train quickstart --resume=auto --work-dir w --cfg-options seed=1",
     ]
 
 

@@ -109,6 +109,10 @@ def test_evaluate_checkpoint(tmp_path):
     assert scores == {k: last[k] for k in ("top1", "top5", "loss")}
     averaged = evaluate_checkpoint(config, path, ema=True, make_loaders=make_loaders)
     assert averaged == {k: last[f"ema_{k}"] for k in ("top1", "top5", "loss")}
+    assert evaluate_checkpoint(config, path.with_name("latest"), make_loaders=make_loaders) == scores
+    other = make_config(recipe(model=PLAIN))
+    with pytest.raises(ValueError, match=r"another model than the recipe's: 1 missing: conv\.bias; 5 unexpected"):
+        evaluate_checkpoint(other, path, make_loaders=make_loaders)
     plain = tmp_path / "weights.pt"
     torch.save(newest_state(tmp_path / "run")["model"], plain)
     assert evaluate_checkpoint(config, plain, make_loaders=make_loaders) == scores
@@ -284,3 +288,24 @@ def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
     weights.unlink()
     path = tmp_path / "second" / "checkpoints" / "step-00000001.pt"
     assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] >= 0
+
+
+def test_best_without_anything_to_evaluate_is_said(tmp_path):
+    def training_only(config, ranks):
+        return make_loaders(config, ranks)[0], None
+
+    config = make_config(recipe(val_set=None, max_steps=1, checkpoint={"best": "loss"}))
+    train(config, tmp_path / "run", make_loaders=training_only)
+    assert "there will be no best.pt by loss" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_the_last_line_says_where_the_run_ended(tmp_path, capsys):
+    trained = train(make_config(recipe(epochs=1)), tmp_path / "run", make_loaders=make_loaders)
+    log = (tmp_path / "run" / "train.log").read_text()
+    val = next(r for r in records(tmp_path / "run") if r["kind"] == "val")
+    folder = tmp_path / "run" / "checkpoints"
+    assert trained == "finished"
+    assert log.splitlines()[-1].endswith(
+        f"finished: step 5, best top1 {val['top1']:.4g} at step 5 ({folder}/best.pt), last checkpoint {folder}/latest"
+    )
+    assert "building tests.engine.synthetic:TinyNet on cpu" in capsys.readouterr().out.splitlines()[0]

@@ -90,7 +90,7 @@ def test_missing_and_misshaped_are_listed_and_nothing_is_loaded(tmp_path):
     del state["layer2.0.conv1.weight"]
     torch.save(state, tmp_path / "missing.pth")
     model, before = make(seed=2), make(seed=2)
-    with pytest.raises(ValueError, match=r"missing\.pth: .*1 missing(.|\n)*missing: layer2\.0\.conv1\.weight"):
+    with pytest.raises(ValueError, match=r"missing\.pth: .*1 missing: layer2\.0\.conv1\.weight"):
         load_weights(model, tmp_path / "missing.pth")
     state = make(seed=1).state_dict()
     state["conv1.weight"] = torch.zeros(16, 3, 5, 5)
@@ -116,8 +116,11 @@ def test_min_match_allows_what_it_says(tmp_path):
 
 def test_a_file_of_another_model(tmp_path):
     torch.save(build_model("torchvision/resnet18", 5).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="of the model's weights fit"):
+    with pytest.raises(ValueError, match="of the model's weights fit") as caught:
         load_weights(make(), tmp_path / "w.pth", min_match=0.95)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 1000
 
 
 def test_batch_norm_counters_may_be_missing(tmp_path):
@@ -160,14 +163,14 @@ def test_damaged_files(tmp_path, save, cut):
     path = tmp_path / "w.bin"
     save(make().state_dict(), path)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"w\.bin"):
+    with pytest.raises(ValueError, match=r"w\.bin (is|was) (a damaged|refused|not)"):
         load_weights(make(), path)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x00" * 64])
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"step-00000004.pt\n", b"\x00" * 64])
 def test_files_that_hold_something_else(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"w\.pth"):
+    with pytest.raises(ValueError, match=r"w\.pth is not a weight file"):
         load_weights(make(), tmp_path / "w.pth")
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from dali_mix.cli.main import main
-from dali_mix.reports import curves
-from dali_mix.reports.curves import _series, _smoothed, read_metrics
+from dali_mix.reports import curves, style
+from dali_mix.reports.curves import _draw_accuracy, _draw_loss, _series, _smoothed, read_metrics
 
 
 def train(step, loss=1.0):
@@ -125,3 +125,20 @@ def test_the_command(tmp_path, capsys):
     assert "no metrics at" in capsys.readouterr().err
     assert main(["curves", str(tmp_path), "--out", str(tmp_path / "no" / "c.png")]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("val_records", [[], [val(20)]])
+def test_the_legend_covers_no_curve(val_records):
+    figure = style.new_figure(5, 4)
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.7))
+    _draw_loss(axes, [train(10, 1.0), train(20, 3.0)], val_records)
+    figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
+
+
+def test_the_legend_covers_no_title():
+    figure = style.new_figure(10, 6.2)
+    axes = figure.add_axes((0.55, 0.5, 0.4, 0.36))
+    _draw_accuracy(axes, [val(20)])
+    figure.canvas.draw()
+    assert axes.get_legend().get_window_extent().x0 > axes._left_title.get_window_extent().x1

@@ -164,6 +164,7 @@ def test_detection_sets_are_refused(tmp_path):
 def test_mixers_from_texts():
     assert parse_mixer("cutout", 5, 32).size == 16
     assert parse_mixer("Cutout:size=7", 5, 32).size == 7
+    assert (parse_mixer("MixUp", 5, 32).alpha, parse_mixer("mixup:alpha=0.2", 5, 32).alpha) == (1.0, 0.2)
     mixer = parse_mixer(" resizemix:interpolation=bilinear:scale=(0.2, 0.4):per_batch=True ", 5, 32)
     assert isinstance(mixer, ResizeMix) and mixer.num_classes == 5
     assert (mixer.interpolation, mixer.scale, mixer.per_batch) == ("bilinear", (0.2, 0.4), True)
@@ -208,6 +209,8 @@ def test_a_comma_in_brackets_parts_no_mixers(tmp_path, two_colors):
         ({"--rows": "0"}, "rows ≥ 1"),
         ({"--image-size": "4"}, "image_size ≥ 8"),
         ({"--out": "no/such/folder/g.png"}, "does not exist"),
+        ({"--out": "g.jpg"}, "ends in .png"),
+        ({"--mixers": "mixup:alpha=x"}, "mixer MixUp: a value of the wrong kind in alpha='x'"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, two_colors, capsys, change, message):

@@ -1,0 +1,30 @@
+"""What the launcher makes of how its ranks ended."""
+
+import signal
+
+import pytest
+
+from dali_mix.cli.launch import outcome
+
+
+@pytest.mark.parametrize(
+    ("reports", "ended", "asked", "status", "message"),
+    [
+        ({0: (1, "error of 0"), 1: (1, "error of 1")}, {1: 1}, None, 1, "error of 0"),
+        ({1: (1, "error of 1")}, {0: -signal.SIGTERM, 1: 1}, None, 1, "error of 1"),
+        ({0: (75, ""), 1: (1, "error of 1")}, {1: 1}, None, 1, "error of 1"),
+        ({0: (75, ""), 1: (75, "")}, {0: 75, 1: 75}, None, 75, ""),
+        ({0: (75, "")}, {0: 75}, None, 75, ""),
+        ({0: (75, ""), 1: (75, "")}, {}, signal.SIGTERM, 75, ""),
+        ({}, {}, signal.SIGTERM, 143, "before there was anything to save"),
+        ({0: (1, "connection lost")}, {1: -signal.SIGKILL}, None, 1, "rank 1 was ended by SIGKILL; out of memory"),
+        ({0: (130, "interrupted")}, {}, signal.SIGINT, 130, "interrupted"),
+        ({}, {2: 3}, None, 1, "rank 2 with status 3"),
+    ],
+)
+def test_outcome(reports, ended, asked, status, message):
+    found = outcome(reports, ended, asked)
+    assert found[0] == status
+    assert message in found[1]
+    assert bool(message) == bool(found[1])
+    assert "\n" not in found[1]
