@@ -32,14 +32,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-<<<<<<< HEAD
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `dali-mix` with `argv` (default: the process's arguments) and returns its exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.", allow_abbrev=False
-    )
-=======
 def _to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
 
@@ -55,8 +47,9 @@ def main(argv: Sequence[str] | None = None, tell: Callable[[str], None] = _to_st
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The arguments, read; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
->>>>>>> 287ee7ecaff85281ef15375a05b49a9ea1573e95
+    parser = argparse.ArgumentParser(
+        prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
