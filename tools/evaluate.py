@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The same as `dali-mix evaluate`."""
 
 import sys

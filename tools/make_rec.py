@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Packs a dataset: the same as `dali-mix pack`."""
 
 import sys
