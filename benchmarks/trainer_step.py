@@ -29,9 +29,9 @@ from dali_mix.engine.checkpoints import CheckpointFolder
 from dali_mix.engine.config import make_config
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.logging import Report
-from dali_mix.engine.memory import keep_freed_memory
 from dali_mix.engine.trainer import Trainer
 from dali_mix.loading import Batch
+from dali_mix.recordio.memory import keep_freed_memory
 
 
 class Resident:

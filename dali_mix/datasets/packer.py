@@ -23,6 +23,7 @@ from dali_mix.datasets.images import Transform
 from dali_mix.recordio import SetInfo, SetWriter, pack_sample
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.labels import check_boxes, clip_boxes
+from dali_mix.recordio.memory import keep_freed_memory
 from dali_mix.recordio.writer import Packed
 
 _CHUNK = 16
@@ -78,6 +79,7 @@ def pack(
     report: dict[str, Any] = dict(listing.report)
     skipped: list[dict[str, str]] = []
     totals = {"reencoded": 0, "clipped_boxes": 0}
+    keep_freed_memory()
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are the parallelism: OpenCV's own threads would fight ours for the cores
     try:

@@ -26,11 +26,11 @@ from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
-from dali_mix.engine.memory import keep_freed_memory
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.state import restore
 from dali_mix.engine.trainer import Trainer
 from dali_mix.models import differences, load_weights
+from dali_mix.recordio.memory import keep_freed_memory
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
 
