@@ -14,8 +14,8 @@ from dali_mix.mixers.base import (
     check_batch,
     check_num_classes,
     check_size,
-    keep_format,
 )
+from dali_mix.mixers.paste import paste_boxes
 from dali_mix.mixers.targets import mix_area, to_soft
 
 
@@ -66,22 +66,4 @@ class CutMix(Mixer[PasteParams]):
     def apply(self, images: Tensor, targets: Tensor, params: PasteParams) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.lam))
         mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
-        paste = _paste_slices if images.device.type == "cpu" else _paste_where
-        return paste(images, params), mixed_targets
-
-
-def _paste_slices(images: Tensor, params: PasteParams) -> Tensor:
-    # On a CPU copying only the boxes costs less than a second pass over all pixels.
-    mixed = images.clone()
-    for i, (source, (top, left, height, width)) in enumerate(
-        zip(params.permutation.tolist(), params.boxes.tolist(), strict=True)
-    ):
-        window = (slice(None), slice(top, top + height), slice(left, left + width))
-        mixed[i][window] = images[source][window]
-    return mixed
-
-
-def _paste_where(images: Tensor, params: PasteParams) -> Tensor:
-    height, width = images.shape[2:]
-    mask = box_ops.inside(params.boxes, height, width)[:, None]
-    return keep_format(torch.where(mask, images[params.permutation], images), images)
+        return paste_boxes(images, params.permutation, params.boxes), mixed_targets

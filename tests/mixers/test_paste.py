@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from dali_mix.mixers import CutMix, Cutout, CutoutParams, MixUp, MixUpParams, PasteParams, ResizeMix
-from dali_mix.mixers import cutmix as cutmix_module
-from dali_mix.mixers import resizemix as resizemix_module
+from dali_mix.mixers import CutMix, Cutout, CutoutParams, MixUp, MixUpParams, PasteParams, ResizeMix, paste
 from tests.mixers import oracles
 
 HEIGHT, WIDTH = 11, 7
@@ -43,7 +41,7 @@ def test_cutmix_equals_the_loop(dtype, channels_last):
     torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-7)
     assert targets.dtype == torch.float32
     # What runs on a GPU, run here: the same to the bit.
-    gathered = cutmix_module._paste_where(images, params())
+    gathered = paste._paste_where(images, params().permutation, params().boxes)
     assert torch.equal(gathered, wanted)
     assert gathered.stride() == images.stride()
 
@@ -54,9 +52,9 @@ NOT_EMPTY = [*BOXES[:4], [2, 1, 9, 5]]
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_resizemix_nearest_equals_the_loop(dtype, channels_last):
-    images = pictures(dtype=dtype, channels_last=channels_last)
+    images, drawn = pictures(dtype=dtype, channels_last=channels_last), params(NOT_EMPTY)
     before = images.clone()
-    mixed, targets = ResizeMix(4).apply(images, torch.tensor(LABELS), params(NOT_EMPTY))
+    mixed, targets = ResizeMix(4).apply(images, torch.tensor(LABELS), drawn)
     wanted = oracles.resizemix_nearest(images, PERMUTATION, NOT_EMPTY)
     assert mixed.dtype == dtype
     assert torch.equal(mixed, wanted)
@@ -64,7 +62,7 @@ def test_resizemix_nearest_equals_the_loop(dtype, channels_last):
     assert mixed.stride() == images.stride()
     wanted_targets = oracles.targets_area(LABELS, PERMUTATION, params(NOT_EMPTY).lam.double().tolist(), 4)
     torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-7)
-    gathered = resizemix_module._paste_nearest(images, params(NOT_EMPTY))
+    gathered = paste._paste_nearest(images, drawn.permutation, drawn.boxes)
     assert torch.equal(gathered, wanted)
     assert gathered.stride() == images.stride()
 
@@ -75,7 +73,7 @@ def test_resizemix_nearest_takes_the_pixels_torch_takes(full):
     ramp = torch.arange(full, dtype=torch.float32)
     for size in range(1, full + 1):
         wanted = torch.nn.functional.interpolate(ramp[None, None], size=size, mode="nearest")[0, 0]
-        ours = resizemix_module._nearest(torch.arange(size), torch.tensor(size), full)
+        ours = paste._nearest(torch.arange(size), torch.tensor(size), full)
         assert torch.equal(ramp[ours], wanted), (full, size)
 
 
@@ -84,12 +82,12 @@ def test_resizemix_nearest_takes_the_pixels_torch_takes(full):
     ("dtype", "within"), [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.uint8, 0.5001)]
 )
 def test_resizemix_bilinear_equals_the_loop(dtype, within, channels_last):
-    images = pictures(dtype=dtype, channels_last=channels_last)
+    images, drawn = pictures(dtype=dtype, channels_last=channels_last), params(NOT_EMPTY)
     before = images.clone()
     mixer = ResizeMix(4, interpolation="bilinear")
-    mixed, _ = mixer.apply(images, torch.tensor(LABELS), params(NOT_EMPTY))
+    mixed, _ = mixer.apply(images, torch.tensor(LABELS), drawn)
     wanted = oracles.resizemix_bilinear(images, PERMUTATION, NOT_EMPTY)
-    for ours in (mixed, resizemix_module._paste_bilinear(images, params(NOT_EMPTY))):
+    for ours in (mixed, paste._paste_bilinear(images, drawn.permutation, drawn.boxes)):
         assert ours.dtype == dtype
         torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=within)
         assert ours.stride() == images.stride()
