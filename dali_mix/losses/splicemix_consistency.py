@@ -29,9 +29,7 @@ class SpliceMixConsistencyLoss(nn.Module):
         self.detach = detach
         self.bce = BinaryCrossEntropy()
 
-    def forward(
-        self, logits: Tensor, cell_logits: Tensor, targets: Tensor, sources: Tensor, dropped: Tensor
-    ) -> Tensor:
+    def forward(self, logits: Tensor, cell_logits: Tensor, targets: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
         """
         Args:
             logits: (B+n, K) of any float dtype: B regular images, then n spliced ones.
