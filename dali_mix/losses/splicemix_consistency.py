@@ -43,7 +43,8 @@ class SpliceMixConsistencyLoss(nn.Module):
         """
         if cell_logits.ndim != 3 or cell_logits.shape[2:] != logits.shape[1:] or len(cell_logits) > len(logits):
             raise ValueError(
-                f"logits {tuple(logits.shape)} and cell_logits {tuple(cell_logits.shape)}: need (B+n, K) and (n, cells, K)"
+                f"logits {tuple(logits.shape)} and cell_logits {tuple(cell_logits.shape)}: need (B+n, K) and "
+                "(n, cells, K)"
             )
         if not sources.shape == dropped.shape == cell_logits.shape[:2]:
             raise ValueError(

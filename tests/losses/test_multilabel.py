@@ -1,4 +1,4 @@
-"""Multi-label losses against published numbers, plain loops, and what ignored, extreme and half-precision input asks."""
+"""Multi-label losses against published numbers and plain loops; ignored, extreme and half-precision input."""
 
 import math
 from pathlib import Path
