@@ -10,6 +10,7 @@ from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.splicemix import SpliceGrid, SpliceMix, SpliceMixParams
 
 __all__ = [
     "MIXERS",
@@ -23,5 +24,8 @@ __all__ = [
     "Mixer",
     "PasteParams",
     "ResizeMix",
+    "SpliceGrid",
+    "SpliceMix",
+    "SpliceMixParams",
     "build",
 ]

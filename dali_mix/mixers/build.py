@@ -13,8 +13,19 @@ from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout
 from dali_mix.mixers.mixup import MixUp
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.splicemix import SpliceMix
 
-MIXERS: dict[str, type[Mixer[Any]]] = {mixer.__name__: mixer for mixer in (CutMix, ResizeMix, MixUp, Cutout, MixChoice)}
+MIXERS: dict[str, type[Mixer[Any]]] = {
+    mixer.__name__: mixer
+    for mixer in (
+        CutMix,
+        ResizeMix,
+        MixUp,
+        Cutout,
+        SpliceMix,
+        MixChoice,
+    )
+}
 
 
 def build(name: str, *, num_classes: int | None = None, **options: Any) -> Mixer[Any]:
