@@ -10,6 +10,7 @@ from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.resizemix_plus import ResizeMixPlus, ResizeMixPlusParams
 from dali_mix.mixers.splicemix import SpliceGrid, SpliceMix, SpliceMixParams
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "Mixer",
     "PasteParams",
     "ResizeMix",
+    "ResizeMixPlus",
+    "ResizeMixPlusParams",
     "SpliceGrid",
     "SpliceMix",
     "SpliceMixParams",
