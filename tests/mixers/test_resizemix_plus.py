@@ -108,7 +108,7 @@ def test_dtype_and_memory_format_are_kept(dtype, channels_last):
     assert out.dtype == dtype and out.shape == (15, 3, 14, 9) and targets.shape == (15, 4)
     assert out.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     assert torch.equal(images, before)
-    assert 0 <= out.float().min() and out.float().max() <= (255 if dtype == torch.uint8 else 1)
+    assert out.float().min() >= 0 and out.float().max() <= (255 if dtype == torch.uint8 else 1)
 
 
 @pytest.mark.parametrize("count", [0, 1])
