@@ -10,6 +10,8 @@ from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.resizemix_plus import ResizeMixPlus, ResizeMixPlusParams
+from dali_mix.mixers.splicemix import SpliceGrid, SpliceMix, SpliceMixParams
 
 __all__ = [
     "MIXERS",
@@ -23,5 +25,10 @@ __all__ = [
     "Mixer",
     "PasteParams",
     "ResizeMix",
+    "ResizeMixPlus",
+    "ResizeMixPlusParams",
+    "SpliceGrid",
+    "SpliceMix",
+    "SpliceMixParams",
     "build",
 ]
