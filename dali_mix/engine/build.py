@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dali_mix import losses, mixers, models, pipelines
-from dali_mix.engine.config import RunConfig, call_with, check_kinds, resolve_type
+from dali_mix.engine.config import MEASURED, RunConfig, call_with, check_kinds, resolve_type
 from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.objectives import OBJECTIVES, Objective
 from dali_mix.engine.optim import build_optimizer
+from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.seeding import INIT, derive_seed
 from dali_mix.engine.targets import check_targets
 from dali_mix.loading import build_loader
@@ -55,29 +57,39 @@ class Parts:
 
     model: nn.Module
     loss: nn.Module
+    objective: Objective  # around both
     optimizer: torch.optim.Optimizer
     mixer: mixers.Mixer | None
     train_loader: Loader
     val_loader: Loader | None
-    weights: models.MatchReport | None = None  # what of the recipe's `weights` was taken over
+    weights: tuple[models.MatchReport, ...] = ()  # what of the recipe's weight files was taken over
+    task: str = "classification"
+    num_classes: int = 1
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def make_scores(self, device: torch.device) -> Scores:
+        """Fresh counters for an evaluation."""
+        return make_scores(self.task, self.num_classes, device, self.metrics)
 
 
-def check_sets(config: RunConfig, *, train: bool = True) -> int:
-    """Opens the packed sets (cheap checks only) and returns the number of classes.
+def check_sets(config: RunConfig, *, train: bool = True) -> tuple[str, int]:
+    """Opens the packed sets (cheap checks only) and returns their task and the number of classes.
 
     Args:
         train: also open the training set; evaluation needs only the other.
 
     Raises:
         FileNotFoundError: a set is not there.
-        ValueError: a set is broken, empty or not for classification, or classes do not agree.
+        ValueError: a set is broken, empty or for detection, or tasks or classes do not agree.
     """
     infos = {}
     for name in (["train_set"] if train else []) + (["val_set"] if config.val_set is not None else []):
         records = RecordSet(getattr(config, name))
         infos[name] = records.info
-        if records.info.task != "classification":
-            raise ValueError(f"{name} {records.prefix}: holds {records.info.task}; the trainer does classification")
+        if records.info.task not in MEASURED:
+            raise ValueError(
+                f"{name} {records.prefix}: holds {records.info.task}; the trainer does {' and '.join(MEASURED)}"
+            )
         if not len(records):
             raise ValueError(f"{name} {records.prefix}: holds no record")
     if not infos:
@@ -87,7 +99,10 @@ def check_sets(config: RunConfig, *, train: bool = True) -> int:
         raise ValueError(
             f"{config.train_set} and {config.val_set} have different classes ({counts}): pack both from one class list"
         )
-    return class_count(config, next(iter(infos.values())).classes)
+    tasks = {info.task for info in infos.values()}
+    if len(tasks) > 1:
+        raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(sorted(tasks))}")
+    return tasks.pop(), class_count(config, next(iter(infos.values())).classes)
 
 
 def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
@@ -117,10 +132,13 @@ def check_recipe(config: RunConfig, num_classes: int, task: str = "classificatio
     for train in (True, False):
         name, options = config.pipeline_options(train)
         pipelines.build(name, train, options)
+    config.best_score(task)
+    make_scores(task, num_classes, torch.device("cpu"), config.metrics)
     mixer, loss = build_mixer(config, num_classes), build_loss(config)
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     with torch.device("meta"):
         model = _model(config, num_classes)
+    build_objective(config, model, loss, mixer)
     build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
 
 
@@ -169,7 +187,52 @@ def _model(config: RunConfig, num_classes: int) -> nn.Module:
     kind = options.pop("type")
     if ":" in kind:
         return call_with(resolve_type(kind, "model"), f"model {kind}", {"num_classes": num_classes, **options})
+    if kind == "multilabel":
+        return _multilabel_model(config, num_classes, options)
     return models.build_model(kind, num_classes, **options)
+
+
+def _multilabel_model(config: RunConfig, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    """`backbone` and `head` are a name, or a dict of a type and options; the backbone's may name `weights`, a file."""
+    parts: dict[str, Any] = {}
+    for part in ("backbone", "head"):
+        given = options.pop(part, None)
+        inner = {"type": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
+        if not isinstance(inner.get("type"), str):
+            raise ValueError(f"model.{part} must be a name, or a dict with a 'type', not {given!r}")
+        parts |= {part: inner.pop("type"), f"{part}_options": inner}
+    parts["backbone_options"].pop("weights", None)
+    name, pipeline_options = config.pipeline_options(train=True)
+    image_size = pipelines.build(name, True, pipeline_options).image_size
+    options = {"image_size": image_size, **parts, **options}
+    return call_with(models.build_multilabel, "model multilabel", {"num_classes": num_classes, **options})
+
+
+def weight_files(config: RunConfig) -> dict[str, str]:
+    """The weight files a recipe names, by the part of the model they are for ("" for all of it)."""
+    backbone = config.model.get("backbone")
+    inner = backbone.get("weights") if isinstance(backbone, dict) else None
+    return {part: path for part, path in (("", config.weights), ("backbone", inner)) if path}
+
+
+def build_objective(config: RunConfig, model: nn.Module, loss: nn.Module, mixer: mixers.Mixer | None) -> Objective:
+    """The recipe's objective around model and loss.
+
+    Raises:
+        ValueError: an unknown one or unknown options, or a mixer or model it cannot work with.
+    """
+    options = dict(config.objective)
+    kind = options.pop("type")
+    if kind not in OBJECTIVES:
+        raise ValueError(f"objective type {kind!r} is unknown; there are {', '.join(OBJECTIVES)}")
+    if kind == "MaskedSupervision":
+        name, pipeline_options = config.pipeline_options(train=True)
+        pipeline = pipelines.build(name, True, pipeline_options)
+        black = [-mean / std for mean, std in zip(pipeline.mean, pipeline.std, strict=True)]
+        options.setdefault("fill", black)
+    objective = call_with(OBJECTIVES[kind], f"objective {kind}", {"model": model, "loss": loss, **options})
+    objective.check(mixer)
+    return objective
 
 
 def build_loss(config: RunConfig) -> nn.Module:
@@ -222,16 +285,30 @@ def build_parts(config: RunConfig, ranks: Ranks, train_loader: Loader, val_loade
     Raises:
         ValueError: any part of the recipe that cannot be built; the message names it.
     """
-    num_classes = class_count(config, train_loader.dataset.metainfo["classes"])
+    metainfo = train_loader.dataset.metainfo
+    num_classes = class_count(config, metainfo["classes"])
     model = build_model(config, num_classes)
-    weights = models.load_weights(model, config.weights) if config.weights else None
+    weights = load_files(model, config)
     model = place_model(model, config, ranks)
+    mixer, loss = build_mixer(config, num_classes), build_loss(config).to(ranks.device)
     return Parts(
         model=model,
-        loss=build_loss(config).to(ranks.device),
+        loss=loss,
+        objective=build_objective(config, model, loss, mixer).to(ranks.device),
         optimizer=build_optimizer(model, config.optimizer, config.paramwise, ranks.device),
-        mixer=build_mixer(config, num_classes),
+        mixer=mixer,
         train_loader=train_loader,
         val_loader=val_loader,
         weights=weights,
+        task=metainfo.get("task", "classification"),
+        num_classes=num_classes,
+        metrics=config.metrics,
+    )
+
+
+def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
+    """Takes over the weight files the recipe names; of a backbone's at least 95 % of the tensors must fit."""
+    return tuple(
+        models.load_weights(model.get_submodule(part), path, min_match=0.95 if part else 1.0)
+        for part, path in weight_files(config).items()
     )

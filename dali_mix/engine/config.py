@@ -19,6 +19,11 @@ _SCHEDULE_KEYS = {
     "onecycle": {"pct_start", "div_factor", "final_div_factor"},
     "constant": set(),
 }
+# What evaluations measure, by the task of the set; the first is the one to watch.
+MEASURED = {
+    "classification": ("top1", "top5", "loss"),
+    "multilabel": ("mAP", *(f"{n}{top}" for top in ("", "_top3") for n in ("CP", "CR", "CF1", "OP", "OR", "OF1")), "loss"),
+}
 _LOADER_KEYS = {"num_threads", "source", "on_bad_record", "drop_last", "prefetch"}
 
 
@@ -27,7 +32,8 @@ class RunConfig:
     """Everything a run is made from, in plain values; the names are the recipe's variables.
 
     Paths are relative to the current directory. `batch_size` is global: it is shared evenly by ranks and accumulation
-    steps. `type` in `model`, `mixer`, `loss` is a name of ours or "module:attribute", in `optimizer` torch.optim's.
+    steps. `type` in `model`, `mixer`, `loss` is a name of ours or "module:attribute", in `optimizer` torch.optim's, in
+    `objective` one of `dali_mix.engine.objectives.OBJECTIVES`. `metrics`: {"protocol": …} of `MultiLabelMetrics`.
     """
 
     train_set: str
@@ -45,6 +51,8 @@ class RunConfig:
     weights: str | None = None
     mixer: dict[str, Any] | None = None
     loss: dict[str, Any] = field(default_factory=lambda: {"type": "SoftCrossEntropy"})
+    objective: dict[str, Any] = field(default_factory=lambda: {"type": "Plain"})
+    metrics: dict[str, Any] = field(default_factory=dict)
     paramwise: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=lambda: {"type": "constant"})
     device: str = "auto"
@@ -71,8 +79,21 @@ class RunConfig:
 
     @property
     def checkpoints(self) -> dict[str, Any]:
-        """`checkpoint` with its defaults: interval_epochs 1, interval_steps None, keep 2, best "top1"."""
-        return {"interval_epochs": 1, "interval_steps": None, "keep": 2, "best": "top1", **self.checkpoint}
+        """`checkpoint` with its defaults: interval_epochs 1, interval_steps None, keep 2, best "auto": top1 or mAP."""
+        return {"interval_epochs": 1, "interval_steps": None, "keep": 2, "best": "auto", **self.checkpoint}
+
+    def best_score(self, task: str) -> str:
+        """The score whose best model is kept on a set of this task; "" for none.
+
+        Raises:
+            ValueError: it is not measured there.
+        """
+        name = self.checkpoints["best"] or ""
+        if name == "auto":
+            return MEASURED[task][0]
+        if name and name.removeprefix("ema_") not in MEASURED[task]:
+            raise ValueError(f"checkpoint.best={name!r} is not measured in {task}: {', '.join(MEASURED[task])} are")
+        return name
 
     def pipeline_options(self, train: bool) -> tuple[str, dict[str, Any]]:
         """(pipeline name, its options) for training or evaluation."""
@@ -150,7 +171,7 @@ def _check(config: RunConfig) -> None:
     for name in ("channels_last", "compile", "sync_bn", "log_ids", "resume_strict"):
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name} must be True or False, not {getattr(config, name)!r}")
-    for name in ("pipeline", "model", "loss", "optimizer", "schedule", "mixer"):
+    for name in ("pipeline", "model", "loss", "objective", "optimizer", "schedule", "mixer"):
         value = getattr(config, name)
         if name == "mixer" and value is None:
             continue
@@ -158,7 +179,7 @@ def _check(config: RunConfig) -> None:
             raise ValueError(f"{name} must be a dict with a 'type', not {value!r}")
         if "num_classes" in value:
             raise ValueError(f"{name}.num_classes: num_classes stands by itself in a recipe, or is taken from the set")
-    for name in ("train_pipeline", "val_pipeline", "paramwise", "loader", "checkpoint"):
+    for name in ("train_pipeline", "val_pipeline", "paramwise", "loader", "checkpoint", "metrics"):
         if not isinstance(getattr(config, name), dict):
             raise ValueError(f"{name} must be a dict, not {getattr(config, name)!r}")
     for name, choices in (("amp", ("auto", "bf16", "fp16", "off")), ("device", ("auto", "cpu", "cuda"))):
@@ -203,11 +224,13 @@ def _check_groups(config: RunConfig) -> None:
             raise ValueError(f"loader.{key} must be {' or '.join(choices)}, not {value!r}")
     for key in config.checkpoint:
         _known(key, {"interval_epochs", "interval_steps", "keep", "best"}, "checkpoint")
-    measured = [name for prefix in ("", "ema_") for name in (f"{prefix}top1", f"{prefix}top5", f"{prefix}loss")]
-    measured = measured[: 6 if config.ema is not None else 3]
-    if config.checkpoints["best"] not in (*measured, None, ""):
+    for key in config.metrics:
+        _known(key, {"protocol"}, "metrics")
+    measured = [prefix + name for prefix in ("", "ema_") for names in MEASURED.values() for name in names]
+    measured = list(dict.fromkeys(measured if config.ema is not None else measured[: len(measured) // 2]))
+    if config.checkpoints["best"] not in (*measured, "auto", None, ""):
         raise ValueError(
-            f"checkpoint.best must be one of what is measured ({', '.join(measured)}) or None, "
+            f"checkpoint.best must be one of what is measured ({', '.join(measured)}), 'auto' or None, "
             f"not {config.checkpoints['best']!r}"
         )
     for key, value in config.paramwise.items():

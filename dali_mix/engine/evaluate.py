@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dali_mix.engine.build import Loader
 from dali_mix.engine.distributed import Ranks
-from dali_mix.metrics import Accuracy
+from dali_mix.engine.objectives import in_float32, is_summed
+from dali_mix.engine.scores import ClassificationScores, Scores
 
 
 class Preempted(Exception):
@@ -23,23 +24,25 @@ def evaluate(
     loss: Callable[[Tensor, Tensor], Tensor],
     ranks: Ranks,
     *,
+    scores: Scores | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in per cent, and the mean loss, over everything `loader` yields on all ranks.
+    """Scores in per cent, and the loss per record, over everything `loader` yields on all ranks.
 
     Args:
         model: not wrapped in DDP: ranks may hold different numbers of batches. Its mode is put back.
         loader: an evaluation loader; read from its start to the end of its epoch.
-        loss: (logits (B,K) float32, targets) → mean over the batch.
+        loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if it says `reduction == "sum"`.
+        scores: what is measured; by default top-1 and top-5 accuracy.
         autocast: makes the context the model runs in.
         stop: asked between batches; once it says True on any rank, every rank raises `Preempted`: none is left waiting
             for the sums of one that has gone.
 
     Returns:
-        {"top1", "top5", "loss"}, equal on every rank.
+        the scores and "loss", equal on every rank.
     """
-    accuracy = Accuracy(topk=(1, 5), device=ranks.device)
+    scores = scores or ClassificationScores(ranks.device)
     total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # of losses, records, ranks asked to stop
     training = model.training
     model.eval()
@@ -51,15 +54,14 @@ def evaluate(
                     break
                 with autocast():
                     logits = model(batch.images)
-                logits = logits.float()
-                accuracy.update(logits, batch.targets)
-                total[0] += loss(logits, batch.targets).double() * len(batch.ids)
+                logits = in_float32(logits)
+                scores.update(logits, batch.targets, batch.ids)
+                total[0] += loss(logits, batch.targets).double() * (1 if is_summed(loss) else len(batch.ids))
                 total[1] += len(batch.ids)
     finally:
         model.train(training)
-    ranks.sum_(accuracy.state())
     ranks.sum_(total)
     loss_sum, count, stopped = total.tolist()
     if stopped:
         raise Preempted
-    return {**accuracy.compute(), "loss": loss_sum / count}
+    return {**scores.compute(ranks), "loss": loss_sum / count}

@@ -20,6 +20,7 @@ from dali_mix.engine.build import (
     check_recipe,
     check_sets,
     place_model,
+    weight_files,
 )
 from dali_mix.engine.checkpoints import CheckpointFolder, is_checkpoint, load_checkpoint, write_text
 from dali_mix.engine.config import RunConfig
@@ -27,6 +28,7 @@ from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
+from dali_mix.engine.scores import make_scores
 from dali_mix.engine.state import restore
 from dali_mix.engine.trainer import Trainer
 from dali_mix.models import differences, load_weights
@@ -70,10 +72,11 @@ def train(
     folder = CheckpointFolder(work_dir / "checkpoints", config.checkpoints["keep"], report.warn)
     _check_work_dir(folder, resume)
     if make_loaders is None:
-        num_classes = check_sets(config)
-        check_recipe(config, num_classes)
-    if config.weights and not Path(config.weights).is_file():
-        raise FileNotFoundError(f"weights: {config.weights} is not there")
+        task, num_classes = check_sets(config)
+        check_recipe(config, num_classes, task)
+    for part, path in weight_files(config).items():
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
     _tune(device)
     report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
     with distributed.joined(device) as ranks, StopSignal() as stop:
@@ -122,8 +125,8 @@ def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
     )
     if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
         report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")
-    if trainer.parts.weights is not None and step is None:
-        report.line(f"weights from {trainer.parts.weights}")
+    for taken in trainer.parts.weights if step is None else ():
+        report.line(f"weights from {taken}")
     if step is not None:
         report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
     elif resume == "auto":
@@ -172,7 +175,7 @@ def evaluate_checkpoint(
         ema: take the averaged weights of a checkpoint.
 
     Returns:
-        {"top1", "top5", "loss"}; under torchrun the same on every rank.
+        the scores of the set's task in per cent, and "loss"; under torchrun the same on every rank.
 
     Raises:
         FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
@@ -183,18 +186,23 @@ def evaluate_checkpoint(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     device = distributed.pick_device(config.device)
-    num_classes = check_sets(config, train=False) if make_loaders is None else None
+    if make_loaders is None:
+        check_sets(config, train=False)
     _tune(device)
     with distributed.joined(device) as ranks:
         loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]
         if loader is None:
             raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
         try:
-            model = build_model(config, num_classes or len(loader.dataset.metainfo["classes"]))
+            metainfo = loader.dataset.metainfo
+            num_classes = len(metainfo["classes"])
+            model = build_model(config, num_classes)
             _load(model, path, ema)
             model = place_model(model, config, ranks)
             loss = build_loss(config).to(device)
-            return evaluate(model, loader, loss, ranks, autocast=Precision(config.amp, device).autocast)
+            task = metainfo.get("task", "classification")
+            scores = make_scores(task, num_classes, device, config.metrics)
+            return evaluate(model, loader, loss, ranks, scores=scores, autocast=Precision(config.amp, device).autocast)
         finally:
             loader.close()
 

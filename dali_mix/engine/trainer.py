@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.ema import ModelEma
 from dali_mix.engine.evaluate import Preempted, evaluate
 from dali_mix.engine.logging import Report
+from dali_mix.engine.objectives import is_summed
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.progress import Best, Window
 from dali_mix.engine.pulse import Beat, Pulse
@@ -69,10 +71,11 @@ class Trainer:
         )
         self.precision = Precision(config.amp, ranks.device)
         self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)
-        self.model = parts.model
+        parts.objective.autocast = self.precision.autocast
+        self.objective: torch.nn.Module = parts.objective
         if ranks.world_size > 1:
             gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
-            self.model = DistributedDataParallel(parts.model, device_ids=gpu, gradient_as_bucket_view=True)
+            self.objective = DistributedDataParallel(parts.objective, device_ids=gpu, gradient_as_bucket_view=True)
         # Read late only where the optimizer itself can be kept from stepping; see `pulse`.
         late = bool(parts.optimizer.defaults.get("fused")) and self.precision.scaler is None
         self.pulse = Pulse(ranks, late=late and ranks.device.type == "cuda")
@@ -80,7 +83,7 @@ class Trainer:
             parts.optimizer.found_inf = self.pulse.bad  # type: ignore[attr-defined]  # read by torch's fused kernels
         self.generator = torch.Generator()
         self.window = Window()
-        self.best = Best(config.checkpoints["best"] or "")
+        self.best = Best(config.best_score(parts.task))
         self._ids: dict[int, list[Tensor]] = {}
         self.saved_at = -1
 
@@ -128,7 +131,7 @@ class Trainer:
         """Trains from where the loader stands to the end of the epoch."""
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
-        self.model.train()
+        self.objective.train()
         self.window.start_clock()
         batches = self.fetch()
         while self.step < self.total_steps and self.train_step(batches):
@@ -152,10 +155,12 @@ class Trainer:
         """One optimizer step on up to `accumulate` micro-batches; False when the epoch had none left.
 
         Each rank's loss is weighted by its share of the global batch, so that the gradient is that of the mean over
-        all its records, whatever the number of ranks and however uneven the last batch.
+        all its records, whatever the number of ranks and however uneven the last batch. A loss that is a sum over
+        records stays one.
         """
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
         expected, seen = 0, 0
+        summed = is_summed(self.parts.objective.loss)
         mean_loss = torch.zeros((), device=self.ranks.device)
         self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step}  # of the last step and this one
         for micro in range(accumulate):
@@ -163,11 +168,10 @@ class Trainer:
             if batch is None:
                 break
             expected = loader.global_size if accumulate == 1 else loader.global_batch_size * accumulate
-            images, targets = self.mix(batch, micro)
+            share = 1 if summed else len(batch.ids) / expected
+            inputs = self.mix(batch, micro)
             with self.exchange_gradients(micro == accumulate - 1):
-                with self.precision.autocast():
-                    logits = self.model(images)
-                loss = self.parts.loss(logits.float(), targets) * (len(batch.ids) * world_size / expected)
+                loss = self.objective(*inputs) * (share * world_size)
                 self.scaled(loss).backward()
             mean_loss += loss.detach() / world_size
             seen += loader.global_size
@@ -176,7 +180,7 @@ class Trainer:
             return False
         if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        if seen != expected:
+        if seen != expected and not summed:
             torch._foreach_mul_([p.grad for p in self.parts.model.parameters() if p.grad is not None], expected / seen)
             mean_loss *= expected / seen
         self.take(self.pulse.beat(self.step + 1, mean_loss, self.stop.asked))
@@ -186,18 +190,20 @@ class Trainer:
 
     def exchange_gradients(self, now: bool) -> AbstractContextManager:
         """Whether backward inside averages gradients over ranks, or leaves that to the last micro-batch."""
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) and not now else nullcontext()
+        wrapped = self.objective
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not now else nullcontext()
 
-    def mix(self, batch: BatchLike, micro: int) -> tuple[Tensor, Tensor]:
-        """Seeds the model's randomness for this micro-step and mixes the batch."""
+    def mix(self, batch: BatchLike, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
+        """Seeds the model's randomness for this micro-step, mixes the batch, and draws for the objective."""
         keys = (self.config.seed, self.step, self.ranks.rank, micro)
         seed_model(derive_seed(MODEL, *keys), self.ranks.device)
-        if self.parts.mixer is None:
-            return batch.images, batch.targets
-        size, _, height, width = batch.images.shape
         generator = self.generator.manual_seed(derive_seed(MIXER, *keys))
-        params = self.parts.mixer.sample(size, height, width, generator, batch.images.device)
-        return self.parts.mixer.apply(batch.images, batch.targets, params)
+        images, targets, params = batch.images, batch.targets, None
+        if self.parts.mixer is not None:
+            size, _, height, width = images.shape
+            params = self.parts.mixer.sample(size, height, width, generator, images.device)
+            images, targets = self.parts.mixer.apply(images, targets, params)
+        return images, targets, params, self.parts.objective.draw(images, generator)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss as it goes into backward: scaled up for fp16."""
@@ -284,6 +290,7 @@ class Trainer:
                 self.parts.val_loader,
                 self.parts.loss,
                 self.ranks,
+                scores=self.parts.make_scores(self.ranks.device),
                 autocast=self.precision.autocast,
                 stop=lambda: self.stop.asked,
             )

@@ -102,6 +102,7 @@ def test_parse_option(text, expected):
         ("checkpoint.best=top2", "top1, top5, loss"),
         ("checkpoint.best=ema_top1", "top1, top5, loss"),
         ("checkpoint.best=[1]", "top1, top5, loss"),
+        ("metrics.protocoll=wider", "protocol"),
         ("schedule.type=cosin", "cosine"),
         ("epochs=0", "at least 1"),
         ("batch_size=2.5", "whole number"),

@@ -1,0 +1,137 @@
+"""What a training step minimises: how the model is run on a mixed batch, and how its outputs become a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dali_mix.losses import MaskedSupervisionLoss, SpliceMixConsistencyLoss
+from dali_mix.mixers import Mixer, SpliceMix
+from dali_mix.mixers.masks import FolderMasks, FreeFormMasks, mask_out
+
+
+class Objective(nn.Module):
+    """The loss of a mixed batch: loss(model(images), targets). It wraps the model, so DDP wraps it.
+
+    Args:
+        model: images (B,3,H,W) → logits, or several outputs that `loss` takes.
+        loss: (outputs, targets) → scalar.
+    """
+
+    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
+
+    def check(self, mixer: Mixer | None) -> None:
+        """Raises ValueError where the objective cannot work with this mixer or its model."""
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> Any:
+        """What `forward` needs drawn for a batch, if anything; for one of the same shape the same from the same
+        generator.
+        """
+        return None
+
+    def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
+        """
+        Args:
+            images, targets: as the mixer left them.
+            mixed: what the mixer drew, or None.
+            drawn: what `draw` drew.
+
+        Returns:
+            scalar float32.
+        """
+        return self.loss(in_float32(self.run(images)), targets)
+
+    def run(self, *inputs: Any) -> Any:
+        """The model's outputs, under the autocast of the run."""
+        with self.autocast():
+            return self.model(*inputs)
+
+
+class MaskedSupervision(Objective):
+    """The same model sees each image whole and with parts blacked out (MaskSup, MSL, arXiv 2310.18517).
+
+    Args:
+        model, loss: as `Objective`; `loss` scores evaluations.
+        masks: "free-form", drawn on the device, or a folder of mask images (above 0 is removed).
+        whole, masked, agreement: the weights of `MaskedSupervisionLoss`.
+        fill: the value of removed pixels, per channel or one: black in the pipeline's normalization.
+
+    Raises:
+        ValueError, FileNotFoundError: weights, or a folder, that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        masks: str = "free-form",
+        whole: float = 0.3,
+        masked: float = 0.2,
+        agreement: float = 0.5,
+        fill: float | Sequence[float] = 0.0,
+    ) -> None:
+        super().__init__(model, loss)
+        self.masks = FreeFormMasks() if masks == "free-form" else FolderMasks(masks)
+        self.together = MaskedSupervisionLoss(whole, masked, agreement)
+        self.register_buffer("fill", torch.tensor(fill, device="cpu"), persistent=False)
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> Any:
+        batch_size, _, height, width = images.shape
+        return self.masks.sample(batch_size, height, width, generator, images.device)
+
+    def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
+        holes = self.masks.masks(drawn, *images.shape[2:])
+        logits, masked = self.run(images), self.run(mask_out(images, holes, self.fill))
+        return self.together(in_float32(logits), in_float32(masked), targets)
+
+
+class SpliceMixConsistency(Objective):
+    """SpliceMix-CL (arXiv 2311.15200): the cells of spliced images also agree with the images they come from.
+
+    Args:
+        model: a `MultiLabelModel` with head "max".
+        loss: as `Objective`; scores evaluations.
+        detach: as `SpliceMixConsistencyLoss`; as published False for VOC only.
+    """
+
+    def __init__(self, model: nn.Module, loss: nn.Module, detach: bool = True) -> None:
+        super().__init__(model, loss)
+        self.together = SpliceMixConsistencyLoss(detach)
+
+    def check(self, mixer: Mixer | None) -> None:
+        if not isinstance(mixer, SpliceMix):
+            raise ValueError("objective SpliceMixConsistency looks into SpliceMix's cells: the mixer must be SpliceMix")
+        if not isinstance(mixer.grids, str):
+            raise ValueError("objective SpliceMixConsistency takes one grid a batch: grids='default' or 'mini'")
+        if not (isinstance(self.model, MultiLabelModel) and isinstance(self.model.head, MaxPoolHead)):
+            raise ValueError("objective SpliceMixConsistency needs model multilabel with head 'max'")
+
+    def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
+        count = len(mixed.sources)
+        logits, cells = self.run(images, (count, mixed.rows, mixed.cols))
+        return self.together(in_float32(logits), in_float32(cells), targets, mixed.sources, mixed.dropped)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "Plain": Objective,
+    "MaskedSupervision": MaskedSupervision,
+    "SpliceMixConsistency": SpliceMixConsistency,
+}
+
+
+def is_summed(loss: object) -> bool:
+    """Whether a loss is the sum over a batch's records rather than their mean."""
+    return getattr(loss, "reduction", "mean") == "sum"
+
+
+def in_float32(outputs: Any) -> Any:
+    """Outputs of a model, a tensor or a tuple of them, as float32."""
+    return tuple(map(in_float32, outputs)) if isinstance(outputs, tuple) else outputs.float()

@@ -1,0 +1,62 @@
+"""What an evaluation measures, by the task of the set, summed exactly over ranks."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dali_mix.engine.distributed import Ranks
+from dali_mix.metrics import Accuracy, MultiLabelMetrics
+
+
+class Scores(Protocol):
+    """Takes logits batch by batch, then says how good they were."""
+
+    def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None: ...
+    def compute(self, ranks: Ranks) -> dict[str, float]: ...
+
+
+class ClassificationScores:
+    """Top-1 and top-5 accuracy in per cent."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.accuracy = Accuracy(topk=(1, 5), device=device)
+
+    def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
+        """Counts a batch: logits (B,K), targets (B,)."""
+        self.accuracy.update(logits, targets)
+
+    def compute(self, ranks: Ranks) -> dict[str, float]:
+        """{"top1", "top5"}, equal on every rank."""
+        ranks.sum_(self.accuracy.state())
+        return self.accuracy.compute()
+
+
+class MultiLabelScores:
+    """The measures of `MultiLabelMetrics` in per cent; AP of each class is in `details`."""
+
+    def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain") -> None:
+        # Logits above 0 are probabilities above .5, and do not saturate at 1.
+        self.metrics = MultiLabelMetrics(num_classes, protocol, threshold=0.0, device=device)
+        self.details: dict[str, Any] = {}
+
+    def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
+        """Takes a batch: logits and targets (B,K), ids (B,)."""
+        self.metrics.update(logits, targets, ids.to(logits.device))
+
+    def compute(self, ranks: Ranks) -> dict[str, float]:
+        """{"mAP", "CP", … "OF1_top3"}, equal on every rank."""
+        self.metrics.gather()
+        self.details = self.metrics.compute()
+        return {name: 100.0 * value for name, value in self.details.items() if isinstance(value, float)}
+
+
+def make_scores(task: str, num_classes: int, device: torch.device, options: dict[str, Any]) -> Scores:
+    """What is measured on a set of this task. Raises ValueError for options it does not have."""
+    if task == "multilabel":
+        return MultiLabelScores(num_classes, device, **options)
+    if options:
+        raise ValueError(f"metrics={options}: classification has no choice of protocol; leave it out")
+    return ClassificationScores(device)
