@@ -22,7 +22,11 @@ _SCHEDULE_KEYS = {
 # What evaluations measure, by the task of the set; the first is the one to watch.
 MEASURED = {
     "classification": ("top1", "top5", "loss"),
-    "multilabel": ("mAP", *(f"{n}{top}" for top in ("", "_top3") for n in ("CP", "CR", "CF1", "OP", "OR", "OF1")), "loss"),
+    "multilabel": (
+        "mAP",
+        *(f"{n}{top}" for top in ("", "_top3") for n in ("CP", "CR", "CF1", "OP", "OR", "OF1")),
+        "loss",
+    ),
 }
 _LOADER_KEYS = {"num_threads", "source", "on_bad_record", "drop_last", "prefetch"}
 

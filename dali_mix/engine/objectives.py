@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from dali_mix.losses import MaskedSupervisionLoss, SpliceMixConsistencyLoss
 from dali_mix.mixers import Mixer, SpliceMix
 from dali_mix.mixers.masks import FolderMasks, FreeFormMasks, mask_out
+from dali_mix.models import MultiLabelModel
+from dali_mix.models.heads import MaxPoolHead
 
 
 class Objective(nn.Module):
@@ -81,15 +83,14 @@ class MaskedSupervision(Objective):
         super().__init__(model, loss)
         self.masks = FreeFormMasks() if masks == "free-form" else FolderMasks(masks)
         self.together = MaskedSupervisionLoss(whole, masked, agreement)
-        self.register_buffer("fill", torch.tensor(fill, device="cpu"), persistent=False)
+        self.fill = fill
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
         batch_size, _, height, width = images.shape
         return self.masks.sample(batch_size, height, width, generator, images.device)
 
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
-        holes = self.masks.masks(drawn, *images.shape[2:])
-        logits, masked = self.run(images), self.run(mask_out(images, holes, self.fill))
+        logits, masked = self.run(images), self.run(mask_out(images, self.masks.masks(drawn), self.fill))
         return self.together(in_float32(logits), in_float32(masked), targets)
 
 

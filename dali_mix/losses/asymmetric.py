@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dali_mix.losses.checks import known_entries
+from dali_mix.losses.checks import MULTI_LABEL, known_entries
 
 REDUCTIONS = ("sum", "mean")
 
@@ -27,6 +27,8 @@ class AsymmetricLoss(nn.Module):
     Raises:
         ValueError: an argument out of range; from `forward`, shapes or dtypes that do not fit.
     """
+
+    accepts = MULTI_LABEL
 
     def __init__(
         self,
@@ -95,6 +97,8 @@ class SGRELoss(nn.Module):
     Raises:
         ValueError: an argument out of range; from `forward`, shapes or dtypes that do not fit.
     """
+
+    accepts = MULTI_LABEL
 
     def __init__(
         self,

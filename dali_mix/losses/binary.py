@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_mix.losses.checks import known_entries
+from dali_mix.losses.checks import MULTI_LABEL, known_entries
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -17,6 +17,8 @@ class BinaryCrossEntropy(nn.Module):
     Raises:
         ValueError: from `forward`, shapes or dtypes that do not fit.
     """
+
+    accepts = MULTI_LABEL
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """
@@ -41,6 +43,8 @@ class MultiLabelSoftMargin(nn.Module):
     Raises:
         ValueError: from `forward`, shapes or dtypes that do not fit.
     """
+
+    accepts = MULTI_LABEL
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Arguments and result as `BinaryCrossEntropy`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+MULTI_LABEL = frozenset({"multi-hot", "soft multi-hot"})  # the kinds of targets these losses take
+
 
 def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(logits, targets, known): both float32 with 0 in place of what is ignored, and a mask of what is not.
