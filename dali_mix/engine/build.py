@@ -239,7 +239,8 @@ def build_loss(config: RunConfig) -> nn.Module:
     """The recipe's loss: (logits, targets) → mean over the batch."""
     options = dict(config.loss)
     kind = options.pop("type")
-    known = {name: getattr(losses, name) for name in losses.__all__}
+    # Losses of more than logits and targets belong to an objective.
+    known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
         raise ValueError(f"loss type {kind!r} is unknown; there are {', '.join(known)}, or write module:name")
     if kind in known:

@@ -38,7 +38,7 @@ class FreeFormMasks:
 
     A stroke starts anywhere in a uniform direction; at each of its points it turns by up to `turn` and goes on for a
     length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares of the
-    shorter side. With the defaults 34 % of a square image is removed on average; the middle 90 % of images lose 13 to 59 %.
+    shorter side. With the defaults 34 % of a square image is removed on average; 90 % of images lose 13 to 59 %.
 
     Args:
         strokes: fewest and most strokes an image.
