@@ -2,6 +2,7 @@
 
 from dali_mix.datasets.base import Layout, Listing, Options
 from dali_mix.datasets.cifar import cifar10, cifar100
+from dali_mix.datasets.coco import coco
 from dali_mix.datasets.digits import digits
 from dali_mix.datasets.imagefolder import imagefolder
 from dali_mix.datasets.imagenet_val import imagenet_val
@@ -9,6 +10,7 @@ from dali_mix.datasets.images import Transform
 from dali_mix.datasets.listfile import list_file
 from dali_mix.datasets.packer import PackOptions, pack
 from dali_mix.datasets.tiny_imagenet import tiny_imagenet
+from dali_mix.datasets.voc import voc
 
 LAYOUTS: dict[str, Layout] = {
     "imagefolder": imagefolder,
@@ -16,6 +18,8 @@ LAYOUTS: dict[str, Layout] = {
     "tiny-imagenet": tiny_imagenet,
     "cifar10": cifar10,
     "cifar100": cifar100,
+    "voc": voc,
+    "coco": coco,
     "list": list_file,
     "digits": digits,
 }

@@ -22,6 +22,7 @@ from dali_mix.datasets.base import Listing, printable
 from dali_mix.datasets.images import Transform
 from dali_mix.recordio import SetInfo, SetWriter, pack_sample
 from dali_mix.recordio.framing import check_length
+from dali_mix.recordio.image_header import ImageHeader
 from dali_mix.recordio.labels import check_boxes, clip_boxes
 from dali_mix.recordio.memory import keep_freed_memory
 from dali_mix.recordio.writer import Packed
@@ -137,7 +138,10 @@ def _work(listing: Listing, options: PackOptions, start: int, sources: list[int]
     for position, source in enumerate(sources, start=start):
         name = listing.names[source]
         try:
-            data, header, reencoded = options.transform(listing.tree.read(name))
+            crop = None if listing.crops is None else listing.crops[source]
+            data, header, reencoded = options.transform(listing.tree.read(name), crop)
+            if listing.sizes is not None:
+                _check_size(header, listing.sizes[source], options.transform)
             check_length(len(data) + 64)
         except (ValueError, FileNotFoundError) as error:
             message = str(error)
@@ -170,6 +174,18 @@ def _work(listing: Listing, options: PackOptions, start: int, sources: list[int]
         done.records.append((position, packed))
         done.reencoded += reencoded
     return done
+
+
+def _check_size(header: ImageHeader, annotated: tuple[int, int], transform: Transform) -> None:
+    """Raises ValueError when the packed image cannot come from one of the size its boxes were made for."""
+    height, width = transform.size(*annotated)
+    if (height, width) != (header.height, header.width):
+        resized = (annotated != (height, width)) * f", so {width}x{height} here,"
+        raise ValueError(
+            f"its annotation is for {annotated[1]}x{annotated[0]} pixels{resized} but it has"
+            f" {header.width}x{header.height}: turned or resized since? use the original image, or correct the"
+            " annotation"
+        )
 
 
 def _beginning(message: str, where: str) -> str:
