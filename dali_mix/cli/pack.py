@@ -16,13 +16,21 @@ from dali_mix.recordio.manifest import TASKS
 from dali_mix.recordio.summary import lines, summarize
 
 _SHOWN = 10
-_ONLY_FOR = {"years": ("voc", "coco"), "unlabelled": ("voc", "coco", "nus-wide", "vg500")}
+_ROOTLESS = ("digits", "digit-scenes")
+_ONLY_FOR = {
+    "years": ("voc", "coco"),
+    "unlabelled": ("voc", "coco", "nus-wide", "vg500"),
+    "scenes": ("digit-scenes",),
+    "seed": ("digit-scenes",),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument("layout", choices=sorted(LAYOUTS), help="how the files lie")
-    parser.add_argument("--root", type=Path, help="the dataset's folder, or an archive of it (digits needs none)")
+    parser.add_argument(
+        "--root", type=Path, help="the dataset's folder, or an archive of it (digits and digit-scenes need none)"
+    )
     parser.add_argument("--out", required=True, metavar="PREFIX", help="write PREFIX.rec, .idx, .npy and .json")
     parser.add_argument("--split", default="train", help="which split (train)")
     source = parser.add_argument_group("what is read")
@@ -49,6 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("keep", "drop"),
         help="images without labels (dropped by coco multilabel, nus-wide and vg500, else kept)",
     )
+    source.add_argument("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
+    source.add_argument("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
     source.add_argument(
         "--download", action="store_true", help="cifar10, cifar100: fetch it into the root through torchvision"
     )
@@ -106,10 +116,10 @@ def run(args: argparse.Namespace) -> int:
         max_pixels=args.max_pixels,
         decode=args.check == "decode",
     )
-    if args.root is None and args.layout != "digits":
+    if args.root is None and args.layout not in _ROOTLESS:
         raise ValueError(f"layout {args.layout} needs --root")
-    if args.root is not None and args.layout == "digits":
-        raise ValueError("layout digits reads scikit-learn's scans, no files: leave --root out")
+    if args.root is not None and args.layout in _ROOTLESS:
+        raise ValueError(f"layout {args.layout} reads scikit-learn's scans, no files: leave --root out")
     if args.download:
         _download(args.layout, args.root)
     start = time.perf_counter()
@@ -120,6 +130,8 @@ def run(args: argparse.Namespace) -> int:
         task=args.task,
         years=args.years,
         unlabelled=args.unlabelled,
+        scenes=args.scenes,
+        seed=args.seed,
     )
     listing = LAYOUTS[args.layout](args.root or Path(), args.split, options)
     if args.task not in (None, listing.task):

@@ -79,7 +79,7 @@ def column(
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
         if not fits(value):
-            raise ValueError(f"{where}[{number}]: field {key!r} is {str(value)[:60]!r}, expected {expected}")
+            raise ValueError(f"{where}[{number}]: field {key!r} is {value!r:.60}, expected {expected}")
         values.append(value)
     return values
 
@@ -120,7 +120,7 @@ def _has_four(value: Any) -> bool:
 def _is_box(value: Any) -> bool:
     if any(type(item) not in (int, float) for item in value):
         return False
-    return all(abs(item) < math.inf for item in value) and value[2] >= 0 and value[3] >= 0  # nan compares false
+    return all(abs(item) < 1e300 for item in value) and value[2] >= 0 and value[3] >= 0  # nan compares false
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -199,8 +199,8 @@ def labelled(labels: Sequence[Label], task: str, options: Options, keep: bool) -
     return stay, {"unlabelled_dropped": len(labels) - len(stay)}
 
 
-def against_published(count: int, published: int | None, what: str) -> dict[str, Any]:
+def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:
     """What to report when a split has another size than its publishers say: nothing when it agrees."""
     if published is None or count == published:
         return {}
-    return {"notices": [f"{what} has {count:,} images here, {published:,} as published: a part of it?"]}
+    return {"notices": [f"{what} has {count:,} {unit} here, {published:,} as published: a part of it?"]}
