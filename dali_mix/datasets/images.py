@@ -53,11 +53,14 @@ class Transform:
             if value is not None and value < 1:
                 raise ValueError(f"{name} {value} is not a positive number")
 
-    def __call__(self, data: bytes, crop: Box | None = None) -> tuple[bytes, ImageHeader, bool]:
-        """The bytes to store, their header, and whether they were encoded anew; of the part `crop` (x, y, width, height
-        in pixels) if given, as JPEG unless `encoding` says otherwise. Raises ValueError for what is no whole image.
+    def __call__(
+        self, data: bytes | memoryview, crop: Box | None = None
+    ) -> tuple[bytes | memoryview, ImageHeader, bool]:
+        """The bytes to store (`data` itself where nothing changes), their header, and whether they were encoded anew;
+        of the part `crop` (x, y, width, height in pixels) if given, as JPEG unless `encoding` says otherwise. Raises
+        ValueError for what is no whole image.
         """
-        converted = self.encoding != "keep" and data.startswith(_CONVERTED)
+        converted = self.encoding != "keep" and bytes(data[:8]).startswith(_CONVERTED)
         header = _opened_header(data) if converted else read_image_header(data)
         pixels = header.height * header.width
         if pixels > self.max_pixels:
@@ -66,13 +69,14 @@ class Transform:
                 f" {self.max_pixels:,}: raise it if the image is meant"
             )
         if crop is not None:
-            return self._cropped(data, header, crop, converted)
+            return self._cropped(bytes(data), header, crop, converted)
         height, width = self.size(header.height, header.width)
         target = self._target(header.encoding)
         if target == header.encoding and (height, width) == (header.height, header.width):
             if self.decode and decoded_size(data) != (height, width):
                 raise ValueError("decodes to other dimensions than its header says")
             return data, header, False
+        data = bytes(data)
         if self.decode:
             _check_scans(data)
         image_bgr = _pil_bgr(data) if converted or self.decode else _decode_bgr(data, header, height)
@@ -106,7 +110,7 @@ class Transform:
         return encoding if self.encoding == "keep" else self.encoding
 
 
-def decoded_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
+def decoded_size(encoded: bytes | memoryview | np.ndarray) -> tuple[int, int]:
     """Decodes an image wholly; its height and width after EXIF turning. Raises ValueError when it cannot be decoded, or
     is a JPEG with a marker that none may hold in its picture data: decoders pass over these.
     """
@@ -152,7 +156,7 @@ def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
     return encoded.tobytes()
 
 
-def _opened_header(data: bytes) -> ImageHeader:
+def _opened_header(data: bytes | memoryview) -> ImageHeader:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
