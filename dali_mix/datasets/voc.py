@@ -54,7 +54,7 @@ class _Image(NamedTuple):
 def voc(root: Path, split: str, options: Options) -> Listing:
     """Lists split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of the years there, or of
     `--years`; `--task multilabel` (default) or detection. Classes: the standard 20, `--classes FILE`, or `--classes
-    auto`: those in the annotations of the split, sorted.
+    auto`: those in all annotations of these years, sorted, so that every split has the same.
 
     Raises FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
     """
@@ -62,11 +62,8 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     tree = tree_of(root)
     years = _years(tree, options.years)
     images = [image for year, base in years for image in _images(tree, base, split)]
-    auto = options.classes_file == Path("auto")
-    if auto:
-        classes = tuple(sorted({item.name for image in images for item in image.objects}))
-        if not classes:
-            raise ValueError(f"{tree.root}: no object in split {split!r}, so --classes auto finds no class")
+    if options.classes_file == Path("auto"):
+        classes = _classes_there(tree, [base for _, base in years])
     else:
         classes = options.class_names() or VOC_CLASSES
     number_of = {name: number for number, name in enumerate(classes)}
@@ -135,6 +132,9 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         files = (name.rpartition("/")[2] for name in tree.walk(folder))
         there = ", ".join(name[:-4] for name in files if name.endswith(".txt") and "_" not in name)
         raise FileNotFoundError(f"{tree.where(listed)}: no such file; choose --split among {there or 'none'}")
+    for folder in ("Annotations", "JPEGImages"):
+        if not tree.exists(base + folder):
+            raise FileNotFoundError(f"{tree.where(base + folder)}: no such folder; fetch the devkit again")
     where = tree.where(listed)
     file_of = {name.rpartition("/")[2].rpartition(".")[0]: name for name in tree.images(f"{base}JPEGImages")}
     images: list[_Image] = []
@@ -157,6 +157,18 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         except ValueError as error:
             raise ValueError(str(error) if str(error).startswith(tree.root) else f"{place}: {error}") from None
     return images
+
+
+def _classes_there(tree: Tree, bases: list[str]) -> tuple[str, ...]:
+    files = [name for base in bases for name in tree.walk(f"{base}Annotations") if name.endswith(".xml")]
+    found = {
+        item.findtext("name", "").strip()
+        for name in files
+        for item in read_xml(tree, name, "annotation").findall("object")
+    }
+    if not found - {""}:
+        raise ValueError(f"{tree.where(bases[0])}Annotations: no object in it, so --classes auto finds no class")
+    return tuple(sorted(found - {""}))
 
 
 def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,9 @@ def test_classes_of_other_sets(tmp_path: Path, capsys: Capture) -> None:
     assert "a b.xml: object 1: class 'RBC' is not among the 20 classes" in error and "--classes auto" in error
     assert pack(tmp_path, tmp_path / "auto", "--classes", "auto") == 0
     assert RecordSet(tmp_path / "auto").info.classes == ("Platelets", "RBC")
+    devkit(tmp_path, "2007", "test", {"other": [("RBC", (1, 1, 9, 9), 0)]})
+    assert pack(tmp_path, tmp_path / "test", "--classes", "auto", "--split", "test") == 0
+    assert RecordSet(tmp_path / "test").info.classes == ("Platelets", "RBC")  # as the training split has them
     (tmp_path / "names").write_text("RBC\nWBC\nPlatelets\n")
     assert pack(tmp_path, tmp_path / "named", "--classes", str(tmp_path / "names")) == 0
     assert RecordSet(tmp_path / "named").labels(np.arange(1)).tolist() == [[1, 0, 1]]
@@ -157,6 +161,16 @@ def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
     (base / "Annotations" / "000005.xml").write_text(annotation([("dog", (1, 1, 60, 30), 0)]))
     error = refused(tmp_path, capsys, *detection)
     assert "000005.xml: object 1: the box [0.0, 0.0, 60.0, 30.0]" in error and "leaves the 50x30 image" in error
+
+
+def test_out_of_an_archive(tmp_path: Path) -> None:
+    devkit(tmp_path / "data", "2007", "test", IMAGES)
+    with tarfile.open(tmp_path / "VOCtest_06-Nov-2007.tar", "w") as tar:
+        tar.add(tmp_path / "data" / "VOCdevkit", "VOCdevkit")
+    for task in ("multilabel", "detection"):
+        for root, out in ((tmp_path / "data", "folder"), (tmp_path / "VOCtest_06-Nov-2007.tar", "tar")):
+            assert pack(root, tmp_path / out / task, "--split", "test", "--task", task) == 0
+        assert (tmp_path / "folder" / f"{task}.rec").read_bytes() == (tmp_path / "tar" / f"{task}.rec").read_bytes()
 
 
 BOMB = (
@@ -206,5 +220,8 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
     assert f"{listed}: line 3: 000005 was on line 1 already" in refused(tmp_path, capsys)
     listed.write_text("..\\..\\000005\n")
     assert f"{listed}: line 1: " in (error := refused(tmp_path, capsys)) and "'..' are refused" in error
+    (base / "JPEGImages").rename(base / "moved")
+    assert f"{base / 'JPEGImages'}: no such folder" in refused(tmp_path, capsys)
+    (base / "moved").rename(base / "JPEGImages")
     assert "no VOCdevkit/VOC2007 or the like" in refused(base / "JPEGImages", capsys)
     assert "is for --task multilabel or detection" in refused(tmp_path, capsys, "--task", "classification")
