@@ -129,7 +129,9 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
             ValueError: floating-point images and no mean and std, or images that are not (B,3,H,W).
         """
         check_images(images)
-        return fine_grained_saliency(images if images.dtype == torch.uint8 else self._to_uint8(images.detach()))
+        if images.is_floating_point() and images.shape[1] == 3:
+            images = self._to_uint8(images.detach())
+        return fine_grained_saliency(images)  # which refuses what is not (B,3,H,W) uint8
 
     def _to_uint8(self, images: Tensor) -> Tensor:
         if self.mean is None or self.std is None:
