@@ -18,9 +18,9 @@ become the least: ours stays at 255.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
+from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +51,27 @@ def fine_grained_saliency(images: Tensor) -> Tensor:
     compiled = _compiled() if images.device.type == "cpu" else None
     if compiled is None:
         return _saliency_torch(images)
-    return torch.from_numpy(compiled(images.numpy(), torch.get_num_threads()))
+    return torch.from_numpy(compiled.maps(images.numpy(), torch.get_num_threads()))
+
+
+def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalized images back on grey levels: round(255 · (x · std + mean)), ties to even, clipped to 0 … 255.
+
+    Computed in float32, whatever the dtype.
+
+    Args:
+        images: (B,3,H,W) floating-point.
+        mean, std: three numbers each, 0..1 units.
+
+    Returns:
+        (B,3,H,W) uint8, contiguous, on the images' device, without waiting for a GPU.
+    """
+    scale, shift = (torch.tensor([255 * value for value in values], dtype=torch.float32) for values in (std, mean))
+    images = images.detach().float()
+    compiled = _compiled() if images.device.type == "cpu" else None
+    if compiled is None:
+        return _to_uint8_torch(images, scale, shift)
+    return torch.from_numpy(compiled.levels(images.numpy(), scale.numpy(), shift.numpy(), torch.get_num_threads()))
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,13 +86,18 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _compiled() -> Callable[[np.ndarray, int], np.ndarray] | None:
-    """The version for CPUs, some ten times faster there; None where numba does not import."""
+def _compiled() -> ModuleType | None:
+    """The versions for CPUs, some ten times faster there; None where numba does not import."""
     try:
-        from dali_mix.mixers.saliency_cpu import maps
+        from dali_mix.mixers import saliency_cpu
     except ImportError:
         return None
-    return maps
+    return saliency_cpu
+
+
+def _to_uint8_torch(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    scale, shift = (value[:, None, None].to(images.device, non_blocking=True) for value in (scale, shift))
+    return (images * scale).add_(shift).round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _saliency_torch(images: Tensor) -> Tensor:
