@@ -8,7 +8,8 @@ Montabone and Soto, Image and Vision Computing 28, 2010). What OpenCV computes, 
 3. for each radius r, surround = (sum over columns x-r+1 … x+r and rows y-r+1 … y+r inside the image, less the pixel) /
    (their number - 1), in float32, from an integral image in float32;
 4. on = Σ_r ⌊max(grey - surround, 0)⌋, off = Σ_r ⌊max(surround - grey, 0)⌋;
-5. each scaled to 0 … 255 by its own largest value and truncated, and added.
+5. each scaled by its own largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and multiplies
+   in float64: the same for every sum there can be.)
 
 OpenCV then divides by the larger of the two maxima and multiplies by 255; that maximum is 255, or all is 0, so nothing
 changes. It stores the sum in 8 bits, where a sum above 255 wraps to a small number, and the most salient pixel could
@@ -109,7 +110,7 @@ def _sums(images: Tensor) -> Tensor:
     grey = _blurred(_blurred(_grey(images)))
     difference, magnitude = _over_radii(grey)
     # Σ(on - off) and Σ(on + off) are known; on and off follow, all integers.
-    on, off = magnitude + difference, magnitude - difference
+    on, off = (magnitude + difference) / 2, (magnitude - difference) / 2
     return _to_byte(on) + _to_byte(off)
 
 
@@ -173,7 +174,7 @@ def _integral(grey: Tensor) -> Tensor:
     return table
 
 
-def _to_byte(twice: Tensor) -> Tensor:
-    """(B,H,W) float32 sums → int32 0 … 255, by each map's own maximum, truncated; float64 where OpenCV has it."""
-    share = twice / twice.amax((1, 2), keepdim=True).clamp_min_(1.0)
-    return share.double().mul_(255.0).int()
+def _to_byte(sums: Tensor) -> Tensor:
+    """(B,H,W) whole numbers → int32 0 … 255, by each map's own maximum, truncated."""
+    sums = sums.int()
+    return (255 * sums).div_(sums.amax((1, 2), keepdim=True).clamp_min_(1), rounding_mode="floor")
