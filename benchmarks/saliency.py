@@ -120,7 +120,7 @@ def main() -> int:
                 "ours": lambda: ours(fine_grained_saliency, batch, threads),
                 "ours, 1 thread": lambda: ours(fine_grained_saliency, batch, 1),
                 "ours, from float32": lambda: ours(normalized.saliency, floats, threads),
-                "ours, torch version": lambda: ours(saliency._saliency_torch, batch[:32], threads),
+                "ours, torch version": lambda: ours(saliency._saliency_torch, batch[:8], threads),
                 "OpenCV": opencv,
             }
             rates = take_turns(contestants, args.turns)
