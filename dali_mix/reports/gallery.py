@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from dali_mix import mixers as mixer_room
-from dali_mix.mixers import ChoiceParams, Mixer
+from dali_mix.mixers import MixChoice, Mixer, SaliencyMix
 from dali_mix.recordio import RecordSet
 from dali_mix.reports import style
 from dali_mix.reports.samples import natural_size, read_images, read_targets
@@ -80,10 +80,14 @@ def gallery(
     for column, mixer in enumerate(built, start=1):
         sheet.column(column, type(mixer).__name__)
         params = mixer.sample(len(chosen), size, size, torch.Generator().manual_seed(seed))
-        mixed, mixed_targets = mixer.apply(images.float() - mean, targets, params)
-        pixels = (mixed + mean).round().clamp(0, 255).byte()
-        while isinstance(params, ChoiceParams):
-            params = params.params
+        while isinstance(mixer, MixChoice) and params.index >= 0:
+            mixer, params = mixer.mixers[params.index], params.params
+        if isinstance(mixer, SaliencyMix):  # saliency is defined on grey levels
+            pixels, mixed_targets = mixer.apply(images, targets, params)
+            params = mixer.locate(images, params)
+        else:
+            mixed, mixed_targets = mixer.apply(images.float() - mean, targets, params)
+            pixels = (mixed + mean).round().clamp(0, 255).byte()
         outlines = getattr(params, "boxes", None) if boxes else None
         for row in range(rows):
             outline = None if outlines is None else outlines[row].tolist()
