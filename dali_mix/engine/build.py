@@ -180,14 +180,17 @@ def build_loss(config: RunConfig) -> nn.Module:
 
 
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
-    """The recipe's mixer, or None."""
+    """The recipe's mixer, or None; it knows the number of classes and the pipeline's mean and std."""
     if config.mixer is None:
         return None
     options = dict(config.mixer)
     kind = options.pop("type")
     if ":" in kind:
         return call_with(resolve_type(kind, "mixer"), f"mixer {kind}", options)
-    return call_with(mixers.build, f"mixer {kind}", {"name": kind, "num_classes": num_classes, **options})
+    name, pipeline_options = config.pipeline_options(train=True)
+    pipeline = pipelines.build(name, True, pipeline_options)
+    data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}
+    return call_with(mixers.build, f"mixer {kind}", {"name": kind, **data, **options})
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:

@@ -10,6 +10,8 @@ from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.saliency import fine_grained_saliency
+from dali_mix.mixers.saliencymix import SaliencyMix, SaliencyMixParams
 
 __all__ = [
     "MIXERS",
@@ -23,5 +25,8 @@ __all__ = [
     "Mixer",
     "PasteParams",
     "ResizeMix",
+    "SaliencyMix",
+    "SaliencyMixParams",
     "build",
+    "fine_grained_saliency",
 ]
