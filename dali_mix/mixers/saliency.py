@@ -76,11 +76,16 @@ def _compiled() -> Callable[[np.ndarray, int], np.ndarray] | None:
 
 
 def _saliency_torch(images: Tensor) -> Tensor:
+    return _sums(images).clamp_max_(255).to(torch.uint8)
+
+
+def _sums(images: Tensor) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) int32 0 … 510, of which OpenCV keeps the lower 8 bits."""
     grey = _blurred(_blurred(_grey(images)))
     difference, magnitude = _over_radii(grey)
     # Σ(on - off) and Σ(on + off) are known; on and off follow, all integers.
     on, off = magnitude + difference, magnitude - difference
-    return (_to_byte(on) + _to_byte(off)).clamp_max_(255).to(torch.uint8)
+    return _to_byte(on) + _to_byte(off)
 
 
 def _grey(images: Tensor) -> Tensor:

@@ -62,6 +62,32 @@ def shown(png, row, column, size=40):
     return pixels[np.ix_(((top + middles) * DPI).astype(int), ((left + middles) * DPI).astype(int))]
 
 
+def test_saliencymix_shows_boxes_around_the_peaks(tmp_path, two_colors):
+    """Nothing stands out in images of one colour: their peak is the first pixel, where a quarter of the box is left."""
+    mixer = SaliencyMix(2)
+    mixers = [mixer, MixChoice([mixer], probs=[1.0])]
+    out = gallery(RecordSet(two_colors), mixers, tmp_path / "g.png", rows=4, seed=4, boxes=False)
+    lined = gallery(RecordSet(two_colors), ["saliencymix"], tmp_path / "lined.png", rows=4, seed=4)
+    chosen = torch.randperm(10, generator=torch.Generator().manual_seed(4)).tolist()
+    colors = np.array([list(COLORS.values())[row % 2] for row in chosen])
+    drawn = mixer.sample(10, 40, 40, torch.Generator().manual_seed(4))
+    # In a choice the draw of which mixer comes first.
+    chosen_drawn = mixers[1].sample(10, 40, 40, torch.Generator().manual_seed(4)).params
+    for column, params in ((1, drawn), (2, chosen_drawn)):
+        for row in range(4):
+            picture, own = cell(out, row, column), colors[row]
+            partner = colors[int(params.permutation[row])]
+            height, width = (int(side) - int(side) // 2 for side in params.sides[row])
+            grid = picture[:: len(picture) // 40, :: len(picture) // 40]
+            share = (np.abs(grid - partner).max(-1) <= 1).mean()
+            assert np.abs(picture[-1, -1] - own).max() <= 1
+            if height > 4 and width > 4:
+                assert np.abs(picture[2, 2] - partner).max() <= 1
+            if (own != partner).any():
+                assert share == pytest.approx(height * width / 1600, abs=0.05)
+    assert any((cell(lined, row, 1) != cell(out, row, 1)).any() for row in range(4))
+
+
 def test_pictures_show_what_the_mixers_did(tmp_path, two_colors):
     records = RecordSet(two_colors)
     mixers = [MixUp(2, alpha=1.0), CutMix(2), Cutout(12)]
