@@ -10,8 +10,10 @@ from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.resizemix_plus import ResizeMixPlus, ResizeMixPlusParams
 from dali_mix.mixers.saliency import fine_grained_saliency
 from dali_mix.mixers.saliencymix import SaliencyMix, SaliencyMixParams
+from dali_mix.mixers.splicemix import SpliceGrid, SpliceMix, SpliceMixParams
 
 __all__ = [
     "MIXERS",
@@ -25,8 +27,13 @@ __all__ = [
     "Mixer",
     "PasteParams",
     "ResizeMix",
+    "ResizeMixPlus",
+    "ResizeMixPlusParams",
     "SaliencyMix",
     "SaliencyMixParams",
+    "SpliceGrid",
+    "SpliceMix",
+    "SpliceMixParams",
     "build",
     "fine_grained_saliency",
 ]

@@ -73,3 +73,18 @@ def mix_union(first: Tensor, second: Tensor) -> Tensor:
     """
     most = torch.maximum(first, second)
     return torch.where(most > 0, most, torch.minimum(first, second))
+
+
+def union(targets: Tensor, seen: Tensor) -> Tensor:
+    """As `mix_union` for images that show several, of which some may not count.
+
+    Args:
+        targets: (n,cells,K) float32, of the image in each cell.
+        seen: (n,cells) bool, False for a cell whose labels do not count; an image with none shows nothing.
+
+    Returns:
+        (n,K) float32.
+    """
+    seen_targets = targets.masked_fill(~seen[:, :, None], 0.0)
+    most, least = seen_targets.amax(1), seen_targets.amin(1)
+    return torch.where(most > 0, most, least)
