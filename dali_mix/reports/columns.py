@@ -61,6 +61,7 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool) 
             from_one = getattr(mixer, "per_batch", False)
             marks = [of_all[i] for i in (params.permutation[:1].expand(count) if from_one else params.permutation)]
         params = mixer.locate(inputs, params)
+    paste = getattr(params, "paste", params)  # ResizeMixPlus pastes, then moves the pixels: no box holds any more
     pixels = _pixels(images, mixer, batch)
     columns = []
     for view in range(len(images) // count):
@@ -68,8 +69,8 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool) 
         for row in range(batch.rows):
             outlines = [params.boxes[row].tolist()] if boxes and hasattr(params, "boxes") else []
             caption = (
-                _shares(batch.targets, row, params, batch.classes)
-                if hasattr(params, "lam")
+                _shares(batch.targets, row, paste, batch.classes)
+                if hasattr(paste, "lam")
                 else _labels(targets[view * count + row], batch.classes)
             )
             shown = [outline for outline in outlines if outline[2] and outline[3]]

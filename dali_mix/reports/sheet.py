@@ -69,6 +69,7 @@ def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> li
     A name too long for a line of its own is shortened. Past `most` lines it is only said how many names are missing.
     """
     lines: list[str] = []
+    indent = INDENT if first else ""
     shown = 0  # names on the lines before the last
     for place, name in enumerate(names):
         piece = name if place == len(names) - 1 else f"{name},"
@@ -76,9 +77,9 @@ def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> li
             lines[-1] += f" {piece}"
             continue
         if len(lines) == most:
-            lines[-1] = f"{INDENT}and {len(names) - shown} more"
+            lines[-1] = f"{indent}and {len(names) - shown} more"
             break
-        lines.append(fitted((INDENT if place else first) + piece, CELL))
+        lines.append(fitted((indent if place else first) + piece, CELL))
         shown = place
     return lines or [first]
 

@@ -8,11 +8,22 @@ import torch
 from PIL import Image
 
 from dali_mix.cli.main import main
-from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, PasteParams, ResizeMix, SaliencyMix, fine_grained_saliency
+from dali_mix.mixers import (
+    CutMix,
+    Cutout,
+    MixChoice,
+    MixUp,
+    PasteParams,
+    ResizeMix,
+    ResizeMixPlus,
+    SaliencyMix,
+    SpliceMix,
+    fine_grained_saliency,
+)
 from dali_mix.mixers.saliency import peaks
 from dali_mix.recordio import RecordSet, write_set
 from dali_mix.reports import gallery
-from dali_mix.reports.columns import _labels, _shares
+from dali_mix.reports.columns import Batch, _labels, _shares, mixed
 from dali_mix.reports.gallery import parse_mixer
 from dali_mix.reports.samples import natural_size, read_images, read_targets
 from dali_mix.reports.sheet import CAPTION, CELL, GAP, HEAD, MARGIN, TITLE, fitted, row_height, wrapped
@@ -374,3 +385,69 @@ def test_the_options_of_the_command(tmp_path, dots):
         assert place_of(cell(tmp_path / "off.png", row, 0), BLUE) is None
         assert place_of(cell(tmp_path / "on.png", row, 3), ORANGE) is not None
         assert place_of(cell(tmp_path / "off.png", row, 2), ORANGE) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"grids": ["2x2-1", "1x3"], "counts": [1, 2]}])
+def test_splicemix_shows_what_it_appends(tmp_path, two_colors, options):
+    mixer = SpliceMix(**options, num_classes=2)
+    chosen = torch.randperm(10, generator=torch.Generator().manual_seed(7)).tolist()
+    images = read_images(RecordSet(two_colors), chosen, 40)
+    labels = torch.tensor([row % 2 for row in chosen])
+    batch = Batch(images, labels, images.float().mean((0, 2, 3)) / 255, ["red", "blue"], rows=4)
+    (column,) = mixed(mixer, batch, seed=7, boxes=True, peaks=False)
+    out = gallery(two_colors, [mixer], tmp_path / "s.png", rows=4, seed=7, boxes=False)
+    heads = set()
+    for row, picture in enumerate(column.pictures):
+        params = mixer.sample(10, 40, 40, torch.Generator().manual_seed(7 + row))  # each row has a draw of its own
+        grid = params.grids[row % len(params.grids)]
+        cells, dropped = grid.rows * grid.cols, int(grid.dropped[0].sum())
+        assert [name for line in picture.caption[1:] for name in line.split(", ")] == [
+            name
+            for number, name in enumerate(("red", "blue"))
+            if number in {int(labels[i]) for i in grid.sources[0][~grid.dropped[0]]}
+        ]
+        heads.add(picture.caption[0])
+        assert picture.caption[0] == f"{grid.rows}×{grid.cols}" + (f", {dropped} dropped" if dropped else "")
+        assert len(picture.outlines) == cells
+        for (top, left, height, width), source, gone in zip(
+            picture.outlines, grid.sources[0], grid.dropped[0], strict=True
+        ):
+            color = batch.mean * 255 if gone else images[source, :, 0, 0].float()
+            y, x = int(top + height / 2), int(left + width / 2)
+            for pixel in (picture.image[:, y, x].float(), torch.tensor(shown(out, row, 1)[y, x]).float()):
+                assert (pixel - color).abs().max() <= 1
+    assert len(column.pictures) == 4 and len(heads) > 1
+
+
+def test_splicemix_of_too_few_images(tmp_path, two_colors):
+    flat = encode(np.full((40, 40, 3), 90, dtype=np.uint8))
+    write_set(tmp_path / "three", [(flat, 0)] * 3, classes=["one"])
+    out = gallery(tmp_path / "three", ["splicemix"], tmp_path / "t.png")
+    assert size_of(out)[0] == pytest.approx((2 * MARGIN + 2 * CELL + GAP) * DPI, abs=1)
+    assert (shown(out, 0, 1) == 255).all()  # an empty place
+
+
+def test_every_view_has_a_column(tmp_path, dots):
+    out = gallery(dots, ["resizemixplus"], tmp_path / "v.png", rows=3, seed=6)
+    assert size_of(out)[0] == pytest.approx((2 * MARGIN + 3 * CELL + 2 * GAP) * DPI, abs=1)
+    images = images_of(dots, 6)
+    mean = images.float().mean((0, 2, 3)) / 255
+    mixer = ResizeMixPlus(4, mean=tuple(mean.tolist()), std=(1.0, 1.0, 1.0))
+    params = mixer.sample(12, 40, 40, torch.Generator().manual_seed(6))
+    views, _ = mixer.apply(images / 255 - mean[:, None, None], torch.zeros(12, dtype=torch.int64), params)
+    pixels = (255 * (views + mean[:, None, None])).permute(0, 2, 3, 1).numpy()
+    for row in range(3):
+        for view in range(2):
+            assert np.abs(shown(out, row, 1 + view) - pixels[12 * view + row]).max() <= 1
+
+
+def test_captions_of_views_tell_the_paste(dots):
+    images = images_of(dots, 6)
+    batch = Batch(images, torch.arange(12) % 4, torch.full((3,), 0.2), ["a", "b", "c", "d"], rows=3)
+    columns = mixed(ResizeMixPlus(4), batch, seed=6, boxes=True, peaks=False)
+    paste = ResizeMixPlus(4).sample(12, 40, 40, torch.Generator().manual_seed(6)).paste
+    assert [column.name for column in columns] == ["ResizeMixPlus, view 1", "ResizeMixPlus, view 2"]
+    for column in columns:
+        for row, picture in enumerate(column.pictures):
+            assert picture.outlines == []
+            assert picture.caption == _shares(batch.targets, row, paste, batch.classes)
