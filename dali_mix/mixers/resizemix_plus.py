@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ class ResizeMixPlusParams:
 class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     """ResizeMix, then `views` independent RandAugments of the mixed batch, one after the other: views · B images.
 
-    RandAugment (arXiv 1909.13719) is kornia's, in float32 on the device of the images: `num_ops` different operations of
+    RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations of
     fifteen, drawn for the view, not for the image; magnitude m, out of 30, sets each m / 30 along its range. At 14: a
     rotation of 14°, a shear of 25.2°, a shift by 4.7 % of the side, each to either side per image; colour, contrast,
     brightness and sharpness at .94, near 1, which leaves an image alone, as their range is .1 to 1.9; 6 bits a colour
@@ -78,9 +77,8 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
             raise ValueError(f"views={views!r}: must be a whole number of at least 1")
         if (mean is None) != (std is None):
             raise ValueError(f"mean={mean} and std={std}: give both or none")
-        if mean is not None and std is not None:
-            if len(mean) != len(std) or not all(0 < s < math.inf for s in std):
-                raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}: one of each a channel, std above 0")
+        if mean is not None and std is not None and (len(mean) != len(std) or not min(std) > 0):
+            raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}: one of each a channel, std above 0")
         self.num_classes = num_classes
         self.scale, self.interpolation, self.per_batch = self._resizemix.scale, interpolation, per_batch
         self.num_ops, self.magnitude, self.views = num_ops, magnitude, views

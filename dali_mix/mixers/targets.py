@@ -9,8 +9,28 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from dali_mix.mixers.base import Combine
+
+TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
+
+
+def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
+    """What targets of `kind` are after a mixer that combines them by `combine`; None for one that leaves them alone.
+
+    Class numbers united are multi-hot: the classes of all images shown. United soft labels keep the larger share of
+    each class, so their rows no longer sum to 1.
+    """
+    if combine is None:
+        return kind
+    single = kind in ("class", "soft")
+    if combine == "area":
+        return "soft" if single else "soft multi-hot"
+    return "multi-hot" if kind in ("class", "multi-hot") else "soft multi-hot"
 
 
 def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
