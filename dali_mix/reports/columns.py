@@ -39,10 +39,14 @@ def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
     return columns
 
 
-def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool) -> list[Column]:
-    """What `mixer` makes of the batch: a column, or one a view where it returns the whole batch several times."""
+def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, options: str = "") -> list[Column]:
+    """What `mixer` makes of the batch: a column, or one a view where it returns the whole batch several times.
+
+    Args:
+        options: written beside the mixer's name.
+    """
     count, size = len(batch.images), batch.images.shape[-1]
-    name = type(mixer).__name__
+    name = f"{type(mixer).__name__} {options}".strip()
     params = mixer.sample(count, size, size, _seeded(seed))
     while isinstance(mixer, MixChoice) and isinstance(params, ChoiceParams):
         if params.index < 0:

@@ -77,9 +77,11 @@ def gallery(
 
     columns = plain(batch, peaks, maps)
     for mixer in mixers:
+        given = ""
         if isinstance(mixer, str):
+            given = _in_words(mixer)
             mixer = parse_mixer(mixer, len(classes), size, tuple(mean.tolist()), (1.0, 1.0, 1.0))
-        columns += mixed(mixer, batch, seed, boxes, peaks)
+        columns += mixed(mixer, batch, seed, boxes, peaks, given)
     heading = title or f"{records.prefix.name}: {len(records):,} images, {len(classes):,} classes"
     return style.save(draw(columns, heading), out)
 
@@ -114,3 +116,11 @@ def parse_mixer(
         except (ValueError, SyntaxError):
             options[key.strip()] = value.strip()
     return mixer_room.build(name, **({"num_classes": num_classes, "mean": mean, "std": std} | options))
+
+
+def _in_words(text: str) -> str:
+    """The options of a mixer's text as its column shows them: `per_batch=True` is per_batch, `grids=mini` is mini."""
+    words = []
+    for key, _, value in (pair.partition("=") for pair in text.split(":")[1:]):
+        words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")
+    return " ".join(words)
