@@ -132,7 +132,8 @@ class FreeFormMasks:
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`sample`, then `masks`, for `images` (B,C,H,W)."""
         check_images(images)
-        return self.masks(self.sample(len(images), *images.shape[2:], generator, images.device))
+        batch_size, _, height, width = images.shape
+        return self.masks(self.sample(batch_size, height, width, generator, images.device))
 
 
 def _near_segment(rows: Tensor, cols: Tensor, start: Tensor, end: Tensor, radius: Tensor) -> Tensor:
@@ -214,7 +215,8 @@ class FolderMasks:
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`sample`, then `masks`, for `images` (B,C,H,W)."""
         check_images(images)
-        return self.masks(self.sample(len(images), *images.shape[2:], generator, images.device))
+        batch_size, _, height, width = images.shape
+        return self.masks(self.sample(batch_size, height, width, generator, images.device))
 
 
 def _read_mask(path: Path) -> Tensor:
