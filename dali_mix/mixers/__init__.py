@@ -8,6 +8,7 @@ from dali_mix.mixers.build import MIXERS, build
 from dali_mix.mixers.choice import ChoiceParams, MixChoice
 from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
+from dali_mix.mixers.masks import FolderMaskParams, FolderMasks, FreeFormMasks, FreeFormParams, mask_out
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.resizemix import ResizeMix
 from dali_mix.mixers.resizemix_plus import ResizeMixPlus, ResizeMixPlusParams
@@ -21,6 +22,10 @@ __all__ = [
     "CutMix",
     "Cutout",
     "CutoutParams",
+    "FolderMaskParams",
+    "FolderMasks",
+    "FreeFormMasks",
+    "FreeFormParams",
     "MixChoice",
     "MixUp",
     "MixUpParams",
@@ -36,4 +41,5 @@ __all__ = [
     "SpliceMixParams",
     "build",
     "fine_grained_saliency",
+    "mask_out",
 ]
