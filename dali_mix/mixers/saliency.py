@@ -8,7 +8,8 @@ Montabone and Soto, Image and Vision Computing 28, 2010). What OpenCV computes, 
 3. for each radius r, surround = (sum over columns x-r+1 … x+r and rows y-r+1 … y+r inside the image, less the pixel) /
    (their number - 1), in float32, from an integral image in float32;
 4. on = Σ_r ⌊max(grey - surround, 0)⌋, off = Σ_r ⌊max(surround - grey, 0)⌋;
-5. each scaled to 0 … 255 by its own largest value and truncated, and added.
+5. each scaled by its own largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and multiplies
+   in float64: the same for every sum there can be.)
 
 OpenCV then divides by the larger of the two maxima and multiplies by 255; that maximum is 255, or all is 0, so nothing
 changes. It stores the sum in 8 bits, where a sum above 255 wraps to a small number, and the most salient pixel could
@@ -18,9 +19,9 @@ become the least: ours stays at 255.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
+from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +52,27 @@ def fine_grained_saliency(images: Tensor) -> Tensor:
     compiled = _compiled() if images.device.type == "cpu" else None
     if compiled is None:
         return _saliency_torch(images)
-    return torch.from_numpy(compiled(images.numpy(), torch.get_num_threads()))
+    return torch.from_numpy(compiled.maps(images.numpy(), torch.get_num_threads()))
+
+
+def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalized images back on grey levels: round(255 · (x · std + mean)), ties to even, clipped to 0 … 255.
+
+    Computed in float32, whatever the dtype.
+
+    Args:
+        images: (B,3,H,W) floating-point.
+        mean, std: three numbers each, 0..1 units.
+
+    Returns:
+        (B,3,H,W) uint8, contiguous, on the images' device, without waiting for a GPU.
+    """
+    scale, shift = (torch.tensor([255 * value for value in values], dtype=torch.float32) for values in (std, mean))
+    images = images.detach().float()
+    compiled = _compiled() if images.device.type == "cpu" else None
+    if compiled is None:
+        return _to_uint8_torch(images, scale, shift)
+    return torch.from_numpy(compiled.levels(images.numpy(), scale.numpy(), shift.numpy(), torch.get_num_threads()))
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,13 +87,18 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _compiled() -> Callable[[np.ndarray, int], np.ndarray] | None:
-    """The version for CPUs, some ten times faster there; None where numba does not import."""
+def _compiled() -> ModuleType | None:
+    """The versions for CPUs, some ten times faster there; None where numba does not import."""
     try:
-        from dali_mix.mixers.saliency_cpu import maps
+        from dali_mix.mixers import saliency_cpu
     except ImportError:
         return None
-    return maps
+    return saliency_cpu
+
+
+def _to_uint8_torch(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    scale, shift = (value[:, None, None].to(images.device, non_blocking=True) for value in (scale, shift))
+    return (images * scale).add_(shift).round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _saliency_torch(images: Tensor) -> Tensor:
@@ -84,7 +110,7 @@ def _sums(images: Tensor) -> Tensor:
     grey = _blurred(_blurred(_grey(images)))
     difference, magnitude = _over_radii(grey)
     # Σ(on - off) and Σ(on + off) are known; on and off follow, all integers.
-    on, off = magnitude + difference, magnitude - difference
+    on, off = (magnitude + difference) / 2, (magnitude - difference) / 2
     return _to_byte(on) + _to_byte(off)
 
 
@@ -148,7 +174,7 @@ def _integral(grey: Tensor) -> Tensor:
     return table
 
 
-def _to_byte(twice: Tensor) -> Tensor:
-    """(B,H,W) float32 sums → int32 0 … 255, by each map's own maximum, truncated; float64 where OpenCV has it."""
-    share = twice / twice.amax((1, 2), keepdim=True).clamp_min_(1.0)
-    return share.double().mul_(255.0).int()
+def _to_byte(sums: Tensor) -> Tensor:
+    """(B,H,W) whole numbers → int32 0 … 255, by each map's own maximum, truncated."""
+    sums = sums.int()
+    return (255 * sums).div_(sums.amax((1, 2), keepdim=True).clamp_min_(1), rounding_mode="floor")

@@ -1,6 +1,6 @@
-"""`fine_grained_saliency` on a CPU: each image in one go, small enough for the cache, compiled by numba.
+"""`fine_grained_saliency` and `to_uint8` on a CPU: image by image, small enough for the cache, compiled by numba.
 
-The same numbers as the torch version in `saliency.py`, to the bit; see there for what is computed.
+The same numbers as the torch versions in `saliency.py`, to the bit; see there for what is computed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -16,33 +17,61 @@ from numba import njit, types
 RADII = np.array((12, 24, 48, 28, 56, 112))
 REACH = 112  # the largest radius: rows of the integral image go on that far, so that no column needs a test
 
-# One signature, whatever the strides of the images: out is C-contiguous, images may be channels_last.
-SIGNATURE = types.void(types.Array(types.uint8, 4, "A", readonly=True), types.uint8[:, :, ::1])
+# One signature each, whatever the strides of the images, which may be channels_last.
+MAPS = types.void(types.Array(types.uint8, 4, "A", readonly=True), types.uint8[:, :, ::1])
+LEVELS = types.void(
+    types.Array(types.float32, 4, "A", readonly=True),
+    *(types.Array(types.float32, 1, "C", readonly=True),) * 2,
+    types.uint8[:, :, :, ::1],
+)
 
 
 def maps(images: np.ndarray, threads: int) -> np.ndarray:
-    """(B,3,H,W) uint8 → (B,H,W) uint8, on `threads` threads of its own, which end with it."""
-    batch_size, _, height, width = images.shape
-    out = np.empty((batch_size, height, width), np.uint8)
-    kernel = _compiled()
-    threads = min(threads, batch_size)
-    if threads < 2 or out.size < 65536:  # starting threads takes as long as a few small images
-        kernel(images, out)
-        return out
-    parts = np.array_split(np.arange(batch_size), threads)
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda part: kernel(images[part[0] : part[-1] + 1], out[part[0] : part[-1] + 1]), parts):
-            pass
+    """(B,3,H,W) uint8 → (B,H,W) uint8."""
+    out = np.empty((len(images), *images.shape[2:]), np.uint8)
+    kernel = _compiled(_maps, MAPS)
+    _share(lambda part: kernel(images[part], out[part]), len(images), out.size, threads)
     return out
 
 
+def levels(images: np.ndarray, scale: np.ndarray, shift: np.ndarray, threads: int) -> np.ndarray:
+    """(B,3,H,W) float32 → uint8, round(x · scale + shift) clipped; scale, shift: (3,) float32."""
+    out = np.empty(images.shape, np.uint8)
+    kernel = _compiled(_levels, LEVELS)
+    _share(lambda part: kernel(images[part], scale, shift, out[part]), len(images), out.size, threads)
+    return out
+
+
+def _share(work: Callable[[slice], None], count: int, pixels: int, threads: int) -> None:
+    """`work` on slices of `count` images, on threads of its own, which end with it: numba's would outlive it, do not
+    survive a fork, and must not be entered by two of our caller's threads at once.
+    """
+    threads = min(threads, count)
+    if threads < 2 or pixels < 65536:  # starting threads takes as long as a few small images
+        work(slice(0, count))
+        return
+    ends = [count * k // threads for k in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, map(slice, ends[:-1], ends[1:])))
+
+
 @functools.cache
-def _compiled() -> Callable[[np.ndarray, np.ndarray], None]:
+def _compiled(function: Callable[..., None], signature: Any) -> Callable[..., None]:
     """The kernel; compiled on the first call, and kept on disk where numba finds a place to write."""
     options = {"nogil": True, "error_model": "numpy"}
     with contextlib.suppress(RuntimeError):  # "cannot cache function": no such place
-        return njit(SIGNATURE, cache=True, **options)(_maps)
-    return njit(SIGNATURE, **options)(_maps)
+        return njit(signature, cache=True, **options)(function)
+    return njit(signature, **options)(function)
+
+
+def _levels(images: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
+    for i in range(len(images)):
+        for c in range(3):
+            plane = images[i, c]
+            for y in range(images.shape[2]):
+                for x in range(images.shape[3]):
+                    level = np.rint(plane[y, x] * scale[c] + shift[c])
+                    out[i, c, y, x] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
 
 
 @njit(nogil=True, error_model="numpy")
@@ -135,9 +164,9 @@ def _maps(images: np.ndarray, out: np.ndarray) -> None:
                 on[y, x], off[y, x] = (both + apart) >> 1, (both - apart) >> 1
                 most_on, most_off = max(most_on, on[y, x]), max(most_off, off[y, x])
         for value in range(most_on + 1):
-            byte[0, value] = np.uint8(255.0 * np.float64(np.float32(value) / np.float32(max(most_on, 1))))
+            byte[0, value] = 255 * value // max(most_on, 1)
         for value in range(most_off + 1):
-            byte[1, value] = np.uint8(255.0 * np.float64(np.float32(value) / np.float32(max(most_off, 1))))
+            byte[1, value] = 255 * value // max(most_off, 1)
         for y in range(height):
             for x in range(width):
                 out[i, y, x] = min(np.int32(byte[0, on[y, x]]) + np.int32(byte[1, off[y, x]]), 255)

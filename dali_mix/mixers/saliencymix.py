@@ -22,10 +22,8 @@ from dali_mix.mixers.base import (
     check_size,
 )
 from dali_mix.mixers.paste import paste_boxes
-from dali_mix.mixers.saliency import fine_grained_saliency, peaks
+from dali_mix.mixers.saliency import fine_grained_saliency, peaks, to_uint8
 from dali_mix.mixers.targets import mix_area, to_soft
-
-CACHED_PIXELS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -132,26 +130,13 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         """
         check_images(images)
         if images.is_floating_point() and images.shape[1] == 3:
-            images = self._to_uint8(images.detach())
+            if self.mean is None or self.std is None:
+                raise ValueError(
+                    f"SaliencyMix was given {images.dtype} images, and finds saliency on uint8 ones: give it the mean "
+                    "and std they were normalized with (0..1 units), or uint8 images"
+                )
+            images = to_uint8(images, self.mean, self.std)
         return fine_grained_saliency(images)  # which refuses what is not (B,3,H,W) uint8
-
-    def _to_uint8(self, images: Tensor) -> Tensor:
-        if self.mean is None or self.std is None:
-            raise ValueError(
-                f"SaliencyMix was given {images.dtype} images, and finds saliency on uint8 ones: give it the mean and "
-                "std they were normalized with (0..1 units), or uint8 images"
-            )
-        scale, shift = (
-            torch.tensor([255 * value for value in values])[:, None, None].to(images.device, non_blocking=True)
-            for values in (self.std, self.mean)
-        )
-        levels = torch.empty(images.shape, dtype=torch.uint8, device=images.device)
-        # On a CPU a few images at a time, so that what is between stays in the cache.
-        pixels = max(1, images.shape[2] * images.shape[3])
-        part = max(1, len(images) if images.device.type != "cpu" else CACHED_PIXELS // pixels)
-        for given, out in zip(images.split(part), levels.split(part), strict=True):
-            out.copy_((given.float() * scale).add_(shift).round_().clamp_(0, 255))
-        return levels
 
 
 def _channels(option: str, values: Sequence[float]) -> tuple[float, float, float]:

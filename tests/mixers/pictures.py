@@ -58,7 +58,7 @@ def photo_crops(count: int, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     crops = {f"whole_{i}": photo for i, photo in enumerate(photos)}
     for i in range(count - len(photos)):
-        height, width = np.exp(rng.uniform(0, np.log(360), 2)).astype(int)
+        height, width = np.exp(rng.uniform(0, np.log(260), 2)).astype(int)
         if i % 4 == 0:
             height = width = (32, 64, 128, 224)[i // 4 % 4]
         photo = photos[i % len(photos)]

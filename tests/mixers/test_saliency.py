@@ -16,6 +16,15 @@ from tests.mixers.pictures import drawn, drawn_pictures, photo_crops
 PICTURES = drawn_pictures()
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Many small images: torch's threads would spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def batch(*pictures):
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
@@ -109,10 +118,20 @@ def test_equals_the_loop(size):
         assert np.array_equal(fine_grained_saliency(batch(picture))[0].numpy(), wanted)
 
 
+def test_whole_numbers_scale_as_opencvs_floats_do():
+    """Float32 quotient, float64 product, truncated: for every sum there can be."""
+    for most in range(1, 6 * 255 + 1):
+        values = np.arange(most + 1)
+        opencvs = 255.0 * (values.astype(np.float32) / np.float32(most)).astype(np.float64)
+        assert np.array_equal(255 * values // most, opencvs.astype(np.uint8))
+    found = saliency._to_byte(torch.from_numpy(values.astype(np.float32))[None, None])
+    assert np.array_equal(found[0, 0].numpy(), 255 * values // most)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("batch_size", [0, 1, 3, 8])
 def test_each_image_as_if_alone(batch_size, channels_last):
-    # 8 images are more than one thread's work.
+    torch.set_num_threads(3)  # which share 8 images, and leave smaller batches to one
     images = torch.zeros(0, 3, 120, 90, dtype=torch.uint8)
     if batch_size:
         images = batch(*(drawn(120, 90, seed) for seed in range(batch_size)))
