@@ -24,7 +24,7 @@ from dali_mix.mixers.saliency import peaks
 from dali_mix.recordio import RecordSet, write_set
 from dali_mix.reports import gallery
 from dali_mix.reports.columns import Batch, _labels, _shares, mixed
-from dali_mix.reports.gallery import parse_mixer
+from dali_mix.reports.gallery import _in_words, parse_mixer
 from dali_mix.reports.samples import natural_size, read_images, read_targets
 from dali_mix.reports.sheet import CAPTION, CELL, GAP, HEAD, MARGIN, TITLE, fitted, row_height, wrapped
 from dali_mix.reports.style import BLUE, DPI, ORANGE
@@ -185,6 +185,28 @@ def test_multilabel_sets_and_choices(tmp_path):
     assert size_of(out)[1] == pytest.approx((TITLE + HEAD + 3 * row_height(2) + MARGIN / 2) * DPI, abs=1)
 
 
+def test_rows_are_as_high_as_their_longest_caption(tmp_path):
+    names = ["aeroplane", "diningtable", "pottedplant", "television", "motorbike"]
+    flat = encode(np.full((40, 40, 3), 128, dtype=np.uint8))
+    write_set(tmp_path / "many", [(flat, np.ones(5, dtype=np.float32))] * 5, task="multilabel", classes=names)
+    labels = torch.ones(5, 5)
+    params = ResizeMix(5).sample(5, 40, 40, torch.Generator().manual_seed(0))
+    lines = len(_shares(labels, 0, params, names))
+    assert lines > 4 and lines > len(_labels(labels[0], names)) > 1
+    out = gallery(tmp_path / "many", ["resizemix"], tmp_path / "m.png", rows=3)
+    assert size_of(out)[1] == pytest.approx((TITLE + HEAD + 3 * row_height(lines) + MARGIN / 2) * DPI, abs=1)
+    with Image.open(out) as image:  # nothing is written into the picture below
+        pixels = np.asarray(image.convert("L"))
+    top = round((TITLE + HEAD + row_height(lines)) * DPI)
+    assert (pixels[top - round(0.1 * DPI) : top - 2] == 255).all()
+
+
+def test_options_stand_in_the_head():
+    assert _in_words("cutmix") == ""
+    assert _in_words("resizemix:interpolation=bilinear:per_batch=True") == "bilinear per_batch"
+    assert _in_words("mixup:alpha=0.2") == "alpha=0.2"
+
+
 def test_images_of_every_kind_are_decoded_upright(tmp_path):
     picture = np.zeros((30, 60, 3), dtype=np.uint8)
     picture[:, 30:] = (250, 250, 250)
@@ -273,6 +295,9 @@ def test_a_comma_in_brackets_parts_no_mixers(tmp_path, two_colors):
         ({"--image-size": "4"}, "image_size ≥ 8"),
         ({"--out": "no/such/folder/g.png"}, "does not exist"),
         ({"--out": "g.jpg"}, "ends in .png"),
+        ({"--mixers": "saliencymx"}, "Did you mean SaliencyMix"),
+        ({"--mixers": "cutmix,splicemix:grids=['0x2']:counts=[1]"}, "grid '0x2': must read like"),
+        ({"--mixers": "resizemixplus:views=0"}, "views=0: must be a whole number of at least 1"),
         ({"--mixers": "mixup:alpha=x"}, "mixer MixUp: a value of the wrong kind in alpha='x'"),
     ],
 )
