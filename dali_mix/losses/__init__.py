@@ -1,4 +1,7 @@
-"""Objectives: plain modules, (logits, targets) → scalar float32."""
+"""Objectives: plain modules, (logits, targets) → scalar float32.
+
+`accepts` of each names the kinds of targets it takes (`dali_mix.mixers.targets.TargetKind`).
+"""
 
 from dali_mix.losses.soft_cross_entropy import SoftCrossEntropy
 

@@ -13,10 +13,22 @@ from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout
 from dali_mix.mixers.mixup import MixUp
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.resizemix_plus import ResizeMixPlus
 from dali_mix.mixers.saliencymix import SaliencyMix
+from dali_mix.mixers.splicemix import SpliceMix
 
 MIXERS: dict[str, type[Mixer[Any]]] = {
-    mixer.__name__: mixer for mixer in (CutMix, ResizeMix, SaliencyMix, MixUp, Cutout, MixChoice)
+    mixer.__name__: mixer
+    for mixer in (
+        CutMix,
+        ResizeMix,
+        MixUp,
+        Cutout,
+        SaliencyMix,
+        ResizeMixPlus,
+        SpliceMix,
+        MixChoice,
+    )
 }
 
 
