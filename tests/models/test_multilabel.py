@@ -18,6 +18,15 @@ SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)
 SMALL_SGRE = {"heads": 2, "feedforward": 16, "rank": 8}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Maps here are so small that threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def images(height=64, width=96):
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 
