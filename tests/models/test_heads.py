@@ -1,5 +1,6 @@
 """Multi-label heads against published numbers and plain formulas, on maps that are not square and on tokens."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,17 @@ def test_features_that_do_not_fit(head, shape):
 def test_settings_that_do_not_fit(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_on_a_gpu_as_on_a_cpu(head):
+    head = copy.deepcopy(head).eval()
+    wanted = head(maps()), head.class_maps(maps())
+    head.cuda()
+    features = maps().cuda().contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(head(features).cpu(), wanted[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(head.class_maps(features).cpu(), wanted[1], rtol=1e-3, atol=1e-3)
+    with torch.autocast("cuda", torch.bfloat16):
+        assert head.train()(features)[0].isfinite().all()
