@@ -180,6 +180,10 @@ def test_a_vit_takes_other_sizes_and_the_weights_of_its_own(tmp_path):
     load_weights(model.backbone, tmp_path / "224.pth")
     assert model(images(96, 64)).shape == model(images(448, 224)).shape == (2, 3)
     assert torch.equal(model.backbone.pos_embed, whole.pos_embed)
+    with pytest.raises(ValueError, match="does not take images of 96×64"):
+        build_multilabel(
+            name, num_classes=3, backbone_options={**options, "dynamic_img_size": False}, image_size=(96, 64)
+        )
     table = build_multilabel(name, num_classes=3, backbone_options={**options, "img_size": 448})
     assert table.backbone.pos_embed.shape[1] == 28 * 28 + 1
 
