@@ -67,7 +67,7 @@ class MultiLabelMetrics:
         Args:
             scores: (B,K) of any float dtype, higher where the class is likelier.
             targets: (B,K) of any dtype: 1, 0, or -1 = ignored.
-            ids: (B,) the samples' record numbers; all batches have them or none.
+            ids: (B,) the samples' record numbers, on any device; all batches have them or none.
 
         Raises:
             ValueError: shapes or dtypes that do not fit.
@@ -85,7 +85,9 @@ class MultiLabelMetrics:
         # float64 holds every float32 and every record number as it is, so one tensor can hold a row.
         numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
         parts = (numbers[:, None], scores.detach(), targets)
-        self._rows.append(torch.cat([part.to(self._device, torch.float64) for part in parts], 1))
+        # A loader's ids are on the CPU; to a GPU they go without waiting for it. The other way one has to wait.
+        rows = [part.to(self._device, torch.float64, non_blocking=self._device.type == "cuda") for part in parts]
+        self._rows.append(torch.cat(rows, 1))
 
     def state(self) -> Tensor:
         """Everything so far: (n, 1 + 2K) float64; a row is a sample's id (-1 = none), scores and targets."""

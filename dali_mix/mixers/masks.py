@@ -37,8 +37,9 @@ class FreeFormMasks:
     """Irregular strokes and holes, each image its own: broad broken lines that wander over the image, and discs.
 
     A stroke starts anywhere in a uniform direction; at each of its points it turns by up to `turn` and goes on for a
-    length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares of the
-    shorter side. With the defaults 34 % of a square image is removed on average; 90 % of images lose 13 to 59 %.
+    length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares of
+    √(H · W). Of the defaults 2,000 square masks removed 31 % of an image on average, the middle 90 % of them 13 to 52 %
+    (median 31 %, least 2 %, most 75 %); at 3:5, 31 % and 12 to 51 %.
 
     Args:
         strokes: fewest and most strokes an image.
@@ -53,9 +54,9 @@ class FreeFormMasks:
 
     def __init__(
         self,
-        strokes: tuple[int, int] = (1, 4),
+        strokes: tuple[int, int] = (2, 5),
         segments: int = 5,
-        length: tuple[float, float] = (0.1, 0.35),
+        length: tuple[float, float] = (0.1, 0.4),
         stroke_width: tuple[float, float] = (0.08, 0.24),
         turn: float = 1.2,
         holes: tuple[int, int] = (0, 3),
@@ -84,7 +85,7 @@ class FreeFormMasks:
     ) -> FreeFormParams:
         """Draws strokes and holes for `batch_size` images; as `Mixer.sample`."""
         check_size(batch_size, height, width)
-        side, most, discs = min(height, width), self.strokes[1], self.holes[1]
+        side, most, discs = math.sqrt(height * width), self.strokes[1], self.holes[1]
 
         def draw(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
             return random.uniform(math.prod(shape), generator, low, high).view(shape)
@@ -131,14 +132,16 @@ class FreeFormMasks:
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`sample`, then `masks`, for `images` (B,C,H,W)."""
         check_images(images)
-        return self.masks(self.sample(len(images), *images.shape[2:], generator, images.device))
+        batch_size, _, height, width = images.shape
+        return self.masks(self.sample(batch_size, height, width, generator, images.device))
 
 
 def _near_segment(rows: Tensor, cols: Tensor, start: Tensor, end: Tensor, radius: Tensor) -> Tensor:
     """(B,H,W) bool: nearer than radius (B,) to the line from start to end, (B,2) each. rows: (H,1), cols: (W,)."""
+    # A line of no length may point anywhere: atan2 of 0 and 0 is 0.
+    heading = torch.atan2(end[:, 0] - start[:, 0], end[:, 1] - start[:, 1])[:, None, None]
+    along_y, along_x = heading.sin(), heading.cos()
     length = (end - start).norm(dim=1)
-    # Of no length: any direction gives the distance to the point.
-    along_y, along_x = ((end - start) / length.clamp_min(1e-6)[:, None])[:, :, None, None].unbind(1)
     y, x = start[:, :, None, None].unbind(1)
     along = (rows - y) * along_y + (cols - x) * along_x
     across = (rows - y) * along_x - (cols - x) * along_y
@@ -212,7 +215,8 @@ class FolderMasks:
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`sample`, then `masks`, for `images` (B,C,H,W)."""
         check_images(images)
-        return self.masks(self.sample(len(images), *images.shape[2:], generator, images.device))
+        batch_size, _, height, width = images.shape
+        return self.masks(self.sample(batch_size, height, width, generator, images.device))
 
 
 def _read_mask(path: Path) -> Tensor:

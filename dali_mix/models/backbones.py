@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import models as torchvision
 
 from dali_mix.models.build import build_model
 from dali_mix.models.weights import head_name
@@ -36,7 +35,7 @@ def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Featu
         return model, _forward_features
     for extra in _ANY_SIZE:
         try:
-            model = build_model(name, 1, **extra, **{key: value for key, value in options.items() if key not in extra})
+            model = build_model(name, 1, **{**extra, **options})
             break
         except ValueError:
             if not extra:
@@ -48,12 +47,13 @@ def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Featu
 def full_name(name: str) -> str:
     """`resnet101` → `timm/resnet101`: timm's model of that name, else torchvision's, else the name as it is."""
     import timm
+    from torchvision import models
 
     if "/" in name:
         return name
     if timm.is_model(name):
         return f"timm/{name}"
-    return f"torchvision/{name}" if name in torchvision.list_models(module=torchvision) else name
+    return f"torchvision/{name}" if name in models.list_models(module=models) else name
 
 
 def _forward_features(model: Any, images: Tensor) -> Tensor:
@@ -78,7 +78,18 @@ def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
 
 def _torchvision_features(model: nn.Module, name: str) -> Features:
     """The function for a torchvision model, whose classifier is taken off."""
-    for kind, classifier, features in _TORCHVISION:
+    from torchvision import models
+
+    plain = (models.ConvNeXt, models.EfficientNet, models.MobileNetV2, models.MobileNetV3, models.VGG)
+    kinds: tuple[tuple[Any, str, Features], ...] = (
+        (models.ResNet, "fc", _resnet),
+        (models.RegNet, "fc", _regnet),
+        (models.VisionTransformer, "heads", _vit),
+        (models.SwinTransformer, "head", _swin),
+        (models.DenseNet, "classifier", _densenet),
+        (plain, "classifier", _plain),
+    )
+    for kind, classifier, features in kinds:
         if isinstance(model, kind):
             setattr(model, classifier, nn.Identity())
             return features
@@ -108,22 +119,5 @@ def _densenet(model: Any, images: Tensor) -> Tensor:
     return F.relu(model.features(images))
 
 
-def _sequential(model: Any, images: Tensor) -> Tensor:
+def _plain(model: Any, images: Tensor) -> Tensor:
     return model.features(images)
-
-
-_SEQUENTIAL = (
-    torchvision.ConvNeXt,
-    torchvision.EfficientNet,
-    torchvision.MobileNetV2,
-    torchvision.MobileNetV3,
-    torchvision.VGG,
-)
-_TORCHVISION: tuple[tuple[Any, str, Features], ...] = (
-    (torchvision.ResNet, "fc", _resnet),
-    (torchvision.RegNet, "fc", _regnet),
-    (torchvision.VisionTransformer, "heads", _vit),
-    (torchvision.SwinTransformer, "head", _swin),
-    (torchvision.DenseNet, "classifier", _densenet),
-    (_SEQUENTIAL, "classifier", _sequential),
-)

@@ -26,6 +26,8 @@ class MultiLabelModel(nn.Module):
         features: (backbone, images) → maps (B,C,h,w).
     """
 
+    classifier_name = "head"  # for `load_weights`: left as it is where a file has another number of classes
+
     def __init__(self, backbone: nn.Module, head: nn.Module, features: Features) -> None:
         super().__init__()
         self.backbone = backbone

@@ -261,3 +261,35 @@ def test_consistency_refuses_what_does_not_fit():
 def test_settings_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
+def test_on_a_gpu_without_waiting_for_it(loss):
+    logits, targets = draw()
+    wanted = gradient(loss, logits, targets)
+    logits, targets = logits.cuda(), targets.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = gradient(loss, logits, targets)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close([x.cpu() for x in found], list(wanted))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_consistency_on_a_gpu_without_waiting_for_it():
+    values, sources, dropped = published_cells("case2_2x3_drop2")
+    values |= {"sources": sources, "dropped": dropped}
+    moved = {name: value.cuda() for name, value in values.items()}
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = SpliceMixConsistencyLoss()(**moved)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.item() == pytest.approx(float(SPLICED["case2_2x3_drop2_loss"]), abs=1e-6)

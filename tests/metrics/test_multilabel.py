@@ -260,7 +260,8 @@ def test_two_ranks_are_one_process_to_the_last_digit():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_rows_stay_on_the_gpu_and_give_the_same():
-    scores, targets, ids = (x.cuda() for x in draw())
+    scores, targets, ids = draw()  # ids stay on the CPU, as a loader has them
+    scores, targets = scores.cuda(), targets.cuda()
     metrics = MultiLabelMetrics(5)
     torch.cuda.set_sync_debug_mode("error")
     try:

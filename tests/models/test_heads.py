@@ -1,5 +1,6 @@
 """Multi-label heads against published numbers and plain formulas, on maps that are not square and on tokens."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,15 @@ from dali_mix.models.heads.tokens import sine_positions
 
 DATA = Path(__file__).parent / "data"
 CSRA, SPLICED, SGRE = (np.load(DATA / f"{name}.npz") for name in ("csra_head", "splicemix_cl", "sgre_head"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Maps here are so small that threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def tensor(archive, name):
@@ -271,3 +281,17 @@ def test_features_that_do_not_fit(head, shape):
 def test_settings_that_do_not_fit(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_on_a_gpu_as_on_a_cpu(head):
+    head = copy.deepcopy(head).eval()
+    wanted = head(maps()), head.class_maps(maps())
+    head.cuda()
+    features = maps().cuda().contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(head(features).cpu(), wanted[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(head.class_maps(features).cpu(), wanted[1], rtol=1e-3, atol=1e-3)
+    with torch.autocast("cuda", torch.bfloat16):
+        assert head.train()(features)[0].isfinite().all()
