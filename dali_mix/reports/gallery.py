@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from dali_mix import mixers as mixer_room
-from dali_mix.mixers import ChoiceParams, Mixer
+from dali_mix.mixers import ChoiceParams, Mixer, SpliceMixParams
 from dali_mix.recordio import RecordSet
 from dali_mix.reports import style
 from dali_mix.reports.samples import natural_size, read_images, read_targets
@@ -63,14 +63,16 @@ def gallery(
     if not len(records):
         raise ValueError(f"{records.prefix} holds no records to show")
     classes = records.info.classes
-    built = [parse_mixer(mixer, len(classes), size) if isinstance(mixer, str) else mixer for mixer in mixers]
-
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(records), generator=generator)[: max(2 * rows, SMALLEST_BATCH)].tolist()
     rows = min(rows, len(chosen))
     images, targets = read_images(records, chosen, size), read_targets(records, chosen)
     # As in training, 0 is the mean colour while mixing.
     mean = images.float().mean((0, 2, 3))[:, None, None]
+    built = [
+        parse_mixer(mixer, len(classes), size, (mean.flatten() / 255).tolist()) if isinstance(mixer, str) else mixer
+        for mixer in mixers
+    ]
 
     heading = title or f"{records.prefix.name}: {len(records):,} images, {len(classes):,} classes"
     sheet = _Sheet(rows, len(built) + 1, heading)
@@ -85,7 +87,10 @@ def gallery(
         while isinstance(params, ChoiceParams):
             params = params.params
         outlines = getattr(params, "boxes", None) if boxes else None
-        for row in range(rows):
+        # SpliceMix leaves the batch as it is and appends: those are to be seen.
+        first = len(chosen) if isinstance(params, SpliceMixParams) else 0
+        pixels, mixed_targets = pixels[first:], mixed_targets[first:]
+        for row in range(min(rows, len(pixels))):
             outline = None if outlines is None else outlines[row].tolist()
             if hasattr(params, "lam") and targets.ndim == 1:
                 caption = _shares(targets, row, params, classes)
@@ -95,11 +100,11 @@ def gallery(
     return style.save(sheet.figure, out)
 
 
-def parse_mixer(text: str, num_classes: int, image_size: int) -> Mixer[Any]:
+def parse_mixer(text: str, num_classes: int, image_size: int, mean: Sequence[float] | None = None) -> Mixer[Any]:
     """A mixer from a text: its name, then options, all between colons: `resizemix`, `mixup:alpha=1.0:per_batch=True`.
 
     Where they are not given, Cutout's size is half the side of the images, and MixUp's alpha is 1: with .2 nearly every
-    picture would look unmixed.
+    picture would look unmixed. `mean`, 0..1 units, is what images of 0 … 255 come without.
 
     Raises:
         ValueError: unknown mixer or option.
@@ -115,6 +120,8 @@ def parse_mixer(text: str, num_classes: int, image_size: int) -> Mixer[Any]:
             options[key.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[key.strip()] = value.strip()
+    if mean is not None:  # pixels minus mean: the spread of grey levels is as it was
+        options = {"mean": tuple(mean), "std": (1 / 255,) * len(mean), **options}
     return mixer_room.build(name, num_classes=num_classes, **options)
 
 

@@ -218,3 +218,19 @@ def test_the_command_says_what_is_wrong(tmp_path, two_colors, capsys, change, me
     prefix = str(tmp_path / change["prefix"]) if "prefix" in change else str(two_colors)
     assert main(["gallery", prefix, *(word for pair in options.items() for word in pair)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_what_splicemix_appends_is_shown(two_colors, tmp_path):
+    out = gallery(two_colors, ["splicemix:grids=mini", "resizemixplus"], tmp_path / "out.png", rows=3, image_size=32)
+    seen = []
+    for row in range(2):  # ten images make two more; the third row stays empty
+        picture = cell(out, row, 1)
+        height, width = picture.shape[0] // 4, picture.shape[1] // 4
+        for y, x in ((height, width), (height, 3 * width), (3 * height, width), (3 * height, 3 * width)):
+            near = [np.abs(picture[y, x].astype(int) - color).max() < 12 for color in COLORS.values()]
+            assert sum(near) == 1
+            seen.append(near.index(True))
+    # Eight cells of ten different images, five of each colour.
+    assert 3 <= sum(seen) <= 5
+    assert (cell(out, 2, 1) == 255).all()
+    assert any(not (cell(out, row, 2) == cell(out, row, 0)).all() for row in range(3))
