@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 PACKAGES = ("dali_mix", "torch", "torchvision", "numpy", "mmengine", "kornia", "timm", "opencv-python", "pillow")
 DALI = "nvidia-dali-cuda"
@@ -178,19 +177,16 @@ def check_batch(findings: Findings) -> None:
     from PIL import Image
 
     from dali_mix.loading import build_loader
-    from dali_mix.recordio.writer import SetWriter, pack_sample
+    from dali_mix.recordio import Sample, write_set
 
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "doctor"
-        with SetWriter(prefix, task="classification", classes=("dark", "bright"), total=4) as writer:
-            for row in range(4):
-                buffer = io.BytesIO()
-                Image.fromarray(np.full((48, 64, 3), 30 + 200 * (row % 2), np.uint8)).save(buffer, "JPEG")
-                facts: dict[str, Any] = {"height": 48, "width": 64, "encoding": "jpeg"}
-                facts |= {"task": "classification", "num_classes": 2}
-                packed = pack_sample(buffer.getvalue(), row % 2, row, **facts)
-                writer.write([(row, packed)])
-            writer.finish()
+        samples = []
+        for row in range(4):
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((48, 64, 3), 30 + 200 * (row % 2), np.uint8)).save(buffer, "JPEG")
+            samples.append(Sample(buffer.getvalue(), row % 2))
+        write_set(prefix, samples, classes=("dark", "bright"))
         loader = build_loader("imagenet", prefix, batch_size=4, train=False, pipeline_options={"image_size": 32})
         try:
             images, targets, ids = next(iter(loader))

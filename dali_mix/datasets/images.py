@@ -52,10 +52,10 @@ class Transform:
             if value is not None and value < 1:
                 raise ValueError(f"{name} {value} is not a positive number")
 
-    def __call__(self, data: bytes) -> tuple[bytes, ImageHeader, bool]:
-        """The bytes to store, their header, and whether they were encoded anew. Raises ValueError for what is no whole
-        image."""
-        converted = self.encoding != "keep" and data.startswith(_CONVERTED)
+    def __call__(self, data: bytes | memoryview) -> tuple[bytes | memoryview, ImageHeader, bool]:
+        """The bytes to store (`data` itself where nothing changes), their header, and whether they were encoded anew.
+        Raises ValueError for what is no whole image."""
+        converted = self.encoding != "keep" and bytes(data[:8]).startswith(_CONVERTED)
         header = _opened_header(data) if converted else read_image_header(data)
         pixels = header.height * header.width
         if pixels > self.max_pixels:
@@ -69,6 +69,7 @@ class Transform:
             if self.decode and decoded_size(data) != (height, width):
                 raise ValueError("decodes to other dimensions than its header says")
             return data, header, False
+        data = bytes(data)
         if self.decode:
             _check_scans(data)
         image_bgr = _pil_bgr(data) if converted or self.decode else _decode_bgr(data, header, height)
@@ -87,7 +88,7 @@ class Transform:
         return encoding if self.encoding == "keep" else self.encoding
 
 
-def decoded_size(encoded: bytes | np.ndarray) -> tuple[int, int]:
+def decoded_size(encoded: bytes | memoryview | np.ndarray) -> tuple[int, int]:
     """Decodes an image wholly; its height and width after EXIF turning. Raises ValueError when it cannot be decoded, or
     is a JPEG with a marker that none may hold in its picture data: decoders pass over these.
     """
@@ -133,7 +134,7 @@ def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
     return encoded.tobytes()
 
 
-def _opened_header(data: bytes) -> ImageHeader:
+def _opened_header(data: bytes | memoryview) -> ImageHeader:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size

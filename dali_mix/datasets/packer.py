@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import cv2
@@ -20,11 +21,10 @@ import numpy as np
 
 from dali_mix.datasets.base import Listing, printable
 from dali_mix.datasets.images import Transform
-from dali_mix.recordio import SetInfo, SetWriter, pack_sample
+from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.labels import check_boxes, clip_boxes
 from dali_mix.recordio.memory import keep_freed_memory
-from dali_mix.recordio.writer import Packed
 
 _CHUNK = 16
 
@@ -50,7 +50,7 @@ class PackOptions:
 class _Done:
     """What a worker made of some images."""
 
-    records: list[tuple[int, Packed]] = field(default_factory=list)
+    block: Block
     skipped: list[dict[str, str]] = field(default_factory=list)
     reencoded: int = 0
     clipped: int = 0
@@ -94,9 +94,9 @@ def pack(
             options=options.recorded(),
             force=options.force,
         ) as writer:
-            jobs = ((listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, count, _CHUNK))
+            jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, count, _CHUNK))
             for done in _in_order(_work, jobs, workers):
-                writer.write(done.records)
+                writer.write(done.block)
                 skipped += done.skipped
                 totals["reencoded"] += done.reencoded
                 totals["clipped_boxes"] += done.clipped
@@ -132,12 +132,13 @@ def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], worke
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _work(listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
-    done = _Done(images=len(sources))
+def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
+    done = _Done(writer.spare_block(), images=len(sources))
     for position, source in enumerate(sources, start=start):
-        name = listing.names[source]
+        name, label = listing.names[source], listing.labels[source]
         try:
-            data, header, reencoded = options.transform(listing.tree.read(name))
+            content = listing.tree.read_into(name, partial(done.block.room, label=label))
+            data, header, reencoded = options.transform(content)
             check_length(len(data) + 64)
         except (ValueError, FileNotFoundError) as error:
             message = str(error)
@@ -149,13 +150,13 @@ def _work(listing: Listing, options: PackOptions, start: int, sources: list[int]
             reason = message.removeprefix(where).removeprefix(": ")
             done.skipped.append({"file": printable(name), "reason": printable(reason)})
             continue
-        label = listing.labels[source]
         try:
             if listing.task == "detection":
                 label, clipped = clip_boxes(np.asarray(label, dtype=np.float32), header.height, header.width)
                 check_boxes(label, len(listing.classes))
                 done.clipped += clipped
-            packed = pack_sample(
+            done.block.add(
+                position,
                 data,
                 label,
                 source if listing.ids is None else listing.ids[source],
@@ -167,7 +168,6 @@ def _work(listing: Listing, options: PackOptions, start: int, sources: list[int]
             )
         except ValueError as error:
             raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
-        done.records.append((position, packed))
         done.reencoded += reencoded
     return done
 

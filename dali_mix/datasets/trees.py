@@ -35,6 +35,10 @@ class Tree(ABC):
     def read(self, name: str) -> bytes:
         """The content of a file. Raises FileNotFoundError or ValueError naming it."""
 
+    def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
+        """As `read`; where that saves a copy, into the memory that `room(size)` gives, whose beginning is returned."""
+        return self.read(name)
+
     @abstractmethod
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of this name."""
@@ -83,6 +87,9 @@ class FolderTree(Tree):
         self._checked_folders: set[str] = set()
 
     def read(self, name: str) -> bytes:
+        return bytes(self.read_into(name, lambda size: memoryview(bytearray(size))))
+
+    def read_into(self, name: str, room: Callable[[int], memoryview]) -> memoryview:
         self._check_folder(name)
         path = f"{self.root}/{name}"
         try:
@@ -101,10 +108,11 @@ class FolderTree(Tree):
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{path}: not a regular file")
-            blocks = [os.read(descriptor, status.st_size + 1)]
-            while blocks[-1] and sum(map(len, blocks)) < status.st_size:
-                blocks.append(os.read(descriptor, 1 << 24))
-            return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+            content = room(status.st_size)
+            done = 0
+            while done < len(content) and (count := os.readv(descriptor, [content[done:]])):
+                done += count
+            return content[:done]
         except OSError as error:
             raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
         finally:

@@ -12,6 +12,8 @@ from dali_mix.mixers.masks import FolderMaskParams, FolderMasks, FreeFormMasks, 
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.resizemix import ResizeMix
 from dali_mix.mixers.resizemix_plus import ResizeMixPlus, ResizeMixPlusParams
+from dali_mix.mixers.saliency import fine_grained_saliency
+from dali_mix.mixers.saliencymix import SaliencyMix, SaliencyMixParams
 from dali_mix.mixers.splicemix import SpliceGrid, SpliceMix, SpliceMixParams
 
 __all__ = [
@@ -32,9 +34,12 @@ __all__ = [
     "ResizeMix",
     "ResizeMixPlus",
     "ResizeMixPlusParams",
+    "SaliencyMix",
+    "SaliencyMixParams",
     "SpliceGrid",
     "SpliceMix",
     "SpliceMixParams",
     "build",
+    "fine_grained_saliency",
     "mask_out",
 ]

@@ -14,6 +14,7 @@ from dali_mix.mixers.cutout import Cutout
 from dali_mix.mixers.mixup import MixUp
 from dali_mix.mixers.resizemix import ResizeMix
 from dali_mix.mixers.resizemix_plus import ResizeMixPlus
+from dali_mix.mixers.saliencymix import SaliencyMix
 from dali_mix.mixers.splicemix import SpliceMix
 
 MIXERS: dict[str, type[Mixer[Any]]] = {
@@ -23,6 +24,7 @@ MIXERS: dict[str, type[Mixer[Any]]] = {
         ResizeMix,
         MixUp,
         Cutout,
+        SaliencyMix,
         ResizeMixPlus,
         SpliceMix,
         MixChoice,

@@ -1,15 +1,17 @@
 """The record container: framing, reader, writer, manifest and verification. Needs the standard library and numpy
 only."""
 
+from dali_mix.recordio.block import Block
 from dali_mix.recordio.header import pack_record, unpack_record
 from dali_mix.recordio.image_header import ImageHeader, read_image_header
 from dali_mix.recordio.manifest import ENCODINGS, RECORD_DTYPE, FileInfo, SetInfo
 from dali_mix.recordio.reader import RecordSet
-from dali_mix.recordio.writer import Sample, SetWriter, pack_sample, write_set
+from dali_mix.recordio.writer import Sample, SetWriter, write_set
 
 __all__ = [
     "ENCODINGS",
     "RECORD_DTYPE",
+    "Block",
     "FileInfo",
     "ImageHeader",
     "RecordSet",
@@ -17,7 +19,6 @@ __all__ = [
     "SetInfo",
     "SetWriter",
     "pack_record",
-    "pack_sample",
     "read_image_header",
     "unpack_record",
     "write_set",

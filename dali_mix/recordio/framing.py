@@ -38,26 +38,6 @@ def magic_places(payload: bytes | bytearray | memoryview) -> np.ndarray:
     return np.flatnonzero(found) * 4 if found.any() else _NOWHERE
 
 
-def frame_pieces(head: bytes, body: bytes) -> tuple[list[bytes], int, bool]:
-    """Frames the payload `head + body` without copying `body`; `len(head)` must be a multiple of four.
-
-    Returns the buffers to write one after another, their size together in bytes (a multiple of four) and whether the
-    payload was split. Raises ValueError for a payload of 2^29 bytes or more.
-    """
-    length = len(head) + len(body)
-    check_length(length)
-    # A search among a few bytes is quicker than numpy's set-up; only where it finds the magic does its place matter.
-    in_head = MAGIC_BYTES in head and len(magic_places(head)) > 0
-    if not in_head and len(magic_places(body)) == 0:
-        padding = _PADDING[length % 4]
-        pieces = [FRAME_HEAD.pack(MAGIC, length) + head, body]
-        if padding:
-            pieces.append(padding)
-        return pieces, 8 + length + len(padding), False
-    framed = frame(head + body)
-    return [framed], len(framed), True
-
-
 def frame(payload: bytes) -> bytes:
     """The bytes of `payload` as one record, cut into several frames where it holds MAGIC. Raises ValueError at 2^29
     bytes.

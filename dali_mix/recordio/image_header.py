@@ -27,7 +27,7 @@ class ImageHeader(NamedTuple):
     orientation: int = 1
 
 
-def read_image_header(data: bytes) -> ImageHeader:
+def read_image_header(data: bytes | memoryview) -> ImageHeader:
     """Reads the header of an encoded image and checks that its end is there.
 
     `data` is the whole file. The end of a JPEG is its EOI marker, of a PNG its IEND chunk, of WebP, BMP and PNM the
@@ -35,6 +35,7 @@ def read_image_header(data: bytes) -> ImageHeader:
     """
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data)
+    data = bytes(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return _png(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -69,11 +70,11 @@ def _sized(encoding: str, height: int, width: int, orientation: int = 1) -> Imag
     return ImageHeader(encoding, height, width, orientation)
 
 
-def _cut(name: str, data: bytes) -> ValueError:
+def _cut(name: str, data: bytes | memoryview) -> ValueError:
     return ValueError(f"a {name} cut short after {len(data):,} bytes; fetch or copy the file again")
 
 
-def _jpeg(data: bytes) -> ImageHeader:
+def _jpeg(data: bytes | memoryview) -> ImageHeader:
     size, place, orientation = len(data), 2, 1
     while place + 4 <= size:
         if data[place] != 0xFF:
@@ -94,11 +95,11 @@ def _jpeg(data: bytes) -> ImageHeader:
             if place + 9 > size or length < 8:
                 break
             height, width = struct.unpack_from(">HH", data, place + 5)
-            if data.find(_JPEG_END, max(place + length + 2, size - 2)) < 0:
-                _check_jpeg_end(data, place + length + 2)
+            if size < place + length + 4 or data[-2:] != _JPEG_END:
+                _check_jpeg_end(bytes(data), place + length + 2)
             return _sized("jpeg", height, width, orientation)
         if marker == 0xE1 and data[place + 4 : place + 10] == b"Exif\0\0":
-            orientation = exif_orientation(data[place + 10 : place + 2 + length])
+            orientation = exif_orientation(bytes(data[place + 10 : place + 2 + length]))
         place += 2 + length
     raise _cut("JPEG", data)
 

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import queue
 import threading
-import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
-from dali_mix.recordio.framing import frame_pieces
-from dali_mix.recordio.header import Label, pack_header
+from dali_mix.recordio.block import Block
+from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_header import read_image_header
 from dali_mix.recordio.index import index_bytes
-from dali_mix.recordio.labels import check_label
 from dali_mix.recordio.manifest import (
-    ENCODINGS,
-    FLAG_SPLIT,
     MAX_PARTS,
     RECORD_DTYPE,
     TASKS,
@@ -32,39 +27,7 @@ from dali_mix.recordio.manifest import (
 )
 from dali_mix.recordio.publish import Publication
 
-_IOV_MAX = 512
-
-
-class Packed(NamedTuple):
-    """A record ready to be written: its framed buffers and its row of the table (offset and part still unknown)."""
-
-    pieces: list[bytes]
-    size: int  # of the pieces together, bytes
-    row: tuple[int, int, int, int, int, float, int, int]  # length, crc32, height, width, id, label, encoding, flags
-
-
-def pack_sample(
-    encoded: bytes, label: Label, record_id: int, *, height: int, width: int, encoding: str, task: str, num_classes: int
-) -> Packed:
-    """Frames one image (encoded bytes) with its checked label. Raises ValueError for a label that does not fit, or 2^29
-    bytes.
-    """
-    check_label(label, task, num_classes)
-    head = pack_header(label, record_id)
-    pieces, size, split = frame_pieces(head, encoded)
-    crc = zlib.crc32(encoded, zlib.crc32(head))
-    scalar = float(label) if task == "classification" else math.nan  # type: ignore[arg-type]  # check_label saw a number
-    row = (
-        len(head) + len(encoded),
-        crc,
-        height,
-        width,
-        record_id,
-        scalar,
-        ENCODINGS.index(encoding),
-        FLAG_SPLIT if split else 0,
-    )
-    return Packed(pieces, size, row)
+_LARGEST_SPARE = 1 << 23  # bytes; a block of huge images is not kept
 
 
 class SetWriter:
@@ -108,6 +71,7 @@ class SetWriter:
         self._rows: list[tuple[Any, ...]] = []
         self._blocks: list[np.ndarray] = []
         self._parts: list[_Part] = []
+        self._spare: queue.SimpleQueue[Block] = queue.SimpleQueue()
 
     def __enter__(self) -> SetWriter:
         self._files.__enter__()
@@ -123,25 +87,36 @@ class SetWriter:
             part.close()
         self._files.__exit__(*error)
 
-    def write(self, records: Iterable[tuple[int, Packed]]) -> None:
-        """Appends records, each with its position (0 to total - 1, rising) among those meant to come."""
-        pieces: list[bytes] = []
+    def write(self, block: Block) -> None:
+        """Appends the records of `block`, whose positions (0 to total - 1, rising) are those among all that are meant
+        to come. It is the writer's from then on; `spare_block` hands it out again.
+        """
+        view, start, end = block.view(), 0, 0
         shard = len(self._parts) - 1
-        for position, packed in records:
-            wanted = position * self._shards // max(1, self._total)
+        for entry in block.entries:
+            wanted = entry.position * self._shards // max(1, self._total)
             if wanted != shard:
-                self._flush(pieces)
-                pieces = []
+                if end > start:
+                    self._parts[-1].write(view[start:end])
+                start = end
                 for missing in range(shard + 1, wanted + 1):
                     self._open(missing)
                 shard = wanted
             part = self._parts[-1]
-            self._rows.append((part.size, *packed.row[:6], shard, *packed.row[6:]))
-            part.size += packed.size
-            pieces += packed.pieces
-        self._flush(pieces)
+            self._rows.append((part.size, *entry.row[:6], shard, *entry.row[6:]))
+            part.size += entry.size
+            end += entry.size
+        if end > start:
+            self._parts[-1].write(view[start:end], then=lambda: self._recycle(block))
         if len(self._rows) >= 1 << 16:
             self._settle()
+
+    def spare_block(self) -> Block:
+        """An empty block, in memory used before where there is some. Safe to call from any thread."""
+        try:
+            return self._spare.get_nowait()
+        except queue.Empty:
+            return Block()
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
         """Writes index, table and manifest, then publishes the set. Raises ValueError when there is no record, or a
@@ -180,9 +155,10 @@ class SetWriter:
             self._parts[-1].close()
         self._parts.append(_Part(self._files.partial(self._names[shard])))
 
-    def _flush(self, pieces: list[bytes]) -> None:
-        if pieces:
-            self._parts[-1].write(pieces)
+    def _recycle(self, block: Block) -> None:
+        if block.capacity <= _LARGEST_SPARE:
+            block.clear()
+            self._spare.put(block)
 
     def _settle(self) -> None:
         if self._rows:
@@ -206,26 +182,24 @@ class _Part:
         with saying(path):
             self._file: IO[bytes] = path.open("wb", buffering=0)
         self._digest = hashlib.sha256()
-        self._queue: queue.Queue[list[bytes] | None] = queue.Queue(maxsize=4)
+        self._queue: queue.Queue[tuple[memoryview, Callable[[], None] | None] | None] = queue.Queue(maxsize=4)
         self._thread = threading.Thread(target=self._hash, name="sha256", daemon=True)
         self._thread.start()
 
     def _hash(self) -> None:
-        while (pieces := self._queue.get()) is not None:
-            for piece in pieces:
-                self._digest.update(piece)
+        while (job := self._queue.get()) is not None:
+            block, then = job
+            self._digest.update(block)
+            if then:
+                then()
 
-    def write(self, pieces: list[bytes]) -> None:
-        self._queue.put(pieces)
-        descriptor = self._file.fileno()
+    def write(self, block: memoryview, then: Callable[[], None] | None = None) -> None:
+        """Appends `block`, and calls `then` once its memory is needed no more."""
         with saying(self.path):
-            for start in range(0, len(pieces), _IOV_MAX):
-                batch = pieces[start : start + _IOV_MAX]
-                written = os.writev(descriptor, batch)
-                if written < sum(map(len, batch)):  # a full disk, or more than 2 GiB at once: the rest says which
-                    rest = memoryview(b"".join(batch))[written:]
-                    while len(rest):
-                        rest = rest[os.write(descriptor, rest) :]
+            rest = block
+            while len(rest):  # a full disk, or more than 2 GiB at once: the second write says which
+                rest = rest[os.write(self._file.fileno(), rest) :]
+        self._queue.put((block, then))
 
     def close(self) -> None:
         if not self._file.closed:
@@ -312,6 +286,7 @@ def write_set(
         options=options,
         force=force,
     ) as writer:
+        block = writer.spare_block()
         for position, sample in enumerate(listed):
             try:
                 height, width, encoding = sample.height, sample.width, sample.encoding
@@ -322,7 +297,8 @@ def write_set(
                         width or header.width,
                         encoding or header.encoding,
                     )
-                packed = pack_sample(
+                block.add(
+                    position,
                     sample.encoded,
                     sample.label,
                     position if sample.id is None else sample.id,
@@ -334,5 +310,8 @@ def write_set(
                 )
             except ValueError as error:
                 raise ValueError(f"sample {position}: {error}") from None
-            writer.write([(position, packed)])
+            if len(block.entries) == 16:
+                writer.write(block)
+                block = writer.spare_block()
+        writer.write(block)
         return writer.finish()

@@ -23,10 +23,10 @@ import pytest
 from PIL import Image
 
 from dali_mix.cli.main import main
-from dali_mix.datasets import LAYOUTS, Options, PackOptions, packer
+from dali_mix.datasets import LAYOUTS, Options, PackOptions
 from dali_mix.datasets.images import Transform, decoded_size
 from dali_mix.datasets.packer import pack
-from dali_mix.recordio import ENCODINGS, RecordSet
+from dali_mix.recordio import ENCODINGS, Block, RecordSet
 from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import encoded, image_folder, pixels
 
@@ -356,7 +356,7 @@ def test_two_packers_at_once(tmp_path: Path, slow_folder: Path) -> None:  # row 
 def test_a_worker_that_fails_unexpectedly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # row 3
     root = image_folder(tmp_path / "images", 2, 40)
     listing = LAYOUTS["imagefolder"](root, "train", Options())
-    real, calls = packer.pack_sample, []
+    real, calls = Block.add, []
     lock = threading.Lock()
 
     def failing(*args: object, **kwargs: object) -> object:
@@ -366,7 +366,7 @@ def test_a_worker_that_fails_unexpectedly(tmp_path: Path, monkeypatch: pytest.Mo
             raise MemoryError("no memory left for a picture")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(packer, "pack_sample", failing)
+    monkeypatch.setattr(Block, "add", failing)
     with pytest.raises(MemoryError):
         pack(listing, tmp_path / "set", PackOptions(workers=2))
     assert [path.name for path in tmp_path.iterdir()] == ["images"]

@@ -8,26 +8,16 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from dali_mix.recordio.writer import SetWriter, pack_sample
+from dali_mix.recordio import Sample, write_set
 
 
 def _pack(prefix, images, labels, classes, fmt):
-    with SetWriter(prefix, task="classification", classes=classes, total=len(images)) as writer:
-        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, fmt)
-            packed = pack_sample(
-                buffer.getvalue(),
-                float(label),
-                row,
-                height=image.shape[0],
-                width=image.shape[1],
-                encoding=fmt.lower(),
-                task="classification",
-                num_classes=len(classes),
-            )
-            writer.write([(row, packed)])
-        writer.finish()
+    samples = []
+    for image, label in zip(images, labels, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, fmt)
+        samples.append(Sample(buffer.getvalue(), float(label)))
+    write_set(prefix, samples, classes=classes)
     return str(prefix)
 
 

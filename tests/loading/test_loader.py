@@ -194,6 +194,7 @@ def test_what_others_look_at(forty):
 
 def test_a_plain_training_loop(forty):
     one = loader(forty, "cifar", batch_size=8)
+    torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     losses = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dali_mix.recordio import framing, pack_record, unpack_record
+from dali_mix.recordio import Block, framing, pack_record, unpack_record
 from dali_mix.recordio.framing import MAGIC, MAGIC_BYTES
 from dali_mix.recordio.header import pack_header
 
@@ -37,13 +38,48 @@ def test_no_magic_is_left_inside_a_frame(payload: bytes) -> None:
     assert len(heads) == 1 + len(framing.magic_places(payload))
 
 
-@given(hostile, hostile)
-def test_pieces_are_the_frame(head: bytes, body: bytes) -> None:
-    head = head[: len(head) // 4 * 4]
-    pieces, size, split = framing.frame_pieces(head, body)
-    assert b"".join(pieces) == framing.frame(head + body)
-    assert size == len(b"".join(pieces))
-    assert split == (len(framing.magic_places(head + body)) > 0)
+facts = {"height": 1, "width": 1, "encoding": "jpeg", "task": "classification", "num_classes": 4}
+
+
+@given(st.lists(st.tuples(hostile, st.booleans()), min_size=1, max_size=6))
+def test_a_block_is_the_frames_one_after_another(images: list[tuple[bytes, bool]]) -> None:
+    block, wanted = Block(), b""
+    for row, (image, in_place) in enumerate(images):
+        encoded: bytes | memoryview = image
+        if in_place:
+            room = block.room(len(image) + 9, 3)
+            room[: len(image)] = image
+            encoded = room[: len(image)]
+        block.add(row, encoded, 3, row, **facts)
+        payload = pack_record(3, row, image)
+        framed = framing.frame(payload)
+        wanted += framed
+        entry = block.entries[-1]
+        assert (entry.position, entry.size) == (row, len(framed))
+        assert entry.row[:2] == (len(payload), zlib.crc32(payload))
+        assert bool(entry.row[-1]) == (len(framing.magic_places(payload)) > 0)
+    assert bytes(block.view()) == wanted
+
+
+def test_a_block_grows_and_is_used_again() -> None:
+    block, image = Block(), bytes(range(256)) * 3000
+    for _ in range(2):
+        for row in range(5):
+            room = block.room(len(image), [1.0, 0.0])
+            room[:] = image
+            block.add(row, room, [1.0, 0.0], row, **facts | {"task": "multilabel", "num_classes": 2})
+        frames = [framing.frame(pack_record([1.0, 0.0], row, image)) for row in range(5)]
+        assert bytes(block.view()) == b"".join(frames)
+        block.clear()
+    assert len(block.view()) == 0
+
+
+def test_an_image_put_elsewhere_than_its_label_asks_for_is_copied() -> None:
+    block = Block()
+    room = block.room(8, 3)  # for a label without floats
+    room[:] = b"an image"
+    block.add(0, room, [1.0, 0.0], 0, **facts | {"task": "multilabel", "num_classes": 2})
+    assert bytes(block.view()) == framing.frame(pack_record([1.0, 0.0], 0, b"an image"))
 
 
 def test_the_layout_by_hand() -> None:
@@ -94,7 +130,7 @@ def test_a_label_of_too_many_floats() -> None:  # row 21
 
 def test_a_record_of_half_a_gigabyte() -> None:  # row 13
     with pytest.raises(ValueError, match=r"536,870,936 bytes does not fit RecordIO"):
-        framing.frame_pieces(bytes(24), bytes(1 << 29))
+        Block().add(0, bytes(1 << 29), 3, 0, **facts)
     with pytest.raises(ValueError, match="does not fit"):
         framing.frame(bytes(1 << 29))
 

@@ -31,7 +31,7 @@ def pack(prefix, count, limit, force, shards=2):
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
         return call
-    os.writev, os.fsync = counted(os.writev), counted(os.fsync)
+    os.write, os.fsync = counted(os.write), counted(os.fsync)
     for name in ("replace", "unlink", "write_bytes", "write_text"):
         setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
     samples = [(bytes(50) + bytes([row]), row % 2, 5, 5, "jpeg") for row in range(count)]

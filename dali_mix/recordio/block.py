@@ -1,0 +1,113 @@
+"""Framed records side by side in one buffer: each is read, hashed and written without being joined or copied again.
+
+A thread that hashes or writes piece by piece wakes and asks for Python's lock at every piece. With a block it does so
+once for some sixteen images, and an image that is stored as it is goes from its file straight to its place.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import NamedTuple
+
+from dali_mix.recordio.framing import FRAME_HEAD, MAGIC, check_length, frame, magic_places
+from dali_mix.recordio.header import HEADER, Label, pack_header
+from dali_mix.recordio.labels import check_label
+from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
+
+_SMALLEST = 1 << 21  # bytes
+
+
+class Entry(NamedTuple):
+    """A record of a block: its position in the set, its bytes, and its row of the table (offset and part unknown)."""
+
+    position: int
+    size: int
+    row: tuple[int, int, int, int, int, float, int, int]  # length, crc32, height, width, id, label, encoding, flags
+
+
+class Block:
+    """Some framed records. `entries` tells which; `view()` is their bytes. Not safe for several threads at once."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._buffer = bytearray(_SMALLEST)
+        self._size = 0
+        self._promised = -1  # where `room` said an image may be put
+
+    @property
+    def capacity(self) -> int:
+        """Bytes held in memory."""
+        return len(self._buffer)
+
+    def clear(self) -> None:
+        """Forgets the records; the memory is kept."""
+        self.entries = []
+        self._size = 0
+
+    def view(self) -> memoryview:
+        """The records' bytes, valid until the next change."""
+        return memoryview(self._buffer)[: self._size]
+
+    def room(self, size: int, label: Label) -> memoryview:
+        """Where an image of up to `size` bytes may be put before it is added with `label`, to save a copy."""
+        self._promised = self._body(label, size)
+        return memoryview(self._buffer)[self._promised : self._promised + size]
+
+    def add(
+        self,
+        position: int,
+        encoded: bytes | memoryview,
+        label: Label,
+        record_id: int,
+        *,
+        height: int,
+        width: int,
+        encoding: str,
+        task: str,
+        num_classes: int,
+    ) -> None:
+        """Appends one image (encoded bytes, or the beginning of what `room` gave) with its checked label.
+
+        Raises ValueError for a label that does not fit, or 2^29 bytes.
+        """
+        check_label(label, task, num_classes)
+        head = pack_header(label, record_id)
+        length = len(head) + len(encoded)
+        check_length(length)
+        body = self._body(label, len(encoded))
+        start, payload = self._size, body - len(head)
+        view = memoryview(self._buffer)
+        in_place = isinstance(encoded, memoryview) and encoded.obj is self._buffer and self._promised == body
+        if not in_place:
+            view[body : body + len(encoded)] = bytes(encoded)
+        view[payload:body] = head
+        whole = view[payload : payload + length]
+        crc = zlib.crc32(whole)
+        split = len(magic_places(whole)) > 0
+        if split:
+            framed = frame(bytes(whole))
+            self._reserve(start + len(framed))
+            self._buffer[start : start + len(framed)] = framed
+            self._size = start + len(framed)
+        else:
+            FRAME_HEAD.pack_into(view, start, MAGIC, length)
+            self._size = payload + (length + 3 & ~3)
+            view[payload + length : self._size] = bytes(self._size - payload - length)
+        scalar = float(label) if task == "classification" else math.nan  # type: ignore[arg-type]  # check_label saw a number
+        flags = FLAG_SPLIT if split else 0
+        row = (length, crc, height, width, record_id, scalar, ENCODINGS.index(encoding), flags)
+        self.entries.append(Entry(position, self._size - start, row))
+
+    def _body(self, label: Label, size: int) -> int:
+        """Where the next record's image begins, with memory for `size` bytes and the padding after it."""
+        floats = 0 if isinstance(label, (int, float)) or not hasattr(label, "__len__") else len(label)
+        body = self._size + FRAME_HEAD.size + HEADER.size + 4 * floats
+        self._reserve(body + size + 3)
+        return body
+
+    def _reserve(self, size: int) -> None:
+        if size > len(self._buffer):
+            larger = bytearray(max(size, 2 * len(self._buffer)))
+            larger[: self._size] = self.view()
+            self._buffer = larger  # views of the old one stay valid
