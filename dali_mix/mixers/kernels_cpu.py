@@ -33,8 +33,10 @@ def _compile(function: Callable[..., None]) -> Any:
 
 @_compile
 def _copy(source: Any, start: int, out: Any, to: int, count: int) -> None:
+    # Views first: an index counted from 0 is what the compiler turns into vector code.
+    values, copied = source[start : start + count], out[to : to + count]
     for k in range(count):
-        out[to + k] = source[start + k]
+        copied[k] = values[k]
 
 
 @_compile
@@ -75,21 +77,22 @@ def _nearest(
     """Pixel d of n comes from pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it."""
     planes, height, width, pixel = shape
     down, across = np.float32(height) / np.float32(box_h), np.float32(width) / np.float32(box_w)
-    columns = np.empty(box_w, np.int64)
+    columns = np.empty(box_w, np.uint64)  # unsigned: no check for indices that count from the end
     for x in range(box_w):
-        columns[x] = min(np.int64(np.float32(x) * across), width - 1) * pixel
+        columns[x] = np.uint64(min(np.int64(np.float32(x) * across), width - 1) * pixel)
     for p in range(planes):
         for y in range(box_h):
             from_y = min(np.int64(np.float32(y) * down), height - 1)
             start = partner + (p * height + from_y) * width * pixel
             at = to + p * out_plane + y * out_row
+            values, shrunk = images[start : start + width * pixel], out[at : at + box_w * pixel]
             if pixel == 1:
                 for x in range(box_w):
-                    out[at + x] = images[start + columns[x]]
+                    shrunk[x] = values[columns[x]]
             else:
                 for x in range(box_w):
                     for c in range(pixel):
-                        out[at + x * pixel + c] = images[start + columns[x] + c]
+                        shrunk[x * pixel + c] = values[columns[x] + np.uint64(c)]
 
 
 @_compile
@@ -145,15 +148,17 @@ def _bilinear(
             summed[:] = 0
             for k in range(tall[y]):
                 start, weight = partner + (p * height + top[y] + k) * row, down[y, k]
+                values = images[start : start + row]
                 for x in range(row):
-                    summed[x] += weight * np.float32(images[start + x])
+                    summed[x] += weight * np.float32(values[x])
             at = to + p * out_plane + y * out_row
+            shrunk = out[at : at + box_w * pixel]
             for x in range(box_w):
                 for c in range(pixel):
                     value = np.float32(0)
                     for k in range(wide[x]):
                         value += across[x, k] * summed[(left[x] + k) * pixel + c]
-                    out[at + x * pixel + c] = np.rint(value) if rounded else value
+                    shrunk[x * pixel + c] = np.rint(value) if rounded else value
 
 
 @_compile
@@ -250,11 +255,10 @@ def blend(
         source, start = images, partners[i] * size
         if task == BOX and staged_at[i] >= 0:
             source, start = stage, staged_at[i]
-        own, share, rest = i * size, lam[i], np.float32(1) - lam[i]
-        if share == 1:
-            _copy(images, own, out, own, size)
-        elif share == 0:
-            _copy(source, start, out, own, size)
-        else:
-            for k in range(size):
-                out[own + k] = share * images[own + k] + rest * source[start + k]
+        share, rest = lam[i], np.float32(1) - lam[i]
+        own, other = images[i * size : (i + 1) * size], source[start : start + size]
+        mixed = out[i * size : (i + 1) * size]
+        for k in range(size):
+            # Both ends to the bit, as by torch.lerp.
+            apart = other[k] - own[k]
+            mixed[k] = own[k] + rest * apart if rest < share else other[k] - share * apart
