@@ -56,9 +56,7 @@ class Mixer(ABC, Generic[Params]):
         """
 
     @abstractmethod
-    def apply(
-        self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
         """Mixes by `params`; draws nothing, and does not wait for a GPU.
 
         Args:

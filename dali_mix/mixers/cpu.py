@@ -140,7 +140,9 @@ def _fresh(images: Tensor) -> Tensor:
     return out
 
 
-def _all_images(run: Callable[[Any, Any, Any, int], None], partners: Any, sizes: Any, batch: Any, inplace: bool) -> None:
+def _all_images(
+    run: Callable[[Any, Any, Any, int], None], partners: Any, sizes: Any, batch: Any, inplace: bool
+) -> None:
     """Calls run(stage, staged_at, order, task) for all images, on several threads; sizes: values a box, None unread."""
     kernels = _kernels()
     count = len(partners)

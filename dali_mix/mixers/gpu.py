@@ -107,9 +107,7 @@ def blend(images: Tensor, partners: Tensor, lam: Tensor, inplace: bool) -> Tenso
     return images.copy_(out) if inplace else out
 
 
-def _launch(
-    images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor, way: int, boxes_only: bool
-) -> Tensor:
+def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor, way: int, boxes_only: bool) -> Tensor:
     """partners None: every image is its own."""
     if not images.numel():
         return out

@@ -238,9 +238,7 @@ def paste_bilinear(
             block = (planes, box_h, box_w * pixel)
             _copy_block(stage, staged_at[i], stage_row, stage_plane, out, to, row, plane, block)
             continue
-        _bilinear(
-            images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape, rounded
-        )
+        _bilinear(images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape, rounded)
 
 
 @_compile

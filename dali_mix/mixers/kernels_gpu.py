@@ -1,7 +1,7 @@
 """The mixers' Triton kernels; `mixers.gpu` launches them.
 
-An image is `planes · height` rows of `width · pixel` values: a contiguous batch has a plane for each channel and pixels of 1
-value, a channels_last one has one plane and pixels of C values. A program makes a tile of rows, so that divisions are
+An image is `planes · height` rows of `width · pixel` values: a contiguous batch has a plane for each channel and pixels
+of 1 value, a channels_last one has one plane and pixels of C values. A program makes a tile of rows, so that divisions are
 needed once a row and once a column, not once a pixel.
 """
 
@@ -37,8 +37,7 @@ def paste(
     x = col // pixel
     in_rows = (y >= top) & (y < top + box_h) & (y_of_all < image_rows)
     in_cols = (x >= left) & (x < left + box_w) & (col < row)
-    size = image_rows.to(tl.int64) * row
-    here = i * size
+    here = i * image_rows * row
     at = y_of_all[:, None] * row + col[None, :]
     whole = (y_of_all < image_rows)[:, None] & (col < row)[None, :]
     crosses = (tl.max(in_rows.to(tl.int32), 0) > 0) & (tl.max(in_cols.to(tl.int32), 0) > 0)
@@ -50,13 +49,14 @@ def paste(
             if OWN:
                 there = here
             else:
-                there = tl.load(partners + i) * size
+                there = tl.load(partners + i) * image_rows * row
             if WAY == _SAME_PLACE:
                 pasted = tl.load(images + there + at, mask=inside, other=0)
             else:
                 # In float32, as torch's interpolate: quotient first, rounded as IEEE has it, then the product.
-                down = tl.div_rn(height.to(tl.float32), tl.maximum(box_h, 1).to(tl.float32))
-                across = tl.div_rn(width.to(tl.float32), tl.maximum(box_w, 1).to(tl.float32))
+                # (0 * box: a side of 1 arrives as a constant, which has no dtype.)
+                down = tl.div_rn((height + 0 * box_h).to(tl.float32), tl.maximum(box_h, 1).to(tl.float32))
+                across = tl.div_rn((width + 0 * box_w).to(tl.float32), tl.maximum(box_w, 1).to(tl.float32))
                 from_y = tl.minimum(((y - top).to(tl.float32) * down).to(tl.int32), height - 1)
                 from_x = tl.minimum(((x - left).to(tl.float32) * across).to(tl.int32), width - 1)
                 from_row = (y_of_all - y + from_y) * row

@@ -75,7 +75,5 @@ class ResizeMix(Mixer[PasteParams]):
     ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.lam))
         mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
-        mixed_images = paste_resized(
-            images, params.permutation, params.boxes, self.interpolation, inplace=inplace
-        )
+        mixed_images = paste_resized(images, params.permutation, params.boxes, self.interpolation, inplace=inplace)
         return mixed_images, mixed_targets
