@@ -37,7 +37,9 @@ def nearest(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
     """Which of `full` pixels becomes `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
     # In float32, as torch's interpolate does: now and then that is one below the integer quotient pixel * full // size.
-    return (pixel.float() * (torch.full_like(size, full).float() / size.float())).floor().long()
+    # (The quotient by way of float64, rounded the same: what torch.compile makes of a float32 division may be 1 ulp off.)
+    ratio = (full / size.double()).float()
+    return (pixel.float() * ratio).floor().long()
 
 
 def bilinear(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
