@@ -29,9 +29,9 @@ class PasteParams:
 class Mixer(ABC, Generic[Params]):
     """Mixes the images of a batch, and their targets.
 
-    A mixer does not change its input unless told to (`inplace`), keeps dtype, device and memory format of the images, lets gradients pass, and holds
-    no state: the same params give the same batch. `combine` tells how targets combine: "area" (weighted by the share of
-    pixels) or "union" (every label shown).
+    A mixer does not change its input unless told to (`inplace`), keeps dtype, device and memory format of the images,
+    lets gradients pass, and holds no state: the same params give the same batch. `combine` tells how targets combine:
+    "area" (weighted by the share of pixels) or "union" (every label shown).
     """
 
     combine: Combine = "area"
@@ -85,7 +85,8 @@ class Mixer(ABC, Generic[Params]):
         check_images(images)
         batch_size, _, height, width = images.shape
         params = self.sample(batch_size, height, width, generator, images.device)
-        return self.apply(images, targets, params, inplace=inplace)
+        # A mixer by a third party may know nothing of the option.
+        return self.apply(images, targets, params, **({"inplace": True} if inplace else {}))
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))

@@ -1,9 +1,9 @@
-"""Loops over the pixels of a batch on a CPU, compiled by numba; `mixers.cpu` calls them, a thread for a share of images.
+"""Loops over the pixels of a batch on a CPU, compiled by numba; `mixers.cpu` calls them, on several threads.
 
-Batches arrive as flat arrays in the order of memory. `shape` is (planes, height, width, pixel): a contiguous batch has C
-planes of pixels of 1 value, a channels_last one has 1 plane of pixels of C values. An image is `planes · height` rows
-of `width · pixel` values. Pixels that only move are handed over as integers of their size, so that few kernels serve
-all dtypes. Every value of the output is written once: its memory is often fresh, and touching it is what costs.
+Batches arrive as flat arrays in the order of memory. `shape` is (planes, height, width, pixel): a contiguous batch has
+C planes of pixels of 1 value, a channels_last one has 1 plane of pixels of C values. An image is `planes · height`
+rows of `width · pixel` values. Pixels that only move are handed over as integers of their size, so that few kernels
+serve all dtypes. Every value of the output is written once: its memory is often fresh, and touching it is what costs.
 
 Everything compiled sits in this one file, so that numba's cache on disk notices every change of it.
 """
@@ -221,7 +221,7 @@ def paste_bilinear(
     task: int,
     rounded: bool,
 ) -> None:
-    """As `paste`, with the whole partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
+    """As `paste`, the whole partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
     planes, height, width, pixel = shape
     row, plane = width * pixel, height * width * pixel
     for i in order:

@@ -1,8 +1,8 @@
 """The mixers' Triton kernels; `mixers.gpu` launches them.
 
-An image is `planes · height` rows of `width · pixel` values: a contiguous batch has a plane for each channel and pixels
-of 1 value, a channels_last one has one plane and pixels of C values. A program makes a tile of rows, so that divisions are
-needed once a row and once a column, not once a pixel.
+An image is `planes · height` rows of `width · pixel` values: a contiguous batch has a plane for each channel and
+pixels of 1 value, a channels_last one has one plane and pixels of C values. A program makes a tile of rows, so that
+divisions are needed once a row and once a column, not once a pixel.
 """
 
 from __future__ import annotations

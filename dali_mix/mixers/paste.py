@@ -1,8 +1,8 @@
 """Changing a box, or all, of each image by its partner: the way that suits the batch is chosen here.
 
-On a CPU loops compiled by numba (`mixers.cpu`), on a CUDA device one Triton kernel (`mixers.gpu`); plain torch operations
-(`mixers.plain`) where gradients are wanted, under torch.compile, and for what those two do not take. The pixels are the
-same.
+On a CPU loops compiled by numba (`mixers.cpu`), on a CUDA device one Triton kernel (`mixers.gpu`); plain torch
+operations (`mixers.plain`) where gradients are wanted, under torch.compile, and for what those two do not take. The
+pixels are the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pasting in plain torch operations: any device, dtype and layout, differentiable, and open to torch.compile.
 
-What the compiled loops (`mixers.cpu`) and the GPU kernel (`mixers.gpu`) do, without a look at the numbers from the host.
+What the compiled loops (`mixers.cpu`) and the GPU kernels (`mixers.gpu`) do, without looking at the numbers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def nearest(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
     """Which of `full` pixels becomes `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
     # In float32, as torch's interpolate does: now and then that is one below the integer quotient pixel * full // size.
-    # (The quotient by way of float64, rounded the same: what torch.compile makes of a float32 division may be 1 ulp off.)
+    # (The quotient by way of float64 is rounded the same; torch.compile may make a float32 division 1 ulp off.)
     ratio = (full / size.double()).float()
     return (pixel.float() * ratio).floor().long()
 

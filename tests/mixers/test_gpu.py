@@ -17,7 +17,11 @@ pytestmark = [
 ]
 
 # Arguments that have no default, by name; num_classes is 4 for all.
-OPTIONS = {"Cutout": {"size": 9}, "MixChoice": {"mixers": [CutMix(4), ResizeMix(4)], "probs": [0.5, 0.5]}}
+OPTIONS = {
+    "Cutout": {"size": 9},
+    "MixChoice": {"mixers": [CutMix(4), ResizeMix(4)], "probs": [0.5, 0.5]},
+    "SaliencyMix": {"mean": (0, 0, 0), "std": (1, 1, 1)},
+}
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.uint8]
 STEPS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.uint8: 1}
 # These move pixels, so that the two devices agree to the bit; what else there is may round differently.
@@ -43,7 +47,7 @@ each_mixer = pytest.mark.parametrize(("mixer", "exact"), list(cases()))
 def pictures(dtype=torch.float32, channels_last=False, count=9, height=33, width=21):
     # Whole grey levels, so that a mixer that looks at grey levels sees the same on both devices.
     grey = torch.randint(256, (count, 3, height, width), generator=torch.Generator().manual_seed(1))
-    images = grey.to(dtype) if dtype == torch.uint8 else (grey / 256).to(dtype)
+    images = grey.to(dtype) if dtype == torch.uint8 else (grey / 255).to(dtype)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
@@ -55,6 +59,8 @@ def on_gpu(params):
     """Drawn on the CPU, moved."""
     if torch.is_tensor(params):
         return params.cuda()
+    if isinstance(params, (tuple, list)):
+        return type(params)(on_gpu(member) for member in params)
     if dataclasses.is_dataclass(params):
         fields = {field.name: on_gpu(getattr(params, field.name)) for field in dataclasses.fields(params)}
         return dataclasses.replace(params, **fields)

@@ -130,7 +130,7 @@ def test_chains_put_little_aside(count, parts):
         cycles += start not in seen
         while start not in seen:
             seen.add(start)
-            start = partners[start]  # noqa: PLW2901
+            start = partners[start]
     assert len(late) <= cycles + parts - 1
     written = {}
     for part, members in enumerate(order):
