@@ -1,7 +1,7 @@
 """The mixers against those of other projects, and against a copy of the batch, which no mixer can be cheaper than.
 
 use: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype float32,bfloat16] [--rounds 15]
-                                 [--only NAME] [--keep-freed-memory] [--out FILE]
+                                 [--only NAME] [--clock wall|cpu] [--keep-freed-memory] [--out FILE]
 
 Every registered mixer takes part, out of place and, where it can, in place, drawing and one-hot targets included; peers
 that are not installed are left out and named. In a round each contestant mixes the same batch once (a GPU: ten times,
@@ -9,6 +9,8 @@ between CUDA events). Printed: median and quartiles of the time of a call, and o
 fresh from the system, on a CPU) and to `copy_` (into memory in use) of the same round.
 
 --keep-freed-memory: the process keeps what it frees, as a training run on a CPU does; `clone()` is then a `copy_`.
+--clock cpu: processor time of all threads, for a machine that others use at the same time (with OMP_WAIT_POLICY=passive
+in the environment, so that waiting does not count).
 Where OpenCV has its contrib modules, its fine-grained saliency is measured against ours.
 """
 
@@ -74,13 +76,13 @@ def contestants(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
     }
 
 
-def timed(mix: Mix, images: Tensor, labels: Tensor) -> Callable[[], float]:
+def timed(mix: Mix, images: Tensor, labels: Tensor, clock: Callable[[], float]) -> Callable[[], float]:
     """Images a second of one call (a GPU: of several, as the device sees them)."""
 
     def on_cpu() -> float:
-        start = time.perf_counter()
+        start = clock()
         mixed = mix(images, labels)
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         del mixed
         return len(images) / seconds
 
@@ -186,6 +188,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=None, help="torch's, on a CPU; default: as torch has it")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", default="", help="contestants whose name holds this")
+    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"), help="on a CPU")
     parser.add_argument("--keep-freed-memory", action="store_true")
     parser.add_argument("--out", type=Path, default=None, help="default docs/benchmarks/mixers[_cuda].json")
     args = parser.parse_args()
@@ -198,6 +201,7 @@ def main() -> int:
         keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     count = args.batch_size or (256 if gpu else 128)
     out = args.out or Path("docs/benchmarks") / ("mixers_cuda.json" if gpu else "mixers.json")
 
@@ -219,7 +223,7 @@ def main() -> int:
             except RuntimeError as error:
                 print(f"{name}: left out for {dtype} ({str(error).splitlines()[0]})")
                 continue
-            turns[name] = timed(mix, images, labels)
+            turns[name] = timed(mix, images, labels, clock)
         print(
             f"\n{count} images of 3×{args.image_size}×{args.image_size}, {dtype}, {args.device}, {args.rounds} rounds"
         )
