@@ -1,6 +1,7 @@
 """The ways a batch can be mixed (compiled loops, Triton, plain torch, torch.compile, in place) give the same pixels."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -220,6 +221,17 @@ def test_torch_compile_traces_apply_whole(mixer):
     own = images.clone()
     assert compiled(own, labels, drawn, inplace=True)[0].data_ptr() == own.data_ptr()
     torch.testing.assert_close(own, wanted, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+@pytest.mark.parametrize("mixer", [CutMix(4), ResizeMix(4)])
+def test_inductor_takes_the_same_pixels(mixer):
+    images, labels = batch(6, channels_last=True, height=37, width=53), torch.arange(6) % 4
+    drawn = mixer.sample(6, 37, 53, torch.Generator().manual_seed(1))
+    wanted, _ = mixer.apply(images, labels, drawn)
+    mixed, _ = torch.compile(mixer.apply, fullgraph=True)(images, labels, drawn)
+    assert torch.equal(mixed, wanted)
+    assert mixed.stride() == images.stride()
 
 
 INTERPRETED = """
