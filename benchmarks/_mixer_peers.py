@@ -19,8 +19,8 @@ from torch import Tensor
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def packages(classes: int) -> dict[str, Mix]:
-    """Mixers of torchvision, timm and kornia, as far as these are installed."""
+def packages(classes: int, own: Tensor) -> dict[str, Mix]:
+    """Mixers of torchvision, timm and kornia, as far as these are installed. timm's change a batch in place: `own`."""
     peers: dict[str, Mix] = {}
     if importlib.util.find_spec("torchvision"):
         from torchvision.transforms import v2
@@ -30,11 +30,10 @@ def packages(classes: int) -> dict[str, Mix]:
     if importlib.util.find_spec("timm"):
         from timm.data import Mixup
 
-        # timm mixes in place; the copy that keeps the loader's batch is part of what is compared.
         for mode in ("batch", "elem"):
             for name, alphas in (("CutMix", (0.0, 1.0)), ("MixUp", (0.2, 0.0))):
                 mixup = Mixup(*alphas, mode=mode, label_smoothing=0.0, num_classes=classes)
-                peers[f"timm {name} {mode}"] = lambda images, labels, mixup=mixup: _timm(mixup, images, labels)
+                peers[f"timm {name} {mode} (in place)"] = lambda images, labels, mixup=mixup: mixup(own, labels)
     if importlib.util.find_spec("kornia"):
         import kornia.augmentation as K
 
@@ -42,17 +41,6 @@ def packages(classes: int) -> dict[str, Mix]:
         mixup = K.RandomMixUpV2(data_keys=["input", "class"])
         peers["kornia CutMix"], peers["kornia MixUp"] = cutmix, mixup
     return peers
-
-
-def _timm(mixup: Callable[..., tuple[Tensor, Tensor]], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    # timm makes one-hot rows on "cuda" unless its own function is told; `device` is where the batch is.
-    from timm.data.mixup import mixup_target
-
-    mixed = images.clone()
-    lam = {"batch": mixup._mix_batch, "elem": mixup._mix_elem}[mixup.mode](mixed)  # type: ignore[attr-defined]
-    if isinstance(lam, Tensor):
-        lam = lam[:, :1, 0, 0] if lam.ndim == 4 else lam
-    return mixed, mixup_target(labels, mixup.num_classes, lam, 0.0)  # type: ignore[attr-defined]
 
 
 def published(classes: int) -> dict[str, Mix]:

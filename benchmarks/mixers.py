@@ -67,7 +67,7 @@ def contestants(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
         changing = in_place(mixer, own, labels, generator)
         if changing is not None:
             ours[f"dali_mix {name} inplace"] = changing
-    everyone = {**ours, **packages(CLASSES), **published(CLASSES)}
+    everyone = {**ours, **packages(CLASSES, images.clone()), **published(CLASSES)}
     chosen = {name: mix for name, mix in everyone.items() if only.lower() in name.lower()}
     return {
         "clone()": lambda images, labels: (images.clone(), labels),
