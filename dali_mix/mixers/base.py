@@ -31,10 +31,11 @@ class Mixer(ABC, Generic[Params]):
 
     A mixer never changes its input, keeps dtype, device and memory format of the images, lets gradients pass, and holds
     no state: the same params give the same batch. `combine` tells how targets combine: "area" (weighted by the share of
-    pixels) or "union" (every label shown).
+    pixels) or "union" (every label shown); `changes_targets` is False for one that returns them as they came.
     """
 
     combine: Combine = "area"
+    changes_targets: bool = True
     num_classes: int | None = None
 
     @abstractmethod
@@ -65,7 +66,7 @@ class Mixer(ABC, Generic[Params]):
             params: as `sample` returned for this B, H and W, on the device of the images.
 
         Returns:
-            new images (B,3,H,W) and targets (B,K) float32.
+            new images (B,3,H,W) and targets (B,K) float32; more than B of both from a mixer that says so.
 
         Raises:
             ValueError: shapes or dtypes do not fit.
@@ -105,10 +106,21 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
         )
 
 
+def memory_format(images: Tensor) -> torch.memory_format:
+    """torch.channels_last where `images` are that and not contiguous as well, else torch.contiguous_format."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def keep_format(mixed: Tensor, images: Tensor) -> Tensor:
     """`mixed` in the memory format of `images`, contiguous or channels_last."""
-    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    return mixed.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return mixed.contiguous(memory_format=memory_format(images))
+
+
+def empty_like_batch(images: Tensor, count: int) -> Tensor:
+    """Room for `count` images as `images` are: (count,C,H,W), not filled, same dtype, device and memory format."""
+    shape = (count, *images.shape[1:])
+    return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=memory_format(images))
 
 
 def check_alpha(alpha: float) -> None:

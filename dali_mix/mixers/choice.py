@@ -58,6 +58,7 @@ class MixChoice(Mixer[ChoiceParams]):
         self.probs = tuple(float(share) for share in probs)
         self.num_classes = known.pop() if known else None
         self.combine = mixers[0].combine
+        self.changes_targets = any(mixer.changes_targets for mixer in mixers)
 
     def sample(
         self,

@@ -31,6 +31,8 @@ class Cutout(Mixer[CutoutParams]):
         ValueError: size below 1.
     """
 
+    changes_targets = False
+
     def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError(f"size={size}: the side of the square is at least one pixel")
