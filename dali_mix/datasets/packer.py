@@ -23,6 +23,7 @@ from dali_mix.datasets.base import Listing, printable
 from dali_mix.datasets.images import Transform
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
+from dali_mix.recordio.image_header import ImageHeader
 from dali_mix.recordio.labels import check_boxes, clip_boxes
 from dali_mix.recordio.memory import keep_freed_memory
 
@@ -138,7 +139,10 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
         name, label = listing.names[source], listing.labels[source]
         try:
             content = listing.tree.read_into(name, partial(done.block.room, label=label))
-            data, header, reencoded = options.transform(content)
+            crop = None if listing.crops is None else listing.crops[source]
+            data, header, reencoded = options.transform(content, crop)
+            if listing.sizes is not None:
+                _check_size(header, listing.sizes[source], options.transform)
             check_length(len(data) + 64)
         except (ValueError, FileNotFoundError) as error:
             message = str(error)
@@ -170,6 +174,18 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
             raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
         done.reencoded += reencoded
     return done
+
+
+def _check_size(header: ImageHeader, annotated: tuple[int, int], transform: Transform) -> None:
+    """Raises ValueError when the packed image cannot come from one of the size its boxes were made for."""
+    height, width = transform.size(*annotated)
+    if (height, width) != (header.height, header.width):
+        resized = (annotated != (height, width)) * f", so {width}x{height} here,"
+        raise ValueError(
+            f"its annotation is for {annotated[1]}x{annotated[0]} pixels{resized} but it has"
+            f" {header.width}x{header.height}: turned or resized since? use the original image, or correct the"
+            " annotation"
+        )
 
 
 def _beginning(message: str, where: str) -> str:
