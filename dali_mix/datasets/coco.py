@@ -88,7 +88,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         task=task,
         ids=ids[stay].tolist(),
         places=[f"{where}: images[{row}]" for row in stay],
-        sizes=[sizes[row] for row in stay],
+        sizes=[sizes[row] for row in stay] if task == "detection" else None,
         report=report | dropped,
     )
 

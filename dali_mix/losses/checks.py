@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-MULTI_LABEL = frozenset({"multi-hot", "soft multi-hot"})  # the kinds of targets these losses take
+# What they take, of `dali_mix.mixers.targets.TargetKind`: labels weighted by area are fractions.
+MULTI_LABEL = frozenset({"multi-hot", "soft multi-hot"})
 
 
 def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

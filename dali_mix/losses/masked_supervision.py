@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_mix.losses.binary import BinaryCrossEntropy
-from dali_mix.losses.checks import known_entries
+from dali_mix.losses.checks import MULTI_LABEL, known_entries
 
 
 class MaskedSupervisionLoss(nn.Module):
@@ -22,6 +22,8 @@ class MaskedSupervisionLoss(nn.Module):
     Raises:
         ValueError: a negative weight; from `forward`, shapes or dtypes that do not fit.
     """
+
+    accepts = MULTI_LABEL
 
     def __init__(self, whole: float = 0.3, masked: float = 0.2, agreement: float = 0.5) -> None:
         super().__init__()

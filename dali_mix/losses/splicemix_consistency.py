@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_mix.losses.binary import BinaryCrossEntropy
+from dali_mix.losses.checks import MULTI_LABEL
 
 DROPPED = -1e3  # both sides of a dropped cell: the target σ(-1000) is 0 and so is its cross-entropy
 
@@ -23,6 +24,8 @@ class SpliceMixConsistencyLoss(nn.Module):
     Raises:
         ValueError: from `forward`, shapes or dtypes that do not fit.
     """
+
+    accepts = MULTI_LABEL
 
     def __init__(self, detach: bool = True) -> None:
         super().__init__()

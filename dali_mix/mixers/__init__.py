@@ -14,7 +14,7 @@ from dali_mix.mixers.resizemix import ResizeMix
 from dali_mix.mixers.resizemix_plus import ResizeMixPlus, ResizeMixPlusParams
 from dali_mix.mixers.saliency import fine_grained_saliency
 from dali_mix.mixers.saliencymix import SaliencyMix, SaliencyMixParams
-from dali_mix.mixers.splicemix import SpliceGrid, SpliceMix, SpliceMixParams
+from dali_mix.mixers.splicemix import SpliceMix, SpliceMixParams
 
 __all__ = [
     "MIXERS",
@@ -36,7 +36,6 @@ __all__ = [
     "ResizeMixPlusParams",
     "SaliencyMix",
     "SaliencyMixParams",
-    "SpliceGrid",
     "SpliceMix",
     "SpliceMixParams",
     "build",

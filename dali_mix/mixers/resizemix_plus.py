@@ -105,12 +105,16 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
                 views.append(self._augment.forward_parameters(torch.Size((batch_size, 3, height, width))))
         return ResizeMixPlusParams(paste, tuple(views))
 
-    def apply(self, images: Tensor, targets: Tensor, params: ResizeMixPlusParams) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, targets: Tensor, params: ResizeMixPlusParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """As `Mixer.apply`, but (views·B,3,H,W) and (views·B,K): the batch in the first view, then in the next.
 
         Raises:
             ValueError: also images that are no RGB, or have a side below 3 pixels, which sharpening needs.
         """
+        if inplace:
+            raise ValueError("ResizeMixPlus makes new images, and more of them: leave inplace out")
         mixed, mixed_targets = self._resizemix.apply(images, targets, params.paste)
         if images.shape[1] != 3 or min(images.shape[2:]) < 3:
             raise ValueError(f"images are {tuple(images.shape)}: RandAugment takes (B,3,H,W) with sides of 3 and more")

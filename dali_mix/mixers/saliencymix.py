@@ -97,11 +97,13 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
             sides=torch.stack([(side * height).long(), (side * width).long()], dim=1).to(device, non_blocking=True),
         )
 
-    def apply(self, images: Tensor, targets: Tensor, params: SaliencyMixParams) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, targets: Tensor, params: SaliencyMixParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.permutation))
         soft = to_soft(targets, self.num_classes)
         located = self.locate(images, params)
-        mixed_images = paste_boxes(images, located.permutation, located.boxes)
+        mixed_images = paste_boxes(images, located.permutation, located.boxes, inplace=inplace)
         return mixed_images, mix_area(soft, located.permutation, located.lam)
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:

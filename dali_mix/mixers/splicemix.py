@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,28 +22,24 @@ _TRANSPOSE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class SpliceGrid:
-    """n images tiled alike; cells count row by row from the top left.
+class SpliceMixParams:
+    """What SpliceMix draws: n images tiled alike, and those of further grids; cells count row by row from the top left.
 
     rows, cols: of cells. sources: (n, rows · cols) int64, the image of the batch each cell shows. dropped:
-    (n, rows · cols) bool, True where the cell is left black and its labels do not count.
+    (n, rows · cols) bool, True where the cell is left black and its labels do not count. more: the further grids of a
+    custom setting, in order; "default" and "mini" have none.
     """
 
     rows: int
     cols: int
     sources: Tensor
     dropped: Tensor
+    more: tuple[SpliceMixParams, ...] = ()
 
-
-@dataclass(frozen=True)
-class SpliceMixParams:
-    """What SpliceMix draws for a batch of `batch_size` images.
-
-    grids: their images follow the batch in this order; "default" and "mini" have one, a custom setting one an entry.
-    """
-
-    batch_size: int
-    grids: tuple[SpliceGrid, ...]
+    @property
+    def grids(self) -> tuple[SpliceMixParams, ...]:
+        """All of them; their images follow the batch in this order."""
+        return (self, *self.more)
 
 
 class SpliceMix(Mixer[SpliceMixParams]):
@@ -120,14 +116,14 @@ class SpliceMix(Mixer[SpliceMixParams]):
             # The `drops` smallest of as many numbers as there are cells: every choice of cells equally likely.
             ranks = random.uniform(len(sources), generator).view(count, rows * cols).argsort(1).argsort(1)
             grids.append(
-                SpliceGrid(
+                SpliceMixParams(
                     rows,
                     cols,
                     sources=sources.view(count, rows * cols).to(device, non_blocking=True),
                     dropped=(ranks < drops).to(device, non_blocking=True),
                 )
             )
-        return SpliceMixParams(batch_size, tuple(grids))
+        return replace(grids[0], more=tuple(grids[1:]))
 
     def _draw_layouts(self, batch_size: int, generator: torch.Generator | None) -> list[tuple[int, int, int, int]]:
         """(rows, cols, cells dropped, images) of each grid."""
@@ -148,15 +144,23 @@ class SpliceMix(Mixer[SpliceMixParams]):
             rows, cols = cols, rows
         return [(rows, cols, drops, batch_size // 4)]
 
-    def apply(self, images: Tensor, targets: Tensor, params: SpliceMixParams) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`, but n images more: (B+n,3,H,W) and (B+n,K) float32, the originals first."""
-        check_batch(images, targets, params.batch_size)
+    def apply(
+        self, images: Tensor, targets: Tensor, params: SpliceMixParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As `Mixer.apply`, but n images more: (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in place."""
+        if inplace:
+            raise ValueError("SpliceMix makes a larger batch, which does not fit into the one given: leave inplace out")
+        check_batch(images, targets, len(images))
         for grid in params.grids:
             if not grid.sources.shape == grid.dropped.shape == (len(grid.sources), grid.rows * grid.cols):
                 raise ValueError(
                     f"a grid of {grid.rows}×{grid.cols} with sources {tuple(grid.sources.shape)} and dropped "
                     f"{tuple(grid.dropped.shape)}: both must be (n, {grid.rows * grid.cols})"
                 )
+            if images.device.type == "cpu" and len(grid.sources) and not torch.compiler.is_compiling():
+                highest = int(grid.sources.max())
+                if highest >= len(images):
+                    raise ValueError(f"params drawn for a larger batch: a cell shows image {highest} of {len(images)}")
         soft = to_soft(targets, self.num_classes)
         labels = [union(soft[grid.sources], ~grid.dropped) for grid in params.grids]
         filled = len(images)
@@ -169,7 +173,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
         return mixed, torch.cat([soft, *labels])
 
 
-def _tile(images: Tensor, grid: SpliceGrid, out: Tensor) -> None:
+def _tile(images: Tensor, grid: SpliceMixParams, out: Tensor) -> None:
     """Writes the images of `grid`, (n,C,H,W), to `out`."""
     count, channels, height, width = out.shape
     rows, cols = grid.rows, grid.cols

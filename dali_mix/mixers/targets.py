@@ -41,8 +41,8 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
         num_classes: K; None only where targets are (B,K) already.
 
     Raises:
-        ValueError: shape, dtype, class number or K do not fit. (Class numbers are checked on the CPU only: a check on
-            a GPU would wait for it.)
+        ValueError: shape, dtype, class number or K do not fit. (Class numbers are checked on the CPU only, and not
+            under torch.compile: a check on a GPU would wait for it.)
     """
     if targets.ndim == 2:
         if num_classes is not None and targets.shape[1] != num_classes:
@@ -58,7 +58,7 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
         )
     if num_classes is None:
         raise ValueError("class numbers cannot be mixed without num_classes: give it to the mixer")
-    if targets.device.type == "cpu" and targets.numel():
+    if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= num_classes:
             raise ValueError(f"class numbers span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")

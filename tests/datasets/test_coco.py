@@ -233,6 +233,7 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     assert f"{lost}: no such file, listed at {file}: images[1] (--skip-bad" in refused(tmp_path, capsys)
     lost.write_bytes(encoded("JPEG", WIDTH, HEIGHT))  # turned
     assert "its annotation is for 50x30 pixels but it has 30x50" in refused(tmp_path, capsys, "--task", "detection")
+    assert pack(tmp_path, tmp_path / "many", "--split", "val2014") == 0  # labels without boxes fit any size
     (tmp_path / "val2014").rename(tmp_path / "elsewhere")
     assert "val2014: no such folder; unpack the images" in refused(tmp_path, capsys)
     assert "annotations: no such folder" in refused(tmp_path / "elsewhere", capsys)

@@ -1,6 +1,7 @@
 """SpliceMix: the published arrays, per-pixel loops, what it draws, and what it refuses."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from scipy import stats
 
 from dali_mix import mixers
-from dali_mix.mixers import MixChoice, SpliceGrid, SpliceMix, SpliceMixParams
+from dali_mix.mixers import MixChoice, SpliceMix, SpliceMixParams
 from dali_mix.mixers.targets import union
 from tests.mixers import oracles
 
@@ -31,11 +32,11 @@ def pictures(count=6, height=13, width=8, dtype=torch.float32, channels_last=Fal
 
 
 def grid(rows, cols, sources, dropped=()):
-    """A SpliceGrid; `dropped` lists (image, cell)."""
+    """Params of one grid; `dropped` lists (image, cell)."""
     flags = torch.zeros(len(sources), rows * cols, dtype=torch.bool)
     for place in dropped:
         flags[place] = True
-    return SpliceGrid(rows, cols, torch.tensor(sources), flags)
+    return SpliceMixParams(rows, cols, torch.tensor(sources), flags)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -44,17 +45,21 @@ def test_parity_with_the_published_implementation(case):
     images, labels = torch.tensor(REFERENCE[f"{case}_x"]), torch.tensor(REFERENCE[f"{case}_y"])
     wanted = torch.tensor(REFERENCE[f"{case}_mixed"])
     cells = (len(wanted), rows * cols)
-    drawn = SpliceGrid(
+    drawn = SpliceMixParams(
         rows, cols, torch.arange(len(images)).view(cells), torch.tensor(REFERENCE[f"{case}_drop"]).bool().view(cells)
     )
-    mixed, targets = SpliceMix().apply(images, labels, SpliceMixParams(len(images), (drawn,)))
+    mixed, targets = SpliceMix().apply(images, labels, drawn)
     torch.testing.assert_close(mixed[len(images) :], wanted, rtol=0, atol=1e-6)
     assert torch.equal(mixed[: len(images)], images)
     assert torch.equal(targets[len(images) :], torch.tensor(REFERENCE[f"{case}_mixed_targets"]))
     assert torch.equal(targets[: len(images)], labels)
 
 
-GRIDS = (
+def together(first, *more):
+    return replace(first, more=more)
+
+
+GRIDS = together(
     grid(1, 2, [[5, 0], [2, 2]]),  # 4 cells of 6 images: resized before they are picked
     grid(3, 2, [[0, 1, 2, 3, 4, 5]], [(0, 0), (0, 3), (0, 4)]),
     grid(1, 2, [[3, 1]], [(0, 1)]),  # 2 cells: picked, then resized
@@ -69,13 +74,13 @@ GRIDS = (
 def test_equals_the_loop(dtype, within, height, width, channels_last):
     images = pictures(height=height, width=width, dtype=dtype, channels_last=channels_last)
     before = images.clone()
-    mixed, targets = SpliceMix(num_classes=4).apply(images, torch.tensor([0, 1, 2, 3, 0, 1]), SpliceMixParams(6, GRIDS))
+    mixed, targets = SpliceMix(num_classes=4).apply(images, torch.tensor([0, 1, 2, 3, 0, 1]), GRIDS)
     assert mixed.dtype == dtype and mixed.shape == (10, 3, height, width)
     assert mixed.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     assert torch.equal(images, before)
     assert torch.equal(mixed[:6], images)
     place = 6
-    for drawn in GRIDS:
+    for drawn in GRIDS.grids:
         for sources, dropped in zip(drawn.sources.tolist(), drawn.dropped.tolist(), strict=True):
             wanted = oracles.splicemix(images, drawn.rows, drawn.cols, sources, dropped)
             torch.testing.assert_close(mixed[place].double(), wanted, rtol=0, atol=within)
@@ -98,8 +103,8 @@ def test_union_equals_the_loop():
 
 def test_ignored_entries_of_dropped_cells_do_not_count():
     hot = torch.tensor([[1.0, -1, 0, -1], [0, 0, 0, -1], [-1, 1, 0, -1], [0, 0, -1, 1]])
-    drawn = (grid(2, 2, [[0, 1, 2, 3]]), grid(2, 2, [[0, 1, 2, 3]], [(0, 0), (0, 3)]))
-    _, targets = SpliceMix().apply(pictures(4), hot, SpliceMixParams(4, drawn))
+    drawn = together(grid(2, 2, [[0, 1, 2, 3]]), grid(2, 2, [[0, 1, 2, 3]], [(0, 0), (0, 3)]))
+    _, targets = SpliceMix().apply(pictures(4), hot, drawn)
     assert torch.equal(targets[:4], hot)
     assert torch.equal(targets[4:], torch.tensor([[1.0, 1, -1, 1], [-1, 1, 0, -1]]))
 
@@ -178,15 +183,14 @@ def test_the_generator_decides():
 def test_gradients_reach_what_is_shown():
     images = pictures(4, 8, 6).double().requires_grad_()
     drawn = grid(2, 2, [[0, 1, 1, 3]], [(0, 3)])
-    params = SpliceMixParams(4, (drawn,))
-    mixed, _ = SpliceMix().apply(images, torch.eye(4), params)
+    mixed, _ = SpliceMix().apply(images, torch.eye(4), drawn)
     mixed[4:].sum().backward()
     gradient = images.grad.sum((1, 2, 3))
     assert gradient[0] > 0 and gradient[1] > gradient[0] and gradient[2] == 0 and gradient[3] == 0
-    assert torch.autograd.gradcheck(lambda x: SpliceMix().apply(x, torch.eye(4), params)[0], (images,))
+    assert torch.autograd.gradcheck(lambda x: SpliceMix().apply(x, torch.eye(4), drawn)[0], (images,))
 
 
-WRONG = SpliceGrid(2, 2, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, dtype=torch.bool))
+WRONG = SpliceMixParams(2, 2, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(
@@ -206,9 +210,11 @@ WRONG = SpliceGrid(2, 2, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, dtype=torc
         (lambda: SpliceMix().sample(4, 2, 9, generator()), "cannot be cut into 3"),
         (lambda: SpliceMix().sample(-1, 9, 9, generator()), "cannot mix"),
         (lambda: SpliceMix()(pictures(4), torch.tensor([0, 1, 0, 1]), generator()), "without num_classes"),
-        (lambda: SpliceMix().apply(pictures(4), torch.eye(4), SpliceMixParams(3, ())), "drawn for 3"),
+        (lambda: SpliceMix().apply(pictures(4), torch.eye(4), grid(1, 2, [[0, 4]])), "image 4 of 4"),
+        (lambda: SpliceMix().apply(pictures(4), torch.eye(4), grid(1, 2, [[0, 3]]), inplace=True), "larger batch"),
+        (lambda: SpliceMix().apply(pictures(4), torch.eye(3), grid(1, 2, [[0, 3]])), "do not fit together"),
         (
-            lambda: SpliceMix().apply(pictures(4), torch.eye(4), SpliceMixParams(4, (WRONG,))),
+            lambda: SpliceMix().apply(pictures(4), torch.eye(4), WRONG),
             r"\(1, 3\).*must be \(n, 4\)",
         ),
     ],
