@@ -88,7 +88,7 @@ class Trainer:
         self.saved_at = -1
 
     def fit(self) -> str:
-        """Trains to the end and returns "finished", "stopped early" or "preempted" (after saving).
+        """Trains to the end and returns "finished", "stopped early", or after saving "preempted" or "interrupted".
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite, before the optimizer step it belongs to.
@@ -114,8 +114,8 @@ class Trainer:
                 self.epoch += 1
         except Preempted:
             self.save()
-            self.report.line(f"SIGTERM: saved at step {self.step}; go on with --resume")
-            return "preempted"
+            self.report.line(f"{self.stop.name}: saved at step {self.step}; go on with --resume")
+            return "interrupted" if self.stop.name == "Ctrl-C" else "preempted"
 
     def end(self, how: str) -> str:
         """Says where the run ended and what it leaves, and returns `how`."""

@@ -116,7 +116,7 @@ def read_info(path: Path) -> SetInfo:
 def _missing(path: Path) -> str:
     rec = path.with_name(path.name.removesuffix(".json") + ".rec")
     if rec.exists():
-        return f"{path}: no manifest beside {rec.name}: run `dali-mix adopt {rec}`, or pack the set again"
+        return f"{path}: no manifest beside {rec.name}: run `dali-mix adopt {rec} --force` (--classes names the classes), or pack the set again"
     return f"{path}: no such set; pack one with `dali-mix pack`, or check the prefix"
 
 
