@@ -76,6 +76,11 @@ class Transform:
         encoded = _encode_bgr(_shrink(image_bgr, height, width), target, self.quality)
         return encoded, ImageHeader(target, height, width), True
 
+    @property
+    def passes_through(self) -> bool:
+        """Whether every image is stored as it is, without being decoded."""
+        return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
+
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after packing: at most `resize` on the shorter and `max_side` on the longer side."""
         short, long = min(height, width), max(height, width)

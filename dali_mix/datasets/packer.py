@@ -23,7 +23,7 @@ from dali_mix.datasets.base import Listing, printable
 from dali_mix.datasets.images import Transform
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
-from dali_mix.recordio.labels import check_boxes, clip_boxes
+from dali_mix.recordio.labels import clip_boxes
 from dali_mix.recordio.memory import keep_freed_memory
 
 _CHUNK = 16
@@ -50,7 +50,7 @@ class PackOptions:
 class _Done:
     """What a worker made of some images."""
 
-    block: Block
+    blocks: list[Block]
     skipped: list[dict[str, str]] = field(default_factory=list)
     reencoded: int = 0
     clipped: int = 0
@@ -96,7 +96,8 @@ def pack(
         ) as writer:
             jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, count, _CHUNK))
             for done in _in_order(_work, jobs, workers):
-                writer.write(done.block)
+                for block in done.blocks:
+                    writer.write(block)
                 skipped += done.skipped
                 totals["reencoded"] += done.reencoded
                 totals["clipped_boxes"] += done.clipped
@@ -112,8 +113,7 @@ def default_workers(transform: Transform) -> int:
     """One a core where images are decoded; half as many where files pass through, since writing and hashing keep a core
     busy."""
     cores = len(os.sched_getaffinity(0))
-    changing = transform.resize or transform.max_side or transform.encoding != "keep" or transform.decode
-    return cores if changing else max(1, cores // 2)
+    return max(1, cores // 2) if transform.passes_through else cores
 
 
 def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[_Done]:
@@ -133,11 +133,17 @@ def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], worke
 
 
 def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
-    done = _Done(writer.spare_block(), images=len(sources))
+    done = _Done([writer.spare_block()], images=len(sources))
     for position, source in enumerate(sources, start=start):
         name, label = listing.names[source], listing.labels[source]
+        if done.blocks[-1].full:
+            done.blocks.append(writer.spare_block())
+        block = done.blocks[-1]
         try:
-            content = listing.tree.read_into(name, partial(done.block.room, label=label))
+            if options.transform.passes_through:
+                content = listing.tree.read_into(name, partial(block.room, label=label))
+            else:  # a large file must not swell the block of the small image made of it
+                content = listing.tree.read(name)
             data, header, reencoded = options.transform(content)
             check_length(len(data) + 64)
         except (ValueError, FileNotFoundError) as error:
@@ -153,9 +159,8 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
         try:
             if listing.task == "detection":
                 label, clipped = clip_boxes(np.asarray(label, dtype=np.float32), header.height, header.width)
-                check_boxes(label, len(listing.classes))
                 done.clipped += clipped
-            done.block.add(
+            block.add(
                 position,
                 data,
                 label,

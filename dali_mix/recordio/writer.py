@@ -310,7 +310,7 @@ def write_set(
                 )
             except ValueError as error:
                 raise ValueError(f"sample {position}: {error}") from None
-            if len(block.entries) == 16:
+            if block.full:
                 writer.write(block)
                 block = writer.spare_block()
         writer.write(block)
