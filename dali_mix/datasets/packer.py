@@ -9,11 +9,13 @@ name.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import cv2
@@ -118,18 +120,48 @@ def default_workers(transform: Transform) -> int:
 
 def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[_Done]:
     """Runs jobs in `workers` threads and yields their results in the jobs' order; few are in flight, so memory stays
-    small."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="pack")
-    pending: deque[Future[_Done]] = deque()
+    small.
+
+    No executor: Ctrl-C inside a future's Python code leaves its lock taken, and the end of the pool waits for ever. A
+    `SimpleQueue` is one C call.
+    """
+    todo: SimpleQueue[tuple[tuple[Any, ...], SimpleQueue[_Done | BaseException]] | None] = SimpleQueue()
+    pending: deque[SimpleQueue[_Done | BaseException]] = deque()
+
+    def run() -> None:
+        while (taken := todo.get()) is not None:
+            job, result = taken
+            try:
+                result.put(work(*job))
+            except BaseException as error:  # raised again where the result is taken
+                result.put(error)
+
+    def first() -> _Done:
+        done = pending.popleft().get()
+        if isinstance(done, BaseException):
+            raise done
+        return done
+
+    threads = [threading.Thread(target=run, name=f"pack_{number}", daemon=True) for number in range(workers)]
     try:
+        for thread in threads:
+            thread.start()
         for job in jobs:
-            pending.append(pool.submit(work, *job))
+            pending.append(SimpleQueue())
+            todo.put((job, pending[-1]))
             if len(pending) > 2 * workers + 1:
-                yield pending.popleft().result()
+                yield first()
         while pending:
-            yield pending.popleft().result()
+            yield first()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                todo.get_nowait()  # not begun
+        for _ in threads:
+            todo.put(None)
+        for thread in threads:
+            if thread.ident is not None:  # started
+                thread.join()
 
 
 def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
