@@ -208,15 +208,20 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
     return model
 
 
-def build_parts(config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None) -> Parts:
+def build_parts(
+    config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
+) -> Parts:
     """Everything else, for the loaders given.
+
+    Args:
+        pretrained: begin with the recipe's `weights`; not for a model that is about to take a checkpoint's.
 
     Raises:
         ValueError: any part of the recipe that cannot be built; the message names it.
     """
     num_classes = class_count(config, train_loader.dataset.metainfo["classes"])
     model = build_model(config, num_classes)
-    weights = models.load_weights(model, config.weights) if config.weights else None
+    weights = models.load_weights(model, config.weights) if config.weights and pretrained else None
     model = place_model(model, config, ranks)
     return Parts(
         model=model,

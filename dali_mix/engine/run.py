@@ -72,15 +72,18 @@ def train(
     if make_loaders is None:
         num_classes = check_sets(config)
         check_recipe(config, num_classes)
-    if config.weights and not Path(config.weights).is_file():
+    begun = resume != "no" and bool(folder.steps())  # then all weights are the checkpoint's
+    if config.weights and not begun and not Path(config.weights).is_file():
         raise FileNotFoundError(f"weights: {config.weights} is not there")
     _tune(device)
     report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
     with distributed.joined(device) as ranks, StopSignal() as stop:
+        step = _newest(folder, resume, ranks)
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:
-            trainer = Trainer(config, build_parts(config, ranks, *loaders), ranks, folder, report, stop, observers)
-            _begin(trainer, resume, recipe)
+            parts = build_parts(config, ranks, *loaders, pretrained=step is None)
+            trainer = Trainer(config, parts, ranks, folder, report, stop, observers)
+            _begin(trainer, step, resume, recipe)
             return trainer.fit()
         finally:
             report.close()
@@ -99,13 +102,9 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
         raise FileNotFoundError(f"{folder.path}: nothing to resume from; leave --resume out to begin a run there")
 
 
-def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
-    """Restores the newest whole checkpoint, if asked, and writes what the run begins with."""
+def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
+    """Restores the checkpoint of `step`, unless None, and writes what the run begins with."""
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
-    step: int | None = None
-    if resume != "no":
-        found = ranks.agree(_newest(folder, resume) if ranks.main else 0)
-        step = None if found == _NONE else found
     if step is not None:
         path = folder.file(step)
         try:
@@ -122,7 +121,7 @@ def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
     )
     if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
         report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")
-    if trainer.parts.weights is not None and step is None:
+    if trainer.parts.weights is not None:
         report.line(f"weights from {trainer.parts.weights}")
     if step is not None:
         report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
@@ -133,11 +132,15 @@ def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
 _NONE = -1
 
 
-def _newest(folder: CheckpointFolder, resume: str) -> int:
-    step = folder.newest()
-    if step is None and resume == "must":
+def _newest(folder: CheckpointFolder, resume: str, ranks: Ranks) -> int | None:
+    """The step of the newest whole checkpoint, the same on all ranks; None to begin at step 0."""
+    if resume == "no":
+        return None
+    step = folder.newest() if ranks.main else None
+    if ranks.main and step is None and resume == "must":
         raise FileNotFoundError(f"{folder.path}: holds no checkpoint to resume from")
-    return _NONE if step is None else step
+    found = ranks.agree(_NONE if step is None else step)
+    return None if found == _NONE else found
 
 
 def _write_config(trainer: Trainer, recipe: str | None, *, resumed: bool) -> None:

@@ -290,6 +290,23 @@ def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
     assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] >= 0
 
 
+def test_weights_are_not_needed_to_resume(tmp_path):
+    config = make_config(recipe(max_steps=1))
+    train(config, tmp_path / "first", make_loaders=make_loaders)
+    weights = tmp_path / "weights.pt"
+    torch.save(newest_state(tmp_path / "first")["model"], weights)
+    train(make_config(recipe(max_steps=2, weights=str(weights))), tmp_path / "cut", make_loaders=make_loaders)
+    config = make_config(recipe(max_steps=3, weights=str(weights)))
+    weights.unlink()
+    for resume in ("no", "auto"):
+        with pytest.raises(FileNotFoundError, match=r"weights\.pt is not there"):
+            train(config, tmp_path / "new", resume=resume, make_loaders=make_loaders)
+    assert train(config, tmp_path / "cut", resume="must", make_loaders=make_loaders) == "finished"
+    assert newest_state(tmp_path / "cut")["step"] == 3
+    log = (tmp_path / "cut" / "train.log").read_text()
+    assert log.count("weights from") == 1  # the first start
+
+
 def test_best_without_anything_to_evaluate_is_said(tmp_path):
     def training_only(config, ranks):
         return make_loaders(config, ranks)[0], None
