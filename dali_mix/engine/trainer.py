@@ -58,6 +58,7 @@ class Trainer:
         self.observers = observers
         self.epoch = 0  # under way
         self.step = 0  # optimizer steps done
+        self.offset = 0  # how many of them are more than this recipe takes as far: resumed with another batch size
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
         self.total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
         self.steps_per_epoch = steps_per_epoch
@@ -206,7 +207,7 @@ class Trainer:
     def update(self) -> None:
         """Clips, steps at this step's rate, and follows with the average."""
         optimizer, scaler = self.parts.optimizer, self.precision.scaler
-        factor = self.factor(self.step)
+        factor = self.factor(self.step - self.offset)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         if self.config.clip_grad_norm:
@@ -262,7 +263,7 @@ class Trainer:
     def log(self) -> None:
         """One line and one record of the interval that ends here."""
         lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
-        values = {"epoch": self.step / self.steps_per_epoch, "lr": lr, **self.window.close()}
+        values = {"epoch": (self.step - self.offset) / self.steps_per_epoch, "lr": lr, **self.window.close()}
         self.report.numbers("train", self.step, values)
         left = self.window.seconds_per_step * (self.total_steps - self.step)
         self.report.line(
