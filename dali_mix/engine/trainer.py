@@ -153,10 +153,10 @@ class Trainer:
         """One optimizer step on up to `accumulate` micro-batches; False when the epoch had none left.
 
         Each rank's loss is weighted by its share of the global batch, so that the gradient is that of the mean over
-        all its records, whatever the number of ranks and however uneven the last batch.
+        all its records, whatever the number of ranks, however uneven the last batch, and if bad records are left out.
         """
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
-        expected, seen = 0, 0
+        expected, seen, came = 0, 0, 0
         mean_loss = torch.zeros((), device=self.ranks.device)
         self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step}  # of the last step and this one
         for micro in range(accumulate):
@@ -172,14 +172,18 @@ class Trainer:
                 self.scaled(loss).backward()
             mean_loss += loss.detach() / world_size
             seen += loader.global_size
+            came += len(batch.ids)
             self._ids.setdefault(self.step + 1, []).append(batch.ids)
         if not seen:
             return False
         if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        if seen != expected:
-            torch._foreach_mul_([p.grad for p in self.parts.model.parameters() if p.grad is not None], expected / seen)
-            mean_loss *= expected / seen
+        scale: float | Tensor = expected / (came if world_size == 1 else seen)
+        if world_size > 1 and self.config.loader.get("on_bad_record") == "skip":  # how many came, only the ranks know
+            scale = expected / self.ranks.sum_(mean_loss.new_full((), came))
+        if isinstance(scale, Tensor) or scale != 1:
+            torch._foreach_mul_([p.grad for p in self.parts.model.parameters() if p.grad is not None], scale)
+            mean_loss *= scale
         self.take(self.pulse.beat(self.step + 1, mean_loss, self.stop.asked))
         self.update()
         self.window.images += seen

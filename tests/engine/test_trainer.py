@@ -52,6 +52,37 @@ def test_step_is_the_plain_step(tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
+def test_skipped_records_weigh_nothing(tmp_path):
+    """With `on_bad_record="skip"` the gradient is the mean over the records that came: of one process as of several."""
+    bad = (1, 4, 5, 9, 17, 18, 21, 22, 30, 33)
+    values = recipe(
+        model=PLAIN, mixer=None, batch_size=12, log_interval=1, ema=None, loader={"on_bad_record": "skip"}, epochs=2,
+        schedule={"type": "constant"}, checkpoint={"interval_steps": 1, "keep": 100},
+    )  # fmt: skip
+    assert run(values, tmp_path / "one", bad=bad) == [0]
+    torch.manual_seed(derive_seed(1, 0))
+    model = TinyNet(4, norm=False, dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    loader = make_loaders(make_config(values), Ranks(0, 1, CPU), bad=bad)[0]
+    expected = []
+    for _ in range(2):
+        for batch in loader:
+            loss = nn.functional.cross_entropy(model(batch.images), batch.targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            expected.append((len(batch.ids), loss.item()))
+    sizes, wanted = zip(*expected, strict=True)
+    assert min(sizes) < 12 and sum(sizes) == 2 * (40 - len(bad))
+    wanted = torch.tensor(wanted, dtype=torch.float64)
+    torch.testing.assert_close(losses(tmp_path / "one"), wanted, rtol=0, atol=1e-5)
+    for name, changes, ranks in [("two", {}, 2), ("micro", {"accumulate": 3}, 1), ("both", {"accumulate": 2}, 2)]:
+        assert run({**values, **changes}, tmp_path / name, ranks=ranks, bad=bad) == [0] * ranks, said(tmp_path / name)
+        torch.testing.assert_close(losses(tmp_path / name), wanted, rtol=0, atol=1e-5)
+        for key, value in newest_state(tmp_path / name)["model"].items():
+            torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_nan_loss_stops_before_the_step(tmp_path, ranks):
     """Row 41: every rank stops at the same step, the one that holds the records names them, weights stay."""
