@@ -2,6 +2,7 @@
 # make test         sets up, then lint, types, import contract and all tests that need no GPU
 # make test-gpu     the tests that need a GPU
 # make bench        the benchmarks, against the peers that are installed
+# make pictures     the pictures of docs/mixers, from scikit-learn's digits
 PYTHON  ?= python3
 VENV    ?= .venv
 DATASET ?= digits
@@ -9,7 +10,7 @@ BIN     := $(VENV)/bin
 # Building an editable install warns about itself; that would look like a failure.
 PIP     := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup quickstart test test-gpu lint format bench clean
+.PHONY: setup quickstart test test-gpu lint format bench pictures clean
 
 setup: $(VENV)/.ready
 
@@ -43,6 +44,9 @@ test-gpu: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" scripts/bench.sh
+
+pictures: $(VENV)/.ready
+	$(BIN)/python docs/mixers/pictures.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

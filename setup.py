@@ -23,7 +23,7 @@ setup(
         "nvidia-dali-cuda120>=2.4",
         "mmengine>=0.10.7",
         "numpy>=1.26",
-        "kornia>=0.8",
+        "kornia>=0.9",
         "timm>=1.0.15",
         "torchmetrics>=1.6",
         "opencv-python>=4.8",

@@ -2,7 +2,7 @@
 
     python benchmarks/packing.py [--images FOLDER] [--count 1600] [--turns 7]
 
-im2rec runs in an environment of its own (`python tests/recordio/mxnet_env.py` makes it in build/mxnet), timed inside
+im2rec runs in an environment of its own (`python -m tests.recordio.mxnet_env` makes it in build/mxnet), timed inside
 its process, so that starting Python and importing mxnet do not count. Ours is timed from listing the folder to the
 published set: header and end check of every image, crc32, sha256, fsync and manifest included, none of which im2rec
 does.
@@ -92,7 +92,7 @@ def main() -> int:
     args = parser.parse_args()
     if not PEER.exists():
         print(
-            f"im2rec is not there to compare with: make {PEER.parent.parent} with tests/recordio/mxnet_env.py",
+            f"im2rec is not there to compare with: make {PEER.parent.parent} with python -m tests.recordio.mxnet_env",
             file=sys.stderr,
         )
         return 0

@@ -18,7 +18,11 @@ from dali_mix.pipelines.random import SampleRandom
 __all__ = ["BUILTIN", "CachedPipeline", "Pipeline", "SampleRandom", "build", "get"]
 
 ENTRY_POINT_GROUP = "dali_mix.pipelines"
-BUILTIN = {"imagenet": "dali_mix.pipelines.imagenet:ImageNet", "cifar": "dali_mix.pipelines.cifar:Cifar"}
+BUILTIN = {
+    "imagenet": "dali_mix.pipelines.imagenet:ImageNet",
+    "cifar": "dali_mix.pipelines.cifar:Cifar",
+    "multilabel": "dali_mix.pipelines.multilabel:MultiLabel",
+}
 
 
 def get(name: str) -> type[Pipeline]:

@@ -206,8 +206,4 @@ class ImageNet(Pipeline):
             resized = draws["size"][sample][::-1].astype(np.float64)
             start = np.rint(draws["position"][sample][::-1] * (resized - out))
             return (corners * resized - start).reshape(-1, 4)
-        start, shape = draws["anchor"][sample][::-1], draws["shape"][sample][::-1]
-        corners = (corners * full - start) / shape * out
-        if draws["mirror"][sample]:
-            corners[:, :, 0] = out[0] - corners[:, ::-1, 0]
-        return corners.reshape(-1, 4)
+        return windows.map_boxes(corners * full, draws, sample, self.image_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from dali_mix.pipelines.random import SampleRandom
@@ -51,6 +52,54 @@ def _fallback(rows: np.ndarray, columns: np.ndarray, ratio: tuple[float, float])
     h = np.where(shape < ratio[0], np.clip(np.rint(columns / ratio[0]), 1, rows), rows)
     w = np.where(shape > ratio[1], np.clip(np.rint(rows * ratio[1]), 1, columns), columns)
     return h, w
+
+
+# Multi-scale crop: sides as shares of the picture's, at most two steps of this list apart; and where windows may lie,
+# in quarters of the room there is (top, left): four corners, centre, middles of the borders, and the quarter points.
+SCALES = np.array([1.0, 0.875, 0.75, 0.66, 0.5])
+SIDE_PAIRS = np.array([(i, j) for i in range(5) for j in range(5) if abs(i - j) <= 2])
+PLACES = np.array(
+    [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
+)
+
+
+def multi_scale_windows(height: np.ndarray, width: np.ndarray, random: SampleRandom) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of the multi-scale crop of two-stream networks (arXiv 1507.02159), as SpliceMix and ML-GCN use it.
+
+    Published: the picture is resized to a square, a window of one of 19 pairs of sides is cut at one of 13 places, and
+    resized again. Here the same window is taken from the picture as it is, so that its pixels are resampled once.
+
+    Args:
+        height, width: (B,) image sizes, pixels.
+
+    Returns:
+        anchor (B, 2) int32 as top, left; shape (B, 2) int32 as height, width. Inside the image, at least one pixel.
+    """
+    size = np.stack([height, width], axis=1).astype(np.float64)
+    sides = SIDE_PAIRS[random.integers(0, len(SIDE_PAIRS), 1)[:, 0]]
+    place = PLACES[random.integers(0, len(PLACES), 1)[:, 0]]
+    shape = np.maximum(np.rint(size * SCALES[sides]), 1)
+    anchor = np.floor((size - shape) * place / 4)
+    return anchor.astype(np.int32), shape.astype(np.int32)
+
+
+def map_boxes(
+    boxes: np.ndarray, draws: Mapping[str, np.ndarray], sample: int, image_size: tuple[int, int]
+) -> np.ndarray:
+    """Carries boxes through a window (anchor, shape of `draws`), a resize to `image_size` and a flip (mirror).
+
+    Args:
+        boxes: (n, 4) x1, y1, x2, y2 in pixels of the picture.
+
+    Returns:
+        (n, 4) x1, y1, x2, y2 in pixels of the image made, not clipped.
+    """
+    out = np.array(image_size[::-1], dtype=np.float64)
+    start, shape = draws["anchor"][sample][::-1], draws["shape"][sample][::-1]
+    corners = (boxes.reshape(-1, 2, 2).astype(np.float64) - start) / shape * out
+    if draws["mirror"][sample]:
+        corners[:, :, 0] = out[0] - corners[:, ::-1, 0]
+    return corners.reshape(-1, 4)
 
 
 def covering_sizes(height: np.ndarray, width: np.ndarray, target: tuple[int, int]) -> np.ndarray:

@@ -11,4 +11,6 @@ cp -r dali_mix build/lint/dali_mix
 cp -r pipelines build/lint/dali_mix/pipelines
 cd build/lint
 mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache -p dali_mix
+# Scripts that nobody installs; their types are checked all the same.
+MYPYPATH=. mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache ../../examples ../../docs/mixers/pictures.py
 PYTHONPATH=. lint-imports --config ../../pyproject.toml --no-cache

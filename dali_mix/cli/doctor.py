@@ -215,5 +215,10 @@ def check_set(findings: Findings, prefix: str) -> None:
         batch = next(iter(loader))
     finally:
         loader.close()
-    shape = tuple(batch.images.shape)
-    findings.ok("set", f"{prefix}: {len(records)} records, {len(info.classes)} classes, {info.task}; a batch {shape}")
+    text = f"{prefix}: {len(records)} records, {len(info.classes)} classes, {info.task}; a batch"
+    text += f" {tuple(batch.images.shape)}"
+    if info.task == "detection":
+        text += f" with {sum(len(target['boxes']) for target in batch.targets)} boxes carried along"
+    elif info.task == "multilabel":
+        text += f" with {int((batch.targets == 1).sum())} positive labels"
+    findings.ok("set", text)

@@ -19,7 +19,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=4, help="how many images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="chooses images and mixes (default: %(default)s)")
     parser.add_argument("--image-size", type=int, help="side in pixels before mixing (default: what suits the set)")
-    parser.add_argument("--no-boxes", dest="boxes", action="store_false", help="do not outline what was pasted or cut")
+    parser.add_argument(
+        "--boxes",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="outline what was pasted or cut, and the cells of a grid (default: yes)",
+    )
+    parser.add_argument(
+        "--peaks", action="store_true", help="mark the most salient pixel of each image, and of what SaliencyMix pasted"
+    )
+    parser.add_argument("--maps", action="store_true", help="a column with the saliency of each image")
     parser.add_argument("--title", help="heading (default: the set's name and size)")
 
 
@@ -34,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
         image_size=args.image_size,
         seed=args.seed,
         boxes=args.boxes,
+        peaks=args.peaks,
+        maps=args.maps,
         title=args.title,
     )
     print(f"wrote {out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -15,20 +16,49 @@ from dali_mix.recordio.manifest import TASKS
 from dali_mix.recordio.summary import lines, summarize
 
 _SHOWN = 10
+_ROOTLESS = ("digits", "digit-scenes")
+_ONLY_FOR = {
+    "years": ("voc", "coco"),
+    "unlabelled": ("voc", "coco", "nus-wide", "vg500"),
+    "scenes": ("digit-scenes",),
+    "seed": ("digit-scenes",),
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument("layout", choices=sorted(LAYOUTS), help="how the files lie")
-    parser.add_argument("--root", type=Path, help="the dataset's folder, or an archive of it (digits needs none)")
+    parser.add_argument(
+        "--root", type=Path, help="the dataset's folder, or an archive of it (digits and digit-scenes need none)"
+    )
     parser.add_argument("--out", required=True, metavar="PREFIX", help="write PREFIX.rec, .idx, .npy and .json")
     parser.add_argument("--split", default="train", help="which split (train)")
     source = parser.add_argument_group("what is read")
     source.add_argument(
         "--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)"
     )
-    source.add_argument("--classes", type=Path, metavar="FILE", help="class names in order, one a line")
-    source.add_argument("--task", choices=TASKS, help="list: what the labels are (taken from them)")
+    source.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE|auto",
+        help="class names in order, one a line; voc: auto takes those in the annotations",
+    )
+    source.add_argument(
+        "--task",
+        choices=TASKS,
+        help="what the labels are: multilabel (default) or detection for voc, coco and digit-scenes; list: taken from"
+        " them",
+    )
+    source.add_argument(
+        "--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)"
+    )
+    source.add_argument(
+        "--unlabelled",
+        choices=("keep", "drop"),
+        help="images without labels (dropped by coco multilabel, nus-wide and vg500, else kept)",
+    )
+    source.add_argument("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
+    source.add_argument("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
     source.add_argument(
         "--download", action="store_true", help="cifar10, cifar100: fetch it into the root through torchvision"
     )
@@ -65,6 +95,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _years(text: str) -> tuple[str, ...]:
+    years = tuple(text.split(","))
+    if not all(len(year) == 4 and year.isdigit() for year in years) or len(set(years)) < len(years):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a year, or years with commas between: 2007,2012")
+    return years
+
+
 def run(args: argparse.Namespace) -> int:
     """Packs and prints the set's figures."""
     if args.shuffle is not None and (args.no_shuffle or args.shuffle < 0):
@@ -79,17 +116,28 @@ def run(args: argparse.Namespace) -> int:
         max_pixels=args.max_pixels,
         decode=args.check == "decode",
     )
-    if args.root is None and args.layout != "digits":
+    if args.root is None and args.layout not in _ROOTLESS:
         raise ValueError(f"layout {args.layout} needs --root")
-    if args.root is not None and args.layout == "digits":
-        raise ValueError("layout digits reads scikit-learn's scans, no files: leave --root out")
+    if args.root is not None and args.layout in _ROOTLESS:
+        raise ValueError(f"layout {args.layout} reads scikit-learn's scans, no files: leave --root out")
     if args.download:
         _download(args.layout, args.root)
     start = time.perf_counter()
-    options = Options(list_file=args.list, classes_file=args.classes, task=args.task)
+    _check_options(args)
+    options = Options(
+        list_file=args.list,
+        classes_file=args.classes,
+        task=args.task,
+        years=args.years,
+        unlabelled=args.unlabelled,
+        scenes=args.scenes,
+        seed=args.seed,
+    )
     listing = LAYOUTS[args.layout](args.root or Path(), args.split, options)
     if args.task not in (None, listing.task):
         raise ValueError(f"layout {args.layout} is for --task {listing.task}, not {args.task}")
+    for notice in listing.report.get("notices", ()):
+        print(f"note: {notice}", file=sys.stderr)
     seed = args.shuffle
     if seed is None and listing.training and not args.no_shuffle:
         seed = 0
@@ -99,6 +147,13 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     _summary(args.out, len(info.report["skipped"]) + info.count, seconds)
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises ValueError for an option the layout would not look at."""
+    for option, layouts in _ONLY_FOR.items():
+        if getattr(args, option) and args.layout not in layouts:
+            raise ValueError(f"--{option} is for {', '.join(layouts)}, not {args.layout}: leave it out")
 
 
 def _summary(prefix: str, images: int, seconds: float) -> None:

@@ -18,11 +18,18 @@ MAX_NUMBERED_CLASSES = 100_000  # numbered classes are written out in the manife
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may say about a layout: a list of files and labels, class names in order, and the task."""
+    """What a user may say about a layout: a list of files and labels, class names in order ("auto": from the data),
+    the task, the years of VOC or COCO, whether images without labels are to "keep" or "drop" (None: the layout's own
+    rule), and for digit-scenes how many and their seed.
+    """
 
     list_file: Path | None = None
     classes_file: Path | None = None
     task: str | None = None
+    years: tuple[str, ...] = ()
+    unlabelled: str | None = None
+    scenes: int | None = None
+    seed: int = 0
 
     def class_names(self) -> tuple[str, ...] | None:
         """The names in `classes_file`, one a line; None without it. Raises ValueError for doubles and empty lines."""
@@ -37,7 +44,9 @@ class Listing:
 
     `names` are relative to `tree`, which reads them; `labels` one a name, checked against `task` and `classes` when
     packed; `ids` one a name (unique), the position when None; `places` where each name is listed (file and line), for
-    messages. `report` goes into the manifest.
+    messages. `crops` one a name: the part of the image to store, x, y, width, height in pixels; `sizes` one a name:
+    (height, width) the labels were made for, which the image must have. `report` goes into the manifest; its list
+    `notices` is shown to the user.
     """
 
     tree: Tree
@@ -49,6 +58,8 @@ class Listing:
     task: str = "classification"
     ids: Sequence[int] | None = None
     places: Sequence[str] | None = None
+    crops: Sequence[tuple[float, float, float, float]] | None = None
+    sizes: Sequence[tuple[int, int]] | None = None
     report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -62,7 +73,7 @@ class Listing:
     @property
     def training(self) -> bool:
         """Whether the split is one to train on, and so is shuffled unless asked otherwise."""
-        return self.split in TRAINING_SPLITS
+        return self.split.rstrip("0123456789") in TRAINING_SPLITS  # train2017 too
 
 
 Layout = Callable[[Path, str, Options], Listing]
@@ -121,6 +132,16 @@ def check_unique(names: Sequence[str], where: str) -> None:
         if name in seen:
             raise ValueError(f"{where}: line {number}: {name!r} was on line {seen[name]} already")
         seen[name] = number
+
+
+def first_double(values: Sequence[Any]) -> tuple[int, int] | None:
+    """The places of the first value that is there again, and of where it was before; None where all differ."""
+    seen: dict[Any, int] = {}
+    for place, value in enumerate(values):
+        before = seen.setdefault(value, place)
+        if before != place:
+            return place, before
+    return None
 
 
 def numbered_classes(highest: int, where: str) -> tuple[str, ...]:

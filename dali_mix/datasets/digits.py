@@ -29,7 +29,7 @@ def digits(root: Path | None, split: str, options: Options) -> Listing:
 
     images, labels = load_digits(return_X_y=True)
     scans = images.reshape(-1, 8, 8)
-    chosen = _rows_of(labels, split)
+    chosen = held_out_rows(labels, split)
     names = [f"digits/{row:04d}.png" for row in chosen.tolist()]
 
     def read(name: str) -> bytes:
@@ -42,7 +42,8 @@ def digits(root: Path | None, split: str, options: Options) -> Listing:
     return Listing(tree, names, labels[chosen].tolist(), classes, "digits", split, ids=chosen.tolist())
 
 
-def _rows_of(labels: np.ndarray, split: str) -> np.ndarray:
+def held_out_rows(labels: np.ndarray, split: str) -> np.ndarray:
+    """The rows of `labels` (N,), digits, that are in `split`: "train", "all", or the held-out rest."""
     if split == "all":
         return np.arange(len(labels))
     random = np.random.Generator(np.random.Philox(_SPLIT_KEY))

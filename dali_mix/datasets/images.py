@@ -24,6 +24,7 @@ _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in picture data: all but stuffed bytes, fill and restarts
 _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
 _CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,13 @@ class Transform:
             if value is not None and value < 1:
                 raise ValueError(f"{name} {value} is not a positive number")
 
-    def __call__(self, data: bytes | memoryview) -> tuple[bytes | memoryview, ImageHeader, bool]:
-        """The bytes to store (`data` itself where nothing changes), their header, and whether they were encoded anew.
-        Raises ValueError for what is no whole image."""
+    def __call__(
+        self, data: bytes | memoryview, crop: Box | None = None
+    ) -> tuple[bytes | memoryview, ImageHeader, bool]:
+        """The bytes to store (`data` itself where nothing changes), their header, and whether they were encoded anew;
+        of the part `crop` (x, y, width, height in pixels) if given, as JPEG unless `encoding` says otherwise. Raises
+        ValueError for what is no whole image.
+        """
         converted = self.encoding != "keep" and _only_pil_reads(data)
         header = _opened_header(data) if converted else read_image_header(data)
         pixels = header.height * header.width
@@ -63,6 +68,8 @@ class Transform:
                 f"{header.width}x{header.height} is {pixels:,} pixels, more than --max-pixels"
                 f" {self.max_pixels:,}: raise it if the image is meant"
             )
+        if crop is not None:
+            return self._cropped(bytes(data), header, crop, converted)
         height, width = self.size(header.height, header.width)
         target = self._target(header.encoding)
         if target == header.encoding and (height, width) == (header.height, header.width):
@@ -80,6 +87,21 @@ class Transform:
     def passes_through(self) -> bool:
         """Whether every image is stored as it is, without being decoded."""
         return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
+
+    def _cropped(self, data: bytes, header: ImageHeader, crop: Box, converted: bool) -> tuple[bytes, ImageHeader, bool]:
+        if self.decode:
+            _check_scans(data)
+        image_bgr = _pil_bgr(data) if converted or self.decode else _decode_bgr(data, header, header.height)
+        left, top = max(0, round(crop[0])), max(0, round(crop[1]))
+        image_bgr = image_bgr[top : max(0, round(crop[1] + crop[3])), left : max(0, round(crop[0] + crop[2]))]
+        if not image_bgr.size:
+            raise ValueError(
+                f"the box {list(crop)} (x, y, width, height) shows nothing of the {header.width}x{header.height} image"
+            )
+        height, width = self.size(*image_bgr.shape[:2])
+        target = "jpeg" if self.encoding == "keep" else self._target(header.encoding)
+        encoded = _encode_bgr(_shrink(np.ascontiguousarray(image_bgr), height, width), target, self.quality)
+        return encoded, ImageHeader(target, height, width), True
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after packing: at most `resize` on the shorter and `max_side` on the longer side."""

@@ -25,6 +25,7 @@ from dali_mix.datasets.base import Listing, printable
 from dali_mix.datasets.images import Transform
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
+from dali_mix.recordio.image_header import ImageHeader
 from dali_mix.recordio.labels import clip_boxes
 from dali_mix.recordio.memory import keep_freed_memory
 
@@ -172,11 +173,14 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
             done.blocks.append(writer.spare_block())
         block = done.blocks[-1]
         try:
-            if options.transform.passes_through:
+            crop = None if listing.crops is None else listing.crops[source]
+            if options.transform.passes_through and crop is None:
                 content = listing.tree.read_into(name, partial(block.room, label=label))
             else:  # a large file must not swell the block of the small image made of it
                 content = listing.tree.read(name)
-            data, header, reencoded = options.transform(content)
+            data, header, reencoded = options.transform(content, crop)
+            if listing.sizes is not None:
+                _check_size(header, listing.sizes[source], options.transform)
             check_length(len(data) + 64)
         except (ValueError, FileNotFoundError) as error:
             message = str(error)
@@ -207,6 +211,18 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
             raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
         done.reencoded += reencoded
     return done
+
+
+def _check_size(header: ImageHeader, annotated: tuple[int, int], transform: Transform) -> None:
+    """Raises ValueError when the packed image cannot come from one of the size its boxes were made for."""
+    height, width = transform.size(*annotated)
+    if (height, width) != (header.height, header.width):
+        resized = (annotated != (height, width)) * f", so {width}x{height} here,"
+        raise ValueError(
+            f"its annotation is for {annotated[1]}x{annotated[0]} pixels{resized} but it has"
+            f" {header.width}x{header.height}: turned or resized since? use the original image, or correct the"
+            " annotation"
+        )
 
 
 def _beginning(message: str, where: str) -> str:

@@ -15,6 +15,7 @@ from dali_mix.engine.config import RunConfig, call_with, check_kinds, resolve_ty
 from dali_mix.engine.distributed import Ranks
 from dali_mix.engine.optim import build_optimizer
 from dali_mix.engine.seeding import INIT, derive_seed
+from dali_mix.engine.targets import check_targets
 from dali_mix.loading import build_loader
 from dali_mix.recordio import RecordSet
 
@@ -103,17 +104,21 @@ def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
     return len(classes)
 
 
-def check_recipe(config: RunConfig, num_classes: int) -> None:
+def check_recipe(config: RunConfig, num_classes: int, task: str = "classification") -> None:
     """Builds what is cheap to build, pipelines, mixer, loss and the model without memory, to find mistakes early.
 
+    Args:
+        task: of the training set, "classification" or "multilabel".
+
     Raises:
-        ValueError: a name, an option or a parameter rule that does not exist.
+        ValueError: a name, an option or a parameter rule that does not exist, or a mixer or loss that does not suit the
+            targets.
     """
     for train in (True, False):
         name, options = config.pipeline_options(train)
         pipelines.build(name, train, options)
-    build_mixer(config, num_classes)
-    build_loss(config)
+    mixer, loss = build_mixer(config, num_classes), build_loss(config)
+    check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     with torch.device("meta"):
         model = _model(config, num_classes)
     build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
@@ -180,14 +185,17 @@ def build_loss(config: RunConfig) -> nn.Module:
 
 
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
-    """The recipe's mixer, or None."""
+    """The recipe's mixer, or None; it knows the number of classes and the pipeline's mean and std."""
     if config.mixer is None:
         return None
     options = dict(config.mixer)
     kind = options.pop("type")
     if ":" in kind:
         return call_with(resolve_type(kind, "mixer"), f"mixer {kind}", options)
-    return call_with(mixers.build, f"mixer {kind}", {"name": kind, "num_classes": num_classes, **options})
+    name, pipeline_options = config.pipeline_options(train=True)
+    pipeline = pipelines.build(name, True, pipeline_options)
+    data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}
+    return call_with(mixers.build, f"mixer {kind}", {"name": kind, **data, **options})
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:

@@ -1,5 +1,20 @@
-"""Objectives: plain modules, (logits, targets) → scalar float32."""
+"""Objectives: plain modules, (logits, targets) → scalar float32.
 
+`accepts` of each names the kinds of targets it takes (`dali_mix.mixers.targets.TargetKind`).
+"""
+
+from dali_mix.losses.asymmetric import AsymmetricLoss, SGRELoss
+from dali_mix.losses.binary import BinaryCrossEntropy, MultiLabelSoftMargin
+from dali_mix.losses.masked_supervision import MaskedSupervisionLoss
 from dali_mix.losses.soft_cross_entropy import SoftCrossEntropy
+from dali_mix.losses.splicemix_consistency import SpliceMixConsistencyLoss
 
-__all__ = ["SoftCrossEntropy"]
+__all__ = [
+    "AsymmetricLoss",
+    "BinaryCrossEntropy",
+    "MaskedSupervisionLoss",
+    "MultiLabelSoftMargin",
+    "SGRELoss",
+    "SoftCrossEntropy",
+    "SpliceMixConsistencyLoss",
+]

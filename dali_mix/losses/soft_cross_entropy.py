@@ -20,6 +20,8 @@ class SoftCrossEntropy(nn.Module):
         ValueError: label_smoothing out of range; from `forward`, shapes or dtypes that do not fit.
     """
 
+    accepts = frozenset({"class", "soft"})
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:

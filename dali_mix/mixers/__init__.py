@@ -8,8 +8,13 @@ from dali_mix.mixers.build import MIXERS, build
 from dali_mix.mixers.choice import ChoiceParams, MixChoice
 from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
+from dali_mix.mixers.masks import FolderMaskParams, FolderMasks, FreeFormMasks, FreeFormParams, mask_out
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.resizemix_plus import ResizeMixPlus, ResizeMixPlusParams
+from dali_mix.mixers.saliency import fine_grained_saliency
+from dali_mix.mixers.saliencymix import SaliencyMix, SaliencyMixParams
+from dali_mix.mixers.splicemix import SpliceMix, SpliceMixParams
 
 __all__ = [
     "MIXERS",
@@ -17,11 +22,23 @@ __all__ = [
     "CutMix",
     "Cutout",
     "CutoutParams",
+    "FolderMaskParams",
+    "FolderMasks",
+    "FreeFormMasks",
+    "FreeFormParams",
     "MixChoice",
     "MixUp",
     "MixUpParams",
     "Mixer",
     "PasteParams",
     "ResizeMix",
+    "ResizeMixPlus",
+    "ResizeMixPlusParams",
+    "SaliencyMix",
+    "SaliencyMixParams",
+    "SpliceMix",
+    "SpliceMixParams",
     "build",
+    "fine_grained_saliency",
+    "mask_out",
 ]

@@ -29,12 +29,14 @@ class PasteParams:
 class Mixer(ABC, Generic[Params]):
     """Mixes the images of a batch, and their targets.
 
-    A mixer never changes its input, keeps dtype, device and memory format of the images, lets gradients pass, and holds
-    no state: the same params give the same batch. `combine` tells how targets combine: "area" (weighted by the share of
-    pixels) or "union" (every label shown).
+    A mixer does not change its input unless told to (`inplace`), keeps dtype, device and memory format of the images,
+    lets gradients pass, and holds no state: the same params give the same batch. `combine` tells how targets combine:
+    "area" (weighted by the share of pixels) or "union" (every label shown); `changes_targets` is False for one that
+    returns them as they came.
     """
 
     combine: Combine = "area"
+    changes_targets: bool = True
     num_classes: int | None = None
 
     @abstractmethod
@@ -56,28 +58,39 @@ class Mixer(ABC, Generic[Params]):
         """
 
     @abstractmethod
-    def apply(self, images: Tensor, targets: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+    def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
         """Mixes by `params`; draws nothing, and does not wait for a GPU.
 
         Args:
             images: (B,3,H,W) float32, float16, bfloat16 or uint8 (any number of channels).
             targets: (B,) class numbers, or (B,K) soft or multi-hot rows (-1 = ignore).
             params: as `sample` returned for this B, H and W, on the device of the images.
+            inplace: change the images of the batch given, for who owns it; the same pixels to the bit. Targets are new
+                in any case.
 
         Returns:
-            new images (B,3,H,W) and targets (B,K) float32.
+            new images (B,3,H,W), or with `inplace` those given; and targets (B,K) float32. More than B of both from a
+            mixer that says so.
 
         Raises:
-            ValueError: shapes or dtypes do not fit.
+            ValueError: shapes or dtypes do not fit, or `inplace` with images that require gradients or a mixer that
+                gives more of them.
         """
 
     def __call__(
-        self, images: Tensor, targets: Tensor, generator: torch.Generator | None = None
+        self,
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        inplace: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """`sample`, then `apply`."""
         check_images(images)
         batch_size, _, height, width = images.shape
-        return self.apply(images, targets, self.sample(batch_size, height, width, generator, images.device))
+        params = self.sample(batch_size, height, width, generator, images.device)
+        # A mixer by a third party may know nothing of the option.
+        return self.apply(images, targets, params, **({"inplace": True} if inplace else {}))
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
@@ -105,10 +118,21 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
         )
 
 
+def memory_format(images: Tensor) -> torch.memory_format:
+    """torch.channels_last where `images` are that and not contiguous as well, else torch.contiguous_format."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def keep_format(mixed: Tensor, images: Tensor) -> Tensor:
     """`mixed` in the memory format of `images`, contiguous or channels_last."""
-    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    return mixed.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return mixed.contiguous(memory_format=memory_format(images))
+
+
+def empty_like_batch(images: Tensor, count: int) -> Tensor:
+    """Room for `count` images as `images` are: (count,C,H,W), not filled, same dtype, device and memory format."""
+    shape = (count, *images.shape[1:])
+    return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=memory_format(images))
 
 
 def check_alpha(alpha: float) -> None:

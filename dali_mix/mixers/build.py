@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dali_mix.mixers.base import Mixer
@@ -13,15 +13,38 @@ from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout
 from dali_mix.mixers.mixup import MixUp
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.mixers.resizemix_plus import ResizeMixPlus
+from dali_mix.mixers.saliencymix import SaliencyMix
+from dali_mix.mixers.splicemix import SpliceMix
 
-MIXERS: dict[str, type[Mixer[Any]]] = {mixer.__name__: mixer for mixer in (CutMix, ResizeMix, MixUp, Cutout, MixChoice)}
+MIXERS: dict[str, type[Mixer[Any]]] = {
+    mixer.__name__: mixer
+    for mixer in (
+        CutMix,
+        ResizeMix,
+        MixUp,
+        Cutout,
+        SaliencyMix,
+        ResizeMixPlus,
+        SpliceMix,
+        MixChoice,
+    )
+}
 
 
-def build(name: str, *, num_classes: int | None = None, **options: Any) -> Mixer[Any]:
+def build(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
+) -> Mixer[Any]:
     """Makes the mixer called `name` (a key of `MIXERS`; case does not matter).
 
     Args:
-        num_classes: handed on to every mixer that takes it, also inside a MixChoice.
+        num_classes, mean, std: of the data set, and what its images are normalized with (three numbers each, 0..1
+            units): handed on to every mixer that takes them, also inside a MixChoice.
         options: the constructor's other arguments. MixChoice's `mixers` may be given as dicts of a `type` and options.
 
     Raises:
@@ -33,13 +56,13 @@ def build(name: str, *, num_classes: int | None = None, **options: Any) -> Mixer
         hint = f" Did you mean {by_name[close[0]]}?" if close else ""
         raise ValueError(f"no mixer is called {name!r}; there are {', '.join(MIXERS)}.{hint}")
     mixer_class = MIXERS[by_name[name.lower()]]
+    data = {"num_classes": num_classes, "mean": mean, "std": std}
     if mixer_class is MixChoice and "mixers" in options:
         if not isinstance(options["mixers"], (list, tuple)):
             raise ValueError(f"mixer MixChoice: mixers={options['mixers']!r}: must be a list of mixers")
-        options["mixers"] = [_member(member, num_classes) for member in options["mixers"]]
+        options["mixers"] = [_member(member, data) for member in options["mixers"]]
     signature = inspect.signature(mixer_class)
-    if "num_classes" in signature.parameters:
-        options["num_classes"] = num_classes
+    options |= {option: value for option, value in data.items() if option in signature.parameters}
     try:
         signature.bind(**options)
     except TypeError as error:
@@ -53,16 +76,16 @@ def build(name: str, *, num_classes: int | None = None, **options: Any) -> Mixer
     except ValueError as error:
         raise ValueError(f"mixer {mixer_class.__name__}: {error}") from None
     except TypeError as error:  # text or a list where a number belongs
-        given = ", ".join(f"{option}={value!r}" for option, value in options.items() if option != "num_classes")
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items() if option not in data)
         raise ValueError(f"mixer {mixer_class.__name__}: a value of the wrong kind in {given} ({error})") from None
 
 
-def _member(member: Mixer[Any] | Mapping[str, Any], num_classes: int | None) -> Mixer[Any]:
+def _member(member: Mixer[Any] | Mapping[str, Any], data: Mapping[str, Any]) -> Mixer[Any]:
     if isinstance(member, Mixer):
         return member
     if not isinstance(member, Mapping):
         raise ValueError(f"mixer MixChoice: {member!r} in mixers is no dict of a type and options")
-    options = dict(member)
+    options = {**data, **member}
     if "type" not in options:
-        raise ValueError(f"a mixer of MixChoice has no type: {options}")
-    return build(options.pop("type"), num_classes=num_classes, **options)
+        raise ValueError(f"a mixer of MixChoice has no type: {dict(member)}")
+    return build(options.pop("type"), **options)

@@ -58,6 +58,7 @@ class MixChoice(Mixer[ChoiceParams]):
         self.probs = tuple(float(share) for share in probs)
         self.num_classes = known.pop() if known else None
         self.combine = mixers[0].combine
+        self.changes_targets = any(mixer.changes_targets for mixer in mixers)
 
     def sample(
         self,
@@ -77,11 +78,13 @@ class MixChoice(Mixer[ChoiceParams]):
                 return ChoiceParams(index, params, batch_size)
         return ChoiceParams(-1, None, batch_size)
 
-    def apply(self, images: Tensor, targets: Tensor, params: ChoiceParams) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, targets: Tensor, params: ChoiceParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """As `Mixer.apply`; a batch left alone is returned as it came, not copied."""
         check_batch(images, targets, params.batch_size)
         if params.index >= 0:
-            images, targets = self.mixers[params.index].apply(images, targets, params.params)
+            images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)
         if self.num_classes is not None:
             targets = to_soft(targets, self.num_classes)
         return images, targets

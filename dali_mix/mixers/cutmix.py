@@ -63,7 +63,9 @@ class CutMix(Mixer[PasteParams]):
             lam=box_ops.kept_share(boxes, height, width).to(device, non_blocking=True),
         )
 
-    def apply(self, images: Tensor, targets: Tensor, params: PasteParams) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, targets: Tensor, params: PasteParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.lam))
         mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
-        return paste_boxes(images, params.permutation, params.boxes), mixed_targets
+        return paste_boxes(images, params.permutation, params.boxes, inplace=inplace), mixed_targets

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dali_mix.mixers import boxes as box_ops
 from dali_mix.mixers import random
-from dali_mix.mixers.base import Mixer, check_batch, check_size, keep_format
+from dali_mix.mixers.base import Mixer, check_batch, check_size
+from dali_mix.mixers.paste import erase_boxes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Cutout(Mixer[CutoutParams]):
         ValueError: size below 1.
     """
 
+    changes_targets = False
+
     def __init__(self, size: int) -> None:
         if size < 1:
             raise ValueError(f"size={size}: the side of the square is at least one pixel")
@@ -51,8 +54,9 @@ class Cutout(Mixer[CutoutParams]):
         boxes = box_ops.clipped(centre_y, centre_x, side, side, height, width)
         return CutoutParams(boxes=boxes.to(device, non_blocking=True))
 
-    def apply(self, images: Tensor, targets: Tensor, params: CutoutParams) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, targets: Tensor, params: CutoutParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """As `Mixer.apply`, but targets are returned as they came."""
         check_batch(images, targets, len(params.boxes))
-        mask = box_ops.inside(params.boxes, *images.shape[2:])[:, None]
-        return keep_format(images.masked_fill(mask, 0), images), targets
+        return erase_boxes(images, params.boxes, inplace=inplace), targets

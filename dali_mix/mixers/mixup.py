@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import random
-from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size, keep_format
+from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size
+from dali_mix.mixers.paste import blend
 from dali_mix.mixers.targets import mix_area, to_soft
 
 
@@ -57,11 +58,9 @@ class MixUp(Mixer[MixUpParams]):
             lam=lam.to(device, non_blocking=True),
         )
 
-    def apply(self, images: Tensor, targets: Tensor, params: MixUpParams) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, targets: Tensor, params: MixUpParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.lam))
         mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
-        partners = images[params.permutation]
-        mixed = torch.lerp(partners.float(), images.float(), params.lam[:, None, None, None])
-        if not images.is_floating_point():
-            mixed = mixed.round()
-        return keep_format(mixed.to(images.dtype), images), mixed_targets
+        return blend(images, params.permutation, params.lam, inplace=inplace), mixed_targets

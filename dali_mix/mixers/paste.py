@@ -1,121 +1,132 @@
-"""Pasting a box of each image's partner into it: at the same place, or the whole partner resized to the box."""
+"""Changing a box, or all, of each image by its partner: the way that suits the batch is chosen here.
+
+On a CPU loops compiled by numba (`mixers.cpu`), on a CUDA device one Triton kernel (`mixers.gpu`); plain torch
+operations (`mixers.plain`) where gradients are wanted, under torch.compile, and for what those two do not take. The
+pixels are the same.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers.base import keep_format
+from dali_mix.mixers import cpu, gpu, plain
 
 Interpolation = Literal["nearest", "bilinear"]
 
 
-def paste_boxes(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
+def paste_boxes(images: Tensor, permutation: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tensor:
     """Image i with the pixels of image permutation[i] inside box i.
 
     Args:
         images: (B,C,H,W), any dtype.
         permutation: (B,) int64.
         boxes: (B,4) int64, top, left, height, width, inside the image.
+        inplace: change `images` itself; every pixel pasted is the one that was there before.
 
     Returns:
-        new images (B,C,H,W), in the memory format of `images`.
+        new images (B,C,H,W), in the memory format of `images`; or `images`.
+
+    Raises:
+        ValueError: shapes do not fit, `inplace` with images that want gradients, and on a CPU partners or boxes that
+            do not exist.
     """
-    paste = _paste_slices if images.device.type == "cpu" else _paste_where
-    return paste(images, permutation, boxes)
+    _check(images, permutation, boxes, inplace)
+    if cpu.takes(images):
+        return cpu.paste(images, permutation, boxes, "same place", inplace)
+    if gpu.takes(images):
+        return gpu.paste(images, permutation, boxes, "same place", inplace)
+    return _into(images, plain.same_place(images, permutation, boxes), inplace)
 
 
-def paste_resized(images: Tensor, permutation: Tensor, boxes: Tensor, interpolation: Interpolation) -> Tensor:
+def paste_resized(
+    images: Tensor, permutation: Tensor, boxes: Tensor, interpolation: Interpolation, *, inplace: bool = False
+) -> Tensor:
     """Image i with the whole image permutation[i], resized to box i, inside box i.
 
     Args:
         images: (B,C,H,W), any dtype.
         permutation: (B,) int64.
-        boxes: (B,4) int64, top, left, height, width, inside the image, sides ≥ 1.
-        interpolation: "nearest" or "bilinear" (antialiased), as torch's `interpolate`.
+        boxes: (B,4) int64, top, left, height, width, inside the image; an empty one changes nothing.
+        interpolation: "nearest" or "bilinear" (antialiased), as torch's `interpolate`; bilinear sums in float32.
+        inplace: change `images` itself; every pixel pasted is made of those that were there before.
 
     Returns:
-        new images (B,C,H,W), in the memory format of `images`.
+        new images (B,C,H,W), in the memory format of `images`; or `images`.
+
+    Raises:
+        ValueError: as `paste_boxes`.
     """
-    if images.device.type == "cpu":
-        return _paste_resized_slices(images, permutation, boxes, interpolation)
-    paste = _paste_nearest if interpolation == "nearest" else _paste_bilinear
-    return paste(images, permutation, boxes)
+    _check(images, permutation, boxes, inplace)
+    if interpolation == "nearest":
+        if cpu.takes(images):
+            return cpu.paste(images, permutation, boxes, "nearest", inplace)
+        if gpu.takes(images):
+            return gpu.paste(images, permutation, boxes, "nearest", inplace)
+        return _into(images, plain.nearest(images, permutation, boxes), inplace)
+    if cpu.takes(images, (torch.float32, torch.uint8)):
+        return cpu.paste(images, permutation, boxes, "bilinear", inplace)
+    return _into(images, plain.bilinear(images, permutation, boxes), inplace)
 
 
-def _paste_slices(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
-    # On a CPU copying only the boxes costs less than a second pass over all pixels.
-    mixed = images.clone()
-    for i, (source, (top, left, height, width)) in enumerate(zip(permutation.tolist(), boxes.tolist(), strict=True)):
-        window = (slice(None), slice(top, top + height), slice(left, left + width))
-        mixed[i][window] = images[source][window]
-    return mixed
+def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tensor:
+    """Image i with zeros inside box i; arguments, result and errors as of `paste_boxes`."""
+    _check(images, None, boxes, inplace)
+    if cpu.takes(images):
+        return cpu.paste(images, None, boxes, "zeros", inplace)
+    if gpu.takes(images):
+        return gpu.paste(images, None, boxes, "zeros", inplace)
+    return _into(images, plain.zeros(images, boxes), inplace)
 
 
-def _paste_where(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
-    height, width = images.shape[2:]
-    mask = box_ops.inside(boxes, height, width)[:, None]
-    return keep_format(torch.where(mask, images[permutation], images), images)
+def blend(images: Tensor, permutation: Tensor, lam: Tensor, *, inplace: bool = False) -> Tensor:
+    """lam · image + (1 - lam) · partner, in float32; whole-number pixels are rounded.
+
+    Args:
+        images: (B,C,H,W), any real dtype.
+        permutation: (B,) int64.
+        lam: (B,) float32 in [0,1].
+        inplace: change `images` itself; every partner is taken as it was before.
+
+    Returns:
+        new images (B,C,H,W), in the memory format of `images`; or `images`.
+
+    Raises:
+        ValueError: as `paste_boxes`.
+    """
+    _check(images, permutation, None, inplace)
+    if tuple(lam.shape) != (len(images),):
+        raise ValueError(f"lam has shape {tuple(lam.shape)} for {len(images)} images: one number an image is needed")
+    wants_gradients = lam.requires_grad and torch.is_grad_enabled()
+    if not wants_gradients and cpu.takes(images, (torch.float32,)):
+        return cpu.blend(images, permutation, lam, inplace)
+    if not wants_gradients and gpu.takes(images, gpu.BLENDED):
+        return gpu.blend(images, permutation, lam, inplace)
+    return _into(images, plain.blend(images, permutation, lam), inplace)
 
 
-def _paste_resized_slices(images: Tensor, permutation: Tensor, boxes: Tensor, interpolation: Interpolation) -> Tensor:
-    mixed = images.clone()
-    for i, (source, (top, left, height, width)) in enumerate(zip(permutation.tolist(), boxes.tolist(), strict=True)):
-        whole = images[source : source + 1]
-        if interpolation == "nearest":
-            small = F.interpolate(whole, (height, width), mode="nearest")
-        else:
-            small = F.interpolate(whole.float(), (height, width), mode="bilinear", antialias=True)
-        mixed[i, :, top : top + height, left : left + width] = _as_pixels(small[0], images.dtype)
-    return mixed
+def _into(images: Tensor, mixed: Tensor, inplace: bool) -> Tensor:
+    return images.copy_(mixed) if inplace else mixed
 
 
-def _as_pixels(values: Tensor, dtype: torch.dtype) -> Tensor:
-    if values.dtype == dtype:
-        return values
-    return values.to(dtype) if dtype.is_floating_point else values.round().to(dtype)
-
-
-def _paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
-    """As `_paste_resized_slices`, in one gather for all images and without a look at the boxes from the host."""
-    batch_size, _, height, width = images.shape
-    itself = torch.arange(batch_size, device=images.device)
-    rows = torch.arange(height, device=images.device)
-    cols = torch.arange(width, device=images.device)
-    top, left, box_h, box_w = boxes[:, :, None].unbind(1)
-    pasted = box_ops.inside(boxes, height, width)
-    from_image = torch.where(pasted, permutation[:, None, None], itself[:, None, None])
-    from_row = torch.where(pasted, _nearest(rows - top, box_h, height)[:, :, None], rows[:, None])
-    from_col = torch.where(pasted, _nearest(cols - left, box_w, width)[:, None, :], cols)
-    mixed_bhwc = images.permute(0, 2, 3, 1)[from_image, from_row, from_col]
-    return keep_format(mixed_bhwc.permute(0, 3, 1, 2), images)
-
-
-def _nearest(pixel: Tensor, size: Tensor, full: int) -> Tensor:
-    # In float32, as torch's interpolate does: now and then that is one below the integer quotient pixel * full // size.
-    return (pixel.float() * (torch.full_like(size, full).float() / size.float())).floor().long()
-
-
-def _paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
-    """The antialiased resize as two matrix products an image: rows, then columns, each with its own weights."""
-    height, width = images.shape[2:]
-    top, left, box_h, box_w = boxes.unbind(1)
-    rows = _triangle_weights(top, box_h, height)
-    cols = _triangle_weights(left, box_w, width)
-    whole = images[permutation].float()
-    resized = _as_pixels(rows[:, None] @ whole @ cols[:, None].mT, images.dtype)
-    return keep_format(torch.where(box_ops.inside(boxes, height, width)[:, None], resized, images), images)
-
-
-def _triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
-    """(B, full, full) float32: row start + d holds the weights that make pixel d of `size` from `full` pixels."""
-    position = torch.arange(full, device=start.device)
-    scale = (full / size.double())[:, None, None]
-    centre = (position[None, :, None] - start[:, None, None] + 0.5) * scale
-    weights = (1 - ((position + 0.5 - centre) / scale).abs()).clamp_min(0)
-    # Rows outside the box may weigh nothing at all; they are not used.
-    return (weights / weights.sum(-1, keepdim=True).clamp_min(1e-12)).float()
+def _check(images: Tensor, permutation: Tensor | None, boxes: Tensor | None, inplace: bool) -> None:
+    if inplace and images.requires_grad:
+        raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")
+    count, _, height, width = images.shape
+    if permutation is not None and tuple(permutation.shape) != (count,):
+        raise ValueError(f"permutation has shape {tuple(permutation.shape)} for {count} images: must be ({count},)")
+    if boxes is not None and tuple(boxes.shape) != (count, 4):
+        raise ValueError(f"boxes have shape {tuple(boxes.shape)} for {count} images: must be ({count}, 4)")
+    # The numbers are looked at on a CPU only: on a GPU a look is a wait.
+    if images.device.type != "cpu" or torch.compiler.is_compiling() or not count:
+        return
+    if permutation is not None and not 0 <= int(permutation.min()) <= int(permutation.max()) < count:
+        raise ValueError(f"permutation names images outside 0 … {count - 1}: {permutation.tolist()}")
+    if boxes is not None:
+        ends = boxes[:, :2] + boxes[:, 2:]
+        if int(boxes.min()) < 0 or int(ends[:, 0].max()) > height or int(ends[:, 1].max()) > width:
+            raise ValueError(
+                f"boxes (top, left, height, width) reach outside the images of {height}×{width}: {boxes.tolist()}"
+            )

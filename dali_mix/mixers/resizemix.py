@@ -70,8 +70,10 @@ class ResizeMix(Mixer[PasteParams]):
             lam=box_ops.kept_share(boxes, height, width).to(device, non_blocking=True),
         )
 
-    def apply(self, images: Tensor, targets: Tensor, params: PasteParams) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, images: Tensor, targets: Tensor, params: PasteParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.lam))
         mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
-        mixed_images = paste_resized(images, params.permutation, params.boxes, self.interpolation)
+        mixed_images = paste_resized(images, params.permutation, params.boxes, self.interpolation, inplace=inplace)
         return mixed_images, mixed_targets

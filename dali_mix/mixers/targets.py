@@ -9,8 +9,28 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+from dali_mix.mixers.base import Combine
+
+TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
+
+
+def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
+    """What targets of `kind` are after a mixer that combines them by `combine`; None for one that leaves them alone.
+
+    Class numbers united are multi-hot: the classes of all images shown. United soft labels keep the larger share of
+    each class, so their rows no longer sum to 1.
+    """
+    if combine is None:
+        return kind
+    single = kind in ("class", "soft")
+    if combine == "area":
+        return "soft" if single else "soft multi-hot"
+    return "multi-hot" if kind in ("class", "multi-hot") else "soft multi-hot"
 
 
 def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
@@ -21,8 +41,8 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
         num_classes: K; None only where targets are (B,K) already.
 
     Raises:
-        ValueError: shape, dtype, class number or K do not fit. (Class numbers are checked on the CPU only: a check on
-            a GPU would wait for it.)
+        ValueError: shape, dtype, class number or K do not fit. (Class numbers are checked on the CPU only, and not
+            under torch.compile: a check on a GPU would wait for it.)
     """
     if targets.ndim == 2:
         if num_classes is not None and targets.shape[1] != num_classes:
@@ -38,7 +58,7 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
         )
     if num_classes is None:
         raise ValueError("class numbers cannot be mixed without num_classes: give it to the mixer")
-    if targets.device.type == "cpu" and targets.numel():
+    if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= num_classes:
             raise ValueError(f"class numbers span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
@@ -73,3 +93,18 @@ def mix_union(first: Tensor, second: Tensor) -> Tensor:
     """
     most = torch.maximum(first, second)
     return torch.where(most > 0, most, torch.minimum(first, second))
+
+
+def union(targets: Tensor, seen: Tensor) -> Tensor:
+    """As `mix_union` for images that show several, of which some may not count.
+
+    Args:
+        targets: (n,cells,K) float32, of the image in each cell.
+        seen: (n,cells) bool, False for a cell whose labels do not count; an image with none shows nothing.
+
+    Returns:
+        (n,K) float32.
+    """
+    seen_targets = targets.masked_fill(~seen[:, :, None], 0.0)
+    most, least = seen_targets.amax(1), seen_targets.amin(1)
+    return torch.where(most > 0, most, least)

@@ -1,7 +1,8 @@
-"""Backbones with linear heads, by name, and weights from files."""
+"""Backbones with linear or multi-label heads, by name, and weights from files."""
 
 from dali_mix.models.build import build_model
 from dali_mix.models.cifar_resnet import CifarResNet
+from dali_mix.models.multilabel import MultiLabelModel, build_multilabel
 from dali_mix.models.shakeshake import ShakeShake
 from dali_mix.models.weights import MatchReport, differences, load_weights, read_state_dict
 from dali_mix.models.wide_resnet import WideResNet
@@ -9,9 +10,11 @@ from dali_mix.models.wide_resnet import WideResNet
 __all__ = [
     "CifarResNet",
     "MatchReport",
+    "MultiLabelModel",
     "ShakeShake",
     "WideResNet",
     "build_model",
+    "build_multilabel",
     "differences",
     "load_weights",
     "read_state_dict",

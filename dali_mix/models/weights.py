@@ -145,10 +145,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def head_name(model: nn.Module) -> str | None:
-    """The name of the layer that gives the class scores: timm's word for it, else the last linear layer."""
+    """The name of what gives the class scores: the model's own or timm's word for it, else the last linear layer."""
+    modules = dict(model.named_modules())
+    own = getattr(model, "classifier_name", None)
+    if isinstance(own, str) and own in modules:
+        return own
     named = getattr(model, "pretrained_cfg", None) or {}
     classifier = named.get("classifier") if isinstance(named, Mapping) else None
-    modules = dict(model.named_modules())
     if isinstance(classifier, str) and isinstance(modules.get(classifier), nn.Linear | nn.Conv2d):
         return classifier
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
@@ -156,7 +159,11 @@ def head_name(model: nn.Module) -> str | None:
 
 
 def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
-    return key.startswith(f"{head}.") and found.ndim == wanted.ndim and found.shape[1:] == wanted.shape[1:]
+    """Whether only the number of classes differs: the first dimension, or the second of CSRA's (heads, K, C)."""
+    if not key.startswith(f"{head}.") or found.ndim != wanted.ndim:
+        return False
+    differs = [i for i, (one, other) in enumerate(zip(found.shape, wanted.shape, strict=True)) if one != other]
+    return differs == [0] or (differs == [1] and wanted.ndim == 3)
 
 
 def _read(path: Path) -> Any:

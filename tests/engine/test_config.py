@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from dali_mix.cli.main import main
 from dali_mix.engine import config as configs
-from dali_mix.engine.build import check_recipe
+from dali_mix.engine.build import build_mixer, check_recipe
 from dali_mix.engine.config import make_config
 from dali_mix.engine.recipe_files import list_recipes, load_config, load_resumed, parse_option, read_recipe, recipe_file
 from tests.engine.synthetic import recipe
@@ -50,7 +50,34 @@ def test_protocols_of_the_papers():
     assert (shake.epochs, shake.optimizer["lr"], shake.optimizer["weight_decay"]) == (1800, 0.04, 1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in list_recipes() if name.endswith(("_cutmix", "_resizemix"))])
+def test_protocols_of_saliencymix():
+    for name in ("cifar10/wrn28_10_saliencymix", "cifar100/resnet50_saliencymix"):
+        cifar = load_config(name)
+        assert (cifar.batch_size, cifar.epochs, cifar.mixer["probs"]) == (128, 200, [0.5])
+        sgd = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+        assert cifar.optimizer == sgd
+        assert cifar.schedule == {"type": "step", "milestones": [60, 120, 160], "gamma": 0.2}
+    assert load_config("cifar100/wrn28_10_saliencymix").model == {"type": "wrn-28-10", "dropout": 0.3}
+    assert load_config("cifar10/resnet50_saliencymix").model == {"type": "cifar_resnet50"}
+    for name in ("imagenet/resnet50_saliencymix", "tiny_imagenet/resnet50_saliencymix"):
+        config = load_config(name)
+        assert (config.batch_size, config.epochs, config.mixer["type"]) == (256, 300, "SaliencyMix")
+        sgd = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+        assert config.optimizer == sgd
+        assert config.schedule == {"type": "step", "milestones": [75, 150, 225], "gamma": 0.1}
+        assert config.train_pipeline == {"color_jitter": 0.4, "pca_lighting": 0.1}
+
+
+def test_the_mixer_knows_how_the_pipeline_normalizes():
+    choice = build_mixer(load_config("cifar100/wrn28_10_saliencymix"), 100)
+    assert (choice.mixers[0].mean, choice.mixers[0].std) == ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    mixer = build_mixer(load_config("imagenet/resnet50_saliencymix", ["train_pipeline.mean=(.1,.2,.3)"]), 1000)
+    assert (mixer.mean, mixer.std) == ((0.1, 0.2, 0.3), (0.229, 0.224, 0.225))
+    own = load_config("tiny_imagenet/resnet50_saliencymix", ["mixer.mean=(.4,.4,.4)", "mixer.std=(.2,.2,.2)"])
+    assert (build_mixer(own, 200).mean, build_mixer(own, 200).std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.endswith("mix")])
 def test_published_mixers_draw_as_released(name):
     """One box, or one size, a batch: that is what the published figures were measured with."""
     mixer = load_config(name).mixer

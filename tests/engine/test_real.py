@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dali_mix.cli import doctor
 from dali_mix.cli.main import main
+from dali_mix.recordio import write_set
 from tests.engine.processes import assert_same_run, context, finish, records
 from tests.engine.sets import pack_digits, pack_photos
+from tests.recordio.samples import encoded
 
 ROOT = Path(__file__).parents[2]
 KILLED = -signal.SIGKILL
@@ -226,9 +229,22 @@ def test_doctor(sets, capsys):
     assert "BROKEN" in capsys.readouterr().out
 
 
-def test_doctor_sees_two_builds_of_dali(capsys, monkeypatch):
-    from dali_mix.cli import doctor
+def test_doctor_on_sets_of_other_tasks(tmp_path, capsys):
+    box = [1, 0.4, 0.4, 0.6, 0.6, 0]  # in the middle, so that no crop loses it
+    cases = {
+        "detection": ([[2, 6, *box, *box], [2, 6], [2, 6, *box]], "3 boxes carried along"),
+        "multilabel": ([[1, 1], [0, -1], [0, 1]], "3 positive labels"),
+    }
+    for task, (labels, found) in cases.items():
+        prefix = str(tmp_path / task)
+        write_set(prefix, [(encoded("JPEG", 30, 50), label) for label in labels], task=task, classes="ab")
+        findings = doctor.Findings()
+        findings.guard(prefix, lambda checked, prefix=prefix: doctor.check_set(checked, prefix))
+        assert findings.broken == 0
+        assert f"3 records, 2 classes, {task}; a batch (3, 3, 224, 224) with {found}" in capsys.readouterr().out
 
+
+def test_doctor_sees_two_builds_of_dali(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "dali_builds", lambda: ["120", "130"])
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.4.0")
     findings = doctor.Findings()

@@ -82,3 +82,45 @@ def targets_area(labels, permutation, lam, num_classes):
         mixed[i, label] += lam[i]
         mixed[i, labels[permutation[i]]] += 1 - lam[i]
     return mixed
+
+
+def aligned(image, height, width):
+    """A (C,H,W) image resized bilinearly, corner pixels on corner pixels, one pixel after the other, in float64."""
+    channels, from_h, from_w = image.shape
+    source = image.double()
+    out = torch.empty(channels, height, width, dtype=torch.float64)
+    for y in range(height):
+        at_y = y * (from_h - 1) / (height - 1) if height > 1 else 0.0
+        top = min(int(at_y), from_h - 1)
+        below = min(top + 1, from_h - 1)
+        for x in range(width):
+            at_x = x * (from_w - 1) / (width - 1) if width > 1 else 0.0
+            left = min(int(at_x), from_w - 1)
+            right = min(left + 1, from_w - 1)
+            share_y, share_x = at_y - top, at_x - left
+            upper = (1 - share_x) * source[:, top, left] + share_x * source[:, top, right]
+            lower = (1 - share_x) * source[:, below, left] + share_x * source[:, below, right]
+            out[:, y, x] = (1 - share_y) * upper + share_y * lower
+    return out
+
+
+def splicemix(images, rows, cols, sources, dropped):
+    """One appended image: its cells one after the other, then the whole where it is too small."""
+    _, channels, height, width = images.shape
+    cell_h, cell_w = height // rows, width // cols
+    tiling = torch.zeros(channels, rows * cell_h, cols * cell_w, dtype=torch.float64)
+    for cell, (source, drop) in enumerate(zip(sources, dropped, strict=True)):
+        row, col = cell // cols, cell % cols
+        if drop:
+            continue
+        small = aligned(images[source], cell_h, cell_w)
+        for y in range(cell_h):
+            for x in range(cell_w):
+                tiling[:, row * cell_h + y, col * cell_w + x] = small[:, y, x]
+    return tiling if tiling.shape[1:] == (height, width) else aligned(tiling, height, width)
+
+
+def targets_union(rows, seen):
+    """Multi-hot targets of the images seen, entry by entry."""
+    shown = [row for row, is_seen in zip(rows, seen, strict=True) if is_seen]
+    return [1.0 if 1 in entries else -1.0 if -1 in entries else 0.0 for entries in zip(*shown, strict=True)]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [path for room in ("dali_mix", "pipelines", "tools", "benchmarks") for path in (ROOT / room).rglob("*.py")]
+ROOMS = ("dali_mix", "pipelines", "tools", "benchmarks", "examples", "docs")
+SOURCES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
 
 
 def unsafe_loads(source):

@@ -68,7 +68,7 @@ def test_what_does_not_load_is_said(installed):
         pipelines.get("broken")
     with pytest.raises(ValueError, match=r"'wrong' .* is not a subclass"):
         pipelines.get("wrong")
-    with pytest.raises(ValueError, match="choose one of broken, cifar, imagenet, squares, wrong"):
+    with pytest.raises(ValueError, match="choose one of broken, cifar, imagenet, multilabel, squares, wrong"):
         pipelines.get("nothing")
 
 

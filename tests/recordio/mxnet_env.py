@@ -1,17 +1,17 @@
 """mxnet 1.9.1 in an environment of its own, build/mxnet: it cannot be imported beside a numpy of this decade.
 
-`python tests/recordio/mxnet_env.py` makes it; the interop tests do so when it is missing.
+`python -m tests.recordio.mxnet_env` makes it; the interop tests do so when it is missing.
 """
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "build" / "mxnet"
+from tests.environments import environment
+
 REQUIREMENTS = ("mxnet==1.9.1", "numpy==1.23.5", "opencv-python-headless==4.11.0.86")
 
 
@@ -31,23 +31,7 @@ def mxnet_python() -> Path | None:
 
     Raises RuntimeError, with pip's words, when the packages cannot be installed.
     """
-    python = FOLDER / "bin" / "python"
-    FOLDER.parent.mkdir(parents=True, exist_ok=True)
-    with FOLDER.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = FOLDER / "ready"
-        if ready.exists():
-            return python
-        base = find_python()
-        if base is None:
-            return None
-        subprocess.run([base, "-m", "venv", "--clear", str(FOLDER)], check=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"cannot install {' '.join(REQUIREMENTS)}: {done.stderr[-2000:]}")
-        ready.touch()
-    return python
+    return environment("mxnet", REQUIREMENTS, find_python)
 
 
 if __name__ == "__main__":

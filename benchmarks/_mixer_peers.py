@@ -1,0 +1,141 @@
+"""Other projects' mixers as functions (images, labels) → (images, targets), for `benchmarks/mixers.py`.
+
+Installed packages are called as they are. What cannot be installed beside us is written anew from its description,
+with the steps that cost time kept: what is gathered, copied and resized, and for how many images at once. Those are
+marked "published logic". Targets are mixed one-hot rows in all, unless the package gives something else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def packages(classes: int, own: Tensor) -> dict[str, Mix]:
+    """Mixers of torchvision, timm and kornia, as far as these are installed. timm's change a batch in place: `own`."""
+    peers: dict[str, Mix] = {}
+    if importlib.util.find_spec("torchvision"):
+        from torchvision.transforms import v2
+
+        peers["torchvision CutMix"] = v2.CutMix(num_classes=classes)
+        peers["torchvision MixUp"] = v2.MixUp(num_classes=classes)
+    if importlib.util.find_spec("timm"):
+        from timm.data import Mixup
+
+        for mode in ("batch", "elem"):
+            for name, alphas in (("CutMix", (0.0, 1.0)), ("MixUp", (0.2, 0.0))):
+                mixup = Mixup(*alphas, mode=mode, label_smoothing=0.0, num_classes=classes)
+                peers[f"timm {name} {mode} (in place)"] = lambda images, labels, mixup=mixup: mixup(own, labels)
+    if importlib.util.find_spec("kornia"):
+        import kornia.augmentation as K
+
+        cutmix = K.RandomCutMixV2(data_keys=["input", "class"], use_correct_lambda=True)
+        mixup = K.RandomMixUpV2(data_keys=["input", "class"])
+        peers["kornia CutMix"], peers["kornia MixUp"] = cutmix, mixup
+    return peers
+
+
+def published(classes: int) -> dict[str, Mix]:
+    """openmixup's CutMix, ResizeMix and SaliencyMix, and SpliceMix as released; SaliencyMix needs OpenCV's contrib."""
+    peers: dict[str, Mix] = {
+        "openmixup CutMix (published logic)": lambda images, labels: _cutmix(images, labels, classes),
+        "openmixup ResizeMix (published logic)": lambda images, labels: _resizemix(images, labels, classes),
+        "SpliceMix released (published logic)": lambda images, labels: _splicemix(images, labels, classes),
+    }
+    if saliency_detector() is not None:
+        peers["openmixup SaliencyMix (published logic)"] = lambda images, labels: _saliencymix(images, labels, classes)
+    return peers
+
+
+def saliency_detector() -> Callable[[], object] | None:
+    """Makes OpenCV's StaticSaliencyFineGrained; None where cv2 is without its contrib modules."""
+    try:
+        from cv2 import saliency
+    except ImportError:
+        return None
+    return saliency.StaticSaliencyFineGrained_create
+
+
+def _targets(labels: Tensor, order: Tensor, lam: float, classes: int) -> Tensor:
+    rows = F.one_hot(labels, classes).float()
+    return lam * rows + (1 - lam) * rows[order]
+
+
+def _box(height: int, width: int, centre_y: int, centre_x: int, lam: float) -> tuple[int, int, int, int]:
+    half_h, half_w = int(height * math.sqrt(1 - lam)) // 2, int(width * math.sqrt(1 - lam)) // 2
+    top, left = max(centre_y - half_h, 0), max(centre_x - half_w, 0)
+    return top, min(centre_y + half_h, height), left, min(centre_x + half_w, width)
+
+
+def _pick(count: int) -> int:
+    return int(torch.randint(count, ()))
+
+
+def _cutmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """One box a batch; the partners' boxes are gathered."""
+    height, width = images.shape[2:]
+    order = torch.randperm(len(images), device=images.device)
+    top, bottom, left, right = _box(height, width, _pick(height), _pick(width), float(torch.rand(())))
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
+    return mixed, _targets(labels, order, 1 - (bottom - top) * (right - left) / (height * width), classes)
+
+
+def _saliencymix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """One box a batch, where OpenCV finds one image of it most salient."""
+    make = saliency_detector()
+    assert make is not None
+    height, width = images.shape[2:]
+    order = torch.randperm(len(images), device=images.device)
+    first = images[order[0]].permute(1, 2, 0).cpu().numpy()
+    grey = ((first - first.min()) / max(float(first.max() - first.min()), 1e-6) * 255).astype("uint8")
+    _, found = make().computeSaliency(grey)  # type: ignore[attr-defined]
+    peak = int(found.argmax())
+    top, bottom, left, right = _box(height, width, peak // width, peak % width, float(torch.rand(())))
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
+    return mixed, _targets(labels, order, 1 - (bottom - top) * (right - left) / (height * width), classes)
+
+
+def _resizemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """One τ a batch: all partners are gathered, then resized together; one box."""
+    height, width = images.shape[2:]
+    order = torch.randperm(len(images), device=images.device)
+    tau = 0.1 + 0.7 * float(torch.rand(()))
+    box_h, box_w = int(height * tau), int(width * tau)
+    small = F.interpolate(images[order], (box_h, box_w), mode="nearest")
+    top, left = _pick(height - box_h + 1), _pick(width - box_w + 1)
+    mixed = images.clone()
+    mixed[:, :, top : top + box_h, left : left + box_w] = small
+    return mixed, _targets(labels, order, 1 - box_h * box_w / (height * width), classes)
+
+
+def _splicemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """⌊B/4⌋ images appended, tiled one after the other from cells resized one by one; nothing is dropped."""
+    count, _, height, width = images.shape
+    rows, cols = ((1, 2), (2, 2), (2, 3))[_pick(3)]
+    targets = F.one_hot(labels, classes).float()
+    mixed, unions = [], []
+    for _ in range(count // 4):
+        members = torch.randperm(count, device=images.device)[: rows * cols]
+        size = (height // rows, width // cols)
+        cells = [F.interpolate(images[m : m + 1], size, mode="bilinear", align_corners=True) for m in members.tolist()]
+        tiled = torch.cat([torch.cat(cells[r * cols : (r + 1) * cols], 3) for r in range(rows)], 2)
+        if tiled.shape[2:] != images.shape[2:]:
+            tiled = F.interpolate(tiled, (height, width), mode="bilinear", align_corners=True)
+        mixed.append(tiled)
+        unions.append(targets[members].amax(0, keepdim=True))
+    return torch.cat([images, *mixed]), torch.cat([targets, *unions])
+
+
+def quiet() -> None:
+    """kornia warns about λ at every call."""
+    warnings.filterwarnings("ignore", module="kornia")

@@ -1,0 +1,242 @@
+"""The mixers against those of other projects, and against a copy of the batch, which no mixer can be cheaper than.
+
+use: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype float32,bfloat16] [--rounds 15]
+                                 [--only NAME] [--clock wall|cpu] [--keep-freed-memory] [--out FILE]
+
+Every registered mixer takes part, out of place and, where it can, in place, drawing and one-hot targets included; peers
+that are not installed are left out and named. In a round each contestant mixes the same batch once (a GPU: ten times,
+between CUDA events). Printed: median and quartiles of the time of a call, and of its ratio to `clone()` (into memory
+fresh from the system, on a CPU) and to `copy_` (into memory in use) of the same round.
+
+--keep-freed-memory: the process keeps what it frees, as a training run on a CPU does; `clone()` is then a `copy_`.
+--clock cpu: processor time of all threads, for a machine that others use at the same time (with OMP_WAIT_POLICY=passive
+in the environment, so that waiting does not count).
+Where OpenCV has its contrib modules, its fine-grained saliency is measured against ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _compare import Rates, environment, ratios, spread, take_turns, write_json
+from _mixer_peers import Mix, packages, published, quiet, saliency_detector
+from torch import Tensor
+
+from dali_mix import mixers
+from dali_mix.recordio.memory import keep_freed_memory
+
+CLASSES = 1000
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CALLS_ON_A_GPU = 10
+
+
+def registered() -> dict[str, mixers.Mixer[Any]]:
+    """Every mixer by name, with what its constructor wants; MixChoice only picks one of the others."""
+    offered = {"num_classes": CLASSES, "mean": MEAN, "std": STD, "size": 112}
+    made = {}
+    for name, kind in mixers.MIXERS.items():
+        if kind is not mixers.MixChoice:
+            wanted = inspect.signature(kind).parameters
+            made[name] = kind(**{option: value for option, value in offered.items() if option in wanted})
+    made["ResizeMix bilinear"] = mixers.ResizeMix(CLASSES, interpolation="bilinear")
+    return made
+
+
+def in_place(mixer: mixers.Mixer[Any], own: Tensor, labels: Tensor, generator: torch.Generator) -> Mix | None:
+    """The mixer changing `own`; None where it cannot."""
+    try:
+        mixer(own, labels, generator, inplace=True)
+    except (TypeError, ValueError):
+        return None
+    return lambda images, labels: mixer(own, labels, generator, inplace=True)
+
+
+def contestants(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
+    generator = torch.Generator().manual_seed(0)
+    existing, own = torch.empty_like(images).copy_(images), images.clone()
+    ours: dict[str, Mix] = {}
+    for name, mixer in registered().items():
+        ours[f"dali_mix {name}"] = lambda images, labels, mixer=mixer: mixer(images, labels, generator)
+        changing = in_place(mixer, own, labels, generator)
+        if changing is not None:
+            ours[f"dali_mix {name} inplace"] = changing
+    everyone = {**ours, **packages(CLASSES, images.clone()), **published(CLASSES)}
+    chosen = {name: mix for name, mix in everyone.items() if only.lower() in name.lower()}
+    return {
+        "clone()": lambda images, labels: (images.clone(), labels),
+        "copy_": lambda images, labels: (existing.copy_(images), labels),
+        **chosen,
+    }
+
+
+def timed(mix: Mix, images: Tensor, labels: Tensor, clock: Callable[[], float]) -> Callable[[], float]:
+    """Images a second of one call (a GPU: of several, as the device sees them)."""
+
+    def on_cpu() -> float:
+        start = clock()
+        mixed = mix(images, labels)
+        seconds = clock() - start
+        del mixed
+        return len(images) / seconds
+
+    def on_gpu() -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(CALLS_ON_A_GPU):
+            mix(images, labels)
+        end.record()
+        end.synchronize()
+        return CALLS_ON_A_GPU * len(images) / (start.elapsed_time(end) / 1e3)
+
+    return on_gpu if images.is_cuda else on_cpu
+
+
+def captured(mix: Mix, images: Tensor, labels: Tensor) -> Mix:
+    """The call as a CUDA graph, so that the device is measured and not Python."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        mix(images, labels)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = mix(images, labels)
+
+    def replay(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        graph.replay()
+        return kept
+
+    return replay
+
+
+def graphs(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
+    """`apply` alone, with numbers already on the device, as CUDA graphs."""
+    found = {}
+    for name, mixer in registered().items():
+        if only.lower() not in f"dali_mix {name} graph".lower():
+            continue
+        drawn = mixer.sample(*images[:, 0].shape, torch.Generator().manual_seed(0), images.device)
+        try:
+            apply: Mix = lambda images, labels, mixer=mixer, drawn=drawn: mixer.apply(images, labels, drawn)  # noqa: E731
+            found[f"dali_mix {name} apply, graph"] = captured(apply, images, labels)
+        except RuntimeError as error:
+            print(f"dali_mix {name}: cannot be captured ({str(error).splitlines()[0]})")
+    return found
+
+
+def printed(rates: Rates, count: int) -> dict[str, Any]:
+    """Prints the table; returns its figures. Times in ms a call."""
+    width = max(map(len, rates))
+    print(f"{'':{width}}  {'ms':>8}  {'quartiles':>17}  {'× clone()':>9}  {'quartiles':>11}  {'× copy_':>8}")
+    found = {}
+    for name in rates:
+        ms = spread([1e3 * count / rate for rate in rates[name]])
+        clone, copy = ratios(rates, "clone()", name), ratios(rates, "copy_", name)
+        found[name] = {"ms": ms, "to_clone": clone, "to_copy": copy}
+        print(
+            f"{name:{width}}  {ms['median']:8.3f}  {ms['q1']:8.3f} {ms['q3']:8.3f}  {clone['median']:9.2f}  "
+            f"{clone['q1']:5.2f} {clone['q3']:5.2f}  {copy['median']:8.2f}"
+        )
+    return found
+
+
+def saliency(images: Tensor, rounds: int) -> dict[str, Any] | None:
+    """ms an image of OpenCV's saliency and of ours, on uint8; None where either is missing."""
+    ours, make = getattr(mixers, "fine_grained_saliency", None), saliency_detector()
+    if ours is None or make is None:
+        print("saliency: left out (needs cv2.saliency, of opencv-contrib-python, and ours)")
+        return None
+    grey = (images[:16] * 50 + 120).clamp(0, 255).to(torch.uint8).cpu()
+    arrays, detector = [image.permute(1, 2, 0).contiguous().numpy() for image in grey], make()
+
+    def opencv() -> float:
+        start = time.perf_counter()
+        for array in arrays:
+            detector.computeSaliency(array)  # type: ignore[attr-defined]
+        return len(arrays) / (time.perf_counter() - start)
+
+    def mine() -> float:
+        start = time.perf_counter()
+        ours(grey)
+        return len(grey) / (time.perf_counter() - start)
+
+    rates = take_turns({"OpenCV": opencv, "dali_mix": mine}, rounds)
+    ms = {name: spread([1e3 / rate for rate in values]) for name, values in rates.items()}
+    ratio = ratios(rates, "OpenCV", "dali_mix")
+    print(
+        f"saliency, ms an image: OpenCV {ms['OpenCV']['median']:.2f}, dali_mix {ms['dali_mix']['median']:.2f}", end=""
+    )
+    print(f"; ours takes {ratio['median']:.3f} of its time")
+    return {"ms": ms, "share_of_opencv": ratio}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--batch-size", type=int, default=None, help="default 128, on a GPU 256")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--dtype", default=None, help="default float32, on a GPU float32,bfloat16")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--threads", type=int, default=None, help="torch's, on a CPU; default: as torch has it")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", help="contestants whose name holds this")
+    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"), help="on a CPU")
+    parser.add_argument("--keep-freed-memory", action="store_true")
+    parser.add_argument("--out", type=Path, default=None, help="default docs/benchmarks/mixers[_cuda].json")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("mixers: needs a CUDA device for --device cuda, left out")
+        return 0
+    quiet()
+    gpu = args.device == "cuda"
+    if args.keep_freed_memory:
+        keep_freed_memory()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
+    count = args.batch_size or (256 if gpu else 128)
+    out = args.out or Path("docs/benchmarks") / ("mixers_cuda.json" if gpu else "mixers.json")
+
+    results: dict[str, Any] = {}
+    for dtype in (args.dtype or ("float32,bfloat16" if gpu else "float32")).split(","):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(count, 3, args.image_size, args.image_size, generator=generator)
+        images = images.to(args.device, getattr(torch, dtype))
+        if args.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(CLASSES, (count,), generator=generator).to(args.device)
+        everyone = contestants(images, labels, args.only)
+        if gpu:
+            everyone |= graphs(images, labels, args.only)
+        turns = {}
+        for name, mix in everyone.items():
+            try:
+                mix(images, labels)  # compiles what is to be compiled
+            except RuntimeError as error:
+                print(f"{name}: left out for {dtype} ({str(error).splitlines()[0]})")
+                continue
+            turns[name] = timed(mix, images, labels, clock)
+        print(
+            f"\n{count} images of 3×{args.image_size}×{args.image_size}, {dtype}, {args.device}, {args.rounds} rounds"
+        )
+        results[dtype] = printed(take_turns(turns, args.rounds), count)
+    if not gpu and "saliency" in f"{args.only} saliency":
+        results["saliency"] = saliency(images, args.rounds)
+    facts = environment(["torch", "torchvision", "timm", "kornia", "numba", "triton", "opencv-contrib-python"])
+    if gpu:
+        facts["device"] = torch.cuda.get_device_name()
+    settings = {name: str(value) for name, value in vars(args).items()} | {"threads": torch.get_num_threads()}
+    write_json(out, {"settings": settings, "environment": facts, **results})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

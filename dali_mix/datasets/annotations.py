@@ -1,0 +1,206 @@
+"""What the layouts with annotation files share: reading JSON and XML that may be wrong, and building their labels."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from dali_mix.datasets.base import Options, first_double
+from dali_mix.datasets.trees import Tree
+from dali_mix.recordio.header import Label
+from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH, check_boxes, clip_boxes
+
+
+def choose_task(layout: str, options: Options, allowed: Sequence[str] = ("multilabel", "detection")) -> str:
+    """The task asked for, the first of `allowed` unless said. Raises ValueError for one the layout does not have."""
+    if options.task not in (None, *allowed):
+        raise ValueError(f"layout {layout} is for --task {' or '.join(allowed)}, not {options.task}")
+    return options.task or allowed[0]
+
+
+def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
+    """Reads a JSON file. Fields called as in `unused` are let go of while it is read: COCO's take most of the memory.
+
+    Raises FileNotFoundError, ValueError saying where it is no JSON, or (without `unused`) has a name twice in one
+    object.
+    """
+    where = tree.where(name)
+    data = tree.read(name)
+
+    def without_unused(found: dict[str, Any]) -> dict[str, Any]:
+        for key in unused:
+            found.pop(key, None)
+        return found
+
+    collecting = gc.isenabled()
+    gc.disable()  # what is read here holds no cycles, and searching it over and over for some takes most of the time
+    try:
+        if unused:
+            return json.loads(data, object_hook=without_unused)
+        return json.loads(data, object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: cannot be read as JSON: {error}; fetch it again") from None
+    except MemoryError:
+        raise ValueError(f"{where}: its {len(data):,} bytes of JSON do not fit into memory; split it") from None
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        double = first_double([key for key, _ in pairs])
+        assert double is not None
+        raise ValueError(f"{pairs[double[0]][0]!r} is twice in one object")
+    return found
+
+
+def entries_of(content: Any, key: str, where: str) -> list[Any]:
+    """The list `key` of a JSON object. Raises ValueError when it is not there."""
+    found = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(found, list):
+        raise ValueError(f"{where}: no list {key!r} in it; is it the right file?")
+    return found
+
+
+def column(
+    entries: list[Any], key: str, fits: Callable[[Any], bool], expected: str, where: str, missing: Any = None
+) -> list[Any]:
+    """Field `key` of each entry. Raises ValueError naming the first entry whose field does not fit."""
+    values = []
+    for number, entry in enumerate(entries):
+        value = entry.get(key, missing) if isinstance(entry, dict) else None
+        if not fits(value):
+            raise ValueError(f"{where}[{number}]: field {key!r} is {value!r:.60}, expected {expected}")
+        values.append(value)
+    return values
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a JSON value is a whole number that fits 64 bits and is not negative."""
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def is_text(value: Any) -> bool:
+    """Whether a JSON value is a text with something in it."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def boxes_of(entries: list[Any], key: str, where: str) -> np.ndarray:
+    """Field `key` of each entry as (N, 4) float64: x, y, width, height. Raises ValueError naming the first entry whose
+    field is no box.
+    """
+    flat = list(chain.from_iterable(column(entries, key, _has_four, _BOX, where)))
+    if set(map(type, flat)) <= {int, float}:
+        try:
+            boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
+        except OverflowError:  # a whole number of hundreds of digits
+            boxes = np.full((1, 4), np.nan)
+        if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
+            return boxes
+    column(entries, key, _is_box, _BOX, where)
+    raise AssertionError("the column holds a value that is no box")
+
+
+_BOX = "x, y, width, height, finite, sides not negative"
+
+
+def _has_four(value: Any) -> bool:
+    return type(value) is list and len(value) == 4
+
+
+def _is_box(value: Any) -> bool:
+    if any(type(item) not in (int, float) for item in value):
+        return False
+    return all(abs(item) < 1e300 for item in value) and value[2] >= 0 and value[3] >= 0  # nan compares false
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("has a DOCTYPE, which annotations do not need and which can be made to fill the memory")
+
+
+def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
+    """Reads an XML file whose outermost element is `root`. Raises FileNotFoundError, ValueError saying where it is
+    malformed, and for a DOCTYPE: without one there are no entities to expand.
+    """
+    where = tree.where(name)
+    try:
+        found = ElementTree.fromstring(tree.read(name), ElementTree.XMLParser(target=_NoDoctype()))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{where}: not well-formed XML: {error}; fetch it again") from None
+    except (ValueError, LookupError) as error:  # LookupError: an encoding that does not exist
+        message = str(error)
+        raise ValueError(message if message.startswith(where) else f"{where}: {message}; remove it") from None
+    if found.tag != root:
+        raise ValueError(f"{where}: its outermost element is <{found.tag}>, expected <{root}>")
+    return found
+
+
+def xml_number(element: ElementTree.Element, path: str, where: str, missing: float | None = None) -> float:
+    """The finite number in the child `path`. Raises ValueError naming the field."""
+    text = element.findtext(path)
+    if text is None and missing is not None:
+        return missing
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: field {path!r} is {text!r}, not a number; correct it")
+    return value
+
+
+def detection_label(objects: np.ndarray, height: int, width: int, where: str, num_classes: int) -> np.ndarray:
+    """A label (2 + 6n,) float32 in mxnet's detection layout from `objects` (n, 6): class, x1, y1, x2, y2 in pixels of
+    the height x width image, difficult. Raises ValueError, beginning with `where`, for a box that is empty, or leaves
+    the image by more than a pixel and 1 %.
+    """
+    label = np.empty(HEADER_WIDTH + objects.size, dtype=np.float32)
+    label[:HEADER_WIDTH] = HEADER_WIDTH, OBJECT_WIDTH
+    relative = label[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
+    relative[:] = objects
+    relative[:, 1:5] = objects[:, 1:5] / (width, height, width, height)
+    try:
+        check_boxes(clip_boxes(label, height, width)[0], num_classes)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; correct it") from None
+    return label
+
+
+def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
+    """A multi-label target (K,) float32 with 1 at `classes`, 0 elsewhere."""
+    target = np.zeros(num_classes, dtype=np.float32)
+    target[list(classes)] = 1
+    return target
+
+
+def labelled(labels: Sequence[Label], task: str, options: Options, keep: bool) -> tuple[list[int], dict[str, Any]]:
+    """Which images stay, by `--unlabelled` or, unless said, `keep`; and what to report.
+
+    An image is unlabelled when no class is positive in it (multi-label), or it has no object (detection).
+    """
+    if options.unlabelled is not None:
+        keep = options.unlabelled == "keep"
+    if keep:
+        return list(range(len(labels))), {}
+    if task == "detection":
+        stay = [number for number, label in enumerate(labels) if np.size(label) > HEADER_WIDTH]
+    else:
+        stay = np.flatnonzero((np.asarray(labels) > 0).any(axis=1)).tolist()
+    return stay, {"unlabelled_dropped": len(labels) - len(stay)}
+
+
+def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:
+    """What to report when a split has another size than its publishers say: nothing when it agrees."""
+    if published is None or count == published:
+        return {}
+    return {"notices": [f"{what} has {count:,} {unit} here, {published:,} as published: a part of it?"]}

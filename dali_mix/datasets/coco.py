@@ -1,0 +1,195 @@
+"""Layout `coco`: COCO 2014 and 2017, and any set in the same layout: multi-label targets or boxes.
+
+annotations/instances_SPLIT.json and the folder SPLIT/ (train2014, val2017, …; also below images/). Classes are the
+categories in the order of their ids, counted from 0 without gaps. Multi-label: a class is 1 where it has an annotation,
+a crowd included. Detection: a crowd's box is marked difficult, so that training passes over it and evaluation ignores
+it; a box without area, of which the published files have a few, is left out and counted in the report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dali_mix.datasets.annotations import (
+    against_published,
+    boxes_of,
+    choose_task,
+    column,
+    entries_of,
+    is_text,
+    is_whole,
+    labelled,
+    read_json,
+)
+from dali_mix.datasets.base import Listing, Options, first_double, tree_of
+from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH
+
+# Images with an annotation. 2014: as papers on multi-label recognition count them; train2017: 118,287 less the 1,021
+# listed in github.com/cocodataset/cocoapi/issues/76; val2017: 5,000 less 48.
+PUBLISHED = {"train2014": 82081, "val2014": 40137, "train2017": 117266, "val2017": 4952}
+COCO_CLASSES = 80
+
+
+def coco(root: Path, split: str, options: Options) -> Listing:
+    """Lists split "train2014", "val2017", …; "train" with `--years 2014`, or where one year is there. `--task
+    multilabel` (default) drops images without annotation, detection keeps them as negatives; `--unlabelled` says
+    otherwise. Records have the image ids of COCO.
+
+    Raises FileNotFoundError or ValueError naming file, entry and field for what is missing, malformed or contradictory.
+    """
+    task = choose_task("coco", options)
+    if options.classes_file is not None:
+        raise ValueError("coco takes its classes from the categories in its annotations: --classes does not apply")
+    tree = tree_of(root)
+    split = _full_split(tree, split, options.years)
+    file = f"annotations/instances_{split}.json"
+    where = tree.where(file)
+    content = read_json(tree, file, unused=("segmentation",))
+    classes, categories = _classes(content, where)
+    images = entries_of(content, "images", where)
+    spot = f"{where}: images"
+    ids = np.array(column(images, "id", is_whole, "a whole number", spot), dtype=np.int64)
+    _check_unique(ids.tolist(), "id", spot)
+    files = column(images, "file_name", is_text, "a file's name", spot)
+    sides = [column(images, side, _is_side, "a number of pixels", spot) for side in ("height", "width")]
+    sizes = list(zip(*sides, strict=True))
+
+    notes = entries_of(content, "annotations", where)
+    spot = f"{where}: annotations"
+    owner = _rows_of(notes, "image_id", ids, "no image", spot)
+    kind = _rows_of(notes, "category_id", categories, "no category", spot)
+    report: dict[str, Any] = {}
+    labels: list[np.ndarray]
+    if task == "detection":
+        boxes = boxes_of(notes, "bbox", spot)
+        crowd = column(notes, "iscrowd", lambda value: value in (0, 1), "0 or 1", spot, missing=0)
+        labels, report = _boxes(boxes, np.array(crowd, dtype=bool), owner, kind, sizes, spot)
+    else:
+        targets = np.zeros((len(images), len(classes)), dtype=np.float32)
+        targets[owner, kind] = 1
+        labels = list(targets)
+    folder = _folder(tree, split)
+    names = [_name(folder, name, f"{where}: images[{number}]") for number, name in enumerate(files)]
+    _check_unique(names, "file_name", f"{where}: images")
+    stay, dropped = labelled(labels, task, options, keep=task == "detection")
+    if split in PUBLISHED and len(classes) == COCO_CLASSES:
+        report |= against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
+    return Listing(
+        tree,
+        [names[row] for row in stay],
+        [labels[row] for row in stay],
+        classes,
+        "coco",
+        split,
+        task=task,
+        ids=ids[stay].tolist(),
+        places=[f"{where}: images[{row}]" for row in stay],
+        sizes=[sizes[row] for row in stay] if task == "detection" else None,
+        report=report | dropped,
+    )
+
+
+def _full_split(tree: Tree, split: str, years: tuple[str, ...]) -> str:
+    if len(years) > 1:
+        raise ValueError(f"coco packs one year at a time, not {', '.join(years)}")
+    if years and not split.endswith(years[0]):
+        split += years[0]
+    if not tree.exists("annotations"):
+        raise FileNotFoundError(f"{tree.where('annotations')}: no such folder; --root is what holds annotations/")
+    files = (name.rpartition("/")[2] for name in tree.walk("annotations"))
+    there = [name[10:-5] for name in files if name.startswith("instances_") and name.endswith(".json")]
+    if split in there:
+        return split
+    fitting = [name for name in there if name.rstrip("0123456789") == split]
+    if len(fitting) == 1:
+        return fitting[0]
+    choices = ", ".join(fitting or there) or "none"
+    raise FileNotFoundError(f"{tree.where('annotations')}: no instances_{split}.json; choose --split among {choices}")
+
+
+def _folder(tree: Tree, split: str) -> str:
+    for folder in (split, f"images/{split}"):
+        if tree.exists(folder):
+            return folder
+    raise FileNotFoundError(f"{tree.where(split)}: no such folder; unpack the images of {split} there")
+
+
+def _name(folder: str, file: str, where: str) -> str:
+    try:
+        name = check_name(file, folder)
+    except ValueError as error:
+        raise ValueError(f"{where}: field 'file_name': {error}") from None
+    own = folder.rpartition("/")[2] + "/"
+    return f"{folder}/{name.removeprefix(own)}"  # some tools write the folder too
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 1 <= value < 1 << 20
+
+
+def _classes(content: Any, where: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and ids of the categories, by id."""
+    entries = entries_of(content, "categories", where)
+    spot = f"{where}: categories"
+    ids = np.array(column(entries, "id", is_whole, "a whole number", spot), dtype=np.int64)
+    names = column(entries, "name", is_text, "a name", spot)
+    if not names:
+        raise ValueError(f"{spot}: there are none, so there is nothing to learn; is it the right file?")
+    _check_unique(ids.tolist(), "id", spot)
+    _check_unique(names, "name", spot)
+    order = np.argsort(ids)
+    return tuple(names[row] for row in order.tolist()), ids[order]
+
+
+def _check_unique(values: list[Any], key: str, where: str) -> None:
+    if double := first_double(values):
+        again, before = double
+        other = f"{where.rpartition(' ')[2]}[{before}]"
+        raise ValueError(f"{where}[{again}]: field {key!r} is {values[again]!r}, as in {other} already; remove one")
+
+
+def _rows_of(notes: list[Any], key: str, ids: np.ndarray, none: str, where: str) -> np.ndarray:
+    """The place among `ids` of each annotation's field `key`."""
+    wanted = np.array(column(notes, key, is_whole, "a whole number", where), dtype=np.int64)
+    order = np.argsort(ids)
+    places = np.minimum(np.searchsorted(ids, wanted, sorter=order), max(0, len(ids) - 1))
+    found = order[places] if len(ids) else places
+    wrong = np.flatnonzero(ids[found] != wanted) if len(ids) else np.arange(len(wanted))
+    if wrong.size:
+        raise ValueError(f"{where}[{wrong[0]}]: field {key!r} is {wanted[wrong[0]]}, but {none} has that id")
+    return found
+
+
+def _boxes(
+    boxes: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, sizes: list[tuple[int, int]], where: str
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """A label an image from all boxes (N, 4), x, y, width, height in pixels."""
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    limits = np.array(sizes, dtype=np.float64).reshape(-1, 2)[owner][:, [1, 0, 1, 0]]
+    reach = np.maximum(1, 0.01 * limits)
+    wrong = np.flatnonzero(((corners < -reach) | (corners > limits + reach)).any(axis=1))
+    if wrong.size:
+        row = int(wrong[0])
+        size = "x".join(f"{side:g}" for side in limits[row, :2])
+        raise ValueError(
+            f"{where}[{row}]: field 'bbox' {boxes[row].tolist()} leaves the {size} image by more than a pixel"
+            " and 1 %; correct it"
+        )
+    relative = (np.clip(corners, 0, limits) / limits).astype(np.float32)
+    good = (relative[:, :2] < relative[:, 2:]).all(axis=1)
+    objects = np.column_stack([kind, relative, crowd]).astype(np.float32)[good]
+    order = np.argsort(owner[good], kind="stable")
+    ends = np.cumsum(np.bincount(owner[good], minlength=len(sizes)))
+    head = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
+    parts = np.split(objects[order], ends[:-1])
+    labels = [np.concatenate([head, part.ravel()]) for part in parts]
+    clipped = int(((corners < 0) | (corners > limits)).any(axis=1).sum())
+    return labels, {
+        "boxes_over_the_border": clipped,
+        "boxes_without_area": int(np.count_nonzero(~good)),
+        "crowds": int(crowd.sum()),
+    }

@@ -1,0 +1,113 @@
+"""Layout `nus-wide`: NUS-WIDE's lists, its 81 concepts as multi-label targets, and the photos below Flickr/.
+
+ImageList/{Imagelist,TrainImagelist,TestImagelist}.txt (with backslashes in the paths), Groundtruth/AllLabels/
+Labels_CONCEPT.txt (a 0 or 1 a line, in the order of Imagelist.txt) and Concepts81.txt, in the root or in ConceptsList/.
+Photos in which none of the concepts is positive are dropped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dali_mix.datasets.annotations import against_published, choose_task, labelled
+from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, tree_of
+from dali_mix.datasets.trees import Tree, check_name
+
+_LISTS = {"train": "TrainImagelist.txt", "test": "TestImagelist.txt"}
+# Listed photos, labelled or not: github.com/NExTplusplus/NUS-WIDE, the publishers' own page.
+PUBLISHED = {"train": 161_789, "test": 107_859}
+NUS_CONCEPTS = 81
+
+
+def nus_wide(root: Path, split: str, options: Options) -> Listing:
+    """Lists the official split "train" or "test" (also called "val"); records have the row in Imagelist.txt as id.
+
+    Raises FileNotFoundError or ValueError naming file and line for what is missing, malformed or contradictory.
+    """
+    choose_task("nus-wide", options, ("multilabel",))
+    part = {"val": "test"}.get(split, split)
+    if part not in _LISTS:
+        raise ValueError(f"nus-wide has the official splits train and test (val is the same), not {split!r}")
+    if options.classes_file is not None:
+        raise ValueError("nus-wide takes its classes from Concepts81.txt: --classes does not apply")
+    tree = tree_of(root)
+    base = next((base for base in ("", "NUS-WIDE/") if tree.exists(f"{base}ImageList")), "")
+    concepts = _concepts(tree, base)
+    all_images = _paths(tree, f"{base}ImageList/Imagelist.txt")
+    row_of = {path: row for row, path in enumerate(all_images)}
+    listed = f"{base}ImageList/{_LISTS[part]}"
+    paths = _paths(tree, listed)
+    where = tree.where(listed)
+    for path, line in paths.items():
+        if path not in row_of:
+            raise ValueError(f"{where}: line {line}: {path} is not in Imagelist.txt, so it has no labels; correct it")
+    rows = np.array([row_of[path] for path in paths], dtype=np.int64)
+    targets = np.empty((len(rows), len(concepts)), dtype=np.float32)
+    for column, concept in enumerate(concepts):
+        targets[:, column] = _truth(tree, f"{base}Groundtruth/AllLabels/Labels_{concept}.txt", len(all_images))[rows]
+    report = against_published(len(paths), PUBLISHED[part], f"{_LISTS[part]} of NUS-WIDE")
+    if len(concepts) != NUS_CONCEPTS:
+        report = {}  # another set in the same layout
+    labels = list(targets)
+    stay, dropped = labelled(labels, "multilabel", options, keep=False)
+    names, lines = list(paths), list(paths.values())
+    return Listing(
+        tree,
+        [f"{base}Flickr/{names[row]}" for row in stay],
+        [labels[row] for row in stay],
+        concepts,
+        "nus-wide",
+        split,
+        task="multilabel",
+        ids=rows[stay].tolist(),
+        places=[f"{where}: line {lines[row]}" for row in stay],
+        report=report | dropped,
+    )
+
+
+def _concepts(tree: Tree, base: str) -> tuple[str, ...]:
+    places = [f"{base}{folder}Concepts81.txt" for folder in ("", "ConceptsList/")]
+    found = next((place for place in places if tree.exists(place)), None)
+    if found is None:
+        raise FileNotFoundError(f"{tree.where(places[0])}: no such file, nor ConceptsList/Concepts81.txt; check --root")
+    where = tree.where(found)
+    names = [line.strip() for line in decode_lines(tree.read(found), where)]
+    while names and not names[-1]:
+        names.pop()
+    check_unique(names, where)
+    for number, name in enumerate(names, start=1):
+        if not name or "/" in name or "\\" in name:
+            raise ValueError(f"{where}: line {number} is {name!r}: expected a concept's name")
+    return tuple(names)
+
+
+def _paths(tree: Tree, name: str) -> dict[str, int]:
+    """The paths a list names, with forward slashes, and the line of each."""
+    where = tree.where(name)
+    lines: dict[str, int] = {}
+    for number, line in enumerate(decode_lines(tree.read(name), where), start=1):
+        if not line.strip():
+            continue
+        try:
+            path = check_name(line.strip(), "Flickr/")
+        except ValueError as error:
+            raise ValueError(f"{where}: line {number}: {error}") from None
+        if lines.setdefault(path, number) != number:
+            raise ValueError(f"{where}: line {number}: {path} was on line {lines[path]} already; remove it")
+    if not lines:
+        raise ValueError(f"{where}: lists no image; fetch it again")
+    return lines
+
+
+def _truth(tree: Tree, name: str, count: int) -> np.ndarray:
+    """The labels (count,) bool of one concept."""
+    tokens = tree.read(name).split()
+    where = tree.where(name)
+    if not set(tokens) <= {b"0", b"1"}:
+        number, token = next((at, one) for at, one in enumerate(tokens, start=1) if one not in (b"0", b"1"))
+        raise ValueError(f"{where}: label {number} is {token[:20].decode(errors='replace')!r}, expected 0 or 1")
+    if len(tokens) != count:
+        raise ValueError(f"{where}: {len(tokens):,} labels for the {count:,} images of Imagelist.txt; fetch it again")
+    return np.frombuffer(b"".join(tokens), dtype=np.uint8) == ord("1")

@@ -1,0 +1,91 @@
+"""Layout `vg500`: Visual Genome's 500 most frequent categories as multi-label targets, in the partition of SSGRL.
+
+VG_100K/ and VG_100K_2/ (or one of them with all images), ssgrl_partition/{train,test}_list_500.txt with a file name a
+line, and vg_category_500_labels_index.json, {file name: [category numbers]}, in the root or beside the lists (SSGRL,
+arXiv 1908.07325; its categories have numbers only, so names come from `--classes`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dali_mix.datasets.annotations import against_published, choose_task, labelled, multi_hot, read_json
+from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, tree_of
+from dali_mix.datasets.trees import Tree, check_name
+
+VG_CLASSES = 500
+PUBLISHED = {"train": 82_904, "test": 10_000}  # lines of SSGRL's lists
+_FOLDERS = ("VG_100K", "VG_100K_2")
+_PARTITION = "ssgrl_partition/"
+_LABELS = "vg_category_500_labels_index.json"
+
+
+def vg500(root: Path, split: str, options: Options) -> Listing:
+    """Lists split "train" or "test" (also called "val"). Images without a category are dropped.
+
+    Raises FileNotFoundError or ValueError naming file and line or entry for what is missing, malformed or twice there.
+    """
+    choose_task("vg500", options, ("multilabel",))
+    part = {"val": "test"}.get(split, split)
+    if part not in PUBLISHED:
+        raise ValueError(f"vg500 has the splits train and test (val is the same), not {split!r}")
+    classes = options.class_names() or numbered_classes(VG_CLASSES - 1, "vg500")
+    if len(classes) != VG_CLASSES:
+        raise ValueError(f"{options.classes_file}: {len(classes)} names for the {VG_CLASSES} categories of vg500")
+    tree = tree_of(root)
+    index = next((place for place in (_LABELS, _PARTITION + _LABELS) if tree.exists(place)), _LABELS)
+    categories = read_json(tree, index)
+    index_where = tree.where(index)
+    if not isinstance(categories, dict):
+        raise ValueError(f"{index_where}: expected an object {{file: [categories]}}, not a {type(categories).__name__}")
+    folder_of = _folder_of_each(tree)
+    listed = f"{_PARTITION}{part}_list_500.txt"
+    where = tree.where(listed)
+    names: list[str] = []
+    places: list[str] = []
+    labels: list[np.ndarray] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(decode_lines(tree.read(listed), where), start=1):
+        if not line.strip():
+            continue
+        place = f"{where}: line {number}"
+        try:
+            file = check_name(line.strip(), "VG_100K/").rpartition("/")[2]  # some lists name the folder too
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        if seen.setdefault(file, number) != number:
+            raise ValueError(f"{place}: {file} was on line {seen[file]} already; remove it")
+        if file not in categories:
+            raise ValueError(f"{place}: {file} has no entry in {index_where}; fetch both files again")
+        found = categories[file]
+        if not isinstance(found, list) or not all(type(kind) is int and 0 <= kind < VG_CLASSES for kind in found):
+            raise ValueError(
+                f"{index_where}: {file}: {found!r:.60} is not a list of numbers from 0 to {VG_CLASSES - 1}"
+            )
+        names.append(f"{folder_of.get(file, _FOLDERS[0])}/{file}")
+        places.append(place)
+        labels.append(multi_hot(found, VG_CLASSES))
+    if not names:
+        raise ValueError(f"{where}: lists no image; fetch it again")
+    report = against_published(len(names), PUBLISHED[part], f"{part}_list_500.txt")
+    stay, dropped = labelled(labels, "multilabel", options, keep=False)
+    return Listing(
+        tree,
+        [names[row] for row in stay],
+        [labels[row] for row in stay],
+        classes,
+        "vg500",
+        split,
+        task="multilabel",
+        places=[places[row] for row in stay],
+        report=report | dropped,
+    )
+
+
+def _folder_of_each(tree: Tree) -> dict[str, str]:
+    folders = [folder for folder in _FOLDERS if tree.exists(folder)]
+    if not folders:
+        raise FileNotFoundError(f"{tree.root}: neither {' nor '.join(_FOLDERS)} in it; --root is what holds them")
+    return {name.rpartition("/")[2]: name.rpartition("/")[0] for folder in folders for name in tree.images(folder)}

@@ -1,0 +1,95 @@
+"""Layout `wider`: WIDER-Attribute, a record a person, cropped to the person's box, with 14 attributes.
+
+Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE. An attribute is 1, -1 (not) or
+0 (unspecified): targets are 1, 0, and for unspecified 0 in a training split and -1 (ignore) in the others. A crop is
+encoded once, as JPEG (`--quality`, 95) or as `--encoding` says; its box is rounded to pixels and clipped to the image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dali_mix.datasets.annotations import (
+    against_published,
+    boxes_of,
+    choose_task,
+    column,
+    entries_of,
+    is_text,
+    read_json,
+)
+from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, tree_of
+from dali_mix.datasets.trees import check_name
+
+_FILES = {"train": "trainval", "val": "trainval", "trainval": "trainval", "test": "test"}
+# Persons: mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html counts 57,524 in all.
+PUBLISHED = {"trainval": 28_345, "test": 29_179}
+ATTRIBUTES = 14
+
+
+def wider(root: Path, split: str, options: Options) -> Listing:
+    """Lists split "trainval", "test", or "train" or "val" (the images of trainval below Image/train or Image/val).
+
+    Raises FileNotFoundError or ValueError naming file, image and person for what is missing or malformed.
+    """
+    choose_task("wider", options, ("multilabel",))
+    if split not in _FILES:
+        raise ValueError(f"wider has the splits {', '.join(_FILES)}, not {split!r}")
+    if options.classes_file is not None:
+        raise ValueError("wider takes its attributes' names from its annotations: --classes does not apply")
+    tree = tree_of(root)
+    file = f"Annotations/wider_attribute_{_FILES[split]}.json"
+    where = tree.where(file)
+    content = read_json(tree, file)
+    classes = _attributes(content, where)
+    images = entries_of(content, "images", where)
+    names: list[str] = []
+    places: list[str] = []
+    targets: list[np.ndarray] = []
+    crops: list[tuple[float, float, float, float]] = []
+    first: dict[str, int] = {}
+    for number, file_name in enumerate(column(images, "file_name", is_text, "a file's name", f"{where}: images")):
+        spot = f"{where}: images[{number}]"
+        try:
+            name = check_name(file_name, "Image/")
+        except ValueError as error:
+            raise ValueError(f"{spot}: field 'file_name': {error}") from None
+        if first.setdefault(name, number) != number:
+            raise ValueError(f"{spot}: field 'file_name' is {name!r}, as in images[{first[name]}] already; join them")
+        if split in ("train", "val") and not name.startswith(f"{split}/"):
+            continue
+        people = entries_of(images[number], "targets", spot)
+        spot += ": targets"
+        values = column(people, "attribute", _is_attribute, f"{ATTRIBUTES} numbers 1, 0 or -1", spot)
+        for person, (given, box) in enumerate(zip(values, boxes_of(people, "bbox", spot).tolist(), strict=True)):
+            names.append(f"Image/{name}")
+            places.append(f"{spot}[{person}]")
+            targets.append(_target(given, 0 if split in TRAINING_SPLITS else -1))
+            crops.append((box[0], box[1], box[2], box[3]))
+    report = against_published(len(names), PUBLISHED.get(split), f"WIDER-Attribute {split}", "persons")
+    return Listing(
+        tree, names, targets, classes, "wider", split, task="multilabel", places=places, crops=crops, report=report
+    )
+
+
+def _target(given: list[int], unspecified: int) -> np.ndarray:
+    attributes = np.array(given, dtype=np.float32)
+    return np.select([attributes == 1, attributes == -1], [1, 0], unspecified).astype(np.float32)
+
+
+def _is_attribute(value: Any) -> bool:
+    return (
+        type(value) is list and len(value) == ATTRIBUTES and all(type(one) is int and -1 <= one <= 1 for one in value)
+    )
+
+
+def _attributes(content: Any, where: str) -> tuple[str, ...]:
+    """The names, by number."""
+    names = content.get("attribute_id_map") if isinstance(content, dict) else None
+    expected = {str(number) for number in range(ATTRIBUTES)}
+    if not isinstance(names, dict) or set(names) != expected or not all(is_text(name) for name in names.values()):
+        raise ValueError(f"{where}: field 'attribute_id_map' does not name the attributes 0 to {ATTRIBUTES - 1}")
+    return tuple(names[str(number)] for number in range(ATTRIBUTES))

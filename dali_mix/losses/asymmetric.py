@@ -1,0 +1,133 @@
+"""The asymmetric loss for multi-label targets (ASL, arXiv 2009.14119)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dali_mix.losses.checks import MULTI_LABEL, known_entries
+
+REDUCTIONS = ("sum", "mean")
+
+
+class AsymmetricLoss(nn.Module):
+    """-[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻] with p = σ(z) and q = min(1 - p + clip, 1).
+
+    The focusing weights get no gradient, as published. In float32 whatever the autocast. A batch with nothing known
+    gives 0, and gradients of 0.
+
+    Args:
+        gamma_neg, gamma_pos: γ⁻ and γ⁺ ≥ 0.
+        clip: margin in [0, 1) by which easy negatives are shifted out.
+        eps: logarithms are taken of at least this much; beyond it gradients are 0.
+        reduction: "sum" over the batch as published, or "mean" over the entries that are known.
+        scale: the result's factor. SGRE's setting is gamma_neg=2, gamma_pos=0, clip=0, eps=1e-5, reduction="mean",
+            scale=1000.
+
+    Raises:
+        ValueError: an argument out of range; from `forward`, shapes or dtypes that do not fit.
+    """
+
+    accepts = MULTI_LABEL
+
+    def __init__(
+        self,
+        gamma_neg: float = 4.0,
+        gamma_pos: float = 1.0,
+        clip: float = 0.05,
+        eps: float = 1e-8,
+        reduction: str = "sum",
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for name, gamma in (("gamma_neg", gamma_neg), ("gamma_pos", gamma_pos)):
+            if not 0 <= gamma < float("inf"):
+                raise ValueError(f"{name}={gamma}: must be a finite number from 0")
+        if not 0 <= clip < 1:
+            raise ValueError(f"clip={clip}: must be in [0, 1)")
+        if not 0 < eps < 1:
+            raise ValueError(f"eps={eps}: must be in (0, 1)")
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction={reduction!r}: must be one of {', '.join(REDUCTIONS)}")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale={scale}: must be positive")
+        self.gamma_neg = gamma_neg
+        self.gamma_pos = gamma_pos
+        self.clip = clip
+        self.eps = eps
+        self.reduction = reduction
+        self.scale = scale
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """
+        Args:
+            logits: (B,K) of any float dtype.
+            targets: (B,K), 0 … 1 (soft ones too), -1 = ignored.
+
+        Returns:
+            scalar float32.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits, targets, known = known_entries(logits, targets)
+            positive = logits.sigmoid()
+            negative = (1 - positive + self.clip).clamp(max=1)
+            terms = targets * positive.clamp(min=self.eps).log() + (1 - targets) * negative.clamp(min=self.eps).log()
+            with torch.no_grad():
+                true = positive * targets + negative * (1 - targets)
+                gamma = self.gamma_pos * targets + self.gamma_neg * (1 - targets)
+                # Rounding may put `true` a little above 1 for soft targets, and a root of less than 0 is no number.
+                weights = (1 - true).clamp(min=0).pow(gamma)
+            total = -(terms * weights * known).sum() * self.scale
+            return total if self.reduction == "sum" else total / known.sum().clamp_min(1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"gamma_neg={self.gamma_neg}, gamma_pos={self.gamma_pos}, clip={self.clip}, eps={self.eps}, "
+            f"reduction={self.reduction!r}, scale={self.scale}"
+        )
+
+
+class SGRELoss(nn.Module):
+    """ASL of the prediction + lam · ASL of the auxiliary logits, with SGRE's setting of ASL.
+
+    Args:
+        lam: weight of the auxiliary logits; .1 for VOC, .4 for COCO, .05 for NUS-WIDE.
+        gamma_neg, gamma_pos, clip, eps: of both terms.
+
+    Raises:
+        ValueError: an argument out of range; from `forward`, shapes or dtypes that do not fit.
+    """
+
+    accepts = MULTI_LABEL
+
+    def __init__(
+        self,
+        lam: float = 0.4,
+        gamma_neg: float = 2.0,
+        gamma_pos: float = 0.0,
+        clip: float = 0.0,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        if not 0 <= lam < float("inf"):
+            raise ValueError(f"lam={lam}: must be a finite number from 0")
+        self.lam = lam
+        self.asl = AsymmetricLoss(gamma_neg, gamma_pos, clip, eps, reduction="mean", scale=1000.0)
+
+    def forward(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        """
+        Args:
+            outputs: (logits, auxiliary logits), each (B,K), as SGREHead gives in training; or the logits alone, as it
+                gives in evaluation: then the loss is that of the prediction.
+            targets: (B,K), 0 … 1, -1 = ignored.
+
+        Returns:
+            scalar float32.
+        """
+        if isinstance(outputs, Tensor):
+            return self.asl(outputs, targets)
+        logits, auxiliary = outputs
+        return self.asl(logits, targets) + self.lam * self.asl(auxiliary, targets)
+
+    def extra_repr(self) -> str:
+        return f"lam={self.lam}"

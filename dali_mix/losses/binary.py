@@ -1,0 +1,60 @@
+"""Binary cross-entropy for multi-label targets, some of which may be unknown."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dali_mix.losses.checks import MULTI_LABEL, known_entries
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over the entries that are known, in float32 whatever the autocast.
+
+    A batch with nothing known gives 0, and gradients of 0.
+
+    Raises:
+        ValueError: from `forward`, shapes or dtypes that do not fit.
+    """
+
+    accepts = MULTI_LABEL
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """
+        Args:
+            logits: (B,K) of any float dtype.
+            targets: (B,K), 0 … 1 (soft ones too), -1 = ignored.
+
+        Returns:
+            scalar float32.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            terms, known = _terms(logits, targets)
+            return terms.sum() / known.sum().clamp_min(1)
+
+
+class MultiLabelSoftMargin(nn.Module):
+    """Binary cross-entropy averaged over the known classes of each sample, then over the samples that have any.
+
+    Without ignored entries it is torch's `multilabel_soft_margin_loss`, and the same as `BinaryCrossEntropy`; with
+    them, each sample keeps the same weight here, each entry there.
+
+    Raises:
+        ValueError: from `forward`, shapes or dtypes that do not fit.
+    """
+
+    accepts = MULTI_LABEL
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Arguments and result as `BinaryCrossEntropy`."""
+        with torch.autocast(logits.device.type, enabled=False):
+            terms, known = _terms(logits, targets)
+            count = known.sum(1)
+            return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
+
+
+def _terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    logits, targets, known = known_entries(logits, targets)
+    terms = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return terms * known, known

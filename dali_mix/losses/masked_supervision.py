@@ -1,0 +1,56 @@
+"""Masked supervision (MaskSup, MSL, arXiv 2310.18517): an image and the same image with parts blacked out."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dali_mix.losses.binary import BinaryCrossEntropy
+from dali_mix.losses.checks import MULTI_LABEL, known_entries
+
+
+class MaskedSupervisionLoss(nn.Module):
+    """whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), z' being the masked image's logits.
+
+    Means over the entries that are known, in float32 whatever the autocast; both branches get gradients of all terms
+    they are in. A batch with nothing known gives 0, and gradients of 0.
+
+    Args:
+        whole, masked, agreement: the weights, each ≥ 0.
+
+    Raises:
+        ValueError: a negative weight; from `forward`, shapes or dtypes that do not fit.
+    """
+
+    accepts = MULTI_LABEL
+
+    def __init__(self, whole: float = 0.3, masked: float = 0.2, agreement: float = 0.5) -> None:
+        super().__init__()
+        for name, weight in (("whole", whole), ("masked", masked), ("agreement", agreement)):
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"{name}={weight}: must be a finite number from 0")
+        self.whole = whole
+        self.masked = masked
+        self.agreement = agreement
+        self.bce = BinaryCrossEntropy()
+
+    def forward(self, logits: Tensor, masked_logits: Tensor, targets: Tensor) -> Tensor:
+        """
+        Args:
+            logits, masked_logits: (B,K) of any float dtype, of the images and of the images with holes.
+            targets: (B,K), 0 … 1, -1 = ignored.
+
+        Returns:
+            scalar float32.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            supervised = self.whole * self.bce(logits, targets) + self.masked * self.bce(masked_logits, targets)
+            # Ignored entries are 0 in both, so they differ by nothing.
+            one, _, known = known_entries(logits, targets)
+            other, _, _ = known_entries(masked_logits, targets)
+            difference = F.mse_loss(one.sigmoid(), other.sigmoid(), reduction="sum")
+            return supervised + self.agreement * difference / known.sum().clamp_min(1)
+
+    def extra_repr(self) -> str:
+        return f"whole={self.whole}, masked={self.masked}, agreement={self.agreement}"

@@ -1,0 +1,231 @@
+"""Multi-label measures: average precision, and precision, recall and F1 at a threshold and of the top three."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PROTOCOLS = ("plain", "voc07", "voc12", "wider")
+TOP = 3
+_Floats = npt.NDArray[np.floating[Any]]
+_Flags = npt.NDArray[np.bool_]
+
+
+class MultiLabelMetrics:
+    """mAP, AP of each class, CP CR CF1 (means over classes), OP OR OF1 (over all entries), the six also of the top 3.
+
+    Rows are kept on the device of the scores until `compute`, which works on the CPU in float64. Over ranks: `gather`
+    on every rank (or `merge` the others' `state()`), then `compute`; with `ids` the result is the same to the last
+    digit however the samples were split and ordered.
+
+    Ignored entries (-1) take no part: not in a class's ranking, nor among a sample's top three. Of equal scores, the
+    sample that comes first (in order of `ids`, else of arrival, rank after rank) ranks first, and among one sample's
+    classes the lower one. NaN ranks last and is never predicted.
+
+    A class without positives has AP NaN and no part in mAP; in CP and CR it counts 0, as does a class never predicted
+    in CP: so do the published evaluators.
+
+    Args:
+        num_classes: K.
+        protocol: "plain": AP is the mean of the precision at each positive. "voc07": the same under the name the CSRA
+            and SGRE evaluators have for it (not the eleven-point AP). "voc12": each of these precisions is the highest
+            at this or a later positive. "wider": as "plain", but in precision, recall and F1 ignored entries count as
+            negatives, as in CSRA's WIDER-Attribute evaluator.
+        threshold: scores above it are predictions: .5 for probabilities, 0 for logits.
+        device: of the rows before the first `update`; by default the CPU.
+
+    Raises:
+        ValueError: num_classes below 1, unknown protocol.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        protocol: str = "plain",
+        threshold: float = 0.5,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: must be at least 1")
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol={protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+        self.num_classes = num_classes
+        self.protocol = protocol
+        self.threshold = threshold
+        self._device = torch.device(device or "cpu")
+        self._placed = device is not None
+        self._rows: list[Tensor] = []
+
+    def update(self, scores: Tensor, targets: Tensor, ids: Tensor | None = None) -> None:
+        """Takes a batch; does not wait for the device.
+
+        Args:
+            scores: (B,K) of any float dtype, higher where the class is likelier.
+            targets: (B,K) of any dtype: 1, 0, or -1 = ignored.
+            ids: (B,) the samples' record numbers, on any device; all batches have them or none.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit.
+        """
+        if scores.ndim != 2 or scores.shape[1] != self.num_classes or targets.shape != scores.shape:
+            raise ValueError(
+                f"scores {tuple(scores.shape)} and targets {tuple(targets.shape)}: need (B, {self.num_classes}) of both"
+            )
+        if not scores.is_floating_point():
+            raise ValueError(f"scores are {scores.dtype}: need a floating point dtype, predictions are made here")
+        if ids is not None and (ids.shape != scores.shape[:1] or ids.is_floating_point()):
+            raise ValueError(f"ids {tuple(ids.shape)} {ids.dtype}: need ({len(scores)},) of an integer dtype")
+        if not self._placed:
+            self._device, self._placed = scores.device, True
+        # float64 holds every float32 and every record number as it is, so one tensor can hold a row.
+        numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
+        parts = (numbers[:, None], scores.detach(), targets)
+        # A loader's ids are on the CPU; to a GPU they go without waiting for it. The other way one has to wait.
+        rows = [part.to(self._device, torch.float64, non_blocking=self._device.type == "cuda") for part in parts]
+        self._rows.append(torch.cat(rows, 1))
+
+    def state(self) -> Tensor:
+        """Everything so far: (n, 1 + 2K) float64; a row is a sample's id (-1 = none), scores and targets."""
+        width = 1 + 2 * self.num_classes
+        rows = self._rows or [torch.zeros(0, width, dtype=torch.float64, device=self._device)]
+        self._rows = [torch.cat(rows)]
+        return self._rows[0]
+
+    def merge(self, state: Tensor) -> None:
+        """Adds the samples of another rank or part.
+
+        Raises:
+            ValueError: not a state of this number of classes.
+        """
+        if state.ndim != 2 or state.shape[1] != 1 + 2 * self.num_classes:
+            raise ValueError(f"state {tuple(state.shape)}: need (n, {1 + 2 * self.num_classes}), as `state()` gives")
+        self._rows.append(state.to(self._device, torch.float64))
+
+    def gather(self, group: dist.ProcessGroup | None = None) -> None:
+        """Gives every rank the samples of all, in order of rank; each rank calls it once, just before `compute`.
+
+        Ranks may hold different numbers of samples, or none. A process alone keeps what it has.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        own = self.state()
+        counts = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(counts, torch.tensor([len(own)], device=own.device), group)
+        lengths = [int(count) for count in counts]
+        padded = own.new_zeros(max(lengths), own.shape[1])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded, group)
+        self._rows = [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def reset(self) -> None:
+        """Starts anew."""
+        self._rows = []
+
+    def compute(self) -> dict[str, Any]:
+        """The measures, each 0 … 1; waits for the device.
+
+        Returns:
+            "mAP" (NaN without any positive), "AP" (a list of K, NaN for classes without positives), "CP", "CR", "CF1",
+            "OP", "OR", "OF1", and these six with "_top3": of the three highest scores of each sample those above the
+            threshold.
+
+        Raises:
+            ValueError: no samples; a target that is not 1, 0 or -1; an id that came twice, or ids with some samples
+                only; scores outside 0 … 1 with a threshold inside.
+        """
+        rows = self._ordered(self.state().cpu().numpy())
+        scores, targets = np.split(rows[:, 1:], 2, axis=1)
+        if (wrong := ~np.isin(targets, (-1, 0, 1))).any():
+            raise ValueError(f"targets hold {targets[wrong][0]:g}: they must be 1, 0, or -1 for what is to be ignored")
+        if 0 < self.threshold < 1 and ((scores < 0) | (scores > 1)).any():
+            raise ValueError(
+                f"scores reach from {np.nanmin(scores):g} to {np.nanmax(scores):g}, and threshold={self.threshold} is "
+                "one for probabilities: give sigmoids, or threshold=0 for logits"
+            )
+        scores = np.where(np.isnan(scores), -np.inf, scores)
+        known, positive = targets >= 0, targets > 0
+        columns = (np.ascontiguousarray(part.T) for part in (scores, positive, known))
+        precisions = [
+            average_precision(score[keep], truth[keep], self.protocol == "voc12")
+            for score, truth, keep in zip(*columns, strict=True)
+        ]
+        present = [value for value in precisions if not np.isnan(value)]
+        counted = np.ones_like(known) if self.protocol == "wider" else known
+        predicted = (scores > self.threshold) & counted
+        highest = predicted & _top(np.where(counted, scores, -np.inf), TOP)
+        return {
+            "mAP": float(np.mean(present)) if present else float("nan"),
+            "AP": precisions,
+            **_rates(predicted, positive),
+            **{f"{name}_top{TOP}": value for name, value in _rates(highest, positive).items()},
+        }
+
+    def _ordered(self, rows: _Floats) -> _Floats:
+        """`rows` in order of their ids, if they have any."""
+        if not len(rows):
+            raise ValueError("no samples were counted: the evaluation set is empty")
+        ids = rows[:, 0]
+        if (ids < 0).all():
+            return rows
+        if (ids < 0).any():
+            raise ValueError(f"{(ids < 0).sum()} of {len(ids)} samples came without ids: give them always, or never")
+        order = np.argsort(ids, kind="stable")
+        if (twice := np.diff(ids[order]) == 0).any():
+            raise ValueError(
+                f"{twice.sum()} samples came more than once, e.g. id {ids[order][1:][twice][0]:.0f}: an evaluation "
+                "must see each sample once over all ranks"
+            )
+        return rows[order]
+
+
+def average_precision(scores: _Floats, positive: _Flags, interpolated: bool = False) -> float:
+    """Mean over the positives of the precision among the samples up to each, in order of falling score.
+
+    Args:
+        scores: (n,); of equal ones the first ranks first.
+        positive: (n,) bool.
+        interpolated: take the highest precision at this or any later positive instead.
+
+    Returns:
+        0 … 1, or NaN without positives.
+    """
+    ranks = np.flatnonzero(positive[np.argsort(-scores, kind="stable")]) + 1
+    if not len(ranks):
+        return float("nan")
+    precision = np.arange(1, len(ranks) + 1) / ranks
+    if interpolated:
+        precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(precision.mean())
+
+
+def _top(scores: _Floats, count: int) -> _Flags:
+    """(n,K) bool: the `count` highest scores of each row; of equal ones the lower class."""
+    left = scores.copy()
+    chosen = np.zeros(scores.shape, dtype=bool)
+    rows = np.arange(len(scores))
+    for _ in range(min(count, scores.shape[1])):
+        best = left.argmax(1)
+        chosen[rows, best] = True
+        left[rows, best] = -np.inf
+    return chosen
+
+
+def _rates(predicted: _Flags, positive: _Flags) -> dict[str, float]:
+    """Precision, recall and F1 over classes (C…) and over all entries (O…); 0 where there is nothing to divide by."""
+    hits, guesses, truths = (predicted & positive).sum(0), predicted.sum(0), positive.sum(0)
+    rates = {
+        "CP": float(np.mean(hits / np.maximum(guesses, 1))),
+        "CR": float(np.mean(hits / np.maximum(truths, 1))),
+        "OP": float(hits.sum() / max(guesses.sum(), 1)),
+        "OR": float(hits.sum() / max(truths.sum(), 1)),
+    }
+    for kind in "CO":
+        precision, recall = rates[f"{kind}P"], rates[f"{kind}R"]
+        rates[f"{kind}F1"] = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return {name: rates[name] for name in ("CP", "CR", "CF1", "OP", "OR", "OF1")}

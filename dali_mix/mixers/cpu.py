@@ -1,0 +1,226 @@
+"""Mixing on a CPU in one pass over the batch: which batches the compiled loops take, their threads, and work in place.
+
+In place, image i may be the partner of an image that is written later. Images are therefore written along the chain
+i, partner of i, partner of that, …, so that each is read before it is written; the chain is cut into a part for each
+thread, and only what a cut or the end of a cycle would read too late is made beforehand and put aside (the stage): a
+few boxes of a batch, whatever its size.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Way = Literal["same place", "nearest", "bilinear", "zeros"]
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WORTH_A_THREAD = 1 << 20  # bytes of the batch; starting a thread costs about as much as copying this
+
+_WORTH_HUGE_PAGES = 1 << 22  # bytes
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The compiled loops; None without numba."""
+    try:
+        from dali_mix.mixers import kernels_cpu
+    except ImportError:
+        return None
+    return kernels_cpu
+
+
+def takes(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
+    """Whether the compiled loops take this batch: on a CPU, dense, no gradients wanted, not being traced.
+
+    dtypes: those allowed; None for any of 1, 2, 4 or 8 bytes.
+    """
+    return (
+        images.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and type(images) in (Tensor, torch.nn.Parameter)
+        and not (images.requires_grad and torch.is_grad_enabled())
+        and (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last))
+        and (images.element_size() in _INTEGERS if dtypes is None else images.dtype in dtypes)
+        and not (images.is_conj() or images.is_neg())
+        and _kernels() is not None
+    )
+
+
+def paste(images: Tensor, partners: Tensor | None, boxes: Tensor, way: Way, inplace: bool) -> Tensor:
+    """Fills each image's box with pixels of its partner, or zeros.
+
+    Args:
+        images: (B,C,H,W), as `takes` allows; float32 or uint8 for way="bilinear".
+        partners: (B,) int64, 0 … B - 1; None for way="zeros".
+        boxes: (B,4) int64, top, left, height, width, inside the image.
+        way: the partner's pixels of the same place; the whole partner, shrunk; or zeros.
+        inplace: change `images` itself.
+
+    Returns:
+        `images`, or a new batch.
+    """
+    kernels = _kernels()
+    out = images if inplace else _fresh(images)
+    dtype = images.dtype if way == "bilinear" else _INTEGERS[images.element_size()]
+    sources = np.arange(len(images)) if partners is None else _int64(partners)
+    windows = _int64(boxes)
+    shape = _shape(images)
+    sizes = windows[:, 2] * windows[:, 3] * images.shape[1]
+    if way == "zeros":
+        sizes = None
+    if way == "bilinear":
+        kernel, last = kernels.paste_bilinear, dtype == torch.uint8
+    else:
+        kernel = kernels.paste
+        last = {"same place": kernels.SAME_PLACE, "nearest": kernels.NEAREST, "zeros": kernels.ZEROS}[way]
+    batch, result = _flat(images, dtype), _flat(out, dtype)
+
+    def run(stage: Any, staged_at: Any, order: Any, task: int) -> None:
+        kernel(batch, stage, result, sources, windows, order, staged_at, shape, task, last)
+
+    _all_images(run, sources, sizes, batch, inplace)
+    return out
+
+
+def blend(images: Tensor, partners: Tensor, lam: Tensor, inplace: bool) -> Tensor:
+    """lam · image + (1 - lam) · partner, in one pass.
+
+    Args:
+        images: (B,C,H,W) float32, as `takes` allows.
+        partners: (B,) int64, 0 … B - 1.
+        lam: (B,) float32.
+        inplace: change `images` itself.
+
+    Returns:
+        `images`, or a new batch.
+    """
+    kernels = _kernels()
+    out = images if inplace else _fresh(images)
+    sources, share = _int64(partners), lam.detach().contiguous().numpy()
+    size = images[:1].numel()
+    batch, result = _flat(images, images.dtype), _flat(out, images.dtype)
+
+    def run(stage: Any, staged_at: Any, order: Any, task: int) -> None:
+        kernels.blend(batch, stage, result, sources, share, order, staged_at, size, task)
+
+    _all_images(run, sources, np.full(len(sources), size), batch, inplace)
+    return out
+
+
+@functools.cache
+def _madvise() -> Any:
+    """libc's madvise; None where there is none."""
+    try:
+        function = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+def _fresh(images: Tensor) -> Tensor:
+    """An uninitialised batch like `images`, on huge pages where Linux grants them on request (numpy asks likewise).
+
+    Fresh memory costs a page fault every 4 KiB otherwise, which is more than the copy itself.
+    """
+    out = torch.empty_like(images.detach())
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    start = -(-out.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (out.data_ptr() + out.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    if out.nbytes >= _WORTH_HUGE_PAGES and advice is not None and _madvise() is not None:
+        _madvise()(start, size, advice)  # advice only: a refusal changes nothing
+    return out
+
+
+def _all_images(
+    run: Callable[[Any, Any, Any, int], None], partners: Any, sizes: Any, batch: Any, inplace: bool
+) -> None:
+    """Calls run(stage, staged_at, order, task) for all images, on several threads; sizes: values a box, None unread."""
+    kernels = _kernels()
+    count = len(partners)
+    threads = max(1, min(torch.get_num_threads(), count, batch.nbytes // _WORTH_A_THREAD))
+    staged_at = np.full(count, -1, np.int64)
+    nothing = np.empty(0, batch.dtype)
+    if not inplace or sizes is None:
+        parts = np.array_split(np.arange(count), threads)
+        task = kernels.BOX if inplace else kernels.WHOLE
+        _together([functools.partial(run, nothing, staged_at, part, task) for part in parts])
+        return
+    parts, late = chains(partners, threads)
+    ends = np.cumsum(sizes[late])
+    staged_at[late] = ends - sizes[late]
+    stage = np.empty(ends[-1] if len(late) else 0, batch.dtype)
+    shares = np.array_split(late, min(threads, max(1, len(late))))
+    _together([functools.partial(run, stage, staged_at, share, kernels.STAGE) for share in shares])
+    _together([functools.partial(run, stage, staged_at, part, kernels.BOX) for part in parts])
+
+
+def chains(partners: Any, parts: int) -> tuple[list[Any], Any]:
+    """The order to write images in, cut into parts that may run side by side, and which images read too late in it.
+
+    An image reads too late where its partner is in another part, is itself, or comes before it. Right for any partners,
+    fewest for a permutation: one for each cycle and each cut.
+
+    Returns:
+        `parts` arrays of image numbers, each image once; an array of the images whose boxes must be put aside.
+    """
+    partner_of = partners.tolist()
+    order: list[int] = []
+    seen = [False] * len(partner_of)
+    for start in range(len(partner_of)):
+        image = start
+        while not seen[image]:
+            seen[image] = True
+            order.append(image)
+            image = partner_of[image]
+    split = np.array_split(np.array(order, np.int64), parts)
+    part, place = np.empty((2, len(order)), np.int64)
+    for number, members in enumerate(split):
+        part[members] = number
+    place[order] = np.arange(len(order))
+    late = np.flatnonzero((part[partners] != part) | (place[partners] <= place))
+    return split, late
+
+
+def _together(jobs: Sequence[Callable[[], None]]) -> None:
+    """Runs the jobs side by side. Threads of the moment: none to share between callers, none to lose in a fork."""
+    errors: list[BaseException] = []
+
+    def guarded(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:
+            errors.append(error)
+
+    others = [threading.Thread(target=guarded, args=(job,)) for job in jobs[1:]]
+    for thread in others:
+        thread.start()
+    guarded(jobs[0])
+    for thread in others:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _int64(tensor: Tensor) -> Any:
+    return tensor.detach().to(torch.int64).contiguous().numpy()
+
+
+def _shape(images: Tensor) -> tuple[int, int, int, int]:
+    """(planes, height, width, pixel), as the kernels see an image."""
+    _, channels, height, width = images.shape
+    return (channels, height, width, 1) if images.is_contiguous() else (1, height, width, channels)
+
+
+def _flat(images: Tensor, dtype: torch.dtype) -> Any:
+    """The batch's values in the order of memory, sharing it."""
+    in_order = images.detach() if images.is_contiguous() else images.detach().permute(0, 2, 3, 1)
+    return in_order.reshape(-1).view(dtype).numpy()

@@ -1,0 +1,262 @@
+"""Loops over the pixels of a batch on a CPU, compiled by numba; `mixers.cpu` calls them, on several threads.
+
+Batches arrive as flat arrays in the order of memory. `shape` is (planes, height, width, pixel): a contiguous batch has
+C planes of pixels of 1 value, a channels_last one has 1 plane of pixels of C values. An image is `planes · height`
+rows of `width · pixel` values. Pixels that only move are handed over as integers of their size, so that few kernels
+serve all dtypes. Every value of the output is written once: its memory is often fresh, and touching it is what costs.
+
+Everything compiled sits in this one file, so that numba's cache on disk notices every change of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# What a kernel does with each image: write all of it into a new batch; write its box only, from the partner or, where
+# the partner may be changed by then, from the stage; write its box into the stage.
+WHOLE, BOX, STAGE = 0, 1, 2
+# What goes into a box: the partner's pixels of the same place, the whole partner shrunk, zeros.
+SAME_PLACE, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
+
+
+def _compile(function: Callable[..., None]) -> Any:
+    """Compiled at its first call for each dtype, without holding the interpreter, and kept on disk where numba can."""
+    with contextlib.suppress(RuntimeError):  # "cannot cache function": no place to write
+        return njit(nogil=True, cache=True)(function)
+    return njit(nogil=True)(function)
+
+
+@_compile
+def _copy(source: Any, start: int, out: Any, to: int, count: int) -> None:
+    # Views first: an index counted from 0 is what the compiler turns into vector code.
+    values, copied = source[start : start + count], out[to : to + count]
+    for k in range(count):
+        copied[k] = values[k]
+
+
+@_compile
+def _copy_block(
+    source: Any, start: int, row: int, plane: int, out: Any, to: int, out_row: int, out_plane: int, block: Any
+) -> None:
+    """A block of `block` = (planes, rows, values a row); a row and a plane further on are `row` and `plane` values."""
+    planes, rows, count = block
+    for p in range(planes):
+        for y in range(rows):
+            _copy(source, start + p * plane + y * row, out, to + p * out_plane + y * out_row, count)
+
+
+@_compile
+def _copy_around(images: Any, out: Any, image: int, box: Any, shape: Any) -> None:
+    """What of the image starting at `image` lies outside its box."""
+    planes, height, width, pixel = shape
+    row = width * pixel
+    if box[2] == 0 or box[3] == 0:
+        _copy(images, image, out, image, planes * height * row)
+        return
+    first, last = box[0] * row, (box[0] + box[2]) * row
+    left, right = box[1] * pixel, (box[1] + box[3]) * pixel
+    for p in range(planes):
+        plane = image + p * height * row
+        # In order of memory: up to the first row's box, from each row's box to the next one, the rest.
+        _copy(images, plane, out, plane, first + left)
+        for y in range(plane + first, plane + last - row, row):
+            _copy(images, y + right, out, y + right, row - right + left)
+        end = last - row + right
+        _copy(images, plane + end, out, plane + end, height * row - end)
+
+
+@_compile
+def _nearest(
+    images: Any, partner: int, out: Any, to: int, out_row: int, out_plane: int, box_h: int, box_w: int, shape: Any
+) -> None:
+    """Pixel d of n comes from pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it."""
+    planes, height, width, pixel = shape
+    down, across = np.float32(height) / np.float32(box_h), np.float32(width) / np.float32(box_w)
+    columns = np.empty(box_w, np.uint64)  # unsigned: no check for indices that count from the end
+    for x in range(box_w):
+        columns[x] = np.uint64(min(np.int64(np.float32(x) * across), width - 1) * pixel)
+    for p in range(planes):
+        for y in range(box_h):
+            from_y = min(np.int64(np.float32(y) * down), height - 1)
+            start = partner + (p * height + from_y) * width * pixel
+            at = to + p * out_plane + y * out_row
+            values, shrunk = images[start : start + width * pixel], out[at : at + box_w * pixel]
+            if pixel == 1:
+                for x in range(box_w):
+                    shrunk[x] = values[columns[x]]
+            else:
+                for x in range(box_w):
+                    for c in range(pixel):
+                        shrunk[x * pixel + c] = values[columns[x] + np.uint64(c)]
+
+
+@_compile
+def _weights(size: int, full: int) -> Any:
+    """For each pixel of `size` made from `full`: first pixel read, how many, and their weights (antialiased bilinear).
+
+    Source s weighs 1 - |(2s + 1) · size - (2d + 1) · full| / (2 · full) for pixel d: whole numbers up to the division.
+    """
+    first, count = np.empty(size, np.int64), np.empty(size, np.int64)
+    weights = np.empty((size, 2 * full // size + 2), np.float32)
+    for d in range(size):
+        centre = (2 * d + 1) * full
+        low = max(0, (centre - 2 * full) // (2 * size))
+        taps, total = 0, 0
+        for s in range(low, full):
+            weight = 2 * full - abs((2 * s + 1) * size - centre)
+            if weight <= 0:
+                if taps:
+                    break
+                continue
+            if not taps:
+                first[d] = s
+            weights[d, taps] = weight
+            total += weight
+            taps += 1
+        count[d] = taps
+        for k in range(taps):
+            weights[d, k] /= np.float32(total)
+    return first, count, weights
+
+
+@_compile
+def _bilinear(
+    images: Any,
+    partner: int,
+    out: Any,
+    to: int,
+    out_row: int,
+    out_plane: int,
+    box_h: int,
+    box_w: int,
+    shape: Any,
+    rounded: bool,
+) -> None:
+    """Rows summed by weight into one row, which is then summed across; in float32."""
+    planes, height, width, pixel = shape
+    top, tall, down = _weights(box_h, height)
+    left, wide, across = _weights(box_w, width)
+    row = width * pixel
+    summed = np.empty(row, np.float32)
+    for p in range(planes):
+        for y in range(box_h):
+            summed[:] = 0
+            for k in range(tall[y]):
+                start, weight = partner + (p * height + top[y] + k) * row, down[y, k]
+                values = images[start : start + row]
+                for x in range(row):
+                    summed[x] += weight * np.float32(values[x])
+            at = to + p * out_plane + y * out_row
+            shrunk = out[at : at + box_w * pixel]
+            for x in range(box_w):
+                for c in range(pixel):
+                    value = np.float32(0)
+                    for k in range(wide[x]):
+                        value += across[x, k] * summed[(left[x] + k) * pixel + c]
+                    shrunk[x * pixel + c] = np.rint(value) if rounded else value
+
+
+@_compile
+def paste(
+    images: Any,
+    stage: Any,
+    out: Any,
+    partners: Any,
+    boxes: Any,
+    order: Any,
+    staged_at: Any,
+    shape: Any,
+    task: int,
+    way: int,
+) -> None:
+    """Fills the boxes of the images in `order`.
+
+    images, out: flat batches (the same one in place). stage: flat. partners: (B,) int64. boxes: (B,4) int64.
+    order: (n,) int64, image numbers. staged_at: (B,) int64, where in the stage an image's box lies, -1 for not there.
+    """
+    planes, height, width, pixel = shape
+    row, plane = width * pixel, height * width * pixel
+    for i in order:
+        top, left, box_h, box_w = boxes[i]
+        if task == WHOLE:
+            _copy_around(images, out, i * planes * plane, boxes[i], shape)
+        if box_h == 0 or box_w == 0:
+            continue
+        block = (planes, box_h, box_w * pixel)
+        corner = top * row + left * pixel
+        stage_row, stage_plane = box_w * pixel, box_h * box_w * pixel
+        target, to, out_row, out_plane = out, i * planes * plane + corner, row, plane
+        if task == STAGE:
+            target, to, out_row, out_plane = stage, staged_at[i], stage_row, stage_plane
+        elif task == BOX and staged_at[i] >= 0:
+            _copy_block(stage, staged_at[i], stage_row, stage_plane, out, to, row, plane, block)
+            continue
+        partner = partners[i] * planes * plane
+        if way == SAME_PLACE:
+            _copy_block(images, partner + corner, row, plane, target, to, out_row, out_plane, block)
+        elif way == NEAREST:
+            _nearest(images, partner, target, to, out_row, out_plane, box_h, box_w, shape)
+        else:
+            for p in range(planes):
+                for y in range(box_h):
+                    start = to + p * out_plane + y * out_row
+                    target[start : start + box_w * pixel] = 0
+
+
+@_compile
+def paste_bilinear(
+    images: Any,
+    stage: Any,
+    out: Any,
+    partners: Any,
+    boxes: Any,
+    order: Any,
+    staged_at: Any,
+    shape: Any,
+    task: int,
+    rounded: bool,
+) -> None:
+    """As `paste`, the whole partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
+    planes, height, width, pixel = shape
+    row, plane = width * pixel, height * width * pixel
+    for i in order:
+        top, left, box_h, box_w = boxes[i]
+        if task == WHOLE:
+            _copy_around(images, out, i * planes * plane, boxes[i], shape)
+        if box_h == 0 or box_w == 0:
+            continue
+        stage_row, stage_plane = box_w * pixel, box_h * box_w * pixel
+        target, to, out_row, out_plane = out, i * planes * plane + top * row + left * pixel, row, plane
+        if task == STAGE:
+            target, to, out_row, out_plane = stage, staged_at[i], stage_row, stage_plane
+        elif task == BOX and staged_at[i] >= 0:
+            block = (planes, box_h, box_w * pixel)
+            _copy_block(stage, staged_at[i], stage_row, stage_plane, out, to, row, plane, block)
+            continue
+        _bilinear(images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape, rounded)
+
+
+@_compile
+def blend(
+    images: Any, stage: Any, out: Any, partners: Any, lam: Any, order: Any, staged_at: Any, size: int, task: int
+) -> None:
+    """lam · image + (1 - lam) · partner, float32; an image is `size` values, the stage holds whole partners."""
+    for i in order:
+        if task == STAGE:
+            _copy(images, partners[i] * size, stage, staged_at[i], size)
+            continue
+        source, start = images, partners[i] * size
+        if task == BOX and staged_at[i] >= 0:
+            source, start = stage, staged_at[i]
+        share, rest = lam[i], np.float32(1) - lam[i]
+        own, other = images[i * size : (i + 1) * size], source[start : start + size]
+        mixed = out[i * size : (i + 1) * size]
+        for k in range(size):
+            # Both ends to the bit, as by torch.lerp.
+            apart = other[k] - own[k]
+            mixed[k] = own[k] + rest * apart if rest < share else other[k] - share * apart

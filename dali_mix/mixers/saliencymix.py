@@ -1,0 +1,150 @@
+"""SaliencyMix: a box around an image's most salient pixel, pasted at the same place of another (arXiv 2006.01791)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers import boxes as box_ops
+from dali_mix.mixers import random
+from dali_mix.mixers.base import (
+    Mixer,
+    PasteParams,
+    check_alpha,
+    check_batch,
+    check_images,
+    check_num_classes,
+    check_size,
+)
+from dali_mix.mixers.paste import paste_boxes
+from dali_mix.mixers.saliency import fine_grained_saliency, peaks, to_uint8
+from dali_mix.mixers.targets import mix_area, to_soft
+
+
+@dataclass(frozen=True)
+class SaliencyMixParams:
+    """What SaliencyMix draws: image i receives a box of image permutation[i]. Where the box lies, and so λ, is known
+    only when the images are: `SaliencyMix.locate` tells.
+
+    permutation: (B,) int64. sides: (B,2) int64, height and width of the box before it is clipped at the border.
+    """
+
+    permutation: Tensor
+    sides: Tensor
+
+
+class SaliencyMix(Mixer[SaliencyMixParams]):
+    """Pastes a box around the most salient pixel of a partner image, and mixes targets by the area pasted.
+
+    λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around the pixel of the partner with
+    the largest saliency (`fine_grained_saliency`; of several, the first in reading order), is clipped at the border
+    and pasted at the same place; lam is recomputed from the area left.
+
+    Saliency is defined on grey levels. uint8 images are taken as they are. Floating-point images are brought back to
+    them by `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. That returns the level a pixel had
+    exactly from float32 and float16; bfloat16 keeps 8 bits, and may be one level off where |x| ≥ 2 and std > .25.
+
+    Args:
+        num_classes: K; None where targets are always (B,K).
+        alpha: of the Beta distribution; the paper uses 1.
+        per_batch: the released protocol: one box for the whole batch, around the peak of the first image's partner. By
+            default every image has a box of its own, around its own partner's peak.
+        mean, std: what the pipeline normalized floating-point images with, three numbers each (red, green, blue) in
+            0..1 units. None where images are uint8 only. `dali_mix.engine` gives the pipeline's.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None,
+        alpha: float = 1.0,
+        per_batch: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        check_num_classes(num_classes)
+        check_alpha(alpha)
+        if (mean is None) != (std is None):
+            raise ValueError(f"mean={mean}, std={std}: give both, or neither for uint8 images only")
+        self.num_classes = num_classes
+        self.alpha = alpha
+        self.per_batch = per_batch
+        self.mean = None if mean is None else _channels("mean", mean)
+        self.std = None if std is None else _channels("std", std)
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std={self.std}: every channel's must be above 0")
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> SaliencyMixParams:
+        check_size(batch_size, height, width)
+        side = (1.0 - random.beta(1 if self.per_batch else batch_size, self.alpha, generator)).sqrt()
+        side = random.per_sample(side, batch_size)
+        return SaliencyMixParams(
+            permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
+            sides=torch.stack([(side * height).long(), (side * width).long()], dim=1).to(device, non_blocking=True),
+        )
+
+    def apply(
+        self, images: Tensor, targets: Tensor, params: SaliencyMixParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        check_batch(images, targets, len(params.permutation))
+        soft = to_soft(targets, self.num_classes)
+        located = self.locate(images, params)
+        mixed_images = paste_boxes(images, located.permutation, located.boxes, inplace=inplace)
+        return mixed_images, mix_area(soft, located.permutation, located.lam)
+
+    def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
+        """The boxes that `apply` pastes, and the λ it mixes targets by: `CutMix.apply` with them does the same.
+
+        Args:
+            images: as for `apply`.
+        """
+        height, width = images.shape[2:]
+        if self.per_batch:
+            centre_y, centre_x = peaks(self.saliency(images[params.permutation[:1]]))
+        else:  # every image is someone's partner: each map is made once
+            centre_y, centre_x = (centre[params.permutation] for centre in peaks(self.saliency(images)))
+        box_h, box_w = params.sides.unbind(1)
+        boxes = box_ops.clipped(centre_y, centre_x, box_h, box_w, height, width)
+        return PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))
+
+    def saliency(self, images: Tensor) -> Tensor:
+        """Each image's map, (B,H,W) uint8, as `apply` sees it.
+
+        Args:
+            images: (B,3,H,W) uint8, or floating-point and normalized by `mean` and `std`.
+
+        Raises:
+            ValueError: floating-point images and no mean and std, or images that are not (B,3,H,W).
+        """
+        check_images(images)
+        if images.is_floating_point() and images.shape[1] == 3:
+            if self.mean is None or self.std is None:
+                raise ValueError(
+                    f"SaliencyMix was given {images.dtype} images, and finds saliency on uint8 ones: give it the mean "
+                    "and std they were normalized with (0..1 units), or uint8 images"
+                )
+            images = to_uint8(images, self.mean, self.std)
+        return fine_grained_saliency(images)  # which refuses what is not (B,3,H,W) uint8
+
+
+def _channels(option: str, values: Sequence[float]) -> tuple[float, float, float]:
+    if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(isinstance(v, Real) for v in values):
+        raise ValueError(f"{option}={values!r}: give three numbers, one a channel (red, green, blue), in 0..1 units")
+    red, green, blue = map(float, values)
+    if not (isfinite(red) and isfinite(green) and isfinite(blue)):
+        raise ValueError(f"{option}={values!r}: must be finite")
+    return red, green, blue

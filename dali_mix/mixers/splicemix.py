@@ -1,0 +1,215 @@
+"""SpliceMix: images tiled from shrunken images of the batch, appended to it (arXiv 2311.15200)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dali_mix.mixers import random
+from dali_mix.mixers.base import Mixer, check_batch, check_num_classes, check_size, empty_like_batch
+from dali_mix.mixers.targets import to_soft, union
+
+# rows, cols, share of batches, as released
+_DEFAULT = ((1, 2, 0.3), (2, 2, 0.4), (2, 3, 0.3))
+_DROP_SHARE = 0.3
+_TRANSPOSE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class SpliceMixParams:
+    """What SpliceMix draws: n images tiled alike, and those of further grids; cells count row by row from the top left.
+
+    rows, cols: of cells. sources: (n, rows · cols) int64, the image of the batch each cell shows. dropped:
+    (n, rows · cols) bool, True where the cell is left black and its labels do not count. more: the further grids of a
+    custom setting, in order; "default" and "mini" have none.
+    """
+
+    rows: int
+    cols: int
+    sources: Tensor
+    dropped: Tensor
+    more: tuple[SpliceMixParams, ...] = ()
+
+    @property
+    def grids(self) -> tuple[SpliceMixParams, ...]:
+        """All of them; their images follow the batch in this order."""
+        return (self, *self.more)
+
+
+class SpliceMix(Mixer[SpliceMixParams]):
+    """Appends images tiled from cells, each a whole image of the batch resized; the B originals stay as they are.
+
+    A cell is a random image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners). Where rows · ⌊H / rows⌋ and
+    cols · ⌊W / cols⌋ are not H and W, the tiling is resized to H × W in the same way. An appended image has every label
+    of the cells kept (`combine = "union"`), so the loss must take multi-hot targets.
+
+    Sources follow random orders of the batch, one after the other, as released: each image is shown nearly as often as
+    every other. A grid that is not square is transposed with probability .5, custom grids too, as released.
+
+    Args:
+        grids: "default": ⌊B / 4⌋ images on a grid drawn for the batch, 1×2 (.3), 2×2 (.4) or 2×3 (.3), which with
+            probability .3 drops cells: 1 of 2, 1 to 3 of 4 or 1 to 5 of 6, as many in every image, each its own.
+            "mini": ⌊B / 4⌋ images of 2×2, nothing dropped. Or a list of grids, "2x3", or "2x3-2" to drop two cells.
+        counts: images of each grid of such a list, whatever B (none for an empty batch).
+        num_classes: K; None where targets are always (B,K).
+
+    Raises:
+        ValueError: a grid or a count that cannot be, or a count missing.
+    """
+
+    combine = "union"
+
+    def __init__(
+        self,
+        grids: Literal["default", "mini"] | Sequence[str] = "default",
+        counts: Sequence[int] | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        check_num_classes(num_classes)
+        if isinstance(grids, str):
+            if grids not in ("default", "mini"):
+                raise ValueError(f"grids={grids!r}: must be 'default', 'mini', or a list such as ['1x2', '2x3-2']")
+            if counts is not None:
+                raise ValueError(f"counts={counts!r}: only for a list of grids; {grids!r} appends ⌊B / 4⌋ images")
+            self._custom: tuple[tuple[int, int, int], ...] = ()
+            longest = 3 if grids == "default" else 2
+        else:
+            self._custom = tuple(_parse(grid) for grid in grids)
+            if not self._custom or counts is None or len(counts) != len(self._custom):
+                raise ValueError(f"grids={list(grids)} with counts={counts}: needs one count a grid, and a grid")
+            if not all(isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in counts):
+                raise ValueError(f"counts={list(counts)}: each must be a whole number of at least 1")
+            longest = max(max(rows, cols) for rows, cols, _ in self._custom)
+        self.grids = grids if isinstance(grids, str) else tuple(grids)
+        self.counts = None if counts is None else tuple(counts)
+        self.num_classes = num_classes
+        self._longest = longest
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> SpliceMixParams:
+        """As `Mixer.sample`; the grid decides sizes, so with a CUDA generator the host waits for it once.
+
+        Raises:
+            ValueError: images too small for the grids.
+        """
+        check_size(batch_size, height, width)
+        if min(height, width) < self._longest:
+            raise ValueError(f"images of {height}×{width} pixels cannot be cut into {self._longest} cells along a side")
+        layouts = self._draw_layouts(batch_size, generator)
+        cells = [count * rows * cols for rows, cols, _, count in layouts]
+        orders = [random.permutation(batch_size, generator) for _ in range(-(-sum(cells) // max(batch_size, 1)))]
+        pool = torch.cat([torch.zeros(0, dtype=torch.int64, device=random.device_of(generator)), *orders])
+        grids = []
+        for (rows, cols, drops, count), sources in zip(layouts, pool[: sum(cells)].split(cells), strict=True):
+            # The `drops` smallest of as many numbers as there are cells: every choice of cells equally likely.
+            ranks = random.uniform(len(sources), generator).view(count, rows * cols).argsort(1).argsort(1)
+            grids.append(
+                SpliceMixParams(
+                    rows,
+                    cols,
+                    sources=sources.view(count, rows * cols).to(device, non_blocking=True),
+                    dropped=(ranks < drops).to(device, non_blocking=True),
+                )
+            )
+        return replace(grids[0], more=tuple(grids[1:]))
+
+    def _draw_layouts(self, batch_size: int, generator: torch.Generator | None) -> list[tuple[int, int, int, int]]:
+        """(rows, cols, cells dropped, images) of each grid."""
+        if self.grids == "mini":
+            return [(2, 2, 0, batch_size // 4)]
+        if self.grids != "default":
+            turn = (random.uniform(len(self._custom), generator) < _TRANSPOSE_SHARE).tolist()
+            counts = self.counts if batch_size and self.counts else (0,) * len(self._custom)
+            return [
+                (*((cols, rows) if turned else (rows, cols)), drops, count)
+                for (rows, cols, drops), count, turned in zip(self._custom, counts, turn, strict=True)
+            ]
+        which, turned, drop, how_many = random.uniform(4, generator).tolist()
+        index = 0 if which < _DEFAULT[0][2] else 1 if which < _DEFAULT[0][2] + _DEFAULT[1][2] else 2
+        rows, cols, _ = _DEFAULT[index]
+        drops = 1 + int(how_many * (rows * cols - 1)) if drop < _DROP_SHARE else 0
+        if rows != cols and turned < _TRANSPOSE_SHARE:
+            rows, cols = cols, rows
+        return [(rows, cols, drops, batch_size // 4)]
+
+    def apply(
+        self, images: Tensor, targets: Tensor, params: SpliceMixParams, *, inplace: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As `Mixer.apply`, but n images more: (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in place."""
+        if inplace:
+            raise ValueError("SpliceMix makes a larger batch, which does not fit into the one given: leave inplace out")
+        check_batch(images, targets, len(images))
+        for grid in params.grids:
+            if not grid.sources.shape == grid.dropped.shape == (len(grid.sources), grid.rows * grid.cols):
+                raise ValueError(
+                    f"a grid of {grid.rows}×{grid.cols} with sources {tuple(grid.sources.shape)} and dropped "
+                    f"{tuple(grid.dropped.shape)}: both must be (n, {grid.rows * grid.cols})"
+                )
+            if images.device.type == "cpu" and len(grid.sources) and not torch.compiler.is_compiling():
+                highest = int(grid.sources.max())
+                if highest >= len(images):
+                    raise ValueError(f"params drawn for a larger batch: a cell shows image {highest} of {len(images)}")
+        soft = to_soft(targets, self.num_classes)
+        labels = [union(soft[grid.sources], ~grid.dropped) for grid in params.grids]
+        filled = len(images)
+        mixed = empty_like_batch(images, filled + sum(len(grid.sources) for grid in params.grids))
+        mixed[:filled] = images
+        for grid in params.grids:
+            if len(grid.sources):
+                _tile(images, grid, mixed[filled : filled + len(grid.sources)])
+            filled += len(grid.sources)
+        return mixed, torch.cat([soft, *labels])
+
+
+def _tile(images: Tensor, grid: SpliceMixParams, out: Tensor) -> None:
+    """Writes the images of `grid`, (n,C,H,W), to `out`."""
+    count, channels, height, width = out.shape
+    rows, cols = grid.rows, grid.cols
+    cell_h, cell_w = height // rows, width // cols
+    exact = (rows * cell_h, cols * cell_w) == (height, width)
+    cells = _cells(images, grid.sources.flatten(), (cell_h, cell_w))
+    tiling = out if exact else cells.new_empty(count, channels, rows * cell_h, cols * cell_w)
+    # Views: image, channel, row of cells, row of pixels, column of cells, column of pixels.
+    places = tiling.view(count, channels, rows, cell_h, cols, cell_w).permute(0, 2, 4, 1, 3, 5)
+    places.copy_((cells if tiling.dtype == cells.dtype else cells.round()).view(places.shape))
+    if grid.dropped.device.type != "cpu" or grid.dropped.any():
+        places.masked_fill_(grid.dropped.view(count, rows, cols, 1, 1, 1), 0)
+    if not exact:
+        whole = _resize(tiling, (height, width))
+        out.copy_(whole if out.dtype == whole.dtype else whole.round())
+
+
+def _cells(images: Tensor, sources: Tensor, size: tuple[int, int]) -> Tensor:
+    """(len(sources), C, *size). Moves few pixels: picks before the resize where that is less, else after it."""
+    if 2 * len(sources) <= len(images):
+        return _resize(images[sources], size)
+    return _resize(images, size)[sources]
+
+
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """In the dtype of `images`; float32 for uint8."""
+    images = images if images.is_floating_point() else images.float()
+    return F.interpolate(images, size, mode="bilinear", align_corners=True)
+
+
+def _parse(grid: str) -> tuple[int, int, int]:
+    """(rows, cols, cells dropped) of "2x3" or "2x3-2"."""
+    found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
+    if found is None:
+        raise ValueError(f"grid {grid!r}: must read like '2x3', or '2x3-2' to drop two cells")
+    rows, cols, drops = int(found[1]), int(found[2]), int(found[3] or 0)
+    if drops >= rows * cols:
+        raise ValueError(f"grid {grid!r} drops {drops} of {rows * cols} cells: at least one must stay")
+    return rows, cols, drops

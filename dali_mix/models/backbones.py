@@ -1,0 +1,123 @@
+"""Backbones without their classifier: any model by name → its last map, whatever its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dali_mix.models.build import build_model
+from dali_mix.models.weights import head_name
+
+Features = Callable[[nn.Module, Tensor], Tensor]
+# What makes timm's transformers take images of any size: ViTs and Swins, Swins of older versions, everything else.
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Features]:
+    """A model of fresh weights without its classifier, and the function (model, images (B,3,H,W)) → maps (B,C,h,w).
+
+    Keys of the model are those of the library, so that its weight files load into it.
+
+    Raises:
+        ValueError: an unknown name or option, or a torchvision model whose last map is not known here.
+    """
+    library = name.partition("/")[0]
+    if library == "torchvision":
+        model = build_model(name, 1, **options)
+        return model, _torchvision_features(model, name)
+    if library != "timm":
+        model = build_model(name, 1, **options)
+        setattr(model, str(head_name(model)), nn.Identity())
+        return model, _forward_features
+    for extra in _ANY_SIZE:
+        try:
+            model = build_model(name, 1, **{**extra, **options})
+            break
+        except ValueError:
+            if not extra:
+                raise
+    model.reset_classifier(0)  # type: ignore[operator]
+    return model, _forward_features
+
+
+def full_name(name: str) -> str:
+    """`resnet101` → `timm/resnet101`: timm's model of that name, else torchvision's, else the name as it is."""
+    import timm
+    from torchvision import models
+
+    if "/" in name:
+        return name
+    if timm.is_model(name):
+        return f"timm/{name}"
+    return f"torchvision/{name}" if name in models.list_models(module=models) else name
+
+
+def _forward_features(model: Any, images: Tensor) -> Tensor:
+    """What timm's models and our own give: maps, maps with the channels last, or tokens with some in front."""
+    features = model.forward_features(images)
+    if features.ndim == 4:
+        return features.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "") == "NHWC" else features
+    tokens = features[:, getattr(model, "num_prefix_tokens", 0) :]
+    # ViTs that pool the patches normalize after it; a head that wants patches gets them normalized.
+    norm = getattr(model, "fc_norm", None)
+    return _tokens_to_maps(norm(tokens) if isinstance(norm, nn.LayerNorm) else tokens, images)
+
+
+def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
+    """(B,N,C) → (B,C,h,w) with h : w as the images' height : width."""
+    count, (height, width) = tokens.shape[1], images.shape[2:]
+    rows = round((count * height / width) ** 0.5)
+    if not rows or count % rows:
+        raise ValueError(f"{count} tokens are no grid of the shape of images of {height}×{width}")
+    return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
+
+
+def _torchvision_features(model: nn.Module, name: str) -> Features:
+    """The function for a torchvision model, whose classifier is taken off."""
+    from torchvision import models
+
+    plain = (models.ConvNeXt, models.EfficientNet, models.MobileNetV2, models.MobileNetV3, models.VGG)
+    kinds: tuple[tuple[Any, str, Features], ...] = (
+        (models.ResNet, "fc", _resnet),
+        (models.RegNet, "fc", _regnet),
+        (models.VisionTransformer, "heads", _vit),
+        (models.SwinTransformer, "head", _swin),
+        (models.DenseNet, "classifier", _densenet),
+        (plain, "classifier", _plain),
+    )
+    for kind, classifier, features in kinds:
+        if isinstance(model, kind):
+            setattr(model, classifier, nn.Identity())
+            return features
+    raise ValueError(f"backbone {name!r}: where its last map is, is not known here; take one of timm's")
+
+
+def _resnet(model: Any, images: Tensor) -> Tensor:
+    stem = model.maxpool(model.relu(model.bn1(model.conv1(images))))
+    return model.layer4(model.layer3(model.layer2(model.layer1(stem))))
+
+
+def _regnet(model: Any, images: Tensor) -> Tensor:
+    return model.trunk_output(model.stem(images))
+
+
+def _vit(model: Any, images: Tensor) -> Tensor:
+    patches = model._process_input(images)
+    tokens = torch.cat([model.class_token.expand(len(patches), -1, -1), patches], 1)
+    return _tokens_to_maps(model.encoder(tokens)[:, 1:], images)
+
+
+def _swin(model: Any, images: Tensor) -> Tensor:
+    return model.permute(model.norm(model.features(images)))
+
+
+def _densenet(model: Any, images: Tensor) -> Tensor:
+    return F.relu(model.features(images))
+
+
+def _plain(model: Any, images: Tensor) -> Tensor:
+    return model.features(images)

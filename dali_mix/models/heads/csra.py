@@ -1,0 +1,70 @@
+"""Class-specific residual attention (CSRA, arXiv 2108.02456)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dali_mix.models.heads.tokens import as_maps, as_tokens
+
+MAX = 99  # the temperature that stands for the maximum
+TEMPERATURES = {1: (1,), 2: (1, MAX), 4: (1, 2, 4, MAX), 6: (1, 2, 3, 4, 5, MAX), 8: (1, 2, 3, 4, 5, 6, 7, MAX)}
+
+
+class CSRAHead(nn.Module):
+    """Sum over heads of: mean over positions of the class scores + lam · their mean weighed by softmax(T · scores).
+
+    A score is the feature's dot product with the class's weights of length 1, without bias. Each head has weights and
+    a temperature T of its own; the last of several takes the maximum (T → ∞).
+
+    Args:
+        in_channels: C of the features.
+        num_classes: K.
+        num_heads: 1, 2, 4, 6 or 8.
+        lam: weight of the attention. Published: VOC 1 head, .1; COCO 6 heads, .4 (ResNet-101) or 8 heads, 1 (ViT-L/16);
+            WIDER 1 head, .3.
+
+    Raises:
+        ValueError: another number of heads; from `forward` and `class_maps`, features that do not fit.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, num_heads: int = 1, lam: float = 0.1) -> None:
+        super().__init__()
+        if num_heads not in TEMPERATURES:
+            raise ValueError(f"num_heads={num_heads}: must be one of {', '.join(map(str, TEMPERATURES))}")
+        self.in_channels = in_channels
+        self.lam = lam
+        self.temperatures = TEMPERATURES[num_heads]
+        self.weight = nn.Parameter(torch.empty(num_heads, num_classes, in_channels))
+        nn.init.uniform_(self.weight, -(in_channels**-0.5), in_channels**-0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B,C,H,W) or (B,N,C) → logits (B,K)."""
+        scores = self._scores(features)
+        base = scores.mean(1).sum(1)
+        return base + self.lam * sum(
+            head.amax(1) if temperature == MAX else ((temperature * head).softmax(1) * head).sum(1)
+            for temperature, head in zip(self.temperatures, scores.unbind(2), strict=True)
+        )
+
+    def class_maps(self, features: Tensor) -> Tensor:
+        """Each position's part in the logits, which are their mean: (B,K,H,W), of tokens (B,K,N)."""
+        scores = self._scores(features)
+        total = scores.sum(2)
+        for temperature, head in zip(self.temperatures, scores.unbind(2), strict=True):
+            if temperature == MAX:
+                shares = torch.zeros_like(head).scatter_(1, head.argmax(1, keepdim=True), 1.0)
+            else:
+                shares = (temperature * head).softmax(1)
+            total = total + self.lam * head.shape[1] * shares * head
+        return as_maps(total.transpose(1, 2), features)
+
+    def _scores(self, features: Tensor) -> Tensor:
+        """(B, N, heads, K)."""
+        weight = F.normalize(self.weight, dim=2)
+        return F.linear(as_tokens(features, self.in_channels), weight.flatten(0, 1)).unflatten(2, weight.shape[:2])
+
+    def extra_repr(self) -> str:
+        heads, classes, channels = self.weight.shape
+        return f"in_channels={channels}, num_classes={classes}, num_heads={heads}, lam={self.lam}"

@@ -1,0 +1,78 @@
+"""Linear heads on the average or the maximum over positions."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dali_mix.models.heads.tokens import as_maps, as_tokens
+
+
+class _PooledHead(nn.Module):
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.fc = nn.Linear(in_channels, num_classes)
+
+    def class_maps(self, features: Tensor) -> Tensor:
+        """What the linear layer says of each position (CAM, arXiv 1512.04150): (B,K,H,W), of tokens (B,K,N)."""
+        return as_maps(self.fc(as_tokens(features, self.in_channels)).transpose(1, 2), features)
+
+
+class AveragePoolHead(_PooledHead):
+    """The mean over positions, then a linear layer; `class_maps` average to the logits.
+
+    Args:
+        in_channels: C of the features.
+        num_classes: K.
+
+    Raises:
+        ValueError: from the methods, features that do not fit.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B,C,H,W) or (B,N,C) → logits (B,K)."""
+        return self.fc(as_tokens(features, self.in_channels).mean(1))
+
+
+class MaxPoolHead(_PooledHead):
+    """The maximum of each channel over positions, then a linear layer, as SpliceMix has it.
+
+    Args:
+        in_channels: C of the features.
+        num_classes: K.
+
+    Raises:
+        ValueError: from the methods, features that do not fit.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B,C,H,W) or (B,N,C) → logits (B,K)."""
+        return self.fc(as_tokens(features, self.in_channels).amax(1))
+
+    def cells(self, features: Tensor, rows: int, columns: int) -> Tensor:
+        """Logits of each cell of spliced images, for `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200).
+
+        A map that the grid does not divide is first resized (bilinear, align_corners) to the multiple below.
+
+        Args:
+            features: (n,C,H,W), maps of the spliced images.
+            rows, columns: of the grid.
+
+        Returns:
+            (n, rows · columns, K), row by row.
+
+        Raises:
+            ValueError: no maps, or a grid finer than the maps.
+        """
+        if features.ndim != 4 or features.shape[1] != self.in_channels:
+            raise ValueError(f"features {tuple(features.shape)}: cells are cut from maps (n,{self.in_channels},H,W)")
+        height, width = features.shape[2:]
+        tall, wide = height // rows, width // columns
+        if not (tall and wide):
+            raise ValueError(f"a grid of {rows}×{columns} cells is finer than the map, {height}×{width}")
+        if (tall * rows, wide * columns) != (height, width):
+            size = (tall * rows, wide * columns)
+            features = F.interpolate(features, size, mode="bilinear", align_corners=True)
+        cells = features.unflatten(3, (columns, wide)).unflatten(2, (rows, tall)).amax((3, 5))
+        return self.fc(cells.flatten(2).transpose(1, 2))

@@ -1,0 +1,68 @@
+"""Maps and tokens: what heads take, and what they give for pictures."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def as_tokens(features: Tensor, channels: int) -> Tensor:
+    """(B,C,H,W) or (B,N,C) → (B,N,C), positions row by row.
+
+    Raises:
+        ValueError: another number of dimensions or of channels.
+    """
+    if features.ndim == 4 and features.shape[1] == channels:
+        return features.flatten(2).transpose(1, 2)
+    if features.ndim == 3 and features.shape[2] == channels:
+        return features
+    raise ValueError(
+        f"features {tuple(features.shape)}: this head needs maps (B,{channels},H,W) or tokens (B,N,{channels})"
+    )
+
+
+def as_maps(values: Tensor, features: Tensor) -> Tensor:
+    """(B,K,N) → (B,K,H,W) where `features` were maps, else as it is."""
+    return values.unflatten(2, features.shape[2:]) if features.ndim == 4 else values
+
+
+def grid_of(features: Tensor) -> tuple[int, int]:
+    """(rows, columns) of the positions; tokens are taken for a square.
+
+    Raises:
+        ValueError: tokens that make no square.
+    """
+    if features.ndim == 4:
+        return features.shape[2], features.shape[3]
+    side = math.isqrt(features.shape[1])
+    if side * side != features.shape[1]:
+        raise ValueError(
+            f"{features.shape[1]} tokens are no square grid: give maps (B,C,H,W), which say where each position is"
+        )
+    return side, side
+
+
+def sine_positions(dim: int, rows: int, columns: int, device: torch.device | str = "cpu") -> Tensor:
+    """Sine embedding of the positions of a grid (arXiv 2005.12872, normalized): (rows · columns, dim) float32.
+
+    The first half of the channels tells the row, the second the column; wavelengths go from 2π to 10000 · 2π, and a
+    grid spans 2π.
+
+    Raises:
+        ValueError: dim no multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"dim={dim}: sine positions need a multiple of 4 channels")
+    steps = torch.arange(dim // 4, device=device, dtype=torch.float32)
+    waves = 10000 ** (steps / (dim // 4))
+    sides = []
+    for count in (rows, columns):
+        # 1e-6 as published: a table of other rounding would move a trained head.
+        place = torch.arange(1, count + 1, device=device, dtype=torch.float32) / (count + 1e-6) * (2 * math.pi)
+        angles = place[:, None] / waves
+        sides.append(torch.stack([angles.sin(), angles.cos()], 2).flatten(1))
+    down, across = sides
+    grid = (rows, columns, dim // 2)
+    return torch.cat([down[:, None].expand(grid), across[None].expand(grid)], 2).flatten(0, 1)

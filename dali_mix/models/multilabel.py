@@ -1,0 +1,169 @@
+"""Multi-label models: a backbone's last map, and a head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from dali_mix.models.backbones import Features, build_backbone, full_name
+from dali_mix.models.heads import AveragePoolHead, CSRAHead, MaxPoolHead, SGREHead
+
+HEADS = ("average", "max", "csra", "sgre")
+LABEL_DIM = 768  # of random label embeddings, as SGRE has them
+
+
+class MultiLabelModel(nn.Module):
+    """`head` on the last map of `backbone`; keys of the weights are backbone.… and head.….
+
+    Args:
+        backbone: a module.
+        head: one of `dali_mix.models.heads`, or anything that turns maps (B,C,h,w) into logits.
+        features: (backbone, images) → maps (B,C,h,w).
+    """
+
+    classifier_name = "head"  # for `load_weights`: left as it is where a file has another number of classes
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, features: Features) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self._features = features
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) → the last map, (B,C,h,w); of a transformer the patches, without class token."""
+        return self._features(self.backbone, images)
+
+    def forward(self, images: Tensor, spliced: tuple[int, int, int] | None = None) -> Any:
+        """
+        Args:
+            images: (B,3,H,W).
+            spliced: (n, rows, columns): the last n images are SpliceMix's, on that grid.
+
+        Returns:
+            logits (B,K); what SGRE gives in training, see `SGREHead`; with `spliced` (logits, cell logits
+            (n, rows · columns, K)) for `SpliceMixConsistencyLoss`.
+
+        Raises:
+            ValueError: `spliced` with another head than MaxPoolHead, or a grid that does not fit.
+        """
+        features = self.forward_features(images)
+        if spliced is None:
+            return self.head(features)
+        if not isinstance(self.head, MaxPoolHead):
+            raise ValueError(f"{type(self.head).__name__} gives no logits of cells: SpliceMix-CL takes head 'max'")
+        count, rows, columns = spliced
+        if not 0 <= count <= len(images):
+            raise ValueError(f"spliced={spliced}: {count} of {len(images)} images cannot be spliced ones")
+        return self.head(features), self.head.cells(features[len(features) - count :], rows, columns)
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        """(B,3,H,W) → what speaks for each class at each position, (B,K,h,w); see the heads."""
+        return self.head.class_maps(self.forward_features(images))  # type: ignore[operator]
+
+
+def build_multilabel(
+    backbone: str = "resnet101",
+    head: str = "csra",
+    *,
+    num_classes: int,
+    backbone_options: dict[str, Any] | None = None,
+    head_options: dict[str, Any] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> MultiLabelModel:
+    """A multi-label model of fresh weights.
+
+    Weights of a backbone come from a file: `load_weights(model.backbone, PATH)`; a classifier in the file is passed
+    over. For the head's own learning rate, `paramwise = {"custom": {"head": {"lr_mult": 10}}}`.
+
+    timm's ViTs and Swins take images of any size their patches divide: positions are interpolated, and weights of
+    another size load. (`backbone_options={"img_size": 448}` makes a table of positions of that size instead.)
+
+    Args:
+        backbone: a name as `build_model` takes it; NAME alone is timm's, or else torchvision's. `resnet101`,
+            `tresnet_l`, `vit_large_patch16_224`, `swin_large_patch4_window12_384` …
+        head: "csra", "sgre", or a linear layer on the "average" or the "max" over positions.
+        num_classes: K ≥ 1.
+        backbone_options: the model's own, as for `build_model`.
+        head_options: csra: num_heads, lam. sgre: those of `SGREHead`; `embeddings` may be the path of an .npy file of
+            K rows, and is random, learned, 768 wide if left out.
+        image_size: side, or (height, width), to try the backbone on; by default what it was published for.
+
+    Raises:
+        ValueError: an unknown name (close ones are named) or option, embeddings for another number of classes, or
+            images of `image_size` do not go through the backbone.
+        FileNotFoundError: no file of embeddings.
+    """
+    if head not in HEADS:
+        raise ValueError(f"head {head!r} is unknown: use one of {', '.join(HEADS)}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes={num_classes}: must be at least 1")
+    options = dict(backbone_options or {})
+    name = full_name(backbone)
+    body, features = build_backbone(name, options)
+    model = MultiLabelModel(body, nn.Identity(), features)
+    published = (getattr(body, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
+    size = image_size or options.get("img_size") or options.get("image_size") or published[1:]
+    channels = _try_out(model, (size, size) if isinstance(size, int) else tuple(size), name)
+    model.head = _build_head(head, channels, num_classes, dict(head_options or {}))
+    return model
+
+
+def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
+    """Channels of the last map; freezes weights that have no part in it (DDP would wait for their gradients).
+
+    Shapes only: the tensors are on the meta device, nothing is computed.
+    """
+    weights = {key: torch.empty_like(value, device="meta") for key, value in model.named_parameters()}
+    buffers = {key: torch.empty_like(value, device="meta") for key, value in model.named_buffers()}
+    trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
+    training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            leaves = [weights[key].requires_grad_() for key in trained]
+            maps = functional_call(model, {**weights, **buffers}, (torch.empty(2, 3, *size, device="meta"),))
+            used = torch.autograd.grad(maps.sum(), leaves, allow_unused=True)
+    except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
+        height, width = size
+        raise ValueError(f"backbone {name!r} does not take images of {height}×{width}: {error}") from error
+    finally:
+        model.train(training)
+    for parameter, gradient in zip(trained.values(), used, strict=True):
+        if gradient is None:
+            parameter.requires_grad_(False)
+    return maps.shape[1]
+
+
+def _build_head(head: str, channels: int, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    try:
+        if head == "sgre":
+            embeddings = _embeddings(options, num_classes)
+            return SGREHead(channels, embeddings, **options)
+        kinds = {"average": AveragePoolHead, "max": MaxPoolHead, "csra": CSRAHead}
+        return kinds[head](channels, num_classes, **options)
+    except TypeError as error:
+        raise ValueError(f"head {head!r} does not take these options ({', '.join(options)}): {error}") from error
+
+
+def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
+    """Takes the embeddings out of `options`; random ones learn unless told otherwise."""
+    given = options.pop("embeddings", None)
+    if given is None:
+        options.setdefault("learn_embeddings", True)
+        return torch.randn(num_classes, LABEL_DIM)
+    if not isinstance(given, Tensor):
+        path = Path(given)
+        if not path.is_file():
+            raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")
+        try:
+            given = torch.from_numpy(np.load(path, allow_pickle=False))
+        except (ValueError, EOFError, TypeError) as error:
+            raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+    if len(given) != num_classes:
+        raise ValueError(f"{len(given)} label embeddings for {num_classes} classes: there must be one for each")
+    return given

@@ -1,0 +1,158 @@
+"""The columns of a gallery: the images as they are, and what one mixer makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers import ChoiceParams, MixChoice, Mixer, fine_grained_saliency
+from dali_mix.mixers.saliency import peaks as peaks_of
+from dali_mix.reports.sheet import Column, Picture, wrapped
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: (B,3,S,S) uint8. targets: (B,) or (B,K). mean: (3,) float32, the mean colour in 0..1 units. rows: how
+    many images are shown, ≤ B."""
+
+    images: Tensor
+    targets: Tensor
+    mean: Tensor
+    classes: Sequence[str]
+    rows: int
+
+
+def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
+    """The images as they are, and beside them their saliency where it is asked for."""
+    rows = range(batch.rows)
+    maps_u8 = fine_grained_saliency(batch.images[: batch.rows])
+    marks = _places(maps_u8) if peaks else [None] * batch.rows
+    originals = [Picture(batch.images[i], _labels(batch.targets[i], batch.classes), peak=marks[i]) for i in rows]
+    columns = [Column("original", originals)]
+    if maps:
+        grey = maps_u8[:, None].expand(-1, 3, -1, -1)
+        columns.append(Column("saliency", [Picture(grey[i], peak=marks[i]) for i in rows]))
+    return columns
+
+
+def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, options: str = "") -> list[Column]:
+    """What `mixer` makes of the batch: a column, or one a view where it returns the whole batch several times.
+
+    Args:
+        options: written beside the mixer's name.
+    """
+    count, size = len(batch.images), batch.images.shape[-1]
+    name = f"{type(mixer).__name__} {options}".strip()
+    params = mixer.sample(count, size, size, _seeded(seed))
+    while isinstance(mixer, MixChoice) and isinstance(params, ChoiceParams):
+        if params.index < 0:
+            return [replace(plain(batch, False, False)[0], name=f"{name}: none")]
+        mixer, params = mixer.mixers[params.index], params.params
+        name = f"{name}: {type(mixer).__name__}"
+    if hasattr(params, "grids"):
+        return [_spliced(name, mixer, batch, seed, boxes)]
+
+    inputs = _inputs(mixer, batch)
+    images, targets = mixer.apply(inputs.clone(), batch.targets.clone(), params)
+    marks: list[tuple[int, int] | None] = [None] * count
+    if hasattr(mixer, "locate"):  # boxes follow from the images
+        if peaks:
+            of_all = _places(fine_grained_saliency(batch.images))
+            from_one = getattr(mixer, "per_batch", False)
+            marks = [of_all[i] for i in (params.permutation[:1].expand(count) if from_one else params.permutation)]
+        params = mixer.locate(inputs, params)
+    paste = getattr(params, "paste", params)  # ResizeMixPlus pastes, then moves the pixels: no box holds any more
+    pixels = _pixels(images, mixer, batch)
+    columns = []
+    for view in range(len(images) // count):
+        pictures = []
+        for row in range(batch.rows):
+            outlines = [params.boxes[row].tolist()] if boxes and hasattr(params, "boxes") else []
+            caption = (
+                _shares(batch.targets, row, paste, batch.classes)
+                if hasattr(paste, "lam")
+                else _labels(targets[view * count + row], batch.classes)
+            )
+            shown = [outline for outline in outlines if outline[2] and outline[3]]
+            pictures.append(Picture(pixels[view * count + row], caption, shown, marks[row]))
+        columns.append(Column(f"{name}, view {view + 1}" if len(images) > count else name, pictures))
+    return columns
+
+
+def _spliced(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
+    """The images a mixer appends to the batch. One grid is drawn a batch: each row shows a batch of its own."""
+    count, size = len(batch.images), batch.images.shape[-1]
+    pictures = []
+    for row in range(batch.rows):
+        params = mixer.sample(count, size, size, _seeded(seed + row))
+        # Of several grids each in turn.
+        grids = [grid for grid in params.grids if len(grid.sources)]
+        if not grids:
+            return Column(f"{name}: needs 4 images", [])
+        place = sum(len(grid.sources) for grid in grids[: row % len(grids)])
+        grid = grids[row % len(grids)]
+        images, targets = mixer.apply(_inputs(mixer, batch).clone(), batch.targets.clone(), params)
+        cell_h, cell_w = size / grid.rows, size / grid.cols
+        cells = [(y * cell_h, x * cell_w, cell_h, cell_w) for y in range(grid.rows) for x in range(grid.cols)]
+        dropped = int(grid.dropped[0].sum())
+        head = f"{grid.rows}×{grid.cols}" + (f", {dropped} dropped" if dropped else "")
+        labels = wrapped(_names(targets[count + place], batch.classes))
+        picture = _pixels(images[count + place], mixer, batch)
+        pictures.append(Picture(picture, [head, *labels], cells if boxes else []))
+    return Column(name, pictures)
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
+    """Mean and std (3,1,1) to normalize by: what the mixer was told, else the batch's mean; None for uint8 images."""
+    mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
+    if mean is None or std is None:
+        return None
+    return torch.as_tensor(mean)[:, None, None], torch.as_tensor(std)[:, None, None]
+
+
+def _inputs(mixer: Mixer[Any], batch: Batch) -> Tensor:
+    scale = _scale(mixer, batch)
+    return batch.images if scale is None else (batch.images / 255 - scale[0]) / scale[1]
+
+
+def _pixels(images: Tensor, mixer: Mixer[Any], batch: Batch) -> Tensor:
+    scale = _scale(mixer, batch)
+    return images if scale is None else (255 * (images * scale[1] + scale[0])).round().clamp(0, 255).byte()
+
+
+def _places(maps: Tensor) -> list[tuple[int, int]]:
+    return list(zip(*(place.tolist() for place in peaks_of(maps)), strict=True))
+
+
+def _shares(targets: Tensor, row: int, params: Any, classes: Sequence[str]) -> list[str]:
+    """λ and the labels of the image itself, 1-λ and its partner's."""
+    lam = round(float(params.lam[row]), 2)
+    own, other = (_names(targets[place], classes) for place in (row, int(params.permutation[row])))
+    return [*wrapped(own, f"λ {lam:.2f}  "), *wrapped(other, f"1-λ {1 - lam:.2f}  ")]
+
+
+def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
+    """The class; of a multi-hot row every label; of soft targets the two largest, a line each."""
+    if target.ndim == 0 or ((target == 1) | (target <= 0)).all():
+        return wrapped(_names(target, classes))
+    largest = sorted(range(len(target)), key=lambda index: -float(target[index]))[:2]
+    return [f"{float(target[index]):.2f}  {_short(classes[index])}" for index in largest if target[index] > 0]
+
+
+def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
+    """The names of a class number, or of the labels above 0 of a row (K,)."""
+    numbers = [int(target)] if target.ndim == 0 else (target > 0).nonzero().flatten().tolist()
+    return [_short(classes[number]) for number in numbers]
+
+
+def _short(name: str) -> str:
+    # ImageNet's names are lists of synonyms.
+    return name.split(",")[0].strip().replace("_", " ")

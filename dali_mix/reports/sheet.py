@@ -1,0 +1,134 @@
+"""A sheet of small pictures: columns with a head, a caption of any number of lines under every picture."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
+from torch import Tensor
+
+from dali_mix.reports import style
+
+# Inches. CAPTION has room for two lines, and grows by LINE for each more.
+CELL, GAP, CAPTION, LINE, HEAD, TITLE, MARGIN = 1.65, 0.14, 0.40, 0.13, 0.26, 0.52, 0.22
+SMALL, MIDDLE, LARGE = 7.5, 9.0, 11.0  # points
+MOST_LINES = 6
+INDENT = "   "
+
+
+@dataclass(frozen=True)
+class Picture:
+    """image: (3,H,W) uint8. caption: its lines. outlines: top, left, height, width of each box, in pixels of the image.
+    peak: row and column of a pixel to mark."""
+
+    image: Tensor
+    caption: Sequence[str] = ()
+    outlines: Sequence[Sequence[float]] = ()
+    peak: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """name: what stands above. pictures: from the top; columns may be of different lengths."""
+
+    name: str
+    pictures: Sequence[Picture] = field(default_factory=list)
+
+
+def draw(columns: Sequence[Column], title: str) -> Figure:
+    """The sheet. Text that is wider than its place is shortened, rows are as high as their longest caption."""
+    rows = max(len(column.pictures) for column in columns)
+    lines = max((len(picture.caption) for column in columns for picture in column.pictures), default=0)
+    return _Sheet(rows, columns, lines, title).figure
+
+
+def row_height(lines: int) -> float:
+    """Inches from the top of a picture to the top of the next, where captions have up to `lines` lines."""
+    return CELL + CAPTION + LINE * max(lines - 2, 0) + GAP
+
+
+def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal") -> str:
+    """`text`, its end replaced by … where it is longer than `width` inches in letters of `size` points."""
+    if _inches(text, size, weight) <= width:
+        return text
+    kept = text
+    while kept and _inches(kept + "…", size, weight) > width:
+        kept = kept[:-1].rstrip()
+    return kept + "…"
+
+
+def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> list[str]:
+    """Lines of names with commas between, none wider than a picture; the first begins with `first`.
+
+    A name too long for a line of its own is shortened. Past `most` lines it is only said how many names are missing.
+    """
+    lines: list[str] = []
+    indent = INDENT if first else ""
+    shown = 0  # names on the lines before the last
+    for place, name in enumerate(names):
+        piece = name if place == len(names) - 1 else f"{name},"
+        if place and _inches(f"{lines[-1]} {piece}", SMALL, "normal") <= CELL:
+            lines[-1] += f" {piece}"
+            continue
+        if len(lines) == most:
+            lines[-1] = f"{indent}and {len(names) - shown} more"
+            break
+        lines.append(fitted((indent if place else first) + piece, CELL))
+        shown = place
+    return lines or [first]
+
+
+@functools.lru_cache(maxsize=4096)
+def _inches(text: str, size: float, weight: str) -> float:
+    # Dollars are escaped: class names hold no formulas.
+    plain = text.replace("$", r"\$")
+    font = FontProperties(size=size, weight=weight)
+    # An ink-less end counts too, hence the bar that is taken off again.
+    ends = [TextPath((0, 0), piece, prop=font).get_extents().x1 if piece else 0.0 for piece in (plain + "|", "|")]
+    return float(ends[0] - ends[1]) / 72
+
+
+class _Sheet:
+    """A grid of square pictures with captions, placed to the hundredth of an inch."""
+
+    def __init__(self, rows: int, columns: Sequence[Column], lines: int, title: str) -> None:
+        self.pitch = row_height(lines)
+        self.width = 2 * MARGIN + len(columns) * CELL + (len(columns) - 1) * GAP
+        self.height = TITLE + HEAD + rows * self.pitch + MARGIN / 2
+        self.figure: Figure = style.new_figure(self.width, self.height)
+        title = fitted(title, self.width - 2 * MARGIN, LARGE, "bold")
+        self._text(MARGIN, 0.20, title, fontsize=LARGE, fontweight="bold", color=style.INK)
+        for number, column in enumerate(columns):
+            left = MARGIN + number * (CELL + GAP)
+            self._text(left, TITLE + 0.02, fitted(column.name, CELL, MIDDLE), fontsize=MIDDLE, color=style.INK)
+            for row, picture in enumerate(column.pictures):
+                self._picture(left, TITLE + HEAD + row * self.pitch, picture)
+
+    def _picture(self, left: float, top: float, picture: Picture) -> None:
+        place = (left / self.width, 1 - (top + CELL) / self.height, CELL / self.width, CELL / self.height)
+        axes = self.figure.add_axes(place)
+        smooth = picture.image.shape[-1] > 64
+        axes.imshow(picture.image.permute(1, 2, 0).numpy(), interpolation="antialiased" if smooth else "nearest")
+        axes.set_axis_off()
+        # White under colour, so that lines show on any picture.
+        for y, x, height, width in picture.outlines:
+            for color, line in (("white", 2.0), (style.ORANGE, 1.0)):
+                box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color, linewidth=line)
+                axes.add_patch(box).set_clip_on(False)  # lines at the border are whole
+        if picture.peak is not None:
+            y, x = picture.peak
+            for color, line in (("white", 3.0), (style.BLUE, 1.4)):
+                look: dict[str, Any] = {"color": color, "markersize": 11, "markeredgewidth": line}
+                axes.plot(x, y, "+", scalex=False, scaley=False, clip_on=False, **look)
+        caption = "\n".join(fitted(line, CELL) for line in picture.caption)
+        self._text(left, top + CELL + 0.06, caption, fontsize=SMALL, color=style.FAINT, linespacing=1.25)
+
+    def _text(self, left: float, top: float, text: str, **look: Any) -> None:
+        # parse_math off: class names may hold dollar signs.
+        self.figure.text(left / self.width, 1 - top / self.height, text, va="top", parse_math=False, **look)

@@ -1,0 +1,81 @@
+"""A mixer in a `DataLoader`: its collate function mixes the batch where it is put together, in the workers.
+
+    python examples/dataloader_collate.py [--workers 2]
+
+What a batch is mixed with is drawn from a seed made of the samples' numbers, not from a worker's generator: with any
+number of workers the batches are the same, and so are the figures printed. For training on a GPU mix there instead, as
+in `plain_loop.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from digits import CLASSES, HELD_OUT, accuracy, scans, small_cnn
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset, default_collate
+
+from dali_mix.engine.seeding import derive_seed
+from dali_mix.losses import SoftCrossEntropy
+from dali_mix.mixers import CutMix, Mixer
+
+EPOCHS, BATCH_SIZE, SEED = 6, 64, 0
+
+
+class MixCollate:
+    """[(image (C,H,W), label, number of the sample), …] → images (B,C,H,W) and soft targets (B,K), mixed."""
+
+    def __init__(self, mixer: Mixer[Any], seed: int) -> None:
+        self.mixer = mixer
+        self.seed = seed
+
+    def __call__(self, samples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        images, labels, numbers = default_collate(list(samples))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, *numbers.tolist()))
+        return self.mixer(images, labels, generator)
+
+
+def make_loader(train_set: TensorDataset, workers: int) -> DataLoader[Any]:
+    """Batches of `train_set` in a new order at every epoch, mixed by CutMix."""
+    # The order has a generator of its own: the loader draws seeds for its workers from the one it is given itself.
+    return DataLoader(
+        train_set,
+        BATCH_SIZE,
+        sampler=RandomSampler(train_set, generator=torch.Generator().manual_seed(SEED)),
+        collate_fn=MixCollate(CutMix(CLASSES), SEED),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trains on digits, mixed in the collate function.")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load (default: none but this one)")
+    workers = parser.parse_args().workers
+
+    images, labels = scans()
+    train_set = TensorDataset(images[HELD_OUT:], labels[HELD_OUT:], torch.arange(len(images) - HELD_OUT))
+    loader = make_loader(train_set, workers)
+    model, loss_of = small_cnn(), SoftCrossEntropy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+
+    for epoch in range(EPOCHS):
+        model.train()
+        losses, mixed = [], 0
+        for batch, targets in loader:
+            mixed += int((targets.max(1).values < 1).sum())
+            loss = loss_of(model(batch), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        mean = sum(losses) / len(losses)
+        print(f"epoch {epoch + 1}: loss {mean:.3f}, {mixed} of {len(train_set)} images with mixed labels")
+    print(f"held-out accuracy {accuracy(model, images[:HELD_OUT], labels[:HELD_OUT]):.1f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A mixer in mmengine's Runner: a data preprocessor that mixes while training and leaves validation alone.
+
+    python examples/mmengine_runner.py
+
+What a batch is mixed with follows from (seed, iteration, rank), which the Runner knows: nothing has to be saved to
+resume with the same mixes, and every process draws its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import torch
+from digits import CLASSES, HELD_OUT, accuracy, scans, small_cnn
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from dali_mix.engine.seeding import derive_seed
+from dali_mix.losses import SoftCrossEntropy
+from dali_mix.mixers import Mixer, ResizeMix
+
+EPOCHS, BATCH_SIZE, SEED = 6, 64, 0
+
+
+class MixPreprocessor(BaseDataPreprocessor):
+    """Moves a batch to the model's device, then mixes it there."""
+
+    def __init__(self, mixer: Mixer[Any], seed: int) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.seed = seed
+
+    def forward(self, data: Any, training: bool = False) -> dict[str, Tensor]:
+        images, targets = self.cast_data(data)
+        if training:
+            iteration = MessageHub.get_current_instance().get_info("iter")
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, iteration, get_rank()))
+            images, targets = self.mixer(images, targets, generator)
+        return {"images": images, "targets": targets}
+
+
+class Classifier(BaseModel):
+    """A network and its loss, as the Runner calls them."""
+
+    def __init__(self, network: torch.nn.Module, data_preprocessor: MixPreprocessor) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        self.network = network
+        self.loss_of = SoftCrossEntropy()
+
+    def forward(self, images: Tensor, targets: Tensor, mode: str = "tensor") -> dict[str, Tensor] | Tensor:
+        logits = self.network(images)
+        if mode != "loss":
+            return logits
+        # Only what is called loss is minimized; the share is logged beside it.
+        mixed = (targets.max(1).values < 1).float().mean()
+        return {"loss": self.loss_of(logits, targets), "share_mixed": mixed}
+
+
+class PrintEpochs(Hook):
+    """Prints the means of each epoch."""
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self.seen: list[tuple[float, float]] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.seen.append((outputs["loss"].item(), outputs["share_mixed"].item()))
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        loss, share = torch.tensor(self.seen).mean(0).tolist()
+        print(f"epoch {runner.epoch + 1}: loss {loss:.3f}, {100 * share:.0f} % of the images with mixed labels")
+
+
+def main() -> None:
+    images, labels = scans()
+    loader = DataLoader(
+        TensorDataset(images[HELD_OUT:], labels[HELD_OUT:]),
+        BATCH_SIZE,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(SEED),
+    )
+    model = Classifier(small_cnn(), MixPreprocessor(ResizeMix(CLASSES), SEED))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    with tempfile.TemporaryDirectory() as work_dir:
+        runner = Runner(
+            model,
+            work_dir,
+            train_dataloader=loader,
+            train_cfg={"by_epoch": True, "max_epochs": EPOCHS},
+            optim_wrapper={"type": "OptimWrapper", "optimizer": optimizer},
+            default_hooks={"checkpoint": None, "logger": None},
+            custom_hooks=[PrintEpochs()],
+            log_level="WARNING",
+            experiment_name="digits",
+        )
+        runner.train()
+    device = next(model.parameters()).device
+    held_out = accuracy(model.network, images[:HELD_OUT].to(device), labels[:HELD_OUT].to(device))
+    print(f"held-out accuracy {held_out:.1f} %")
+
+
+if __name__ == "__main__":
+    main()

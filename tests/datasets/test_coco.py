@@ -1,0 +1,249 @@
+"""COCO's annotations in their published layout: targets, boxes, ids, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dali_mix.cli.main import main
+from dali_mix.datasets import LAYOUTS, Options
+from dali_mix.recordio import RecordSet
+from dali_mix.recordio.verify import verify_set
+from tests.recordio.samples import encoded
+
+Capture = pytest.CaptureFixture[str]
+HEIGHT, WIDTH = 30, 50
+
+
+def image(number: int, split: str) -> dict[str, Any]:
+    prefix = f"COCO_{split}_" if split.endswith("2014") else ""
+    name = f"{prefix}{number:012d}.jpg"
+    return {"license": 1, "file_name": name, "height": HEIGHT, "width": WIDTH, "id": number, "date_captured": ""}
+
+
+def note(number: int, owner: int, kind: int, box: list[float], crowd: int = 0) -> dict[str, Any]:
+    shape: Any = {"counts": [1, 2], "size": [HEIGHT, WIDTH]} if crowd else [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]
+    body = {"segmentation": shape, "area": 1.0, "iscrowd": crowd, "image_id": owner}
+    return body | {"bbox": box, "category_id": kind, "id": number}
+
+
+def content(split: str) -> dict[str, Any]:
+    """Four images: two objects, a crowd alone, none, and a box without area beside one that is."""
+    names = {90: "toothbrush", 1: "person", 18: "dog"}  # neither sorted nor without gaps
+    return {
+        "info": {"year": 2014},
+        "licenses": [],
+        "images": [image(number, split) for number in (9, 25, 400000, 30)],
+        "annotations": [
+            note(1, 25, 1, [0, 0, 50, 30], crowd=1),
+            note(2, 9, 90, [5, 3, 10, 6]),
+            note(3, 9, 1, [25.5, 15, 24.5, 15.0]),
+            note(4, 30, 18, [3, 4, 5, 0]),
+            note(5, 30, 18, [40.5, 20, 9.7, 10.2]),  # over the border by a fifth of a pixel
+        ],
+        "categories": [{"supercategory": "x", "id": key, "name": name} for key, name in names.items()],
+    }
+
+
+def coco(root: Path, split: str = "val2014", **changes: Any) -> Path:
+    """annotations/instances_SPLIT.json and SPLIT/; the JSON's path."""
+    made = content(split) | changes
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / split).mkdir(exist_ok=True)
+    for number, entry in enumerate(content(split)["images"]):
+        (root / split / entry["file_name"]).write_bytes(encoded("JPEG", HEIGHT, WIDTH, seed=number))
+    file = root / "annotations" / f"instances_{split}.json"
+    file.write_text(json.dumps(made))
+    return file
+
+
+def pack(root: Path, out: Path, *options: str) -> int:
+    return main(["pack", "coco", "--root", str(root), "--out", str(out), "--quiet", *options])
+
+
+def refused(root: Path, capsys: Capture, *options: str) -> str:
+    assert pack(root, root / "refused", "--split", "val2014", *options) == 1
+    return capsys.readouterr().err
+
+
+def test_multilabel(tmp_path: Path, capsys: Capture) -> None:
+    coco(tmp_path)
+    assert pack(tmp_path, tmp_path / "set", "--split", "val2014") == 0
+    records = RecordSet(tmp_path / "set")
+    assert records.info.task == "multilabel" and records.info.classes == ("person", "dog", "toothbrush")
+    assert records.table["id"].tolist() == [9, 25, 30]  # 400000 has no annotation
+    assert records.labels(np.arange(3)).tolist() == [[1, 0, 1], [1, 0, 0], [0, 1, 0]]
+    assert records.info.report["unlabelled_dropped"] == 1 and "notices" not in records.info.report
+    assert list(verify_set(tmp_path / "set")) == []
+    assert pack(tmp_path, tmp_path / "all", "--split", "val2014", "--unlabelled", "keep") == 0
+    assert RecordSet(tmp_path / "all").labels(np.array([2])).tolist() == [[0, 0, 0]]
+
+
+def test_detection(tmp_path: Path) -> None:
+    coco(tmp_path)
+    assert pack(tmp_path, tmp_path / "set", "--split", "val2014", "--task", "detection") == 0
+    records = RecordSet(tmp_path / "set")
+    assert records.table["id"].tolist() == [9, 25, 400000, 30]
+    expected: list[list[list[float]]] = [
+        [[2, 0.1, 0.1, 0.3, 0.3, 0], [0, 0.51, 0.5, 1, 1, 0]],
+        [[0, 0, 0, 1, 1, 1]],
+        [],
+        [[1, 0.81, 20 / 30, 1, 1, 0]],
+    ]
+    for one, other in zip(records.labels(np.arange(4)), expected, strict=True):
+        assert np.allclose(one, np.array(other).reshape(-1, 6), atol=1e-6)
+    report = records.info.report
+    assert (report["boxes_over_the_border"], report["boxes_without_area"], report["crowds"]) == (1, 1, 1)
+    assert list(verify_set(tmp_path / "set")) == []
+    assert (
+        pack(tmp_path, tmp_path / "some", *["--split", "val2014"], "--task", "detection", "--unlabelled", "drop") == 0
+    )
+    assert RecordSet(tmp_path / "some").table["id"].tolist() == [9, 25, 30]
+
+
+def test_boxes_are_grouped_as_one_by_one(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = [image(number, "val2014") for number in random.permutation(1000)[:40].tolist()]
+    notes = []
+    for number in range(300):
+        x, y, w, h = (random.uniform(1, [20, 10, 30, 20])).round(2).tolist()
+        owner = images[random.integers(40)]["id"]
+        notes.append(note(number, owner, [1, 18, 90][random.integers(3)], [x, y, w, h], int(random.integers(2))))
+    coco(tmp_path, images=images, annotations=notes)
+    listing = LAYOUTS["coco"](tmp_path, "val2014", Options(task="detection"))
+    for entry, label in zip(images, listing.labels, strict=True):
+        expected: list[float] = [2, 6]
+        for item in notes:
+            if item["image_id"] == entry["id"]:
+                x, y, w, h = item["bbox"]
+                kind = [1, 18, 90].index(item["category_id"])
+                expected += [kind, x / WIDTH, y / HEIGHT, (x + w) / WIDTH, (y + h) / HEIGHT, item["iscrowd"]]
+        assert np.allclose(np.asarray(label), np.minimum(expected, 6), atol=1e-6)
+
+
+def test_splits_and_years(tmp_path: Path, capsys: Capture) -> None:
+    coco(tmp_path, "train2014")
+    coco(tmp_path, "val2017")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "val2017").rename(tmp_path / "images" / "val2017")
+    for options in (["val"], ["val2017"], ["val", "--years", "2017"], ["val2017", "--years", "2017"]):
+        assert pack(tmp_path, tmp_path / "set", "--force", "--split", *options) == 0
+    records = RecordSet(tmp_path / "set")
+    assert records.info.split == "val2017" and records.info.options["shuffle"] is None
+    assert pack(tmp_path, tmp_path / "train", "--split", "train") == 0
+    assert RecordSet(tmp_path / "train").info.options["shuffle"] == 0  # train2014 is a training split too
+    error = refused(tmp_path, capsys)
+    assert "no instances_val2014.json; choose --split among train2014, val2017" in error
+    coco(tmp_path, "val2014")
+    assert pack(tmp_path, tmp_path / "two", "--split", "val") == 1
+    assert "choose --split among val2014, val2017" in capsys.readouterr().err
+    assert "one year at a time" in refused(tmp_path, capsys, "--years", "2014,2017")
+
+
+def test_the_published_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [{"id": number, "name": f"class {number}"} for number in range(1, 91) if number % 9]
+    coco(tmp_path, categories=many, annotations=[note(1, 9, 1, [0, 0, 5, 5]), note(2, 30, 2, [0, 0, 5, 5])])
+    listing = LAYOUTS["coco"](tmp_path, "val2014", Options())
+    assert listing.report["notices"] == [
+        "val2014 with annotations has 2 images here, 40,137 as published: a part of it?"
+    ]
+    monkeypatch.setitem(LAYOUTS["coco"].__globals__["PUBLISHED"], "val2014", 2)
+    assert "notices" not in LAYOUTS["coco"](tmp_path, "val2014", Options()).report
+
+
+def test_folders_and_backslashes_in_file_names(tmp_path: Path) -> None:
+    images = [image(9, "val2014"), image(25, "val2014"), image(30, "val2014")]
+    images[0]["file_name"] = "val2014/" + images[0]["file_name"]
+    images[1]["file_name"] = "val2014\\" + images[1]["file_name"]
+    coco(tmp_path, images=images)
+    names = LAYOUTS["coco"](tmp_path, "val2014", Options()).names
+    assert list(names) == [f"val2014/COCO_val2014_{number:012d}.jpg" for number in (9, 25, 30)]
+
+
+def changed(key: str, row: int, **fields: Any) -> dict[str, Any]:
+    entries = [dict(entry) for entry in content("val2014")[key]]
+    entries[row] |= fields
+    return {key: [{name: value for name, value in entry.items() if value != "gone"} for entry in entries]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"images": None}, "no list 'images' in it"),
+        ({"annotations": {}}, "no list 'annotations' in it"),
+        ({"categories": []}, "categories: there are none"),
+        (changed("images", 1, id="25"), "images[1]: field 'id' is '25'"),
+        (changed("images", 1, id=9), "images[1]: field 'id' is 9, as in images[0] already"),
+        (changed("images", 1, id=True), "images[1]: field 'id' is True"),
+        (changed("images", 2, file_name="gone"), "images[2]: field 'file_name' is None"),
+        (changed("images", 2, file_name="../x.jpg"), "images[2]: field 'file_name': '../x.jpg' is not a path below"),
+        (changed("images", 2, file_name="COCO_val2014_000000000009.jpg"), "images[2]: field 'file_name' is 'val2014/"),
+        (changed("images", 0, height=0), "images[0]: field 'height' is 0"),
+        (changed("images", 0, width=5.5), "images[0]: field 'width' is 5.5"),
+        (changed("annotations", 3, image_id=7), "annotations[3]: field 'image_id' is 7, but no image has that id"),
+        (changed("annotations", 3, category_id=2), "annotations[3]: field 'category_id' is 2, but no category has"),
+        (changed("annotations", 0, category_id=None), "annotations[0]: field 'category_id' is None"),
+        (changed("annotations", 1, image_id=1 << 70), "annotations[1]: field 'image_id' is 1180591620717411303424"),
+        (changed("annotations", 1, bbox=[1, 2, 3]), "annotations[1]: field 'bbox' is [1, 2, 3]"),
+        (changed("annotations", 1, bbox=[1, 2, "3", 4]), "annotations[1]: field 'bbox' is [1, 2, '3', 4]"),
+        (changed("annotations", 1, bbox=[1, 2, -3, 4]), "annotations[1]: field 'bbox' is [1, 2, -3, 4]"),
+        (changed("annotations", 4, bbox=[1, float("nan"), 3, 4]), "annotations[4]: field 'bbox' is [1, nan, 3, 4]"),
+        (changed("annotations", 4, bbox=[1, 10**400, 3, 4]), "annotations[4]: field 'bbox'"),
+        (
+            changed("annotations", 1, bbox=[30, 3, 40, 6]),
+            "annotations[1]: field 'bbox' [30.0, 3.0, 40.0, 6.0] leaves the",
+        ),
+        (changed("annotations", 1, iscrowd=2), "annotations[1]: field 'iscrowd' is 2, expected 0 or 1"),
+        (changed("categories", 1, name="dog"), "categories[2]: field 'name' is 'dog', as in categories[1] already"),
+        (changed("categories", 1, id=18), "categories[2]: field 'id' is 18"),
+        (changed("categories", 1, name=" "), "categories[1]: field 'name' is ' '"),
+    ],
+)
+def test_malformed_annotations(tmp_path: Path, capsys: Capture, changes: dict[str, Any], reason: str) -> None:
+    file = coco(tmp_path, **changes)
+    error = refused(tmp_path, capsys, "--task", "detection")
+    assert f"{file}: " in error and reason in error
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"images": [', "cannot be read as JSON: Expecting value: line 1 column 13"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("[1, 2]", "no list 'categories' in it"),
+        ("\xff", "cannot be read as JSON"),
+        ('{"categories": [7]}', "categories[0]: field 'id' is None"),
+    ],
+)
+def test_files_that_are_no_annotations(tmp_path: Path, capsys: Capture, text: str, reason: str) -> None:
+    file = coco(tmp_path)
+    file.write_text(text, encoding="latin-1")
+    error = refused(tmp_path, capsys)
+    assert f"{file}: " in error and reason in error
+
+
+def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
+    file = coco(tmp_path)
+    lost = tmp_path / "val2014" / "COCO_val2014_000000000025.jpg"
+    lost.unlink()
+    assert f"{lost}: no such file, listed at {file}: images[1] (--skip-bad" in refused(tmp_path, capsys)
+    lost.write_bytes(encoded("JPEG", WIDTH, HEIGHT))  # turned
+    assert "its annotation is for 50x30 pixels but it has 30x50" in refused(tmp_path, capsys, "--task", "detection")
+    assert pack(tmp_path, tmp_path / "many", "--split", "val2014") == 0  # labels without boxes fit any size
+    (tmp_path / "val2014").rename(tmp_path / "elsewhere")
+    assert "val2014: no such folder; unpack the images" in refused(tmp_path, capsys)
+    assert "annotations: no such folder" in refused(tmp_path / "elsewhere", capsys)
+    assert "--classes does not apply" in refused(tmp_path, capsys, "--classes", str(file))
+
+
+def test_options_of_other_layouts(tmp_path: Path, capsys: Capture) -> None:
+    command = ["pack", "imagefolder", "--root", str(tmp_path), "--out", str(tmp_path / "set")]
+    assert main([*command, "--years", "2007"]) == 1
+    assert "--years is for voc, coco, not imagefolder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--years", "2007,2007"])
+    assert "not a year" in capsys.readouterr().err

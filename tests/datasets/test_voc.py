@@ -1,0 +1,227 @@
+"""VOC's devkit in its published layout: targets, boxes, years, classes, and what is refused."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dali_mix.cli.main import main
+from dali_mix.datasets import LAYOUTS, Options
+from dali_mix.datasets.voc import VOC_CLASSES
+from dali_mix.recordio import RecordSet
+from dali_mix.recordio.verify import verify_set
+from tests.recordio.samples import encoded
+
+Capture = pytest.CaptureFixture[str]
+HEIGHT, WIDTH = 30, 50
+Item = tuple[str, tuple[float, float, float, float], int]  # name, xmin ymin xmax ymax, difficult
+
+DOG: Item = ("dog", (1, 1, 50, 30), 0)  # the whole image
+HARD_CAT: Item = ("cat", (11, 4, 20, 6), 1)
+PERSON: Item = ("person", (26, 16, 50, 30), 0)
+HARD_PERSON: Item = ("person", (2, 2, 3, 3), 1)
+
+
+def annotation(items: list[Item], size: str = f"<width>{WIDTH}</width><height>{HEIGHT}</height>") -> str:
+    objects = "".join(
+        f"<object><name>{name}</name><pose>Left</pose><difficult>{difficult}</difficult><bndbox><xmin>{x1}</xmin>"
+        f"<ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox><part><name>head</name><bndbox><xmin>1</xmin>"
+        "<ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>"
+        for name, (x1, y1, x2, y2), difficult in items
+    )
+    return f"<annotation><folder>VOC</folder><size>{size}<depth>3</depth></size>{objects}</annotation>"
+
+
+def devkit(root: Path, year: str, split: str, images: dict[str, list[Item]]) -> Path:
+    """VOCdevkit/VOC<year> with one list; its folder."""
+    base = root / "VOCdevkit" / f"VOC{year}"
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    for number, (key, items) in enumerate(images.items()):
+        (base / "Annotations" / f"{key}.xml").write_text(annotation(items))
+        (base / "JPEGImages" / f"{key}.jpg").write_bytes(encoded("JPEG", HEIGHT, WIDTH, seed=number))
+    (base / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{key}\n" for key in images))
+    (base / "ImageSets" / "Main" / f"dog_{split}.txt").write_text("")
+    return base
+
+
+def pack(root: Path, out: Path, *options: str) -> int:
+    return main(["pack", "voc", "--root", str(root), "--out", str(out), "--quiet", *options])
+
+
+def refused(root: Path, capsys: Capture, *options: str) -> str:
+    assert pack(root, root / "refused", *options) == 1
+    return capsys.readouterr().err
+
+
+IMAGES = {"000005": [DOG, HARD_CAT], "000007": [HARD_PERSON, PERSON], "000009": [HARD_CAT], "000012": []}
+
+
+@pytest.mark.parametrize(("split", "only_difficult"), [("trainval", 0), ("train", 0), ("test", -1), ("val", -1)])
+def test_multilabel_targets(tmp_path: Path, split: str, only_difficult: int) -> None:
+    devkit(tmp_path, "2007", split, IMAGES)
+    assert pack(tmp_path, tmp_path / "set", "--split", split, "--no-shuffle", "--task", "multilabel") == 0
+    records = RecordSet(tmp_path / "set")
+    assert records.info.classes == VOC_CLASSES and len(VOC_CLASSES) == 20 and records.info.task == "multilabel"
+    expected = np.zeros((4, 20), dtype=np.float32)
+    dog, cat, person = (VOC_CLASSES.index(name) for name in ("dog", "cat", "person"))
+    expected[0, dog] = expected[1, person] = 1  # the person is there, and not only difficult
+    expected[0, cat] = expected[2, cat] = only_difficult
+    assert np.array_equal(records.labels(np.arange(4)), expected)
+    assert list(verify_set(tmp_path / "set")) == []
+
+
+def test_unlabelled_images_are_dropped_on_demand(tmp_path: Path) -> None:
+    devkit(tmp_path, "2007", "train", IMAGES)
+    for task, left in (("multilabel", 2), ("detection", 3)):
+        listing = LAYOUTS["voc"](tmp_path, "train", Options(task=task, unlabelled="drop"))
+        assert len(listing.names) == left and listing.report["unlabelled_dropped"] == 4 - left
+
+
+def test_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None:
+    devkit(tmp_path, "2007", "test", IMAGES)
+    assert pack(tmp_path, tmp_path / "set", "--split", "test", "--task", "detection") == 0
+    found = RecordSet(tmp_path / "set").labels(np.arange(4))
+    dog, cat, person = (VOC_CLASSES.index(name) for name in ("dog", "cat", "person"))
+    expected: list[list[list[float]]] = [
+        [[dog, 0, 0, 1, 1, 0], [cat, 10 / 50, 3 / 30, 20 / 50, 6 / 30, 1]],
+        [[person, 1 / 50, 1 / 30, 3 / 50, 3 / 30, 1], [person, 0.5, 0.5, 1, 1, 0]],
+        [[cat, 10 / 50, 3 / 30, 20 / 50, 6 / 30, 1]],
+        [],
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert np.allclose(one, np.array(other).reshape(-1, 6), atol=1e-6)
+
+
+def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
+    devkit(tmp_path, "2007", "trainval", {"000005": [DOG], "000007": [PERSON]})
+    devkit(tmp_path, "2012", "trainval", {"2008_000001": [PERSON]})
+    error = refused(tmp_path, capsys, "--split", "trainval")
+    assert "the years 2007, 2012 are there: choose, e.g. --years 2007,2012" in error
+    both = ["--split", "trainval", "--years", "2007,2012", "--no-shuffle"]
+    assert pack(tmp_path, tmp_path / "both", *both) == 0
+    assert "VOC2007+2012 trainval has 3 images here, 16,551 as published" in capsys.readouterr().err
+    records = RecordSet(tmp_path / "both")
+    assert records.labels(np.arange(3))[:, [11, 14]].tolist() == [[1, 0], [0, 1], [0, 1]]
+    assert pack(tmp_path / "VOCdevkit", tmp_path / "one", "--split", "trainval", "--years", "2012") == 0
+    assert RecordSet(tmp_path / "one").info.count == 1
+    error = refused(tmp_path, capsys, "--split", "trainval", "--years", "2010")
+    assert "VOC2010: no such folder; there is 2007, 2012" in error
+    assert pack(tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "flat", "--split", "trainval") == 0
+
+
+def test_a_split_of_the_published_size_is_not_remarked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devkit(tmp_path, "2007", "test", IMAGES)
+    assert "notices" in LAYOUTS["voc"](tmp_path, "test", Options()).report
+    monkeypatch.setitem(LAYOUTS["voc"].__globals__["PUBLISHED"], ("2007", "test"), 4)
+    assert "notices" not in LAYOUTS["voc"](tmp_path, "test", Options()).report
+
+
+def test_classes_of_other_sets(tmp_path: Path, capsys: Capture) -> None:
+    base = devkit(tmp_path, "2007", "train", {"a b": [("RBC", (1, 1, 9, 9), 0), ("Platelets", (2, 2, 9, 9), 0)]})
+    (base / "JPEGImages" / "a b.jpg").rename(base / "JPEGImages" / "a b.jpeg")
+    error = refused(tmp_path, capsys)
+    assert "a b.xml: object 1: class 'RBC' is not among the 20 classes" in error and "--classes auto" in error
+    assert pack(tmp_path, tmp_path / "auto", "--classes", "auto") == 0
+    assert RecordSet(tmp_path / "auto").info.classes == ("Platelets", "RBC")
+    devkit(tmp_path, "2007", "test", {"other": [("RBC", (1, 1, 9, 9), 0)]})
+    assert pack(tmp_path, tmp_path / "test", "--classes", "auto", "--split", "test") == 0
+    assert RecordSet(tmp_path / "test").info.classes == ("Platelets", "RBC")  # as the training split has them
+    (tmp_path / "names").write_text("RBC\nWBC\nPlatelets\n")
+    assert pack(tmp_path, tmp_path / "named", "--classes", str(tmp_path / "names")) == 0
+    assert RecordSet(tmp_path / "named").labels(np.arange(1)).tolist() == [[1, 0, 1]]
+
+
+def test_size_left_out_comes_from_the_image_and_a_wrong_one_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    base = devkit(tmp_path, "2007", "test", {"000005": [PERSON]})
+    detection = ["--split", "test", "--task", "detection"]
+    file = base / "Annotations" / "000005.xml"
+    file.write_text(annotation([PERSON], "<width>0</width><height>0</height>"))
+    assert pack(tmp_path, tmp_path / "set", *detection) == 0
+    assert np.allclose(RecordSet(tmp_path / "set").labels(np.arange(1))[0][0, 1:5], [0.5, 0.5, 1, 1])
+    file.write_text(annotation([PERSON], f"<width>{2 * WIDTH}</width><height>{HEIGHT}</height>"))
+    error = refused(tmp_path, capsys, *detection)
+    assert "000005.jpg: its annotation is for 100x30 pixels but it has 50x30" in error and "test.txt: line 1" in error
+    assert "so 33x10 here, but it has 16x10" not in error
+    assert "so 33x10 here" in refused(tmp_path, capsys, *detection, "--resize", "10")
+    file.write_text(annotation([PERSON]))
+    assert pack(tmp_path, tmp_path / "small", *detection, "--resize", "10") == 0
+
+
+def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
+    base = devkit(tmp_path, "2007", "test", {"000005": [("dog", (0, 0, 51, 31), 0)]})
+    detection = ["--split", "test", "--task", "detection"]
+    assert pack(tmp_path, tmp_path / "set", *detection) == 0  # by a pixel: clipped
+    records = RecordSet(tmp_path / "set")
+    assert records.labels(np.arange(1))[0][0, 1:5].tolist() == [0, 0, 1, 1]
+    assert records.info.report["clipped_boxes"] == 1
+    (base / "Annotations" / "000005.xml").write_text(annotation([("dog", (1, 1, 60, 30), 0)]))
+    error = refused(tmp_path, capsys, *detection)
+    assert "000005.xml: object 1: the box [0.0, 0.0, 60.0, 30.0]" in error and "leaves the 50x30 image" in error
+
+
+def test_out_of_an_archive(tmp_path: Path) -> None:
+    devkit(tmp_path / "data", "2007", "test", IMAGES)
+    with tarfile.open(tmp_path / "VOCtest_06-Nov-2007.tar", "w") as tar:
+        tar.add(tmp_path / "data" / "VOCdevkit", "VOCdevkit")
+    for task in ("multilabel", "detection"):
+        for root, out in ((tmp_path / "data", "folder"), (tmp_path / "VOCtest_06-Nov-2007.tar", "tar")):
+            assert pack(root, tmp_path / out / task, "--split", "test", "--task", task) == 0
+        assert (tmp_path / "folder" / f"{task}.rec").read_bytes() == (tmp_path / "tar" / f"{task}.rec").read_bytes()
+
+
+BOMB = (
+    '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]>'
+    "<annotation><object><name>&c;</name></object></annotation>"
+)
+BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("<annotation><object>", "not well-formed XML: no element found: line 1"),
+        ("", "not well-formed XML"),
+        (BOMB, "has a DOCTYPE"),
+        (BOMB.replace('"1.0"', '"1.0" encoding="utf-16"').encode("utf-16"), "has a DOCTYPE"),
+        ('<?xml version="1.0" encoding="none"?><annotation/>', "unknown encoding"),
+        ("<html/>", "its outermost element is <html>, expected <annotation>"),
+        (f"<annotation><object>{BOX}</object></annotation>", "object 1: field 'name' is missing"),
+        ("<annotation><object><name>dog</name></object></annotation>", "object 1: field 'bndbox/xmin' is None"),
+        (annotation([DOG, ("dog", (1, 1, "x", 9), 0)]), "object 2: field 'bndbox/xmax' is 'x', not a number"),
+        (annotation([("dog", (1, 1, float("nan"), 9), 0)]), "object 1: field 'bndbox/xmax' is 'nan', not a number"),
+        (annotation([("dog", (9, 1, 8, 9), 0)]), "object 1: the box [9.0, 1.0, 8.0, 9.0]"),
+        (annotation([("dog", (1, 1, 9, 9), 2)]), "object 1: field 'difficult' is 2, expected 0 or 1"),
+    ],
+)
+def test_malformed_annotations(tmp_path: Path, capsys: Capture, content: str | bytes, reason: str) -> None:
+    base = devkit(tmp_path, "2007", "train", {"000005": [DOG], "000007": [DOG]})
+    file = base / "Annotations" / "000007.xml"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    error = refused(tmp_path, capsys)
+    assert f"{file}: " in error and reason in error
+
+
+def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
+    base = devkit(tmp_path, "2007", "train", {"000005": [DOG], "000007": [DOG]})
+    listed = base / "ImageSets" / "Main" / "train.txt"
+    assert "val.txt: no such file; choose --split among train" in refused(tmp_path, capsys, "--split", "val")
+    (base / "JPEGImages" / "000007.jpg").unlink()
+    error = refused(tmp_path, capsys)
+    assert f"000007.jpg: no such file, listed at {listed}: line 2 (--skip-bad" in error
+    assert pack(tmp_path, tmp_path / "set", "--skip-bad") == 0
+    (base / "Annotations" / "000007.xml").unlink()
+    error = refused(tmp_path, capsys)
+    assert f"{listed}: line 2: " in error and "000007.xml: no such file" in error
+    listed.write_text("000005\n\n000005\n")
+    assert f"{listed}: line 3: 000005 was on line 1 already" in refused(tmp_path, capsys)
+    listed.write_text("..\\..\\000005\n")
+    assert f"{listed}: line 1: " in (error := refused(tmp_path, capsys)) and "'..' are refused" in error
+    (base / "JPEGImages").rename(base / "moved")
+    assert f"{base / 'JPEGImages'}: no such folder" in refused(tmp_path, capsys)
+    (base / "moved").rename(base / "JPEGImages")
+    assert "no VOCdevkit/VOC2007 or the like" in refused(base / "JPEGImages", capsys)
+    assert "is for --task multilabel or detection" in refused(tmp_path, capsys, "--task", "classification")

@@ -1,0 +1,134 @@
+"""Set, mixer and loss fit together, or are refused before the first step with what to change."""
+
+import pytest
+from torch import nn
+
+from dali_mix import losses
+from dali_mix.engine.build import build_mixer, check_recipe
+from dali_mix.engine.recipe_files import load_config
+from dali_mix.engine.targets import check_targets
+from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SoftCrossEntropy
+from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix, ResizeMixPlus, SpliceMix
+from dali_mix.mixers.targets import mixed_kind
+
+BY_AREA = [CutMix(4), ResizeMix(4), MixUp(4), ResizeMixPlus(4), MixChoice([CutMix(4), Cutout(2)], [0.5, 0.5])]
+LEFT_ALONE = [None, Cutout(2), MixChoice([Cutout(2)], [0.5])]
+UNION = [SpliceMix(num_classes=4), MixChoice([SpliceMix(num_classes=4)], [0.5])]
+SINGLE = [SoftCrossEntropy(), nn.CrossEntropyLoss()]
+CLASSES_ONLY = [nn.NLLLoss(), nn.MultiMarginLoss()]
+MULTI = [nn.BCEWithLogitsLoss(), nn.MultiLabelSoftMarginLoss(), BinaryCrossEntropy(), AsymmetricLoss()]
+
+
+class Strict(nn.Module):
+    """A multi-label loss that wants whole numbers."""
+
+    accepts = frozenset({"multi-hot"})
+
+
+class Both(nn.Module):
+    accepts = frozenset({"class", "multi-hot"})
+
+
+@pytest.mark.parametrize("mixer", [*LEFT_ALONE, *BY_AREA, *UNION], ids=repr)
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_every_combination(task, mixer):
+    """The table of docs/mixers.md, row by row."""
+    fits = {
+        "classification": {
+            "alone": [*SINGLE, *CLASSES_ONLY, Both()],
+            "area": SINGLE,
+            "union": [Both()],
+        },
+        "multilabel": {
+            "alone": [*MULTI, Strict(), Both()],
+            "area": MULTI,
+            "union": [*MULTI, Strict(), Both()],
+        },
+    }
+    kind = "alone" if mixer in LEFT_ALONE else "area" if mixer in BY_AREA else "union"
+    fitting = [type(loss) for loss in fits[task][kind]]
+    for loss in [*SINGLE, *CLASSES_ONLY, *MULTI, Strict(), Both()]:
+        if type(loss) in fitting:
+            check_targets(task, mixer, loss)
+        else:
+            with pytest.raises(ValueError, match=f"loss {type(loss).__name__} takes .*(not the|not)"):
+                check_targets(task, mixer, loss)
+
+
+@pytest.mark.parametrize(
+    ("task", "mixer", "loss", "message"),
+    [
+        (
+            "classification", SpliceMix(num_classes=4), SoftCrossEntropy(),
+            r"not the multi-hot rows .* mixer SpliceMix makes, by union, of a classification set's\. .*by area",
+        ),
+        (
+            "classification", CutMix(4), nn.NLLLoss(),
+            r"takes class numbers \(B,\), not the soft labels .* CutMix makes, by area.*Choose SoftCrossEntropy",
+        ),
+        ("multilabel", None, SoftCrossEntropy(), r"that the multilabel set gives\. Choose a multi-label loss"),
+        ("multilabel", Cutout(2), SoftCrossEntropy(), r"that the multilabel set gives\."),
+        ("multilabel", CutMix(4), Strict(), r"not the multi-hot rows .* weighted by area.*CutMix makes, by area"),
+        ("classification", None, nn.BCEWithLogitsLoss(), r"class numbers \(B,\) that the classification set gives"),
+        (
+            "classification", SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(),
+            r"what mixer SpliceMix makes, but not the class numbers .* for evaluation",
+        ),
+        ("detection", None, SoftCrossEntropy(), r"detection has no targets to mix"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(task, mixer, loss, message):
+    with pytest.raises(ValueError, match=message):
+        check_targets(task, mixer, loss)
+
+
+def test_without_evaluation_only_training_counts():
+    check_targets("classification", SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(), evaluates=False)
+
+
+def test_a_loss_that_does_not_say_is_not_checked():
+    class Mine(nn.Module):
+        pass
+
+    check_targets("classification", SpliceMix(num_classes=4), Mine())
+    Mine.accepts = frozenset({"labels"})
+    with pytest.raises(ValueError, match=r"Mine accepts \['labels'\]"):
+        check_targets("classification", None, Mine())
+
+
+def test_every_loss_says_what_it_takes():
+    for name in losses.__all__:
+        assert getattr(losses, name).accepts
+
+
+def test_kinds_after_mixing():
+    table = {
+        "class": ("class", "soft", "multi-hot"),
+        "soft": ("soft", "soft", "soft multi-hot"),
+        "multi-hot": ("multi-hot", "soft multi-hot", "multi-hot"),
+        "soft multi-hot": ("soft multi-hot", "soft multi-hot", "soft multi-hot"),
+    }
+    for kind, (alone, area, union) in table.items():
+        assert (mixed_kind(kind, None), mixed_kind(kind, "area"), mixed_kind(kind, "union")) == (alone, area, union)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["mixer={'type': 'SpliceMix'}"], "mixer SpliceMix makes, by union"),
+        (["loss={'type': 'torch.nn:NLLLoss'}"], "soft labels.*ResizeMix makes"),
+        (["loss={'type': 'torch.nn:BCEWithLogitsLoss'}"], "BCEWithLogitsLoss takes multi-hot"),
+        (["mixer=none", "loss={'type': 'torch.nn:MultiLabelSoftMarginLoss'}"], "classification set gives"),
+    ],
+)
+def test_recipes_are_checked_before_anything_starts(options, match):
+    with pytest.raises(ValueError, match=match):
+        check_recipe(load_config("quickstart", options), 10)
+
+
+def test_the_pipelines_statistics_reach_the_mixer():
+    config = load_config("cifar100/wrn28_10_resizemix_plus")
+    mixer = build_mixer(config, 100)
+    assert isinstance(mixer, ResizeMixPlus)
+    assert (mixer.mean, mixer.std) == (config.pipeline["mean"], config.pipeline["std"])
+    assert (mixer.num_ops, mixer.magnitude, mixer.views, mixer.per_batch) == (2, 14, 2, True)

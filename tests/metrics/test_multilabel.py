@@ -1,0 +1,272 @@
+"""Multi-label measures against published numbers and plain loops; ties, ignored entries, and sums over ranks."""
+
+import math
+import multiprocessing
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dali_mix.metrics import MultiLabelMetrics
+
+PUBLISHED = np.load(Path(__file__).parent / "data" / "multilabel_metrics.npz")
+SIX = ("OP", "OR", "OF1", "CP", "CR", "CF1")  # in the arrays' order
+
+
+def counted(scores, targets, ids=None, **options):
+    metrics = MultiLabelMetrics(scores.shape[1], **options)
+    metrics.update(scores, targets, ids)
+    return metrics.compute()
+
+
+def published_targets(name):
+    raw = PUBLISHED[name]
+    if name == "voc_ternary":  # 1, -1 negative, 0 difficult
+        raw = np.select([raw == 1, raw == -1], [1, 0], -1)
+    return torch.from_numpy(np.where(raw == 99, -1, raw))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "targets", "ap", "six", "top"),
+    [
+        ("plain", "targets", "coco_ap", "coco_OP_OR_OF1_CP_CR_CF1", "coco_top3"),
+        ("voc07", "targets", "sgre_voc07_ap", "sgre_threshold_OP_OR_OF1_CP_CR_CF1", "sgre_top3_OP_OR_OF1_CP_CR_CF1"),
+        ("voc12", "targets", "sgre_voc12_ap", "sgre_threshold_OP_OR_OF1_CP_CR_CF1", "sgre_top3_OP_OR_OF1_CP_CR_CF1"),
+        ("voc07", "voc_ternary", "voc07_ap", "voc07_OP_OR_OF1_CP_CR_CF1", None),
+        ("plain", "voc_ternary", "voc07_ap", "voc07_OP_OR_OF1_CP_CR_CF1", None),
+        ("wider", "wider_targets_99ignore", "wider_ap", "wider_OP_OR_OF1_CP_CR_CF1", None),
+    ],
+)
+def test_published_numbers(protocol, targets, ap, six, top):
+    found = counted(torch.from_numpy(PUBLISHED["scores"]), published_targets(targets), protocol=protocol)
+    np.testing.assert_allclose(found["AP"], PUBLISHED[ap], rtol=1e-14)
+    assert found["mAP"] == pytest.approx(PUBLISHED[ap].mean(), rel=1e-14)
+    assert [found[name] for name in SIX] == pytest.approx(list(PUBLISHED[six]), rel=1e-14)
+    if top:
+        assert [found[f"{name}_top3"] for name in SIX] == pytest.approx(list(PUBLISHED[top]), rel=1e-14)
+
+
+def ap_by_hand(column, truth, interpolated):
+    order = sorted((i for i in range(len(column)) if truth[i] >= 0), key=lambda i: (-column[i], i))
+    precisions = [
+        sum(truth[j] == 1 for j in order[: place + 1]) / (place + 1) for place, i in enumerate(order) if truth[i] == 1
+    ]
+    if interpolated:
+        precisions = [max(precisions[i:]) for i in range(len(precisions))]
+    return sum(precisions) / len(precisions) if precisions else math.nan
+
+
+def rates_by_hand(predicted, truth):
+    """The six, from sets of (sample, class)."""
+    samples, classes = len(truth), len(truth[0])
+    true = {(i, k) for i in range(samples) for k in range(classes) if truth[i][k] == 1}
+
+    def share(hits, of):
+        return len(hits) / len(of) if of else 0.0
+
+    def f1(p, r):
+        return 2 * p * r / (p + r) if p + r else 0.0
+
+    by_class = [({e for e in predicted if e[1] == k}, {e for e in true if e[1] == k}) for k in range(classes)]
+    op, recall = share(predicted & true, predicted), share(predicted & true, true)
+    cp = sum(share(guess & own, guess) for guess, own in by_class) / classes
+    cr = sum(share(guess & own, own) for guess, own in by_class) / classes
+    return dict(zip(SIX, (op, recall, f1(op, recall), cp, cr, f1(cp, cr)), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 9), st.integers(1, 5), st.sampled_from(["plain", "voc07", "voc12", "wider"]))
+def test_by_hand_with_ties_and_ignored_entries(data, samples, classes, protocol):
+    def draw(values):
+        rows = st.lists(st.sampled_from(values), min_size=classes, max_size=classes)
+        return data.draw(st.lists(rows, min_size=samples, max_size=samples))
+
+    scores, truth = draw([0.0, 0.25, 0.5, 0.75, 1.0]), draw([-1, 0, 1])
+    found = counted(torch.tensor(scores), torch.tensor(truth), protocol=protocol)
+    columns = ([[row[k] for row in rows] for k in range(classes)] for rows in (scores, truth))
+    aps = [ap_by_hand(*pair, protocol == "voc12") for pair in zip(*columns, strict=True)]
+    np.testing.assert_allclose(found["AP"], aps, rtol=1e-12)
+    present = [ap for ap in aps if not math.isnan(ap)]
+    np.testing.assert_allclose(found["mAP"], sum(present) / len(present) if present else math.nan, rtol=1e-12)
+    predicted, top = set(), set()
+    for i in range(samples):
+        part = [k for k in range(classes) if truth[i][k] >= 0 or protocol == "wider"]
+        highest = sorted(part, key=lambda k: (-scores[i][k], k))[:3]
+        predicted |= {(i, k) for k in part if scores[i][k] > 0.5}
+        top |= {(i, k) for k in highest if scores[i][k] > 0.5}
+    wanted = rates_by_hand(predicted, truth) | {
+        f"{name}_top3": value for name, value in rates_by_hand(top, truth).items()
+    }
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-12)
+
+
+def draw(count=61, classes=5, seed=0):
+    """Scores in steps of 1/8, so with many ties; targets; ids in no order."""
+    gen = torch.Generator().manual_seed(seed)
+    scores = torch.randint(9, (count, classes), generator=gen) / 8
+    targets = torch.randint(-1, 2, (count, classes), generator=gen).float()
+    return scores, targets, 3 * torch.randperm(count, generator=gen)
+
+
+def assert_equal(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        assert np.array_equal(found[name], wanted[name], equal_nan=True), name
+
+
+def test_any_split_and_order_gives_the_same_by_ids():
+    scores, targets, ids = draw()
+    wanted = counted(scores, targets, ids)
+    order = torch.randperm(61, generator=torch.Generator().manual_seed(5))
+    parts = [MultiLabelMetrics(5), MultiLabelMetrics(5)]
+    for i, rows in enumerate(order.split(9)):
+        parts[i % 2].update(scores[rows], targets[rows], ids[rows])
+    parts[1].update(scores[:0], targets[:0], ids[:0])
+    parts[1].merge(parts[0].state())
+    assert_equal(parts[1].compute(), wanted)
+    assert_equal(parts[1].compute(), wanted)
+    sorted_rows = ids.argsort()
+    assert_equal(counted(scores[sorted_rows], targets[sorted_rows]), wanted)
+    assert counted(scores[order], targets[order])["AP"] != wanted["AP"], "ties are there, so arrival matters"
+
+
+def test_equal_scores_rank_in_order_of_arrival_or_id():
+    scores, targets = torch.full((4, 1), 0.75), torch.tensor([[1], [0], [0], [1]])
+    assert counted(scores, targets)["AP"] == [(1 + 2 / 4) / 2]
+    assert counted(scores, targets, torch.tensor([9, 2, 3, 5]))["AP"] == [(1 / 3 + 2 / 4) / 2]
+
+
+def test_classes_without_positives_are_nan_and_no_part_of_the_mean():
+    scores = torch.tensor([[0.9, 0.9, 0.2], [0.8, 0.1, 0.7]])
+    targets = torch.tensor([[0, 0, 1], [1, 0, -1]])
+    found = counted(scores, targets)
+    assert found["AP"][0] == 0.5 and math.isnan(found["AP"][1]) and found["AP"][2] == 1.0
+    assert found["mAP"] == 0.75
+    assert found["CP"] == pytest.approx((1 / 2 + 0 + 0) / 3)
+    assert found["CR"] == pytest.approx((1 + 0 + 0) / 3)
+    none = counted(scores, torch.zeros(2, 3))
+    assert math.isnan(none["mAP"])
+    assert [none[name] for name in SIX] == [0.0] * 6
+
+
+def test_nan_ranks_last_and_is_not_predicted():
+    scores = torch.tensor([[float("nan")], [0.1], [0.6]])
+    found = counted(scores, torch.tensor([[1], [0], [1]]))
+    assert found["AP"] == [(1 + 2 / 3) / 2]
+    assert found["OR"] == 0.5 and found["OP"] == 1.0
+    assert counted(torch.full((2, 5), float("nan")), torch.ones(2, 5))["OR_top3"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes_and_logits(dtype):
+    scores, targets, _ = draw()
+    assert_equal(counted(scores.to(dtype), targets.to(torch.int8)), counted(scores, targets))
+    logits = scores.double() * 16 - 8
+    assert_equal(counted(logits, targets, threshold=0.0), counted(logits.sigmoid(), targets))
+
+
+def test_reset_and_nothing_counted():
+    metrics = MultiLabelMetrics(5)
+    with pytest.raises(ValueError, match="no samples"):
+        metrics.compute()
+    metrics.update(*draw())
+    assert len(metrics.state()) == 61
+    metrics.reset()
+    assert metrics.state().shape == (0, 11)
+    metrics.gather()
+    with pytest.raises(ValueError, match="no samples"):
+        metrics.compute()
+
+
+def test_input_that_does_not_fit():
+    for make, message in [
+        (lambda: MultiLabelMetrics(0), "num_classes=0"),
+        (lambda: MultiLabelMetrics(3, "voc"), "protocol='voc': must be one of plain, voc07"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+    metrics, scores, targets = MultiLabelMetrics(3), torch.rand(4, 3), torch.ones(4, 3)
+    for arguments, message in [
+        ((scores, targets[:2]), r"\(4, 3\).*\(2, 3\).*need \(B, 3\)"),
+        ((scores[:, :2], targets[:, :2]), r"need \(B, 3\)"),
+        ((scores > 0.5, targets), "bool: need a floating"),
+        ((scores, targets, torch.arange(3)), r"ids \(3,\).*need \(4,\)"),
+        ((scores, targets, torch.arange(4.0)), "float32: need"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            metrics.update(*arguments)
+    with pytest.raises(ValueError, match=r"state \(4, 3\): need \(n, 7\)"):
+        metrics.merge(scores)
+
+
+def test_values_that_make_no_sense():
+    scores, targets, ids = draw()
+    for arguments, message in [
+        ((scores, targets.masked_fill(targets < 0, 99.0)), "targets hold 99"),
+        ((scores, targets * 0.5), r"targets hold -?0\.5"),
+        ((scores * 4 - 2, targets), "from -2 to 2.*threshold=0.5"),
+        ((scores, targets, ids // 6), "more than once, e.g. id"),
+        ((scores, targets, ids - 3), "1 of 61 samples came without ids"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            counted(*arguments)
+
+
+def rank_process(rank, port, out):
+    """One of two ranks: rank 0 takes 40 samples, rank 1 the others; then two samples for rank 1 alone."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    scores, targets, ids = draw()
+    mine = ids.argsort()[40:] if rank else ids.argsort()[:40].flip(0)
+    metrics = MultiLabelMetrics(5)
+    for rows in mine.split(7 + rank):
+        metrics.update(scores[rows], targets[rows], ids[rows])
+    metrics.gather()
+    few = MultiLabelMetrics(5)
+    if rank:
+        few.update(scores[:2], targets[:2])
+    few.gather()
+    out.put((rank, metrics.compute(), few.compute()))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_are_one_process_to_the_last_digit():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.metrics.test_multilabel"])
+    out = context.Queue()
+    processes = [context.Process(target=rank_process, args=(rank, port, out)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + 60
+    results = {rank: found for rank, *found in (out.get(timeout=end - time.monotonic()) for _ in processes)}
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0.1))
+    assert [process.exitcode for process in processes] == [0, 0]
+    scores, targets, ids = draw()
+    for whole, few in results.values():
+        assert_equal(whole, counted(scores, targets, ids))
+        assert_equal(few, counted(scores[:2], targets[:2]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rows_stay_on_the_gpu_and_give_the_same():
+    scores, targets, ids = draw()  # ids stay on the CPU, as a loader has them
+    scores, targets = scores.cuda(), targets.cuda()
+    metrics = MultiLabelMetrics(5)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metrics.update(scores, targets, ids)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert metrics.state().is_cuda
+    assert_equal(metrics.compute(), counted(*draw()))

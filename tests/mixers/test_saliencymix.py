@@ -1,0 +1,292 @@
+"""SaliencyMix: boxes around the peaks, pixels against a loop on images that are not square, draws, floats to uint8."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD
+from dali_mix.pipelines.cifar import STATISTICS
+from scipy import stats
+
+from dali_mix import mixers
+from dali_mix.mixers import CutMix, MixChoice, SaliencyMix, SaliencyMixParams, fine_grained_saliency, saliency
+from dali_mix.mixers.saliency import to_uint8
+from tests.mixers import oracles
+from tests.mixers.pictures import drawn
+
+HEIGHT, WIDTH = 23, 17
+MEAN, STD = (0.5, 0.4, 0.45), (0.2, 0.25, 0.23)
+PERMUTATION = [2, 0, 1, 3, 4]
+# Odd and even sides, one larger than fits, the whole image, one pixel, nothing.
+SIDES = [[6, 5], [21, 15], [23, 17], [1, 1], [0, 0]]
+LABELS = [0, 3, 1, 2, 3]
+NORMALIZED = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def generator(seed=11):
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(count=5):
+    """(count,3,HEIGHT,WIDTH) uint8."""
+    images = (
+        np.stack([drawn(HEIGHT, WIDTH, seed) for seed in range(20, 20 + count)]) if count else np.zeros((0, 1, 1, 3))
+    )
+    return torch.from_numpy(images).permute(0, 3, 1, 2).reshape(count, 3, HEIGHT, WIDTH).byte()
+
+
+def normalized(images, dtype=torch.float32, mean=MEAN, std=STD):
+    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    return ((images / 255 - mean) / std).to(dtype)
+
+
+def params(permutation=PERMUTATION, sides=SIDES):
+    return SaliencyMixParams(torch.tensor(permutation), torch.tensor(sides))
+
+
+def loop_boxes(images, permutation, sides, only=None):
+    """Boxes by Python's own arithmetic from each partner's map (or from the map of image `only`)."""
+    maps = fine_grained_saliency(images)
+    boxes = []
+    for partner, (box_h, box_w) in zip(permutation, sides, strict=True):
+        levels = maps[partner if only is None else only].tolist()
+        best = max(max(row) for row in levels)
+        y = next(row for row in range(HEIGHT) if best in levels[row])
+        x = levels[y].index(best)
+        top, left = y - box_h // 2, x - box_w // 2
+        bottom, right = min(top + box_h, HEIGHT), min(left + box_w, WIDTH)
+        top, left = max(top, 0), max(left, 0)
+        boxes.append([top, left, bottom - top, right - left])
+    return boxes
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("per_batch", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, *NORMALIZED])
+def test_equals_the_loop(dtype, per_batch, channels_last):
+    levels = pictures()
+    images = levels if dtype == torch.uint8 else normalized(levels, dtype)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    before = images.clone()
+    mixer = SaliencyMix(4, per_batch=per_batch, mean=MEAN, std=STD)
+    sides = [[6, 5]] * 5 if per_batch else SIDES
+    drawn_params = params(sides=sides)
+    mixed, targets = mixer.apply(images, torch.tensor(LABELS), drawn_params)
+    boxes = loop_boxes(levels, PERMUTATION, sides, only=PERMUTATION[0] if per_batch else None)
+    located = mixer.locate(images, drawn_params)
+    assert located.boxes.tolist() == boxes
+    assert torch.equal(located.permutation, drawn_params.permutation)
+    lam = [1 - h * w / (HEIGHT * WIDTH) for _, _, h, w in boxes]
+    assert located.lam.tolist() == pytest.approx(lam, abs=1e-7)
+    assert mixed.dtype == dtype
+    assert torch.equal(mixed, oracles.cutmix(images, PERMUTATION, boxes))
+    assert torch.equal(images, before)
+    assert mixed.stride() == images.stride()
+    wanted_targets = oracles.targets_area(LABELS, PERMUTATION, lam, 4)
+    torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-6)
+    assert torch.equal(mixer.saliency(images), fine_grained_saliency(levels))
+    by_cutmix = CutMix(4).apply(images, torch.tensor(LABELS), located)
+    assert torch.equal(mixed, by_cutmix[0]) and torch.equal(targets, by_cutmix[1])
+
+
+def test_boxes_lie_where_the_spot_is():
+    images = torch.full((4, 3, 31, 19), 90, dtype=torch.uint8)
+    spots = [(4, 15), (28, 2), (15, 9), (0, 18)]
+    for image, (y, x) in zip(images, spots, strict=True):
+        image[:, y, x] = 200  # too little to lift the mean around it by a level: nothing else is salient
+    located = SaliencyMix(2).locate(images, params([1, 0, 3, 2], [[5, 3]] * 4))
+    assert located.boxes.tolist() == [[26, 1, 5, 3], [2, 14, 5, 3], [0, 17, 3, 2], [13, 8, 5, 3]]
+    assert located.lam.tolist() == pytest.approx([1 - 15 / 589, 1 - 15 / 589, 1 - 6 / 589, 1 - 15 / 589])
+
+
+def test_an_image_without_salience_has_its_peak_in_the_first_pixel():
+    images = torch.full((1, 3, 9, 7), 90, dtype=torch.uint8)
+    assert SaliencyMix(2).locate(images, params([0], [[4, 4]])).boxes.tolist() == [[0, 0, 2, 2]]
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.4])
+def test_sides_are_as_the_paper_draws_them(alpha):
+    height, width = 10**9, 7 * 10**8  # so that the sides tell λ0 to nine digits
+    drawn_params = SaliencyMix(10, alpha=alpha).sample(100_000, height, width, generator())
+    box_h, box_w = drawn_params.sides.double().numpy().T
+    assert stats.kstest(1 - (box_h / height) ** 2, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    assert np.abs(box_h / height - box_w / width).max() < 2 / width
+    assert sorted(drawn_params.permutation.tolist()) == list(range(100_000))
+
+
+def test_lam_is_the_share_left():
+    images = pictures(9)
+    mixer = SaliencyMix(9)
+    for seed in range(20):
+        located = mixer.locate(images, mixer.sample(9, HEIGHT, WIDTH, generator(seed)))
+        top, left, box_h, box_w = located.boxes.T
+        assert (top >= 0).all() and (left >= 0).all() and (box_h >= 0).all() and (box_w >= 0).all()
+        assert (top + box_h <= HEIGHT).all() and (left + box_w <= WIDTH).all()
+        assert torch.equal(located.lam, (1 - (box_h * box_w).double() / (HEIGHT * WIDTH)).float())
+    # Shown in pixels: images of one level each, with a spot, count what came from the partner.
+    flat = torch.arange(9, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, HEIGHT, WIDTH) * 20
+    drawn_params = mixer.sample(9, HEIGHT, WIDTH, generator())
+    mixed, targets = mixer.apply(flat, torch.arange(9), drawn_params)
+    own = (mixed == flat).double().mean((1, 2, 3))
+    moved = drawn_params.permutation != torch.arange(9)
+    torch.testing.assert_close(targets.diagonal()[moved].double(), own[moved], rtol=0, atol=1e-6)
+
+
+def test_per_batch_draws_and_looks_once():
+    mixer = SaliencyMix(10, per_batch=True)
+    drawn_params = mixer.sample(7, HEIGHT, WIDTH, generator())
+    assert len(drawn_params.sides.unique(dim=0)) == 1
+    images = pictures(7)
+    first = int(drawn_params.permutation[0])
+    located = mixer.locate(images, drawn_params)
+    assert len(located.boxes.unique(dim=0)) == 1
+    others = images.clone()
+    others[torch.arange(7) != first] = 0
+    assert torch.equal(mixer.locate(others, drawn_params).boxes, located.boxes), "only the first partner is looked at"
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("per_batch", [False, True])
+@pytest.mark.parametrize("batch_size", [0, 1, 3])
+def test_any_batch_size(batch_size, per_batch, dtype):
+    images = pictures(batch_size)
+    images = images if dtype == torch.uint8 else normalized(images)
+    mixer = SaliencyMix(4, per_batch=per_batch, mean=MEAN, std=STD)
+    mixed, targets = mixer(images, torch.arange(batch_size), generator())
+    assert (mixed.shape, mixed.dtype, targets.shape) == (images.shape, dtype, (batch_size, 4))
+    torch.testing.assert_close(targets.sum(1), torch.ones(batch_size))
+    one_pixel = images[:, :, :1, :1]
+    assert mixer(one_pixel, torch.arange(batch_size), generator())[0].shape == (batch_size, 3, 1, 1)
+
+
+LEVELS = torch.arange(256, dtype=torch.uint8).expand(1, 3, 256, 256)
+
+
+def both_versions(images, mean, std):
+    """to_uint8, the compiled version and torch's, which must agree."""
+    levels = to_uint8(images, mean, std)
+    scale, shift = (torch.tensor([255.0 * value for value in values]) for values in (std, mean))
+    assert torch.equal(saliency._to_uint8_torch(images.float(), scale, shift), levels)
+    return levels
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [(IMAGENET_MEAN, IMAGENET_STD), *STATISTICS.values(), ((0, 0, 0), (1, 1, 1)), (MEAN, STD)]
+)
+def test_every_grey_level_comes_back(mean, std):
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        assert torch.equal(both_versions(normalized(LEVELS, dtype, mean, std), mean, std), LEVELS), dtype
+    # As the pipelines normalize: one factor, one summand.
+    factor, summand = (np.float32([[1 / (255 * s), -m / s] for m, s in zip(mean, std, strict=True)])).T
+    scaled = LEVELS.float() * torch.tensor(factor)[:, None, None] + torch.tensor(summand)[:, None, None]
+    assert torch.equal(both_versions(scaled, mean, std), LEVELS)
+    off = (both_versions(normalized(LEVELS, torch.bfloat16, mean, std), mean, std).int() - LEVELS.int()).abs()
+    assert off.max() <= (1 if max(std) > 0.25 else 0)
+
+
+@pytest.mark.parametrize("batch_size", [0, 1, 8])
+def test_floats_between_and_beyond_the_levels(batch_size):
+    images = torch.randn(batch_size, 3, 91, 120, generator=generator()) * 2
+    wanted = (images.double().permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)) * 255
+    wanted = wanted.round().clamp(0, 255).permute(0, 3, 1, 2)
+    for given in (images, images.contiguous(memory_format=torch.channels_last)):
+        levels = both_versions(given, MEAN, STD)
+        assert levels.is_contiguous() and levels.dtype == torch.uint8
+        off = (levels.double() - wanted).abs()
+        assert off.numel() == 0 or (off.max() <= 1 and off.mean() < 1e-4)  # rounding of float32 near a half
+
+
+def test_gradients_pass_through_the_paste_only():
+    images = normalized(pictures(3)).requires_grad_()
+    mixer = SaliencyMix(4, mean=MEAN, std=STD)
+    drawn_params = mixer.sample(3, HEIGHT, WIDTH, generator())
+    weights = torch.rand(images.shape, generator=generator())
+    mixed, _ = mixer.apply(images, torch.tensor([0, 1, 2]), drawn_params)
+    (mixed * weights).sum().backward()
+    inside = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.bool)
+    for mask, (top, left, box_h, box_w) in zip(inside, mixer.locate(images, drawn_params).boxes.tolist(), strict=True):
+        mask[top : top + box_h, left : left + box_w] = True
+    wanted = torch.where(inside[:, None], 0, weights)
+    for i, partner in enumerate(drawn_params.permutation.tolist()):
+        wanted[partner] += torch.where(inside[i], weights[i], 0)
+    torch.testing.assert_close(images.grad, wanted)
+
+
+def test_draws_are_repeatable_and_leave_the_global_generator_alone():
+    state = torch.get_rng_state()
+    mixer = SaliencyMix(4)
+    first, again, other = (mixer.sample(16, HEIGHT, WIDTH, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.sides, again.sides) and torch.equal(first.permutation, again.permutation)
+    assert not torch.equal(first.sides, other.sides)
+    assert (first.sides.dtype, first.permutation.dtype, first.sides.shape) == (torch.int64, torch.int64, (16, 2))
+    images, targets = pictures(3), torch.arange(3)
+    drawn_params = mixer.sample(3, HEIGHT, WIDTH, generator())
+    once, twice = mixer.apply(images, targets, drawn_params), mixer.apply(images, targets, drawn_params)
+    assert torch.equal(once[0], twice[0]) and torch.equal(once[1], twice[1])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": MEAN}, "give both, or neither"),
+        ({"std": STD}, "give both, or neither"),
+        ({"mean": 0.5, "std": STD}, "mean=0.5.*three numbers"),
+        ({"mean": MEAN, "std": (0.2, 0.2)}, "std=.*three numbers"),
+        ({"mean": MEAN, "std": (0.2, 0.0, 0.2)}, "above 0"),
+        ({"mean": (math.nan, 0, 0), "std": STD}, "finite"),
+        ({"mean": ("a", "b", "c"), "std": STD}, "three numbers"),
+        ({"alpha": 0}, "alpha=0"),
+        ({"num_classes": 0}, "num_classes=0"),
+    ],
+)
+def test_constructor_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        SaliencyMix(**{"num_classes": 4, **options})
+
+
+def test_images_that_do_not_fit():
+    labels = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"torch.float32 images.*mean and std"):
+        SaliencyMix(4)(torch.rand(2, 3, 8, 6), labels, generator())
+    with pytest.raises(ValueError, match=r"\(2, 1, 8, 6\)"):
+        SaliencyMix(4)(torch.zeros(2, 1, 8, 6, dtype=torch.uint8), labels, generator())
+    with pytest.raises(ValueError, match=r"\(2, 4, 8, 6\)"):
+        SaliencyMix(4, mean=MEAN, std=STD)(torch.rand(2, 4, 8, 6), labels, generator())
+    with pytest.raises(ValueError, match=r"\(2, 3, 0, 6\)"):
+        SaliencyMix(4, mean=MEAN, std=STD).saliency(torch.rand(2, 3, 0, 6))
+    with pytest.raises(ValueError, match=r"\(2, 1, 8, 6\)"):
+        SaliencyMix(4, mean=MEAN, std=STD).saliency(torch.rand(2, 1, 8, 6))
+    with pytest.raises(ValueError, match=r"int64"):
+        SaliencyMix(4, mean=MEAN, std=STD)(torch.zeros(2, 3, 8, 6, dtype=torch.int64), labels, generator())
+    with pytest.raises(ValueError, match="drawn for 2"):
+        SaliencyMix(4).apply(pictures(3), torch.arange(3), SaliencyMix(4).sample(2, HEIGHT, WIDTH, generator()))
+
+
+def test_in_a_choice():
+    choice = MixChoice([SaliencyMix(4), CutMix(4)], probs=[0.5, 0.25])
+    images, labels = pictures(3), torch.arange(3)
+    seen = set()
+    for seed in range(20):
+        drawn_params = choice.sample(3, HEIGHT, WIDTH, generator(seed))
+        mixed, targets = choice.apply(images, labels, drawn_params)
+        assert targets.shape == (3, 4)
+        if drawn_params.index == 0:
+            assert torch.equal(mixed, choice.mixers[0].apply(images, labels, drawn_params.params)[0])
+        seen.add(drawn_params.index)
+    assert seen == {-1, 0, 1}
+
+
+def test_build_hands_mean_and_std_on():
+    mixer = mixers.build("saliencymix", num_classes=7, mean=MEAN, std=list(STD), alpha=0.5)
+    assert repr(mixer) == f"SaliencyMix(num_classes=7, alpha=0.5, per_batch=False, mean={MEAN}, std={STD})"
+    members = [{"type": "SaliencyMix", "per_batch": True}, {"type": "CutMix"}]
+    choice = mixers.build("MixChoice", num_classes=7, mean=MEAN, std=STD, mixers=members, probs=[0.5, 0.5])
+    assert (choice.mixers[0].mean, choice.mixers[0].std, choice.num_classes) == (MEAN, STD, 7)
+    own = [{"type": "SaliencyMix", "mean": (0.1, 0.2, 0.3)}]
+    choice = mixers.build("MixChoice", num_classes=7, mean=MEAN, std=STD, mixers=own, probs=[0.5])
+    assert (choice.mixers[0].mean, choice.mixers[0].std) == ((0.1, 0.2, 0.3), STD)
+    with pytest.raises(ValueError, match="mixer SaliencyMix: mean="):
+        mixers.build("SaliencyMix", num_classes=7, mean="red", std=STD)

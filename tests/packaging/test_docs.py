@@ -1,0 +1,77 @@
+"""The pages on mixers: none is missing, links lead somewhere, and their code runs as it stands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dali_mix.cli.main import parse
+from dali_mix.mixers import MIXERS
+
+ROOT = Path(__file__).parents[2]
+INDEX = ROOT / "docs/mixers.md"
+PAGES = sorted((ROOT / "docs/mixers").glob("*.md"))
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *PAGES]
+
+
+def test_every_mixer_has_a_page_and_is_listed():
+    titles = {page.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ").split()[0] for page in PAGES}
+    assert titles == {*MIXERS, "Masks"}
+    for text in (INDEX, ROOT / "README.md"):
+        linked = set(re.findall(r"\]\([\w/]*mixers/(\w+)\.md\)", text.read_text(encoding="utf-8")))
+        assert linked == {page.stem for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_shows_its_picture_and_says_when(page):
+    text = page.read_text(encoding="utf-8")
+    assert f"]({page.stem}.png)" in text and "**When:**" in text and "```python" in text
+    picture = page.with_suffix(".png")
+    assert picture.stat().st_size < 60_000
+    with Image.open(picture) as image:
+        assert image.format == "PNG" and image.width > 400
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
+def test_links_lead_somewhere(text):
+    links = re.findall(r"\]\(([^)\s]+)\)", text.read_text(encoding="utf-8"))
+    for link in links:
+        if not link.startswith(("http://", "https://", "#")):
+            assert (text.parent / link.split("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("page", [INDEX, *PAGES], ids=lambda page: page.stem)
+def test_the_code_runs(page):
+    generator = torch.Generator().manual_seed(0)
+    images_u8 = torch.randint(256, (8, 3, 24, 36), dtype=torch.uint8, generator=generator)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    given = {
+        "torch": torch,
+        "images_u8": images_u8,
+        "images": images_u8 / 255,
+        "normalized": (images_u8 / 255 - next(scale)) / next(scale),
+        "labels": torch.arange(8),
+        "multi_hot": torch.eye(10)[:8],
+        "height": 24,
+        "width": 36,
+        "device": "cpu",
+        "mean": mean,
+        "std": std,
+    }
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        exec(block, given)
+    for name in ("mixed", "cut", "masked"):
+        if name in given:
+            assert given[name].shape[1:] == (3, 24, 36)
+            assert not torch.equal(given[name][-8:], given["images"])
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
+def test_gallery_commands_are_understood(text):
+    for line in re.findall(r"^ *(dali-mix gallery .*)$", text.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        args = parse(shlex.split(line, comments=True)[1:])
+        assert {name.split(":")[0].lower() for name in args.mixers.split(",")} <= {name.lower() for name in MIXERS}

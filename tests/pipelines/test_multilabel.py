@@ -1,0 +1,233 @@
+"""The multilabel pipeline: windows, cutout and normalization against PIL and per-pixel loops; boxes; wrong options."""
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from dali_mix.pipelines import SampleRandom, build, windows
+from dali_mix.pipelines.multilabel import NORMALIZATIONS
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from dali_mix import build_loader
+from dali_mix.recordio import RecordSet, write_set
+from tests.loading.sets import encode, picture, pixels_by_id
+
+SIZE = (64, 96)
+PLAIN = {"image_size": SIZE, "normalization": "none"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Parts of two photographs with four labels each, one of them ignored."""
+    china, flower = load_sample_images().images
+    parts = [china, flower, china[:300, 200:420], flower[100:260, :500], china[200:, :150], flower[50:150, 100:271]]
+    labels = np.random.default_rng(0).integers(-1, 2, (len(parts), 4)).astype(np.float32)
+    prefix = tmp_path_factory.mktemp("photos") / "set"
+    samples = [(encode(np.ascontiguousarray(part)), label) for part, label in zip(parts, labels, strict=True)]
+    write_set(prefix, samples, task="multilabel", classes="abcd")
+    return RecordSet(prefix), parts, labels
+
+
+def run(records, *, train, epoch=0, batch_size=4, **options):
+    one = build_loader(
+        "multilabel",
+        records,
+        batch_size=batch_size,
+        train=train,
+        device="cpu",
+        num_threads=1,
+        pipeline_options={**PLAIN, **options},
+    )
+    one.set_epoch(epoch)
+    return pixels_by_id([one])
+
+
+def drawn(records, epoch=0, **options):
+    pipeline = build("multilabel", True, {**PLAIN, **options})
+    return pipeline.draw(records.table[:], SampleRandom(0, epoch, np.arange(len(records))))
+
+
+def resized(part, anchor, shape, mirror):
+    (top, left), (height, width) = anchor, shape
+    crop = Image.fromarray(part[top : top + height, left : left + width])
+    pixels = np.asarray(crop.resize(SIZE[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
+    return pixels[:, :, ::-1] if mirror else pixels
+
+
+@pytest.mark.parametrize("crop", ["random-resized", "multi-scale", "none"])
+def test_training_pixels(photos, crop):
+    records, parts, _ = photos
+    for epoch in range(2):
+        images, draws = run(records, train=True, epoch=epoch, crop=crop), drawn(records, epoch, crop=crop)
+        for i, part in enumerate(parts):
+            wanted = resized(part, draws["anchor"][i], draws["shape"][i], draws["mirror"][i])
+            assert images[i].shape == (3, *SIZE)
+            difference = abs(images[i] - wanted)[:, 1:-1, 1:-1] * 255
+            assert difference.max() <= 1.51 and difference.mean() < 0.5
+            if crop == "none":
+                assert draws["anchor"][i].tolist() == [0, 0] and draws["shape"][i].tolist() == list(part.shape[:2])
+
+
+def test_evaluation_shows_the_whole_picture(photos):
+    records, parts, labels = photos
+    images = run(records, train=False, cutout=0.5, auto_augment="randaugment", crop="multi-scale")
+    for i, part in enumerate(parts):
+        wanted = resized(part, (0, 0), part.shape[:2], False)
+        assert abs(images[i] - wanted)[:, 1:-1, 1:-1].max() * 255 <= 1.51
+    loader = build_loader("multilabel", records, batch_size=4, train=False, device="cpu", pipeline_options=PLAIN)
+    for _, targets, ids in loader:
+        assert np.array_equal(targets.numpy(), labels[ids.numpy()])
+
+
+@pytest.mark.parametrize("name", list(NORMALIZATIONS))
+def test_normalizations(photos, name):
+    records = photos[0]
+    plain, normalized = run(records, train=False), run(records, train=False, normalization=name)
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in NORMALIZATIONS[name])
+    for i, pixels in plain.items():
+        np.testing.assert_allclose(normalized[i], (pixels - mean) / std, atol=2e-5)
+
+
+def test_cutout_is_a_square_of_one_colour(photos):
+    records = photos[0]
+    options = {"crop": "none", "cutout": 0.5}
+    plain, cut, draws = (
+        run(records, train=True, crop="none"),
+        run(records, train=True, **options),
+        drawn(records, **options),
+    )
+    sizes = set()
+    for i in plain:
+        (top, left), (height, width) = draws["cut_anchor"][i].astype(int), draws["cut_shape"][i].astype(int)
+        assert top >= 0 and left >= 0 and top + height <= SIZE[0] and left + width <= SIZE[1]
+        sizes.add((height, width))
+        inside = np.zeros(SIZE, bool)
+        inside[top : top + height, left : left + width] = True
+        inside = inside[:, ::-1] if draws["mirror"][i] else inside
+        colour = draws["cut_color"][i] / 255
+        np.testing.assert_allclose(cut[i][:, inside], np.repeat(colour[:, None], inside.sum(), axis=1), atol=1e-6)
+        assert abs(cut[i] - plain[i])[:, ~inside].max() * 255 < 1.01  # the fused operator does not round between
+    assert len(sizes) > 1 and max(size[0] for size in sizes) <= 32 and max(size[1] for size in sizes) <= 48
+
+
+def test_cutout_centres_reach_every_pixel():
+    table = np.zeros(100_000, [("height", "u4"), ("width", "u4")])
+    table["height"], table["width"] = 100, 200
+    draws = build("multilabel", True, {**PLAIN, "cutout": 0.5}).draw(table, SampleRandom(1, 0, np.arange(len(table))))
+    bottom, right = (draws["cut_anchor"] + draws["cut_shape"]).T
+    # Around a centre at c it spans c - 16 to c + 16: 16 of 64 centres touch the lower border, 17 the upper one.
+    assert abs((bottom == 64).mean() - 16 / 64) < 0.01 and abs((right == 96).mean() - 24 / 96) < 0.01
+    assert abs((draws["cut_anchor"] == 0).mean(0) - np.array([17 / 64, 25 / 96])).max() < 0.01
+    assert abs(draws["cut_color"].mean() - 127.5) < 0.5 and draws["cut_color"].max() == 255
+
+
+def test_multi_scale_windows_as_published():
+    count = 100_000
+    height, width = np.full(count, 512), np.full(count, 1024)
+    anchor, shape = windows.multi_scale_windows(height, width, SampleRandom(2, 0, np.arange(count)))
+    scales = [1.0, 0.875, 0.75, 0.66, 0.5]
+    wanted_pairs = {
+        (round(512 * a), round(1024 * b)) for i, a in enumerate(scales) for j, b in enumerate(scales) if abs(i - j) <= 2
+    }
+    pairs = Counter(map(tuple, shape.tolist()))
+    assert set(pairs) == wanted_pairs and len(wanted_pairs) == 19
+    expected = count / 19
+    assert (
+        sum((found - expected) ** 2 / expected for found in pairs.values()) < 42.3
+    )  # chi-square, 18 degrees, p = .001
+    assert (anchor >= 0).all() and (anchor + shape <= [512, 1024]).all()
+    small = (shape == [256, 512]).all(1)
+    places = Counter(map(tuple, anchor[small].tolist()))
+    tops, lefts = [0, 64, 128, 192, 256], [0, 128, 256, 384, 512]
+    corners = {(tops[a], lefts[b]) for a in (0, 4) for b in (0, 4)}
+    middles = {(256 // 2 * a, 512 // 2 * b) for a, b in [(1, 1), (1, 0), (1, 2), (0, 1), (2, 1)]}
+    quarters = {(tops[a], lefts[b]) for a in (1, 3) for b in (1, 3)}
+    assert set(places) == corners | middles | quarters
+    expected = small.sum() / 13
+    assert sum((found - expected) ** 2 / expected for found in places.values()) < 32.9  # 12 degrees
+
+
+def test_tiny_pictures_keep_a_pixel():
+    sizes = np.array([1, 1, 2, 3]), np.array([1, 5, 2, 1])
+    for epoch in range(20):
+        anchor, shape = windows.multi_scale_windows(*sizes, SampleRandom(0, epoch, np.arange(4)))
+        assert (shape >= 1).all() and (anchor >= 0).all() and (anchor + shape <= np.stack(sizes, 1)).all()
+
+
+def test_batch_size_and_options_do_not_change_a_window(photos):
+    records = photos[0]
+    whole, small = (run(records, train=True, batch_size=b, cutout=0.3, crop="multi-scale") for b in (6, 1))
+    assert all(np.array_equal(whole[i], small[i]) for i in whole)
+    bare = drawn(records, crop="multi-scale")
+    more = drawn(records, crop="multi-scale", cutout=0.5, auto_augment="randaugment")
+    assert all(np.array_equal(bare[name], more[name]) for name in bare)
+
+
+def test_randaugment_changes_pictures(photos):
+    records = photos[0]
+    plain = run(records, train=True, crop="none")
+    augmented = run(records, train=True, crop="none", auto_augment="randaugment")
+    changed = [abs(plain[i] - augmented[i]).mean() > 0.02 for i in plain]
+    assert sum(changed) >= 3
+    assert all(pixels.min() >= 0 and pixels.max() <= 1 for pixels in augmented.values())
+
+
+def test_boxes_follow_the_window(tmp_path):
+    random, samples = np.random.default_rng(0), []
+    for _ in range(16):
+        height, width = random.integers(80, 160, 2)
+        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+        bottom, right = top + height // 3, left + width // 3
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[top:bottom, left:right] = 255
+        samples.append((encode(pixels), [2, 6, 1, left / width, top / height, right / width, bottom / height, 0]))
+    write_set(tmp_path / "boxes", samples, task="detection", classes=("a", "b"))
+    checked = 0
+    for crop in ("none", "multi-scale"):
+        loader = build_loader(
+            "multilabel",
+            tmp_path / "boxes",
+            batch_size=8,
+            train=True,
+            device="cpu",
+            pipeline_options={**PLAIN, "crop": crop},
+        )
+        for images, targets, _ in loader:
+            for image, target in zip(images, targets, strict=True):
+                lit = (image[0] > 0.5).nonzero()
+                if len(target["boxes"]) and len(lit) > 20:
+                    found = [lit[:, 1].min(), lit[:, 0].min(), lit[:, 1].max() + 1, lit[:, 0].max() + 1]
+                    assert np.abs(target["boxes"][0].numpy() - np.array(found)).max() < 2.5
+                    checked += 1
+    assert checked > 16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": "centre"}, "crop is 'centre': choose one of random-resized, multi-scale, none"),
+        ({"normalization": "mean"}, "normalization is 'mean': choose one of imagenet, half, none"),
+        ({"image_size": 1025}, "image_size is 1025"),
+        ({"cutout": 1.5}, "cutout is 1.5"),
+        ({"scale": (0.9, 0.7)}, "scale is"),
+        ({"auto_augment": "augmix"}, "auto_augment is 'augmix'"),
+        ({"mean": (0, 0, 0)}, "has no option 'mean'"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        build("multilabel", True, options)
+
+
+def test_a_jpeg_set_through_the_decoder_window(tmp_path):
+    pixels = picture(150, 210)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=98, subsampling=0)
+    write_set(tmp_path / "set", [(file.getvalue(), [1.0, 0.0])], task="multilabel", classes="ab")
+    records = RecordSet(tmp_path / "set")
+    image, draws = run(records, train=True)[0], drawn(records)
+    decoded = np.asarray(Image.open(io.BytesIO(file.getvalue())))
+    wanted = resized(decoded, draws["anchor"][0], draws["shape"][0], draws["mirror"][0])
+    assert abs(image - wanted)[:, 1:-1, 1:-1].mean() * 255 < 1.0
