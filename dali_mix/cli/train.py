@@ -12,8 +12,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "A run killed at any point goes on from its newest checkpoint with --resume, and on a CPU ends with the same\n"
-        "weights. SIGTERM and Ctrl-C finish the step, save, and exit with status 75 and 130; a second Ctrl-C stops at once.\n"
-        "Several processes: scripts/train_dist.sh."
+        "weights. SIGTERM and Ctrl-C finish the step, save, and exit with status 75 and 130; a second Ctrl-C stops at\n"
+        "once. Several processes: scripts/train_dist.sh."
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
     parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")

@@ -77,16 +77,19 @@ def train(
     if make_loaders is None:
         task, num_classes = check_sets(config)
         check_recipe(config, num_classes, task)
-    for part, path in weight_files(config).items():
+    begun = resume != "no" and bool(folder.steps())  # then all weights are the checkpoint's
+    for part, path in ({} if begun else weight_files(config)).items():
         if not Path(path).is_file():
             raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
     _tune(device)
     report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
     with _alone(work_dir), distributed.joined(device) as ranks, StopSignal() as stop:
+        step = _newest(folder, resume, ranks)
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:
-            trainer = Trainer(config, build_parts(config, ranks, *loaders), ranks, folder, report, stop, observers)
-            _begin(trainer, resume, recipe)
+            parts = build_parts(config, ranks, *loaders, pretrained=step is None)
+            trainer = Trainer(config, parts, ranks, folder, report, stop, observers)
+            _begin(trainer, step, resume, recipe)
             return trainer.fit()
         finally:
             report.close()
@@ -122,13 +125,9 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
         raise FileNotFoundError(f"{folder.path}: nothing to resume from; leave --resume out to begin a run there")
 
 
-def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
-    """Restores the newest whole checkpoint, if asked, and writes what the run begins with."""
+def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
+    """Restores the checkpoint of `step`, unless None, and writes what the run begins with."""
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
-    step: int | None = None
-    if resume != "no":
-        found = ranks.agree(_newest(folder, resume) if ranks.main else 0)
-        step = None if found == _NONE else found
     if step is not None:
         path = folder.file(step)
         try:
@@ -147,7 +146,7 @@ def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
         report.warn(odd)
     if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
         report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")
-    for taken in trainer.parts.weights if step is None else ():
+    for taken in trainer.parts.weights:
         report.line(f"weights from {taken}")
     if step is not None:
         report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
@@ -161,7 +160,7 @@ def _oddities(trainer: Trainer) -> Iterator[str]:
     if config.batch_size > records:
         yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
     if 0 < config.epochs <= config.schedule.get("warmup_epochs", 0):
-        yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']}: the warm-up does not end in {config.epochs} epochs"
+        yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
     if config.amp == "fp16" and trainer.ranks.device.type == "cpu":
         yield "amp='fp16' on a CPU is very slow: use amp='auto'"
 
@@ -169,11 +168,15 @@ def _oddities(trainer: Trainer) -> Iterator[str]:
 _NONE = -1
 
 
-def _newest(folder: CheckpointFolder, resume: str) -> int:
-    step = folder.newest()
-    if step is None and resume == "must":
+def _newest(folder: CheckpointFolder, resume: str, ranks: Ranks) -> int | None:
+    """The step of the newest whole checkpoint, the same on all ranks; None to begin at step 0."""
+    if resume == "no":
+        return None
+    step = folder.newest() if ranks.main else None
+    if ranks.main and step is None and resume == "must":
         raise FileNotFoundError(f"{folder.path}: holds no checkpoint to resume from")
-    return _NONE if step is None else step
+    found = ranks.agree(_NONE if step is None else step)
+    return None if found == _NONE else found
 
 
 def _write_config(trainer: Trainer, recipe: str | None, *, resumed: bool) -> None:

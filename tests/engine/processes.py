@@ -57,7 +57,7 @@ def child(values, work_dir, env, options):
             sync(handle)
 
         checkpoints.os.fsync = dying_sync
-    make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()))
+    make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()), bad=options.get("bad", ()))
     if options.get("term_in_evaluation") == rank:
         make = functools.partial(terminated_in_evaluation, make)
     try:

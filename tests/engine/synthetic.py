@@ -21,12 +21,12 @@ class Batch(NamedTuple):
 class SyntheticLoader:
     """Image i is noise from seed i plus a bright quadrant that tells its class, i % CLASSES."""
 
-    def __init__(self, count, batch_size, *, train, seed=0, rank=0, world_size=1, nan_at=(), size=8):
+    def __init__(self, count, batch_size, *, train, seed=0, rank=0, world_size=1, nan_at=(), bad=(), size=8):
         self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
         self.rank, self.world_size, self.size = rank, world_size, size
         self.global_batch_size = batch_size * world_size
         self.epoch = self.samples_seen = self.global_size = 0
-        self.nan_at = set(nan_at)
+        self.nan_at, self.bad = set(nan_at), set(bad)  # bad: left out, as with on_bad_record="skip"
         self.dataset = SimpleNamespace(metainfo={"classes": tuple("abcd"), "num_classes": CLASSES})
 
     def __len__(self):
@@ -41,6 +41,7 @@ class SyntheticLoader:
             self.samples_seen += len(ids)
             self.global_size = len(ids)
             mine = np.array_split(ids, self.world_size)[self.rank]
+            mine = np.array([i for i in mine if i not in self.bad], dtype=np.int64)
             if len(mine):
                 yield self._batch(mine)
         self.epoch, self.samples_seen = self.epoch + 1, 0
@@ -70,11 +71,11 @@ class SyntheticLoader:
         pass
 
 
-def make_loaders(config, ranks, *, count=40, nan_at=()):
+def make_loaders(config, ranks, *, count=40, nan_at=(), bad=()):
     """(training, evaluation) loaders for `dali_mix.engine.run.train(make_loaders=…)`."""
     place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size}
     train = SyntheticLoader(
-        count, config.per_rank(ranks.world_size), train=True, seed=config.seed, nan_at=nan_at, **place
+        count, config.per_rank(ranks.world_size), train=True, seed=config.seed, nan_at=nan_at, bad=bad, **place
     )
     return train, SyntheticLoader(22, 8, train=False, **place)
 
