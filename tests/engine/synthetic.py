@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,12 @@ class Batch(NamedTuple):
     ids: torch.Tensor
 
 
+class Records(list):
+    """What the loader loads from: a length, and what is known of the set."""
+
+    metainfo: ClassVar = {"classes": tuple("abcd"), "num_classes": CLASSES, "task": "classification"}
+
+
 class SyntheticLoader:
     """Image i is noise from seed i plus a bright quadrant that tells its class, i % CLASSES."""
 
@@ -27,7 +32,7 @@ class SyntheticLoader:
         self.global_batch_size = batch_size * world_size
         self.epoch = self.samples_seen = self.global_size = 0
         self.nan_at, self.bad = set(nan_at), set(bad)  # bad: left out, as with on_bad_record="skip"
-        self.dataset = SimpleNamespace(metainfo={"classes": tuple("abcd"), "num_classes": CLASSES})
+        self.dataset = Records(range(count))
 
     def __len__(self):
         return -(-self.count // self.global_batch_size)

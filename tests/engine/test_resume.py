@@ -6,7 +6,17 @@ import signal
 import pytest
 
 from dali_mix.engine.schedules import build_schedule
-from tests.engine.processes import PREEMPTED, assert_same_run, finish, newest_state, records, run, said, start
+from tests.engine.processes import (
+    INTERRUPTED,
+    PREEMPTED,
+    assert_same_run,
+    finish,
+    newest_state,
+    records,
+    run,
+    said,
+    start,
+)
 from tests.engine.synthetic import recipe
 
 KILLED = -signal.SIGKILL
@@ -66,6 +76,20 @@ def test_sigterm_saves_and_goes_on_equal(straight, tmp_path):
     assert newest_state(work_dir)["step"] == 7  # not a multiple of the save interval
     assert run(recipe(), work_dir, resume="must") == [0]
     assert_same_run(straight, work_dir)
+
+
+def test_ctrl_c_saves_and_goes_on_equal(straight, tmp_path):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, interrupt_at=7) == [INTERRUPTED]
+    assert newest_state(work_dir)["step"] == 7
+    assert "Ctrl-C: saved at step 7" in said(work_dir)
+    assert run(recipe(), work_dir, resume="must") == [0]
+    assert_same_run(straight, work_dir)
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path):
+    assert run(recipe(), tmp_path / "run", interrupt_at=7, interrupts=2) == [-signal.SIGINT & 0xFF]
+    assert newest_state(tmp_path / "run")["step"] < 7
 
 
 @pytest.mark.parametrize("step", [4, 5, 8])
