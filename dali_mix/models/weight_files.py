@@ -125,7 +125,9 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
 def check_suffix(path: Path) -> None:
     """Raises ValueError for a name that says no kind of weight file."""
     if path.suffix not in (*SAFETENSORS, *TORCH):
-        raise ValueError(f"{path}: call it *{SAFETENSORS[0]}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save")
+        raise ValueError(
+            f"{path}: call it *{SAFETENSORS[0]}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save"
+        )
 
 
 def _read(path: Path) -> Any:
