@@ -59,12 +59,18 @@ def to_ours(
     ours = _names(given, layout, back=False)
     found = recognize(ours, model)
     if found is None:
-        raise ValueError(f"the model is not one that its shapes tell; --model NAME says it{advice(state, release)}")
+        raise ValueError(
+            "neither a ResNet (layer1 to layer4) nor a ViT (pos_embed, patch_embed.proj.weight) whose size its shapes "
+            f"tell; --model NAME says what it is{advice(state, release)}"
+        )
     if layout.head and found.head == "pooled":
         found = replace(found, head=layout.head)
     positions = given.get(POSITIONS)
     if differ := differences(_expected(found, layout, given, positions), given, most=20):
-        raise ValueError(f"as a checkpoint of {release} it would be {found}, but {differ}{advice(state, release)}")
+        other = "" if model else ". If it is another model, --model NAME says which"
+        raise ValueError(
+            f"as a checkpoint of {release} it would be {found}, but {differ}{other}{advice(state, release)}"
+        )
     if positions is not None:
         notes.append(_check_positions(positions))
     if layout.head == "csra":

@@ -113,10 +113,8 @@ def recognize_backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str,
     first = shapes.get("layer1.0.conv1.weight", ())
     if len(first) == 4 and "conv1.bias" in shapes and first[0] % 16 == 0:
         return "wrn", f"wrn-{6 * count(shapes, 'layer1.#.') + 4}-{first[0] // 16}", {}
-    if len(first) == 4 and "layer4.0.conv1.weight" in shapes:
-        blocks = tuple(count(shapes, f"layer{stage}.#.") for stage in (1, 2, 3, 4))
-        name = RESNETS.get((blocks, "layer1.0.conv3.weight" in shapes, first[0]), "")
-        return ("resnet", name, {}) if name else ("", "", {})
+    if count(shapes, "layer4.#."):
+        return "resnet", _resnet(shapes, first[0] if first else 64), {}
     if _rank(shapes, "pos_embed") == 3 and _rank(shapes, "patch_embed.proj.weight") == 4:
         return _vit(shapes["pos_embed"], shapes["patch_embed.proj.weight"])
     return "", "", {}
@@ -146,6 +144,18 @@ def count(keys: Mapping[str, Any], template: str) -> int:
 
 def _rank(shapes: Mapping[str, tuple[int, ...]], key: str) -> int:
     return len(shapes.get(key, ()))
+
+
+def _resnet(shapes: Mapping[str, tuple[int, ...]], channels: int) -> str:
+    """The nearest of the published ones, so that what a file lacks or has too many of can be named."""
+    blocks = [count(shapes, f"layer{stage}.#.") for stage in (1, 2, 3, 4)]
+    bottlenecks = count(shapes, "layer#.0.conv3.") > 0
+
+    def distance(kind: tuple[tuple[int, ...], bool, int]) -> tuple[bool, int, int]:
+        difference = sum(abs(one - other) for one, other in zip(kind[0], blocks, strict=True))
+        return kind[1] != bottlenecks, abs(kind[2] - channels), difference
+
+    return RESNETS[min(RESNETS, key=distance)]
 
 
 def _vit(positions: tuple[int, ...], patches: tuple[int, ...]) -> tuple[str, str, dict[str, Any]]:

@@ -90,8 +90,9 @@ def load_weights(
     report = MatchReport(str(path), tuple(matched), tuple(missing), tuple(misshaped), tuple(fresh), unexpected)
     if misshaped or not matched or report.share < min_match:
         kinds = {"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected}
+        hint = "" if matched else ". Checkpoints of published code go through `dali-mix convert`"
         raise ValueError(
-            f"{path}: {report.share:.1%} of the model's weights fit, {min_match:.0%} must; {_brief(kinds)}"
+            f"{path}: {report.share:.1%} of the model's weights fit, {min_match:.0%} must; {_brief(kinds)}{hint}"
         )
     model.load_state_dict({key: found[key] for key in matched}, strict=False)
     return report
