@@ -109,8 +109,11 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
     plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode
         if path.suffix in SAFETENSORS:
             save_file(plain, aside, metadata={"format": "pt"})
+            aside.chmod(mode)  # safetensors makes files that only their owner reads
         else:
             torch.save({wrapper: plain} if wrapper else plain, aside)
         with aside.open("rb+") as file:

@@ -61,6 +61,7 @@ def test_files_there_and_back(tmp_path, capsys, release, dtype):
     assert identical(back[wrapper] if wrapper else back, state)
     assert convert("--to", release, tmp_path / "ours.safetensors", tmp_path / "back.safetensors") == 0
     assert identical(load_file(tmp_path / "back.safetensors"), state)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "back.pth",
         "back.safetensors",
@@ -222,7 +223,7 @@ class Marker:
 def test_files_that_would_run_code(tmp_path, capsys, origin):
     content = {"model_state_dict": filled(CASES["splicemix"][0]), "payload": Marker(tmp_path / "marker")}
     torch.save(content, tmp_path / "zip.pth")
-    (tmp_path / "bare.pth").write_bytes(pickle.dumps(content))
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(content, protocol=2))
     for name in ("zip.pth", "bare.pth"):
         assert convert("--from", origin, tmp_path / name, tmp_path / "out.pth") == 1
         assert "was refused" in capsys.readouterr().err
