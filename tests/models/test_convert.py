@@ -1,6 +1,7 @@
 """Conversion of published checkpoints: every layout there and back, the same logits, and what must be refused."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -378,7 +379,12 @@ def test_cifar_resnet_gives_the_published_logits():
 
 
 def small(release):
-    """A whole checkpoint of a release, small."""
+    """A whole checkpoint of a release, small; the dict is a fresh one."""
+    return dict(_small(release))
+
+
+@cache
+def _small(release):
     states = {
         "msl": lambda: released.resnet18_shapes() | {"classifier.multi_head.0.head.weight": (5, 512, 1, 1)},
         "splicemix": lambda: released.resnet18_shapes("backbone.", LISTED) | {"cls.weight": (5, 512), "cls.bias": (5,)},
