@@ -34,6 +34,7 @@ from dali_mix.engine.scores import make_scores
 from dali_mix.engine.state import restore
 from dali_mix.engine.trainer import Trainer
 from dali_mix.models import differences, load_weights
+from dali_mix.models.weight_files import follow_pointer
 from dali_mix.recordio.memory import keep_freed_memory
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
@@ -216,9 +217,7 @@ def evaluate_checkpoint(
     Raises:
         FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
     """
-    path = Path(checkpoint)
-    if path.name == "latest" and path.is_file():  # a run's pointer
-        path = path.with_name(path.read_text(encoding="utf-8", errors="replace").strip() or "latest")
+    path = follow_pointer(checkpoint)
     if path.is_dir():
         found = sorted(p.relative_to(path).as_posix() for p in (*path.glob("*.pt"), *path.glob("checkpoints/*.pt")))
         raise FileNotFoundError(f"{path}: a folder; give a checkpoint in it: {', '.join(found) or 'there is none'}")

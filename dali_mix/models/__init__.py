@@ -4,7 +4,8 @@ from dali_mix.models.build import build_model
 from dali_mix.models.cifar_resnet import CifarResNet
 from dali_mix.models.multilabel import MultiLabelModel, build_multilabel
 from dali_mix.models.shakeshake import ShakeShake
-from dali_mix.models.weights import MatchReport, differences, load_weights, read_state_dict
+from dali_mix.models.weight_files import read_state_dict
+from dali_mix.models.weights import MatchReport, differences, load_weights
 from dali_mix.models.wide_resnet import WideResNet
 
 __all__ = [

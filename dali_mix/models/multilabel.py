@@ -157,13 +157,23 @@ def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
         options.setdefault("learn_embeddings", True)
         return torch.randn(num_classes, LABEL_DIM)
     if not isinstance(given, Tensor):
-        path = Path(given)
-        if not path.is_file():
-            raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")
-        try:
-            given = torch.from_numpy(np.load(path, allow_pickle=False))
-        except (ValueError, EOFError, TypeError) as error:
-            raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+        given = load_embeddings(given)
     if len(given) != num_classes:
         raise ValueError(f"{len(given)} label embeddings for {num_classes} classes: there must be one for each")
     return given
+
+
+def load_embeddings(path: str | Path) -> Tensor:
+    """Label embeddings (K,E), as `dali-mix embed-labels` writes them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no .npy file of numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError, TypeError) as error:
+        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error

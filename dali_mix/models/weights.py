@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
+from dali_mix.models.weight_files import read_weight_file
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,9 @@ def load_weights(
     Args:
         model: any module; values are copied to its dtypes and devices.
         path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, also under one of
-            the keys state_dict, model_state_dict, model, and with prefixes module. and _orig_mod.
+            the keys state_dict, model_state_dict, model, and with prefixes module. and _orig_mod. So our checkpoints
+            are read as well (of a run's `latest` the one it names), and for a backbone those of whole multi-label
+            models.
         strict_head: an error also where only the last layer's number of classes differs; otherwise that layer is left
             as it was, and reported.
         min_match: the share of the model's tensors (head aside) that must be found. Below 1 for a backbone out of a
@@ -72,8 +67,9 @@ def load_weights(
         FileNotFoundError: no such file.
         ValueError: not a weight file, one that would run code, or one that does not fit; the keys are listed.
     """
-    found = read_state_dict(path)
-    wanted = model.state_dict()
+    file = read_weight_file(path)
+    path, wanted = file.path, model.state_dict()
+    found = _of_backbone(file.state, wanted)
     head = head_name(model)
     matched, missing, misshaped, fresh = [], [], [], []
     for key, value in wanted.items():
@@ -94,54 +90,26 @@ def load_weights(
     report = MatchReport(str(path), tuple(matched), tuple(missing), tuple(misshaped), tuple(fresh), unexpected)
     if misshaped or not matched or report.share < min_match:
         kinds = {"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected}
+        hint = "" if matched else ". Checkpoints of published code go through `dali-mix convert`"
         raise ValueError(
-            f"{path}: {report.share:.1%} of the model's weights fit, {min_match:.0%} must; {_brief(kinds)}"
+            f"{path}: {report.share:.1%} of the model's weights fit, {min_match:.0%} must; {_brief(kinds)}{hint}"
         )
     model.load_state_dict({key: found[key] for key in matched}, strict=False)
     return report
 
 
-def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """What keeps the state dict `found` from fitting `wanted` key by key, in one line; "" when nothing does."""
+def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], most: int = 3) -> str:
+    """What keeps the state dict `found` from fitting `wanted` key by key, in one line; "" when nothing does.
+
+    Of each kind of difference `most` keys are named.
+    """
     misshaped = [
         f"{key}: {tuple(found[key].shape)} in the file, {tuple(value.shape)} in the model"
         for key, value in wanted.items()
         if key in found and found[key].shape != value.shape
     ]
     missing, unexpected = [key for key in wanted if key not in found], [key for key in found if key not in wanted]
-    return _brief({"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected})
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads a weight file as `load_weights` does: key → tensor on the CPU, wrappers and prefixes taken off.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_weights`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weight file at {path}")
-    content: Any = _read(path)
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict (key → tensor)")
-    state: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            continue
-        bare = key
-        while prefix := next((prefix for prefix in PREFIXES if bare.startswith(prefix)), None):
-            bare = bare.removeprefix(prefix)
-        if bare in state:
-            raise ValueError(f"{path}: two entries are called {bare} once prefixes are taken off; the second is {key}")
-        state[bare] = value
-    if not state:
-        raise ValueError(f"{path} holds no tensors under {', '.join(WRAPPERS)} or at the top")
-    return state
+    return _brief({"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected}, most)
 
 
 def head_name(model: nn.Module) -> str | None:
@@ -166,29 +134,18 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
     return differs == [0] or (differs == [1] and wanted.ndim == 3)
 
 
-def _read(path: Path) -> Any:
-    with path.open("rb") as file:
-        start = file.read(9)
-    try:
-        # A safetensors file opens with the length of its JSON header, 8 bytes.
-        if start[8:] == b"{":
-            return load_file(path)
-        if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
-            raise ValueError(f"{path} is not a weight file: neither safetensors nor what torch.save writes")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise ValueError(
-            f"{path} was refused: it is no plain file of tensors, and reading it could run code"
-            f"{f' ({code[1]})' if code else ''}. If you trust it, write its state dict anew with safetensors"
-        ) from None
-    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, IndexError, AttributeError, TypeError):
-        raise ValueError(f"{path} is a damaged weight file, cut short or changed: copy it again") from None
+def _of_backbone(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The keys of a whole multi-label model as its backbone alone calls them, where that is what is wanted."""
+    part = "backbone."
+    if any(key.startswith(part) for key in wanted) or not any(key.startswith(part) for key in found):
+        return found
+    bare = {key.removeprefix(part): value for key, value in found.items()}
+    return bare if len(bare) == len(found) and any(key in bare for key in wanted) else found
 
 
-def _brief(kinds: Mapping[str, Sequence[str]]) -> str:
+def _brief(kinds: Mapping[str, Sequence[str]], most: int = 3) -> str:
     """Counts of the kinds that have any, and the first few of each."""
-    return "; ".join(f"{len(keys)} {kind}: {_listed(tuple(keys), 3)}" for kind, keys in kinds.items() if keys)
+    return "; ".join(f"{len(keys)} {kind}: {_listed(tuple(keys), most)}" for kind, keys in kinds.items() if keys)
 
 
 def _listed(keys: tuple[str, ...], most: int = 20) -> str:

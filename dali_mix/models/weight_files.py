@@ -1,0 +1,153 @@
+"""Weight files: read without running anything, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+SAFETENSORS, TORCH = (".safetensors",), (".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a weight file holds.
+
+    state: key → tensor on the CPU, prefixes taken off. path: the file itself, where a pointer was given.
+    wrapper: the keys the state dict lay under, joined by dots. prefix: what was taken off the first key.
+    others: the entries beside it, tensors or not, that are no weights of this state dict.
+    """
+
+    state: dict[str, Tensor]
+    path: Path
+    wrapper: str
+    prefix: str
+    others: tuple[str, ...]
+
+
+def follow_pointer(path: str | Path) -> Path:
+    """The checkpoint that a run's `latest` names; any other path as it is."""
+    path = Path(path)
+    if path.name != "latest" or not path.is_file() or path.stat().st_size > 255:
+        return path
+    named = path.read_text(encoding="utf-8", errors="replace").strip()
+    return path.with_name(named) if named and Path(named).name == named else path
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Reads a weight file as `load_weights` does: key → tensor on the CPU, wrappers and prefixes taken off.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`.
+    """
+    return read_weight_file(path).state
+
+
+def read_weight_file(path: str | Path) -> WeightFile:
+    """Reads a safetensors file, what `torch.save` wrote of plain tensors, or the checkpoint that `latest` names.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_weights`.
+    """
+    path = follow_pointer(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weight file at {path}")
+    content: Any = _read(path)
+    wrapper: list[str] = []
+    others: list[str] = []
+    while isinstance(content, Mapping):
+        name = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if name is None:
+            break
+        wrapper.append(name)
+        others += [str(key) for key in content if key != name]
+        content = content[name]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict (key → tensor)")
+    state: dict[str, Tensor] = {}
+    first = ""
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            others.append(str(key))
+            continue
+        bare = key
+        while prefix := next((prefix for prefix in PREFIXES if bare.startswith(prefix)), None):
+            bare = bare.removeprefix(prefix)
+        if bare in state:
+            raise ValueError(f"{path}: two entries are called {bare} once prefixes are taken off; the second is {key}")
+        first = first or key.removesuffix(bare)
+        state[bare] = value
+    if not state:
+        raise ValueError(f"{path} holds no tensors under {', '.join(WRAPPERS)} or at the top")
+    return WeightFile(state, path, ".".join(wrapper), first, tuple(others))
+
+
+def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = "") -> None:
+    """Writes `state` aside and moves it into place, bit for bit; on an error what was there is untouched.
+
+    Args:
+        path: `.safetensors`, or `.pth`, `.pt`, `.bin` for `torch.save`.
+        wrapper: the key to put the state dict under; safetensors has no such thing and leaves it out.
+
+    Raises:
+        ValueError: another suffix.
+        OSError: it could not be written.
+    """
+    check_suffix(path)
+    # Copies: safetensors refuses tensors that share memory, and torch.save would write a view's whole storage.
+    plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.touch()
+        mode = aside.stat().st_mode
+        if path.suffix in SAFETENSORS:
+            save_file(plain, aside, metadata={"format": "pt"})
+            aside.chmod(mode)  # safetensors makes files that only their owner reads
+        else:
+            torch.save({wrapper: plain} if wrapper else plain, aside)
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's zip writer gives RuntimeErrors
+        raise OSError(f"could not write {path}: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def check_suffix(path: Path) -> None:
+    """Raises ValueError for a name that says no kind of weight file."""
+    if path.suffix not in (*SAFETENSORS, *TORCH):
+        raise ValueError(
+            f"{path}: call it *{SAFETENSORS[0]}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save"
+        )
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(9)
+    try:
+        # A safetensors file opens with the length of its JSON header, 8 bytes.
+        if start[8:] == b"{":
+            return load_file(path)
+        if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
+            raise ValueError(f"{path} is not a weight file: neither safetensors nor what torch.save writes")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise ValueError(
+            f"{path} was refused: it is no plain file of tensors, and reading it could run code"
+            f"{f' ({code[1]})' if code else ''}. If you trust it, write its state dict anew with safetensors"
+        ) from None
+    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, IndexError, AttributeError, TypeError):
+        raise ValueError(f"{path} is a damaged weight file, cut short or changed: copy it again") from None
