@@ -1,0 +1,16 @@
+"""Several handwritten digits an image, with SpliceMix and CSRA: the whole way in minutes on two CPU cores.
+
+Command:  dali-mix pack digit-scenes --split train --out data/scenes_train
+          dali-mix pack digit-scenes --split val --out data/scenes_val
+          dali-mix train multilabel/digit_scenes_csra --work-dir work_dirs/scenes
+Hardware: 2 CPU cores, no GPU
+Source:   SpliceMix (arXiv 2311.15200) and CSRA (arXiv 2108.02456) on scenes of scikit-learn's scans; no published figure
+Expected: mAP ≥ TODO
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._digit_scenes import *
+
+mixer = {"type": "SpliceMix"}
