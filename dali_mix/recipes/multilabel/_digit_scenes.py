@@ -13,7 +13,6 @@ model = {
     "backbone": {"type": "resnet10t", "output_stride": 8},
     "head": {"type": "csra", "num_heads": 1, "lam": 0.1},
 }
-loss = {"type": "BinaryCrossEntropy"}
 optimizer = {"type": "AdamW", "lr": 2e-3, "weight_decay": 1e-2}
 schedule = {"type": "onecycle", "pct_start": 0.2}
 log_interval = 20

@@ -14,3 +14,4 @@ with read_base():
     from ._digit_scenes import *
 
 mixer = {"type": "SpliceMix"}
+loss = {"type": "BinaryCrossEntropy"}
