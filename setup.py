@@ -38,6 +38,8 @@ setup(
     extras_require={
         # DALI built for CUDA 13. It shares its files with the CUDA 12 build: uninstall that one first.
         "cuda13": ["nvidia-dali-cuda130>=2.4"],
+        # `dali-mix embed-labels --from bert`
+        "bert": ["transformers>=4.46"],
         "vis": ["tensorboard>=2.16"],
         "dev": [
             "hypothesis>=6.100",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
 
 CROPS = ("random-resized", "multi-scale", "none")
-# name → mean and std in 0..1 units: SpliceMix; CSRA on WIDER (ViT); CSRA on VOC and COCO, masked supervision and SGRE.
+# name → mean and std in 0..1 units: SpliceMix and SGRE; CSRA on WIDER (ViT); CSRA on VOC and COCO, masked supervision.
 NORMALIZATIONS = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recipes": ("dali_mix.cli.recipes", "list the recipes, or print one"),
     "gallery": ("dali_mix.cli.gallery", "draw mixed images from a packed set"),
     "curves": ("dali_mix.cli.curves", "draw the learning curves of a run"),
+    "embed-labels": ("dali_mix.cli.embed_labels", "write label embeddings for SGRE"),
     "doctor": ("dali_mix.cli.doctor", "check versions, GPU, disk, and run one batch"),
 }
 

@@ -132,10 +132,11 @@ def check_recipe(config: RunConfig, num_classes: int, task: str = "classificatio
     for train in (True, False):
         name, options = config.pipeline_options(train)
         pipelines.build(name, train, options)
+    mixer, loss = build_mixer(config, num_classes), build_loss(config)
+    # First of all: what else is wrong of a recipe for another task follows from this.
+    check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     config.best_score(task)
     make_scores(task, num_classes, torch.device("cpu"), config.metrics)
-    mixer, loss = build_mixer(config, num_classes), build_loss(config)
-    check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     with torch.device("meta"):
         model = _model(config, num_classes)
     build_objective(config, model, loss, mixer)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dali_mix.losses import MaskedSupervisionLoss, SpliceMixConsistencyLoss
+from dali_mix.losses import MaskedSupervisionLoss, SGRELoss, SpliceMixConsistencyLoss
 from dali_mix.mixers import Mixer, SpliceMix
 from dali_mix.mixers.masks import FolderMasks, FreeFormMasks, mask_out
 from dali_mix.models import MultiLabelModel
-from dali_mix.models.heads import MaxPoolHead
+from dali_mix.models.heads import MaxPoolHead, SGREHead
 
 
 class Objective(nn.Module):
@@ -31,7 +31,11 @@ class Objective(nn.Module):
         self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
 
     def check(self, mixer: Mixer | None) -> None:
-        """Raises ValueError where the objective cannot work with this mixer or its model."""
+        """Raises ValueError where the objective cannot work with this mixer, its model or its loss."""
+        known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")  # others may take what they like
+        fits = type(self) is Objective and (isinstance(self.loss, SGRELoss) or not known)
+        if isinstance(getattr(self.model, "head", None), SGREHead) and not fits:
+            raise ValueError("head 'sgre' gives two logits in training: take loss SGRELoss, and no other objective")
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
         """What `forward` needs drawn for a batch, if anything; for one of the same shape the same from the same

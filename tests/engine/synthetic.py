@@ -24,15 +24,24 @@ class Records(list):
 
 
 class SyntheticLoader:
-    """Image i is noise from seed i plus a bright quadrant that tells its class, i % CLASSES."""
+    """Image i is noise from seed i plus a bright quadrant that tells its class, i % CLASSES.
 
-    def __init__(self, count, batch_size, *, train, seed=0, rank=0, world_size=1, nan_at=(), bad=(), size=8):
+    With `multilabel` the quadrant of class i // CLASSES % CLASSES is bright too; every fifth image leaves one of the
+    others unknown.
+    """
+
+    def __init__(
+        self, count, batch_size, *, train, seed=0, rank=0, world_size=1, nan_at=(), bad=(), size=8, multilabel=False
+    ):
         self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
         self.rank, self.world_size, self.size = rank, world_size, size
         self.global_batch_size = batch_size * world_size
         self.epoch = self.samples_seen = self.global_size = 0
         self.nan_at, self.bad = set(nan_at), set(bad)  # bad: left out, as with on_bad_record="skip"
+        self.multilabel = multilabel
         self.dataset = Records(range(count))
+        if multilabel:
+            self.dataset.metainfo = {**self.dataset.metainfo, "task": "multilabel"}
 
     def __len__(self):
         return -(-self.count // self.global_batch_size)
@@ -56,10 +65,20 @@ class SyntheticLoader:
         for i in ids:
             image = np.random.Generator(np.random.Philox(key=[7, int(i)])).normal(size=(3, self.size, self.size))
             half, cls = self.size // 2, int(i) % CLASSES
-            image[:, (cls // 2) * half :, (cls % 2) * half :][:, :half, :half] += 1.0
+            for shown in {cls, int(i) // CLASSES % CLASSES} if self.multilabel else {cls}:
+                image[:, (shown // 2) * half :, (shown % 2) * half :][:, :half, :half] += 1.0
             images.append(image if int(i) not in self.nan_at else image * np.nan)
         images = torch.from_numpy(np.stack(images).astype(np.float32))
-        return Batch(images, torch.from_numpy(ids % CLASSES), torch.from_numpy(ids))
+        return Batch(images, torch.from_numpy(self._targets(ids)), torch.from_numpy(ids))
+
+    def _targets(self, ids):
+        if not self.multilabel:
+            return ids % CLASSES
+        rows = np.zeros((len(ids), CLASSES), np.float32)
+        for row, i in zip(rows, ids, strict=True):
+            row[(i + 1) % CLASSES] = -1.0 if i % 5 == 0 else 0.0
+            row[[i % CLASSES, i // CLASSES % CLASSES]] = 1.0
+        return rows
 
     def state_dict(self):
         names = ("epoch", "samples_seen", "seed", "global_batch_size", "train")
@@ -78,7 +97,10 @@ class SyntheticLoader:
 
 def make_loaders(config, ranks, *, count=40, nan_at=(), bad=()):
     """(training, evaluation) loaders for `dali_mix.engine.run.train(make_loaders=…)`."""
-    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size}
+    several = config.pipeline["type"] == "multilabel"
+    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size, "multilabel": several}
+    if several:
+        place["size"] = config.pipeline["image_size"]
     train = SyntheticLoader(
         count, config.per_rank(ranks.world_size), train=True, seed=config.seed, nan_at=nan_at, bad=bad, **place
     )

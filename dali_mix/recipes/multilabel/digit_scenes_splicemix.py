@@ -1,0 +1,18 @@
+"""Digit scenes, maximum over positions, SpliceMix.
+
+Command:  dali-mix pack digit-scenes --split train --out data/scenes_train
+          dali-mix pack digit-scenes --split val --out data/scenes_val
+          dali-mix train multilabel/digit_scenes_splicemix --work-dir work_dirs/scenes
+Hardware: 2 CPU cores, no GPU
+Source:   SpliceMix (arXiv 2311.15200) on scenes of scikit-learn's scans; no published figure
+Expected: a better mAP after the first epoch than before it; the tests check that, on fewer scenes
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._digit_scenes import *
+
+model = {**model, "head": "max"}
+mixer = {"type": "SpliceMix"}
+loss = {"type": "MultiLabelSoftMargin"}

@@ -1,0 +1,22 @@
+"""VG500, ViT-L/16, SGRE at 448 pixels.
+
+Command:  scripts/train_dist.sh multilabel/vg500_sgre_vit_l16 8 --work-dir work_dirs/vg500_sgre_vit_l16
+Hardware: 8 GPUs × 16 images
+Source:   SGRE (IEEE TCSVT 2024) on VG500; label embeddings by `dali-mix embed-labels --from bert`; our choice: λ as on
+          COCO. With weights of ImageNet-21k: --cfg-options model.backbone.weights=FILE
+Expected: the paper's mAP; we have no published figure at hand
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._sgre import *
+
+train_set = "data/vg500_train"
+val_set = "data/vg500_test"
+model = {
+    "type": "multilabel",
+    "backbone": {"type": "vit_large_patch16_224", "weights": "weights/vit_large_patch16_224.safetensors"},
+    "head": {"type": "sgre", "embeddings": "data/vg500_bert.npy"},
+}
+loss = {"type": "SGRELoss", "lam": 0.4}

@@ -1,0 +1,21 @@
+"""VOC2007, ResNet-101, CSRA at 448 pixels.
+
+Command:  dali-mix train multilabel/voc2007_csra_resnet101 --work-dir work_dirs/voc2007_csra_resnet101
+Hardware: 1 GPU
+Source:   CSRA (arXiv 2108.02456), table of results on VOC2007; drops every 4 epochs
+Expected: mAP 94.7 % (published)
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._csra import *
+
+train_set = "data/voc2007_trainval"
+val_set = "data/voc2007_test"
+model = {
+    "type": "multilabel",
+    "backbone": {"type": "resnet101", "weights": "weights/resnet101.pth"},
+    "head": {"type": "csra", "num_heads": 1, "lam": 0.1},
+}
+schedule = {"type": "step", "milestones": [4, 8, 12, 16, 20, 24, 28], "gamma": 0.1, "warmup_epochs": 2}
