@@ -195,7 +195,7 @@ def test_an_error_in_a_thread_is_raised():
         raise RuntimeError("in a thread")
 
     with pytest.raises(RuntimeError, match="in a thread"):
-        cpu._together([lambda: None, fail])
+        cpu.together([lambda: None, fail])
 
 
 def test_without_numba_plain_operations_are_used(monkeypatch):
