@@ -127,18 +127,18 @@ def _fill(
     row, count = width * pixel, box_w * pixel
     down = np.float32(height - 1) / np.float32(max(box_h - 1, 1))
     across = np.float32(width - 1) / np.float32(max(box_w - 1, 1))
-    # For each value of a row made: the two read, unsigned to have no check for counting from the end, and their shares.
-    first, second = np.empty(count, np.uint32), np.empty(count, np.uint32)
+    # For each value of a row made: the first of the two read (unsigned: no check for counting from the end), the shares.
+    near = np.empty(count, np.uint32)
     share, rest = np.empty(count, np.float32), np.empty(count, np.float32)
     for x in range(box_w):
         at = np.float32(x) * across
-        near = min(np.int64(at), width - 1)
+        left = min(np.int64(at), width - 1)
         for c in range(pixel):
-            first[x * pixel + c] = near * pixel + c
-            second[x * pixel + c] = min(near + 1, width - 1) * pixel + c
-            share[x * pixel + c] = min(at - np.float32(near), np.float32(1))
+            near[x * pixel + c] = left * pixel + c
+            share[x * pixel + c] = min(at - np.float32(left), np.float32(1)) if left < width - 1 else np.float32(0)
             rest[x * pixel + c] = np.float32(1) - share[x * pixel + c]
-    mixed = np.empty(row, np.float32)
+    mixed = np.zeros(row + pixel, np.float32)  # the pixel beyond the last weighs nothing
+    step = np.uint32(pixel)
     for p in range(planes):
         for y in range(box_h):
             begin = to + (p * out_height + y) * out_row
@@ -147,13 +147,13 @@ def _fill(
                 made[:] = 0
                 continue
             at = np.float32(y) * down
-            near = min(np.int64(at), height - 1)
-            lower = min(at - np.float32(near), np.float32(1))
+            top = min(np.int64(at), height - 1)
+            lower = min(at - np.float32(top), np.float32(1))
             upper = np.float32(1) - lower
-            above, below = start + (p * height + near) * row, start + (p * height + min(near + 1, height - 1)) * row
+            above, below = start + (p * height + top) * row, start + (p * height + min(top + 1, height - 1)) * row
             over, under = source[above : above + row], source[below : below + row]
             for k in range(row):
                 mixed[k] = upper * np.float32(over[k]) + lower * np.float32(under[k])
             for k in range(count):
-                value = rest[k] * mixed[first[k]] + share[k] * mixed[second[k]]
+                value = rest[k] * mixed[near[k]] + share[k] * mixed[near[k] + step]
                 made[k] = np.rint(value) if rounded else value
