@@ -39,6 +39,11 @@ def _kernels() -> Any:
     return kernels_cpu
 
 
+def available() -> bool:
+    """Whether there is numba to compile loops with."""
+    return _kernels() is not None
+
+
 def takes(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
     """Whether the compiled loops take this batch: on a CPU, dense, no gradients wanted, not being traced.
 
@@ -52,7 +57,7 @@ def takes(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
         and (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last))
         and (images.element_size() in _INTEGERS if dtypes is None else images.dtype in dtypes)
         and not (images.is_conj() or images.is_neg())
-        and _kernels() is not None
+        and available()
     )
 
 
