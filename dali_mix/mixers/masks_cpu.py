@@ -59,6 +59,6 @@ def _draw(shapes: Any, removed: Any, order: Any) -> None:
 @_compile
 def _reach(low: float, high: float, size: int) -> Any:
     """The pixels from low to high, of 0 … size - 1; all of them where that is no number."""
-    if not (-1e9 < low and high < 1e9):
+    if not (low > -1e9 and high < 1e9):
         return 0, size
     return min(max(int(low), 0), size), max(min(int(high) + 1, size), 0)

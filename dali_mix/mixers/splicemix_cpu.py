@@ -127,7 +127,7 @@ def _fill(
     row, count = width * pixel, box_w * pixel
     down = np.float32(height - 1) / np.float32(max(box_h - 1, 1))
     across = np.float32(width - 1) / np.float32(max(box_w - 1, 1))
-    # For each value of a row made: the first of the two read (unsigned: no check for counting from the end), the shares.
+    # For each value of a row made: the first of the two read (unsigned: none counts from the end), the shares.
     near = np.empty(count, np.uint32)
     share, rest = np.empty(count, np.float32), np.empty(count, np.float32)
     for x in range(box_w):
