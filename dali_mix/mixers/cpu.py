@@ -134,7 +134,8 @@ def _madvise() -> Any:
 
 
 def fresh(images: Tensor, count: int | None = None) -> Tensor:
-    """Room for `count` (None: as many) images as `images` are, not filled, on huge pages where Linux grants them on request (numpy asks likewise).
+    """Room for `count` (None: as many) images as `images` are, not filled, on huge pages where Linux grants them on
+    request (numpy asks likewise).
 
     Fresh memory costs a page fault every 4 KiB otherwise, which is more than the copy itself.
     """

@@ -158,7 +158,7 @@ def paste(
         elif task == BOX and staged_at[i] >= 0:
             _copy_block(stage, staged_at[i], count, box_h * count, out, to, row, plane, (planes, box_h, count))
             continue
-        # Shrunk to nearest, pixel d of n comes from pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it.
+        # Shrunk to nearest, pixel d of n is pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it.
         down = np.float32(height) / np.float32(max(box_h, 1))
         across = np.float32(width) / np.float32(max(box_w, 1))
         columns = np.empty(box_w if way == NEAREST else 0, np.uint64)  # unsigned: no check for counting from the end
@@ -169,7 +169,7 @@ def paste(
             if task == WHOLE:
                 _copy(images, own, out, own, top * row)
             for y in range(box_h):
-                if task == WHOLE:  # a row whole, its box again while it is in the cache: faster than what lies around it
+                if task == WHOLE:  # all of the row, its box again while in the cache: faster than going around it
                     _copy(images, own + (top + y) * row, out, own + (top + y) * row, row)
                 at = to + p * out_plane + y * out_row
                 if way == SAME_PLACE:
