@@ -8,10 +8,10 @@ few boxes of a batch, whatever its size. A new batch is written along the chain 
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import functools
 import mmap
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -157,12 +157,13 @@ def _all_images(
     threads = threads_for(count, batch.nbytes)
     staged_at = np.full(count, -1, np.int64)
     nothing = np.empty(0, batch.dtype)
-    parts, late = chains(partners, threads)
+    parts = np.array_split(kernels.chain(partners), threads)
     if not inplace or sizes is None:
         # The chain backwards: an image's partner was read just before it, and is still in the cache.
         task = kernels.BOX if inplace else kernels.WHOLE
         together([functools.partial(run, nothing, staged_at, part[::-1].copy(), task) for part in parts])
         return
+    late = read_too_late(partners, parts)
     ends = np.cumsum(sizes[late])
     staged_at[late] = ends - sizes[late]
     stage = np.empty(ends[-1] if len(late) else 0, batch.dtype)
@@ -171,31 +172,17 @@ def _all_images(
     together([functools.partial(run, stage, staged_at, part, kernels.BOX) for part in parts])
 
 
-def chains(partners: Any, parts: int) -> tuple[list[Any], Any]:
-    """The order to write images in, cut into parts that may run side by side, and which images read too late in it.
+def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
+    """The images whose boxes must be put aside where those of each part are written in its order, the parts side by side.
 
-    An image reads too late where its partner is in another part, is itself, or comes before it. Right for any partners,
-    fewest for a permutation: one for each cycle and each cut.
-
-    Returns:
-        `parts` arrays of image numbers, each image once; an array of the images whose boxes must be put aside.
+    Those whose partner is in another part, is themselves, or comes before them. Right for any partners and order; along
+    the chain of a permutation one for each cycle and each cut.
     """
-    partner_of = partners.tolist()
-    order: list[int] = []
-    seen = [False] * len(partner_of)
-    for start in range(len(partner_of)):
-        image = start
-        while not seen[image]:
-            seen[image] = True
-            order.append(image)
-            image = partner_of[image]
-    split = np.array_split(np.array(order, np.int64), parts)
-    part, place = np.empty((2, len(order)), np.int64)
-    for number, members in enumerate(split):
+    part, place = np.empty((2, len(partners)), np.int64)
+    for number, members in enumerate(parts):
         part[members] = number
-    place[order] = np.arange(len(order))
-    late = np.flatnonzero((part[partners] != part) | (place[partners] <= place))
-    return split, late
+        place[members] = np.arange(len(members))
+    return np.flatnonzero((part[partners] != part) | (place[partners] <= place))
 
 
 def threads_for(count: int, size: int) -> int:
@@ -207,18 +194,23 @@ def together(jobs: Sequence[Callable[[], None]]) -> None:
     """Runs the jobs side by side. Threads of the moment: none to share between callers, none to lose in a fork."""
     errors: list[BaseException] = []
 
-    def guarded(job: Callable[[], None]) -> None:
+    def guarded(job: Callable[[], None], running: Any) -> None:
         try:
             job()
         except BaseException as error:
             errors.append(error)
+        finally:
+            running.release()
 
-    others = [threading.Thread(target=guarded, args=(job,)) for job in jobs[1:]]
-    for thread in others:
-        thread.start()
-    guarded(jobs[0])
-    for thread in others:
-        thread.join()
+    # Beneath threading.Thread, whose start() waits for the thread to run: a few per cent of a batch.
+    locks = [_thread.allocate_lock() for _ in jobs]
+    for job, running in zip(jobs[1:], locks[1:], strict=True):
+        running.acquire()
+        _thread.start_new_thread(guarded, (job, running))
+    locks[0].acquire()
+    guarded(jobs[0], locks[0])
+    for running in locks[1:]:
+        running.acquire()
     if errors:
         raise errors[0]
 

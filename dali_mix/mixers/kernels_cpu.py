@@ -24,11 +24,25 @@ WHOLE, BOX, STAGE = 0, 1, 2
 SAME_PLACE, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
 
 
-def _compile(function: Callable[..., None]) -> Any:
+def _compile(function: Callable[..., Any]) -> Any:
     """Compiled at its first call for each dtype, without holding the interpreter, and kept on disk where numba can."""
     with contextlib.suppress(RuntimeError):  # "cannot cache function": no place to write
         return njit(nogil=True, cache=True)(function)
     return njit(nogil=True)(function)
+
+
+@_compile
+def chain(partners: Any) -> Any:
+    """(B,) int64, the images in the order image, its partner, its partner's partner, … until one comes again."""
+    order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
+    for start in range(len(partners)):
+        image = start
+        while not seen[image]:
+            seen[image] = True
+            order[count] = image
+            count += 1
+            image = partners[image]
+    return order
 
 
 @_compile
