@@ -36,7 +36,9 @@ from dali_mix.recordio.memory import keep_freed_memory
 CLASSES = 1000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CALLS_ON_A_GPU = 10
-SPINNING = 0.02  # seconds; torch's threads occupy their cores for some ms after an operation, which is the next one's loss
+SPINNING = (
+    0.02  # seconds; torch's threads occupy their cores for some ms after an operation, which is the next one's loss
+)
 
 
 def registered() -> dict[str, mixers.Mixer[Any]]:

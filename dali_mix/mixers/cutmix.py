@@ -52,7 +52,7 @@ class CutMix(Mixer[PasteParams]):
     ) -> PasteParams:
         check_size(batch_size, height, width)
         draws = 1 if self.per_batch else batch_size
-        side = (1.0 - random.beta(draws, self.alpha, generator)).sqrt()
+        side = random.square_root(1.0 - random.beta(draws, self.alpha, generator))
         centre_y = random.pixels(draws, height, generator)
         centre_x = random.pixels(draws, width, generator)
         boxes = box_ops.clipped(centre_y, centre_x, (side * height).long(), (side * width).long(), height, width)

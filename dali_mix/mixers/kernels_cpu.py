@@ -74,7 +74,7 @@ def _pick(source: Any, start: int, out: Any, to: int, columns: Any, pixel: int) 
     else:
         for x in range(len(columns)):
             for c in range(pixel):
-                picked[x * pixel + c] = values[columns[x] + np.uint64(c)]
+                picked[x * pixel + c] = values[columns[x] + np.uint32(c)]
 
 
 @_compile
@@ -175,9 +175,9 @@ def paste(
         # Shrunk to nearest, pixel d of n is pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it.
         down = np.float32(height) / np.float32(max(box_h, 1))
         across = np.float32(width) / np.float32(max(box_w, 1))
-        columns = np.empty(box_w if way == NEAREST else 0, np.uint64)  # unsigned: no check for counting from the end
+        columns = np.empty(box_w if way == NEAREST else 0, np.uint32)  # unsigned: no check for counting from the end
         for x in range(len(columns)):
-            columns[x] = np.uint64(min(np.int64(np.float32(x) * across), width - 1) * pixel)
+            columns[x] = np.uint32(min(np.int64(np.float32(x) * across), width - 1) * pixel)
         for p in range(planes):
             own, other = image + p * plane, partners[i] * planes * plane + p * plane
             if task == WHOLE:

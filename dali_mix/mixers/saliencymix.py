@@ -90,7 +90,8 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         device: torch.device | str = "cpu",
     ) -> SaliencyMixParams:
         check_size(batch_size, height, width)
-        side = (1.0 - random.beta(1 if self.per_batch else batch_size, self.alpha, generator)).sqrt()
+        draws = 1 if self.per_batch else batch_size
+        side = random.square_root(1.0 - random.beta(draws, self.alpha, generator))
         side = random.per_sample(side, batch_size)
         return SaliencyMixParams(
             permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
