@@ -173,7 +173,7 @@ def _all_images(
 
 
 def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
-    """The images whose boxes must be put aside where those of each part are written in its order, the parts side by side.
+    """The images whose boxes must be put aside where each part is written in its order, the parts side by side.
 
     Those whose partner is in another part, is themselves, or comes before them. Right for any partners and order; along
     the chain of a permutation one for each cycle and each cut.
