@@ -6,8 +6,8 @@ use: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype f
 Every registered mixer takes part, out of place and, where it can, in place, drawing and one-hot targets included; peers
 that are not installed are left out and named. In a round each contestant mixes the same batch once (a GPU: ten times,
 between CUDA events). Printed: median and quartiles of the time of a call, and of its ratio to `clone()` (into memory
-fresh from the system, on a CPU) and to `copy_` (into memory in use) of the same round. On a CPU each call begins after 20 ms
-of rest, when torch's threads no longer spin for the call before.
+fresh from the system, on a CPU) and to `copy_` (into memory in use) of the same round. On a CPU each call
+begins after 20 ms of rest, when torch's threads no longer spin for the call before.
 
 --keep-freed-memory: the process keeps what it frees, as a training run on a CPU does; `clone()` is then a `copy_`.
 --clock cpu: processor time of all threads, for a machine that others use at the same time (with OMP_WAIT_POLICY=passive
