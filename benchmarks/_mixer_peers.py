@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_GRIDS = ((1, 2), (2, 2), (2, 3))
 
 
 def packages(classes: int, own: Tensor) -> dict[str, Mix]:
@@ -119,21 +120,32 @@ def _resizemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Te
 
 
 def _splicemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """⌊B/4⌋ images appended, tiled one after the other from cells resized one by one; nothing is dropped."""
-    count, _, height, width = images.shape
-    rows, cols = ((1, 2), (2, 2), (2, 3))[_pick(3)]
+    """⌊B/4⌋ images appended, as released: all sources gathered, cells dropped by a product, all resized at once, copied
+    one by one into one tall picture, which is cut, stacked, resized where it does not fit, and appended.
+    """
+    count, channels, height, width = images.shape
+    rows, cols = _GRIDS[int(torch.multinomial(torch.tensor([0.3, 0.4, 0.3]), 1))]
+    if rows != cols and torch.rand(()) < 0.5:
+        rows, cols = cols, rows
+    cells, appended = rows * cols, count // 4
     targets = F.one_hot(labels, classes).float()
-    mixed, unions = [], []
-    for _ in range(count // 4):
-        members = torch.randperm(count, device=images.device)[: rows * cols]
-        size = (height // rows, width // cols)
-        cells = [F.interpolate(images[m : m + 1], size, mode="bilinear", align_corners=True) for m in members.tolist()]
-        tiled = torch.cat([torch.cat(cells[r * cols : (r + 1) * cols], 3) for r in range(rows)], 2)
-        if tiled.shape[2:] != images.shape[2:]:
-            tiled = F.interpolate(tiled, (height, width), mode="bilinear", align_corners=True)
-        mixed.append(tiled)
-        unions.append(targets[members].amax(0, keepdim=True))
-    return torch.cat([images, *mixed]), torch.cat([targets, *unions])
+    orders = torch.cat([torch.randperm(count) for _ in range(10)])[: appended * cells].to(images.device)
+    shown, seen = images[orders], targets[orders]
+    if torch.rand(()) < 0.3:
+        drops = 1 + _pick(cells - 1)
+        kept = (torch.rand(appended, cells).argsort(1) >= drops).float().flatten().to(images.device)
+        shown, seen = shown * kept[:, None, None, None].to(images.dtype), seen * kept[:, None]
+    cell_h, cell_w = height // rows, width // cols
+    shown = F.interpolate(shown, (cell_h, cell_w), mode="bilinear", align_corners=True)
+    tall = shown.new_zeros(channels, appended * rows * cell_h, cols * cell_w)
+    for place, cell in enumerate(shown):
+        top, left = place // cols * cell_h, place % cols * cell_w
+        tall[:, top : top + cell_h, left : left + cell_w] = cell
+    tiled = torch.stack(tall.split(rows * cell_h, dim=1))
+    if tiled.shape[2:] != images.shape[2:]:
+        tiled = F.interpolate(tiled, (height, width), mode="bilinear", align_corners=True)
+    union = (seen.view(appended, cells, -1).sum(1) > 0).float()
+    return torch.cat([images, tiled]), torch.cat([targets, union])
 
 
 def quiet() -> None:

@@ -6,7 +6,8 @@ use: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype f
 Every registered mixer takes part, out of place and, where it can, in place, drawing and one-hot targets included; peers
 that are not installed are left out and named. In a round each contestant mixes the same batch once (a GPU: ten times,
 between CUDA events). Printed: median and quartiles of the time of a call, and of its ratio to `clone()` (into memory
-fresh from the system, on a CPU) and to `copy_` (into memory in use) of the same round.
+fresh from the system, on a CPU) and to `copy_` (into memory in use) of the same round. On a CPU each call
+begins after 20 ms of rest, when torch's threads no longer spin for the call before.
 
 --keep-freed-memory: the process keeps what it frees, as a training run on a CPU does; `clone()` is then a `copy_`.
 --clock cpu: processor time of all threads, for a machine that others use at the same time (with OMP_WAIT_POLICY=passive
@@ -35,6 +36,9 @@ from dali_mix.recordio.memory import keep_freed_memory
 CLASSES = 1000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CALLS_ON_A_GPU = 10
+SPINNING = (
+    0.02  # seconds; torch's threads occupy their cores for some ms after an operation, which is the next one's loss
+)
 
 
 def registered() -> dict[str, mixers.Mixer[Any]]:
@@ -80,6 +84,7 @@ def timed(mix: Mix, images: Tensor, labels: Tensor, clock: Callable[[], float]) 
     """Images a second of one call (a GPU: of several, as the device sees them)."""
 
     def on_cpu() -> float:
+        time.sleep(SPINNING)
         start = clock()
         mixed = mix(images, labels)
         seconds = clock() - start

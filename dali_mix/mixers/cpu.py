@@ -3,21 +3,23 @@
 In place, image i may be the partner of an image that is written later. Images are therefore written along the chain
 i, partner of i, partner of that, …, so that each is read before it is written; the chain is cut into a part for each
 thread, and only what a cut or the end of a cycle would read too late is made beforehand and put aside (the stage): a
-few boxes of a batch, whatever its size.
+few boxes of a batch, whatever its size. A new batch is written along the chain too, backwards, for the cache's sake.
 """
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import functools
 import mmap
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from dali_mix.mixers.base import empty_like_batch
 
 Way = Literal["same place", "nearest", "bilinear", "zeros"]
 
@@ -37,6 +39,11 @@ def _kernels() -> Any:
     return kernels_cpu
 
 
+def available() -> bool:
+    """Whether there is numba to compile loops with."""
+    return _kernels() is not None
+
+
 def takes(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
     """Whether the compiled loops take this batch: on a CPU, dense, no gradients wanted, not being traced.
 
@@ -50,7 +57,7 @@ def takes(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
         and (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last))
         and (images.element_size() in _INTEGERS if dtypes is None else images.dtype in dtypes)
         and not (images.is_conj() or images.is_neg())
-        and _kernels() is not None
+        and available()
     )
 
 
@@ -68,11 +75,11 @@ def paste(images: Tensor, partners: Tensor | None, boxes: Tensor, way: Way, inpl
         `images`, or a new batch.
     """
     kernels = _kernels()
-    out = images if inplace else _fresh(images)
+    out = images if inplace else fresh(images)
     dtype = images.dtype if way == "bilinear" else _INTEGERS[images.element_size()]
-    sources = np.arange(len(images)) if partners is None else _int64(partners)
-    windows = _int64(boxes)
-    shape = _shape(images)
+    sources = np.arange(len(images)) if partners is None else int64(partners)
+    windows = int64(boxes)
+    as_seen = shape(images)
     sizes = windows[:, 2] * windows[:, 3] * images.shape[1]
     if way == "zeros":
         sizes = None
@@ -81,10 +88,10 @@ def paste(images: Tensor, partners: Tensor | None, boxes: Tensor, way: Way, inpl
     else:
         kernel = kernels.paste
         last = {"same place": kernels.SAME_PLACE, "nearest": kernels.NEAREST, "zeros": kernels.ZEROS}[way]
-    batch, result = _flat(images, dtype), _flat(out, dtype)
+    batch, result = flat(images, dtype), flat(out, dtype)
 
     def run(stage: Any, staged_at: Any, order: Any, task: int) -> None:
-        kernel(batch, stage, result, sources, windows, order, staged_at, shape, task, last)
+        kernel(batch, stage, result, sources, windows, order, staged_at, as_seen, task, last)
 
     _all_images(run, sources, sizes, batch, inplace)
     return out
@@ -103,10 +110,10 @@ def blend(images: Tensor, partners: Tensor, lam: Tensor, inplace: bool) -> Tenso
         `images`, or a new batch.
     """
     kernels = _kernels()
-    out = images if inplace else _fresh(images)
-    sources, share = _int64(partners), lam.detach().contiguous().numpy()
+    out = images if inplace else fresh(images)
+    sources, share = int64(partners), lam.detach().contiguous().numpy()
     size = images[:1].numel()
-    batch, result = _flat(images, images.dtype), _flat(out, images.dtype)
+    batch, result = flat(images, images.dtype), flat(out, images.dtype)
 
     def run(stage: Any, staged_at: Any, order: Any, task: int) -> None:
         kernels.blend(batch, stage, result, sources, share, order, staged_at, size, task)
@@ -126,12 +133,13 @@ def _madvise() -> Any:
     return function
 
 
-def _fresh(images: Tensor) -> Tensor:
-    """An uninitialised batch like `images`, on huge pages where Linux grants them on request (numpy asks likewise).
+def fresh(images: Tensor, count: int | None = None) -> Tensor:
+    """Room for `count` (None: as many) images as `images` are, not filled, on huge pages where Linux grants them on
+    request (numpy asks likewise).
 
     Fresh memory costs a page fault every 4 KiB otherwise, which is more than the copy itself.
     """
-    out = torch.empty_like(images.detach())
+    out = empty_like_batch(images, len(images) if count is None else count)
     advice = getattr(mmap, "MADV_HUGEPAGE", None)
     start = -(-out.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     size = (out.data_ptr() + out.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -146,81 +154,78 @@ def _all_images(
     """Calls run(stage, staged_at, order, task) for all images, on several threads; sizes: values a box, None unread."""
     kernels = _kernels()
     count = len(partners)
-    threads = max(1, min(torch.get_num_threads(), count, batch.nbytes // _WORTH_A_THREAD))
+    threads = threads_for(count, batch.nbytes)
     staged_at = np.full(count, -1, np.int64)
     nothing = np.empty(0, batch.dtype)
+    parts = np.array_split(kernels.chain(partners), threads)
     if not inplace or sizes is None:
-        parts = np.array_split(np.arange(count), threads)
+        # The chain backwards: an image's partner was read just before it, and is still in the cache.
         task = kernels.BOX if inplace else kernels.WHOLE
-        _together([functools.partial(run, nothing, staged_at, part, task) for part in parts])
+        together([functools.partial(run, nothing, staged_at, part[::-1].copy(), task) for part in parts])
         return
-    parts, late = chains(partners, threads)
+    late = read_too_late(partners, parts)
     ends = np.cumsum(sizes[late])
     staged_at[late] = ends - sizes[late]
     stage = np.empty(ends[-1] if len(late) else 0, batch.dtype)
     shares = np.array_split(late, min(threads, max(1, len(late))))
-    _together([functools.partial(run, stage, staged_at, share, kernels.STAGE) for share in shares])
-    _together([functools.partial(run, stage, staged_at, part, kernels.BOX) for part in parts])
+    together([functools.partial(run, stage, staged_at, share, kernels.STAGE) for share in shares])
+    together([functools.partial(run, stage, staged_at, part, kernels.BOX) for part in parts])
 
 
-def chains(partners: Any, parts: int) -> tuple[list[Any], Any]:
-    """The order to write images in, cut into parts that may run side by side, and which images read too late in it.
+def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
+    """The images whose boxes must be put aside where each part is written in its order, the parts side by side.
 
-    An image reads too late where its partner is in another part, is itself, or comes before it. Right for any partners,
-    fewest for a permutation: one for each cycle and each cut.
-
-    Returns:
-        `parts` arrays of image numbers, each image once; an array of the images whose boxes must be put aside.
+    Those whose partner is in another part, is themselves, or comes before them. Right for any partners and order; along
+    the chain of a permutation one for each cycle and each cut.
     """
-    partner_of = partners.tolist()
-    order: list[int] = []
-    seen = [False] * len(partner_of)
-    for start in range(len(partner_of)):
-        image = start
-        while not seen[image]:
-            seen[image] = True
-            order.append(image)
-            image = partner_of[image]
-    split = np.array_split(np.array(order, np.int64), parts)
-    part, place = np.empty((2, len(order)), np.int64)
-    for number, members in enumerate(split):
+    part, place = np.empty((2, len(partners)), np.int64)
+    for number, members in enumerate(parts):
         part[members] = number
-    place[order] = np.arange(len(order))
-    late = np.flatnonzero((part[partners] != part) | (place[partners] <= place))
-    return split, late
+        place[members] = np.arange(len(members))
+    return np.flatnonzero((part[partners] != part) | (place[partners] <= place))
 
 
-def _together(jobs: Sequence[Callable[[], None]]) -> None:
+def threads_for(count: int, size: int) -> int:
+    """How many threads to mix `count` images of `size` bytes in all on."""
+    return max(1, min(torch.get_num_threads(), count, size // _WORTH_A_THREAD))
+
+
+def together(jobs: Sequence[Callable[[], None]]) -> None:
     """Runs the jobs side by side. Threads of the moment: none to share between callers, none to lose in a fork."""
     errors: list[BaseException] = []
 
-    def guarded(job: Callable[[], None]) -> None:
+    def guarded(job: Callable[[], None], running: Any) -> None:
         try:
             job()
         except BaseException as error:
             errors.append(error)
+        finally:
+            running.release()
 
-    others = [threading.Thread(target=guarded, args=(job,)) for job in jobs[1:]]
-    for thread in others:
-        thread.start()
-    guarded(jobs[0])
-    for thread in others:
-        thread.join()
+    # Beneath threading.Thread, whose start() waits for the thread to run: a few per cent of a batch.
+    locks = [_thread.allocate_lock() for _ in jobs]
+    for job, running in zip(jobs[1:], locks[1:], strict=True):
+        running.acquire()
+        _thread.start_new_thread(guarded, (job, running))
+    locks[0].acquire()
+    guarded(jobs[0], locks[0])
+    for running in locks[1:]:
+        running.acquire()
     if errors:
         raise errors[0]
 
 
-def _int64(tensor: Tensor) -> Any:
+def int64(tensor: Tensor) -> Any:
     return tensor.detach().to(torch.int64).contiguous().numpy()
 
 
-def _shape(images: Tensor) -> tuple[int, int, int, int]:
+def shape(images: Tensor) -> tuple[int, int, int, int]:
     """(planes, height, width, pixel), as the kernels see an image."""
     _, channels, height, width = images.shape
     return (channels, height, width, 1) if images.is_contiguous() else (1, height, width, channels)
 
 
-def _flat(images: Tensor, dtype: torch.dtype) -> Any:
+def flat(images: Tensor, dtype: torch.dtype) -> Any:
     """The batch's values in the order of memory, sharing it."""
     in_order = images.detach() if images.is_contiguous() else images.detach().permute(0, 2, 3, 1)
     return in_order.reshape(-1).view(dtype).numpy()

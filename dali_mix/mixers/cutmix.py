@@ -16,7 +16,7 @@ from dali_mix.mixers.base import (
     check_size,
 )
 from dali_mix.mixers.paste import paste_boxes
-from dali_mix.mixers.targets import mix_area, to_soft
+from dali_mix.mixers.targets import mix_area
 
 
 class CutMix(Mixer[PasteParams]):
@@ -52,7 +52,7 @@ class CutMix(Mixer[PasteParams]):
     ) -> PasteParams:
         check_size(batch_size, height, width)
         draws = 1 if self.per_batch else batch_size
-        side = (1.0 - random.beta(draws, self.alpha, generator)).sqrt()
+        side = random.square_root(1.0 - random.beta(draws, self.alpha, generator))
         centre_y = random.pixels(draws, height, generator)
         centre_x = random.pixels(draws, width, generator)
         boxes = box_ops.clipped(centre_y, centre_x, (side * height).long(), (side * width).long(), height, width)
@@ -67,5 +67,5 @@ class CutMix(Mixer[PasteParams]):
         self, images: Tensor, targets: Tensor, params: PasteParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.lam))
-        mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
+        mixed_targets = mix_area(targets, params.permutation, params.lam, self.num_classes)
         return paste_boxes(images, params.permutation, params.boxes, inplace=inplace), mixed_targets

@@ -3,7 +3,7 @@
 Batches arrive as flat arrays in the order of memory. `shape` is (planes, height, width, pixel): a contiguous batch has
 C planes of pixels of 1 value, a channels_last one has 1 plane of pixels of C values. An image is `planes · height`
 rows of `width · pixel` values. Pixels that only move are handed over as integers of their size, so that few kernels
-serve all dtypes. Every value of the output is written once: its memory is often fresh, and touching it is what costs.
+serve all dtypes. Every page of the output is touched once: its memory is often fresh, and that is what costs.
 
 Everything compiled sits in this one file, so that numba's cache on disk notices every change of it.
 """
@@ -24,11 +24,25 @@ WHOLE, BOX, STAGE = 0, 1, 2
 SAME_PLACE, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
 
 
-def _compile(function: Callable[..., None]) -> Any:
+def _compile(function: Callable[..., Any]) -> Any:
     """Compiled at its first call for each dtype, without holding the interpreter, and kept on disk where numba can."""
     with contextlib.suppress(RuntimeError):  # "cannot cache function": no place to write
         return njit(nogil=True, cache=True)(function)
     return njit(nogil=True)(function)
+
+
+@_compile
+def chain(partners: Any) -> Any:
+    """(B,) int64, the images in the order image, its partner, its partner's partner, … until one comes again."""
+    order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
+    for start in range(len(partners)):
+        image = start
+        while not seen[image]:
+            seen[image] = True
+            order[count] = image
+            count += 1
+            image = partners[image]
+    return order
 
 
 @_compile
@@ -51,48 +65,16 @@ def _copy_block(
 
 
 @_compile
-def _copy_around(images: Any, out: Any, image: int, box: Any, shape: Any) -> None:
-    """What of the image starting at `image` lies outside its box."""
-    planes, height, width, pixel = shape
-    row = width * pixel
-    if box[2] == 0 or box[3] == 0:
-        _copy(images, image, out, image, planes * height * row)
-        return
-    first, last = box[0] * row, (box[0] + box[2]) * row
-    left, right = box[1] * pixel, (box[1] + box[3]) * pixel
-    for p in range(planes):
-        plane = image + p * height * row
-        # In order of memory: up to the first row's box, from each row's box to the next one, the rest.
-        _copy(images, plane, out, plane, first + left)
-        for y in range(plane + first, plane + last - row, row):
-            _copy(images, y + right, out, y + right, row - right + left)
-        end = last - row + right
-        _copy(images, plane + end, out, plane + end, height * row - end)
-
-
-@_compile
-def _nearest(
-    images: Any, partner: int, out: Any, to: int, out_row: int, out_plane: int, box_h: int, box_w: int, shape: Any
-) -> None:
-    """Pixel d of n comes from pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it."""
-    planes, height, width, pixel = shape
-    down, across = np.float32(height) / np.float32(box_h), np.float32(width) / np.float32(box_w)
-    columns = np.empty(box_w, np.uint64)  # unsigned: no check for indices that count from the end
-    for x in range(box_w):
-        columns[x] = np.uint64(min(np.int64(np.float32(x) * across), width - 1) * pixel)
-    for p in range(planes):
-        for y in range(box_h):
-            from_y = min(np.int64(np.float32(y) * down), height - 1)
-            start = partner + (p * height + from_y) * width * pixel
-            at = to + p * out_plane + y * out_row
-            values, shrunk = images[start : start + width * pixel], out[at : at + box_w * pixel]
-            if pixel == 1:
-                for x in range(box_w):
-                    shrunk[x] = values[columns[x]]
-            else:
-                for x in range(box_w):
-                    for c in range(pixel):
-                        shrunk[x * pixel + c] = values[columns[x] + np.uint64(c)]
+def _pick(source: Any, start: int, out: Any, to: int, columns: Any, pixel: int) -> None:
+    """A row's pixels that begin at `columns`."""
+    values, picked = source[start:], out[to : to + len(columns) * pixel]
+    if pixel == 1:
+        for x in range(len(columns)):
+            picked[x] = values[columns[x]]
+    else:
+        for x in range(len(columns)):
+            for c in range(pixel):
+                picked[x * pixel + c] = values[columns[x] + np.uint32(c)]
 
 
 @_compile
@@ -183,29 +165,37 @@ def paste(
     row, plane = width * pixel, height * width * pixel
     for i in order:
         top, left, box_h, box_w = boxes[i]
-        if task == WHOLE:
-            _copy_around(images, out, i * planes * plane, boxes[i], shape)
-        if box_h == 0 or box_w == 0:
-            continue
-        block = (planes, box_h, box_w * pixel)
-        corner = top * row + left * pixel
-        stage_row, stage_plane = box_w * pixel, box_h * box_w * pixel
-        target, to, out_row, out_plane = out, i * planes * plane + corner, row, plane
+        image, count = i * planes * plane, box_w * pixel
+        target, to, out_row, out_plane = out, image + top * row + left * pixel, row, plane
         if task == STAGE:
-            target, to, out_row, out_plane = stage, staged_at[i], stage_row, stage_plane
+            target, to, out_row, out_plane = stage, staged_at[i], count, box_h * count
         elif task == BOX and staged_at[i] >= 0:
-            _copy_block(stage, staged_at[i], stage_row, stage_plane, out, to, row, plane, block)
+            _copy_block(stage, staged_at[i], count, box_h * count, out, to, row, plane, (planes, box_h, count))
             continue
-        partner = partners[i] * planes * plane
-        if way == SAME_PLACE:
-            _copy_block(images, partner + corner, row, plane, target, to, out_row, out_plane, block)
-        elif way == NEAREST:
-            _nearest(images, partner, target, to, out_row, out_plane, box_h, box_w, shape)
-        else:
-            for p in range(planes):
-                for y in range(box_h):
-                    start = to + p * out_plane + y * out_row
-                    target[start : start + box_w * pixel] = 0
+        # Shrunk to nearest, pixel d of n is pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it.
+        down = np.float32(height) / np.float32(max(box_h, 1))
+        across = np.float32(width) / np.float32(max(box_w, 1))
+        columns = np.empty(box_w if way == NEAREST else 0, np.uint32)  # unsigned: no check for counting from the end
+        for x in range(len(columns)):
+            columns[x] = np.uint32(min(np.int64(np.float32(x) * across), width - 1) * pixel)
+        for p in range(planes):
+            own, other = image + p * plane, partners[i] * planes * plane + p * plane
+            if task == WHOLE:
+                _copy(images, own, out, own, top * row)
+            for y in range(box_h):
+                if task == WHOLE:  # all of the row, its box again while in the cache: faster than going around it
+                    _copy(images, own + (top + y) * row, out, own + (top + y) * row, row)
+                at = to + p * out_plane + y * out_row
+                if way == SAME_PLACE:
+                    _copy(images, other + (top + y) * row + left * pixel, target, at, count)
+                elif way == NEAREST:
+                    start = other + min(np.int64(np.float32(y) * down), height - 1) * row
+                    _pick(images, start, target, at, columns, pixel)
+                else:
+                    target[at : at + count] = 0
+            if task == WHOLE:
+                rest = own + (top + box_h) * row
+                _copy(images, rest, out, rest, (height - top - box_h) * row)
 
 
 @_compile
@@ -227,7 +217,7 @@ def paste_bilinear(
     for i in order:
         top, left, box_h, box_w = boxes[i]
         if task == WHOLE:
-            _copy_around(images, out, i * planes * plane, boxes[i], shape)
+            _copy(images, i * planes * plane, out, i * planes * plane, planes * plane)
         if box_h == 0 or box_w == 0:
             continue
         stage_row, stage_plane = box_w * pixel, box_h * box_w * pixel

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dali_mix.mixers import random
+from dali_mix.mixers import cpu, random
 from dali_mix.mixers.base import check_images, check_size, keep_format
 
 
@@ -115,18 +115,25 @@ class FreeFormMasks:
         """(B,1,H,W) bool, True where a pixel is removed: its centre lies closer to a stroke or hole than the radius.
 
         Pure, on the device of the params, without waiting for it; works through the segments one after the other in
-        memory of a few images' worth.
+        memory of a few images' worth. On a CPU compiled loops look at each segment's surroundings only: the same masks.
         """
-        batch_size = len(params.strokes)
-        rows = torch.arange(params.height, device=params.strokes.device)[:, None] + 0.5
-        cols = torch.arange(params.width, device=params.strokes.device) + 0.5
-        removed = torch.zeros(batch_size, params.height, params.width, dtype=torch.bool, device=params.strokes.device)
-        for stroke, radius in zip(params.strokes.unbind(1), params.stroke_radii.unbind(1), strict=True):
-            for start, end in zip(stroke[:, :-1].unbind(1), stroke[:, 1:].unbind(1), strict=True):
-                removed |= _near_segment(rows, cols, start, end, radius)
-        for centre, radius in zip(params.holes.unbind(1), params.hole_radii.unbind(1), strict=True):
-            y, x = centre[:, :, None, None].unbind(1)
-            removed |= (rows - y).square() + (cols - x).square() < radius.square()[:, None, None]
+        lines, discs = _lines(params), torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
+        if lines.device.type == "cpu" and not torch.compiler.is_compiling() and cpu.available():
+            from dali_mix.mixers import masks_cpu  # compiles with numba, which may not be there
+
+            return masks_cpu.draw(lines, discs, params.height, params.width)[:, None]
+        rows = torch.arange(params.height, device=lines.device)[:, None] + 0.5
+        cols = torch.arange(params.width, device=lines.device) + 0.5
+        removed = torch.zeros(len(lines), params.height, params.width, dtype=torch.bool, device=lines.device)
+        for line in lines.unbind(1):
+            y, x, along_y, along_x, length, radius = line[:, :, None, None].unbind(1)
+            along = (rows - y) * along_y + (cols - x) * along_x
+            across = (rows - y) * along_x - (cols - x) * along_y
+            beyond = along - along.clamp_min(0).minimum(length)
+            removed |= beyond.square() + across.square() < radius.square()
+        for disc in discs.unbind(1):
+            y, x, radius = disc[:, :, None, None].unbind(1)
+            removed |= (rows - y).square() + (cols - x).square() < radius.square()
         return removed[:, None]
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -136,17 +143,16 @@ class FreeFormMasks:
         return self.masks(self.sample(batch_size, height, width, generator, images.device))
 
 
-def _near_segment(rows: Tensor, cols: Tensor, start: Tensor, end: Tensor, radius: Tensor) -> Tensor:
-    """(B,H,W) bool: nearer than radius (B,) to the line from start to end, (B,2) each. rows: (H,1), cols: (W,)."""
-    # A line of no length may point anywhere: atan2 of 0 and 0 is 0.
-    heading = torch.atan2(end[:, 0] - start[:, 0], end[:, 1] - start[:, 1])[:, None, None]
-    along_y, along_x = heading.sin(), heading.cos()
-    length = (end - start).norm(dim=1)
-    y, x = start[:, :, None, None].unbind(1)
-    along = (rows - y) * along_y + (cols - x) * along_x
-    across = (rows - y) * along_x - (cols - x) * along_y
-    beyond = along - along.clamp_min(0).minimum(length[:, None, None])
-    return beyond.square() + across.square() < radius.square()[:, None, None]
+def _lines(params: FreeFormParams) -> Tensor:
+    """(B,n,6) float32, a row for each straight part of a stroke: y, x of its start; y, x of its direction, a unit
+    vector; its length; half its width.
+    """
+    start = params.strokes[:, :, :-1]
+    step = params.strokes[:, :, 1:] - start
+    heading = torch.atan2(step[..., 0], step[..., 1])  # of no length: any; atan2 of 0 and 0 is 0
+    radii = params.stroke_radii[..., None].expand(heading.shape)
+    parts = [start[..., 0], start[..., 1], heading.sin(), heading.cos(), step.norm(dim=-1), radii]
+    return torch.stack(parts, dim=-1).flatten(1, 2)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from dali_mix.mixers import random
 from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size
 from dali_mix.mixers.paste import blend
-from dali_mix.mixers.targets import mix_area, to_soft
+from dali_mix.mixers.targets import mix_area
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,5 @@ class MixUp(Mixer[MixUpParams]):
         self, images: Tensor, targets: Tensor, params: MixUpParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.lam))
-        mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
+        mixed_targets = mix_area(targets, params.permutation, params.lam, self.num_classes)
         return blend(images, params.permutation, params.lam, inplace=inplace), mixed_targets

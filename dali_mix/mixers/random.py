@@ -6,6 +6,7 @@ so that a CPU generator gives the same mixes whatever device the images are on. 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +37,15 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
     # Below alpha of about .01 both can round to 0, which would be 0 / 0.
     first, second = gammas.clamp_min(torch.finfo(torch.float64).tiny).unbind()
     return first / (first + second)
+
+
+def square_root(draws: Tensor) -> Tensor:
+    """√draws. torch's own starts all its threads for a few numbers (MKL's vector mathematics) on a CPU, and these spin
+    for milliseconds on the cores that the mixing loops need.
+    """
+    if draws.device.type == "cpu" and not torch.compiler.is_compiling():
+        return torch.from_numpy(np.sqrt(draws.numpy()))
+    return draws.sqrt()
 
 
 def permutation(count: int, generator: torch.Generator | None) -> Tensor:

@@ -9,7 +9,7 @@ from dali_mix.mixers import boxes as box_ops
 from dali_mix.mixers import random
 from dali_mix.mixers.base import Mixer, PasteParams, check_batch, check_num_classes, check_size
 from dali_mix.mixers.paste import Interpolation, paste_resized
-from dali_mix.mixers.targets import mix_area, to_soft
+from dali_mix.mixers.targets import mix_area
 
 
 class ResizeMix(Mixer[PasteParams]):
@@ -74,6 +74,6 @@ class ResizeMix(Mixer[PasteParams]):
         self, images: Tensor, targets: Tensor, params: PasteParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.lam))
-        mixed_targets = mix_area(to_soft(targets, self.num_classes), params.permutation, params.lam)
+        mixed_targets = mix_area(targets, params.permutation, params.lam, self.num_classes)
         mixed_images = paste_resized(images, params.permutation, params.boxes, self.interpolation, inplace=inplace)
         return mixed_images, mixed_targets

@@ -23,7 +23,7 @@ from dali_mix.mixers.base import (
 )
 from dali_mix.mixers.paste import paste_boxes
 from dali_mix.mixers.saliency import fine_grained_saliency, peaks, to_uint8
-from dali_mix.mixers.targets import mix_area, to_soft
+from dali_mix.mixers.targets import mix_area
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         device: torch.device | str = "cpu",
     ) -> SaliencyMixParams:
         check_size(batch_size, height, width)
-        side = (1.0 - random.beta(1 if self.per_batch else batch_size, self.alpha, generator)).sqrt()
+        draws = 1 if self.per_batch else batch_size
+        side = random.square_root(1.0 - random.beta(draws, self.alpha, generator))
         side = random.per_sample(side, batch_size)
         return SaliencyMixParams(
             permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
@@ -101,10 +102,9 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         self, images: Tensor, targets: Tensor, params: SaliencyMixParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
         check_batch(images, targets, len(params.permutation))
-        soft = to_soft(targets, self.num_classes)
         located = self.locate(images, params)
-        mixed_images = paste_boxes(images, located.permutation, located.boxes, inplace=inplace)
-        return mixed_images, mix_area(soft, located.permutation, located.lam)
+        mixed_targets = mix_area(targets, located.permutation, located.lam, self.num_classes)
+        return paste_boxes(images, located.permutation, located.boxes, inplace=inplace), mixed_targets
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
         """The boxes that `apply` pastes, and the λ it mixes targets by: `CutMix.apply` with them does the same.

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dali_mix.mixers import random
+from dali_mix.mixers import cpu, random
 from dali_mix.mixers.base import Mixer, check_batch, check_num_classes, check_size, empty_like_batch
-from dali_mix.mixers.targets import to_soft, union
+from dali_mix.mixers.targets import to_soft, unite
 
 # rows, cols, share of batches, as released
 _DEFAULT = ((1, 2, 0.3), (2, 2, 0.4), (2, 3, 0.3))
@@ -157,20 +157,38 @@ class SpliceMix(Mixer[SpliceMixParams]):
                     f"a grid of {grid.rows}×{grid.cols} with sources {tuple(grid.sources.shape)} and dropped "
                     f"{tuple(grid.dropped.shape)}: both must be (n, {grid.rows * grid.cols})"
                 )
+            if min(images.shape[2] // grid.rows, images.shape[3] // grid.cols) < 1:
+                raise ValueError(
+                    f"images of {images.shape[2]}×{images.shape[3]} pixels cannot be cut into {grid.rows}×{grid.cols}"
+                )
             if images.device.type == "cpu" and len(grid.sources) and not torch.compiler.is_compiling():
-                highest = int(grid.sources.max())
+                lowest, highest = int(grid.sources.min()), int(grid.sources.max())
+                if lowest < 0:
+                    raise ValueError(f"a cell shows image {lowest}: images count from 0")
                 if highest >= len(images):
                     raise ValueError(f"params drawn for a larger batch: a cell shows image {highest} of {len(images)}")
         soft = to_soft(targets, self.num_classes)
-        labels = [union(soft[grid.sources], ~grid.dropped) for grid in params.grids]
-        filled = len(images)
-        mixed = empty_like_batch(images, filled + sum(len(grid.sources) for grid in params.grids))
-        mixed[:filled] = images
-        for grid in params.grids:
-            if len(grid.sources):
-                _tile(images, grid, mixed[filled : filled + len(grid.sources)])
-            filled += len(grid.sources)
+        labels = [unite(targets, soft, grid.sources, grid.dropped) for grid in params.grids]
+        mixed = _splice(images, params.grids)
         return mixed, torch.cat([soft, *labels])
+
+
+def _splice(images: Tensor, grids: Sequence[SpliceMixParams]) -> Tensor:
+    """The batch and the images of all grids: in one pass on a CPU, else by plain torch operations."""
+    if cpu.takes(images, (torch.float32, torch.uint8)):
+        from dali_mix.mixers import splicemix_cpu  # compiles with numba, which may not be there
+
+        return splicemix_cpu.splice(
+            images, [(grid.rows, grid.cols, cpu.int64(grid.sources), grid.dropped.numpy()) for grid in grids]
+        )
+    filled = len(images)
+    mixed = empty_like_batch(images, filled + sum(len(grid.sources) for grid in grids))
+    mixed[:filled] = images
+    for grid in grids:
+        if len(grid.sources):
+            _tile(images, grid, mixed[filled : filled + len(grid.sources)])
+        filled += len(grid.sources)
+    return mixed
 
 
 def _tile(images: Tensor, grid: SpliceMixParams, out: Tensor) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,13 +45,20 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
         ValueError: shape, dtype, class number or K do not fit. (Class numbers are checked on the CPU only, and not
             under torch.compile: a check on a GPU would wait for it.)
     """
+    _check(targets, num_classes)
+    if targets.ndim == 2:
+        return targets.float()
+    return _zeros(targets, len(targets), num_classes).scatter_(1, targets.long()[:, None], 1.0)
+
+
+def _check(targets: Tensor, num_classes: int | None) -> None:
     if targets.ndim == 2:
         if num_classes is not None and targets.shape[1] != num_classes:
             raise ValueError(
                 f"targets have {targets.shape[1]} columns, the mixer was made for num_classes={num_classes}: "
                 "give the mixer the dataset's number of classes"
             )
-        return targets.float()
+        return
     if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(
             f"targets are {tuple(targets.shape)} {targets.dtype}: a mixer takes (B,) class numbers of an integer "
@@ -59,25 +67,43 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
     if num_classes is None:
         raise ValueError("class numbers cannot be mixed without num_classes: give it to the mixer")
     if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
-        low, high = int(targets.min()), int(targets.max())
+        low, high = (int(end) for end in targets.aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(f"class numbers span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
-    soft = torch.zeros(targets.shape[0], num_classes, device=targets.device)
-    return soft.scatter_(1, targets.long()[:, None], 1.0)
 
 
-def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor) -> Tensor:
+def _zeros(targets: Tensor, count: int, columns: int | None) -> Tensor:
+    """(count, columns) float32 on the device of `targets`."""
+    assert columns is not None
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        # torch would fill it on all its threads, which then spin for a while on the cores that the mixing loops need.
+        return torch.from_numpy(np.zeros((count, columns), np.float32))
+    return torch.zeros(count, columns, device=targets.device)
+
+
+def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int | None = None) -> Tensor:
     """lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in an image that is seen stays ignored.
 
     Args:
-        targets: (B,K) float32.
+        targets: (B,) class numbers or (B,K), as `to_soft` takes them. Class numbers are written straight to their
+            places, with the same values: exactly 1 where both are equal.
         permutation: (B,) int64.
         lam: (B,) float32 in [0,1], the share of the image itself.
+        num_classes: K; None only where targets are (B,K) already.
 
     Returns:
         (B,K) float32.
+
+    Raises:
+        ValueError: as `to_soft`.
     """
-    own, other, share = targets, targets[permutation], lam[:, None]
+    _check(targets, num_classes)
+    if targets.ndim == 1:
+        own = targets.long()
+        other, share = own[permutation], lam.float()
+        mixed = _zeros(targets, len(targets), num_classes).scatter_(1, other[:, None], (1 - share)[:, None])
+        return mixed.scatter_(1, own[:, None], share.masked_fill(own == other, 1.0)[:, None])
+    own, other, share = targets.float(), targets[permutation].float(), lam[:, None]
     unknown = ((own < 0) & (share > 0)) | ((other < 0) & (share < 1))
     return (share * own + (1 - share) * other).masked_fill(unknown, -1.0)
 
@@ -108,3 +134,21 @@ def union(targets: Tensor, seen: Tensor) -> Tensor:
     seen_targets = targets.masked_fill(~seen[:, :, None], 0.0)
     most, least = seen_targets.amax(1), seen_targets.amin(1)
     return torch.where(most > 0, most, least)
+
+
+def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
+    """`union` of the images of a batch that are shown.
+
+    Args:
+        targets: (B,) class numbers or (B,K). soft: (B,K) float32, as `to_soft` makes of them.
+        sources: (n,cells) int64, the image in each cell. dropped: (n,cells) bool, True for a cell that does not count.
+
+    Returns:
+        (n,K) float32.
+    """
+    if targets.ndim == 2:
+        return union(soft[sources], ~dropped)
+    # Class numbers are written straight to their places, those of dropped cells to a column that is cut off.
+    classes = soft.shape[1]
+    hot = _zeros(targets, len(sources), classes + 1)
+    return hot.scatter_(1, targets.long()[sources].masked_fill(dropped, classes), 1.0)[:, :classes].contiguous()

@@ -1,5 +1,7 @@
 """What the mixers draw: distributions on 10^5 draws with a fixed seed, the published protocols, repeatability."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +161,9 @@ def test_impossible_sizes(batch_size, height, width):
     for mixer in (CutMix(4), ResizeMix(4), MixUp(4), Cutout(3)):
         with pytest.raises(ValueError, match="cannot mix"):
             mixer.sample(batch_size, height, width, generator())
+
+
+def test_square_roots():
+    draws = torch.cat([torch.tensor([0.0, 1.0]).double(), torch.rand(1000, dtype=torch.float64, generator=generator())])
+    wanted = torch.tensor([math.sqrt(draw) for draw in draws.tolist()], dtype=torch.float64)
+    assert torch.equal(random.square_root(draws), wanted)

@@ -1,5 +1,6 @@
 """The ways a batch can be mixed (compiled loops, Triton, plain torch, torch.compile, in place) give the same pixels."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -124,8 +125,11 @@ def test_in_place_against_the_loop():
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_chains_put_little_aside(count, parts):
     partners = np.random.default_rng(count).permutation(count)
-    order, late = cpu.chains(partners, parts)
-    assert sorted(np.concatenate(order)) == list(range(count))
+    chain = cpu._kernels().chain(partners)
+    assert sorted(chain) == list(range(count))
+    assert all(b == partners[a] or partners[a] in chain[: i + 1] for i, (a, b) in enumerate(itertools.pairwise(chain)))
+    order = np.array_split(chain, parts)
+    late = cpu.read_too_late(partners, order)
     cycles, seen = 0, set()
     for start in range(count):
         cycles += start not in seen
@@ -195,7 +199,7 @@ def test_an_error_in_a_thread_is_raised():
         raise RuntimeError("in a thread")
 
     with pytest.raises(RuntimeError, match="in a thread"):
-        cpu._together([lambda: None, fail])
+        cpu.together([lambda: None, fail])
 
 
 def test_without_numba_plain_operations_are_used(monkeypatch):

@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 from dali_mix import mixers
-from dali_mix.mixers import MixChoice, SpliceMix, SpliceMixParams
-from dali_mix.mixers.targets import union
+from dali_mix.mixers import MixChoice, SpliceMix, SpliceMixParams, cpu
+from dali_mix.mixers.targets import union, unite
 from tests.mixers import oracles
 
 # Numbers from a run of the published implementation, float32 on a CPU.
@@ -92,6 +92,31 @@ def test_equals_the_loop(dtype, within, height, width, channels_last):
     assert torch.equal(targets[6:], wanted_targets)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+@pytest.mark.parametrize(
+    ("height", "width", "channels"), [(30, 42, 3), (37, 23, 3), (3, 2, 1), (5, 224, 4), (13, 8, 2)]
+)
+def test_loops_and_plain_operations_agree(height, width, channels, dtype, channels_last, monkeypatch):
+    monkeypatch.setattr(cpu, "_WORTH_A_THREAD", 256)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    images = torch.rand(6, channels, height, width, generator=generator()) * 255
+    images = (images / 64 - 2 if dtype == torch.float32 else images).to(dtype)
+    images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
+    before = images.clone()
+    assert cpu.takes(images)
+    mixed, targets = SpliceMix().apply(images, torch.eye(6), GRIDS)
+    monkeypatch.setattr(cpu, "_kernels", lambda: None)
+    wanted, wanted_targets = SpliceMix().apply(images, torch.eye(6), GRIDS)
+    assert mixed.dtype == dtype and mixed.stride() == wanted.stride() and torch.equal(images, before)
+    assert torch.equal(mixed[:6], images) and torch.equal(targets, wanted_targets)
+    if dtype == torch.uint8:  # sums that end in .5 up to their last bits may round to either side
+        apart = (mixed.int() - wanted.int()).abs()
+        assert apart.max() <= 1 and apart.float().mean() < 0.01
+    else:
+        torch.testing.assert_close(mixed, wanted, rtol=0, atol=1e-6)
+
+
 def test_union_equals_the_loop():
     gen = generator()
     rows = torch.randint(-1, 2, (500, 4, 5), generator=gen).float()
@@ -99,6 +124,17 @@ def test_union_equals_the_loop():
     seen[:, 0] |= ~seen.any(1)
     wanted = [oracles.targets_union(r, s) for r, s in zip(rows.tolist(), seen.tolist(), strict=True)]
     assert torch.equal(union(rows, seen), torch.tensor(wanted))
+
+
+def test_class_numbers_unite_as_their_rows_do():
+    gen = generator()
+    labels, sources = torch.randint(7, (9,), generator=gen), torch.randint(9, (200, 6), generator=gen)
+    dropped = torch.rand(200, 6, generator=gen) < 0.6
+    rows = torch.eye(7)[labels]
+    for given in (labels, labels.int()):
+        united = unite(given, rows, sources, dropped)
+        assert united.is_contiguous() and torch.equal(united, union(rows[sources], ~dropped))
+    assert (united.sum(1) == 0).any(), "all cells dropped"
 
 
 def test_ignored_entries_of_dropped_cells_do_not_count():
@@ -211,6 +247,8 @@ WRONG = SpliceMixParams(2, 2, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, dtype
         (lambda: SpliceMix().sample(-1, 9, 9, generator()), "cannot mix"),
         (lambda: SpliceMix()(pictures(4), torch.tensor([0, 1, 0, 1]), generator()), "without num_classes"),
         (lambda: SpliceMix().apply(pictures(4), torch.eye(4), grid(1, 2, [[0, 4]])), "image 4 of 4"),
+        (lambda: SpliceMix().apply(pictures(4), torch.eye(4), grid(1, 2, [[0, -1]])), "image -1: images count from 0"),
+        (lambda: SpliceMix().apply(pictures(1, 5, 2), torch.eye(1), grid(1, 3, [[0, 0, 0]])), "5×2 pixels .* 1×3"),
         (lambda: SpliceMix().apply(pictures(4), torch.eye(4), grid(1, 2, [[0, 3]]), inplace=True), "larger batch"),
         (lambda: SpliceMix().apply(pictures(4), torch.eye(3), grid(1, 2, [[0, 3]])), "do not fit together"),
         (

@@ -174,3 +174,50 @@ def test_build_refuses(name, options, message):
 
 def test_options_are_readable():
     assert repr(CutMix(10, alpha=0.5)) == "CutMix(num_classes=10, alpha=0.5, per_batch=False)"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
+def test_class_numbers_mix_as_their_rows_do(dtype):
+    gen = torch.Generator().manual_seed(5)
+    labels, permutation = torch.randint(5, (4000,), generator=gen), torch.randperm(4000, generator=gen)
+    lam = torch.rand(4000, generator=gen)
+    lam[:200], lam[200:400] = 0, 1
+    permutation[400:410] = torch.arange(400, 410)
+    mixed = mix_area(labels.to(dtype), permutation, lam, 5)
+    assert torch.equal(mixed, mix_area(torch.eye(5)[labels], permutation, lam))
+    equal = labels == labels[permutation]
+    assert torch.equal(mixed[equal], torch.eye(5)[labels[equal]]), "exactly 1 where both are of a class"
+    places = torch.arange(4000)[~equal]
+    assert torch.equal(mixed[places, labels[~equal]], lam[~equal])
+    assert torch.equal(mixed[places, labels[permutation][~equal]], (1 - lam)[~equal])
+
+
+def test_class_numbers_mixed_pass_gradients_to_their_shares():
+    lam = torch.tensor([0.25, 0.5, 0.75], requires_grad=True)
+    mixed = mix_area(torch.tensor([0, 1, 1]), torch.tensor([1, 2, 0]), lam, 3)
+    (mixed * torch.tensor([1.0, 10, 100])).sum().backward()
+    assert lam.grad.tolist() == [-9, 0, 9]
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes", "message"),
+    [
+        (torch.tensor([0, 3]), 3, "class numbers span 0 … 3, outside 0 … 2"),
+        (torch.tensor([0, -1]), 3, "class numbers span -1 … 0"),
+        (torch.tensor([0, 1]), None, "without num_classes"),
+        (torch.tensor([0.0, 1.0]), 3, "torch.float32"),
+        (torch.zeros(2, 4), 3, "4 columns"),
+    ],
+)
+def test_mix_area_refuses(targets, classes, message):
+    with pytest.raises(ValueError, match=message):
+        mix_area(targets, torch.tensor([1, 0]), torch.rand(2), classes)
+
+
+def test_wrong_targets_leave_the_images_as_they_were():
+    for mixer in (CutMix(3), ResizeMix(3), MixUp(3), mixers.SaliencyMix(3, mean=(0, 0, 0), std=(1, 1, 1))):
+        images = torch.rand(2, 3, 9, 7)
+        before = images.clone()
+        with pytest.raises(ValueError, match="class numbers span"):
+            mixer(images, torch.tensor([0, 3]), inplace=True)
+        assert torch.equal(images, before)
