@@ -243,7 +243,10 @@ def build_loss(config: RunConfig) -> nn.Module:
     # Losses of more than logits and targets belong to an objective.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
-        raise ValueError(f"loss type {kind!r} is unknown; there are {', '.join(known)}, or write module:name")
+        raise ValueError(
+            f"loss type {kind!r} is unknown; there are {', '.join(known)}, or write module:name, as "
+            "torch.nn:BCEWithLogitsLoss"
+        )
     if kind in known:
         check_kinds(inspect.signature(known[kind]).parameters, f"loss {kind}", options)
     return call_with(known.get(kind) or resolve_type(kind, "loss"), f"loss {kind}", options)
@@ -257,6 +260,10 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
     kind = options.pop("type")
     if ":" in kind:
         return call_with(resolve_type(kind, "mixer"), f"mixer {kind}", options)
+    known = {name.lower(): mixer for name, mixer in mixers.MIXERS.items()}.get(kind.lower())
+    for option in ("mean", "std"):  # offered to every mixer below; named in a recipe, it has to be known
+        if option in options and known is not None and option not in inspect.signature(known).parameters:
+            raise ValueError(f"mixer {kind}: has no option {option!r}")
     name, pipeline_options = config.pipeline_options(train=True)
     pipeline = pipelines.build(name, True, pipeline_options)
     data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}

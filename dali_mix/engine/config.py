@@ -96,7 +96,10 @@ class RunConfig:
         if name == "auto":
             return MEASURED[task][0]
         if name and name.removeprefix("ema_") not in MEASURED[task]:
-            raise ValueError(f"checkpoint.best={name!r} is not measured in {task}: {', '.join(MEASURED[task])} are")
+            raise ValueError(
+                f"checkpoint.best={name!r} is not measured in {task}: choose 'auto' or one of "
+                f"{', '.join(MEASURED[task])}"
+            )
         return name
 
     def pipeline_options(self, train: bool) -> tuple[str, dict[str, Any]]:

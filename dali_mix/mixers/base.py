@@ -9,6 +9,8 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from dali_mix.mixers import checks
+
 Params = TypeVar("Params")
 Combine = Literal["area", "union"]
 
@@ -104,14 +106,21 @@ def check_size(batch_size: int, height: int, width: int) -> None:
 
 
 def check_images(images: Tensor) -> None:
-    """Raises ValueError where `images` is no (B,C,H,W) batch."""
+    """Raises ValueError where `images` is no (B,C,H,W) batch of pixels."""
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images are a {type(images).__name__}: a mixer takes a tensor (B,C,H,W)")
     if images.ndim != 4:
         raise ValueError(f"images have shape {tuple(images.shape)}: a mixer takes (B,C,H,W)")
+    if images.is_complex() or images.dtype == torch.bool:
+        raise ValueError(f"images are {images.dtype}: a mixer takes pixels, uint8 or floating-point")
 
 
 def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
     """Raises ValueError where images, targets and params are not of the same number of samples."""
     check_images(images)
+    if not isinstance(targets, Tensor) or not targets.ndim:
+        kind = "a single number" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
+        raise ValueError(f"targets are {kind}: a mixer takes a tensor, (B,) class numbers or (B,K) rows")
     if not images.shape[0] == targets.shape[0] == drawn_for:
         raise ValueError(
             f"{images.shape[0]} images, {targets.shape[0]} targets and params drawn for {drawn_for} do not fit together"
@@ -137,11 +146,11 @@ def empty_like_batch(images: Tensor, count: int) -> Tensor:
 
 def check_alpha(alpha: float) -> None:
     """Raises ValueError where `alpha` is no parameter of a Beta distribution."""
-    if not 0 < alpha < float("inf"):
+    if not 0 < checks.number("alpha", alpha) < float("inf"):
         raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (leave the mixer out to mix nothing)")
 
 
 def check_num_classes(num_classes: int | None) -> None:
-    """Raises ValueError where `num_classes` is given and not positive."""
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: must be at least 1")
+    """Raises ValueError where `num_classes` is given and no whole number of at least 1."""
+    if num_classes is not None:
+        checks.whole("num_classes", num_classes, 1)

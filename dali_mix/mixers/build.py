@@ -62,6 +62,7 @@ def build(
             raise ValueError(f"mixer MixChoice: mixers={options['mixers']!r}: must be a list of mixers")
         options["mixers"] = [_member(member, data) for member in options["mixers"]]
     signature = inspect.signature(mixer_class)
+    # A whole run's mean and std are offered to every mixer; what someone asks for by name has to be known.
     options |= {option: value for option, value in data.items() if option in signature.parameters}
     try:
         signature.bind(**options)

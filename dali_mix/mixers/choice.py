@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import random
+from dali_mix.mixers import checks, random
 from dali_mix.mixers.base import Mixer, check_batch, check_size
 from dali_mix.mixers.targets import to_soft
 
@@ -42,6 +42,13 @@ class MixChoice(Mixer[ChoiceParams]):
     """
 
     def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float]) -> None:
+        if not all(isinstance(given, (list, tuple)) for given in (mixers, probs)):
+            raise ValueError(f"MixChoice takes a list of mixers and a list of shares, not {mixers!r} and {probs!r}")
+        for mixer in mixers:
+            if not isinstance(mixer, Mixer):
+                raise ValueError(f"MixChoice holds mixers, not {mixer!r}")
+        for share in probs:
+            checks.number("probs", share)
         if not mixers or len(mixers) != len(probs):
             raise ValueError(f"MixChoice needs one share per mixer: {len(mixers)} mixers, {len(probs)} probs")
         if not all(share >= 0 for share in probs) or not sum(probs) <= 1 + 1e-9:

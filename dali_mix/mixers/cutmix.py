@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers import random
+from dali_mix.mixers import checks, random
 from dali_mix.mixers.base import (
     Mixer,
     PasteParams,
@@ -40,7 +40,7 @@ class CutMix(Mixer[PasteParams]):
         check_alpha(alpha)
         self.num_classes = num_classes
         self.alpha = alpha
-        self.per_batch = per_batch
+        self.per_batch = checks.flag("per_batch", per_batch)
 
     def sample(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers import random
+from dali_mix.mixers import checks, random
 from dali_mix.mixers.base import Mixer, check_batch, check_size
 from dali_mix.mixers.paste import erase_boxes
 
@@ -35,9 +35,7 @@ class Cutout(Mixer[CutoutParams]):
     changes_targets = False
 
     def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"size={size}: the side of the square is at least one pixel")
-        self.size = size
+        self.size = checks.whole("size", size, 1)
 
     def sample(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import random
+from dali_mix.mixers import checks, random
 from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size
 from dali_mix.mixers.paste import blend
 from dali_mix.mixers.targets import mix_area
@@ -40,7 +40,7 @@ class MixUp(Mixer[MixUpParams]):
         check_alpha(alpha)
         self.num_classes = num_classes
         self.alpha = alpha
-        self.per_batch = per_batch
+        self.per_batch = checks.flag("per_batch", per_batch)
 
     def sample(
         self,

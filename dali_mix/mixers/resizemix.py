@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers import random
+from dali_mix.mixers import checks, random
 from dali_mix.mixers.base import Mixer, PasteParams, check_batch, check_num_classes, check_size
 from dali_mix.mixers.paste import Interpolation, paste_resized
 from dali_mix.mixers.targets import mix_area
@@ -39,7 +39,7 @@ class ResizeMix(Mixer[PasteParams]):
         check_num_classes(num_classes)
         if not isinstance(scale, (list, tuple)) or len(scale) != 2:
             raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
-        low, high = scale
+        low, high = (checks.number("scale", end) for end in scale)
         if not 0 < low <= high <= 1:
             raise ValueError(f"scale={tuple(scale)}: needs 0 < low ≤ high ≤ 1")
         if interpolation not in ("nearest", "bilinear"):
@@ -47,7 +47,7 @@ class ResizeMix(Mixer[PasteParams]):
         self.num_classes = num_classes
         self.scale = (low, high)
         self.interpolation = interpolation
-        self.per_batch = per_batch
+        self.per_batch = checks.flag("per_batch", per_batch)
 
     def sample(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import random
+from dali_mix.mixers import checks, random
 from dali_mix.mixers.base import Mixer, PasteParams, empty_like_batch
 from dali_mix.mixers.paste import Interpolation
 from dali_mix.mixers.resizemix import ResizeMix
@@ -69,21 +69,17 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         from kornia.augmentation.auto import RandAugment
 
         self._resizemix = ResizeMix(num_classes, scale, interpolation, per_batch)
+        means, stds = checks.mean_and_std(mean, std)
         if isinstance(num_ops, bool) or not isinstance(num_ops, int) or not 1 <= num_ops <= 15:
             raise ValueError(f"num_ops={num_ops!r}: must be a whole number from 1 to 15, the operations there are")
-        if not 0 < magnitude < 30:
+        if not 0 < checks.number("magnitude", magnitude) < 30:
             raise ValueError(f"magnitude={magnitude}: must lie between 0 and 30")
         if isinstance(views, bool) or not isinstance(views, int) or views < 1:
             raise ValueError(f"views={views!r}: must be a whole number of at least 1")
-        if (mean is None) != (std is None):
-            raise ValueError(f"mean={mean} and std={std}: give both or none")
-        if mean is not None and std is not None and (len(mean) != len(std) or not min(std) > 0):
-            raise ValueError(f"mean={tuple(mean)}, std={tuple(std)}: one of each a channel, std above 0")
         self.num_classes = num_classes
         self.scale, self.interpolation, self.per_batch = self._resizemix.scale, interpolation, per_batch
         self.num_ops, self.magnitude, self.views = num_ops, magnitude, views
-        self.mean = None if mean is None else tuple(mean)
-        self.std = None if std is None else tuple(std)
+        self.mean, self.std = means, stds
         self._augment = RandAugment(n=num_ops, m=magnitude, transformation_matrix_mode="skip")
 
     def sample(
@@ -118,6 +114,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         mixed, mixed_targets = self._resizemix.apply(images, targets, params.paste)
         if images.shape[1] != 3 or min(images.shape[2:]) < 3:
             raise ValueError(f"images are {tuple(images.shape)}: RandAugment takes (B,3,H,W) with sides of 3 and more")
+        self._check_range(images)
         batch_size = len(images)
         out = empty_like_batch(images, len(params.views) * batch_size)
         unit = self._to_unit(mixed)
@@ -126,6 +123,19 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
                 augmented = self._augment(unit, params=view)
                 out[place * batch_size : (place + 1) * batch_size] = self._from_unit(augmented, images.dtype)
         return out, mixed_targets.repeat(len(params.views), 1)
+
+    def _check_range(self, images: Tensor) -> None:
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}: ResizeMixPlus takes uint8, or floating-point")
+        # Looked at on a CPU only: on a GPU a look is a wait.
+        if images.dtype == torch.uint8 or self.mean is not None or images.device.type != "cpu" or not len(images):
+            return
+        low, high = (float(end) for end in images.detach().aminmax())
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"images span {low:.3g} … {high:.3g}, and RandAugment needs 0..1: give ResizeMixPlus the mean and std "
+                "they were normalized with (0..1 units)"
+            )
 
     def _to_unit(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:

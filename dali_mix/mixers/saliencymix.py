@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers import random
+from dali_mix.mixers import checks, random
 from dali_mix.mixers.base import (
     Mixer,
     PasteParams,
@@ -71,15 +69,11 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
     ) -> None:
         check_num_classes(num_classes)
         check_alpha(alpha)
-        if (mean is None) != (std is None):
-            raise ValueError(f"mean={mean}, std={std}: give both, or neither for uint8 images only")
+        means, stds = checks.mean_and_std(mean, std)
         self.num_classes = num_classes
         self.alpha = alpha
-        self.per_batch = per_batch
-        self.mean = None if mean is None else _channels("mean", mean)
-        self.std = None if std is None else _channels("std", std)
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"std={self.std}: every channel's must be above 0")
+        self.per_batch = checks.flag("per_batch", per_batch)
+        self.mean, self.std = means, stds
 
     def sample(
         self,
@@ -139,12 +133,3 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
                 )
             images = to_uint8(images, self.mean, self.std)
         return fine_grained_saliency(images)  # which refuses what is not (B,3,H,W) uint8
-
-
-def _channels(option: str, values: Sequence[float]) -> tuple[float, float, float]:
-    if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(isinstance(v, Real) for v in values):
-        raise ValueError(f"{option}={values!r}: give three numbers, one a channel (red, green, blue), in 0..1 units")
-    red, green, blue = map(float, values)
-    if not (isfinite(red) and isfinite(green) and isfinite(blue)):
-        raise ValueError(f"{option}={values!r}: must be finite")
-    return red, green, blue

@@ -80,9 +80,14 @@ class SpliceMix(Mixer[SpliceMixParams]):
             self._custom: tuple[tuple[int, int, int], ...] = ()
             longest = 3 if grids == "default" else 2
         else:
+            if not isinstance(grids, (list, tuple)) or not isinstance(counts, (list, tuple, type(None))):
+                raise ValueError(f"grids={grids!r}, counts={counts!r}: must be lists, as ['1x2', '2x3-2'] and [1, 2]")
             self._custom = tuple(_parse(grid) for grid in grids)
             if not self._custom or counts is None or len(counts) != len(self._custom):
-                raise ValueError(f"grids={list(grids)} with counts={counts}: needs one count a grid, and a grid")
+                raise ValueError(
+                    f"grids={list(grids)} with counts={counts}: needs one count a grid, and a grid; counts=[1] appends "
+                    "one image"
+                )
             if not all(isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in counts):
                 raise ValueError(f"counts={list(counts)}: each must be a whole number of at least 1")
             longest = max(max(rows, cols) for rows, cols, _ in self._custom)

@@ -53,6 +53,8 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
 
 def _check(targets: Tensor, num_classes: int | None) -> None:
     if targets.ndim == 2:
+        if num_classes is not None and targets.shape[1] == 1 < num_classes and not targets.is_floating_point():
+            raise ValueError("targets are (B,1): class numbers must be (B,); squeeze(1) them")
         if num_classes is not None and targets.shape[1] != num_classes:
             raise ValueError(
                 f"targets have {targets.shape[1]} columns, the mixer was made for num_classes={num_classes}: "
@@ -81,6 +83,17 @@ def _zeros(targets: Tensor, count: int, columns: int | None) -> Tensor:
     return torch.zeros(count, columns, device=targets.device)
 
 
+def _partners(targets: Tensor, permutation: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return targets[permutation]
+    try:
+        return targets[permutation]
+    except IndexError:
+        raise ValueError(
+            f"permutation must name images 0 … {len(targets) - 1}, in int64; it is {permutation.tolist()}"
+        ) from None
+
+
 def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int | None = None) -> Tensor:
     """lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in an image that is seen stays ignored.
 
@@ -100,10 +113,10 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     _check(targets, num_classes)
     if targets.ndim == 1:
         own = targets.long()
-        other, share = own[permutation], lam.float()
+        other, share = _partners(own, permutation), lam.float()
         mixed = _zeros(targets, len(targets), num_classes).scatter_(1, other[:, None], (1 - share)[:, None])
         return mixed.scatter_(1, own[:, None], share.masked_fill(own == other, 1.0)[:, None])
-    own, other, share = targets.float(), targets[permutation].float(), lam[:, None]
+    own, other, share = targets.float(), _partners(targets, permutation).float(), lam[:, None]
     unknown = ((own < 0) & (share > 0)) | ((other < 0) & (share < 1))
     return (share * own + (1 - share) * other).masked_fill(unknown, -1.0)
 

@@ -237,7 +237,7 @@ def test_draws_are_repeatable_and_leave_the_global_generator_alone():
         ({"mean": MEAN, "std": (0.2, 0.2)}, "std=.*three numbers"),
         ({"mean": MEAN, "std": (0.2, 0.0, 0.2)}, "above 0"),
         ({"mean": (math.nan, 0, 0), "std": STD}, "finite"),
-        ({"mean": ("a", "b", "c"), "std": STD}, "three numbers"),
+        ({"mean": ("a", "b", "c"), "std": STD}, "mean='a': must be a number"),
         ({"alpha": 0}, "alpha=0"),
         ({"num_classes": 0}, "num_classes=0"),
     ],

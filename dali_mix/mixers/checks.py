@@ -1,0 +1,55 @@
+"""What constructors of mixers ask of their arguments; each raises ValueError naming the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from numbers import Integral, Real
+from typing import Any
+
+
+def number(name: str, value: Any) -> float:
+    """`value`, which must be a number (NaN too: the range is the caller's to check)."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{name}={value!r}: must be a number")
+    return float(value)
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """`value`, which must be a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value`, which must be True or False: a text such as "False" would count as True."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be True or False")
+    return value
+
+
+def mean_and_std(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, float, float], tuple[float, float, float]] | tuple[None, None]:
+    """Both as three numbers in 0..1 units, or both None."""
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean={mean}, std={std}: give both, or neither")
+    if mean is None or std is None:
+        return None, None
+    means, stds = _channels("mean", mean), _channels("std", std)
+    if not all(0 <= value <= 1 for value in means) or not all(0 < value <= 1 for value in stds):
+        raise ValueError(
+            f"mean={means}, std={stds}: must be in 0..1 units, std above 0; for images of 0..255 divide both by 255"
+        )
+    return means, stds
+
+
+def _channels(name: str, values: Any) -> tuple[float, float, float]:
+    values = values.tolist() if hasattr(values, "tolist") else values  # an array or a tensor
+    if not isinstance(values, (list, tuple)) or len(values) != 3:
+        raise ValueError(f"{name}={values!r}: give three numbers, one a channel (red, green, blue), in 0..1 units")
+    red, green, blue = (number(name, value) for value in values)
+    if not (isfinite(red) and isfinite(green) and isfinite(blue)):
+        raise ValueError(f"{name}={values!r}: must be finite")
+    return red, green, blue
