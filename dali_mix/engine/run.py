@@ -22,7 +22,7 @@ from dali_mix.engine.build import (
     place_model,
     weight_files,
 )
-from dali_mix.engine.checkpoints import CheckpointFolder, is_checkpoint, load_checkpoint, write_text
+from dali_mix.engine.checkpoints import CheckpointFolder, load_checkpoint, write_text
 from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.evaluate import evaluate
@@ -30,8 +30,8 @@ from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.scores import make_scores
 from dali_mix.engine.state import restore
+from dali_mix.engine.trained import open_trained
 from dali_mix.engine.trainer import Trainer
-from dali_mix.models import differences, load_weights
 from dali_mix.recordio.memory import keep_freed_memory
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
@@ -180,11 +180,7 @@ def evaluate_checkpoint(
     Raises:
         FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
     """
-    path = Path(checkpoint)
-    if path.name == "latest" and path.is_file():  # a run's pointer
-        path = path.with_name(path.read_text(encoding="utf-8", errors="replace").strip() or "latest")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+    trained = open_trained(checkpoint, ema=ema)
     device = distributed.pick_device(config.device)
     if make_loaders is None:
         check_sets(config, train=False)
@@ -197,7 +193,7 @@ def evaluate_checkpoint(
             metainfo = loader.dataset.metainfo
             num_classes = len(metainfo["classes"])
             model = build_model(config, num_classes)
-            _load(model, path, ema)
+            trained.load_into(model)
             model = place_model(model, config, ranks)
             loss = build_loss(config).to(device)
             task = metainfo.get("task", "classification")
@@ -206,17 +202,3 @@ def evaluate_checkpoint(
         finally:
             loader.close()
 
-
-def _load(model: torch.nn.Module, path: Path, ema: bool) -> None:
-    if not is_checkpoint(path):
-        if ema:
-            raise ValueError(f"{path}: plain weights, there is no average in it; leave --ema out")
-        load_weights(model, path, strict_head=True)
-        return
-    state = load_checkpoint(path)
-    if ema and not state.get("ema"):
-        raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
-    weights = state["ema"]["model"] if ema else state["model"]
-    if differ := differences(model.state_dict(), weights):
-        raise ValueError(f"{path}: of another model than the recipe's: {differ}")
-    model.load_state_dict(weights)
