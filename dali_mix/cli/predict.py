@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--classes", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
+    parser.add_argument("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="name classes above this probability (multi-label: .5)"
     )
@@ -45,7 +45,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dali_mix.datasets.base import read_names
-    from dali_mix.engine.image_files import Unreadable, find_images
+    from dali_mix.engine.image_files import find_images
     from dali_mix.engine.recipe_files import load_config
 
     config = load_config(args.recipe, args.cfg_options)
@@ -59,24 +59,20 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from dali_mix.engine.checkpoints import write_text
-    from dali_mix.engine.predict import Predictions, Predictor, choose
+    from dali_mix.engine.predict import Predictor, choose
 
     choose(torch.zeros(1), ["any"], "multilabel", args.threshold, args.top_k)  # wrong ones are told before the work
     predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
-    unreadable: list[Unreadable] = []
-    found = Predictions([], torch.zeros(0, len(predictor.classes)), predictor.classes, predictor.task, unreadable)
-    kept = [found.scores]
-    for paths, scores in predictor.batches(files, unreadable):
-        for path, row in zip(paths, scores, strict=True):
-            print(_line(path, choose(row, found.classes, found.task, args.threshold, args.top_k)))
-        found.paths.extend(paths)
-        kept.append(scores)
-    found = Predictions(found.paths, torch.cat(kept), found.classes, found.task, unreadable)
+
+    def tell(path: Path, scores: torch.Tensor) -> None:
+        print(_line(path, choose(scores, predictor.classes, predictor.task, args.threshold, args.top_k)))
+
+    found = predictor(files, each=tell)
     if args.json is not None:
         write_text(args.json, _json(found, args))
     if args.csv is not None:
         write_text(args.csv, _csv(found, args))
-    return tell_unreadable("predict", unreadable)
+    return tell_unreadable("predict", found.unreadable)
 
 
 def tell_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:

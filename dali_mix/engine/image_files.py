@@ -1,4 +1,4 @@
-"""Image files through a recipe's evaluation pipeline: they become small temporary sets, which the usual loader reads."""
+"""Image files through a recipe's evaluation pipeline: temporary sets of them, which the usual loader reads."""
 
 from __future__ import annotations
 

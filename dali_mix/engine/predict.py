@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,26 +105,29 @@ class Predictor:
         logits = in_float32(logits)
         return logits.sigmoid() if self.task == "multilabel" else logits.softmax(1)
 
-    def batches(self, paths: Sequence[Path], unreadable: list[Unreadable]) -> Iterator[tuple[list[Path], Tensor]]:
-        """(files, scores (B,K) on the CPU), batch by batch, in the order of `paths`."""
-        for seen in self.load(paths, unreadable):
-            with torch.inference_mode(), self.autocast():
-                logits = self.model(seen.images)
-            yield seen.paths, self.scores(logits).cpu()
-
-    def __call__(self, images: Iterable[str | Path]) -> Predictions:
+    def __call__(
+        self, images: Iterable[str | Path], each: Callable[[Path, Tensor], object] = lambda path, scores: None
+    ) -> Predictions:
         """Predicts files, and the images in folders.
+
+        Args:
+            each: called with every file and its scores (K,) as soon as they are there.
 
         Raises:
             FileNotFoundError, ValueError: a path that is not there, or a folder without images.
         """
         unreadable: list[Unreadable] = []
         paths: list[Path] = []
-        scores = [torch.zeros(0, len(self.classes))]
-        for files, found in self.batches(find_images(images), unreadable):
-            paths += files
-            scores.append(found)
-        return Predictions(paths, torch.cat(scores), self.classes, self.task, unreadable)
+        found = [torch.zeros(0, len(self.classes))]
+        for seen in self.load(find_images(images), unreadable):
+            with torch.inference_mode(), self.autocast():
+                logits = self.model(seen.images)
+            scores = self.scores(logits).cpu()
+            for path, row in zip(seen.paths, scores, strict=True):
+                each(path, row)
+            paths += seen.paths
+            found.append(scores)
+        return Predictions(paths, torch.cat(found), self.classes, self.task, unreadable)
 
 
 def predict(

@@ -201,4 +201,3 @@ def evaluate_checkpoint(
             return evaluate(model, loader, loss, ranks, scores=scores, autocast=Precision(config.amp, device).autocast)
         finally:
             loader.close()
-
