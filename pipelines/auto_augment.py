@@ -15,7 +15,6 @@ from dali_mix.pipelines.random import SampleRandom
 from nvidia.dali.auto_aug import augmentations
 from nvidia.dali.auto_aug.auto_augment import get_image_net_policy
 from nvidia.dali.auto_aug.core import signed_bin
-from nvidia.dali.auto_aug.core._select import select
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 
@@ -89,14 +88,19 @@ class AutoAugment:
         """Applies what was drawn to uint8 HWC images. Needs a pipeline with conditionals."""
         magnitude = signed_bin(level, sign)
         for step in range(self.count):
-            images = select(
-                self.operations,
-                operation[step],
-                data=images,
-                magnitude_bin=magnitude[step],
-                num_magnitude_bins=self.bins,
-                fill_value=FILL,
-            )
+            images = self._apply(images, operation[step], magnitude[step], 0, len(self.operations))
+        return images
+
+    def _apply(self, images: DataNode, operation: DataNode, level: DataNode, low: int, high: int) -> DataNode:
+        """The operation drawn, one of `low` to `high` - 1: halved until one is left, so that each image passes few
+        branches."""
+        if high - low == 1:
+            return self.operations[low](images, magnitude_bin=level, num_magnitude_bins=self.bins, fill_value=FILL)
+        middle = (low + high) // 2
+        if operation < middle:
+            images = self._apply(images, operation, level, low, middle)
+        else:
+            images = self._apply(images, operation, level, middle, high)
         return images
 
 

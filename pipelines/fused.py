@@ -1,4 +1,4 @@
-"""The end of a training graph as one operator: resize, flip, normalize, uint8 (H,W,3) → float32 (3,h,w), CPU only.
+"""The end of a graph as one operator: resize, crop, flip, normalize, uint8 (H,W,3) → float32 (3,h,w), CPU only.
 
 It runs inside the DALI graph, a sample at a time on DALI's own threads, by the operator behind
 `nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and keeps nothing; its
@@ -57,9 +57,11 @@ def resize_flip_normalize(
     std: Sequence[float],
     mirror: DataNode | None = None,
     antialias: bool = True,
+    place: DataNode | None = None,
 ) -> DataNode:
     """Resize uint8 HWC images to `size` (height, width), flip where `mirror` (int32 scalars) is not 0, normalize.
 
+    place: int32 (4,): height and width to resize to, top and left of the `size` then cut out, inside of that.
     mean, std: 3 floats each, for colours in 0..1. Returns float32 (3, height, width), (x/255 - mean) / std, within half
     a grey level of `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` and `fn.crop_mirror_normalize`, whose resize
     rounds to integers. Needs `available()`.
@@ -71,13 +73,15 @@ def resize_flip_normalize(
     constants = types.Constant(np.array([antialias, *scale, *bias], np.float32), device="cpu")
     if mirror is None:
         mirror = types.Constant(np.array(0, np.int32), device="cpu")
+    if place is None:
+        place = types.Constant(np.zeros(4, np.int32), device="cpu")
     height, width = (int(side) for side in size)
     operator = _operator()(
         run_fn=resample.run_address(),
         setup_fn=resample.setup_address(height, width),
-        in_types=[types.UINT8, types.INT32, types.FLOAT],
-        ins_ndim=[3, 0, 1],
+        in_types=[types.UINT8, types.INT32, types.FLOAT, types.INT32],
+        ins_ndim=[3, 0, 1, 1],
         out_types=[types.FLOAT],
         outs_ndim=[3],
     )
-    return fn.reshape(operator(images, mirror, constants), layout="CHW")
+    return fn.reshape(operator(images, mirror, constants, place), layout="CHW")

@@ -45,8 +45,8 @@ class ImageNet(Pipeline):
         erasing: probability of Random Erasing (arXiv 1708.04896): a window of 2 to 33 % of the image set to the mean
             colour.
         mean, std: per channel, 0..1 units.
-        fuse: training on the CPU with linear filters: resize, flip and normalize in one operator compiled by numba, if
-            it is installed.
+        fuse: on the CPU with linear filters: resize, crop, flip and normalize in one operator compiled by numba, if it
+            is installed.
 
     Everything random is for training only; evaluation takes these options and ignores them.
     """
@@ -129,9 +129,11 @@ class ImageNet(Pipeline):
         """Decode, resize, augment, flip, normalize: float32, CHW on the CPU, HWC on a GPU."""
         size, filters = self.image_size, (self.min_filter, self.mag_filter, self.antialias)
         if not self.train:
-            images = ops.resize(ops.decode(encoded, device), draws["size"], device, *filters)
-            position = draws["position"]
-            return ops.flip_normalize(images, size, device, self.mean, self.std, crop=(position[0], position[1]))
+            crop = draws["size"], draws["position"]
+            images = ops.decode(encoded, device)
+            return ops.resize_flip_normalize(
+                images, size, device, self.mean, self.std, None, *filters, fuse=self.fuse, crop=crop
+            )
         if self.window_decode:
             images = ops.decode(encoded, device, (draws["anchor"], draws["shape"]))
         else:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from dali_mix.pipelines import fused
-from nvidia.dali import fn, types
+from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 
 INTERPOLATIONS = {
@@ -98,14 +99,21 @@ def resize_flip_normalize(
     mag_filter: str = "linear",
     antialias: bool = True,
     fuse: bool = True,
+    crop: tuple[DataNode, DataNode] | None = None,
 ) -> DataNode:
-    """The end of a training graph: uint8 HWC windows of any size → normalized float32 of `size` (height, width), some
-    flipped.
+    """The end of a graph: uint8 HWC images of any size → normalized float32 of `size` (height, width), some flipped.
+
+    `crop` = (resized, position), float32 (2,) each as (height, width) and (y, x): resized to that, then `size` is cut
+    out at `position`, in 0..1 as DALI's `crop_pos_*`.
 
     On the CPU, linear filters are computed by one compiled operator where numba is installed (`fused`), unless `fuse`
     is False; the stock operators differ from it by half a grey level at most.
     """
     if fuse and device == "cpu" and min_filter == mag_filter == "linear" and fused.available():
-        return fused.resize_flip_normalize(images, size, mean, std, mirror, antialias)
-    resized = resize(images, size, device, min_filter, mag_filter, antialias)
-    return flip_normalize(resized, size, device, mean, std, mirror)
+        place = None
+        if crop is not None:
+            start = math.floor(crop[1] * (crop[0] - np.array(size, np.float32)) + 0.5)
+            place = fn.cast(fn.cat(crop[0], start), dtype=types.INT32)
+        return fused.resize_flip_normalize(images, size, mean, std, mirror, antialias, place)
+    resized = resize(images, size if crop is None else crop[0], device, min_filter, mag_filter, antialias)
+    return flip_normalize(resized, size, device, mean, std, mirror, None if crop is None else (crop[1][0], crop[1][1]))

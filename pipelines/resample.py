@@ -1,4 +1,4 @@
-"""One pass over an image on the CPU: linear resize, flip, normalize; uint8 (H,W,3) → float32 (3,h,w); by numba.
+"""One pass over an image on the CPU: linear resize, crop, flip, normalize; uint8 (H,W,3) → float32 (3,h,w); by numba.
 
 Each output row is made in two steps. The input rows it needs are summed by weight into one row of 16-bit fixed-point
 numbers, which the compiler turns into vector code by itself. That row is then resampled sideways, 16 pixels at a time,
@@ -148,9 +148,15 @@ def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np
 
 
 @njit(nogil=True, error_model="numpy")
-def _sideways_tables(n_in: int, n_out: int, antialias: bool, flip: bool) -> tuple[np.ndarray, np.ndarray, int]:
-    """Byte offsets int64 (n_out,) and weights int16 (pairs, n_out, 4, 2) for `_sixteen_pixels`, and their unit."""
-    first, weights = axis_weights(n_in, n_out, antialias)
+def _sideways_tables(
+    n_in: int, n_resized: int, start: int, n_out: int, antialias: bool, flip: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Byte offsets int64 (n_out,) and weights int16 (pairs, n_out, 4, 2) for `_sixteen_pixels`, and their unit.
+
+    For `n_out` of the `n_resized` pixels, from `start` on.
+    """
+    first, weights = axis_weights(n_in, n_resized, antialias)
+    first, weights = first[start : start + n_out], weights[start : start + n_out]
     taps = weights.shape[1]
     starts = np.empty(n_out, np.int64)
     table = np.zeros(((taps + 1) // 2, n_out, 4, 2), np.int16)
@@ -194,16 +200,27 @@ def _sum_rows(rows: np.ndarray, weights: np.ndarray, partial: np.ndarray, out: n
 
 @njit(nogil=True, error_model="numpy")
 def resize_flip_normalize(
-    image: np.ndarray, out: np.ndarray, flip: bool, antialias: bool, scale: np.ndarray, bias: np.ndarray
+    image: np.ndarray,
+    out: np.ndarray,
+    place: np.ndarray,
+    flip: bool,
+    antialias: bool,
+    scale: np.ndarray,
+    bias: np.ndarray,
 ) -> None:
-    """Resize image uint8 (H,W,3) to h × w, mirrored if `flip`, times `scale` plus `bias`, into out float32 (3,h,w).
+    """Resize image uint8 (H,W,3), cut h × w out of it, mirrored if `flip`, times `scale` plus `bias`, into out float32
+    (3,h,w).
 
-    scale, bias: float32 (3,), a channel each, for grey levels 0..255. Both arrays are C-contiguous.
+    place: int32 (4,), height and width to resize to, and the top and left of what is cut out, which lies inside; all
+    zeros to resize to h × w. scale, bias: float32 (3,), a channel each, for grey levels 0..255. Arrays are
+    C-contiguous.
     """
     height, width, _ = image.shape
     _, out_height, out_width = out.shape
-    first, weights = axis_weights(height, out_height, antialias)
-    starts, table, unit = _sideways_tables(width, out_width, antialias, flip)
+    tall, wide = (place[0], place[1]) if place[0] else (out_height, out_width)
+    first, weights = axis_weights(height, tall, antialias)
+    first, weights = first[place[2] : place[2] + out_height], weights[place[2] : place[2] + out_height]
+    starts, table, unit = _sideways_tables(width, wide, place[3], out_width, antialias, flip)
     factor = scale * np.float32(1.0 / (unit << ROW_BITS))
     rows = image.reshape(height, width * 3)
     row = np.zeros(width * 3 + 16, np.int16)  # the last loads reach up to five numbers and a zero-weight tap too far
@@ -235,16 +252,18 @@ def resize_flip_normalize(
 def _run(
     outs: int, out_shapes: int, out_dims: int, n_outs: int, inputs: int, in_shapes: int, in_dims: int, n_ins: int
 ) -> None:
-    """One sample: out 0 float32 (3,h,w); inputs image uint8 (H,W,3), flip int32 (), constants float32 (7,)."""
+    """One sample: out 0 float32 (3,h,w); inputs image uint8 (H,W,3), flip int32 (), constants float32 (7,),
+    place int32 (4,)."""
     out_at = carray(_pointer(outs), 1, np.int64)
-    in_at = carray(_pointer(inputs), 3, np.int64)
+    in_at = carray(_pointer(inputs), 4, np.int64)
     out_shape = carray(_pointer(carray(_pointer(out_shapes), 1, np.int64)[0]), 3, np.int64)
     in_shape = carray(_pointer(carray(_pointer(in_shapes), 3, np.int64)[0]), 3, np.int64)
     image = carray(_pointer(in_at[0]), (in_shape[0], in_shape[1], in_shape[2]), np.uint8)
     flip = carray(_pointer(in_at[1]), 1, np.int32)
     constants = carray(_pointer(in_at[2]), 7, np.float32)
     out = carray(_pointer(out_at[0]), (out_shape[0], out_shape[1], out_shape[2]), np.float32)
-    resize_flip_normalize(image, out, flip[0] != 0, constants[0] != 0, constants[1:4], constants[4:7])
+    place = carray(_pointer(in_at[3]), 4, np.int32)
+    resize_flip_normalize(image, out, place, flip[0] != 0, constants[0] != 0, constants[1:4], constants[4:7])
 
 
 def _compile(function: Callable[..., None], signature: Any) -> Any:

@@ -1,10 +1,11 @@
-"""`dali-mix evaluate RECIPE CHECKPOINT`: each sample of the recipe's val_set exactly once."""
+"""`dali-mix evaluate RECIPE CHECKPOINT`: each sample of the val_set exactly once, with the values the run had."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 
@@ -19,15 +20,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dali_mix.engine.recipe_files import load_config
+    from dali_mix.engine.recipe_files import load_evaluated
 
-    config = load_config(args.recipe, args.cfg_options)
+    config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
     out = Path(args.json) if args.json else None
     if out is not None and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {out}: its folder is not there")
-    from dali_mix.engine.checkpoints import write_text
+    from dali_mix.engine.checkpoints import check_writable, write_text
     from dali_mix.engine.run import evaluate_checkpoint
 
+    if out is not None:
+        check_writable(out.parent)
+    if of_run is not None and os.environ.get("RANK", "0") == "0":
+        print(f"with the values of {of_run}", file=sys.stderr)
     scores = evaluate_checkpoint(config, args.checkpoint, ema=args.ema)
     if os.environ.get("RANK", "0") == "0":
         print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))

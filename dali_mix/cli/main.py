@@ -4,7 +4,7 @@ A subcommand is a module of this package with `configure(parser)`, which adds it
 which returns the exit status. Modules are imported when their command is asked for, so that `dali-mix --help` is quick.
 
 Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 75 stopped by SIGTERM after saving a checkpoint;
-130 interrupted.
+130 interrupted (training has then saved a checkpoint, unless it was told twice).
 """
 
 from __future__ import annotations

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-PREEMPTED = 75
+PREEMPTED, INTERRUPTED = 75, 130
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "A run killed at any point goes on from its newest checkpoint with --resume, and on a CPU ends with the same\n"
-        "weights. SIGTERM finishes the step, saves, and exits with status 75. Several processes: scripts/train_dist.sh."
+        "weights. SIGTERM and Ctrl-C finish the step, save, and exit with status 75 and 130; a second Ctrl-C stops at\n"
+        "once. Several processes: scripts/train_dist.sh."
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
     parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")
@@ -45,4 +46,4 @@ def run(args: argparse.Namespace) -> int:
     from dali_mix.engine.run import train
 
     status = train(config, args.work_dir, resume=args.resume, recipe=recipe_name(args.recipe))
-    return PREEMPTED if status == "preempted" else 0
+    return {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from dali_mix.recordio.image_header import ImageHeader, read_image_header
+from dali_mix.recordio.image_header import PNM_MAXIMA, ImageHeader, pnm_numbers, read_image_header
 
 TARGETS = ("keep", "jpeg", "png", "raw")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
@@ -60,7 +60,7 @@ class Transform:
         of the part `crop` (x, y, width, height in pixels) if given, as JPEG unless `encoding` says otherwise. Raises
         ValueError for what is no whole image.
         """
-        converted = self.encoding != "keep" and bytes(data[:8]).startswith(_CONVERTED)
+        converted = self.encoding != "keep" and _only_pil_reads(data)
         header = _opened_header(data) if converted else read_image_header(data)
         pixels = header.height * header.width
         if pixels > self.max_pixels:
@@ -82,6 +82,11 @@ class Transform:
         image_bgr = _pil_bgr(data) if converted or self.decode else _decode_bgr(data, header, height)
         encoded = _encode_bgr(_shrink(image_bgr, height, width), target, self.quality)
         return encoded, ImageHeader(target, height, width), True
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether every image is stored as it is, without being decoded."""
+        return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
 
     def _cropped(self, data: bytes, header: ImageHeader, crop: Box, converted: bool) -> tuple[bytes, ImageHeader, bool]:
         if self.decode:
@@ -156,6 +161,13 @@ def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
     return encoded.tobytes()
 
 
+def _only_pil_reads(data: bytes | memoryview) -> bool:
+    """Whether DALI does not decode an image, or not to the right pixels, and PIL does."""
+    if bytes(data[:2]) in (b"P5", b"P6"):
+        return pnm_numbers(bytes(data))[2] not in PNM_MAXIMA
+    return bytes(data[:8]).startswith(_CONVERTED)
+
+
 def _opened_header(data: bytes | memoryview) -> ImageHeader:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -191,7 +203,7 @@ def _pil_image(data: bytes) -> np.ndarray:
             turned = ImageOps.exif_transpose(image)
             if turned.mode.startswith("I;16") or turned.mode in ("I", "F"):
                 gray = np.asarray(turned)
-                deep = turned.mode.startswith("I;16") or gray.max(initial=0) > 255
+                deep = turned.mode.startswith("I;16") or image.format == "PPM" or gray.max(initial=0) > 255
                 gray = (gray / 256 if deep else gray).clip(0, 255).astype(np.uint8)
                 return np.repeat(gray[:, :, None], 3, axis=2)
             return np.asarray(turned.convert("RGB"))

@@ -9,11 +9,13 @@ name.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import cv2
@@ -24,7 +26,7 @@ from dali_mix.datasets.images import Transform
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.image_header import ImageHeader
-from dali_mix.recordio.labels import check_boxes, clip_boxes
+from dali_mix.recordio.labels import clip_boxes
 from dali_mix.recordio.memory import keep_freed_memory
 
 _CHUNK = 16
@@ -51,7 +53,7 @@ class PackOptions:
 class _Done:
     """What a worker made of some images."""
 
-    block: Block
+    blocks: list[Block]
     skipped: list[dict[str, str]] = field(default_factory=list)
     reencoded: int = 0
     clipped: int = 0
@@ -97,7 +99,8 @@ def pack(
         ) as writer:
             jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, count, _CHUNK))
             for done in _in_order(_work, jobs, workers):
-                writer.write(done.block)
+                for block in done.blocks:
+                    writer.write(block)
                 skipped += done.skipped
                 totals["reencoded"] += done.reencoded
                 totals["clipped_boxes"] += done.clipped
@@ -113,33 +116,68 @@ def default_workers(transform: Transform) -> int:
     """One a core where images are decoded; half as many where files pass through, since writing and hashing keep a core
     busy."""
     cores = len(os.sched_getaffinity(0))
-    changing = transform.resize or transform.max_side or transform.encoding != "keep" or transform.decode
-    return cores if changing else max(1, cores // 2)
+    return max(1, cores // 2) if transform.passes_through else cores
 
 
 def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[_Done]:
     """Runs jobs in `workers` threads and yields their results in the jobs' order; few are in flight, so memory stays
-    small."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="pack")
-    pending: deque[Future[_Done]] = deque()
+    small.
+
+    No executor: Ctrl-C inside a future's Python code leaves its lock taken, and the end of the pool waits for ever. A
+    `SimpleQueue` is one C call.
+    """
+    todo: SimpleQueue[tuple[tuple[Any, ...], SimpleQueue[_Done | BaseException]] | None] = SimpleQueue()
+    pending: deque[SimpleQueue[_Done | BaseException]] = deque()
+
+    def run() -> None:
+        while (taken := todo.get()) is not None:
+            job, result = taken
+            try:
+                result.put(work(*job))
+            except BaseException as error:  # raised again where the result is taken
+                result.put(error)
+
+    def first() -> _Done:
+        done = pending.popleft().get()
+        if isinstance(done, BaseException):
+            raise done
+        return done
+
+    threads = [threading.Thread(target=run, name=f"pack_{number}", daemon=True) for number in range(workers)]
     try:
+        for thread in threads:
+            thread.start()
         for job in jobs:
-            pending.append(pool.submit(work, *job))
+            pending.append(SimpleQueue())
+            todo.put((job, pending[-1]))
             if len(pending) > 2 * workers + 1:
-                yield pending.popleft().result()
+                yield first()
         while pending:
-            yield pending.popleft().result()
+            yield first()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                todo.get_nowait()  # not begun
+        for _ in threads:
+            todo.put(None)
+        for thread in threads:
+            if thread.ident is not None:  # started
+                thread.join()
 
 
 def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
-    done = _Done(writer.spare_block(), images=len(sources))
+    done = _Done([writer.spare_block()], images=len(sources))
     for position, source in enumerate(sources, start=start):
         name, label = listing.names[source], listing.labels[source]
+        if done.blocks[-1].full:
+            done.blocks.append(writer.spare_block())
+        block = done.blocks[-1]
         try:
-            content = listing.tree.read_into(name, partial(done.block.room, label=label))
             crop = None if listing.crops is None else listing.crops[source]
+            if options.transform.passes_through and crop is None:
+                content = listing.tree.read_into(name, partial(block.room, label=label))
+            else:  # a large file must not swell the block of the small image made of it
+                content = listing.tree.read(name)
             data, header, reencoded = options.transform(content, crop)
             if listing.sizes is not None:
                 _check_size(header, listing.sizes[source], options.transform)
@@ -157,9 +195,8 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
         try:
             if listing.task == "detection":
                 label, clipped = clip_boxes(np.asarray(label, dtype=np.float32), header.height, header.width)
-                check_boxes(label, len(listing.classes))
                 done.clipped += clipped
-            done.block.add(
+            block.add(
                 position,
                 data,
                 label,

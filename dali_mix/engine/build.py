@@ -280,8 +280,13 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
     return model
 
 
-def build_parts(config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None) -> Parts:
+def build_parts(
+    config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
+) -> Parts:
     """Everything else, for the loaders given.
+
+    Args:
+        pretrained: begin with the recipe's `weights`; not for a model that is about to take a checkpoint's.
 
     Raises:
         ValueError: any part of the recipe that cannot be built; the message names it.
@@ -289,7 +294,7 @@ def build_parts(config: RunConfig, ranks: Ranks, train_loader: Loader, val_loade
     metainfo = train_loader.dataset.metainfo
     num_classes = class_count(config, metainfo["classes"])
     model = build_model(config, num_classes)
-    weights = load_files(model, config)
+    weights = load_files(model, config) if pretrained else ()
     model = place_model(model, config, ranks)
     mixer, loss = build_mixer(config, num_classes), build_loss(config).to(ranks.device)
     return Parts(

@@ -38,10 +38,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         aside.replace(path)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
         aside.unlink(missing_ok=True)
-        raise OSError(
-            f"could not write the checkpoint {path}: {error}. Earlier checkpoints are untouched; "
-            f"free disk space and start again with --resume"
-        ) from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "the disk did not take all of it"
+        held = any(_STEP.fullmatch(other.name) for other in path.parent.iterdir())
+        then = (
+            "earlier ones are untouched: start again with --resume" if held else "there is no earlier one: begin anew"
+        )
+        raise OSError(f"could not write the checkpoint {path}: {why}. Free disk space; {then}") from error
     _sync_folder(path.parent)
 
 
@@ -65,10 +67,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """True when the file ends in our checksum (right or wrong), so that `load_checkpoint` is the one to read it."""
+    """True when the file ends in our checksum, right, wrong or cut short, so that `load_checkpoint` is to read it."""
     with path.open("rb") as file:
-        file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT, 0))
-        return file.read(len(_TAG)) == _TAG
+        file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
+        end = file.read()
+    # A zip archive's end record, of 22 bytes, says how long the comment after it is: other writers leave none.
+    record = end.rfind(b"PK\x05\x06")
+    announced = end[record + 20 : record + 22] if record >= 0 else b""
+    return _TAG in end or announced == struct.pack("<H", _COMMENT)
 
 
 def damage(path: Path) -> str | None:
@@ -130,6 +136,15 @@ def write_text(path: Path, text: str) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises OSError naming `folder` where no file can be made in it; a folder that is missing is looked for above."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"{folder}: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: cannot be written to ({there} is read-only); choose another folder")
 
 
 class CheckpointFolder:

@@ -180,7 +180,8 @@ def _check(config: RunConfig) -> None:
         if name == "mixer" and value is None:
             continue
         if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-            raise ValueError(f"{name} must be a dict with a 'type', not {value!r}")
+            hint = f" ({name}.type={value})" if isinstance(value, str) else ""
+            raise ValueError(f"{name} must be a dict with a 'type', not {value!r}{hint}")
         if "num_classes" in value:
             raise ValueError(f"{name}.num_classes: num_classes stands by itself in a recipe, or is taken from the set")
     for name in ("train_pipeline", "val_pipeline", "paramwise", "loader", "checkpoint", "metrics"):

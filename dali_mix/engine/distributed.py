@@ -125,27 +125,32 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 class StopSignal:
-    """Notes SIGTERM instead of dying from it: `with StopSignal() as stop: … if stop.asked: …`.
+    """Notes SIGTERM and Ctrl-C instead of dying from them: `with StopSignal() as stop: … if stop.asked: …`.
 
-    Later SIGTERMs change nothing (launchers forward what the scheduler sent as well): SIGKILL ends what hangs.
+    Later SIGTERMs change nothing (launchers forward what the scheduler sent as well): SIGKILL ends what hangs. A second
+    Ctrl-C stops at once. `name` is what asked first.
     Outside of the main thread Python cannot handle signals; `asked` then stays False.
     """
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None
-        self._active = False
+        self.name = "SIGTERM"
+        self._before: dict[int, Any] = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.name = "Ctrl-C"
+            os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
         self.asked = True
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
-            self._active = True
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._active:
-            signal.signal(signal.SIGTERM, self._before)
-            self._active = False
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}

@@ -103,9 +103,12 @@ def build_optimizer(
     cls = getattr(torch.optim, kind, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or cls is torch.optim.Optimizer:
         names = [
-            n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, torch.optim.Optimizer)
+            n
+            for n, c in vars(torch.optim).items()
+            if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer
         ]
-        near = difflib.get_close_matches(kind, names)
+        lowered = {n.lower(): n for n in names}
+        near = [lowered[n] for n in difflib.get_close_matches(kind.lower(), lowered)]
         raise ValueError(f"optimizer.type {kind!r} is not in torch.optim; close: {', '.join(near) or ', '.join(names)}")
     known = inspect.signature(cls).parameters
     if unknown := set(options) - set(known):

@@ -186,6 +186,23 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
     return make_config(merged, where=str(path))
 
 
+def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
+    """The config to evaluate `checkpoint` with: where it lies in a run of this recipe the values that run had, so that
+    its figures come out again; else the recipe's. `options` are laid over them. Also the config.json that was read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_resumed`.
+    """
+    work_dir = checkpoint.absolute().parent.parent
+    try:
+        before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
+    except (OSError, ValueError, AttributeError):
+        before = None
+    if checkpoint.absolute().parent.name != "checkpoints" or before != recipe_name(recipe):
+        return load_config(recipe, options), None
+    return load_resumed(recipe, work_dir, options), work_dir / "config.json"
+
+
 def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
     """Reads, merges and checks a recipe.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from dali_mix.engine.build import (
     place_model,
     weight_files,
 )
-from dali_mix.engine.checkpoints import CheckpointFolder, load_checkpoint, write_text
+from dali_mix.engine.checkpoints import CheckpointFolder, check_writable, load_checkpoint, write_text
 from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.evaluate import evaluate
@@ -56,7 +58,7 @@ def train(
         observers: called with the trainer after every optimizer step.
 
     Returns:
-        "finished", "stopped early", or "preempted": stopped by SIGTERM after saving.
+        "finished", "stopped early", or, stopped after saving, "preempted" (SIGTERM) or "interrupted" (Ctrl-C).
 
     Raises:
         FileExistsError: `work_dir` holds checkpoints and `resume` is "no".
@@ -68,28 +70,49 @@ def train(
     device, world_size = distributed.pick_device(config.device), distributed.environment()[1]
     config.per_rank(world_size)
     visualizer = visualizer_names(config.visualizer)
+    check_writable(work_dir)
     report = Report(work_dir, main=distributed.environment()[0] == 0, visualizer=visualizer)
     folder = CheckpointFolder(work_dir / "checkpoints", config.checkpoints["keep"], report.warn)
     _check_work_dir(folder, resume)
     if make_loaders is None:
         task, num_classes = check_sets(config)
         check_recipe(config, num_classes, task)
-    for part, path in weight_files(config).items():
+    begun = resume != "no" and bool(folder.steps())  # then all weights are the checkpoint's
+    for part, path in ({} if begun else weight_files(config)).items():
         if not Path(path).is_file():
             raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
     _tune(device)
     report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
-    with distributed.joined(device) as ranks, StopSignal() as stop:
+    with _alone(work_dir), distributed.joined(device) as ranks, StopSignal() as stop:
+        step = _newest(folder, resume, ranks)
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:
-            trainer = Trainer(config, build_parts(config, ranks, *loaders), ranks, folder, report, stop, observers)
-            _begin(trainer, resume, recipe)
+            parts = build_parts(config, ranks, *loaders, pretrained=step is None)
+            trainer = Trainer(config, parts, ranks, folder, report, stop, observers)
+            _begin(trainer, step, resume, recipe)
             return trainer.fit()
         finally:
             report.close()
             for loader in loaders:
                 if loader is not None:
                     loader.close()
+
+
+@contextmanager
+def _alone(work_dir: Path) -> Iterator[None]:
+    """Keeps a second run out of `work_dir`: a lock of the main rank that dies with its process."""
+    if distributed.environment()[0] != 0:
+        yield
+        return
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with (work_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"{work_dir}: another run is writing here; choose another --work-dir") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
@@ -102,13 +125,9 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
         raise FileNotFoundError(f"{folder.path}: nothing to resume from; leave --resume out to begin a run there")
 
 
-def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
-    """Restores the newest whole checkpoint, if asked, and writes what the run begins with."""
+def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
+    """Restores the checkpoint of `step`, unless None, and writes what the run begins with."""
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
-    step: int | None = None
-    if resume != "no":
-        found = ranks.agree(_newest(folder, resume) if ranks.main else 0)
-        step = None if found == _NONE else found
     if step is not None:
         path = folder.file(step)
         try:
@@ -123,9 +142,11 @@ def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
+    for odd in _oddities(trainer):
+        report.warn(odd)
     if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
         report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")
-    for taken in trainer.parts.weights if step is None else ():
+    for taken in trainer.parts.weights:
         report.line(f"weights from {taken}")
     if step is not None:
         report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
@@ -133,14 +154,29 @@ def _begin(trainer: Trainer, resume: str, recipe: str | None) -> None:
         report.line("--resume=auto: no checkpoint yet, beginning at step 0")
 
 
+def _oddities(trainer: Trainer) -> Iterator[str]:
+    """Settings that work but are seldom meant."""
+    config, records = trainer.config, len(trainer.parts.train_loader.dataset)
+    if config.batch_size > records:
+        yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
+    if 0 < config.epochs <= config.schedule.get("warmup_epochs", 0):
+        yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
+    if config.amp == "fp16" and trainer.ranks.device.type == "cpu":
+        yield "amp='fp16' on a CPU is very slow: use amp='auto'"
+
+
 _NONE = -1
 
 
-def _newest(folder: CheckpointFolder, resume: str) -> int:
-    step = folder.newest()
-    if step is None and resume == "must":
+def _newest(folder: CheckpointFolder, resume: str, ranks: Ranks) -> int | None:
+    """The step of the newest whole checkpoint, the same on all ranks; None to begin at step 0."""
+    if resume == "no":
+        return None
+    step = folder.newest() if ranks.main else None
+    if ranks.main and step is None and resume == "must":
         raise FileNotFoundError(f"{folder.path}: holds no checkpoint to resume from")
-    return _NONE if step is None else step
+    found = ranks.agree(_NONE if step is None else step)
+    return None if found == _NONE else found
 
 
 def _write_config(trainer: Trainer, recipe: str | None, *, resumed: bool) -> None:

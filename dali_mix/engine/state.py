@@ -23,6 +23,8 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "loader": parts.train_loader.state_dict(),
         "epoch": trainer.epoch,
         "step": trainer.step,
+        "offset": trainer.offset,
+        "steps_per_epoch": trainer.steps_per_epoch,
         "window": trainer.window.state_dict(),
         "best": trainer.best.state_dict(),
         "seed": trainer.config.seed,
@@ -87,5 +89,11 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     if trainer.precision.scaler is not None and state["scaler"] is not None:
         trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.epoch, trainer.step, trainer.saved_at = int(state["epoch"]), int(state["step"]), int(state["step"])
+    per_epoch, before = trainer.steps_per_epoch, state.get("steps_per_epoch", trainer.steps_per_epoch)
+    progress = trainer.step - state.get("offset", 0)
+    if not strict:  # as many epochs are behind us, and so is that share of the schedule, in steps of another size
+        progress = progress * per_epoch // before
+    trainer.offset = trainer.step - progress
+    trainer.total_steps += trainer.offset
     trainer.window.load_state_dict(state["window"])
     trainer.best.load_state_dict(state["best"])

@@ -53,6 +53,9 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
     path = Path(checkpoint)
     if path.name == "latest" and path.is_file():  # a run's pointer
         path = path.with_name(path.read_text(encoding="utf-8", errors="replace").strip() or "latest")
+    if path.is_dir():
+        found = sorted(p.relative_to(path).as_posix() for p in (*path.glob("*.pt"), *path.glob("checkpoints/*.pt")))
+        raise FileNotFoundError(f"{path}: a folder; give a checkpoint in it: {', '.join(found) or 'there is none'}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     if not is_checkpoint(path):

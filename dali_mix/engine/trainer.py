@@ -60,6 +60,7 @@ class Trainer:
         self.observers = observers
         self.epoch = 0  # under way
         self.step = 0  # optimizer steps done
+        self.offset = 0  # how many of them are more than this recipe takes as far: resumed with another batch size
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
         self.total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
         self.steps_per_epoch = steps_per_epoch
@@ -88,7 +89,7 @@ class Trainer:
         self.saved_at = -1
 
     def fit(self) -> str:
-        """Trains to the end and returns "finished", "stopped early" or "preempted" (after saving).
+        """Trains to the end and returns "finished", "stopped early", or after saving "preempted" or "interrupted".
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite, before the optimizer step it belongs to.
@@ -114,8 +115,8 @@ class Trainer:
                 self.epoch += 1
         except Preempted:
             self.save()
-            self.report.line(f"SIGTERM: saved at step {self.step}; go on with --resume")
-            return "preempted"
+            self.report.line(f"{self.stop.name}: saved at step {self.step}; go on with --resume")
+            return "interrupted" if self.stop.name == "Ctrl-C" else "preempted"
 
     def end(self, how: str) -> str:
         """Says where the run ended and what it leaves, and returns `how`."""
@@ -155,11 +156,11 @@ class Trainer:
         """One optimizer step on up to `accumulate` micro-batches; False when the epoch had none left.
 
         Each rank's loss is weighted by its share of the global batch, so that the gradient is that of the mean over
-        all its records, whatever the number of ranks and however uneven the last batch. A loss that is a sum over
-        records stays one.
+        all its records, whatever the number of ranks, however uneven the last batch, and if bad records are left out.
+        A loss that is a sum over records stays one.
         """
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
-        expected, seen = 0, 0
+        expected, seen, came = 0, 0, 0
         summed = is_summed(self.parts.objective.loss)
         mean_loss = torch.zeros((), device=self.ranks.device)
         self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step}  # of the last step and this one
@@ -175,14 +176,18 @@ class Trainer:
                 self.scaled(loss).backward()
             mean_loss += loss.detach() / world_size
             seen += loader.global_size
+            came += len(batch.ids)
             self._ids.setdefault(self.step + 1, []).append(batch.ids)
         if not seen:
             return False
         if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        if seen != expected and not summed:
-            torch._foreach_mul_([p.grad for p in self.parts.model.parameters() if p.grad is not None], expected / seen)
-            mean_loss *= expected / seen
+        scale: float | Tensor = expected / (came if world_size == 1 else seen)
+        if world_size > 1 and self.config.loader.get("on_bad_record") == "skip":  # how many came, only the ranks know
+            scale = expected / self.ranks.sum_(mean_loss.new_full((), came))
+        if not summed and (isinstance(scale, Tensor) or scale != 1):
+            torch._foreach_mul_([p.grad for p in self.parts.model.parameters() if p.grad is not None], scale)
+            mean_loss *= scale
         self.take(self.pulse.beat(self.step + 1, mean_loss, self.stop.asked))
         self.update()
         self.window.images += seen
@@ -212,7 +217,7 @@ class Trainer:
     def update(self) -> None:
         """Clips, steps at this step's rate, and follows with the average."""
         optimizer, scaler = self.parts.optimizer, self.precision.scaler
-        factor = self.factor(self.step)
+        factor = self.factor(self.step - self.offset)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         if self.config.clip_grad_norm:
@@ -268,7 +273,7 @@ class Trainer:
     def log(self) -> None:
         """One line and one record of the interval that ends here."""
         lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
-        values = {"epoch": self.step / self.steps_per_epoch, "lr": lr, **self.window.close()}
+        values = {"epoch": (self.step - self.offset) / self.steps_per_epoch, "lr": lr, **self.window.close()}
         self.report.numbers("train", self.step, values)
         left = self.window.seconds_per_step * (self.total_steps - self.step)
         self.report.line(

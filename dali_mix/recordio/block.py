@@ -15,7 +15,8 @@ from dali_mix.recordio.header import HEADER, Label, pack_header
 from dali_mix.recordio.labels import check_label
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
 
-_SMALLEST = 1 << 21  # bytes
+_SMALLEST, _FULL = 1 << 21, 1 << 22  # bytes
+_MOST = 16  # records
 
 
 class Entry(NamedTuple):
@@ -40,6 +41,11 @@ class Block:
         """Bytes held in memory."""
         return len(self._buffer)
 
+    @property
+    def full(self) -> bool:
+        """Whether it holds as many records, or bytes, as go together: the next belongs to another block."""
+        return len(self.entries) >= _MOST or self._size >= _FULL
+
     def clear(self) -> None:
         """Forgets the records; the memory is kept."""
         self.entries = []
@@ -50,7 +56,10 @@ class Block:
         return memoryview(self._buffer)[: self._size]
 
     def room(self, size: int, label: Label) -> memoryview:
-        """Where an image of up to `size` bytes may be put before it is added with `label`, to save a copy."""
+        """Where an image of up to `size` bytes may be put before it is added with `label`, to save a copy.
+
+        Raises ValueError for 2^29 bytes, before any memory is taken.
+        """
         self._promised = self._body(label, size)
         return memoryview(self._buffer)[self._promised : self._promised + size]
 
@@ -74,7 +83,6 @@ class Block:
         check_label(label, task, num_classes)
         head = pack_header(label, record_id)
         length = len(head) + len(encoded)
-        check_length(length)
         body = self._body(label, len(encoded))
         start, payload = self._size, body - len(head)
         view = memoryview(self._buffer)
@@ -102,6 +110,7 @@ class Block:
     def _body(self, label: Label, size: int) -> int:
         """Where the next record's image begins, with memory for `size` bytes and the padding after it."""
         floats = 0 if isinstance(label, (int, float)) or not hasattr(label, "__len__") else len(label)
+        check_length(HEADER.size + 4 * floats + size)
         body = self._size + FRAME_HEAD.size + HEADER.size + 4 * floats
         self._reserve(body + size + 3)
         return body

@@ -15,6 +15,7 @@ _JPEG_END = b"\xff\xd9"
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _NO_LENGTH = frozenset(range(0xD0, 0xD8)) | {0x01}
 _MAX_SIDE = (1 << 31) - 1
+PNM_MAXIMA = 255, 65535  # DALI 2.4 does not scale by a PNM's greatest value
 
 
 class ImageHeader(NamedTuple):
@@ -202,6 +203,22 @@ def _bmp(data: bytes) -> ImageHeader:
 
 
 def _pnm(data: bytes) -> ImageHeader:
+    width, height, maximum, place = pnm_numbers(data)
+    if not 0 < maximum < 65536:
+        raise ValueError(f"a damaged PNM: its greatest value is {maximum}")
+    header = _sized("pnm", height, width)
+    if len(data) < place + 1 + width * height * (3 if data[:2] == b"P6" else 1) * (2 if maximum > 255 else 1):
+        raise _cut("PNM", data)
+    if maximum not in PNM_MAXIMA:
+        raise ValueError(
+            f"a PNM whose white is {maximum}: DALI takes it for 255, or 65535, and the image would be too dark;"
+            " convert it, or pack with --encoding png"
+        )
+    return header
+
+
+def pnm_numbers(data: bytes) -> tuple[int, int, int, int]:
+    """Width, height and greatest value a binary PNM states, and the byte its header ends at. Raises ValueError."""
     numbers: list[int] = []
     place = 2
     while len(numbers) < 3:
@@ -219,10 +236,4 @@ def _pnm(data: bytes) -> ImageHeader:
             raise ValueError(f"a damaged PNM: no number at byte {place} of its header")
         numbers.append(int(data[place:end]))
         place = end
-    width, height, maximum = numbers
-    if not 0 < maximum < 65536:
-        raise ValueError(f"a damaged PNM: its greatest value is {maximum}")
-    header = _sized("pnm", height, width)
-    if len(data) < place + 1 + width * height * (3 if data[:2] == b"P6" else 1) * (2 if maximum > 255 else 1):
-        raise _cut("PNM", data)
-    return header
+    return numbers[0], numbers[1], numbers[2], place

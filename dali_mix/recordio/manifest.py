@@ -82,11 +82,11 @@ class SetInfo:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The text of PREFIX.json: the same for the same set, whenever and wherever it is written."""
-        return (
-            json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False, allow_nan=False)
-            + "\n"
-        )
+        """The text of PREFIX.json: the same for the same set, whenever and wherever it is written. Its last field,
+        `sha256`, is that of all others."""
+        content = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, allow_nan=False))
+        content["sha256"] = _content_sha256(content)
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_info(path: Path) -> SetInfo:
@@ -113,10 +113,19 @@ def read_info(path: Path) -> SetInfo:
         raise ValueError(f"{path}: damaged manifest: {what}; pack or adopt the set again") from None
 
 
+def _content_sha256(data: dict[str, Any]) -> str:
+    """sha256 (hex) of the manifest's fields and values but `sha256`; how they are spaced and ordered does not count."""
+    content = {name: value for name, value in data.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _missing(path: Path) -> str:
     rec = path.with_name(path.name.removesuffix(".json") + ".rec")
     if rec.exists():
-        return f"{path}: no manifest beside {rec.name}: run `dali-mix adopt {rec}`, or pack the set again"
+        return (
+            f"{path}: no manifest beside {rec.name}: run `dali-mix adopt {rec} --force` (--classes names the classes),"
+            " or pack the set again"
+        )
     return f"{path}: no such set; pack one with `dali-mix pack`, or check the prefix"
 
 
@@ -147,6 +156,11 @@ def _checked(data: dict[str, Any]) -> SetInfo:
         raise ValueError(f"the field 'parts' lists {len(data['parts'])} files")
     if not isinstance(data["options"], dict) or not isinstance(data["report"], dict):
         raise ValueError("the fields 'options' and 'report' must be objects")
+    if data.get("sha256", found := _content_sha256(data)) != found:  # older sets have none
+        raise ValueError(
+            f"its content has sha256 {found}, its field 'sha256' says {data['sha256']!r}: it changed since it was"
+            " written; copy it again, or remove that field if you changed it on purpose"
+        )
     return SetInfo(
         task=data["task"],
         classes=tuple(text(name, "classes") for name in data["classes"]),

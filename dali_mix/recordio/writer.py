@@ -173,7 +173,11 @@ class SetWriter:
 
 
 class _Part:
-    """A .rec file being written, hashed by a thread of its own: sha256 of a block takes as long as writing it."""
+    """A .rec file being written, hashed by a thread of its own: sha256 of a block takes as long as writing it.
+
+    Ctrl-C may come between any two of Python's instructions. Inside `queue.Queue` it leaves a lock taken or a wake-up
+    lost, and closing waited for ever; `SimpleQueue` is one C call, so its bound is a second one, of free places.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -182,7 +186,10 @@ class _Part:
         with saying(path):
             self._file: IO[bytes] = path.open("wb", buffering=0)
         self._digest = hashlib.sha256()
-        self._queue: queue.Queue[tuple[memoryview, Callable[[], None] | None] | None] = queue.Queue(maxsize=4)
+        self._queue: queue.SimpleQueue[tuple[memoryview, Callable[[], None] | None] | None] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(4):
+            self._places.put(None)
         self._thread = threading.Thread(target=self._hash, name="sha256", daemon=True)
         self._thread.start()
 
@@ -192,6 +199,7 @@ class _Part:
             self._digest.update(block)
             if then:
                 then()
+            self._places.put(None)
 
     def write(self, block: memoryview, then: Callable[[], None] | None = None) -> None:
         """Appends `block`, and calls `then` once its memory is needed no more."""
@@ -199,6 +207,7 @@ class _Part:
             rest = block
             while len(rest):  # a full disk, or more than 2 GiB at once: the second write says which
                 rest = rest[os.write(self._file.fileno(), rest) :]
+        self._places.get()
         self._queue.put((block, then))
 
     def close(self) -> None:
@@ -310,7 +319,7 @@ def write_set(
                 )
             except ValueError as error:
                 raise ValueError(f"sample {position}: {error}") from None
-            if len(block.entries) == 16:
+            if block.full:
                 writer.write(block)
                 block = writer.spare_block()
         writer.write(block)

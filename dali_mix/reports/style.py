@@ -46,6 +46,8 @@ def check_out(out: str | Path) -> Path:
         raise ValueError(f"cannot write {out}: pictures are PNGs, give a name that ends in .png")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {out}: the folder {out.parent.absolute()} is read-only; choose another")
     return out
 
 

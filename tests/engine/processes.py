@@ -21,7 +21,7 @@ from dali_mix.engine.config import make_config
 from dali_mix.engine.run import train
 from tests.engine import synthetic
 
-PREEMPTED = 75
+PREEMPTED, INTERRUPTED = 75, 130
 
 
 def context():
@@ -44,6 +44,9 @@ def child(values, work_dir, env, options):
             os.kill(os.getpid(), signal.SIGKILL)
         if trainer.step == options.get("term_at"):
             os.kill(os.getpid(), signal.SIGTERM)
+        if trainer.step == options.get("interrupt_at"):
+            for _ in range(options.get("interrupts", 1)):
+                os.kill(os.getpid(), signal.SIGINT)
         if options.get("slow"):
             time.sleep(options["slow"])
 
@@ -57,7 +60,7 @@ def child(values, work_dir, env, options):
             sync(handle)
 
         checkpoints.os.fsync = dying_sync
-    make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()))
+    make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()), bad=options.get("bad", ()))
     if options.get("term_in_evaluation") == rank:
         make = functools.partial(terminated_in_evaluation, make)
     try:
@@ -68,8 +71,10 @@ def child(values, work_dir, env, options):
         print(f"{type(error).__name__}: {error}")
         log.flush()
         os._exit(1)
+    except KeyboardInterrupt:
+        os._exit(-signal.SIGINT & 0xFF)
     log.flush()
-    os._exit(PREEMPTED if status == "preempted" else 0)
+    os._exit({"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0))
 
 
 def terminated_in_evaluation(make, config, ranks):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,16 +17,22 @@ class Batch(NamedTuple):
     ids: torch.Tensor
 
 
+class Records(list):
+    """What the loader loads from: a length, and what is known of the set."""
+
+    metainfo: ClassVar = {"classes": tuple("abcd"), "num_classes": CLASSES, "task": "classification"}
+
+
 class SyntheticLoader:
     """Image i is noise from seed i plus a bright quadrant that tells its class, i % CLASSES."""
 
-    def __init__(self, count, batch_size, *, train, seed=0, rank=0, world_size=1, nan_at=(), size=8):
+    def __init__(self, count, batch_size, *, train, seed=0, rank=0, world_size=1, nan_at=(), bad=(), size=8):
         self.count, self.batch_size, self.train, self.seed = count, batch_size, train, seed
         self.rank, self.world_size, self.size = rank, world_size, size
         self.global_batch_size = batch_size * world_size
         self.epoch = self.samples_seen = self.global_size = 0
-        self.nan_at = set(nan_at)
-        self.dataset = SimpleNamespace(metainfo={"classes": tuple("abcd"), "num_classes": CLASSES})
+        self.nan_at, self.bad = set(nan_at), set(bad)  # bad: left out, as with on_bad_record="skip"
+        self.dataset = Records(range(count))
 
     def __len__(self):
         return -(-self.count // self.global_batch_size)
@@ -41,6 +46,7 @@ class SyntheticLoader:
             self.samples_seen += len(ids)
             self.global_size = len(ids)
             mine = np.array_split(ids, self.world_size)[self.rank]
+            mine = np.array([i for i in mine if i not in self.bad], dtype=np.int64)
             if len(mine):
                 yield self._batch(mine)
         self.epoch, self.samples_seen = self.epoch + 1, 0
@@ -70,11 +76,11 @@ class SyntheticLoader:
         pass
 
 
-def make_loaders(config, ranks, *, count=40, nan_at=()):
+def make_loaders(config, ranks, *, count=40, nan_at=(), bad=()):
     """(training, evaluation) loaders for `dali_mix.engine.run.train(make_loaders=…)`."""
     place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.world_size}
     train = SyntheticLoader(
-        count, config.per_rank(ranks.world_size), train=True, seed=config.seed, nan_at=nan_at, **place
+        count, config.per_rank(ranks.world_size), train=True, seed=config.seed, nan_at=nan_at, bad=bad, **place
     )
     return train, SyntheticLoader(22, 8, train=False, **place)
 

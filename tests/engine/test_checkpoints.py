@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent (TARGETS.md rows 31–34, 43)."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,8 +14,10 @@ import torch
 
 from dali_mix.engine import checkpoints
 from dali_mix.engine.checkpoints import CheckpointFolder, damage, is_checkpoint, load_checkpoint, save_checkpoint
+from dali_mix.engine.config import make_config
+from dali_mix.engine.run import evaluate_checkpoint, train
 from tests.engine.processes import assert_same_run, records, run, said
-from tests.engine.synthetic import recipe
+from tests.engine.synthetic import make_loaders, recipe
 
 STATE = {"model": {"w": torch.arange(2000.0)}, "step": 3, "window": {"loss": 0.5}, "note": None}
 
@@ -143,7 +146,7 @@ def test_disk_full_leaves_the_previous_one(folder):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-        with pytest.raises(OSError, match="Earlier checkpoints are untouched"):
+        with pytest.raises(OSError, match="earlier ones are untouched"):
             folder.save(2, STATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -192,3 +195,50 @@ def test_config_is_saved_as_json_and_never_read_back_as_code(tmp_path):
     source = "".join(p.read_text() for p in checkpoints.Path(checkpoints.__file__).parent.glob("*.py"))
     for word in ("weights_only=False", "fromstring", "exec(", " eval(", "import yaml", "import pickle", "fromfile"):
         assert word not in source, word
+
+
+@pytest.mark.parametrize("cut", [1, 20, 50, 80, 120])
+def test_a_cut_checkpoint_is_not_taken_for_plain_weights(tmp_path, cut):
+    config = make_config(recipe())
+    assert train(config, tmp_path / "run", make_loaders=make_loaders) == "finished"
+    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] > 0
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(ValueError, match=r"best\.pt: (cut short|damaged)|best\.pt is a damaged weight file"):
+        evaluate_checkpoint(config, path, make_loaders=make_loaders)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.pt").touch()
+    with pytest.raises(FileNotFoundError, match=r"a folder; give a checkpoint in it: checkpoints/best\.pt"):
+        evaluate_checkpoint(make_config(recipe()), tmp_path, make_loaders=make_loaders)
+
+
+def test_one_run_in_a_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError, match="another run is writing here"):
+            train(make_config(recipe()), tmp_path / "run", make_loaders=make_loaders)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert train(make_config(recipe()), tmp_path / "run", make_loaders=make_loaders) == "finished"
+
+
+def test_a_work_dir_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"file is a file; choose another folder"):
+        train(make_config(recipe()), tmp_path / "file" / "run", make_loaders=make_loaders)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 90}, "batch_size=90 is more than the 40 records"),
+        ({"epochs": 1}, "warmup_epochs=1 of 1: the warm-up does not end"),
+    ],
+)
+def test_odd_settings_are_pointed_out(tmp_path, capsys, changes, said):
+    train(make_config(recipe(**changes)), tmp_path / "run", make_loaders=make_loaders)
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err

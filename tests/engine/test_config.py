@@ -10,7 +10,15 @@ from dali_mix.cli.main import main
 from dali_mix.engine import config as configs
 from dali_mix.engine.build import build_mixer, check_recipe
 from dali_mix.engine.config import make_config
-from dali_mix.engine.recipe_files import list_recipes, load_config, load_resumed, parse_option, read_recipe, recipe_file
+from dali_mix.engine.recipe_files import (
+    list_recipes,
+    load_config,
+    load_evaluated,
+    load_resumed,
+    parse_option,
+    read_recipe,
+    recipe_file,
+)
 from tests.engine.synthetic import recipe
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}
@@ -260,6 +268,19 @@ def test_resume_takes_the_options_given_before(tmp_path):
     assert load_resumed("quickstart", tmp_path / "new", ["seed=3"]).batch_size != 32
     config = load_resumed("quickstart", resumable(tmp_path), ["seed=3"])
     assert (config.batch_size, config.mixer, config.seed) == (32, None, 3)
+
+
+def test_evaluation_takes_the_options_a_run_had(tmp_path):
+    checkpoint = resumable(tmp_path) / "checkpoints" / "step-00000001.pt"
+    config, found = load_evaluated("quickstart", checkpoint, ["val_batch_size=7"])
+    assert (config.batch_size, config.val_batch_size, found) == (32, 7, tmp_path / "config.json")
+    own = load_config("quickstart", []).batch_size
+    for name, path in (
+        ("quickstart_cifar10", checkpoint),  # another recipe's
+        ("quickstart", tmp_path / "weights.pt"),  # not in a run
+    ):
+        config, found = load_evaluated(name, path)
+        assert found is None and (name != "quickstart" or config.batch_size == own)
 
 
 def test_resume_strict_is_asked_for_each_time(tmp_path):

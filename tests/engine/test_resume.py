@@ -5,7 +5,18 @@ import signal
 
 import pytest
 
-from tests.engine.processes import PREEMPTED, assert_same_run, finish, newest_state, records, run, said, start
+from dali_mix.engine.schedules import build_schedule
+from tests.engine.processes import (
+    INTERRUPTED,
+    PREEMPTED,
+    assert_same_run,
+    finish,
+    newest_state,
+    records,
+    run,
+    said,
+    start,
+)
 from tests.engine.synthetic import recipe
 
 KILLED = -signal.SIGKILL
@@ -65,6 +76,20 @@ def test_sigterm_saves_and_goes_on_equal(straight, tmp_path):
     assert newest_state(work_dir)["step"] == 7  # not a multiple of the save interval
     assert run(recipe(), work_dir, resume="must") == [0]
     assert_same_run(straight, work_dir)
+
+
+def test_ctrl_c_saves_and_goes_on_equal(straight, tmp_path):
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, interrupt_at=7) == [INTERRUPTED]
+    assert newest_state(work_dir)["step"] == 7
+    assert "Ctrl-C: saved at step 7" in said(work_dir)
+    assert run(recipe(), work_dir, resume="must") == [0]
+    assert_same_run(straight, work_dir)
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path):
+    assert run(recipe(), tmp_path / "run", interrupt_at=7, interrupts=2) == [-signal.SIGINT & 0xFF]
+    assert newest_state(tmp_path / "run")["step"] < 7
 
 
 @pytest.mark.parametrize("step", [4, 5, 8])
@@ -145,6 +170,30 @@ def test_changed_run_is_refused_unless_asked(tmp_path, changes, word):
     assert run(recipe(**changes), work_dir, resume="must") == [1]
     assert word in said(work_dir)
     assert run(recipe(**changes, resume_strict=False), work_dir, resume="must") == [0], said(work_dir)
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(27, 2), (3, 14)])
+def test_another_batch_size_goes_on_to_the_same_epoch(tmp_path, batch_size, steps):
+    """Interrupted at step 12 of 15, in the third epoch after 18 of 40 records; `steps` steps make an epoch from then
+    on. With a larger batch the run used to end at once: all of its three epochs are fewer than 12 steps.
+    """
+    work_dir = tmp_path / "run"
+    assert run(recipe(), work_dir, kill_at=12) == [KILLED]
+    changed = recipe(
+        batch_size=batch_size, resume_strict=False, log_interval=1, checkpoint={"interval_steps": 1, "keep": 3}
+    )
+    assert run(changed, work_dir, resume="must", kill_at=13) == [KILLED]
+    assert run(changed, work_dir, resume="must") == [0], said(work_dir)
+    left = -(-(40 - 18) // batch_size)
+    state = newest_state(work_dir)
+    assert (state["step"], state["epoch"], state["loader"]["samples_seen"]) == (12 + left, 2, 40)
+    ids = [record["ids"] for record in records(work_dir, "ids-rank0.jsonl")]
+    assert sorted(number for step in ids[10:] for number in step) == list(range(40))
+    logged = [record for record in records(work_dir) if record["kind"] == "train" and record["step"] > 12]
+    done = [(record["step"] - 12) + 12 * steps // 5 for record in logged]
+    assert [record["epoch"] for record in logged] == [pytest.approx(count / steps) for count in done]
+    factor = build_schedule(recipe()["schedule"], lr=0.05, steps_per_epoch=steps, total_steps=3 * steps)
+    assert [record["lr"] for record in logged] == [pytest.approx(0.05 * factor(count - 1)) for count in done]
 
 
 def test_another_model_is_refused(tmp_path):

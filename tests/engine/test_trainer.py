@@ -52,6 +52,37 @@ def test_step_is_the_plain_step(tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
+def test_skipped_records_weigh_nothing(tmp_path):
+    """With `on_bad_record="skip"` the gradient is the mean over the records that came: of one process as of several."""
+    bad = (1, 4, 5, 9, 17, 18, 21, 22, 30, 33)
+    values = recipe(
+        model=PLAIN, mixer=None, batch_size=12, log_interval=1, ema=None, loader={"on_bad_record": "skip"}, epochs=2,
+        schedule={"type": "constant"}, checkpoint={"interval_steps": 1, "keep": 100},
+    )  # fmt: skip
+    assert run(values, tmp_path / "one", bad=bad) == [0]
+    torch.manual_seed(derive_seed(1, 0))
+    model = TinyNet(4, norm=False, dropout=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    loader = make_loaders(make_config(values), Ranks(0, 1, CPU), bad=bad)[0]
+    expected = []
+    for _ in range(2):
+        for batch in loader:
+            loss = nn.functional.cross_entropy(model(batch.images), batch.targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            expected.append((len(batch.ids), loss.item()))
+    sizes, wanted = zip(*expected, strict=True)
+    assert min(sizes) < 12 and sum(sizes) == 2 * (40 - len(bad))
+    wanted = torch.tensor(wanted, dtype=torch.float64)
+    torch.testing.assert_close(losses(tmp_path / "one"), wanted, rtol=0, atol=1e-5)
+    for name, changes, ranks in [("two", {}, 2), ("micro", {"accumulate": 3}, 1), ("both", {"accumulate": 2}, 2)]:
+        assert run({**values, **changes}, tmp_path / name, ranks=ranks, bad=bad) == [0] * ranks, said(tmp_path / name)
+        torch.testing.assert_close(losses(tmp_path / name), wanted, rtol=0, atol=1e-5)
+        for key, value in newest_state(tmp_path / name)["model"].items():
+            torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_nan_loss_stops_before_the_step(tmp_path, ranks):
     """Row 41: every rank stops at the same step, the one that holds the records names them, weights stay."""
@@ -288,6 +319,23 @@ def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
     weights.unlink()
     path = tmp_path / "second" / "checkpoints" / "step-00000001.pt"
     assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] >= 0
+
+
+def test_weights_are_not_needed_to_resume(tmp_path):
+    config = make_config(recipe(max_steps=1))
+    train(config, tmp_path / "first", make_loaders=make_loaders)
+    weights = tmp_path / "weights.pt"
+    torch.save(newest_state(tmp_path / "first")["model"], weights)
+    train(make_config(recipe(max_steps=2, weights=str(weights))), tmp_path / "cut", make_loaders=make_loaders)
+    config = make_config(recipe(max_steps=3, weights=str(weights)))
+    weights.unlink()
+    for resume in ("no", "auto"):
+        with pytest.raises(FileNotFoundError, match=r"weights\.pt is not there"):
+            train(config, tmp_path / "new", resume=resume, make_loaders=make_loaders)
+    assert train(config, tmp_path / "cut", resume="must", make_loaders=make_loaders) == "finished"
+    assert newest_state(tmp_path / "cut")["step"] == 3
+    log = (tmp_path / "cut" / "train.log").read_text()
+    assert log.count("weights from") == 1  # the first start
 
 
 def test_best_without_anything_to_evaluate_is_said(tmp_path):

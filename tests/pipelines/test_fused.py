@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from dali_mix.pipelines import fused, ops
+from dali_mix.pipelines import fused, ops, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def, types
@@ -49,10 +49,12 @@ def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2, (*shape, 3)).astype(np.uint8) * 255
 
 
-def run_kernel(image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool) -> np.ndarray:
+def run_kernel(
+    image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool, place: tuple[int, ...] = (0, 0, 0, 0)
+) -> np.ndarray:
     out = np.full((3, *size), np.nan, np.float32)
     scale, bias = np.array([1, 2, 4], np.float32), np.array([0, 10, -1000], np.float32)
-    resample.resize_flip_normalize(image, out, flip, antialias, scale, bias)
+    resample.resize_flip_normalize(image, out, np.array(place, np.int32), flip, antialias, scale, bias)
     return (out - bias[:, None, None]) / scale[:, None, None]
 
 
@@ -77,6 +79,15 @@ def test_kernel_on_any_size(shape, size, antialias, seed):
     image = noise(shape, seed)
     error = run_kernel(image, size, True, antialias) - resized(image, size, antialias)[:, :, ::-1]
     assert np.abs(error).max() < 0.03
+
+
+@pytest.mark.parametrize("place", [(40, 71, 0, 0), (40, 71, 8, 24), (40, 71, 3, 11), (32, 47, 0, 0), (150, 90, 77, 41)])
+@pytest.mark.parametrize("shape", [(90, 161), (31, 45), (7, 300)])
+def test_kernel_cuts_out_of_the_matrix_product(shape, place):
+    image, (tall, wide, top, left) = noise(shape), place
+    expected = resized(image, (tall, wide), True)[:, top : top + 32, left : left + 47]
+    assert np.abs(run_kernel(image, (32, 47), False, True, place) - expected).max() < 0.03
+    assert np.abs(run_kernel(image, (32, 47), True, True, place) - expected[:, :, ::-1]).max() < 0.03
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 255])
@@ -112,6 +123,30 @@ def test_graph_agrees_with_dalis_operators(size, antialias):
     assert np.abs((ours - stock) * grey).max() < 0.53
     np.testing.assert_array_equal(still[::2], ours[::2])
     np.testing.assert_allclose(still[1::2, :, :, ::-1], ours[1::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("target", [(48, 64), (36, 33), (33, 31)])  # the last leaves nothing to cut off one side
+def test_centre_crops_agree_with_dalis_operators(target, antialias):
+    images, size = images_of_sizes(40), (33, 31)
+    height, width = (np.array([image.shape[axis] for image in images]) for axis in (0, 1))
+    sizes = windows.covering_sizes(height, width, target)
+    positions = windows.centre_crop_positions(sizes, size)
+
+    def feed(values):
+        return fn.external_source(lambda: values.astype(np.float32), batch=True, dtype=types.FLOAT, ndim=1)
+
+    @pipeline_def(batch_size=40, num_threads=2, device_id=None)
+    def graph():
+        image = fn.external_source(lambda: images, batch=True, dtype=types.UINT8, ndim=3)
+        options = {"antialias": antialias, "crop": (feed(sizes), feed(positions))}
+        return tuple(
+            ops.resize_flip_normalize(image, size, "cpu", MEAN, STD, fuse=fuse, **options) for fuse in (True, False)
+        )
+
+    ours, stock = (np.array(output.as_tensor()) for output in graph().run())
+    assert ours.shape == (40, 3, *size)
+    assert 0 < np.abs((ours - stock) * 255 * np.array(STD, np.float32)[:, None, None]).max() < 0.53
 
 
 def test_without_numba_the_stock_operators_are_used():

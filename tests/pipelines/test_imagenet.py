@@ -6,13 +6,15 @@ import torch
 from dali_mix.pipelines import SampleRandom, build
 from dali_mix.pipelines.auto_augment import AutoAugment
 from dali_mix.pipelines.imagenet import ImageNet
+from nvidia.dali import fn, pipeline_def
+from nvidia.dali.auto_aug.core import signed_bin
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode, v2
 
 from dali_mix import build_loader
 from dali_mix.recordio import RecordSet, write_set
-from tests.loading.sets import encode, pixels_by_id
+from tests.loading.sets import encode, picture, pixels_by_id
 
 UNIT = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 
@@ -161,6 +163,46 @@ def test_auto_augment_changes_images_by_what_is_drawn_alone(photos, kind):
         if names == {"identity"}:
             assert abs(255 * (first[i] - plain[i])).max() < 1e-3
     assert any(abs(255 * (first[i] - plain[i])).mean() > 2 for i in range(6))
+
+
+@pytest.mark.filterwarnings("ignore:.*nvidia.dali.fn.experimental:DeprecationWarning")  # DALI's own
+@pytest.mark.parametrize("kind", ["randaugment", "trivialaugment", "autoaugment"])
+def test_auto_augment_applies_the_operation_drawn_with_its_strength_and_sign(kind):
+    """Every operation, both signs: what a batch of different draws gives is what each operation alone gives."""
+    augment = AutoAugment(kind, (40, 52), count=1)
+    count, image = len(augment.operations), picture(40, 52, 5)
+    operation, level = np.repeat(np.arange(count), 2), np.arange(2 * count) * 7 % augment.bins
+    sign = np.tile([0, 1], count)
+    drawn = [np.stack([array] * augment.count, axis=1).astype(np.int32) for array in (operation, level, sign)]
+    drawn[0][:, 1:] = count - 1  # AutoAugment's second step: the identity
+
+    def feed(array, layout=None):
+        return fn.external_source(source=lambda: [np.array(row) for row in array], batch=True, layout=layout)
+
+    @pipeline_def(batch_size=2 * count, num_threads=1, device_id=None, enable_conditionals=True)
+    def chosen():
+        return augment.graph(feed([image] * 2 * count, "HWC"), *[feed(array) for array in drawn])
+
+    @pipeline_def(batch_size=2 * count, num_threads=1, device_id=None)
+    def each_alone():
+        images, levels, signs = (
+            feed([image] * 2 * count, "HWC"),
+            feed(level.astype(np.int32)),
+            feed(sign.astype(np.int32)),
+        )
+        magnitude = signed_bin(levels, signs)
+        fixed = {"magnitude_bin": magnitude, "num_magnitude_bins": augment.bins, "fill_value": 128}
+        return tuple(single(images, **fixed) for single in augment.operations)
+
+    def output(made):
+        made.build()
+        return [[np.asarray(one) for one in out] for out in made.run()]
+
+    (found,) = output(chosen())
+    alone = output(each_alone())
+    assert sum(not np.array_equal(one, image) for one in found) > count  # most do something
+    for place, one in enumerate(found):
+        assert np.array_equal(one, alone[operation[place]][place]), augment.operations[operation[place]].name
 
 
 def test_auto_augment_draws_follow_the_policies():

@@ -43,6 +43,8 @@ IMAGES = {
     "bmp": encoded("BMP"),
     "ppm": encoded("PPM"),
     "pgm": encoded("PPM", mode="L"),
+    "ppm of 16 bits": b"P6\n20 12\n65535\n" + bytes(range(240)) * 6,
+    "pgm of 16 bits": b"P5 # grey\n20 12\n65535\n" + bytes(range(240)) * 2,
     **{f"jpeg turned {turn}": encoded("JPEG", turn=turn) for turn in range(2, 9)},
     "png turned": encoded("PNG", turn=6),
     "webp turned": encoded("WEBP", turn=8),
@@ -104,6 +106,9 @@ BROKEN = {
     "a JPEG cut in its headers": (encoded("JPEG")[:30], "cut short"),
     "a JPEG that begins with its data": (b"\xff\xd8\xff\xda\0\x08" + bytes(20), "damaged"),
     "a PNG of no pixels": (encoded("PNG")[:16] + bytes(8) + encoded("PNG")[24:], "0x0"),
+    "a PNM whose white is 15": (b"P5\n4 3\n15\n" + bytes(12), r"white is 15: DALI takes it for 255.*--encoding png"),
+    "a PNM whose white is 1023": (b"P6\n4 3\n1023\n" + bytes(72), "white is 1023"),
+    "a PNM without white": (b"P6\n4 3\n0\n" + bytes(72), "greatest value is 0"),
     "a PNM without numbers": (b"P6\nwide high\n255\n" + bytes(100), "no number"),
 }
 

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 from dali_mix.recordio import RECORD_DTYPE, RecordSet, Sample, write_set
-from dali_mix.recordio.manifest import table_header
+from dali_mix.recordio.manifest import read_info, table_header
+from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import encoded, jpeg_with_magic, small_set
 
 
@@ -160,6 +162,38 @@ def test_a_manifest_with_a_wrong_field(tmp_path: Path, field: str, value: object
         RecordSet(tmp_path / "set")
 
 
+def test_any_byte_of_the_manifest_that_flips_is_found(tmp_path: Path) -> None:
+    small_set(tmp_path / "set", source="list", options={"quality": 95.5, "é": None}, split="zürich")
+    path = tmp_path / "set.json"
+    text = path.read_bytes()
+    info = RecordSet(tmp_path / "set").info
+    for place in range(len(text)):
+        path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+        try:
+            found = read_info(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+        else:  # the name of the field itself, or white space
+            assert found == info
+    path.write_bytes(text.replace(b'"bee"', b'"bea"'))
+    changed = r"set\.json: .*it changed since it was written; copy it again"
+    with pytest.raises(ValueError, match=changed):
+        RecordSet(tmp_path / "set")
+    (problem,) = verify_set(tmp_path / "set")
+    assert re.search(changed, problem)
+
+
+def test_a_manifest_without_a_checksum_or_written_otherwise_opens(tmp_path: Path) -> None:
+    info = small_set(tmp_path / "set")
+    path = tmp_path / "set.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content, sort_keys=True))
+    assert RecordSet(tmp_path / "set").info == info
+    del content["sha256"]  # as sets were written at first
+    path.write_text(json.dumps(content))
+    assert RecordSet(tmp_path / "set").info == info and list(verify_set(tmp_path / "set")) == []
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"format": "dali_mix record set"}', "\xff"])
 def test_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "set.json").write_text(text, encoding="latin-1")
@@ -238,6 +272,7 @@ def test_opening_reads_no_table(tmp_path: Path) -> None:
         file.truncate(len(table_header(count)) + count * RECORD_DTYPE.itemsize)
     content = json.loads(info.to_json())
     content["count"] = count
+    del content["sha256"]
     (tmp_path / "set.json").write_text(json.dumps(content))
     code = """
 import resource, sys
