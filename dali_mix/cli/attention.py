@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dali_mix.cli.predict import CLASS_FILE_HELP, add_model_arguments, tell_unreadable
+from dali_mix.cli.predict import CLASS_FILE_HELP, add_model_arguments, tell_unreadable, tell_values
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,15 +19,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dali_mix.datasets.base import read_names
     from dali_mix.engine.image_files import find_images
-    from dali_mix.engine.recipe_files import load_config
+    from dali_mix.engine.recipe_files import load_evaluated
 
-    config = load_config(args.recipe, args.cfg_options)
+    config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
     files = find_images(args.images)
     names = None if args.class_file is None else read_names(args.class_file)
 
     from dali_mix.engine.predict import Predictor
     from dali_mix.reports.attention import attention
 
+    tell_values(of_run)
     _, unreadable = attention(
         Predictor(config, args.checkpoint, ema=args.ema, classes=names),
         files,

@@ -46,9 +46,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dali_mix.datasets.base import read_names
     from dali_mix.engine.image_files import find_images
-    from dali_mix.engine.recipe_files import load_config
+    from dali_mix.engine.recipe_files import load_evaluated
 
-    config = load_config(args.recipe, args.cfg_options)
+    config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
     files = find_images(args.images)
     for option in ("json", "csv"):
         out = getattr(args, option)
@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from dali_mix.engine.predict import Predictor, choose
 
     choose(torch.zeros(1), ["any"], "multilabel", args.threshold, args.top_k)  # wrong ones are told before the work
+    tell_values(of_run)
     predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
 
     def tell(path: Path, scores: torch.Tensor) -> None:
@@ -73,6 +74,12 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         write_text(args.csv, _csv(found, args))
     return tell_unreadable("predict", found.unreadable)
+
+
+def tell_values(of_run: Path | None) -> None:
+    """Says where the recipe's values come from when it is not the recipe."""
+    if of_run is not None:
+        print(f"with the values of {of_run}", file=sys.stderr)
 
 
 def tell_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:

@@ -6,6 +6,7 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
-from dali_mix.engine.scores import make_scores
+from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.state import restore
 from dali_mix.engine.trained import open_trained
 from dali_mix.engine.trainer import Trainer
@@ -201,6 +202,17 @@ def _tune(device: torch.device) -> None:
         keep_freed_memory()
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. values: as `evaluate_checkpoint`. scores: what measured them, for the figures of each
+    class. main: whether this is the rank that writes."""
+
+    values: dict[str, float]
+    scores: Scores
+    classes: tuple[str, ...]
+    main: bool
+
+
 def evaluate_checkpoint(
     config: RunConfig, checkpoint: str | Path, *, ema: bool = False, make_loaders: MakeLoaders | None = None
 ) -> dict[str, float]:
@@ -216,6 +228,13 @@ def evaluate_checkpoint(
     Raises:
         FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
     """
+    return evaluate_in_detail(config, checkpoint, ema=ema, make_loaders=make_loaders).values
+
+
+def evaluate_in_detail(
+    config: RunConfig, checkpoint: str | Path, *, ema: bool = False, make_loaders: MakeLoaders | None = None
+) -> Evaluation:
+    """As `evaluate_checkpoint`, with what it was measured by."""
     trained = open_trained(checkpoint, ema=ema)
     device = distributed.pick_device(config.device)
     if make_loaders is None:
@@ -234,6 +253,8 @@ def evaluate_checkpoint(
             loss = build_loss(config).to(device)
             task = metainfo.get("task", "classification")
             scores = make_scores(task, num_classes, device, config.metrics)
-            return evaluate(model, loader, loss, ranks, scores=scores, autocast=Precision(config.amp, device).autocast)
+            autocast = Precision(config.amp, device).autocast
+            values = evaluate(model, loader, loss, ranks, scores=scores, autocast=autocast)
+            return Evaluation(values, scores, tuple(map(str, metainfo["classes"])), ranks.main)
         finally:
             loader.close()
