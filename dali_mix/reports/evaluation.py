@@ -51,7 +51,9 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
         ]
         write_text(table, as_csv(("class", "AP", "precision", "recall", "F1", "positives"), rows))
         title = f"AP by class, %   (mAP {evaluation.values['mAP']:.2f})"
-        curves = style.save(draw_curves(classes, found, "Precision over recall, with AP in %"), folder / "pr_curves.png")
+        curves = style.save(
+            draw_curves(classes, found, "Precision over recall, with AP in %"), folder / "pr_curves.png"
+        )
         return [table, style.save(draw_bars(classes, [row[1] for row in rows], title), chart), curves]
     assert isinstance(scores, ClassificationScores)
     assert scores.by_class is not None
@@ -87,7 +89,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
     width, height = max(4.5, 2 * MARGIN + columns * pitch), TOP + rows * BAR + MARGIN
     figure = style.new_figure(width, height)
     _title(figure, title, width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for column in range(columns):
         start = MARGIN + column * pitch + NAME
@@ -95,6 +97,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
             x = start + share * LENGTH
             axes.plot((x, x), (TOP - 0.05, TOP + rows * BAR), color=style.GRID, linewidth=0.8, zorder=0)
             axes.text(x, TOP - 0.08, f"{100 * share:.0f}", fontsize=6, color=style.FAINT, ha="center")
+    bars = []
     for number, place in enumerate(order):
         start, top = MARGIN + number // rows * pitch + NAME, TOP + number % rows * BAR
         middle, value = top + BAR / 2, values[place]
@@ -104,12 +107,15 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
         if math.isnan(value):
             axes.text(start + 0.04, middle, "no sample", color=style.FAINT, **look)
             continue
-        axes.barh(middle, value / 100 * LENGTH, BAR * 0.7, left=start, color=style.BLUE)
+        bars.append((start, middle, value / 100 * LENGTH))
         # Inside where there is room, in white.
         inside = value >= 30
         x = start + value / 100 * LENGTH + (-0.04 if inside else 0.04)
         color = "white" if inside else style.INK
         axes.text(x, middle, f"{value:.1f}", ha="right" if inside else "left", color=color, **look | {"fontsize": 6})
+    starts, middles, lengths = zip(*bars, strict=True) if bars else ((), (), ())
+    axes.barh(middles, lengths, BAR * 0.7, left=starts, color=style.BLUE)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 
