@@ -68,7 +68,8 @@ def attention(
             looked = look(predictor.model, seen.images)
         pictures = shown(predictor, seen)
         scores = predictor.scores(looked.logits).cpu()
-        looked = Looked(*(None if part is None else part.float().cpu() for part in looked))
+        attended = None if looked.attention is None else looked.attention.float().cpu()
+        looked = Looked(looked.logits, looked.class_maps.float().cpu(), attended)
         for row, path in enumerate(seen.paths):
             places = chosen or scores[row].argsort(descending=True, stable=True)[:top_k].tolist()
             columns = [Column("input", [Picture(pictures[row], [_size(seen.images)])])]

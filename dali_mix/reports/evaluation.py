@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
@@ -51,10 +52,9 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
         ]
         write_text(table, as_csv(("class", "AP", "precision", "recall", "F1", "positives"), rows))
         title = f"AP by class, %   (mAP {evaluation.values['mAP']:.2f})"
-        curves = style.save(
-            draw_curves(classes, found, "Precision over recall, with AP in %"), folder / "pr_curves.png"
-        )
-        return [table, style.save(draw_bars(classes, [row[1] for row in rows], title), chart), curves]
+        style.save(draw_bars(classes, [row[1] for row in rows], title), chart)
+        curves = draw_curves(classes, found, "Precision over recall, with AP in %")
+        return [table, chart, style.save(curves, folder / "pr_curves.png")]
     assert isinstance(scores, ClassificationScores)
     assert scores.by_class is not None
     accuracy, counts = scores.by_class.compute(), scores.by_class.state()[1].tolist()
@@ -63,12 +63,12 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
     return [table, style.save(draw_bars(classes, accuracy, title), chart)]
 
 
-def as_csv(head: Sequence[str], rows: object) -> str:
+def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table as text; NaN is an empty field, other fractions have four digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
-    for row in rows:  # type: ignore[attr-defined]
+    for row in rows:
         writer.writerow([_field(value) for value in row])
     return text.getvalue()
 
@@ -102,7 +102,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
         start, top = MARGIN + number // rows * pitch + NAME, TOP + number % rows * BAR
         middle, value = top + BAR / 2, values[place]
         name = fitted(classes[place], NAME - 0.1, 7)
-        look = {"fontsize": 7, "va": "center_baseline", "parse_math": False}
+        look: dict[str, Any] = {"fontsize": 7, "va": "center_baseline", "parse_math": False}
         axes.text(start - 0.06, middle, name, ha="right", color=style.INK, **look)
         if math.isnan(value):
             axes.text(start + 0.04, middle, "no sample", color=style.FAINT, **look)
@@ -135,7 +135,7 @@ def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: s
         left, top = MARGIN + number % columns * across, TOP - 0.1 + number // columns * down
         bottom = top + CAPTION + UP
         value = "–" if math.isnan(one.ap) else f"{100 * one.ap:.1f}"
-        look = {"fontsize": 7, "va": "baseline", "parse_math": False}
+        look: dict[str, Any] = {"fontsize": 7, "va": "baseline", "parse_math": False}
         axes.text(left, top + CAPTION - 0.06, fitted(name, ACROSS - 0.3, 7), color=style.INK, **look)
         axes.text(left + ACROSS, top + CAPTION - 0.06, value, ha="right", color=style.FAINT, **look)
         frames.append(np.array([(0, 0), (1, 0), (1, -1), (0, -1), (0, 0)]) * (ACROSS, UP) + (left, bottom))

@@ -348,11 +348,11 @@ def test_classification(classifier, made, tmp_path, capsys):
     assert found["images"][0]["prediction"] == names.split(",")
     assert run("attention", recipe, weights, image, "--out", tmp_path, "--top-k", 2) == 0
     assert columns_of(tmp_path / "00.png") == 3
-    other = ["--cfg-options", "model.type=torchvision/vgg11", "pipeline.image_size=32"]
-    torch.save(build_model(load_config(str(recipe), other[1:]), 10).state_dict(), tmp_path / "vgg.pt")
+    other = ["--cfg-options", "model.type=timm/convnext_atto", "pipeline.image_size=32"]
+    torch.save(build_model(load_config(str(recipe), other[1:]), 10).state_dict(), tmp_path / "other.pt")
     capsys.readouterr()
-    assert run("attention", recipe, tmp_path / "vgg.pt", image, "--out", tmp_path / "vgg", *other) == 1
-    assert "VGG has no class maps" in capsys.readouterr().err
+    assert run("attention", recipe, tmp_path / "other.pt", image, "--out", tmp_path / "other", *other) == 1
+    assert "ConvNeXt has no class maps" in capsys.readouterr().err
 
 
 def test_report_of_a_classifier(classifier, capsys):
