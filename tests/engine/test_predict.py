@@ -33,7 +33,7 @@ pipeline = dict(type="multilabel", image_size=(48, 64), flip=0.0)
 model = dict(type="multilabel", backbone=dict(type="timm/resnet10t", output_stride=8), head={head})
 loss = dict(type="BinaryCrossEntropy")
 optimizer = dict(type="AdamW", lr=2e-3)
-batch_size = 20
+batch_size = 10
 epochs = 2
 visualizer = []
 device = "cpu"
@@ -93,7 +93,7 @@ def test_scores_of_files_are_those_of_the_evaluation(made, best, capsys, monkeyp
     monkeypatch.setattr(image_files, "CHUNK", 13)  # so that it takes several
     out = made / "found"
     command = ["predict", made / "recipe.py", best, made / "scenes", "--json", f"{out}.json", "--csv", f"{out}.csv"]
-    assert run(*command) == 0
+    assert run(*command, "--threshold", 0.2) == 0
     printed = capsys.readouterr().out.splitlines()
     found = json.loads(Path(f"{out}.json").read_text())
     assert found["classes"] == list(DIGITS)
@@ -106,14 +106,14 @@ def test_scores_of_files_are_those_of_the_evaluation(made, best, capsys, monkeyp
         batches = [(predictor.model(batch.images).sigmoid(), batch.targets) for batch in loader]
     loader.close()
     scores, targets = (torch.cat(part) for part in zip(*batches, strict=True))
-    assert scores.std() > 0.05
+    assert scores.std() > 0.01
     np.testing.assert_allclose([image["scores"] for image in found["images"]], scores.numpy(), atol=2e-6)
     rows = table(f"{out}.csv")
     np.testing.assert_allclose([[float(row[name]) for name in DIGITS] for row in rows], scores.numpy(), atol=2e-6)
 
     for image, row, line, score in zip(found["images"], rows, printed, scores, strict=True):
         order = sorted(range(10), key=lambda place: -score[place])
-        names = [DIGITS[place] for place in order if score[place] > 0.5]
+        names = [DIGITS[place] for place in order if score[place] > 0.2]
         assert image["prediction"] == names
         assert row["prediction"] == ",".join(names)
         start = f"{image['image']} prediction: "
