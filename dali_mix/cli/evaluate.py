@@ -15,6 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ema", action="store_true", help="evaluate the averaged weights")
     parser.add_argument("--json", metavar="OUT", help="write the figures to this file as well")
     parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write figures and charts of each class to this folder"
+    )
+    parser.add_argument(
         "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set values of the recipe"
     )
 
@@ -27,16 +30,24 @@ def run(args: argparse.Namespace) -> int:
     if out is not None and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"--json {out}: its folder is not there")
     from dali_mix.engine.checkpoints import check_writable, write_text
-    from dali_mix.engine.run import evaluate_checkpoint
+    from dali_mix.engine.run import evaluate_in_detail
 
     if out is not None:
         check_writable(out.parent)
+    if args.report is not None:
+        check_writable(args.report)
     if of_run is not None and os.environ.get("RANK", "0") == "0":
         print(f"with the values of {of_run}", file=sys.stderr)
-    scores = evaluate_checkpoint(config, args.checkpoint, ema=args.ema)
+    evaluation = evaluate_in_detail(config, args.checkpoint, ema=args.ema)
+    scores = evaluation.values
     if os.environ.get("RANK", "0") == "0":
         print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         if out is not None:
             record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, **scores}
             write_text(out, json.dumps(record, indent=2) + "\n")
+    if args.report is not None:
+        from dali_mix.reports.evaluation import evaluation_report
+
+        for path in evaluation_report(evaluation, args.report):
+            print(f"wrote {path}")
     return 0

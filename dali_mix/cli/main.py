@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adopt": ("dali_mix.cli.adopt", "build a manifest for a .rec that something else wrote"),
     "train": ("dali_mix.cli.train", "train a recipe, or resume it"),
     "evaluate": ("dali_mix.cli.evaluate", "evaluate a checkpoint, each sample exactly once"),
+    "predict": ("dali_mix.cli.predict", "name the classes of image files"),
+    "attention": ("dali_mix.cli.attention", "draw where a model sees the classes of image files"),
     "convert": ("dali_mix.cli.convert", "turn published checkpoints into ours, and back"),
     "recipes": ("dali_mix.cli.recipes", "list the recipes, or print one"),
     "gallery": ("dali_mix.cli.gallery", "draw mixed images from a packed set"),

@@ -64,12 +64,12 @@ class Parts:
     val_loader: Loader | None
     weights: tuple[models.MatchReport, ...] = ()  # what of the recipe's weight files was taken over
     task: str = "classification"
-    num_classes: int = 1
+    classes: tuple[str, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def make_scores(self, device: torch.device) -> Scores:
         """Fresh counters for an evaluation."""
-        return make_scores(self.task, self.num_classes, device, self.metrics)
+        return make_scores(self.task, len(self.classes), device, self.metrics)
 
 
 def check_sets(config: RunConfig, *, train: bool = True) -> tuple[str, int]:
@@ -315,7 +315,7 @@ def build_parts(
         val_loader=val_loader,
         weights=weights,
         task=metainfo.get("task", "classification"),
-        num_classes=num_classes,
+        classes=tuple(map(str, metainfo["classes"])),
         metrics=config.metrics,
     )
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,16 @@ from dali_mix.engine.build import (
     place_model,
     weight_files,
 )
-from dali_mix.engine.checkpoints import CheckpointFolder, check_writable, is_checkpoint, load_checkpoint, write_text
+from dali_mix.engine.checkpoints import CheckpointFolder, check_writable, load_checkpoint, write_text
 from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
-from dali_mix.engine.scores import make_scores
+from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.state import restore
+from dali_mix.engine.trained import open_trained
 from dali_mix.engine.trainer import Trainer
-from dali_mix.models import differences, load_weights
-from dali_mix.models.weight_files import follow_pointer
 from dali_mix.recordio.memory import keep_freed_memory
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
@@ -202,6 +202,17 @@ def _tune(device: torch.device) -> None:
         keep_freed_memory()
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. values: as `evaluate_checkpoint`. scores: what measured them, for the figures of each
+    class. main: whether this is the rank that writes."""
+
+    values: dict[str, float]
+    scores: Scores
+    classes: tuple[str, ...]
+    main: bool
+
+
 def evaluate_checkpoint(
     config: RunConfig, checkpoint: str | Path, *, ema: bool = False, make_loaders: MakeLoaders | None = None
 ) -> dict[str, float]:
@@ -217,12 +228,14 @@ def evaluate_checkpoint(
     Raises:
         FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
     """
-    path = follow_pointer(checkpoint)
-    if path.is_dir():
-        found = sorted(p.relative_to(path).as_posix() for p in (*path.glob("*.pt"), *path.glob("checkpoints/*.pt")))
-        raise FileNotFoundError(f"{path}: a folder; give a checkpoint in it: {', '.join(found) or 'there is none'}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+    return evaluate_in_detail(config, checkpoint, ema=ema, make_loaders=make_loaders).values
+
+
+def evaluate_in_detail(
+    config: RunConfig, checkpoint: str | Path, *, ema: bool = False, make_loaders: MakeLoaders | None = None
+) -> Evaluation:
+    """As `evaluate_checkpoint`, with what it was measured by."""
+    trained = open_trained(checkpoint, ema=ema)
     device = distributed.pick_device(config.device)
     if make_loaders is None:
         check_sets(config, train=False)
@@ -235,26 +248,13 @@ def evaluate_checkpoint(
             metainfo = loader.dataset.metainfo
             num_classes = len(metainfo["classes"])
             model = build_model(config, num_classes)
-            _load(model, path, ema)
+            trained.load_into(model)
             model = place_model(model, config, ranks)
             loss = build_loss(config).to(device)
             task = metainfo.get("task", "classification")
             scores = make_scores(task, num_classes, device, config.metrics)
-            return evaluate(model, loader, loss, ranks, scores=scores, autocast=Precision(config.amp, device).autocast)
+            autocast = Precision(config.amp, device).autocast
+            values = evaluate(model, loader, loss, ranks, scores=scores, autocast=autocast)
+            return Evaluation(values, scores, tuple(map(str, metainfo["classes"])), ranks.main)
         finally:
             loader.close()
-
-
-def _load(model: torch.nn.Module, path: Path, ema: bool) -> None:
-    if not is_checkpoint(path):
-        if ema:
-            raise ValueError(f"{path}: plain weights, there is no average in it; leave --ema out")
-        load_weights(model, path, strict_head=True)
-        return
-    state = load_checkpoint(path)
-    if ema and not state.get("ema"):
-        raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
-    weights = state["ema"]["model"] if ema else state["model"]
-    if differ := differences(model.state_dict(), weights):
-        raise ValueError(f"{path}: of another model than the recipe's: {differ}")
-    model.load_state_dict(weights)

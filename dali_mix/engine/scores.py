@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.engine.distributed import Ranks
-from dali_mix.metrics import Accuracy, MultiLabelMetrics
+from dali_mix.metrics import Accuracy, ClassAccuracy, MultiLabelMetrics
 
 
 class Scores(Protocol):
@@ -19,18 +19,23 @@ class Scores(Protocol):
 
 
 class ClassificationScores:
-    """Top-1 and top-5 accuracy in per cent."""
+    """Top-1 and top-5 accuracy in per cent; of each class with `num_classes`, in `by_class`."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, num_classes: int = 0) -> None:
         self.accuracy = Accuracy(topk=(1, 5), device=device)
+        self.by_class = ClassAccuracy(num_classes, device) if num_classes else None
 
     def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
         """Counts a batch: logits (B,K), targets (B,)."""
         self.accuracy.update(logits, targets)
+        if self.by_class is not None:
+            self.by_class.update(logits, targets)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
         """{"top1", "top5"}, equal on every rank."""
         ranks.sum_(self.accuracy.state())
+        if self.by_class is not None:
+            ranks.sum_(self.by_class.state())
         return self.accuracy.compute()
 
 
@@ -59,4 +64,4 @@ def make_scores(task: str, num_classes: int, device: torch.device, options: dict
         return MultiLabelScores(num_classes, device, **options)
     if options:
         raise ValueError(f"metrics={options}: classification has no choice of protocol; leave it out")
-    return ClassificationScores(device)
+    return ClassificationScores(device, num_classes)

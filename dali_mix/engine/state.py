@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dali_mix.models import differences
 
 if TYPE_CHECKING:
+    from dali_mix.engine.build import Parts
     from dali_mix.engine.trainer import Trainer
 
 
@@ -29,7 +30,13 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "seed": trainer.config.seed,
         "batch_size": trainer.config.batch_size,
         "train_set": trainer.config.train_set,
+        **facts(parts),
     }
+
+
+def facts(parts: Parts) -> dict[str, Any]:
+    """What a checkpoint says of the training set, so that prediction does without it: task, and classes in order."""
+    return {"task": parts.task, "classes": list(parts.classes)}
 
 
 def restore(trainer: Trainer, state: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from dali_mix.engine.progress import Best, Window
 from dali_mix.engine.pulse import Beat, Pulse
 from dali_mix.engine.schedules import build_schedule
 from dali_mix.engine.seeding import MIXER, MODEL, derive_seed, seed_model
-from dali_mix.engine.state import capture
+from dali_mix.engine.state import capture, facts
 
 
 class NonFiniteLoss(ValueError):
@@ -307,7 +307,8 @@ class Trainer:
         if better and self.ranks.main:
             average = {} if self.ema is None else {"ema": self.ema.state_dict()}
             metrics = {**values, "step": self.step}
-            self.folder.save_best({"model": self.parts.model.state_dict(), **average, "metrics": metrics})
+            best = {"model": self.parts.model.state_dict(), **average, **facts(self.parts), "metrics": metrics}
+            self.folder.save_best(best)
 
     def save(self) -> None:
         """Writes this step's checkpoint, on the main rank; needs no word from the others."""

@@ -1,7 +1,8 @@
 """Measures of a trained model, which add up exactly over ranks. What they gather lives on the device."""
 
-from dali_mix.metrics.accuracy import Accuracy
+from dali_mix.metrics.accuracy import Accuracy, ClassAccuracy
 from dali_mix.metrics.crop_test import CropTest
 from dali_mix.metrics.multilabel import MultiLabelMetrics
+from dali_mix.metrics.per_class import ClassReport, per_class
 
-__all__ = ["Accuracy", "CropTest", "MultiLabelMetrics"]
+__all__ = ["Accuracy", "ClassAccuracy", "ClassReport", "CropTest", "MultiLabelMetrics", "per_class"]

@@ -48,12 +48,7 @@ class Accuracy:
             self._counts, self._placed = self._counts.to(logits.device), True
         logits = logits.detach()
         classes = targets.argmax(1) if targets.ndim == 2 else targets
-        own = classes.clamp_min(0)[:, None]
-        score = logits.gather(1, own)
-        lower = torch.arange(logits.shape[1], device=logits.device) < own
-        place = ((logits > score) | ((logits == score) & lower)).sum(1)
-        counted = classes >= 0
-        usable = counted & ~logits.isnan().any(1)
+        place, counted, usable = _places(logits, classes)
         right = [((place < k) & usable).sum() for k in self.topk]
         self._counts += torch.stack([*right, counted.sum()]).to(self._counts.device)
 
@@ -79,3 +74,41 @@ class Accuracy:
         if not count:
             raise ValueError("no samples were counted: the evaluation set is empty, or all its labels are ignored")
         return {f"top{k}": 100.0 * hits / count for k, hits in zip(self.topk, right, strict=True)}
+
+
+class ClassAccuracy:
+    """Top-1 accuracy of each class, counted as `Accuracy` counts.
+
+    Args:
+        num_classes: K.
+        device: of the counters.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        self._counts = torch.zeros(2, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Counts a batch, as `Accuracy.update`; does not wait for the device."""
+        classes = targets.argmax(1) if targets.ndim == 2 else targets
+        place, counted, usable = _places(logits.detach(), classes)
+        own = classes.clamp_min(0)
+        self._counts[0].index_add_(0, own, ((place == 0) & usable).long())
+        self._counts[1].index_add_(0, own, counted.long())
+
+    def state(self) -> Tensor:
+        """The live counters: (2,K) int64, right answers and samples; sums over ranks are exact."""
+        return self._counts
+
+    def compute(self) -> list[float]:
+        """Per cent of each class, NaN of one without samples; waits for the device."""
+        right, counts = self._counts.tolist()
+        return [100.0 * hits / count if count else float("nan") for hits, count in zip(right, counts, strict=True)]
+
+
+def _places(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How many classes rank before the right one, which samples count, and which of them can be right: (B,) each."""
+    own = classes.clamp_min(0)[:, None]
+    score = logits.gather(1, own)
+    lower = torch.arange(logits.shape[1], device=logits.device) < own
+    counted = classes >= 0
+    return ((logits > score) | ((logits == score) & lower)).sum(1), counted, counted & ~logits.isnan().any(1)

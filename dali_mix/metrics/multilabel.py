@@ -136,19 +136,9 @@ class MultiLabelMetrics:
             threshold.
 
         Raises:
-            ValueError: no samples; a target that is not 1, 0 or -1; an id that came twice, or ids with some samples
-                only; scores outside 0 … 1 with a threshold inside.
+            ValueError: as `samples`.
         """
-        rows = self._ordered(self.state().cpu().numpy())
-        scores, targets = np.split(rows[:, 1:], 2, axis=1)
-        if (wrong := ~np.isin(targets, (-1, 0, 1))).any():
-            raise ValueError(f"targets hold {targets[wrong][0]:g}: they must be 1, 0, or -1 for what is to be ignored")
-        if 0 < self.threshold < 1 and ((scores < 0) | (scores > 1)).any():
-            raise ValueError(
-                f"scores reach from {np.nanmin(scores):g} to {np.nanmax(scores):g}, and threshold={self.threshold} is "
-                "one for probabilities: give sigmoids, or threshold=0 for logits"
-            )
-        scores = np.where(np.isnan(scores), -np.inf, scores)
+        scores, targets = self.samples()
         known, positive = targets >= 0, targets > 0
         columns = (np.ascontiguousarray(part.T) for part in (scores, positive, known))
         precisions = [
@@ -165,6 +155,24 @@ class MultiLabelMetrics:
             **_rates(predicted, positive),
             **{f"{name}_top{TOP}": value for name, value in _rates(highest, positive).items()},
         }
+
+    def samples(self) -> tuple[_Floats, _Floats]:
+        """Scores (-inf for NaN) and targets, (n,K) float64, in order of the ids; waits for the device.
+
+        Raises:
+            ValueError: no samples; a target that is not 1, 0 or -1; an id that came twice, or ids with some samples
+                only; scores outside 0 … 1 with a threshold inside.
+        """
+        rows = self._ordered(self.state().cpu().numpy())
+        scores, targets = np.split(rows[:, 1:], 2, axis=1)
+        if (wrong := ~np.isin(targets, (-1, 0, 1))).any():
+            raise ValueError(f"targets hold {targets[wrong][0]:g}: they must be 1, 0, or -1 for what is to be ignored")
+        if 0 < self.threshold < 1 and ((scores < 0) | (scores > 1)).any():
+            raise ValueError(
+                f"scores reach from {np.nanmin(scores):g} to {np.nanmax(scores):g}, and threshold={self.threshold} is "
+                "one for probabilities: give sigmoids, or threshold=0 for logits"
+            )
+        return np.where(np.isnan(scores), -np.inf, scores), targets
 
     def _ordered(self, rows: _Floats) -> _Floats:
         """`rows` in order of their ids, if they have any."""

@@ -44,6 +44,14 @@ def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Featu
     return model, _forward_features
 
 
+def features_of(model: nn.Module) -> Features | None:
+    """The function (model, images) → maps (B,C,h,w) of a model with its classifier; None where it is not known."""
+    kind = _torchvision_kind(model)
+    if kind is not None:
+        return kind[1]
+    return _forward_features if hasattr(model, "forward_features") else None
+
+
 def full_name(name: str) -> str:
     """`resnet101` → `timm/resnet101`: timm's model of that name, else torchvision's, else the name as it is."""
     import timm
@@ -78,6 +86,16 @@ def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
 
 def _torchvision_features(model: nn.Module, name: str) -> Features:
     """The function for a torchvision model, whose classifier is taken off."""
+    kind = _torchvision_kind(model)
+    if kind is None:
+        raise ValueError(f"backbone {name!r}: where its last map is, is not known here; take one of timm's")
+    classifier, features = kind
+    setattr(model, classifier, nn.Identity())
+    return features
+
+
+def _torchvision_kind(model: nn.Module) -> tuple[str, Features] | None:
+    """(name of the classifier, features) of a torchvision model; None where they are not known."""
     from torchvision import models
 
     plain = (models.ConvNeXt, models.EfficientNet, models.MobileNetV2, models.MobileNetV3, models.VGG)
@@ -89,11 +107,7 @@ def _torchvision_features(model: nn.Module, name: str) -> Features:
         (models.DenseNet, "classifier", _densenet),
         (plain, "classifier", _plain),
     )
-    for kind, classifier, features in kinds:
-        if isinstance(model, kind):
-            setattr(model, classifier, nn.Identity())
-            return features
-    raise ValueError(f"backbone {name!r}: where its last map is, is not known here; take one of timm's")
+    return next(((classifier, features) for kind, classifier, features in kinds if isinstance(model, kind)), None)
 
 
 def _resnet(model: Any, images: Tensor) -> Tensor:

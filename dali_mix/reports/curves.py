@@ -14,10 +14,15 @@ from matplotlib.ticker import FuncFormatter
 from dali_mix.reports import style
 
 Records = list[dict[str, Any]]
+# What evaluations are judged by, with what is drawn beside it: key, name, colour.
+SCORES = {
+    "top1": (("top1", "top-1", style.ORANGE), ("top5", "top-5", style.FAINT)),
+    "mAP": (("mAP", "mAP", style.ORANGE), ("OF1", "overall F1", style.FAINT)),
+}
 
 
 def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
-    """Draws loss, accuracy, learning rate and speed over the steps of a run, as a PNG.
+    """Draws loss, accuracy or mAP, learning rate and speed over the steps of a run, as a PNG.
 
     Args:
         metrics: a metrics.jsonl, or the work directory that holds it. Of steps logged twice (a run resumed from before
@@ -112,15 +117,16 @@ def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
 
 
 def _draw_accuracy(axes: Axes, val: Records) -> None:
-    style.plain(axes, "Evaluation accuracy, %")
+    main, *others = SCORES[_watched(val)]
+    style.plain(axes, f"Evaluation {'accuracy' if main[0] == 'top1' else main[1]}, %")
     drawn = False
-    for key, name, color in (("top5", "top-5", style.FAINT), ("top1", "top-1", style.ORANGE)):
+    for key, name, color in (*others, main):
         steps, values = _series(val, key)
         if not steps or (key == "top5" and min(values) >= 100):
             continue
         drawn = True
         axes.plot(steps, values, color=color, linewidth=1.6, marker=_marker(steps), label=name)
-        if key == "top1":
+        if key == main[0]:
             best = max(range(len(values)), key=values.__getitem__)
             axes.plot(steps[best], values[best], "o", color=color, markersize=6, markeredgecolor="white")
             beyond_middle = steps[best] > steps[-1] / 2
@@ -168,9 +174,15 @@ def _marker(steps: list[int], most: int = 40) -> str:
     return "." if len(steps) <= most else ""
 
 
+def _watched(val: Records) -> str:
+    """The score by which a run's evaluations are judged."""
+    return next((key for key in SCORES if _series(val, key)[0]), "top1")
+
+
 def _summary(val: Records) -> str:
-    _, top1 = _series(val, "top1")
-    return f": top-1 {top1[-1]:.2f} %, best {max(top1):.2f} %" if top1 else ""
+    key, name, _ = SCORES[_watched(val)][0]
+    _, values = _series(val, key)
+    return f": {name} {values[-1]:.2f} %, best {max(values):.2f} %" if values else ""
 
 
 def _thousands(value: float, _: int | None = None) -> str:

@@ -48,9 +48,10 @@ def draw(columns: Sequence[Column], title: str) -> Figure:
     return _Sheet(rows, columns, lines, title).figure
 
 
-def row_height(lines: int) -> float:
-    """Inches from the top of a picture to the top of the next, where captions have up to `lines` lines."""
-    return CELL + CAPTION + LINE * max(lines - 2, 0) + GAP
+def row_height(lines: int, tall: float = CELL) -> float:
+    """Inches from the top of a picture, `tall` inches high, to the top of the next, where captions have up to `lines`
+    lines."""
+    return tall + CAPTION + LINE * max(lines - 2, 0) + GAP
 
 
 def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal") -> str:
@@ -95,10 +96,13 @@ def _inches(text: str, size: float, weight: str) -> float:
 
 
 class _Sheet:
-    """A grid of square pictures with captions, placed to the hundredth of an inch."""
+    """A grid of pictures with captions, placed to the hundredth of an inch: as wide as high, less high where all are
+    wider."""
 
     def __init__(self, rows: int, columns: Sequence[Column], lines: int, title: str) -> None:
-        self.pitch = row_height(lines)
+        shapes = [picture.image.shape for column in columns for picture in column.pictures]
+        self.tall = CELL * min(1.0, max((height / width for _, height, width in shapes), default=1.0))
+        self.pitch = row_height(lines, self.tall)
         self.width = 2 * MARGIN + len(columns) * CELL + (len(columns) - 1) * GAP
         self.height = TITLE + HEAD + rows * self.pitch + MARGIN / 2
         self.figure: Figure = style.new_figure(self.width, self.height)
@@ -111,11 +115,12 @@ class _Sheet:
                 self._picture(left, TITLE + HEAD + row * self.pitch, picture)
 
     def _picture(self, left: float, top: float, picture: Picture) -> None:
-        place = (left / self.width, 1 - (top + CELL) / self.height, CELL / self.width, CELL / self.height)
+        place = (left / self.width, 1 - (top + self.tall) / self.height, CELL / self.width, self.tall / self.height)
         axes = self.figure.add_axes(place)
         smooth = picture.image.shape[-1] > 64
         axes.imshow(picture.image.permute(1, 2, 0).numpy(), interpolation="antialiased" if smooth else "nearest")
         axes.set_axis_off()
+        axes.set_anchor("W")  # above its caption where it is narrow
         # White under colour, so that lines show on any picture.
         for y, x, height, width in picture.outlines:
             for color, line in (("white", 2.0), (style.ORANGE, 1.0)):
@@ -127,7 +132,7 @@ class _Sheet:
                 look: dict[str, Any] = {"color": color, "markersize": 11, "markeredgewidth": line}
                 axes.plot(x, y, "+", scalex=False, scaley=False, clip_on=False, **look)
         caption = "\n".join(fitted(line, CELL) for line in picture.caption)
-        self._text(left, top + CELL + 0.06, caption, fontsize=SMALL, color=style.FAINT, linespacing=1.25)
+        self._text(left, top + self.tall + 0.06, caption, fontsize=SMALL, color=style.FAINT, linespacing=1.25)
 
     def _text(self, left: float, top: float, text: str, **look: Any) -> None:
         # parse_math off: class names may hold dollar signs.

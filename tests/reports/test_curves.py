@@ -8,7 +8,7 @@ from PIL import Image
 
 from dali_mix.cli.main import main
 from dali_mix.reports import curves, style
-from dali_mix.reports.curves import _draw_accuracy, _draw_loss, _series, _smoothed, read_metrics
+from dali_mix.reports.curves import _draw_accuracy, _draw_loss, _series, _smoothed, _summary, read_metrics
 
 
 def train(step, loss=1.0):
@@ -142,3 +142,21 @@ def test_the_legend_covers_no_title():
     _draw_accuracy(axes, [val(20)])
     figure.canvas.draw()
     assert axes.get_legend().get_window_extent().x0 > axes._left_title.get_window_extent().x1
+
+
+def test_multi_label_runs_are_judged_by_map(tmp_path):
+    records = [train(10), train(20)]
+    records += [
+        {"kind": "val", "step": step, "loss": 1, "mAP": m, "OF1": m - 9} for step, m in ((10, 40.0), (20, 61.5))
+    ]
+    _, found = read_metrics(write(tmp_path / "metrics.jsonl", records))
+    axes = style.new_figure(3, 3).add_subplot()
+    _draw_accuracy(axes, found)
+    assert axes.get_title(loc="left") == "Evaluation mAP, %"
+    drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert list(drawn["mAP"]) == [40, 61.5]
+    assert list(drawn["overall F1"]) == [31, 52.5]
+    assert [text.get_text() for text in axes.texts] == ["best 61.50"]
+    assert _summary(found) == ": mAP 61.50 %, best 61.50 %"
+    assert _summary([val(1, 50.0)]) == ": top-1 50.00 %, best 50.00 %"
+    assert curves(tmp_path / "metrics.jsonl", tmp_path / "c.png").is_file()

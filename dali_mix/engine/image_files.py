@@ -1,0 +1,130 @@
+"""Image files through a recipe's evaluation pipeline: temporary sets of them, which the usual loader reads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dali_mix.datasets.images import Transform
+from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image
+from dali_mix.engine.config import RunConfig
+from dali_mix.loading import build_loader
+from dali_mix.recordio import RecordSet, Sample, write_set
+
+CHUNK, CHUNK_BYTES = 1024, 256 << 20  # files in a temporary set: in memory, then on disk
+_CONVERTED = (b"GIF8", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them
+
+
+class Seen(NamedTuple):
+    """paths: B files. images: (B,3,H,W) float32, as the model takes them. rows: (B,) of RECORD_DTYPE, what a pipeline
+    knows of each: its height and width in pixels."""
+
+    paths: list[Path]
+    images: Tensor
+    rows: np.ndarray
+
+
+class Unreadable(NamedTuple):
+    """An image file that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """The files among `paths` as they are given, and those called like images in each folder and below, sorted.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        ValueError: nothing given, or a folder without images.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if is_image(file.name) and file.is_file())
+            if not inside:
+                raise ValueError(f"{path}: no image in it (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such image or folder")
+    if not found:
+        raise ValueError("no images: give files or folders")
+    return found
+
+
+def load_images(
+    config: RunConfig, paths: Sequence[Path], device: torch.device, unreadable: list[Unreadable]
+) -> Iterator[Seen]:
+    """Batches of the files, in order, decoded and prepared as in an evaluation of the recipe.
+
+    A set packed with `--resize` holds smaller images than the files, so its pixels may differ slightly.
+
+    Args:
+        unreadable: gets those that cannot be read, which are left out.
+    """
+    chunk: list[tuple[Path, Sample]] = []
+    size = 0
+    for path in paths:
+        try:
+            sample = _sample(path)
+        except ValueError as error:
+            unreadable.append(Unreadable(path, str(error)))
+            continue
+        chunk.append((path, sample))
+        size += len(sample.encoded)
+        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+            yield from _load_chunk(config, chunk, device, unreadable)
+            chunk, size = [], 0
+    if chunk:
+        yield from _load_chunk(config, chunk, device, unreadable)
+
+
+def _sample(path: Path) -> Sample:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    encoded, header, _ = Transform(encoding="png" if data.startswith(_CONVERTED) else "keep")(data)
+    return Sample(bytes(encoded), 0, header.height, header.width, header.encoding)
+
+
+def _load_chunk(
+    config: RunConfig, chunk: list[tuple[Path, Sample]], device: torch.device, unreadable: list[Unreadable]
+) -> Iterator[Seen]:
+    name, options = config.pipeline_options(train=False)
+    settings = {key: value for key, value in config.loader.items() if key in ("num_threads", "prefetch")}
+    with tempfile.TemporaryDirectory(prefix="dali_mix-") as folder:
+        write_set(Path(folder, "images"), [sample for _, sample in chunk], classes=["none"])
+        records = RecordSet(Path(folder, "images"))
+        loader = build_loader(
+            name,
+            records,
+            batch_size=min(config.val_batch_size or config.batch_size, len(chunk)),
+            train=False,
+            device=device,
+            rank=0,
+            world_size=1,
+            on_bad_record="skip",
+            pipeline_options=options,
+            **settings,
+        )
+        try:
+            for images, _, ids in loader:
+                numbers = ids.numpy()
+                yield Seen([chunk[number][0] for number in numbers], images, np.asarray(records.table[numbers]))
+        except ValueError:
+            if len(loader.skipped) < len(chunk):  # else it says that not one is left
+                raise
+        finally:
+            loader.close()
+        for number, reason in loader.skipped:
+            what = reason.partition(f": record {number}: ")[2] or reason
+            unreadable.append(Unreadable(chunk[number][0], what))

@@ -1,0 +1,75 @@
+"""A trained model out of a checkpoint of ours, or out of a file of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dali_mix.engine.checkpoints import is_checkpoint, load_checkpoint
+from dali_mix.engine.config import MEASURED
+from dali_mix.models import differences, load_weights
+from dali_mix.models.weight_files import follow_pointer
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a file holds of a trained model.
+
+    path: the file. weights: by name; None where the file is one of weights alone, which `load_into` reads. classes: in
+    the order of the logits, and task: of the set it was trained on; empty where the file does not say.
+    """
+
+    path: Path
+    weights: dict[str, Tensor] | None = None
+    classes: tuple[str, ...] = ()
+    task: str = ""
+
+    def load_into(self, model: nn.Module) -> None:
+        """Takes the weights over into `model`.
+
+        Raises:
+            ValueError: they are another model's.
+        """
+        if self.weights is None:
+            load_weights(model, self.path, strict_head=True)
+            return
+        if differ := differences(model.state_dict(), self.weights):
+            raise ValueError(f"{self.path}: of another model than the recipe's: {differ}")
+        model.load_state_dict(self.weights)
+
+
+def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
+    """Reads a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+
+    Args:
+        ema: take the averaged weights of a checkpoint.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged checkpoint, or one without averaged weights when `ema` is set.
+    """
+    path = follow_pointer(checkpoint)
+    if path.is_dir():
+        found = sorted(p.relative_to(path).as_posix() for p in (*path.glob("*.pt"), *path.glob("checkpoints/*.pt")))
+        raise FileNotFoundError(f"{path}: a folder; give a checkpoint in it: {', '.join(found) or 'there is none'}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    if not is_checkpoint(path):
+        if ema:
+            raise ValueError(f"{path}: plain weights, there is no average in it; leave --ema out")
+        return Trained(path)
+    state = load_checkpoint(path)
+    if ema and not state.get("ema"):
+        raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
+    return Trained(path, state["ema"]["model"] if ema else state["model"], *_facts(state))
+
+
+def _facts(state: dict[str, Any]) -> tuple[tuple[str, ...], str]:
+    """Classes and task of a checkpoint; older ones do not say."""
+    classes, task = state.get("classes"), state.get("task")
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes) and task in MEASURED):
+        return (), ""
+    return tuple(classes), task

@@ -1,0 +1,153 @@
+"""Where a model sees its classes: a sheet an image, with the picture and a heat map of each class over it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import colormaps
+from torch import Tensor
+
+from dali_mix import pipelines
+from dali_mix.engine.image_files import Seen, Unreadable, find_images
+from dali_mix.engine.predict import Predictor
+from dali_mix.models.maps import Looked, look
+from dali_mix.reports import style
+from dali_mix.reports.sheet import Column, Picture, draw
+
+SIDE = 384  # pixels of a picture's longer side, more than a sheet shows
+COLORS, STRENGTH = "inferno", 0.6  # the map's share of a pixel
+
+
+def attention(
+    predictor: Predictor,
+    images: Iterable[str | Path],
+    out: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    top_k: int = 3,
+    each: Callable[[Path], object] = lambda sheet: None,
+) -> tuple[list[Path], list[Unreadable]]:
+    """Draws a sheet for each image: what the model was shown, and beside it a map a class, from dark to bright.
+
+    Maps are those of `dali_mix.models.maps.look`: what speaks for the class at each position. Each is scaled from its
+    own least to its own greatest value, which stand below it with the class's probability. Models whose labels look
+    for their places (SGRE) have a second row: where each looks, as shares in per cent.
+
+    Args:
+        images: files, and folders of them.
+        out: the folder for `NAME.png`, made where it is not there; of files of one name the second is `NAME-2.png`.
+        classes: names of those to draw; by default the `top_k` of highest probability.
+        each: called with every sheet as soon as it is written.
+
+    Returns:
+        the sheets in order, and the images that could not be read.
+
+    Raises:
+        ValueError: an unknown class, top_k below 1, a path without images, a model without maps.
+        FileNotFoundError: a path that is not there.
+        OSError: `out` cannot be made or written to.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k={top_k}: give 1 or more classes to draw")
+    chosen = None if classes is None else [_place(name, predictor.classes) for name in classes]
+    files, folder = find_images(images), Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot be a folder for sheets: {error.strerror}") from error
+    sheets: list[Path] = []
+    unreadable: list[Unreadable] = []
+    names: dict[str, int] = {}
+    for seen in predictor.load(files, unreadable):
+        with torch.inference_mode(), predictor.autocast():
+            looked = look(predictor.model, seen.images)
+        pictures = shown(predictor, seen)
+        scores = predictor.scores(looked.logits).cpu()
+        attended = None if looked.attention is None else looked.attention.float().cpu()
+        looked = Looked(looked.logits, looked.class_maps.float().cpu(), attended)
+        for row, path in enumerate(seen.paths):
+            places = chosen or scores[row].argsort(descending=True, stable=True)[:top_k].tolist()
+            columns = [Column("input", [Picture(pictures[row], [_size(seen.images)])])]
+            columns += _columns(pictures[row], scores[row], looked, row, places, predictor.classes)
+            names[path.stem] = names.get(path.stem, 0) + 1
+            again = f"-{names[path.stem]}" if names[path.stem] > 1 else ""
+            sheets.append(style.save(draw(columns, path.name), folder / f"{path.stem}{again}.png"))
+            each(sheets[-1])
+    return sheets, unreadable
+
+
+def _columns(
+    picture: Tensor, scores: Tensor, looked: Looked, row: int, places: Sequence[int], classes: Sequence[str]
+) -> Iterator[Column]:
+    for place in places:
+        heat = looked.class_maps[row, place]
+        caption = [f"probability {scores[place]:.3f}", f"logits {float(heat.min()):.3g} … {float(heat.max()):.3g}"]
+        pictures = [Picture(overlaid(picture, heat), caption)]
+        if looked.attention is not None:
+            shares = 100 * looked.attention[row, place]
+            caption = ["attention", f"{float(shares.min()):.2g} … {float(shares.max()):.2g} %"]
+            pictures.append(Picture(overlaid(picture, shares), caption))
+        yield Column(classes[place], pictures)
+
+
+def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
+    """A heat map (h,w), scaled from its least to its greatest value, over a picture (3,H,W) uint8 turned grey.
+
+    Returns:
+        (3,H,W) uint8.
+    """
+    low, high = heat.min(), heat.max()
+    scaled = (heat - low) / (high - low).clamp_min(1e-12)
+    large = F.interpolate(scaled[None, None], picture.shape[1:], mode="bicubic", align_corners=False)[0, 0].clamp(0, 1)
+    colors = torch.from_numpy(colormaps[COLORS](large.numpy())[..., :3]).permute(2, 0, 1) * 255
+    grey = (picture.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
+    return (STRENGTH * colors + (1 - STRENGTH) * grey).round().byte()
+
+
+def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
+    """What of each file the model was shown, in colours, unsquashed: B pictures (3,H,W) uint8 on the CPU."""
+    name, options = predictor.config.pipeline_options(train=False)
+    pipeline = pipelines.build(name, False, options)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (pipeline.mean, pipeline.std))
+    images = seen.images.float().cpu() * std + mean
+    pictures = []
+    for image, aspect in zip(images, aspects(pipeline, seen.rows), strict=True):
+        size = (max(1, round(SIDE / max(1.0, aspect))), max(1, round(SIDE * min(1.0, aspect))))
+        large = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        pictures.append((255 * large).round().clamp(0, 255).byte())
+    return pictures
+
+
+def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
+    """Width / height of the part of each image that an evaluation shows, before it is squashed.
+
+    Args:
+        rows: (B,) of RECORD_DTYPE.
+    """
+    height, width = pipeline.image_size
+    draws = pipeline.draw(rows, pipelines.SampleRandom(0, 0, np.arange(len(rows))))
+    found = []
+    for sample, row in enumerate(rows):
+        try:  # where the whole image would lie
+            left, top, right, bottom = pipeline.map_boxes(np.array([[0.0, 0.0, 1.0, 1.0]]), row, draws, sample)[0]
+        except ValueError:  # pipelines for images of one size
+            found.append(width / height)
+            continue
+        found.append(float(width * row["width"] / (right - left) / (height * row["height"] / (bottom - top))))
+    return found
+
+
+def _place(name: str, classes: Sequence[str]) -> int:
+    if name in classes:
+        return classes.index(name)
+    close = difflib.get_close_matches(name, classes, n=5, cutoff=0.5) or list(classes[:10])
+    raise ValueError(f"there is no class {name!r} among the model's {len(classes)}, such as {', '.join(close)}")
+
+
+def _size(images: Tensor) -> str:
+    return f"seen as {images.shape[3]}×{images.shape[2]} pixels"

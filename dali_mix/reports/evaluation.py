@@ -1,0 +1,165 @@
+"""An evaluation class by class: a table, a chart, and for multi-label models the precision-recall curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+
+from dali_mix.engine.checkpoints import write_text
+from dali_mix.engine.run import Evaluation
+from dali_mix.engine.scores import ClassificationScores, MultiLabelScores
+from dali_mix.metrics import ClassReport, per_class
+from dali_mix.reports import style
+from dali_mix.reports.sheet import fitted
+
+# Inches.
+BAR, NAME, LENGTH, GAP, TOP, MARGIN = 0.165, 1.15, 1.5, 0.3, 0.7, 0.25
+FEWEST, MOST_COLUMNS = 40, 7  # bars a column, columns beside one another
+ACROSS, UP, CELL_GAP, CAPTION = 1.2, 0.95, 0.16, 0.2
+POINTS = 200  # of a curve, at most
+
+
+def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
+    """Writes `per_class.csv` and `per_class.png`, and of a multi-label model `pr_curves.png`; figures in per cent.
+
+    Args:
+        out: a folder, made where it is not there. Files of an earlier report are replaced.
+
+    Returns:
+        the files; none on a rank that does not write.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    if not evaluation.main:
+        return []
+    folder, classes, scores = Path(out), evaluation.classes, evaluation.scores
+    folder.mkdir(parents=True, exist_ok=True)
+    table, chart = folder / "per_class.csv", folder / "per_class.png"
+    if isinstance(scores, MultiLabelScores):
+        found = per_class(scores.metrics)
+        rows = [
+            (name, 100 * one.ap, 100 * one.precision, 100 * one.recall, 100 * one.f1, one.positives)
+            for name, one in zip(classes, found, strict=True)
+        ]
+        write_text(table, as_csv(("class", "AP", "precision", "recall", "F1", "positives"), rows))
+        title = f"AP by class, %   (mAP {evaluation.values['mAP']:.2f})"
+        style.save(draw_bars(classes, [row[1] for row in rows], title), chart)
+        curves = draw_curves(classes, found, "Precision over recall, with AP in %")
+        return [table, chart, style.save(curves, folder / "pr_curves.png")]
+    assert isinstance(scores, ClassificationScores)
+    assert scores.by_class is not None
+    accuracy, counts = scores.by_class.compute(), scores.by_class.state()[1].tolist()
+    write_text(table, as_csv(("class", "accuracy", "samples"), zip(classes, accuracy, counts, strict=True)))
+    title = f"Accuracy by class, %   (top-1 {evaluation.values['top1']:.2f})"
+    return [table, style.save(draw_bars(classes, accuracy, title), chart)]
+
+
+def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as text; NaN is an empty field, other fractions have four digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        writer.writerow([_field(value) for value in row])
+    return text.getvalue()
+
+
+def _field(value: object) -> object:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4f}"
+    return value
+
+
+def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Figure:
+    """A bar a class, 0 … 100, highest first, in columns that read downwards; classes without a value last."""
+    order = sorted(range(len(classes)), key=lambda place: (math.isnan(values[place]), -values[place], place))
+    rows = max(FEWEST, math.ceil(len(order) / MOST_COLUMNS))
+    columns = math.ceil(len(order) / rows)
+    rows = math.ceil(len(order) / columns)
+    pitch = NAME + LENGTH + GAP
+    width, height = max(4.5, 2 * MARGIN + columns * pitch), TOP + rows * BAR + MARGIN
+    figure = style.new_figure(width, height)
+    _title(figure, title, width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for column in range(columns):
+        start = MARGIN + column * pitch + NAME
+        for share in (0, 0.5, 1):
+            x = start + share * LENGTH
+            axes.plot((x, x), (TOP - 0.05, TOP + rows * BAR), color=style.GRID, linewidth=0.8, zorder=0)
+            axes.text(x, TOP - 0.08, f"{100 * share:.0f}", fontsize=6, color=style.FAINT, ha="center")
+    bars = []
+    for number, place in enumerate(order):
+        start, top = MARGIN + number // rows * pitch + NAME, TOP + number % rows * BAR
+        middle, value = top + BAR / 2, values[place]
+        name = fitted(classes[place], NAME - 0.1, 7)
+        look: dict[str, Any] = {"fontsize": 7, "va": "center_baseline", "parse_math": False}
+        axes.text(start - 0.06, middle, name, ha="right", color=style.INK, **look)
+        if math.isnan(value):
+            axes.text(start + 0.04, middle, "no sample", color=style.FAINT, **look)
+            continue
+        bars.append((start, middle, value / 100 * LENGTH))
+        # Inside where there is room, in white.
+        inside = value >= 30
+        x = start + value / 100 * LENGTH + (-0.04 if inside else 0.04)
+        color = "white" if inside else style.INK
+        axes.text(x, middle, f"{value:.1f}", ha="right" if inside else "left", color=color, **look | {"fontsize": 6})
+    starts, middles, lengths = zip(*bars, strict=True) if bars else ((), (), ())
+    axes.barh(middles, lengths, BAR * 0.7, left=starts, color=style.BLUE)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    return figure
+
+
+def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: str) -> Figure:
+    """A small panel a class, in the order of the classes: precision (up) over recall (right), both 0 … 1."""
+    columns = min(len(classes), max(5, math.ceil(math.sqrt(1.2 * len(classes)))))
+    rows = math.ceil(len(classes) / columns)
+    across, down = ACROSS + CELL_GAP, UP + CAPTION + CELL_GAP
+    width, height = max(4.5, 2 * MARGIN + columns * across - CELL_GAP), TOP - 0.1 + rows * down + MARGIN / 2
+    figure = style.new_figure(width, height)
+    _title(figure, title, width, height)
+    # One pair of axes for all: hundreds of them take minutes.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    frames, lines, areas = [], [], []
+    for number, (name, one) in enumerate(zip(classes, reports, strict=True)):
+        left, top = MARGIN + number % columns * across, TOP - 0.1 + number // columns * down
+        bottom = top + CAPTION + UP
+        value = "–" if math.isnan(one.ap) else f"{100 * one.ap:.1f}"
+        look: dict[str, Any] = {"fontsize": 7, "va": "baseline", "parse_math": False}
+        axes.text(left, top + CAPTION - 0.06, fitted(name, ACROSS - 0.3, 7), color=style.INK, **look)
+        axes.text(left + ACROSS, top + CAPTION - 0.06, value, ha="right", color=style.FAINT, **look)
+        frames.append(np.array([(0, 0), (1, 0), (1, -1), (0, -1), (0, 0)]) * (ACROSS, UP) + (left, bottom))
+        if not one.positives:
+            axes.text(left + ACROSS / 2, bottom - UP / 2, "no sample", ha="center", color=style.FAINT, fontsize=6)
+            continue
+        recall, precision = one.curve[:, thinned(one.curve.shape[1])]
+        points = np.stack([left + ACROSS * recall, bottom - UP * precision], 1)
+        points = np.concatenate([[(left, points[0, 1])], points])
+        lines.append(points)
+        areas.append(np.concatenate([points, [(points[-1, 0], bottom), (left, bottom)]]))
+    axes.add_collection(LineCollection(frames, colors=style.GRID, linewidths=0.8))
+    axes.add_collection(PolyCollection(areas, facecolors=style.BLUE, alpha=0.12, linewidths=0))
+    axes.add_collection(LineCollection(lines, colors=style.BLUE, linewidths=1.0))
+    return figure
+
+
+def thinned(count: int) -> np.ndarray:
+    """At most `POINTS` of `count` places, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
+
+
+def _title(figure: Figure, title: str, width: float, height: float) -> None:
+    figure.text(
+        MARGIN / width, 1 - 0.2 / height, title, fontsize=11, fontweight="bold", color=style.INK, va="top",
+        parse_math=False,
+    )  # fmt: skip

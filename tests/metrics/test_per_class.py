@@ -1,0 +1,81 @@
+"""Figures of each class: against loops, and against the means that `MultiLabelMetrics` and `Accuracy` give."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from dali_mix.metrics import Accuracy, ClassAccuracy, MultiLabelMetrics, per_class
+
+
+def drawn(seed=0, samples=60, classes=5):
+    """Scores with ties and targets with unknown ones; class 3 has no positives, class 4 no predictions."""
+    random = torch.Generator().manual_seed(seed)
+    scores = (torch.randn(samples, classes, generator=random) * 4).round() / 4
+    targets = torch.randint(-1, 2, (samples, classes), generator=random).float()
+    targets[:, 3] = targets[:, 3].clamp_max(0)
+    scores[:, 4] -= 100
+    return scores, targets
+
+
+@pytest.mark.parametrize("protocol", ["plain", "voc12", "wider"])
+def test_means_over_classes_are_those_of_the_metrics(protocol):
+    scores, targets = drawn()
+    metrics = MultiLabelMetrics(5, protocol, threshold=0.0)
+    metrics.update(scores, targets, torch.randperm(len(scores)))
+    found, means = per_class(metrics), metrics.compute()
+    assert [one.ap for one in found] == pytest.approx(means["AP"], nan_ok=True)
+    assert np.mean([one.precision for one in found]) == pytest.approx(means["CP"])
+    assert np.mean([one.recall for one in found]) == pytest.approx(means["CR"])
+    assert math.isnan(found[3].ap)
+    assert (found[3].positives, found[3].recall, found[3].f1) == (0, 0, 0)
+    assert (found[4].precision, found[4].recall) == (0, 0)
+
+
+def test_against_a_loop():
+    scores, targets = drawn(1)
+    metrics = MultiLabelMetrics(5, threshold=0.0)
+    metrics.update(scores, targets)
+    for place, one in enumerate(per_class(metrics)):
+        known = [(float(s), int(t)) for s, t in zip(scores[:, place], targets[:, place], strict=True) if t >= 0]
+        ranked = sorted(known, key=lambda pair: -pair[0])  # stable: of equal scores the first
+        assert one.positives == sum(t for _, t in known)
+        recall, precision = [], []
+        for rank, (_, truth) in enumerate(ranked, start=1):
+            if truth:
+                recall.append((len(recall) + 1) / one.positives)
+                precision.append(len(recall) / rank)
+        np.testing.assert_allclose(one.curve, [recall, precision])
+        hits = sum(t for s, t in known if s > 0)
+        guesses = sum(s > 0 for s, _ in known)
+        assert one.precision == (hits / guesses if guesses else 0)
+        assert one.f1 == pytest.approx(2 * hits / (guesses + one.positives) if guesses + one.positives else 0)
+        assert one.ap == pytest.approx(np.mean(precision) if precision else math.nan, nan_ok=True)
+
+
+def test_accuracy_of_each_class_against_a_loop_in_batches():
+    random = torch.Generator().manual_seed(2)
+    logits = torch.randint(0, 3, (50, 4), generator=random).float()  # many ties
+    logits[7, 1] = math.nan
+    targets = torch.randint(-1, 3, (50,), generator=random)  # class 3 never comes
+    counter, whole = ClassAccuracy(4), Accuracy((1,))
+    for part in (slice(0, 20), slice(20, 50)):
+        counter.update(logits[part], targets[part])
+        whole.update(logits[part], targets[part])
+    right, counts = [0] * 4, [0] * 4
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        if target >= 0:
+            counts[target] += 1
+            right[target] += not any(map(math.isnan, row)) and row.index(max(row)) == target
+    assert counter.state().tolist() == [right, counts]
+    accuracy = counter.compute()
+    assert accuracy[:3] == [100 * hits / count for hits, count in zip(right, counts, strict=True) if count]
+    assert math.isnan(accuracy[3])
+    assert whole.compute()["top1"] == pytest.approx(100 * sum(right) / sum(counts))
+
+
+def test_soft_targets_count_as_their_largest_entry():
+    counter = ClassAccuracy(3)
+    counter.update(torch.tensor([[0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), torch.tensor([[0.1, 0.8, 0.1], [0.0, 0.3, 0.7]]))
+    assert counter.state().tolist() == [[0, 1, 0], [0, 1, 1]]
