@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dali_mix.engine.objectives import MaskedSupervision, Objective, SpliceMixConsistency
+from dali_mix.engine.scores import MultiLabelScores
 from dali_mix.losses import BinaryCrossEntropy, SpliceMixConsistencyLoss
 from dali_mix.mixers import CutMix, SpliceMix
 from dali_mix.mixers.masks import mask_out
@@ -96,3 +97,11 @@ def test_the_model_runs_under_autocast_and_the_loss_in_float32():
     objective(IMAGES, TARGETS)
     assert seen[0].dtype == torch.float32
     assert torch.equal(seen[0], seen[0].bfloat16().float()), "logits of bfloat16"
+
+
+def test_a_probability_above_a_half_is_a_positive_in_evaluations():
+    scores = MultiLabelScores(2, torch.device("cpu"))
+    logits, targets = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]), torch.eye(2)
+    scores.update(logits, targets, torch.arange(2))
+    found = scores.compute(None)  # one process: nothing to sum
+    assert found["CR"] == found["OF1"] == 100.0
