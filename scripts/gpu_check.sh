@@ -1,16 +1,60 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command: the tests marked gpu, then the GPU benchmarks: mixers, training on a packed set.
-# use: scripts/gpu_check.sh IMAGE_FOLDER OUT      IMAGE_FOLDER: root/class/image.jpg, packed at shorter side 256 into OUT
-# PYTHON names the interpreter (default: python).
-set -euo pipefail
-cd "$(dirname "$0")/.."
-images=${1:?use: gpu_check.sh IMAGE_FOLDER OUT} out=${2:?use: gpu_check.sh IMAGE_FOLDER OUT}
-python=${PYTHON:-python}
+# Everything that needs a GPU: the tests marked gpu, then the benchmarks of mixers and of training on a packed set.
+# use: scripts/gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]
+#   OUT           logs, JSON and summary.txt; few and small files
+#   IMAGE_FOLDER  root/class/image.jpg for part train; without one that part is left out. Packed at shorter side 256
+#   PART          tests, mixers, mixers_channels_last, train (default: all four). Each ends after LIMIT seconds (540) at
+#                 the latest, so that on a machine that lends itself for ten minutes each can be called alone.
+# A part that fails does not keep the next from running; the exit status says whether any did. PYTHON names the
+# interpreter (default: python). A checkout that is not installed is installed first, without what it needs.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+out=${1:?use: gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]} images=""
+shift
+if [[ -d ${1:-} ]]; then images=$1 && shift; fi
+python=${PYTHON:-python} limit=${LIMIT:-540} failed=0
 mkdir -p "$out"
-"$python" -m pytest -m gpu -q 2>&1 | tee "$out/test_gpu.log"
-for layout in "" --channels-last; do
-    # shellcheck disable=SC2086  # nothing, or one option
-    "$python" benchmarks/mixers.py --device cuda $layout --out "$out/mixers$layout.json" 2>&1 | tee "$out/mixers$layout.log"
+if ! "$python" -c "import dali_mix.pipelines" 2>"$out/install.log"; then
+    "$python" -m pip install -q --no-index --no-deps --no-build-isolation -e . >>"$out/install.log" 2>&1
+    "$python" -c "import dali_mix.pipelines" || { echo "cannot import dali_mix; see $out/install.log"; exit 1; }
+fi
+
+part() { # NAME COMMAND ...: runs it, with a log and a line in the summary
+    local name=$1 started=$SECONDS
+    shift
+    timeout "$limit" "$@" 2>&1 | tee "$out/$name.log"
+    local status=${PIPESTATUS[0]}
+    ((status)) && failed=1
+    echo "$name: exit $status after $((SECONDS - started)) s" | tee -a "$out/summary.txt"
+    return "$status"
+}
+
+train() { # packs beside OUT, which stays small
+    local set
+    set=$(mktemp -d)/sample
+    "$python" tools/make_rec.py imagefolder --root "$images" --split train --resize 256 --out "$set" &&
+        "$python" benchmarks/gpu_train.py "$set" --out "$out/gpu_train.json"
+    local status=$?
+    rm -rf "$(dirname "$set")"
+    return "$status"
+}
+export -f train
+export python out images
+
+for name in "${@:-tests mixers mixers_channels_last train}"; do
+    for each in $name; do
+        case $each in
+        tests) part tests "$python" -m pytest -m gpu -q -ra ;;
+        mixers) part mixers "$python" benchmarks/mixers.py --device cuda --out "$out/mixers.json" ;;
+        mixers_channels_last)
+            part "$each" "$python" benchmarks/mixers.py --device cuda --channels-last --out "$out/$each.json"
+            ;;
+        train)
+            if [[ -n $images ]]; then part train bash -c train; else echo "train: no IMAGE_FOLDER, left out" | tee -a "$out/summary.txt"; fi
+            ;;
+        *) echo "no part $each" >&2 && failed=1 ;;
+        esac
+    done
 done
-"$python" tools/make_rec.py imagefolder --root "$images" --split train --resize 256 --force --out "$out/sample"
-"$python" benchmarks/gpu_train.py "$out/sample" --out "$out/gpu_train.json" 2>&1 | tee "$out/gpu_train.log"
+rm -f "$out/install.log"
+exit "$failed"

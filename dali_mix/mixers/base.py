@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -142,6 +143,11 @@ def empty_like_batch(images: Tensor, count: int) -> Tensor:
     """Room for `count` images as `images` are: (count,C,H,W), not filled, same dtype, device and memory format."""
     shape = (count, *images.shape[1:])
     return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=memory_format(images))
+
+
+def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """(C,1,1) float32 on `device`, written there: a CUDA graph would read a copy from the host's memory anew."""
+    return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
 
 
 def check_alpha(alpha: float) -> None:

@@ -49,6 +49,7 @@ def suits(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
         and (images.element_size() in _INTEGERS if dtypes is None else images.dtype in dtypes)
         and not (images.is_conj() or images.is_neg())
         and images[:1].numel() < 2**31
+        and len(images) <= 65535  # the most a grid has on its second and third axis
         and _kernels() is not None
     )
 
@@ -121,8 +122,6 @@ def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor,
     cols = min(1024, 1 << (row - 1).bit_length())
     rows = max(1, 2048 // cols)
     grid = (-(-planes * height // rows), -(-row // cols), count)
-    if count > 65535:  # the most a grid has on its third axis
-        raise ValueError(f"{count} images in a batch: the GPU kernel takes 65,535; mix a part at a time")
     dtype = _INTEGERS[images.element_size()]
     with _device(images):
         kernels.paste[grid](

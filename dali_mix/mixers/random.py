@@ -33,9 +33,8 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
         return uniform(count, generator)
     concentration = torch.full((2, count), alpha, dtype=torch.float64, device=device_of(generator))
     # torch.distributions takes no generator; this is the sampler beneath it.
-    gammas = torch._standard_gamma(concentration, generator=generator)
-    # Below alpha of about .01 both can round to 0, which would be 0 / 0.
-    first, second = gammas.clamp_min(torch.finfo(torch.float64).tiny).unbind()
+    # Its draws are above 0, so that no alpha gives 0 / 0.
+    first, second = torch._standard_gamma(concentration, generator=generator).unbind()
     return first / (first + second)
 
 

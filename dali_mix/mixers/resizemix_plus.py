@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import checks, random
-from dali_mix.mixers.base import Mixer, PasteParams, empty_like_batch
+from dali_mix.mixers.base import Mixer, PasteParams, empty_like_batch, per_channel
 from dali_mix.mixers.paste import Interpolation
 from dali_mix.mixers.resizemix import ResizeMix
 
@@ -141,18 +141,12 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         if images.dtype == torch.uint8:
             return images.float() / 255
         if self.mean is not None and self.std is not None:
-            images = images.float() * _per_channel(self.std, images) + _per_channel(self.mean, images)
+            images = images.float() * per_channel(self.std, images.device) + per_channel(self.mean, images.device)
         return images.float().clamp(0, 1)
 
     def _from_unit(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         if dtype == torch.uint8:
             return (images * 255).round()
         if self.mean is not None and self.std is not None:
-            return (images - _per_channel(self.mean, images)) / _per_channel(self.std, images)
+            return (images - per_channel(self.mean, images.device)) / per_channel(self.std, images.device)
         return images
-
-
-def _per_channel(values: Sequence[float], images: Tensor) -> Tensor:
-    # From pinned or pageable memory alike the copy of so few bytes does not make the host wait.
-    tensor = torch.tensor(values, dtype=torch.float32)[:, None, None]
-    return tensor.to(images.device, non_blocking=True)

@@ -25,6 +25,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from dali_mix.mixers.base import per_channel
+
 RADII = (12, 24, 48, 28, 56, 112)
 GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue
 EXACT = 1 << 24  # float32 holds every integer up to here
@@ -49,7 +51,7 @@ def fine_grained_saliency(images: Tensor) -> Tensor:
         raise ValueError(f"images have shape {tuple(images.shape)}: saliency takes (B,3,H,W), H and W at least 1")
     if images.dtype != torch.uint8:
         raise ValueError(f"images are {images.dtype}: saliency takes uint8, 0 … 255")
-    compiled = _compiled() if images.device.type == "cpu" else None
+    compiled = _compiled_for(images)
     if compiled is None:
         return _saliency_torch(images)
     return torch.from_numpy(compiled.maps(images.numpy(), torch.get_num_threads()))
@@ -67,12 +69,14 @@ def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     Returns:
         (B,3,H,W) uint8, contiguous, on the images' device, without waiting for a GPU.
     """
-    scale, shift = (torch.tensor([255 * value for value in values], dtype=torch.float32) for values in (std, mean))
+    compiled = _compiled_for(images)
+    scale, shift = (per_channel([255 * value for value in values], images.device) for values in (std, mean))
     images = images.detach().float()
-    compiled = _compiled() if images.device.type == "cpu" else None
     if compiled is None:
         return _to_uint8_torch(images, scale, shift)
-    return torch.from_numpy(compiled.levels(images.numpy(), scale.numpy(), shift.numpy(), torch.get_num_threads()))
+    return torch.from_numpy(
+        compiled.levels(images.numpy(), scale.flatten().numpy(), shift.flatten().numpy(), torch.get_num_threads())
+    )
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,6 +90,10 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     return place.div(width, rounding_mode="floor"), place % width
 
 
+def _compiled_for(images: Tensor) -> ModuleType | None:
+    return None if images.device.type != "cpu" or torch.compiler.is_compiling() else _compiled()
+
+
 @functools.cache
 def _compiled() -> ModuleType | None:
     """The versions for CPUs, some ten times faster there; None where numba does not import."""
@@ -97,7 +105,6 @@ def _compiled() -> ModuleType | None:
 
 
 def _to_uint8_torch(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    scale, shift = (value[:, None, None].to(images.device, non_blocking=True) for value in (scale, shift))
     return (images * scale).add_(shift).round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
 
 

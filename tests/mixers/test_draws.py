@@ -94,6 +94,12 @@ def test_resizemix_boxes():
             assert stats.chisquare(counts, len(starts) * wanted).pvalue > P_MIN
 
 
+def test_a_small_partner_has_at_least_a_pixel_each_way():
+    for height, width in ((40, 3), (3, 40)):
+        boxes = ResizeMix(10, scale=(0.1, 0.2)).sample(50, height, width, generator()).boxes
+        assert (boxes[:, 2:] >= 1).all()
+
+
 def test_cutout_centres_are_uniform():
     boxes = Cutout(5).sample(COUNT, HEIGHT, WIDTH, generator()).boxes.numpy()
     top, left, box_h, box_w = boxes.T

@@ -153,3 +153,11 @@ def test_soft_targets_may_carry_gradients():
     _, targets = CutMix(4).apply(pictures(), soft, params())
     targets.sum().backward()
     assert soft.grad is not None
+
+
+def test_a_share_may_carry_gradients():
+    images, lam = pictures(), torch.full((5,), 0.25, requires_grad=True)
+    mixed, _ = MixUp(4).apply(images, torch.tensor(LABELS), MixUpParams(torch.tensor(PERMUTATION), lam))
+    mixed.sum().backward()
+    wanted = images.sum((1, 2, 3)) - images[PERMUTATION].sum((1, 2, 3))
+    torch.testing.assert_close(lam.grad, wanted, rtol=1e-4, atol=1e-3)

@@ -202,6 +202,18 @@ def test_an_error_in_a_thread_is_raised():
         cpu.together([lambda: None, fail])
 
 
+def test_the_kernels_leave_gradients_to_the_plain_operations(monkeypatch):
+    monkeypatch.setattr(gpu, "_kernels", lambda: object())
+    images = batch(3)
+    assert gpu.suits(images)
+    images.requires_grad_()
+    assert not gpu.suits(images)
+    with torch.no_grad():
+        assert gpu.suits(images)
+    assert not gpu.suits(torch.empty(65536, 1, 1, 1)), "more than a grid holds"
+    assert not gpu.suits(batch(3, channels=4)[:, ::2])
+
+
 def test_without_numba_plain_operations_are_used(monkeypatch):
     images, permutation, boxes = batch(6), torch.tensor([1, 2, 3, 4, 5, 0]), boxes_for(6)
     wanted = [paste.paste_boxes(images, permutation, boxes), paste.erase_boxes(images, boxes)]

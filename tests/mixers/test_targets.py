@@ -129,6 +129,12 @@ def test_choice_does_what_it_chose():
     assert seen == {-1, 0, 1, 2}
 
 
+def test_choice_refuses_params_of_another_batch_also_where_it_mixes_nothing():
+    choice = MixChoice([CutMix(4)], probs=[0.0])
+    with pytest.raises(ValueError, match="drawn for 3"):
+        choice.apply(IMAGES, torch.arange(4), choice.sample(3, 6, 5, generator()))
+
+
 def test_choice_of_mixers_that_leave_targets_alone():
     labels = torch.tensor([0, 1, 2, 3])
     assert MixChoice([Cutout(2)], probs=[0.5])(IMAGES, labels, generator())[1] is labels

@@ -1,0 +1,107 @@
+"""What a step minimises, against the published formulas written out; every part of a batch gets where it should."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dali_mix.engine.objectives import MaskedSupervision, Objective, SpliceMixConsistency
+from dali_mix.engine.scores import MultiLabelScores
+from dali_mix.losses import BinaryCrossEntropy, SpliceMixConsistencyLoss
+from dali_mix.mixers import CutMix, SpliceMix
+from dali_mix.mixers.masks import mask_out
+
+
+def generator(seed=3):
+    return torch.Generator().manual_seed(seed)
+
+
+IMAGES = torch.rand(4, 3, 30, 44, generator=generator())
+TARGETS = (torch.rand(4, 5, generator=generator()) < 0.5).float()
+
+
+class Pooled(nn.Module):
+    """Logits from the mean colours; half precision under autocast. Notes what it was called with."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 5)
+        self.calls = []
+
+    def forward(self, images, grid=None):
+        self.calls.append((images, grid))
+        logits = self.linear(images.mean((2, 3)))
+        if grid is None:
+            return logits
+        count, rows, cols = grid
+        return logits, logits[:1].expand(count * rows * cols, 5).reshape(count, rows * cols, 5)
+
+
+def test_masked_supervision_is_the_published_sum():
+    model, fill = Pooled(), [-1.0, 0.5, 2.0]
+    objective = MaskedSupervision(model, BinaryCrossEntropy(), fill=fill)
+    drawn = objective.draw(IMAGES, generator(5))
+    assert (drawn.height, drawn.width) == (30, 44)
+    again = objective.draw(IMAGES, generator(5))
+    assert torch.equal(drawn.strokes, again.strokes), "from the generator given"
+    loss = objective(IMAGES, TARGETS, None, drawn)
+    masked = mask_out(IMAGES, objective.masks.masks(drawn), fill)
+    assert not torch.equal(masked, IMAGES)
+    whole_z, masked_z = model(IMAGES), model(masked)
+    bce = F.binary_cross_entropy_with_logits
+    wanted = (
+        0.3 * bce(whole_z, TARGETS)
+        + 0.2 * bce(masked_z, TARGETS)
+        + 0.5 * F.mse_loss(whole_z.sigmoid(), masked_z.sigmoid())
+    )
+    torch.testing.assert_close(loss, wanted)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_splicemix_consistency_hands_the_cells_over(detach):
+    model, mixer = Pooled(), SpliceMix(["2x3-2"], [2])
+    objective = SpliceMixConsistency(model, BinaryCrossEntropy(), detach)
+    drawn = mixer.sample(4, 30, 44, generator(1))
+    images, targets = mixer.apply(IMAGES, TARGETS, drawn)
+    loss = objective(images, targets, drawn)
+    assert model.calls[0][1] == (2, drawn.rows, drawn.cols) and drawn.rows != drawn.cols
+    logits, cells = model(images, (2, drawn.rows, drawn.cols))
+    wanted = SpliceMixConsistencyLoss(detach)(logits, cells, targets, drawn.sources, drawn.dropped)
+    torch.testing.assert_close(loss, wanted)
+    assert objective.together.detach is detach
+
+
+def test_splicemix_consistency_refuses_what_it_cannot_look_into():
+    objective = SpliceMixConsistency(Pooled(), BinaryCrossEntropy())
+    for mixer, message in (
+        (CutMix(5), "must be SpliceMix"),
+        (None, "must be SpliceMix"),
+        (SpliceMix(["2x2"], [1]), "one grid a batch"),
+        (SpliceMix("mini"), "head 'max'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            objective.check(mixer)
+
+
+def test_the_model_runs_under_autocast_and_the_loss_in_float32():
+    seen = []
+
+    class Loss(nn.Module):
+        def forward(self, outputs, targets):
+            seen.extend(outputs if isinstance(outputs, tuple) else [outputs])
+            return seen[-1].sum()
+
+    objective = Objective(Pooled(), Loss())
+    objective.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    objective(IMAGES, TARGETS)
+    assert seen[0].dtype == torch.float32
+    assert torch.equal(seen[0], seen[0].bfloat16().float()), "logits of bfloat16"
+
+
+def test_a_probability_above_a_half_is_a_positive_in_evaluations():
+    scores = MultiLabelScores(2, torch.device("cpu"))
+    logits, targets = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]), torch.eye(2)
+    scores.update(logits, targets, torch.arange(2))
+    found = scores.compute(None)  # one process: nothing to sum
+    assert found["CR"] == found["OF1"] == 100.0

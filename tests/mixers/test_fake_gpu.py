@@ -1,0 +1,89 @@
+"""`apply` on a GPU that is not there: torch's fake tensors have a device and no values, so that a look at one fails.
+
+Every registered mixer is gone through but ResizeMixPlus, whose kornia looks at its numbers on the host.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dali_mix import mixers
+from dali_mix.mixers import MIXERS, CutMix, ResizeMix, SaliencyMix, SpliceMix
+
+COUNT, HEIGHT, WIDTH = 9, 33, 21
+OPTIONS = {
+    "Cutout": {"size": 9},
+    "MixChoice": {"mixers": [SpliceMix(["2x3-1"], [2], 4)], "probs": [1.0]},
+}
+CASES = [
+    *(
+        pytest.param(
+            mixers.build(name, num_classes=4, mean=(0.5,) * 3, std=(0.2,) * 3, **OPTIONS.get(name, {})), id=name
+        )
+        for name in MIXERS
+        if name != "ResizeMixPlus"
+    ),
+    pytest.param(ResizeMix(4, interpolation="bilinear"), id="ResizeMix-bilinear"),
+    pytest.param(SaliencyMix(4, per_batch=True, mean=(0.5,) * 3, std=(0.2,) * 3), id="SaliencyMix-per_batch"),
+]
+
+
+class Crossings(TorchDispatchMode):
+    """Collects what takes or gives tensors of both kinds of memory: copies from the host or to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        if len({tensor.device.type for tensor in tensors}) > 1:
+            self.found.append(str(function))
+        return result
+
+
+def faked(params):
+    """Params drawn on the CPU, on the device without values."""
+    if torch.is_tensor(params):
+        return torch.empty(params.shape, dtype=params.dtype, device="cuda")
+    if type(params) in (tuple, list):
+        return type(params)(map(faked, params))
+    if dataclasses.is_dataclass(params):
+        return dataclasses.replace(
+            params, **{f.name: faked(getattr(params, f.name)) for f in dataclasses.fields(params)}
+        )
+    return params
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize("mixer", CASES)
+def test_apply_reads_no_value_and_copies_nothing_from_the_host(mixer, dtype):
+    drawn = mixer.sample(COUNT, HEIGHT, WIDTH, torch.Generator().manual_seed(0))
+    grows = mixer.combine == "union"  # SpliceMix, which appends two here
+    with FakeTensorMode():
+        images = torch.empty(COUNT, 3, HEIGHT, WIDTH, dtype=dtype, device="cuda")
+        labels = torch.empty(COUNT, dtype=torch.int64, device="cuda")
+        params = faked(drawn)
+        with Crossings() as crossings:
+            mixed, targets = mixer.apply(images, labels, params)
+            own = images if grows else mixer.apply(images, labels, params, inplace=True)[0]
+    assert crossings.found == []
+    assert (mixed.device.type, mixed.dtype, len(mixed)) == ("cuda", dtype, COUNT + 2 * grows)
+    assert own is images
+    assert targets.device.type == "cuda" or not mixer.changes_targets
+
+
+def test_a_look_and_a_copy_are_found():
+    drawn = CutMix(4).sample(COUNT, HEIGHT, WIDTH, torch.Generator().manual_seed(0))
+    with FakeTensorMode():
+        params = faked(drawn)
+        with pytest.raises(Exception, match=r"item|aten\._local_scalar_dense|data-dependent"):
+            int(params.boxes.max())
+        with Crossings() as crossings:
+            torch.zeros(3).to("cuda", non_blocking=True)
+    assert crossings.found
