@@ -298,7 +298,7 @@ def test_a_comma_in_brackets_parts_no_mixers(tmp_path, two_colors):
         ({"--mixers": "saliencymx"}, "Did you mean SaliencyMix"),
         ({"--mixers": "cutmix,splicemix:grids=['0x2']:counts=[1]"}, "grid '0x2': must read like"),
         ({"--mixers": "resizemixplus:views=0"}, "views=0: must be a whole number of at least 1"),
-        ({"--mixers": "mixup:alpha=x"}, "mixer MixUp: a value of the wrong kind in alpha='x'"),
+        ({"--mixers": "mixup:alpha=x"}, "mixer MixUp: alpha='x': must be a number"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, two_colors, capsys, change, message):
