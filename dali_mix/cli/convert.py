@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
     """The state dict of IN, and whether it is a checkpoint of a run of ours."""
-    from dali_mix.engine.checkpoints import is_checkpoint, load_checkpoint
+    from dali_mix.engine.checkpoints import is_checkpoint
+    from dali_mix.engine.trained import open_trained
     from dali_mix.models.weight_files import follow_pointer, read_weight_file
 
     path = follow_pointer(args.source)
@@ -95,10 +96,7 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
         raise FileNotFoundError(f"no weight file at {path}")
     ours = args.origin in (None, "dali_mix") and is_checkpoint(path)
     if ours:
-        checkpoint = load_checkpoint(path)
-        if args.ema and not checkpoint.get("ema"):
-            raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
-        state = checkpoint["ema"]["model"] if args.ema else checkpoint["model"]
+        state = open_trained(path, ema=args.ema).weights or {}
         _tell(f"read {path}: {len(state)} tensors, {'the averaged' if args.ema else 'the'} weights of a run of ours")
         return state, True
     if args.ema:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
+
+from dali_mix.cli.predict import tell_values
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
         check_writable(out.parent)
     if args.report is not None:
         check_writable(args.report)
-    if of_run is not None and os.environ.get("RANK", "0") == "0":
-        print(f"with the values of {of_run}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":
+        tell_values(of_run)
     evaluation = evaluate_in_detail(config, args.checkpoint, ema=args.ema)
     scores = evaluation.values
     if os.environ.get("RANK", "0") == "0":

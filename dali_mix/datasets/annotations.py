@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import math
@@ -12,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix.datasets.base import Options, first_double
+from dali_mix.datasets.base import Listing, Options, first_double
 from dali_mix.datasets.trees import Tree
-from dali_mix.recordio.header import Label
 from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH, check_boxes, clip_boxes
 
 
@@ -183,20 +183,25 @@ def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
     return target
 
 
-def labelled(labels: Sequence[Label], task: str, options: Options, keep: bool) -> tuple[list[int], dict[str, Any]]:
-    """Which images stay, by `--unlabelled` or, unless said, `keep`; and what to report.
+def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
+    """The listing without its unlabelled images where `--unlabelled` or, unless said, `keep` wants it so.
 
     An image is unlabelled when no class is positive in it (multi-label), or it has no object (detection).
     """
     if options.unlabelled is not None:
         keep = options.unlabelled == "keep"
     if keep:
-        return list(range(len(labels))), {}
-    if task == "detection":
-        stay = [number for number, label in enumerate(labels) if np.size(label) > HEADER_WIDTH]
+        return listing
+    if listing.task == "detection":
+        stay = [number for number, label in enumerate(listing.labels) if np.size(label) > HEADER_WIDTH]
     else:
-        stay = np.flatnonzero((np.asarray(labels) > 0).any(axis=1)).tolist()
-    return stay, {"unlabelled_dropped": len(labels) - len(stay)}
+        stay = np.flatnonzero((np.asarray(listing.labels) > 0).any(axis=1)).tolist()
+    columns = {name: getattr(listing, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
+    kept: dict[str, Any] = {
+        name: [values[row] for row in stay] for name, values in columns.items() if values is not None
+    }
+    report = listing.report | {"unlabelled_dropped": len(listing.names) - len(stay)}
+    return dataclasses.replace(listing, **kept, report=report)
 
 
 def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:

@@ -75,22 +75,22 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     folder = _folder(tree, split)
     names = [_name(folder, name, f"{where}: images[{number}]") for number, name in enumerate(files)]
     _check_unique(names, "file_name", f"{where}: images")
-    stay, dropped = labelled(labels, task, options, keep=task == "detection")
     if split in PUBLISHED and len(classes) == COCO_CLASSES:
         report |= against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
-    return Listing(
+    listing = Listing(
         tree,
-        [names[row] for row in stay],
-        [labels[row] for row in stay],
+        names,
+        labels,
         classes,
         "coco",
         split,
         task=task,
-        ids=ids[stay].tolist(),
-        places=[f"{where}: images[{row}]" for row in stay],
-        sizes=[sizes[row] for row in stay] if task == "detection" else None,
-        report=report | dropped,
+        ids=ids.tolist(),
+        places=[f"{where}: images[{row}]" for row in range(len(names))],
+        sizes=sizes if task == "detection" else None,
+        report=report,
     )
+    return labelled(listing, options, keep=task == "detection")
 
 
 def _full_split(tree: Tree, split: str, years: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in picture data: all but stuffed bytes, fill and restarts
 _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
-_CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them
 Box = tuple[float, float, float, float]
 
 
@@ -165,7 +165,7 @@ def _only_pil_reads(data: bytes | memoryview) -> bool:
     """Whether DALI does not decode an image, or not to the right pixels, and PIL does."""
     if bytes(data[:2]) in (b"P5", b"P6"):
         return pnm_numbers(bytes(data))[2] not in PNM_MAXIMA
-    return bytes(data[:8]).startswith(_CONVERTED)
+    return bytes(data[:8]).startswith(CONVERTED)
 
 
 def _opened_header(data: bytes | memoryview) -> ImageHeader:

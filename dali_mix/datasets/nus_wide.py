@@ -50,21 +50,19 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
     report = against_published(len(paths), PUBLISHED[part], f"{_LISTS[part]} of NUS-WIDE")
     if len(concepts) != NUS_CONCEPTS:
         report = {}  # another set in the same layout
-    labels = list(targets)
-    stay, dropped = labelled(labels, "multilabel", options, keep=False)
-    names, lines = list(paths), list(paths.values())
-    return Listing(
+    listing = Listing(
         tree,
-        [f"{base}Flickr/{names[row]}" for row in stay],
-        [labels[row] for row in stay],
+        [f"{base}Flickr/{name}" for name in paths],
+        list(targets),
         concepts,
         "nus-wide",
         split,
         task="multilabel",
-        ids=rows[stay].tolist(),
-        places=[f"{where}: line {lines[row]}" for row in stay],
-        report=report | dropped,
+        ids=rows.tolist(),
+        places=[f"{where}: line {line}" for line in paths.values()],
+        report=report,
     )
+    return labelled(listing, options, keep=False)
 
 
 def _concepts(tree: Tree, base: str) -> tuple[str, ...]:

@@ -70,18 +70,18 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
     if not names:
         raise ValueError(f"{where}: lists no image; fetch it again")
     report = against_published(len(names), PUBLISHED[part], f"{part}_list_500.txt")
-    stay, dropped = labelled(labels, "multilabel", options, keep=False)
-    return Listing(
+    listing = Listing(
         tree,
-        [names[row] for row in stay],
-        [labels[row] for row in stay],
+        names,
+        labels,
         classes,
         "vg500",
         split,
         task="multilabel",
-        places=[places[row] for row in stay],
-        report=report | dropped,
+        places=places,
+        report=report,
     )
+    return labelled(listing, options, keep=False)
 
 
 def _folder_of_each(tree: Tree) -> dict[str, str]:

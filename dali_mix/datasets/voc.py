@@ -83,19 +83,19 @@ def voc(root: Path, split: str, options: Options) -> Listing:
         labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
     else:
         labels = [_targets(image, number_of, -1 if split not in TRAINING_SPLITS else 0) for image in images]
-    stay, dropped = labelled(labels, task, options, keep=True)
-    return Listing(
+    listing = Listing(
         tree,
-        [images[row].name for row in stay],
-        [labels[row] for row in stay],
+        [image.name for image in images],
+        labels,
         classes,
         "voc",
         split,
         task=task,
-        places=[images[row].listed for row in stay],
-        sizes=sizes and [sizes[row] for row in stay],
-        report=report | dropped,
+        places=[image.listed for image in images],
+        sizes=sizes,
+        report=report,
     )
+    return labelled(listing, options, keep=True)
 
 
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -130,8 +130,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: str = "classificatio
             targets.
     """
     for train in (True, False):
-        name, options = config.pipeline_options(train)
-        pipelines.build(name, train, options)
+        build_pipeline(config, train)
     mixer, loss = build_mixer(config, num_classes), build_loss(config)
     # First of all: what else is wrong of a recipe for another task follows from this.
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
@@ -141,6 +140,12 @@ def check_recipe(config: RunConfig, num_classes: int, task: str = "classificatio
         model = _model(config, num_classes)
     build_objective(config, model, loss, mixer)
     build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
+
+
+def build_pipeline(config: RunConfig, train: bool) -> pipelines.Pipeline:
+    """The recipe's pipeline for training or evaluation, without a loader."""
+    name, options = config.pipeline_options(train)
+    return pipelines.build(name, train, options)
 
 
 def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | None]:
@@ -203,9 +208,7 @@ def _multilabel_model(config: RunConfig, num_classes: int, options: dict[str, An
             raise ValueError(f"model.{part} must be a name, or a dict with a 'type', not {given!r}")
         parts |= {part: inner.pop("type"), f"{part}_options": inner}
     parts["backbone_options"].pop("weights", None)
-    name, pipeline_options = config.pipeline_options(train=True)
-    image_size = pipelines.build(name, True, pipeline_options).image_size
-    options = {"image_size": image_size, **parts, **options}
+    options = {"image_size": build_pipeline(config, True).image_size, **parts, **options}
     return call_with(models.build_multilabel, "model multilabel", {"num_classes": num_classes, **options})
 
 
@@ -227,8 +230,7 @@ def build_objective(config: RunConfig, model: nn.Module, loss: nn.Module, mixer:
     if kind not in OBJECTIVES:
         raise ValueError(f"objective type {kind!r} is unknown; there are {', '.join(OBJECTIVES)}")
     if kind == "MaskedSupervision":
-        name, pipeline_options = config.pipeline_options(train=True)
-        pipeline = pipelines.build(name, True, pipeline_options)
+        pipeline = build_pipeline(config, True)
         black = [-mean / std for mean, std in zip(pipeline.mean, pipeline.std, strict=True)]
         options.setdefault("fill", black)
     objective = call_with(OBJECTIVES[kind], f"objective {kind}", {"model": model, "loss": loss, **options})
@@ -264,8 +266,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
     for option in ("mean", "std"):  # offered to every mixer below; named in a recipe, it has to be known
         if option in options and known is not None and option not in inspect.signature(known).parameters:
             raise ValueError(f"mixer {kind}: has no option {option!r}")
-    name, pipeline_options = config.pipeline_options(train=True)
-    pipeline = pipelines.build(name, True, pipeline_options)
+    pipeline = build_pipeline(config, True)
     data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}
     return call_with(mixers.build, f"mixer {kind}", {"name": kind, **data, **options})
 

@@ -234,8 +234,8 @@ def _check_groups(config: RunConfig) -> None:
         _known(key, {"interval_epochs", "interval_steps", "keep", "best"}, "checkpoint")
     for key in config.metrics:
         _known(key, {"protocol"}, "metrics")
-    measured = [prefix + name for prefix in ("", "ema_") for names in MEASURED.values() for name in names]
-    measured = list(dict.fromkeys(measured if config.ema is not None else measured[: len(measured) // 2]))
+    prefixes = ("",) if config.ema is None else ("", "ema_")
+    measured = dict.fromkeys(prefix + name for prefix in prefixes for names in MEASURED.values() for name in names)
     if config.checkpoints["best"] not in (*measured, "auto", None, ""):
         raise ValueError(
             f"checkpoint.best must be one of what is measured ({', '.join(measured)}), 'auto' or None, "

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.datasets.images import Transform
+from dali_mix.datasets.images import CONVERTED, Transform
 from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image
 from dali_mix.engine.config import RunConfig
 from dali_mix.loading import build_loader
 from dali_mix.recordio import RecordSet, Sample, write_set
 
 CHUNK, CHUNK_BYTES = 1024, 256 << 20  # files in a temporary set: in memory, then on disk
-_CONVERTED = (b"GIF8", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them
 
 
 class Seen(NamedTuple):
@@ -92,7 +91,7 @@ def _sample(path: Path) -> Sample:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
-    encoded, header, _ = Transform(encoding="png" if data.startswith(_CONVERTED) else "keep")(data)
+    encoded, header, _ = Transform(encoding="png" if data.startswith(CONVERTED) else "keep")(data)
     return Sample(bytes(encoded), 0, header.height, header.width, header.encoding)
 
 

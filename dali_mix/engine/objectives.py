@@ -30,6 +30,11 @@ class Objective(nn.Module):
         self.loss = loss
         self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
 
+    @property
+    def summed(self) -> bool:
+        """Whether the loss of a step is the sum over its records rather than their mean."""
+        return is_summed(self.loss)
+
     def check(self, mixer: Mixer | None) -> None:
         """Raises ValueError where the objective cannot work with this mixer, its model or its loss."""
         known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")  # others may take what they like
@@ -74,6 +79,8 @@ class MaskedSupervision(Objective):
         ValueError, FileNotFoundError: weights, or a folder, that cannot be.
     """
 
+    summed = False  # whatever `loss`, which scores evaluations, is
+
     def __init__(
         self,
         model: nn.Module,
@@ -106,6 +113,8 @@ class SpliceMixConsistency(Objective):
         loss: as `Objective`; scores evaluations.
         detach: as `SpliceMixConsistencyLoss`; as published False for VOC only.
     """
+
+    summed = False  # whatever `loss`, which scores evaluations, is
 
     def __init__(self, model: nn.Module, loss: nn.Module, detach: bool = True) -> None:
         super().__init__(model, loss)

@@ -24,7 +24,6 @@ from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.ema import ModelEma
 from dali_mix.engine.evaluate import Preempted, evaluate
 from dali_mix.engine.logging import Report
-from dali_mix.engine.objectives import is_summed
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.progress import Best, Window
 from dali_mix.engine.pulse import Beat, Pulse
@@ -161,7 +160,7 @@ class Trainer:
         """
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
         expected, seen, came = 0, 0, 0
-        summed = is_summed(self.parts.objective.loss)
+        summed = self.parts.objective.summed
         mean_loss = torch.zeros((), device=self.ranks.device)
         self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step}  # of the last step and this one
         for micro in range(accumulate):

@@ -192,6 +192,17 @@ class MultiLabelMetrics:
         return rows[order]
 
 
+def precision_at_positives(scores: _Floats, positive: _Flags) -> _Floats:
+    """Precision among the samples up to each positive, in order of falling score: (positives,).
+
+    Args:
+        scores: (n,); of equal ones the first ranks first.
+        positive: (n,) bool.
+    """
+    ranks = np.flatnonzero(positive[np.argsort(-scores, kind="stable")]) + 1
+    return np.arange(1, len(ranks) + 1) / ranks
+
+
 def average_precision(scores: _Floats, positive: _Flags, interpolated: bool = False) -> float:
     """Mean over the positives of the precision among the samples up to each, in order of falling score.
 
@@ -203,10 +214,9 @@ def average_precision(scores: _Floats, positive: _Flags, interpolated: bool = Fa
     Returns:
         0 … 1, or NaN without positives.
     """
-    ranks = np.flatnonzero(positive[np.argsort(-scores, kind="stable")]) + 1
-    if not len(ranks):
+    precision = precision_at_positives(scores, positive)
+    if not len(precision):
         return float("nan")
-    precision = np.arange(1, len(ranks) + 1) / ranks
     if interpolated:
         precision = np.maximum.accumulate(precision[::-1])[::-1]
     return float(precision.mean())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dali_mix.metrics.multilabel import MultiLabelMetrics, average_precision
+from dali_mix.metrics.multilabel import MultiLabelMetrics, average_precision, precision_at_positives
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,6 @@ def precision_recall(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
         scores: (n,); of equal ones the first ranks first.
         positive: (n,) bool.
     """
-    ranks = np.flatnonzero(positive[np.argsort(-scores, kind="stable")]) + 1
-    found = np.arange(1, len(ranks) + 1)
-    return np.stack([found / max(len(ranks), 1), found / ranks])
+    precision = precision_at_positives(scores, positive)
+    count = len(precision)
+    return np.stack([np.arange(1, count + 1) / max(count, 1), precision])

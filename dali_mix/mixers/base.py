@@ -14,6 +14,8 @@ from dali_mix.mixers import checks
 
 Params = TypeVar("Params")
 Combine = Literal["area", "union"]
+# By bytes a value: what only moves is handed to kernels as whole numbers of its size.
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,21 @@ def empty_like_batch(images: Tensor, count: int) -> Tensor:
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
     """(C,1,1) float32 on `device`, written there: a CUDA graph would read a copy from the host's memory anew."""
     return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
+
+
+def plain_pixels(images: Tensor, dtypes: Sequence[torch.dtype] | None) -> bool:
+    """Whether kernels of ours may read the memory of `images`: dense, no gradients wanted, not being traced.
+
+    dtypes: those allowed; None for any of 1, 2, 4 or 8 bytes.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(images) in (Tensor, torch.nn.Parameter)
+        and not (images.requires_grad and torch.is_grad_enabled())
+        and (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last))
+        and (images.element_size() in INTEGERS if dtypes is None else images.dtype in dtypes)
+        and not (images.is_conj() or images.is_neg())
+    )
 
 
 def check_alpha(alpha: float) -> None:

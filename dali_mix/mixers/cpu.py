@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import empty_like_batch
+from dali_mix.mixers.base import INTEGERS, empty_like_batch, plain_pixels
 
 Way = Literal["same place", "nearest", "bilinear", "zeros"]
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _WORTH_A_THREAD = 1 << 20  # bytes of the batch; starting a thread costs about as much as copying this
 
 _WORTH_HUGE_PAGES = 1 << 22  # bytes
@@ -49,16 +48,7 @@ def takes(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
 
     dtypes: those allowed; None for any of 1, 2, 4 or 8 bytes.
     """
-    return (
-        images.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and type(images) in (Tensor, torch.nn.Parameter)
-        and not (images.requires_grad and torch.is_grad_enabled())
-        and (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last))
-        and (images.element_size() in _INTEGERS if dtypes is None else images.dtype in dtypes)
-        and not (images.is_conj() or images.is_neg())
-        and available()
-    )
+    return images.device.type == "cpu" and plain_pixels(images, dtypes) and available()
 
 
 def paste(images: Tensor, partners: Tensor | None, boxes: Tensor, way: Way, inplace: bool) -> Tensor:
@@ -76,7 +66,7 @@ def paste(images: Tensor, partners: Tensor | None, boxes: Tensor, way: Way, inpl
     """
     kernels = _kernels()
     out = images if inplace else fresh(images)
-    dtype = images.dtype if way == "bilinear" else _INTEGERS[images.element_size()]
+    dtype = images.dtype if way == "bilinear" else INTEGERS[images.element_size()]
     sources = np.arange(len(images)) if partners is None else int64(partners)
     windows = int64(boxes)
     as_seen = shape(images)

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dali_mix.mixers.base import INTEGERS, plain_pixels
+
 Way = Literal["same place", "nearest", "zeros"]
 
 BLENDED = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)  # what `blend` takes
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @functools.cache
@@ -42,12 +43,7 @@ def takes(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
 def suits(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
     """`takes`, but for the device: Triton's interpreter runs the kernels on a CPU."""
     return (
-        not torch.compiler.is_compiling()
-        and type(images) in (Tensor, torch.nn.Parameter)
-        and not (images.requires_grad and torch.is_grad_enabled())
-        and (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last))
-        and (images.element_size() in _INTEGERS if dtypes is None else images.dtype in dtypes)
-        and not (images.is_conj() or images.is_neg())
+        plain_pixels(images, dtypes)
         and images[:1].numel() < 2**31
         and len(images) <= 65535  # the most a grid has on its second and third axis
         and _kernels() is not None
@@ -122,7 +118,7 @@ def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor,
     cols = min(1024, 1 << (row - 1).bit_length())
     rows = max(1, 2048 // cols)
     grid = (-(-planes * height // rows), -(-row // cols), count)
-    dtype = _INTEGERS[images.element_size()]
+    dtype = INTEGERS[images.element_size()]
     with _device(images):
         kernels.paste[grid](
             _in_order(images).view(dtype), _in_order(out).view(dtype),

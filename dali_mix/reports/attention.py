@@ -13,6 +13,7 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from dali_mix import pipelines
+from dali_mix.engine.build import build_pipeline
 from dali_mix.engine.image_files import Seen, Unreadable, find_images
 from dali_mix.engine.predict import Predictor
 from dali_mix.models.maps import Looked, look
@@ -111,8 +112,7 @@ def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
 
 def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
     """What of each file the model was shown, in colours, unsquashed: B pictures (3,H,W) uint8 on the CPU."""
-    name, options = predictor.config.pipeline_options(train=False)
-    pipeline = pipelines.build(name, False, options)
+    pipeline = build_pipeline(predictor.config, False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (pipeline.mean, pipeline.std))
     images = seen.images.float().cpu() * std + mean
     pictures = []

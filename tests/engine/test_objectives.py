@@ -7,7 +7,7 @@ from torch import nn
 
 from dali_mix.engine.objectives import MaskedSupervision, Objective, SpliceMixConsistency
 from dali_mix.engine.scores import MultiLabelScores
-from dali_mix.losses import BinaryCrossEntropy, SpliceMixConsistencyLoss
+from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SpliceMixConsistencyLoss
 from dali_mix.mixers import CutMix, SpliceMix
 from dali_mix.mixers.masks import mask_out
 
@@ -105,3 +105,11 @@ def test_a_probability_above_a_half_is_a_positive_in_evaluations():
     scores.update(logits, targets, torch.arange(2))
     found = scores.compute(None)  # one process: nothing to sum
     assert found["CR"] == found["OF1"] == 100.0
+
+
+def test_a_step_is_a_sum_where_the_loss_it_minimises_is_one():
+    summed = AsymmetricLoss(reduction="sum")
+    assert Objective(Pooled(), summed).summed and not Objective(Pooled(), BinaryCrossEntropy()).summed
+    # These minimise a mean of their own; `loss` only scores evaluations.
+    assert not MaskedSupervision(Pooled(), summed).summed
+    assert not SpliceMixConsistency(Pooled(), summed).summed
