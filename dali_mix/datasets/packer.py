@@ -1,5 +1,8 @@
-"""The parallel packer: reads, checks and encodes in threads, writes in order. The bytes do not depend on the number of
-workers.
+"""The parallel packer: threads read, check, encode, hash and write, each its own images. The bytes do not depend on the
+number of threads.
+
+Only sha256 goes in the order of the file: a thread waits for its turn, hashes its block, and lets the next one have its
+turn while it writes. So an image stays in one core's cache on its way, and no thread hands it to another.
 
 Threads suffice: reading, decoding, resizing, encoding, crc32 and sha256 all let go of Python's lock. There is then no
 worker process whose death could go unnoticed: killing the packer kills all of it, and leaves nothing under a final
@@ -30,6 +33,8 @@ from dali_mix.recordio.labels import clip_boxes
 from dali_mix.recordio.memory import keep_freed_memory
 
 _CHUNK = 16
+
+_Turn = SimpleQueue[bool]  # holds whether to go on, once those before have been placed
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def pack(
     Nothing is published then.
     """
     count = len(listing.names)
-    workers = default_workers(options.transform) if options.workers is None else options.workers
+    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     if workers < 1:
         raise ValueError(f"--workers {workers}: at least one is needed")
     order = np.arange(count)
@@ -98,9 +103,7 @@ def pack(
             force=options.force,
         ) as writer:
             jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, count, _CHUNK))
-            for done in _in_order(_work, jobs, workers):
-                for block in done.blocks:
-                    writer.write(block)
+            for done in _in_turn(_work, partial(_place, writer), jobs, workers):
                 skipped += done.skipped
                 totals["reencoded"] += done.reencoded
                 totals["clipped_boxes"] += done.clipped
@@ -112,30 +115,44 @@ def pack(
         cv2.setNumThreads(threads_before)
 
 
-def default_workers(transform: Transform) -> int:
-    """One a core where images are decoded; half as many where files pass through, since writing and hashing keep a core
-    busy."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // 2) if transform.passes_through else cores
-
-
-def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[_Done]:
-    """Runs jobs in `workers` threads and yields their results in the jobs' order; few are in flight, so memory stays
-    small.
+def _in_turn(
+    make: Callable[..., _Done],
+    place: Callable[[_Done], list[Callable[[], None]]],
+    jobs: Iterator[tuple[Any, ...]],
+    workers: int,
+) -> Iterator[_Done]:
+    """Takes jobs through `make`, `place` and what that returned, each in one of `workers` threads; `place` is called in
+    the jobs' order, after all `place` of jobs before it. Yields what was made, in order; the first job to fail raises,
+    and none after it is placed. Few jobs are in flight, so memory stays small.
 
     No executor: Ctrl-C inside a future's Python code leaves its lock taken, and the end of the pool waits for ever. A
     `SimpleQueue` is one C call.
     """
-    todo: SimpleQueue[tuple[tuple[Any, ...], SimpleQueue[_Done | BaseException]] | None] = SimpleQueue()
+    todo: SimpleQueue[tuple[tuple[Any, ...], _Turn, _Turn, SimpleQueue[_Done | BaseException]] | None] = SimpleQueue()
     pending: deque[SimpleQueue[_Done | BaseException]] = deque()
+    turn: _Turn = SimpleQueue()
+    turn.put(True)
 
     def run() -> None:
         while (taken := todo.get()) is not None:
-            job, result = taken
+            job, turn, following, result = taken
+            outcome: _Done | BaseException
+            placed: list[Callable[[], None]] = []
+            going = False
             try:
-                result.put(work(*job))
+                outcome = make(*job)
+                if turn.get():  # else a job before this one failed
+                    placed = place(outcome)
+                    going = True
             except BaseException as error:  # raised again where the result is taken
-                result.put(error)
+                outcome = error
+            following.put(going)
+            try:
+                for store in placed:
+                    store()
+            except BaseException as error:
+                outcome = error
+            result.put(outcome)
 
     def first() -> _Done:
         done = pending.popleft().get()
@@ -148,8 +165,10 @@ def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], worke
         for thread in threads:
             thread.start()
         for job in jobs:
+            following: _Turn = SimpleQueue()
             pending.append(SimpleQueue())
-            todo.put((job, pending[-1]))
+            todo.put((job, turn, following, pending[-1]))
+            turn = following
             if len(pending) > 2 * workers + 1:
                 yield first()
         while pending:
@@ -163,6 +182,10 @@ def _in_order(work: Callable[..., _Done], jobs: Iterator[tuple[Any, ...]], worke
         for thread in threads:
             if thread.ident is not None:  # started
                 thread.join()
+
+
+def _place(writer: SetWriter, done: _Done) -> list[Callable[[], None]]:
+    return [writer.place(block) for block in done.blocks]
 
 
 def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:

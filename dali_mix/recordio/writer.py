@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import queue
 import threading
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from dali_mix.recordio.block import Block
+from dali_mix.recordio.block import Block, Entry
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_header import read_image_header
 from dali_mix.recordio.index import index_bytes
@@ -34,9 +34,9 @@ class SetWriter:
     """Writes records one after another; `finish` publishes them. Use it as a context manager: leaving early publishes
     nothing.
 
-    `total`: how many records are meant to come, which says where one shard ends and the next begins. Not safe for
-    several threads. Raises FileExistsError when the set exists and `force` is not given; OSError naming the file when
-    the disk is full.
+    `total`: how many records are meant to come, which says where one shard ends and the next begins. Several threads
+    may share the work of writing (`place`); the rest is for one at a time. Raises FileExistsError when the set exists
+    and `force` is not given; OSError naming the file when the disk is full.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SetWriter:
         self._rows: list[tuple[Any, ...]] = []
         self._blocks: list[np.ndarray] = []
         self._parts: list[_Part] = []
-        self._spare: queue.SimpleQueue[Block] = queue.SimpleQueue()
+        self._spare: list[Block] = []
 
     def __enter__(self) -> SetWriter:
         self._files.__enter__()
@@ -91,31 +91,42 @@ class SetWriter:
         """Appends the records of `block`, whose positions (0 to total - 1, rising) are those among all that are meant
         to come. It is the writer's from then on; `spare_block` hands it out again.
         """
-        view, start, end = block.view(), 0, 0
-        shard = len(self._parts) - 1
-        for entry in block.entries:
-            wanted = entry.position * self._shards // max(1, self._total)
-            if wanted != shard:
-                if end > start:
-                    self._parts[-1].write(view[start:end])
-                start = end
-                for missing in range(shard + 1, wanted + 1):
-                    self._open(missing)
-                shard = wanted
-            part = self._parts[-1]
-            self._rows.append((part.size, *entry.row[:6], shard, *entry.row[6:]))
-            part.size += entry.size
-            end += entry.size
-        if end > start:
-            self._parts[-1].write(view[start:end], then=lambda: self._recycle(block))
+        self.place(block)()
+
+    def place(self, block: Block) -> Callable[[], None]:
+        """The part of `write` that has to be done in order: gives the records their places and hashes them.
+
+        Returns the rest, which writes them: to be called once before `finish`, in any thread, also while others do the
+        same or `place` further blocks.
+        """
+        view, start = block.view(), 0
+        pieces: list[tuple[_Part, memoryview, int]] = []
+        for shard, entries in groupby(block.entries, self._shard_of):
+            while len(self._parts) <= shard:
+                self._open()
+            part, end = self._parts[-1], start
+            for entry in entries:
+                self._rows.append((part.size + end - start, *entry.row[:6], shard, *entry.row[6:]))
+                end += entry.size
+            pieces.append((part, view[start:end], part.place(view[start:end])))
+            start = end
         if len(self._rows) >= 1 << 16:
             self._settle()
 
+        def store() -> None:
+            for part, piece, at in pieces:
+                part.store(piece, at)
+            self._recycle(block)
+
+        return store
+
     def spare_block(self) -> Block:
-        """An empty block, in memory used before where there is some. Safe to call from any thread."""
+        """An empty block, in memory used before where there is some: the last used, which a cache still holds. Safe to
+        call from any thread.
+        """
         try:
-            return self._spare.get_nowait()
-        except queue.Empty:
+            return self._spare.pop()
+        except IndexError:
             return Block()
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
@@ -126,8 +137,9 @@ class SetWriter:
         table = np.concatenate(self._blocks) if self._blocks else np.empty(0, RECORD_DTYPE)
         if not len(table):
             raise ValueError(f"{self._files.prefix}: no record to write: every image was skipped, or there was none")
-        for part in self._parts:
-            part.close()
+        if self._parts:
+            self._parts[-1].end()
+        assert all(part.closed for part in self._parts), "what `place` returned was not called"
         if len(self._parts) < self._shards or any(part.size == 0 for part in self._parts):
             raise ValueError(f"{self._files.prefix}: a shard would be empty after skipping; use fewer --shards")
         check_ids(table["id"], str(self._files.prefix))
@@ -150,15 +162,18 @@ class SetWriter:
             self._files.publish([*self._names, *self._tail])
         return info
 
-    def _open(self, shard: int) -> None:
+    def _shard_of(self, entry: Entry) -> int:
+        return entry.position * self._shards // max(1, self._total)
+
+    def _open(self) -> None:
         if self._parts:
-            self._parts[-1].close()
-        self._parts.append(_Part(self._files.partial(self._names[shard])))
+            self._parts[-1].end()
+        self._parts.append(_Part(self._files.partial(self._names[len(self._parts)])))
 
     def _recycle(self, block: Block) -> None:
         if block.capacity <= _LARGEST_SPARE:
             block.clear()
-            self._spare.put(block)
+            self._spare.append(block)
 
     def _settle(self) -> None:
         if self._rows:
@@ -173,49 +188,56 @@ class SetWriter:
 
 
 class _Part:
-    """A .rec file being written, hashed by a thread of its own: sha256 of a block takes as long as writing it.
-
-    Ctrl-C may come between any two of Python's instructions. Inside `queue.Queue` it leaves a lock taken or a wake-up
-    lost, and closing waited for ever; `SimpleQueue` is one C call, so its bound is a second one, of free places.
-    """
+    """A .rec file being written: hashed piece after piece, stored by any thread in any order; closed with the last."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
         self.sha256 = ""
-        with saying(path):
-            self._file: IO[bytes] = path.open("wb", buffering=0)
         self._digest = hashlib.sha256()
-        self._queue: queue.SimpleQueue[tuple[memoryview, Callable[[], None] | None] | None] = queue.SimpleQueue()
-        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(4):
-            self._places.put(None)
-        self._thread = threading.Thread(target=self._hash, name="sha256", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._awaited = 1  # pieces placed and not stored yet, and one more until `end`
+        with saying(path):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
-    def _hash(self) -> None:
-        while (job := self._queue.get()) is not None:
-            block, then = job
-            self._digest.update(block)
-            if then:
-                then()
-            self._places.put(None)
+    def place(self, piece: memoryview) -> int:
+        """Counts `piece` in as the next one; where it is to be stored."""
+        with self._lock:
+            self._awaited += 1
+        at = self.size
+        self.size += len(piece)
+        self._digest.update(piece)
+        return at
 
-    def write(self, block: memoryview, then: Callable[[], None] | None = None) -> None:
-        """Appends `block`, and calls `then` once its memory is needed no more."""
+    def store(self, piece: memoryview, at: int) -> None:
+        """Writes `piece` where it was placed."""
         with saying(self.path):
-            rest = block
-            while len(rest):  # a full disk, or more than 2 GiB at once: the second write says which
-                rest = rest[os.write(self._file.fileno(), rest) :]
-        self._places.get()
-        self._queue.put((block, then))
+            while len(piece):  # a full disk, or more than 2 GiB at once: the second write says which
+                written = os.pwrite(self._descriptor, piece, at)
+                piece, at = piece[written:], at + written
+        self._leave()
+
+    def end(self) -> None:
+        """No piece follows."""
+        self.sha256 = self._digest.hexdigest()
+        self._leave()
+
+    @property
+    def closed(self) -> bool:
+        return self._descriptor < 0
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._awaited -= 1
+            if not self._awaited:
+                self.close()
 
     def close(self) -> None:
-        if not self._file.closed:
-            self._queue.put(None)
-            self._thread.join()
-            self._file.close()
-            self.sha256 = self._digest.hexdigest()
+        """Gives the file up, whatever is awaited; no thread may be storing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with saying(self.path):  # some file systems tell only now that the disk is full
+                os.close(descriptor)
 
 
 class saying:  # a context manager read as a verb

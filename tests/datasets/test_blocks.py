@@ -93,8 +93,8 @@ def test_large_originals_do_not_swell_the_blocks_of_small_images(
 ) -> None:
     images = [encoded("JPEG", 40, 60, seed=number) + bytes(9_000_000) + b"\xff\xd9" for number in range(4)]
     capacities = []
-    write = SetWriter.write
-    monkeypatch.setattr(SetWriter, "write", lambda self, block: capacities.append(block.capacity) or write(self, block))
+    place = SetWriter.place
+    monkeypatch.setattr(SetWriter, "place", lambda self, block: capacities.append(block.capacity) or place(self, block))
     pack(folder_of(tmp_path / "images", images), tmp_path / "set", PackOptions(Transform(resize=20)))
     assert capacities == [Block().capacity]
     assert list(verify_set(tmp_path / "set")) == []
@@ -116,16 +116,16 @@ def test_clipped_boxes_of_images_read_into_their_place(tmp_path: Path) -> None:
 
 def test_a_full_disk_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [Sample(encoded("JPEG", seed=row), 0) for row in range(100)]
-    real, left = os.write, [sum(len(sample.encoded) for sample in samples) // 2]
+    real, left = os.pwrite, [sum(len(sample.encoded) for sample in samples) // 2]
 
-    def small_disk(descriptor: int, data: memoryview) -> int:
+    def small_disk(descriptor: int, data: memoryview, at: int) -> int:
         if not left[0]:
             raise OSError(28, "No space left on device")
-        written = real(descriptor, data[: left[0]])  # the last write is cut short
+        written = real(descriptor, data[: left[0]], at)  # the last write is cut short
         left[0] -= written
         return written
 
-    monkeypatch.setattr("dali_mix.recordio.writer.os.write", small_disk)
+    monkeypatch.setattr("dali_mix.recordio.writer.os.pwrite", small_disk)
     with pytest.raises(OSError, match=r"set-00001\.rec\.partial: cannot write: No space left on device"):
         write_set(tmp_path / "set", samples, classes="a", shards=3)
     assert list(tmp_path.iterdir()) == []

@@ -50,20 +50,23 @@ def fill():
     part = _Part(pathlib.Path(folder, "part"))
     try:
         for _ in range(6):
-            part.write(memoryview(bytes(100)))
+            piece = memoryview(bytes(100))
+            part.store(piece, part.place(piece))
+        part.end()
     finally:
         part.close()
 
 with tempfile.TemporaryDirectory() as folder:
-    tries = next(at for at in itertools.count() if not interrupted(at, {"write"}, fill))
+    tries = next(at for at in itertools.count() if not interrupted(at, {"place", "store", "end"}, fill))
 assert tries > 100, tries
 """
 
 POOL = """
-from dali_mix.datasets.packer import _in_order
+from dali_mix.datasets.packer import _in_turn
 
 def run():
-    assert list(_in_order(lambda number: number, ((number,) for number in range(8)), 2)) == list(range(8))
+    jobs = ((number,) for number in range(8))
+    assert list(_in_turn(lambda number: number, lambda number: [lambda: None], jobs, 2)) == list(range(8))
 
 tries = next(at for at in itertools.count() if not interrupted(at, {"first", "<genexpr>"}, run))
 assert tries > 100, tries
