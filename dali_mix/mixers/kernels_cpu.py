@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 # What a kernel does with each image: write all of it into a new batch; write its box only, from the partner or, where
 # the partner may be changed by then, from the stage; write its box into the stage.
@@ -45,12 +45,15 @@ def chain(partners: Any) -> Any:
     return order
 
 
+# The C library's: a fifth faster than a loop compiled here, where a whole plane is copied.
+_memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
+
+
 @_compile
 def _copy(source: Any, start: int, out: Any, to: int, count: int) -> None:
-    # Views first: an index counted from 0 is what the compiler turns into vector code.
-    values, copied = source[start : start + count], out[to : to + count]
-    for k in range(count):
-        copied[k] = values[k]
+    """`count` values of `source`, from `start` on, to `out`, which has the same dtype, from `to` on."""
+    size = source.itemsize
+    _memcpy(out.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
 
 
 @_compile
@@ -180,11 +183,9 @@ def paste(
             columns[x] = np.uint32(min(np.int64(np.float32(x) * across), width - 1) * pixel)
         for p in range(planes):
             own, other = image + p * plane, partners[i] * planes * plane + p * plane
-            if task == WHOLE:
-                _copy(images, own, out, own, top * row)
+            if task == WHOLE:  # its box again while in the cache: faster than going around it, or row by row
+                _copy(images, own, out, own, plane)
             for y in range(box_h):
-                if task == WHOLE:  # all of the row, its box again while in the cache: faster than going around it
-                    _copy(images, own + (top + y) * row, out, own + (top + y) * row, row)
                 at = to + p * out_plane + y * out_row
                 if way == SAME_PLACE:
                     _copy(images, other + (top + y) * row + left * pixel, target, at, count)
@@ -193,9 +194,6 @@ def paste(
                     _pick(images, start, target, at, columns, pixel)
                 else:
                     target[at : at + count] = 0
-            if task == WHOLE:
-                rest = own + (top + box_h) * row
-                _copy(images, rest, out, rest, (height - top - box_h) * row)
 
 
 @_compile

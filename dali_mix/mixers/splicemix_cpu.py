@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import cpu
-from dali_mix.mixers.kernels_cpu import _compile
+from dali_mix.mixers.kernels_cpu import _compile, _memcpy
 
 
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Any, Any]]) -> Tensor:
@@ -54,9 +54,12 @@ def splice(images: Tensor, grids: Sequence[tuple[int, int, Any, Any]]) -> Tensor
 @_compile
 def _copy_images(images: Any, out: Any, numbers: Any, size: int) -> None:
     for i in numbers:
-        values, copied = images[i * size : (i + 1) * size], out[i * size : (i + 1) * size]
-        for k in range(size):
-            copied[k] = values[k]
+        _copy_image(images, out, i * size, size)
+
+
+@_compile
+def _copy_image(images: Any, out: Any, start: int, size: int) -> None:
+    _memcpy(out.ctypes.data + start * out.itemsize, images.ctypes.data + start * images.itemsize, size * out.itemsize)
 
 
 @_compile
@@ -98,9 +101,7 @@ def _tile(
                     images, source, shape, dropped[t, cell], tiling, corner, tiled_row, tiled[1], cell_h, cell_w, False
                 )
             if copied[t, cell]:
-                values, copy = images[source : source + size], out[source : source + size]
-                for k in range(size):
-                    copy[k] = values[k]
+                _copy_image(images, out, source, size)
         if not exact:
             _fill(tiling, 0, tiled, False, out, image, row, height, height, width, rounded)
 
