@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None, tell: Callable[[str], None] = _to_st
     Args:
         tell: called with the message of an error.
     """
+    _spin_briefly()
     return _run(parse(list(sys.argv[1:] if argv is None else argv)), tell)
 
 
@@ -69,6 +70,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if wanted:
             importlib.import_module(module).configure(subparser)
     return parser.parse_args(arguments)
+
+
+def _spin_briefly() -> None:
+    """Has torch's threads on a CPU wait some microseconds for the next operation, not milliseconds, before they sleep.
+
+    On a machine that runs something else as well, they spin on cores that the others need, themselves included:
+    docs/decisions.md has figures. libgomp reads this when torch is loaded.
+    """
+    if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _run(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
