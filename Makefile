@@ -36,6 +36,7 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+test: export GOMP_SPINCOUNT ?= 1000  # as dali-mix sets it: idle threads leave the cores to others
 test: lint
 	$(BIN)/python -m pytest -m "not gpu"
 
