@@ -36,7 +36,8 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: export GOMP_SPINCOUNT ?= 1000  # as dali-mix sets it: idle threads leave the cores to others
+# As dali-mix sets it: idle threads leave the cores to others.
+test: export GOMP_SPINCOUNT ?= 1000
 test: lint
 	$(BIN)/python -m pytest -m "not gpu"
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix, cpu, gpu, paste, plain
+from dali_mix.mixers.build import build
 from tests.mixers import oracles
 
 HEIGHT, WIDTH = 13, 9
@@ -320,3 +321,28 @@ def test_triton_kernels_compile_for_a_gpu():
         source = ASTSource(kernels.paste, signature, constants, aligned)
         ptx = triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
         assert ("ld.global.v4" in ptx) == (not boxes_only)
+
+
+def test_a_lazily_negated_batch_is_not_read_from_memory():
+    images = batch(4)
+    negated = torch._neg_view(images)  # as `torch.imag(x.conj())` gives: the memory holds the other sign
+    permutation, boxes = torch.tensor([2, 3, 1, 0]), boxes_for(4)
+    assert negated.is_neg() and not cpu.takes(negated)
+    wanted = plain.same_place(-images, permutation, boxes)
+    assert torch.equal(paste.paste_boxes(negated, permutation, boxes), wanted)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_one_channel_is_contiguous_and_channels_last_at_once(channels_last):
+    images = batch(4, channels_last=channels_last, channels=1)
+    mixed = paste.paste_boxes(images, torch.tensor([2, 3, 1, 0]), boxes_for(4))
+    assert mixed.is_contiguous() and mixed.stride() == (HEIGHT * WIDTH, HEIGHT * WIDTH, WIDTH, 1)
+
+
+def test_what_a_mixer_of_a_choice_names_itself_comes_before_the_set_s():
+    member = {"type": "SaliencyMix", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    members, numbers = [member, {"type": "SaliencyMix"}], {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    choice = build("MixChoice", mixers=members, probs=[0.5, 0.5], num_classes=4, **numbers)
+    own, offered = choice.mixers
+    assert own.mean == (0.1, 0.2, 0.3) and own.std == (0.4, 0.5, 0.6) and own.num_classes == 4
+    assert offered.mean == (0.5,) * 3 and offered.std == (0.2,) * 3
