@@ -244,6 +244,11 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
     assert checked > 30
     with pytest.raises(ValueError, match="'cifar' does not carry boxes along"):
         loader(RecordSet(tmp_path / "boxes"), "cifar")
+    for name in ("imagenet", "multilabel"):
+        options = {"auto_augment": "randaugment"}
+        loader(RecordSet(tmp_path / "boxes"), name, train=False, options=options).close()
+        with pytest.raises(ValueError, match="boxes is a detection set: auto_augment='randaugment' would turn"):
+            loader(RecordSet(tmp_path / "boxes"), name, train=True, options=options)
 
 
 @pytest.mark.parametrize(
