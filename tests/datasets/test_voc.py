@@ -163,6 +163,20 @@ def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
     assert "000005.xml: object 1: the box [0.0, 0.0, 60.0, 30.0]" in error and "leaves the 50x30 image" in error
 
 
+def test_pictures_are_found_by_their_whole_name(tmp_path: Path, capsys: Capture) -> None:
+    """Thumbnails in a folder of their own are others; two pictures of one name are refused."""
+    base = devkit(tmp_path, "2007", "train", {"000005": [DOG]})
+    pictures = base / "JPEGImages"
+    (pictures / "thumbs").mkdir()
+    (pictures / "thumbs" / "000005.jpg").write_bytes(encoded("JPEG", 3, 5))
+    assert LAYOUTS["voc"](tmp_path, "train", Options()).names == ["VOCdevkit/VOC2007/JPEGImages/000005.jpg"]
+    (pictures / "000005.png").write_bytes(encoded("PNG", HEIGHT, WIDTH))
+    names = [f"VOCdevkit/VOC2007/JPEGImages/000005.{suffix}" for suffix in ("jpg", "png")]
+    assert f"train.txt: line 1: 000005 may be {names[0]} or {names[1]}: remove" in refused(tmp_path, capsys)
+    (pictures / "000005.jpg").unlink()
+    assert LAYOUTS["voc"](tmp_path, "train", Options()).names == names[1:]
+
+
 def test_out_of_an_archive(tmp_path: Path) -> None:
     devkit(tmp_path / "data", "2007", "test", IMAGES)
     with tarfile.open(tmp_path / "VOCtest_06-Nov-2007.tar", "w") as tar:
