@@ -96,6 +96,7 @@ def test_wrong_options(tmp_path: Path, capsys: Capture) -> None:
         (["--split", "trainval"], "has the splits train and val"),
         (["--task", "classification"], "is for --task multilabel or detection"),
         (["--root", str(tmp_path)], "leave --root out"),
+        (["--classes", "names.txt"], "has the classes 0 to 9: leave --classes out"),
     ):
         assert main([*command, *options]) == 1
         assert reason in capsys.readouterr().err
