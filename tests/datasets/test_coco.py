@@ -105,6 +105,22 @@ def test_detection(tmp_path: Path) -> None:
     assert RecordSet(tmp_path / "some").table["id"].tolist() == [9, 25, 30]
 
 
+def test_how_far_a_box_may_leave_the_image(tmp_path: Path) -> None:
+    """By a pixel or 1 %: what is left of it counts, if anything is."""
+    images = [image(9, "val2014") | {"width": 500, "height": 300}]
+    boxes = [[-4.9, 0, 20, 302.9], [-0.9, 0, 0.8, 5], [480, 290, 24.9, 12.9]]
+    notes = [{k: v for k, v in note(n, 9, 1, box).items() if k != "iscrowd"} for n, box in enumerate(boxes)]
+    coco(tmp_path, images=images, annotations=notes)
+    listing = LAYOUTS["coco"](tmp_path, "val2014", Options(task="detection"))
+    expected = [[0, 0, 0, 15.1 / 500, 1, 0], [0, 480 / 500, 290 / 300, 1, 1, 0]]
+    assert np.allclose(np.asarray(listing.labels[0])[2:].reshape(-1, 6), expected, atol=1e-6)
+    assert (listing.report["boxes_over_the_border"], listing.report["boxes_without_area"]) == (3, 1)
+    for box in ([-5.1, 0, 20, 20], [0, -3.1, 20, 20], [480, 0, 25.1, 20], [0, 290, 20, 13.1]):
+        coco(tmp_path, images=images, annotations=[note(1, 9, 1, box)])
+        with pytest.raises(ValueError, match=r"leaves the 500x300 image"):
+            LAYOUTS["coco"](tmp_path, "val2014", Options(task="detection"))
+
+
 def test_boxes_are_grouped_as_one_by_one(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     images = [image(number, "val2014") for number in random.permutation(1000)[:40].tolist()]
@@ -146,7 +162,7 @@ def test_splits_and_years(tmp_path: Path, capsys: Capture) -> None:
 
 def test_the_published_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [{"id": number, "name": f"class {number}"} for number in range(1, 91) if number % 9]
-    coco(tmp_path, categories=many, annotations=[note(1, 9, 1, [0, 0, 5, 5]), note(2, 30, 2, [0, 0, 5, 5])])
+    coco(tmp_path, categories=many, annotations=[note(n, n, 1, [0, 0, 5, 5]) for n in (9, 30, 30)])
     listing = LAYOUTS["coco"](tmp_path, "val2014", Options())
     assert listing.report["notices"] == [
         "val2014 with annotations has 2 images here, 40,137 as published: a part of it?"

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options
-from dali_mix.datasets.digit_scenes import HEIGHT, WIDTH, Digit, ink_box, render
+from dali_mix.datasets.digit_scenes import HEIGHT, WIDTH, Digit, _draw, _generator, ink_box, render
 from dali_mix.datasets.digits import held_out_rows
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.verify import verify_set
@@ -77,6 +77,19 @@ def test_training_and_validation_share_no_scan() -> None:
     kinds = load_digits(return_X_y=True)[1]
     train, val = (set(held_out_rows(kinds, split).tolist()) for split in ("train", "val"))
     assert not train & val and len(train | val) == 1797
+
+
+def test_digits_lie_anywhere_on_the_canvas_and_do_not_overlap() -> None:
+    ends = []
+    for number in range(400):
+        taken = np.zeros((HEIGHT, WIDTH), dtype=int)
+        for digit in _draw(_generator(0, "train", number), np.arange(10)):
+            square = taken[digit.top : digit.top + digit.side, digit.left : digit.left + digit.side]
+            assert square.shape == (digit.side, digit.side) and 20 <= digit.side <= 40
+            square += 1
+            ends.append((digit.top, digit.left, digit.top + digit.side, digit.left + digit.side))
+        assert taken.max() == 1
+    assert np.min(ends, axis=0)[:2].tolist() == [0, 0] and np.max(ends, axis=0)[2:].tolist() == [HEIGHT, WIDTH]
 
 
 def test_a_digit_where_it_was_drawn() -> None:

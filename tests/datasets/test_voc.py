@@ -76,8 +76,9 @@ def test_multilabel_targets(tmp_path: Path, split: str, only_difficult: int) -> 
 
 def test_unlabelled_images_are_dropped_on_demand(tmp_path: Path) -> None:
     devkit(tmp_path, "2007", "train", IMAGES)
-    for task, left in (("multilabel", 2), ("detection", 3)):
-        listing = LAYOUTS["voc"](tmp_path, "train", Options(task=task, unlabelled="drop"))
+    devkit(tmp_path, "2007", "test", IMAGES)  # an ignored class labels nothing either
+    for split, task, left in (("train", "multilabel", 2), ("test", "multilabel", 2), ("train", "detection", 3)):
+        listing = LAYOUTS["voc"](tmp_path, split, Options(task=task, unlabelled="drop"))
         assert len(listing.names) == left and listing.report["unlabelled_dropped"] == 4 - left
 
 
@@ -96,6 +97,14 @@ def test_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None
         assert np.allclose(one, np.array(other).reshape(-1, 6), atol=1e-6)
 
 
+def test_a_box_of_one_pixel_and_an_object_not_said_to_be_difficult(tmp_path: Path) -> None:
+    base = devkit(tmp_path, "2007", "test", {"000005": [("dog", (7, 9, 7, 9), 0)]})
+    file = base / "Annotations" / "000005.xml"
+    file.write_text(file.read_text().replace("<difficult>0</difficult>", ""))
+    label = LAYOUTS["voc"](tmp_path, "test", Options(task="detection")).labels[0]
+    assert np.allclose(np.asarray(label)[3:], [6 / 50, 8 / 30, 7 / 50, 9 / 30, 0], atol=1e-6)
+
+
 def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     devkit(tmp_path, "2007", "trainval", {"000005": [DOG], "000007": [PERSON]})
     devkit(tmp_path, "2012", "trainval", {"2008_000001": [PERSON]})
@@ -111,6 +120,9 @@ def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     error = refused(tmp_path, capsys, "--split", "trainval", "--years", "2010")
     assert "VOC2010: no such folder; there is 2007, 2012" in error
     assert pack(tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "flat", "--split", "trainval") == 0
+    devkit(tmp_path, "2009", "trainval", {"2009_000001": [PERSON]})  # of no size that we know
+    listing = LAYOUTS["voc"](tmp_path, "trainval", Options(years=("2007", "2009")))
+    assert len(listing.names) == 3 and not listing.report
 
 
 def test_a_split_of_the_published_size_is_not_remarked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +139,7 @@ def test_classes_of_other_sets(tmp_path: Path, capsys: Capture) -> None:
     assert "a b.xml: object 1: class 'RBC' is not among the 20 classes" in error and "--classes auto" in error
     assert pack(tmp_path, tmp_path / "auto", "--classes", "auto") == 0
     assert RecordSet(tmp_path / "auto").info.classes == ("Platelets", "RBC")
+    assert "notices" not in RecordSet(tmp_path / "auto").info.report  # not PASCAL's images
     devkit(tmp_path, "2007", "test", {"other": [("RBC", (1, 1, 9, 9), 0)]})
     assert pack(tmp_path, tmp_path / "test", "--classes", "auto", "--split", "test") == 0
     assert RecordSet(tmp_path / "test").info.classes == ("Platelets", "RBC")  # as the training split has them
@@ -139,9 +152,10 @@ def test_size_left_out_comes_from_the_image_and_a_wrong_one_is_refused(tmp_path:
     base = devkit(tmp_path, "2007", "test", {"000005": [PERSON]})
     detection = ["--split", "test", "--task", "detection"]
     file = base / "Annotations" / "000005.xml"
-    file.write_text(annotation([PERSON], "<width>0</width><height>0</height>"))
-    assert pack(tmp_path, tmp_path / "set", *detection) == 0
-    assert np.allclose(RecordSet(tmp_path / "set").labels(np.arange(1))[0][0, 1:5], [0.5, 0.5, 1, 1])
+    for size in ("<width>0</width><height>0</height>", "<height>30</height>", "<width>50</width>", ""):
+        file.write_text(annotation([PERSON], size))
+        assert pack(tmp_path, tmp_path / "set", "--force", *detection) == 0
+        assert np.allclose(RecordSet(tmp_path / "set").labels(np.arange(1))[0][0, 1:5], [0.5, 0.5, 1, 1])
     file.write_text(annotation([PERSON], f"<width>{2 * WIDTH}</width><height>{HEIGHT}</height>"))
     error = refused(tmp_path, capsys, *detection)
     assert "000005.jpg: its annotation is for 100x30 pixels but it has 50x30" in error and "test.txt: line 1" in error

@@ -30,7 +30,7 @@ def person(box: list[float], attributes: list[int]) -> dict[str, Any]:
 
 
 TRAINVAL = [
-    ("train/0--Parade/a.jpg", [person([10, 5, 30, 50], MIXED), person([-3.4, -2, 20, 30], NONE)]),
+    ("train/0--Parade/a.jpg", [person([10.4, 4.6, 29.2, 50.6], MIXED), person([-3.4, -2, 20, 30], NONE)]),
     ("val/1--Handshaking/b.jpg", [person([79.6, 40.4, 40, 40], MIXED)]),
 ]
 TEST = [("test/2--Demo/c.jpg", [person([0, 0, 100, 60], MIXED)]), ("test/2--Demo/d.jpg", [])]
@@ -92,7 +92,7 @@ def test_crops_are_the_persons_pixels(tmp_path: Path) -> None:
     records = RecordSet(tmp_path / "set")
     whole = [np.asarray(Image.open(root / "Image" / name)) for name, _ in TRAINVAL]
     expected = [
-        slice_by_hand(whole[0], 10, 5, 40, 55),
+        slice_by_hand(whole[0], 10, 5, 40, 55),  # to 39.6 and 55.2: corners are rounded, not sides
         slice_by_hand(whole[0], 0, 0, 17, 28),  # right edge at 16.6
         slice_by_hand(whole[1], 80, 40, 100, 60),
     ]
@@ -135,6 +135,7 @@ def rewrite(root: Path, edit: Any) -> Path:
         (["images", 1, "file_name"], None, "images[1]: field 'file_name' is None"),
         (["images", 0, "targets"], 5, "images[0]: no list 'targets' in it"),
         (["images", 0, "targets", 1, "attribute"], [1] * 13, "images[0]: targets[1]: field 'attribute' is [1, 1"),
+        (["images", 0, "targets", 1, "attribute"], [-2] * 14, "targets[1]: field 'attribute' is [-2, -2"),
         (["images", 0, "targets", 1, "attribute"], [2] * 14, "images[0]: targets[1]: field 'attribute' is [2, 2"),
         (["images", 0, "targets", 1, "bbox"], [1, 2, 3], "images[0]: targets[1]: field 'bbox' is [1, 2, 3]"),
         (["images", 0, "targets", 1, "bbox"], [1, 2, -3, 4], "images[0]: targets[1]: field 'bbox' is [1, 2, -3, 4]"),
