@@ -32,7 +32,7 @@ def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
     object.
     """
     where = tree.where(name)
-    data = tree.read(name)
+    data = tree.read_needed(name)
 
     def without_unused(found: dict[str, Any]) -> dict[str, Any]:
         for key in unused:
@@ -186,7 +186,8 @@ def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
 def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
     """The listing without its unlabelled images where `--unlabelled` or, unless said, `keep` wants it so.
 
-    An image is unlabelled when no class is positive in it (multi-label), or it has no object (detection).
+    An image is unlabelled when no class is positive in it (multi-label), or it has no object (detection). Raises
+    ValueError when none would be left.
     """
     if options.unlabelled is not None:
         keep = options.unlabelled == "keep"
@@ -196,6 +197,11 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
         stay = [number for number, label in enumerate(listing.labels) if np.size(label) > HEADER_WIDTH]
     else:
         stay = np.flatnonzero((np.asarray(listing.labels) > 0).any(axis=1)).tolist()
+    if not stay:
+        raise ValueError(
+            f"{listing.tree.root}: none of the {len(listing.names):,} images of split {listing.split!r} has a label;"
+            " check the annotations, or keep them all with --unlabelled keep"
+        )
     columns = {name: getattr(listing, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
     kept: dict[str, Any] = {
         name: [values[row] for row in stay] for name, values in columns.items() if values is not None

@@ -124,7 +124,10 @@ def _years_in(tree: Tree, base: str) -> list[str]:
 
 
 def _images(tree: Tree, base: str, split: str) -> list[_Image]:
-    listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main')}.txt"
+    try:
+        listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main')}.txt"
+    except ValueError as error:
+        raise ValueError(f"--split {error}; name a list of ImageSets/Main") from None
     if not tree.exists(listed):
         folder = f"{base}ImageSets/Main"
         if not tree.exists(folder):

@@ -81,6 +81,8 @@ def test_multilabel(tmp_path: Path, capsys: Capture) -> None:
     assert list(verify_set(tmp_path / "set")) == []
     assert pack(tmp_path, tmp_path / "all", "--split", "val2014", "--unlabelled", "keep") == 0
     assert RecordSet(tmp_path / "all").labels(np.array([2])).tolist() == [[0, 0, 0]]
+    coco(tmp_path, annotations=[])
+    assert "none of the 4 images of split 'val2014' has a label; check" in refused(tmp_path, capsys)
 
 
 def test_detection(tmp_path: Path) -> None:

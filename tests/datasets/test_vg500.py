@@ -99,8 +99,10 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     error = refused(root, capsys)
     assert f"VG_100K/1.jpg: no such file, listed at {root / LISTED}: line 2 (--skip-bad" in error
     assert "has the splits train and test" in refused(root, capsys, "--split", "trainval")
+    (root / LISTED).unlink()
+    assert f"{LISTED}: no such file; fetch it, or correct --root" in refused(root, capsys)
     (root / INDEX).unlink()
-    assert f"{INDEX}: no such file" in refused(root, capsys)
+    assert f"{INDEX}: no such file; fetch it, or correct --root" in refused(root, capsys)
     vg500(tmp_path / "bare")
     for folder in ("VG_100K", "VG_100K_2"):
         (tmp_path / "bare" / folder).rename(tmp_path / f"moved {folder}")

@@ -167,4 +167,5 @@ def test_a_box_beside_the_image_and_missing_files(tmp_path: Path, capsys: Captur
     assert "a.jpg: no such file, listed at" in refused(root, capsys, "--split", "train")
     assert "has the splits train, val, trainval, test" in refused(root, capsys, "--split", "dev")
     file.unlink()
-    assert "wider_attribute_trainval.json: no such file" in refused(root, capsys, "--split", "train")
+    error = refused(root, capsys, "--split", "train")
+    assert "wider_attribute_trainval.json: no such file; fetch it, or correct --root" in error
