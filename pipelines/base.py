@@ -147,8 +147,10 @@ def number(option: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
-def choice(option: str, value: str, known: Sequence[str]) -> str:
-    """One of the known names. Raises ValueError naming the option and listing them."""
+def choice(option: str, value: str | None, known: Sequence[str]) -> str:
+    """One of the known names; None is "none", as `--cfg-options` reads that word. Raises ValueError naming the option
+    and listing them."""
+    value = "none" if value is None else value
     if value not in known:
         raise ValueError(f"{option} is {value!r}: choose one of {', '.join(known)}")
     return value

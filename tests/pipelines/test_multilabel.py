@@ -250,6 +250,12 @@ def test_wrong_options(options, message):
         build("multilabel", True, options)
 
 
+def test_none_is_a_name_on_the_command_line_too():
+    """`--cfg-options pipeline.crop=none` arrives as None."""
+    given, named = (build("multilabel", True, {"crop": none, "normalization": none}) for none in (None, "none"))
+    assert (given.crop, given.mean, given.std) == (named.crop, named.mean, named.std) == ("none", (0, 0, 0), (1, 1, 1))
+
+
 def test_a_jpeg_set_through_the_decoder_window(tmp_path):
     pixels = picture(150, 210)
     file = io.BytesIO()
