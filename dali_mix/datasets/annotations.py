@@ -167,8 +167,9 @@ def detection_label(objects: np.ndarray, height: int, width: int, where: str, nu
     label = np.empty(HEADER_WIDTH + objects.size, dtype=np.float32)
     label[:HEADER_WIDTH] = HEADER_WIDTH, OBJECT_WIDTH
     relative = label[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
-    relative[:] = objects
-    relative[:, 1:5] = objects[:, 1:5] / (width, height, width, height)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused below
+        relative[:] = objects
+        relative[:, 1:5] = objects[:, 1:5] / (width, height, width, height)
     try:
         check_boxes(clip_boxes(label, height, width)[0], num_classes)
     except ValueError as error:
