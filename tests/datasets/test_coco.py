@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,7 @@ def changed(key: str, row: int, **fields: Any) -> dict[str, Any]:
         (changed("images", 2, file_name="../x.jpg"), "images[2]: field 'file_name': '../x.jpg' is not a path below"),
         (changed("images", 2, file_name="COCO_val2014_000000000009.jpg"), "images[2]: field 'file_name' is 'val2014/"),
         (changed("images", 0, height=0), "images[0]: field 'height' is 0"),
+        (changed("images", 0, height=1 << 20), "images[0]: field 'height' is 1048576"),
         (changed("images", 0, width=5.5), "images[0]: field 'width' is 5.5"),
         (changed("annotations", 3, image_id=7), "annotations[3]: field 'image_id' is 7, but no image has that id"),
         (changed("annotations", 3, category_id=2), "annotations[3]: field 'category_id' is 2, but no category has"),
@@ -242,6 +244,7 @@ def test_files_that_are_no_annotations(tmp_path: Path, capsys: Capture, text: st
     file.write_text(text, encoding="latin-1")
     error = refused(tmp_path, capsys)
     assert f"{file}: " in error and reason in error
+    assert gc.isenabled()
 
 
 def test_missing_files(tmp_path: Path, capsys: Capture) -> None:

@@ -80,15 +80,17 @@ def test_training_and_validation_share_no_scan() -> None:
 
 
 def test_digits_lie_anywhere_on_the_canvas_and_do_not_overlap() -> None:
-    ends = []
+    ends, sides = [], set()
     for number in range(400):
         taken = np.zeros((HEIGHT, WIDTH), dtype=int)
         for digit in _draw(_generator(0, "train", number), np.arange(10)):
             square = taken[digit.top : digit.top + digit.side, digit.left : digit.left + digit.side]
-            assert square.shape == (digit.side, digit.side) and 20 <= digit.side <= 40
+            assert square.shape == (digit.side, digit.side)
             square += 1
+            sides.add(digit.side)
             ends.append((digit.top, digit.left, digit.top + digit.side, digit.left + digit.side))
         assert taken.max() == 1
+    assert sides == set(range(20, 41))
     assert np.min(ends, axis=0)[:2].tolist() == [0, 0] and np.max(ends, axis=0)[2:].tolist() == [HEIGHT, WIDTH]
 
 

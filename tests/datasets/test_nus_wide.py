@@ -64,6 +64,7 @@ def test_official_splits_without_unlabelled_photos(tmp_path: Path, split: str, r
     stored = [records.encoded(place).tobytes() for place in range(len(rows))]
     assert stored == [(root / "Flickr" / FILES[row].replace("\\", "/")).read_bytes() for row in rows]
     assert records.info.report["unlabelled_dropped"] == dropped
+    assert "notices" not in records.info.report  # not the 81 concepts, so another set
     assert list(verify_set(tmp_path / "set")) == []
 
 

@@ -56,6 +56,8 @@ def test_the_partition(tmp_path: Path, capsys: Capture) -> None:
     listing = LAYOUTS["vg500"](root, "test", Options())
     assert list(listing.names) == ["VG_100K_2/10.jpg"] and np.asarray(listing.labels[0]).tolist() == hot(12)
     assert len(LAYOUTS["vg500"](root, "train", Options(unlabelled="keep")).names) == 3
+    (root / INDEX).rename(root / "ssgrl_partition" / INDEX)  # beside the lists, as SSGRL has it
+    assert len(LAYOUTS["vg500"](root, "train", Options()).names) == 2
 
 
 def test_names_of_the_categories(tmp_path: Path, capsys: Capture) -> None:

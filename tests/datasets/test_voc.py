@@ -223,6 +223,7 @@ BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
         ("<annotation><object><name>dog</name></object></annotation>", "object 1: field 'bndbox/xmin' is None"),
         (annotation([DOG, ("dog", (1, 1, "x", 9), 0)]), "object 2: field 'bndbox/xmax' is 'x', not a number"),
         (annotation([("dog", (1, 1, float("nan"), 9), 0)]), "object 1: field 'bndbox/xmax' is 'nan', not a number"),
+        (annotation([("dog", (1, 1, float("inf"), 9), 0)]), "object 1: field 'bndbox/xmax' is 'inf', not a number"),
         (annotation([("dog", (9, 1, 8, 9), 0)]), "object 1: the box [9.0, 1.0, 8.0, 9.0]"),
         (annotation([("dog", (1, 1, 9, 9), 2)]), "object 1: field 'difficult' is 2, expected 0 or 1"),
     ],

@@ -157,9 +157,12 @@ def test_malformed_annotations(tmp_path: Path, capsys: Capture, path: list[Any],
 
 def test_a_box_beside_the_image_and_missing_files(tmp_path: Path, capsys: Capture) -> None:
     root = wider(tmp_path)
-    file = rewrite(root, lambda content: content["images"][0]["targets"][1].update(bbox=[100, 0, 20, 20]))
-    error = refused(root, capsys, "--split", "trainval")
-    assert "a.jpg: the box [100.0, 0.0, 20.0, 20.0] (x, y, width, height) shows nothing of the 100x60 image" in error
+    for x, y in ((-30, 0), (0, -30), (0, 60), (100, 0)):
+        box = [float(x), float(y), 20.0, 20.0]
+        edit = {"bbox": box}
+        file = rewrite(root, lambda content, edit=edit: content["images"][0]["targets"][1].update(edit))
+        error = refused(root, capsys, "--split", "trainval")
+        assert f"a.jpg: the box {box} (x, y, width, height) shows nothing of the 100x60 image" in error
     assert f"listed at {file}: images[0]: targets[1] (--skip-bad" in error
     assert pack(root, tmp_path / "set", "--split", "trainval", "--skip-bad") == 0
     assert RecordSet(tmp_path / "set").info.count == 2
