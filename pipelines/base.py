@@ -76,14 +76,20 @@ class Pipeline(ABC):
         """The graph for DALI's own reader, whose order we do not know: here DALI draws, from `seed`."""
         raise NotImplementedError(self.name)
 
+    def check_boxes(self) -> None:
+        """Raises ValueError when the pipeline, with these options, cannot carry boxes along."""
+        if type(self).map_boxes is Pipeline.map_boxes:
+            raise ValueError(
+                f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or choose"
+                " another pipeline"
+            )
+
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of `image_size`,
-        not yet clipped.
+        not yet clipped. A pipeline without it is refused for detection sets.
         """
-        raise ValueError(
-            f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or use a"
-            " detection pipeline"
-        )
+        self.check_boxes()
+        raise NotImplementedError(self.name)
 
 
 class CachedPipeline(Pipeline):
@@ -141,8 +147,10 @@ def number(option: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
-def choice(option: str, value: str, known: Sequence[str]) -> str:
-    """One of the known names. Raises ValueError naming the option and listing them."""
+def choice(option: str, value: str | None, known: Sequence[str]) -> str:
+    """One of the known names; None is "none", as `--cfg-options` reads that word. Raises ValueError naming the option
+    and listing them."""
+    value = "none" if value is None else value
     if value not in known:
         raise ValueError(f"{option} is {value!r}: choose one of {', '.join(known)}")
     return value

@@ -197,6 +197,11 @@ class ImageNet(Pipeline):
             images, self.image_size, device, self.mean, self.std, mirror, *filters, fuse=self.fuse
         )
 
+    def check_boxes(self) -> None:
+        """Raises ValueError for auto_augment, whose operations move what is in the picture and leave its boxes."""
+        if self.train and self.augment:
+            raise ValueError(f"auto_augment={self.augment.kind!r} would turn and shift images, not boxes: leave it out")
+
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries boxes through crop, resize and flip."""
         full = np.array([row["width"], row["height"]], dtype=np.float64)

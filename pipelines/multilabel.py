@@ -130,6 +130,11 @@ class MultiLabel(Pipeline):
             images = self.augment.graph(images, *chosen)
         return ops.flip_normalize(images, self.image_size, device, self.mean, self.std, draws["mirror"])
 
+    def check_boxes(self) -> None:
+        """Raises ValueError for auto_augment, whose operations move what is in the picture and leave its boxes."""
+        if self.train and self.augment:
+            raise ValueError(f"auto_augment={self.augment.kind!r} would turn and shift images, not boxes: leave it out")
+
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries boxes through crop, resize and flip."""
         full = np.array([row["width"], row["height"]], dtype=np.float64)

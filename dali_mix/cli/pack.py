@@ -18,6 +18,7 @@ from dali_mix.recordio.summary import lines, summarize
 _SHOWN = 10
 _ROOTLESS = ("digits", "digit-scenes")
 _ONLY_FOR = {
+    "list": ("list", "imagenet-val"),
     "years": ("voc", "coco"),
     "unlabelled": ("voc", "coco", "nus-wide", "vg500"),
     "scenes": ("digit-scenes",),
@@ -120,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"layout {args.layout} needs --root")
     if args.root is not None and args.layout in _ROOTLESS:
         raise ValueError(f"layout {args.layout} reads scikit-learn's scans, no files: leave --root out")
+    if args.classes is not None and args.layout in _ROOTLESS:
+        raise ValueError(f"layout {args.layout} has the classes 0 to 9: leave --classes out")
     if args.download:
         _download(args.layout, args.root)
     start = time.perf_counter()

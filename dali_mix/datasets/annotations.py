@@ -32,7 +32,7 @@ def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
     object.
     """
     where = tree.where(name)
-    data = tree.read(name)
+    data = tree.read_needed(name)
 
     def without_unused(found: dict[str, Any]) -> dict[str, Any]:
         for key in unused:
@@ -167,8 +167,9 @@ def detection_label(objects: np.ndarray, height: int, width: int, where: str, nu
     label = np.empty(HEADER_WIDTH + objects.size, dtype=np.float32)
     label[:HEADER_WIDTH] = HEADER_WIDTH, OBJECT_WIDTH
     relative = label[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
-    relative[:] = objects
-    relative[:, 1:5] = objects[:, 1:5] / (width, height, width, height)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused below
+        relative[:] = objects
+        relative[:, 1:5] = objects[:, 1:5] / (width, height, width, height)
     try:
         check_boxes(clip_boxes(label, height, width)[0], num_classes)
     except ValueError as error:
@@ -186,7 +187,8 @@ def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
 def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
     """The listing without its unlabelled images where `--unlabelled` or, unless said, `keep` wants it so.
 
-    An image is unlabelled when no class is positive in it (multi-label), or it has no object (detection).
+    An image is unlabelled when no class is positive in it (multi-label), or it has no object (detection). Raises
+    ValueError when none would be left.
     """
     if options.unlabelled is not None:
         keep = options.unlabelled == "keep"
@@ -196,6 +198,11 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
         stay = [number for number, label in enumerate(listing.labels) if np.size(label) > HEADER_WIDTH]
     else:
         stay = np.flatnonzero((np.asarray(listing.labels) > 0).any(axis=1)).tolist()
+    if not stay:
+        raise ValueError(
+            f"{listing.tree.root}: none of the {len(listing.names):,} images of split {listing.split!r} has a label;"
+            " check the annotations, or keep them all with --unlabelled keep"
+        )
     columns = {name: getattr(listing, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
     kept: dict[str, Any] = {
         name: [values[row] for row in stay] for name, values in columns.items() if values is not None

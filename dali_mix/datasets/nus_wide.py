@@ -85,7 +85,7 @@ def _paths(tree: Tree, name: str) -> dict[str, int]:
     """The paths a list names, with forward slashes, and the line of each."""
     where = tree.where(name)
     lines: dict[str, int] = {}
-    for number, line in enumerate(decode_lines(tree.read(name), where), start=1):
+    for number, line in enumerate(decode_lines(tree.read_needed(name), where), start=1):
         if not line.strip():
             continue
         try:
@@ -101,7 +101,7 @@ def _paths(tree: Tree, name: str) -> dict[str, int]:
 
 def _truth(tree: Tree, name: str, count: int) -> np.ndarray:
     """The labels (count,) bool of one concept."""
-    tokens = tree.read(name).split()
+    tokens = tree.read_needed(name).split()
     where = tree.where(name)
     if not set(tokens) <= {b"0", b"1"}:
         number, token = next((at, one) for at, one in enumerate(tokens, start=1) if one not in (b"0", b"1"))

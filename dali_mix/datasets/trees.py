@@ -35,6 +35,13 @@ class Tree(ABC):
     def read(self, name: str) -> bytes:
         """The content of a file. Raises FileNotFoundError or ValueError naming it."""
 
+    def read_needed(self, name: str) -> bytes:
+        """As `read`, of a file without which there is no set: the message for one that is not there says what to do."""
+        try:
+            return self.read(name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; fetch it, or correct --root") from None
+
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
         """As `read`; where that saves a copy, into the memory that `room(size)` gives, whose beginning is returned."""
         return self.read(name)

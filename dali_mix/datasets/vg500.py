@@ -47,7 +47,7 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
     places: list[str] = []
     labels: list[np.ndarray] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(decode_lines(tree.read(listed), where), start=1):
+    for number, line in enumerate(decode_lines(tree.read_needed(listed), where), start=1):
         if not line.strip():
             continue
         place = f"{where}: line {number}"

@@ -124,7 +124,10 @@ def _years_in(tree: Tree, base: str) -> list[str]:
 
 
 def _images(tree: Tree, base: str, split: str) -> list[_Image]:
-    listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main')}.txt"
+    try:
+        listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main')}.txt"
+    except ValueError as error:
+        raise ValueError(f"--split {error}; name a list of ImageSets/Main") from None
     if not tree.exists(listed):
         folder = f"{base}ImageSets/Main"
         if not tree.exists(folder):
@@ -136,7 +139,9 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         if not tree.exists(base + folder):
             raise FileNotFoundError(f"{tree.where(base + folder)}: no such folder; fetch the devkit again")
     where = tree.where(listed)
-    file_of = {name.rpartition("/")[2].rpartition(".")[0]: name for name in tree.images(f"{base}JPEGImages")}
+    files_of: dict[str, list[str]] = {}
+    for name in tree.images(f"{base}JPEGImages"):
+        files_of.setdefault(name.removeprefix(f"{base}JPEGImages/").rpartition(".")[0], []).append(name)
     images: list[_Image] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(decode_lines(tree.read(listed), where), start=1):
@@ -150,7 +155,9 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         try:
             key = check_name(key, base)
             annotation = f"{base}Annotations/{key}.xml"
-            name = file_of.get(key, f"{base}JPEGImages/{key}.jpg")
+            name, *others = files_of.get(key, [f"{base}JPEGImages/{key}.jpg"])
+            if others:
+                raise ValueError(f"{key} may be {name} or {others[0]}: remove one of them")
             images.append(_annotated(tree, name, place, annotation))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{place}: {error}; fetch it, or correct the list") from None

@@ -76,11 +76,10 @@ def build_loader(
             f"{' with drop_last' if drop_last else ''}: use fewer ranks, a smaller batch, or more records"
         )
     if records.info.task == "detection":
-        if type(pipeline).map_boxes is pipelines.Pipeline.map_boxes:
-            raise ValueError(
-                f"{records.prefix} is a detection set, and pipeline {pipeline.name!r} does not carry boxes along:"
-                " pack the set with --task multilabel, or choose another pipeline"
-            )
+        try:
+            pipeline.check_boxes()
+        except ValueError as error:
+            raise ValueError(f"{records.prefix} is a detection set: {error}") from None
         if source == "native":
             raise ValueError(
                 f"{records.prefix} is a detection set: source='native' does not tell where it cropped; use"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def test_multilabel(tmp_path: Path, capsys: Capture) -> None:
     assert list(verify_set(tmp_path / "set")) == []
     assert pack(tmp_path, tmp_path / "all", "--split", "val2014", "--unlabelled", "keep") == 0
     assert RecordSet(tmp_path / "all").labels(np.array([2])).tolist() == [[0, 0, 0]]
+    coco(tmp_path, annotations=[])
+    assert "none of the 4 images of split 'val2014' has a label; check" in refused(tmp_path, capsys)
 
 
 def test_detection(tmp_path: Path) -> None:
@@ -103,6 +106,22 @@ def test_detection(tmp_path: Path) -> None:
         pack(tmp_path, tmp_path / "some", *["--split", "val2014"], "--task", "detection", "--unlabelled", "drop") == 0
     )
     assert RecordSet(tmp_path / "some").table["id"].tolist() == [9, 25, 30]
+
+
+def test_how_far_a_box_may_leave_the_image(tmp_path: Path) -> None:
+    """By a pixel or 1 %: what is left of it counts, if anything is."""
+    images = [image(9, "val2014") | {"width": 500, "height": 300}]
+    boxes = [[-4.9, 0, 20, 302.9], [-0.9, 0, 0.8, 5], [480, 290, 24.9, 12.9]]
+    notes = [{k: v for k, v in note(n, 9, 1, box).items() if k != "iscrowd"} for n, box in enumerate(boxes)]
+    coco(tmp_path, images=images, annotations=notes)
+    listing = LAYOUTS["coco"](tmp_path, "val2014", Options(task="detection"))
+    expected = [[0, 0, 0, 15.1 / 500, 1, 0], [0, 480 / 500, 290 / 300, 1, 1, 0]]
+    assert np.allclose(np.asarray(listing.labels[0])[2:].reshape(-1, 6), expected, atol=1e-6)
+    assert (listing.report["boxes_over_the_border"], listing.report["boxes_without_area"]) == (3, 1)
+    for box in ([-5.1, 0, 20, 20], [0, -3.1, 20, 20], [480, 0, 25.1, 20], [0, 290, 20, 13.1]):
+        coco(tmp_path, images=images, annotations=[note(1, 9, 1, box)])
+        with pytest.raises(ValueError, match=r"leaves the 500x300 image"):
+            LAYOUTS["coco"](tmp_path, "val2014", Options(task="detection"))
 
 
 def test_boxes_are_grouped_as_one_by_one(tmp_path: Path) -> None:
@@ -146,7 +165,7 @@ def test_splits_and_years(tmp_path: Path, capsys: Capture) -> None:
 
 def test_the_published_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [{"id": number, "name": f"class {number}"} for number in range(1, 91) if number % 9]
-    coco(tmp_path, categories=many, annotations=[note(1, 9, 1, [0, 0, 5, 5]), note(2, 30, 2, [0, 0, 5, 5])])
+    coco(tmp_path, categories=many, annotations=[note(n, n, 1, [0, 0, 5, 5]) for n in (9, 30, 30)])
     listing = LAYOUTS["coco"](tmp_path, "val2014", Options())
     assert listing.report["notices"] == [
         "val2014 with annotations has 2 images here, 40,137 as published: a part of it?"
@@ -183,6 +202,7 @@ def changed(key: str, row: int, **fields: Any) -> dict[str, Any]:
         (changed("images", 2, file_name="../x.jpg"), "images[2]: field 'file_name': '../x.jpg' is not a path below"),
         (changed("images", 2, file_name="COCO_val2014_000000000009.jpg"), "images[2]: field 'file_name' is 'val2014/"),
         (changed("images", 0, height=0), "images[0]: field 'height' is 0"),
+        (changed("images", 0, height=1 << 20), "images[0]: field 'height' is 1048576"),
         (changed("images", 0, width=5.5), "images[0]: field 'width' is 5.5"),
         (changed("annotations", 3, image_id=7), "annotations[3]: field 'image_id' is 7, but no image has that id"),
         (changed("annotations", 3, category_id=2), "annotations[3]: field 'category_id' is 2, but no category has"),
@@ -224,6 +244,7 @@ def test_files_that_are_no_annotations(tmp_path: Path, capsys: Capture, text: st
     file.write_text(text, encoding="latin-1")
     error = refused(tmp_path, capsys)
     assert f"{file}: " in error and reason in error
+    assert gc.isenabled()
 
 
 def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
@@ -244,6 +265,8 @@ def test_options_of_other_layouts(tmp_path: Path, capsys: Capture) -> None:
     command = ["pack", "imagefolder", "--root", str(tmp_path), "--out", str(tmp_path / "set")]
     assert main([*command, "--years", "2007"]) == 1
     assert "--years is for voc, coco, not imagefolder" in capsys.readouterr().err
+    assert main([*command, "--list", "labels.txt"]) == 1
+    assert "--list is for list, imagenet-val, not imagefolder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*command, "--years", "2007,2007"])
     assert "not a year" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options
-from dali_mix.datasets.digit_scenes import HEIGHT, WIDTH, Digit, ink_box, render
+from dali_mix.datasets.digit_scenes import HEIGHT, WIDTH, Digit, _draw, _generator, ink_box, render
 from dali_mix.datasets.digits import held_out_rows
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.verify import verify_set
@@ -79,6 +79,21 @@ def test_training_and_validation_share_no_scan() -> None:
     assert not train & val and len(train | val) == 1797
 
 
+def test_digits_lie_anywhere_on_the_canvas_and_do_not_overlap() -> None:
+    ends, sides = [], set()
+    for number in range(400):
+        taken = np.zeros((HEIGHT, WIDTH), dtype=int)
+        for digit in _draw(_generator(0, "train", number), np.arange(10)):
+            square = taken[digit.top : digit.top + digit.side, digit.left : digit.left + digit.side]
+            assert square.shape == (digit.side, digit.side)
+            square += 1
+            sides.add(digit.side)
+            ends.append((digit.top, digit.left, digit.top + digit.side, digit.left + digit.side))
+        assert taken.max() == 1
+    assert sides == set(range(20, 41))
+    assert np.min(ends, axis=0)[:2].tolist() == [0, 0] and np.max(ends, axis=0)[2:].tolist() == [HEIGHT, WIDTH]
+
+
 def test_a_digit_where_it_was_drawn() -> None:
     scan = np.zeros((1, 8, 8), dtype=np.float32)
     scan[0, 2:6, 3:5] = 1
@@ -96,6 +111,7 @@ def test_wrong_options(tmp_path: Path, capsys: Capture) -> None:
         (["--split", "trainval"], "has the splits train and val"),
         (["--task", "classification"], "is for --task multilabel or detection"),
         (["--root", str(tmp_path)], "leave --root out"),
+        (["--classes", "names.txt"], "has the classes 0 to 9: leave --classes out"),
     ):
         assert main([*command, *options]) == 1
         assert reason in capsys.readouterr().err

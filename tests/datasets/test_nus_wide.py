@@ -64,6 +64,7 @@ def test_official_splits_without_unlabelled_photos(tmp_path: Path, split: str, r
     stored = [records.encoded(place).tobytes() for place in range(len(rows))]
     assert stored == [(root / "Flickr" / FILES[row].replace("\\", "/")).read_bytes() for row in rows]
     assert records.info.report["unlabelled_dropped"] == dropped
+    assert "notices" not in records.info.report  # not the 81 concepts, so another set
     assert list(verify_set(tmp_path / "set")) == []
 
 
@@ -130,6 +131,8 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     assert "--classes does not apply" in refused(root, capsys, "--classes", "x")
     assert "is for --task multilabel, not detection" in refused(root, capsys, "--task", "detection")
     (root / "Groundtruth" / "AllLabels" / "Labels_zebra.txt").unlink()
-    assert "Labels_zebra.txt: no such file" in refused(root, capsys)
+    assert "Labels_zebra.txt: no such file; fetch it, or correct --root" in refused(root, capsys)
+    (root / "ImageList" / "Imagelist.txt").unlink()
+    assert "Imagelist.txt: no such file; fetch it, or correct --root" in refused(root, capsys)
     (root / "Concepts81.txt").unlink()
     assert "Concepts81.txt: no such file, nor ConceptsList/Concepts81.txt" in refused(root, capsys)

@@ -45,3 +45,5 @@ def test_the_notice_knows_the_same_sizes() -> None:
     for layout, _, split, options, images, _ in CASES:
         published = LAYOUTS[layout].__globals__["PUBLISHED"]
         assert published[(options.years[0], split) if layout == "voc" else split] == images
+    voc = LAYOUTS["voc"].__globals__["PUBLISHED"]
+    assert all(voc[year, "train"] + voc[year, "val"] == voc[year, "trainval"] for year in ("2007", "2012"))

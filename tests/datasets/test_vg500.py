@@ -56,6 +56,8 @@ def test_the_partition(tmp_path: Path, capsys: Capture) -> None:
     listing = LAYOUTS["vg500"](root, "test", Options())
     assert list(listing.names) == ["VG_100K_2/10.jpg"] and np.asarray(listing.labels[0]).tolist() == hot(12)
     assert len(LAYOUTS["vg500"](root, "train", Options(unlabelled="keep")).names) == 3
+    (root / INDEX).rename(root / "ssgrl_partition" / INDEX)  # beside the lists, as SSGRL has it
+    assert len(LAYOUTS["vg500"](root, "train", Options()).names) == 2
 
 
 def test_names_of_the_categories(tmp_path: Path, capsys: Capture) -> None:
@@ -99,8 +101,10 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     error = refused(root, capsys)
     assert f"VG_100K/1.jpg: no such file, listed at {root / LISTED}: line 2 (--skip-bad" in error
     assert "has the splits train and test" in refused(root, capsys, "--split", "trainval")
+    (root / LISTED).unlink()
+    assert f"{LISTED}: no such file; fetch it, or correct --root" in refused(root, capsys)
     (root / INDEX).unlink()
-    assert f"{INDEX}: no such file" in refused(root, capsys)
+    assert f"{INDEX}: no such file; fetch it, or correct --root" in refused(root, capsys)
     vg500(tmp_path / "bare")
     for folder in ("VG_100K", "VG_100K_2"):
         (tmp_path / "bare" / folder).rename(tmp_path / f"moved {folder}")

@@ -76,8 +76,9 @@ def test_multilabel_targets(tmp_path: Path, split: str, only_difficult: int) -> 
 
 def test_unlabelled_images_are_dropped_on_demand(tmp_path: Path) -> None:
     devkit(tmp_path, "2007", "train", IMAGES)
-    for task, left in (("multilabel", 2), ("detection", 3)):
-        listing = LAYOUTS["voc"](tmp_path, "train", Options(task=task, unlabelled="drop"))
+    devkit(tmp_path, "2007", "test", IMAGES)  # an ignored class labels nothing either
+    for split, task, left in (("train", "multilabel", 2), ("test", "multilabel", 2), ("train", "detection", 3)):
+        listing = LAYOUTS["voc"](tmp_path, split, Options(task=task, unlabelled="drop"))
         assert len(listing.names) == left and listing.report["unlabelled_dropped"] == 4 - left
 
 
@@ -96,6 +97,14 @@ def test_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None
         assert np.allclose(one, np.array(other).reshape(-1, 6), atol=1e-6)
 
 
+def test_a_box_of_one_pixel_and_an_object_not_said_to_be_difficult(tmp_path: Path) -> None:
+    base = devkit(tmp_path, "2007", "test", {"000005": [("dog", (7, 9, 7, 9), 0)]})
+    file = base / "Annotations" / "000005.xml"
+    file.write_text(file.read_text().replace("<difficult>0</difficult>", ""))
+    label = LAYOUTS["voc"](tmp_path, "test", Options(task="detection")).labels[0]
+    assert np.allclose(np.asarray(label)[3:], [6 / 50, 8 / 30, 7 / 50, 9 / 30, 0], atol=1e-6)
+
+
 def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     devkit(tmp_path, "2007", "trainval", {"000005": [DOG], "000007": [PERSON]})
     devkit(tmp_path, "2012", "trainval", {"2008_000001": [PERSON]})
@@ -111,6 +120,9 @@ def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     error = refused(tmp_path, capsys, "--split", "trainval", "--years", "2010")
     assert "VOC2010: no such folder; there is 2007, 2012" in error
     assert pack(tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "flat", "--split", "trainval") == 0
+    devkit(tmp_path, "2009", "trainval", {"2009_000001": [PERSON]})  # of no size that we know
+    listing = LAYOUTS["voc"](tmp_path, "trainval", Options(years=("2007", "2009")))
+    assert len(listing.names) == 3 and not listing.report
 
 
 def test_a_split_of_the_published_size_is_not_remarked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +139,7 @@ def test_classes_of_other_sets(tmp_path: Path, capsys: Capture) -> None:
     assert "a b.xml: object 1: class 'RBC' is not among the 20 classes" in error and "--classes auto" in error
     assert pack(tmp_path, tmp_path / "auto", "--classes", "auto") == 0
     assert RecordSet(tmp_path / "auto").info.classes == ("Platelets", "RBC")
+    assert "notices" not in RecordSet(tmp_path / "auto").info.report  # not PASCAL's images
     devkit(tmp_path, "2007", "test", {"other": [("RBC", (1, 1, 9, 9), 0)]})
     assert pack(tmp_path, tmp_path / "test", "--classes", "auto", "--split", "test") == 0
     assert RecordSet(tmp_path / "test").info.classes == ("Platelets", "RBC")  # as the training split has them
@@ -139,9 +152,10 @@ def test_size_left_out_comes_from_the_image_and_a_wrong_one_is_refused(tmp_path:
     base = devkit(tmp_path, "2007", "test", {"000005": [PERSON]})
     detection = ["--split", "test", "--task", "detection"]
     file = base / "Annotations" / "000005.xml"
-    file.write_text(annotation([PERSON], "<width>0</width><height>0</height>"))
-    assert pack(tmp_path, tmp_path / "set", *detection) == 0
-    assert np.allclose(RecordSet(tmp_path / "set").labels(np.arange(1))[0][0, 1:5], [0.5, 0.5, 1, 1])
+    for size in ("<width>0</width><height>0</height>", "<height>30</height>", "<width>50</width>", ""):
+        file.write_text(annotation([PERSON], size))
+        assert pack(tmp_path, tmp_path / "set", "--force", *detection) == 0
+        assert np.allclose(RecordSet(tmp_path / "set").labels(np.arange(1))[0][0, 1:5], [0.5, 0.5, 1, 1])
     file.write_text(annotation([PERSON], f"<width>{2 * WIDTH}</width><height>{HEIGHT}</height>"))
     error = refused(tmp_path, capsys, *detection)
     assert "000005.jpg: its annotation is for 100x30 pixels but it has 50x30" in error and "test.txt: line 1" in error
@@ -161,6 +175,22 @@ def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
     (base / "Annotations" / "000005.xml").write_text(annotation([("dog", (1, 1, 60, 30), 0)]))
     error = refused(tmp_path, capsys, *detection)
     assert "000005.xml: object 1: the box [0.0, 0.0, 60.0, 30.0]" in error and "leaves the 50x30 image" in error
+    (base / "Annotations" / "000005.xml").write_text(annotation([("dog", (1, 1, 1e300, 30), 0)]))
+    assert "000005.xml: object 1: the box [0.0, 0.0, inf, 30.0]" in refused(tmp_path, capsys, *detection)
+
+
+def test_pictures_are_found_by_their_whole_name(tmp_path: Path, capsys: Capture) -> None:
+    """Thumbnails in a folder of their own are others; two pictures of one name are refused."""
+    base = devkit(tmp_path, "2007", "train", {"000005": [DOG]})
+    pictures = base / "JPEGImages"
+    (pictures / "thumbs").mkdir()
+    (pictures / "thumbs" / "000005.jpg").write_bytes(encoded("JPEG", 3, 5))
+    assert LAYOUTS["voc"](tmp_path, "train", Options()).names == ["VOCdevkit/VOC2007/JPEGImages/000005.jpg"]
+    (pictures / "000005.png").write_bytes(encoded("PNG", HEIGHT, WIDTH))
+    names = [f"VOCdevkit/VOC2007/JPEGImages/000005.{suffix}" for suffix in ("jpg", "png")]
+    assert f"train.txt: line 1: 000005 may be {names[0]} or {names[1]}: remove" in refused(tmp_path, capsys)
+    (pictures / "000005.jpg").unlink()
+    assert LAYOUTS["voc"](tmp_path, "train", Options()).names == names[1:]
 
 
 def test_out_of_an_archive(tmp_path: Path) -> None:
@@ -193,6 +223,7 @@ BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
         ("<annotation><object><name>dog</name></object></annotation>", "object 1: field 'bndbox/xmin' is None"),
         (annotation([DOG, ("dog", (1, 1, "x", 9), 0)]), "object 2: field 'bndbox/xmax' is 'x', not a number"),
         (annotation([("dog", (1, 1, float("nan"), 9), 0)]), "object 1: field 'bndbox/xmax' is 'nan', not a number"),
+        (annotation([("dog", (1, 1, float("inf"), 9), 0)]), "object 1: field 'bndbox/xmax' is 'inf', not a number"),
         (annotation([("dog", (9, 1, 8, 9), 0)]), "object 1: the box [9.0, 1.0, 8.0, 9.0]"),
         (annotation([("dog", (1, 1, 9, 9), 2)]), "object 1: field 'difficult' is 2, expected 0 or 1"),
     ],
@@ -209,6 +240,7 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "train", {"000005": [DOG], "000007": [DOG]})
     listed = base / "ImageSets" / "Main" / "train.txt"
     assert "val.txt: no such file; choose --split among train" in refused(tmp_path, capsys, "--split", "val")
+    assert "--split '../val' is not a path below ImageSets/Main" in refused(tmp_path, capsys, "--split", "../val")
     (base / "JPEGImages" / "000007.jpg").unlink()
     error = refused(tmp_path, capsys)
     assert f"000007.jpg: no such file, listed at {listed}: line 2 (--skip-bad" in error

@@ -30,7 +30,7 @@ def person(box: list[float], attributes: list[int]) -> dict[str, Any]:
 
 
 TRAINVAL = [
-    ("train/0--Parade/a.jpg", [person([10, 5, 30, 50], MIXED), person([-3.4, -2, 20, 30], NONE)]),
+    ("train/0--Parade/a.jpg", [person([10.4, 4.6, 29.2, 50.6], MIXED), person([-3.4, -2, 20, 30], NONE)]),
     ("val/1--Handshaking/b.jpg", [person([79.6, 40.4, 40, 40], MIXED)]),
 ]
 TEST = [("test/2--Demo/c.jpg", [person([0, 0, 100, 60], MIXED)]), ("test/2--Demo/d.jpg", [])]
@@ -92,7 +92,7 @@ def test_crops_are_the_persons_pixels(tmp_path: Path) -> None:
     records = RecordSet(tmp_path / "set")
     whole = [np.asarray(Image.open(root / "Image" / name)) for name, _ in TRAINVAL]
     expected = [
-        slice_by_hand(whole[0], 10, 5, 40, 55),
+        slice_by_hand(whole[0], 10, 5, 40, 55),  # to 39.6 and 55.2: corners are rounded, not sides
         slice_by_hand(whole[0], 0, 0, 17, 28),  # right edge at 16.6
         slice_by_hand(whole[1], 80, 40, 100, 60),
     ]
@@ -135,6 +135,7 @@ def rewrite(root: Path, edit: Any) -> Path:
         (["images", 1, "file_name"], None, "images[1]: field 'file_name' is None"),
         (["images", 0, "targets"], 5, "images[0]: no list 'targets' in it"),
         (["images", 0, "targets", 1, "attribute"], [1] * 13, "images[0]: targets[1]: field 'attribute' is [1, 1"),
+        (["images", 0, "targets", 1, "attribute"], [-2] * 14, "targets[1]: field 'attribute' is [-2, -2"),
         (["images", 0, "targets", 1, "attribute"], [2] * 14, "images[0]: targets[1]: field 'attribute' is [2, 2"),
         (["images", 0, "targets", 1, "bbox"], [1, 2, 3], "images[0]: targets[1]: field 'bbox' is [1, 2, 3]"),
         (["images", 0, "targets", 1, "bbox"], [1, 2, -3, 4], "images[0]: targets[1]: field 'bbox' is [1, 2, -3, 4]"),
@@ -156,9 +157,12 @@ def test_malformed_annotations(tmp_path: Path, capsys: Capture, path: list[Any],
 
 def test_a_box_beside_the_image_and_missing_files(tmp_path: Path, capsys: Capture) -> None:
     root = wider(tmp_path)
-    file = rewrite(root, lambda content: content["images"][0]["targets"][1].update(bbox=[100, 0, 20, 20]))
-    error = refused(root, capsys, "--split", "trainval")
-    assert "a.jpg: the box [100.0, 0.0, 20.0, 20.0] (x, y, width, height) shows nothing of the 100x60 image" in error
+    for x, y in ((-30, 0), (0, -30), (0, 60), (100, 0)):
+        box = [float(x), float(y), 20.0, 20.0]
+        edit = {"bbox": box}
+        file = rewrite(root, lambda content, edit=edit: content["images"][0]["targets"][1].update(edit))
+        error = refused(root, capsys, "--split", "trainval")
+        assert f"a.jpg: the box {box} (x, y, width, height) shows nothing of the 100x60 image" in error
     assert f"listed at {file}: images[0]: targets[1] (--skip-bad" in error
     assert pack(root, tmp_path / "set", "--split", "trainval", "--skip-bad") == 0
     assert RecordSet(tmp_path / "set").info.count == 2
@@ -166,4 +170,5 @@ def test_a_box_beside_the_image_and_missing_files(tmp_path: Path, capsys: Captur
     assert "a.jpg: no such file, listed at" in refused(root, capsys, "--split", "train")
     assert "has the splits train, val, trainval, test" in refused(root, capsys, "--split", "dev")
     file.unlink()
-    assert "wider_attribute_trainval.json: no such file" in refused(root, capsys, "--split", "train")
+    error = refused(root, capsys, "--split", "train")
+    assert "wider_attribute_trainval.json: no such file; fetch it, or correct --root" in error

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dali_mix.engine.build import build_objective, build_pipeline
 from dali_mix.engine.objectives import MaskedSupervision, Objective, SpliceMixConsistency
+from dali_mix.engine.recipe_files import load_config
 from dali_mix.engine.scores import MultiLabelScores
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SpliceMixConsistencyLoss
 from dali_mix.mixers import CutMix, SpliceMix
@@ -56,6 +58,15 @@ def test_masked_supervision_is_the_published_sum():
         + 0.5 * F.mse_loss(whole_z.sigmoid(), masked_z.sigmoid())
     )
     torch.testing.assert_close(loss, wanted)
+
+
+@pytest.mark.parametrize("normalization", ["imagenet", "half", "none"])
+def test_removed_pixels_are_black_whatever_the_normalization(normalization):
+    config = load_config("multilabel/digit_scenes_msl", [f"pipeline.normalization={normalization}"])
+    pipeline, objective = build_pipeline(config, True), build_objective(config, Pooled(), BinaryCrossEntropy(), None)
+    assert [fill * std + mean for fill, mean, std in zip(objective.fill, pipeline.mean, pipeline.std, strict=True)] == (
+        pytest.approx([0, 0, 0], abs=1e-12)
+    )
 
 
 @pytest.mark.parametrize("detach", [True, False])

@@ -235,6 +235,7 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
         for images, targets, _ in loader(RecordSet(tmp_path / "boxes"), train=train, options=options):
             for image, target in zip(images, targets, strict=True):
                 lit = (image[0] > 0.5).nonzero()
+                assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(), "none of those beside the window"
                 if len(target["boxes"]) and len(lit) > 20:
                     assert target["labels"].tolist() == [1] and target["difficult"].tolist() == [False]
                     found = [lit[:, 1].min(), lit[:, 0].min(), lit[:, 1].max() + 1, lit[:, 0].max() + 1]
@@ -244,6 +245,11 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
     assert checked > 30
     with pytest.raises(ValueError, match="'cifar' does not carry boxes along"):
         loader(RecordSet(tmp_path / "boxes"), "cifar")
+    for name in ("imagenet", "multilabel"):
+        options = {"auto_augment": "randaugment"}
+        loader(RecordSet(tmp_path / "boxes"), name, train=False, options=options).close()
+        with pytest.raises(ValueError, match="boxes is a detection set: auto_augment='randaugment' would turn"):
+            loader(RecordSet(tmp_path / "boxes"), name, train=True, options=options)
 
 
 @pytest.mark.parametrize(

@@ -121,10 +121,14 @@ def test_crop_test_by_hand():
 
 
 def test_crop_test_on_other_shapes():
-    images = torch.ones(1, 1, 40, 32)
-    logits = CropTest(Sums(), crop=20)(images)
-    share = 400 / (40 * 32)
-    torch.testing.assert_close(logits, (1 - share) * torch.full((1, 2), 640.0) + share * torch.full((1, 2), 200.0))
+    images = torch.rand(2, 3, 41, 30, generator=torch.Generator().manual_seed(1))
+    central = torch.zeros_like(images)
+    for y in range(10, 30):
+        for x in range(5, 25):
+            central[:, :, y, x] = images[:, :, y, x]
+    share = 400 / (41 * 30)
+    wanted = (1 - share) * Sums()(images) + share * Sums()(central)
+    torch.testing.assert_close(CropTest(Sums(), crop=20)(images), wanted)
     with pytest.raises(ValueError, match="crop=24 is larger than the images, 20×32"):
         CropTest(Sums())(torch.ones(1, 1, 20, 32))
     with pytest.raises(ValueError, match="crop=0"):

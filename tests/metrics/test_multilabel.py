@@ -142,6 +142,16 @@ def test_equal_scores_rank_in_order_of_arrival_or_id():
     assert counted(scores, targets, torch.tensor([9, 2, 3, 5]))["AP"] == [(1 / 3 + 2 / 4) / 2]
 
 
+def test_the_three_highest_are_of_the_known_classes_and_of_equal_ones_the_lower():
+    scores, targets = torch.tensor([[0.9, 0.7, 0.7, 0.7, 0.7]]), torch.tensor([[-1, 1, 1, 0, 0]])
+    plain, wider = (counted(scores, targets, protocol=protocol) for protocol in ("plain", "wider"))
+    assert (plain["OP_top3"], plain["OR_top3"]) == (2 / 3, 1)  # classes 1, 2, 3
+    assert (wider["OP_top3"], wider["OR_top3"]) == (2 / 3, 1)  # classes 0, 1, 2
+    assert (plain["CP_top3"], wider["CP_top3"]) == (2 / 5, 2 / 5)
+    few = counted(scores[:, :2], targets[:, :2])
+    assert (few["OP_top3"], few["OR_top3"]) == (1, 1)
+
+
 def test_classes_without_positives_are_nan_and_no_part_of_the_mean():
     scores = torch.tensor([[0.9, 0.9, 0.2], [0.8, 0.1, 0.7]])
     targets = torch.tensor([[0, 0, 1], [1, 0, -1]])
@@ -232,7 +242,10 @@ def rank_process(rank, port, out):
     if rank:
         few.update(scores[:2], targets[:2])
     few.gather()
-    out.put((rank, metrics.compute(), few.compute()))
+    tied = MultiLabelMetrics(1)
+    tied.update(torch.tensor([[0.75]]), torch.tensor([[1 - rank]]))
+    tied.gather()
+    out.put((rank, metrics.compute(), few.compute(), tied.compute()))
     dist.destroy_process_group()
 
 
@@ -252,9 +265,10 @@ def test_two_ranks_are_one_process_to_the_last_digit():
         process.join(max(end - time.monotonic(), 0.1))
     assert [process.exitcode for process in processes] == [0, 0]
     scores, targets, ids = draw()
-    for whole, few in results.values():
+    for whole, few, tied in results.values():
         assert_equal(whole, counted(scores, targets, ids))
         assert_equal(few, counted(scores[:2], targets[:2]))
+        assert tied["AP"] == [1.0], "without ids the samples of rank 0 come first"
 
 
 @pytest.mark.gpu

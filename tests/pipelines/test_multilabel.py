@@ -6,7 +6,6 @@ from collections import Counter
 import numpy as np
 import pytest
 from dali_mix.pipelines import SampleRandom, build, windows
-from dali_mix.pipelines.multilabel import NORMALIZATIONS
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -81,11 +80,18 @@ def test_evaluation_shows_the_whole_picture(photos):
         assert np.array_equal(targets.numpy(), labels[ids.numpy()])
 
 
-@pytest.mark.parametrize("name", list(NORMALIZATIONS))
-def test_normalizations(photos, name):
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_normalizations(photos, name, mean, std):
     records = photos[0]
     plain, normalized = run(records, train=False), run(records, train=False, normalization=name)
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in NORMALIZATIONS[name])
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
     for i, pixels in plain.items():
         np.testing.assert_allclose(normalized[i], (pixels - mean) / std, atol=2e-5)
 
@@ -121,6 +127,29 @@ def test_cutout_centres_reach_every_pixel():
     assert abs((bottom == 64).mean() - 16 / 64) < 0.01 and abs((right == 96).mean() - 24 / 96) < 0.01
     assert abs((draws["cut_anchor"] == 0).mean(0) - np.array([17 / 64, 25 / 96])).max() < 0.01
     assert abs(draws["cut_color"].mean() - 127.5) < 0.5 and draws["cut_color"].max() == 255
+
+
+def test_window_flip_and_cutout_have_nothing_to_do_with_each_other():
+    table = np.zeros(40_000, [("height", "u4"), ("width", "u4")])
+    table["height"], table["width"] = 300, 500
+    for crop in ("random-resized", "multi-scale"):
+        pipeline = build("multilabel", True, {**PLAIN, "crop": crop, "cutout": 0.2, "auto_augment": "trivialaugment"})
+        draws = pipeline.draw(table, SampleRandom(3, 0, np.arange(len(table))))
+        window = np.concatenate([draws["anchor"], draws["shape"]], axis=1)  # these do depend on each other
+        others = [draws["mirror"], *draws["cut_anchor"].T, *draws["cut_color"].T]
+        others += [draws[f"augment_{name}"][:, 0] for name in ("operation", "bin", "sign")]
+        among = np.corrcoef(others) - np.eye(len(others))
+        across = np.corrcoef(others, window.T)[: len(others), len(others) :]
+        assert max(abs(among).max(), abs(across).max()) < 0.025  # five standard errors
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.2, 0.5, 1.0])
+def test_the_share_of_flips(flip):
+    table = np.ones(20_000, [("height", "u4"), ("width", "u4")])
+    random = SampleRandom(0, 0, np.arange(len(table)))
+    assert build("multilabel", True, {"flip": flip}).draw(table, random)["mirror"].mean() == pytest.approx(
+        flip, abs=0.02
+    )
 
 
 def test_multi_scale_windows_as_published():
@@ -219,6 +248,12 @@ def test_boxes_follow_the_window(tmp_path):
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         build("multilabel", True, options)
+
+
+def test_none_is_a_name_on_the_command_line_too():
+    """`--cfg-options pipeline.crop=none` arrives as None."""
+    given, named = (build("multilabel", True, {"crop": none, "normalization": none}) for none in (None, "none"))
+    assert (given.crop, given.mean, given.std) == (named.crop, named.mean, named.std) == ("none", (0, 0, 0), (1, 1, 1))
 
 
 def test_a_jpeg_set_through_the_decoder_window(tmp_path):
