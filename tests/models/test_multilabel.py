@@ -67,6 +67,7 @@ def test_layout_is_the_released_one(release):
         ("vit_base_patch16_224", 768, 16),
         ("vit_large_patch16_224", 1024, 16),
         ("swin_large_patch4_window12_384", 1536, 32),
+        ("qwen3_vit_306m_enc", 1024, 16),  # an encoder alone, which never had a classifier
         ("torchvision/resnet101", 2048, 32),
         ("torchvision/swin_t", 768, 32),
     ],
@@ -312,6 +313,7 @@ def test_trying_out_changes_nothing():
         ({"backbone_options": {"nonsense": 1}}, "nonsense"),
         ({"backbone_options": {"pretrained": True}}, "not downloaded"),
         ({"backbone": "torchvision/squeezenet1_0"}, "where its last map is, is not known here"),
+        ({"backbone": "crossvit_9_240"}, "'timm/crossvit_9_240'.* 2 results where one map is needed"),
         ({"backbone": "vit_tiny_patch16_224", "image_size": 100}, "does not take images of 100×100: .*16"),
         (
             {"backbone": "mixer_s16_224", "image_size": (448, 224)},
