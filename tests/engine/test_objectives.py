@@ -99,6 +99,17 @@ def test_the_model_runs_under_autocast_and_the_loss_in_float32():
     assert torch.equal(seen[0], seen[0].bfloat16().float()), "logits of bfloat16"
 
 
+def test_masked_images_run_under_autocast_too():
+    objective = MaskedSupervision(Pooled(), BinaryCrossEntropy())
+    objective.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    seen = []
+    objective.together.register_forward_pre_hook(lambda module, given: seen.extend(given[:2]))
+    objective(IMAGES, TARGETS, None, objective.draw(IMAGES, generator()))
+    for logits in seen:
+        assert logits.dtype == torch.float32
+        assert torch.equal(logits, logits.bfloat16().float()), "logits of bfloat16"
+
+
 def test_a_probability_above_a_half_is_a_positive_in_evaluations():
     scores = MultiLabelScores(2, torch.device("cpu"))
     logits, targets = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]), torch.eye(2)

@@ -132,6 +132,7 @@ def test_every_weight_in_use_learns(name, frozen):
         ("torchvision/regnet_y_400mf", "fc"),
         ("torchvision/densenet121", "classifier"),
         ("torchvision/mobilenet_v2", "classifier"),
+        ("torchvision/swin_t", "head"),
         ("wrn-10-1", "linear"),
     ],
 )
