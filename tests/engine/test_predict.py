@@ -207,6 +207,16 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(made, best, ba
     assert "of another model than the recipe's" in capsys.readouterr().err
 
 
+def test_classes_in_another_order_are_not_evaluated(made, best, tmp_path, capsys):
+    state = load_checkpoint(best)
+    for classes, said in ((DIGITS[::-1], "'9' is '0' there"), (DIGITS[:-1], "it has 9, val_set")):
+        save_checkpoint(tmp_path / "other.pt", {**state, "classes": list(classes)})
+        assert run("evaluate", made / "recipe.py", tmp_path / "other.pt") == 1
+        found = capsys.readouterr()
+        assert "other.pt: of a model of other classes or another order" in found.err and said in found.err
+        assert "mAP" not in found.out
+
+
 def test_a_run_goes_on_from_an_older_checkpoint(made, tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
