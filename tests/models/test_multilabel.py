@@ -255,10 +255,16 @@ def test_embeddings_from_a_file_and_random_ones(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}] * 3), allow_pickle=True)
     np.save(tmp_path / "four.npy", np.zeros((4, 5), np.float32))
     (tmp_path / "text.npy").write_text("no numbers")
+    np.save(tmp_path / "number.npy", np.float32(1))
+    np.save(tmp_path / "whole.npy", np.ones((3, 5), np.int64))
+    np.save(tmp_path / "holes.npy", np.where(values > 1, np.nan, values))
     for name, message in [
         ("objects.npy", r"objects\.npy is no \.npy file of numbers"),
         ("text.npy", r"text\.npy is no \.npy file"),
-        ("four.npy", "4 label embeddings for 3 classes"),
+        ("four.npy", r"four\.npy: 4 label embeddings for 3 classes"),
+        ("number.npy", r"number\.npy holds \(\) torch\.float32: need a row for each class"),
+        ("whole.npy", r"whole\.npy holds \(3, 5\) torch\.int64"),
+        ("holes.npy", r"holes\.npy holds .*all finite"),
     ]:
         with pytest.raises(ValueError, match=message):
             make(embeddings=tmp_path / name)
