@@ -118,6 +118,14 @@ def test_a_probability_above_a_half_is_a_positive_in_evaluations():
     assert found["CR"] == found["OF1"] == 100.0
 
 
+def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
+    targets = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
+    for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
+        scores = MultiLabelScores(1, torch.device("cpu"))
+        scores.update(torch.zeros(4, 1), targets[order], torch.tensor(order))
+        assert scores.compute(None)["mAP"] == pytest.approx(100 * (1 / 1 + 2 / 4) / 2)
+
+
 def test_a_step_is_a_sum_where_the_loss_it_minimises_is_one():
     summed = AsymmetricLoss(reduction="sum")
     assert Objective(Pooled(), summed).summed and not Objective(Pooled(), BinaryCrossEntropy()).summed
