@@ -6,6 +6,7 @@ import torch
 
 from dali_mix.cli.main import main
 from dali_mix.engine.build import build_model
+from dali_mix.engine.config import make_config
 from dali_mix.engine.distributed import Ranks
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.objectives import is_summed
@@ -13,11 +14,12 @@ from dali_mix.engine.optim import build_optimizer
 from dali_mix.engine.recipe_files import load_config
 from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.engine.scores import MultiLabelScores
-from dali_mix.engine.seeding import INIT, derive_seed
+from dali_mix.engine.seeding import INIT, MIXER, derive_seed
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, MultiLabelSoftMargin, SGRELoss
+from dali_mix.mixers import SpliceMix
 from tests.engine.processes import assert_same_run, newest_state, records, run, said
 from tests.engine.sets import pack_digits
-from tests.engine.synthetic import Batch, TinyNet, recipe
+from tests.engine.synthetic import Batch, TinyNet, make_loaders, recipe
 
 SYSTEMS = ["csra", "msl", "splicemix", "splicemix_cl", "sgre"]
 
@@ -134,6 +136,24 @@ def test_unknown_entries_count_for_nothing_however_a_step_is_cut(tmp_path, chang
     losses = [[r["loss"] for r in records(tmp_path / n) if r["kind"] == "train"] for n in ("one", "ranks", "parts")]
     for other in losses[1:]:
         assert losses[0] == pytest.approx(other, rel=1e-5)
+
+
+def test_parts_of_a_step_weigh_what_is_known_of_the_mixed_batch(tmp_path):
+    cut = {"batch_size": 10, "accumulate": 2, "max_steps": 1, "log_interval": 1, "seed": 3}
+    given = values(model=PLAIN, loss={"type": "BinaryCrossEntropy"}, mixer={"type": "SpliceMix"}, ema=None, **cut)
+    assert run(given, tmp_path / "run") == [0], said(tmp_path / "run")
+    torch.manual_seed(derive_seed(INIT, 3))
+    model, parts = TinyNet(4, norm=False, dropout=0.0), []
+    batches = iter(make_loaders(make_config(given), Ranks(0, 1, torch.device("cpu")))[0])
+    for micro in range(2):
+        batch, seed = next(batches), derive_seed(MIXER, 3, 0, 0, micro)
+        drawn = SpliceMix().sample(5, 32, 32, torch.Generator().manual_seed(seed))
+        images, targets = SpliceMix().apply(batch.images, batch.targets, drawn)
+        parts.append((model(images), targets))
+    assert len({int((targets < 0).sum()) for _, targets in parts}) == 2
+    logits, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    found = next(r for r in records(tmp_path / "run") if r["kind"] == "train")
+    assert found["loss"] == pytest.approx(BinaryCrossEntropy()(logits, targets).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", [BinaryCrossEntropy(), MultiLabelSoftMargin(), SGRELoss(), AsymmetricLoss()])
