@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         what = "the folder of a BERT's files" if args.source == "bert" else "GloVe's text file"
         raise ValueError(f"--from {args.source} needs --weights, {what}; nothing is downloaded")
     if drawn:
-        rows = embeddings.random_embeddings(names, args.width or embeddings.WIDTH, args.seed or 0)
+        width = embeddings.WIDTH if args.width is None else args.width
+        rows = embeddings.random_embeddings(names, width, args.seed or 0)
     else:
         make = embeddings.bert_embeddings if args.source == "bert" else embeddings.glove_embeddings
         rows = make(names, args.weights)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dali_mix.engine.build import Loader
 from dali_mix.engine.distributed import Ranks
-from dali_mix.engine.objectives import in_float32, is_summed
+from dali_mix.engine.objectives import counted, in_float32, is_summed
 from dali_mix.engine.scores import ClassificationScores, Scores
 
 
@@ -28,7 +28,7 @@ def evaluate(
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Scores in per cent, and the loss per record, over everything `loader` yields on all ranks.
+    """Scores in per cent, and the loss per record (of what is known), over everything `loader` yields on all ranks.
 
     Args:
         model: not wrapped in DDP: ranks may hold different numbers of batches. Its mode is put back.
@@ -43,6 +43,7 @@ def evaluate(
         the scores and "loss", equal on every rank.
     """
     scores = scores or ClassificationScores(ranks.device)
+    rows = counted(loss)
     total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # of losses, records, ranks asked to stop
     training = model.training
     model.eval()
@@ -56,12 +57,13 @@ def evaluate(
                     logits = model(batch.images)
                 logits = in_float32(logits)
                 scores.update(logits, batch.targets, batch.ids)
-                total[0] += loss(logits, batch.targets).double() * (1 if is_summed(loss) else len(batch.ids))
-                total[1] += len(batch.ids)
+                count = len(batch.ids) if rows is None else rows(batch.targets)
+                total[0] += loss(logits, batch.targets).double() * (1 if is_summed(loss) else count)
+                total[1] += count
     finally:
         model.train(training)
     ranks.sum_(total)
-    loss_sum, count, stopped = total.tolist()
+    loss_sum, records, stopped = total.tolist()
     if stopped:
         raise Preempted
-    return {**scores.compute(ranks), "loss": loss_sum / count}
+    return {**scores.compute(ranks), "loss": loss_sum / records if records else 0.0}

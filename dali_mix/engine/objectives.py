@@ -35,6 +35,13 @@ class Objective(nn.Module):
         """Whether the loss of a step is the sum over its records rather than their mean."""
         return is_summed(self.loss)
 
+    @property
+    def counted(self) -> Callable[[Tensor], Tensor] | None:
+        """Of mixed targets, how many rows the loss of a step is a mean over, where ignored ones may leave fewer than
+        there are; None where they cannot, or where it is a sum.
+        """
+        return counted(self.loss)
+
     def check(self, mixer: Mixer | None) -> None:
         """Raises ValueError where the objective cannot work with this mixer, its model or its loss."""
         known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")  # others may take what they like
@@ -96,6 +103,10 @@ class MaskedSupervision(Objective):
         self.together = MaskedSupervisionLoss(whole, masked, agreement)
         self.fill = fill
 
+    @property
+    def counted(self) -> Callable[[Tensor], Tensor] | None:
+        return self.together.counted
+
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
         batch_size, _, height, width = images.shape
         return self.masks.sample(batch_size, height, width, generator, images.device)
@@ -119,6 +130,10 @@ class SpliceMixConsistency(Objective):
     def __init__(self, model: nn.Module, loss: nn.Module, detach: bool = True) -> None:
         super().__init__(model, loss)
         self.together = SpliceMixConsistencyLoss(detach)
+
+    @property
+    def counted(self) -> Callable[[Tensor], Tensor] | None:
+        return self.together.counted
 
     def check(self, mixer: Mixer | None) -> None:
         if not isinstance(mixer, SpliceMix):
@@ -144,6 +159,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 def is_summed(loss: object) -> bool:
     """Whether a loss is the sum over a batch's records rather than their mean."""
     return getattr(loss, "reduction", "mean") == "sum"
+
+
+def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
+    """The `counted` of a loss that is a mean and has one (see `dali_mix.losses`)."""
+    return None if is_summed(loss) else getattr(loss, "counted", None)
 
 
 def in_float32(outputs: Any) -> Any:

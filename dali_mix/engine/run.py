@@ -226,7 +226,8 @@ def evaluate_checkpoint(
         the scores of the set's task in per cent, and "loss"; under torchrun the same on every rank.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; also a checkpoint without averaged weights when `ema` is set.
+        FileNotFoundError, ValueError: as `train`; also a checkpoint of other classes than the `val_set`'s, or without
+            averaged weights when `ema` is set.
     """
     return evaluate_in_detail(config, checkpoint, ema=ema, make_loaders=make_loaders).values
 
@@ -246,15 +247,16 @@ def evaluate_in_detail(
             raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
         try:
             metainfo = loader.dataset.metainfo
-            num_classes = len(metainfo["classes"])
-            model = build_model(config, num_classes)
+            classes = tuple(map(str, metainfo["classes"]))
+            trained.check_classes(classes, config.val_set)
+            model = build_model(config, len(classes))
             trained.load_into(model)
             model = place_model(model, config, ranks)
             loss = build_loss(config).to(device)
             task = metainfo.get("task", "classification")
-            scores = make_scores(task, num_classes, device, config.metrics)
+            scores = make_scores(task, len(classes), device, config.metrics)
             autocast = Precision(config.amp, device).autocast
             values = evaluate(model, loader, loss, ranks, scores=scores, autocast=autocast)
-            return Evaluation(values, scores, tuple(map(str, metainfo["classes"])), ranks.main)
+            return Evaluation(values, scores, classes, ranks.main)
         finally:
             loader.close()

@@ -40,6 +40,18 @@ class Trained:
             raise ValueError(f"{self.path}: of another model than the recipe's: {differ}")
         model.load_state_dict(self.weights)
 
+    def check_classes(self, classes: tuple[str, ...], prefix: str | None) -> None:
+        """Raises ValueError where the logits are of other classes, or in another order, than the targets of a set."""
+        if self.classes in ((), classes):
+            return
+        pairs = zip(self.classes, classes, strict=False)
+        differ = next((f"; {one!r} is {other!r} there" for one, other in pairs if one != other), "")
+        raise ValueError(
+            f"{self.path}: of a model of other classes or another order: it has {len(self.classes)}, val_set {prefix} "
+            f"has {len(classes)}{differ}. Pack both sets from one class list; where only names differ, take weights "
+            "out by `dali-mix convert --from dali_mix`: those go without names"
+        )
+
 
 def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
     """Reads a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.

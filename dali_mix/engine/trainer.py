@@ -156,11 +156,14 @@ class Trainer:
 
         Each rank's loss is weighted by its share of the global batch, so that the gradient is that of the mean over
         all its records, whatever the number of ranks, however uneven the last batch, and if bad records are left out.
-        A loss that is a sum over records stays one.
+        Where ignored targets leave fewer to a loss than came, its share is what it counts. A loss that is a sum over
+        records stays one.
         """
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
-        expected, seen, came = 0, 0, 0
+        expected, seen = 0, 0
+        came: int | Tensor = 0
         summed = self.parts.objective.summed
+        rows = self.parts.objective.counted if world_size * accumulate > 1 else None
         mean_loss = torch.zeros((), device=self.ranks.device)
         self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step}  # of the last step and this one
         for micro in range(accumulate):
@@ -168,22 +171,25 @@ class Trainer:
             if batch is None:
                 break
             expected = loader.global_size if accumulate == 1 else loader.global_batch_size * accumulate
-            share = 1 if summed else len(batch.ids) / expected
             inputs = self.mix(batch, micro)
+            counted = len(batch.ids) if rows is None else rows(inputs[1])
+            share = 1 if summed else counted / expected
             with self.exchange_gradients(micro == accumulate - 1):
                 loss = self.objective(*inputs) * (share * world_size)
                 self.scaled(loss).backward()
             mean_loss += loss.detach() / world_size
             seen += loader.global_size
-            came += len(batch.ids)
+            came = came + counted
             self._ids.setdefault(self.step + 1, []).append(batch.ids)
         if not seen:
             return False
         if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        scale: float | Tensor = expected / (came if world_size == 1 else seen)
-        if world_size > 1 and self.config.loader.get("on_bad_record") == "skip":  # how many came, only the ranks know
-            scale = expected / self.ranks.sum_(mean_loss.new_full((), came))
+        if rows is not None or (world_size > 1 and self.config.loader.get("on_bad_record") == "skip"):
+            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # only the ranks together know
+            scale: float | Tensor = expected / total.clamp_min(1e-6)
+        else:
+            scale = expected / (came if world_size == 1 else seen)
         if not summed and (isinstance(scale, Tensor) or scale != 1):
             torch._foreach_mul_([p.grad for p in self.parts.model.parameters() if p.grad is not None], scale)
             mean_loss *= scale

@@ -1,5 +1,7 @@
 """Objectives: plain modules, (logits, targets) → scalar float32.
 
+`counted(targets)` of one that ignores entries and is a mean says over how many rows, a scalar tensor: the means of
+parts of a batch, weighted by it, are that of the whole.
 `accepts` of each names the kinds of targets it takes (`dali_mix.mixers.targets.TargetKind`).
 """
 

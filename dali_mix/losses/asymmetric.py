@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dali_mix.losses.checks import MULTI_LABEL, known_entries
+from dali_mix.losses.checks import MULTI_LABEL, known_entries, known_rows
 
 REDUCTIONS = ("sum", "mean")
 
@@ -80,6 +80,10 @@ class AsymmetricLoss(nn.Module):
             total = -(terms * weights * known).sum() * self.scale
             return total if self.reduction == "sum" else total / known.sum().clamp_min(1)
 
+    def counted(self, targets: Tensor) -> Tensor:
+        """How many rows the mean is over."""
+        return known_rows(targets)
+
     def extra_repr(self) -> str:
         return (
             f"gamma_neg={self.gamma_neg}, gamma_pos={self.gamma_pos}, clip={self.clip}, eps={self.eps}, "
@@ -128,6 +132,10 @@ class SGRELoss(nn.Module):
             return self.asl(outputs, targets)
         logits, auxiliary = outputs
         return self.asl(logits, targets) + self.lam * self.asl(auxiliary, targets)
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """How many rows the mean is over."""
+        return known_rows(targets)
 
     def extra_repr(self) -> str:
         return f"lam={self.lam}"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_mix.losses.checks import MULTI_LABEL, known_entries
+from dali_mix.losses.checks import MULTI_LABEL, known_entries, known_rows
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -33,6 +33,10 @@ class BinaryCrossEntropy(nn.Module):
             terms, known = _terms(logits, targets)
             return terms.sum() / known.sum().clamp_min(1)
 
+    def counted(self, targets: Tensor) -> Tensor:
+        """How many rows the mean is over."""
+        return known_rows(targets)
+
 
 class MultiLabelSoftMargin(nn.Module):
     """Binary cross-entropy averaged over the known classes of each sample, then over the samples that have any.
@@ -52,6 +56,10 @@ class MultiLabelSoftMargin(nn.Module):
             terms, known = _terms(logits, targets)
             count = known.sum(1)
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """How many rows the mean is over."""
+        return (targets >= 0).any(1).sum()
 
 
 def _terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,11 @@ from torch import Tensor
 MULTI_LABEL = frozenset({"multi-hot", "soft multi-hot"})
 
 
+def known_rows(targets: Tensor) -> Tensor:
+    """How many rows' worth of entries of (B,K) are known: a mean over known entries is one over as many rows."""
+    return (targets >= 0).sum() / max(targets.shape[1], 1)
+
+
 def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(logits, targets, known): both float32 with 0 in place of what is ignored, and a mask of what is not.
 

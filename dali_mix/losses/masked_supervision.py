@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_mix.losses.binary import BinaryCrossEntropy
-from dali_mix.losses.checks import MULTI_LABEL, known_entries
+from dali_mix.losses.checks import MULTI_LABEL, known_entries, known_rows
 
 
 class MaskedSupervisionLoss(nn.Module):
@@ -51,6 +51,10 @@ class MaskedSupervisionLoss(nn.Module):
             other, _, _ = known_entries(masked_logits, targets)
             difference = F.mse_loss(one.sigmoid(), other.sigmoid(), reduction="sum")
             return supervised + self.agreement * difference / known.sum().clamp_min(1)
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """How many rows the mean is over."""
+        return known_rows(targets)
 
     def extra_repr(self) -> str:
         return f"whole={self.whole}, masked={self.masked}, agreement={self.agreement}"

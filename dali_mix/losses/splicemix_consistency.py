@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_mix.losses.binary import BinaryCrossEntropy
-from dali_mix.losses.checks import MULTI_LABEL
+from dali_mix.losses.checks import MULTI_LABEL, known_rows
 
 DROPPED = -1e3  # both sides of a dropped cell: the target σ(-1000) is 0 and so is its cross-entropy
 
@@ -68,6 +68,10 @@ class SpliceMixConsistencyLoss(nn.Module):
                 cells.masked_fill(unknown, DROPPED), shares.masked_fill(unknown, 0.0), reduction="sum"
             )
             return supervised + terms / (~unknown).sum().clamp_min(1)
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """How many rows the first mean is over."""
+        return known_rows(targets)
 
     def extra_repr(self) -> str:
         return f"detach={self.detach}"

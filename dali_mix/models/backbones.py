@@ -40,7 +40,8 @@ def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Featu
         except ValueError:
             if not extra:
                 raise
-    model.reset_classifier(0)  # type: ignore[operator]
+    if hasattr(model, "reset_classifier"):  # encoders alone have none
+        model.reset_classifier(0)  # type: ignore[operator]
     return model, _forward_features
 
 
@@ -65,8 +66,14 @@ def full_name(name: str) -> str:
 
 
 def _forward_features(model: Any, images: Tensor) -> Tensor:
-    """What timm's models and our own give: maps, maps with the channels last, or tokens with some in front."""
+    """What timm's models and our own give: maps, maps with the channels last, or tokens with some in front.
+
+    Raises:
+        ValueError: a model of several branches, or tokens that make no grid.
+    """
     features = model.forward_features(images)
+    if not isinstance(features, Tensor):
+        raise ValueError(f"it gives {len(features)} results where one map is needed: take another")
     if features.ndim == 4:
         return features.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "") == "NHWC" else features
     tokens = features[:, getattr(model, "num_prefix_tokens", 0) :]

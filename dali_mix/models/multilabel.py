@@ -156,11 +156,11 @@ def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
     if given is None:
         options.setdefault("learn_embeddings", True)
         return torch.randn(num_classes, LABEL_DIM)
-    if not isinstance(given, Tensor):
-        given = load_embeddings(given)
-    if len(given) != num_classes:
-        raise ValueError(f"{len(given)} label embeddings for {num_classes} classes: there must be one for each")
-    return given
+    rows = given if isinstance(given, Tensor) else load_embeddings(given)
+    if len(rows) != num_classes:
+        where = "" if rows is given else f"{given}: "
+        raise ValueError(f"{where}{len(rows)} label embeddings for {num_classes} classes: there must be one for each")
+    return rows
 
 
 def load_embeddings(path: str | Path) -> Tensor:
@@ -168,12 +168,16 @@ def load_embeddings(path: str | Path) -> Tensor:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no .npy file of numbers.
+        ValueError: no .npy file of rows of finite fractions.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        values = torch.from_numpy(np.load(path, allow_pickle=False))
     except (ValueError, EOFError, TypeError) as error:
         raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
+    if values.ndim != 2 or not values.is_floating_point() or not values.isfinite().all():
+        kind = f"{tuple(values.shape)} {values.dtype}"
+        raise ValueError(f"{path} holds {kind}: need a row for each class, (K,E) of a float dtype, all finite")
+    return values

@@ -136,18 +136,16 @@ def check_suffix(path: Path) -> None:
 def _read(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(9)
+    safe = start[8:] == b"{"  # a safetensors file opens with the length of its JSON header, 8 bytes
+    if not safe and not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
+        raise ValueError(f"{path} is not a weight file: neither safetensors nor what torch.save writes")
     try:
-        # A safetensors file opens with the length of its JSON header, 8 bytes.
-        if start[8:] == b"{":
-            return load_file(path)
-        if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
-            raise ValueError(f"{path} is not a weight file: neither safetensors nor what torch.save writes")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(
             f"{path} was refused: it is no plain file of tensors, and reading it could run code"
             f"{f' ({code[1]})' if code else ''}. If you trust it, write its state dict anew with safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, IndexError, AttributeError, TypeError):
+    except Exception:  # torch's reader meets damage with errors of nearly every kind
         raise ValueError(f"{path} is a damaged weight file, cut short or changed: copy it again") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def attention(
         raise OSError(f"{folder}: cannot be a folder for sheets: {error.strerror}") from error
     sheets: list[Path] = []
     unreadable: list[Unreadable] = []
-    names: dict[str, int] = {}
+    names: set[str] = set()
     for seen in predictor.load(files, unreadable):
         with torch.inference_mode(), predictor.autocast():
             looked = look(predictor.model, seen.images)
@@ -75,9 +76,9 @@ def attention(
             places = chosen or scores[row].argsort(descending=True, stable=True)[:top_k].tolist()
             columns = [Column("input", [Picture(pictures[row], [_size(seen.images)])])]
             columns += _columns(pictures[row], scores[row], looked, row, places, predictor.classes)
-            names[path.stem] = names.get(path.stem, 0) + 1
-            again = f"-{names[path.stem]}" if names[path.stem] > 1 else ""
-            sheets.append(style.save(draw(columns, path.name), folder / f"{path.stem}{again}.png"))
+            tries = (f"{path.stem}-{number}" if number > 1 else path.stem for number in count(1))
+            names.add(name := next(name for name in tries if name not in names))
+            sheets.append(style.save(draw(columns, path.name), folder / f"{name}.png"))
             each(sheets[-1])
     return sheets, unreadable
 

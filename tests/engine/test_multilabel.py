@@ -8,13 +8,20 @@ import torch
 
 from dali_mix.cli.main import main
 from dali_mix.engine.build import build_model, build_pipeline
+from dali_mix.engine.config import make_config
+from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.evaluate import evaluate
+from dali_mix.engine.objectives import is_summed
 from dali_mix.engine.optim import build_optimizer
 from dali_mix.engine.recipe_files import list_recipes, load_config
 from dali_mix.engine.run import evaluate_checkpoint, train
-from dali_mix.engine.seeding import INIT, derive_seed
+from dali_mix.engine.scores import MultiLabelScores
+from dali_mix.engine.seeding import INIT, MIXER, derive_seed
+from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, MultiLabelSoftMargin, SGRELoss
+from dali_mix.mixers import SpliceMix
 from tests.engine.processes import assert_same_run, newest_state, records, run, said
 from tests.engine.sets import pack_digits
-from tests.engine.synthetic import TinyNet, recipe
+from tests.engine.synthetic import Batch, TinyNet, make_loaders, recipe
 
 SYSTEMS = ["csra", "msl", "splicemix", "splicemix_cl", "sgre"]
 
@@ -104,6 +111,65 @@ def test_a_summed_loss_trains_alike_on_one_and_two_ranks(tmp_path):
         assert moved > 1e-3 and (value - two[name]).abs().max() < 1e-3 * moved, name
     losses = [[r["loss"] for r in records(tmp_path / n) if r["kind"] == "train"] for n in ("1", "2")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][-1] < losses[0][0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": {"type": "BinaryCrossEntropy"}},
+        {"loss": {"type": "MultiLabelSoftMargin"}},
+        {"loss": {"type": "AsymmetricLoss", "reduction": "mean", "clip": 0.0}},
+    ],
+    ids=lambda changes: changes["loss"]["type"],
+)
+def test_unknown_entries_count_for_nothing_however_a_step_is_cut(tmp_path, changes):
+    """One process, two ranks and two micro-batches take the same steps, though each part knows another number."""
+    rates = {"optimizer": {"type": "SGD", "lr": 0.05}, "schedule": {"type": "constant"}}
+    given = values(model=PLAIN, batch_size=6, ema=None, max_steps=8, log_interval=1, **rates, **changes)
+    for name, ranks, more in (("one", 1, {}), ("ranks", 2, {}), ("parts", 1, {"accumulate": 2})):
+        assert run({**given, **more}, tmp_path / name, ranks=ranks) == [0] * ranks, said(tmp_path / name)
+    one, *others = (newest_state(tmp_path / name)["model"] for name in ("one", "ranks", "parts"))
+    torch.manual_seed(derive_seed(INIT, 0))
+    start = TinyNet(4, norm=False, dropout=0.0).state_dict()
+    for name, value in one.items():
+        moved = (value - start[name]).abs().max()
+        for other in others:
+            assert moved > 1e-3 and (value - other[name]).abs().max() < 1e-4 * moved, name
+    losses = [[r["loss"] for r in records(tmp_path / n) if r["kind"] == "train"] for n in ("one", "ranks", "parts")]
+    for other in losses[1:]:
+        assert losses[0] == pytest.approx(other, rel=1e-5)
+
+
+def test_parts_of_a_step_weigh_what_is_known_of_the_mixed_batch(tmp_path):
+    cut = {"batch_size": 10, "accumulate": 2, "max_steps": 1, "log_interval": 1, "seed": 3}
+    given = values(model=PLAIN, loss={"type": "BinaryCrossEntropy"}, mixer={"type": "SpliceMix"}, ema=None, **cut)
+    assert run(given, tmp_path / "run") == [0], said(tmp_path / "run")
+    torch.manual_seed(derive_seed(INIT, 3))
+    model, parts = TinyNet(4, norm=False, dropout=0.0), []
+    batches = iter(make_loaders(make_config(given), Ranks(0, 1, torch.device("cpu")))[0])
+    for micro in range(2):
+        batch, seed = next(batches), derive_seed(MIXER, 3, 0, 0, micro)
+        drawn = SpliceMix().sample(5, 32, 32, torch.Generator().manual_seed(seed))
+        images, targets = SpliceMix().apply(batch.images, batch.targets, drawn)
+        parts.append((model(images), targets))
+    assert len({int((targets < 0).sum()) for _, targets in parts}) == 2
+    logits, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    found = next(r for r in records(tmp_path / "run") if r["kind"] == "train")
+    assert found["loss"] == pytest.approx(BinaryCrossEntropy()(logits, targets).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), MultiLabelSoftMargin(), SGRELoss(), AsymmetricLoss()])
+def test_the_loss_of_an_evaluation_is_that_of_all_records_at_once(loss):
+    logits = 3 * torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(-1, 2, (9, 4), generator=torch.Generator().manual_seed(1)).float()
+    targets[4:6] = -1
+    ids, ranks = torch.arange(9), Ranks(0, 1, torch.device("cpu"))
+    whole = loss(logits, targets).item() / (9 if is_summed(loss) else 1)
+    for sizes in ((9,), (4, 2, 3), (1, 5, 1, 2)):
+        batches = [Batch(*parts) for parts in zip(*(x.split(sizes) for x in (logits, targets, ids)), strict=True)]
+        scores = MultiLabelScores(4, ranks.device)
+        found = evaluate(torch.nn.Identity(), batches, loss, ranks, scores=scores)
+        assert found["loss"] == pytest.approx(whole, rel=1e-6), sizes
 
 
 @pytest.mark.parametrize(

@@ -110,12 +110,31 @@ def test_the_model_runs_under_autocast_and_the_loss_in_float32():
     assert torch.equal(seen[0], seen[0].bfloat16().float()), "logits of bfloat16"
 
 
+def test_masked_images_run_under_autocast_too():
+    objective = MaskedSupervision(Pooled(), BinaryCrossEntropy())
+    objective.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    seen = []
+    objective.together.register_forward_pre_hook(lambda module, given: seen.extend(given[:2]))
+    objective(IMAGES, TARGETS, None, objective.draw(IMAGES, generator()))
+    for logits in seen:
+        assert logits.dtype == torch.float32
+        assert torch.equal(logits, logits.bfloat16().float()), "logits of bfloat16"
+
+
 def test_a_probability_above_a_half_is_a_positive_in_evaluations():
     scores = MultiLabelScores(2, torch.device("cpu"))
     logits, targets = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]), torch.eye(2)
     scores.update(logits, targets, torch.arange(2))
     found = scores.compute(None)  # one process: nothing to sum
     assert found["CR"] == found["OF1"] == 100.0
+
+
+def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
+    targets = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
+    for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
+        scores = MultiLabelScores(1, torch.device("cpu"))
+        scores.update(torch.zeros(4, 1), targets[order], torch.tensor(order))
+        assert scores.compute(None)["mAP"] == pytest.approx(100 * (1 / 1 + 2 / 4) / 2)
 
 
 def test_a_step_is_a_sum_where_the_loss_it_minimises_is_one():

@@ -207,6 +207,16 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(made, best, ba
     assert "of another model than the recipe's" in capsys.readouterr().err
 
 
+def test_classes_in_another_order_are_not_evaluated(made, best, tmp_path, capsys):
+    state = load_checkpoint(best)
+    for classes, said in ((DIGITS[::-1], "'9' is '0' there"), (DIGITS[:-1], "it has 9, val_set")):
+        save_checkpoint(tmp_path / "other.pt", {**state, "classes": list(classes)})
+        assert run("evaluate", made / "recipe.py", tmp_path / "other.pt") == 1
+        found = capsys.readouterr()
+        assert "other.pt: of a model of other classes or another order" in found.err and said in found.err
+        assert "mAP" not in found.out
+
+
 def test_a_run_goes_on_from_an_older_checkpoint(made, tmp_path):
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
@@ -303,13 +313,14 @@ def test_attention_sheets(made, best, tmp_path, capsys):
     again = tmp_path / "00.jpg"
     Image.open(scenes / "00.png").rotate(90, expand=True).save(again)
     (tmp_path / "bad.png").write_bytes(b"bad")
-    images = [scenes / "00.png", again, scenes / "01.png"]
+    (tmp_path / "00-2.png").write_bytes((scenes / "00.png").read_bytes())  # called as the sheet of the second would be
+    images = [scenes / "00.png", again, scenes / "01.png", tmp_path / "00-2.png"]
     assert run("attention", made / "recipe.py", best, *images, "--out", tmp_path / "a" / "b") == 0
-    names = ["00.png", "00-2.png", "01.png"]
+    names = ["00.png", "00-2.png", "01.png", "00-2-2.png"]
     sheets = [tmp_path / "a" / "b" / name for name in names]
     assert capsys.readouterr().out.splitlines() == [f"wrote {sheet}" for sheet in sheets]
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == sorted(names)
-    assert [columns_of(sheet) for sheet in sheets] == [4, 4, 4]
+    assert [columns_of(sheet) for sheet in sheets] == [4, 4, 4, 4]
     heights = [size_of(sheet)[1] for sheet in sheets]
     assert heights[0] == heights[2] == pytest.approx(heights[1] - CELL * DPI / 4, abs=2)  # 128×96 pixels, and upright
     options = ["--classes", "7, 1", "--out", tmp_path]

@@ -151,6 +151,17 @@ def test_evaluate_checkpoint(tmp_path):
         evaluate_checkpoint(config, plain, ema=True, make_loaders=make_loaders)
 
 
+def test_ranks_evaluate_the_weights_and_statistics_that_are_saved(tmp_path):
+    """BatchNorm's statistics are each rank's own until they are shared."""
+    values = recipe(epochs=1, batch_size=8)
+    assert run(values, tmp_path / "run", ranks=2) == [0, 0]
+    last = next(r for r in records(tmp_path / "run") if r["kind"] == "val")
+    for ema, prefix in ((False, ""), (True, "ema_")):
+        latest = tmp_path / "run" / "checkpoints" / "latest"
+        found = evaluate_checkpoint(make_config(values), latest, ema=ema, make_loaders=make_loaders)
+        assert found["loss"] == pytest.approx(last[f"{prefix}loss"], rel=1e-5), prefix
+
+
 def test_existing_run_is_not_overwritten(tmp_path):
     config = make_config(recipe(epochs=1))
     train(config, tmp_path / "run", make_loaders=make_loaders)
@@ -220,8 +231,8 @@ def test_ema_warms_up_and_averages_statistics():
         decay = min(0.9, (1 + update) / (10 + update))
         for key, value in model.state_dict().items():
             expected[key] = value if value.dtype == torch.int64 else expected[key] * decay + value * (1 - decay)
-    for key, value in ema.module.state_dict().items():
-        torch.testing.assert_close(value, expected[key])
+        for key, value in ema.module.state_dict().items():
+            torch.testing.assert_close(value, expected[key])
     again = ModelEma(model, 0.9)
     again.load_state_dict(ema.state_dict())
     assert again.updates == 199

@@ -107,8 +107,19 @@ def test_masked_supervision_by_hand():
         if y >= 0:
             gap = 1 / (1 + math.exp(-z)) - 1 / (1 + math.exp(-other))
             total += 0.3 * bce_by_hand(z, y) + 0.2 * bce_by_hand(other, y) + 0.5 * gap**2
+    known = targets >= 0
+    logits.requires_grad_()
+    masked.requires_grad_()
     loss = MaskedSupervisionLoss()(logits, masked, targets)
-    assert loss.item() == pytest.approx(total / (targets >= 0).sum().item(), rel=1e-5)
+    assert loss.item() == pytest.approx(total / known.sum().item(), rel=1e-5)
+    loss.backward()
+    # Neither branch is a fixed target of the other's.
+    p, other = logits.detach().sigmoid(), masked.detach().sigmoid()
+    pulled = (p - other) * known / known.sum()
+    wanted = 0.3 * (p - targets) * known / known.sum() + pulled * p * (1 - p)
+    torch.testing.assert_close(logits.grad, wanted)
+    wanted = 0.2 * (other - targets) * known / known.sum() - pulled * other * (1 - other)
+    torch.testing.assert_close(masked.grad, wanted)
 
 
 CASES = {"case0_2x2_drop0": 4, "case1_1x2_drop1": 2, "case2_2x3_drop2": 6, "case3_2x2_drop1": 4}

@@ -67,6 +67,7 @@ def test_layout_is_the_released_one(release):
         ("vit_base_patch16_224", 768, 16),
         ("vit_large_patch16_224", 1024, 16),
         ("swin_large_patch4_window12_384", 1536, 32),
+        ("qwen3_vit_306m_enc", 1024, 16),  # an encoder alone, which never had a classifier
         ("torchvision/resnet101", 2048, 32),
         ("torchvision/swin_t", 768, 32),
     ],
@@ -131,6 +132,7 @@ def test_every_weight_in_use_learns(name, frozen):
         ("torchvision/regnet_y_400mf", "fc"),
         ("torchvision/densenet121", "classifier"),
         ("torchvision/mobilenet_v2", "classifier"),
+        ("torchvision/swin_t", "head"),
         ("wrn-10-1", "linear"),
     ],
 )
@@ -253,10 +255,16 @@ def test_embeddings_from_a_file_and_random_ones(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}] * 3), allow_pickle=True)
     np.save(tmp_path / "four.npy", np.zeros((4, 5), np.float32))
     (tmp_path / "text.npy").write_text("no numbers")
+    np.save(tmp_path / "number.npy", np.float32(1))
+    np.save(tmp_path / "whole.npy", np.ones((3, 5), np.int64))
+    np.save(tmp_path / "holes.npy", np.where(values > 1, np.nan, values))
     for name, message in [
         ("objects.npy", r"objects\.npy is no \.npy file of numbers"),
         ("text.npy", r"text\.npy is no \.npy file"),
-        ("four.npy", "4 label embeddings for 3 classes"),
+        ("four.npy", r"four\.npy: 4 label embeddings for 3 classes"),
+        ("number.npy", r"number\.npy holds \(\) torch\.float32: need a row for each class"),
+        ("whole.npy", r"whole\.npy holds \(3, 5\) torch\.int64"),
+        ("holes.npy", r"holes\.npy holds .*all finite"),
     ]:
         with pytest.raises(ValueError, match=message):
             make(embeddings=tmp_path / name)
@@ -312,6 +320,7 @@ def test_trying_out_changes_nothing():
         ({"backbone_options": {"nonsense": 1}}, "nonsense"),
         ({"backbone_options": {"pretrained": True}}, "not downloaded"),
         ({"backbone": "torchvision/squeezenet1_0"}, "where its last map is, is not known here"),
+        ({"backbone": "crossvit_9_240"}, "'timm/crossvit_9_240'.* 2 results where one map is needed"),
         ({"backbone": "vit_tiny_patch16_224", "image_size": 100}, "does not take images of 100×100: .*16"),
         (
             {"backbone": "mixer_s16_224", "image_size": (448, 224)},

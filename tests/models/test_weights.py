@@ -167,6 +167,23 @@ def test_damaged_files(tmp_path, save, cut):
         load_weights(make(), path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_changed_byte_is_named_or_harmless(tmp_path, new_format):
+    path = tmp_path / "w.pth"
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=new_format)
+    whole = path.read_bytes()
+    named = 0
+    for place in range(4, min(len(whole), 400)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        try:
+            read_state_dict(path)
+        except ValueError as error:
+            assert str(path) in str(error), f"byte {place}: {error}"
+            named += 1
+    assert named > 50
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"step-00000004.pt\n", b"\x00" * 64])
 def test_files_that_hold_something_else(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)

@@ -31,6 +31,15 @@ def test_the_brightest_spot_is_where_the_map_is_highest():
     assert (top // 10, left // 10) == (1, 4)
 
 
+def test_the_middle_of_each_cell_has_the_cells_own_colour():
+    """Cell (i, j) of a map lies over pixels i·stride … (i+1)·stride, j·stride … (j+1)·stride, to the borders."""
+    heat = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    found = overlaid(torch.zeros(3, 3 * 9, 5 * 7, dtype=torch.uint8), heat)
+    middles = found[:, 4::9, 3::7].permute(1, 2, 0).numpy()
+    scaled = (heat - heat.min()) / (heat.max() - heat.min())
+    np.testing.assert_allclose(middles, STRENGTH * colormaps[COLORS](scaled.numpy())[..., :3] * 255, atol=2)
+
+
 def test_an_even_map_has_no_bright_spot():
     found = overlaid(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((2, 2), 4.0))
     assert int(found.max()) < 10
