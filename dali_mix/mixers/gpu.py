@@ -96,9 +96,9 @@ def blend(images: Tensor, partners: Tensor, lam: Tensor, inplace: bool) -> Tenso
     size = images[:1].numel()
     if images.numel():
         grid = (-(-size // kernels.BLOCK), len(images))
-        with _device(images):
+        with device_of(images):
             kernels.blend[grid](
-                _in_order(images), _in_order(out), _plain(partners, torch.int64), _plain(lam, torch.float32), size,
+                in_order(images), in_order(out), _plain(partners, torch.int64), _plain(lam, torch.float32), size,
                 ROUND=not images.is_floating_point(), BLOCK=kernels.BLOCK,
             )  # fmt: skip
     return images.copy_(out) if inplace else out
@@ -119,9 +119,9 @@ def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor,
     rows = max(1, 2048 // cols)
     grid = (-(-planes * height // rows), -(-row // cols), count)
     dtype = INTEGERS[images.element_size()]
-    with _device(images):
+    with device_of(images):
         kernels.paste[grid](
-            _in_order(images).view(dtype), _in_order(out).view(dtype),
+            in_order(images).view(dtype), in_order(out).view(dtype),
             boxes if partners is None else _plain(partners, torch.int64), boxes,
             planes * height, height, width, row, pixel,
             WAY=way, OWN=partners is None, BOXES_ONLY=boxes_only, ROWS=rows, COLS=cols,
@@ -129,7 +129,7 @@ def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor,
     return out
 
 
-def _device(images: Tensor) -> contextlib.AbstractContextManager[Any]:
+def device_of(images: Tensor) -> contextlib.AbstractContextManager[Any]:
     # Triton launches on the current device, whatever the tensors are on.
     return torch.cuda.device(images.device) if images.is_cuda else contextlib.nullcontext()
 
@@ -138,6 +138,6 @@ def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to(dtype).contiguous()
 
 
-def _in_order(images: Tensor) -> Tensor:
+def in_order(images: Tensor) -> Tensor:
     """A view of the batch whose memory is contiguous."""
     return images.detach() if images.is_contiguous() else images.detach().permute(0, 2, 3, 1)

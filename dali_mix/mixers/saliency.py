@@ -25,6 +25,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from dali_mix.mixers import gpu
 from dali_mix.mixers.base import per_channel
 
 RADII = (12, 24, 48, 28, 56, 112)
@@ -51,10 +52,22 @@ def fine_grained_saliency(images: Tensor) -> Tensor:
         raise ValueError(f"images have shape {tuple(images.shape)}: saliency takes (B,3,H,W), H and W at least 1")
     if images.dtype != torch.uint8:
         raise ValueError(f"images are {images.dtype}: saliency takes uint8, 0 … 255")
-    compiled = _compiled_for(images)
-    if compiled is None:
-        return _saliency_torch(images)
-    return torch.from_numpy(compiled.maps(images.numpy(), torch.get_num_threads()))
+    compiled, fused = _compiled_for(images), _fused_for(images)
+    if compiled is not None:
+        return torch.from_numpy(compiled.maps(images.numpy(), torch.get_num_threads()))
+    return _saliency_torch(images) if fused is None else fused.maps(images)
+
+
+def normalized_saliency(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """`fine_grained_saliency(to_uint8(images, mean, std))`; on CUDA the grey levels need no batch of their own.
+
+    Args, returns and raises: as those two.
+    """
+    images = images.detach()
+    fused = _fused_for(images)
+    if fused is None:
+        return fine_grained_saliency(to_uint8(images, mean, std))
+    return fused.maps(images, [255 * value for value in std], [255 * value for value in mean])
 
 
 def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -102,6 +115,15 @@ def _compiled() -> ModuleType | None:
     except ImportError:
         return None
     return saliency_cpu
+
+
+def _fused_for(images: Tensor) -> ModuleType | None:
+    """The Triton version, for batches that it takes."""
+    if not gpu.takes(images, gpu.BLENDED):
+        return None
+    from dali_mix.mixers import saliency_gpu  # which needs Triton
+
+    return saliency_gpu if saliency_gpu.suits(images) else None
 
 
 def _to_uint8_torch(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

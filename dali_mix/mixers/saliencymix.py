@@ -20,7 +20,7 @@ from dali_mix.mixers.base import (
     check_size,
 )
 from dali_mix.mixers.paste import paste_boxes
-from dali_mix.mixers.saliency import fine_grained_saliency, peaks, to_uint8
+from dali_mix.mixers.saliency import fine_grained_saliency, normalized_saliency, peaks
 from dali_mix.mixers.targets import mix_area
 
 
@@ -131,5 +131,5 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
                     f"SaliencyMix was given {images.dtype} images, and finds saliency on uint8 ones: give it the mean "
                     "and std they were normalized with (0..1 units), or uint8 images"
                 )
-            images = to_uint8(images, self.mean, self.std)
+            return normalized_saliency(images, self.mean, self.std)
         return fine_grained_saliency(images)  # which refuses what is not (B,3,H,W) uint8

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.mixers import FreeFormMasks, ResizeMixPlus, SaliencyMix, fine_grained_saliency, mask_out
-from tests.mixers.pictures import drawn
+from dali_mix.mixers import FreeFormMasks, ResizeMixPlus, SaliencyMix, fine_grained_saliency, mask_out, saliency
+from dali_mix.mixers.saliency import normalized_saliency, to_uint8
+from tests.mixers.pictures import drawn, drawn_pictures
+from tests.mixers.ties import MEAN, STD, fused_levels, near_ties
 
 pytestmark = [
     pytest.mark.gpu,
@@ -13,17 +15,96 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (97, 61), (1, 40), (270, 330)])
-def test_saliency_as_on_the_cpu(size):
-    # The last size is where float32 sums round.
-    images = torch.from_numpy(np.stack([drawn(*size, seed) for seed in range(5)])).permute(0, 3, 1, 2)
+# The last two are left to torch's operations: sums that float32 rounds, and rows too long.
+SIZES = [(1, 1), (1, 2), (2, 1), (1, 40), (40, 1), (32, 32), (97, 61), (224, 224), (65, 1012), (270, 330), (3, 2100)]
+
+
+def batch(height, width, count=5):
+    images = torch.from_numpy(np.stack([drawn(height, width, seed) for seed in range(count)]))
+    return images.permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_saliency_as_on_the_cpu(size, channels_last):
+    images = batch(*size)
     moved = images.cuda()
+    if channels_last:
+        moved = moved.contiguous(memory_format=torch.channels_last)
     torch.cuda.set_sync_debug_mode("error")
     try:
         maps = fine_grained_saliency(moved)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(maps.cpu(), fine_grained_saliency(images))
+    assert torch.equal(maps, saliency._saliency_torch(moved))
+    assert (saliency._fused_for(moved) is None) == (size in SIZES[-2:])
+
+
+@pytest.mark.parametrize("name", drawn_pictures())
+def test_pictures_of_extremes(name):
+    images = torch.from_numpy(drawn_pictures()[name])[None].permute(0, 3, 1, 2).contiguous()
+    assert torch.equal(fine_grained_saliency(images.cuda()).cpu(), fine_grained_saliency(images))
+
+
+def test_many_images_and_none():
+    images = torch.randint(256, (3000, 3, 8, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(fine_grained_saliency(images.cuda()).cpu(), fine_grained_saliency(images))
+    assert fine_grained_saliency(images[:0].cuda()).shape == (0, 8, 9)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_normalized_images_as_on_the_cpu(dtype, channels_last):
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    for images in ((batch(97, 61) / 255 - mean) / std, near_ties(), 9 * torch.randn(3, 3, 20, 30)):
+        images = images.to(dtype)
+        moved = images.cuda()
+        if channels_last:
+            moved = moved.contiguous(memory_format=torch.channels_last)
+        assert (saliency._fused_for(moved) is None) == (dtype == torch.float64)
+        assert torch.equal(normalized_saliency(moved, MEAN, STD).cpu(), normalized_saliency(images, MEAN, STD))
+
+
+def test_products_round_before_they_are_added():
+    """The grey picture of planes that are all one channel's tells each level."""
+    from dali_mix.mixers import saliency_gpu, saliency_kernels
+
+    images = near_ties()
+    assert (to_uint8(images, MEAN, STD) != fused_levels(images)).sum() > 50
+    scale, shift = [255 * value for value in STD], [255 * value for value in MEAN]
+    for channel in range(3):
+        plane = images[:, channel : channel + 1].expand(-1, 3, -1, -1).contiguous().cuda()
+        grey = torch.empty(plane[:, 0].shape, dtype=torch.uint8, device="cuda")
+        size = grey.numel()
+        saliency_kernels.grey_levels[-(-size // saliency_gpu.BLOCK), 1](
+            plane, grey, size, size, 1, *[scale[channel]] * 3, *[shift[channel]] * 3,
+            FLOATS=True, BLOCK=saliency_gpu.BLOCK, **saliency_kernels.UNFUSED,
+        )  # fmt: skip
+        assert torch.equal(grey.cpu()[0], to_uint8(images, MEAN, STD)[0, channel])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
+def test_saliency_in_a_cuda_graph(dtype):
+    def maps(images):
+        normalized = images.is_floating_point()
+        return normalized_saliency(images, MEAN, STD) if normalized else fine_grained_saliency(images)
+
+    images = batch(33, 61).cuda()
+    images = images if dtype == torch.uint8 else ((images / 255 - 0.45) / 0.22).to(dtype)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        maps(images)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = maps(images)
+    for turn in range(3):
+        images.copy_(images.flip(turn % 2 + 2))
+        graph.replay()
+        assert torch.equal(captured, maps(images))
+        assert torch.equal(captured.cpu(), maps(images.cpu()))
 
 
 @pytest.mark.parametrize("per_batch", [False, True])

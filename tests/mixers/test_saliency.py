@@ -93,7 +93,7 @@ def test_a_sum_above_255_does_not_wrap():
     row, column = peaks(fine_grained_saliency(batch(PICTURES["bowl_180x200"])))
     assert abs(row.item() - 90) <= 4 and abs(column.item() - 100) <= 4
     torch_maps = saliency._saliency_torch(batch(PICTURES["bowl_180x200"]))
-    assert torch.equal(torch_maps, sums.clamp(max=255).to(torch.uint8)), "nor does it by plain operations, as on a GPU"
+    assert torch.equal(torch_maps, sums.clamp(max=255).to(torch.uint8)), "nor does it by plain operations"
 
 
 def test_equals_opencv_on_200_photo_crops():

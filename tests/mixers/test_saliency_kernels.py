@@ -1,0 +1,214 @@
+"""Saliency's Triton kernels without a GPU: in Triton's interpreter against the CPU's numbers, and compiled for one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dali_mix.mixers import SaliencyMix, fine_grained_saliency, gpu, saliency
+from dali_mix.mixers.saliency import RADII, normalized_saliency, to_uint8
+from tests.mixers.pictures import drawn, drawn_pictures
+from tests.mixers.ties import MEAN, STD, fused_levels, near_ties
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+SETS = {
+    "small": [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (1, 40), (40, 1), (33, 21), (65, 31)],
+    "middle": [(97, 61), (34, 300), (3, 1100)],
+    "large": [(224, 224)],
+}
+
+
+def batch(height, width, count=2):
+    images = torch.from_numpy(np.stack([drawn(height, width, seed) for seed in range(count)]))
+    return images.permute(0, 3, 1, 2).contiguous()
+
+
+def check_sizes(name):
+    from dali_mix.mixers import saliency_gpu
+
+    for size in SETS[name]:
+        images = batch(*size, count=2 if name == "small" else 1)
+        noise = torch.randint(256, images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        for given in (images, noise.contiguous(memory_format=torch.channels_last)):
+            assert saliency_gpu.suits(given)
+            maps = saliency_gpu.maps(given)
+            assert maps.is_contiguous()
+            assert torch.equal(maps, saliency._saliency_torch(given)), size
+            assert torch.equal(maps, fine_grained_saliency(given)), size
+
+
+def check_extremes():
+    from dali_mix.mixers import saliency_gpu
+
+    pictures = drawn_pictures()
+    for name in ("black_9x14", "white_14x9", "half_20x30", "bowl_180x200"):
+        images = torch.from_numpy(pictures[name])[None].permute(0, 3, 1, 2).contiguous()
+        maps = saliency_gpu.maps(images)
+        assert torch.equal(maps, fine_grained_saliency(images)), name
+        assert maps.any() == ("x14" not in name and "x9" not in name), "one colour is not salient"
+    assert (maps == 255).sum() > 10, "above 255"
+    for shape in ((0, 3, 20, 30), (0, 3, 1, 1)):
+        assert saliency_gpu.maps(torch.empty(shape)).shape == (0, *shape[2:])
+
+
+def check_normalized():
+    """As on CUDA: never through a batch of grey levels."""
+    mixer = SaliencyMix(4, mean=MEAN, std=STD)
+    levels = batch(33, 21)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    normalized = (levels / 255 - mean) / std
+    halves = torch.randint(-20, 520, (2, 3, 21, 33), generator=torch.Generator().manual_seed(2)) / 2
+    cases = [(given, mixer) for given in (normalized, normalized + 0.5 / 255, near_ties(), 9 * torch.randn(2, 3, 9, 8))]
+    cases.append((halves, SaliencyMix(4, mean=(0, 0, 0), std=(1 / 255,) * 3)))  # k + 1/2 itself
+    cases = [
+        (given.to(dtype).contiguous(memory_format=memory_format), mixer)
+        for given, mixer in cases
+        for dtype, memory_format in (
+            (torch.float32, torch.contiguous_format),
+            (torch.float32, torch.channels_last),
+            (torch.float16, torch.channels_last),
+            (torch.bfloat16, torch.contiguous_format),
+        )
+    ]
+    wanted = [(mixer.saliency(given), saliency._saliency_torch(plain_levels(given, mixer))) for given, mixer in cases]
+    gpu.takes, saliency.to_uint8 = gpu.suits, None
+    for (given, mixer), on_cpu in zip(cases, wanted, strict=True):
+        maps = mixer.saliency(given.requires_grad_())
+        assert all(torch.equal(maps, other) for other in on_cpu), (given.dtype, given.shape)
+
+
+def plain_levels(images, mixer):
+    scale, shift = (torch.tensor([255 * v for v in values])[:, None, None] for values in (mixer.std, mixer.mean))
+    return saliency._to_uint8_torch(images.float(), scale, shift)
+
+
+@pytest.mark.parametrize(
+    "call", [*(f"check_sizes({name!r})" for name in SETS), "check_extremes()", "check_normalized()"]
+)
+def test_in_the_interpreter(call):
+    """Triton reads the variable when a kernel is defined, hence a process of its own."""
+    code = f"import torch; torch.set_num_threads(1); from tests.mixers import test_saliency_kernels as t; t.{call}"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
+        check=True,
+        timeout=280,
+    )
+
+
+def test_what_is_left_to_torch():
+    from dali_mix.mixers import saliency_gpu
+
+    assert saliency_gpu.suits(batch(256, 257))
+    for images in (
+        torch.zeros(1, 3, 257, 257, dtype=torch.uint8),  # sums that float32 rounds
+        torch.zeros(1, 3, 2, 2049, dtype=torch.uint8),
+        torch.zeros(1, 3, 8, 8, dtype=torch.float64),
+        torch.zeros(1, 4, 8, 8),
+        torch.zeros(3, 8, 8),
+        torch.zeros(1, 3, 0, 8),
+        torch.zeros(1, 3, 8, 16)[..., ::2],
+        torch.zeros(1, 3, 8, 8, requires_grad=True),
+    ):
+        assert not saliency_gpu.suits(images)
+
+
+def test_normalized_images_on_a_cpu():
+    images = near_ties()
+    wanted = fine_grained_saliency(to_uint8(images, MEAN, STD))
+    assert torch.equal(normalized_saliency(images.requires_grad_(), MEAN, STD), wanted)
+    assert (to_uint8(images, MEAN, STD) != fused_levels(images)).sum() > 50, "the pixels tell how sums are rounded"
+
+
+def test_quotients_truncate_as_whole_numbers_do():
+    """Also where they are rounded to float32, for every sum and maximum there can be."""
+    for most in range(1, 6 * 255 + 1):
+        values = np.arange(most + 1)
+        quotients = (255 * values).astype(np.float32) / np.float32(most)
+        assert np.array_equal(quotients.astype(np.int32), 255 * values // most)
+
+
+def compiled(kernel, pointers, sizes, constants, floats=(), **options):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = {
+        name: pointers.get(name)
+        or ("i32" if name in sizes else "fp32" if name in floats else "constexpr")
+        for name in kernel.arg_names
+    }  # fmt: skip
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(kernel.arg_names)
+        if name in pointers or name in sizes
+    }
+    source = ASTSource(kernel, signature, constants, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "u8"])
+def test_products_round_before_they_are_added(dtype, channels_last):
+    from dali_mix.mixers import saliency_kernels as kernels
+
+    floats = ["s0", "s1", "s2", "m0", "m1", "m2"]
+    sizes, strides = (["size"], {"channel": 1}) if channels_last else (["size", "channel"], {"pixel": 1})
+    constants = {"pixel": 3, **strides, "FLOATS": dtype != "u8", "BLOCK": 512}
+    pointers = {"images": f"*{dtype}", "grey": "*u8"}
+    ptx = compiled(kernels.grey_levels, pointers, sizes, constants, floats, **kernels.UNFUSED)
+    assert "fma" not in ptx
+    if dtype != "u8":
+        # "rn" forbids ptxas, too, to contract them.
+        assert "mul.rn.f32" in ptx
+        assert "add.rn.f32" in ptx
+        assert "mul.f32" not in ptx
+        assert "add.f32" not in ptx
+        assert "fma.rn.f32" in compiled(kernels.grey_levels, pointers, sizes, constants, floats), "by default it fuses"
+    if not channels_last:
+        assert ("ld.global.b32" if dtype == "u8" else "ld.global.v") in ptx, "four pixels a load"
+
+
+@pytest.mark.parametrize("one", [None, "height", "width"])
+def test_the_others_compile_for_a_gpu(one):
+    """A side of 1 arrives as a constant."""
+    from dali_mix.mixers import saliency_kernels as kernels
+
+    sides = [name for name in ("height", "width") if name != one]
+    fixed = {one: 1} if one else {}
+    compiled(
+        kernels.blur,
+        {"grey": "*u8", "blurred": "*u8", "columns": "*i16"},
+        sides,
+        {"STRIP": 32, "COLS": 128, **fixed},
+        num_warps=2,
+    )
+    compiled(
+        kernels.integral,
+        {"columns": "*i16", "table": "*i32", "most": "*i32"},
+        sides,
+        {"STRIP": 32, "ROWS": 16, "COLS": 256, **fixed},
+        num_warps=8,
+    )
+    ptx = compiled(
+        kernels.on_and_off,
+        {"blurred": "*u8", "table": "*i32", "sums": "*i32", "most": "*i32"},
+        sides,
+        {"RADII": RADII, "ROWS": 4, "COLS": 256, **fixed},
+        num_warps=8,
+    )
+    # Correctly rounded; what is fused is a product of whole numbers below 2^24, less 1.
+    assert "div.rn" in ptx
+    assert "div.full" not in ptx
+    assert "div.approx" not in ptx
+    assert "local" not in ptx
+    if one is None:
+        ptx = compiled(kernels.to_bytes, {"sums": "*i32", "most": "*i32", "maps": "*u8"}, ["size"], {"BLOCK": 512})
+        assert "div.rn" in ptx
+        assert "div.full" not in ptx
