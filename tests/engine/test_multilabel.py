@@ -209,6 +209,20 @@ def test_protocols_of_the_papers():
         assert config.schedule == {"type": "onecycle", "pct_start": 0.2}
 
 
+def test_what_digit_scenes_positions_see_lies_where_it_is_drawn():
+    torch.manual_seed(0)
+    model = build_model(load_config("multilabel/digit_scenes_csra"), 10).eval()
+    images = torch.randn(4, 3, 96, 128, requires_grad=True)
+    features = model.forward_features(images)
+    assert features.shape[2:] == (12, 16)
+    features[:, :, 6, 8].square().sum().backward()
+    seen = images.grad.abs().sum((0, 1))
+    for axis, drawn in ((0, 6.5 * 8), (1, 8.5 * 8)):
+        places = torch.arange(seen.shape[axis]) + 0.5
+        centre = float((seen.sum(1 - axis) * places).sum() / seen.sum())
+        assert abs(centre - drawn) < 5, (axis, centre, drawn)
+
+
 def test_embeddings_reach_the_head(tmp_path):
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
     np.save(tmp_path / "e.npy", rows)
