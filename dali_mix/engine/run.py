@@ -35,6 +35,7 @@ from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.state import restore
 from dali_mix.engine.trained import open_trained
 from dali_mix.engine.trainer import Trainer
+from dali_mix.recordio import RecordSet
 from dali_mix.recordio.memory import keep_freed_memory
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
@@ -239,6 +240,7 @@ def evaluate_in_detail(
     device = distributed.pick_device(config.device)
     if make_loaders is None:
         check_sets(config, train=False)
+        trained.check_classes(RecordSet(str(config.val_set)).info.classes, f"val_set {config.val_set}")
     _tune(device)
     with distributed.joined(device) as ranks:
         loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]

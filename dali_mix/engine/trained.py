@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,18 @@ class Trained:
     weights: dict[str, Tensor] | None = None
     classes: tuple[str, ...] = ()
     task: str = ""
+
+    def check_classes(self, classes: Sequence[str], where: str) -> None:
+        """Raises ValueError where the file names other classes than `classes`, those of the set `where`."""
+        ours = self.classes
+        if not ours or ours == tuple(classes):
+            return
+        place = next((n for n, (a, b) in enumerate(zip(ours, classes, strict=False)) if a != b), None)
+        which = "" if place is None else f": class {place} is {classes[place]!r}, not {ours[place]!r}"
+        raise ValueError(
+            f"{self.path} knows {len(ours)} classes, others than the {len(classes)} of {where}{which}. Give a set of "
+            f"its classes (--cfg-options val_set=PREFIX), or weights without names (`dali-mix convert --from dali_mix`)"
+        )
 
     def load_into(self, model: nn.Module) -> None:
         """Takes the weights over into `model`.

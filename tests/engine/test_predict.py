@@ -219,6 +219,18 @@ def test_a_run_goes_on_from_an_older_checkpoint(made, tmp_path):
     assert load_checkpoint(checkpoints / (checkpoints / "latest").read_text().strip())["classes"] == list(DIGITS)
 
 
+def test_evaluation_on_other_classes_is_refused(made, best, tmp_path, capsys):
+    lines = ["\t".join([f"{row:02d}.png", *map(str, np.eye(10, dtype=int)[row])]) + "\n" for row in range(10)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    (tmp_path / "names.txt").write_text("\n".join((*DIGITS[:9], "ten")))
+    pack = ["pack", "list", "--root", made / "scenes", "--list", tmp_path / "list.txt", "--task", "multilabel"]
+    assert run(*pack, "--classes", tmp_path / "names.txt", "--out", tmp_path / "other") == 0
+    capsys.readouterr()
+    assert run("evaluate", made / "recipe.py", best, "--cfg-options", f"val_set={tmp_path / 'other'}") == 1
+    said = capsys.readouterr().err
+    assert f"of val_set {tmp_path / 'other'}: class 9 is 'ten', not '9'" in said
+
+
 def test_unreadable_files_are_named_and_left_out(made, best, tmp_path, capsys):
     good = (made / "scenes" / "05.png").read_bytes()
     (tmp_path / "a.png").write_bytes(good)
