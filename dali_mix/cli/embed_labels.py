@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {args.out}: must end in .npy")
     if args.out.exists() and not args.force:
         raise FileExistsError(f"{args.out} is there already: choose another --out, or --force to replace it")
+    if not args.out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--out {args.out}: its folder is not there")
     drawn = args.source == "random"
     if drawn and args.weights is not None:
         raise ValueError("--weights is for bert and glove: leave it out")
@@ -46,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         what = "the folder of a BERT's files" if args.source == "bert" else "GloVe's text file"
         raise ValueError(f"--from {args.source} needs --weights, {what}; nothing is downloaded")
     if drawn:
-        rows = embeddings.random_embeddings(names, args.width or embeddings.WIDTH, args.seed or 0)
+        width = embeddings.WIDTH if args.width is None else args.width
+        rows = embeddings.random_embeddings(names, width, args.seed or 0)
     else:
         make = embeddings.bert_embeddings if args.source == "bert" else embeddings.glove_embeddings
         rows = make(names, args.weights)
