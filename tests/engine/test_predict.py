@@ -276,6 +276,7 @@ def test_what_cannot_be(made, best, bare, tmp_path, capsys):
         ((recipe, best, image, "--threshold", 50), "threshold=50"),
         ((recipe, best, image, "--json", tmp_path / "no" / "a.json"), "its folder is not there"),
         ((recipe, best, image, "--csv", tmp_path / "no" / "a.csv"), "its folder is not there"),
+        ((recipe, best, image, "--json", tmp_path / "empty"), f"--json {tmp_path / 'empty'}: is a folder"),
         ((recipe, best, image, "--classes", tmp_path / "none.txt"), "none.txt: no such file"),
     ]
     for arguments, message in cases:
