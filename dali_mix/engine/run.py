@@ -239,8 +239,8 @@ def evaluate_in_detail(
     trained = open_trained(checkpoint, ema=ema)
     device = distributed.pick_device(config.device)
     if make_loaders is None:
-        check_sets(config, train=False)
-        trained.check_classes(RecordSet(str(config.val_set)).info.classes, f"val_set {config.val_set}")
+        task, _ = check_sets(config, train=False)
+        trained.check_set(task, RecordSet(str(config.val_set)).info.classes, f"val_set {config.val_set}")
     _tune(device)
     with distributed.joined(device) as ranks:
         loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]

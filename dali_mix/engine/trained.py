@@ -28,9 +28,13 @@ class Trained:
     classes: tuple[str, ...] = ()
     task: str = ""
 
-    def check_classes(self, classes: Sequence[str], where: str) -> None:
-        """Raises ValueError where the file names other classes than `classes`, those of the set `where`."""
+    def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
+        """Raises ValueError where the file is of another task, or names other classes, than the set `where`."""
         ours = self.classes
+        if self.task not in ("", task):
+            raise ValueError(
+                f"{self.path} was trained on a {self.task} set, and {where} holds {task}: give another set"
+            )
         if not ours or ours == tuple(classes):
             return
         place = next((n for n, (a, b) in enumerate(zip(ours, classes, strict=False)) if a != b), None)

@@ -231,6 +231,13 @@ def test_evaluation_on_other_classes_is_refused(made, best, tmp_path, capsys):
     assert f"of val_set {tmp_path / 'other'}: class 9 is 'ten', not '9'" in said
 
 
+def test_evaluation_on_another_task_is_refused(made, best, tmp_path, capsys):
+    assert run("pack", "digits", "--split", "val", "--out", tmp_path / "digits", "--quiet") == 0
+    capsys.readouterr()
+    assert run("evaluate", made / "recipe.py", best, "--cfg-options", f"val_set={tmp_path / 'digits'}") == 1
+    assert f"trained on a multilabel set, and val_set {tmp_path / 'digits'} holds class" in capsys.readouterr().err
+
+
 def test_unreadable_files_are_named_and_left_out(made, best, tmp_path, capsys):
     good = (made / "scenes" / "05.png").read_bytes()
     (tmp_path / "a.png").write_bytes(good)
