@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {args.out}: must end in .npy")
     if args.out.exists() and not args.force:
         raise FileExistsError(f"{args.out} is there already: choose another --out, or --force to replace it")
+    if not args.out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--out {args.out}: its folder is not there")
     drawn = args.source == "random"
     if drawn and args.weights is not None:
         raise ValueError("--weights is for bert and glove: leave it out")

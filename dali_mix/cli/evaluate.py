@@ -28,13 +28,11 @@ def run(args: argparse.Namespace) -> int:
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
     out = Path(args.json) if args.json else None
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--json {out}: its folder is not there")
-    from dali_mix.engine.checkpoints import check_writable, write_text
+    from dali_mix.engine.checkpoints import check_out, check_writable, write_text
     from dali_mix.engine.run import evaluate_in_detail
 
     if out is not None:
-        check_writable(out.parent)
+        check_out("--json", out)
     if args.report is not None:
         check_writable(args.report)
     if os.environ.get("RANK", "0") == "0":

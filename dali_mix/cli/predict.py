@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> int:
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
     files = find_images(args.images)
-    for option in ("json", "csv"):
-        out = getattr(args, option)
-        if out is not None and not out.absolute().parent.is_dir():
-            raise FileNotFoundError(f"--{option} {out}: its folder is not there")
     classes = None if args.class_file is None else read_names(args.class_file)
 
     import torch
 
-    from dali_mix.engine.checkpoints import write_text
+    from dali_mix.engine.checkpoints import check_out, write_text
     from dali_mix.engine.predict import Predictor, choose
+
+    for option in ("json", "csv"):
+        if (out := getattr(args, option)) is not None:
+            check_out(f"--{option}", out)
 
     choose(torch.zeros(1), ["any"], "multilabel", args.threshold, args.top_k)  # wrong ones are told before the work
     tell_values(of_run)

@@ -99,10 +99,10 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[str, int]:
         raise ValueError(
             f"{config.train_set} and {config.val_set} have different classes ({counts}): pack both from one class list"
         )
-    tasks = {info.task for info in infos.values()}
-    if len(tasks) > 1:
-        raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(sorted(tasks))}")
-    return tasks.pop(), class_count(config, next(iter(infos.values())).classes)
+    tasks = [info.task for info in infos.values()]
+    if len(set(tasks)) > 1:
+        raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(tasks)}")
+    return tasks[0], class_count(config, next(iter(infos.values())).classes)
 
 
 def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:

@@ -147,6 +147,18 @@ def check_writable(folder: Path) -> None:
         raise PermissionError(f"{folder}: cannot be written to ({there} is read-only); choose another folder")
 
 
+def check_out(option: str, out: Path) -> None:
+    """Raises OSError naming `option` where no file can be put at `out`: before the work, not after it."""
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{option} {out}: its folder is not there")
+    if out.is_dir():
+        raise IsADirectoryError(f"{option} {out}: is a folder; give the name of a file")
+    try:
+        check_writable(out.absolute().parent)
+    except OSError as error:
+        raise type(error)(f"{option} {error}") from None
+
+
 class CheckpointFolder:
     """The checkpoints of one run: `step-00000100.pt` …, `best.pt`, and `latest`, the name of the newest.
 

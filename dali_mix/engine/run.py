@@ -35,6 +35,7 @@ from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.state import restore
 from dali_mix.engine.trained import open_trained
 from dali_mix.engine.trainer import Trainer
+from dali_mix.recordio import RecordSet
 from dali_mix.recordio.memory import keep_freed_memory
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
@@ -239,7 +240,8 @@ def evaluate_in_detail(
     trained = open_trained(checkpoint, ema=ema)
     device = distributed.pick_device(config.device)
     if make_loaders is None:
-        check_sets(config, train=False)
+        task, _ = check_sets(config, train=False)
+        trained.check_set(task, RecordSet(str(config.val_set)).info.classes, f"val_set {config.val_set}")
     _tune(device)
     with distributed.joined(device) as ranks:
         loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]
@@ -248,7 +250,6 @@ def evaluate_in_detail(
         try:
             metainfo = loader.dataset.metainfo
             classes = tuple(map(str, metainfo["classes"]))
-            trained.check_classes(classes, config.val_set)
             model = build_model(config, len(classes))
             trained.load_into(model)
             model = place_model(model, config, ranks)

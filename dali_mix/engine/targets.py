@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import get_args
 
 from torch import nn
@@ -58,17 +59,19 @@ def check_targets(task: str, mixer: Mixer | None, loss: nn.Module, *, evaluates:
         else:
             assert mixer is not None
             by = f"mixer {type(mixer).__name__} makes, by {mixer.combine}, of a {task} set's"
-        raise ValueError(f"{taken}, not the {_WORDS[mixed]} that {by}. {_advice(task, mixed)}")
+        raise ValueError(f"{taken}, not the {_WORDS[mixed]} that {by}. {_advice(task, mixed, accepts)}")
     if evaluates and of_set not in accepts:
         raise ValueError(
             f"{taken}: what mixer {type(mixer).__name__} makes, but not the {_WORDS[of_set]} that the {task} set gives "
-            f"for evaluation. {_advice(task, mixed)}"
+            f"for evaluation. {_advice(task, mixed, accepts)}"
         )
 
 
-def _advice(task: str, mixed: TargetKind) -> str:
+def _advice(task: str, mixed: TargetKind, accepts: Collection[TargetKind]) -> str:
     if task == "multilabel":
         return "Choose a multi-label loss"
+    if mixed == "multi-hot" and _MULTI.issuperset(accepts):
+        return "The recipe is for multi-label sets, this one has a class a record: give another set, or another recipe"
     if mixed == "multi-hot":
         return (
             "SpliceMix and other mixers by union are for multi-label sets: choose a mixer by area (CutMix, ResizeMix)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,22 @@ class Trained:
     classes: tuple[str, ...] = ()
     task: str = ""
 
+    def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
+        """Raises ValueError where the file is of another task, or names other classes, than the set `where`."""
+        ours = self.classes
+        if self.task not in ("", task):
+            raise ValueError(
+                f"{self.path} was trained on a {self.task} set, and {where} holds {task}: give another set"
+            )
+        if not ours or ours == tuple(classes):
+            return
+        place = next((n for n, (a, b) in enumerate(zip(ours, classes, strict=False)) if a != b), None)
+        which = "" if place is None else f": class {place} is {classes[place]!r}, not {ours[place]!r}"
+        raise ValueError(
+            f"{self.path} knows {len(ours)} classes, others than the {len(classes)} of {where}{which}. Give a set of "
+            f"its classes (--cfg-options val_set=PREFIX), or weights without names (`dali-mix convert --from dali_mix`)"
+        )
+
     def load_into(self, model: nn.Module) -> None:
         """Takes the weights over into `model`.
 
@@ -39,18 +56,6 @@ class Trained:
         if differ := differences(model.state_dict(), self.weights):
             raise ValueError(f"{self.path}: of another model than the recipe's: {differ}")
         model.load_state_dict(self.weights)
-
-    def check_classes(self, classes: tuple[str, ...], prefix: str | None) -> None:
-        """Raises ValueError where the logits are of other classes, or in another order, than the targets of a set."""
-        if self.classes in ((), classes):
-            return
-        pairs = zip(self.classes, classes, strict=False)
-        differ = next((f"; {one!r} is {other!r} there" for one, other in pairs if one != other), "")
-        raise ValueError(
-            f"{self.path}: of a model of other classes or another order: it has {len(self.classes)}, val_set {prefix} "
-            f"has {len(classes)}{differ}. Pack both sets from one class list; where only names differ, take weights "
-            "out by `dali-mix convert --from dali_mix`: those go without names"
-        )
 
 
 def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:

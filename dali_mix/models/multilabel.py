@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dali_mix.models.heads import AveragePoolHead, CSRAHead, MaxPoolHead, SGREHe
 
 HEADS = ("average", "max", "csra", "sgre")
 LABEL_DIM = 768  # of random label embeddings, as SGRE has them
+_OF_BUILD = ("in_channels", "dim", "num_classes")  # what a head is told, and a recipe does not say
 
 
 class MultiLabelModel(nn.Module):
@@ -140,11 +142,15 @@ def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
 
 
 def _build_head(head: str, channels: int, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    kinds: dict[str, Any] = {"average": AveragePoolHead, "max": MaxPoolHead, "csra": CSRAHead, "sgre": SGREHead}
+    known = [name for name in inspect.signature(kinds[head]).parameters if name not in _OF_BUILD]
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(
+            f"head {head!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}"
+        )
     try:
         if head == "sgre":
-            embeddings = _embeddings(options, num_classes)
-            return SGREHead(channels, embeddings, **options)
-        kinds = {"average": AveragePoolHead, "max": MaxPoolHead, "csra": CSRAHead}
+            return SGREHead(channels, _embeddings(options, num_classes), **options)
         return kinds[head](channels, num_classes, **options)
     except TypeError as error:
         raise ValueError(f"head {head!r} does not take these options ({', '.join(options)}): {error}") from error
@@ -156,11 +162,12 @@ def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
     if given is None:
         options.setdefault("learn_embeddings", True)
         return torch.randn(num_classes, LABEL_DIM)
-    rows = given if isinstance(given, Tensor) else load_embeddings(given)
-    if len(rows) != num_classes:
-        where = "" if rows is given else f"{given}: "
-        raise ValueError(f"{where}{len(rows)} label embeddings for {num_classes} classes: there must be one for each")
-    return rows
+    where = ""
+    if not isinstance(given, Tensor):
+        where, given = f"{given}: ", load_embeddings(given)
+    if len(given) != num_classes:
+        raise ValueError(f"{where}{len(given)} label embeddings for {num_classes} classes: there must be one for each")
+    return given
 
 
 def load_embeddings(path: str | Path) -> Tensor:
@@ -168,16 +175,18 @@ def load_embeddings(path: str | Path) -> Tensor:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no .npy file of rows of finite fractions.
+        ValueError: no .npy file of a table of finite numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")
     try:
-        values = torch.from_numpy(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError, TypeError) as error:
-        raise ValueError(f"{path} is no .npy file of numbers: {error}") from error
-    if values.ndim != 2 or not values.is_floating_point() or not values.isfinite().all():
-        kind = f"{tuple(values.shape)} {values.dtype}"
-        raise ValueError(f"{path} holds {kind}: need a row for each class, (K,E) of a float dtype, all finite")
-    return values
+        table = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:  # numpy's advice would be to run what is in it
+        raise ValueError(f"{path} is no .npy file of numbers: `dali-mix embed-labels` writes one") from error
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or not np.issubdtype(table.dtype, np.floating):
+        found = f"{table.dtype} {table.shape}" if isinstance(table, np.ndarray) else "an archive of arrays"
+        raise ValueError(f"{path}: {found}; label embeddings are a table of floats, a row for each class")
+    if not (finite := np.isfinite(table).all(1)).all():
+        raise ValueError(f"{path}: row {int(finite.argmin())} holds a number that is NaN or infinite")
+    return torch.from_numpy(table.astype(table.dtype.newbyteorder("="), copy=False))

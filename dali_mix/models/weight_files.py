@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,11 @@ def _read(path: Path) -> Any:
     if not safe and not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
         raise ValueError(f"{path} is not a weight file: neither safetensors nor what torch.save writes")
     try:
-        return load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        if safe:
+            return load_file(path)
+        with warnings.catch_warnings():  # of pickle protocols: either the file is read or the error says all there is
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ValueError(

@@ -180,7 +180,9 @@ def test_the_loss_of_an_evaluation_is_that_of_all_records_at_once(loss):
         ("splicemix_cl", ["mixer={'type': 'SpliceMix', 'grids': ['2x2'], 'counts': [2]}"], "one grid a batch"),
         ("splicemix_cl", ["model.head={'type': 'csra'}"], "needs model multilabel with head 'max'"),
         ("csra", ["train_set={digits}", "val_set=none"], "'mAP' is not measured in classification"),
-        ("csra", ["train_set={digits}"], "hold different tasks|have different classes"),
+        ("csra", ["train_set={digits}"], "hold different tasks: classification and multilabel"),
+        ("csra", ["val_set={digits}"], "hold different tasks: multilabel and classification"),
+        ("csra", ["train_set={digits}", "val_set={digits}"], "is for multi-label sets, this one has a class a record"),
         ("csra", ["metrics.protocol=voc08"], "voc08"),
         ("csra", ["metrics.protokol=voc07"], "protocol"),
         ("csra", ["checkpoint.best=top1"], "not measured in multilabel"),
@@ -358,6 +360,20 @@ def sgre(data, backbone):
         "ema": 0.9983 if data == "voc2007" else 0.9997,
         "metrics": {"protocol": "voc12"},
     }
+
+
+def test_what_digit_scenes_positions_see_lies_where_it_is_drawn():
+    torch.manual_seed(0)
+    model = build_model(load_config("multilabel/digit_scenes_csra"), 10).eval()
+    images = torch.randn(4, 3, 96, 128, requires_grad=True)
+    features = model.forward_features(images)
+    assert features.shape[2:] == (12, 16)
+    features[:, :, 6, 8].square().sum().backward()
+    seen = images.grad.abs().sum((0, 1))
+    for axis, drawn in ((0, 6.5 * 8), (1, 8.5 * 8)):
+        places = torch.arange(seen.shape[axis]) + 0.5
+        centre = float((seen.sum(1 - axis) * places).sum() / seen.sum())
+        assert abs(centre - drawn) < 5, (axis, centre, drawn)
 
 
 def test_embeddings_reach_the_head(tmp_path):

@@ -191,15 +191,10 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(made, best, ba
     names = tmp_path / "names.txt"
     names.write_text("".join(f"digit {name}\n" for name in DIGITS))
     assert run("predict", bare[0], old, image, "--classes", names) == 0
-    assert (
-        capsys.readouterr().out.strip()
-        == one.partition("prediction: ")[0]
-        + "prediction: "
-        + ",".join(f"digit {name}" for name in one.partition("prediction: ")[2].partition("  ")[0].split(","))
-        + one[one.index("  (") :]
-        if "  (" in one
-        else one
-    )
+    where, predicted, rest = one.partition("prediction: ")
+    named, gap, scores = rest.partition("  (")
+    renamed = ",".join(f"digit {name}" for name in named.split(","))
+    assert named and capsys.readouterr().out.strip() == where + predicted + renamed + gap + scores
     names.write_text("one\ntwo\n")
     assert run("predict", made / "recipe.py", best, image, "--classes", names) == 1
     assert "2 class names for a model of 10 classes" in capsys.readouterr().err
@@ -209,11 +204,14 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(made, best, ba
 
 def test_classes_in_another_order_are_not_evaluated(made, best, tmp_path, capsys):
     state = load_checkpoint(best)
-    for classes, said in ((DIGITS[::-1], "'9' is '0' there"), (DIGITS[:-1], "it has 9, val_set")):
+    for classes, said in (
+        (DIGITS[::-1], ": class 0 is '0', not '9'"),
+        (DIGITS[:-1], "knows 9 classes, others than the 10"),
+    ):
         save_checkpoint(tmp_path / "other.pt", {**state, "classes": list(classes)})
         assert run("evaluate", made / "recipe.py", tmp_path / "other.pt") == 1
         found = capsys.readouterr()
-        assert "other.pt: of a model of other classes or another order" in found.err and said in found.err
+        assert "other.pt knows" in found.err and said in found.err
         assert "mAP" not in found.out
 
 
@@ -227,6 +225,25 @@ def test_a_run_goes_on_from_an_older_checkpoint(made, tmp_path):
     more = ["--resume", "--cfg-options", "epochs=3"]
     assert run("train", made / "recipe.py", "--work-dir", tmp_path / "run", *more) == 0
     assert load_checkpoint(checkpoints / (checkpoints / "latest").read_text().strip())["classes"] == list(DIGITS)
+
+
+def test_evaluation_on_other_classes_is_refused(made, best, tmp_path, capsys):
+    lines = ["\t".join([f"{row:02d}.png", *map(str, np.eye(10, dtype=int)[row])]) + "\n" for row in range(10)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    (tmp_path / "names.txt").write_text("\n".join((*DIGITS[:9], "ten")))
+    pack = ["pack", "list", "--root", made / "scenes", "--list", tmp_path / "list.txt", "--task", "multilabel"]
+    assert run(*pack, "--classes", tmp_path / "names.txt", "--out", tmp_path / "other") == 0
+    capsys.readouterr()
+    assert run("evaluate", made / "recipe.py", best, "--cfg-options", f"val_set={tmp_path / 'other'}") == 1
+    said = capsys.readouterr().err
+    assert f"of val_set {tmp_path / 'other'}: class 9 is 'ten', not '9'" in said
+
+
+def test_evaluation_on_another_task_is_refused(made, best, tmp_path, capsys):
+    assert run("pack", "digits", "--split", "val", "--out", tmp_path / "digits", "--quiet") == 0
+    capsys.readouterr()
+    assert run("evaluate", made / "recipe.py", best, "--cfg-options", f"val_set={tmp_path / 'digits'}") == 1
+    assert f"trained on a multilabel set, and val_set {tmp_path / 'digits'} holds class" in capsys.readouterr().err
 
 
 def test_unreadable_files_are_named_and_left_out(made, best, tmp_path, capsys):
@@ -274,6 +291,7 @@ def test_what_cannot_be(made, best, bare, tmp_path, capsys):
         ((recipe, best, image, "--threshold", 50), "threshold=50"),
         ((recipe, best, image, "--json", tmp_path / "no" / "a.json"), "its folder is not there"),
         ((recipe, best, image, "--csv", tmp_path / "no" / "a.csv"), "its folder is not there"),
+        ((recipe, best, image, "--json", tmp_path / "empty"), f"--json {tmp_path / 'empty'}: is a folder"),
         ((recipe, best, image, "--classes", tmp_path / "none.txt"), "none.txt: no such file"),
     ]
     for arguments, message in cases:
