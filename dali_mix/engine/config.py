@@ -148,7 +148,7 @@ def _known(key: str, names: Iterable[str], where: str) -> None:
     names = sorted(names)
     if key not in names:
         near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
         raise ValueError(f"{where}: unknown key {key!r}; {hint}")
 
 
@@ -291,7 +291,9 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options:
 
 def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
     """`factory(**options)`, with options it does not know reported as a ValueError naming `what`."""
-    parameters = inspect.signature(factory).parameters
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
+    if getattr(factory.__init__, "__qualname__", "") == "Module.__init__":  # torch's takes any, to refuse them all
+        parameters = {}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in options:
             _known(key, parameters, what)

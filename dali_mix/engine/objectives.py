@@ -46,8 +46,15 @@ class Objective(nn.Module):
         """Raises ValueError where the objective cannot work with this mixer, its model or its loss."""
         known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")  # others may take what they like
         fits = type(self) is Objective and (isinstance(self.loss, SGRELoss) or not known)
-        if isinstance(getattr(self.model, "head", None), SGREHead) and not fits:
+        head = getattr(self.model, "head", None)
+        if isinstance(head, SGREHead) and not fits:
             raise ValueError("head 'sgre' gives two logits in training: take loss SGRELoss, and no other objective")
+        if (
+            isinstance(self.loss, SGRELoss)
+            and isinstance(self.model, MultiLabelModel)
+            and not isinstance(head, SGREHead)
+        ):
+            raise ValueError("loss SGRELoss is for head 'sgre', which gives it two logits: take AsymmetricLoss")
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
         """What `forward` needs drawn for a batch, if anything; for one of the same shape the same from the same

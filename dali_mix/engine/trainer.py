@@ -306,7 +306,9 @@ class Trainer:
             )
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "epoch")
+        # All of them are in metrics.jsonl.
+        in_short = [name for name in values if name != "epoch" and not name.endswith("_top3")]
+        shown = "  ".join(f"{name} {values[name]:.4g}" for name in in_short)
         better = self.best.update(values, self.step)
         self.report.line(f"epoch {self.epoch + 1}/{self.config.epochs}  step {self.step}  validation  {shown}{better}")
         if better and self.ranks.main:

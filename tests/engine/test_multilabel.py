@@ -195,6 +195,8 @@ def test_the_loss_of_an_evaluation_is_that_of_all_records_at_once(loss):
         ("msl", ["objective.whole=-1"], "whole=-1"),
         ("sgre", ["model.head.embeddings=nowhere.npy"], "no label embeddings at nowhere.npy"),
         ("sgre", ["loss={'type': 'BinaryCrossEntropy'}"], "SGRELoss"),
+        ("sgre", ["loss.type=BinaryCrossEntropy"], "loss BinaryCrossEntropy: unknown key 'lam'; known: none"),
+        ("csra", ["loss={'type': 'SGRELoss'}"], "loss SGRELoss is for head 'sgre'"),
     ],
 )
 def test_what_does_not_fit_is_told_before_the_first_step(sets, tmp_path, capsys, name, options, match):
