@@ -19,7 +19,7 @@ def device_of(generator: torch.Generator | None) -> torch.device:
 def uniform(count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0) -> Tensor:
     """(count,) float64 in [low, high)."""
     draws = torch.rand(count, generator=generator, device=device_of(generator), dtype=torch.float64)
-    return low + (high - low) * draws
+    return draws if (low, high) == (0.0, 1.0) else low + (high - low) * draws
 
 
 def pixels(count: int, size: int, generator: torch.Generator | None) -> Tensor:
