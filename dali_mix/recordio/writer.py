@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,12 @@ class SetWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for part in self._parts:
-            part.close()
-        self._files.__exit__(*error)
+        try:
+            for part in self._parts:
+                with suppress(OSError):  # of a full disk; the file goes anyway
+                    part.close()
+        finally:
+            self._files.__exit__(*error)
 
     def write(self, block: Block) -> None:
         """Appends the records of `block`, whose positions (0 to total - 1, rising) are those among all that are meant

@@ -129,3 +129,25 @@ def test_a_full_disk_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match=r"set-00001\.rec\.partial: cannot write: No space left on device"):
         write_set(tmp_path / "set", samples, classes="a", shards=3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_says_only_when_a_file_is_closed_that_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As network file systems do: nothing stays behind, and the first error is the one that is told."""
+    close = os.close
+
+    def full(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        close(descriptor)
+        if name.endswith(".rec.partial"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dali_mix.recordio.writer.os.close", full)
+    images = [encoded("JPEG", seed=row) for row in range(40)]
+    with pytest.raises(OSError, match=r"set-00000\.rec\.partial: cannot write: No space left on device"):
+        pack(folder_of(tmp_path / "images", images), tmp_path / "out" / "set", PackOptions(shards=2, workers=2))
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(ValueError, match=r"039\.jpg"):
+        pack(folder_of(tmp_path / "bad", [*images[:39], b"no image"]), tmp_path / "out" / "set", PackOptions())
+    assert list((tmp_path / "out").iterdir()) == []
