@@ -31,7 +31,7 @@ def pack(prefix, count, limit, force, shards=2):
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **kwargs)
         return call
-    os.write, os.fsync = counted(os.write), counted(os.fsync)
+    os.pwrite, os.fsync = counted(os.pwrite), counted(os.fsync)
     for name in ("replace", "unlink", "write_bytes", "write_text"):
         setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
     samples = [(bytes(50) + bytes([row]), row % 2, 5, 5, "jpeg") for row in range(count)]
@@ -79,6 +79,9 @@ def test_killed_at_any_point(tmp_path: Path) -> None:  # row 1
     """No set exists after a kill, and a rerun gives the same files as an undisturbed run, and nothing else."""
     points = killed_everywhere(tmp_path, "none")
     assert points > 15  # every kind of call was hit
+    empty = [path.parent.name for path in tmp_path.glob("*-left/.set-*.rec.partial") if not path.stat().st_size]
+    assert len(set(empty)) < len(empty), "killed before the first record was written"
+    assert len(set(empty)) > 1, "killed between one shard and the next"
     expected = contents(tmp_path / "calm")
     assert set(expected) == {"set-00000.rec", "set-00001.rec", "set.idx", "set.npy", "set.json"}
     for point in range(1, points + 1):
