@@ -292,7 +292,8 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options:
 def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
     """`factory(**options)`, with options it does not know reported as a ValueError naming `what`."""
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
-    if getattr(factory.__init__, "__qualname__", "") == "Module.__init__":  # torch's takes any, to refuse them all
+    init = tuple(getattr(factory.__init__, name, "") for name in ("__module__", "__qualname__"))
+    if init == ("torch.nn.modules.module", "Module.__init__"):  # takes any, to refuse them all
         parameters = {}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in options:

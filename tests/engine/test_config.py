@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
+from torch import nn
 
 from dali_mix.cli.main import main
 from dali_mix.engine import config as configs
 from dali_mix.engine.build import build_mixer, check_recipe
-from dali_mix.engine.config import make_config
+from dali_mix.engine.config import call_with, make_config
 from dali_mix.engine.recipe_files import (
     list_recipes,
     load_config,
@@ -313,3 +314,15 @@ def test_resume_runs_no_code_the_work_directory_names(tmp_path, part):
     with pytest.raises(ValueError, match="does not name"):
         load_resumed("quickstart", tmp_path)
     assert getattr(load_resumed("quickstart", tmp_path, [f"{part}.type=subprocess:run"]), part)
+
+
+def test_options_of_a_module_without_any_and_of_one_that_is_called_like_torchs():
+    with pytest.raises(ValueError, match="loss Tanh: unknown key 'width'; known: none"):
+        call_with(nn.Tanh, "loss Tanh", {"width": 3})
+
+    def __init__(self, width):
+        nn.Module.__init__(self)
+        self.width = width
+
+    __init__.__qualname__ = "Module.__init__"  # as in `class Module(nn.Module)` of a package
+    assert call_with(type("Module", (nn.Module,), {"__init__": __init__}), "model", {"width": 3}).width == 3
