@@ -61,8 +61,10 @@ def fine_grained_saliency(images: Tensor) -> Tensor:
 def normalized_saliency(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """`fine_grained_saliency(to_uint8(images, mean, std))`; on CUDA the grey levels need no batch of their own.
 
-    Args, returns and raises: as those two.
+    Args, returns and raises: as those two; also ValueError where images are not floating-point.
     """
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}, not normalized: take fine_grained_saliency")
     images = images.detach()
     fused = _fused_for(images)
     if fused is None:

@@ -152,5 +152,7 @@ def _read(path: Path) -> Any:
             f"{path} was refused: it is no plain file of tensors, and reading it could run code"
             f"{f' ({code[1]})' if code else ''}. If you trust it, write its state dict anew with safetensors"
         ) from None
+    except MemoryError:
+        raise
     except Exception:  # torch's reader meets damage with errors of nearly every kind
         raise ValueError(f"{path} is a damaged weight file, cut short or changed: copy it again") from None

@@ -204,3 +204,8 @@ def test_peaks_take_the_first_of_equals_in_reading_order():
     assert columns.tolist() == [6, 6, 3, 0]
     assert rows.dtype == columns.dtype == torch.int64
     assert [place.shape for place in peaks(maps[:0])] == [(0,), (0,)]
+
+
+def test_what_is_not_normalized_has_no_mean_and_std():
+    with pytest.raises(ValueError, match="uint8, not normalized"):
+        saliency.normalized_saliency(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), (0.5,) * 3, (0.2,) * 3)
