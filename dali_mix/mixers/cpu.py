@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import ctypes
 import functools
+import itertools
 import mmap
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -49,6 +50,18 @@ def takes(images: Tensor, dtypes: Sequence[torch.dtype] | None = None) -> bool:
     dtypes: those allowed; None for any of 1, 2, 4 or 8 bytes.
     """
     return images.device.type == "cpu" and plain_pixels(images, dtypes) and available()
+
+
+def inside(partners: Tensor | None, boxes: Tensor | None, count: int, height: int, width: int) -> bool:
+    """Whether there surely are such partners and boxes, by one look: numpy takes seven, of about 10 µs each when none
+    of it is in the cache.
+    """
+    given = [numbers for numbers in (partners, boxes) if numbers is not None]
+    if not available() or any(numbers.dtype != torch.int64 for numbers in given):
+        return False
+    none = np.empty((0, 4), np.int64)
+    places = none if boxes is None else int64(boxes)
+    return _kernels().inside(none[:, 0].copy() if partners is None else int64(partners), places, count, height, width)
 
 
 def paste(images: Tensor, partners: Tensor | None, boxes: Tensor, way: Way, inplace: bool) -> Tensor:
@@ -147,7 +160,7 @@ def _all_images(
     threads = threads_for(count, batch.nbytes)
     staged_at = np.full(count, -1, np.int64)
     nothing = np.empty(0, batch.dtype)
-    parts = np.array_split(kernels.chain(partners), threads)
+    parts = _split(kernels.chain(partners), threads)
     if not inplace or sizes is None:
         # The chain backwards: an image's partner was read just before it, and is still in the cache.
         task = kernels.BOX if inplace else kernels.WHOLE
@@ -157,9 +170,15 @@ def _all_images(
     ends = np.cumsum(sizes[late])
     staged_at[late] = ends - sizes[late]
     stage = np.empty(ends[-1] if len(late) else 0, batch.dtype)
-    shares = np.array_split(late, min(threads, max(1, len(late))))
+    shares = _split(late, min(threads, max(1, len(late))))
     together([functools.partial(run, stage, staged_at, share, kernels.STAGE) for share in shares])
     together([functools.partial(run, stage, staged_at, part, kernels.BOX) for part in parts])
+
+
+def _split(values: Any, parts: int) -> list[Any]:
+    """`parts` pieces of about one length; numpy's own array_split takes 30 µs."""
+    bounds = [len(values) * part // parts for part in range(parts + 1)]
+    return [values[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:

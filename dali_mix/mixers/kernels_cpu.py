@@ -45,6 +45,21 @@ def chain(partners: Any) -> Any:
     return order
 
 
+@_compile
+def inside(partners: Any, boxes: Any, count: int, height: int, width: int) -> bool:
+    """Whether partners, (n,) int64, are among `count` images, and boxes, (n,4) int64, inside `height` × `width`."""
+    for i in range(len(partners)):
+        if partners[i] < 0 or partners[i] >= count:
+            return False
+    for i in range(len(boxes)):
+        top, left, box_h, box_w = boxes[i]
+        if min(top, left, box_h, box_w) < 0 or max(top, box_h) > height or max(left, box_w) > width:
+            return False
+        if top + box_h > height or left + box_w > width:
+            return False
+    return True
+
+
 # The C library's: a fifth faster than a loop compiled here, where a whole plane is copied.
 _memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
 
