@@ -5,7 +5,7 @@
 im2rec runs in an environment of its own (`python -m tests.recordio.mxnet_env` makes it in build/mxnet), timed inside
 its process, so that starting Python and importing mxnet do not count. Ours is timed from listing the folder to the
 published set: header and end check of every image, crc32, sha256, fsync and manifest included, none of which im2rec
-does. What a turn wrote is removed before the next, untimed: nobody packs over a set that is there.
+does. What a turn wrote is removed before the next, untimed, as for a new set.
 """
 
 from __future__ import annotations

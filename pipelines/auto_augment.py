@@ -65,6 +65,10 @@ class AutoAugment:
                 [[*found, none][:2] for found in steps]
             )  # (policies, 2, [operation, probability, bin])
 
+    def refuse_boxes(self) -> None:
+        """Raises ValueError: the operations move what is in the picture and would leave its boxes."""
+        raise ValueError(f"auto_augment={self.kind!r} would turn and shift images, not boxes: leave it out")
+
     def draw(self, random: SampleRandom) -> dict[str, np.ndarray]:
         """augment_operation, augment_bin, augment_sign: (B, count) int32 each."""
         if self.kind == "autoaugment":

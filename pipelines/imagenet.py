@@ -198,9 +198,9 @@ class ImageNet(Pipeline):
         )
 
     def check_boxes(self) -> None:
-        """Raises ValueError for auto_augment, whose operations move what is in the picture and leave its boxes."""
+        """Raises ValueError for auto_augment in training."""
         if self.train and self.augment:
-            raise ValueError(f"auto_augment={self.augment.kind!r} would turn and shift images, not boxes: leave it out")
+            self.augment.refuse_boxes()
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries boxes through crop, resize and flip."""

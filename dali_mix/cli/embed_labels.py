@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes the file and prints how each class was spelled."""
     import numpy as np
 
+    from dali_mix.engine.checkpoints import check_out
     from dali_mix.models import label_embeddings as embeddings
 
     names = read_info(Path(args.prefix.removesuffix(".json").removesuffix(".rec") + ".json")).classes
@@ -37,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {args.out}: must end in .npy")
     if args.out.exists() and not args.force:
         raise FileExistsError(f"{args.out} is there already: choose another --out, or --force to replace it")
-    if not args.out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--out {args.out}: its folder is not there")
+    check_out("--out", args.out)
     drawn = args.source == "random"
     if drawn and args.weights is not None:
         raise ValueError("--weights is for bert and glove: leave it out")

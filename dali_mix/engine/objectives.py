@@ -31,16 +31,21 @@ class Objective(nn.Module):
         self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
 
     @property
+    def minimised(self) -> nn.Module:
+        """The loss of a step; `loss` scores evaluations."""
+        return self.loss
+
+    @property
     def summed(self) -> bool:
         """Whether the loss of a step is the sum over its records rather than their mean."""
-        return is_summed(self.loss)
+        return is_summed(self.minimised)
 
     @property
     def counted(self) -> Callable[[Tensor], Tensor] | None:
         """Of mixed targets, how many rows the loss of a step is a mean over, where ignored ones may leave fewer than
         there are; None where they cannot, or where it is a sum.
         """
-        return counted(self.loss)
+        return counted(self.minimised)
 
     def check(self, mixer: Mixer | None) -> None:
         """Raises ValueError where the objective cannot work with this mixer, its model or its loss."""
@@ -93,8 +98,6 @@ class MaskedSupervision(Objective):
         ValueError, FileNotFoundError: weights, or a folder, that cannot be.
     """
 
-    summed = False  # whatever `loss`, which scores evaluations, is
-
     def __init__(
         self,
         model: nn.Module,
@@ -111,8 +114,8 @@ class MaskedSupervision(Objective):
         self.fill = fill
 
     @property
-    def counted(self) -> Callable[[Tensor], Tensor] | None:
-        return self.together.counted
+    def minimised(self) -> nn.Module:
+        return self.together
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
         batch_size, _, height, width = images.shape
@@ -132,15 +135,13 @@ class SpliceMixConsistency(Objective):
         detach: as `SpliceMixConsistencyLoss`; as published False for VOC only.
     """
 
-    summed = False  # whatever `loss`, which scores evaluations, is
-
     def __init__(self, model: nn.Module, loss: nn.Module, detach: bool = True) -> None:
         super().__init__(model, loss)
         self.together = SpliceMixConsistencyLoss(detach)
 
     @property
-    def counted(self) -> Callable[[Tensor], Tensor] | None:
-        return self.together.counted
+    def minimised(self) -> nn.Module:
+        return self.together
 
     def check(self, mixer: Mixer | None) -> None:
         if not isinstance(mixer, SpliceMix):

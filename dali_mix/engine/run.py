@@ -35,7 +35,6 @@ from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.state import restore
 from dali_mix.engine.trained import open_trained
 from dali_mix.engine.trainer import Trainer
-from dali_mix.recordio import RecordSet
 from dali_mix.recordio.memory import keep_freed_memory
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
@@ -240,8 +239,7 @@ def evaluate_in_detail(
     trained = open_trained(checkpoint, ema=ema)
     device = distributed.pick_device(config.device)
     if make_loaders is None:
-        task, _ = check_sets(config, train=False)
-        trained.check_set(task, RecordSet(str(config.val_set)).info.classes, f"val_set {config.val_set}")
+        check_sets(config, train=False)
     _tune(device)
     with distributed.joined(device) as ranks:
         loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]
@@ -249,12 +247,12 @@ def evaluate_in_detail(
             raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
         try:
             metainfo = loader.dataset.metainfo
-            classes = tuple(map(str, metainfo["classes"]))
+            classes, task = tuple(map(str, metainfo["classes"])), metainfo.get("task", "classification")
+            trained.check_set(task, classes, f"val_set {config.val_set}")
             model = build_model(config, len(classes))
             trained.load_into(model)
             model = place_model(model, config, ranks)
             loss = build_loss(config).to(device)
-            task = metainfo.get("task", "classification")
             scores = make_scores(task, len(classes), device, config.metrics)
             autocast = Precision(config.amp, device).autocast
             values = evaluate(model, loader, loss, ranks, scores=scores, autocast=autocast)

@@ -59,6 +59,7 @@ def _copy_images(images: Any, out: Any, numbers: Any, size: int) -> None:
 
 @_compile
 def _copy_image(images: Any, out: Any, start: int, size: int) -> None:
+    # Not `_copy` of kernels_cpu: what is compiled here would not be compiled anew when that changes.
     _memcpy(out.ctypes.data + start * out.itemsize, images.ctypes.data + start * images.itemsize, size * out.itemsize)
 
 
