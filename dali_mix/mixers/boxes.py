@@ -5,6 +5,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dali_mix.mixers import cpu, random
+
+
+def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Boxes with the image's ratio of sides, clipped at its border, and what is left of the image.
+
+    Args:
+        kept: (B,) float64 in [0,1], the share of the image that a box not clipped leaves; its sides are
+            ⌊√(1 - kept) · height⌋ and ⌊√(1 - kept) · width⌋.
+        centre_y, centre_x: (B,) int64, inside the image.
+
+    Returns:
+        boxes (B,4) int64, a side may be 0; and `kept_share` of them, (B,) float32.
+    """
+    found = cpu.drawn_boxes(kept, centre_y, centre_x, height, width, whole=False)
+    if found is None:
+        side = random.square_root(1.0 - kept)
+        boxes = clipped(centre_y, centre_x, (side * height).long(), (side * width).long(), height, width)
+        found = boxes, kept_share(boxes, height, width)
+    return found
+
+
+def shrunk(scale: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Boxes for whole images that are shrunk, moved to lie fully inside the image, and what is left of that.
+
+    Args:
+        scale: (B,) float64 in (0,1]; the sides are ⌊scale · height⌋ and ⌊scale · width⌋, at least 1.
+        centre_y, centre_x: (B,) int64, inside the image.
+
+    Returns:
+        boxes (B,4) int64; and `kept_share` of them, (B,) float32.
+    """
+    found = cpu.drawn_boxes(scale, centre_y, centre_x, height, width, whole=True)
+    if found is None:
+        box_h, box_w = (scale * height).long().clamp_min(1), (scale * width).long().clamp_min(1)
+        boxes = shifted_inside(centre_y, centre_x, box_h, box_w, height, width)
+        found = boxes, kept_share(boxes, height, width)
+    return found
+
 
 def clipped(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, height: int, width: int) -> Tensor:
     """Boxes around centres, cut off at the border of a `height` × `width` image.

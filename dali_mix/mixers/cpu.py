@@ -8,7 +8,6 @@ few boxes of a batch, whatever its size. A new batch is written along the chain 
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import functools
 import itertools
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers.base import INTEGERS, empty_like_batch, plain_pixels
+from dali_mix.mixers.threads import together
 
 Way = Literal["same place", "nearest", "bilinear", "zeros"]
 
@@ -64,6 +64,39 @@ def inside(partners: Tensor | None, boxes: Tensor | None, count: int, height: in
     return kernels.inside(sources, places, count, height, width)
 
 
+def _numbers(*tensors: Tensor) -> list[Any] | None:
+    """Tensors of a CPU for the kernels; None where there is no numba, or torch traces what is done to them."""
+    if torch.compiler.is_compiling() or not available() or not all(type(t) is Tensor and t.is_cpu for t in tensors):
+        return None
+    return [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
+
+
+def drawn_boxes(
+    draws: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int, whole: bool
+) -> tuple[Tensor, Tensor] | None:
+    """`boxes.shrunk` where `whole`, else `boxes.cut`, in one call for the twenty of torch; None where it takes none."""
+    numbers = _numbers(draws, centre_y, centre_x)
+    if numbers is None:
+        return None
+    boxes, kept = _kernels().drawn_boxes(*numbers, height, width, whole)
+    return torch.from_numpy(boxes), torch.from_numpy(kept)
+
+
+def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int) -> Tensor | None:
+    """`targets.mix_area` of class numbers, in one call for the ten of torch; None for what it does not take, or what is
+    out of range.
+    """
+    if (targets.dtype, permutation.dtype, lam.dtype) != (torch.int64, torch.int64, torch.float32) or lam.requires_grad:
+        return None
+    if not targets.shape == permutation.shape == lam.shape:
+        return None
+    numbers = _numbers(targets, permutation, lam)
+    if numbers is None:
+        return None
+    mixed = np.zeros((len(targets), num_classes), np.float32)
+    return torch.from_numpy(mixed) if _kernels().mix_classes(*numbers, mixed) else None
+
+
 def paste(images: Tensor, partners: Tensor | None, boxes: Tensor, way: Way, inplace: bool) -> Tensor:
     """Fills each image's box with pixels of its partner, or zeros.
 
@@ -83,9 +116,7 @@ def paste(images: Tensor, partners: Tensor | None, boxes: Tensor, way: Way, inpl
     sources = np.arange(len(images)) if partners is None else int64(partners)
     windows = int64(boxes)
     as_seen = shape(images)
-    sizes = windows[:, 2] * windows[:, 3] * images.shape[1]
-    if way == "zeros":
-        sizes = None
+    sizes = windows[:, 2] * windows[:, 3] * images.shape[1] if inplace and way != "zeros" else None
     if way == "bilinear":
         kernel, last = kernels.paste_bilinear, dtype == torch.uint8
     else:
@@ -121,7 +152,7 @@ def blend(images: Tensor, partners: Tensor, lam: Tensor, inplace: bool) -> Tenso
     def run(stage: Any, staged_at: Any, order: Any, task: int) -> None:
         kernels.blend(batch, stage, result, sources, share, order, staged_at, size, task)
 
-    _all_images(run, sources, np.full(len(sources), size), batch, inplace)
+    _all_images(run, sources, np.full(len(sources), size) if inplace else None, batch, inplace)
     return out
 
 
@@ -154,17 +185,18 @@ def fresh(images: Tensor, count: int | None = None) -> Tensor:
 def _all_images(
     run: Callable[[Any, Any, Any, int], None], partners: Any, sizes: Any, batch: Any, inplace: bool
 ) -> None:
-    """Calls run(stage, staged_at, order, task) for all images, on several threads; sizes: values a box, None unread."""
+    """Calls run(stage, staged_at, order, task) for all images, on several threads.
+
+    sizes: values a box; None where none is put aside: out of place, and where boxes are made of no partner.
+    """
     kernels = _kernels()
     count = len(partners)
     threads = threads_for(count, batch.nbytes)
-    staged_at = np.full(count, -1, np.int64)
-    nothing = np.empty(0, batch.dtype)
-    parts = _split(kernels.chain(partners), threads)
-    if not inplace or sizes is None:
-        # The chain backwards: an image's partner was read just before it, and is still in the cache.
-        task = kernels.BOX if inplace else kernels.WHOLE
-        together([functools.partial(run, nothing, staged_at, part[::-1].copy(), task) for part in parts])
+    chain, staged_at = kernels.chain(partners, inplace)
+    parts = _split(chain, threads)
+    if sizes is None:
+        task, nothing = kernels.BOX if inplace else kernels.WHOLE, np.empty(0, batch.dtype)
+        together([functools.partial(run, nothing, staged_at, part, task) for part in parts])
         return
     late = read_too_late(partners, parts)
     ends = np.cumsum(sizes[late])
@@ -199,33 +231,8 @@ def threads_for(count: int, size: int) -> int:
     return max(1, min(torch.get_num_threads(), count, size // _WORTH_A_THREAD))
 
 
-def together(jobs: Sequence[Callable[[], None]]) -> None:
-    """Runs the jobs side by side. Threads of the moment: none to share between callers, none to lose in a fork."""
-    errors: list[BaseException] = []
-
-    def guarded(job: Callable[[], None], running: Any) -> None:
-        try:
-            job()
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            running.release()
-
-    # Beneath threading.Thread, whose start() waits for the thread to run: a few per cent of a batch.
-    locks = [_thread.allocate_lock() for _ in jobs]
-    for job, running in zip(jobs[1:], locks[1:], strict=True):
-        running.acquire()
-        _thread.start_new_thread(guarded, (job, running))
-    locks[0].acquire()
-    guarded(jobs[0], locks[0])
-    for running in locks[1:]:
-        running.acquire()
-    if errors:
-        raise errors[0]
-
-
 def int64(tensor: Tensor) -> Any:
-    return tensor.detach().to(torch.int64).contiguous().numpy()
+    return np.ascontiguousarray((tensor if tensor.dtype == torch.int64 else tensor.to(torch.int64)).numpy())
 
 
 def shape(images: Tensor) -> tuple[int, int, int, int]:
@@ -236,5 +243,5 @@ def shape(images: Tensor) -> tuple[int, int, int, int]:
 
 def flat(images: Tensor, dtype: torch.dtype) -> Any:
     """The batch's values in the order of memory, sharing it."""
-    in_order = images.detach() if images.is_contiguous() else images.detach().permute(0, 2, 3, 1)
-    return in_order.reshape(-1).view(dtype).numpy()
+    values = images.detach().view(dtype).numpy()
+    return (values if images.is_contiguous() else values.transpose(0, 2, 3, 1)).reshape(-1)

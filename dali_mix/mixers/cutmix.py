@@ -52,15 +52,14 @@ class CutMix(Mixer[PasteParams]):
     ) -> PasteParams:
         check_size(batch_size, height, width)
         draws = 1 if self.per_batch else batch_size
-        side = random.square_root(1.0 - random.beta(draws, self.alpha, generator))
+        kept = random.beta(draws, self.alpha, generator)
         centre_y = random.pixels(draws, height, generator)
         centre_x = random.pixels(draws, width, generator)
-        boxes = box_ops.clipped(centre_y, centre_x, (side * height).long(), (side * width).long(), height, width)
-        boxes = boxes.expand(batch_size, 4).contiguous()
+        boxes, lam = box_ops.cut(kept, centre_y, centre_x, height, width)
         return PasteParams(
             permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
-            boxes=boxes.to(device, non_blocking=True),
-            lam=box_ops.kept_share(boxes, height, width).to(device, non_blocking=True),
+            boxes=random.per_sample(boxes, batch_size).to(device, non_blocking=True),
+            lam=random.per_sample(lam, batch_size).to(device, non_blocking=True),
         )
 
     def apply(

@@ -15,13 +15,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
+from numba.extending import intrinsic
 
 # What a kernel does with each image: write all of it into a new batch; write its box only, from the partner or, where
 # the partner may be changed by then, from the stage; write its box into the stage.
 WHOLE, BOX, STAGE = 0, 1, 2
 # What goes into a box: the partner's pixels of the same place, the whole partner shrunk, zeros.
 SAME_PLACE, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
+
+CACHE_LINE = 64  # bytes
 
 
 def _compile(function: Callable[..., Any]) -> Any:
@@ -32,17 +36,20 @@ def _compile(function: Callable[..., Any]) -> Any:
 
 
 @_compile
-def chain(partners: Any) -> Any:
-    """(B,) int64, the images in the order image, its partner, its partner's partner, … until one comes again."""
+def chain(partners: Any, forwards: bool) -> Any:
+    """(B,) int64, the images in the order image, its partner, its partner's partner, … until one comes again; or the
+    other way round, so that an image's partner has just been read and is in the cache. And (B,) int64 of -1: no box of
+    theirs is put aside.
+    """
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
     for start in range(len(partners)):
         image = start
         while not seen[image]:
             seen[image] = True
-            order[count] = image
+            order[count if forwards else len(partners) - 1 - count] = image
             count += 1
             image = partners[image]
-    return order
+    return order, np.full(len(partners), -1, np.int64)
 
 
 @_compile
@@ -57,6 +64,45 @@ def inside(partners: Any, boxes: Any, count: int, height: int, width: int) -> bo
             return False
         if top + box_h > height or left + box_w > width:
             return False
+    return True
+
+
+@_compile
+def drawn_boxes(draws: Any, centre_y: Any, centre_x: Any, height: int, width: int, whole: bool) -> Any:
+    """`boxes.shrunk` where `whole`, else `boxes.cut`, in the same float64 steps."""
+    boxes, kept = np.empty((len(centre_y), 4), np.int64), np.empty(len(centre_y), np.float32)
+    for i in range(len(centre_y)):
+        side = draws[i] if whole else np.sqrt(1.0 - draws[i])
+        box_h, box_w = np.int64(side * height), np.int64(side * width)
+        if whole:
+            box_h, box_w = max(box_h, 1), max(box_w, 1)
+            top = min(max(centre_y[i] - box_h // 2, 0), height - box_h)
+            left = min(max(centre_x[i] - box_w // 2, 0), width - box_w)
+        else:
+            top, left = centre_y[i] - box_h // 2, centre_x[i] - box_w // 2
+            bottom, right = min(top + box_h, height), min(left + box_w, width)
+            top, left = max(top, 0), max(left, 0)
+            box_h, box_w = bottom - top, right - left
+        boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = top, left, box_h, box_w
+        kept[i] = np.float32(1.0 - box_h * box_w / (height * width))
+    return boxes, kept
+
+
+@_compile
+def mix_classes(own: Any, partners: Any, lam: Any, mixed: Any) -> bool:
+    """lam at column own[i] of row i, 1 - lam at its partner's; False, and nothing of use, where there is no such place.
+
+    own, partners: (B,) int64. lam: (B,) float32. mixed: (B,K) float32 zeros.
+    """
+    count, classes = mixed.shape
+    for i in range(count):
+        if own[i] < 0 or own[i] >= classes or partners[i] < 0 or partners[i] >= count:
+            return False
+        other = own[partners[i]]
+        if other < 0 or other >= classes:
+            return False
+        mixed[i, other] = np.float32(1) - lam[i]
+        mixed[i, own[i]] = np.float32(1) if own[i] == other else lam[i]
     return True
 
 
@@ -82,17 +128,79 @@ def _copy_block(
             _copy(source, start + p * plane + y * row, out, to + p * out_plane + y * out_row, count)
 
 
+@intrinsic
+def _prefetch(typing: Any, address: Any) -> Any:
+    """Tells the processor that what lies there will be read."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer, number = context.get_value_type(types.voidptr), ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer] + 3 * [number])
+        )
+        read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(args[0], pointer), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), code
+
+
 @_compile
-def _pick(source: Any, start: int, out: Any, to: int, columns: Any, pixel: int) -> None:
-    """A row's pixels that begin at `columns`."""
-    values, picked = source[start:], out[to : to + len(columns) * pixel]
-    if pixel == 1:
-        for x in range(len(columns)):
-            picked[x] = values[columns[x]]
-    else:
-        for x in range(len(columns)):
-            for c in range(pixel):
-                picked[x * pixel + c] = values[columns[x] + np.uint32(c)]
+def _fetch(source: Any, start: int, count: int) -> None:
+    """Has `count` values brought into the cache while others are worked on."""
+    size = source.itemsize
+    first = source.ctypes.data + start * size
+    for address in range(first, first + count * size, CACHE_LINE):
+        _prefetch(address)
+
+
+@_compile
+def _nearest(
+    images: Any,
+    partner: int,
+    out: Any,
+    to: int,
+    out_row: int,
+    out_plane: int,
+    box_h: int,
+    box_w: int,
+    shape: Any,
+) -> None:
+    """Pixel d of n is pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it."""
+    planes, height, width, pixel = shape
+    down = np.float32(height) / np.float32(max(box_h, 1))
+    across = np.float32(width) / np.float32(max(box_w, 1))
+    columns = np.empty(box_w, np.uint32)
+    for x in range(box_w):
+        columns[x] = np.uint32(min(np.int64(np.float32(x) * across), width - 1) * pixel)
+    row, plane = width * pixel, height * width * pixel
+    following = partner
+    for y in range(box_h):
+        start = following
+        following = partner + min(np.int64(np.float32(y + 1) * down), height - 1) * row
+        for p in range(planes):
+            _fetch(images, following + p * plane, row)
+        # Unsigned numbers find values without a check for counting from the end.
+        source, place = np.uint64(start), np.uint64(to + y * out_row)
+        one, two = np.uint64(1), np.uint64(2)
+        if planes == 3 and pixel == 1:  # one look at the columns for three values
+            apart, out_apart = np.uint64(plane), np.uint64(out_plane)
+            for x in range(box_w):
+                first, at = source + columns[x], place + np.uint64(x)
+                out[at] = images[first]
+                out[at + out_apart] = images[first + apart]
+                out[at + two * out_apart] = images[first + two * apart]
+        elif planes == 1 and pixel == 3:
+            for x in range(box_w):
+                first, at = source + columns[x], place + np.uint64(3 * x)
+                out[at] = images[first]
+                out[at + one] = images[first + one]
+                out[at + two] = images[first + two]
+        else:
+            for p in range(planes):
+                for x in range(box_w):
+                    first, at = source + np.uint64(p * plane) + columns[x], place + np.uint64(p * out_plane + x * pixel)
+                    for c in range(np.uint64(pixel)):
+                        out[at + c] = images[first + c]
 
 
 @_compile
@@ -190,12 +298,11 @@ def paste(
         elif task == BOX and staged_at[i] >= 0:
             _copy_block(stage, staged_at[i], count, box_h * count, out, to, row, plane, (planes, box_h, count))
             continue
-        # Shrunk to nearest, pixel d of n is pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it.
-        down = np.float32(height) / np.float32(max(box_h, 1))
-        across = np.float32(width) / np.float32(max(box_w, 1))
-        columns = np.empty(box_w if way == NEAREST else 0, np.uint32)  # unsigned: no check for counting from the end
-        for x in range(len(columns)):
-            columns[x] = np.uint32(min(np.int64(np.float32(x) * across), width - 1) * pixel)
+        if way == NEAREST:
+            if task == WHOLE:
+                _copy(images, image, out, image, planes * plane)
+            _nearest(images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape)
+            continue
         for p in range(planes):
             own, other = image + p * plane, partners[i] * planes * plane + p * plane
             if task == WHOLE:  # its box again while in the cache: faster than going around it, or row by row
@@ -204,9 +311,6 @@ def paste(
                 at = to + p * out_plane + y * out_row
                 if way == SAME_PLACE:
                     _copy(images, other + (top + y) * row + left * pixel, target, at, count)
-                elif way == NEAREST:
-                    start = other + min(np.int64(np.float32(y) * down), height - 1) * row
-                    _pick(images, start, target, at, columns, pixel)
                 else:
                     target[at : at + count] = 0
 

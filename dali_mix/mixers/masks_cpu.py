@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dali_mix.mixers import cpu
 from dali_mix.mixers.kernels_cpu import _compile
+from dali_mix.mixers.threads import together
 
 
 def draw(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
@@ -25,7 +26,7 @@ def draw(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
     removed = np.zeros((len(shapes), height, width), np.bool_)
     threads = cpu.threads_for(len(shapes), removed.size * shapes.shape[1])
     parts = np.array_split(np.arange(len(shapes)), threads)
-    cpu.together([functools.partial(_draw, shapes.numpy(), removed, part) for part in parts])
+    together([functools.partial(_draw, shapes.numpy(), removed, part) for part in parts])
     return torch.from_numpy(removed)
 
 

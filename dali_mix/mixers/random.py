@@ -53,5 +53,5 @@ def permutation(count: int, generator: torch.Generator | None) -> Tensor:
 
 
 def per_sample(draw: Tensor, batch_size: int) -> Tensor:
-    """One draw for the whole batch, (1,), written out for each image, (batch_size,); (batch_size,) stays as it is."""
-    return draw.expand(batch_size).contiguous()
+    """One draw for the whole batch, (1, …), written out for each image, (batch_size, …); as many stay as they are."""
+    return draw if draw.shape[0] == batch_size else draw.expand(batch_size, *draw.shape[1:]).contiguous()

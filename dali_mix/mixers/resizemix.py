@@ -62,12 +62,11 @@ class ResizeMix(Mixer[PasteParams]):
         tau = random.per_sample(tau, batch_size)
         centre_y = random.pixels(batch_size, height, generator)
         centre_x = random.pixels(batch_size, width, generator)
-        box_h, box_w = (tau * height).long().clamp_min(1), (tau * width).long().clamp_min(1)
-        boxes = box_ops.shifted_inside(centre_y, centre_x, box_h, box_w, height, width)
+        boxes, lam = box_ops.shrunk(tau, centre_y, centre_x, height, width)
         return PasteParams(
             permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
             boxes=boxes.to(device, non_blocking=True),
-            lam=box_ops.kept_share(boxes, height, width).to(device, non_blocking=True),
+            lam=lam.to(device, non_blocking=True),
         )
 
     def apply(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numba import njit, types
+
+from dali_mix.mixers.threads import together
 
 RADII = np.array((12, 24, 48, 28, 56, 112))
 REACH = 112  # the largest radius: rows of the integral image go on that far, so that no column needs a test
@@ -43,16 +45,15 @@ def levels(images: np.ndarray, scale: np.ndarray, shift: np.ndarray, threads: in
 
 
 def _share(work: Callable[[slice], None], count: int, pixels: int, threads: int) -> None:
-    """`work` on slices of `count` images, on threads of its own, which end with it: numba's would outlive it, do not
-    survive a fork, and must not be entered by two of our caller's threads at once.
+    """`work` on slices of `count` images, side by side; numba's own threads do not survive a fork, and must not be
+    entered by two of our caller's threads at once.
     """
     threads = min(threads, count)
-    if threads < 2 or pixels < 65536:  # starting threads takes as long as a few small images
+    if threads < 2 or pixels < 65536:  # waking a thread takes as long as a few small images
         work(slice(0, count))
         return
     ends = [count * k // threads for k in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, map(slice, ends[:-1], ends[1:])))
+    together([functools.partial(work, slice(start, end)) for start, end in itertools.pairwise(ends)])
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dali_mix.mixers import cpu
 from dali_mix.mixers.kernels_cpu import _compile, _memcpy
+from dali_mix.mixers.threads import together
 
 
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Any, Any]]) -> Tensor:
@@ -47,7 +48,7 @@ def splice(images: Tensor, grids: Sequence[tuple[int, int, Any, Any]]) -> Tensor
             _tile(batch, result, place, sources, dropped, copied, tiles, rows, cols, shape, rounded)
             place, cell = place + len(sources), cell + sources.size
 
-    cpu.together([functools.partial(work, thread) for thread in range(threads)])
+    together([functools.partial(work, thread) for thread in range(threads)])
     return out
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dali_mix.mixers import cpu
 from dali_mix.mixers.base import Combine
 
 TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
@@ -110,6 +111,10 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     Raises:
         ValueError: as `to_soft`.
     """
+    if targets.ndim == 1 and num_classes is not None:
+        mixed = cpu.mix_classes(targets, permutation, lam, num_classes)
+        if mixed is not None:
+            return mixed
     _check(targets, num_classes)
     if targets.ndim == 1:
         own = targets.long()

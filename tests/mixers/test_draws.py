@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix, random
+from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix, boxes, cpu, random
 
 COUNT = 100_000
 HEIGHT, WIDTH = 48, 32
@@ -173,3 +173,29 @@ def test_square_roots():
     draws = torch.cat([torch.tensor([0.0, 1.0]).double(), torch.rand(1000, dtype=torch.float64, generator=generator())])
     wanted = torch.tensor([math.sqrt(draw) for draw in draws.tolist()], dtype=torch.float64)
     assert torch.equal(random.square_root(draws), wanted)
+
+
+@pytest.mark.parametrize("way", [boxes.cut, boxes.shrunk])
+@pytest.mark.parametrize(("height", "width"), [(HEIGHT, WIDTH), (224, 37), (1, 1)])
+def test_boxes_by_loops_are_those_by_torch(way, height, width, monkeypatch):
+    ends = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    draws = torch.cat([ends, torch.rand(5000, dtype=torch.float64, generator=generator())])
+    centre_y = torch.randint(height, draws.shape, generator=generator())
+    centre_x = torch.randint(width, draws.shape, generator=generator())
+    given = draws, centre_y, centre_x, height, width
+    assert cpu.drawn_boxes(*given, whole=way is boxes.shrunk) is not None
+    by_loops, kept_by_loops = way(*given)
+    monkeypatch.setattr(cpu, "_kernels", lambda: None)
+    by_torch, kept = way(*given)
+    assert torch.equal(by_loops, by_torch)
+    assert torch.equal(kept_by_loops, kept)
+    assert (by_loops.dtype, kept_by_loops.dtype) == (torch.int64, torch.float32)
+    assert torch.equal(kept, boxes.kept_share(by_torch, height, width))
+
+
+def test_a_box_of_strided_draws():
+    draws = torch.rand(20, dtype=torch.float64, generator=generator())
+    centre = torch.randint(9, (20,), generator=generator())
+    every_other = boxes.cut(draws[::2], centre[::2], centre[1::2], 9, 9)
+    dense = boxes.cut(draws[::2].clone(), centre[::2].clone(), centre[1::2].clone(), 9, 9)
+    assert torch.equal(every_other[0], dense[0])

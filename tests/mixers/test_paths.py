@@ -65,6 +65,20 @@ def test_loops_and_plain_operations_agree(dtype, channels_last, many_threads):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize(("height", "width"), [(33, 61), (64, 20), (1, 17), (16, 1), (7, 300)])
+def test_any_channels_and_sizes_shrink_as_by_torch(height, width, channels, channels_last, many_threads):
+    images = batch(9, torch.float32, channels_last, height, width, channels)
+    permutation, boxes = torch.tensor([3, 0, 2, 6, 5, 4, 1, 8, 7]), boxes_for(9, height, width)
+    boxes[-2:] = torch.tensor([[0, 0, height, width], [height - 1, width - 1, 1, 1]])
+    wanted = plain.nearest(images, permutation, boxes)
+    assert torch.equal(paste.paste_resized(images, permutation, boxes, "nearest"), wanted)
+    own = images.clone()
+    assert torch.equal(paste.paste_resized(own, permutation, boxes, "nearest", inplace=True), wanted)
+    assert torch.equal(own, wanted)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("height", "width", "channels"), [(33, 61, 3), (64, 20, 1), (1, 17, 3), (16, 1, 4)])
 def test_bilinear_is_torchs(height, width, channels, channels_last):
     images = batch(6, torch.float32, channels_last, height, width, channels) / 255
@@ -126,7 +140,10 @@ def test_in_place_against_the_loop():
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_chains_put_little_aside(count, parts):
     partners = np.random.default_rng(count).permutation(count)
-    chain = cpu._kernels().chain(partners)
+    chain, staged_at = cpu._kernels().chain(partners, True)
+    assert staged_at.tolist() == [-1] * count
+    backwards, _ = cpu._kernels().chain(partners, False)
+    assert backwards.tolist() == chain[::-1].tolist()
     assert sorted(chain) == list(range(count))
     assert all(b == partners[a] or partners[a] in chain[: i + 1] for i, (a, b) in enumerate(itertools.pairwise(chain)))
     order = np.array_split(chain, parts)
@@ -193,14 +210,6 @@ def test_callers_on_several_threads():
         thread.join()
     assert len(results) == 80
     assert all(torch.equal(result, wanted) for result in results)
-
-
-def test_an_error_in_a_thread_is_raised():
-    def fail():
-        raise RuntimeError("in a thread")
-
-    with pytest.raises(RuntimeError, match="in a thread"):
-        cpu.together([lambda: None, fail])
 
 
 def test_the_kernels_leave_gradients_to_the_plain_operations(monkeypatch):

@@ -1,0 +1,109 @@
+"""The threads that mixing on a CPU wakes: errors, callers side by side, forks."""
+
+import multiprocessing
+import threading
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from dali_mix.mixers import CutMix, cpu, threads
+
+
+def test_jobs_run_side_by_side():
+    meeting = threading.Barrier(4, timeout=20)
+    seen = []
+    threads.together([lambda: seen.append((meeting.wait(), threading.get_ident()))] * 4)
+    assert sorted(place for place, _ in seen) == [0, 1, 2, 3]
+    assert len({thread for _, thread in seen}) == 4
+    assert threading.get_ident() in {thread for _, thread in seen}
+
+
+def test_threads_are_woken_again():
+    def idents():
+        meeting, seen = threading.Barrier(3, timeout=20), set()
+        threads.together([lambda: (meeting.wait(), seen.add(threading.get_ident()))] * 3)
+        return seen
+
+    idents()
+    asleep = len(threads._idle)
+    for _ in range(5):
+        idents()
+    assert len(threads._idle) == asleep >= 2
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_is_raised_when_all_have_ended(failing):
+    ended = []
+
+    def work(number):
+        if number == failing:
+            raise RuntimeError(f"in job {number}")
+        threading.Event().wait(0.05)
+        ended.append(number)
+
+    with pytest.raises(RuntimeError, match=f"in job {failing}"):
+        threads.together([lambda number=number: work(number) for number in range(3)])
+    assert sorted(ended) == [number for number in range(3) if number != failing]
+    threads.together([lambda: None] * 3)  # no error is left over
+
+
+def test_a_job_is_forgotten_when_it_has_run():
+    class Batch:
+        pass
+
+    batch = Batch()
+    gone = weakref.ref(batch)
+    threads.together([lambda: None, lambda batch=batch: None])
+    del batch
+    assert gone() is None, "a thread asleep keeps a batch in memory"
+
+
+def test_a_job_may_have_others_run():
+    done = []
+    threads.together([lambda: threads.together([lambda: done.append(1)] * 3)] * 3)
+    assert len(done) == 9
+
+
+def test_callers_on_several_threads_share_no_helper():
+    meeting = threading.Barrier(8, timeout=20)  # four callers with a helper each: none may wait for another's
+    callers = [threading.Thread(target=threads.together, args=([meeting.wait] * 2,)) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(20)
+    assert not any(caller.is_alive() for caller in callers)
+    assert not meeting.broken
+
+
+def _mixed(sender):
+    mixed = np.arange(8)
+    threads.together([lambda part=part: np.negative(mixed[part::4], out=mixed[part::4]) for part in range(4)])
+    sender.send(mixed.tolist())
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_starts_its_own():
+    threads.together([lambda: None] * 4)
+    assert threads._idle
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    child = fork.Process(target=_mixed, args=(sender,))
+    child.start()
+    assert receiver.poll(20), "the child waits for a thread it does not have"
+    assert receiver.recv() == [-number for number in range(8)]
+    child.join(20)
+    assert child.exitcode == 0
+    threads.together([lambda: None] * 4)  # the parent's are still there
+
+
+def test_a_large_batch_is_mixed_on_several_threads(monkeypatch):
+    used, together = [], threads.together
+    monkeypatch.setattr(cpu, "together", lambda jobs: (used.append(len(jobs)), together(jobs)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    CutMix(5)(torch.rand(32, 3, 128, 128), torch.arange(32) % 5)
+    assert used == [3]
+    CutMix(5)(torch.rand(4, 3, 8, 8), torch.arange(4))
+    assert used == [3, 1]
