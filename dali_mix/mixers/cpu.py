@@ -24,7 +24,7 @@ from dali_mix.mixers.threads import together
 
 Way = Literal["same place", "nearest", "bilinear", "zeros"]
 
-_WORTH_A_THREAD = 1 << 20  # bytes of the batch; starting a thread costs about as much as copying this
+_WORTH_A_THREAD = 1 << 20  # bytes of the batch; below, a thread gains nothing
 
 _WORTH_HUGE_PAGES = 1 << 22  # bytes
 
@@ -75,6 +75,8 @@ def drawn_boxes(
     draws: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int, whole: bool
 ) -> tuple[Tensor, Tensor] | None:
     """`boxes.shrunk` where `whole`, else `boxes.cut`, in one call for the twenty of torch; None where it takes none."""
+    if not draws.shape == centre_y.shape == centre_x.shape or draws.dtype != torch.float64:
+        return None
     numbers = _numbers(draws, centre_y, centre_x)
     if numbers is None:
         return None

@@ -199,3 +199,6 @@ def test_a_box_of_strided_draws():
     every_other = boxes.cut(draws[::2], centre[::2], centre[1::2], 9, 9)
     dense = boxes.cut(draws[::2].clone(), centre[::2].clone(), centre[1::2].clone(), 9, 9)
     assert torch.equal(every_other[0], dense[0])
+    assert torch.equal(every_other[1], dense[1])
+    one_draw = boxes.cut(draws[:1], centre, centre, 9, 9)
+    assert torch.equal(one_draw[0], boxes.cut(draws[:1].expand(20), centre, centre, 9, 9)[0])

@@ -1,7 +1,9 @@
 """The threads that mixing on a CPU wakes: errors, callers side by side, forks."""
 
 import multiprocessing
+import signal
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -60,6 +62,40 @@ def test_a_job_is_forgotten_when_it_has_run():
     assert gone() is None, "a thread asleep keeps a batch in memory"
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_an_interrupt_waits_for_the_jobs_and_loses_no_thread():
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    threads.together([lambda: None] * 3)
+    asleep, ended = len(threads._idle), []
+    try:
+        for _ in range(3):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(KeyboardInterrupt):
+                threads.together([lambda: None, *[lambda: (time.sleep(0.3), ended.append(1))] * 2])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(ended) == 6
+    assert len(threads._idle) == asleep
+
+
+def test_a_thread_that_cannot_be_started_loses_no_other(monkeypatch):
+    threads.together([lambda: None] * 3)
+    asleep = len(threads._idle)
+
+    def refuse(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads._thread, "start_new_thread", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        threads.together([lambda: None] * (asleep + 2))
+    assert len(threads._idle) == asleep
+    threads.together([lambda: None] * (asleep + 1))
+
+
 def test_a_job_may_have_others_run():
     done = []
     threads.together([lambda: threads.together([lambda: done.append(1)] * 3)] * 3)
@@ -90,8 +126,9 @@ def test_a_forked_process_starts_its_own():
     assert threads._idle
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
-    child = fork.Process(target=_mixed, args=(sender,))
+    child = fork.Process(target=_mixed, args=(sender,), daemon=True)
     child.start()
+    sender.close()
     assert receiver.poll(20), "the child waits for a thread it does not have"
     assert receiver.recv() == [-number for number in range(8)]
     child.join(20)
