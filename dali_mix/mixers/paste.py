@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -130,7 +131,8 @@ def _check(images: Tensor, permutation: Tensor | None, boxes: Tensor | None, inp
             raise ValueError(f"permutation names images outside 0 … {count - 1}: {permutation.tolist()}")
     if boxes is not None:
         places = boxes.numpy()
-        if places.min() < 0 or ((places[:, :2] + places[:, 2:]).max(0) > (height, width)).any():
+        # A sum of corner and side would wrap around where they are near 2^63.
+        if places.min() < 0 or (places[:, 2:] > np.array([height, width]) - places[:, :2]).any():
             raise ValueError(
                 f"boxes (top, left, height, width) reach outside the images of {height}×{width}: {boxes.tolist()}"
             )

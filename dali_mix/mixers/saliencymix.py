@@ -21,7 +21,7 @@ from dali_mix.mixers.base import (
 )
 from dali_mix.mixers.paste import paste_boxes
 from dali_mix.mixers.saliency import fine_grained_saliency, normalized_saliency, peaks
-from dali_mix.mixers.targets import mix_area
+from dali_mix.mixers.targets import mix_area, of_partners
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         """
         height, width = images.shape[2:]
         if self.per_batch:
-            centre_y, centre_x = peaks(self.saliency(images[params.permutation[:1]]))
+            centre_y, centre_x = peaks(self.saliency(of_partners(images, params.permutation[:1])))
         else:  # every image is someone's partner: each map is made once
-            centre_y, centre_x = (centre[params.permutation] for centre in peaks(self.saliency(images)))
+            centre_y, centre_x = (of_partners(centre, params.permutation) for centre in peaks(self.saliency(images)))
         box_h, box_w = params.sides.unbind(1)
         boxes = box_ops.clipped(centre_y, centre_x, box_h, box_w, height, width)
         return PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))

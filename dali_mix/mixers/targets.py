@@ -84,7 +84,10 @@ def _zeros(targets: Tensor, count: int, columns: int | None) -> Tensor:
     return torch.zeros(count, columns, device=targets.device)
 
 
-def _partners(targets: Tensor, permutation: Tensor) -> Tensor:
+def of_partners(targets: Tensor, permutation: Tensor) -> Tensor:
+    """`targets`, or what else there is one of for each image, of the partners; on a CPU ValueError where one does not
+    exist.
+    """
     if torch.compiler.is_compiling():
         return targets[permutation]
     try:
@@ -111,6 +114,11 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     Raises:
         ValueError: as `to_soft`.
     """
+    if not permutation.shape == lam.shape == targets.shape[:1]:
+        raise ValueError(
+            f"permutation {tuple(permutation.shape)} and lam {tuple(lam.shape)} do not fit {len(targets)} targets: "
+            "each takes one number a sample"
+        )
     if targets.ndim == 1 and num_classes is not None:
         mixed = cpu.mix_classes(targets, permutation, lam, num_classes)
         if mixed is not None:
@@ -118,10 +126,10 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     _check(targets, num_classes)
     if targets.ndim == 1:
         own = targets.long()
-        other, share = _partners(own, permutation), lam.float()
+        other, share = of_partners(own, permutation), lam.float()
         mixed = _zeros(targets, len(targets), num_classes).scatter_(1, other[:, None], (1 - share)[:, None])
         return mixed.scatter_(1, own[:, None], share.masked_fill(own == other, 1.0)[:, None])
-    own, other, share = targets.float(), _partners(targets, permutation).float(), lam[:, None]
+    own, other, share = targets.float(), of_partners(targets, permutation).float(), lam[:, None]
     unknown = ((own < 0) & (share > 0)) | ((other < 0) & (share < 1))
     return (share * own + (1 - share) * other).masked_fill(unknown, -1.0)
 

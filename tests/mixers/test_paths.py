@@ -184,9 +184,18 @@ def test_wrong_numbers_are_refused():
     for wrong in ([0, 1, 3], [0, -1, 2]):
         with pytest.raises(ValueError, match=r"outside 0 … 2"):
             paste.paste_boxes(images, torch.tensor(wrong), boxes)
-    for wrong in ([HEIGHT, 0, 1, 1], [0, WIDTH - 1, 1, 2], [-1, 0, 2, 2], [0, 0, -1, 2]):
-        with pytest.raises(ValueError, match="reach outside"):
-            paste.paste_resized(images, permutation, torch.tensor([wrong] * 3), "nearest")
+    most = 2**63 - 1  # sums with it wrap around
+    beyond = ([most, 0, 1, 1], [0, 0, most, most], [1, 1, 2, most], [2**62, 0, 2**62, 4], [most] * 4)
+    for wrong in ([HEIGHT, 0, 1, 1], [0, WIDTH - 1, 1, 2], [-1, 0, 2, 2], [0, 0, -1, 2], *beyond):
+        places = torch.tensor([wrong] * 3)
+        for change in (
+            lambda places: paste.paste_boxes(images, permutation, places),
+            lambda places: paste.paste_resized(images, permutation, places, "nearest"),
+            lambda places: paste.paste_resized(images, permutation, places, "bilinear"),
+            lambda places: paste.erase_boxes(images, places),
+        ):
+            with pytest.raises(ValueError, match="reach outside"):
+                change(places)
     with pytest.raises(ValueError, match=r"permutation has shape \(2,\) for 3 images"):
         paste.blend(images, permutation[:2], torch.rand(3))
     with pytest.raises(ValueError, match=r"lam has shape \(2,\) for 3 images"):

@@ -291,3 +291,11 @@ def test_build_hands_mean_and_std_on():
     assert (choice.mixers[0].mean, choice.mixers[0].std) == ((0.1, 0.2, 0.3), STD)
     with pytest.raises(ValueError, match="mixer SaliencyMix: mean="):
         mixers.build("SaliencyMix", num_classes=7, mean="red", std=STD)
+
+
+@pytest.mark.parametrize("per_batch", [False, True])
+def test_partners_that_do_not_exist_are_refused(per_batch):
+    images = torch.zeros(3, 3, 16, 12, dtype=torch.uint8)
+    drawn = SaliencyMixParams(torch.tensor([3, 1, 0]), torch.full((3, 2), 4))
+    with pytest.raises(ValueError, match=r"permutation must name images 0 … 2"):
+        SaliencyMix(5, per_batch=per_batch).apply(images, torch.arange(3), drawn)

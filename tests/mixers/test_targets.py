@@ -219,6 +219,13 @@ def test_partners_that_do_not_exist_are_refused(partners, loops, monkeypatch):
         mix_area(torch.tensor([0, 1]), torch.tensor(partners), torch.rand(2), 3)
 
 
+@pytest.mark.parametrize("targets", [torch.tensor([0, 1, 2]), torch.eye(3)])
+@pytest.mark.parametrize(("partners", "shares"), [(2, 3), (3, 2), (4, 3), (3, 1)])
+def test_mix_area_refuses_other_numbers_of_samples(targets, partners, shares):
+    with pytest.raises(ValueError, match="do not fit 3 targets"):
+        mix_area(targets, torch.zeros(partners, dtype=torch.long), torch.rand(shares), 3)
+
+
 def test_class_numbers_mixed_pass_gradients_to_their_shares():
     lam = torch.tensor([0.25, 0.5, 0.75], requires_grad=True)
     mixed = mix_area(torch.tensor([0, 1, 1]), torch.tensor([1, 2, 0]), lam, 3)
