@@ -85,12 +85,10 @@ def drawn_boxes(
 
 
 def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int) -> Tensor | None:
-    """`targets.mix_area` of class numbers, in one call for the ten of torch; None for what it does not take, or what is
-    out of range.
+    """`targets.mix_area` of class numbers, (B,) all three as it has checked, in one call for the ten of torch; None for
+    what it does not take, or what is out of range.
     """
     if (targets.dtype, permutation.dtype, lam.dtype) != (torch.int64, torch.int64, torch.float32) or lam.requires_grad:
-        return None
-    if not targets.shape == permutation.shape == lam.shape:
         return None
     numbers = _numbers(targets, permutation, lam)
     if numbers is None:

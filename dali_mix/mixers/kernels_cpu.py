@@ -60,9 +60,7 @@ def inside(partners: Any, boxes: Any, count: int, height: int, width: int) -> bo
             return False
     for i in range(len(boxes)):
         top, left, box_h, box_w = boxes[i]
-        if min(top, left, box_h, box_w) < 0 or max(top, box_h) > height or max(left, box_w) > width:
-            return False
-        if top + box_h > height or left + box_w > width:
+        if min(top, left, box_h, box_w) < 0 or box_h > height - top or box_w > width - left:  # a sum would wrap around
             return False
     return True
 

@@ -64,7 +64,7 @@ class _Helper:
             job.run()
             _idle.append(self)
             job.end()
-            del job
+            del job  # its errors hold what was worked on
 
 
 _idle: list[_Helper] = []
