@@ -15,6 +15,8 @@ from typing import Any
 from dali_mix.pipelines.base import CachedPipeline, Pipeline
 from dali_mix.pipelines.random import SampleRandom
 
+from dali_mix.options import did_you_mean
+
 __all__ = ["BUILTIN", "CachedPipeline", "Pipeline", "SampleRandom", "build", "get"]
 
 ENTRY_POINT_GROUP = "dali_mix.pipelines"
@@ -32,7 +34,8 @@ def get(name: str) -> type[Pipeline]:
         return getattr(importlib.import_module(module), attribute)
     offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in offered:
-        raise ValueError(f"pipeline {name!r} is not known: choose one of {', '.join(sorted({*BUILTIN, *offered}))}")
+        known = sorted({*BUILTIN, *offered})
+        raise ValueError(f"pipeline {name!r} is not known{did_you_mean(name, known)}: choose one of {', '.join(known)}")
     try:
         found = offered[name].load()
     except (ImportError, AttributeError) as error:
@@ -51,5 +54,6 @@ def build(name: str, train: bool, options: Mapping[str, Any] | None = None) -> P
     known = [option for option in inspect.signature(kind).parameters if option != "train"]
     for option in options:
         if option not in known:
-            raise ValueError(f"pipeline {name!r} has no option {option!r}: it knows {', '.join(known)}")
+            hint = did_you_mean(option, known)
+            raise ValueError(f"pipeline {name!r} has no option {option!r}{hint}: it knows {', '.join(known)}")
     return kind(train=train, **options)

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from dali_mix import __version__
+from dali_mix.cli.arguments import Parser
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("dali_mix.cli.pack", "pack a dataset into RecordIO with a manifest"),
@@ -52,20 +53,14 @@ def main(argv: Sequence[str] | None = None, tell: Callable[[str], None] = _to_st
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The arguments, read; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.", allow_abbrev=False
-    )
+    parser = Parser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         # add_help off where the module is not loaded: its own parser answers --help.
         wanted = bool(arguments) and arguments[0] == name
         subparser = subparsers.add_parser(
-            name,
-            help=summary,
-            add_help=wanted,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            allow_abbrev=False,  # a mistyped option must not become another one
+            name, help=summary, add_help=wanted, description=f"{summary[0].upper()}{summary[1:]}."
         )
         if wanted:
             importlib.import_module(module).configure(subparser)

@@ -19,6 +19,7 @@ from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.seeding import INIT, derive_seed
 from dali_mix.engine.targets import check_targets
 from dali_mix.loading import build_loader
+from dali_mix.options import did_you_mean
 from dali_mix.recordio import RecordSet
 
 
@@ -228,7 +229,9 @@ def build_objective(config: RunConfig, model: nn.Module, loss: nn.Module, mixer:
     options = dict(config.objective)
     kind = options.pop("type")
     if kind not in OBJECTIVES:
-        raise ValueError(f"objective type {kind!r} is unknown; there are {', '.join(OBJECTIVES)}")
+        raise ValueError(
+            f"objective type {kind!r} is unknown{did_you_mean(kind, OBJECTIVES)}; there are {', '.join(OBJECTIVES)}"
+        )
     if kind == "MaskedSupervision":
         pipeline = build_pipeline(config, True)
         black = [-mean / std for mean, std in zip(pipeline.mean, pipeline.std, strict=True)]
@@ -246,8 +249,8 @@ def build_loss(config: RunConfig) -> nn.Module:
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
         raise ValueError(
-            f"loss type {kind!r} is unknown; there are {', '.join(known)}, or write module:name, as "
-            "torch.nn:BCEWithLogitsLoss"
+            f"loss type {kind!r} is unknown{did_you_mean(kind, known)}; there are {', '.join(known)}, "
+            "or write module:name, as torch.nn:BCEWithLogitsLoss"
         )
     if kind in known:
         check_kinds(inspect.signature(known[kind]).parameters, f"loss {kind}", options)

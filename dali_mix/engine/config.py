@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import importlib
 import inspect
 import json
@@ -12,6 +11,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from dali_mix.options import did_you_mean
 
 _SCHEDULE_KEYS = {
     "cosine": {"min_lr"},
@@ -147,9 +148,8 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 def _known(key: str, names: Iterable[str], where: str) -> None:
     names = sorted(names)
     if key not in names:
-        near = difflib.get_close_matches(key, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
-        raise ValueError(f"{where}: unknown key {key!r}; {hint}")
+        hint = did_you_mean(key, names)
+        raise ValueError(f"{where}: unknown key {key!r}{hint}; known: {', '.join(names) or 'none'}")
 
 
 def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:

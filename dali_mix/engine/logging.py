@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from dali_mix.options import did_you_mean
+
 _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
 
 
@@ -25,7 +27,8 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
     for name in setting:
         if name not in _BACKENDS:
-            raise ValueError(f"visualizer {name!r} is unknown: use {', '.join(_BACKENDS)}, or [] for none")
+            hint = did_you_mean(name, _BACKENDS)
+            raise ValueError(f"visualizer {name!r} is unknown{hint}: use {', '.join(_BACKENDS)}, or [] for none")
         if importlib.util.find_spec(name) is None:
             how = "pip install 'dali_mix[vis]'" if name == "tensorboard" else f"pip install {name}"
             raise ValueError(f"visualizer {name!r} is asked for but not installed: {how}, or set visualizer=[]")

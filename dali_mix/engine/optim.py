@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from dali_mix.engine.config import check_kinds
+from dali_mix.options import did_you_mean
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -76,10 +76,9 @@ def parameter_groups(
             groups.setdefault((rate, decay), []).append(parameter)
     for key in set(custom) - fitted:
         parts = sorted({part for name, _ in model.named_parameters() for part in name.split(".")})
-        near = difflib.get_close_matches(key, parts)
         raise ValueError(
-            f"paramwise.custom names {key!r}, which is part of no parameter's name; "
-            f"close: {', '.join(near) or ', '.join(parts[:8])}"
+            f"paramwise.custom names {key!r}{did_you_mean(key, parts)}, which is part of no parameter's name; "
+            f"there are {', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}"
         )
     return [
         {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
@@ -107,9 +106,8 @@ def build_optimizer(
             for n, c in vars(torch.optim).items()
             if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer
         ]
-        lowered = {n.lower(): n for n in names}
-        near = [lowered[n] for n in difflib.get_close_matches(kind.lower(), lowered)]
-        raise ValueError(f"optimizer.type {kind!r} is not in torch.optim; close: {', '.join(near) or ', '.join(names)}")
+        hint = did_you_mean(kind, names)
+        raise ValueError(f"optimizer.type {kind!r} is not in torch.optim{hint}; there are {', '.join(names)}")
     known = inspect.signature(cls).parameters
     if unknown := set(options) - set(known):
         raise ValueError(f"optimizer: {kind} knows no {sorted(unknown)}; it takes {sorted(set(known) - {'params'})}")

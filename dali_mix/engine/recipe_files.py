@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
-import difflib
 import importlib
 import json
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 import dali_mix
 from dali_mix.engine.config import FIELDS, RunConfig, make_config
+from dali_mix.options import did_you_mean
 
 RECIPES = Path(dali_mix.__file__).parent / "recipes"
 
@@ -48,10 +48,9 @@ def recipe_file(name: str) -> Path:
         if path.is_file():
             return path.resolve()
         raise FileNotFoundError(f"{name}: no such recipe file")
-    near = difflib.get_close_matches(name, list_recipes(), n=3, cutoff=0.4)
+    hint = did_you_mean(name, list_recipes(), cutoff=0.4)
     raise FileNotFoundError(
-        f"no recipe {name!r}: it is neither bundled nor a .py file. "
-        f"Close: {', '.join(near) or 'none'}; `dali-mix recipes` lists all"
+        f"no recipe {name!r}{hint}: it is neither bundled nor a .py file; `dali-mix recipes` lists all"
     )
 
 

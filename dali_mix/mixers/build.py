@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from dali_mix.mixers.resizemix import ResizeMix
 from dali_mix.mixers.resizemix_plus import ResizeMixPlus
 from dali_mix.mixers.saliencymix import SaliencyMix
 from dali_mix.mixers.splicemix import SpliceMix
+from dali_mix.options import did_you_mean
 
 MIXERS: dict[str, type[Mixer[Any]]] = {
     mixer.__name__: mixer
@@ -52,9 +52,7 @@ def build(
     """
     by_name = {known.lower(): known for known in MIXERS}
     if name.lower() not in by_name:
-        close = difflib.get_close_matches(name.lower(), by_name, n=1)
-        hint = f" Did you mean {by_name[close[0]]}?" if close else ""
-        raise ValueError(f"no mixer is called {name!r}; there are {', '.join(MIXERS)}.{hint}")
+        raise ValueError(f"no mixer is called {name!r}{did_you_mean(name, MIXERS)}; there are {', '.join(MIXERS)}")
     mixer_class = MIXERS[by_name[name.lower()]]
     data = {"num_classes": num_classes, "mean": mean, "std": std}
     if mixer_class is MixChoice and "mixers" in options:

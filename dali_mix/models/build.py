@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from dali_mix.models.cifar_resnet import CifarResNet
 from dali_mix.models.shakeshake import ShakeShake
 from dali_mix.models.wide_resnet import WideResNet
+from dali_mix.options import did_you_mean
 
 # What may stand after a name's numbers is in the pattern; the numbers go to the class, in order.
 _OWN: dict[str, tuple[str, Callable[..., nn.Module]]] = {
@@ -53,9 +53,8 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
             raise
         raise ValueError(f"model {name!r} does not take these options ({', '.join(options)}): {error}") from error
     if model is None:
-        close = difflib.get_close_matches(name, _known(), n=5, cutoff=0.5)
-        hint = f" Close: {', '.join(close)}." if close else ""
-        raise ValueError(f"no model is called {name!r}.{hint} Names are timm/NAME, torchvision/NAME, {', '.join(_OWN)}")
+        hint = did_you_mean(name, _known(), most=5, cutoff=0.5)
+        raise ValueError(f"no model is called {name!r}{hint}; names are timm/NAME, torchvision/NAME, {', '.join(_OWN)}")
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,7 @@ from dali_mix.models.layouts import LAYOUTS, Layout
 from dali_mix.models.multilabel import MultiLabelModel
 from dali_mix.models.recognize import Recognized, count, recognize
 from dali_mix.models.weights import differences
+from dali_mix.options import did_you_mean
 
 POSITIONS = "position_embedding.pe"  # SGRE's table of positions, which our head computes
 EMBEDDINGS = "embeddings"
@@ -100,8 +101,7 @@ def to_theirs(
     Raises:
         ValueError: what the release has no layout for, or a state dict that is not whole.
     """
-    if release not in LAYOUTS:
-        raise ValueError(f"there is no layout called {release!r}: use one of {', '.join(LAYOUTS)}")
+    _layouts(release)
     found = recognize(state, model)
     if found is None:
         raise ValueError(f"this is none of our models that shapes tell; --model NAME says it{advice(state, '')}")
@@ -143,10 +143,16 @@ def without_head(state: Mapping[str, Tensor], found: Recognized | None) -> dict[
     return {key: value for key, value in state.items() if not key.startswith(classifier)}
 
 
-def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
+def _layouts(release: str) -> Sequence[Layout]:
     if release not in LAYOUTS:
-        raise ValueError(f"there is no layout called {release!r}: use one of {', '.join(LAYOUTS)}")
-    layouts = LAYOUTS[release]
+        raise ValueError(
+            f"there is no layout called {release!r}{did_you_mean(release, LAYOUTS)}: use one of {', '.join(LAYOUTS)}"
+        )
+    return LAYOUTS[release]
+
+
+def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
+    layouts = _layouts(release)
     named = [layout for layout in layouts if not layout.marks]
     if named and model.startswith(f"{release}/"):
         return named[0]

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from dali_mix.models.backbones import Features, build_backbone, full_name
 from dali_mix.models.heads import AveragePoolHead, CSRAHead, MaxPoolHead, SGREHead
+from dali_mix.options import did_you_mean
 
 HEADS = ("average", "max", "csra", "sgre")
 LABEL_DIM = 768  # of random label embeddings, as SGRE has them
@@ -101,7 +102,7 @@ def build_multilabel(
         FileNotFoundError: no file of embeddings.
     """
     if head not in HEADS:
-        raise ValueError(f"head {head!r} is unknown: use one of {', '.join(HEADS)}")
+        raise ValueError(f"head {head!r} is unknown{did_you_mean(head, HEADS)}: use one of {', '.join(HEADS)}")
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: must be at least 1")
     options = dict(backbone_options or {})

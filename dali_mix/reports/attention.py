@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -18,6 +17,7 @@ from dali_mix.engine.build import build_pipeline
 from dali_mix.engine.image_files import Seen, Unreadable, find_images
 from dali_mix.engine.predict import Predictor
 from dali_mix.models.maps import Looked, look
+from dali_mix.options import did_you_mean
 from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw
 
@@ -146,8 +146,8 @@ def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
 def _place(name: str, classes: Sequence[str]) -> int:
     if name in classes:
         return classes.index(name)
-    close = difflib.get_close_matches(name, classes, n=5, cutoff=0.5) or list(classes[:10])
-    raise ValueError(f"there is no class {name!r} among the model's {len(classes)}, such as {', '.join(close)}")
+    hint = did_you_mean(name, classes, most=5, cutoff=0.5)
+    raise ValueError(f"the model has no class {name!r}{hint}; its {len(classes)} begin with {', '.join(classes[:10])}")
 
 
 def _size(images: Tensor) -> str:

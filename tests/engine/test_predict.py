@@ -302,7 +302,7 @@ def test_what_cannot_be(made, best, bare, tmp_path, capsys):
     out = ["--out", tmp_path / "sheets"]
     (tmp_path / "file").write_text("")
     for arguments, message in [
-        ((image, *out, "--classes", "7,dog"), "there is no class 'dog' among the model's 10"),
+        ((image, *out, "--classes", "7,dog"), "the model has no class 'dog'; its 10 begin with 0, 1"),
         ((image, *out, "--top-k", 0), "top_k=0"),
         ((tmp_path / "empty", *out), "no image in it"),
         ((image, "--out", tmp_path / "file"), "file"),

@@ -140,9 +140,9 @@ def test_timm_and_torchvision_take_their_options():
     ("name", "options", "message"),
     [
         ("wrn-28_10", {}, r"no model is called 'wrn-28_10'.*wrn-28-10"),
-        ("resnet50", {}, r"Close: .*torchvision/resnet50|Close: .*resnet50"),
-        ("timm/resnet5O", {}, r"Close: .*timm/resnet50"),
-        ("torchvision/resnet55", {}, r"Close: .*torchvision/resnet50"),
+        ("resnet50", {}, r"did you mean .*torchvision/resnet50|did you mean .*resnet50"),
+        ("timm/resnet5O", {}, r"did you mean .*timm/resnet50"),
+        ("torchvision/resnet55", {}, r"did you mean .*torchvision/resnet50"),
         ("torchvision/fasterrcnn_resnet50_fpn", {}, r"no model is called"),
         ("wrn-27-10", {}, r"depth=27"),
         ("wrn-28-0", {}, r"widen=0"),

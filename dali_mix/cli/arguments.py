@@ -1,0 +1,51 @@
+"""An argument parser that names the command, option or value which a misspelt word is closest to."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any, NoReturn
+
+from dali_mix.options import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """`argparse.ArgumentParser` with suggestions; abbreviated options are refused.
+
+    A subcommand reports words it does not know itself, with its own usage, instead of leaving them to the parser above.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        self._unknown: list[str] = []
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self._subparsers is None and args is not None:
+            self._unknown = self._unknown_options(args)
+            namespace, extra = super().parse_known_args(args, namespace)
+            if extra:
+                self.error(f"unrecognized arguments: {' '.join(extra)}")
+            return namespace, extra
+        # The words of a subcommand are not options of this parser.
+        self._unknown = self._unknown_options(list(takewhile(lambda word: word.startswith("-"), args or ())))
+        return super().parse_known_args(args, namespace)
+
+    def _unknown_options(self, words: Sequence[str]) -> list[str]:
+        """Return the words that look like options of this parser and are none, without their values."""
+        names = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
+        return [name for name in names if re.match(r"--?[A-Za-z]", name) and name not in self._option_string_actions]
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            hint = did_you_mean(str(value), names)
+            raise argparse.ArgumentError(action, f"{value!r} is unknown{hint}; choose from {', '.join(names)}")
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with status 2, the usage and the message, which names close options of unknown ones."""
+        for name in self._unknown:
+            if hint := did_you_mean(name, self._option_string_actions):
+                message += f"; {name} is unknown{hint}"
+        super().error(message)

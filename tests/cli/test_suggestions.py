@@ -1,0 +1,103 @@
+"""A misspelt command, option, value or name is answered with the one that was meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from dali_mix import pipelines
+from dali_mix.cli.main import COMMANDS, main, parse
+from dali_mix.engine.build import build_loss
+from dali_mix.engine.config import make_config
+from dali_mix.engine.logging import visualizer_names
+from dali_mix.engine.recipe_files import load_config
+from dali_mix.models.multilabel import build_multilabel
+from dali_mix.options import did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        ("trian quickstart", "'trian' is unknown (did you mean train?)"),
+        ("evalute", "did you mean evaluate?"),
+        ("recipe", "did you mean recipes?"),
+        ("embed_labels", "did you mean embed-labels?"),
+        ("--versoin", "did you mean --version?"),
+        ("train quickstart --workdir d", "--workdir is unknown (did you mean --work-dir?)"),
+        ("train quickstart --work_dir=d", "--work_dir is unknown (did you mean --work-dir?)"),
+        ("train quickstart -work-dir d", "-work-dir is unknown (did you mean --work-dir?)"),
+        ("train quickstart --work-dir d --cfg-option lr=1", "did you mean --cfg-options?"),
+        ("train quickstart --work-dir d --resume=atuo", "'atuo' is unknown (did you mean auto?)"),
+        ("predict quickstart best.pt a.png --topk 3 --thresold .3", "did you mean --threshold?"),
+        ("pack image-folder --root r --out p", "'image-folder' is unknown (did you mean imagefolder?)"),
+        ("pack cifar --root r --out p", "did you mean cifar10"),
+        ("pack list --root r --out p --encoding jpg", "did you mean jpeg"),
+        ("convert --from tim a b", "did you mean timm?"),
+        ("gallery p --out g.png --mixer cutmix", "did you mean --mixers?"),
+    ],
+)
+def test_usage_errors_name_what_was_meant(command, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(command.split())
+    assert ended.value.code == 2
+    assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["frobnicate", "train quickstart --work-dir d --xyzzy", "pack zzz --out p"])
+def test_nothing_is_suggested_for_what_is_like_nothing(command, capsys):
+    with pytest.raises(SystemExit):
+        parse(command.split())
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("recipes", "doctor")])
+def test_each_command_reports_unknown_options_with_its_own_usage(command, capsys):
+    with pytest.raises(SystemExit):
+        parse([command, "--helpp"])
+    said = capsys.readouterr().err
+    assert f"usage: dali-mix {command}" in said and "did you mean --help?" in said
+
+
+def test_values_that_look_like_options_are_left_alone():
+    args = parse(["predict", "quickstart", "best.pt", "--threshold", "-0.5", "--", "--workdir.png"])
+    assert args.threshold == -0.5 and [str(image) for image in args.images] == ["--workdir.png"]
+
+
+def test_a_misspelt_recipe(tmp_path, capsys):
+    assert main(["train", "imagenet/resnet50_resizmix", "--work-dir", str(tmp_path / "run")]) == 1
+    assert "did you mean imagenet/resnet50_resizemix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load_config("quickstart", ["epocs=3"]), r"'epocs' \(did you mean epochs\?\)"),
+        (lambda: build_loss(_with(loss={"type": "SoftCrossEntropi"})), r"\(did you mean SoftCrossEntropy"),
+        (lambda: visualizer_names(["tensorbord"]), r"\(did you mean tensorboard\?\)"),
+        (lambda: build_multilabel("resnet18", "cssra", num_classes=3), r"\(did you mean csra"),
+        (lambda: pipelines.build("imagnet", True), r"\(did you mean imagenet\?\)"),
+        (lambda: pipelines.build("imagenet", True, {"image_sise": 8}), r"\(did you mean image_size"),
+    ],
+)
+def test_misspelt_names_in_recipes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def _with(**values):
+    config = load_config("quickstart", [])
+    return make_config({**config.__dict__, **values})
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "hint"),
+    [
+        ("Trian", ("train", "recipes"), " (did you mean train?)"),
+        ("--work_dir", ("--work-dir", "--resume"), " (did you mean --work-dir?)"),
+        ("zzz", ("train",), ""),
+        ("", ("train",), ""),
+        ("cutmix", ("CutMix", "MixUp"), " (did you mean CutMix?)"),
+        ("a", (), ""),
+    ],
+)
+def test_did_you_mean(word, known, hint):
+    assert did_you_mean(word, known) == hint
