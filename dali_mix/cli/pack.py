@@ -20,6 +20,8 @@ _ROOTLESS = ("digits", "digit-scenes")
 _ONLY_FOR = {
     "list": ("list", "imagenet-val"),
     "years": ("voc", "coco"),
+    "split_folders": ("imagefolder",),
+    "val_share": ("imagefolder", "list"),
     "unlabelled": ("voc", "coco", "nus-wide", "vg500"),
     "scenes": ("digit-scenes",),
     "seed": ("digit-scenes",),
@@ -57,6 +59,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--unlabelled",
         choices=("keep", "drop"),
         help="images without labels (dropped by coco multilabel, nus-wide and vg500, else kept)",
+    )
+    source.add_argument(
+        "--val-share",
+        type=float,
+        metavar="F",
+        help="imagefolder, list: no split val is there; share F of each class becomes --split val, the rest train",
+    )
+    source.add_argument(
+        "--split-folders",
+        choices=("auto", "yes", "no"),
+        help="imagefolder: whether the root has a folder for each split: root/SPLIT/CLASS (by what is there)",
+    )
+    source.add_argument(
+        "--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them"
     )
     source.add_argument("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
     source.add_argument("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
@@ -135,6 +151,9 @@ def run(args: argparse.Namespace) -> int:
         unlabelled=args.unlabelled,
         scenes=args.scenes,
         seed=args.seed,
+        split_folders=args.split_folders or "auto",
+        val_share=args.val_share,
+        follow_links=args.follow_links,
     )
     listing = LAYOUTS[args.layout](args.root or Path(), args.split, options)
     if args.task not in (None, listing.task):
@@ -156,7 +175,9 @@ def _check_options(args: argparse.Namespace) -> None:
     """Raises ValueError for an option the layout would not look at."""
     for option, layouts in _ONLY_FOR.items():
         if getattr(args, option) and args.layout not in layouts:
-            raise ValueError(f"--{option} is for {', '.join(layouts)}, not {args.layout}: leave it out")
+            raise ValueError(
+                f"--{option.replace('_', '-')} is for {', '.join(layouts)}, not {args.layout}: leave it out"
+            )
 
 
 def _summary(prefix: str, images: int, seconds: float) -> None:

@@ -203,12 +203,8 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
             f"{listing.tree.root}: none of the {len(listing.names):,} images of split {listing.split!r} has a label;"
             " check the annotations, or keep them all with --unlabelled keep"
         )
-    columns = {name: getattr(listing, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
-    kept: dict[str, Any] = {
-        name: [values[row] for row in stay] for name, values in columns.items() if values is not None
-    }
     report = listing.report | {"unlabelled_dropped": len(listing.names) - len(stay)}
-    return dataclasses.replace(listing, **kept, report=report)
+    return dataclasses.replace(listing.only(stay), report=report)
 
 
 def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:

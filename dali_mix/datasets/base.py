@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dali_mix.datasets.trees import ARCHIVES, Tree, is_image, open_tree
+from dali_mix.datasets.archives import ARCHIVES, open_tree
+from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.header import Label
 
 TRAINING_SPLITS = frozenset(("train", "trainval", "training"))
@@ -20,7 +20,9 @@ MAX_NUMBERED_CLASSES = 100_000  # numbered classes are written out in the manife
 class Options:
     """What a user may say about a layout: a list of files and labels, class names in order ("auto": from the data),
     the task, the years of VOC or COCO, whether images without labels are to "keep" or "drop" (None: the layout's own
-    rule), and for digit-scenes how many and their seed.
+    rule), and for digit-scenes how many and their seed. `split_folders`: whether the root has a folder for each split
+    ("yes", "no", or "auto": by what is there). `val_share`: which share of each class is split "val", the rest being
+    "train". `follow_links`: whether symbolic links may leave the root.
     """
 
     list_file: Path | None = None
@@ -30,6 +32,9 @@ class Options:
     unlabelled: str | None = None
     scenes: int | None = None
     seed: int = 0
+    split_folders: str = "auto"
+    val_share: float | None = None
+    follow_links: bool = False
 
     def class_names(self) -> tuple[str, ...] | None:
         """The names in `classes_file`, one a line; None without it. Raises ValueError for doubles and empty lines."""
@@ -69,6 +74,14 @@ class Listing:
             if name != printable(name):
                 raise ValueError(f"{self.tree.root}: the class name {printable(name)!r} is not UTF-8 text; rename it")
         assert len(self.names) == len(self.labels)
+
+    def only(self, rows: Sequence[int]) -> Listing:
+        """The listing of these rows."""
+        columns = {name: getattr(self, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
+        kept: dict[str, Any] = {
+            name: [values[row] for row in rows] for name, values in columns.items() if values is not None
+        }
+        return replace(self, **kept)
 
     @property
     def training(self) -> bool:
@@ -153,42 +166,6 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
     return tuple(str(number) for number in range(highest + 1))
 
 
-def class_folders(
-    tree: Tree, base: str, classes: tuple[str, ...] | None
-) -> tuple[list[str], list[int], tuple[str, ...], int]:
-    """Images of `base`/class/…: names, labels, classes (sorted unless given) and how many other files lie among them.
-
-    Raises ValueError for a class without images, a folder that is none of the given classes, or images beside the
-    folders.
-    """
-    where = tree.where(base)
-    folders = tree.folders(base)
-    if not folders:
-        raise ValueError(f"{where}: no class folders in it; expected {where}/CLASS/IMAGE")
-    if classes is None:
-        classes = tuple(folders)
-    else:
-        for folder in folders:
-            if folder not in classes:
-                raise ValueError(f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes")
-    number_of = {name: number for number, name in enumerate(classes)}
-    names: list[str] = []
-    labels: list[int] = []
-    others = 0
-    for folder in folders:
-        found = 0
-        for file in tree.walk(f"{base}/{folder}" if base else folder):
-            if is_image(file):
-                names.append(file)
-                found += 1
-            else:
-                others += 1
-        if not found:
-            raise ValueError(f"{where}/{folder}: a class folder without images; fill it, or remove it from every split")
-        labels += [number_of[folder]] * found
-    return names, labels, classes, others
-
-
 def find_archive(root: Path, words: Sequence[str]) -> Path | None:
     """An archive in folder `root` whose name holds all `words`; None without. Raises ValueError when there are
     several."""
@@ -204,50 +181,8 @@ def find_archive(root: Path, words: Sequence[str]) -> Path | None:
     return found[0] if found else None
 
 
-def split_base(tree: Tree, split: str) -> str:
-    """The folder of `split`: the one of its name, or the root when none of its folders is called like a split.
-
-    An archive's single outer folder is passed through. Raises ValueError when other splits are there, but not this one,
-    and for the name of a split mistyped where there is no folder to compare it with.
-    """
-    base = ""
-    while True:
-        folders = tree.folders(base)
-        inner = f"{base}/{split}" if base else split
-        if split in folders:
-            return inner
-        named = [folder for folder in folders if folder in SPLIT_NAMES]
-        if named:
-            raise ValueError(f"{tree.where(base)}: no folder {split!r}; there is {', '.join(named)}: choose --split")
-        outer = f"{base}/{folders[0]}".lstrip("/") if len(folders) == 1 else ""
-        if outer and tree.folders(outer) and not _direct_images(tree, outer):
-            base = outer
-            continue
-        if meant := _mistyped(split):
-            raise ValueError(f"{tree.where(base)}: no folder {split!r}; did you mean --split {meant}?")
-        return base
-
-
-def _mistyped(split: str) -> str:
-    """The split that was probably meant by `split`, a free name; "" when it is unlike any."""
-    lower = split.lower()
-    for name in sorted(SPLIT_NAMES):
-        turned = sorted(lower) == sorted(name)  # "vla", "trian"
-        near = (
-            lower[:1] == name[0] and abs(len(lower) - len(name)) < 2 and bool(get_close_matches(lower, [name], 1, 0.75))
-        )
-        if split != name and (turned or near) and not split.startswith(name):
-            return "" if split in SPLIT_NAMES else name
-    return ""
-
-
-def _direct_images(tree: Tree, folder: str) -> Sequence[str]:
-    depth = folder.count("/") + 1
-    return [name for name in tree.images(folder) if name.count("/") == depth][:1]
-
-
-def tree_of(root: Path) -> Tree:
+def tree_of(root: Path, options: Options | None = None) -> Tree:
     """The tree to read `root` from. Raises FileNotFoundError when it does not exist."""
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such folder or archive; check --root")
-    return open_tree(root)
+    return open_tree(root, options is not None and options.follow_links)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dali_mix.datasets.base import Listing, Options, class_folders, find_archive, split_base, tree_of
+from dali_mix.datasets.base import Listing, Options, find_archive, tree_of
+from dali_mix.datasets.class_folders import class_folders, split_base
 from dali_mix.datasets.images import encode
 from dali_mix.datasets.safe_pickle import load_plain
 from dali_mix.datasets.trees import MemoryTree, Tree
@@ -35,7 +36,7 @@ def _cifar(root: Path, split: str, options: Options, layout: str) -> Listing:
     if options.classes_file is not None:
         raise ValueError(f"{layout} knows its classes: --classes does not apply")
     part = "train" if split == "train" else "test"
-    tree = tree_of(root)
+    tree = tree_of(root, options)
     listing = _in_tree(tree, part, split, layout)
     if listing is None:
         number = layout.removeprefix("cifar")
@@ -65,14 +66,14 @@ def _in_tree(tree: Tree, part: str, split: str, layout: str) -> Listing | None:
                 return _from_arrays(tree, images, labels, classes, layout, split)
     folders = tree.folders()
     if part in folders or (len(folders) == 1 and part in tree.folders(folders[0])):
-        base = split_base(tree, part)
+        base, _ = split_base(tree, part, "yes")
         known = CIFAR10_CLASSES if layout == "cifar10" else None
-        names, labels, classes, _ = class_folders(tree, base, known)
+        names, labels, classes, report = class_folders(tree, base, known)
         if len(classes) != int(layout.removeprefix("cifar")):
             raise ValueError(
                 f"{tree.where(base)}: {len(classes)} class folders, {layout} has {layout.removeprefix('cifar')}"
             )
-        return Listing(tree, names, labels, classes, layout, split)
+        return Listing(tree, names, labels, classes, layout, split, report=report)
     return None
 
 

@@ -44,7 +44,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     task = choose_task("coco", options)
     if options.classes_file is not None:
         raise ValueError("coco takes its classes from the categories in its annotations: --classes does not apply")
-    tree = tree_of(root)
+    tree = tree_of(root, options)
     split = _full_split(tree, split, options.years)
     file = f"annotations/instances_{split}.json"
     where = tree.where(file)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dali_mix.datasets.base import Listing, Options, class_folders, split_base, tree_of
+from dali_mix.datasets.base import Listing, Options, tree_of
+from dali_mix.datasets.class_folders import class_folders, split_base
+from dali_mix.datasets.val_share import of_share, shared_split
 
 
 def imagefolder(root: Path, split: str, options: Options) -> Listing:
-    """Lists root/split/class/… or, when the root has no folder called like a split, root/class/…."""
-    tree = tree_of(root)
-    base = split_base(tree, split)
-    names, labels, classes, others = class_folders(tree, base, options.class_names())
-    report = {"other_files": others} if others else {}
-    return Listing(tree, names, labels, classes, "imagefolder", split, report=report)
+    """Lists root/split/class/… or, when the root has no folder for each split, root/class/…; with `--val-share` the
+    part of root/train/class/… or root/class/… that is `split`.
+    """
+    tree = tree_of(root, options)
+    base, notices = split_base(tree, shared_split(options, split), options.split_folders)
+    names, labels, classes, report = class_folders(tree, base, options.class_names())
+    if notices:
+        report["notices"] = notices + report.get("notices", [])
+    listing = Listing(tree, names, labels, classes, "imagefolder", split, report=report)
+    return of_share(listing, options, base)

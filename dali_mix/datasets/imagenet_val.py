@@ -24,7 +24,7 @@ _PLACES = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
 def imagenet_val(root: Path, split: str, options: Options) -> Listing:
     """Lists the flat images of root (or root/split, root/val) with the labels of `--list`, or of a known file in the
     root."""
-    tree = tree_of(root)
+    tree = tree_of(root, options)
     folder = next((name for name in (split, "val", "ILSVRC2012_img_val") if name in tree.folders()), "")
     images = [name for name in tree.images(folder) if name.count("/") == folder.count("/") + bool(folder)]
     if not images:

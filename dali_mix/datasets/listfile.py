@@ -23,6 +23,7 @@ import numpy as np
 
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_given, tree_of
 from dali_mix.datasets.trees import check_name
+from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.recordio.header import MAX_CLASS, Label
 from dali_mix.recordio.labels import check_label, clip_boxes
 from dali_mix.recordio.reader import boxes_of
@@ -43,7 +44,8 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     Raises ValueError naming file and line for a malformed row, a path that leaves the root, a label that is not finite,
     out of range or of another length than the others, and for an id that is there twice.
     """
-    tree = tree_of(root)
+    tree = tree_of(root, options)
+    shared_split(options, split)
     path = options.list_file or _default(root, split)
     data = read_given(path, "--list")
     if path.suffix not in _READERS:
@@ -61,7 +63,8 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     for row, label in zip(rows, labels, strict=True):
         _check(row, label, task, len(classes))
     places = [row.where for row in rows]
-    return Listing(tree, names, labels, classes, "list", split, task=task, ids=ids, places=places)
+    listing = Listing(tree, names, labels, classes, "list", split, task=task, ids=ids, places=places)
+    return of_share(listing, options)
 
 
 def _check(row: _Row, label: Label, task: str, num_classes: int) -> None:

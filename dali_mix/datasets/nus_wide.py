@@ -32,7 +32,7 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
         raise ValueError(f"nus-wide has the official splits train and test (val is the same), not {split!r}")
     if options.classes_file is not None:
         raise ValueError("nus-wide takes its classes from Concepts81.txt: --classes does not apply")
-    tree = tree_of(root)
+    tree = tree_of(root, options)
     base = next((base for base in ("", "NUS-WIDE/") if tree.exists(f"{base}ImageList")), "")
     concepts = _concepts(tree, base)
     all_images = _paths(tree, f"{base}ImageList/Imagelist.txt")

@@ -109,6 +109,8 @@ def pack(
                 totals["clipped_boxes"] += done.clipped
                 if progress:
                     progress(done.images)
+            if left_out := listing.tree.count_left_out():
+                report["left_out"] = left_out
             report |= {"skipped": sorted(skipped, key=lambda entry: entry["file"]), **totals}
             return writer.finish(report)
     finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dali_mix.datasets.base import Listing, Options, check_unique, class_folders, decode_lines, find_archive, tree_of
+from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, find_archive, tree_of
+from dali_mix.datasets.class_folders import class_folders
 from dali_mix.datasets.trees import Tree
 
 
@@ -16,7 +17,7 @@ def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")
     if options.classes_file is not None:
         raise ValueError("tiny-imagenet takes its classes from wnids.txt: --classes does not apply")
-    tree = tree_of(root)
+    tree = tree_of(root, options)
     base = _base(tree)
     if base is None:
         archive = find_archive(root, ("tiny-imagenet",))
@@ -31,8 +32,8 @@ def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
     check_unique(wnids, tree.where(wnids_name))
     classes = tuple(sorted(wnids))
     if split == "train" or not tree.exists(f"{base}val/val_annotations.txt"):
-        names, labels, _, _ = class_folders(tree, base + split, classes)
-        return Listing(tree, names, labels, classes, "tiny-imagenet", split)
+        names, labels, _, report = class_folders(tree, base + split, classes)
+        return Listing(tree, names, labels, classes, "tiny-imagenet", split, report=report)
     names, labels = _annotated(tree, f"{base}val", classes)
     return Listing(tree, names, labels, classes, "tiny-imagenet", split)
 

@@ -1,4 +1,4 @@
-"""Where a dataset's files come from: a folder, a .zip or .tar file, or memory; read by relative name, never outside.
+"""Where a dataset's files come from: a folder, an archive (`archives`) or memory; read by relative name, never outside.
 
 A name that would leave the root (`..`, an absolute path, a symbolic link) is refused, and so are archives built to fill
 the disk.
@@ -9,27 +9,30 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tarfile
-import tempfile
-import weakref
-import zipfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from dali_mix.datasets.no_data import no_data
+
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm", ".gif", ".tif", ".tiff", ".jpe", ".jfif")
 )
-_MAX_RATIO = 100  # archives of images and of CIFAR's arrays unpack to less than twice their size
-_MAX_UNPACKED = 256 << 20  # below this no ratio is suspicious
 
 
 class Tree(ABC):
-    """Files by relative name, with forward slashes. `root` says in messages where they are."""
+    """Files by relative name, with forward slashes. `root` says in messages where they are.
+
+    Names that are no data (`no_data`) are not listed, but can be read. `left_out` has those met so far: path → the name
+    it is counted under.
+    """
 
     root: str
+
+    def __init__(self) -> None:
+        self.left_out: dict[str, str] = {}
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -58,6 +61,10 @@ class Tree(ABC):
     def walk(self, name: str = "") -> Iterator[str]:
         """Relative names of all files in folder `name` and below, sorted within each folder."""
 
+    def count_left_out(self) -> dict[str, int]:
+        """Files and folders met so far that are no data, counted by name."""
+        return dict(sorted(Counter(self.left_out.values()).items()))
+
     def images(self, name: str = "") -> list[str]:
         """Relative names of the files below `name` that are called like images."""
         return [file for file in self.walk(name) if is_image(file)]
@@ -69,8 +76,13 @@ class Tree(ABC):
 
 def is_image(name: str) -> bool:
     """Whether a file is called like an image; hidden files are not."""
+    return not name.rpartition("/")[2].startswith(".") and suffix_of(name) in IMAGE_SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file's name, in small letters and with its dot; "" without one."""
     base = name.rpartition("/")[2]
-    return not base.startswith(".") and base[base.rfind(".") :].lower() in IMAGE_SUFFIXES
+    return base[base.rfind(".") :].lower() if "." in base else ""
 
 
 def check_name(name: str, root: str) -> str:
@@ -83,10 +95,14 @@ def check_name(name: str, root: str) -> str:
 
 
 class FolderTree(Tree):
-    """A folder on disk. A symbolic link below it is followed as long as it stays below it, and a loop of links ends."""
+    """A folder on disk. A symbolic link below it is followed as long as it stays below it, or anywhere with
+    `follow_links`; a loop of links ends.
+    """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], follow_links: bool = False) -> None:
+        super().__init__()
         self.path = Path(root)
+        self._follow_links = follow_links
         if not self.path.is_dir():
             raise FileNotFoundError(f"{root}: no such folder; check --root")
         self.root = str(self.path)
@@ -133,10 +149,15 @@ class FolderTree(Tree):
         found = []
         with os.scandir(self.path / name) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.is_dir():
+                if not self._leaves_out(name, entry.name) and entry.is_dir():
                     self._check_link(entry)
                     found.append(entry.name)
         return sorted(found)
+
+    def _leaves_out(self, folder: str, name: str) -> bool:
+        if kind := no_data(name):
+            self.left_out[f"{folder}/{name}".lstrip("/")] = kind
+        return kind is not None
 
     def walk(self, name: str = "") -> Iterator[str]:
         self._check_real(f"{self.root}/{name}")
@@ -155,6 +176,8 @@ class FolderTree(Tree):
         with os.scandir(path) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
         for entry in entries:
+            if self._leaves_out(name, entry.name):
+                continue
             self._check_link(entry)
             inner = f"{name}/{entry.name}" if name else entry.name
             if entry.is_dir():
@@ -175,10 +198,13 @@ class FolderTree(Tree):
             self._checked_folders.add(folder)
 
     def _check_real(self, path: str) -> None:
+        if self._follow_links:
+            return
         real = os.path.realpath(path)
         if real != self._real and not real.startswith(self._real.rstrip("/") + "/"):
             raise ValueError(
-                f"{path}: a symbolic link that leaves {self.root}; copy the files in, or choose another --root"
+                f"{path}: a symbolic link that leaves {self.root}; copy the files in, choose another --root, or pass"
+                " --follow-links if what it leads to is meant"
             )
 
 
@@ -186,6 +212,7 @@ class MemoryTree(Tree):
     """Files made on demand by `read(name)`: arrays that become images when packed."""
 
     def __init__(self, root: str, names: list[str], read: Callable[[str], bytes]) -> None:
+        super().__init__()
         self.root = root
         self._names = names
         self._read = read
@@ -201,144 +228,3 @@ class MemoryTree(Tree):
 
     def walk(self, name: str = "") -> Iterator[str]:
         yield from self._names
-
-
-class _ArchiveTree(Tree):
-    """What .zip and .tar have in common: names checked and indexed when opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.root = str(path)
-        self._packed = path.stat().st_size
-        self._unpacked = 0
-        self._files: list[str] = []
-        self._known: set[str] = set()
-        self._inside: dict[str, set[str]] = {"": set()}
-
-    def _register(self, name: str, size: int) -> str:
-        try:
-            tidy = check_name(name, "the archive")
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}; do not trust this archive") from None
-        self._unpacked += size
-        if self._unpacked > max(_MAX_UNPACKED, _MAX_RATIO * self._packed):
-            raise ValueError(
-                f"{self.path}: unpacks to more than {_MAX_RATIO} times its {self._packed:,} bytes (at {tidy}): a"
-                " decompression bomb;"
-                " unpack it yourself if you trust it"
-            )
-        if tidy in self._known:
-            raise ValueError(f"{self.path}: {tidy} is in it twice; pack the archive again, or unpack it")
-        self._known.add(tidy)
-        self._files.append(tidy)
-        return tidy
-
-    def _finish(self) -> None:
-        self._files.sort()
-        self._inside = {"": set()}
-        for name in self._files:
-            parts = name.split("/")[:-1]
-            for depth, part in enumerate(parts):
-                self._inside.setdefault("/".join(parts[:depth]), set()).add(part)
-                self._inside.setdefault("/".join(parts[: depth + 1]), set())
-
-    def exists(self, name: str) -> bool:
-        return name in self._known or name in self._inside
-
-    def folders(self, name: str = "") -> list[str]:
-        return sorted(folder for folder in self._inside.get(name, ()) if not folder.startswith((".", "__MACOSX")))
-
-    def walk(self, name: str = "") -> Iterator[str]:
-        start = f"{name}/" if name else ""
-        return (file for file in self._files if file.startswith(start) and "__MACOSX/" not in file)
-
-
-class ZipTree(_ArchiveTree):
-    """A .zip file, read member by member from several threads."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise ValueError(f"{path}: not a readable zip file: {error}; fetch it again") from None
-        weakref.finalize(self, self._zip.close)
-        self._members: dict[str, zipfile.ZipInfo] = {}
-        for member in self._zip.infolist():
-            if member.is_dir():
-                continue
-            if stat.S_ISLNK(member.external_attr >> 16):
-                raise ValueError(
-                    f"{path}: {member.filename} is a symbolic link; unpack the archive yourself if you trust it"
-                )
-            self._members[self._register(member.filename, member.file_size)] = member
-        self._finish()
-
-    def read(self, name: str) -> bytes:
-        try:
-            member = self._members[name]
-        except KeyError:
-            raise FileNotFoundError(f"{self.where(name)}: not in the archive") from None
-        try:
-            with self._zip.open(member) as file:
-                data = file.read(member.file_size + 1)
-        except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
-            raise ValueError(f"{self.where(name)}: cannot be unpacked: {error}; fetch the archive again") from None
-        if len(data) != member.file_size:
-            raise ValueError(f"{self.where(name)}: unpacks to another size than the archive says; fetch it again")
-        return data
-
-
-class TarTree(_ArchiveTree):
-    """A .tar or .tar.gz, its members copied to an unnamed temporary file that vanishes with the process."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._spool = tempfile.TemporaryFile(prefix="dali_mix-")  # noqa: SIM115  # lives as long as the tree
-        weakref.finalize(self, self._spool.close)
-        self._places: dict[str, tuple[int, int]] = {}
-        try:
-            with tarfile.open(path, "r|*") as tar:
-                for member in tar:
-                    if member.isdir():
-                        continue
-                    if not member.isreg():
-                        raise ValueError(
-                            f"{path}: {member.name} is a link or device; unpack the archive yourself if you trust it"
-                        )
-                    self._spool_member(tar, member, self._register(member.name, member.size))
-        except (tarfile.TarError, EOFError, OSError) as error:
-            self._spool.close()
-            raise ValueError(f"{path}: not a readable tar file: {error}; fetch it again") from None
-        except ValueError:
-            self._spool.close()
-            raise
-        self._spool.flush()
-        self._finish()
-
-    def _spool_member(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
-        start = self._spool.tell()
-        source = tar.extractfile(member)
-        assert source is not None  # a regular member
-        while block := source.read(1 << 20):
-            self._spool.write(block)
-        self._places[name] = start, self._spool.tell() - start
-
-    def read(self, name: str) -> bytes:
-        try:
-            start, size = self._places[name]
-        except KeyError:
-            raise FileNotFoundError(f"{self.where(name)}: not in the archive") from None
-        return os.pread(self._spool.fileno(), size, start)
-
-
-def open_tree(root: str | os.PathLike[str]) -> Tree:
-    """The tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file."""
-    path = Path(root)
-    if path.is_file():
-        if path.name.endswith(".zip"):
-            return ZipTree(path)
-        if path.name.endswith(ARCHIVES):
-            return TarTree(path)
-        raise ValueError(f"{root}: neither a folder nor a {', '.join(ARCHIVES)} file; check --root")
-    return FolderTree(path)

@@ -34,7 +34,7 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
     classes = options.class_names() or numbered_classes(VG_CLASSES - 1, "vg500")
     if len(classes) != VG_CLASSES:
         raise ValueError(f"{options.classes_file}: {len(classes)} names for the {VG_CLASSES} categories of vg500")
-    tree = tree_of(root)
+    tree = tree_of(root, options)
     index = next((place for place in (_LABELS, _PARTITION + _LABELS) if tree.exists(place)), _LABELS)
     categories = read_json(tree, index)
     index_where = tree.where(index)

@@ -59,7 +59,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     Raises FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
     """
     task = choose_task("voc", options)
-    tree = tree_of(root)
+    tree = tree_of(root, options)
     years = _years(tree, options.years)
     images = [image for year, base in years for image in _images(tree, base, split)]
     if options.classes_file == Path("auto"):

@@ -40,7 +40,7 @@ def wider(root: Path, split: str, options: Options) -> Listing:
         raise ValueError(f"wider has the splits {', '.join(_FILES)}, not {split!r}")
     if options.classes_file is not None:
         raise ValueError("wider takes its attributes' names from its annotations: --classes does not apply")
-    tree = tree_of(root)
+    tree = tree_of(root, options)
     file = f"Annotations/wider_attribute_{_FILES[split]}.json"
     where = tree.where(file)
     content = read_json(tree, file)

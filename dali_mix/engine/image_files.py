@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.datasets.images import CONVERTED, Transform
+from dali_mix.datasets.no_data import no_data_in
 from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image
 from dali_mix.engine.config import RunConfig
 from dali_mix.loading import build_loader
@@ -46,7 +47,8 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if is_image(file.name) and file.is_file())
+            called = (file for file in path.rglob("*") if is_image(file.name) and file.is_file())
+            inside = sorted(file for file in called if not no_data_in(file.relative_to(path).as_posix()))
             if not inside:
                 raise ValueError(f"{path}: no image in it (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
             found += inside

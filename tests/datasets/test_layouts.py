@@ -81,7 +81,8 @@ def test_other_files_are_counted(tmp_path: Path) -> None:
     (tmp_path / "README").write_text("x")
     listing = LAYOUTS["imagefolder"](tmp_path, "train", Options())
     assert len(listing.names) == 6
-    assert listing.report == {"other_files": 2}
+    assert listing.report == {"other_files": {".txt": 1}}
+    assert listing.tree.count_left_out() == {".*": 1}
 
 
 def test_classes_in_a_given_order(tmp_path: Path, capsys: Capture) -> None:

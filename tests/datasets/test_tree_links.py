@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dali_mix.datasets import LAYOUTS, Options
-from dali_mix.datasets.trees import FolderTree, open_tree
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.trees import FolderTree
 from tests.recordio.samples import encoded, image_folder
 
 

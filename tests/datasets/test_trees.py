@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dali_mix.cli.main import main
-from dali_mix.datasets.trees import FolderTree, TarTree, ZipTree, check_name, open_tree
+from dali_mix.datasets.archives import TarTree, ZipTree, open_tree
+from dali_mix.datasets.trees import FolderTree, check_name
 from dali_mix.recordio import RecordSet
 from tests.recordio.samples import encoded, image_folder
 

@@ -1,0 +1,220 @@
+"""Trees inside archives: .zip and .tar files, read without unpacking them; and `open_tree`, which opens any tree."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dali_mix.datasets.no_data import no_data_in
+from dali_mix.datasets.trees import FolderTree, Tree, check_name
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_MAX_RATIO = 100  # archives of images and of CIFAR's arrays unpack to less than twice their size
+_MAX_UNPACKED = 256 << 20  # below this no ratio is suspicious
+
+
+class _ArchiveTree(Tree):
+    """What .zip and .tar have in common: names checked and indexed when opened."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.root = str(path)
+        self._packed = path.stat().st_size
+        self._unpacked = 0
+        self._files: list[str] = []
+        self._no_data: dict[str, str] = {}
+        self._known: set[str] = set()
+        self._inside: dict[str, set[str]] = {"": set()}
+
+    def _register(self, name: str, size: int) -> str:
+        try:
+            tidy = check_name(name, "the archive")
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}; do not trust this archive") from None
+        self._unpacked += size
+        if self._unpacked > max(_MAX_UNPACKED, _MAX_RATIO * self._packed):
+            raise ValueError(
+                f"{self.path}: unpacks to more than {_MAX_RATIO} times its {self._packed:,} bytes (at {tidy}): a"
+                " decompression bomb;"
+                " unpack it yourself if you trust it"
+            )
+        if tidy in self._known:
+            raise ValueError(f"{self.path}: {tidy} is in it twice; pack the archive again, or unpack it")
+        self._known.add(tidy)
+        if found := no_data_in(tidy):
+            self._no_data[found[0]] = found[1]
+        else:
+            self._files.append(tidy)
+        return tidy
+
+    def _finish(self) -> None:
+        self._files.sort()
+        self._inside = {"": set()}
+        for name in self._files:
+            parts = name.split("/")[:-1]
+            for depth, part in enumerate(parts):
+                self._inside.setdefault("/".join(parts[:depth]), set()).add(part)
+                self._inside.setdefault("/".join(parts[: depth + 1]), set())
+
+    def exists(self, name: str) -> bool:
+        return name in self._known or name in self._inside
+
+    def folders(self, name: str = "") -> list[str]:
+        return sorted(self._inside.get(name, ()))
+
+    def walk(self, name: str = "") -> Iterator[str]:
+        start = f"{name}/" if name else ""
+        self.left_out |= {path: kind for path, kind in self._no_data.items() if path.startswith(start)}
+        return (file for file in self._files if file.startswith(start))
+
+
+class ZipTree(_ArchiveTree):
+    """A .zip file, read member by member from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except Exception as error:  # of a damaged file: struct.error, IndexError, UnicodeDecodeError, …
+            raise ValueError(f"{path}: not a readable zip file: {_reason(error)}; fetch it again") from None
+        weakref.finalize(self, self._zip.close)
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        stated, found = _stated_count(path), len(self._zip.infolist())
+        if stated not in (found & 0xFFFF, 0xFFFF):
+            raise ValueError(f"{path}: {found:,} members where its end states {stated:,}: damaged; fetch it again")
+        for member in self._zip.infolist():
+            if member.is_dir():
+                if member.file_size:
+                    raise ValueError(f"{path}: {member.filename} is a folder with content: damaged; fetch it again")
+                continue
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise ValueError(
+                    f"{path}: {member.filename} is a symbolic link; unpack the archive yourself if you trust it"
+                )
+            self._members[self._register(member.filename, member.file_size)] = member
+        self._finish()
+
+    def read(self, name: str) -> bytes:
+        try:
+            member = self._members[name]
+        except KeyError:
+            raise FileNotFoundError(f"{self.where(name)}: not in the archive") from None
+        try:
+            with self._zip.open(member) as file:
+                data = file.read(member.file_size + 1)
+        except Exception as error:  # each codec has errors of its own: zlib.error, LZMAError, IndexError, …
+            advice = "unpack it yourself with its password" if member.flag_bits & 1 else "fetch the archive again"
+            raise ValueError(f"{self.where(name)}: cannot be unpacked: {_reason(error)}; {advice}") from None
+        if len(data) != member.file_size:
+            raise ValueError(f"{self.where(name)}: unpacks to another size than the archive says; fetch it again")
+        return data
+
+
+def _stated_count(path: Path) -> int:
+    """How many members the end of a zip file states, modulo 2^16; 0xFFFF where it does not say. zipfile ignores it."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
+        tail = file.read()
+    place = tail.rfind(b"PK\5\6")
+    return 0xFFFF if place < 0 or place + 12 > len(tail) else int.from_bytes(tail[place + 10 : place + 12], "little")
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """A member's header. Where tarfile takes a damaged or missing header for the end, without a word, this raises."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # blocks of zeros: the end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"cut short or damaged at byte {tar.offset:,}: {error}") from None
+
+
+class TarTree(_ArchiveTree):
+    """A .tar or .tar.gz, its members copied to an unnamed temporary file that vanishes with the process."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._places: dict[str, tuple[int, int]] = {}
+        with self._spooling():
+            self._spool = tempfile.TemporaryFile(prefix="dali_mix-")  # noqa: SIM115  # lives as long as the tree
+        weakref.finalize(self, self._spool.close)
+        last = ""
+        try:
+            with tarfile.open(path, "r|*", tarinfo=_StrictInfo) as tar:
+                for member in tar:
+                    last = f" at {member.name}"
+                    if member.isdir():
+                        continue
+                    if not member.isreg():
+                        raise ValueError(
+                            f"{path}: {member.name} is a link or device; unpack the archive yourself if you trust it"
+                        )
+                    self._spool_member(tar, member, self._register(member.name, member.size))
+            with self._spooling():
+                self._spool.flush()
+        except Exception as error:  # of a damaged file: zlib.error, LZMAError, EOFError, IndexError, …
+            with suppress(OSError):
+                self._spool.close()
+            if str(error).startswith(f"{path}: "):
+                raise
+            raise ValueError(f"{path}: not a readable tar file{last}: {_reason(error)}; fetch it again") from None
+        self._finish()
+
+    def _spool_member(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
+        start = self._spool.tell()
+        source = tar.extractfile(member)
+        assert source is not None  # a regular member
+        while block := source.read(1 << 20):
+            with self._spooling():
+                self._spool.write(block)
+        self._places[name] = start, self._spool.tell() - start
+
+    @contextmanager
+    def _spooling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            folder = tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")
+            raise OSError(
+                f"{self.path}: cannot be unpacked into the temporary folder {folder}: {error.strerror or error};"
+                " free space there, or set TMPDIR to a folder that has some"
+            ) from None
+
+    def read(self, name: str) -> bytes:
+        try:
+            start, size = self._places[name]
+        except KeyError:
+            raise FileNotFoundError(f"{self.where(name)}: not in the archive") from None
+        return os.pread(self._spool.fileno(), size, start)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; its name where it says nothing that can be understood alone."""
+    text = str(error)
+    return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__} {text}".strip()
+
+
+def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:
+    """The tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file. `follow_links`: see `FolderTree`."""
+    path = Path(root)
+    if path.is_file():
+        if follow_links:
+            raise ValueError(f"{root}: --follow-links is for folders: leave it out, or unpack the archive")
+        name = path.name.lower()
+        if name.endswith(".zip"):
+            return ZipTree(path)
+        if name.endswith(ARCHIVES):
+            return TarTree(path)
+        raise ValueError(f"{root}: neither a folder nor a {', '.join(ARCHIVES)} file; check --root")
+    return FolderTree(path, follow_links)

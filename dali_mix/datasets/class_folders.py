@@ -1,0 +1,177 @@
+"""Folders of classes: which folder a split is in, and the images of each class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from dali_mix.datasets.base import SPLIT_NAMES
+from dali_mix.datasets.trees import Tree, is_image, suffix_of
+
+# Suffixes of images that are left out since neither DALI nor the packer reads them.
+_UNREAD = frozenset((
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".exr", ".hdr", ".tga", ".svg", ".dds", ".ico",
+    ".pcx", ".xcf", ".eps", ".dcm",
+    ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw",
+    ".x3f", ".raw", ".3fr", ".iiq",
+))  # fmt: skip
+_SHOWN = 6
+
+
+def class_folders(
+    tree: Tree, base: str, classes: tuple[str, ...] | None
+) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
+    """Images of `base`/class/…: names, labels, classes (sorted unless given), and the report on other files among them.
+
+    Raises ValueError for a class without images, or a folder that is none of the given classes.
+    """
+    where = tree.where(base)
+    folders = tree.folders(base)
+    if not folders:
+        loose = any(is_image(file) for file in tree.walk(base))
+        advice = "; if it is a class itself, pass --split-folders no" if loose and base else ""
+        raise ValueError(f"{where}: no class folders in it; expected {where}/CLASS/IMAGE{advice}")
+    if classes is None:
+        classes = tuple(folders)
+    else:
+        for folder in folders:
+            if folder not in classes:
+                raise ValueError(f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes")
+    number_of = {name: number for number, name in enumerate(classes)}
+    images: dict[str, list[str]] = {folder: [] for folder in folders}
+    others: dict[str, Counter[str]] = {folder: Counter() for folder in folders}
+    loose_images = 0
+    for file in tree.walk(base):
+        folder, slash, _ = file[len(base) + bool(base) :].partition("/")
+        if not slash:
+            loose_images += is_image(file)
+        elif is_image(file):
+            images[folder].append(file)
+        else:
+            others[folder][suffix_of(file) or "no suffix"] += 1
+    for folder, found in images.items():
+        if not found:
+            there = f" (only {_counted(others[folder])})" if others[folder] else ""
+            raise ValueError(
+                f"{where}/{folder}: a class folder without images{there}; fill it, or remove it from every split"
+            )
+    names = [name for folder in folders for name in images[folder]]
+    labels = [number_of[folder] for folder in folders for _ in images[folder]]
+    return names, labels, classes, _report(where, sum(others.values(), Counter()), loose_images)
+
+
+def _report(where: str, others: Counter[str], loose_images: int) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    notices = []
+    if others:
+        report["other_files"] = dict(sorted(others.items()))
+    unread = Counter({suffix: count for suffix, count in others.items() if suffix in _UNREAD})
+    if unread:
+        notices.append(f"{_counted(unread)} left out: images that cannot be read here; convert them to JPEG or PNG")
+    if loose_images:
+        report["images_beside_the_classes"] = loose_images
+        notices.append(f"{where}: {loose_images:,} images are in no class folder and were left out")
+    return report | ({"notices": notices} if notices else {})
+
+
+def _counted(suffixes: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {suffix} file{'s' * (count > 1)}" for suffix, count in sorted(suffixes.items()))
+
+
+def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str, list[str]]:
+    """The folder that holds the classes of `split`, and notices where the tree can be read in two ways.
+
+    It is the folder called like the split, or the root where the tree has no folder for each split. Folders called like
+    splits are classes when other folders with images are beside them, unless at least two of them hold class folders;
+    `split_folders` "yes" or "no" decides instead. The single outer folder of an archive is passed through. Raises
+    ValueError when other splits are there, but not this one, and for the name of a split mistyped where there is no
+    folder to compare it with.
+    """
+    base = ""
+    while True:
+        folders = tree.folders(base)
+        match = next((name for name in (split, *folders) if name in folders and name.lower() == split.lower()), None)
+        named = [name for name in folders if name.lower() in SPLIT_NAMES or name == match]
+        free = match is not None and match.lower() not in SPLIT_NAMES  # asked for by a name of its own, such as fold1
+        is_split, notices = _are_splits(tree, base, folders, named, free, split_folders)
+        if is_split and match is not None:
+            return _join(base, match), notices
+        if is_split and named:
+            raise ValueError(f"{tree.where(base)}: no folder {split!r}; there is {', '.join(named)}: choose --split")
+        outer = _join(base, folders[0]) if len(folders) == 1 else ""
+        if outer and tree.folders(outer) and not _has_images(tree, outer, direct=True):
+            base = outer
+            continue
+        if split_folders == "yes":
+            there = ", ".join(folders[:_SHOWN]) or "none"
+            raise ValueError(f"{tree.where(base)}: no folder {split!r}; the folders are {there}: choose --split")
+        if not named and split_folders != "no" and (meant := _mistyped(split)):
+            raise ValueError(f"{tree.where(base)}: no folder {split!r}; did you mean --split {meant}?")
+        return base, notices or _alike(tree, base, folders)
+
+
+def _are_splits(
+    tree: Tree, base: str, folders: list[str], named: list[str], free: bool, split_folders: str
+) -> tuple[bool, list[str]]:
+    """Whether the folders `named` are splits, not classes; and a notice where both are possible."""
+    if split_folders != "auto" or not named:
+        return split_folders != "no", []
+    others = [name for name in folders if name not in named and _has_images(tree, _join(base, name))]
+    holding = [name for name in named if _has_images(tree, _join(base, name), direct=False)]
+    if not others or (free and not holding):
+        return True, []
+    if not holding:
+        return False, []
+    is_split = free or len(holding) > 1
+    where, shown = tree.where(base), _listed(others)
+    if is_split:
+        return True, [
+            f"{where}: {_listed(named)} read as splits, {shown} left out; if all are classes, pass --split-folders no"
+        ]
+    return False, [
+        f"{where}: {_listed(named)} read as a class like {shown}; if it is a split, pass --split-folders yes"
+    ]
+
+
+def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
+    """A notice where the folders look like splits under other names: each holds the same several folders."""
+    inner = tree.folders(_join(base, folders[0])) if len(folders) > 1 else []
+    if len(inner) < 2 or any(tree.folders(_join(base, name)) != inner for name in folders[1:]):
+        return []
+    if any(_has_images(tree, _join(base, name), direct=True) for name in folders):
+        return []
+    return [
+        f"{tree.where(base)}: {_listed(folders)} read as classes, though each holds the folders {_listed(inner)};"
+        f" if they are splits, pass --split {folders[0]}"
+    ]
+
+
+def _has_images(tree: Tree, folder: str, direct: bool | None = None) -> bool:
+    """Whether `folder` holds an image: directly in it, only further down (`direct` False), or anywhere (None)."""
+    depth = folder.count("/") + 1
+    return any(
+        is_image(file) and (direct is None or direct == (file.count("/") == depth)) for file in tree.walk(folder)
+    )
+
+
+def _join(base: str, name: str) -> str:
+    return f"{base}/{name}" if base else name
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + ", …" * (len(names) > _SHOWN)
+
+
+def _mistyped(split: str) -> str:
+    """The split that was probably meant by `split`, a free name; "" when it is unlike any."""
+    lower = split.lower()
+    for name in sorted(SPLIT_NAMES):
+        turned = sorted(lower) == sorted(name)  # "vla", "trian"
+        near = (
+            lower[:1] == name[0] and abs(len(lower) - len(name)) < 2 and bool(get_close_matches(lower, [name], 1, 0.75))
+        )
+        if split != name and (turned or near) and not split.startswith(name):
+            return "" if split in SPLIT_NAMES else name
+    return ""

@@ -1,0 +1,36 @@
+"""Names of files and folders that are no data: what operating systems, file servers and notebooks leave in a tree."""
+
+from __future__ import annotations
+
+_HIDDEN = "._*", ".*"  # AppleDouble, and every other hidden name that is not listed
+_LISTED = (
+    *(".DS_Store", ".AppleDouble", ".AppleDB", ".Spotlight-V100", ".Trashes", ".TemporaryItems", ".fseventsd"),
+    *("__MACOSX", "Icon\r", "Network Trash Folder", "Temporary Items"),  # macOS
+    *("Thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$RECYCLE.BIN", "RECYCLER"),  # Windows
+    "System Volume Information",
+    *("@eaDir", "@tmp", "#recycle", "#snapshot", "@SynoResource"),  # Synology
+    *("@Recycle", "@Recently-Snapshot", "@__thumb", ".@__thumb"),  # QNAP
+    *("lost+found", ".snapshot", ".thumbnails", ".directory"),  # Linux, NetApp
+    *(".ipynb_checkpoints", "__pycache__", ".git", ".svn", ".dvc"),  # programs
+    *(".picasa.ini", "Picasa.ini", ".picasaoriginals", ".stversions", ".stfolder", ".dropbox.cache"),
+)
+_NAMES = {name.casefold(): name.strip() for name in _LISTED}
+
+
+def no_data(name: str) -> str | None:
+    """Return under which name a file or folder called `name` is counted as left out; None for one that may be data."""
+    listed = _NAMES.get(name.casefold())
+    if listed or not name.startswith("."):
+        return listed
+    return _HIDDEN[0] if name.startswith("._") else _HIDDEN[1]
+
+
+def no_data_in(path: str) -> tuple[str, str] | None:
+    """Return the first part of a relative path that is no data, as its path and what it is counted as; else None."""
+    end = 0
+    for part in path.split("/"):
+        end += len(part)
+        if kind := no_data(part):
+            return path[:end], kind
+        end += 1
+    return None

@@ -1,0 +1,55 @@
+"""One folder or list as two splits, "train" and "val": which image belongs to which follows from its name alone.
+
+In each class the images are ordered by the sha256 of their name; the first `share` of them are "val". So both splits
+are disjoint and complete, the same on every machine, and each class has its share in both. When files are added, few
+others change sides: those near the boundary of their class. Both splits are then packed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+from dali_mix.datasets.base import Listing, Options
+
+
+def shared_split(options: Options, split: str) -> str:
+    """The split to read from disk: with `--val-share` both splits are parts of "train". Raises ValueError for a share
+    or a split that does not fit.
+    """
+    if options.val_share is None:
+        return split
+    if not 0 < options.val_share < 1:
+        raise ValueError(f"--val-share {options.val_share:g} is not between 0 and 1: 0.1 makes a tenth the split val")
+    if split not in ("train", "val"):
+        raise ValueError(f"--val-share makes the splits train and val, not {split!r}: choose --split train or val")
+    return "train"
+
+
+def of_share(listing: Listing, options: Options, base: str = "") -> Listing:
+    """The part of `listing` that is its split by `--val-share`; names count from folder `base`. Without the option the
+    listing itself.
+
+    A class of one image is in "train" only, any other class in both. Raises ValueError when the tree has a folder "val"
+    beside `base`, or a part would be empty.
+    """
+    share = options.val_share
+    if share is None:
+        return listing
+    if base:
+        beside = f"{base.rpartition('/')[0]}/val".lstrip("/")
+        if listing.tree.exists(beside):
+            raise ValueError(f"{listing.tree.where(beside)}: there is a split val already: leave --val-share out")
+    relative = (name[len(base) :].lstrip("/") for name in listing.names)
+    keys = [hashlib.sha256(name.encode(errors="surrogateescape")).digest() for name in relative]
+    by_class: dict[int, list[int]] = {}
+    for row, label in enumerate(listing.labels):
+        by_class.setdefault(label if isinstance(label, int) else 0, []).append(row)
+    val: set[int] = set()
+    for rows in by_class.values():
+        count = min(max(1, math.floor(share * len(rows) + 0.5)), len(rows) - 1)
+        val.update(sorted(rows, key=lambda row: keys[row])[:count])
+    stay = [row for row in range(len(keys)) if (row in val) == (listing.split == "val")]
+    if not stay:
+        raise ValueError(f"{listing.tree.root}: no class has two images to share between train and val")
+    return listing.only(stay)
