@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from dali_mix.datasets.no_data import no_data_in
 from dali_mix.datasets.trees import FolderTree, Tree, check_name
@@ -131,10 +132,10 @@ class _StrictInfo(tarfile.TarInfo):
     """A member's header. Where tarfile takes a damaged or missing header for the end, without a word, this raises."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # blocks of zeros: the end
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # blocks of zeros: the end
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"cut short or damaged at byte {tar.offset:,}: {error}") from None
