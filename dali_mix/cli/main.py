@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from dali_mix import __version__
+from dali_mix.cli import console
 from dali_mix.cli.arguments import Parser
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None, tell: Callable[[str], None] = _to_st
     Args:
         tell: called with the message of an error.
     """
+    console.install()
     _spin_briefly()
     return _run(parse(list(sys.argv[1:] if argv is None else argv)), tell)
 
@@ -84,9 +86,6 @@ def _run(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
     except KeyboardInterrupt:
         tell(f"dali-mix {args.command}: interrupted")
         return 130
-    except BrokenPipeError:
-        sys.stdout = None  # the reader (head, less) is gone; nothing is left to say
-        return 0
     except (ValueError, OSError) as error:  # what a user can cause; anything else is a bug and keeps its traceback
         if os.environ.get("DALI_MIX_DEBUG"):
             traceback.print_exc()

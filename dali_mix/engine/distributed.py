@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
@@ -142,7 +142,8 @@ class StopSignal:
             if self.asked:
                 raise KeyboardInterrupt
             self.name = "Ctrl-C"
-            os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
+            with suppress(OSError):  # nobody may be left to read it
+                os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
         self.asked = True
 
     def __enter__(self) -> StopSignal:

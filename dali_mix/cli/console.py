@@ -1,0 +1,81 @@
+"""Console streams that never fail: what cannot be printed is dropped, and the command goes on."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import sys
+from typing import TextIO
+
+
+class _Sink(io.FileIO):
+    """A file descriptor that turns into /dev/null at the first failed write.
+
+    The descriptor itself is replaced, so that writes of C libraries, of child processes and of Python's own flush at
+    exit succeed as well.
+    """
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(number, "wb", closefd=False)
+        self._label = name
+
+    def write(self, data) -> int:  # type: ignore[no-untyped-def, override]  # any buffer; io has no public type for it
+        try:
+            while (written := super().write(data)) is None:  # a full pipe that does not block
+                select.select([], [self], [])
+            return written
+        except OSError as error:
+            _to_null(self.fileno())
+            if error.errno != errno.EPIPE and self.fileno() != 2:  # nobody left is usual; a full disk is not
+                print(f"dali-mix: {self._label}: {error.strerror}; the rest is not printed", file=sys.stderr)
+            return memoryview(data).nbytes
+
+
+def install() -> None:
+    """Replace the process's own `sys.stdout` and `sys.stderr` by streams whose writes never raise OSError.
+
+    Standard descriptors that are closed (`2>&-`) are opened on /dev/null, so that no other file gets their number.
+    Characters that the console's encoding lacks are written as backslash escapes. Streams that somebody else put in
+    place of Python's own are left alone.
+    """
+    for number in range(3):
+        if not _is_open(number):
+            _to_null(number)
+    sys.stdout = _replaced(sys.stdout, sys.__stdout__, 1, "standard output")
+    sys.stderr = _replaced(sys.stderr, sys.__stderr__, 2, "standard error")
+
+
+def _replaced(stream: TextIO | None, original: TextIO | None, number: int, name: str) -> TextIO:
+    if stream is not original:
+        assert stream is not None
+        return stream
+    if original is not None:
+        try:
+            original.flush()
+        except OSError:
+            _to_null(number)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Sink(number, name)),
+        encoding=getattr(original, "encoding", "utf-8"),
+        errors="backslashreplace",
+        line_buffering=original is None or original.line_buffering or getattr(original, "write_through", False),
+    )
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _to_null(number: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    if null == number:
+        os.set_inheritable(number, True)
+    else:
+        os.dup2(null, number)
+        os.close(null)
