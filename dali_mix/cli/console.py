@@ -21,7 +21,7 @@ class _Sink(io.FileIO):
         super().__init__(number, "wb", closefd=False)
         self._label = name
 
-    def write(self, data) -> int:  # type: ignore[no-untyped-def, override]  # any buffer; io has no public type for it
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]  # any buffer
         try:
             while (written := super().write(data)) is None:  # a full pipe that does not block
                 select.select([], [self], [])
@@ -60,7 +60,7 @@ def _replaced(stream: TextIO | None, original: TextIO | None, number: int, name:
         io.BufferedWriter(_Sink(number, name)),
         encoding=getattr(original, "encoding", "utf-8"),
         errors="backslashreplace",
-        line_buffering=original is None or original.line_buffering or getattr(original, "write_through", False),
+        line_buffering=original is None or bool(original.line_buffering) or getattr(original, "write_through", False),
     )
 
 
