@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
 
 from dali_mix.datasets.no_data import no_data_in
 from dali_mix.datasets.trees import FolderTree, Tree, check_name
@@ -132,7 +131,7 @@ class _StrictInfo(tarfile.TarInfo):
     """A member's header. Where tarfile takes a damaged or missing header for the end, without a word, this raises."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictInfo:
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # blocks of zeros: the end
