@@ -38,7 +38,8 @@ class RunConfig:
 
     Paths are relative to the current directory. `batch_size` is global: it is shared evenly by ranks and accumulation
     steps. `type` in `model`, `mixer`, `loss` is a name of ours or "module:attribute", in `optimizer` torch.optim's, in
-    `objective` one of `dali_mix.engine.objectives.OBJECTIVES`. `metrics`: {"protocol": …} of `MultiLabelMetrics`.
+    `objective` one of `dali_mix.engine.objectives.OBJECTIVES`. `metrics`: {"protocol": …, "ties": …} of
+    `MultiLabelMetrics`.
     """
 
     train_set: str
@@ -68,6 +69,7 @@ class RunConfig:
     ema: float | None = None
     clip_grad_norm: float | None = None
     sync_bn: bool = False
+    find_unused_parameters: bool = False
     loader: dict[str, Any] = field(default_factory=dict)
     log_interval: int = 50
     log_ids: bool = False
@@ -175,7 +177,7 @@ def _check(config: RunConfig) -> None:
         value = getattr(config, name)
         if not (isinstance(value, str) and value) and not (optional and value is None):
             raise ValueError(f"{name} must be a path, not {value!r}")
-    for name in ("channels_last", "compile", "sync_bn", "log_ids", "resume_strict"):
+    for name in ("channels_last", "compile", "sync_bn", "find_unused_parameters", "log_ids", "resume_strict"):
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name} must be True or False, not {getattr(config, name)!r}")
     for name in ("pipeline", "model", "loss", "objective", "optimizer", "schedule", "mixer"):
@@ -233,7 +235,7 @@ def _check_groups(config: RunConfig) -> None:
     for key in config.checkpoint:
         _known(key, {"interval_epochs", "interval_steps", "keep", "best"}, "checkpoint")
     for key in config.metrics:
-        _known(key, {"protocol"}, "metrics")
+        _known(key, {"protocol", "ties"}, "metrics")
     prefixes = ("",) if config.ema is None else ("", "ema_")
     measured = dict.fromkeys(prefix + name for prefix in prefixes for names in MEASURED.values() for name in names)
     if config.checkpoints["best"] not in (*measured, "auto", None, ""):

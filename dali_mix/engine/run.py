@@ -135,6 +135,7 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
             restore(trainer, load_checkpoint(path))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+    trainer.check_start()
     report.open(step)
     if ranks.main:
         _write_config(trainer, recipe, resumed=step is not None)

@@ -42,9 +42,9 @@ class ClassificationScores:
 class MultiLabelScores:
     """The measures of `MultiLabelMetrics` in per cent; AP of each class is in `details`."""
 
-    def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain") -> None:
+    def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
         # Logits above 0 are probabilities above .5, and do not saturate at 1.
-        self.metrics = MultiLabelMetrics(num_classes, protocol, threshold=0.0, device=device)
+        self.metrics = MultiLabelMetrics(num_classes, protocol, threshold=0.0, device=device, ties=ties)
         self.details: dict[str, Any] = {}
 
     def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
@@ -63,5 +63,5 @@ def make_scores(task: str, num_classes: int, device: torch.device, options: dict
     if task == "multilabel":
         return MultiLabelScores(num_classes, device, **options)
     if options:
-        raise ValueError(f"metrics={options}: classification has no choice of protocol; leave it out")
+        raise ValueError(f"metrics={options}: classification has no choice of protocol or ties; leave it out")
     return ClassificationScores(device, num_classes)

@@ -23,6 +23,15 @@ from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.ema import ModelEma
 from dali_mix.engine.evaluate import Preempted, evaluate
+from dali_mix.engine.finite import (
+    NonFinite,
+    NonFiniteLoss,
+    check_state,
+    diagnosis,
+    first_non_finite,
+    statistics,
+    total_norm,
+)
 from dali_mix.engine.logging import Report
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.progress import Best, Window
@@ -30,10 +39,6 @@ from dali_mix.engine.pulse import Beat, Pulse
 from dali_mix.engine.schedules import build_schedule
 from dali_mix.engine.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.state import capture, facts
-
-
-class NonFiniteLoss(ValueError):
-    """The loss is NaN or infinite; no weight was changed by it."""
 
 
 class Trainer:
@@ -75,23 +80,31 @@ class Trainer:
         self.objective: torch.nn.Module = parts.objective
         if ranks.world_size > 1:
             gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
-            self.objective = DistributedDataParallel(parts.objective, device_ids=gpu, gradient_as_bucket_view=True)
+            self.objective = DistributedDataParallel(
+                parts.objective,
+                device_ids=gpu,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=config.find_unused_parameters,
+            )
         # Read late only where the optimizer itself can be kept from stepping; see `pulse`.
         late = bool(parts.optimizer.defaults.get("fused")) and self.precision.scaler is None
         self.pulse = Pulse(ranks, late=late and ranks.device.type == "cuda")
         if self.pulse.late:
             parts.optimizer.found_inf = self.pulse.bad  # type: ignore[attr-defined]  # read by torch's fused kernels
+        self.statistics = statistics(parts.model)
         self.generator = torch.Generator()
         self.window = Window()
         self.best = Best(config.best_score(parts.task))
         self._ids: dict[int, list[Tensor]] = {}
+        self._first = True  # no step of this process has been done
         self.saved_at = -1
 
     def fit(self) -> str:
         """Trains to the end and returns "finished", "stopped early", or after saving "preempted" or "interrupted".
 
         Raises:
-            NonFiniteLoss: the loss is NaN or infinite, before the optimizer step it belongs to.
+            NonFinite: a loss or gradient is NaN or infinite, before the optimizer step it belongs to; or a checkpoint
+                would hold such a number, before it is written.
             OSError: a checkpoint could not be written; earlier ones are untouched.
         """
         self.report.start_bar(self.step, self.total_steps)
@@ -99,6 +112,8 @@ class Trainer:
             while True:
                 self.run_epoch()
                 last = self.step >= self.total_steps or self.epoch + 1 >= self.config.epochs
+                if last:
+                    self.precision.check_taken()
                 if last and self.window.steps:  # the rest of the last interval
                     self.log()
                 # Saved before the evaluation, which a resumed run simply does again.
@@ -165,7 +180,7 @@ class Trainer:
         summed = self.parts.objective.summed
         rows = self.parts.objective.counted if world_size * accumulate > 1 else None
         mean_loss = torch.zeros((), device=self.ranks.device)
-        self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step}  # of the last step and this one
+        self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step - 1}  # of the last three steps
         for micro in range(accumulate):
             batch = next(batches, None)
             if batch is None:
@@ -193,8 +208,11 @@ class Trainer:
         if not summed and (isinstance(scale, Tensor) or scale != 1):
             torch._foreach_mul_([p.grad for p in self.parts.model.parameters() if p.grad is not None], scale)
             mean_loss *= scale
-        self.take(self.pulse.beat(self.step + 1, mean_loss, self.stop.asked))
-        self.update()
+        if self._first:
+            self.check_gradients()
+        norm, measured = self.measure()
+        self.take(self.pulse.beat(self.step + 1, mean_loss, self.stop.asked, measured))
+        self.update(norm)
         self.window.images += seen
         return True
 
@@ -219,28 +237,54 @@ class Trainer:
         """The loss as it goes into backward: scaled up for fp16."""
         return loss if self.precision.scaler is None else self.precision.scaler.scale(loss)
 
-    def update(self) -> None:
-        """Clips, steps at this step's rate, and follows with the average."""
+    def check_gradients(self) -> None:
+        """Raise ValueError on several ranks, and warn in a single process, if the first step left out a parameter."""
+        self._first = False
+        parameters = self.parts.model.named_parameters()
+        missing = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
+        several = self.ranks.world_size > 1 and not self.config.find_unused_parameters
+        if several:
+            count = self.ranks.sum_(torch.tensor([len(missing)], device=self.ranks.device))
+            if not count.item():
+                return
+        elif not missing or self.config.find_unused_parameters:
+            return
+        some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        advice = "freeze what is not used (requires_grad_(False) in the model), or set find_unused_parameters=True"
+        if several:
+            raise ValueError(f"no gradient reaches {some or 'some parameters of another rank'}: {advice}")
+        self.report.warn(f"no gradient reaches {some}, which will not be trained: {advice}")
+
+    def measure(self) -> tuple[Tensor | None, list[Tensor]]:
+        """Return the norm of the gradient, None for scaled ones, and what must be finite for this step to be taken."""
+        scaler = self.precision.scaler
+        buffers = [total_norm(self.statistics.values())] if self.statistics else []
+        if scaler is not None:  # infinite gradients are usual: the scaler leaves that step out and lowers its scale
+            return None, [scaler.scale(torch.ones((), device=self.ranks.device)), *buffers]
+        norm = total_norm(p.grad for p in self.parts.model.parameters() if p.grad is not None)
+        return norm, [norm, *buffers]
+
+    def update(self, norm: Tensor | None) -> None:
+        """Clips to the gradient's `norm`, steps at this step's rate, and follows with the average."""
         optimizer, scaler = self.parts.optimizer, self.precision.scaler
         factor = self.factor(self.step - self.offset)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         if self.config.clip_grad_norm:
+            parameters = list(self.parts.model.parameters())
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(self.parts.model.parameters(), self.config.clip_grad_norm)
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
+                norm = total_norm(p.grad for p in parameters if p.grad is not None)
+            assert norm is not None
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_grad_norm, norm)
+        self.precision.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.parts.model)
         self.step += 1
 
     def take(self, beat: Beat | None) -> None:
-        """Takes note of a step's loss; stops everything where it is not finite.
+        """Takes note of a step's loss; stops everything where that or another number of it is not finite.
 
         Raises:
             NonFiniteLoss: on every rank, each naming its own records.
@@ -248,15 +292,21 @@ class Trainer:
         if beat is None:
             return
         if not beat.finite:
-            ids = torch.cat(self._ids.get(beat.step, [torch.zeros(0, dtype=torch.int64)])).tolist()
-            raise NonFiniteLoss(
-                f"the loss is {beat.loss} at step {beat.step}; stopped before that optimizer step. "
-                f"Records of rank {self.ranks.rank} in it: {ids}. Lower the rate, clip_grad_norm, amp='off', "
-                f"or look at these records with `dali-mix inspect`"
-            )
+            raise NonFiniteLoss(self.describe(beat))
+        if self.precision.scaler is not None:
+            self.precision.check_scale(beat.measured[0])
         self.window.loss += beat.loss
         self.window.steps += 1
         self.window.stop |= beat.stop
+
+    def describe(self, beat: Beat) -> str:
+        """Return what is wrong with a step that is not finite, and the records of this rank in it."""
+        step, what = diagnosis(self.parts.model, self.statistics, beat.step, beat.loss)
+        ids = torch.cat(self._ids.get(step, [torch.zeros(0, dtype=torch.int64)])).tolist()
+        return (
+            f"{what}. Records of rank {self.ranks.rank} in it: {ids}. Lower the rate, clip_grad_norm, amp='off', "
+            f"or look at these records with `dali-mix inspect`"
+        )
 
     def observe(self) -> None:
         """Logs, saves and stops where it is time to; calls the observers."""
@@ -315,6 +365,7 @@ class Trainer:
             average = {} if self.ema is None else {"ema": self.ema.state_dict()}
             metrics = {**values, "step": self.step}
             best = {"model": self.parts.model.state_dict(), **average, **facts(self.parts), "metrics": metrics}
+            self.check_finite(best)
             self.folder.save_best(best)
 
     def save(self) -> None:
@@ -323,5 +374,22 @@ class Trainer:
         if self.step == self.saved_at:
             return
         if self.ranks.main:
-            self.folder.save(self.step, capture(self))
+            state = capture(self)
+            self.check_finite(state)
+            self.folder.save(self.step, state)
         self.saved_at = self.step
+
+    def check_finite(self, state: dict[str, Any]) -> None:
+        """Raise NonFinite if `state`, about to be saved, holds a weight, statistic or moment that is not finite."""
+        watched = [name for name, _ in self.parts.model.named_parameters()]
+        check_state(state, [*watched, *self.statistics], f"step {self.step}")
+
+    def check_start(self) -> None:
+        """Raise NonFinite if a weight or statistic is not finite before the first step."""
+        start = dict(self.parts.model.named_parameters()) | self.statistics
+        if name := first_non_finite(start):
+            files = ", ".join(str(report.path) for report in self.parts.weights)
+            raise NonFinite(
+                f"{name} holds NaN or infinity before the first step; take other weights"
+                f"{f' than {files}' if files else ''}"
+            )

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 PROTOCOLS = ("plain", "voc07", "voc12", "wider")
+TIES = ("random", "order", "sklearn")
 TOP = 3
 _Floats = npt.NDArray[np.floating[Any]]
 _Flags = npt.NDArray[np.bool_]
@@ -23,9 +24,8 @@ class MultiLabelMetrics:
     on every rank (or `merge` the others' `state()`), then `compute`; with `ids` the result is the same to the last
     digit however the samples were split and ordered.
 
-    Ignored entries (-1) take no part: not in a class's ranking, nor among a sample's top three. Of equal scores, the
-    sample that comes first (in order of `ids`, else of arrival, rank after rank) ranks first, and among one sample's
-    classes the lower one. NaN ranks last and is never predicted.
+    Ignored entries (-1) take no part: not in a class's ranking, nor among a sample's top three. Equal scores count as
+    `ties` says. NaN scores are an error.
 
     A class without positives has AP NaN and no part in mAP; in CP and CR it counts 0, as does a class never predicted
     in CP: so do the published evaluators.
@@ -36,11 +36,16 @@ class MultiLabelMetrics:
             and SGRE evaluators have for it (not the eleven-point AP). "voc12": each of these precisions is the highest
             at this or a later positive. "wider": as "plain", but in precision, recall and F1 ignored entries count as
             negatives, as in CSRA's WIDER-Attribute evaluator.
+        ties: of equal scores. "random": what a random order of them gives on average (McSherry and Najork, ECIR 2008),
+            so that a model whose scores are all the same gets what guessing would. "order": the sample that comes first
+            (in order of `ids`, else of arrival, rank after rank) ranks first, and among one sample's classes the lower
+            one: the published evaluators, which sort. "sklearn": they are one threshold, as in scikit-learn's
+            `average_precision_score`; among one sample's classes as "random".
         threshold: scores above it are predictions: .5 for probabilities, 0 for logits.
         device: of the rows before the first `update`; by default the CPU.
 
     Raises:
-        ValueError: num_classes below 1, unknown protocol.
+        ValueError: num_classes below 1, unknown protocol or ties.
     """
 
     def __init__(
@@ -49,13 +54,17 @@ class MultiLabelMetrics:
         protocol: str = "plain",
         threshold: float = 0.5,
         device: torch.device | str | None = None,
+        ties: str = "random",
     ) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes}: must be at least 1")
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol={protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+        if ties not in TIES:
+            raise ValueError(f"ties={ties!r}: must be one of {', '.join(TIES)}")
         self.num_classes = num_classes
         self.protocol = protocol
+        self.ties = ties
         self.threshold = threshold
         self._device = torch.device(device or "cpu")
         self._placed = device is not None
@@ -142,13 +151,13 @@ class MultiLabelMetrics:
         known, positive = targets >= 0, targets > 0
         columns = (np.ascontiguousarray(part.T) for part in (scores, positive, known))
         precisions = [
-            average_precision(score[keep], truth[keep], self.protocol == "voc12")
+            average_precision(score[keep], truth[keep], self.protocol == "voc12", self.ties)
             for score, truth, keep in zip(*columns, strict=True)
         ]
         present = [value for value in precisions if not np.isnan(value)]
         counted = np.ones_like(known) if self.protocol == "wider" else known
         predicted = (scores > self.threshold) & counted
-        highest = predicted & _top(np.where(counted, scores, -np.inf), TOP)
+        highest = predicted * _top(np.where(counted, scores, -np.inf), TOP, self.ties)
         return {
             "mAP": float(np.mean(present)) if present else float("nan"),
             "AP": precisions,
@@ -157,16 +166,23 @@ class MultiLabelMetrics:
         }
 
     def samples(self) -> tuple[_Floats, _Floats]:
-        """Scores (-inf for NaN) and targets, (n,K) float64, in order of the ids; waits for the device.
+        """Scores (-inf for NaN of an ignored entry) and targets, (n,K) float64, in order of the ids; waits for the
+        device.
 
         Raises:
             ValueError: no samples; a target that is not 1, 0 or -1; an id that came twice, or ids with some samples
-                only; scores outside 0 … 1 with a threshold inside.
+                only; a score that is NaN; scores outside 0 … 1 with a threshold inside.
         """
         rows = self._ordered(self.state().cpu().numpy())
         scores, targets = np.split(rows[:, 1:], 2, axis=1)
         if (wrong := ~np.isin(targets, (-1, 0, 1))).any():
             raise ValueError(f"targets hold {targets[wrong][0]:g}: they must be 1, 0, or -1 for what is to be ignored")
+        if (lost := (np.isnan(scores) & (targets >= 0)).any(1)).any():
+            numbers = np.where(rows[:, 0] < 0, np.arange(len(rows)), rows[:, 0])[lost].astype(int)
+            raise ValueError(
+                f"the scores of {len(numbers)} of {len(rows)} samples are NaN, the first of them "
+                f"{numbers[:5].tolist()}: no figure can be given for this model"
+            )
         if 0 < self.threshold < 1 and ((scores < 0) | (scores > 1)).any():
             raise ValueError(
                 f"scores reach from {np.nanmin(scores):g} to {np.nanmax(scores):g}, and threshold={self.threshold} is "
@@ -192,29 +208,49 @@ class MultiLabelMetrics:
         return rows[order]
 
 
-def precision_at_positives(scores: _Floats, positive: _Flags) -> _Floats:
+def precision_at_positives(scores: _Floats, positive: _Flags, ties: str = "random") -> _Floats:
     """Precision among the samples up to each positive, in order of falling score: (positives,).
 
     Args:
-        scores: (n,); of equal ones the first ranks first.
+        scores: (n,).
         positive: (n,) bool.
+        ties: as `MultiLabelMetrics`; with "random" the precision at a positive is its mean over all orders of the
+            samples of equal score.
     """
-    ranks = np.flatnonzero(positive[np.argsort(-scores, kind="stable")]) + 1
-    return np.arange(1, len(ranks) + 1) / ranks
+    order = np.argsort(-scores, kind="stable")
+    falling, hit = scores[order], positive[order]
+    ranks = np.flatnonzero(hit) + 1
+    first = np.flatnonzero(np.concatenate([[True], falling[1:] != falling[:-1]])[: len(falling)])
+    if ties == "order" or len(first) == len(falling):
+        return np.arange(1, len(ranks) + 1) / ranks
+    # A group of equal scores has `size` samples with `hits` positives, after `first` samples with `before` positives.
+    size = np.diff(first, append=len(falling))
+    hits = np.add.reduceat(hit.astype(np.int64), first)
+    before = np.cumsum(hits) - hits
+    if ties == "sklearn":
+        value = (before + hits) / (first + size)
+    else:
+        # Before a positive at position j of its group are on average (j - 1) · share others of the group. The mean over
+        # j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), by harmonic numbers.
+        share = (hits - 1) / np.maximum(size - 1, 1)
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, len(falling) + 1))])
+        reciprocals = harmonic[first + size] - harmonic[first]
+        several = share + (before + 1 - share * (first + 1)) * reciprocals / size
+        value = np.where(size == 1, (before + 1) / (first + 1), several)
+    return np.repeat(value, size)[hit]
 
 
-def average_precision(scores: _Floats, positive: _Flags, interpolated: bool = False) -> float:
+def average_precision(scores: _Floats, positive: _Flags, interpolated: bool = False, ties: str = "random") -> float:
     """Mean over the positives of the precision among the samples up to each, in order of falling score.
 
     Args:
-        scores: (n,); of equal ones the first ranks first.
-        positive: (n,) bool.
+        scores, positive, ties: as `precision_at_positives`.
         interpolated: take the highest precision at this or any later positive instead.
 
     Returns:
         0 … 1, or NaN without positives.
     """
-    precision = precision_at_positives(scores, positive)
+    precision = precision_at_positives(scores, positive, ties)
     if not len(precision):
         return float("nan")
     if interpolated:
@@ -222,25 +258,31 @@ def average_precision(scores: _Floats, positive: _Flags, interpolated: bool = Fa
     return float(precision.mean())
 
 
-def _top(scores: _Floats, count: int) -> _Flags:
-    """(n,K) bool: the `count` highest scores of each row; of equal ones the lower class."""
-    left = scores.copy()
-    chosen = np.zeros(scores.shape, dtype=bool)
-    rows = np.arange(len(scores))
-    for _ in range(min(count, scores.shape[1])):
-        best = left.argmax(1)
-        chosen[rows, best] = True
-        left[rows, best] = -np.inf
-    return chosen
+def _top(scores: _Floats, count: int, ties: str) -> _Floats:
+    """(n,K): 1 for the `count` highest scores of each row. Of equal scores across that limit: with "order" the lower
+    classes, else each the share of random orders that has it among them.
+    """
+    if scores.shape[1] <= count:
+        return np.ones(scores.shape)
+    last = -np.partition(-scores, count - 1, axis=1)[:, count - 1 : count]
+    above, equal = scores > last, scores == last
+    left = count - above.sum(1, keepdims=True)
+    chosen = equal.cumsum(1) <= left if ties == "order" else left / equal.sum(1, keepdims=True)
+    return above + equal * chosen
 
 
-def _rates(predicted: _Flags, positive: _Flags) -> dict[str, float]:
-    """Precision, recall and F1 over classes (C…) and over all entries (O…); 0 where there is nothing to divide by."""
-    hits, guesses, truths = (predicted & positive).sum(0), predicted.sum(0), positive.sum(0)
+def _rates(predicted: _Flags | _Floats, positive: _Flags) -> dict[str, float]:
+    """Precision, recall and F1 over classes (C…) and over all entries (O…); 0 where there is nothing to divide by.
+
+    Args:
+        predicted: (n,K) bool, or the share 0 … 1 to which an entry is predicted.
+        positive: (n,K) bool.
+    """
+    hits, guesses, truths = (predicted * positive).sum(0), predicted.sum(0), positive.sum(0)
     rates = {
-        "CP": float(np.mean(hits / np.maximum(guesses, 1))),
+        "CP": float(np.mean(hits / np.where(guesses > 0, guesses, 1))),
         "CR": float(np.mean(hits / np.maximum(truths, 1))),
-        "OP": float(hits.sum() / max(guesses.sum(), 1)),
+        "OP": float(hits.sum() / (guesses.sum() or 1)),
         "OR": float(hits.sum() / max(truths.sum(), 1)),
     }
     for kind in "CO":

@@ -41,24 +41,23 @@ def per_class(metrics: MultiLabelMetrics) -> list[ClassReport]:
         hits, guesses, truths = int((predicted & positive).sum()), int(predicted.sum()), int(positive.sum())
         reports.append(
             ClassReport(
-                average_precision(score[known], positive[known], metrics.protocol == "voc12"),
+                average_precision(score[known], positive[known], metrics.protocol == "voc12", metrics.ties),
                 hits / max(guesses, 1),
                 hits / max(truths, 1),
                 2 * hits / max(guesses + truths, 1),
                 truths,
-                precision_recall(score[known], positive[known]),
+                precision_recall(score[known], positive[known], metrics.ties),
             )
         )
     return reports
 
 
-def precision_recall(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+def precision_recall(scores: np.ndarray, positive: np.ndarray, ties: str = "random") -> np.ndarray:
     """Recall and precision among the samples up to each positive, in order of falling score: (2, positives).
 
     Args:
-        scores: (n,); of equal ones the first ranks first.
-        positive: (n,) bool.
+        scores, positive, ties: as `precision_at_positives`.
     """
-    precision = precision_at_positives(scores, positive)
+    precision = precision_at_positives(scores, positive, ties)
     count = len(precision)
     return np.stack([np.arange(1, count + 1) / max(count, 1), precision])

@@ -1,10 +1,12 @@
 """Accuracy against counting by hand, over any split of the data; the crop test against its formula."""
 
+import operator
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dali_mix.metrics import Accuracy, CropTest
+from dali_mix.metrics import Accuracy, ClassAccuracy, CropTest
 
 
 def data(count=101, classes=7):
@@ -13,9 +15,11 @@ def data(count=101, classes=7):
 
 
 def by_hand(logits, labels, k):
-    hits = 0
+    """Counts a sample of n equal logits by the share of their orders in which it is right."""
+    hits = 0.0
     for scores, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        hits += label in sorted(range(len(scores)), key=lambda c: (-scores[c], c))[:k]
+        higher, equal = (sum(f(other, scores[label]) for other in scores) for f in (operator.gt, operator.eq))
+        hits += min(max(k - higher, 0), equal) / equal
     return 100 * hits / len(labels)
 
 
@@ -25,7 +29,7 @@ def test_counts_as_by_hand(dtype):
     logits = logits.to(dtype)  # bfloat16 brings ties
     accuracy = Accuracy(topk=(1, 3, 5))
     accuracy.update(logits, labels)
-    assert accuracy.compute() == {f"top{k}": by_hand(logits, labels, k) for k in (1, 3, 5)}
+    assert accuracy.compute() == pytest.approx({f"top{k}": by_hand(logits, labels, k) for k in (1, 3, 5)}, rel=1e-12)
 
 
 def test_any_split_gives_the_same():
@@ -51,10 +55,27 @@ def test_soft_targets_count_by_their_largest_entry():
     assert hard.compute() == mixed.compute()
 
 
-def test_equal_logits_are_no_free_hits():
-    accuracy = Accuracy(topk=(1,))
-    accuracy.update(torch.zeros(10, 10), torch.arange(10))
-    assert accuracy.compute() == {"top1": 10.0}
+@pytest.mark.parametrize("value", [0.0, 0.3, -7.5, float("inf"), float("-inf")])
+@pytest.mark.parametrize("labels", [[0] * 10, [9] * 10, list(range(10)), [3, 3, 3, 0, 1, -1]], ids=str)
+def test_a_model_that_gives_one_logit_gets_what_guessing_would(value, labels):
+    """Whatever the classes are: nine of ten records of class 0 do not make it 90 %."""
+    accuracy, by_class = Accuracy(topk=(1, 5)), ClassAccuracy(10)
+    for metric in (accuracy, by_class):
+        metric.update(torch.full((len(labels), 10), value), torch.tensor(labels))
+    assert accuracy.compute() == {"top1": 10.0, "top5": 50.0}
+    assert by_class.compute() == pytest.approx([10.0 if k in labels else float("nan") for k in range(10)], nan_ok=True)
+
+
+def test_guessing_among_many_classes():
+    accuracy = Accuracy(topk=(1, 5))
+    accuracy.update(torch.zeros(300, 1000), torch.zeros(300, dtype=torch.int64))
+    assert accuracy.compute() == pytest.approx({"top1": 0.1, "top5": 0.5}, rel=1e-6)
+
+
+def test_equal_logits_of_some_classes():
+    accuracy = Accuracy(topk=(1, 2, 3))
+    accuracy.update(torch.tensor([[2.0, 5.0, 2.0, 2.0], [1.0, 1.0, 0.0, 0.0]]), torch.tensor([3, 0]))
+    assert accuracy.compute() == pytest.approx({"top1": 25.0, "top2": 200 / 3, "top3": 250 / 3})
 
 
 def test_nan_is_wrong():

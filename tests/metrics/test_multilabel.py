@@ -1,5 +1,6 @@
 """Multi-label measures against published numbers and plain loops; ties, ignored entries, and sums over ranks."""
 
+import itertools
 import math
 import multiprocessing
 import socket
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
 from dali_mix.metrics import MultiLabelMetrics
 
@@ -32,6 +34,7 @@ def published_targets(name):
     return torch.from_numpy(np.where(raw == 99, -1, raw))
 
 
+@pytest.mark.parametrize("ties", ["random", "order", "sklearn"])
 @pytest.mark.parametrize(
     ("protocol", "targets", "ap", "six", "top"),
     [
@@ -43,8 +46,9 @@ def published_targets(name):
         ("wider", "wider_targets_99ignore", "wider_ap", "wider_OP_OR_OF1_CP_CR_CF1", None),
     ],
 )
-def test_published_numbers(protocol, targets, ap, six, top):
-    found = counted(torch.from_numpy(PUBLISHED["scores"]), published_targets(targets), protocol=protocol)
+def test_published_numbers(protocol, targets, ap, six, top, ties):
+    """No two scores are equal in them, so they are the same whatever counts for equal ones."""
+    found = counted(torch.from_numpy(PUBLISHED["scores"]), published_targets(targets), protocol=protocol, ties=ties)
     np.testing.assert_allclose(found["AP"], PUBLISHED[ap], rtol=1e-14)
     assert found["mAP"] == pytest.approx(PUBLISHED[ap].mean(), rel=1e-14)
     assert [found[name] for name in SIX] == pytest.approx(list(PUBLISHED[six]), rel=1e-14)
@@ -88,7 +92,7 @@ def test_by_hand_with_ties_and_ignored_entries(data, samples, classes, protocol)
         return data.draw(st.lists(rows, min_size=samples, max_size=samples))
 
     scores, truth = draw([0.0, 0.25, 0.5, 0.75, 1.0]), draw([-1, 0, 1])
-    found = counted(torch.tensor(scores), torch.tensor(truth), protocol=protocol)
+    found = counted(torch.tensor(scores), torch.tensor(truth), protocol=protocol, ties="order")
     columns = ([[row[k] for row in rows] for k in range(classes)] for rows in (scores, truth))
     aps = [ap_by_hand(*pair, protocol == "voc12") for pair in zip(*columns, strict=True)]
     np.testing.assert_allclose(found["AP"], aps, rtol=1e-12)
@@ -133,18 +137,69 @@ def test_any_split_and_order_gives_the_same_by_ids():
     assert_equal(parts[1].compute(), wanted)
     sorted_rows = ids.argsort()
     assert_equal(counted(scores[sorted_rows], targets[sorted_rows]), wanted)
-    assert counted(scores[order], targets[order])["AP"] != wanted["AP"], "ties are there, so arrival matters"
+    arrived = counted(scores[order], targets[order])
+    assert arrived["AP"] == pytest.approx(wanted["AP"]), "equal scores count alike in any order"
+    given = counted(scores[order], targets[order], ties="order")
+    assert given["AP"] != counted(scores, targets, ids, ties="order")["AP"], "ties are there, so arrival matters"
 
 
 def test_equal_scores_rank_in_order_of_arrival_or_id():
     scores, targets = torch.full((4, 1), 0.75), torch.tensor([[1], [0], [0], [1]])
-    assert counted(scores, targets)["AP"] == [(1 + 2 / 4) / 2]
-    assert counted(scores, targets, torch.tensor([9, 2, 3, 5]))["AP"] == [(1 / 3 + 2 / 4) / 2]
+    assert counted(scores, targets, ties="order")["AP"] == [(1 + 2 / 4) / 2]
+    assert counted(scores, targets, torch.tensor([9, 2, 3, 5]), ties="order")["AP"] == [(1 / 3 + 2 / 4) / 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.4, 0.7]), st.integers(-1, 1)), min_size=1, max_size=6))
+def test_equal_scores_count_as_the_mean_over_all_their_orders(samples):
+    orders = []
+    for order in itertools.permutations([sample for sample in samples if sample[1] >= 0]):
+        truth = [positive for _, positive in sorted(order, key=lambda sample: -sample[0])]
+        hits = [sum(truth[: place + 1]) / (place + 1) for place, positive in enumerate(truth) if positive]
+        orders.append(sum(hits) / len(hits) if hits else math.nan)
+    scores, targets = (torch.tensor(column)[:, None] for column in zip(*samples, strict=True))
+    np.testing.assert_allclose(counted(scores, targets)["AP"], [sum(orders) / len(orders)], rtol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.4, 0.7]), st.integers(0, 1)), min_size=1, max_size=9))
+def test_one_threshold_for_equal_scores_is_scikit_learns(samples):
+    scores, targets = zip(*samples, strict=True)
+    found = counted(torch.tensor(scores)[:, None], torch.tensor(targets)[:, None], ties="sklearn")["AP"][0]
+    if any(targets):
+        assert found == pytest.approx(average_precision_score(targets, np.float32(scores)), rel=1e-12)
+    else:
+        assert math.isnan(found)
+
+
+@pytest.mark.parametrize("protocol", ["plain", "voc07", "voc12", "wider"])
+@pytest.mark.parametrize("value", [0.0, 0.4, 0.9])
+def test_scores_that_are_all_the_same_get_what_guessing_would(protocol, value):
+    """Whatever the order of the samples: positives first, which used to give 100 %, or last."""
+    share = {1: (0.02, 0.05), 30: (0.15, 0.2), 100: (0.5, 0.52), 199: (0.99, 1)}
+    targets = torch.zeros(200, 4)
+    for column, count in enumerate(share):
+        targets[:count, column] = 1
+    for truth in (targets, targets.flip(0)):
+        found = counted(torch.full((200, 4), value), truth, protocol=protocol)
+        for ap, (low, high) in zip(found["AP"], share.values(), strict=True):
+            assert low < ap < high
+        one_threshold = counted(torch.full((200, 4), value), truth, protocol=protocol, ties="sklearn")
+        assert one_threshold["AP"] == pytest.approx([count / 200 for count in share])
+        if value > 0.5:
+            assert found["OR_top3"] == pytest.approx(0.75) and found["OP_top3"] == pytest.approx(found["OP"])
+
+
+def test_the_three_highest_of_equal_scores_are_shared():
+    scores, targets = torch.tensor([[0.9, 0.7, 0.7, 0.7, 0.7, 0.2]]), torch.tensor([[0, 1, 0, 0, 1, 1]])
+    found = counted(scores, targets)
+    assert found["OP_top3"] == pytest.approx((2 / 4 + 2 / 4) / 3)
+    assert found["OR_top3"] == pytest.approx((2 / 4 + 2 / 4) / 3)
 
 
 def test_the_three_highest_are_of_the_known_classes_and_of_equal_ones_the_lower():
     scores, targets = torch.tensor([[0.9, 0.7, 0.7, 0.7, 0.7]]), torch.tensor([[-1, 1, 1, 0, 0]])
-    plain, wider = (counted(scores, targets, protocol=protocol) for protocol in ("plain", "wider"))
+    plain, wider = (counted(scores, targets, protocol=protocol, ties="order") for protocol in ("plain", "wider"))
     assert (plain["OP_top3"], plain["OR_top3"]) == (2 / 3, 1)  # classes 1, 2, 3
     assert (wider["OP_top3"], wider["OR_top3"]) == (2 / 3, 1)  # classes 0, 1, 2
     assert (plain["CP_top3"], wider["CP_top3"]) == (2 / 5, 2 / 5)
@@ -165,12 +220,21 @@ def test_classes_without_positives_are_nan_and_no_part_of_the_mean():
     assert [none[name] for name in SIX] == [0.0] * 6
 
 
-def test_nan_ranks_last_and_is_not_predicted():
-    scores = torch.tensor([[float("nan")], [0.1], [0.6]])
-    found = counted(scores, torch.tensor([[1], [0], [1]]))
-    assert found["AP"] == [(1 + 2 / 3) / 2]
-    assert found["OR"] == 0.5 and found["OP"] == 1.0
-    assert counted(torch.full((2, 5), float("nan")), torch.ones(2, 5))["OR_top3"] == 0
+@pytest.mark.parametrize("ties", ["random", "order", "sklearn"])
+def test_nan_is_an_error_that_names_samples(ties):
+    scores = torch.tensor([[float("nan"), 0.5], [0.1, 0.3], [0.6, float("nan")]])
+    targets = torch.tensor([[1, 0], [0, 1], [1, 1]])
+    with pytest.raises(ValueError, match=r"the scores of 2 of 3 samples are NaN, the first of them \[0, 2\]"):
+        counted(scores, targets, ties=ties)
+    with pytest.raises(ValueError, match=r"2 of 3 samples are NaN, the first of them \[7, 9\]"):
+        counted(scores, targets, torch.tensor([9, 8, 7]), ties=ties)
+    with pytest.raises(ValueError, match="200 of 200 samples"):
+        counted(torch.full((200, 5), float("nan")), torch.ones(200, 5), ties=ties)
+
+
+def test_nan_of_an_ignored_entry_counts_for_nothing():
+    scores, targets = torch.tensor([[float("nan")], [0.1], [0.6]]), torch.tensor([[-1], [0], [1]])
+    assert counted(scores, targets)["AP"] == [1.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -198,6 +262,7 @@ def test_input_that_does_not_fit():
     for make, message in [
         (lambda: MultiLabelMetrics(0), "num_classes=0"),
         (lambda: MultiLabelMetrics(3, "voc"), "protocol='voc': must be one of plain, voc07"),
+        (lambda: MultiLabelMetrics(3, ties="first"), "ties='first': must be one of random, order, sklearn"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
@@ -242,7 +307,7 @@ def rank_process(rank, port, out):
     if rank:
         few.update(scores[:2], targets[:2])
     few.gather()
-    tied = MultiLabelMetrics(1)
+    tied = MultiLabelMetrics(1, ties="order")
     tied.update(torch.tensor([[0.75]]), torch.tensor([[1 - rank]]))
     tied.gather()
     out.put((rank, metrics.compute(), few.compute(), tied.compute()))

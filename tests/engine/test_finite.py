@@ -1,0 +1,189 @@
+"""A NaN or infinity anywhere in a step stops the run at that step, and none is ever saved."""
+
+import pytest
+import torch
+from torch import nn
+
+from dali_mix.engine.checkpoints import load_checkpoint
+from dali_mix.engine.config import make_config
+from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.finite import NonFinite, NonFiniteLoss, first_non_finite, statistics, total_norm
+from dali_mix.engine.pulse import Pulse
+from dali_mix.engine.run import train
+from tests.engine.processes import newest_state, records, run, said
+from tests.engine.synthetic import make_loaders, recipe
+
+BROKEN = "tests.engine.broken:Broken"
+
+
+def broken(**changes):
+    """A run whose model breaks in its fourth pass; every step is saved and logged."""
+    model = {"type": BROKEN, **changes.pop("model", {})}
+    return recipe(
+        model=model, mixer=None, batch_size=10, log_interval=1, checkpoint={"interval_steps": 1, "keep": 9}, **changes
+    )
+
+
+def saved(work_dir):
+    """Every checkpoint of a run by name."""
+    return {path.name: load_checkpoint(path) for path in sorted((work_dir / "checkpoints").glob("*.pt"))}
+
+
+def assert_all_finite(value):
+    if isinstance(value, dict):
+        for inner in value.values():
+            assert_all_finite(inner)
+    elif isinstance(value, torch.Tensor) and value.is_floating_point():
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, "the gradient is NaN or infinite at step 4 (first in conv.weight), though the loss is 1."),
+        ({"clip_grad_norm": 1.0}, "the gradient is NaN or infinite at step 4 (first in"),
+        ({"model": {"how": "infinite gradient"}}, "the gradient is NaN or infinite at step 4 (first in"),
+        ({"optimizer": {"type": "AdamW", "lr": 1e-3}}, "the gradient is NaN or infinite at step 4 (first in"),
+        ({"amp": "bf16"}, "the gradient is NaN or infinite at step 4 (first in"),
+        ({"max_steps": 4}, "the gradient is NaN or infinite at step 4 (first in"),
+        ({"model": {"how": "statistics"}}, "side.running_mean is NaN or infinite at step 4 (loss 1."),
+        ({"model": {"how": "statistics"}, "amp": "fp16"}, "side.running_mean is NaN or infinite at step 4 (loss 1."),
+    ],
+    ids=["sgd", "clip", "infinite", "adamw", "bf16", "last step", "statistics", "statistics with a scaler"],
+)
+def test_a_step_that_is_not_finite_is_not_taken(tmp_path, changes, word):
+    with pytest.raises(NonFiniteLoss, match="stopped before that optimizer step") as error:
+        train(make_config(broken(**changes)), tmp_path / "run", make_loaders=make_loaders)
+    assert word in str(error.value)
+    state = newest_state(tmp_path / "run")
+    assert state["step"] == 3
+    for content in saved(tmp_path / "run").values():
+        assert_all_finite(content)
+    whole = recipe(model={"type": BROKEN, "at": 99}, mixer=None, batch_size=10, log_interval=1, **changes_of(changes))
+    train(make_config({**whole, "max_steps": 4}), tmp_path / "whole", make_loaders=make_loaders)
+    ids = [record["ids"] for record in records(tmp_path / "whole", "ids-rank0.jsonl")]
+    assert f"Records of rank 0 in it: {ids[3]}" in str(error.value)
+
+
+def changes_of(changes):
+    return {key: value for key, value in changes.items() if key not in ("model", "max_steps")}
+
+
+@pytest.mark.parametrize("how", ["gradient", "statistics"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_stop_together_where_one_of_them_breaks(tmp_path, how, rank):
+    work_dir = tmp_path / "run"
+    assert run(broken(model={"how": how, "rank": rank}), work_dir, ranks=2) == [1, 1]
+    texts = [said(work_dir, rank) for rank in (0, 1)]
+    assert all("NonFiniteLoss" in text and "at step 4" in text for text in texts)
+    mine = [text.partition("in it: [")[2].partition("]")[0].split(", ") for text in texts]
+    assert [len(ids) for ids in mine] == [5, 5] and not set(mine[0]) & set(mine[1])
+    assert newest_state(work_dir)["step"] == 3
+    for content in saved(work_dir).values():
+        assert_all_finite(content)
+
+
+def test_the_records_of_all_micro_batches_are_named(tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"at step 2 .*though") as error:
+        train(make_config(broken(accumulate=2)), tmp_path / "run", make_loaders=make_loaders)
+    assert len(str(error.value).partition("in it: [")[2].partition("]")[0].split(", ")) == 10
+
+
+@pytest.mark.parametrize("steps", [3, 9])
+def test_weights_that_overflow_are_not_saved(tmp_path, steps):
+    """A finite gradient times a rate that is too high: found when they are saved, or at the next step's loss."""
+    values = broken(optimizer={"type": "SGD", "lr": 1e36}, max_steps=steps, ema=None, model={"at": 99})
+    values["checkpoint"] = {"interval_steps": 1} if steps == 3 else {"interval_epochs": 9}
+    values |= {"schedule": {"type": "constant"}, "loss": {"type": f"{__name__}:Steep"}}
+    with pytest.raises(
+        NonFinite, match=r"holds NaN or infinity, so nothing|became NaN or infinite in the update of step"
+    ):
+        train(make_config(values), tmp_path / "run", make_loaders=make_loaders)
+    for content in saved(tmp_path / "run").values():
+        assert_all_finite(content)
+
+
+class Steep(nn.Module):
+    def forward(self, logits, targets):
+        return 1e9 * nn.functional.cross_entropy(logits, targets)
+
+
+def test_moments_that_are_not_finite_are_not_saved(tmp_path):
+    """An infinite second moment leaves the weights finite, and they would never move again."""
+
+    def overflow(trainer):
+        if trainer.step == 1:
+            next(iter(trainer.parts.optimizer.state.values()))["exp_avg_sq"][0] = float("inf")
+
+    config = make_config(broken(optimizer={"type": "Adam", "lr": 1e-3}, model={"at": 99}))
+    with pytest.raises(NonFinite, match="step 2: exp_avg_sq of the optimizer, parameter 0 holds NaN or infinity"):
+        train(config, tmp_path / "run", make_loaders=make_loaders, observers=[overflow])
+    assert list(saved(tmp_path / "run")) == ["step-00000001.pt"]
+
+
+@pytest.mark.parametrize("entry", ["conv.weight", "norm.running_var", "head.bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_at_the_start(tmp_path, entry, value):
+    train(make_config(recipe(max_steps=1)), tmp_path / "first", make_loaders=make_loaders)
+    weights = newest_state(tmp_path / "first")["model"]
+    weights[entry].view(-1)[-1] = value
+    torch.save(weights, tmp_path / "weights.pt")
+    config = make_config(recipe(weights=str(tmp_path / "weights.pt")))
+    with pytest.raises(NonFinite, match=rf"{entry} holds NaN or infinity before the first step; .*weights\.pt"):
+        train(config, tmp_path / "second", make_loaders=make_loaders)
+    assert not (tmp_path / "second" / "checkpoints").exists()
+
+
+def test_a_scaler_that_leaves_out_every_step_ends_the_run(tmp_path):
+    always = {"type": BROKEN, "how": "infinite gradient", "always": True}
+    config = make_config(recipe(model=always, mixer=None, amp="fp16", epochs=9, evaluate_epochs=9))
+    with pytest.raises(NonFinite, match=r"infinite even at a loss scale of 0\.5, so no step can be taken"):
+        train(config, tmp_path / "long", make_loaders=make_loaders)
+    config = make_config(recipe(model=always, mixer=None, amp="fp16", max_steps=3))
+    with pytest.raises(NonFinite, match="all 3 steps were left out"):
+        train(config, tmp_path / "short", make_loaders=make_loaders)
+
+
+def test_a_scaler_that_leaves_out_one_step_goes_on(tmp_path):
+    config = make_config(recipe(model={"type": BROKEN, "how": "infinite gradient", "at": 3}, mixer=None, amp="fp16"))
+    assert train(config, tmp_path / "run", make_loaders=make_loaders) == "finished"
+    assert newest_state(tmp_path / "run")["scaler"]["scale"] == 2.0**15
+
+
+def test_the_flag_on_the_device_holds_the_optimizer_for_any_number():
+    """What happens on a GPU, on a CPU: the gradient's norm and the statistics count as the loss does."""
+    for bad in (0, 1):
+        model = nn.Linear(4, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+        pulse = Pulse(Ranks(0, 1, torch.device("cpu")), late=True)
+        optimizer.found_inf = pulse.bad
+        for step in range(1, 4):
+            before = [p.detach().clone() for p in model.parameters()]
+            loss = model(torch.ones(3, 4)).square().mean()
+            loss.backward()
+            measured = [torch.tensor(1.0), torch.tensor(2.0)]
+            if step == 2:
+                measured[bad] = torch.tensor(float("nan"))
+            beat = pulse.beat(step, loss, False, measured)
+            optimizer.step()
+            optimizer.zero_grad()
+            changed = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+            assert changed == (step < 2)
+        assert beat.step == 2 and not beat.finite
+
+
+def test_masks_of_infinity_are_no_statistics():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+    model.register_buffer("center", torch.zeros(2))
+    assert sorted(statistics(model)) == ["1.running_mean", "1.running_var", "center"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_norm_is_finite_where_its_tensors_are(dtype):
+    large = torch.full((100,), 3e4, dtype=dtype)
+    assert total_norm([large, torch.ones(2)]).isfinite()
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        large[7] = bad
+        assert not total_norm([large, torch.ones(2)]).isfinite()
+        assert first_non_finite({"fine": torch.ones(2), "large": large, "count": torch.ones(1).long()}) == "large"
