@@ -1,7 +1,7 @@
 """Layout `list`: anything else, by a file that lists images and labels. Its suffix says how it is written.
 
 | suffix | a line or entry | |---|---| | .lst | im2rec's: `id<TAB>label…<TAB>path` | | .txt, .tsv | `path<TAB>label…` |
-| .csv | a header with the column `path`, optionally `id`, and label columns | | .json, .jsonl | objects {"path": …,
+| .csv | a header with the column `path`, optionally `id`, and label columns: see `csv_list` | | .json, .jsonl | objects {"path": …,
 "label": class, name or list, "id": …}; detection: {"boxes": [[class, x1, y1, x2, y2(, difficult)], …]} |
 
 A label is a class number, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
@@ -10,10 +10,9 @@ mxnet's layout, or boxes, relative to width and height (0..1). Every row is chec
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,15 @@ from typing import Any
 import numpy as np
 
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_given, tree_of
+from dali_mix.datasets.csv_list import read_csv
 from dali_mix.datasets.trees import check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.recordio.header import MAX_CLASS, Label
 from dali_mix.recordio.labels import check_label, clip_boxes
 from dali_mix.recordio.reader import boxes_of
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # as programs write a value that is missing
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class _Row:
     path: str
     values: tuple[Any, ...]  # of the label: texts or numbers; one array of boxes (n, 6) for detection from JSON
     id: int | None = None
+    columns: tuple[str, ...] = ()  # the names of `values`, where the list has any
 
 
 def list_file(root: Path, split: str, options: Options) -> Listing:
@@ -48,9 +52,16 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     shared_split(options, split)
     path = options.list_file or _default(root, split)
     data = read_given(path, "--list")
-    if path.suffix not in _READERS:
-        raise ValueError(f"{path}: its suffix is none of {', '.join(_READERS)}, so its format is unknown")
-    rows = list(_READERS[path.suffix](data, str(path)))
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"{path}: its suffix is none of {', '.join(_SUFFIXES)}, so its format is unknown")
+    notices: list[str] = []
+    if suffix == ".csv":
+        content = read_csv(data, str(path))
+        notices += content.notices
+        rows = [_csv_row(row.where, row.path, row.values, row.id, content.columns) for row in content.rows]
+    else:
+        rows = list(_READERS[suffix](data, str(path)))
     if not rows:
         raise ValueError(f"{path}: lists no image")
     names = [_checked_path(row, tree.root) for row in rows]
@@ -62,9 +73,26 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     )
     for row, label in zip(rows, labels, strict=True):
         _check(row, label, task, len(classes))
+    if task == "classification" and given is None:
+        notices += _missing_values(classes, labels)
     places = [row.where for row in rows]
-    listing = Listing(tree, names, labels, classes, "list", split, task=task, ids=ids, places=places)
+    report = {"notices": notices} if notices else {}
+    listing = Listing(tree, names, labels, classes, "list", split, task=task, ids=ids, places=places, report=report)
     return of_share(listing, options)
+
+
+def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
+    """A notice for classes whose names may stand for labels that are missing."""
+    return [
+        f"{labels.count(number):,} labels {name!r} read as a class of this name; leave these lines out if they have no"
+        " label"
+        for number, name in enumerate(classes)
+        if name.lower() in _MISSING
+    ]
+
+
+def _csv_row(where: str, path: str, values: tuple[str, ...], record_id: str | None, columns: tuple[str, ...]) -> _Row:
+    return _Row(where, path, values, None if record_id is None else _id(record_id, where), columns)
 
 
 def _check(row: _Row, label: Label, task: str, num_classes: int) -> None:
@@ -73,11 +101,13 @@ def _check(row: _Row, label: Label, task: str, num_classes: int) -> None:
             label, _ = clip_boxes(np.asarray(label), 1, 1)
         check_label(label, task, num_classes)
     except ValueError as error:
-        raise ValueError(f"{row.where}: {error}") from None
+        columns = ", ".join(row.columns[:6]) + ", …" * (len(row.columns) > 6)
+        advice = f"; the label columns are {columns}: remove what is no class" if len(row.columns) > 1 else ""
+        raise ValueError(f"{row.where}: {error}{advice}") from None
 
 
 def _default(root: Path, split: str) -> Path:
-    found = [root / f"{split}{suffix}" for suffix in _READERS if (root / f"{split}{suffix}").is_file()]
+    found = [root / f"{split}{suffix}" for suffix in _SUFFIXES if (root / f"{split}{suffix}").is_file()]
     if len(found) != 1:
         seen = (
             f"{' and '.join(path.name for path in found)} are" if found else f"no {split}.lst, .txt, .csv or .json is"
@@ -106,29 +136,6 @@ def _lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(decode_lines(data, where), start=1):
         if line.strip():
             yield f"{where}: line {number}", line
-
-
-def _csv(data: bytes, where: str) -> Iterator[_Row]:
-    decode_lines(data, where)
-    reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-    try:
-        head = [name.strip() for name in next(reader, [])]
-        if "path" not in head or len(head) < 2:
-            raise ValueError(
-                f"{where}: line 1: a header with a column `path` and label columns was expected, not {head[:6]}"
-            )
-        place = head.index("path")
-        key = head.index("id") if "id" in head else None
-        for fields in reader:
-            line_where = f"{where}: line {reader.line_num}"
-            if not fields:
-                continue
-            if len(fields) != len(head):
-                raise ValueError(f"{line_where}: {len(fields)} fields where the header has {len(head)}")
-            label = tuple(value for column, value in enumerate(fields) if column not in (place, key))
-            yield _Row(line_where, fields[place].strip(), label, None if key is None else _id(fields[key], line_where))
-    except csv.Error as error:
-        raise ValueError(f"{where}: line {reader.line_num}: {error}") from None
 
 
 def _json(data: bytes, where: str) -> Iterator[_Row]:
@@ -167,7 +174,7 @@ def _json_row(entry: Any, where: str) -> _Row:
         return _Row(where, entry["path"], tuple(label) if isinstance(label, list) else (label,), record_id)
     try:
         boxes = [np.array(box, dtype=np.float64) for box in entry["boxes"]]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # OverflowError: a whole number of hundreds of digits
         raise ValueError(f"{where}: field 'boxes': not lists of numbers") from None
     for number, box in enumerate(boxes, start=1):
         if box.shape not in ((5,), (6,)):
@@ -176,7 +183,8 @@ def _json_row(entry: Any, where: str) -> _Row:
     return _Row(where, entry["path"], (np.array(rows).reshape(-1, 6),), record_id)
 
 
-_READERS = {".lst": _lst, ".txt": _txt, ".tsv": _txt, ".csv": _csv, ".json": _json, ".jsonl": _jsonl}
+_READERS = {".lst": _lst, ".txt": _txt, ".tsv": _txt, ".json": _json, ".jsonl": _jsonl}
+_SUFFIXES = (*_READERS, ".csv")
 
 
 def _checked_path(row: _Row, root: str) -> str:
@@ -188,9 +196,9 @@ def _checked_path(row: _Row, root: str) -> str:
 
 def _id(text: str, where: str) -> int:
     value = text.strip()
-    if not (value.isascii() and value.isdigit() and int(value) < 1 << 64):
-        raise ValueError(f"{where}: id {text!r} is not a whole number from 0 to 2^64 - 1")
-    return int(value)
+    if not (value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 20 and int(value[-20:]) < 1 << 64):
+        raise ValueError(f"{where}: id {text!r:.60} is not a whole number from 0 to 2^64 - 1")
+    return int(value[-20:])
 
 
 def _ids(rows: list[_Row]) -> list[int] | None:
@@ -213,7 +221,7 @@ def _guess_task(rows: list[_Row]) -> str:
         return "classification"
     try:
         for row in rows[:100]:
-            boxes_of(np.array(_floats(row), dtype=np.float32), row.where)
+            boxes_of(_float32(_floats(row)), row.where)
         return "detection"
     except ValueError:
         return "multilabel"
@@ -228,14 +236,22 @@ def _classes(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Labe
             raise ValueError(f"{row.where}: label {row.values[0]!r} is not a class: give its number or name")
         values.append(row.values[0])
     texts = [str(value).strip() for value in values]
+    for row, text in zip(rows, texts, strict=True):
+        if not text:
+            raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")
     if given is None and not any(_is_number(text) for text in texts):
         given = tuple(sorted(set(texts)))
-    if given is not None and any(text in given for text in texts) and not all(_is_number(text) for text in texts):
+    known = frozenset(given or ())
+    # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class numbers.
+    if given is not None and any(text in known for text in texts):
         number_of = {name: number for number, name in enumerate(given)}
-        for row, text in zip(rows, texts, strict=True):
-            if text not in number_of:
-                raise ValueError(f"{row.where}: class {text!r} is not among the {len(given)} classes")
-        return [number_of[text] for text in texts], given
+        missing = next((row for row, text in enumerate(texts) if text not in known), None)
+        if missing is None:
+            return [number_of[text] for text in texts], given
+        if not all(_is_number(text) for text in texts):
+            raise ValueError(
+                f"{rows[missing].where}: class {texts[missing]!r:.60} is not among the {len(given)} classes"
+            )
     labels = [_class_number(text, row.where) for row, text in zip(rows, texts, strict=True)]
     highest = max(range(len(labels)), key=labels.__getitem__)
     return list(labels), given or numbered_classes(labels[highest], rows[highest].where)
@@ -245,12 +261,13 @@ def _class_number(text: str, where: str) -> int:
     value = _number(text, where)
     if value < 0 or value > MAX_CLASS or value != int(value):
         raise ValueError(
-            f"{where}: label {text} is not a class: whole numbers from 0 to {MAX_CLASS} (exact as float32)"
+            f"{where}: label {text:.60} is not a class: whole numbers from 0 to {MAX_CLASS} (exact as float32)"
         )
     return int(value)
 
 
 def _multilabel(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
+    columns = rows[0].columns
     width = len(given) if given else len(rows[0].values)
     if not width:
         raise ValueError(f"{rows[0].where}: no label fields")
@@ -261,8 +278,14 @@ def _multilabel(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[L
                 f"{row.where}: {len(row.values)} label fields, expected {width} as in"
                 f" {'--classes' if given else 'the first row'}"
             )
-        labels.append(np.array(_floats(row), dtype=np.float32))
-    return labels, given or numbered_classes(width - 1, rows[0].where)
+        labels.append(_float32(_floats(row)))
+    if given and set(columns) & set(given):
+        if set(columns) != set(given):
+            other = next(name for name in columns if name not in given)
+            raise ValueError(f"{rows[0].where}: column {other!r} is not among the classes of --classes; correct one")
+        order = [columns.index(name) for name in given]
+        labels = [np.asarray(label)[order] for label in labels]
+    return labels, given or columns or numbered_classes(width - 1, rows[0].where)
 
 
 def _detection(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
@@ -270,9 +293,9 @@ def _detection(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[La
     highest = 0.0
     for row in rows:
         if len(row.values) == 1 and isinstance(row.values[0], np.ndarray):
-            boxes = row.values[0].astype(np.float32)
+            boxes = _float32(row.values[0])
         else:
-            boxes = boxes_of(np.array(_floats(row), dtype=np.float32), row.where)
+            boxes = boxes_of(_float32(_floats(row)), row.where)
         if not np.isfinite(boxes).all():
             raise ValueError(f"{row.where}: a box with a number that is not finite")
         highest = max(highest, float(boxes[:, 0].max(initial=0)))
@@ -280,23 +303,36 @@ def _detection(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[La
     return labels, given or numbered_classes(int(highest), rows[0].where)
 
 
+def _float32(values: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinite, and so refused
+        return np.asarray(values).astype(np.float32)
+
+
 def _floats(row: _Row) -> list[float]:
-    return [_number(value, row.where) for value in row.values]
+    numbers = []
+    for place, value in enumerate(row.values):
+        column = f": column {row.columns[place]!r}" if row.columns else ""
+        numbers.append(_number(value, row.where + column))
+    return numbers
 
 
 def _number(value: Any, where: str) -> float:
+    if isinstance(value, str):
+        finite = value.strip().lower().lstrip("+-") not in ("nan", "inf", "infinity")
+        if finite and not _is_number(value):
+            raise ValueError(f"{where}: label {value!r:.60} is not a number")
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: label {value!r} is not a number") from None
+        raise ValueError(f"{where}: label {value!r:.60} is not a number") from None
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{where}: label {value} is not a finite number")
+        named = "; if it is a class's name, list all names with --classes FILE" if isinstance(value, str) else ""
+        raise ValueError(f"{where}: label {str(value).strip():.60} is not a finite number{named}")
     return number
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    """Whether a text is a decimal number; "nan", "inf" and "1_000", which Python reads too, are names."""
+    return _NUMBER.fullmatch(text.strip()) is not None

@@ -96,14 +96,23 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[str, int]:
     if not infos:
         raise ValueError("this recipe names no val_set: give one with --cfg-options val_set=PREFIX")
     if len(infos) == 2 and infos["train_set"].classes != infos["val_set"].classes:
-        counts = {name: len(info.classes) for name, info in infos.items()}
         raise ValueError(
-            f"{config.train_set} and {config.val_set} have different classes ({counts}): pack both from one class list"
+            f"{config.train_set} and {config.val_set} have"
+            f" {_class_difference(infos['train_set'].classes, infos['val_set'].classes)}: pack both with the same"
+            " --classes FILE, one name a line"
         )
     tasks = [info.task for info in infos.values()]
     if len(set(tasks)) > 1:
         raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(tasks)}")
     return tasks[0], class_count(config, next(iter(infos.values())).classes)
+
+
+def _class_difference(ours: tuple[str, ...], others: tuple[str, ...]) -> str:
+    if sorted(ours) == sorted(others):
+        number = next(number for number, (a, b) in enumerate(zip(ours, others, strict=True)) if a != b)
+        return f"the same classes in another order (class {number} is {ours[number]!r} and {others[number]!r})"
+    only = [name for name in ours if name not in others] or [name for name in others if name not in ours]
+    return f"different classes ({len(ours)} and {len(others)}; {only[0]!r} is in one only)"
 
 
 def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:

@@ -1,0 +1,98 @@
+"""CSV lists: a header with the column `path`, optionally `id`, and label columns, whose names are the classes of a
+multi-label set. Separators are commas, semicolons (as spreadsheets write them in half of Europe) or tabs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dali_mix.datasets.base import decode_lines, first_double
+
+_SEPARATORS = ",;\t|"
+_INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # as pandas names the column of an index it wrote
+
+
+@dataclass(frozen=True)
+class CsvRow:
+    """One line: where it is, and its fields."""
+
+    where: str
+    path: str
+    id: str | None
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CsvList:
+    """A file's rows, the names of their values, and what the user is told about columns left out."""
+
+    columns: tuple[str, ...]
+    rows: list[CsvRow]
+    notices: list[str] = field(default_factory=list)
+
+
+def read_csv(data: bytes, where: str) -> CsvList:
+    """Read a CSV list. Columns that are a pandas index, or have neither name nor content, are left out.
+
+    Raises ValueError naming the line for text that is not UTF-8, a malformed line, no column `path` or no label column,
+    a column that has no name, or one that is there twice.
+    """
+    decode_lines(data, where)
+    text = data.decode("utf-8-sig")
+    heads = {separator: next(_lines(text, separator, where), (1, [""]))[1] for separator in _SEPARATORS}
+    separator = next((separator for separator, head in heads.items() if "path" in head), ",")
+    head = heads[separator]
+    if "path" not in head or len(head) < 2:
+        raise ValueError(
+            f"{where}: line 1: a header with a column `path` and label columns was expected, not {head[:6]}"
+        )
+    named = [name for name in head if name]
+    if double := first_double(named):
+        raise ValueError(f"{where}: line 1: column {named[double[0]]!r} is there twice; rename or remove one")
+    lines: list[tuple[str, list[str]]] = []
+    for number, fields in _lines(text, separator, where):
+        if len(fields) != len(head):
+            raise ValueError(f"{where}: line {number}: {len(fields)} fields where the header has {len(head)}")
+        lines.append((f"{where}: line {number}", fields))
+    lines = lines[1:]
+    labels, notices = [], []
+    for column, name in enumerate(head):
+        if name in ("path", "id"):
+            continue
+        values = [fields[column] for _, fields in lines]
+        if _INDEX.fullmatch(name) and _counts_rows(values):
+            notices.append(f"{where}: column {column + 1} ({name!r}) numbers the rows (a pandas index): no class")
+        elif name or any(values):
+            labels.append(column)
+    for column in labels:
+        if not head[column]:
+            raise ValueError(f"{where}: line 1: column {column + 1} has no name; name it, or remove it")
+    if not labels:
+        raise ValueError(f"{where}: line 1: no label column beside `path` in {head[:6]}; add one")
+    place = head.index("path")
+    key = head.index("id") if "id" in head else None
+    rows = [
+        CsvRow(at, fields[place], None if key is None else fields[key], tuple(fields[column] for column in labels))
+        for at, fields in lines
+    ]
+    return CsvList(tuple(head[column] for column in labels), rows, notices)
+
+
+def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and stripped fields of each line that has any."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, [value.strip() for value in fields]
+    except csv.Error as error:
+        raise ValueError(f"{where}: line {reader.line_num}: {error}; check its quotes") from None
+
+
+def _counts_rows(values: list[str]) -> bool:
+    """Whether these are whole numbers, each once."""
+    return len(set(values)) == len(values) and all(value.isascii() and value.isdigit() for value in values)
