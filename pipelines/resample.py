@@ -15,9 +15,7 @@ Everything compiled sits in this one file, so that numba's cache on disk notices
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,8 @@ from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.core.cgutils import ir  # llvmlite's, numba's own dependency
 from numba.extending import intrinsic
+
+from dali_mix.compiled import compiled
 
 ROW_BITS = 7  # fractional bits of the intermediate row: 255 << 7 is the most that an int16 takes
 WEIGHT_BITS = 14, 16  # of weights that add up to 1: the largest must fit an int16, and the sum of products an int32
@@ -266,17 +266,10 @@ def _run(
     resize_flip_normalize(image, out, place, flip[0] != 0, constants[0] != 0, constants[1:4], constants[4:7])
 
 
-def _compile(function: Callable[..., None], signature: Any) -> Any:
-    """A C callback, kept on disk where numba finds a place to write: beside this file, or the user's cache folder."""
-    with contextlib.suppress(RuntimeError):  # "cannot cache function": no such place
-        return cfunc(signature, cache=True)(function)
-    return cfunc(signature)(function)
-
-
 @functools.cache
 def run_address() -> int:
     """Address of the callback that makes one sample. The first call compiles it (6 s), or loads it (0.2 s)."""
-    return _compile(_run, RUN_SIGNATURE).address
+    return compiled(cfunc, RUN_SIGNATURE)(_run).address
 
 
 @functools.cache
@@ -291,4 +284,4 @@ def setup_address(height: int, width: int) -> int:
             shape = carray(_pointer(shapes[i]), 3, np.int64)
             shape[0], shape[1], shape[2] = 3, height, width
 
-    return _compile(setup, SETUP_SIGNATURE).address
+    return compiled(cfunc, SETUP_SIGNATURE)(setup).address

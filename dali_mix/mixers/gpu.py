@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dali_mix import caches
 from dali_mix.mixers.base import INTEGERS, plain_pixels
 
 Way = Literal["same place", "nearest", "zeros"]
@@ -25,6 +26,7 @@ BLENDED = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)  # what `b
 @functools.cache
 def _kernels() -> Any:
     """The Triton kernels; None without Triton."""
+    caches.for_triton()
     try:
         from dali_mix.mixers import kernels_gpu
     except ImportError:

@@ -10,14 +10,14 @@ Everything compiled sits in this one file, so that numba's cache on disk notices
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
+
+from dali_mix.compiled import compiled
 
 # What a kernel does with each image: write all of it into a new batch; write its box only, from the partner or, where
 # the partner may be changed by then, from the stage; write its box into the stage.
@@ -28,11 +28,8 @@ SAME_PLACE, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
 CACHE_LINE = 64  # bytes
 
 
-def _compile(function: Callable[..., Any]) -> Any:
-    """Compiled at its first call for each dtype, without holding the interpreter, and kept on disk where numba can."""
-    with contextlib.suppress(RuntimeError):  # "cannot cache function": no place to write
-        return njit(nogil=True, cache=True)(function)
-    return njit(nogil=True)(function)
+# Compiled at the first call for each dtype, without holding the interpreter.
+_compile = compiled(njit, nogil=True)
 
 
 @_compile

@@ -5,7 +5,6 @@ The same numbers as the torch versions in `saliency.py`, to the bit; see there f
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from dali_mix.compiled import compiled
 from dali_mix.mixers.threads import together
 
 RADII = np.array((12, 24, 48, 28, 56, 112))
@@ -58,11 +58,8 @@ def _share(work: Callable[[slice], None], count: int, pixels: int, threads: int)
 
 @functools.cache
 def _compiled(function: Callable[..., None], signature: Any) -> Callable[..., None]:
-    """The kernel; compiled on the first call, and kept on disk where numba finds a place to write."""
-    options = {"nogil": True, "error_model": "numpy"}
-    with contextlib.suppress(RuntimeError):  # "cannot cache function": no such place
-        return njit(signature, cache=True, **options)(function)
-    return njit(signature, **options)(function)
+    """Return the kernel, compiled on the first call."""
+    return compiled(njit, signature, nogil=True, error_model="numpy")(function)
 
 
 def _levels(images: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:

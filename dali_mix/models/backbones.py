@@ -13,8 +13,9 @@ from dali_mix.models.build import build_model
 from dali_mix.models.weights import head_name
 
 Features = Callable[[nn.Module, Tensor], Tensor]
-# What makes timm's transformers take images of any size: ViTs and Swins, Swins of older versions, everything else.
-_ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+# What makes timm's transformers take images of any size: Swins, ViTs, everything else. ViTs refuse the first, which has
+# to come first: before timm 1.0.31 Swins ignore the second.
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 
 def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Features]:

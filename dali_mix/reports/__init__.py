@@ -1,6 +1,10 @@
 """Pictures of data and runs, as PNG files."""
 
-from dali_mix.reports.curves import curves
-from dali_mix.reports.gallery import gallery
+from dali_mix import caches
+
+caches.for_matplotlib()
+
+from dali_mix.reports.curves import curves  # noqa: E402  matplotlib reads the variable when it is imported
+from dali_mix.reports.gallery import gallery  # noqa: E402
 
 __all__ = ["curves", "gallery"]

@@ -1,0 +1,61 @@
+"""Folders for what other libraries keep between processes, if the user's own folders cannot be written.
+
+numba keeps compiled functions, Triton kernels and matplotlib a list of fonts below the home directory. In a container
+without a home, or with a read-only one, they would compile again in every process, warn, or fail.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+
+@functools.cache
+def fallback() -> Path | None:
+    """Return a folder of this user below the temporary folder, or None if there is no safe one.
+
+    Cached code is run by whoever loads it: a folder of another user, or one that others may write or list, is refused.
+    """
+    try:
+        folder = Path(tempfile.gettempdir()) / f"dali_mix-{os.geteuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return folder if private and writable(folder) else None
+
+
+def writable(folder: str | Path) -> bool:
+    """Return whether files can be written to `folder`, which is created if it is missing."""
+    try:
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home directory
+        return False
+
+
+def for_matplotlib() -> None:
+    """Move matplotlib's settings and font list to `fallback()` if its usual folders cannot be written.
+
+    Call it before matplotlib is imported, which otherwise warns and lists the fonts in every process.
+    """
+    bases = (("XDG_CONFIG_HOME", "~/.config"), ("XDG_CACHE_HOME", "~/.cache"))
+    _divert("MPLCONFIGDIR", [Path(os.environ.get(variable) or base, "matplotlib") for variable, base in bases])
+
+
+def for_triton() -> None:
+    """Move Triton's compiled kernels to `fallback()` if its usual folder cannot be written. Call it before a launch."""
+    _divert("TRITON_CACHE_DIR", [Path(os.environ.get("TRITON_HOME") or "~", ".triton/cache")])
+
+
+def _divert(variable: str, usual: Iterable[Path]) -> None:
+    """Set the environment variable `variable`, unless the user did, where a usual folder cannot be written."""
+    if variable not in os.environ and not all(map(writable, usual)) and (folder := fallback()) is not None:
+        os.environ[variable] = str(folder / variable.lower())
