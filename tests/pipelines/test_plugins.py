@@ -59,7 +59,7 @@ def test_an_installed_package_adds_a_pipeline(installed):
         "squares", prefix, batch_size=4, train=True, device="cpu", num_threads=1, pipeline_options={"side": 24}
     )
     assert [tuple(batch.images.shape) for batch in one] == [(4, 3, 24, 24), (4, 3, 24, 24), (2, 3, 24, 24)]
-    with pytest.raises(ValueError, match="has no option 'sides' .did you mean side..: it knows side"):
+    with pytest.raises(ValueError, match=r"has no option 'sides' \(did you mean side\?\): it knows side"):
         pipelines.build("squares", True, {"sides": 3})
 
 
