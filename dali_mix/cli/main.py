@@ -12,9 +12,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
 
 from dali_mix import __version__
 from dali_mix.cli import console
@@ -50,7 +54,12 @@ def main(argv: Sequence[str] | None = None, tell: Callable[[str], None] = _to_st
     """
     console.install()
     _spin_briefly()
-    return _run(parse(list(sys.argv[1:] if argv is None else argv)), tell)
+    args = parse(list(sys.argv[1:] if argv is None else argv))
+    try:
+        return _run(args, tell)
+    except KeyboardInterrupt:
+        tell(f"dali-mix {args.command}: interrupted")
+        return 130
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -81,16 +90,40 @@ def _spin_briefly() -> None:
 
 def _run(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
     command = importlib.import_module(COMMANDS[args.command][0])
-    try:
-        return int(command.run(args) or 0)
-    except KeyboardInterrupt:
-        tell(f"dali-mix {args.command}: interrupted")
-        return 130
-    except (ValueError, OSError) as error:  # what a user can cause; anything else is a bug and keeps its traceback
-        if os.environ.get("DALI_MIX_DEBUG"):
-            traceback.print_exc()
-        tell(f"dali-mix {args.command}: error: {error}")
-        return 1
+    with _Interrupts() as interrupts:
+        try:
+            return int(command.run(args) or 0)
+        except Exception as error:
+            if interrupts.seen:  # torch and numpy, interrupted while they are imported, raise errors of their own
+                raise KeyboardInterrupt from error
+            if not isinstance(error, (ValueError, OSError)):  # not what a user can cause: a bug keeps its traceback
+                raise
+            if os.environ.get("DALI_MIX_DEBUG"):
+                traceback.print_exc()
+            tell(f"dali-mix {args.command}: error: {error}")
+            return 1
+
+
+class _Interrupts:
+    """Ctrl-C raises KeyboardInterrupt, as by default, and is noted in `seen`."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: Any = None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
+
+    def __enter__(self) -> _Interrupts:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
 
 if __name__ == "__main__":
