@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import mmap
 import os
@@ -15,6 +16,11 @@ from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.index import reindex_advice
 from dali_mix.recordio.manifest import SetInfo, open_table, read_info
+
+_MAP_FIXED = 0x10  # of Linux
+_MMAP = ctypes.CDLL(None, use_errno=True).mmap
+_MMAP.restype = ctypes.c_void_p
+_MMAP.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
 HASH_INDEX_BELOW = 8 << 20  # opening hashes an index up to this size: at most ~10 ms
 
@@ -43,7 +49,7 @@ class RecordSet:
         if self.info.index.size <= HASH_INDEX_BELOW:
             self.check_index()
         self.table: np.memmap = open_table(folder / self.info.table.name, self.info.count)
-        self._buffers = [_map(path) for path in self.rec_paths]
+        self._buffers = [map_file(path) for path in self.rec_paths]
 
     def __len__(self) -> int:
         return self.info.count
@@ -218,15 +224,19 @@ def file_sha256(path: Path) -> str:
 
 
 def map_file(path: Path) -> memoryview:
-    """The bytes of a file, mapped read-only; empty for an empty file."""
-    return _map(path)
-
-
-def _map(path: Path) -> memoryview:
+    """Return the bytes of a file, mapped read-only; empty for an empty file. No file descriptor stays open."""
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
             return memoryview(b"")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        # A set may have more shards than a process may have open files, and mmap.mmap duplicates the descriptor and
+        # keeps it for as long as the mapping (trackfd=False needs Python 3.13). So reserve the addresses with an
+        # anonymous mapping, which has no descriptor and unmaps them in the end, and map the file over it.
+        reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
+        address = np.frombuffer(reserved, np.uint8).ctypes.data
+        if _MMAP(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file.fileno(), 0) != address:
+            raise OSError(ctypes.get_errno(), f"cannot be mapped: {os.strerror(ctypes.get_errno())}", str(path))
+    return memoryview(reserved)
 
 
 def _beside(prefix: Path, suffix: str) -> Path:

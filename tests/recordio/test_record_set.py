@@ -292,3 +292,34 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     )
     page = resource.getpagesize()
     assert int(done.stdout) * 1024 < 8 << 20, f"opening took {done.stdout} KiB (pages of {page})"
+
+
+FEW_FILES = """
+import os, resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from dali_mix.recordio import RecordSet, write_set
+from dali_mix.recordio.adopt import adopt
+from dali_mix.recordio.verify import verify_set
+from tests.recordio.samples import encoded
+folder = Path(sys.argv[1])
+write_set(folder / "set", [(encoded("PNG"), 0)] * 300, classes="a", shards=300)
+records = RecordSet(folder / "set")
+assert len(records.rec_paths) == 300 and sum(records.encoded(i).size > 0 for i in range(300)) == 300
+assert not list(verify_set(folder / "set"))
+adopt(records.rec_paths, folder / "adopted")
+opened = [os.readlink(f"/proc/self/fd/{number}") for number in range(64) if os.path.exists(f"/proc/self/fd/{number}")]
+assert not [name for name in opened if name.endswith(".rec")], opened
+mapped = lambda: sum("set-" in line for line in open("/proc/self/maps"))
+before, image = mapped(), records.encoded(7)
+first = bytes(image)
+del records
+assert before >= 300 and mapped() == 1 and bytes(image) == first  # a view keeps its file mapped
+del image
+assert mapped() == 0
+"""
+
+
+def test_a_set_may_have_more_shards_than_a_process_may_have_open_files(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
