@@ -188,6 +188,8 @@ def _summary(prefix: str, images: int, seconds: float) -> None:
         print(f"skipped {entry['file']}: {entry['reason']}")
     if len(skipped) > _SHOWN:
         print(f"skipped {len(skipped) - _SHOWN} more: see 'report' in {prefix}.json")
+    for reason, count in records.info.report.get("normalized", {}).items():
+        print(f"{count:,} images stored as PNG or as asked, in one turn, size and colours: decoders differ on {reason}")
     print(f"{prefix}: {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} images/s")
 
 

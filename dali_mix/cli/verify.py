@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints each problem on standard error; 1 when there was one."""
     decode = None
     if args.decode:
-        from dali_mix.datasets.images import decoded_size
+        from dali_mix.datasets.decoding import decoded_size
 
         decode = decoded_size
     failed = False

@@ -7,23 +7,17 @@ PIL's antialiased resize.
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
-from dali_mix.recordio.image_header import PNM_MAXIMA, ImageHeader, pnm_numbers, read_image_header
+from dali_mix.datasets.decoding import converted_header, decode_bgr, decoded_size, needs_conversion
+from dali_mix.recordio.image_header import ImageHeader, read_image_header
 
 TARGETS = ("keep", "jpeg", "png", "raw")
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
-_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in picture data: all but stuffed bytes, fill and restarts
-_BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
-CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them
+AS_ASKED = "as asked"
 Box = tuple[float, float, float, float]
 
 
@@ -55,13 +49,16 @@ class Transform:
 
     def __call__(
         self, data: bytes | memoryview, crop: Box | None = None
-    ) -> tuple[bytes | memoryview, ImageHeader, bool]:
-        """The bytes to store (`data` itself where nothing changes), their header, and whether they were encoded anew;
-        of the part `crop` (x, y, width, height in pixels) if given, as JPEG unless `encoding` says otherwise. Raises
-        ValueError for what is no whole image.
+    ) -> tuple[bytes | memoryview, ImageHeader, str]:
+        """Return the bytes to store (`data` itself where nothing changes), their header, and why they were encoded
+        anew: "" where they were not, `AS_ASKED` for these options, else why decoders may differ on the image.
+
+        Of the part `crop` (x, y, width, height in pixels) if given, as JPEG unless `encoding` says otherwise. An image
+        that decoders may differ on is stored as PNG, which loses nothing, unless the options have it encoded anyway.
+        Raise ValueError for what is no whole image.
         """
-        converted = self.encoding != "keep" and _only_pil_reads(data)
-        header = _opened_header(data) if converted else read_image_header(data)
+        converted = self.encoding != "keep" and needs_conversion(data)
+        header = converted_header(data) if converted else read_image_header(data, plain=False)
         pixels = header.height * header.width
         if pixels > self.max_pixels:
             raise ValueError(
@@ -69,29 +66,27 @@ class Transform:
                 f" {self.max_pixels:,}: raise it if the image is meant"
             )
         if crop is not None:
-            return self._cropped(bytes(data), header, crop, converted)
+            return self._cropped(bytes(data), header, crop)
         height, width = self.size(header.height, header.width)
+        resized = (height, width) != (header.height, header.width)
         target = self._target(header.encoding)
-        if target == header.encoding and (height, width) == (header.height, header.width):
-            if self.decode and decoded_size(data) != (height, width):
-                raise ValueError("decodes to other dimensions than its header says")
-            return data, header, False
-        data = bytes(data)
-        if self.decode:
-            _check_scans(data)
-        image_bgr = _pil_bgr(data) if converted or self.decode else _decode_bgr(data, header, height)
+        if header.odd and self.encoding == "keep" and not resized:
+            target = "png"
+        if target == header.encoding and not resized and not header.odd:
+            if self.decode:
+                decoded_size(data)
+            return data, header, ""
+        image_bgr = decode_bgr(bytes(data), header, height=height, strict=self.decode)
         encoded = _encode_bgr(_shrink(image_bgr, height, width), target, self.quality)
-        return encoded, ImageHeader(target, height, width), True
+        return encoded, ImageHeader(target, height, width), header.odd or AS_ASKED
 
     @property
     def passes_through(self) -> bool:
         """Whether every image is stored as it is, without being decoded."""
         return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
 
-    def _cropped(self, data: bytes, header: ImageHeader, crop: Box, converted: bool) -> tuple[bytes, ImageHeader, bool]:
-        if self.decode:
-            _check_scans(data)
-        image_bgr = _pil_bgr(data) if converted or self.decode else _decode_bgr(data, header, header.height)
+    def _cropped(self, data: bytes, header: ImageHeader, crop: Box) -> tuple[bytes, ImageHeader, str]:
+        image_bgr = decode_bgr(data, header, strict=self.decode)
         left, top = max(0, round(crop[0])), max(0, round(crop[1]))
         image_bgr = image_bgr[top : max(0, round(crop[1] + crop[3])), left : max(0, round(crop[0] + crop[2]))]
         if not image_bgr.size:
@@ -101,7 +96,7 @@ class Transform:
         height, width = self.size(*image_bgr.shape[:2])
         target = "jpeg" if self.encoding == "keep" else self._target(header.encoding)
         encoded = _encode_bgr(_shrink(np.ascontiguousarray(image_bgr), height, width), target, self.quality)
-        return encoded, ImageHeader(target, height, width), True
+        return encoded, ImageHeader(target, height, width), header.odd or AS_ASKED
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after packing: at most `resize` on the shorter and `max_side` on the longer side."""
@@ -113,31 +108,6 @@ class Transform:
         if self.encoding == "raw":
             return "pnm"
         return encoding if self.encoding == "keep" else self.encoding
-
-
-def decoded_size(encoded: bytes | memoryview | np.ndarray) -> tuple[int, int]:
-    """Decodes an image wholly; its height and width after EXIF turning. Raises ValueError when it cannot be decoded, or
-    is a JPEG with a marker that none may hold in its picture data: decoders pass over these.
-    """
-    data = bytes(encoded)
-    _check_scans(data)
-    height, width = _pil_image(data).shape[:2]
-    return height, width
-
-
-def _check_scans(data: bytes) -> None:
-    if not data.startswith(b"\xff\xd8"):
-        return
-    place, scanning = 2, False
-    while match := _MARKER.search(data, place):
-        at = match.start()
-        marker = data[at + 1]
-        if marker == 0xD9 or (scanning and (0xE0 <= marker <= 0xEF or marker == 0xFE)):
-            return  # the end; what may follow it is no part of the picture
-        if scanning and marker not in _BETWEEN_SCANS:
-            raise ValueError(f"cannot be decoded: its picture data is damaged at byte {at:,}; fetch the file again")
-        scanning |= marker == 0xDA
-        place = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
 def encode(image_rgb: np.ndarray, encoding: str, quality: int = 95) -> bytes:
@@ -159,56 +129,6 @@ def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
     if not done:
         raise ValueError(f"cannot encode {width}x{height} pixels as {encoding}")
     return encoded.tobytes()
-
-
-def _only_pil_reads(data: bytes | memoryview) -> bool:
-    """Whether DALI does not decode an image, or not to the right pixels, and PIL does."""
-    if bytes(data[:2]) in (b"P5", b"P6"):
-        return pnm_numbers(bytes(data))[2] not in PNM_MAXIMA
-    return bytes(data[:8]).startswith(CONVERTED)
-
-
-def _opened_header(data: bytes | memoryview) -> ImageHeader:
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            width, height = image.size
-            name, turned = str(image.format).lower(), image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be read: {error}") from None
-    return ImageHeader(name, *((width, height) if turned else (height, width)))
-
-
-def _decode_bgr(data: bytes, header: ImageHeader, height: int) -> np.ndarray:
-    """Decodes to (H, W, 3) uint8, turned by EXIF; a JPEG at 1/2, 1/4 or 1/8 when that is still as large as wanted."""
-    flag = cv2.IMREAD_COLOR
-    if header.encoding == "jpeg":
-        flag = next((reduced for scale, reduced in _REDUCED if header.height >= scale * height), flag)
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag)
-    except cv2.error as error:
-        raise ValueError(f"cannot be decoded: {error}") from None
-    return _pil_bgr(data) if image is None else image
-
-
-def _pil_bgr(data: bytes) -> np.ndarray:
-    return cv2.cvtColor(_pil_image(data), cv2.COLOR_RGB2BGR)
-
-
-def _pil_image(data: bytes) -> np.ndarray:
-    """Decodes strictly to (H, W, 3) uint8 RGB, turned by EXIF; alpha is dropped and 16 bits become their upper 8, as
-    DALI does."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            image.load()
-            turned = ImageOps.exif_transpose(image)
-            if turned.mode.startswith("I;16") or turned.mode in ("I", "F"):
-                gray = np.asarray(turned)
-                deep = turned.mode.startswith("I;16") or image.format == "PPM" or gray.max(initial=0) > 255
-                gray = (gray / 256 if deep else gray).clip(0, 255).astype(np.uint8)
-                return np.repeat(gray[:, :, None], 3, axis=2)
-            return np.asarray(turned.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be decoded: {error}; fetch the file again") from None
 
 
 def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:

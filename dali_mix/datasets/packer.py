@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from dali_mix.datasets.base import Listing, printable
-from dali_mix.datasets.images import Transform
+from dali_mix.datasets.images import AS_ASKED, Transform
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.image_header import ImageHeader
@@ -63,6 +63,7 @@ class _Done:
     reencoded: int = 0
     clipped: int = 0
     images: int = 0
+    odd: Counter[str] = field(default_factory=Counter)  # why decoders may differ on an image → how many
 
 
 def pack(
@@ -87,6 +88,7 @@ def pack(
     report: dict[str, Any] = dict(listing.report)
     skipped: list[dict[str, str]] = []
     totals = {"reencoded": 0, "clipped_boxes": 0}
+    normalized: Counter[str] = Counter()
     keep_freed_memory()
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are the parallelism: OpenCV's own threads would fight ours for the cores
@@ -107,11 +109,14 @@ def pack(
                 skipped += done.skipped
                 totals["reencoded"] += done.reencoded
                 totals["clipped_boxes"] += done.clipped
+                normalized += done.odd
                 if progress:
                     progress(done.images)
             if left_out := listing.tree.count_left_out():
                 report["left_out"] = left_out
             report |= {"skipped": sorted(skipped, key=lambda entry: entry["file"]), **totals}
+            if normalized:
+                report["normalized"] = dict(sorted(normalized.items()))
             return writer.finish(report)
     finally:
         cv2.setNumThreads(threads_before)
@@ -203,7 +208,7 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
                 content = listing.tree.read_into(name, partial(block.room, label=label))
             else:  # a large file must not swell the block of the small image made of it
                 content = listing.tree.read(name)
-            data, header, reencoded = options.transform(content, crop)
+            data, header, why = options.transform(content, crop)
             if listing.sizes is not None:
                 _check_size(header, listing.sizes[source], options.transform)
             check_length(len(data) + 64)
@@ -234,7 +239,9 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
             )
         except ValueError as error:
             raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
-        done.reencoded += reencoded
+        if why:
+            done.reencoded += 1
+            done.odd[why] += why != AS_ASKED
     return done
 
 

@@ -204,7 +204,7 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
 
 def _size_of(tree: Tree, name: str) -> tuple[int, int]:
     try:
-        header = read_image_header(tree.read(name))
+        header = read_image_header(tree.read(name), plain=False)
     except ValueError as error:
         raise ValueError(f"{tree.where(name)}: {str(error).removeprefix(tree.where(name) + ': ')}") from None
     return header.height, header.width

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.datasets.images import CONVERTED, Transform
+from dali_mix.datasets.decoding import needs_conversion
+from dali_mix.datasets.images import Transform
 from dali_mix.datasets.no_data import no_data_in
 from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image
 from dali_mix.engine.config import RunConfig
@@ -93,7 +94,7 @@ def _sample(path: Path) -> Sample:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
-    encoded, header, _ = Transform(encoding="png" if data.startswith(CONVERTED) else "keep")(data)
+    encoded, header, _ = Transform(encoding="png" if needs_conversion(data) else "keep")(data)
     return Sample(bytes(encoded), 0, header.height, header.width, header.encoding)
 
 

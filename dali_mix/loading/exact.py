@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class ExactSource:
         try:
             if self._dali is None:
                 self._dali = self._build()
-            (out,) = self._dali.run()
+            out, sizes = self._dali.run()
         except RuntimeError as error:
             self._recover(error)
             self._feed.restart(self._schedule.steps_from(epoch, position))
@@ -88,6 +89,11 @@ class ExactSource:
             self.close()
             raise
         self._note_empty_steps()
+        if wrong := wrong_sizes(self._records, self._feed.under_way[0].rows, sizes):
+            self.close()
+            self._note(wrong)
+            self._feed.restart(self._schedule.steps_from(epoch, position))
+            return
         self._ready.append((self._feed.under_way.popleft(), to_torch(out)))
 
     def _note_empty_steps(self) -> None:
@@ -96,12 +102,13 @@ class ExactSource:
 
     def _build(self) -> DaliPipeline:
         @pipeline_def(enable_conditionals=self._pipeline.conditional)
-        def define() -> DataNode:
+        def define() -> tuple[DataNode, DataNode]:
             encoded, *draws = fn.external_source(
                 source=self._feed, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
             )
             named = {name: draws[place] for place, name in enumerate(self._feed.names)}
-            return self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
+            images = self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
+            return images, fn.peek_image_shape(encoded)
 
         with warnings.catch_warnings(record=True) as caught:
             dali = define(
@@ -128,12 +135,14 @@ class ExactSource:
         under_way = list(self._feed.under_way)
         self.close()
         for fed in under_way:
-            found = self._probe(fed)
-            for row, reason in found:
-                self._bad.found(row, f"{self._bad.where(row)}: {reason}")
-            if found:
+            if found := self._probe(fed):
+                self._note(found)
                 return
         raise error
+
+    def _note(self, found: list[tuple[int, str]]) -> None:
+        for row, reason in found:
+            self._bad.found(row, f"{self._bad.where(row)}: {reason}", decode=True)
 
     def _probe(self, fed: Fed) -> list[tuple[int, str]]:
         """Decodes each record of a step alone: (record, what is wrong) of those that fail, or are not of the size drawn
@@ -149,11 +158,8 @@ class ExactSource:
                 decoder = None
                 bad.append((row, f"the image cannot be decoded: {_reason(error)}"))
                 continue
-            expected = int(self._records.table["height"][row]), int(self._records.table["width"][row])
-            if size != expected:
-                bad.append(
-                    (row, f"the image is {size[0]}×{size[1]} pixels, the manifest says {expected[0]}×{expected[1]}")
-                )
+            if size != stated_size(self._records, row):
+                bad.append((row, wrong_size(self._records, row, size)))
         return bad
 
 
@@ -183,6 +189,29 @@ class SingleDecoder:
         (out,) = self._dali.run()
         height, width, _ = out.shape()[0]
         return height, width
+
+
+def stated_size(records: RecordSet, row: int) -> tuple[int, int]:
+    """Return height and width of a record as the manifest states them."""
+    return int(records.table["height"][row]), int(records.table["width"][row])
+
+
+def wrong_size(records: RecordSet, row: int, size: Sequence[int]) -> str:
+    """Return the message on a record whose image has another `size` (height, width) than the manifest states."""
+    height, width = stated_size(records, row)
+    return f"the image is {size[0]}×{size[1]} pixels, the manifest says {height}×{width}"
+
+
+def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tuple[int, str]]:
+    """Return the records of a batch, each with a message, whose image DALI sees in another size than the manifest.
+
+    `sizes`: what `fn.peek_image_shape` gave for `rows` (B,), in their order. Windows and resized sizes are drawn from
+    the manifest's: an image of another size would be squashed or cut without a message.
+    """
+    found = np.asarray(sizes.as_tensor())[:, :2]  # type: ignore[attr-defined]  # as in `to_torch`
+    table = records.table[rows]
+    differ = (found[:, 0] != table["height"]) | (found[:, 1] != table["width"])
+    return [(int(rows[at]), wrong_size(records, int(rows[at]), found[at])) for at in np.flatnonzero(differ)]
 
 
 def to_torch(out: object) -> torch.Tensor:

@@ -45,11 +45,15 @@ class BadRecords:
     def __contains__(self, row: int) -> bool:
         return row in self._rows
 
-    def found(self, row: int, reason: str) -> None:
-        """Notes a bad record. Raises ValueError naming file and record unless bad records are to be skipped."""
+    def found(self, row: int, reason: str, *, decode: bool = False) -> None:
+        """Notes a bad record. Raises ValueError naming file and record unless bad records are to be skipped.
+
+        `decode`: whether it takes decoding to find such records.
+        """
         if not self.skip:
+            option = "--decode " if decode else ""
             raise ValueError(
-                f"{reason}; run `dali-mix verify {self._records.prefix}` to find all such records, pack the set again,"
+                f"{reason}; run `dali-mix verify {option}{self._records.prefix}` to find all such records, pack the set again,"
                 " or go on without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
                 " loader.on_bad_record=skip)"
             )

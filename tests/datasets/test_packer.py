@@ -28,7 +28,7 @@ from dali_mix.datasets.images import Transform, decoded_size
 from dali_mix.datasets.packer import pack
 from dali_mix.recordio import ENCODINGS, Block, RecordSet
 from dali_mix.recordio.verify import verify_set
-from tests.recordio.samples import encoded, image_folder, pixels
+from tests.recordio.samples import encoded, image_folder, pixels, with_checksums
 
 Capture = pytest.CaptureFixture[str]
 
@@ -182,7 +182,10 @@ BAD = {
     "html": (b"<!doctype html>", "web page"),
     "gif": (encoded("GIF"), "GIF"),
     "too large": (encoded("PNG", 300, 400), "--max-pixels 100,000"),
-    "a lie of a header": (encoded("PNG")[:16] + b"\x7f\xff\xff\xff" * 2 + encoded("PNG")[24:], "--max-pixels"),
+    "a lie of a header": (
+        with_checksums(encoded("PNG")[:16] + b"\x7f\xff\xff\xff" * 2 + encoded("PNG")[24:]),
+        "--max-pixels",
+    ),
 }
 
 
@@ -213,7 +216,7 @@ def test_decoding_as_a_check(tmp_path: Path, capsys: Capture) -> None:
     data = bytearray(encoded("PNG", 40, 40))
     place = data.index(b"IDAT") + 20
     data[place : place + 30] = bytes(30)
-    (root / "class0" / "torn.png").write_bytes(data)
+    (root / "class0" / "torn.png").write_bytes(with_checksums(bytes(data)))
     assert run_pack(root, tmp_path / "set") == 0
     assert run_pack(root, tmp_path / "set", "--check", "decode", "--force") == 1
     assert "class0/torn.png: cannot be decoded" in capsys.readouterr().err

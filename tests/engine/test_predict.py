@@ -25,6 +25,7 @@ from dali_mix.reports.sheet import CELL, GAP, MARGIN
 from dali_mix.reports.style import DPI
 from tests.engine.processes import context, finish
 from tests.engine.sets import pack_digits
+from tests.recordio.samples import with_checksums
 
 RECIPE = """
 train_set = "{folder}/train"
@@ -251,6 +252,7 @@ def test_unreadable_files_are_named_and_left_out(made, best, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(good)
     (tmp_path / "cut.png").write_bytes(good[:5000])
     (tmp_path / "damaged.png").write_bytes(good[:3000] + bytes(100) + good[3100:])
+    (tmp_path / "torn.png").write_bytes(with_checksums(good[:3000] + bytes(100) + good[3100:]))
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no image, and not called like one")
     (tmp_path / "z.png").write_bytes(good)
@@ -260,11 +262,17 @@ def test_unreadable_files_are_named_and_left_out(made, best, tmp_path, capsys):
     assert [line.split(" prediction")[0] for line in said.out.splitlines()] == [
         str(tmp_path / name) for name in ("a.png", "z.png")
     ]
-    for name, reason in (("cut.png", "cut short"), ("damaged.png", "cannot be decoded"), ("empty.jpg", "empty")):
+    reasons = {"cut": "cut short", "damaged": "checksum", "torn": "cannot be decoded"}
+    for name, reason in (*((f"{name}.png", reason) for name, reason in reasons.items()), ("empty.jpg", "empty")):
         assert any(f"left out {tmp_path / name}: " in line and reason in line for line in said.err.splitlines())
     assert "notes.txt" not in said.err
     found = json.loads(out.read_text())
-    assert sorted(Path(one["image"]).name for one in found["left_out"]) == ["cut.png", "damaged.png", "empty.jpg"]
+    assert sorted(Path(one["image"]).name for one in found["left_out"]) == [
+        "cut.png",
+        "damaged.png",
+        "empty.jpg",
+        "torn.png",
+    ]
     assert len(found["images"]) == 2
 
     for bad in ("damaged.png", "empty.jpg"):  # nothing else

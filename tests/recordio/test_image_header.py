@@ -16,7 +16,7 @@ from nvidia.dali import Pipeline
 from PIL import Image, ImageOps
 
 from dali_mix.recordio import RecordSet, read_image_header, write_set
-from tests.recordio.samples import encoded, pixels
+from tests.recordio.samples import encoded, pixels, with_checksums
 
 
 def png16(channels: int) -> bytes:
@@ -105,7 +105,7 @@ BROKEN = {
     "a JPEG without its last byte": (encoded("JPEG")[:-1], "cut short"),
     "a JPEG cut in its headers": (encoded("JPEG")[:30], "cut short"),
     "a JPEG that begins with its data": (b"\xff\xd8\xff\xda\0\x08" + bytes(20), "damaged"),
-    "a PNG of no pixels": (encoded("PNG")[:16] + bytes(8) + encoded("PNG")[24:], "0x0"),
+    "a PNG of no pixels": (with_checksums(encoded("PNG")[:16] + bytes(8) + encoded("PNG")[24:]), "0x0"),
     "a PNM whose white is 15": (b"P5\n4 3\n15\n" + bytes(12), r"white is 15: DALI takes it for 255.*--encoding png"),
     "a PNM whose white is 1023": (b"P6\n4 3\n1023\n" + bytes(72), "white is 1023"),
     "a PNM without white": (b"P6\n4 3\n0\n" + bytes(72), "greatest value is 0"),

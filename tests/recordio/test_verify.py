@@ -15,7 +15,7 @@ from dali_mix.cli.main import main
 from dali_mix.recordio import RecordSet, write_set
 from dali_mix.recordio.framing import MAGIC
 from dali_mix.recordio.verify import verify_set
-from tests.recordio.samples import encoded, jpeg_with_magic, small_set
+from tests.recordio.samples import encoded, jpeg_with_magic, small_set, with_checksums
 
 
 def verify(prefix: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
@@ -160,7 +160,7 @@ def test_decoding_finds_what_headers_cannot(tmp_path: Path, capsys: pytest.Captu
     png = bytearray(encoded("PNG", 40, 40))
     place = png.index(b"IDAT") + 20
     png[place : place + 30] = bytes(30)
-    write_set(tmp_path / "set", [(bytes(png), 0)], classes="a")
+    write_set(tmp_path / "set", [(with_checksums(bytes(png)), 0)], classes="a")
     assert verify(tmp_path / "set", capsys)[0] == 0
     status, text = verify(tmp_path / "set", capsys, "--decode")
     assert status == 1 and "record 0: cannot be decoded" in text

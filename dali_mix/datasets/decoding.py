@@ -1,0 +1,141 @@
+"""The pixels of image files, as packing and checking see them: DALI's, turned as the header reader says.
+
+A plain image (see `read_image_header`) is decoded by OpenCV, which DALI decodes with on a CPU, or by PIL where that is
+stricter; an odd one by PIL alone, from the parts of the file that decide its pixels. No decoder turns an image or looks
+at its metadata: the orientation is the header reader's.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from dali_mix.recordio.image_header import ImageHeader, read_image_header
+from dali_mix.recordio.image_jpeg import image_segments
+from dali_mix.recordio.image_png import pixel_chunks
+from dali_mix.recordio.image_webp_bmp_pnm import PNM_MAXIMA, pnm_numbers
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+_CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them
+_TEXT_PNM = (b"P1", b"P2", b"P3", b"P4")
+_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in picture data: all but stuffed bytes, fill and restarts
+_BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
+
+
+def needs_conversion(data: bytes | memoryview) -> bool:
+    """Return True for an image that DALI does not decode, or not to the right pixels, and PIL does."""
+    start = bytes(data[:8])
+    if start[:2] in (b"P5", b"P6"):
+        return pnm_numbers(bytes(data))[2] not in PNM_MAXIMA
+    return start.startswith(_CONVERTED) or (start[:2] in _TEXT_PNM and start[2:3].isspace())
+
+
+def converted_header(data: bytes | memoryview) -> ImageHeader:
+    """Return format and size of an image that `needs_conversion`, before it is decoded."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            width, height = image.size
+            return ImageHeader(str(image.format).lower(), height, width)
+    except MemoryError:
+        raise
+    except Exception as error:  # of PIL's parsers: struct.error, KeyError, TypeError, zlib.error, … as the damage has it
+        raise ValueError(f"cannot be read: {_reason(error)}") from None
+
+
+def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, strict: bool = False) -> np.ndarray:
+    """Decode an image to (H, W, 3) uint8 BGR, turned; alpha is dropped and 16 bits become their upper 8, as by DALI.
+
+    `height` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 when that is still as high. `strict` raises for damage that
+    OpenCV passes over. Raise ValueError for an image that cannot be decoded, or to another size than its header's.
+    """
+    if strict:
+        _check_scans(data)
+    by_pil = bool(header.odd) or header.encoding in ("gif", "tiff", "ppm") or header.channels == 4
+    if strict or by_pil:
+        image = cv2.cvtColor(_pil_rgb(data, header), cv2.COLOR_RGB2BGR)
+    if not by_pil and not (strict and header.encoding == "jpeg"):
+        image = _opencv_bgr(data, header, None if strict else height)
+    turned = _turn(image, header.orientation)
+    if (strict or not height) and turned.shape[:2] != (header.height, header.width):
+        raise ValueError(
+            f"decodes to {turned.shape[1]}x{turned.shape[0]} pixels, its header says {header.width}x{header.height}"
+        )
+    return turned
+
+
+def decoded_size(encoded: bytes | memoryview | np.ndarray) -> tuple[int, int]:
+    """Decode a plain image strictly; return its height and width after turning. Raise ValueError when it cannot be
+    decoded, or is a JPEG with a marker that none may hold in its picture data: decoders pass over these.
+    """
+    data = bytes(encoded)
+    height, width = decode_bgr(data, read_image_header(data), strict=True).shape[:2]
+    return height, width
+
+
+def _check_scans(data: bytes) -> None:
+    if not data.startswith(b"\xff\xd8"):
+        return
+    at, scanning = 2, False
+    while match := _MARKER.search(data, at):
+        found = match.start()
+        marker = data[found + 1]
+        if marker == 0xD9 or (scanning and (0xE0 <= marker <= 0xEF or marker == 0xFE)):
+            return  # the end; what may follow it is no part of the picture
+        if scanning and marker not in _BETWEEN_SCANS:
+            raise ValueError(f"cannot be decoded: its picture data is damaged at byte {found:,}; fetch the file again")
+        scanning |= marker == 0xDA
+        at = found + 2 + int.from_bytes(data[found + 2 : found + 4], "big")
+
+
+def _opencv_bgr(data: bytes, header: ImageHeader, height: int | None) -> np.ndarray:
+    flag = cv2.IMREAD_COLOR
+    if header.encoding == "jpeg" and height:
+        flag = next((reduced for scale, reduced in _REDUCED if header.height >= scale * height), flag)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise ValueError(f"cannot be decoded: {error}; fetch the file again") from None
+    if image is None:
+        raise ValueError(f"cannot be decoded: a damaged {header.encoding.upper()}; fetch the file again")
+    return image
+
+
+def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
+    """Decode strictly to (H, W, 3) uint8 RGB as stored, not turned (but a TIFF, which PIL turns itself)."""
+    parts = {"jpeg": image_segments, "png": pixel_chunks}.get(header.encoding, bytes)
+    stored = (header.height, header.width)[:: -1 if header.orientation < 5 else 1]
+    try:
+        with Image.open(io.BytesIO(parts(data)), formats=_FORMATS) as image:
+            if image.size != stored:
+                raise ValueError(f"decodes to {image.size} pixels, its header says {stored}")
+            image.load()
+            if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+                gray = np.asarray(image)
+                deep = image.mode.startswith("I;16") or image.format == "PPM" or gray.max(initial=0) > 255
+                gray = (gray / 256 if deep else gray).clip(0, 255).astype(np.uint8)
+                return np.repeat(gray[:, :, None], 3, axis=2)
+            return np.asarray(image.convert("RGB"))
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `converted_header`
+        raise ValueError(f"cannot be decoded: {_reason(error)}; fetch the file again") from None
+
+
+def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror (H, W, 3) by an EXIF orientation, 1 to 8."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, (OSError, ValueError, SyntaxError)) else f"{type(error).__name__}: {error}"

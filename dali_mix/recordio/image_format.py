@@ -1,0 +1,90 @@
+"""What the readers of image headers share: their result, their errors, and EXIF."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+MAX_SIDE = (1 << 31) - 1
+# EXIF's integer types: code → struct's letter. The bytes of a value are read by its type and the block's byte order.
+_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+
+
+class ImageHeader(NamedTuple):
+    """The verdict on an image file, which packing, adopting, verifying and predicting share.
+
+    `encoding` as in `manifest.ENCODINGS`; pixels `height` and `width` after turning by `orientation`, EXIF's 1 to 8.
+    `odd`: why decoders may disagree about turn, size or colours; "" for an image that DALI decodes as stated here.
+    `channels` of the pixels as stored.
+    """
+
+    encoding: str
+    height: int
+    width: int
+    orientation: int = 1
+    odd: str = ""
+    channels: int = 3
+
+
+class Exif(NamedTuple):
+    """What an EXIF block states: an orientation from 1 to 8, or 0 for none. `odd`: why readers of EXIF may disagree about
+    it, or ""."""
+
+    orientation: int = 0
+    odd: str = ""
+
+
+def sized(
+    encoding: str, height: int, width: int, exif: Exif | None = None, *, odd: str = "", channels: int = 3
+) -> ImageHeader:
+    """Return the header of an image of stored size `height` x `width`. Raise ValueError for a size of 0."""
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise ValueError(f"a damaged {encoding.upper()}: its header says {width}x{height} pixels")
+    exif = exif or Exif()
+    if exif.orientation >= 5:
+        height, width = width, height
+    return ImageHeader(encoding, height, width, exif.orientation or 1, odd or exif.odd, channels)
+
+
+def cut_short(name: str, data: bytes | memoryview) -> ValueError:
+    """Return the error of a file whose end is missing."""
+    return ValueError(f"a {name} cut short after {len(data):,} bytes; fetch or copy the file again")
+
+
+def read_exif(tiff: bytes) -> Exif:
+    """Return the orientation stated in the first directory of an EXIF block (which begins with its TIFF header).
+
+    Decoders agree about one entry of one short integer in a complete directory; DALI and OpenCV
+    ignore the type and the count of an entry, PIL does not, and each stops elsewhere in a block that is cut.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None or len(tiff) < 8:
+        return Exif(odd="an EXIF block without a TIFF header")
+    (start,) = struct.unpack_from(order + "I", tiff, 4)
+    if start + 2 > len(tiff):
+        return Exif(odd="an EXIF block that is cut short")
+    (entries,) = struct.unpack_from(order + "H", tiff, start)
+    end = start + 2 + 12 * entries
+    odd = "an EXIF block that is cut short" if end > len(tiff) else ""
+    found: int | None = None
+    for entry in range(start + 2, min(end, len(tiff) - 11), 12):
+        tag, kind, count = struct.unpack_from(order + "HHI", tiff, entry)
+        if tag != 0x0112:
+            continue
+        if found is not None:
+            odd = odd or "two EXIF orientations"
+            continue
+        found = 0
+        if kind in _INTEGERS and 1 <= count <= 4 // struct.calcsize(_INTEGERS[kind]):
+            (found,) = struct.unpack_from(order + _INTEGERS[kind], tiff, entry + 8)
+        if (kind, count) != (3, 1):
+            odd = odd or "an EXIF orientation that is not one short integer"
+    return Exif(found if found is not None and 1 <= found <= 8 else 0, odd)
+
+
+def merged(blocks: list[Exif]) -> Exif:
+    """Return what several EXIF blocks state together: the first orientation. Decoders take the first or the last."""
+    if len(blocks) < 2:
+        return blocks[0] if blocks else Exif()
+    stated = next((block.orientation for block in blocks if block.orientation), 0)
+    return Exif(stated, "two EXIF blocks")

@@ -1,0 +1,124 @@
+"""One turn, one size, one colour for a file, whichever way it is packed, adopted, verified or decoded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+
+from dali_mix.cli.main import main
+from dali_mix.datasets import Transform
+from dali_mix.datasets.decoding import decoded_size
+from dali_mix.recordio import RecordSet, read_image_header, write_set
+from dali_mix.recordio.adopt import adopt
+from dali_mix.recordio.verify import verify_set
+from tests.recordio.odd_images import JPEG, ODD, PICTURE, PLAIN, REFUSED
+from tests.recordio.samples import encoded
+
+TURNED = {
+    1: PICTURE,
+    2: PICTURE[:, ::-1],
+    3: PICTURE[::-1, ::-1],
+    4: PICTURE[::-1],
+    5: PICTURE.transpose(1, 0, 2),
+    6: np.rot90(PICTURE, -1),
+    7: PICTURE[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(PICTURE),
+}
+
+
+def decoded_by_dali(images: list[bytes]) -> list[np.ndarray]:
+    pipeline = Pipeline(batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        files = [np.frombuffer(data, np.uint8) for data in images]
+        source = fn.external_source(source=lambda: files, batch=True)
+        pipeline.set_outputs(fn.decoders.image(source, device="cpu", output_type=types.RGB))
+    pipeline.build()
+    (out,) = pipeline.run()
+    return [np.asarray(out[number]).astype(int) for number in range(len(images))]
+
+
+def nearest_turn(image: np.ndarray) -> int:
+    """The turn of the picture, or of the picture at half its size, that an image shows."""
+    differences = {}
+    for turn, picture in TURNED.items():
+        height, width = picture.shape[:2]
+        half = picture.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+        differences |= {turn: np.abs(image - shown).mean() for shown in (picture, half) if shown.shape == image.shape}
+    return min(differences, key=lambda turn: differences[turn])
+
+
+@pytest.mark.parametrize("name", [*ODD, *PLAIN])
+def test_each_way_of_packing_shows_the_same(name: str) -> None:
+    data, turn = (ODD | PLAIN)[name]
+    stored = []
+    for encoding in ("keep", "png", "raw"):
+        for decode in (False, True):
+            kept, header, why = Transform(encoding=encoding, decode=decode)(data)
+            assert encoding != "keep" or bool(why) == (name in ODD)
+            assert read_image_header(kept)[:3] == header[:3]
+            assert decoded_size(kept) == (header.height, header.width) == TURNED[turn].shape[:2]
+            stored.append(bytes(kept))
+    first, *others = decoded_by_dali(stored)
+    assert first.shape == TURNED[turn].shape and nearest_turn(first) == turn
+    assert np.abs(first - TURNED[turn]).mean() < 12
+    assert all(np.abs(first - other).max() <= 1 for other in others)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_resized_or_as_jpeg_it_is_turned_alike(name: str) -> None:
+    data, turn = ODD[name]
+    for options in ({"encoding": "jpeg"}, {"resize": 6}, {"max_side": 10, "encoding": "png"}):
+        kept, header, why = Transform(**options)(data)  # type: ignore[arg-type]  # of several types
+        (found,) = decoded_by_dali([bytes(kept)])
+        assert why and found.shape == (header.height, header.width, 3) and nearest_turn(found) == turn
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_decoder_may_see_is_refused_in_every_way(name: str) -> None:
+    data, reason = REFUSED[name]
+    for encoding in ("keep", "png", "jpeg"):
+        for decode in (False, True):
+            with pytest.raises(ValueError, match=reason):
+                Transform(encoding=encoding, decode=decode)(data)
+    with pytest.raises(ValueError, match=reason):
+        read_image_header(data)
+    with pytest.raises(ValueError, match=reason):
+        decoded_size(data)
+
+
+def test_older_sets_and_strangers_are_told_by_record(tmp_path: Path) -> None:
+    names = [*ODD, *REFUSED]
+    images = [data for data, _ in [*ODD.values(), *REFUSED.values()]]
+    samples = [(data, 0, 12, 20, "jpeg") for data in images]  # as an earlier version may have written it
+    write_set(tmp_path / "set", [(JPEG, 0), *samples], classes="a")
+    for decode in (None, decoded_size):
+        problems = list(verify_set(tmp_path / "set", decode=decode))
+        assert [int(problem.split("record ")[1].split(":")[0]) for problem in problems] == [*range(1, len(names) + 1)]
+    for suffix in (".json", ".npy", ".idx"):
+        (tmp_path / f"set{suffix}").unlink()
+    with pytest.raises(ValueError, match=r"record 1: two EXIF blocks.*pack its file again.*--skip-bad"):
+        adopt([tmp_path / "set.rec"])
+    assert adopt([tmp_path / "set.rec"], skip_bad=True).count == 1
+    assert list(verify_set(tmp_path / "set", decode=decoded_size)) == []
+
+
+def test_packing_counts_what_it_stores_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in" / "a"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(["exif 1, then 6", "exif 6, then 1", "cmyk without adobe"]):
+        (folder / f"{number}.jpg").write_bytes(ODD[name][0])
+    (folder / "3.jpg").write_bytes(encoded("JPEG"))
+    out = tmp_path / "set"
+    assert main(["pack", "imagefolder", "--root", str(tmp_path / "in"), "--out", str(out), "--quiet"]) == 0
+    report = json.loads(Path(f"{out}.json").read_text())["report"]
+    counts = {re.sub(",.*", "", reason): count for reason, count in report["normalized"].items()}
+    assert counts == {"two EXIF blocks": 2, "a CMYK JPEG without an Adobe marker": 1} and report["reencoded"] == 3
+    assert "2 images stored as PNG or as asked" in capsys.readouterr().out
+    assert sorted(RecordSet(out).table["encoding"].tolist()) == [1, 2, 2, 2]
+    assert main(["verify", "--decode", str(out), "--quiet"]) == 0

@@ -1,0 +1,90 @@
+"""A picture that DALI sees in another size than the manifest states: named or skipped, in every graph."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dali_mix import build_loader
+from dali_mix.cli.main import main
+from dali_mix.recordio import Sample, write_set
+from tests.loading.sets import encode, picture
+from tests.recordio.odd_images import before, exif, tiff
+from tests.recordio.samples import with_checksums
+
+GRAPHS = {
+    "imagenet": ("imagenet", {"image_size": 32}),
+    "imagenet, unfused": ("imagenet", {"image_size": 32, "fuse": False}),
+    "imagenet, whole images": ("imagenet", {"image_size": 32, "preset": "parity"}),
+    "multilabel": ("multilabel", {"image_size": 32}),
+    "multilabel, whole pictures": ("multilabel", {"image_size": 32, "crop": "none", "fuse": False}),
+    "cifar": ("cifar", {"image_size": 32}),
+}
+UPRIGHT = encode(picture(40, 50), "JPEG")
+# name → (file, its size by the manifest)
+WRONG = {
+    "smaller": (encode(picture(20, 25), "JPEG"), (40, 50)),
+    "larger": (encode(picture(80, 90), "JPEG"), (40, 50)),
+    "turned": (before(UPRIGHT, 0xE0, exif(tiff(6))), (40, 50)),
+    "one row less": (encode(picture(39, 50), "PNG"), (40, 50)),
+}
+
+
+def samples(name: str) -> list[Sample]:
+    data, (height, width) = WRONG[name]
+    good = [Sample(UPRIGHT, number % 3) for number in range(9)]
+    return [*good[:6], Sample(data, 0, height, width, "jpeg"), *good[6:]]
+
+
+def loader(prefix: Path, graph: str, train: bool, **more: str):
+    pipeline, options = GRAPHS[graph]
+    return build_loader(
+        pipeline, prefix, batch_size=4, train=train, device="cpu", num_threads=1, pipeline_options=options, **more
+    )
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("name", WRONG)
+def test_it_is_named_or_skipped(tmp_path: Path, name: str, graph: str, train: bool) -> None:
+    write_set(tmp_path / "set", samples(name), classes="abc")
+    with pytest.raises(ValueError, match=r"set\.rec: record 6: the image is \d+×\d+ pixels, the manifest says 40×50"):
+        list(loader(tmp_path / "set", graph, train))
+    skipping = loader(tmp_path / "set", graph, train, on_bad_record="skip")
+    for _ in range(2):
+        ids = [number for batch in skipping for number in batch.ids.tolist()]
+        assert sorted(ids) == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert [row for row, _ in skipping.skipped] == [6]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_advised_command_finds_it(tmp_path: Path, train: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    hollow = bytearray(encode(picture(40, 50)))
+    hollow[60:90] = bytes(30)
+    torn = with_checksums(bytes(hollow))
+    damaged = [samples("turned")[6], *(Sample(data, 0, 40, 50, "png") for data in (torn, bytes(hollow), b"GIF89a"))]
+    for number, bad in enumerate(damaged):
+        prefix = tmp_path / f"set{number}"
+        write_set(prefix, [*samples("turned")[:6], bad], classes="abc")
+        with pytest.raises(ValueError, match="record 6") as raised:
+            list(loader(prefix, "imagenet", train))
+        command = shlex.split(str(raised.value).split("run `dali-mix ")[1].split("`")[0])
+        assert main([*command, "--quiet"]) == 1
+        assert "record 6: " in capsys.readouterr().err
+
+
+def test_no_other_record_changes(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", samples("smaller"), classes="abc")
+    write_set(tmp_path / "good", [Sample(UPRIGHT, number % 3) for number in range(10)], classes="abc")
+    found, expected = (
+        {row: image for batch in one for row, image in zip(batch.ids.tolist(), batch.images.numpy(), strict=True)}
+        for one in (
+            loader(tmp_path / "set", "imagenet", True, on_bad_record="skip"),
+            loader(tmp_path / "good", "imagenet", True),
+        )
+    )
+    assert set(expected) - set(found) == {6}
+    assert all(np.array_equal(found[row], expected[row]) for row in found)
