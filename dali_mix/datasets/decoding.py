@@ -43,7 +43,9 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
             return ImageHeader(str(image.format).lower(), height, width)
     except MemoryError:
         raise
-    except Exception as error:  # of PIL's parsers: struct.error, KeyError, TypeError, zlib.error, … as the damage has it
+    except (
+        Exception
+    ) as error:  # of PIL's parsers: struct.error, KeyError, TypeError, zlib.error, … as the damage has it
         raise ValueError(f"cannot be read: {_reason(error)}") from None
 
 

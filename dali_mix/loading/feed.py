@@ -53,8 +53,8 @@ class BadRecords:
         if not self.skip:
             option = "--decode " if decode else ""
             raise ValueError(
-                f"{reason}; run `dali-mix verify {option}{self._records.prefix}` to find all such records, pack the set again,"
-                " or go on without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
+                f"{reason}; run `dali-mix verify {option}{self._records.prefix}` to find all such records, pack the set"
+                " again, or go on without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
                 " loader.on_bad_record=skip)"
             )
         if row not in self._rows:

@@ -27,8 +27,7 @@ class ImageHeader(NamedTuple):
 
 
 class Exif(NamedTuple):
-    """What an EXIF block states: an orientation from 1 to 8, or 0 for none. `odd`: why readers of EXIF may disagree about
-    it, or ""."""
+    """What an EXIF block states: an orientation from 1 to 8, or 0 for none. `odd`: why readers may disagree, or ""."""
 
     orientation: int = 0
     odd: str = ""

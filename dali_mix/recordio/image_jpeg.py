@@ -50,7 +50,7 @@ def read_jpeg(data: bytes | memoryview) -> ImageHeader:
 
 
 def _frame(data: bytes | memoryview, at: int, length: int) -> tuple[int, int, int, int]:
-    """Marker, height, width and number of components of the frame at byte `at`. Raise ValueError where libjpeg would."""
+    """Marker, height, width and number of components of the frame at byte `at`. Raise ValueError as libjpeg would."""
     if length < 8 or length != 8 + 3 * data[at + 9]:
         raise ValueError(f"a damaged JPEG: the frame at byte {at} has length {length}")
     bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)

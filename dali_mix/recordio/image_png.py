@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dali_mix.recordio.image_format import Exif, ImageHeader, cut_short, merged, read_exif, sized
+from dali_mix.recordio.image_format import ImageHeader, cut_short, merged, read_exif, sized
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
@@ -92,7 +92,7 @@ def _check_order(data: bytes, chunks: list[_Chunk], head: _Head) -> None:
         raise ValueError("a damaged PNG: its IDAT chunks are missing or not consecutive; fetch the file again")
     for kind, most in ((b"IHDR", 1), (b"PLTE", 1), (b"tRNS", 1)):
         numbers = [number for number, other in enumerate(kinds) if other == kind]
-        if len(numbers) > most or numbers and numbers[0] > data_chunks[0]:
+        if len(numbers) > most or (numbers and numbers[0] > data_chunks[0]):
             raise ValueError(f"a damaged PNG: {kind.decode()} occurs twice or after IDAT; fetch the file again")
     contents = {chunk.kind: chunk.content(data) for chunk in chunks if chunk.kind in (b"PLTE", b"tRNS", b"IEND")}
     entries, rest = divmod(len(contents.get(b"PLTE", b"")), 3)

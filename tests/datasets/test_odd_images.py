@@ -49,7 +49,9 @@ def nearest_turn(image: np.ndarray) -> int:
     for turn, picture in TURNED.items():
         height, width = picture.shape[:2]
         half = picture.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
-        differences |= {turn: np.abs(image - shown).mean() for shown in (picture, half) if shown.shape == image.shape}
+        for shown in (picture, half):
+            if shown.shape == image.shape:
+                differences[turn] = np.abs(image - shown).mean()
     return min(differences, key=lambda turn: differences[turn])
 
 

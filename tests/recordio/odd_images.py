@@ -94,9 +94,11 @@ def bmp(bits: int, rows: np.ndarray, *, compression: int = 0, masks: bytes = b""
 
 
 JPEG = encoded("JPEG", quality=95, subsampling=0)
+SOF = next(part for part in segments(JPEG) if part[1] == 0xC0)
 CMYK = encoded("JPEG", mode="CMYK", quality=95)
 WEBP = encoded("WEBP", quality=95)
 VP8 = WEBP[20 : 20 + int.from_bytes(WEBP[16:20], "little")]
+BMP = bmp(24, PICTURE[::-1, :, ::-1])
 _BGR = PICTURE[::-1, :, ::-1].astype(np.uint16) >> 3
 _555 = (_BGR[:, :, 2] << 10 | _BGR[:, :, 1] << 5 | _BGR[:, :, 0]).astype("<u2")
 _ANIMATION = png_chunk(b"acTL", struct.pack(">II", 1, 0))
@@ -131,7 +133,7 @@ ODD: dict[str, tuple[bytes, int]] = {
     "webp exif cut": (riff(canvas(8), (b"VP8 ", VP8), (b"EXIF", tiff(6)[:20])), 1),
     "webp exif 6, then 1": (riff(canvas(8), (b"VP8 ", VP8), (b"EXIF", tiff(6)), (b"EXIF", tiff(1))), 6),
     "bmp of 16 bits": (bmp(16, _555), 1),
-    "bmp with pixels at byte 0": (bmp(24, PICTURE[::-1, :, ::-1])[:10] + bytes(4) + bmp(24, PICTURE[::-1, :, ::-1])[14:], 1),
+    "bmp with pixels at byte 0": (BMP[:10] + bytes(4) + BMP[14:], 1),
     "ppm with a comment after a number": (b"P6\n20#width\n 12\n255\n" + PICTURE.tobytes(), 1),
 }  # fmt: skip
 
@@ -169,7 +171,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "jpeg of 2 components": (without(JPEG, 0xC0)[:2] + segment(0xC0, bytes([8, 0, 12, 0, 20, 2, 1, 17, 0, 2, 17, 0]))
                              + without(JPEG, 0xC0)[2:], "2 components.*convert"),
     "jpeg of no lines": (frame(JPEG, byte6=0), "20x0 pixels"),
-    "jpeg of two frames": (before(JPEG, 0xC4, next(part for part in segments(JPEG) if part[1] == 0xC0)), "dimensions twice"),
+    "jpeg of two frames": (before(JPEG, 0xC4, SOF), "dimensions twice"),
     "jpeg with a restart in its header": (before(JPEG, 0xC4, b"\xff\xd0"), "marker 0xd0"),
     "jpeg in a jpeg": (JPEG[:2] + JPEG, "marker 0xd8"),
     "jpeg with sampling of 5": (frame(JPEG, byte11=0x51), "sampling factors 0x51"),
@@ -182,7 +184,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "png without its palette": (palette_png(8), "0 bytes of palette"),
     "png with a palette of 4 bytes": (palette_png(8, png_chunk(b"PLTE", bytes(4))), "4 bytes of palette"),
     "png with a palette of 17 for 4 bits": (palette_png(4, png_chunk(b"PLTE", bytes(51))), "51 bytes of palette"),
-    "png with too much transparency": (palette_png(8, png_chunk(b"PLTE", bytes(6)), png_chunk(b"tRNS", bytes(3))), "tRNS"),
+    "png with too much transparency": (
+        palette_png(8, png_chunk(b"PLTE", bytes(6)), png_chunk(b"tRNS", bytes(3))), "tRNS"),
     "png with an unknown critical chunk": (png(png_chunk(b"ABCD", b"")), "critical chunk ABCD"),
     "png without pixels": (png()[:33] + png_chunk(b"IEND", b""), "IDAT"),
     "webp on a larger canvas": (riff(canvas(0, 40, 24), (b"VP8 ", VP8)), "20x12 on a canvas of 40x24"),
