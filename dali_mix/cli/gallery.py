@@ -6,6 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
+_OWN = re.compile(r"[\w.]+:\w+(:|$)")  # module:name, where a name of ours is followed by option=value
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefix", help="packed set: PREFIX of PREFIX.json")
@@ -13,6 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--mixers",
         default="resizemix,cutmix,mixup,cutout",
         help="comma-separated, options after colons, as in resizemix,mixup:alpha=0.2 (default: %(default)s); "
+        "or module:name for your own, from the current folder or an installed package; "
         "here mixup's alpha is 1 and cutout's size half the image's unless given",
     )
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
@@ -33,11 +36,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dali_mix import _factories
     from dali_mix.reports import gallery
 
+    mixers = [
+        name for name in re.split(r",(?![^(\[]*[)\]])", args.mixers) if name.strip()
+    ]  # not at a comma in brackets
+    if own := [name.strip() for name in mixers if _OWN.match(name.strip())]:
+        _factories.import_from(Path.cwd(), own)
     out = gallery(
         args.prefix,
-        [name for name in re.split(r",(?![^(\[]*[)\]])", args.mixers) if name.strip()],  # not at a comma in brackets
+        mixers,
         args.out,
         rows=args.rows,
         image_size=args.image_size,

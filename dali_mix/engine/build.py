@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dali_mix import losses, mixers, models, pipelines
-from dali_mix.engine.config import MEASURED, RunConfig, call_with, check_kinds, resolve_type
+from dali_mix import _factories, losses, mixers, models, pipelines
+from dali_mix.engine.config import MEASURED, RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed import Ranks
 from dali_mix.engine.objectives import OBJECTIVES, Objective
 from dali_mix.engine.optim import build_optimizer
@@ -202,7 +202,7 @@ def _model(config: RunConfig, num_classes: int) -> nn.Module:
     options = dict(config.model)
     kind = options.pop("type")
     if ":" in kind:
-        return call_with(resolve_type(kind, "model"), f"model {kind}", {"num_classes": num_classes, **options})
+        return call_with(_factories.resolve(kind, "model"), f"model {kind}", {"num_classes": num_classes, **options})
     if kind == "multilabel":
         return _multilabel_model(config, num_classes, options)
     return models.build_model(kind, num_classes, **options)
@@ -263,20 +263,17 @@ def build_loss(config: RunConfig) -> nn.Module:
         )
     if kind in known:
         check_kinds(inspect.signature(known[kind]).parameters, f"loss {kind}", options)
-    return call_with(known.get(kind) or resolve_type(kind, "loss"), f"loss {kind}", options)
+    return call_with(known.get(kind) or _factories.resolve(kind, "loss"), f"loss {kind}", options)
 
 
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
-    """The recipe's mixer, or None; it knows the number of classes and the pipeline's mean and std."""
+    """The recipe's mixer, or None; it gets the number of classes and the pipeline's mean and std, if it takes them."""
     if config.mixer is None:
         return None
     options = dict(config.mixer)
     kind = options.pop("type")
-    if ":" in kind:
-        return call_with(resolve_type(kind, "mixer"), f"mixer {kind}", options)
-    known = {name.lower(): mixer for name, mixer in mixers.MIXERS.items()}.get(kind.lower())
     for option in ("mean", "std"):  # offered to every mixer below; named in a recipe, it has to be known
-        if option in options and known is not None and option not in inspect.signature(known).parameters:
+        if option in options and option not in _factories.parameters(mixers.find(kind)):
             raise ValueError(f"mixer {kind}: has no option {option!r}")
     pipeline = build_pipeline(config, True)
     data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import inspect
 import json
 import math
@@ -258,22 +257,6 @@ def _check_groups(config: RunConfig) -> None:
         _whole("early_stopping.patience", config.early_stopping["patience"], 1)
         if config.val_set is None or not config.checkpoints["best"]:
             raise ValueError("early_stopping needs a val_set and checkpoint.best, the score to watch")
-
-
-def resolve_type(kind: str, what: str) -> Any:
-    """The object "module:attribute" names, from a recipe.
-
-    Raises:
-        ValueError: it cannot be imported or is not callable.
-    """
-    module, _, attribute = kind.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what} type {kind!r} cannot be imported: {error}") from error
-    if not callable(found):
-        raise ValueError(f"{what} type {kind!r} is not a class or a function")
-    return found
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:

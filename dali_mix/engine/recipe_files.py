@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import dali_mix
+from dali_mix import _factories
 from dali_mix.engine.config import FIELDS, RunConfig, make_config
 from dali_mix.options import did_you_mean
 
 RECIPES = Path(dali_mix.__file__).parent / "recipes"
+# What a recipe may give as a name alone: `"resnet18"` is short for `{"type": "resnet18"}`.
+_NAMED = (("model", "backbone"), ("model", "head"))
 
 
 def list_recipes() -> list[str]:
@@ -123,6 +126,8 @@ def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) ->
         for depth, part in enumerate(path):
             if isinstance(place, dict) and place.get(part) is None:
                 place[part] = _default(part) if depth == 0 else {}
+            elif isinstance(place, dict) and isinstance(place[part], str) and tuple(path[: depth + 1]) in _NAMED:
+                place[part] = {"type": place[part]}
             place = place[_key(place, part, dotted)]
         if isinstance(place, dict):
             place[last] = value
@@ -174,15 +179,35 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
         raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
     base = read_recipe(recipe_file(recipe))
     values["resume_strict"] = base.get("resume_strict", True)  # going on regardless is asked for each time
-    merged, named = merge_options(values, pairs), merge_options(base, pairs)
-    for part in ("model", "loss", "mixer"):
-        kind, trusted = (d[part].get("type") if isinstance(d.get(part), dict) else None for d in (merged, named))
-        if ":" in str(kind) and kind != trusted:
+    merged, trusted = merge_options(values, pairs), set(_code_named(base).values())
+    for key, value in pairs:
+        trusted |= set(_code_named(value, key).values())
+    for where, kind in _code_named(merged).items():
+        if kind not in trusted:
             raise ValueError(
-                f"{path}: {part}.type={kind} is code the recipe does not name: add {part}.type={kind} to "
-                "--cfg-options if you trust it"
+                f"{path}: {where}={kind} is code the recipe does not name: add {where}={kind} to --cfg-options if you "
+                "trust it"
             )
+    _find_modules(recipe, merged)
     return make_config(merged, where=str(path))
+
+
+def _code_named(value: Any, where: str = "") -> dict[str, str]:
+    """Return dotted key → text of every `type` of "module:name", at any depth."""
+    if isinstance(value, str):
+        return {where: value} if ":" in value and where.rpartition(".")[2] == "type" else {}
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    found: dict[str, str] = {}
+    for key, part in inner:
+        found |= _code_named(part, f"{where}.{key}".lstrip("."))
+    return found
+
+
+def _find_modules(recipe: str, values: dict[str, Any]) -> None:
+    """Let "module:name" find modules in the folder of a recipe file of the user's own."""
+    path = recipe_file(recipe)
+    if not path.is_relative_to(RECIPES):
+        _factories.import_from(path.parent, list(_code_named(values).values()))
 
 
 def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
@@ -214,4 +239,5 @@ def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
     """
     path = recipe_file(recipe)
     values = merge_options(read_recipe(path), (parse_option(option) for option in options))
+    _find_modules(recipe, values)
     return make_config(values, where=str(recipe))

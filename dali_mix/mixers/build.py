@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dali_mix import _factories
 from dali_mix.mixers.base import Mixer
 from dali_mix.mixers.choice import MixChoice
 from dali_mix.mixers.cutmix import CutMix
@@ -32,6 +33,23 @@ MIXERS: dict[str, type[Mixer[Any]]] = {
 }
 
 
+def find(name: str) -> Callable[..., Mixer[Any]]:
+    """Return the class of a mixer: a key of `MIXERS` in any case, or what "module:name" names.
+
+    Raises:
+        ValueError: unknown name (a close one is named), or a module:name that cannot be imported.
+    """
+    by_name = {known.lower(): known for known in MIXERS}
+    if not isinstance(name, str):
+        raise ValueError(f"the type of a mixer is {name!r}: must be a name, one of {', '.join(MIXERS)} or module:name")
+    if name.lower() in by_name:
+        return MIXERS[by_name[name.lower()]]
+    if ":" in name:
+        return _factories.resolve(name, "mixer")
+    known = f"there are {', '.join(MIXERS)}, or your own as module:name"
+    raise ValueError(f"no mixer is called {name!r}{did_you_mean(name, MIXERS)}; {known}")
+
+
 def build(
     name: str,
     *,
@@ -40,43 +58,43 @@ def build(
     std: Sequence[float] | None = None,
     **options: Any,
 ) -> Mixer[Any]:
-    """Makes the mixer called `name` (a key of `MIXERS`; case does not matter).
+    """Make the mixer called `name`: a key of `MIXERS` (in any case), or "module:name", your own class or function.
 
     Args:
         num_classes, mean, std: of the data set, and what its images are normalized with (three numbers each, 0..1
-            units): handed on to every mixer that takes them, also inside a MixChoice.
+            units): passed to every mixer that takes arguments of these names, also inside a MixChoice.
         options: the constructor's other arguments. MixChoice's `mixers` may be given as dicts of a `type` and options.
 
     Raises:
-        ValueError: unknown name, unknown or missing option, or an option out of range.
+        ValueError: unknown name, unknown or missing option, an option out of range, or a module:name that cannot be
+            imported or makes no `Mixer`.
     """
-    by_name = {known.lower(): known for known in MIXERS}
-    if name.lower() not in by_name:
-        raise ValueError(f"no mixer is called {name!r}{did_you_mean(name, MIXERS)}; there are {', '.join(MIXERS)}")
-    mixer_class = MIXERS[by_name[name.lower()]]
+    factory = find(name)
+    label = getattr(factory, "__name__", name)
     data = {"num_classes": num_classes, "mean": mean, "std": std}
-    if mixer_class is MixChoice and "mixers" in options:
+    if factory is MixChoice and "mixers" in options:
         if not isinstance(options["mixers"], (list, tuple)):
             raise ValueError(f"mixer MixChoice: mixers={options['mixers']!r}: must be a list of mixers")
         options["mixers"] = [_member(member, data) for member in options["mixers"]]
-    signature = inspect.signature(mixer_class)
-    # A whole run's mean and std are offered to every mixer; what someone asks for by name has to be known.
-    options |= {option: value for option, value in data.items() if option in signature.parameters}
+    known = _factories.parameters(factory)
+    options |= {option: value for option, value in data.items() if option in known}
     try:
-        signature.bind(**options)
+        inspect.signature(factory).bind(**options)
     except TypeError as error:
-        takes = ", ".join(signature.parameters)
-        raise ValueError(f"mixer {mixer_class.__name__}: {error}; it takes {takes}") from None
+        raise ValueError(f"mixer {label}: {error}; it takes {', '.join(known)}") from None
     for option, value in options.items():
-        if isinstance(signature.parameters[option].default, bool) and not isinstance(value, bool):
-            raise ValueError(f"mixer {mixer_class.__name__}: {option}={value!r}: must be True or False")
+        if option in known and isinstance(known[option].default, bool) and not isinstance(value, bool):
+            raise ValueError(f"mixer {label}: {option}={value!r}: must be True or False")
     try:
-        return mixer_class(**options)
+        mixer = factory(**options)
     except ValueError as error:
-        raise ValueError(f"mixer {mixer_class.__name__}: {error}") from None
+        raise ValueError(f"mixer {label}: {error}") from None
     except TypeError as error:  # text or a list where a number belongs
         given = ", ".join(f"{option}={value!r}" for option, value in options.items() if option not in data)
-        raise ValueError(f"mixer {mixer_class.__name__}: a value of the wrong kind in {given} ({error})") from None
+        raise ValueError(f"mixer {label}: a value of the wrong kind in {given} ({error})") from None
+    if not isinstance(mixer, Mixer):
+        raise ValueError(f"mixer {name}: makes a {type(mixer).__name__}; derive it from dali_mix.mixers.Mixer")
+    return mixer
 
 
 def _member(member: Mixer[Any] | Mapping[str, Any], data: Mapping[str, Any]) -> Mixer[Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from dali_mix import _factories
 from dali_mix.models.cifar_resnet import CifarResNet
 from dali_mix.models.shakeshake import ShakeShake
 from dali_mix.models.wide_resnet import WideResNet
@@ -28,52 +32,79 @@ _EXAMPLES = (
 def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Makes a classification model, images (B,3,H,W) → logits (B, num_classes), with fresh weights.
 
-    Nothing is ever downloaded: published weights come from a file, by `load_weights`.
+    Nothing is ever downloaded or loaded: published weights come from a file, by `load_weights`.
 
     Args:
         name: `timm/NAME`, `torchvision/NAME`, or one of ours for small images: `wrn-28-10` (any depth 6n + 4 and any
             width), `cifar_resnet50`, `cifar_resnet101`, `shakeshake26_2x96d` (any even width).
         num_classes: at least 1.
-        options: the model's own, e.g. `dropout=0.3`, `zero_init_residual=True`, timm's `drop_path_rate`.
+        options: the arguments of the model's class, e.g. `dropout=0.3`, `zero_init_residual=True`, timm's
+            `drop_path_rate`. Those by which timm or torchvision load or fetch weights are not among them.
 
     Raises:
-        ValueError: unknown name (close ones are named), unknown option, option out of range, or a request to download.
+        ValueError: unknown name (close ones are named), unknown option, option out of range, or an option that would
+            load or fetch weights.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: must be at least 1")
-    if options.pop("pretrained", False) or options.pop("weights", None) is not None:
+    for option in ("pretrained", "weights"):
+        if not options.get(option):
+            options.pop(option, None)
+    maker = _maker(name)
+    if maker is None:
+        hint = did_you_mean(name, _known(), most=5, cutoff=0.5)
+        raise ValueError(f"no model is called {name!r}{hint}; names are timm/NAME, torchvision/NAME, {', '.join(_OWN)}")
+    make, known = maker
+    if unknown := [option for option in options if option not in known]:
         raise ValueError(
-            f"model {name!r}: weights are not downloaded. Leave pretrained and weights out, and load a file: "
-            "dali_mix.models.load_weights(model, PATH), or `weights = PATH` in a recipe"
+            f"model {name!r} has no option {', '.join(map(repr, unknown))}{did_you_mean(unknown[0], known)}; its "
+            "options are the arguments of its class. Weights are not downloaded, and no option loads them: use "
+            "`weights = PATH` in a recipe, or dali_mix.models.load_weights(model, PATH)"
         )
     try:
-        model = _make(name, num_classes, options)
-    except TypeError as error:
+        return make(num_classes=num_classes, **options)
+    except (TypeError, AssertionError) as error:
         if not options:
             raise
         raise ValueError(f"model {name!r} does not take these options ({', '.join(options)}): {error}") from error
-    if model is None:
-        hint = did_you_mean(name, _known(), most=5, cutoff=0.5)
-        raise ValueError(f"no model is called {name!r}{hint}; names are timm/NAME, torchvision/NAME, {', '.join(_OWN)}")
-    return model
 
 
-def _make(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module | None:
+def _maker(name: str) -> tuple[Callable[..., nn.Module], set[str]] | None:
+    """Return the function that makes a model, and the options it may get; None for an unknown name.
+
+    Functions of timm and torchvision take more than their models do, some of it to load files, unpickle or download
+    (timm: checkpoint_path, pretrained_cfg, pretrained_cfg_overlay, cache_dir …). So the options allowed are those of
+    the model classes, in the library's module that defines the name.
+    """
     library, _, inner = name.partition("/")
     if library == "timm":
         import timm
 
-        return timm.create_model(inner, num_classes=num_classes, **options) if timm.is_model(inner) else None
+        # Nothing but a name of the registry: timm also takes hf-hub:REPOSITORY and local-dir:FOLDER.
+        if not re.fullmatch(r"[\w.-]+", inner) or not timm.is_model(inner):
+            return None
+        entry = timm.model_entrypoint(timm.models.split_model_name_tag(inner)[0])
+        return functools.partial(timm.create_model, inner), _class_options(entry.__module__)
     if library == "torchvision":
         from torchvision import models
 
         if inner not in models.list_models(module=models):
             return None
-        return models.get_model(inner, weights=None, num_classes=num_classes, **options)
+        builder = models.get_model_builder(inner)
+        return functools.partial(builder, weights=None), _class_options(builder.__module__)
     for pattern, model_class in _OWN.values():
         if match := re.fullmatch(pattern, name):
-            return model_class(*map(int, match.groups()), num_classes=num_classes, **options)
+            return functools.partial(model_class, *map(int, match.groups())), set(_factories.parameters(model_class))
     return None
+
+
+def _class_options(module: str) -> set[str]:
+    """Return the constructor arguments of all models, layers and dataclasses of options in a library's module."""
+    kinds = [kind for kind in vars(sys.modules[module]).values() if isinstance(kind, type)]
+    kinds = [kind for kind in kinds if issubclass(kind, nn.Module) or dataclasses.is_dataclass(kind)]
+    options = map(_factories.parameters, kinds)
+    # A dataclass with a URL describes published weights (timm's PretrainedCfg, torchvision's Weights), not a model.
+    return {option for known in options if "url" not in known for option in known}
 
 
 def _known() -> list[str]:

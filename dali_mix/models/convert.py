@@ -11,12 +11,14 @@ from torch import Tensor
 from dali_mix.models.heads.tokens import sine_positions
 from dali_mix.models.layouts import LAYOUTS, Layout
 from dali_mix.models.multilabel import MultiLabelModel
+from dali_mix.models.prefixes import best_prefix, without_prefix
 from dali_mix.models.recognize import Recognized, count, recognize
 from dali_mix.models.weights import differences
 from dali_mix.options import did_you_mean
 
 POSITIONS = "position_embedding.pe"  # SGRE's table of positions, which our head computes
 EMBEDDINGS = "embeddings"
+_MOST = 0.8  # of the keys have a prefix that is removed before the release is looked at
 COUNTER = "num_batches_tracked"  # of BatchNorm: files older than it lack it, and nothing depends on it
 
 
@@ -45,9 +47,9 @@ def to_ours(
     Raises:
         ValueError: an unknown release; keys or shapes that are not its own, by the names the file has for them.
     """
+    state, notes = _unprefixed(state, release, model)
     layout = _layout_of(state, release, model)
     given = dict(state)
-    notes: list[str] = []
     if layout.head == "sgre":
         if (EMBEDDINGS in given) == (embeddings is not None):
             raise ValueError(
@@ -81,6 +83,29 @@ def to_ours(
             "the encoder's heads (8) and the attention's temperature are not in the file: set them in the model"
         )
     return Converted(ours, layout, found, tuple(notes))
+
+
+def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Return `state` without the prefix that keeps its keys from being those of the release, and a note on it."""
+    if model.startswith(f"{release}/"):
+        prefix = best_prefix(state, Recognized("named", model, 2).state())
+    else:
+        marks = [layout.marks for layout in LAYOUTS.get(release, ()) if layout.marks]
+        prefixes = set().union(*(_before(state, keys) for keys in marks))
+        prefix = prefixes.pop() if len(prefixes) == 1 else ""
+        if sum(key.startswith(prefix) for key in state) < _MOST * len(state):
+            return state, []
+    if not prefix:
+        return state, []
+    inside, others = without_prefix(state, prefix)
+    dropped = f"; without it, and left out: {', '.join(others)}" if others else ""
+    return inside, [f"prefix {prefix!r} removed{dropped}"]
+
+
+def _before(state: Mapping[str, Tensor], marks: tuple[str, ...]) -> set[str]:
+    """Return the prefixes, "" too, with which all of `marks` are keys of `state`."""
+    ends = [{key.removesuffix(mark) for key in state if f".{key}".endswith(f".{mark}")} for mark in marks]
+    return set.intersection(*ends)
 
 
 def to_theirs(

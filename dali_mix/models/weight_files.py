@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
+# What torch's own wrappers insert into keys, anywhere: torch.compile, FSDP, activation checkpointing; and DDP in front.
+_INSERTED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_DDP = "module."
 SAFETENSORS, TORCH = (".safetensors",), (".pth", ".pt", ".bin")
 
 
@@ -25,9 +27,10 @@ SAFETENSORS, TORCH = (".safetensors",), (".pth", ".pt", ".bin")
 class WeightFile:
     """What a weight file holds.
 
-    state: key → tensor on the CPU, prefixes taken off. path: the file itself, where a pointer was given.
-    wrapper: the keys the state dict lay under, joined by dots. prefix: what was taken off the first key.
-    others: the entries beside it, tensors or not, that are no weights of this state dict.
+    state: key → tensor on the CPU, without what torch's wrappers put into the keys. path: the file itself, where a
+    pointer was given. wrapper: the keys the state dict lay under, joined by dots. prefix: what was removed from the
+    first key. others: the entries beside it, tensors or not, that are no weights of this state dict. unread: those of
+    them that are sets of weights themselves. names: key → what the file calls it.
     """
 
     state: dict[str, Tensor]
@@ -35,6 +38,8 @@ class WeightFile:
     wrapper: str
     prefix: str
     others: tuple[str, ...]
+    unread: tuple[str, ...]
+    names: dict[str, str]
 
 
 def follow_pointer(path: str | Path) -> Path:
@@ -67,31 +72,61 @@ def read_weight_file(path: str | Path) -> WeightFile:
     content: Any = _read(path)
     wrapper: list[str] = []
     others: list[str] = []
+    unread: list[str] = []
     while isinstance(content, Mapping):
-        name = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        name, rivals = _inner(content, path)
         if name is None:
             break
         wrapper.append(name)
         others += [str(key) for key in content if key != name]
+        unread += rivals
         content = content[name]
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict (key → tensor)")
     state: dict[str, Tensor] = {}
-    first = ""
+    names: dict[str, str] = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             others.append(str(key))
             continue
-        bare = key
-        while prefix := next((prefix for prefix in PREFIXES if bare.startswith(prefix)), None):
-            bare = bare.removeprefix(prefix)
+        bare = _INSERTED.sub("", key)
+        while bare.startswith(_DDP):
+            bare = bare.removeprefix(_DDP)
         if bare in state:
-            raise ValueError(f"{path}: two entries are called {bare} once prefixes are taken off; the second is {key}")
-        first = first or key.removesuffix(bare)
-        state[bare] = value
+            raise ValueError(f"{path}: two entries are called {bare} once prefixes are removed; the second is {key}")
+        state[bare], names[bare] = value, key
     if not state:
         raise ValueError(f"{path} holds no tensors under {', '.join(WRAPPERS)} or at the top")
-    return WeightFile(state, path, ".".join(wrapper), first, tuple(others))
+    prefix = next((key.removesuffix(bare) for bare, key in names.items() if key != bare and key.endswith(bare)), "")
+    return WeightFile(state, path, ".".join(wrapper), prefix, tuple(others), tuple(unread), names)
+
+
+def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str]]:
+    """Return the key of `content` that the weights lie under (None: they are in `content` itself) and other such keys.
+
+    Raises:
+        ValueError: two sets of weights, under keys that do not tell which one is wanted.
+    """
+    sizes = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
+    named = next((key for key in WRAPPERS if key in sizes), None)
+    name = named or max(sizes, key=lambda key: sizes[key], default=None)
+    if name is None or (named is None and sizes[name] <= _tensors(content, depth=1)):
+        return None, []
+    rivals = [str(key) for key in sizes if key != name and sizes[key] and 2 * sizes[key] >= sizes[name]]
+    if rivals and named is None:
+        raise ValueError(
+            f"{path} holds weights under {' and '.join([str(name), *rivals])}, which of them is not said: save the one "
+            f"you want in a file of its own, with torch.save(checkpoint[{name!r}], PATH)"
+        )
+    return name, rivals
+
+
+def _tensors(content: Any, depth: int = 3) -> int:
+    """Count the named tensors in `content`, or in the one mapping below it that has most. Optimizers number theirs."""
+    if not isinstance(content, Mapping) or not depth:
+        return 0
+    named = [value for key, value in content.items() if isinstance(key, str)]
+    return max(sum(isinstance(value, Tensor) for value in named), *(_tensors(value, depth - 1) for value in named), 0)
 
 
 def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = "") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from dali_mix.models.prefixes import best_prefix, without_prefix
 from dali_mix.models.weight_files import read_weight_file
 
 
@@ -17,6 +18,8 @@ class MatchReport:
 
     matched: loaded. missing: not in the file. misshaped: "key: file shape, model shape". fresh: keys of the head that
     were left as they were because the file's head has another number of classes. unexpected: in the file only.
+    wrapper: the keys of the file that the state dict was stored under, joined by dots. prefix: what was removed from
+    the start of its keys. unread: further sets of weights in the file, averages for instance.
     """
 
     path: str
@@ -25,6 +28,9 @@ class MatchReport:
     misshaped: tuple[str, ...]
     fresh: tuple[str, ...]
     unexpected: tuple[str, ...]
+    wrapper: str = ""
+    prefix: str = ""
+    unread: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -35,6 +41,10 @@ class MatchReport:
     def __str__(self) -> str:
         counts = f"{len(self.matched)} matched, {len(self.missing)} missing, {len(self.misshaped)} mis-shaped"
         lines = [f"{self.path}: {counts}, {len(self.fresh)} left fresh, {len(self.unexpected)} unexpected"]
+        if self.prefix:
+            lines.append(f"  prefix {self.prefix!r} removed from the file's keys")
+        if self.unread:
+            lines.append(f"  read from {self.wrapper!r}; not read: {_listed(self.unread)}")
         named = {
             "missing": self.missing,
             "mis-shaped": self.misshaped,
@@ -51,10 +61,10 @@ def load_weights(
 
     Args:
         model: any module; values are copied to its dtypes and devices.
-        path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, also under one of
-            the keys state_dict, model_state_dict, model, and with prefixes module. and _orig_mod. So our checkpoints
-            are read as well (of a run's `latest` the one it names), and for a backbone those of whole multi-label
-            models.
+        path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, also under a key
+            (state_dict, model, model_ema …), and with any prefix before its keys (`model.` of Lightning, `module.` of
+            DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. So our checkpoints are read as well
+            (of a run's `latest` the one it names), and for a backbone those of whole multi-label models.
         strict_head: an error also where only the last layer's number of classes differs; otherwise that layer is left
             as it was, and reported.
         min_match: the share of the model's tensors (head aside) that must be found. Below 1 for a backbone out of a
@@ -65,11 +75,19 @@ def load_weights(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a weight file, one that would run code, or one that does not fit; the keys are listed.
+        ValueError: not a weight file, one that would run code, one that holds two sets of weights that fit, or one
+            that does not fit; the keys are listed.
     """
     file = read_weight_file(path)
     path, wanted = file.path, model.state_dict()
-    found = _of_backbone(file.state, wanted)
+    try:
+        prefix = best_prefix(file.state, wanted)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    found, others = without_prefix(file.state, prefix)
+    # What has not the prefix may still belong to the model, a classifier outside of what was wrapped for instance.
+    for key in [key for key, value in others.items() if key not in found and _fits(value, wanted.get(key))]:
+        found[key] = others.pop(key)
     head = head_name(model)
     matched, missing, misshaped, fresh = [], [], [], []
     for key, value in wanted.items():
@@ -86,8 +104,19 @@ def load_weights(
     if fresh:  # a head is loaded whole or not at all
         fresh = [key for key in wanted if head is not None and key.startswith(f"{head}.")]
         matched = [key for key in matched if key not in fresh]
-    unexpected = tuple(key for key in found if key not in wanted)
-    report = MatchReport(str(path), tuple(matched), tuple(missing), tuple(misshaped), tuple(fresh), unexpected)
+    unexpected = (*(f"{prefix}{key}" for key in found if key not in wanted), *others)
+    in_file = {key: file.names.get(f"{prefix}{key}", key) for key in matched}
+    report = MatchReport(
+        str(path),
+        tuple(matched),
+        tuple(missing),
+        tuple(misshaped),
+        tuple(fresh),
+        unexpected,
+        wrapper=file.wrapper,
+        prefix=next((name.removesuffix(key) for key, name in in_file.items() if name.endswith(key)), prefix),
+        unread=file.unread,
+    )
     if misshaped or not matched or report.share < min_match:
         kinds = {"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected}
         hint = "" if matched else ". Checkpoints of published code go through `dali-mix convert`"
@@ -134,13 +163,8 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
     return differs == [0] or (differs == [1] and wanted.ndim == 3)
 
 
-def _of_backbone(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The keys of a whole multi-label model as its backbone alone calls them, where that is what is wanted."""
-    part = "backbone."
-    if any(key.startswith(part) for key in wanted) or not any(key.startswith(part) for key in found):
-        return found
-    bare = {key.removeprefix(part): value for key, value in found.items()}
-    return bare if len(bare) == len(found) and any(key in bare for key in wanted) else found
+def _fits(found: Tensor, wanted: Tensor | None) -> bool:
+    return wanted is not None and found.shape == wanted.shape
 
 
 def _brief(kinds: Mapping[str, Sequence[str]], most: int = 3) -> str:

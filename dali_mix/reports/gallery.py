@@ -66,7 +66,7 @@ def gallery(
     classes = records.info.classes
     for mixer in mixers:  # a wrong name is told before images are read
         if isinstance(mixer, str):
-            parse_mixer(mixer, len(classes), size)
+            parse_mixer(mixer, len(classes), size, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(records), generator=generator)[: max(2 * rows, SMALLEST_BATCH)].tolist()
@@ -93,7 +93,9 @@ def parse_mixer(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Mixer[Any]:
-    """A mixer from a text: its name, then options, all between colons: `resizemix`, `mixup:alpha=1.0:per_batch=True`.
+    """Make a mixer from a text: its name, then options, all between colons.
+
+    For instance `resizemix`, `mixup:alpha=1.0:per_batch=True`, or `my_module:MyMixer:alpha=1.0` for one of your own.
 
     Where they are not given, Cutout's size is half the side of the images, and MixUp's alpha is 1: with .2 nearly every
     picture would look unmixed.
@@ -104,7 +106,7 @@ def parse_mixer(
     Raises:
         ValueError: unknown mixer or option.
     """
-    name, *pairs = text.strip().split(":")
+    name, pairs = _name_and_options(text)
     defaults: dict[str, dict[str, Any]] = {"cutout": {"size": image_size // 2}, "mixup": {"alpha": 1.0}}
     options: dict[str, Any] = defaults.get(name.lower(), {}).copy()
     for pair in pairs:
@@ -118,9 +120,16 @@ def parse_mixer(
     return mixer_room.build(name, **({"num_classes": num_classes, "mean": mean, "std": std} | options))
 
 
+def _name_and_options(text: str) -> tuple[str, list[str]]:
+    """Split `name:option=value` and `module:name:option=value`."""
+    name, *pairs = text.strip().split(":")
+    own = pairs and "=" not in pairs[0] and name.lower() not in map(str.lower, mixer_room.MIXERS)
+    return (f"{name}:{pairs[0]}", pairs[1:]) if own else (name, pairs)
+
+
 def _in_words(text: str) -> str:
     """The options of a mixer's text as its column shows them: `per_batch=True` is per_batch, `grids=mini` is mini."""
     words = []
-    for key, _, value in (pair.partition("=") for pair in text.split(":")[1:]):
+    for key, _, value in (pair.partition("=") for pair in _name_and_options(text)[1]):
         words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")
     return " ".join(words)

@@ -307,13 +307,37 @@ def test_resume_of_another_recipe_or_of_a_damaged_config(tmp_path):
         load_resumed("quickstart", tmp_path)
 
 
-@pytest.mark.parametrize("part", ["model", "mixer", "loss"])
-def test_resume_runs_no_code_the_work_directory_names(tmp_path, part):
-    """Row 44: a module:name counts only where the recipe or an option names it."""
-    resumable(tmp_path, **{part: {"type": "subprocess:run"}})
-    with pytest.raises(ValueError, match="does not name"):
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"model": {"type": "subprocess:run"}}, "model.type"),
+        ({"mixer": {"type": "subprocess:run"}}, "mixer.type"),
+        ({"loss": {"type": "subprocess:run"}}, "loss.type"),
+        (
+            {"mixer": {"type": "MixChoice", "mixers": [{"type": "subprocess:run"}], "probs": [0.5]}},
+            "mixer.mixers.0.type",
+        ),
+        ({"model": {"type": "multilabel", "backbone": {"type": "subprocess:run"}}}, "model.backbone.type"),
+        ({"model": {"type": "wrn-16-1", "inner": [[{"type": "subprocess:run"}]]}}, "model.inner.0.0.type"),
+    ],
+)
+def test_resume_runs_no_code_the_work_directory_names(tmp_path, changes, option):
+    """A module:name counts only where the recipe or an option names it; the option that the message names is enough."""
+    checkpoint = resumable(tmp_path, **changes) / "checkpoints" / "step-00000001.pt"
+    with pytest.raises(ValueError, match=f"{option}=subprocess:run is code the recipe does not name"):
         load_resumed("quickstart", tmp_path)
-    assert getattr(load_resumed("quickstart", tmp_path, [f"{part}.type=subprocess:run"]), part)
+    with pytest.raises(ValueError, match="does not name"):
+        load_evaluated("quickstart", checkpoint)
+    part = option.partition(".")[0]
+    assert getattr(load_resumed("quickstart", tmp_path, [f"{option}=subprocess:run"]), part) == changes[part]
+
+
+def test_resume_finds_no_module_in_the_work_directory(tmp_path):
+    (tmp_path / "foreign_code.py").write_text("raise SystemExit('ran')")
+    resumable(tmp_path, mixer={"type": "foreign_code:Mine"})
+    config = load_resumed("quickstart", tmp_path, ["mixer.type=foreign_code:Mine"])
+    with pytest.raises(ValueError, match="No module named 'foreign_code'"):
+        build_mixer(config, 10)
 
 
 def test_options_of_a_module_without_any_and_of_one_that_is_called_like_torchs():

@@ -1,13 +1,18 @@
 """Models by name: layouts of released checkpoints, forward passes against plain formulas, options, wrong names."""
 
+import dataclasses
+import inspect
 import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from torchvision import models
 
-from dali_mix.models import build_model
+from dali_mix.models import build_model, build_multilabel
+from dali_mix.models.build import _maker
 from dali_mix.models.shakeshake import ShakeBlock, ShakeShake, _Mix
 
 LAYOUTS = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text())
@@ -159,6 +164,68 @@ def test_timm_and_torchvision_take_their_options():
 def test_refusals_say_why(name, options, message):
     with pytest.raises(ValueError, match=message):
         build_model(name, 10, **options)
+
+
+class Runs:
+    """What a pickle would call."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.mkdir, (Path(self.mark),)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_filter_fn"),
+        *("pretrained_strict", "pretrained_model_args", "pretrained", "model_cfg", "kwargs_filter", "features_only"),
+        *("file", "url", "hf_hub_id", "hf_hub_filename", "state_dict", "weights", "progress", "weights_backbone"),
+    ],
+)
+@pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18", "wrn-10-1"])
+def test_no_option_loads_or_fetches(tmp_path, name, option):
+    torch.save({"state_dict": Runs(tmp_path / "ran")}, tmp_path / "w.pth")
+    path = str(tmp_path / "w.pth")
+    for value in (path, {"file": path}, {"url": path}):
+        with pytest.raises(ValueError, match=f"has no option '{option}'"):
+            build_model(name, 2, **{option: value})
+        with pytest.raises(ValueError, match=f"has no option '{option}'"):
+            build_multilabel(name, "max", num_classes=2, backbone_options={option: value})
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "timm/hf-hub:timm/resnet18",
+            "timm/hf_hub:timm/resnet18",
+            "hf-hub:timm/resnet18",
+            "timm/local-dir:/tmp/model",
+        ),
+        *("timm/resnet18.hf-hub:some/one", "timm/./resnet18", "timm/", "torchvision/", "torchvision/../resnet18"),
+    ],
+)
+def test_names_are_those_of_the_registries_alone(name):
+    with pytest.raises(ValueError, match="no model is called"):
+        build_model(name, 2)
+
+
+def test_options_of_no_library_model_load_or_fetch():
+    """Every name of timm and torchvision: what their functions take beside the options of the models is left out."""
+    functions = (timm.create_model, timm.models.build_model_with_cfg, timm.models.load_pretrained, models.resnet18)
+    refused = {option for function in functions for option in inspect.signature(function).parameters}
+    refused |= {field.name for field in dataclasses.fields(timm.models.PretrainedCfg) if "hub" in field.name}
+    refused |= {"url", "file", "state_dict", "source", "custom_load"}
+    refused -= {"num_classes", "in_chans"}  # of the models too
+    names = [f"timm/{name}" for name in timm.list_models()]
+    names += [f"torchvision/{name}" for name in models.list_models(module=models)]
+    for name in names:
+        assert not _maker(name)[1] & refused, name
+    assert {"drop_path_rate", "img_size", "dynamic_img_size", "act_layer"} <= _maker("timm/vit_tiny_patch16_224")[1]
+    assert {"output_stride", "avg_down", "drop_block_rate"} <= _maker("timm/resnet10t")[1]
 
 
 def test_a_model_has_classes():

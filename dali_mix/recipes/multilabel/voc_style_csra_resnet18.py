@@ -5,8 +5,8 @@ Command:  dali-mix pack voc --root MY_SET --task multilabel --classes auto --spl
           dali-mix train multilabel/voc_style_csra_resnet18 --work-dir work_dirs/mine
 Hardware: 2 CPU cores for some hundred images, else 1 GPU
 Source:   CSRA (arXiv 2108.02456) with a smaller backbone; image size, rates and epochs are our choice, for few images
-Expected: depends on the set. Better with weights: --cfg-options model.backbone.weights=weights/resnet18.pth, then
-          optimizer.lr=0.01 paramwise.custom.head.lr_mult=10 as published
+Expected: depends on the set. Better from weights, with the published rates:
+          --cfg-options model.backbone.weights=weights/resnet18.pth optimizer.lr=0.01 paramwise.custom.head.lr_mult=10
 """
 
 train_set = "data/mine_train"

@@ -1,0 +1,78 @@
+"""Classes and functions named as "module:attribute", and the options that they take."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+_ANY = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def resolve(kind: str, what: str) -> Any:
+    """Return the class or function that "module:attribute" names.
+
+    Args:
+        kind: "package.module:attribute".
+        what: what it is for, in messages.
+
+    Raises:
+        ValueError: it cannot be imported, is not there, or is not callable.
+    """
+    module, _, attribute = kind.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise ValueError(f"{what} type {kind!r}: write it as module:name, for instance my_package.my_module:MyClass")
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:  # the module's own code runs, and may raise anything
+        top, advice = module.partition(".")[0], ""
+        if isinstance(error, ModuleNotFoundError) and error.name == top:
+            advice = f": put {top}.py in the folder of the recipe file, or install its package"
+        raise ValueError(f"{what} type {kind!r} cannot be imported: {type(error).__name__}: {error}{advice}") from error
+    found = getattr(loaded, attribute, None)
+    if found is None:
+        raise ValueError(f"{what} type {kind!r} cannot be imported: {_where(loaded)} defines no {attribute}")
+    if not callable(found):
+        raise ValueError(f"{what} type {kind!r} is not a class or a function")
+    return found
+
+
+def parameters(factory: Any) -> dict[str, inspect.Parameter]:
+    """Return the named arguments of a class or function; through **kwargs also those of the base classes."""
+    found: dict[str, inspect.Parameter] = {}
+    for part in factory.__mro__[:-1] if isinstance(factory, type) else (factory,):
+        if isinstance(part, type) and "__init__" not in vars(part):
+            continue
+        named = inspect.signature(part).parameters
+        found = {name: p for name, p in named.items() if p.kind not in _ANY} | found
+        if not any(p.kind is p.VAR_KEYWORD for p in named.values()):
+            break
+    return found
+
+
+def import_from(folder: Path, kinds: list[str]) -> None:
+    """Make the modules in `folder` importable for "module:attribute" texts, after all installed ones.
+
+    Raises:
+        ValueError: one of the modules named is in `folder`, and Python finds or has loaded another one of its name.
+    """
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
+    for name in sorted({kind.partition(":")[0].partition(".")[0] for kind in kinds}):
+        here = importlib.machinery.PathFinder.find_spec(name, [str(folder)])
+        if here is None or here.origin is None:
+            continue
+        loaded = sys.modules.get(name)
+        other = importlib.util.find_spec(name) if loaded is None else None
+        used = _where(loaded) if loaded is not None else str(other and other.origin)
+        if Path(used).resolve() != Path(here.origin).resolve():
+            raise ValueError(f"two modules are called {name}: {here.origin} and {used}; rename the first")
+
+
+def _where(module: Any) -> str:
+    return getattr(module, "__file__", None) or f"{module.__name__} (built in)"

@@ -1,0 +1,175 @@
+"""Mixers, models and losses of the user's own as module:name, and modules in the folder of the recipe."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dali_mix.cli.main import main
+from dali_mix.engine.build import build_loss, build_mixer, build_model
+from dali_mix.engine.recipe_files import load_config
+from dali_mix.mixers import CutMix, MixChoice, build
+
+ROOT = Path(__file__).parents[2]
+BASE = "from mmengine.config import read_base\nwith read_base():\n    from dali_mix.recipes.quickstart import *\n"
+MODULE = '''
+import torch
+from dali_mix.mixers import CutMix, Mixer
+
+class Mine(CutMix):
+    """Of a fixed alpha; takes what the data set knows."""
+    def __init__(self, num_classes, mean, std, alpha=0.5):
+        super().__init__(num_classes, alpha)
+        self.mean, self.std = mean, std
+
+class Passes(CutMix):
+    """Takes the number of classes through **options."""
+    def __init__(self, alpha=0.25, **options):
+        super().__init__(alpha=alpha, **options)
+
+class Plain(Mixer):
+    """Takes nothing."""
+    changes_targets = False
+    def sample(self, batch_size, height, width, generator=None, device="cpu"):
+        return batch_size
+    def apply(self, images, targets, params):
+        return images.flip(-1), targets
+
+def make(num_classes=None, **options):
+    return CutMix(num_classes, **options)
+
+class Net(torch.nn.Sequential):
+    def __init__(self, num_classes, width=8):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, width), torch.nn.Linear(width, num_classes))
+
+class Loss(torch.nn.CrossEntropyLoss):
+    pass
+
+def not_a_mixer():
+    return {}
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a recipe and a module beside it, whose name no other test uses."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = f"own_parts_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / "recipe.py").write_text(BASE)
+    yield tmp_path, name
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "alpha"),
+    [("Mine", {"alpha": 0.75}, 0.75), ("Passes", {}, 0.25), ("make", {"alpha": 0.125}, 0.125)],
+)
+def test_a_mixer_gets_what_it_takes(folder, kind, options, alpha):
+    path, name = folder
+    texts = [f"mixer={ {'type': f'{name}:{kind}', **options} }"]
+    mixer = build_mixer(load_config(str(path / "recipe.py"), texts), 10)
+    assert isinstance(mixer, CutMix) and (mixer.num_classes, mixer.alpha) == (10, alpha)
+    if kind == "Mine":
+        assert mixer.mean == pytest.approx((0.4914, 0.4822, 0.4465))
+    choice = build("MixChoice", num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3, probs=[0.5], mixers=[
+        {"type": f"{name}:{kind}", **options},
+    ])  # fmt: skip
+    assert isinstance(choice, MixChoice) and (choice.num_classes, choice.mixers[0].alpha) == (10, alpha)
+
+
+def test_a_mixer_that_takes_nothing(folder):
+    path, name = folder
+    mixer = build_mixer(load_config(str(path / "recipe.py"), [f"mixer={ {'type': f'{name}:Plain'} }"]), 10)
+    images, targets = mixer(torch.arange(6.0).view(1, 1, 2, 3), torch.tensor([3]))
+    assert images.flatten().tolist() == [2, 1, 0, 5, 4, 3] and targets.tolist() == [3]
+
+
+def test_models_and_losses_beside_the_recipe(folder):
+    path, name = folder
+    options = [f"model={ {'type': f'{name}:Net', 'width': 4} }", f"loss.type={name}:Loss"]
+    config = load_config(str(path / "recipe.py"), options)
+    assert build_model(config, 7)(torch.zeros(2, 3, 16, 16)).shape == (2, 7)
+    assert type(build_loss(config)).__name__ == "Loss"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            "no_such_module_at_all:Mine",
+            "No module named.*put no_such_module_at_all.py in the folder of the recipe file",
+        ),
+        ("{name}:Yours", "defines no Yours"),
+        ("{name}:not_a_mixer", "makes a dict; derive it from dali_mix.mixers.Mixer"),
+        ("{name}:Mine:x", "write it as module:name"),
+        ("{name}:", "write it as module:name"),
+        (":Mine", "write it as module:name"),
+        ("builtins:dict", "no signature found"),
+        ("fails:Mine", "ZeroDivisionError: division by zero"),
+        ("{name}:torch", "is not a class or a function"),
+    ],
+)
+def test_what_cannot_be_found_is_named(folder, kind, message):
+    path, name = folder
+    (path / "fails.py").write_text("1 / 0")
+    config = load_config(str(path / "recipe.py"), [f"mixer={ {'type': kind.format(name=name)} }"])
+    with pytest.raises(ValueError, match=message):
+        build_mixer(config, 10)
+
+
+def test_an_option_it_does_not_take(folder):
+    path, name = folder
+    config = load_config(str(path / "recipe.py"), [f"mixer={ {'type': f'{name}:Mine', 'beta': 1} }"])
+    with pytest.raises(ValueError, match=r"beta.*it takes num_classes, mean, std, alpha"):
+        build_mixer(config, 10)
+
+
+@pytest.mark.parametrize("other", ["random", "tests", "numpy"])
+def test_two_modules_of_one_name(folder, other):
+    """Installed modules and the standard library come first, so a module of their name would never be read."""
+    path, _ = folder
+    (path / f"{other}.py").write_text(MODULE)
+    with pytest.raises(ValueError, match=f"two modules are called {other}: .*; rename the first"):
+        load_config(str(path / "recipe.py"), [f"mixer={ {'type': f'{other}:Mine'} }"])
+
+
+def test_recipes_of_two_folders_with_modules_of_one_name(folder, tmp_path):
+    path, name = folder
+    text = [f"mixer={ {'type': f'{name}:Mine'} }"]
+    build_mixer(load_config(str(path / "recipe.py"), text), 10)
+    (tmp_path / "second").mkdir()
+    for file in ("recipe.py", f"{name}.py"):
+        (tmp_path / "second" / file).write_text((path / file).read_text())
+    with pytest.raises(ValueError, match="two modules are called"):
+        load_config(str(tmp_path / "second" / "recipe.py"), text)
+
+
+def test_gallery_finds_modules_in_the_current_folder(folder, monkeypatch, capsys):
+    path, name = folder
+    monkeypatch.chdir(path)
+    assert main(["pack", "digits", "--split", "val", "--out", "digits"]) == 0
+    mixers = f"{name}:Mine:alpha=1.0,{name}:Plain,resizemix"
+    assert main(["gallery", "digits", "--mixers", mixers, "--rows", "1", "--out", "g.png"]) == 0
+    assert (path / "g.png").stat().st_size > 0
+    assert main(["gallery", "digits", "--mixers", f"{name}:Mine:gamma=1", "--out", "h.png"]) == 1
+    assert "gamma" in capsys.readouterr().err
+    assert main(["gallery", "digits", "--mixers", "resizemix:nearest", "--out", "h.png"]) == 1
+    assert "'nearest' is no option" in capsys.readouterr().err
+
+
+def test_every_rank_finds_the_module(folder):
+    """A run of two processes whose mixer and loss lie beside the recipe."""
+    path, name = folder
+    assert main(["pack", "digits", "--split", "train", "--out", str(path / "digits")]) == 0
+    values = f"train_set = {str(path / 'digits')!r}\nval_set = None\nmax_steps = 2\ncheckpoint = {{'best': None}}\n"
+    types = f"mixer = dict(type='{name}:Mine')\nloss = dict(type='{name}:Loss')\n"
+    (path / "recipe.py").write_text(BASE + values + types)
+    command = [str(ROOT / "scripts" / "train_dist.sh"), str(path / "recipe.py"), "2", "--work-dir", str(path / "run")]
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, cwd=path, env=env, capture_output=True, text=True, timeout=250)
+    assert ended.returncode == 0, ended.stderr
+    assert (path / "run" / "checkpoints" / "step-00000002.pt").is_file()
