@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -48,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
             force=args.force,
             progress=bar.update,
         )
-    first = args.rec[0]
-    prefix = args.out or first.with_name(first.name.removesuffix(".rec").removesuffix(".json"))
-    records = RecordSet(prefix)
+    records = RecordSet(args.out or args.rec[0])
+    for notice in records.info.report.get("notices", ()):
+        print(f"note: {notice}", file=sys.stderr)
     print("\n".join(lines(summarize(records.info, records.table))))
     return 0

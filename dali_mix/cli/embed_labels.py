@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dali_mix.recordio.manifest import read_info
+from dali_mix.recordio.manifest import read_info, set_prefix
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from dali_mix.engine.checkpoints import check_out
     from dali_mix.models import label_embeddings as embeddings
 
-    names = read_info(Path(args.prefix.removesuffix(".json").removesuffix(".rec") + ".json")).classes
+    names = read_info(Path(f"{set_prefix(args.prefix)}.json")).classes
     if args.out.suffix != ".npy":
         raise ValueError(f"--out {args.out}: must end in .npy")
     if args.out.exists() and not args.force:

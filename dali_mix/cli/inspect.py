@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the set's figures, or a record's."""
-    records = RecordSet(args.prefix.removesuffix(".json").removesuffix(".rec"))
+    records = RecordSet(args.prefix)
     if args.record is None:
         if args.save:
             raise ValueError("--save writes one record's image: say which with --record ROW")

@@ -166,6 +166,8 @@ def run(args: argparse.Namespace) -> int:
     how = PackOptions(transform, seed, args.shards, args.workers, args.skip_bad, args.force)
     with tqdm(total=len(listing.names), unit="img", desc="pack", disable=args.quiet or None) as bar:
         info = pack(listing, args.out, how, bar.update)
+    for notice in info.report.get("notices", [])[len(listing.report.get("notices", ())) :]:
+        print(f"note: {notice}", file=sys.stderr)
     seconds = time.perf_counter() - start
     _summary(args.out, len(info.report["skipped"]) + info.count, seconds)
     return 0
@@ -187,10 +189,10 @@ def _summary(prefix: str, images: int, seconds: float) -> None:
     for entry in skipped[:_SHOWN]:
         print(f"skipped {entry['file']}: {entry['reason']}")
     if len(skipped) > _SHOWN:
-        print(f"skipped {len(skipped) - _SHOWN} more: see 'report' in {prefix}.json")
+        print(f"skipped {len(skipped) - _SHOWN} more: see 'report' in {records.prefix}.json")
     for reason, count in records.info.report.get("normalized", {}).items():
         print(f"{count:,} images stored as PNG or as asked, in one turn, size and colours: decoders differ on {reason}")
-    print(f"{prefix}: {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} images/s")
+    print(f"{records.prefix}: {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} images/s")
 
 
 def _download(layout: str, root: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dali_mix.recordio.manifest import read_info
+from dali_mix.recordio.manifest import read_info, set_prefix
 from dali_mix.recordio.verify import verify_set
 
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         decode = decoded_size
     failed = False
     for prefix in args.prefix:
-        prefix = prefix.removesuffix(".json").removesuffix(".rec")
+        prefix = str(set_prefix(prefix))
         try:
             total = read_info(Path(prefix + ".json")).count
         except (OSError, ValueError):

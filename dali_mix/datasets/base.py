@@ -92,6 +92,16 @@ class Listing:
 Layout = Callable[[Path, str, Options], Listing]
 
 
+def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
+    """One report of several, with the notices of all."""
+    joined: dict[str, Any] = {}
+    notices: list[str] = []
+    for report in reports:
+        joined |= report
+        notices += report.get("notices", ())
+    return joined | ({"notices": notices} if notices else {})
+
+
 def printable(text: str) -> str:
     """`text`, with bytes of a file's name that are not UTF-8 written as escapes: the manifest and terminals take no
     other."""

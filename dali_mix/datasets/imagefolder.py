@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dali_mix.datasets.base import Listing, Options, tree_of
+from dali_mix.datasets.base import Listing, Options, join_reports, tree_of
 from dali_mix.datasets.class_folders import class_folders, split_base
 from dali_mix.datasets.val_share import of_share, shared_split
 
@@ -16,7 +16,6 @@ def imagefolder(root: Path, split: str, options: Options) -> Listing:
     tree = tree_of(root, options)
     base, notices = split_base(tree, shared_split(options, split), options.split_folders)
     names, labels, classes, report = class_folders(tree, base, options.class_names())
-    if notices:
-        report["notices"] = notices + report.get("notices", [])
+    report = join_reports({"notices": notices}, report)
     listing = Listing(tree, names, labels, classes, "imagefolder", split, report=report)
     return of_share(listing, options, base)

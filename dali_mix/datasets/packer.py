@@ -24,12 +24,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dali_mix.datasets.base import Listing, printable
+from dali_mix.datasets.base import Listing, join_reports, printable
 from dali_mix.datasets.images import AS_ASKED, Transform
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
+from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_header import ImageHeader
-from dali_mix.recordio.labels import clip_boxes
+from dali_mix.recordio.labels import clip_boxes, count_targets, report_targets
 from dali_mix.recordio.memory import keep_freed_memory
 
 _CHUNK = 16
@@ -64,6 +65,7 @@ class _Done:
     clipped: int = 0
     images: int = 0
     odd: Counter[str] = field(default_factory=Counter)  # why decoders may differ on an image → how many
+    targets: list[Label] = field(default_factory=list)  # of the images packed, for multi-label sets
 
 
 def pack(
@@ -89,6 +91,7 @@ def pack(
     skipped: list[dict[str, str]] = []
     totals = {"reencoded": 0, "clipped_boxes": 0}
     normalized: Counter[str] = Counter()
+    targets = np.zeros((3, len(listing.classes)), dtype=np.int64)
     keep_freed_memory()
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are the parallelism: OpenCV's own threads would fight ours for the cores
@@ -110,8 +113,12 @@ def pack(
                 totals["reencoded"] += done.reencoded
                 totals["clipped_boxes"] += done.clipped
                 normalized += done.odd
+                if done.targets:
+                    targets += count_targets(np.asarray(done.targets))
                 if progress:
                     progress(done.images)
+            if listing.task == "multilabel":
+                report = join_reports(report, report_targets(targets, listing.classes))
             if left_out := listing.tree.count_left_out():
                 report["left_out"] = left_out
             report |= {"skipped": sorted(skipped, key=lambda entry: entry["file"]), **totals}
@@ -242,6 +249,8 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
         if why:
             done.reencoded += 1
             done.odd[why] += why != AS_ASKED
+        if listing.task == "multilabel":
+            done.targets.append(label)
     return done
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from dali_mix._files import open_new
+
 _STEP = re.compile(r"step-(\d{8,})\.pt")
 _TAG = b"sha256:"
 _COMMENT = len(_TAG) + 64
@@ -30,7 +32,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("w+b") as file:
+        with open_new(aside, "w+b") as file:
             torch.save(state, file)
             _append_digest(file)
             file.flush()
@@ -129,7 +131,7 @@ def write_text(path: Path, text: str) -> None:
     """Puts a small text file in place in one rename."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with open_new(aside, "w", "utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

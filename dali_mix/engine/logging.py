@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from dali_mix._files import open_new
 from dali_mix.options import did_you_mean
 
 _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
@@ -48,7 +49,8 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if line.endswith("\n") and wanted(record):
             kept.append(line)
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text("".join(kept), encoding="utf-8")
+    with open_new(aside, "w", "utf-8") as file:
+        file.write("".join(kept))
     aside.replace(path)
 
 

@@ -19,6 +19,7 @@ from dali_mix.engine.precision import Precision
 from dali_mix.engine.targets import check_targets
 from dali_mix.engine.trained import open_trained
 from dali_mix.recordio import RecordSet
+from dali_mix.recordio.manifest import set_prefix
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def predict(
 def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
     """Classes and task of the recipe's packed sets."""
     for prefix in (config.val_set, config.train_set):
-        if prefix and Path(f"{prefix}.json").is_file():
+        if prefix and Path(f"{set_prefix(prefix)}.json").is_file():
             info = RecordSet(prefix).info
             return tuple(info.classes), info.task
     raise FileNotFoundError(

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dali_mix._files import open_new
+
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 # What torch's own wrappers insert into keys, anywhere: torch.compile, FSDP, activation checkpointing; and DDP in front.
 _INSERTED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -145,7 +147,7 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
     plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.touch()
+        open_new(aside).close()
         mode = aside.stat().st_mode
         if path.suffix in SAFETENSORS:
             save_file(plain, aside, metadata={"format": "pt"})

@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._files import open_new
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_header import read_image_header
 from dali_mix.recordio.index import index_bytes, read_index
+from dali_mix.recordio.labels import count_targets, report_targets
 from dali_mix.recordio.manifest import (
     ENCODINGS,
     FLAG_SPLIT,
     RECORD_DTYPE,
+    SUFFIXES,
     TASKS,
     FileInfo,
     SetInfo,
     read_info,
+    set_prefix,
     table_header,
 )
 from dali_mix.recordio.publish import Publication
@@ -51,17 +55,18 @@ def adopt(
 
     `prefix` (default: the .rec without its suffix) must lie in their folder. `task` and `classes` are taken from the
     labels when None: flag 0 or one float is a class, equal numbers of 1, 0, -1 are multi-label, mxnet's layout of boxes
-    is detection. `renumber` gives the rows their numbers as ids where those in the file repeat. `skip_bad` passes over
+    is detection. With `task` "classification" the class is the first float of each label, as in insightface's sets.
+    `renumber` gives the rows their numbers as ids where those in the file repeat. `skip_bad` passes over
     records without a readable image and lists them in the manifest's report. The .rec files are never written to.
     Raises ValueError or FileNotFoundError naming file and record.
     """
     paths = [Path(rec) for rec in recs]
-    if reindex and not force and (set_prefix := _existing_set(paths, prefix)):
-        return _reindexed(set_prefix, paths)
+    if reindex and not force and (existing := _existing_set(paths, prefix)):
+        return _reindexed(existing, paths)
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; name the .rec files")
-    base = Path(prefix) if prefix is not None else _default_prefix(paths)
+    base = set_prefix(prefix) if prefix is not None else _default_prefix(paths)
     for path in paths:
         if path.resolve().parent != base.parent.resolve():
             raise ValueError(f"{path}: not in the folder of {base}; the manifest lies beside its .rec files")
@@ -89,14 +94,14 @@ def adopt(
         info = SetInfo(
             task=found_task,
             classes=label_names,
-            label_width={"classification": 1, "multilabel": len(label_names), "detection": 0}[found_task],
+            label_width=scan.label_width(found_task),
             count=len(table),
             parts=parts,
             index=bytes_info(names[0], index),
             table=bytes_info(names[1], content),
             source="adopted",
             options={"renumber": True} if renumber else {},
-            report={"passed_over": scan.bad} if scan.bad else {},
+            report=scan.report(found_task, label_names, guessed=task is None),
         )
         for row, label in enumerate(scan.labels):
             where = f"{paths[table['part'][row]]}: record {row}"
@@ -105,8 +110,8 @@ def adopt(
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; say what the labels are with --task and --classes") from None
         for name, data in zip(names, (index, content, info.to_json().encode()), strict=True):
-            with saying(files.partial(name)):
-                files.partial(name).write_bytes(data)
+            with saying(files.partial(name)), open_new(files.partial(name)) as file:
+                file.write(data)
         files.publish(names, remove_old=False)  # the older set's records are not ours to remove
         return info
 
@@ -147,6 +152,21 @@ class _Scan:
         self.rows.append((record.offset, record.length, crc, *size, unpacked.id, math.nan, part, encoding, flags))
         self.labels.append(unpacked.label.copy())
 
+    def label_width(self, task: str) -> int:
+        """Floats a label, 0 where it varies."""
+        widths = {label.size for label in self.labels}
+        return widths.pop() if len(widths) == 1 and task != "detection" else 0
+
+    def report(self, task: str, classes: Sequence[str], *, guessed: bool) -> dict[str, Any]:
+        """What the manifest keeps, and notices for the user."""
+        report: dict[str, Any] = {"passed_over": self.bad} if self.bad else {}
+        if task == "multilabel" and all(label.size == len(classes) for label in self.labels):
+            report |= report_targets(count_targets(np.stack(self.labels)), classes)
+            if guessed:
+                notice = f"labels of {len(classes)} floats read as multi-label targets; if the first is the class, pass"
+                report["notices"] = [f"{notice} --task classification", *report.get("notices", ())]
+        return report
+
     def table(self, task: str) -> np.ndarray:
         table = np.array(self.rows, dtype=RECORD_DTYPE)
         if task == "classification":
@@ -180,8 +200,11 @@ def guess_task(labels: Sequence[np.ndarray]) -> str:
     width = labels[0].size
     if all(label.size == width and np.isin(label, (-1, 0, 1)).all() for label in labels):
         return "multilabel"
+    first = labels[0].size
     raise ValueError(
-        "the labels are neither classes, nor equally many of 1, 0, -1, nor boxes in mxnet's layout; repack them"
+        "the labels are neither classes, nor equally many of 1, 0, -1, nor boxes in mxnet's layout (the first has"
+        f" {first} float{'s' * (first != 1)}); if the first float of each is its class, as in insightface's sets, pass"
+        " --task classification"
     )
 
 
@@ -189,7 +212,7 @@ def _numbered(labels: Sequence[np.ndarray], task: str) -> tuple[str, ...]:
     if task == "multilabel":
         count = labels[0].size
     else:
-        kinds = [label if task == "classification" else boxes_of(label, "label")[:, 0] for label in labels]
+        kinds = [label[:1] if task == "classification" else boxes_of(label, "label")[:, 0] for label in labels]
         highest = np.concatenate(kinds).max(initial=0)
         count = int(highest) + 1 if 0 <= highest <= 1 << 24 else 1
     return tuple(str(number) for number in range(count))
@@ -200,18 +223,18 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
     offsets = read_index(path, sum(part.size for part in parts))
     starts = np.concatenate([[0], np.cumsum([part.size for part in parts])]).astype(np.uint64)
     if not np.array_equal(offsets, np.sort(table["offset"] + starts[table["part"]])):
-        raise ValueError(f"{path}: {len(offsets)} lines that are not the {len(table)} records; --reindex rewrites it")
+        raise ValueError(
+            f"{path}: {len(offsets)} lines that are not the {len(table)} records; --reindex"
+            " replaces it, or keep it for the program that wrote it and name the set otherwise with --out PREFIX"
+        )
     return path.read_bytes()
 
 
 def _existing_set(paths: Sequence[Path], prefix: str | os.PathLike[str] | None) -> Path | None:
     """The prefix of the set that is to get a new index; None when it has no manifest yet."""
-    if prefix is not None:
-        base = Path(prefix)
-    elif len(paths) == 1:
-        base = paths[0].with_name(paths[0].name.removesuffix(".rec").removesuffix(".json"))
-    else:
+    if prefix is None and len(paths) != 1:
         return None
+    base = set_prefix(paths[0] if prefix is None else prefix)
     return base if base.with_name(base.name + ".json").exists() else None
 
 
@@ -219,7 +242,7 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     manifest = base.with_name(base.name + ".json")
     listed = [part.name for part in read_info(manifest).parts]
     given = [path.name for path in paths]
-    if given not in (listed, [base.name], [base.name + ".rec"], [manifest.name]):
+    if given not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
         raise ValueError(
             f"{manifest}: is of {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
             f" run `dali-mix adopt --reindex {base}` for its index, or give --force to replace the manifest"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from dali_mix.recordio.header import Label, check_class
@@ -58,6 +61,27 @@ def check_boxes(label: np.ndarray, num_classes: int) -> None:
             )
         if difficult not in (0.0, 1.0):
             raise ValueError(f"object {number}: 'difficult' is {difficult:g}, not 0 or 1")
+
+
+def count_targets(labels: np.ndarray) -> np.ndarray:
+    """How many of multi-label targets (N, K) are 1, 0 and -1 in each class: (3, K) int64."""
+    return np.stack([(labels == value).sum(axis=0) for value in (1, 0, -1)])
+
+
+def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """What a set's report says of the counts (3, K) of its targets: totals, and a notice on classes without a 0."""
+    positive, negative, ignored = counts.sum(axis=1).tolist()
+    report: dict[str, Any] = {
+        "targets": {"1 (positive)": positive, "0 (negative)": negative, "-1 (ignored)": ignored},
+    }
+    suspect = np.flatnonzero((counts[1] == 0) & (counts[2] > 0)).tolist()
+    if suspect:
+        which = ", ".join(classes[number] for number in suspect[:6]) + ", …" * (len(suspect) > 6)
+        report["notices"] = [
+            f"no target is 0 in {len(suspect):,} of {len(classes):,} classes ({which}): -1 means ignore, so"
+            " nothing teaches what is not of these classes; use 0 for no"
+        ]
+    return report
 
 
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:

@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ FORMAT = "dali_mix record set"
 TASKS = ("classification", "multilabel", "detection")
 ENCODINGS = ("other", "jpeg", "png", "webp", "bmp", "pnm", "tiff", "gif")
 FLAG_SPLIT = 1
+_SHARD = re.compile(r"(.+)-\d{5}\.rec")
+SUFFIXES = (".rec", ".idx", ".npy", ".json")  # of a set's files, after its prefix
 MAX_PARTS = 1 << 16  # "part" below has two bytes
 
 RECORD_DTYPE = np.dtype(
@@ -87,6 +91,19 @@ class SetInfo:
         content = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, allow_nan=False))
         content["sha256"] = _content_sha256(content)
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def set_prefix(path: str | os.PathLike[str]) -> Path:
+    """The prefix of a set, from itself or from one of the set's files: PREFIX.json, .rec, .idx, .npy, PREFIX-00000.rec.
+
+    A prefix that has a manifest is taken as it is, whatever it ends in.
+    """
+    found = Path(path)
+    if found.suffix not in SUFFIXES:
+        return found
+    plain, shard = found.with_suffix(""), _SHARD.fullmatch(found.name)
+    candidates = [found, plain, *([found.with_name(shard[1])] if shard else [])]
+    return next((prefix for prefix in candidates if prefix.with_name(prefix.name + ".json").exists()), plain)
 
 
 def read_info(path: Path) -> SetInfo:

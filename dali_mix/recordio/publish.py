@@ -12,10 +12,14 @@ import errno
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from dali_mix.recordio.manifest import read_info
+from dali_mix._files import open_new
+from dali_mix.recordio.manifest import SUFFIXES, read_info, set_prefix
+
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Publication:
@@ -27,7 +31,7 @@ class Publication:
     """
 
     def __init__(self, prefix: str | os.PathLike[str], *, force: bool = False) -> None:
-        self.prefix = Path(prefix)
+        self.prefix = set_prefix(prefix)
         self.force = force
         if not self.prefix.name or self.prefix.is_dir():
             raise ValueError(f"{prefix}: a folder, not the prefix of a set; write for example {self.prefix / 'train'}")
@@ -62,8 +66,10 @@ class Publication:
         self._release()
 
     def check_free(self, names: list[str]) -> None:
-        """Raises FileExistsError when a file of `names` is there already and `force` was not asked for."""
+        """Raises FileExistsError when a file of `names` is there already, unless `force` was asked for, or a folder."""
         for name in names:
+            if (self.folder / name).is_dir():
+                raise FileExistsError(f"{self.folder / name} is a folder; remove it, or choose another prefix")
             if (self.folder / name).exists() and not self.force and name not in self._abandoned:
                 raise FileExistsError(f"{self.folder / name} exists; give --force to replace it, or another prefix")
 
@@ -75,20 +81,59 @@ class Publication:
         """Makes the partial files final, in this order; the last one is the manifest, which makes the set exist.
 
         `remove_old`: files a packer wrote for an older set of this prefix, and the new one does not have, are removed.
+        Where a file cannot be renamed, an older set is put back as it was (on file systems that have hard links).
         """
         for name in names:
             sync(self.partial(name))
         old = self._old_names() | self._abandoned if remove_old else set()
-        self._journal.write_text(json.dumps({"new": names, "old": sorted(old)}), encoding="utf-8")
-        sync(self._journal)
-        sync(self.folder)
-        (self.folder / names[-1]).unlink(missing_ok=True)  # first the old manifest: no set is better than a mixed one
-        for name in names:
-            self.partial(name).replace(self.folder / name)
+        self._note(names, old)
+        kept = self._keep(names)
+        try:
+            # First the old manifest: no set is better than a mixed one.
+            (self.folder / names[-1]).unlink(missing_ok=True)
+            for name in names:
+                self.partial(name).replace(self.folder / name)
+        except OSError:
+            self._put_back(names, kept)
+            raise
         sync(self.folder)
         for name in old - set(names):
             (self.folder / name).unlink(missing_ok=True)
         self._journal.unlink()
+
+    def _note(self, new: list[str], old: set[str]) -> None:
+        """Writes the journal: what is about to be renamed, and what is removed then."""
+        aside = self._journal.with_name(self._journal.name + ".new")
+        try:
+            with open_new(aside, "w", "utf-8") as file:
+                file.write(json.dumps({"new": new, "old": sorted(old)}))
+            sync(aside)
+            aside.replace(self._journal)
+        finally:
+            aside.unlink(missing_ok=True)
+        sync(self.folder)
+
+    def _kept(self, name: str) -> Path:
+        return self.folder / f".{name}.kept"
+
+    def _keep(self, names: list[str]) -> list[str]:
+        """Gives the files of an older set second names, until the new ones are in place; which have one."""
+        kept = []
+        for name in names:
+            with suppress(OSError):  # not there, or a file system without hard links
+                os.link(self.folder / name, self._kept(name), follow_symlinks=False)
+                kept.append(name)
+        return kept
+
+    def _put_back(self, names: list[str], kept: list[str]) -> None:
+        """Undoes a publication that failed: first the new files go, the manifest comes back last."""
+        for name in names:
+            if name in kept:
+                self._kept(name).replace(self.folder / name)
+            elif not self.partial(name).exists():  # renamed already, where nothing was before
+                (self.folder / name).unlink(missing_ok=True)
+        if not self._abandoned:
+            self._journal.unlink(missing_ok=True)
 
     def _old_names(self) -> set[str]:
         """Files of the set to be replaced: an old set of more shards must not leave some behind."""
@@ -123,7 +168,7 @@ class Publication:
                 there = [name for name in old if (self.folder / name).exists()]  # and not put there since:
                 self._abandoned = {name for name in there if (self.folder / name).stat().st_mtime_ns <= killed}
             if self._abandoned:
-                self._journal.write_text(json.dumps({"new": [], "old": sorted(self._abandoned)}), encoding="utf-8")
+                self._note([], self._abandoned)
             else:
                 self._journal.unlink()
         for path in self._partials():
@@ -134,13 +179,15 @@ class Publication:
         return [
             path
             for path in self.folder.iterdir()
-            if path.name.startswith(f".{name}") and path.name.endswith(".partial") and _belongs(path.name[1:-8], name)
+            if path.name.startswith(f".{name}")
+            and path.suffix in (".partial", ".kept")
+            and _belongs(path.name[1:].removesuffix(path.suffix), name)
         ]
 
     def _acquire(self) -> None:
         while True:
             try:
-                self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._lock = os.open(self._lock_path, _LOCK, 0o644)
             except OSError as error:
                 raise OSError(
                     f"{self.prefix}: cannot write into {self.folder}: {error.strerror}; choose another prefix"
@@ -167,7 +214,7 @@ class Publication:
 def _belongs(name: str, prefix: str) -> bool:
     """Whether `name` is a file of the set `prefix`, and not of one whose prefix merely begins alike."""
     rest = name.removeprefix(prefix)
-    if rest in (".rec", ".idx", ".npy", ".json"):
+    if rest in SUFFIXES:
         return True
     return len(rest) == 10 and rest[0] == "-" and rest[1:6].isdigit() and rest[6:] == ".rec"
 

@@ -15,7 +15,7 @@ import numpy as np
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.index import reindex_advice
-from dali_mix.recordio.manifest import SetInfo, open_table, read_info
+from dali_mix.recordio.manifest import SetInfo, open_table, read_info, set_prefix
 
 _MAP_FIXED = 0x10  # of Linux
 _MMAP = ctypes.CDLL(None, use_errno=True).mmap
@@ -37,7 +37,7 @@ class RecordSet:
     """
 
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
-        self.prefix = Path(prefix)
+        self.prefix = set_prefix(prefix)
         self.info: SetInfo = read_info(_beside(self.prefix, ".json"))
         check_names(self.prefix, self.info)
         folder = self.prefix.parent

@@ -15,7 +15,7 @@ from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_header import read_image_header
 from dali_mix.recordio.index import read_index, reindex_advice
 from dali_mix.recordio.labels import check_boxes, check_label
-from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, FileInfo, SetInfo, open_table, read_info
+from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, FileInfo, SetInfo, open_table, read_info, set_prefix
 from dali_mix.recordio.reader import boxes_of, check_names, check_size, file_sha256, map_file
 
 Decode = Callable[[np.ndarray], tuple[int, int]]
@@ -36,7 +36,7 @@ def verify_set(
     uint8 → height, width; ValueError when it cannot) decodes every image as well. `progress` is called with the number
     of records done since the last call.
     """
-    base = Path(prefix)
+    base = set_prefix(prefix)
     try:
         info = read_info(base.with_name(base.name + ".json"))
         check_names(base, info)
@@ -187,8 +187,8 @@ def _check_record(
 def check_stored_label(label: np.ndarray, info: SetInfo, where: str) -> None:
     """Raises ValueError for label floats, as stored in a record, that do not fit the set's task and classes."""
     if info.task == "classification":
-        if label.shape != (1,):
-            raise ValueError(f"{label.size} label floats where a class has one")
+        if label.size != (info.label_width or label.size):
+            raise ValueError(f"{label.size} label floats where the manifest says {info.label_width}")
         check_label(float(label[0]), info.task, info.num_classes)
     elif info.task == "multilabel":
         check_label(label, info.task, info.num_classes)

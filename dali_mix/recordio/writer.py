@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._files import new_descriptor, open_new
 from dali_mix.recordio.block import Block, Entry
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_header import read_image_header
@@ -186,8 +187,8 @@ class SetWriter:
 
     def _save(self, name: str, content: bytes) -> FileInfo:
         path = self._files.partial(name)
-        with saying(path):
-            path.write_bytes(content)
+        with saying(path), open_new(path) as file:
+            file.write(content)
         return bytes_info(name, content)
 
 
@@ -202,7 +203,7 @@ class _Part:
         self._lock = threading.Lock()
         self._awaited = 1  # pieces placed and not stored yet, and one more until `end`
         with saying(path):
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            self._descriptor = new_descriptor(path)
 
     def place(self, piece: memoryview) -> int:
         """Counts `piece` in as the next one; where it is to be stored."""

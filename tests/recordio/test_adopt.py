@@ -63,14 +63,15 @@ def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
         adopt([tmp_path / "set"], reindex=True)
 
 
-def test_an_index_of_another_order_cannot_be_made_again(tmp_path: Path) -> None:
+def test_a_lost_index_of_another_order_is_made_anew_from_the_ids(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(2))
     offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]
     (tmp_path / "set.idx").write_text(f"77\t{offsets[1]}\n5\t{offsets[0]}\n")
     adopt([rec])
     (tmp_path / "set.idx").unlink()
-    with pytest.raises(ValueError, match=r"set\.idx: was another program's.*--reindex --force"):
-        adopt([rec], reindex=True)
+    info = adopt([rec], reindex=True)  # the keys are gone; the manifest takes over an index of the ids
+    assert (tmp_path / "set.idx").read_text() == f"0\t{offsets[0]}\n1\t{offsets[1]}\n"
+    assert list(verify_set(tmp_path / "set")) == [] and RecordSet(tmp_path / "set").info == info
 
 
 def test_an_index_that_matches_is_left_as_it_is(tmp_path: Path) -> None:
@@ -79,6 +80,7 @@ def test_an_index_that_matches_is_left_as_it_is(tmp_path: Path) -> None:
     text = f"77\t{offsets[1]}\n5\t{offsets[0]}\n"  # keys and order of its own
     (tmp_path / "set.idx").write_text(text)
     adopt([rec])
+    adopt([rec], reindex=True)  # nothing is wrong with it
     assert (tmp_path / "set.idx").read_text() == text
     assert list(verify_set(tmp_path / "set")) == []
 

@@ -1,0 +1,157 @@
+"""A set is opened by its prefix or any of its files; labels may be vectors whose first float is the class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dali_mix
+from dali_mix.cli.main import main
+from dali_mix.recordio import RecordSet
+from dali_mix.recordio.adopt import adopt
+from dali_mix.recordio.manifest import set_prefix
+from dali_mix.recordio.verify import verify_set
+from tests.recordio.samples import encoded, image_folder, small_set
+from tests.recordio.test_adopt import foreign
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize("suffix", ["", ".json", ".rec", ".idx", ".npy"])
+def test_any_file_of_a_set_names_it(tmp_path: Path, capsys: Capture, suffix: str) -> None:
+    small_set(tmp_path / "set")
+    given = f"{tmp_path}/set{suffix}"
+    assert RecordSet(given).prefix == tmp_path / "set"
+    assert list(verify_set(given)) == []
+    assert len(list(dali_mix.build_loader("imagenet", given, batch_size=10, train=False))) == 1
+    (tmp_path / "set.idx").unlink()
+    for command in (
+        ["adopt", "--reindex"],
+        ["verify", "--quiet"],
+        ["inspect"],
+        ["gallery", "--out", f"{tmp_path}/g.png"],
+    ):
+        assert main([command[0], given, *command[1:]]) == 0, capsys.readouterr().err
+    out = ["--from", "random", "--out", str(tmp_path / "e.npy")]
+    assert main(["embed-labels", given, *out]) == 0
+    image_folder(tmp_path / "in")
+    command = ["pack", "imagefolder", "--root", str(tmp_path / "in"), "--quiet", "--out", f"{tmp_path}/new{suffix}"]
+    assert main(command) == 0
+    assert f"{tmp_path}/new: 12 images" in capsys.readouterr().out and (tmp_path / "new.rec").exists()
+    assert main(command) == 1  # the same prefix
+
+
+def test_a_shard_names_its_set(tmp_path: Path) -> None:
+    small_set(tmp_path / "set", shards=3)
+    assert RecordSet(tmp_path / "set-00001.rec").prefix == tmp_path / "set"
+    assert set_prefix(tmp_path / "other-00001.rec") == tmp_path / "other-00001"
+
+
+@pytest.mark.parametrize("name", ["v1.json", "a.rec", "b.idx", "set.v2", "set.2026.01", ".hidden", "x.npy"])
+def test_a_prefix_that_ends_like_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "plain.json").write_text("{}")
+    small_set(tmp_path / "plain2")
+    for path in list(tmp_path.glob("plain2.*")):
+        path.rename(tmp_path / f"{name}{path.suffix}")
+    assert set_prefix(tmp_path / name) == tmp_path / name
+    assert set_prefix(tmp_path / f"{name}.rec") == tmp_path / name
+
+
+def vectors(*labels: list[float], first: int = 0) -> list[tuple[object, int, bytes]]:
+    return [(label, first + number, encoded("JPEG", seed=number)) for number, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]],
+        [[0.0, 17.0, 3.5], [1.0, 2.0, -1.0], [5.0, 0.0, 0.0]],
+        [[0.0, 0.5], [1.0, 0.5, 0.5], [5.0, 2.0]],
+        [[2.0, 6.0], [1.0, 0.0], [0.0, 0.0]],
+    ],
+)
+def test_the_class_may_be_the_first_float(tmp_path: Path, capsys: Capture, labels: list[list[float]]) -> None:
+    rec = foreign(tmp_path / "set.rec", vectors(*labels))
+    assert main(["adopt", str(rec), "--quiet"]) == 1
+    assert "pass --task classification" in capsys.readouterr().err
+    assert main(["adopt", str(rec), "--task", "classification", "--quiet"]) == 0
+    records = RecordSet(tmp_path / "set")
+    expected = [int(label[0]) for label in labels]
+    assert records.labels(np.arange(3)).tolist() == expected and records.info.num_classes == max(expected) + 1
+    assert list(verify_set(tmp_path / "set")) == []
+    (batch,) = dali_mix.build_loader("imagenet", tmp_path / "set", batch_size=3, train=False)
+    assert batch.targets.tolist() == expected
+    (batch,) = dali_mix.build_loader("imagenet", tmp_path / "set", batch_size=3, train=False, source="native")
+    assert batch.targets.tolist() == expected
+
+
+@pytest.mark.parametrize("label", [[-1.0, 0.0], [0.5, 0.0], [2.0**25, 0.0]])
+def test_a_first_float_that_is_no_class(tmp_path: Path, label: list[float]) -> None:
+    rec = foreign(tmp_path / "set.rec", vectors([0.0, 0.0], label))
+    with pytest.raises(ValueError, match=r"set\.rec: record 1: label "):
+        adopt([rec], task="classification")
+
+
+def test_vectors_that_may_be_either(tmp_path: Path, capsys: Capture) -> None:
+    rec = foreign(tmp_path / "set.rec", vectors([0.0, 1.0], [1.0, 0.0], [1.0, 1.0]))
+    assert main(["adopt", str(rec), "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert "labels of 2 floats read as multi-label targets" in captured.err and "1 (positive) 4" in captured.out
+    assert main(["adopt", str(rec), "--quiet", "--task", "classification", "--force"]) == 0
+    assert "note:" not in capsys.readouterr().err
+    assert RecordSet(rec).labels(np.arange(3)).tolist() == [0, 1, 1]
+    assert main(["adopt", str(rec), "--quiet", "--task", "multilabel", "--force"]) == 0
+    assert "note:" not in capsys.readouterr().err
+
+
+def test_somebody_s_index_of_more_records(tmp_path: Path, capsys: Capture) -> None:
+    """As insightface's: the index also lists records that hold no image."""
+    rec = foreign(tmp_path / "faces.rec", [([3.0, 4.0], 9, b""), *vectors([0.0, 0.0], [1.0, 0.0])])
+    sizes = [len(rec.read_bytes())]
+    (tmp_path / "faces.idx").write_text("9\t0\n0\t44\n1\t88\n")
+    own = (tmp_path / "faces.idx").read_bytes()
+    command = ["adopt", str(rec), "--quiet", "--skip-bad", "--task", "classification"]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "--reindex" in error and "--out PREFIX" in error
+    assert main([*command, "--out", str(tmp_path / "mine")]) == 0
+    assert (tmp_path / "faces.idx").read_bytes() == own and list(verify_set(tmp_path / "mine")) == []
+    assert main([*command, "--reindex"]) == 0
+    assert list(verify_set(tmp_path / "faces")) == [] and [len(rec.read_bytes())] == sizes
+
+
+@pytest.mark.parametrize(
+    ("rows", "suspect"),
+    [
+        ([[-1, 1, -1], [1, -1, -1], [-1, -1, 1]], "3 of 3 classes (0, 1, 2)"),
+        ([[-1, 1, 0], [1, 0, 1], [-1, 0, -1]], "1 of 3 classes (0)"),
+        ([[1, 0, -1], [-1, -1, -1], [0, 1, -1]], "1 of 3 classes (2)"),
+        ([[1, 0, 1], [0, -1, 0], [0, 1, 1]], ""),
+        ([[1, 1, 1], [1, 1, 0], [1, 1, 1]], ""),
+    ],
+)
+@pytest.mark.parametrize("way", ["list", "adopt"])
+def test_minus_one_for_no_is_noticed(
+    tmp_path: Path, capsys: Capture, rows: list[list[int]], suspect: str, way: str
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(encoded("JPEG", seed=number))
+    if way == "list":
+        lines = ("\t".join([str(number), *map(str, row), f"{number}.jpg"]) for number, row in enumerate(rows))
+        (tmp_path / "train.lst").write_text("\n".join(lines))
+        command = ["pack", "list", "--root", str(tmp_path), "--out", str(tmp_path / "set"), "--quiet"]
+    else:
+        foreign(tmp_path / "set.rec", vectors(*(list(map(float, row)) for row in rows)))
+        command = ["adopt", str(tmp_path / "set.rec"), "--quiet"]
+    assert main([*command, "--task", "multilabel"]) == 0
+    captured = capsys.readouterr()
+    assert ("-1 means ignore" in captured.err) == bool(suspect) and suspect in captured.err
+    counts = {name: sum(row.count(value) for row in rows) for name, value in
+              (("1 (positive)", 1), ("0 (negative)", 0), ("-1 (ignored)", -1))}  # fmt: skip
+    assert RecordSet(tmp_path / "set").info.report["targets"] == counts
+    shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+    assert shown in captured.out
+    assert main(["inspect", str(tmp_path / "set")]) == 0
+    assert shown in capsys.readouterr().out
