@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dali_mix.datasets import LAYOUTS, Options, PackOptions, Transform, pack
 from dali_mix.datasets.images import TARGETS
+from dali_mix.datasets.turns import CHOICES
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.manifest import TASKS
 from dali_mix.recordio.summary import lines, summarize
@@ -22,6 +23,7 @@ _ONLY_FOR = {
     "years": ("voc", "coco"),
     "split_folders": ("imagefolder",),
     "val_share": ("imagefolder", "list"),
+    "exif": ("voc", "coco", "list", "wider"),
     "unlabelled": ("voc", "coco", "nus-wide", "vg500"),
     "scenes": ("digit-scenes",),
     "seed": ("digit-scenes",),
@@ -73,6 +75,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them"
+    )
+    source.add_argument(
+        "--exif",
+        choices=CHOICES,
+        help="voc, coco, list, wider: boxes are for the picture turned by EXIF (apply, the default, with a note) or for the"
+        " pixels as stored (ignore)",
     )
     source.add_argument("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
     source.add_argument("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
@@ -154,6 +162,7 @@ def run(args: argparse.Namespace) -> int:
         split_folders=args.split_folders or "auto",
         val_share=args.val_share,
         follow_links=args.follow_links,
+        exif=args.exif,
     )
     listing = LAYOUTS[args.layout](args.root or Path(), args.split, options)
     if args.task not in (None, listing.task):
@@ -163,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
     seed = args.shuffle
     if seed is None and listing.training and not args.no_shuffle:
         seed = 0
-    how = PackOptions(transform, seed, args.shards, args.workers, args.skip_bad, args.force)
+    how = PackOptions(transform, seed, args.shards, args.workers, args.skip_bad, args.force, args.exif)
     with tqdm(total=len(listing.names), unit="img", desc="pack", disable=args.quiet or None) as bar:
         info = pack(listing, args.out, how, bar.update)
     for notice in info.report.get("notices", [])[len(listing.report.get("notices", ())) :]:

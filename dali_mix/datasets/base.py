@@ -22,7 +22,8 @@ class Options:
     the task, the years of VOC or COCO, whether images without labels are to "keep" or "drop" (None: the layout's own
     rule), and for digit-scenes how many and their seed. `split_folders`: whether the root has a folder for each split
     ("yes", "no", or "auto": by what is there). `val_share`: which share of each class is split "val", the rest being
-    "train". `follow_links`: whether symbolic links may leave the root.
+    "train". `follow_links`: whether symbolic links may leave the root. `exif`: as in
+    `PackOptions`.
     """
 
     list_file: Path | None = None
@@ -35,6 +36,7 @@ class Options:
     split_folders: str = "auto"
     val_share: float | None = None
     follow_links: bool = False
+    exif: str | None = None
 
     def class_names(self) -> tuple[str, ...] | None:
         """The names in `classes_file`, one a line; None without it. Raises ValueError for doubles and empty lines."""
@@ -98,7 +100,7 @@ def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
     notices: list[str] = []
     for report in reports:
         joined |= report
-        notices += report.get("notices", ())
+        notices += joined.pop("notices", ())
     return joined | ({"notices": notices} if notices else {})
 
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from dali_mix.datasets.decoding import converted_header, decode_bgr, decoded_size, needs_conversion
+from dali_mix.datasets.turns import turn_crop
 from dali_mix.recordio.image_header import ImageHeader, read_image_header
 
 TARGETS = ("keep", "jpeg", "png", "raw")
@@ -48,12 +49,14 @@ class Transform:
                 raise ValueError(f"{name} {value} is not a positive number")
 
     def __call__(
-        self, data: bytes | memoryview, crop: Box | None = None
+        self, data: bytes | memoryview, crop: Box | None = None, stored: bool = False
     ) -> tuple[bytes | memoryview, ImageHeader, str]:
         """Return the bytes to store (`data` itself where nothing changes), their header, and why they were encoded
-        anew: "" where they were not, `AS_ASKED` for these options, else why decoders may differ on the image.
+        anew: "" where they were not, `AS_ASKED` for these options, else why decoders may differ on the image. The
+        header's orientation is the file's.
 
-        Of the part `crop` (x, y, width, height in pixels) if given, as JPEG unless `encoding` says otherwise. An image
+        Of the part `crop` (x, y, width, height in pixels, with `stored` those before turning) if given, as JPEG unless
+        `encoding` says otherwise. An image
         that decoders may differ on is stored as PNG, which loses nothing, unless the options have it encoded anyway.
         Raise ValueError for what is no whole image.
         """
@@ -66,6 +69,8 @@ class Transform:
                 f" {self.max_pixels:,}: raise it if the image is meant"
             )
         if crop is not None:
+            if stored:
+                crop = turn_crop(crop, header.height, header.width, header.orientation)
             return self._cropped(bytes(data), header, crop)
         height, width = self.size(header.height, header.width)
         resized = (height, width) != (header.height, header.width)
@@ -78,7 +83,7 @@ class Transform:
             return data, header, ""
         image_bgr = decode_bgr(bytes(data), header, height=height, strict=self.decode)
         encoded = _encode_bgr(_shrink(image_bgr, height, width), target, self.quality)
-        return encoded, ImageHeader(target, height, width), header.odd or AS_ASKED
+        return encoded, ImageHeader(target, height, width, header.orientation), header.odd or AS_ASKED
 
     @property
     def passes_through(self) -> bool:
@@ -96,7 +101,7 @@ class Transform:
         height, width = self.size(*image_bgr.shape[:2])
         target = "jpeg" if self.encoding == "keep" else self._target(header.encoding)
         encoded = _encode_bgr(_shrink(np.ascontiguousarray(image_bgr), height, width), target, self.quality)
-        return encoded, ImageHeader(target, height, width), header.odd or AS_ASKED
+        return encoded, ImageHeader(target, height, width, header.orientation), header.odd or AS_ASKED
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after packing: at most `resize` on the shorter and `max_side` on the longer side."""

@@ -26,11 +26,12 @@ import numpy as np
 
 from dali_mix.datasets.base import Listing, join_reports, printable
 from dali_mix.datasets.images import AS_ASKED, Transform
+from dali_mix.datasets.turns import turn_boxes, turned_notice
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_header import ImageHeader
-from dali_mix.recordio.labels import clip_boxes, count_targets, report_targets
+from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH, clip_boxes, count_targets, report_targets
 from dali_mix.recordio.memory import keep_freed_memory
 
 _CHUNK = 16
@@ -41,7 +42,8 @@ _Turn = SimpleQueue[bool]  # holds whether to go on, once those before have been
 @dataclass(frozen=True)
 class PackOptions:
     """How a listing is packed. `shuffle`: None keeps the listing's order, a number is the seed; `workers` None: one a
-    core."""
+    core. `exif`: boxes and crops are for the picture turned by EXIF ("apply"; None: likewise, with a notice) or for the
+    pixels as stored ("ignore")."""
 
     transform: Transform = field(default_factory=Transform)
     shuffle: int | None = None
@@ -49,10 +51,13 @@ class PackOptions:
     workers: int | None = None
     skip_bad: bool = False
     force: bool = False
+    exif: str | None = None
 
     def recorded(self) -> dict[str, Any]:
         """What the manifest keeps: all that decides the bytes."""
-        return {**asdict(self.transform), "shuffle": self.shuffle, "shards": self.shards, "skip_bad": self.skip_bad}
+        return {**asdict(self.transform), "shuffle": self.shuffle, "shards": self.shards, "skip_bad": self.skip_bad} | (
+            {"exif": self.exif} if self.exif else {}
+        )
 
 
 @dataclass
@@ -64,6 +69,7 @@ class _Done:
     reencoded: int = 0
     clipped: int = 0
     images: int = 0
+    turned: int = 0  # by EXIF, with boxes
     odd: Counter[str] = field(default_factory=Counter)  # why decoders may differ on an image → how many
     targets: list[Label] = field(default_factory=list)  # of the images packed, for multi-label sets
 
@@ -82,6 +88,8 @@ def pack(
     """
     count = len(listing.names)
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    if options.exif and listing.task != "detection" and listing.crops is None:
+        raise ValueError(f"--exif is for boxes, and {listing.task} labels have none: leave it out")
     if workers < 1:
         raise ValueError(f"--workers {workers}: at least one is needed")
     order = np.arange(count)
@@ -91,6 +99,7 @@ def pack(
     skipped: list[dict[str, str]] = []
     totals = {"reencoded": 0, "clipped_boxes": 0}
     normalized: Counter[str] = Counter()
+    turned = 0
     targets = np.zeros((3, len(listing.classes)), dtype=np.int64)
     keep_freed_memory()
     threads_before = cv2.getNumThreads()
@@ -113,10 +122,14 @@ def pack(
                 totals["reencoded"] += done.reencoded
                 totals["clipped_boxes"] += done.clipped
                 normalized += done.odd
+                turned += done.turned
                 if done.targets:
                     targets += count_targets(np.asarray(done.targets))
                 if progress:
                     progress(done.images)
+            if turned:
+                notices = [] if options.exif else [turned_notice(turned)]
+                report = join_reports(report, {"turned_by_exif": turned, "notices": notices})
             if listing.task == "multilabel":
                 report = join_reports(report, report_targets(targets, listing.classes))
             if left_out := listing.tree.count_left_out():
@@ -215,9 +228,9 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
                 content = listing.tree.read_into(name, partial(block.room, label=label))
             else:  # a large file must not swell the block of the small image made of it
                 content = listing.tree.read(name)
-            data, header, why = options.transform(content, crop)
+            data, header, why = options.transform(content, crop, options.exif == "ignore")
             if listing.sizes is not None:
-                _check_size(header, listing.sizes[source], options.transform)
+                _check_size(header, listing.sizes[source], options)
             check_length(len(data) + 64)
         except (ValueError, FileNotFoundError) as error:
             message = str(error)
@@ -231,6 +244,9 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
             continue
         try:
             if listing.task == "detection":
+                if header.orientation != 1 and np.size(label) > HEADER_WIDTH:
+                    done.turned += 1
+                    label = _turned(label, header.orientation) if options.exif == "ignore" else label
                 label, clipped = clip_boxes(np.asarray(label, dtype=np.float32), header.height, header.width)
                 done.clipped += clipped
             block.add(
@@ -249,21 +265,38 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
         if why:
             done.reencoded += 1
             done.odd[why] += why != AS_ASKED
+        done.turned += crop is not None and header.orientation != 1
         if listing.task == "multilabel":
             done.targets.append(label)
     return done
 
 
-def _check_size(header: ImageHeader, annotated: tuple[int, int], transform: Transform) -> None:
+def _turned(label: Label, orientation: int) -> np.ndarray:
+    """A detection label whose boxes are for the stored pixels, for the picture that EXIF makes of them."""
+    turned = np.array(label, dtype=np.float32)
+    boxes = turned[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
+    boxes[:, 1:5] = turn_boxes(boxes[:, 1:5], orientation)
+    return turned
+
+
+def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOptions) -> None:
     """Raises ValueError when the packed image cannot come from one of the size its boxes were made for."""
-    height, width = transform.size(*annotated)
-    if (height, width) != (header.height, header.width):
-        resized = (annotated != (height, width)) * f", so {width}x{height} here,"
-        raise ValueError(
-            f"its annotation is for {annotated[1]}x{annotated[0]} pixels{resized} but it has"
-            f" {header.width}x{header.height}: turned or resized since? use the original image, or correct the"
-            " annotation"
-        )
+    if header.orientation >= 5 and options.exif == "ignore":
+        annotated = annotated[::-1]
+    height, width = options.transform.size(*annotated)
+    if (height, width) == (header.height, header.width):
+        return
+    resized = (annotated != (height, width)) * f", so {width}x{height} here,"
+    if header.orientation >= 5 and (width, height) == (header.height, header.width):
+        drawn = "the turned picture" if options.exif == "ignore" else "the pixels as stored"
+        choice = "apply" if options.exif == "ignore" else "ignore"
+        reason = f"EXIF turns it; if its boxes were drawn on {drawn}, pack with --exif {choice}"
+    else:
+        reason = "turned or resized since? use the original image, or correct the annotation"
+    raise ValueError(
+        f"its annotation is for {annotated[1]}x{annotated[0]} pixels{resized} but it has"
+        f" {header.width}x{header.height}: {reason}"
+    )
 
 
 def _beginning(message: str, where: str) -> str:

@@ -78,7 +78,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     labels: list[np.ndarray]
     sizes = None
     if task == "detection":
-        sizes = [image.size or _size_of(tree, image.name) for image in images]
+        sizes = [image.size or _size_of(tree, image.name, options.exif == "ignore") for image in images]
         pairs = zip(images, sizes, strict=True)
         labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
     else:
@@ -202,12 +202,13 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
     return _Image(name, listed, annotation, (int(height), int(width)) if known else None, objects)
 
 
-def _size_of(tree: Tree, name: str) -> tuple[int, int]:
+def _size_of(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
     try:
         header = read_image_header(tree.read(name), plain=False)
     except ValueError as error:
         raise ValueError(f"{tree.where(name)}: {str(error).removeprefix(tree.where(name) + ': ')}") from None
-    return header.height, header.width
+    turned = stored and header.orientation >= 5
+    return (header.width, header.height) if turned else (header.height, header.width)
 
 
 def _targets(image: _Image, number_of: dict[str, int], only_difficult: int) -> np.ndarray:

@@ -1,0 +1,41 @@
+"""Boxes on images that EXIF turns: annotation tools draw either on the turned picture or on the pixels as stored."""
+
+from __future__ import annotations
+
+import numpy as np
+
+CHOICES = ("apply", "ignore")
+_MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # which orientations flip x or y, after swapping them from 5 on
+
+
+def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
+    """Boxes (n, 4) x1, y1, x2, y2 in 0..1 of the stored pixels, as boxes of the picture that EXIF `orientation` (1 to 8)
+    makes of them.
+    """
+    x, y = boxes[:, [0, 2]], boxes[:, [1, 3]]
+    if orientation >= 5:
+        x, y = y, x
+    if orientation in _MIRRORED:
+        x = 1 - x[:, ::-1]
+    if orientation in _UPSIDE_DOWN:
+        y = 1 - y[:, ::-1]
+    return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1)
+
+
+def turn_crop(
+    crop: tuple[float, float, float, float], height: int, width: int, orientation: int
+) -> tuple[float, float, float, float]:
+    """A crop x, y, width, height in pixels as stored, as one of the turned picture of `height` x `width` pixels."""
+    stored = (height, width) if orientation < 5 else (width, height)
+    scale = np.array([stored[1], stored[0]] * 2, dtype=np.float64)
+    corners = np.array([[crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]]])
+    x1, y1, x2, y2 = (turn_boxes(corners / scale, orientation)[0] * (width, height, width, height)).tolist()
+    return x1, y1, x2 - x1, y2 - y1
+
+
+def turned_notice(count: int) -> str:
+    """What the user is told of images with boxes that EXIF turns, where `--exif` does not say."""
+    return (
+        f"{count:,} images with boxes are turned by EXIF; the boxes are taken for the turned picture, as viewers show it."
+        " If they were drawn on the pixels as stored, pack with --exif ignore, else with --exif apply"
+    )
