@@ -79,8 +79,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--exif",
         choices=CHOICES,
-        help="voc, coco, list, wider: boxes are for the picture turned by EXIF (apply, the default, with a note) or for the"
-        " pixels as stored (ignore)",
+        help="voc, coco, list, wider: boxes are for the picture turned by EXIF (apply, the default, with a note) or for"
+        " the pixels as stored (ignore)",
     )
     source.add_argument("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
     source.add_argument("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")

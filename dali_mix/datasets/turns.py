@@ -9,8 +9,8 @@ _MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # which orientations flip 
 
 
 def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
-    """Boxes (n, 4) x1, y1, x2, y2 in 0..1 of the stored pixels, as boxes of the picture that EXIF `orientation` (1 to 8)
-    makes of them.
+    """Return boxes (n, 4), x1, y1, x2, y2 in 0..1 of the stored pixels, as boxes of the picture that EXIF `orientation`
+    (1 to 8) makes of them.
     """
     x, y = boxes[:, [0, 2]], boxes[:, [1, 3]]
     if orientation >= 5:
@@ -36,6 +36,6 @@ def turn_crop(
 def turned_notice(count: int) -> str:
     """What the user is told of images with boxes that EXIF turns, where `--exif` does not say."""
     return (
-        f"{count:,} images with boxes are turned by EXIF; the boxes are taken for the turned picture, as viewers show it."
-        " If they were drawn on the pixels as stored, pack with --exif ignore, else with --exif apply"
+        f"{count:,} images with boxes are turned by EXIF; the boxes are taken for the turned picture, as viewers show"
+        " it. If they were drawn on the pixels as stored, pack with --exif ignore, else with --exif apply"
     )
