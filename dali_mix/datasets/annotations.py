@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix.datasets.base import Listing, Options, first_double
+from dali_mix.datasets.base import Listing, Options, decode_lines, first_double
 from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH, check_boxes, clip_boxes
 
@@ -45,6 +45,9 @@ def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
         if unused:
             return json.loads(data, object_hook=without_unused)
         return json.loads(data, object_pairs_hook=_without_doubles)
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start:,} is not {error.encoding} text; save the file as UTF-8"
+        raise ValueError(f"{where}: cannot be read as JSON: {reason}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: cannot be read as JSON: {error}; fetch it again") from None
     except MemoryError:
@@ -123,9 +126,13 @@ def _is_box(value: Any) -> bool:
     return all(abs(item) < 1e300 for item in value) and value[2] >= 0 and value[3] >= 0  # nan compares false
 
 
+class _Doctype(Exception):
+    pass
+
+
 class _NoDoctype(ElementTree.TreeBuilder):
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("has a DOCTYPE, which annotations do not need and which can be made to fill the memory")
+        raise _Doctype("has a DOCTYPE, which annotations do not need and which can be made to fill the memory")
 
 
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
@@ -133,13 +140,16 @@ def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
     malformed, and for a DOCTYPE: without one there are no entities to expand.
     """
     where = tree.where(name)
+    data = tree.read(name)
     try:
-        found = ElementTree.fromstring(tree.read(name), ElementTree.XMLParser(target=_NoDoctype()))
+        found = ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDoctype()))
     except ElementTree.ParseError as error:
+        decode_lines(data, where)  # which says so where it is not UTF-8
         raise ValueError(f"{where}: not well-formed XML: {error}; fetch it again") from None
-    except (ValueError, LookupError) as error:  # LookupError: an encoding that does not exist
-        message = str(error)
-        raise ValueError(message if message.startswith(where) else f"{where}: {message}; remove it") from None
+    except _Doctype as error:
+        raise ValueError(f"{where}: {error}; remove it") from None
+    except (ValueError, LookupError) as error:  # an encoding that does not exist, or of several bytes a character
+        raise ValueError(f"{where}: its encoding cannot be read: {error}; save the file as UTF-8") from None
     if found.tag != root:
         raise ValueError(f"{where}: its outermost element is <{found.tag}>, expected <{root}>")
     return found
@@ -155,7 +165,7 @@ def xml_number(element: ElementTree.Element, path: str, where: str, missing: flo
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{where}: field {path!r} is {text!r}, not a number; correct it")
+        raise ValueError(f"{where}: field {path!r} is {text!r:.60}, not a number; correct it")
     return value
 
 

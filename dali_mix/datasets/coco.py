@@ -55,16 +55,15 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     ids = np.array(column(images, "id", is_whole, "a whole number", spot), dtype=np.int64)
     _check_unique(ids.tolist(), "id", spot)
     files = column(images, "file_name", is_text, "a file's name", spot)
-    sides = [column(images, side, _is_side, "a number of pixels", spot) for side in ("height", "width")]
-    sizes = list(zip(*sides, strict=True))
-
     notes = entries_of(content, "annotations", where)
     spot = f"{where}: annotations"
     owner = _rows_of(notes, "image_id", ids, "no image", spot)
     kind = _rows_of(notes, "category_id", categories, "no category", spot)
     report: dict[str, Any] = {}
     labels: list[np.ndarray]
+    sizes = None
     if task == "detection":
+        sizes = _sizes(images, f"{where}: images")
         boxes = boxes_of(notes, "bbox", spot)
         crowd = column(notes, "iscrowd", lambda value: value in (0, 1), "0 or 1", spot, missing=0)
         labels, report = _boxes(boxes, np.array(crowd, dtype=bool), owner, kind, sizes, spot)
@@ -87,7 +86,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         task=task,
         ids=ids.tolist(),
         places=[f"{where}: images[{row}]" for row in range(len(names))],
-        sizes=sizes if task == "detection" else None,
+        sizes=sizes,
         report=report,
     )
     return labelled(listing, options, keep=task == "detection")
@@ -127,8 +126,15 @@ def _name(folder: str, file: str, where: str) -> str:
     return f"{folder}/{name.removeprefix(own)}"  # some tools write the folder too
 
 
+def _sizes(images: list[Any], where: str) -> list[tuple[int, int]]:
+    """Height and width of each image, which boxes need; some tools write 64.0, others nothing or -1."""
+    expected = "a number of pixels (--task multilabel needs none)"
+    heights, widths = (map(int, column(images, side, _is_side, expected, where)) for side in ("height", "width"))
+    return list(zip(heights, widths, strict=True))
+
+
 def _is_side(value: Any) -> bool:
-    return type(value) is int and 1 <= value < 1 << 20
+    return type(value) in (int, float) and 1 <= value < 1 << 20 and value == int(value)
 
 
 def _classes(content: Any, where: str) -> tuple[tuple[str, ...], np.ndarray]:

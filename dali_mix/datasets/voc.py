@@ -198,6 +198,9 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
             )
         objects.append(_Object(kind, box, bool(difficult), place))
     height, width = (xml_number(content, f"size/{side}", where, missing=0) for side in ("height", "width"))
+    for side, pixels in (("height", height), ("width", width)):
+        if pixels >= 1 << 20:
+            raise ValueError(f"{where}: field 'size/{side}' is {pixels:g}, not a number of pixels; correct it")
     known = height >= 1 and width >= 1  # some tools leave the size out, or write 0
     return _Image(name, listed, annotation, (int(height), int(width)) if known else None, objects)
 
