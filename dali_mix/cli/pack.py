@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dali_mix.datasets import LAYOUTS, Options, PackOptions, Transform, pack
+from dali_mix.datasets import LAYOUTS, Listing, Options, PackOptions, Transform, find_layout, layout_names, pack
 from dali_mix.datasets.images import TARGETS
 from dali_mix.datasets.turns import CHOICES
 from dali_mix.recordio import RecordSet
@@ -32,7 +32,7 @@ _ONLY_FOR = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument("layout", choices=sorted(LAYOUTS), help="how the files lie")
+    parser.add_argument("layout", choices=layout_names(), help="how the files lie")
     parser.add_argument(
         "--root", type=Path, help="the dataset's folder, or an archive of it (digits and digit-scenes need none)"
     )
@@ -164,7 +164,11 @@ def run(args: argparse.Namespace) -> int:
         follow_links=args.follow_links,
         exif=args.exif,
     )
-    listing = LAYOUTS[args.layout](args.root or Path(), args.split, options)
+    listing = find_layout(args.layout)(args.root or Path(), args.split, options)
+    if not isinstance(listing, Listing):
+        raise ValueError(
+            f"layout {args.layout} returned a {type(listing).__name__}, not a Listing; correct its function"
+        )
     if args.task not in (None, listing.task):
         raise ValueError(f"layout {args.layout} is for --task {listing.task}, not {args.task}")
     for notice in listing.report.get("notices", ()):
@@ -183,9 +187,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raises ValueError for an option the layout would not look at."""
+    """Raises ValueError for an option the layout would not look at; layouts of other packages may look at any."""
     for option, layouts in _ONLY_FOR.items():
-        if getattr(args, option) and args.layout not in layouts:
+        if getattr(args, option) and args.layout in LAYOUTS and args.layout not in layouts:
             raise ValueError(
                 f"--{option.replace('_', '-')} is for {', '.join(layouts)}, not {args.layout}: leave it out"
             )

@@ -1,4 +1,12 @@
-"""Dataset layouts, one a file, and the parallel packer: what lies on disk becomes a set of records."""
+"""Dataset layouts, one a file, and the parallel packer: what lies on disk becomes a set of records.
+
+`find_layout(name)` finds a layout among ours and among those that installed packages offer by an entry point of the
+group "dali_mix.datasets" (NAME = module:function).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
 
 from dali_mix.datasets.base import Layout, Listing, Options
 from dali_mix.datasets.cifar import cifar10, cifar100
@@ -15,6 +23,7 @@ from dali_mix.datasets.tiny_imagenet import tiny_imagenet
 from dali_mix.datasets.vg500 import vg500
 from dali_mix.datasets.voc import voc
 from dali_mix.datasets.wider import wider
+from dali_mix.options import did_you_mean
 
 LAYOUTS: dict[str, Layout] = {
     "imagefolder": imagefolder,
@@ -32,4 +41,43 @@ LAYOUTS: dict[str, Layout] = {
     "digit-scenes": digit_scenes,
 }
 
-__all__ = ["LAYOUTS", "Listing", "Options", "PackOptions", "Transform", "pack"]
+ENTRY_POINT_GROUP = "dali_mix.datasets"
+
+__all__ = [
+    "ENTRY_POINT_GROUP",
+    "LAYOUTS",
+    "Layout",
+    "Listing",
+    "Options",
+    "PackOptions",
+    "Transform",
+    "find_layout",
+    "layout_names",
+    "pack",
+]
+
+
+def layout_names() -> list[str]:
+    """Return the names of all layouts, ours and installed ones, sorted."""
+    return sorted({*LAYOUTS, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+
+
+def find_layout(name: str) -> Layout:
+    """Return a layout by its name; ours come first.
+
+    Raise ValueError when none has that name, or an installed one does not load or is no function.
+    """
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in offered:
+        known = layout_names()
+        raise ValueError(f"layout {name!r} is not known{did_you_mean(name, known)}: choose one of {', '.join(known)}")
+    origin = f"layout {name!r} ({offered[name].value})"
+    try:
+        found = offered[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{origin} does not load: {error}; reinstall its package") from error
+    if not callable(found):
+        raise ValueError(f"{origin} is a {type(found).__name__}, not a function (root, split, options) -> Listing")
+    return found
