@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -78,19 +78,31 @@ class Mixer(ABC, Generic[Params]):
             mixer that says so.
 
         Raises:
-            ValueError: shapes or dtypes do not fit, or `inplace` with images that require gradients or a mixer that
-                gives more of them.
+            ValueError: shapes or dtypes do not fit, or `inplace` with images that cannot be changed (see
+                `check_inplace`) or a mixer that gives more of them.
         """
 
     def __call__(
         self,
-        images: Tensor,
-        targets: Tensor,
+        images: Tensor | Sequence[Any],
+        targets: Tensor | None = None,
         generator: torch.Generator | None = None,
         *,
         inplace: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """`sample`, then `apply`."""
+        """Call `sample`, then `apply`: `mixer(images, targets)`, or `mixer((images, targets))` as a `DataLoader` gives.
+
+        Args:
+            images: as for `apply`; or a tuple or list of images and targets, and `targets` left out.
+            generator: as for `sample`.
+
+        Returns:
+            images and targets as of `apply`, a tuple.
+
+        Raises:
+            ValueError: as `apply`; also no targets, or not a pair.
+        """
+        images, targets = _unpacked(images, targets)
         check_images(images)
         batch_size, _, height, width = images.shape
         params = self.sample(batch_size, height, width, generator, images.device)
@@ -100,6 +112,15 @@ class Mixer(ABC, Generic[Params]):
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
         return f"{type(self).__name__}({options})"
+
+
+def _unpacked(images: Any, targets: Any) -> tuple[Tensor, Tensor]:
+    if targets is not None:
+        return images, targets
+    if isinstance(images, (tuple, list)) and len(images) == 2:
+        return images[0], images[1]
+    given = f"{len(images)} values" if isinstance(images, (tuple, list)) else f"a {type(images).__name__}"
+    raise ValueError(f"{given} and no targets: call mixer(images, targets), or mixer((images, targets))")
 
 
 def check_size(batch_size: int, height: int, width: int) -> None:
@@ -128,6 +149,26 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
         raise ValueError(
             f"{images.shape[0]} images, {targets.shape[0]} targets and params drawn for {drawn_for} do not fit together"
         )
+
+
+def check_inplace(images: Tensor) -> None:
+    """Raise ValueError where the values of `images` cannot be changed, each by itself, without anyone else's notice.
+
+    They require gradients, are inference tensors outside of inference mode, or some share memory, as after `expand`.
+    """
+    if images.requires_grad:
+        raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")
+    if not torch.compiler.is_compiling() and images.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError("inference tensors cannot be mixed in place outside of inference mode: leave inplace=False")
+    reach = 1  # one past the last value of the dimensions seen so far, the innermost first
+    for stride, size in sorted(zip(images.stride(), images.shape, strict=True)) if images.numel() else ():
+        if size > 1:
+            if stride < reach:
+                raise ValueError(
+                    f"images of shape {tuple(images.shape)}, strides {images.stride()}, share memory, as after expand, "
+                    "and cannot be mixed in place: leave inplace=False, or clone them"
+                )
+            reach += (size - 1) * stride
 
 
 def memory_format(images: Tensor) -> torch.memory_format:

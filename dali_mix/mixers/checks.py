@@ -32,7 +32,7 @@ def flag(name: str, value: Any) -> bool:
 def mean_and_std(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]] | tuple[None, None]:
-    """Both as three numbers in 0..1 units, or both None."""
+    """Return both as three numbers in 0..1 units, or both None. One number, of grey images, counts for all three."""
     if (mean is None) != (std is None):
         raise ValueError(f"mean={mean}, std={std}: give both, or neither")
     if mean is None or std is None:
@@ -47,8 +47,12 @@ def mean_and_std(
 
 def _channels(name: str, values: Any) -> tuple[float, float, float]:
     values = values.tolist() if hasattr(values, "tolist") else values  # an array or a tensor
-    if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise ValueError(f"{name}={values!r}: give three numbers, one a channel (red, green, blue), in 0..1 units")
+    if not isinstance(values, (list, tuple)) or len(values) not in (1, 3):
+        raise ValueError(
+            f"{name}={values!r}: give three numbers, one a channel (red, green, blue), or [one] of grey images, in 0..1"
+            " units"
+        )
+    values = values * 3 if len(values) == 1 else values
     red, green, blue = (number(name, value) for value in values)
     if not (isfinite(red) and isfinite(green) and isfinite(blue)):
         raise ValueError(f"{name}={values!r}: must be finite")

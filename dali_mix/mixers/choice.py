@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import checks, random
-from dali_mix.mixers.base import Mixer, check_batch, check_size
+from dali_mix.mixers.base import Mixer, check_batch, check_inplace, check_size
 from dali_mix.mixers.targets import to_soft
 
 
@@ -90,6 +90,8 @@ class MixChoice(Mixer[ChoiceParams]):
     ) -> tuple[Tensor, Tensor]:
         """As `Mixer.apply`; a batch left alone is returned as it came, not copied."""
         check_batch(images, targets, params.batch_size)
+        if inplace:  # whichever mixer was chosen, or none
+            check_inplace(images)
         if params.index >= 0:
             images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)
         if self.num_classes is not None:

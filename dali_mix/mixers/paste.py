@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import cpu, gpu, plain
+from dali_mix.mixers.base import check_inplace
 
 Interpolation = Literal["nearest", "bilinear"]
 
@@ -31,7 +32,7 @@ def paste_boxes(images: Tensor, permutation: Tensor, boxes: Tensor, *, inplace: 
         new images (B,C,H,W), in the memory format of `images`; or `images`.
 
     Raises:
-        ValueError: shapes do not fit, `inplace` with images that want gradients, and on a CPU partners or boxes that
+        ValueError: shapes do not fit, `inplace` with images that cannot be changed, and on a CPU partners or boxes that
             do not exist.
     """
     _check(images, permutation, boxes, inplace)
@@ -113,8 +114,8 @@ def _into(images: Tensor, mixed: Tensor, inplace: bool) -> Tensor:
 
 
 def _check(images: Tensor, permutation: Tensor | None, boxes: Tensor | None, inplace: bool) -> None:
-    if inplace and images.requires_grad:
-        raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")
+    if inplace:
+        check_inplace(images)
     count, _, height, width = images.shape
     if permutation is not None and tuple(permutation.shape) != (count,):
         raise ValueError(f"permutation has shape {tuple(permutation.shape)} for {count} images: must be ({count},)")

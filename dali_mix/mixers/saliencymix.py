@@ -53,7 +53,8 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         per_batch: the released protocol: one box for the whole batch, around the peak of the first image's partner. By
             default every image has a box of its own, around its own partner's peak.
         mean, std: what the pipeline normalized floating-point images with, three numbers each (red, green, blue) in
-            0..1 units. None where images are uint8 only. `dali_mix.engine` gives the pipeline's.
+            0..1 units, or [one] of grey images. None where images are uint8 only. `dali_mix.engine` gives the
+            pipeline's.
 
     Raises:
         ValueError: an argument out of range.
@@ -116,20 +117,34 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         return PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))
 
     def saliency(self, images: Tensor) -> Tensor:
-        """Each image's map, (B,H,W) uint8, as `apply` sees it.
+        """Return each image's map, (B,H,W) uint8, as `apply` sees it; grey images count as three equal channels.
 
         Args:
-            images: (B,3,H,W) uint8, or floating-point and normalized by `mean` and `std`.
+            images: (B,3,H,W) or (B,1,H,W), uint8, or floating-point and normalized by `mean` and `std`.
 
         Raises:
-            ValueError: floating-point images and no mean and std, or images that are not (B,3,H,W).
+            ValueError: floating-point images and no mean and std, grey ones and a mean or std that differs by channel,
+                or another number of channels.
         """
         check_images(images)
-        if images.is_floating_point() and images.shape[1] == 3:
+        channels = images.shape[1]
+        if channels not in (1, 3):
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}: saliency is defined on images of 1 (grey) or 3 (RGB) "
+                "channels. Take another mixer, CutMix for instance"
+            )
+        if channels == 1:
+            if images.is_floating_point() and any(len({*values}) > 1 for values in (self.mean or (), self.std or ())):
+                raise ValueError(
+                    f"images have one channel, and mean={self.mean}, std={self.std} differ by channel: give [one] "
+                    "number each, those that the images were normalized with"
+                )
+            images = images.expand(-1, 3, -1, -1).contiguous()
+        if images.is_floating_point():
             if self.mean is None or self.std is None:
                 raise ValueError(
                     f"SaliencyMix was given {images.dtype} images, and finds saliency on uint8 ones: give it the mean "
                     "and std they were normalized with (0..1 units), or uint8 images"
                 )
             return normalized_saliency(images, self.mean, self.std)
-        return fine_grained_saliency(images)  # which refuses what is not (B,3,H,W) uint8
+        return fine_grained_saliency(images)  # which refuses what is not uint8

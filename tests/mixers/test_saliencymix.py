@@ -252,14 +252,14 @@ def test_images_that_do_not_fit():
     labels = torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"torch.float32 images.*mean and std"):
         SaliencyMix(4)(torch.rand(2, 3, 8, 6), labels, generator())
-    with pytest.raises(ValueError, match=r"\(2, 1, 8, 6\)"):
-        SaliencyMix(4)(torch.zeros(2, 1, 8, 6, dtype=torch.uint8), labels, generator())
+    with pytest.raises(ValueError, match=r"\(2, 2, 8, 6\)"):
+        SaliencyMix(4)(torch.zeros(2, 2, 8, 6, dtype=torch.uint8), labels, generator())
     with pytest.raises(ValueError, match=r"\(2, 4, 8, 6\)"):
         SaliencyMix(4, mean=MEAN, std=STD)(torch.rand(2, 4, 8, 6), labels, generator())
     with pytest.raises(ValueError, match=r"\(2, 3, 0, 6\)"):
         SaliencyMix(4, mean=MEAN, std=STD).saliency(torch.rand(2, 3, 0, 6))
-    with pytest.raises(ValueError, match=r"\(2, 1, 8, 6\)"):
-        SaliencyMix(4, mean=MEAN, std=STD).saliency(torch.rand(2, 1, 8, 6))
+    with pytest.raises(ValueError, match=r"\(2, 5, 8, 6\)"):
+        SaliencyMix(4, mean=MEAN, std=STD).saliency(torch.rand(2, 5, 8, 6))
     with pytest.raises(ValueError, match=r"int64"):
         SaliencyMix(4, mean=MEAN, std=STD)(torch.zeros(2, 3, 8, 6, dtype=torch.int64), labels, generator())
     with pytest.raises(ValueError, match="drawn for 2"):
