@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dali_mix._text import printable
 from dali_mix.datasets.base import read_names
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.adopt import adopt
@@ -51,6 +52,6 @@ def run(args: argparse.Namespace) -> int:
         )
     records = RecordSet(args.out or args.rec[0])
     for notice in records.info.report.get("notices", ()):
-        print(f"note: {notice}", file=sys.stderr)
+        print(printable(f"note: {notice}"), file=sys.stderr)
     print("\n".join(lines(summarize(records.info, records.table))))
     return 0

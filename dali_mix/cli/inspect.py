@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dali_mix._text import printable
 from dali_mix.recordio import ENCODINGS, RecordSet
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.summary import lines, summarize
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(lines(figures)))
         print("class names:", ", ".join(names[:20]) + (f", … ({len(names)})" if len(names) > 20 else ""))
     else:
-        print("\n".join(f"{key:<10}{value}" for key, value in figures.items()))
+        print("\n".join(printable(f"{key:<10}{value}") for key, value in figures.items()))
     return 0
 
 

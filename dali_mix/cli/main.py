@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from dali_mix import __version__
+from dali_mix._text import printable
 from dali_mix.cli import console
 from dali_mix.cli.arguments import Parser
 
@@ -100,7 +101,7 @@ def _run(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
                 raise
             if os.environ.get("DALI_MIX_DEBUG"):
                 traceback.print_exc()
-            tell(f"dali-mix {args.command}: error: {error}")
+            tell(printable(f"dali-mix {args.command}: error: {error}", keep="\n"))
             return 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dali_mix._text import printable
 from dali_mix.datasets import LAYOUTS, Listing, Options, PackOptions, Transform, find_layout, layout_names, pack
 from dali_mix.datasets.images import TARGETS
 from dali_mix.datasets.turns import CHOICES
@@ -172,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     if args.task not in (None, listing.task):
         raise ValueError(f"layout {args.layout} is for --task {listing.task}, not {args.task}")
     for notice in listing.report.get("notices", ()):
-        print(f"note: {notice}", file=sys.stderr)
+        print(printable(f"note: {notice}"), file=sys.stderr)
     seed = args.shuffle
     if seed is None and listing.training and not args.no_shuffle:
         seed = 0
@@ -180,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=len(listing.names), unit="img", desc="pack", disable=args.quiet or None) as bar:
         info = pack(listing, args.out, how, bar.update)
     for notice in info.report.get("notices", [])[len(listing.report.get("notices", ())) :]:
-        print(f"note: {notice}", file=sys.stderr)
+        print(printable(f"note: {notice}"), file=sys.stderr)
     seconds = time.perf_counter() - start
     _summary(args.out, len(info.report["skipped"]) + info.count, seconds)
     return 0
@@ -205,7 +206,7 @@ def _summary(prefix: str, images: int, seconds: float) -> None:
         print(f"skipped {len(skipped) - _SHOWN} more: see 'report' in {records.prefix}.json")
     for reason, count in records.info.report.get("normalized", {}).items():
         print(f"{count:,} images stored as PNG or as asked, in one turn, size and colours: decoders differ on {reason}")
-    print(f"{records.prefix}: {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} images/s")
+    print(printable(f"{records.prefix}: {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} images/s"))
 
 
 def _download(layout: str, root: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dali_mix._text import printable
+
 if TYPE_CHECKING:
     from dali_mix.engine.image_files import Unreadable
     from dali_mix.engine.predict import Predictions
@@ -66,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
 
     def tell(path: Path, scores: torch.Tensor) -> None:
-        print(_line(path, choose(scores, predictor.classes, predictor.task, args.threshold, args.top_k)))
+        print(
+            _line(printable(str(path)), choose(scores, predictor.classes, predictor.task, args.threshold, args.top_k))
+        )
 
     found = predictor(files, each=tell)
     if args.json is not None:
@@ -86,12 +90,12 @@ def tell_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
     """Names the files that were left out; the exit status, 1 if there are any."""
     status = 0
     for path, reason in unreadable:
-        print(f"dali-mix {command}: left out {path}: {reason}", file=sys.stderr)
+        print(printable(f"dali-mix {command}: left out {path}: {reason}"), file=sys.stderr)
         status = 1
     return status
 
 
-def _line(path: Path, chosen: list[tuple[str, float]]) -> str:
+def _line(path: str, chosen: list[tuple[str, float]]) -> str:
     if not chosen:
         return f"{path} prediction: no class above the threshold"
     names, scores = zip(*chosen, strict=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dali_mix._text import printable
 from dali_mix.recordio.manifest import read_info, set_prefix
 from dali_mix.recordio.verify import verify_set
 
@@ -40,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
         with tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar:
             for problem in verify_set(prefix, decode=decode, progress=bar.update):
                 problems += 1
-                bar.write(f"dali-mix verify: error: {problem}", file=sys.stderr)
+                bar.write(printable(f"dali-mix verify: error: {problem}"), file=sys.stderr)
                 if problems >= args.limit:
                     bar.write(f"dali-mix verify: stopped after {problems} problems (--limit)", file=sys.stderr)
                     break
         if not problems:
-            print(f"{prefix}: {total:,} records are sound")
+            print(printable(f"{prefix}: {total:,} records are sound"))
         failed |= problems > 0
     return int(failed)

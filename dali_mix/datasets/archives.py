@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dali_mix._text import printable
 from dali_mix.datasets.no_data import no_data_in
 from dali_mix.datasets.trees import FolderTree, Tree, check_name
 
@@ -42,12 +43,12 @@ class _ArchiveTree(Tree):
         self._unpacked += size
         if self._unpacked > max(_MAX_UNPACKED, _MAX_RATIO * self._packed):
             raise ValueError(
-                f"{self.path}: unpacks to more than {_MAX_RATIO} times its {self._packed:,} bytes (at {tidy}): a"
+                f"{self.path}: unpacks to more than {_MAX_RATIO} times its {self._packed:,} bytes (at {printable(tidy)}): a"
                 " decompression bomb;"
                 " unpack it yourself if you trust it"
             )
         if tidy in self._known:
-            raise ValueError(f"{self.path}: {tidy} is in it twice; pack the archive again, or unpack it")
+            raise ValueError(f"{self.path}: {printable(tidy)} is in it twice; pack the archive again, or unpack it")
         self._known.add(tidy)
         if found := no_data_in(tidy):
             self._no_data[found[0]] = found[1]
@@ -93,11 +94,13 @@ class ZipTree(_ArchiveTree):
         for member in self._zip.infolist():
             if member.is_dir():
                 if member.file_size:
-                    raise ValueError(f"{path}: {member.filename} is a folder with content: damaged; fetch it again")
+                    raise ValueError(
+                        f"{path}: {printable(member.filename)} is a folder with content: damaged; fetch it again"
+                    )
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise ValueError(
-                    f"{path}: {member.filename} is a symbolic link; unpack the archive yourself if you trust it"
+                    f"{path}: {printable(member.filename)} is a symbolic link; unpack the archive yourself if you trust it"
                 )
             self._members[self._register(member.filename, member.file_size)] = member
         self._finish()
@@ -153,12 +156,12 @@ class TarTree(_ArchiveTree):
         try:
             with tarfile.open(path, "r|*", tarinfo=_StrictInfo) as tar:
                 for member in tar:
-                    last = f" at {member.name}"
+                    last = f" at {printable(member.name)}"
                     if member.isdir():
                         continue
                     if not member.isreg():
                         raise ValueError(
-                            f"{path}: {member.name} is a link or device; unpack the archive yourself if you trust it"
+                            f"{path}: {printable(member.name)} is a link or device; unpack the archive yourself if you trust it"
                         )
                     self._spool_member(tar, member, self._register(member.name, member.size))
             with self._spooling():

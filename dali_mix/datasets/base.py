@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dali_mix._text import printable
 from dali_mix.datasets.archives import ARCHIVES, open_tree
 from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.header import Label
@@ -73,7 +74,7 @@ class Listing:
         if not self.names:
             raise ValueError(f"{self.tree.root}: no image found for split {self.split!r} of layout {self.source}")
         for name in self.classes:
-            if name != printable(name):
+            if any("\ud800" <= character <= "\udfff" for character in name):
                 raise ValueError(f"{self.tree.root}: the class name {printable(name)!r} is not UTF-8 text; rename it")
         assert len(self.names) == len(self.labels)
 
@@ -102,12 +103,6 @@ def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
         joined |= report
         notices += joined.pop("notices", ())
     return joined | ({"notices": notices} if notices else {})
-
-
-def printable(text: str) -> str:
-    """`text`, with bytes of a file's name that are not UTF-8 written as escapes: the manifest and terminals take no
-    other."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def read_lines(path: Path, option: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from dali_mix._text import printable
 from dali_mix.datasets.base import SPLIT_NAMES
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
 
@@ -50,7 +51,7 @@ def class_folders(
         elif is_image(file):
             images[folder].append(file)
         else:
-            others[folder][suffix_of(file) or "no suffix"] += 1
+            others[folder][printable(suffix_of(file)) or "no suffix"] += 1
     for folder, found in images.items():
         if not found:
             there = f" (only {_counted(others[folder])})" if others[folder] else ""

@@ -24,7 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dali_mix.datasets.base import Listing, join_reports, printable
+from dali_mix._text import printable
+from dali_mix.datasets.base import Listing, join_reports
 from dali_mix.datasets.images import AS_ASKED, Transform
 from dali_mix.datasets.turns import turn_boxes, turned_notice
 from dali_mix.recordio import Block, SetInfo, SetWriter

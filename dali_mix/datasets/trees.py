@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from dali_mix._text import printable
 from dali_mix.datasets.no_data import no_data
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -71,7 +72,7 @@ class Tree(ABC):
 
     def where(self, name: str = "") -> str:
         """The file as messages name it."""
-        return f"{self.root}/{name}" if name else self.root
+        return printable(f"{self.root}/{name}" if name else self.root)
 
 
 def is_image(name: str) -> bool:
@@ -124,20 +125,20 @@ class FolderTree(Tree):
                 self._check_real(path)
                 descriptor = os.open(path, _READ)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such file") from None
+            raise FileNotFoundError(f"{self.where(name)}: no such file") from None
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+            raise ValueError(f"{self.where(name)}: cannot be read: {error.strerror}") from None
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise ValueError(f"{path}: not a regular file")
+                raise ValueError(f"{self.where(name)}: not a regular file")
             content = room(status.st_size)
             done = 0
             while done < len(content) and (count := os.readv(descriptor, [content[done:]])):
                 done += count
             return content[:done]
         except OSError as error:
-            raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+            raise ValueError(f"{self.where(name)}: cannot be read: {error.strerror}") from None
         finally:
             os.close(descriptor)
 
@@ -203,7 +204,7 @@ class FolderTree(Tree):
         real = os.path.realpath(path)
         if real != self._real and not real.startswith(self._real.rstrip("/") + "/"):
             raise ValueError(
-                f"{path}: a symbolic link that leaves {self.root}; copy the files in, choose another --root, or pass"
+                f"{printable(path)}: a symbolic link that leaves {self.root}; copy the files in, choose another --root, or pass"
                 " --follow-links if what it leads to is meant"
             )
 

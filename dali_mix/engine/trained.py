@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dali_mix._text import printable
 from dali_mix.engine.checkpoints import is_checkpoint, load_checkpoint
 from dali_mix.engine.config import MEASURED
 from dali_mix.models import differences, load_weights
@@ -89,4 +90,4 @@ def _facts(state: dict[str, Any]) -> tuple[tuple[str, ...], str]:
     classes, task = state.get("classes"), state.get("task")
     if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes) and task in MEASURED):
         return (), ""
-    return tuple(classes), task
+    return tuple(map(printable, classes)), task

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._text import printable
+
 VERSION = 1
 FORMAT = "dali_mix record set"
 TASKS = ("classification", "multilabel", "detection")
@@ -57,7 +59,7 @@ class SetInfo:
     """What PREFIX.json holds.
 
     `label_width`: floats a record (1 for a class, K for multi-label, 0 where it varies: detection). `report`: what
-    packing skipped, clipped or re-encoded.
+    packing skipped, clipped or re-encoded. Control characters in names are kept as escapes (\\x1b), here and in the file.
     """
 
     task: str
@@ -72,6 +74,11 @@ class SetInfo:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     report: dict[str, Any] = dataclasses.field(default_factory=dict)
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
+        for name in ("source", "split"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     @property
     def num_classes(self) -> int:

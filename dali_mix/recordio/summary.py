@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._text import printable
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, SetInfo
 
 
@@ -56,4 +57,4 @@ def lines(figures: dict[str, Any]) -> list[str]:
         return f"{value:,}" if isinstance(value, int) else str(value) or "-"
 
     width = max(len(key) for key in figures)
-    return [f"{key.replace('_', ' '):<{width}}  {shown(value)}" for key, value in figures.items()]
+    return [printable(f"{key.replace('_', ' '):<{width}}  {shown(value)}") for key, value in figures.items()]
