@@ -43,9 +43,8 @@ class _ArchiveTree(Tree):
         self._unpacked += size
         if self._unpacked > max(_MAX_UNPACKED, _MAX_RATIO * self._packed):
             raise ValueError(
-                f"{self.path}: unpacks to more than {_MAX_RATIO} times its {self._packed:,} bytes (at {printable(tidy)}): a"
-                " decompression bomb;"
-                " unpack it yourself if you trust it"
+                f"{self.path}: unpacks to more than {_MAX_RATIO} times its {self._packed:,} bytes (at"
+                f" {printable(tidy)}): a decompression bomb; unpack it yourself if you trust it"
             )
         if tidy in self._known:
             raise ValueError(f"{self.path}: {printable(tidy)} is in it twice; pack the archive again, or unpack it")
@@ -92,16 +91,13 @@ class ZipTree(_ArchiveTree):
         if stated not in (found & 0xFFFF, 0xFFFF):
             raise ValueError(f"{path}: {found:,} members where its end states {stated:,}: damaged; fetch it again")
         for member in self._zip.infolist():
+            shown = printable(member.filename)
             if member.is_dir():
                 if member.file_size:
-                    raise ValueError(
-                        f"{path}: {printable(member.filename)} is a folder with content: damaged; fetch it again"
-                    )
+                    raise ValueError(f"{path}: {shown} is a folder with content: damaged; fetch it again")
                 continue
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise ValueError(
-                    f"{path}: {printable(member.filename)} is a symbolic link; unpack the archive yourself if you trust it"
-                )
+                raise ValueError(f"{path}: {shown} is a symbolic link; unpack the archive yourself if you trust it")
             self._members[self._register(member.filename, member.file_size)] = member
         self._finish()
 
@@ -156,12 +152,13 @@ class TarTree(_ArchiveTree):
         try:
             with tarfile.open(path, "r|*", tarinfo=_StrictInfo) as tar:
                 for member in tar:
-                    last = f" at {printable(member.name)}"
+                    shown = printable(member.name)
+                    last = f" at {shown}"
                     if member.isdir():
                         continue
                     if not member.isreg():
                         raise ValueError(
-                            f"{path}: {printable(member.name)} is a link or device; unpack the archive yourself if you trust it"
+                            f"{path}: {shown} is a link or device; unpack the archive yourself if you trust it"
                         )
                     self._spool_member(tar, member, self._register(member.name, member.size))
             with self._spooling():

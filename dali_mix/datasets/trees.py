@@ -204,8 +204,8 @@ class FolderTree(Tree):
         real = os.path.realpath(path)
         if real != self._real and not real.startswith(self._real.rstrip("/") + "/"):
             raise ValueError(
-                f"{printable(path)}: a symbolic link that leaves {self.root}; copy the files in, choose another --root, or pass"
-                " --follow-links if what it leads to is meant"
+                f"{printable(path)}: a symbolic link that leaves {self.root}; copy the files in, choose another"
+                " --root, or pass --follow-links if what it leads to is meant"
             )
 
 

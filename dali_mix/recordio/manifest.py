@@ -59,7 +59,7 @@ class SetInfo:
     """What PREFIX.json holds.
 
     `label_width`: floats a record (1 for a class, K for multi-label, 0 where it varies: detection). `report`: what
-    packing skipped, clipped or re-encoded. Control characters in names are kept as escapes (\\x1b), here and in the file.
+    packing skipped, clipped or re-encoded. Control characters in names become escapes (\\x1b).
     """
 
     task: str
