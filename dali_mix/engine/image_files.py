@@ -20,6 +20,7 @@ from dali_mix.loading import build_loader
 from dali_mix.recordio import RecordSet, Sample, write_set
 
 CHUNK, CHUNK_BYTES = 1024, 256 << 20  # files in a temporary set: in memory, then on disk
+DECODED_PIXELS = 50_000_000  # of a batch, decoded: fewer pictures at a time where they are large
 
 
 class Seen(NamedTuple):
@@ -73,20 +74,28 @@ def load_images(
         unreadable: gets those that cannot be read, which are left out.
     """
     chunk: list[tuple[Path, Sample]] = []
-    size = 0
+    bytes_held, batch = 0, _batch_size(config, 1)
     for path in paths:
         try:
             sample = _sample(path)
         except ValueError as error:
             unreadable.append(Unreadable(path, str(error)))
             continue
+        alone = _batch_size(config, sample.height * sample.width)
+        differs = max(alone, batch) >= 2 * min(alone, batch)  # small pictures are not slowed by large ones for long
+        if len(chunk) >= CHUNK or bytes_held >= CHUNK_BYTES or (differs and len(chunk) >= min(alone, batch)):
+            yield from _load_chunk(config, chunk, batch, device, unreadable)
+            chunk, bytes_held, batch = [], 0, alone
         chunk.append((path, sample))
-        size += len(sample.encoded)
-        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
-            yield from _load_chunk(config, chunk, device, unreadable)
-            chunk, size = [], 0
+        bytes_held += len(sample.encoded)
+        batch = min(alone, batch)
     if chunk:
-        yield from _load_chunk(config, chunk, device, unreadable)
+        yield from _load_chunk(config, chunk, batch, device, unreadable)
+
+
+def _batch_size(config: RunConfig, pixels: int) -> int:
+    """How many pictures of a size are decoded at a time: the recipe's batch, or what `DECODED_PIXELS` allows."""
+    return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 
 def _sample(path: Path) -> Sample:
@@ -99,7 +108,11 @@ def _sample(path: Path) -> Sample:
 
 
 def _load_chunk(
-    config: RunConfig, chunk: list[tuple[Path, Sample]], device: torch.device, unreadable: list[Unreadable]
+    config: RunConfig,
+    chunk: list[tuple[Path, Sample]],
+    batch_size: int,
+    device: torch.device,
+    unreadable: list[Unreadable],
 ) -> Iterator[Seen]:
     name, options = config.pipeline_options(train=False)
     settings = {key: value for key, value in config.loader.items() if key in ("num_threads", "prefetch")}
@@ -109,7 +122,7 @@ def _load_chunk(
         loader = build_loader(
             name,
             records,
-            batch_size=min(config.val_batch_size or config.batch_size, len(chunk)),
+            batch_size=min(batch_size, len(chunk)),
             train=False,
             device=device,
             rank=0,

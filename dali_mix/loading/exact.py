@@ -208,7 +208,7 @@ def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tup
     `sizes`: what `fn.peek_image_shape` gave for `rows` (B,), in their order. Windows and resized sizes are drawn from
     the manifest's: an image of another size would be squashed or cut without a message.
     """
-    found = np.asarray(sizes.as_tensor())[:, :2]  # type: ignore[attr-defined]  # as in `to_torch`
+    found = np.asarray(sizes.as_tensor())[: len(rows), :2]  # type: ignore[attr-defined]  # as in `to_torch`
     table = records.table[rows]
     differ = (found[:, 0] != table["height"]) | (found[:, 1] != table["width"])
     return [(int(rows[at]), wrong_size(records, int(rows[at]), found[at])) for at in np.flatnonzero(differ)]

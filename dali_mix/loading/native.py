@@ -3,7 +3,8 @@
 - Shuffling is a buffer of 1,024 records, not a shuffle of the set; each rank reads a fixed stretch of the file.
 - Crops and flips are DALI's own draws: they depend on the number of ranks and on the batch size.
 - A state can be taken and loaded at the end of an epoch only, and onto the same number of ranks.
-- A record that cannot be decoded ends the run without being named (`dali-mix verify` finds it); crc32 is not checked.
+- A record that cannot be decoded ends the run without being named (`dali-mix verify --decode` finds it); crc32 is not
+  checked.
 - Training leaves out up to one record a rank of an epoch where the stretches differ in length, so that all ranks take
   the same number of steps; evaluation reads each record exactly once, and a rank with a shorter stretch may take one
   step less.
@@ -19,7 +20,7 @@ from nvidia.dali import fn, pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
-from dali_mix.loading.exact import to_torch
+from dali_mix.loading.exact import to_torch, wrong_sizes
 from dali_mix.loading.feed import Fed
 from dali_mix.loading.order import Schedule, Step
 from dali_mix.pipelines import Pipeline
@@ -82,17 +83,18 @@ class NativeSource:
             self._dali = self._build(epoch)
         step = self._next[2]
         try:
-            images, where = self._dali.run()
+            images, where, sizes = self._dali.run()
         except RuntimeError as error:
             self.close()
             raise ValueError(
                 f"{self._records.prefix}: DALI cannot read or decode a record of step {step} of epoch {epoch};"
-                " `dali-mix verify`"
-                f" and source='exact' name it. DALI says: {error}"
+                f" `dali-mix verify --decode {self._records.prefix}` and source='exact' name it. DALI says: {error}"
             ) from error
         mine = int(self._sizes[self._schedule.rank]) - step * self._schedule.batch_size
         size = min(self._schedule.batch_size, mine)
         rows = np.array([self._row(bytes(np.asarray(where[sample]))) for sample in range(size)], dtype=np.int64)
+        for row, reason in wrong_sizes(self._records, rows, sizes):
+            raise ValueError(f"{self._records.prefix}: record {row}: {reason}; pack the set again")
         end = int(self._taken[step + 1])
         self._next = (epoch, end, step + 1)
         return Fed(Step(epoch, position, end, rows), rows, {}, []), to_torch(images)[:size]
@@ -110,7 +112,7 @@ class NativeSource:
         seed = int.from_bytes(key[:4], "little") >> 2  # DALI takes 31 bits; the pipeline uses the next ones too
 
         @pipeline_def
-        def define() -> tuple[DataNode, DataNode]:
+        def define() -> tuple[DataNode, DataNode, DataNode]:
             encoded, _ = fn.readers.mxnet(
                 path=[str(path) for path in self._records.rec_paths],
                 index_path=[str(self._records.idx_path)],
@@ -123,7 +125,7 @@ class NativeSource:
             )
             where = fn.get_property(encoded, key="source_info")
             device = "gpu" if self._device.type == "cuda" else "cpu"
-            return self._pipeline.native_graph(encoded, device, seed + 1), where
+            return self._pipeline.native_graph(encoded, device, seed + 1), where, fn.peek_image_shape(encoded)
 
         dali = define(
             batch_size=self._schedule.batch_size,

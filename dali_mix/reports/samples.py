@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Sequence
 
@@ -11,7 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dali_mix.recordio import RecordSet
+from dali_mix.datasets.decoding import decode_bgr
+from dali_mix.recordio import RecordSet, read_image_header
 
 SMALLEST, LARGEST = 32, 224
 
@@ -32,13 +32,12 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
     """
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for place, row in enumerate(rows):
+        data = records.encoded(row).tobytes()
         try:
-            with Image.open(io.BytesIO(records.encoded(row).tobytes())) as image:
-                # Sets hold pixels as a camera turned them; so does the manifest's height and width.
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            upright = Image.fromarray(decode_bgr(data, read_image_header(data, plain=False))[:, :, ::-1])
+        except ValueError as error:
             raise ValueError(
-                f"{records.prefix}: record {row} cannot be decoded ({error}); run `dali-mix verify {records.prefix}`"
+                f"{records.prefix}: record {row}: {error} (`dali-mix verify --decode {records.prefix}` finds all such)"
             ) from error
         # Enlarged pixels stay sharp squares; reduced ones are averaged.
         enlarged = min(upright.size) < size

@@ -102,7 +102,7 @@ def test_what_it_cannot_do_is_refused(records, tmp_path):
 def test_a_record_that_does_not_decode_ends_with_advice(tmp_path):
     samples = [(b"<html>" * 9 if i == 3 else encode(picture(40, 40)), 0, 40, 40, "png") for i in range(6)]
     write_set(tmp_path / "bad", samples, classes="a")
-    with pytest.raises(ValueError, match=r"bad: DALI cannot read or decode .*`dali-mix verify`"):
+    with pytest.raises(ValueError, match=r"bad: DALI cannot read or decode .*`dali-mix verify --decode .*bad`"):
         list(loader(RecordSet(tmp_path / "bad")))
 
 
@@ -115,3 +115,21 @@ def test_rows_19_and_20_an_index_of_any_size_is_checked(tmp_path, monkeypatch, t
     records = RecordSet(prefix)
     with pytest.raises(ValueError, match=r"set\.idx: changed since the set was packed"):
         loader(records)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_picture_of_another_size_than_the_manifest_s_is_named(tmp_path, train):
+    samples = [(encode(picture(40, 50), "JPEG"), 0, 40 + (number == 5), 50, "jpeg") for number in range(8)]
+    write_set(tmp_path / "set", samples, classes="a")
+    with pytest.raises(ValueError, match="set: record 5: the image is 40×50 pixels, the manifest says 41×50"):
+        list(
+            build_loader(
+                "imagenet",
+                tmp_path / "set",
+                batch_size=4,
+                train=train,
+                device="cpu",
+                source="native",
+                pipeline_options={"image_size": 32},
+            )
+        )

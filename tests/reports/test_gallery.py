@@ -28,6 +28,7 @@ from dali_mix.reports.gallery import _in_words, parse_mixer
 from dali_mix.reports.samples import natural_size, read_images, read_targets
 from dali_mix.reports.sheet import CAPTION, CELL, GAP, HEAD, MARGIN, TITLE, fitted, row_height, wrapped
 from dali_mix.reports.style import BLUE, DPI, ORANGE
+from tests.recordio.samples import with_checksums
 
 COLORS = {"red": (220, 20, 20), "blue": (20, 20, 220)}
 
@@ -232,9 +233,9 @@ def test_images_of_every_kind_are_decoded_upright(tmp_path):
 
 def test_a_record_that_cannot_be_decoded_is_named(tmp_path, two_colors):
     good = encode(np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8))
-    damaged = good[:60] + b"\xff" * 100 + good[160:]
+    damaged = with_checksums(good[:60] + b"\xff" * 100 + good[160:])
     write_set(tmp_path / "bad", [(good, 0), (damaged, 0)], classes=["one"])
-    with pytest.raises(ValueError, match=r"bad: record 1 cannot be decoded.*dali-mix verify"):
+    with pytest.raises(ValueError, match=r"bad: record 1: cannot be decoded.*dali-mix verify --decode"):
         read_images(RecordSet(tmp_path / "bad"), [0, 1], 20)
 
 
