@@ -77,11 +77,11 @@ def load_images(
     bytes_held, batch = 0, _batch_size(config, 1)
     for path in paths:
         try:
-            sample = _sample(path)
+            sample, pixels = _sample(path)
         except ValueError as error:
             unreadable.append(Unreadable(path, str(error)))
             continue
-        alone = _batch_size(config, sample.height * sample.width)
+        alone = _batch_size(config, pixels)
         differs = max(alone, batch) >= 2 * min(alone, batch)  # small pictures are not slowed by large ones for long
         if len(chunk) >= CHUNK or bytes_held >= CHUNK_BYTES or (differs and len(chunk) >= min(alone, batch)):
             yield from _load_chunk(config, chunk, batch, device, unreadable)
@@ -98,13 +98,15 @@ def _batch_size(config: RunConfig, pixels: int) -> int:
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 
-def _sample(path: Path) -> Sample:
+def _sample(path: Path) -> tuple[Sample, int]:
+    """The record of an image file, and its pixels."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     encoded, header, _ = Transform(encoding="png" if needs_conversion(data) else "keep")(data)
-    return Sample(bytes(encoded), 0, header.height, header.width, header.encoding)
+    sample = Sample(bytes(encoded), 0, header.height, header.width, header.encoding)
+    return sample, header.height * header.width
 
 
 def _load_chunk(
