@@ -2,7 +2,7 @@
 # make test         sets up, then lint, types, import contract and all tests that need no GPU
 # make test-gpu     the tests that need a GPU
 # make bench        the benchmarks, against the peers that are installed
-# make pictures     the pictures of docs/mixers, from scikit-learn's digits
+# make pictures     the pictures of docs/mixers and docs/pipelines, from scikit-learn's digits and photographs
 PYTHON  ?= python3
 VENV    ?= .venv
 DATASET ?= digits
@@ -49,6 +49,7 @@ bench: $(VENV)/.ready-dev
 
 pictures: $(VENV)/.ready
 	$(BIN)/python docs/mixers/pictures.py
+	$(BIN)/python docs/pipelines/pictures.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache

@@ -201,8 +201,9 @@ def _check(config: RunConfig) -> None:
     lr: Any = config.optimizer.get("lr")
     if not (_is_number(lr) and lr > 0):
         raise ValueError(f"optimizer.lr must be a rate above 0, not {lr!r}")
-    if config.visualizer != "auto" and not isinstance(config.visualizer, list):
-        raise ValueError(f"visualizer must be 'auto' or a list of names, not {config.visualizer!r}")
+    names = config.visualizer if isinstance(config.visualizer, list) else [config.visualizer]
+    if not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"visualizer must be a name or a list of names ('auto'; [] for none), not {config.visualizer!r}")
     _check_groups(config)
 
 

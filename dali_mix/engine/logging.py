@@ -19,21 +19,24 @@ _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend",
 
 
 def visualizer_names(setting: str | list[str]) -> list[str]:
-    """The backends a recipe's `visualizer` asks for; "auto" is TensorBoard where it is installed.
+    """Return the backends that a recipe's `visualizer`, a name or a list, asks for.
+
+    "auto" by itself is TensorBoard if it is installed.
 
     Raises:
         ValueError: an unknown backend, or one that is asked for by name and not installed.
     """
     if setting == "auto":
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
-    for name in setting:
+    names = [setting] if isinstance(setting, str) else list(setting)
+    for name in names:
         if name not in _BACKENDS:
             hint = did_you_mean(name, _BACKENDS)
             raise ValueError(f"visualizer {name!r} is unknown{hint}: use {', '.join(_BACKENDS)}, or [] for none")
         if importlib.util.find_spec(name) is None:
             how = "pip install 'dali_mix[vis]'" if name == "tensorboard" else f"pip install {name}"
             raise ValueError(f"visualizer {name!r} is asked for but not installed: {how}, or set visualizer=[]")
-    return list(setting)
+    return names
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:

@@ -13,6 +13,7 @@ from dali_mix.cli.main import main
 from dali_mix.engine import config as configs
 from dali_mix.engine.build import build_mixer, check_recipe
 from dali_mix.engine.config import call_with, make_config
+from dali_mix.engine.logging import visualizer_names
 from dali_mix.engine.recipe_files import (
     list_recipes,
     load_config,
@@ -157,7 +158,9 @@ def test_parse_option(text, expected):
         ("optimizer.lr=-1", "above 0"),
         ("ema=1.5", "decay"),
         ("mixer=ResizeMix", "dict with a 'type'"),
-        ("visualizer=tb", "list of names"),
+        ("visualizer=5", "a name or a list of names"),
+        ("visualizer=none", r"\[\] for none"),
+        ("visualizer=['tensorboard', 5]", "a name or a list of names"),
         ("early_stopping.patience=0", "patience"),
         ("early_stopping=5", "patience"),
         ("early_stopping.patience=x", "patience"),
@@ -350,3 +353,12 @@ def test_options_of_a_module_without_any_and_of_one_that_is_called_like_torchs()
 
     __init__.__qualname__ = "Module.__init__"  # as in `class Module(nn.Module)` of a package
     assert call_with(type("Module", (nn.Module,), {"__init__": __init__}), "model", {"width": 3}).width == 3
+
+
+@pytest.mark.parametrize(("setting", "names"), [("tensorboard", ["tensorboard"]), (["tensorboard"], ["tensorboard"]), ([], [])])
+def test_visualizers_by_a_word_or_a_list(setting, names, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorboard" or None)
+    assert visualizer_names(load_config("quickstart", [f"visualizer={setting}"]).visualizer) == names
+    for other, message in (("tb", "visualizer 'tb' is unknown"), (["wandb"], "not installed: pip install wandb")):
+        with pytest.raises(ValueError, match=message):
+            visualizer_names(load_config("quickstart", [f"visualizer={other}"]).visualizer)

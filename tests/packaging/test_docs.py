@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "docs/mixers.md"
 PAGES = sorted((ROOT / "docs/mixers").glob("*.md"))
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *PAGES]
+TEXTS += sorted((ROOT / "docs/pipelines").glob("*.md"))
 
 
 def test_every_mixer_has_a_page_and_is_listed():
