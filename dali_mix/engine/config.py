@@ -203,7 +203,9 @@ def _check(config: RunConfig) -> None:
         raise ValueError(f"optimizer.lr must be a rate above 0, not {lr!r}")
     names = config.visualizer if isinstance(config.visualizer, list) else [config.visualizer]
     if not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"visualizer must be a name or a list of names ('auto'; [] for none), not {config.visualizer!r}")
+        raise ValueError(
+            f"visualizer must be a name or a list of names ('auto'; [] for none), not {config.visualizer!r}"
+        )
     _check_groups(config)
 
 

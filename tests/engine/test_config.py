@@ -355,7 +355,9 @@ def test_options_of_a_module_without_any_and_of_one_that_is_called_like_torchs()
     assert call_with(type("Module", (nn.Module,), {"__init__": __init__}), "model", {"width": 3}).width == 3
 
 
-@pytest.mark.parametrize(("setting", "names"), [("tensorboard", ["tensorboard"]), (["tensorboard"], ["tensorboard"]), ([], [])])
+@pytest.mark.parametrize(
+    ("setting", "names"), [("tensorboard", ["tensorboard"]), (["tensorboard"], ["tensorboard"]), ([], [])]
+)
 def test_visualizers_by_a_word_or_a_list(setting, names, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorboard" or None)
     assert visualizer_names(load_config("quickstart", [f"visualizer={setting}"]).visualizer) == names

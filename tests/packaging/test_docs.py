@@ -9,6 +9,9 @@ import torch
 from PIL import Image
 
 from dali_mix.cli.main import parse
+from dali_mix.engine.config import FIELDS
+from dali_mix.engine.logging import _BACKENDS
+from dali_mix.engine.objectives import OBJECTIVES
 from dali_mix.mixers import MIXERS
 
 ROOT = Path(__file__).parents[2]
@@ -78,3 +81,16 @@ def test_gallery_commands_are_understood(text):
         args = parse(shlex.split(line, comments=True)[1:])
         named = [name for name in args.mixers.split(",") if not re.match(r"my_\w+:\w+", name)]
         assert {name.split(":")[0].lower() for name in named} <= {name.lower() for name in MIXERS}
+
+
+def test_every_key_of_a_recipe_is_documented_and_no_other():
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    table = text.split("| key | meaning | default |", 1)[1].split("\n\n", 1)[0]
+    cells = {row.split(" | ")[0]: row for row in table.splitlines() if row.startswith("| `")}
+    keys = {key: row for cell, row in cells.items() for key in re.findall(r"`(\w+)`", cell)}
+    assert keys.keys() == FIELDS.keys() - {"resume_strict"}  # which the section on resuming has
+    assert "resume_strict=False" in text
+    for key, names in (("objective", OBJECTIVES), ("visualizer", _BACKENDS)):
+        assert all(f"`{name}`" in keys[key] for name in names)
+    statuses = {int(number) for number in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)}
+    assert statuses == {0, 1, 2, 75, 130}
