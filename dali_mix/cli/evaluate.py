@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from dali_mix.cli.predict import tell_values
+from dali_mix.engine.environment import environment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
         check_out("--json", out)
     if args.report is not None:
         check_writable(args.report)
-    if os.environ.get("RANK", "0") == "0":
+    if environment()[0] == 0:
         tell_values(of_run)
     evaluation = evaluate_in_detail(config, args.checkpoint, ema=args.ema)
     scores = evaluation.values
-    if os.environ.get("RANK", "0") == "0":
+    if environment()[0] == 0:
         print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         if out is not None:
             record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, **scores}

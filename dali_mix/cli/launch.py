@@ -1,72 +1,172 @@
-"""What `scripts/train_dist.sh` runs: torchrun, but with one message for all ranks, and with the ranks' exit status.
+"""What `scripts/train_dist.sh` runs: one process a rank of this machine, one message for all, their exit status.
 
-`python -m dali_mix.cli.launch TORCHRUN-OPTIONS -- train RECIPE …`; torchrun starts `dali_mix.cli.rank` on every rank.
+`python -m dali_mix.cli.launch --nproc N -- train RECIPE …`; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT come from the
+environment. A rank that fails ends the others; SIGTERM and Ctrl-C are passed on. The ranks are killed when this
+process is.
 """
 
 from __future__ import annotations
 
-import logging
+import argparse
 import os
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
-from dali_mix.cli import rank
+from dali_mix.cli import console, rank
 from dali_mix.cli.main import parse
 from dali_mix.cli.train import PREEMPTED
 
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 25.0  # from the first rank that failed until the others are killed: one may be saving
+_SAVE_SECONDS = 600.0  # the same where the first has saved and ended: the others wait for it before they end
+
 
 def main(argv: list[str]) -> int:
-    """Runs the ranks of this machine and returns the exit status: theirs, or 1 when one was killed."""
-    place = argv.index("--")
-    options, command = argv[:place], argv[place + 1 :]
-    parse(command)  # wrong usage ends here, said once
-
-    from torch.distributed import run as torchrun
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    """Run the ranks of this machine and return the exit status: theirs, or 1 when one was killed."""
+    console.install()
+    parser = argparse.ArgumentParser(prog="dali_mix.cli.launch", allow_abbrev=False)
+    parser.add_argument("--nproc", type=int, required=True, help="processes on this machine")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- train RECIPE …")
+    args = parser.parse_args(argv)
+    command = args.command[args.command[:1] == ["--"] :]
+    parse(command)  # wrong usage ends here, with one message
+    try:
+        shared, first = _shared_environment(args.nproc)
+    except (ValueError, OSError) as error:
+        print(f"dali-mix {command[0]}: error: {error}", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory(prefix="dali_mix-") as folder:
-        os.environ[rank.FOLDER] = folder
-        try:
-            torchrun.run(torchrun.parse_args([*options, "--module", rank.__name__, *command]))
-            return 0
-        except ChildFailedError as error:
-            ended = {number: failure.exitcode for number, failure in error.failures.items()}
-            status, message = outcome(rank.read(Path(folder)), ended)
-        except SignalException as error:
-            status, message = outcome(rank.read(Path(folder)), {}, error.sigval)
-        if message:
-            print(message, file=sys.stderr)
-        return status
+        shared |= {rank.FOLDER: folder, rank.LAUNCHER: str(os.getpid())}
+        ranks = _Ranks()
+        with ranks:
+            for local in range(args.nproc):
+                ranks.start(first + local, command, {**shared, "RANK": str(first + local), "LOCAL_RANK": str(local)})
+            ended = ranks.wait()
+        status, message = outcome(rank.read(Path(folder)), ended, ranks.asked, command[0])
+    if message:
+        print(message, file=sys.stderr)
+    return status
+
+
+def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
+    """The variables that all ranks of this machine get, and the first of these ranks."""
+    nodes, node = _number("NNODES", 1, 1), 0
+    given = {name: os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")}
+    if nodes == 1:
+        given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    else:
+        if missing := [name for name in ("NODE_RANK", "MASTER_ADDR") if not os.environ.get(name)]:
+            raise ValueError(f"NNODES is {nodes}: set {' and '.join(missing)} as well (scripts/train_dist.sh --help)")
+        node = _number("NODE_RANK", 0, 0)
+        if node >= nodes:
+            raise ValueError(f"NODE_RANK is {node}, but NNODES is {nodes}: it goes from 0 to {nodes - 1}")
+        given["MASTER_PORT"] = given["MASTER_PORT"] or "29500"
+    shared = {**os.environ, **given, "WORLD_SIZE": str(nodes * nproc), "LOCAL_WORLD_SIZE": str(nproc)}
+    shared.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc)))
+    return shared, node * nproc
+
+
+def _number(name: str, default: int, least: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {text!r}")
+    return int(text)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class _Ranks:
+    """The processes of this machine's ranks. asked: the signal this process got, passed on to them."""
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> _Ranks:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._pass_on)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._send(signal.SIGKILL)  # nobody is left but after an error
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]
+
+    def start(self, number: int, command: list[str], environment: dict[str, str]) -> None:
+        """Start a rank in a session of its own: Ctrl-C in a terminal then reaches it once, from here."""
+        arguments = [sys.executable, "-m", rank.__name__, *command]
+        self._processes[number] = subprocess.Popen(arguments, env=environment, start_new_session=True)
+        if self.asked is not None:
+            self._processes[number].send_signal(self.asked)
+
+    def wait(self) -> dict[int, int]:
+        """Wait until all have ended; return rank → exit status of those that ended before the others were told to."""
+        first: dict[int, int] = {}
+        deadline = None
+        while any(process.poll() is None for process in self._processes.values()):
+            if not first:
+                first = {number: p.returncode for number, p in self._processes.items() if p.returncode}
+                if first:
+                    saved = set(first.values()) == {PREEMPTED}
+                    deadline = time.monotonic() + (_SAVE_SECONDS if saved else _GRACE_SECONDS)
+                    if not saved:
+                        self._send(signal.SIGTERM)
+            elif deadline is not None and time.monotonic() > deadline:
+                self._send(signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+        return first or {
+            number: process.returncode for number, process in self._processes.items() if process.returncode
+        }
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.asked = self.asked or signal.Signals(number)
+        self._send(signal.Signals(number))
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
 
 
 def outcome(
-    reports: dict[int, tuple[int, str]], ended: dict[int, int], asked: signal.Signals | None = None
+    reports: dict[int, rank.Ended], ended: dict[int, int], asked: signal.Signals | None = None, command: str = "train"
 ) -> tuple[int, str]:
-    """(exit status, message) of a run that did not end well.
+    """Return (exit status, message) of a run.
 
     Args:
-        reports: rank → (exit status, message), of the ranks that could still say something.
-        ended: rank → exit status as the system saw it, negative for a signal, of the ranks that ended first.
+        reports: rank → how it ended, of the ranks that could still write it.
+        ended: rank → exit status as the system saw it, negative for a signal, of the ranks that ended first; only
+            those that are not 0.
         asked: the signal this launcher got.
     """
     for number, code in sorted(ended.items()):
-        if code < 0 and code != -signal.SIGTERM:  # what the others say is only that they miss it
+        if code < 0 and code not in (-signal.SIGTERM, -signal.SIGINT):  # the others' errors follow from this one
             why = "; out of memory?" if code == -signal.SIGKILL else ""
             name = signal.Signals(-code).name
-            return 1, f"dali-mix train: error: rank {number} was ended by {name}{why}, and with it the others"
-    for _, (status, message) in sorted(reports.items()):
-        if status not in (0, PREEMPTED):
-            return status, message
-    if any(status == PREEMPTED for status, _ in reports.values()):
+            return 1, f"dali-mix {command}: error: rank {number} was ended by {name}{why}, and with it the others"
+    for _, report in sorted(reports.items(), key=lambda item: (item[1].lost, item[0])):
+        if report.status not in (0, PREEMPTED):
+            return report.status, report.message
+    if any(report.status == PREEMPTED for report in reports.values()):
         return PREEMPTED, ""
-    if asked is not None:
-        return 128 + asked, f"dali-mix train: ended by {asked.name} before there was anything to save"
+    if asked is not None and ended:
+        return 128 + asked, f"dali-mix {command}: ended by {asked.name} before there was anything to save"
+    if not ended:
+        return 0, ""
     codes = ", ".join(f"rank {number} with status {code}" for number, code in sorted(ended.items()))
-    return 1, f"dali-mix train: error: ended without a message: {codes}"
+    return 1, f"dali-mix {command}: error: ended without a message: {codes}"
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from dali_mix import __version__
 from dali_mix._text import printable
@@ -43,11 +43,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr)
+class Tell(Protocol):
+    """Called with the message of an error; lost: it is only that another rank has ended."""
+
+    def __call__(self, message: str, *, lost: bool = False) -> None: ...
 
 
-def main(argv: Sequence[str] | None = None, tell: Callable[[str], None] = _to_stderr) -> int:
+def _to_stderr(message: str, *, lost: bool = False) -> None:
+    if not lost or os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
+        print(message, file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
     """Runs `dali-mix` with `argv` (default: the process's arguments) and returns its exit status.
 
     Args:
@@ -55,6 +62,7 @@ def main(argv: Sequence[str] | None = None, tell: Callable[[str], None] = _to_st
     """
     console.install()
     _spin_briefly()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a rank that ends is warned of with a stack trace
     args = parse(list(sys.argv[1:] if argv is None else argv))
     try:
         return _run(args, tell)
@@ -89,7 +97,7 @@ def _spin_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
-def _run(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
+def _run(args: argparse.Namespace, tell: Tell) -> int:
     command = importlib.import_module(COMMANDS[args.command][0])
     with _Interrupts() as interrupts:
         try:
@@ -101,7 +109,9 @@ def _run(args: argparse.Namespace, tell: Callable[[str], None]) -> int:
                 raise
             if os.environ.get("DALI_MIX_DEBUG"):
                 traceback.print_exc()
-            tell(printable(f"dali-mix {args.command}: error: {error}", keep="\n"))
+            lost = getattr(error, "lost", False)
+            text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {error}"
+            tell(printable(text, keep="\n"), lost=lost)
             return 1
 
 

@@ -1,37 +1,63 @@
-"""`dali-mix` as one rank among others: how it ended goes to a file for the launcher, which tells it once for all."""
+"""`dali-mix` as one rank of `dali_mix.cli.launch`: how it ended goes to a file, which the launcher reads."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 from dali_mix.cli import main as program
 
 FOLDER = "DALI_MIX_RANKS"  # the environment variable that names the launcher's folder
+LAUNCHER = "DALI_MIX_LAUNCHER"  # and its process id
+_PR_SET_PDEATHSIG = 1
+
+
+class Ended(NamedTuple):
+    """How a rank ended. lost: its error is only that another rank ended."""
+
+    status: int
+    message: str
+    lost: bool = False
 
 
 def main() -> int:
-    """Runs `dali-mix` and notes its exit status and its error message."""
-    said: list[str] = []
+    """Run `dali-mix` and write its exit status and its error message to the launcher's folder."""
+    end_with_parent(int(os.environ[LAUNCHER]))
+    messages: list[tuple[str, bool]] = []
+
+    def tell(message: str, *, lost: bool = False) -> None:
+        messages.append((message, lost))
+
     try:
-        status = program.main(tell=said.append)
+        status = program.main(tell=tell)
     except Exception:  # a bug: its traceback is the message
         status = 1
-        said.append(traceback.format_exc().rstrip())
-    number = int(os.environ["RANK"])
-    path = Path(os.environ[FOLDER], f"{number}.json")
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps([status, "\n".join(said)]), encoding="utf-8")
-    aside.replace(path)
+        tell(traceback.format_exc().rstrip())
+    text = "\n".join(message for message, _ in messages)
+    ended = Ended(status, text, any(lost for _, lost in messages))
+    path = Path(os.environ[FOLDER], f"{os.environ['RANK']}.json")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(ended), encoding="utf-8")
+    temporary.replace(path)
     return status
 
 
-def read(folder: Path) -> dict[int, tuple[int, str]]:
-    """Rank → (exit status, message), of every rank that came to its end."""
-    return {int(path.stem): tuple(json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")}
+def end_with_parent(parent: int) -> None:
+    """Have Linux kill this process when `parent`, which started it, ends in any way."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # ended before the call
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def read(folder: Path) -> dict[int, Ended]:
+    """Return rank → how it ended, of every rank that came to its end."""
+    return {int(path.stem): Ended(*json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Ranks: who we are, the few things we tell one another, and when we were asked to stop."""
+"""Process-group helpers, and SIGTERM and Ctrl-C handling."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dali_mix.engine.environment import address, environment
+from dali_mix.engine.rendezvous import RankLost, Rendezvous
+
+__all__ = ["RankLost", "Ranks", "StopSignal", "environment", "joined", "pick_device"]
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -24,6 +29,7 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    rendezvous: Rendezvous | None = None
 
     @property
     def main(self) -> bool:
@@ -44,6 +50,10 @@ class Ranks:
         dist.broadcast(tensor, 0)
         return int(tensor.item())
 
+    def exchange(self, name: str, value: str) -> list[str]:
+        """Return every rank's `value`, without the device; each `name` serves once."""
+        return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
+
     def share_buffers(self, *models: nn.Module) -> None:
         """Gives every rank rank 0's buffers: BatchNorm's statistics drift apart between forward passes of DDP."""
         if self.world_size > 1:
@@ -59,21 +69,6 @@ class Ranks:
                     dist.all_reduce(parameter.grad.div_(self.world_size))
 
 
-def environment() -> tuple[int, int, int]:
-    """(rank, world_size, local_rank) from the variables torchrun sets; (0, 1, 0) without them.
-
-    Raises:
-        ValueError: WORLD_SIZE above 1 with another variable missing.
-    """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
-        return 0, 1, 0
-    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise ValueError(f"WORLD_SIZE is {world_size} but {', '.join(missing)} is not set: start with torchrun")
-    rank = int(os.environ["RANK"])
-    return rank, world_size, int(os.environ.get("LOCAL_RANK", rank))
-
-
 def pick_device(name: str) -> torch.device:
     """ "auto" → this rank's GPU where there is one, else the CPU; "cpu" or "cuda" as asked.
 
@@ -87,40 +82,66 @@ def pick_device(name: str) -> torch.device:
         raise ValueError("device='cuda', but torch finds no GPU here; `dali-mix doctor` says more")
     if name == "cpu" or not available:
         return torch.device("cpu")
-    local_rank = environment()[2]
-    if local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"this is local rank {local_rank}, but there are {torch.cuda.device_count()} GPUs: start fewer processes"
-        )
+    local_rank, count = environment()[2], torch.cuda.device_count()
+    if count == 1:  # of this process alone, in a container or a Slurm task
+        local_rank = 0
+    if local_rank >= count:
+        raise ValueError(f"this is local rank {local_rank}, but there are {count} GPUs: start fewer processes")
     return torch.device("cuda", local_rank)
 
 
-def start(device: torch.device, timeout_seconds: float = 600.0) -> Ranks:
-    """Joins the other ranks (NCCL on GPUs, gloo on CPUs) and returns who we are.
+@contextmanager
+def joined(
+    prepare: Callable[[], tuple[torch.device, dict[str, str]]], timeout_seconds: float = 600.0
+) -> Iterator[Ranks]:
+    """Join the other ranks (NCCL on GPUs, gloo on CPUs) for the length of a block, after comparing with them.
 
-    A rank that dies makes gloo's next exchange fail at once; with NCCL it is torchrun that ends the others, and
-    `timeout_seconds` is the last resort.
+    After an error the group is not left in order: NCCL's orderly end waits for the other ranks, and those wait for this
+    one. At the end of a block that ends well all ranks wait for each other, so that none is killed while it saves.
+
+    Args:
+        prepare: checks everything this process can check alone; returns its device and what must be equal on all ranks.
+        timeout_seconds: of one exchange, in which a rank that died is not noticed otherwise.
+
+    Raises:
+        ValueError: the ranks differ, or what `prepare` raises.
+        RankLost: another rank failed.
+        OSError: ranks are missing, or the store of rank 0 cannot be opened or reached.
     """
     rank, world_size, _ = environment()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if world_size > 1 and not dist.is_initialized():
-        extra: dict[str, Any] = {"device_id": device} if device.type == "cuda" else {}
+    if world_size == 1:
+        yield Ranks(0, 1, prepare()[0])
+        return
+    problem: Exception | None = None
+    try:
+        device, facts = prepare()
+    except Exception as error:
+        problem = error
+    try:
+        rendezvous = Rendezvous(rank, world_size, *address())
+    except (ValueError, OSError):
+        if problem is None:
+            raise
+        raise problem from None
+    with rendezvous.reporting():
+        if problem is not None:
+            raise problem
+        rendezvous.compare({"WORLD_SIZE": str(world_size), **facts})
+        extra: dict[str, Any] = {}
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            extra["device_id"] = device
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds), **extra
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("group", rendezvous.store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=timeout_seconds),
+            **extra,
         )
-    return Ranks(rank, world_size, device)
-
-
-@contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
-    """`start` for the length of a block; the group of ranks is left when the block ends well.
-
-    After an error it is not: NCCL's orderly end waits for the other ranks, and those wait for this one. The process is
-    about to end, which is what tells them.
-    """
-    yield start(device)
-    if dist.is_initialized():
+        ranks = Ranks(rank, world_size, device, rendezvous)
+        yield ranks
+        ranks.agree(0)
         dist.destroy_process_group()
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 
 from dali_mix.engine import distributed
+from dali_mix.engine.agreement import file_digest, resume_facts, run_facts
 from dali_mix.engine.build import (
     Loader,
     build_loaders,
@@ -28,12 +32,14 @@ from dali_mix.engine.build import (
 from dali_mix.engine.checkpoints import CheckpointFolder, check_writable, load_checkpoint, write_text
 from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
+from dali_mix.engine.environment import environment
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
+from dali_mix.engine.rendezvous import spans
 from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.state import restore
-from dali_mix.engine.trained import open_trained
+from dali_mix.engine.trained import Trained, open_trained
 from dali_mix.engine.trainer import Trainer
 from dali_mix.recordio.memory import keep_freed_memory
 
@@ -68,23 +74,27 @@ def train(
         OSError: something could not be written.
     """
     work_dir = Path(work_dir)
-    device, world_size = distributed.pick_device(config.device), distributed.environment()[1]
-    config.per_rank(world_size)
-    visualizer = visualizer_names(config.visualizer)
-    check_writable(work_dir)
-    report = Report(work_dir, main=distributed.environment()[0] == 0, visualizer=visualizer)
+    report = Report(work_dir, main=environment()[0] == 0, visualizer=visualizer_names(config.visualizer))
     folder = CheckpointFolder(work_dir / "checkpoints", config.checkpoints["keep"], report.warn)
-    _check_work_dir(folder, resume)
-    if make_loaders is None:
-        task, num_classes = check_sets(config)
-        check_recipe(config, num_classes, task)
-    begun = resume != "no" and bool(folder.steps())  # then all weights are the checkpoint's
-    for part, path in ({} if begun else weight_files(config)).items():
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
-    _tune(device)
-    report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
-    with _alone(work_dir), distributed.joined(device) as ranks, StopSignal() as stop:
+
+    def prepare() -> tuple[torch.device, dict[str, str]]:
+        device = distributed.pick_device(config.device)
+        config.per_rank(environment()[1])
+        check_writable(work_dir)
+        _check_work_dir(folder, resume)
+        if make_loaders is None:
+            task, num_classes = check_sets(config)
+            check_recipe(config, num_classes, task)
+        begun = resume != "no" and bool(folder.steps())  # then all weights are the checkpoint's
+        for part, path in ({} if begun else weight_files(config)).items():
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
+        _tune(device)
+        report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
+        sets = ("train_set", "val_set") if make_loaders is None else ()
+        return device, {**resume_facts(folder, resume), **run_facts(config, device, sets)}
+
+    with distributed.joined(prepare) as ranks, _alone(work_dir, ranks), StopSignal() as stop:
         step = _newest(folder, resume, ranks)
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:
@@ -100,20 +110,40 @@ def train(
 
 
 @contextmanager
-def _alone(work_dir: Path) -> Iterator[None]:
-    """Keeps a second run out of `work_dir`: a lock of the main rank that dies with its process."""
-    if distributed.environment()[0] != 0:
+def _alone(work_dir: Path, ranks: Ranks) -> Iterator[None]:
+    """Keep a second run out of `work_dir` by a lock of the main rank, and check that all ranks see the same folder."""
+    if not ranks.main:
+        token = ranks.exchange("work_dir", "")[0]
+        _check_shared(work_dir, ranks, token)
         yield
         return
     work_dir.mkdir(parents=True, exist_ok=True)
-    with (work_dir / ".lock").open("w") as file:
+    with (work_dir / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(f"{work_dir}: another run is writing here; choose another --work-dir") from None
         except OSError:  # a file system without locks
             pass
+        file.truncate(0)
+        file.write(token := uuid.uuid4().hex)
+        file.flush()
+        os.fsync(file.fileno())
+        _check_shared(work_dir, ranks, ranks.exchange("work_dir", token)[0])
         yield
+
+
+def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.0) -> None:
+    """Raise ValueError on every rank when one does not see what the main rank wrote `seconds` ago."""
+    lock, end = work_dir / ".lock", time.monotonic() + seconds
+    while not (seen := lock.is_file() and lock.read_text(encoding="utf-8") == token) and time.monotonic() < end:
+        time.sleep(0.2)
+    blind = [rank for rank, answer in enumerate(ranks.exchange("sees work_dir", str(seen))) if answer != "True"]
+    if blind:
+        raise ValueError(
+            f"--work-dir {work_dir} is not one folder for all ranks: {spans(blind)} did not find what rank 0 wrote "
+            f"there; put it on a disk that all machines share"
+        )
 
 
 def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
@@ -237,12 +267,20 @@ def evaluate_in_detail(
     config: RunConfig, checkpoint: str | Path, *, ema: bool = False, make_loaders: MakeLoaders | None = None
 ) -> Evaluation:
     """As `evaluate_checkpoint`, with what it was measured by."""
-    trained = open_trained(checkpoint, ema=ema)
-    device = distributed.pick_device(config.device)
-    if make_loaders is None:
-        check_sets(config, train=False)
-    _tune(device)
-    with distributed.joined(device) as ranks:
+    trained: Trained
+
+    def prepare() -> tuple[torch.device, dict[str, str]]:
+        nonlocal trained
+        trained = open_trained(checkpoint, ema=ema)
+        device = distributed.pick_device(config.device)
+        if make_loaders is None:
+            check_sets(config, train=False)
+        _tune(device)
+        facts = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
+        return device, {**facts, **run_facts(config, device, ("val_set",) if make_loaders is None else ())}
+
+    with distributed.joined(prepare) as ranks:
+        device = ranks.device
         loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]
         if loader is None:
             raise ValueError("there is nothing to evaluate on: the recipe names no val_set")

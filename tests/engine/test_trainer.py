@@ -1,5 +1,8 @@
 """The trainer's arithmetic: global means over ranks and micro-batches, schedules, averages, precision, bad losses."""
 
+import contextlib
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
@@ -280,15 +283,22 @@ def test_seeds_do_not_collide():
 
 def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
     """NCCL's orderly end waits for ranks that wait for this one: after an error the process just ends."""
-    left = []
-    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: left.append(True))
-    with pytest.raises(ValueError, match="bad record"), distributed.joined(CPU):
+    calls = []
+    store = mock.MagicMock()
+    store.reporting = contextlib.nullcontext
+    monkeypatch.setattr(distributed, "environment", lambda: (1, 2, 1))
+    monkeypatch.setattr(distributed, "address", lambda: ("127.0.0.1", 1))
+    monkeypatch.setattr(distributed, "Rendezvous", lambda *place: store)
+    monkeypatch.setattr(Ranks, "agree", lambda self, value: calls.append("wait"))
+    for name in ("PrefixStore", "init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(distributed.dist, name, lambda *a, name=name, **k: calls.append(name))
+    with pytest.raises(ValueError, match="bad record"), distributed.joined(lambda: (CPU, {})):
         raise ValueError("bad record")
-    assert left == []
-    with distributed.joined(CPU) as ranks:
-        assert ranks == Ranks(0, 1, CPU)
-    assert left == [True]
+    assert calls == ["PrefixStore", "init_process_group"]
+    with distributed.joined(lambda: (CPU, {"seed": "1"})) as ranks:
+        assert (ranks.rank, ranks.world_size, ranks.device) == (1, 2, CPU)
+    assert calls[2:] == ["PrefixStore", "init_process_group", "wait", "destroy_process_group"]
+    store.compare.assert_called_with({"WORLD_SIZE": "2", "seed": "1"})
 
 
 def test_a_nan_score_is_never_the_best():

@@ -1,0 +1,81 @@
+"""Rank, number of ranks and address of rank 0, from the variables that torchrun, a cluster or srun sets.
+
+Imports nothing heavy: the command line asks before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+
+def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
+    """Return (rank, world_size, local_rank); (0, 1, 0) for a process on its own.
+
+    RANK, WORLD_SIZE and LOCAL_RANK (default: RANK) where they are set; else, in a step of several Slurm tasks,
+    SLURM_PROCID, SLURM_STEP_NUM_TASKS and SLURM_LOCALID. WORLD_SIZE=1 makes each task of such a step a run of its own.
+
+    Raises:
+        ValueError: a variable is missing, not a number, or a rank is outside of 0 to WORLD_SIZE - 1.
+    """
+    names = _names(variables)
+    world_size = _number(variables, names[1], 1, least=1)
+    if world_size == 1:
+        if _number(variables, names[0], 0):
+            raise ValueError(f"RANK is {variables['RANK']}, but WORLD_SIZE is 1 or not set: set WORLD_SIZE as well")
+        return 0, 1, 0
+    required = (names[0],) if _by_slurm(variables) else (names[0], "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in required if not variables.get(name)]:
+        raise ValueError(
+            f"{names[1]} is {world_size} but {', '.join(missing)} is not set: start with scripts/train_dist.sh or "
+            f"torchrun, or set it (docs/clusters.md)"
+        )
+    rank = _number(variables, names[0])
+    if rank >= world_size:
+        raise ValueError(
+            f"{names[0]} is {rank}, but there are {world_size} ranks: it goes from 0 to {world_size - 1} "
+            f"(for scripts/train_dist.sh NODE_RANK from 0 to NNODES - 1)"
+        )
+    return rank, world_size, _number(variables, names[2], rank)
+
+
+def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Return (host, port) of rank 0: MASTER_ADDR and MASTER_PORT, or the first node of the Slurm step and a port
+    derived from its job.
+
+    Raises:
+        ValueError: the port is not a number from 1 to 65535.
+    """
+    host, port = variables.get("MASTER_ADDR", ""), 0
+    if _by_slurm(variables):
+        host = host or first_host(variables["SLURM_STEP_NODELIST"])
+        step = _number(variables, "SLURM_JOB_ID", 0) * 16 + _number(variables, "SLURM_STEP_ID", 0)
+        port = 20000 + step % 20000  # jobs on one machine do not meet
+    port = _number(variables, "MASTER_PORT", port, least=1)
+    if port > 65535:
+        raise ValueError(f"MASTER_PORT must be from 1 to 65535, not {port}")
+    return host, port
+
+
+def first_host(nodelist: str) -> str:
+    """Return the first name of a Slurm list of nodes: "rack[03-07,9],big" → "rack03"."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodelist)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0] if first else "")
+
+
+def _by_slurm(variables: Mapping[str, str]) -> bool:
+    return not variables.keys() & {"RANK", "WORLD_SIZE"} and "SLURM_STEP_NUM_TASKS" in variables
+
+
+def _names(variables: Mapping[str, str]) -> tuple[str, str, str]:
+    if _by_slurm(variables):
+        return "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"
+    return "RANK", "WORLD_SIZE", "LOCAL_RANK"
+
+
+def _number(variables: Mapping[str, str], name: str, default: int = 0, least: int = 0) -> int:
+    text = variables.get(name) or str(default)
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
+        raise ValueError(f"the environment variable {name} must be a whole number of at least {least}, not {text!r}")
+    return int(text)

@@ -1,0 +1,257 @@
+"""How ranks find each other: a key-value store at rank 0 through which they meet, compare and report failures.
+
+It is open before any process group, so that a missing rank, two processes of one rank, different settings and a rank
+that fails are one message that names them, not a hang or errors of the transport on every other machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch.distributed as dist
+
+JOIN_SECONDS = 45.0
+_LINGER_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+
+
+class RankLost(ConnectionError):
+    """Another rank failed or ended; its own output has the error."""
+
+    lost = True  # for the command line, which does not load torch to ask
+
+
+class Rendezvous:
+    """Connect to the store of rank 0, which opens it unless torchrun has.
+
+    Args:
+        rank: of this process, from 0 to `world_size` - 1.
+        host, port: where rank 0 listens.
+        seconds: how long to wait for the other ranks; default: DALI_MIX_JOIN_SECONDS, or 45.
+
+    Raises:
+        ValueError: the host's name does not resolve.
+        OSError: rank 0's port is in use, or nothing answers there in time.
+    """
+
+    def __init__(self, rank: int, world_size: int, host: str, port: int, seconds: float | None = None) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.host = socket.gethostname()
+        self._seconds = seconds or float(os.environ.get("DALI_MIX_JOIN_SECONDS") or JOIN_SECONDS)
+        self._deadline = time.monotonic() + self._seconds
+        by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        self._serves = rank == 0 and not by_torchrun
+        _check_resolves(host)
+        if self._serves:
+            _check_free(port)
+        else:
+            self._await_server(host, port)
+        try:
+            self.store: dist.Store = dist.TCPStore(
+                host, port, None, self._serves, timedelta(seconds=self._seconds), wait_for_workers=False
+            )
+        except RuntimeError as error:
+            raise ConnectionError(f"no store at {host}:{port}: {_first_line(error)}") from error
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if by_torchrun else "0"
+        self.store = dist.PrefixStore(f"dali_mix/{attempt}", self.store)
+        self._count = self.store.add(f"joined/{rank}", 1)
+        if self._count == 1:
+            self.store.set(f"host/{rank}", self.host)
+
+    def exchange(self, name: str, value: str) -> list[str]:
+        """Give `value` to the other ranks and return theirs, in the order of ranks. Each name serves once.
+
+        Raises:
+            RankLost: a rank failed meanwhile, or rank 0 is gone.
+            ConnectionError: ranks did not come in time, or one came twice.
+        """
+        keys = [f"{name}/{rank}" for rank in range(self.world_size)]
+        with self._reading():
+            self._check_unique()
+            self.store.set(keys[self.rank], value)
+            while not self.store.check(keys):
+                self._check_unique()
+                if self.store.check(["failed"]):
+                    raise RankLost(self._failed())
+                if time.monotonic() > self._deadline:
+                    raise ConnectionError(self._missing(keys))
+                time.sleep(_POLL_SECONDS)
+            return [self.store.get(key).decode() for key in keys]
+
+    def compare(self, facts: dict[str, str]) -> None:
+        """Compare what must be equal on all ranks, by name.
+
+        Raises:
+            ValueError: naming what differs and which ranks have which value; on other ranks of a machine, RankLost.
+            RankLost, ConnectionError: as `exchange`.
+        """
+        found = [json.loads(text) for text in self.exchange("facts", json.dumps({"host": self.host, "facts": facts}))]
+        self._deadline = time.monotonic() + self._seconds
+        message = differences([entry["facts"] for entry in found], [entry["host"] for entry in found])
+        if not message:
+            return
+        self._linger()
+        first = [entry["host"] for entry in found].index(self.host)
+        if first < self.rank:
+            raise RankLost(f"the ranks of this run differ; the output of rank {first} names the differences")
+        raise ValueError(message)
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Report an error of the block to the other ranks, and turn the loss of another rank into `RankLost`."""
+        try:
+            yield
+        except RankLost:
+            raise
+        except Exception as error:
+            if _is_loss(error):
+                raise RankLost(self._failed(wait=3.0)) from error
+            with suppress(RuntimeError):
+                if self._count == 1 and not self.store.check(["failed"]):
+                    self.store.set("failed", f"{self.rank}")
+                if not isinstance(error, ConnectionError):
+                    self._linger()
+            raise
+
+    def _linger(self) -> None:
+        """Keep the store open until the other ranks have seen how it ended."""
+        self.store.set(f"seen/{self.rank}", "")
+        end = time.monotonic() + _LINGER_SECONDS
+        others = [f"seen/{rank}" for rank in range(self.world_size)]
+        while self._serves and not self.store.check(others) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+
+    def _check_unique(self) -> None:
+        if self._count > 1 or self.store.add(f"joined/{self.rank}", 0) > 1:
+            raise ConnectionError(
+                f"two processes are rank {self.rank} of this run, one of them on {self._host_of(self.rank)}: give every "
+                f"process another RANK (scripts/train_dist.sh: every machine another NODE_RANK)"
+            )
+
+    def _await_server(self, host: str, port: int) -> None:
+        while True:
+            try:
+                socket.create_connection((host, port), timeout=5).close()
+                return
+            except OSError as error:
+                if time.monotonic() > self._deadline:
+                    raise ConnectionError(
+                        f"rank {self.rank} on {self.host} waited {self._seconds:.0f} s for rank 0 at "
+                        f"{host}:{port} ({error.strerror or error}): start rank 0 there, or correct MASTER_ADDR and "
+                        f"MASTER_PORT; DALI_MIX_JOIN_SECONDS=N waits longer"
+                    ) from None
+            time.sleep(0.2)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # of the store: its server is gone
+            raise RankLost(f"rank 0 has ended; its output says why ({_first_line(error)})") from error
+
+    def _missing(self, keys: list[str]) -> str:
+        missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
+        there = [rank for rank in range(self.world_size) if rank not in missing]
+        hosts = sorted({self._host_of(rank) for rank in there})
+        return (
+            f"{spans(missing)} of {self.world_size} did not come within {self._seconds:.0f} s; {spans(there)} did, on "
+            f"{', '.join(hosts)}. Start the same command on every machine and see the output of those that are missing; "
+            f"DALI_MIX_JOIN_SECONDS=N waits longer"
+        )
+
+    def _host_of(self, rank: int) -> str:
+        return self.store.get(f"host/{rank}").decode() if self.store.check([f"host/{rank}"]) else "an unknown machine"
+
+    def _failed(self, wait: float = 0.0) -> str:
+        """The message about the rank that failed first."""
+        end = time.monotonic() + wait
+        try:
+            while not self.store.check(["failed"]) and time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
+            if not self.store.check(["failed"]):
+                return "another rank ended without a message (killed? out of memory?)"
+            rank = int(self.store.get("failed"))
+            where = self._host_of(rank)
+            self.store.set(f"seen/{self.rank}", "")
+        except RuntimeError:
+            return "the connection to rank 0 was lost; its output says why it ended"
+        return f"rank {rank} on {where} failed; its output has the error"
+
+
+def differences(facts: list[dict[str, str]], hosts: list[str], most: int = 3) -> str:
+    """Return the message about values that differ between ranks, or "" when all are equal.
+
+    Args:
+        facts: of each rank, name → value.
+        hosts: of each rank, its machine.
+    """
+    names = dict.fromkeys(name for each in facts for name in each)
+    shown = []
+    for name in names:
+        ranks: dict[str, list[int]] = {}
+        for rank, each in enumerate(facts):
+            ranks.setdefault(each.get(name, "not set"), []).append(rank)
+        if len(ranks) > 1:
+            values = (f"{_short(value)} on {spans(of)} ({hosts[of[0]]})" for value, of in ranks.items())
+            shown.append(f"{name}: {', '.join(values)}")
+    if not shown:
+        return ""
+    more = f"; and {len(shown) - most} more" if len(shown) > most else ""
+    return (
+        f"the ranks of this run differ in {'; '.join(shown[:most])}{more}. Start every rank with the same recipe, "
+        f"options, sets and versions"
+    )
+
+
+def spans(ranks: list[int]) -> str:
+    """Name ranks by their ranges: [0, 1, 2, 5] → "ranks 0-2, 5"."""
+    ranges: list[list[int]] = []
+    for rank in ranks:
+        if ranges and ranges[-1][-1] == rank - 1:
+            ranges[-1][1:] = [rank]
+        else:
+            ranges.append([rank])
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join('-'.join(map(str, ends)) for ends in ranges)}"
+
+
+def _short(value: str, most: int = 48) -> str:
+    return value if len(value) <= most else f"{value[: most - 1]}…"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether an error of torch says that another rank cannot be reached."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
+def _check_resolves(host: str) -> None:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ValueError(
+            f"MASTER_ADDR={host} does not resolve on {socket.gethostname()} ({error.strerror}): give the name or "
+            f"address of rank 0's machine"
+        ) from None
+
+
+def _check_free(port: int) -> None:
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise OSError(
+                    f"MASTER_PORT {port} is in use on this machine, by another run or a second process of rank 0: "
+                    f"choose another port"
+                ) from None

@@ -1,0 +1,180 @@
+"""How ranks meet: what differs, who is missing, who came twice and who failed is one message that names them."""
+
+import socket
+import threading
+
+import pytest
+
+from dali_mix.engine import environment as env
+from dali_mix.engine.rendezvous import RankLost, Rendezvous, differences, spans
+
+
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def meet(*bodies, world_size=None, ranks=None, seconds=20.0):
+    """Run `body(rendezvous)` of each rank in a thread; what each returned or raised."""
+    found, place, kept = [None] * len(bodies), ("127.0.0.1", port()), []
+
+    def run(index, body):
+        try:
+            rendezvous = Rendezvous((ranks or range(9))[index], world_size or len(bodies), *place, seconds=seconds)
+            kept.append(rendezvous)  # rank 0's store serves as long as it lives
+            with rendezvous.reporting():
+                found[index] = body(rendezvous)
+        except Exception as error:
+            found[index] = error
+
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(bodies)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def test_values_come_in_the_order_of_ranks():
+    found = meet(*(lambda r: (r.exchange("a", f"{r.rank}!"), r.exchange("b", "")) for _ in range(3)))
+    assert found == [(["0!", "1!", "2!"], [""] * 3)] * 3
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ([{"seed": "0"}, {"seed": "1"}], "seed: 0 on rank 0 (a), 1 on rank 1 (b)"),
+        ([{"seed": "0"}] * 3 + [{"seed": "1"}] * 2, "seed: 0 on ranks 0-2 (a), 1 on ranks 3-4 (d)"),
+        (
+            [{"epochs": "1", "mixer": "None"}, {"epochs": "1", "mixer.type": "cutmix"}],
+            "mixer: None on rank 0 (a), not set",
+        ),
+        ([dict.fromkeys("pqrst", "0"), dict.fromkeys("pqrst", "1")], "r: 0 on rank 0 (a), 1 on rank 1 (b); and 2 more"),
+        ([{"x": "1" * 99}, {"x": ""}], f"x: {'1' * 47}… on rank 0"),
+    ],
+)
+def test_what_differs_is_named_with_ranks_and_values(facts, message):
+    found = differences(facts, list("abcde")[: len(facts)])
+    assert message in found
+    assert "\n" not in found
+    assert differences(facts[:1] * 3, list("abc")) == ""
+
+
+def test_ranks_that_differ_all_end_and_one_of_a_machine_says_how():
+    found = meet(*(lambda r, seed=seed: r.compare({"seed": seed}) for seed in "001"))
+    assert [type(error) for error in found] == [ValueError, RankLost, RankLost]
+    assert "seed: 0 on ranks 0-1" in str(found[0])
+    assert meet(*(lambda r: r.compare({"seed": "0"}) for _ in range(2))) == [None, None]
+
+
+def test_missing_ranks_are_named():
+    found = meet(lambda r: r.compare({}), lambda r: r.compare({}), world_size=4, ranks=(0, 2), seconds=1.5)
+    named = [error for error in found if "ranks 1, 3 of 4 did not come within 2 s; ranks 0, 2 did" in str(error)]
+    assert named
+    assert all(isinstance(error, ConnectionError) for error in found)
+    assert found[0] in named or isinstance(found[0], RankLost)
+
+
+def test_two_processes_of_one_rank():
+    found = meet(*(lambda r: r.compare({}) for _ in range(3)), ranks=(0, 1, 1), seconds=20.0)
+    assert all(isinstance(error, ConnectionError) for error in found)
+    assert sum("two processes are rank 1" in str(error) for error in found[1:]) >= 1
+
+
+def test_rank_0_that_is_not_there_or_twice_or_has_no_address():
+    with pytest.raises(ConnectionError, match=r"rank 1 on .* waited 1 s for rank 0 at 127.0.0.1:\d+"):
+        Rendezvous(1, 2, "127.0.0.1", port(), seconds=1.0)
+    with socket.socket() as used:
+        used.bind(("0.0.0.0", 0))
+        used.listen()
+        with pytest.raises(OSError, match=r"MASTER_PORT \d+ is in use"):
+            Rendezvous(0, 2, "127.0.0.1", used.getsockname()[1])
+    for rank in (0, 1):
+        with pytest.raises(ValueError, match=r"MASTER_ADDR=no-such-host\.invalid does not resolve"):
+            Rendezvous(rank, 2, "no-such-host.invalid", 29500)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_rank_that_fails_is_named_by_the_others(failing):
+    def body(rendezvous):
+        if rendezvous.rank == failing:
+            raise ValueError("no such set")
+        return rendezvous.exchange("facts", "")
+
+    found = meet(body, body, body)
+    assert str(found[failing]) == "no such set"
+    for error in found[:failing] + found[failing + 1 :]:
+        assert isinstance(error, RankLost)
+        assert f"rank {failing} on {socket.gethostname()} failed; its output has the error" == str(error)
+
+
+def test_a_transport_error_is_the_loss_of_another_rank():
+    gloo = "[/x/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1"
+
+    def lost(rendezvous):
+        rendezvous.exchange("started", "")
+        raise RuntimeError(gloo)
+
+    def failed(rendezvous):
+        rendezvous.exchange("started", "")
+        raise ZeroDivisionError("a bug")
+
+    found = meet(failed, lost)
+    assert isinstance(found[0], ZeroDivisionError)
+    assert isinstance(found[1], RankLost)
+    assert "rank 0 on" in str(found[1])
+    bug = meet(lambda r: r.compare({}), lambda r: [r.compare({}), {}["a"]])
+    assert isinstance(bug[1], KeyError)
+
+
+def test_spans():
+    assert [spans(ranks) for ranks in ([3], [0, 1], [0, 1, 2, 5, 7, 8])] == ["rank 3", "ranks 0-1", "ranks 0-2, 5, 7-8"]
+
+
+SLURM = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"}
+SLURM |= {"SLURM_JOB_ID": "100", "SLURM_STEP_ID": "2"}
+PLAIN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected", "place"),
+    [
+        ({}, (0, 1, 0), None),
+        (PLAIN, (1, 2, 1), ("node7", 29500)),
+        ({**PLAIN, "LOCAL_RANK": "0"}, (1, 2, 0), ("node7", 29500)),
+        (SLURM, (3, 4, 1), ("gpu07", 21602)),
+        ({**SLURM, "MASTER_ADDR": "ib7", "MASTER_PORT": "1234"}, (3, 4, 1), ("ib7", 1234)),
+        ({**SLURM, **PLAIN}, (1, 2, 1), ("node7", 29500)),
+        ({**SLURM, "WORLD_SIZE": "1"}, (0, 1, 0), None),
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, (0, 1, 0), None),
+    ],
+)
+def test_variables_of_a_start(variables, expected, place):
+    assert env.environment(variables) == expected
+    if place:
+        assert env.address(variables) == place
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"RANK": "2"}, "RANK is 2, but there are 2 ranks"),
+        ({"RANK": "-1"}, "RANK must be a whole number"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a whole number of at least 1, not 'x'"),
+        ({"WORLD_SIZE": ""}, "RANK is 1, but WORLD_SIZE is 1 or not set"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
+        ({"LOCAL_RANK": "a"}, "LOCAL_RANK must"),
+    ],
+)
+def test_variables_that_cannot_be(change, message):
+    with pytest.raises(ValueError, match=message):
+        env.environment({**PLAIN, **change})
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "first"),
+    [("node7", "node7"), ("a,b", "a"), ("n[1-2],x", "n1"), ("rack[03-07,9]-b[2,4]", "rack03-b2"), ("", "")],
+)
+def test_first_host(nodelist, first):
+    assert env.first_host(nodelist) == first
