@@ -1,7 +1,7 @@
 """What `scripts/train_dist.sh` runs: one process a rank of this machine, one message for all, their exit status.
 
-`python -m dali_mix.cli.launch --nproc N -- train RECIPE …`; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT come from the
-environment. A rank that fails ends the others; SIGTERM and Ctrl-C are passed on. The ranks are killed when this
+`python -m dali_mix.cli.launch --nproc N -- train RECIPE …`; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT come from
+the environment. A rank that fails ends the others; SIGTERM and Ctrl-C are passed on. The ranks are killed when this
 process is.
 """
 

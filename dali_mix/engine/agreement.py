@@ -63,8 +63,11 @@ def resume_facts(folder: CheckpointFolder, resume: str) -> dict[str, str]:
 
 def file_digest(path: str | Path) -> str:
     """Return the sha256 of a file, short."""
-    with open(path, "rb") as file:
-        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return f"sha256 {digest.hexdigest()[:16]}"
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,7 +81,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _text(value: Any) -> str:
     """A value, or the digest of the file that it names."""
     is_path = isinstance(value, str) and (os.sep in value or bool(Path(value).suffix))
-    return file_digest(value) if is_path and os.path.isfile(value) else str(value)
+    return file_digest(value) if is_path and Path(value).is_file() else str(value)
 
 
 def _version(package: str) -> str:
@@ -99,6 +102,5 @@ def _code_digest() -> str:
 
 def _module_digest(module: str) -> str:
     spec = importlib.util.find_spec(module)
-    return (
-        file_digest(spec.origin) if spec is not None and spec.origin and os.path.isfile(spec.origin) else "not a file"
-    )
+    source = spec.origin if spec is not None else None
+    return file_digest(source) if source and Path(source).is_file() else "not a file"

@@ -131,8 +131,8 @@ class Rendezvous:
     def _check_unique(self) -> None:
         if self._count > 1 or self.store.add(f"joined/{self.rank}", 0) > 1:
             raise ConnectionError(
-                f"two processes are rank {self.rank} of this run, one of them on {self._host_of(self.rank)}: give every "
-                f"process another RANK (scripts/train_dist.sh: every machine another NODE_RANK)"
+                f"two processes are rank {self.rank} of this run, one of them on {self._host_of(self.rank)}: give "
+                f"every process another RANK (scripts/train_dist.sh: every machine another NODE_RANK)"
             )
 
     def _await_server(self, host: str, port: int) -> None:
@@ -162,7 +162,7 @@ class Rendezvous:
         hosts = sorted({self._host_of(rank) for rank in there})
         return (
             f"{spans(missing)} of {self.world_size} did not come within {self._seconds:.0f} s; {spans(there)} did, on "
-            f"{', '.join(hosts)}. Start the same command on every machine and see the output of those that are missing; "
+            f"{', '.join(hosts)}. Start the same command on every machine and see the output of the missing ones; "
             f"DALI_MIX_JOIN_SECONDS=N waits longer"
         )
 

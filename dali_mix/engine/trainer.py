@@ -75,7 +75,6 @@ class Trainer:
             total_steps=self.total_steps,
         )
         self.precision = Precision(config.amp, ranks.device)
-        self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)
         parts.objective.autocast = self.precision.autocast
         self.objective: torch.nn.Module = parts.objective
         if ranks.world_size > 1:
@@ -86,6 +85,7 @@ class Trainer:
                 gradient_as_bucket_view=True,
                 find_unused_parameters=config.find_unused_parameters,
             )
+        self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)  # after DDP: rank 0's weights
         # Read late only where the optimizer itself can be kept from stepping; see `pulse`.
         late = bool(parts.optimizer.defaults.get("fused")) and self.precision.scaler is None
         self.pulse = Pulse(ranks, late=late and ranks.device.type == "cuda")
