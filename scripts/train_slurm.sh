@@ -74,8 +74,9 @@ else # a task starts the ranks of its node; the number of GPUs and NODE_RANK are
         launch "${command[@]}" &
 fi
 step=$!
-# Slurm may send SIGTERM to this script as well, or alone (--signal=B:TERM@180): the step gets it, and is waited for.
-trap 'kill -TERM "$step" 2>/dev/null || true' TERM
+# Slurm may send SIGTERM to this script as well, or alone (--signal=B:TERM@180): the ranks get it (not srun, which would
+# kill them), and are waited for.
+trap 'scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null || true' TERM
 status=0
 wait "$step" || status=$?
 while kill -0 "$step" 2>/dev/null; do # interrupted by the signal
@@ -84,9 +85,9 @@ while kill -0 "$step" 2>/dev/null; do # interrupted by the signal
 done
 
 if ((status == 75)); then # stopped by SIGTERM after saving
-    state=$(scontrol show job "$SLURM_JOB_ID" | grep -o 'JobState=[A-Z_]*' || true)
-    if [[ $state == JobState=CANCELLED ]]; then
-        echo "train_slurm.sh: saved; the job was cancelled, so it is not requeued"
+    job=$(scontrol show job "$SLURM_JOB_ID")
+    if [[ $job != *JobState=RUNNING* && $job != *Reason=TimeLimit* ]]; then # scancel, or requeued already
+        echo "train_slurm.sh: saved; Slurm has ended the job, so it is not requeued from here"
     elif ((${SLURM_RESTART_COUNT:-0} >= ${MAX_RESTARTS:-100})); then
         echo "train_slurm.sh: saved; requeued ${SLURM_RESTART_COUNT:-0} times, the most that MAX_RESTARTS allows" >&2
     else

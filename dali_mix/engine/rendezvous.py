@@ -28,6 +28,10 @@ class RankLost(ConnectionError):
     lost = True  # for the command line, which does not load torch to ask
 
 
+class RanksMissing(ConnectionError):
+    """Ranks did not come in time."""
+
+
 class Rendezvous:
     """Connect to the store of rank 0, which opens it unless torchrun has.
 
@@ -81,7 +85,7 @@ class Rendezvous:
                 if self.store.check(["failed"]):
                     raise RankLost(self._failed())
                 if time.monotonic() > self._deadline:
-                    raise ConnectionError(self._missing(keys))
+                    raise RanksMissing(self._missing(keys))
                 time.sleep(_POLL_SECONDS)
             return [self.store.get(key).decode() for key in keys]
 
@@ -89,7 +93,7 @@ class Rendezvous:
         """Compare what must be equal on all ranks, by name.
 
         Raises:
-            ValueError: naming what differs and which ranks have which value; on other ranks of a machine, RankLost.
+            ValueError: naming what differs and which ranks have which value.
             RankLost, ConnectionError: as `exchange`.
         """
         found = [json.loads(text) for text in self.exchange("facts", json.dumps({"host": self.host, "facts": facts}))]
@@ -97,15 +101,12 @@ class Rendezvous:
         message = differences([entry["facts"] for entry in found], [entry["host"] for entry in found])
         if not message:
             return
-        self._linger()
-        first = [entry["host"] for entry in found].index(self.host)
-        if first < self.rank:
-            raise RankLost(f"the ranks of this run differ; the output of rank {first} names the differences")
         raise ValueError(message)
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Report an error of the block to the other ranks, and turn the loss of another rank into `RankLost`."""
+        """Report an error of the block to the other ranks; turn the loss of another rank, or an error that it has
+        reported already, into `RankLost`."""
         try:
             yield
         except RankLost:
@@ -113,12 +114,20 @@ class Rendezvous:
         except Exception as error:
             if _is_loss(error):
                 raise RankLost(self._failed(wait=3.0)) from error
-            with suppress(RuntimeError):
-                if self._count == 1 and not self.store.check(["failed"]):
-                    self.store.set("failed", f"{self.rank}")
-                if not isinstance(error, ConnectionError):
-                    self._linger()
+            if isinstance(error, RanksMissing):  # nobody to wait for
+                raise
+            if self._reported_before(str(error)):
+                raise RankLost(self._failed()) from error
             raise
+
+    def _reported_before(self, text: str) -> bool:
+        """Report that this rank fails, unless one has; return True if that one's error is the same."""
+        with suppress(RuntimeError):
+            ours = json.dumps([self.rank, text])
+            first = self.store.compare_set("failed", "", ours).decode() if self._count == 1 else ours
+            self._linger()
+            return first != ours and json.loads(first)[1] == text
+        return False
 
     def _linger(self) -> None:
         """Keep the store open until the other ranks have seen how it ended."""
@@ -177,7 +186,7 @@ class Rendezvous:
                 time.sleep(_POLL_SECONDS)
             if not self.store.check(["failed"]):
                 return "another rank ended without a message (killed? out of memory?)"
-            rank = int(self.store.get("failed"))
+            rank = json.loads(self.store.get("failed"))[0]
             where = self._host_of(rank)
             self.store.set(f"seen/{self.rank}", "")
         except RuntimeError:

@@ -91,7 +91,8 @@ await() { # JOB STATE SECONDS
 }
 await_line() { # LOG TEXT COUNT SECONDS
     for ((i = 0; i < ${4:-120}; i++)); do
-        (($(grep -c -- "$2" "$1" 2>/dev/null || true) >= ${3:-1})) && return
+        found=$(grep -c -- "$2" "$1" 2>/dev/null || true)
+        ((${found:-0} >= ${3:-1})) && return
         sleep 1
     done
     echo "FAIL $1 does not say '$2' ${3:-1} times"
@@ -190,6 +191,7 @@ error_once() { # a wrong option on two nodes of two processes: one line, not req
     await "$job" FAILED 120 || true
     expect "exit status" "$(field "$job" ExitCode)" 1:0
     expect "restarts" "$(field "$job" Restarts)" 0
+    expect "messages of an error" "$(grep -c 'error: /nowhere' error_once.txt)" 1
     grep -v '^srun\|^slurmstepd' error_once.txt | sed 's/^/       /'
 }
 killed() { # a killed process and a killed launcher end the job on both nodes within a minute and leave nothing

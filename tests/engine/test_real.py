@@ -253,7 +253,8 @@ def test_slurm_arrays(tmp_path, written):
         (75, {"RESTART_COUNT": "99"}, True),
         (75, {"RESTART_COUNT": "100"}, False),
         (75, {"more": {"MAX_RESTARTS": "0"}}, False),
-        (75, {"state": "CANCELLED"}, False),
+        (75, {"state": "COMPLETING Reason=None"}, False),
+        (75, {"state": "COMPLETING Reason=TimeLimit"}, True),
         *((status, {}, False) for status in (0, 1, 2, 130, 143)),
     ],
 )
