@@ -162,7 +162,7 @@ def outcome(
     if any(report.status == PREEMPTED for report in reports.values()):
         return PREEMPTED, ""
     if asked is not None and ended:
-        return 128 + asked, f"dali-mix {command}: ended by {asked.name} before there was anything to save"
+        return 128 + asked, f"dali-mix {command}: ended by {asked.name} before it could save"
     if not ended:
         return 0, ""
     codes = ", ".join(f"rank {number} with status {code}" for number, code in sorted(ended.items()))

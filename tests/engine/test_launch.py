@@ -17,7 +17,7 @@ from dali_mix.cli.rank import Ended
         ({0: (75, ""), 1: (75, "")}, {0: 75, 1: 75}, None, 75, ""),
         ({0: (75, "")}, {0: 75}, None, 75, ""),
         ({0: (75, ""), 1: (75, "")}, {}, signal.SIGTERM, 75, ""),
-        ({}, {0: -signal.SIGTERM}, signal.SIGTERM, 143, "before there was anything to save"),
+        ({}, {0: -signal.SIGTERM}, signal.SIGTERM, 143, "before it could save"),
         ({0: (1, "connection lost")}, {1: -signal.SIGKILL}, None, 1, "rank 1 was ended by SIGKILL; out of memory"),
         ({0: (130, "interrupted")}, {}, signal.SIGINT, 130, "interrupted"),
         ({}, {2: 3}, None, 1, "rank 2 with status 3"),
