@@ -8,6 +8,7 @@ produces for this number of records is accepted.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import io
 import json
@@ -122,9 +123,9 @@ def read_info(path: Path) -> SetInfo:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a manifest: {error}; pack or adopt the set again") from None
+        raise ValueError(f"{path}: not a manifest: {error}; {again(path)}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a manifest: the field 'format' is not {FORMAT!r}; pack or adopt the set again")
+        raise ValueError(f"{path}: not a manifest: the field 'format' is not {FORMAT!r}; {again(path)}")
     if data.get("version") != VERSION:
         raise ValueError(
             f"{path}: field 'version' is {data.get('version')!r}, this dali_mix reads {VERSION}: update it, or"
@@ -134,7 +135,7 @@ def read_info(path: Path) -> SetInfo:
         return _checked(data)
     except (KeyError, TypeError, ValueError) as error:
         what = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path}: damaged manifest: {what}; pack or adopt the set again") from None
+        raise ValueError(f"{path}: damaged manifest: {what}; {again(path)}") from None
 
 
 def _content_sha256(data: dict[str, Any]) -> str:
@@ -144,13 +145,27 @@ def _content_sha256(data: dict[str, Any]) -> str:
 
 
 def _missing(path: Path) -> str:
-    rec = path.with_name(path.name.removesuffix(".json") + ".rec")
-    if rec.exists():
-        return (
-            f"{path}: no manifest beside {rec.name}: run `dali-mix adopt {rec} --force` (--classes names the classes),"
-            " or pack the set again"
-        )
+    if _records(path):
+        return f"{path}: no manifest beside the records: {again(path)}"
     return f"{path}: no such set; pack one with `dali-mix pack`, or check the prefix"
+
+
+def _records(manifest: Path) -> list[Path]:
+    """The .rec files that are called like those of a set."""
+    name = manifest.name.removesuffix(".json")
+    single = manifest.with_name(f"{name}.rec")
+    shards = f"{glob.escape(name)}-{'[0-9]' * 5}.rec"
+    return [single] if single.exists() else sorted(manifest.parent.glob(shards))
+
+
+def again(manifest: Path) -> str:
+    """What to do about a manifest or table that is lost or damaged, for the end of a message."""
+    recs = _records(manifest)
+    if not recs:
+        return "pack the set again"
+    named = " ".join(str(rec) for rec in recs[:2]) + " …" * (len(recs) > 2)
+    out = f" --out {manifest.with_name(manifest.name.removesuffix('.json'))}" if len(recs) > 1 else ""
+    return f"run `dali-mix adopt {named}{out} --force` (--classes names the classes), or pack the set again"
 
 
 def _checked(data: dict[str, Any]) -> SetInfo:
@@ -218,12 +233,12 @@ def open_table(path: Path, count: int) -> np.memmap:
         size = path.stat().st_size
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{path}: the set's record table is missing: copy it too, or pack or adopt the set again"
+            f"{path}: the set's record table is missing: copy it too, or {again(path.with_suffix('.json'))}"
         ) from None
     if found != header:
         raise ValueError(
-            f"{path}: not the table of {count} records the manifest speaks of (its header differs); pack or adopt"
-            " the set again"
+            f"{path}: not the table of {count} records the manifest speaks of (its header differs);"
+            f" {again(path.with_suffix('.json'))}"
         )
     if size != expected:
         raise ValueError(
