@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.feed import BadRecords, Fed
 from dali_mix.loading.order import Schedule, Step
+from dali_mix.loading.restart import Restartable
 from dali_mix.pipelines import CachedPipeline, Pipeline, SampleRandom
 from dali_mix.recordio import RecordSet
 
@@ -24,7 +25,7 @@ DRAW_AHEAD = 4096  # records drawn for in one go: a draw costs as much for 4,096
 DECODE_BATCH = 256
 
 
-class CachedSource:
+class CachedSource(Restartable):
     """Serves batches of a `CachedPipeline` from memory, on the GPU when the set takes no more than half of what is free
     there.
 
@@ -48,13 +49,16 @@ class CachedSource:
         self._records = records
         self._pipeline = pipeline
         self._schedule = schedule
-        self._device = device
         self._num_threads = num_threads
         self._bad = bad
         self._verify_crc = verify_crc
-        self._cache: torch.Tensor | None = None
-        self._steps: Iterator[Step] = iter(())
-        self._drawn: deque[Fed] = deque()
+        self._cache: torch.Tensor | None
+        self._steps: Iterator[Step]
+        self._drawn: deque[Fed]
+        super().__init__(device)
+
+    def _idle(self) -> dict[str, Any]:
+        return {"_cache": None, "_steps": iter(()), "_drawn": deque()}
 
     def steps_left(self, position: int) -> int:
         """How many steps this rank takes from `position` of an epoch on."""
@@ -77,12 +81,6 @@ class CachedSource:
             return fed, None
         images = self._pipeline.apply(self._cache, fed.rows, fed.draws)
         return fed, images if images.device == self._device else images.to(self._device, non_blocking=True)
-
-    def close(self) -> None:
-        """Gives the memory back; fetching again decodes anew."""
-        self._cache = None
-        self._drawn.clear()
-        self._steps = iter(())
 
     def _draw(self) -> None:
         steps: list[Step] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,12 @@ from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
 from dali_mix.loading.feed import BadRecords, Fed, Feed
 from dali_mix.loading.order import Schedule
+from dali_mix.loading.restart import Restartable
 from dali_mix.pipelines import Pipeline, ops
 from dali_mix.recordio import RecordSet
 
 
-class ExactSource:
+class ExactSource(Restartable):
     """Runs a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead."""
 
     resumable = True
@@ -40,13 +42,15 @@ class ExactSource:
         self._records = records
         self._pipeline = pipeline
         self._schedule = schedule
-        self._device = device
         self._num_threads = num_threads
         self._prefetch = prefetch
         self._bad = bad
         self._feed = Feed(records, pipeline, schedule.seed, bad, verify_crc)
-        self._dali: DaliPipeline | None = None
-        self._ready: deque[tuple[Fed, torch.Tensor | None]] = deque()
+        self._ready: deque[tuple[Fed, torch.Tensor | None]]
+        super().__init__(device)
+
+    def _idle(self) -> dict[str, Any]:
+        return {"_dali": None, "_ready": deque()}
 
     def steps_left(self, position: int) -> int:
         """How many steps this rank takes from `position` of an epoch on."""
@@ -71,10 +75,8 @@ class ExactSource:
                 return fed, images
 
     def close(self) -> None:
-        """Gives back DALI's threads and memory. Fetching again starts anew."""
-        self._dali = None
-        self._feed.under_way.clear()
-        self._ready.clear()
+        super().close()
+        self._feed.close()
 
     def _run(self, epoch: int, position: int) -> None:
         try:

@@ -95,6 +95,14 @@ class Feed:
         """Takes the steps from `steps` from now on; those under way stay."""
         self._steps = steps
 
+    def close(self) -> None:
+        """Forget the steps under way and those to come."""
+        self.under_way.clear()
+        self._steps = iter(())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"under_way": deque(), "_steps": iter(())}
+
     def __call__(self) -> list[Any]:
         empty = 0
         while True:

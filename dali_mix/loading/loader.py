@@ -4,6 +4,7 @@ stopped.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ class Source(Protocol):
     def steps_left(self, position: int) -> int: ...
 
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]: ...
+
+    def check_process(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -46,14 +49,25 @@ class Dataset:
 
 
 class Loader:
-    """Iterates over `Batch`es, from the current position to the end of the epoch; then the next epoch is due.
+    """An iterable of `Batch`es over a packed set. Every `iter()` goes over one epoch.
 
-    Only what the caller has taken counts: a batch counts as seen when it is handed over, a prefetched one does not. So
-    `state_dict()` inside the loop's body includes the batch at hand, and breaking out and iterating again goes on
-    behind it.
+    In training the first `iter()` is epoch 0, and the one after a completed epoch is the next epoch. Handing over an
+    epoch's last batch completes it: a consumer that takes `len(loader)` batches and asks for no more has completed it.
+    An epoch that was broken off begins again, with the same records and crops, so that `next(iter(loader))` costs
+    nothing. An evaluation begins at the first record at every `iter()`. Only `load_state_dict` makes the next `iter()`
+    begin inside an epoch.
+
+    One iterator runs at a time: a new `iter()` ends the one before it, whose next `next()` raises RuntimeError.
+    `set_epoch` and `load_state_dict` inside the loop's body end that loop.
+
+    `state_dict()` is where the batches handed over so far leave off, those prefetched not counted: inside the body it
+    includes the batch at hand.
+
+    A loader can be pickled, and used in a forked process, where it starts again at its position; on a GPU a fork raises
+    RuntimeError.
 
     Attributes:
-        epoch, samples_seen: where it stands; samples_seen counts over all ranks, in this epoch.
+        epoch, samples_seen: the position; samples_seen counts over all ranks, in this epoch.
         global_size: records in the batch last yielded, summed over ranks, as planned (without regard to skipped
             records).
         skipped: (record number, reason) of records found bad, with on_bad_record="skip".
@@ -87,6 +101,22 @@ class Loader:
         self.global_size = 0
         self._source = source
         self._bad = bad
+        self._resuming = False  # a loaded position waits for the first batch to be taken
+        self._running: object | None = None  # identifies the iterator that may go on
+        self._restarted = False
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{len(self.dataset):,} records",
+            f"pipeline {self.pipeline.name!r}",
+            "train" if self.train else "eval",
+            f"batch_size {self.batch_size}",
+            f"epoch {self.epoch}",
+            f"samples_seen {self.samples_seen}",
+        ]
+        if self.world_size > 1:
+            parts.append(f"rank {self.rank} of {self.world_size}")
+        return f"Loader({str(self.dataset.records.prefix)!r}: {', '.join(parts)})"
 
     @property
     def skipped(self) -> list[tuple[int, str]]:
@@ -94,21 +124,68 @@ class Loader:
         return list(self._bad.skipped)
 
     def __len__(self) -> int:
-        """Steps of a whole epoch on this rank."""
+        """Return the number of steps of a full epoch on this rank, wherever the loader stands in it."""
         return self._source.steps_left(0)
 
     def __iter__(self) -> Iterator[Batch]:
-        while self._source.steps_left(self.samples_seen):
-            epoch = self.epoch
-            fed, images = self._source.fetch(epoch, self.samples_seen)
-            self.samples_seen, self.global_size = fed.step.end, fed.step.end - fed.step.start
-            if images is None:
-                self._nothing_left(fed)
-                continue
+        """Return an iterator over the epoch that is due: see the class.
+
+        Its `next()` raises RuntimeError after another `iter()` of this loader, ValueError for a record that cannot be
+        used.
+        """
+        if not self._resuming:
+            self._note_restart()
+            self.samples_seen = 0
+        self._running = iterator = object()
+        return self._batches(iterator)
+
+    def _batches(self, iterator: object) -> Iterator[Batch]:
+        if self._running is not None:  # None: moved by set_epoch or load_state_dict, which it follows
+            self._check_running(iterator)
+        self._running = iterator
+        ready = self._fetch(self.epoch, self.samples_seen)
+        while ready is not None:
+            fed, images = ready
+            epoch, end = fed.step.epoch, fed.step.end
+            # Steps without a readable record at the end are part of this step: found before it completes the epoch.
+            ahead = self._fetch(epoch, end) if self._bad.skip else None
+            last = ahead is None if self._bad.skip else not self._source.steps_left(end)
+            self.epoch, self.samples_seen = (epoch + 1, 0) if last else (epoch, end)
+            self.global_size, self._resuming = end - fed.step.start, False
             yield Batch(images, self._targets(fed), torch.from_numpy(fed.rows))
-            if self.epoch != epoch:  # set_epoch or load_state_dict inside the loop: this epoch is over
+            if last or self._running is None:
                 return
-        self.epoch, self.samples_seen = self.epoch + 1, 0
+            self._check_running(iterator)
+            ready = ahead or self._fetch(epoch, end)
+        self.epoch, self.samples_seen, self._resuming = self.epoch + 1, 0, False
+
+    def _fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor] | None:
+        """Return the first step from `position` on that has a readable record; None at the epoch's end."""
+        self._source.check_process()
+        while self._source.steps_left(position):
+            fed, images = self._source.fetch(epoch, position)
+            if images is not None:
+                return fed, images
+            self._nothing_left(fed)
+            position = fed.step.end
+        return None
+
+    def _check_running(self, iterator: object) -> None:
+        if self._running is not iterator:
+            raise RuntimeError(
+                f"{self!r}: another iter() of this loader has begun, which ends this one: build a second loader to go"
+                " over the set twice at a time"
+            )
+
+    def _note_restart(self) -> None:
+        """Log once that more than a first look was broken off: those records would be trained on again and again."""
+        if self.train and self.samples_seen > self.global_batch_size and not self._restarted:
+            self._restarted = True
+            logging.getLogger(__name__).warning(
+                "%r: this iter() begins the epoch again, with the same records and crops; before it, call set_epoch()"
+                " to go to another epoch, or load_state_dict(state_dict()) to go on inside this one",
+                self,
+            )
 
     def _nothing_left(self, fed: Fed) -> None:
         if self.world_size > 1:
@@ -136,11 +213,17 @@ class Loader:
         return found
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the beginning of `epoch`, or stays where it is when it is in that epoch already."""
+        """Go to the beginning of `epoch`, also from inside it. Loops over consecutive epochs do not need it.
+
+        It discards a position that `load_state_dict` set. Raises ValueError for an epoch below 0.
+        """
         if epoch < 0:
             raise ValueError(f"epoch is {epoch}: epochs count from 0")
-        if epoch != self.epoch:
-            self.epoch, self.samples_seen = epoch, 0
+        self._move(epoch, 0)
+        self._resuming = False
+
+    def _move(self, epoch: int, samples_seen: int) -> None:
+        self.epoch, self.samples_seen, self._running = epoch, samples_seen, None
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, in plain values: the same on all ranks."""
@@ -182,8 +265,11 @@ class Loader:
                 " epoch's end,"
                 " or use source='exact'"
             )
-        self.epoch, self.samples_seen = epoch, seen
+        if seen and not self._source.steps_left(seen) and (self.train or seen == len(self.dataset)):
+            epoch, seen = epoch + 1, 0  # completed
+        self._move(epoch, seen)
+        self._resuming = True
 
     def close(self) -> None:
-        """Gives back threads and memory; iterating again starts them anew."""
+        """Free threads and memory; iterating again starts them again."""
         self._source.close()

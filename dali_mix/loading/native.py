@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +24,12 @@ from nvidia.dali.pipeline import Pipeline as DaliPipeline
 from dali_mix.loading.exact import to_torch, wrong_sizes
 from dali_mix.loading.feed import Fed
 from dali_mix.loading.order import Schedule, Step
+from dali_mix.loading.restart import Restartable
 from dali_mix.pipelines import Pipeline
 from dali_mix.recordio import RecordSet
 
 
-class NativeSource:
+class NativeSource(Restartable):
     """Runs `fn.readers.mxnet` and the pipeline's `native_graph`; built anew for each epoch, so that an epoch depends on
     (seed, epoch) only.
     """
@@ -49,11 +51,10 @@ class NativeSource:
         self._records = records
         self._pipeline = pipeline
         self._schedule = schedule
-        self._device = device
         self._num_threads = num_threads
         self._prefetch = prefetch
-        self._dali: DaliPipeline | None = None
-        self._next = (-1, 0, 0)  # epoch, position, step that the open pipeline gives next
+        self._next: tuple[int, int, int]  # epoch, position, step that the open pipeline gives next
+        super().__init__(device)
         count, ranks = schedule.count, schedule.world_size
         edges = [rank * count // ranks for rank in range(ranks + 1)]  # where DALI cuts the set
         sizes = np.diff(edges)
@@ -99,9 +100,8 @@ class NativeSource:
         self._next = (epoch, end, step + 1)
         return Fed(Step(epoch, position, end, rows), rows, {}, []), to_torch(images)[:size]
 
-    def close(self) -> None:
-        """Gives back DALI's threads and memory. Fetching the beginning of an epoch starts anew."""
-        self._dali, self._next = None, (-1, 0, 0)
+    def _idle(self) -> dict[str, Any]:
+        return {"_dali": None, "_next": (-1, 0, 0)}
 
     def _row(self, source_info: bytes) -> int:
         path, _, offset = source_info.decode().rpartition(" at index ")

@@ -37,6 +37,7 @@ class SyntheticLoader:
         self.rank, self.world_size, self.size = rank, world_size, size
         self.global_batch_size = batch_size * world_size
         self.epoch = self.samples_seen = self.global_size = 0
+        self.resuming = False
         self.nan_at, self.bad = set(nan_at), set(bad)  # bad: left out, as with on_bad_record="skip"
         self.multilabel = multilabel
         self.dataset = Records(range(count))
@@ -47,18 +48,23 @@ class SyntheticLoader:
         return -(-self.count // self.global_batch_size)
 
     def __iter__(self):
+        if not self.resuming:
+            self.samples_seen = 0
+        return self._batches()
+
+    def _batches(self):
         order = np.arange(self.count)
         if self.train:
             order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])).permutation(self.count)
-        while self.samples_seen < self.count:
-            ids = order[self.samples_seen : self.samples_seen + self.global_batch_size]
-            self.samples_seen += len(ids)
-            self.global_size = len(ids)
+        for start in range(self.samples_seen, self.count, self.global_batch_size):
+            ids = order[start : start + self.global_batch_size]
+            self.samples_seen, self.global_size, self.resuming = start + len(ids), len(ids), False
+            if self.samples_seen == self.count:
+                self.epoch, self.samples_seen = self.epoch + 1, 0
             mine = np.array_split(ids, self.world_size)[self.rank]
             mine = np.array([i for i in mine if i not in self.bad], dtype=np.int64)
             if len(mine):
                 yield self._batch(mine)
-        self.epoch, self.samples_seen = self.epoch + 1, 0
 
     def _batch(self, ids):
         images = []
@@ -90,6 +96,7 @@ class SyntheticLoader:
             if strict and state[key] != mine[key]:
                 raise ValueError(f"{key} was {state[key]}, is {mine[key]}")
         self.epoch, self.samples_seen = state["epoch"], state["samples_seen"]
+        self.resuming = True
 
     def close(self):
         pass

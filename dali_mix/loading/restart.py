@@ -1,0 +1,73 @@
+"""`Restartable`: sources that can drop what they run with, in a forked child and in a pickle, and start again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from typing import Any
+
+import torch
+from nvidia.dali.pipeline import Pipeline as DaliPipeline
+
+
+class Restartable:
+    """Base of the sources that run a DALI pipeline.
+
+    A source has fixed attributes (records, schedule, …) and running state: the attributes that `_idle` returns, with
+    their values while nothing runs. `close`, pickling and a fork of a running pipeline put a source back into that
+    state; the next fetch starts it again.
+
+    A fork copies the memory of a DALI pipeline but not its threads. In the child both running it and destroying it wait
+    forever for them, so it is leaked there: its destructor must never run, not even at exit.
+    """
+
+    _dali: DaliPipeline | None = None
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._forked = False
+        vars(self).update(self._idle())
+        _sources.add(self)
+
+    def _idle(self) -> dict[str, Any]:
+        """Return the attributes of the running state, each with a new idle value."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free threads and memory. The next fetch starts the source again."""
+        vars(self).update(self._idle())
+
+    def check_process(self) -> None:
+        """Raise RuntimeError in a forked child when the source uses CUDA."""
+        if self._forked:
+            raise RuntimeError(
+                "this loader was built for a GPU before the process was forked, and CUDA cannot be used in the child:"
+                " build the loader in the child, or start the child with the method 'spawn'"
+            )
+
+    def abandon(self) -> None:
+        """Drop the parent's DALI pipeline in a forked child, without destroying it."""
+        self._forked = self._device.type == "cuda"
+        if self._dali is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._dali._pipe))
+            self._dali._pipe = None  # or DALI's exit handler would destroy it
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | self._idle() | {"_forked": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        _sources.add(self)
+
+
+_sources: weakref.WeakSet[Restartable] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for source in list(_sources):
+        source.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

@@ -1,0 +1,157 @@
+"""A loader in another process: forked while it runs, in a DataLoader's worker, sent to a spawned one. Never a hang."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import traceback
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from dali_mix import build_loader
+from dali_mix.recordio import RecordSet
+from tests.loading.sets import png_set
+
+SOURCES = {"exact": ("imagenet", {}), "cached": ("cifar", {}), "native": ("imagenet", {"source": "native"})}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return RecordSet(png_set(tmp_path_factory.mktemp("fork") / "set", 40))
+
+
+def build(records, source):
+    name, options = SOURCES[source]
+    shape = {"image_size": 32}
+    return build_loader(
+        name, records, batch_size=4, train=True, device="cpu", num_threads=2, prefetch=4, pipeline_options=shape,
+        **options,
+    )  # fmt: skip
+
+
+def ids(batches):
+    return [number for batch in batches for number in batch.ids.tolist()]
+
+
+def in_child(work):
+    """Runs `work` in a forked child, which is ended if it hangs; its status must be 0."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(3)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_used_before_a_fork_it_works_in_the_child(records, source):
+    straight = build(records, source)
+    first, second = ids(straight), ids(straight)
+    one = build(records, source)
+    batches = iter(one)
+    begun = ids([next(batches)])
+
+    def whole():
+        assert ids(one) == first
+        assert ids(one) == second
+
+    def with_a_grandchild():
+        next(iter(one))
+        in_child(whole)
+        whole()
+
+    def running():
+        assert begun + ids(batches) == first
+
+    def a_batch_of_the_parent():
+        assert torch.equal(straight_batch.images, kept)
+        whole()
+
+    straight_batch = next(iter(straight))
+    kept = straight_batch.images.clone()
+    for work in (whole, with_a_grandchild, a_batch_of_the_parent):
+        in_child(work)
+    if source != "native":  # which cannot begin inside an epoch
+        in_child(running)
+    assert begun + ids(batches) == first  # and the parent's goes on
+
+
+class Wrapped(IterableDataset):
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        return iter(self.loader)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_in_the_worker_of_a_data_loader(records, source):
+    first = ids(build(records, source))
+    one = build(records, source)
+    for workers in (0, 1):
+        next(iter(one))
+        assert ids(DataLoader(Wrapped(one), batch_size=None, num_workers=workers, timeout=60 * workers)) == first
+        one.set_epoch(0)
+
+
+def send(loaders, queue):
+    queue.put([ids(one) for one in loaders])
+
+
+def test_sent_to_a_spawned_process(records):
+    loaders = [build(records, source) for source in SOURCES]
+    for one in loaders:
+        next(iter(one))
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=send, args=(loaders, queue))
+    process.start()
+    assert queue.get(timeout=120) == [ids(one) for one in loaders]
+    process.join()
+    assert process.exitcode == 0
+
+
+SCRIPT = """
+import os, signal, sys
+from tests.loading.test_fork import RecordSet, SOURCES, build
+loaders = [build(RecordSet(sys.argv[1]), source) for source in SOURCES]
+kept = [next(iter(one)) for one in loaders]
+for use in (False, True):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        for one in loaders if use else ():
+            next(iter(one))
+        sys.exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, use
+"""
+
+
+def test_a_child_that_ends_like_a_script_ends(records):
+    """DALI's exit handlers and the destructors of what was copied must not wait for the parent's threads."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(records.prefix)], capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("source", ["exact", "cached"])
+def test_on_a_gpu_the_child_is_told_to_build_its_own(records, source):
+    one = build(records, source)
+    next(iter(one))
+    one._source._device = torch.device("cuda", 0)  # as if it had been built for one
+
+    def refused():
+        with pytest.raises(RuntimeError, match="build the loader in the child"):
+            next(iter(one))
+
+    in_child(refused)
+    one._source.check_process()
