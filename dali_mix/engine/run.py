@@ -174,7 +174,7 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
-    for odd in _oddities(trainer):
+    for odd in _oddities(trainer) if ranks.main else ():
         report.warn(odd)
     if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
         report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")

@@ -1,0 +1,156 @@
+"""What must be equal on all ranks, and the refusal where it is not: before the first step, in one line."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dali_mix.engine.agreement import resume_facts, run_facts
+from dali_mix.engine.checkpoints import CheckpointFolder
+from dali_mix.engine.config import make_config
+from dali_mix.engine.rendezvous import differences
+from dali_mix.recordio import write_set
+from tests.engine.sets import pack_digits
+from tests.engine.synthetic import recipe
+from tests.recordio.samples import encoded
+
+CPU = torch.device("cpu")
+
+
+def facts(**changes):
+    sets = tuple(name for name in ("train_set", "val_set") if name in changes)
+    return run_facts(make_config(recipe(**changes)), CPU, sets)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"seed": 5}, "seed"),
+        ({"epochs": 7}, "epochs"),
+        ({"batch_size": 18}, "batch_size"),
+        ({"accumulate": 3}, "accumulate"),
+        ({"max_steps": 2}, "max_steps"),
+        ({"mixer": {"type": "cutmix", "alpha": 0.5}}, "mixer.alpha"),
+        ({"optimizer": {"type": "SGD", "lr": 0.5}}, "optimizer.lr"),
+        ({"amp": "bf16"}, "amp"),
+        ({"ema": 0.5}, "ema"),
+        ({"log_interval": 3}, "log_interval"),
+        ({"evaluate_epochs": 2}, "evaluate_epochs"),
+        ({"checkpoint": {"interval_steps": 3}}, "checkpoint.interval_steps"),
+        ({"model": {"type": "tests.engine.synthetic:TinyNet", "dropout": 0.3}}, "model.dropout"),
+    ],
+)
+def test_what_decides_a_run_is_compared_by_name(change, name):
+    message = differences([facts(), facts(**change)], ["a", "b"], most=99)
+    assert f"{name}: " in message
+
+
+@pytest.mark.parametrize(
+    "change", [{"visualizer": []}, {"loader": {"num_threads": 3, "prefetch": 4}}, {"device": "cpu"}]
+)
+def test_what_may_differ(change):
+    assert differences([facts(visualizer="auto"), facts(**change)], ["a", "b"]) == ""
+
+
+def test_content_counts_not_the_path(tmp_path):
+    for name, color in (("one", 1), ("copy", 1), ("other", 200)):
+        write_set(str(tmp_path / name), [(encoded("PNG", 8, 8, seed=color), 0)], classes=["a"])
+    one, copy, other = (facts(train_set=str(tmp_path / name)) for name in ("one", "copy", "other"))
+    assert one == copy
+    assert "train_set: 1 records, sha256" in differences([one, other], ["a", "b"])
+    for name, content in (("w1", b"1"), ("w2", b"1"), ("w3", b"2")):
+        (tmp_path / f"{name}.pt").write_bytes(content)
+    first, same, changed = (facts(weights=str(tmp_path / f"{name}.pt")) for name in ("w1", "w2", "w3"))
+    assert first == same
+    assert "weights: sha256" in differences([first, changed], ["a", "b"])
+
+
+def test_checkpoints_that_differ_ask_for_a_shared_disk(tmp_path):
+    found = []
+    for name, content in (("a", b"x" * 99), ("b", b"y" * 99), ("c", None)):
+        folder = CheckpointFolder(tmp_path / name, 2, print)
+        if content is not None:
+            folder.path.mkdir()
+            folder.file(8).write_bytes(content)
+        found.append(resume_facts(folder, "auto"))
+    message = differences(found, ["a", "b", "c"])
+    assert "is --work-dir on a disk that all ranks share?" in message
+    assert "none on rank 2 (c)" in message
+    assert (
+        differences([resume_facts(CheckpointFolder(tmp_path / name, 2, print), "no") for name in "ac"], ["a", "c"])
+        == ""
+    )
+
+
+def test_code_of_the_recipe_is_compared(tmp_path, monkeypatch):
+    texts = "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self, num_classes): super().__init__(3, {})\n"
+    found = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own_net.py").write_text(texts.format(len(folder) + len(found)))
+        monkeypatch.syspath_prepend(tmp_path / folder)
+        found.append(facts(model={"type": "own_net:Net"}))
+    assert "the code of own_net:Net: sha256" in differences(found, ["a", "b"])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return pack_digits(tmp_path_factory.mktemp("digits"))
+
+
+def start(rank, world_size, port, command, options):
+    env = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "dali_mix", *map(str, command), "--cfg-options", "visualizer=[]", *options],
+        env={**os.environ, **env, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_two(commands, options):
+    """(exit statuses, error lines of both) of two ranks that are started by nobody but the variables."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [start(rank, 2, port, commands[rank], options[rank]) for rank in range(2)]
+    errors = [rank.communicate(timeout=150)[1] for rank in ranks]
+    lines = [line for error in errors for line in error.splitlines() if "error:" in line or "ended:" in line]
+    return [rank.returncode for rank in ranks], lines
+
+
+def test_two_ranks_with_other_sets_or_work_directories(digits, tmp_path):
+    train, val = digits
+    base = [f"train_set={train}", "val_set=None", "max_steps=2", "model.type=wrn-10-1"]
+    command = ["train", "quickstart", "--work-dir", tmp_path / "run"]
+    status, lines = run_two([command] * 2, [base, [*base, f"train_set={val}", "epochs=9"]])
+    assert status == [1, 1]
+    assert len(lines) == 2
+    [message] = [line for line in lines if "error:" in line]
+    assert "epochs: " in message and "train_set: 1438 records" in message and "359 records" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_plain_ranks_train_evaluate_and_compare_checkpoints(digits, tmp_path):
+    train, val = digits
+    options = [
+        f"train_set={train}",
+        f"val_set={val}",
+        "max_steps=2",
+        "batch_size=16",
+        "model.type=wrn-10-1",
+        "epochs=1",
+    ]
+    command = ["train", "quickstart", "--work-dir", tmp_path / "run"]
+    assert run_two([command] * 2, [options] * 2) == ([0, 0], [])
+    best = tmp_path / "run/checkpoints/best.pt"
+    shutil.copy(tmp_path / "run/checkpoints/step-00000002.pt", tmp_path / "other.pt")
+    evaluations = [["evaluate", "quickstart", path] for path in (best, tmp_path / "other.pt")]
+    status, lines = run_two(evaluations, [options] * 2)
+    assert status == [1, 1]
+    assert sum("the checkpoint: sha256" in line for line in lines) == 1
