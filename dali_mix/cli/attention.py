@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dali_mix.cli.predict import CLASS_FILE_HELP, add_model_arguments, tell_unreadable, tell_values
+from dali_mix.cli.predict import CLASS_FILE_HELP, add_model_arguments, tell_notes, tell_unreadable, tell_values
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,10 @@ def run(args: argparse.Namespace) -> int:
     from dali_mix.reports.attention import attention
 
     tell_values(of_run)
+    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=names)
+    tell_notes(predictor.notes)
     _, unreadable = attention(
-        Predictor(config, args.checkpoint, ema=args.ema, classes=names),
+        predictor,
         files,
         args.out,
         classes=None if args.classes is None else [name.strip() for name in args.classes.split(",")],

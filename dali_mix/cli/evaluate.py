@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dali_mix.cli.predict import tell_values
+from dali_mix.cli.predict import tell_notes, tell_values
 from dali_mix.engine.environment import environment
 
 
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluate_in_detail(config, args.checkpoint, ema=args.ema)
     scores = evaluation.values
     if environment()[0] == 0:
+        tell_notes(evaluation.notes)
         print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         if out is not None:
             record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, **scores}

@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     choose(torch.zeros(1), ["any"], "multilabel", args.threshold, args.top_k)  # wrong ones are told before the work
     tell_values(of_run)
     predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
+    tell_notes(predictor.notes)
 
     def tell(path: Path, scores: torch.Tensor) -> None:
         print(
@@ -78,6 +79,12 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         write_text(args.csv, _csv(found, args))
     return tell_unreadable("predict", found.unreadable)
+
+
+def tell_notes(notes: Iterable[str]) -> None:
+    """Print how a file of weights was read."""
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
 def tell_values(of_run: Path | None) -> None:

@@ -93,7 +93,7 @@ class Predictor:
         self.task = self.task or _task_of_loss(config)
         self.device = distributed.pick_device(config.device)
         model = build_model(config, len(self.classes))
-        trained.load_into(model)
+        self.notes = trained.load_into(model)
         self.model = place_model(model, config, Ranks(0, 1, self.device)).eval()
         self.autocast = Precision(config.amp, self.device).autocast
 

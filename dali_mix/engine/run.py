@@ -236,12 +236,13 @@ def _tune(device: torch.device) -> None:
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found. values: as `evaluate_checkpoint`. scores: what measured them, for the figures of each
-    class. main: whether this is the rank that writes."""
+    class. main: whether this is the rank that writes. notes: on the file of weights, see `MatchReport.notes`."""
 
     values: dict[str, float]
     scores: Scores
     classes: tuple[str, ...]
     main: bool
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_checkpoint(
@@ -289,12 +290,12 @@ def evaluate_in_detail(
             classes, task = tuple(map(str, metainfo["classes"])), metainfo.get("task", "classification")
             trained.check_set(task, classes, f"val_set {config.val_set}")
             model = build_model(config, len(classes))
-            trained.load_into(model)
+            notes = trained.load_into(model)
             model = place_model(model, config, ranks)
             loss = build_loss(config).to(device)
             scores = make_scores(task, len(classes), device, config.metrics)
             autocast = Precision(config.amp, device).autocast
             values = evaluate(model, loader, loss, ranks, scores=scores, autocast=autocast)
-            return Evaluation(values, scores, classes, ranks.main)
+            return Evaluation(values, scores, classes, ranks.main, tuple(notes))
         finally:
             loader.close()

@@ -45,18 +45,21 @@ class Trained:
             f"its classes (--cfg-options val_set=PREFIX), or weights without names (`dali-mix convert --from dali_mix`)"
         )
 
-    def load_into(self, model: nn.Module) -> None:
-        """Takes the weights over into `model`.
+    def load_into(self, model: nn.Module) -> list[str]:
+        """Load the weights into `model`.
+
+        Returns:
+            notes on how a file of weights alone was read, see `MatchReport.notes`.
 
         Raises:
             ValueError: they are another model's.
         """
         if self.weights is None:
-            load_weights(model, self.path, strict_head=True)
-            return
+            return load_weights(model, self.path, strict_head=True).notes
         if differ := differences(model.state_dict(), self.weights):
             raise ValueError(f"{self.path}: of another model than the recipe's: {differ}")
         model.load_state_dict(self.weights)
+        return []
 
 
 def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:

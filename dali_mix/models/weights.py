@@ -38,13 +38,16 @@ class MatchReport:
         wanted = len(self.matched) + len(self.missing) + len(self.misshaped)
         return len(self.matched) / wanted if wanted else 0.0
 
+    @property
+    def notes(self) -> list[str]:
+        """What was removed from the keys, and what else of the file might have been meant, a line each."""
+        prefix = [f"prefix {self.prefix!r} removed from the file's keys"] if self.prefix else []
+        return prefix + ([f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else [])
+
     def __str__(self) -> str:
         counts = f"{len(self.matched)} matched, {len(self.missing)} missing, {len(self.misshaped)} mis-shaped"
         lines = [f"{self.path}: {counts}, {len(self.fresh)} left fresh, {len(self.unexpected)} unexpected"]
-        if self.prefix:
-            lines.append(f"  prefix {self.prefix!r} removed from the file's keys")
-        if self.unread:
-            lines.append(f"  read from {self.wrapper!r}; not read: {_listed(self.unread)}")
+        lines += [f"  {note}" for note in self.notes]
         named = {
             "missing": self.missing,
             "mis-shaped": self.misshaped,
