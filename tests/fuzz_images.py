@@ -32,6 +32,7 @@ from tests.recordio.samples import encoded, pixels, png_chunk, with_checksums
 
 TIMEOUT, MEMORY = 300, 6 << 30  # seconds and bytes (of addresses) a child may take
 MAX_PIXELS = 1_000_000
+KINDS = ("png", "png", "png", "jpeg", "jpeg", "webp", "bmp", "pnm")  # the first ended processes before they were checked
 NAMES = b"IHDR PLTE tRNS IDAT eXIf gAMA iCCP acTL VP8X VP8L ALPH EXIF".split()  # of chunks
 INTEGERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 32767, 65535, 1 << 16, 1 << 24, (1 << 31) - 1, (1 << 32) - 1)
 
@@ -72,9 +73,9 @@ def _format(data: bytes) -> str:
 def damaged(seed: int, number: int) -> tuple[str, bytes]:
     """Return format and bytes of a damaged file."""
     random = np.random.default_rng((seed, number))
-    kind = str(random.choice(list(originals())))
+    kind = str(random.choice(KINDS))
     data = _pick(random, originals()[kind])
-    for _ in range(1 + int(random.integers(3))):
+    for _ in range(1 + int(random.random() < 0.4)):
         if kind in ("png", "jpeg", "webp") and random.random() < 0.7:
             data = _damage_parts(random, kind, data)
         elif kind in ("bmp", "pnm") and random.random() < 0.5:

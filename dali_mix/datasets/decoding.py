@@ -12,7 +12,7 @@ import re
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dali_mix.recordio.image_header import ImageHeader, read_image_header
 from dali_mix.recordio.image_jpeg import image_segments
@@ -140,4 +140,6 @@ def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # whose text is the address of a buffer
+        return "its header is damaged"
     return str(error) if isinstance(error, (OSError, ValueError, SyntaxError)) else f"{type(error).__name__}: {error}"

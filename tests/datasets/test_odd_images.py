@@ -124,3 +124,35 @@ def test_packing_counts_what_it_stores_otherwise(tmp_path: Path, capsys: pytest.
     assert "2 images stored as PNG or as asked" in capsys.readouterr().out
     assert sorted(RecordSet(out).table["encoding"].tolist()) == [1, 2, 2, 2]
     assert main(["verify", "--decode", str(out), "--quiet"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL's, on strange tags
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "P2", "P3", "P4"])
+def test_any_changed_byte_of_a_converted_image_is_our_error(kind: str, decode: bool) -> None:
+    plain = {"P2": b"P2\n4 3\n255\n" + b"17 " * 12, "P3": b"P3 4 3 9 " + b"7 " * 36, "P4": b"P4\n4 3\nabc"}
+    data = plain[kind] if kind in plain else encoded(kind, 3, 4)
+    transform, refused = Transform(encoding="png", decode=decode), 0
+    assert transform(data)[1][:3] == ("png", 3, 4)
+    for at in range(min(len(data), 200)):
+        for value in (0, 2, 7, 255):
+            try:
+                transform(data[:at] + bytes([value]) + data[at + 1 :])
+            except ValueError as error:  # PIL raises TypeError, KeyError, struct.error, … as the damage has it
+                refused += 1
+                assert "0x7" not in str(error)
+    assert refused
+
+
+def test_an_odd_tiff_is_named_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(encoded("TIFF", 3, 4))
+    data[72] = 2  # a number called a text: PIL raises TypeError
+    folder = tmp_path / "in" / "a"
+    folder.mkdir(parents=True)
+    (folder / "odd.tif").write_bytes(data)
+    (folder / "good.png").write_bytes(encoded("PNG"))
+    pack = ["pack", "imagefolder", "--root", str(tmp_path / "in"), "--out", str(tmp_path / "set"), "--quiet"]
+    assert main([*pack, "--encoding", "png"]) == 1
+    assert "a/odd.tif: cannot be" in capsys.readouterr().err
+    assert main([*pack, "--encoding", "png", "--skip-bad"]) == 0
+    assert len(RecordSet(tmp_path / "set")) == 1
