@@ -27,12 +27,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dali_mix import build_loader
+from dali_mix.datasets.decoding import decode_bgr, decoded_size
+from dali_mix.datasets.images import Transform
+from dali_mix.recordio import RecordSet, Sample, read_image_header, write_set
+from tests.loading.sets import decoded_by_dali
 from tests.recordio.odd_images import ODD, PLAIN
 from tests.recordio.samples import encoded, pixels, png_chunk, with_checksums
 
 TIMEOUT, MEMORY = 300, 6 << 30  # seconds and bytes (of addresses) a child may take
 MAX_PIXELS = 1_000_000
-KINDS = ("png", "png", "png", "jpeg", "jpeg", "webp", "bmp", "pnm")  # the first ended processes before they were checked
+KINDS = (
+    "png",
+    "png",
+    "png",
+    "jpeg",
+    "jpeg",
+    "webp",
+    "bmp",
+    "pnm",
+)
 NAMES = b"IHDR PLTE tRNS IDAT eXIf gAMA iCCP acTL VP8X VP8L ALPH EXIF".split()  # of chunks
 INTEGERS = (0, 1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 32767, 65535, 1 << 16, 1 << 24, (1 << 31) - 1, (1 << 32) - 1)
 
@@ -225,14 +239,10 @@ def _strange_chunk(random: np.random.Generator) -> bytes:
 def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
     """Pack and load damaged files in this process; return what became of them, by format.
 
-    "kept", "normalized", "refused" while packing; of those stored, "loaded" or "named" by the loader (which are then
-    left out). "unseen": named by the loader, but not found by `verify --decode`.
+    "kept", "normalized", "refused" while packing; of those stored, "loaded", or "named" by the loader and then left
+    out. "otherwise": DALI shows other pixels than packing decodes. "unseen": named by the loader, but not found by
+    `verify --decode`.
     """
-    from dali_mix import build_loader
-    from dali_mix.datasets.decoding import decoded_size
-    from dali_mix.datasets.images import Transform
-    from dali_mix.recordio import RecordSet, Sample, write_set
-
     counts: dict[str, Counter[str]] = {}
     samples, kinds, origin = [], [], []
     transform = Transform(max_pixels=MAX_PIXELS)
@@ -274,6 +284,9 @@ def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
                     raise
             named |= {row for row, _ in loader.skipped}
             loader.close()
+    for row in _shown_otherwise([row for row in range(len(samples)) if row not in named], samples):
+        counts[kinds[row]]["otherwise"] += 1
+        print(f"file {origin[row]} of seed {seed}: DALI shows it otherwise than OpenCV or PIL", file=sys.stderr)
     for row, kind in enumerate(kinds):
         counts[kind]["named" if row in named else "loaded"] += 1
         if row in named:
@@ -284,6 +297,20 @@ def load(seed: int, numbers: range) -> dict[str, Counter[str]]:
             counts[kind]["unseen"] += 1
             print(f"file {origin[row]} of seed {seed}: named by the loader, sound to verify --decode", file=sys.stderr)
     return counts
+
+
+def _shown_otherwise(rows: list[int], samples: list[Sample]) -> list[int]:
+    """Return those of `rows` whose pixels by DALI are others than packing decodes, in another turn for example."""
+    different = []
+    for start in range(0, len(rows), 32):
+        some = rows[start : start + 32]
+        images = decoded_by_dali([samples[row].encoded for row in some])
+        for row, shown in zip(some, images, strict=True):
+            data = samples[row].encoded
+            expected = decode_bgr(data, read_image_header(data))[:, :, ::-1]
+            if shown.shape != expected.shape or np.abs(shown - expected).mean() > 8:
+                different.append(row)
+    return different
 
 
 def child(seed: int, numbers: range) -> tuple[dict[str, Counter[str]] | None, str]:
@@ -353,7 +380,7 @@ def main() -> int:
         print(json.dumps(load(args.seed, range(start, stop))))
         return 0
     counts, deadly = fuzz(args.seed, range(args.first, args.first + args.count), args.chunk, args.seconds)
-    columns = ("files", "refused", "normalized", "kept", "loaded", "named", "unseen")
+    columns = ("files", "refused", "normalized", "kept", "loaded", "otherwise", "named", "unseen")
     print("format  " + "".join(f"{name:>12}" for name in columns))
     for kind, count in sorted(counts.items()):
         print(f"{kind:<8}" + "".join(f"{count[name]:>12,}" for name in columns))

@@ -4,9 +4,10 @@ stop.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class ExactSource(Restartable):
     def _run(self, epoch: int, position: int) -> None:
         try:
             if self._dali is None:
-                self._dali = self._build()
+                self._dali = self._build(self._feed, self._schedule.batch_size)
             out, sizes = self._dali.run()
         except RuntimeError as error:
             self._recover(error)
@@ -102,11 +103,11 @@ class ExactSource(Restartable):
         while self._feed.under_way and not len(self._feed.under_way[0].rows):
             self._ready.append((self._feed.under_way.popleft(), None))
 
-    def _build(self) -> DaliPipeline:
+    def _build(self, source: Callable[[], list[Any]] | Iterator[list[Any]], batch_size: int) -> DaliPipeline:
         @pipeline_def(enable_conditionals=self._pipeline.conditional)
         def define() -> tuple[DataNode, DataNode]:
             encoded, *draws = fn.external_source(
-                source=self._feed, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
+                source=source, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
             )
             named = {name: draws[place] for place, name in enumerate(self._feed.names)}
             images = self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
@@ -114,7 +115,7 @@ class ExactSource(Restartable):
 
         with warnings.catch_warnings(record=True) as caught:
             dali = define(
-                batch_size=self._schedule.batch_size,
+                batch_size=batch_size,
                 num_threads=self._num_threads,
                 device_id=self._device.index,  # None on the CPU
                 prefetch_queue_depth=self._prefetch,
@@ -137,7 +138,7 @@ class ExactSource(Restartable):
         under_way = list(self._feed.under_way)
         self.close()
         for fed in under_way:
-            if found := self._probe(fed):
+            if found := self._probe(fed) or self._probe_graph(fed):
                 self._note(found)
                 return
         raise error
@@ -162,6 +163,17 @@ class ExactSource(Restartable):
                 continue
             if size != stated_size(self._records, row):
                 bad.append((row, wrong_size(self._records, row, size)))
+        return bad
+
+    def _probe_graph(self, fed: Fed) -> list[tuple[int, str]]:
+        """Run the pipeline for each record of a step alone: what fails in a window only, for example."""
+        bad: list[tuple[int, str]] = []
+        for at, row in enumerate(fed.rows.tolist()):
+            alone = [values[at : at + 1] for values in fed.inputs]
+            try:
+                self._build(itertools.repeat(alone), 1).run()
+            except RuntimeError as error:
+                bad.append((row, f"the image cannot be decoded: {_reason(error)}"))
         return bad
 
 

@@ -8,6 +8,7 @@ import struct
 from dali_mix.recordio.image_format import ImageHeader, cut_short, merged, read_exif, sized
 
 PNM_MAXIMA = 255, 65535  # DALI 2.4 does not scale by a PNM's greatest value
+_ORDER = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")  # else libwebp ignores the rest, EXIF included
 _ANIMATION, _EXIF = 0x02, 0x08  # flags of VP8X
 
 
@@ -24,15 +25,21 @@ def read_webp(data: bytes) -> ImageHeader:
         return sized("webp", *_webp_frame(data, 12))
     if kind != b"VP8X":
         raise ValueError(f"a damaged WebP: its first chunk is {kind!r}; fetch the file again")
+    _riff_chunk(data, 12, end)
     flags = data[20]
+    if data[16:20] != b"\x0a\0\0\0":
+        raise ValueError("a damaged WebP: its VP8X chunk has not 10 bytes; fetch the file again")
     if flags & _ANIMATION:
         raise ValueError("an animated WebP, not one image; extract a frame")
     width = int.from_bytes(data[24:27], "little") + 1
     height = int.from_bytes(data[27:30], "little") + 1
-    frame, exif = None, []
-    at = 12
+    frame, exif, kinds = None, [], []
+    at = 30
     while at + 8 <= end:
         start, stop = _riff_chunk(data, at, end)
+        kinds.append(data[at : at + 4])
+        if kinds[-1] == b"VP8X":
+            raise ValueError("a damaged WebP: it has two canvases; fetch the file again")
         if data[at : at + 4] == b"EXIF":
             exif.append(read_exif(data[start:stop].removeprefix(b"Exif\0\0")))
         elif data[at : at + 4] in (b"VP8 ", b"VP8L"):
@@ -43,7 +50,8 @@ def read_webp(data: bytes) -> ImageHeader:
     if frame != (height, width):
         found = "no image" if frame is None else f"an image of {frame[1]}x{frame[0]}"
         raise ValueError(f"a damaged WebP: {found} on a canvas of {width}x{height} pixels; fetch the file again")
-    odd = ""
+    order = [_ORDER.index(kind) if kind in _ORDER else -1 for kind in kinds]
+    odd = "" if order == sorted(set(order)) and -1 not in order else "a WebP with unknown, repeated or misplaced chunks"
     if bool(flags & _EXIF) != bool(exif):
         odd, exif = "a WebP whose flags contradict its EXIF block", exif if flags & _EXIF else []
     return sized("webp", height, width, merged(exif), odd=odd)

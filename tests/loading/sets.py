@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline as DaliPipeline
 from PIL import Image
 
 from dali_mix.loading.loader import Loader
@@ -44,3 +46,15 @@ def pixels_by_id(loaders: Sequence[Loader]) -> dict[int, np.ndarray]:
                 assert number not in found
                 found[number] = image
     return found
+
+
+def decoded_by_dali(images: list[bytes]) -> list[np.ndarray]:
+    """Each image decoded by DALI on a CPU: (H, W, 3) RGB, as int."""
+    pipeline = DaliPipeline(batch_size=len(images), num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        files = [np.frombuffer(data, np.uint8) for data in images]
+        source = fn.external_source(source=lambda: files, batch=True)
+        pipeline.set_outputs(fn.decoders.image(source, device="cpu", output_type=types.RGB))
+    pipeline.build()
+    (out,) = pipeline.run()
+    return [np.asarray(out[number]).astype(int) for number in range(len(images))]
