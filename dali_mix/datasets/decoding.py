@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dali_mix.recordio.image_header import ImageHeader, read_image_header
 from dali_mix.recordio.image_jpeg import image_segments
-from dali_mix.recordio.image_png import pixel_chunks
+from dali_mix.recordio.image_png import check_pixels, pixel_chunks
 from dali_mix.recordio.image_webp_bmp_pnm import PNM_MAXIMA, pnm_numbers
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
@@ -56,7 +56,7 @@ def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, s
     OpenCV passes over. Raise ValueError for an image that cannot be decoded, or to another size than its header's.
     """
     if strict:
-        _check_scans(data)
+        {"jpeg": _check_scans, "png": check_pixels}.get(header.encoding, bytes)(data)
     by_pil = bool(header.odd) or header.encoding in ("gif", "tiff", "ppm") or header.channels == 4
     if strict or by_pil:
         image = cv2.cvtColor(_pil_rgb(data, header), cv2.COLOR_RGB2BGR)
@@ -80,8 +80,6 @@ def decoded_size(encoded: bytes | memoryview | np.ndarray) -> tuple[int, int]:
 
 
 def _check_scans(data: bytes) -> None:
-    if not data.startswith(b"\xff\xd8"):
-        return
     at, scanning = 2, False
     while match := _MARKER.search(data, at):
         found = match.start()

@@ -166,15 +166,18 @@ class ExactSource(Restartable):
         return bad
 
     def _probe_graph(self, fed: Fed) -> list[tuple[int, str]]:
-        """Run the pipeline for each record of a step alone: what fails in a window only, for example."""
+        """Run the pipeline for each record of a step alone, which finds what fails in a window only.
+
+        Where all records of several fail, the pipeline does, and none is named.
+        """
         bad: list[tuple[int, str]] = []
         for at, row in enumerate(fed.rows.tolist()):
             alone = [values[at : at + 1] for values in fed.inputs]
             try:
                 self._build(itertools.repeat(alone), 1).run()
             except RuntimeError as error:
-                bad.append((row, f"the image cannot be decoded: {_reason(error)}"))
-        return bad
+                bad.append((row, f"DALI fails on the image: {_reason(error)}"))
+        return bad if len(bad) < len(fed.rows) or len(bad) == 1 else []
 
 
 class SingleDecoder:

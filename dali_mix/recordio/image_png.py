@@ -113,3 +113,38 @@ def pixel_chunks(data: bytes) -> bytes:
     `data` is what `read_png` accepted.
     """
     return SIGNATURE + b"".join(data[chunk.start : chunk.end] for chunk in _chunks(data) if chunk.kind in _PIXELS)
+
+
+def check_pixels(data: bytes) -> None:
+    """Raise ValueError unless the compressed pixels are whole: libpng's readers differ in what they forgive.
+
+    `data` is what `read_png` accepted.
+    """
+    chunks = list(_chunks(data))
+    expected = _raw_size(_header(data, chunks[0]))
+    packed = b"".join(chunk.content(data) for chunk in chunks if chunk.kind == b"IDAT")
+    stream, found = zlib.decompressobj(), 0
+    try:
+        while found <= expected and (piece := stream.decompress(packed, 1 << 20)):
+            found += len(piece)
+            packed = stream.unconsumed_tail
+    except zlib.error as error:
+        raise ValueError(f"cannot be decoded: {error}; fetch the file again") from None
+    if found < expected or (found == expected and not stream.eof):
+        raise ValueError(
+            f"cannot be decoded: its pixels end after {found:,} of {expected:,} bytes; fetch the file again"
+        )
+
+
+def _raw_size(head: _Head) -> int:
+    """Bytes of the pixels when they are decompressed, with the byte that begins each row."""
+    samples = {_PALETTE: 1}.get(head.color, _CHANNELS[head.color])
+    passes = [(0, 0, 1, 1)]
+    if head.interlace:
+        passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    total = 0
+    for top, left, down, right in passes:
+        rows, columns = -(-(head.height - top) // down), -(-(head.width - left) // right)
+        if rows > 0 and columns > 0:
+            total += rows * (1 + (columns * samples * head.depth + 7) // 8)
+    return total

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,8 @@ from dali_mix.recordio import RecordSet, read_image_header, write_set
 from dali_mix.recordio.adopt import adopt
 from dali_mix.recordio.verify import verify_set
 from tests.loading.sets import decoded_by_dali
-from tests.recordio.odd_images import JPEG, ODD, PICTURE, PLAIN, REFUSED
-from tests.recordio.samples import encoded
+from tests.recordio.odd_images import JPEG, ODD, PICTURE, PLAIN, REFUSED, png
+from tests.recordio.samples import encoded, pixels
 
 TURNED = {
     1: PICTURE,
@@ -144,3 +146,36 @@ def test_an_odd_tiff_is_named_or_left_out(tmp_path: Path, capsys: pytest.Capture
     assert "a/odd.tif: cannot be" in capsys.readouterr().err
     assert main([*pack, "--encoding", "png", "--skip-bad"]) == 0
     assert len(RecordSet(tmp_path / "set")) == 1
+
+
+@pytest.mark.parametrize("what", ["cut", "no checksum", "a wrong checksum", "garbage", "a row short", "one byte more"])
+def test_pixels_of_a_png_that_are_not_whole(what: str) -> None:
+    rows = b"".join(b"\0" + row.tobytes() for row in PICTURE)
+    packed = zlib.compress(rows)
+    content = {
+        "cut": packed[: len(packed) // 2],
+        "no checksum": packed[:-4],
+        "a wrong checksum": packed[:-1] + bytes([packed[-1] ^ 1]),
+        "garbage": packed[:40] + bytes(40) + packed[80:],
+        "a row short": zlib.compress(rows[:-61]),
+        "one byte more": zlib.compress(rows + b"x"),
+    }[what]
+    data = png(content=content)
+    assert Transform()(data)[0] == data  # the header sees nothing
+    if what == "one byte more":
+        assert decoded_size(data) == (12, 20)
+    else:
+        with pytest.raises(ValueError, match=r"cannot be decoded: (its pixels end|Error -3)"):
+            decoded_size(data)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (12, 20), (9, 2)])
+def test_an_interlaced_png_is_whole(size: tuple[int, int]) -> None:
+    image = pixels(*size)
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    parts = [image[top::down, left::right] for top, left, down, right in passes]
+    rows = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+    head = struct.pack(">IIBBBBB", size[1], size[0], 8, 2, 0, 0, 1)
+    assert decoded_size(png(head=head, content=zlib.compress(rows))) == size
+    with pytest.raises(ValueError, match="its pixels end after"):
+        decoded_size(png(head=head, content=zlib.compress(rows[:-1])))
