@@ -1,4 +1,4 @@
-"""The real Lightning, Accelerate and torchdata see each record exactly once an epoch; the code of docs/loops.md runs."""
+"""The real Lightning, Accelerate and torchdata see each record once an epoch; the code of docs/loops.md runs."""
 
 import os
 import subprocess
