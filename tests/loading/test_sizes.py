@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dali_mix.pipelines import SampleRandom
+from dali_mix.pipelines.imagenet import ImageNet
 
 from dali_mix import build_loader
 from dali_mix.cli.main import main
 from dali_mix.recordio import Sample, write_set
 from tests.loading.sets import encode, picture
-from tests.recordio.odd_images import before, exif, tiff
+from tests.recordio.odd_images import REFUSED, before, exif, tiff
 from tests.recordio.samples import with_checksums
 
 GRAPHS = {
@@ -88,3 +90,34 @@ def test_no_other_record_changes(tmp_path: Path) -> None:
     )
     assert set(expected) - set(found) == {6}
     assert all(np.array_equal(found[row], expected[row]) for row in found)
+
+
+def test_what_fails_in_a_window_only_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, _ = REFUSED["webp of two canvases"]  # DALI states its size turned and decodes it unturned
+    write_set(tmp_path / "set", [*samples("turned")[:6], Sample(data, 0, 20, 12, "webp")], classes="abc")
+    windows = {"scale": (1.0, 1.0), "ratio": (0.6, 0.6)}
+    one = build_loader(
+        "imagenet",
+        tmp_path / "set",
+        batch_size=4,
+        train=True,
+        device="cpu",
+        pipeline_options={"image_size": 32, **windows},
+    )
+    with pytest.raises(ValueError, match=r"record 6: DALI fails on the image.*dali-mix verify --decode"):
+        list(one)
+    assert main(["verify", "--decode", str(tmp_path / "set"), "--quiet"]) == 1
+    assert "record 6: a damaged WebP" in capsys.readouterr().err
+
+
+def test_a_pipeline_that_fails_for_every_record_blames_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path / "set", [Sample(UPRIGHT, 0) for _ in range(4)], classes="a")
+    draw = ImageNet.draw
+
+    def outside(self: ImageNet, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        drawn = draw(self, rows, random)
+        return drawn | {"anchor": drawn["anchor"] + 1000}
+
+    monkeypatch.setattr(ImageNet, "draw", outside)
+    with pytest.raises(RuntimeError, match="image_slice"):
+        list(loader(tmp_path / "set", "imagenet", True, on_bad_record="skip"))
