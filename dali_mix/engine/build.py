@@ -272,9 +272,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
         return None
     options = dict(config.mixer)
     kind = options.pop("type")
-    for option in ("mean", "std"):  # offered to every mixer below; named in a recipe, it has to be known
-        if option in options and option not in _factories.parameters(mixers.find(kind)):
-            raise ValueError(f"mixer {kind}: has no option {option!r}")
+    mixers.check_named(kind, options)
     pipeline = build_pipeline(config, True)
     data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}
     return call_with(mixers.build, f"mixer {kind}", {"name": kind, **data, **options})

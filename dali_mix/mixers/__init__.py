@@ -4,7 +4,7 @@ Every mixer is usable alone, in any PyTorch loop: `images, targets = CutMix(1000
 """
 
 from dali_mix.mixers.base import Mixer, PasteParams
-from dali_mix.mixers.build import MIXERS, build, find
+from dali_mix.mixers.build import MIXERS, build, check_named, find
 from dali_mix.mixers.choice import ChoiceParams, MixChoice
 from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
@@ -39,6 +39,7 @@ __all__ = [
     "SpliceMix",
     "SpliceMixParams",
     "build",
+    "check_named",
     "find",
     "fine_grained_saliency",
     "mask_out",

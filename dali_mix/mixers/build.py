@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dali_mix import _factories
@@ -48,6 +48,17 @@ def find(name: str) -> Callable[..., Mixer[Any]]:
         return _factories.resolve(name, "mixer")
     known = f"there are {', '.join(MIXERS)}, or your own as module:name"
     raise ValueError(f"no mixer is called {name!r}{did_you_mean(name, MIXERS)}; {known}")
+
+
+def check_named(name: str, options: Iterable[str]) -> None:
+    """Raise ValueError for a num_classes, mean or std that someone names for a mixer which takes none.
+
+    `build` offers these to every mixer, so it passes over those that a mixer does not take.
+    """
+    known = _factories.parameters(find(name))
+    for option in options:
+        if option in ("num_classes", "mean", "std") and option not in known:
+            raise ValueError(f"mixer {name}: has no option {option!r}; it takes {', '.join(known)}")
 
 
 def build(
@@ -105,4 +116,5 @@ def _member(member: Mixer[Any] | Mapping[str, Any], data: Mapping[str, Any]) -> 
     options = {**data, **member}
     if "type" not in options:
         raise ValueError(f"a mixer of MixChoice has no type: {dict(member)}")
+    check_named(options["type"], member)
     return build(options.pop("type"), **options)

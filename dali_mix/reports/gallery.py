@@ -117,6 +117,7 @@ def parse_mixer(
             options[key.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[key.strip()] = value.strip()
+    mixer_room.check_named(name, options)
     return mixer_room.build(name, **({"num_classes": num_classes, "mean": mean, "std": std} | options))
 
 

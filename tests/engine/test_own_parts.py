@@ -12,6 +12,7 @@ from dali_mix.cli.main import main
 from dali_mix.engine.build import build_loss, build_mixer, build_model
 from dali_mix.engine.recipe_files import load_config
 from dali_mix.mixers import CutMix, MixChoice, build
+from dali_mix.reports.gallery import parse_mixer
 
 ROOT = Path(__file__).parents[2]
 BASE = "from mmengine.config import read_base\nwith read_base():\n    from dali_mix.recipes.quickstart import *\n"
@@ -173,3 +174,14 @@ def test_every_rank_finds_the_module(folder):
     ended = subprocess.run(command, cwd=path, env=env, capture_output=True, text=True, timeout=250)
     assert ended.returncode == 0, ended.stderr
     assert (path / "run" / "checkpoints" / "step-00000002.pt").is_file()
+
+
+@pytest.mark.parametrize("option", ["mean", "std", "num_classes"])
+def test_a_value_that_no_mixer_would_see_is_refused(option):
+    """`build` offers these three to every mixer; named for one that takes none they would be without effect."""
+    value = 3 if option == "num_classes" else [0.5, 0.5, 0.5]
+    member = {"type": "Cutout", "size": 2, option: value}
+    with pytest.raises(ValueError, match=f"mixer Cutout: has no option '{option}'; it takes size"):
+        build("MixChoice", mixers=[member], probs=[0.5])
+    with pytest.raises(ValueError, match=f"mixer cutout: has no option '{option}'"):
+        parse_mixer(f"cutout:size=2:{option}={value}", 3, 32)
