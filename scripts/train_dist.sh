@@ -16,7 +16,7 @@ Several machines: start the same command on each, with
   NODE_RANK     0 to NNODES-1, another on each        (needed when NNODES > 1)
   MASTER_ADDR   address of the machine with rank 0    (needed when NNODES > 1)
   MASTER_PORT   a free port there                     (default 29500)
-The --work-dir must then be on a disk they share. Ranks that are missing after DALI_MIX_JOIN_SECONDS (default 45) end the
+The --work-dir must then be on a disk they share. Ranks that are missing after DALI_MIX_JOIN_SECONDS (default 35) end the
 run with a message that names them.
 
 OMP_NUM_THREADS, unless set, is this machine's cores divided by NPROC. PYTHON names the interpreter (default python).

@@ -17,7 +17,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-JOIN_SECONDS = 45.0
+JOIN_SECONDS = 35.0
 _LINGER_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 
@@ -38,7 +38,7 @@ class Rendezvous:
     Args:
         rank: of this process, from 0 to `world_size` - 1.
         host, port: where rank 0 listens.
-        seconds: how long to wait for the other ranks; default: DALI_MIX_JOIN_SECONDS, or 45.
+        seconds: how long to wait for the other ranks; default: DALI_MIX_JOIN_SECONDS, or 35.
 
     Raises:
         ValueError: the host's name does not resolve.

@@ -1,9 +1,16 @@
 """What the launcher makes of how its ranks ended."""
 
+import os
 import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
+from dali_mix.cli import launch
 from dali_mix.cli.launch import outcome
 from dali_mix.cli.rank import Ended
 
@@ -34,3 +41,63 @@ def test_outcome(reports, ended, asked, status, message):
     assert message in found[1]
     assert bool(message) == bool(found[1])
     assert "\n" not in found[1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"NNODES": "x"}, "NNODES must be a whole number of at least 1, not 'x'"),
+        ({"NNODES": "0"}, "NNODES must be"),
+        ({"NNODES": "2"}, "set NODE_RANK and MASTER_ADDR as well"),
+        ({"NNODES": "2", "NODE_RANK": "0"}, "set MASTER_ADDR as well"),
+        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK is 2, but NNODES is 2: it goes from 0 to 1"),
+        ({"NNODES": "2", "NODE_RANK": "-1", "MASTER_ADDR": "a"}, "NODE_RANK must be"),
+    ],
+)
+def test_machines_that_cannot_be(monkeypatch, capsys, variables, message):
+    for name in ("NNODES", "NODE_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launch.main(["--nproc", "2", "--", "train", "quickstart", "--work-dir", "w"]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_ranks_of_a_machine_are_numbered_after_those_of_the_machines_before(monkeypatch):
+    for name, value in {"NNODES": "3", "NODE_RANK": "2", "MASTER_ADDR": "node0", "RANK": "9"}.items():
+        monkeypatch.setenv(name, value)
+    shared, first = launch._shared_environment(4)
+    assert first == 8
+    found = [shared[name] for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")]
+    assert found == ["12", "4", "node0", "29500"]
+
+
+def test_a_killed_launcher_takes_its_processes_along():
+    rank = "import os, time; from dali_mix.cli import rank; rank.end_with_parent(os.getppid()); "
+    rank += "print(os.getpid(), flush=True); time.sleep(100)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}], start_new_session=True)"
+    process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True)
+    status = Path(f"/proc/{int(process.stdout.readline())}/stat")
+    assert status.exists()
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 20
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_mistake_of_a_rank_comes_before_a_port_in_use(tmp_path):
+    with socket.socket() as used:
+        used.bind(("0.0.0.0", 0))
+        used.listen()
+        env = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(used.getsockname()[1])}
+        command = [sys.executable, "-m", "dali_mix", "evaluate", "quickstart", str(tmp_path / "no.pt")]
+        done = subprocess.run(
+            command, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=False
+        )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "no.pt: no such checkpoint" in done.stderr  # its own mistake first: it needs no other rank
