@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from dali_mix.cli.predict import tell_notes, tell_values
@@ -28,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
     out = Path(args.json) if args.json else None
-    from dali_mix.engine.checkpoints import check_out, check_writable, write_text
+    from dali_mix.engine.checkpoints import check_out, check_writable, json_text, write_text
     from dali_mix.engine.run import evaluate_in_detail
 
     if out is not None:
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         if out is not None:
             record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, **scores}
-            write_text(out, json.dumps(record, indent=2) + "\n")
+            write_text(out, json_text(record, indent=2) + "\n")
     if args.report is not None:
         from dali_mix.reports.evaluation import evaluation_report
 

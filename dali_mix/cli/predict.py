@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -110,6 +109,8 @@ def _line(path: str, chosen: list[tuple[str, float]]) -> str:
 
 
 def _json(found: Predictions, args: argparse.Namespace) -> str:
+    from dali_mix.engine.checkpoints import json_text
+
     images = [
         {
             "image": str(path),
@@ -121,7 +122,7 @@ def _json(found: Predictions, args: argparse.Namespace) -> str:
     record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": found.task}
     left_out = [{"image": str(path), "reason": reason} for path, reason in found.unreadable]
     record |= {"classes": list(found.classes), "images": images, "left_out": left_out}
-    return json.dumps(record, indent=2) + "\n"
+    return json_text(record, indent=2) + "\n"
 
 
 def _csv(found: Predictions, args: argparse.Namespace) -> str:

@@ -7,10 +7,12 @@ before the comment. So it is one file, moved into place by one rename, and `torc
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,19 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON that every reader takes: NaN and infinity, which JSON lacks, are null."""
+
+    def plain(inner: Any) -> Any:
+        if isinstance(inner, Mapping):
+            return {key: plain(item) for key, item in inner.items()}
+        if isinstance(inner, (list, tuple)):
+            return [plain(item) for item in inner]
+        return None if isinstance(inner, float) and not math.isfinite(inner) else inner
+
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
 def write_text(path: Path, text: str) -> None:

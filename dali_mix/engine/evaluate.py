@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 from dali_mix.engine.build import Loader
 from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.finite import NonFinite
 from dali_mix.engine.objectives import counted, in_float32, is_summed
 from dali_mix.engine.scores import ClassificationScores, Scores
+
+
+class NonFiniteScores(NonFinite):
+    """A model gave NaN in an evaluation."""
 
 
 class Preempted(Exception):
@@ -41,10 +46,14 @@ def evaluate(
 
     Returns:
         the scores and "loss", equal on every rank.
+
+    Raises:
+        NonFiniteScores: on every rank, naming the first records the model gave NaN for.
     """
     scores = scores or ClassificationScores(ranks.device)
     rows = counted(loss)
     total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # of losses, records, ranks asked to stop
+    seen: list[tuple[Tensor, Tensor]] = []  # records, and whether their logits hold NaN
     training = model.training
     model.eval()
     try:
@@ -57,6 +66,7 @@ def evaluate(
                     logits = model(batch.images)
                 logits = in_float32(logits)
                 scores.update(logits, batch.targets, batch.ids)
+                seen.append((batch.ids, logits.isnan().flatten(1).any(1)))
                 count = len(batch.ids) if rows is None else rows(batch.targets)
                 total[0] += loss(logits, batch.targets).double() * (1 if is_summed(loss) else count)
                 total[1] += count
@@ -66,4 +76,30 @@ def evaluate(
     loss_sum, records, stopped = total.tolist()
     if stopped:
         raise Preempted
+    check_scores(seen, ranks)
     return {**scores.compute(ranks), "loss": loss_sum / records if records else 0.0}
+
+
+_NAMED = 5
+
+
+def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
+    """Raise NonFiniteScores on every rank if any rank saw a NaN; waits for the device.
+
+    Args:
+        seen: record numbers (B,) and whether their scores hold NaN, (B,) bool, batch by batch.
+    """
+    ids = torch.cat([ids[nan.to(ids.device)] for ids, nan in seen]) if seen else torch.zeros(0, dtype=torch.int64)
+    # One row a rank: how many records, then the first of them, counted from 1.
+    found = torch.zeros(ranks.world_size, 1 + _NAMED, dtype=torch.int64)
+    first = ids[:_NAMED].cpu() + 1
+    found[ranks.rank, 0] = len(ids)
+    found[ranks.rank, 1 : 1 + len(first)] = first
+    found = ranks.sum_(found.to(ranks.device)).cpu()
+    if not found[:, 0].any():
+        return
+    numbers = sorted(number - 1 for number in found[:, 1:].flatten().tolist() if number)[:_NAMED]
+    raise NonFiniteScores(
+        f"the model gives NaN for {int(found[:, 0].sum())} records, among them {numbers}, so there is no figure for it. "
+        f"Take an earlier checkpoint, amp='off', or look at these records with `dali-mix inspect`"
+    )

@@ -13,6 +13,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from dali_mix._files import open_new
+from dali_mix.engine.checkpoints import json_text
 from dali_mix.options import did_you_mean
 
 _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
@@ -60,7 +61,7 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 class Report:
     """Writes a run's log on the main rank; every method does nothing on the others, `warn` aside.
 
-    metrics.jsonl holds one JSON object a line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
+    metrics.jsonl holds one JSON object a line (a value that is NaN or infinite is null): {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
     "wait_share"} each log interval, where epoch is a fraction, and {"kind": "val", "step", "epoch", "top1", …} each
     evaluation. A resumed run first drops what the killed one logged after the checkpoint it goes on from.
 
@@ -132,7 +133,7 @@ class Report:
         if not self.main:
             return
         if self._metrics is not None:
-            self._metrics.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._metrics.write(json_text({"kind": kind, "step": step, **values}) + "\n")
         if self._visualizer is not None:
             scalars = {f"{kind}/{name}": value for name, value in values.items() if name != "epoch"}
             self._visualizer.add_scalars(scalars, step=step)

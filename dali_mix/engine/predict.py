@@ -25,7 +25,7 @@ from dali_mix.recordio.manifest import set_prefix
 @dataclass(frozen=True)
 class Predictions:
     """paths: N files. scores: (N,K) float32 on the CPU, probabilities: one for each class (multilabel), or of sum 1
-    (classification). classes: K names. unreadable: the files left out."""
+    (classification). classes: K names. unreadable: the files left out, also those the model gives NaN for."""
 
     paths: list[Path]
     scores: Tensor
@@ -125,9 +125,12 @@ class Predictor:
                 logits = self.model(seen.images)
             scores = self.scores(logits).cpu()
             for path, row in zip(seen.paths, scores, strict=True):
+                if row.isnan().any():
+                    unreadable.append(Unreadable(path, "the model gives NaN for it"))
+                    continue
                 each(path, row)
-            paths += seen.paths
-            found.append(scores)
+                paths.append(path)
+                found.append(row[None])
         return Predictions(paths, torch.cat(found), self.classes, self.task, unreadable)
 
 

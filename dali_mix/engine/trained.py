@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dali_mix._text import printable
 from dali_mix.engine.checkpoints import is_checkpoint, load_checkpoint
 from dali_mix.engine.config import MEASURED
+from dali_mix.engine.finite import NonFinite, first_non_finite, statistics
 from dali_mix.models import differences, load_weights
 from dali_mix.models.weight_files import follow_pointer
 
@@ -52,14 +53,22 @@ class Trained:
             notes on how a file of weights alone was read, see `MatchReport.notes`.
 
         Raises:
-            ValueError: they are another model's.
+            ValueError: they are another model's, or not finite.
         """
+        notes: list[str] = []
         if self.weights is None:
-            return load_weights(model, self.path, strict_head=True).notes
-        if differ := differences(model.state_dict(), self.weights):
+            notes = load_weights(model, self.path, strict_head=True).notes
+        elif differ := differences(model.state_dict(), self.weights):
             raise ValueError(f"{self.path}: of another model than the recipe's: {differ}")
-        model.load_state_dict(self.weights)
-        return []
+        else:
+            try:
+                model.load_state_dict(self.weights)
+            except RuntimeError as error:
+                first = str(error).strip().splitlines()[0]
+                raise ValueError(f"{self.path}: its tensors cannot be taken over: {first}") from error
+        if name := first_non_finite(dict(model.named_parameters()) | statistics(model)):
+            raise NonFinite(f"{self.path}: {name} holds NaN or infinity: take an earlier checkpoint")
+        return notes
 
 
 def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:

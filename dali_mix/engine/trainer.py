@@ -19,10 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dali_mix.engine.build import BatchLike, Parts
 from dali_mix.engine.checkpoints import CheckpointFolder
-from dali_mix.engine.config import RunConfig
+from dali_mix.engine.config import MEASURED, RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.ema import ModelEma
-from dali_mix.engine.evaluate import Preempted, evaluate
+from dali_mix.engine.evaluate import NonFiniteScores, Preempted, evaluate
 from dali_mix.engine.finite import (
     NonFinite,
     NonFiniteLoss,
@@ -139,6 +139,8 @@ class Trainer:
             best = (
                 f", best {self.best.name} {self.best.value:.4g} at step {self.best.step} ({self.folder.path}/best.pt)"
             )
+        elif self.best.since:
+            best = f", no best.pt ({self.best.name} was NaN in all {self.best.since} evaluations)"
         self.report.line(f"{how}: step {self.step}{best}, last checkpoint {self.folder.path}/latest")
         return how
 
@@ -345,15 +347,20 @@ class Trainer:
         self.ranks.share_buffers(*models.values())
         values = {"epoch": float(self.epoch + 1)}
         for prefix, model in models.items():
-            scores = evaluate(
-                model,
-                self.parts.val_loader,
-                self.parts.loss,
-                self.ranks,
-                scores=self.parts.make_scores(self.ranks.device),
-                autocast=self.precision.autocast,
-                stop=lambda: self.stop.asked,
-            )
+            try:
+                scores = evaluate(
+                    model,
+                    self.parts.val_loader,
+                    self.parts.loss,
+                    self.ranks,
+                    scores=self.parts.make_scores(self.ranks.device),
+                    autocast=self.precision.autocast,
+                    stop=lambda: self.stop.asked,
+                )
+            except NonFiniteScores as error:  # the weights are finite: training may go on, this is never the best
+                if self.ranks.main:
+                    self.report.warn(f"step {self.step}{', averaged weights' if prefix else ''}: {error}")
+                scores = dict.fromkeys(MEASURED[self.parts.task], math.nan)
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
         # All of them are in metrics.jsonl.
