@@ -63,11 +63,24 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names many; each means that the content is not what we write
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path}: refused, it holds more than tensors and plain values ({first})") from error
-    if not isinstance(state, dict) or "model" not in state:
-        raise ValueError(f"{path}: not a checkpoint of dali_mix: it holds no 'model'")
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path}: refused, it holds more than tensors and plain values, or damage ({first})"
+        ) from error
+    if not isinstance(state, dict) or not _is_state_dict(state.get("model")):
+        raise ValueError(f"{path}: not a checkpoint of dali_mix: it holds no 'model' of tensors by name")
+    average = state.get("ema")
+    if average is not None and not (
+        isinstance(average, dict)
+        and _is_state_dict(average.get("model"))
+        and isinstance(average.get("updates", 0), int)
+    ):
+        raise ValueError(f"{path}: not a checkpoint of dali_mix: its 'ema' holds no 'model' of tensors by name")
     return state
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -143,7 +156,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Puts a small text file in place in one rename."""
+    """Puts a small text file in place in one rename, or raises OSError naming it and leaves what was there."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open_new(aside, "w", "utf-8") as file:
@@ -151,6 +164,8 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        raise type(error)(f"could not write {path}: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
 

@@ -156,12 +156,15 @@ def _known(key: str, names: Iterable[str], where: str) -> None:
 def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:
     if optional and value is None:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 63:
+        raise ValueError(f"{name} must be a whole number of at least {least} and below 2^63, not {value!r:.40}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Return True for a finite int or float that a float64 can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 1 << 1023 if isinstance(value, int) else math.isfinite(value)
 
 
 def _check(config: RunConfig) -> None:
@@ -170,8 +173,6 @@ def _check(config: RunConfig) -> None:
     for name in ("num_classes", "val_batch_size", "max_steps"):
         _whole(name, getattr(config, name), 1, optional=True)
     _whole("seed", config.seed, 0)
-    if config.seed >= 1 << 63:
-        raise ValueError(f"seed must be below 2^63, not {config.seed}")
     for name, optional in (("train_set", False), ("val_set", True), ("weights", True)):
         value = getattr(config, name)
         if not (isinstance(value, str) and value) and not (optional and value is None):
@@ -194,12 +195,12 @@ def _check(config: RunConfig) -> None:
     for name, choices in (("amp", ("auto", "bf16", "fp16", "off")), ("device", ("auto", "cpu", "cuda"))):
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(config, name)!r}")
-    if config.ema is not None and not (_is_number(config.ema) and 0 <= config.ema < 1):
+    if config.ema is not None and not (is_number(config.ema) and 0 <= config.ema < 1):
         raise ValueError(f"ema is a decay in [0, 1) or None, not {config.ema!r}")
-    if config.clip_grad_norm is not None and not (_is_number(config.clip_grad_norm) and config.clip_grad_norm > 0):
+    if config.clip_grad_norm is not None and not (is_number(config.clip_grad_norm) and config.clip_grad_norm > 0):
         raise ValueError(f"clip_grad_norm must be above 0 or None, not {config.clip_grad_norm!r}")
     lr: Any = config.optimizer.get("lr")
-    if not (_is_number(lr) and lr > 0):
+    if not (is_number(lr) and lr > 0):
         raise ValueError(f"optimizer.lr must be a rate above 0, not {lr!r}")
     names = config.visualizer if isinstance(config.visualizer, list) else [config.visualizer]
     if not all(isinstance(name, str) and name for name in names):
@@ -218,11 +219,11 @@ def _check_groups(config: RunConfig) -> None:
         if key not in ("type", "milestones"):
             least = 1e-9 if key in ("pct_start", "div_factor", "final_div_factor") else 0
             most = 1 if key in ("pct_start", "warmup_factor") else math.inf
-            if not (_is_number(value) and least <= value <= most):
+            if not (is_number(value) and least <= value <= most):
                 raise ValueError(f"schedule.{key} must be a number from {least} to {most}, not {value!r}")
     if kind == "step":
         milestones = config.schedule.get("milestones")
-        if not isinstance(milestones, (list, tuple)) or not all(map(_is_number, milestones)):
+        if not isinstance(milestones, (list, tuple)) or not all(map(is_number, milestones)):
             raise ValueError("schedule (step): give milestones, the epochs at which the rate falls")
     for key in config.loader:
         _known(key, _LOADER_KEYS, "loader")
@@ -250,7 +251,7 @@ def _check_groups(config: RunConfig) -> None:
         if key == "custom":
             if not isinstance(value, dict):
                 raise ValueError(f"paramwise.custom must be a dict, not {value!r}")
-        elif value is not None and not (_is_number(value) and value >= 0):
+        elif value is not None and not (is_number(value) and value >= 0):
             raise ValueError(f"paramwise.{key} must be a number from 0, not {value!r}")
     for key in ("interval_epochs", "interval_steps", "keep"):
         _whole(f"checkpoint.{key}", config.checkpoints[key], 1, optional=key != "keep")
@@ -273,7 +274,7 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options:
         if isinstance(default, bool):
             if not isinstance(value, bool):
                 raise ValueError(f"{what}: {key} must be True or False, not {value!r}")
-        elif isinstance(default, (int, float)) and not _is_number(value):
+        elif isinstance(default, (int, float)) and not is_number(value):
             raise ValueError(f"{what}: {key} must be a number, not {value!r}")
 
 

@@ -100,6 +100,6 @@ def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
         return
     numbers = sorted(number - 1 for number in found[:, 1:].flatten().tolist() if number)[:_NAMED]
     raise NonFiniteScores(
-        f"the model gives NaN for {int(found[:, 0].sum())} records, among them {numbers}, so there is no figure for it. "
-        f"Take an earlier checkpoint, amp='off', or look at these records with `dali-mix inspect`"
+        f"the model gives NaN for {int(found[:, 0].sum())} records, among them {numbers}: there is no figure for it. "
+        "Take an earlier checkpoint, amp='off', or look at these records with `dali-mix inspect`"
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
-from dali_mix._files import open_new
-from dali_mix.engine.checkpoints import json_text
+from dali_mix.engine.checkpoints import json_text, write_text
 from dali_mix.options import did_you_mean
 
 _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}
@@ -40,30 +40,73 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
     return names
 
 
-def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrites a .jsonl file without the records that are not wanted, and without a last line that was cut off."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except ValueError:
+def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the lines of a .jsonl file with the records they hold; a last line that was cut off is left out.
+
+    Raises:
+        ValueError: a line that is no JSON object with a step; the message names it.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        if not line.strip():
             continue
-        if line.endswith("\n") and wanted(record):
-            kept.append(line)
-    aside = path.with_name(f".{path.name}.tmp")
-    with open_new(aside, "w", "utf-8") as file:
-        file.write("".join(kept))
-    aside.replace(path)
+        try:
+            text = line.decode()
+            record = json.loads(text)
+            step = record["step"]
+            if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 1 << 63:
+                raise ValueError(f"its step is {str(step)[:40]}")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: not a record with a step ({error!r}); delete that line") from None
+        found.append((f"{text}\n", record))
+    return found
+
+
+def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Rewrites a .jsonl file without the records that are not wanted, and without a last line that was cut off.
+
+    Raises:
+        ValueError: as `read_records`.
+    """
+    if path.is_file():
+        write_text(path, "".join(line for line, record in read_records(path) if wanted(record)))
+
+
+class LineFile:
+    """A text file that grows by lines, each written at once.
+
+    Raises:
+        OSError: from `write`, naming the file; one that is still empty is removed.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.path = path
+        self._file = path.open(mode, encoding="utf-8", buffering=1)
+
+    def write(self, line: str) -> None:
+        """Append `line`, without its end."""
+        try:
+            self._file.write(line + "\n")
+        except OSError as error:
+            self.close()
+            if not self.path.stat().st_size:
+                self.path.unlink()
+            why = f"could not write {self.path}: {error.strerror or error}"
+            raise type(error)(f"{why}. Free disk space, then go on with --resume") from error
+
+    def close(self) -> None:
+        """Close the file. What could not be written was an error of `write`."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 class Report:
     """Writes a run's log on the main rank; every method does nothing on the others, `warn` aside.
 
-    metrics.jsonl holds one JSON object a line (a value that is NaN or infinite is null): {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
+    metrics.jsonl holds one JSON object a line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
     "wait_share"} each log interval, where epoch is a fraction, and {"kind": "val", "step", "epoch", "top1", …} each
-    evaluation. A resumed run first drops what the killed one logged after the checkpoint it goes on from.
+    evaluation; a value that is NaN or infinite is null. A resumed run first drops what the killed one logged after the
+    checkpoint it goes on from.
 
     Args:
         work_dir: the run's folder.
@@ -75,24 +118,35 @@ class Report:
         self.work_dir = work_dir
         self.main = main
         self._bar: tqdm | None = None
-        self._log: IO[str] | None = None
-        self._metrics: IO[str] | None = None
+        self._log: LineFile | None = None
+        self._metrics: LineFile | None = None
+        self._ids: LineFile | None = None
         self._visualizer: Any = None
         self._backends = visualizer
 
-    def open(self, resumed_at: int | None) -> None:
-        """Opens the files; those of a run resumed at a step lose what came after it, those of a new run all."""
+    def open(self, resumed_at: int | None, *, logged: bool = True) -> None:
+        """Opens the files; those of a run resumed at a step lose what came after it, those of a new run all.
+
+        Args:
+            resumed_at: the step of the checkpoint the run goes on from.
+            logged: whether the interval that ends at that step was logged before it was saved; else it is logged now.
+
+        Raises:
+            ValueError: a file holds a line that is no record.
+            OSError: they cannot be written.
+        """
         if not self.main:
             return
         self.work_dir.mkdir(parents=True, exist_ok=True)
+        at_step = {"train": logged, "val": False}  # the evaluation at that step is done again
         for path in (self.work_dir / "metrics.jsonl", *sorted(self.work_dir.glob("ids-rank*.jsonl"))):
             if resumed_at is None:
                 path.unlink(missing_ok=True)
-            else:  # the evaluation at that step is done again
-                keep_lines(path, lambda r: r["step"] < resumed_at + (r.get("kind") != "val"))
+            else:
+                keep_lines(path, lambda r: r["step"] < resumed_at + at_step.get(str(r.get("kind")), True))
         mode = "w" if resumed_at is None else "a"
-        self._log = (self.work_dir / "train.log").open(mode, encoding="utf-8", buffering=1)
-        self._metrics = (self.work_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._log = LineFile(self.work_dir / "train.log", mode)
+        self._metrics = LineFile(self.work_dir / "metrics.jsonl", "a")
         if self._backends:
             from mmengine.visualization import Visualizer
 
@@ -103,12 +157,12 @@ class Report:
         """Closes everything that is open."""
         if self._bar is not None:
             self._bar.close()
-        for file in (self._log, self._metrics):
+        for file in (self._log, self._metrics, self._ids):
             if file is not None:
                 file.close()
         if self._visualizer is not None:
             self._visualizer.close()
-        self._bar = self._log = self._metrics = self._visualizer = None
+        self._bar = self._log = self._metrics = self._ids = self._visualizer = None
 
     def line(self, text: str) -> None:
         """One line to the terminal and to train.log, with the time."""
@@ -120,28 +174,29 @@ class Report:
         else:
             print(stamped, flush=True)
         if self._log is not None:
-            self._log.write(stamped + "\n")
+            self._log.write(stamped)
 
     def warn(self, text: str) -> None:
         """A warning to the error stream, from any rank, and to train.log."""
         print(f"WARNING: {text}", file=sys.stderr, flush=True)
         if self._log is not None:
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  WARNING: {text}\n")
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  WARNING: {text}")
 
     def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
         """One record to metrics.jsonl and to the visualizer's backends."""
         if not self.main:
             return
         if self._metrics is not None:
-            self._metrics.write(json_text({"kind": kind, "step": step, **values}) + "\n")
+            self._metrics.write(json_text({"kind": kind, "step": step, **values}))
         if self._visualizer is not None:
             scalars = {f"{kind}/{name}": value for name, value in values.items() if name != "epoch"}
             self._visualizer.add_scalars(scalars, step=step)
 
     def ids(self, rank: int, step: int, ids: list[int]) -> None:
         """The record numbers this rank trained on at a step, to ids-rankN.jsonl; on every rank."""
-        with (self.work_dir / f"ids-rank{rank}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "ids": ids}) + "\n")
+        if self._ids is None:
+            self._ids = LineFile(self.work_dir / f"ids-rank{rank}.jsonl", "a")
+        self._ids.write(json_text({"step": step, "ids": ids}))
 
     def start_bar(self, step: int, total: int) -> None:
         """A progress bar over steps, when somebody watches the terminal."""

@@ -114,12 +114,56 @@ def build_optimizer(
     check_kinds(known, f"optimizer {kind}", options)
     if "lr" not in options:
         raise ValueError("optimizer.lr is missing: give the base learning rate")
+    if cls in _UNUSABLE:
+        raise ValueError(f"optimizer {kind}: {_UNUSABLE[cls]}; use SGD with momentum, or AdamW")
     groups = parameter_groups(model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise)
     if not groups:
         raise ValueError("the model has no parameter to train: all are frozen")
     if device.type == "cuda" and "fused" in known and not {"fused", "foreach"} & set(options):
         options["fused"] = True
     try:
-        return cls(groups, **options)
+        optimizer = cls(groups, **options)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer {kind}: {error}") from error
+        several = [name for name, parameter in model.named_parameters() if parameter.dim() != 2]
+        advice = f" ({several[0]} is not). Use SGD with momentum, or AdamW" if several and "2D" in str(error) else ""
+        raise ValueError(f"optimizer {kind}: {error}{advice}") from error
+    if device.type != "meta":
+        kept_by(settings, device)
+    return optimizer
+
+
+_UNUSABLE: dict[type, str] = {
+    torch.optim.LBFGS: "it evaluates the loss several times in a step (a closure), and the trainer once",
+    torch.optim.SparseAdam: "it takes sparse gradients only, and those of images are dense",
+}
+
+
+def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
+    """Return the names of what an optimizer keeps of a parameter, of one dimension (False) and of more (True).
+
+    They are found by a step on a small parameter, which also tells whether the options work.
+
+    Args:
+        settings: the type and options of a torch optimizer that `build_optimizer` takes.
+        device: where it steps.
+
+    Raises:
+        ValueError: the step fails; with what the optimizer says.
+    """
+    options = dict(settings)
+    kind = options.pop("type")
+    names: dict[bool, set[str]] = {}
+    for several, shape in ((True, (2, 2)), (False, (2,))):
+        parameter = torch.nn.Parameter(torch.ones(shape, device=device))
+        parameter.grad = torch.ones_like(parameter)
+        try:
+            optimizer = getattr(torch.optim, kind)([parameter], **options)
+            optimizer.step()
+        except Exception as error:  # of any kind: each optimizer has its own
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if not several and "2D" in first:  # an optimizer of matrices alone
+                names[several] = set()
+                continue
+            raise ValueError(f"optimizer {kind}: it cannot take a step with {options}: {first}") from error
+        names[several] = set(optimizer.state[parameter])
+    return names

@@ -170,11 +170,12 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
         return load_config(recipe, options)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not isinstance(values, dict) or _nested(values):
+            raise ValueError("not a JSON object, or one nested too deeply")
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: damaged (not a JSON object); with it deleted, the recipe's own values count")
     name, before = recipe_name(recipe), values.pop("recipe", None)
+    values.pop("made_by", None)
     if before not in (None, name):
         raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
     base = read_recipe(recipe_file(recipe))
@@ -210,6 +211,17 @@ def _find_modules(recipe: str, values: dict[str, Any]) -> None:
         _factories.import_from(path.parent, list(_code_named(values).values()))
 
 
+def _nested(value: Any, most: int = 32) -> bool:
+    """Whether lists and dicts in `value` are nested more than `most` deep."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner for outer in level if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]  # fmt: skip
+    return bool(level)
+
+
 def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
     """The config to evaluate `checkpoint` with: where it lies in a run of this recipe the values that run had, so that
     its figures come out again; else the recipe's. `options` are laid over them. Also the config.json that was read.
@@ -220,7 +232,7 @@ def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -
     work_dir = checkpoint.absolute().parent.parent
     try:
         before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         before = None
     if checkpoint.absolute().parent.name != "checkpoints" or before != recipe_name(recipe):
         return load_config(recipe, options), None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 import uuid
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,13 +27,14 @@ from dali_mix.engine.build import (
     place_model,
     weight_files,
 )
-from dali_mix.engine.checkpoints import CheckpointFolder, check_writable, load_checkpoint, write_text
+from dali_mix.engine.checkpoints import CheckpointFolder, check_writable, json_text, load_checkpoint, write_text
 from dali_mix.engine.config import RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.environment import environment
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
+from dali_mix.engine.provenance import provenance
 from dali_mix.engine.rendezvous import spans
 from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.state import restore
@@ -159,16 +158,26 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
     """Restores the checkpoint of `step`, unless None, and writes what the run begins with."""
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
+    changes = []
     if step is not None:
         path = folder.file(step)
+        state = load_checkpoint(path)
         try:
-            restore(trainer, load_checkpoint(path))
+            changes = restore(trainer, state)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+            first = (str(error).strip() or "?").splitlines()[0]
+            raise ValueError(
+                f"{path}: its content is not what a run saves ({type(error).__name__}: {first}); delete it to go "
+                f"on from the checkpoint before"
+            ) from error
     trainer.check_start()
-    report.open(step)
+    report.open(step, logged=not trainer.window.steps)
     if ranks.main:
-        _write_config(trainer, recipe, resumed=step is not None)
+        _write_config(trainer, recipe)
+    for change in changes if ranks.main else ():
+        report.warn(f"resumed with a changed recipe: {change}")
     parameters = sum(p.numel() for p in trainer.parts.model.parameters()) / 1e6
     report.line(
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
@@ -211,18 +220,10 @@ def _newest(folder: CheckpointFolder, resume: str, ranks: Ranks) -> int | None:
     return None if found == _NONE else found
 
 
-def _write_config(trainer: Trainer, recipe: str | None, *, resumed: bool) -> None:
-    path = trainer.report.work_dir / "config.json"
-    now = trainer.config.resolved()
-    if resumed and path.is_file():
-        try:
-            before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}
-        changed = [f"{k}: {before[k]!r} → {now[k]!r}" for k in now if k in before and before[k] != now[k]]
-        if changed:
-            trainer.report.warn(f"resumed with a changed recipe: {'; '.join(changed)}")
-    write_text(path, json.dumps({"recipe": recipe, **now} if recipe else now, indent=2) + "\n")
+def _write_config(trainer: Trainer, recipe: str | None) -> None:
+    name = {} if recipe is None else {"recipe": recipe}
+    record = {**name, **trainer.config.resolved(), "made_by": provenance()}
+    write_text(trainer.report.work_dir / "config.json", json_text(record, indent=2) + "\n")
 
 
 def _tune(device: torch.device) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from dali_mix.engine.config import is_number
+from dali_mix.engine.logging import read_records
 from dali_mix.reports import style
 
 Records = list[dict[str, Any]]
@@ -69,18 +69,9 @@ def read_metrics(path: Path) -> tuple[Records, Records]:
     if not path.is_file():
         raise FileNotFoundError(f"no metrics at {path}: give the work directory of a run, or its metrics.jsonl")
     kinds: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "val": {}}
-    text = path.read_text(encoding="utf-8")
-    lines = text.split("\n")[:-1]
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            kind, step = record["kind"], int(record["step"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number}: not a record with a kind and a step ({error!r})") from None
-        if kind in kinds:
-            kinds[kind][step] = record
+    for _, record in read_records(path):
+        if (kind := str(record.get("kind"))) in kinds:
+            kinds[kind][record["step"]] = record
     train, val = ([steps[step] for step in sorted(steps)] for steps in kinds.values())
     if not train and not val:
         raise ValueError(f"{path} holds no train or val records yet: nothing to draw")
@@ -89,8 +80,8 @@ def read_metrics(path: Path) -> tuple[Records, Records]:
 
 def _series(records: Records, key: str) -> tuple[list[int], list[float]]:
     """Steps and values of the records that have a finite number under `key`."""
-    found = [(record["step"], record[key]) for record in records if isinstance(record.get(key), int | float)]
-    finite = [(step, float(value)) for step, value in found if math.isfinite(value)]
+    found = [(record["step"], record.get(key)) for record in records]
+    finite = [(step, float(value)) for step, value in found if value is not None and is_number(value)]
     return [step for step, _ in finite], [value for _, value in finite]
 
 

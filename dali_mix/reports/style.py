@@ -62,6 +62,8 @@ def save(figure: Figure, out: str | Path) -> Path:
     try:
         figure.savefig(part, format="png", dpi=DPI)
         part.replace(out)
+    except OSError as error:
+        raise type(error)(f"could not write {out}: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
     return out

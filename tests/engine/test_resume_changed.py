@@ -1,0 +1,211 @@
+"""Going on with another recipe: what cannot be carried over is refused by name, the rest is named before it counts."""
+
+import shutil
+
+import pytest
+import torch
+
+from dali_mix.engine.checkpoints import load_checkpoint, save_checkpoint
+from dali_mix.engine.config import make_config
+from dali_mix.engine.optim import build_optimizer, kept_by
+from dali_mix.engine.run import evaluate_checkpoint, train
+from tests.engine.processes import newest_state, records
+from tests.engine.synthetic import TinyNet, make_loaders, recipe
+
+SGD = {"type": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
+ADAMW = {"type": "AdamW", "lr": 1e-3}
+HALF = {name: {"custom": {name: {"lr_mult": 0.5}}} for name in ("conv", "head.bias")}
+
+
+def begun(work_dir, **changes):
+    """A run of six steps of fifteen."""
+    train(make_config(recipe(max_steps=6, **changes)), work_dir, make_loaders=make_loaders)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run as `begun` makes it, to be copied."""
+    work_dir = tmp_path_factory.mktemp("made") / "run"
+    begun(work_dir)
+    return work_dir
+
+
+def resumed(work_dir, **changes):
+    return train(make_config(recipe(**changes)), work_dir, resume="must", make_loaders=make_loaders)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [
+        ({}, {"optimizer": ADAMW}, r"trained with optimizer SGD\(lr=0\.05, .*the recipe now says AdamW\(lr=0\.001\)"),
+        ({"optimizer": ADAMW}, {}, r"trained with optimizer AdamW\(lr=0\.001\), the recipe now says SGD\("),
+        ({"optimizer": ADAMW}, {"optimizer": {"type": "RMSprop", "lr": 1e-3}}, r"AdamW.*now says RMSprop"),
+        ({"optimizer": {"type": "Adam", "lr": 1e-3}}, {"optimizer": ADAMW}, r"optimizer Adam\(.*now says AdamW"),
+        ({"optimizer": ADAMW}, {"optimizer": {**ADAMW, "amsgrad": True}}, r"keeps .*max_exp_avg_sq.* of a parameter"),
+        ({}, {"optimizer": {"type": "SGD", "lr": 0.05}}, "which keeps nothing of a parameter, not momentum_buffer"),
+        ({"paramwise": HALF["conv"]}, {"paramwise": HALF["head.bias"]}, "other parameters into its groups"),
+        ({"ema": None}, {}, r"trained with ema=None, the recipe now says ema=0\.99"),
+        ({}, {"ema": None}, r"trained with ema=0\.99, the recipe now says ema=None"),
+        ({}, {"model": {"type": f"{__name__}:Other"}}, rf"with model \S+:TinyNet, the recipe now says {__name__}:Other"),
+    ],
+    ids=["SGD to AdamW", "AdamW to SGD", "to RMSprop", "same names", "amsgrad", "momentum", "groups", "ema on", "ema off",
+         "same tensors"],
+)  # fmt: skip
+def test_what_cannot_be_carried_over_is_refused_or_begins_afresh(tmp_path, before, after, word):
+    begun(tmp_path / "run", **before)
+    with pytest.raises(ValueError, match=word) as error:
+        resumed(tmp_path / "run", **after)
+    assert "resume_strict=False" in str(error.value) and "step-00000006.pt" in str(error.value)
+    assert newest_state(tmp_path / "run")["step"] == 6
+    assert resumed(tmp_path / "run", **after, resume_strict=False) == "finished"
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "WARNING: resumed with a changed recipe:" in log
+    state, settings = newest_state(tmp_path / "run"), after.get("optimizer", before.get("optimizer", SGD))
+    settings = settings if after != {} else SGD
+    kept = kept_by(settings, torch.device("cpu"))
+    assert {frozenset(moments) for moments in state["optimizer"]["state"].values()} <= {*map(frozenset, kept.values())}
+    assert (state["ema"] is None) == (after.get("ema", 0.99) is None)
+
+
+class Other(TinyNet):
+    """Tensors of TinyNet, in another model."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"schedule": {"type": "step", "milestones": [2]}}, "schedule: this run was trained with {'type': 'cosine'"),
+        ({"amp": "bf16"}, "amp: this run was trained with 'off', the recipe now says 'bf16'"),
+        ({"amp": "fp16"}, "amp: this run was trained with 'off', the recipe now says 'fp16'"),
+        ({"accumulate": 3}, "accumulate: this run was trained with 1, the recipe now says 3"),
+        ({"clip_grad_norm": 0.5}, "clip_grad_norm: this run was trained with None, the recipe now says 0.5"),
+        ({"ema": 0.9}, "ema: this run was trained with 0.99, the recipe now says 0.9"),
+        ({"mixer": None}, "mixer: this run was trained with {'type': 'CutMix'}, the recipe now says None"),
+        (
+            {"mixer": {"type": "ResizeMix"}},
+            "mixer: this run was trained with {'type': 'CutMix'}, the recipe now says {",
+        ),
+        ({"loss": {"type": "SoftCrossEntropy", "label_smoothing": 0.1}}, "loss: this run was trained with"),
+        ({"model": {"type": "tests.engine.synthetic:TinyNet", "dropout": 0.5}}, "model: this run was trained with"),
+        ({"epochs": 4}, "epochs: this run was trained with 3, the recipe now says 4"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_may_change_is_named_before_the_first_step(made, tmp_path, changes, word):
+    shutil.copytree(made, tmp_path / "run")
+    assert resumed(tmp_path / "run", **changes) == "finished"
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert word in log.partition("resumed from step-00000006.pt")[0]
+
+
+def test_nothing_is_named_where_nothing_changed(made, tmp_path):
+    shutil.copytree(made, tmp_path / "run")
+    assert train(make_config(recipe(max_steps=6)), tmp_path / "run", resume="must", make_loaders=make_loaders)
+    assert "changed recipe" not in (tmp_path / "run" / "train.log").read_text()
+
+
+def drop(key):
+    return lambda state: state.pop(key)
+
+
+def put(value, *path):
+    def change(state):
+        for key in path[:-1]:
+            state = state[key]
+        state[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(drop, ("model", "optimizer", "loader", "window", "best", "step")),
+        put([1], "model"), put({"conv.weight": 3}, "model"), put({"a": torch.ones(1)}, "model"),
+        put(torch.ones(3), "model", "conv.weight"), put(torch.ones(8, 3, 3, 3).to_sparse(), "model", "conv.weight"),
+        put(torch.ones(8, 3, 3, 3, device="meta"), "model", "conv.weight"),
+        put("x", "optimizer"), put({}, "optimizer"), put([], "optimizer", "param_groups"),
+        put([3], "optimizer", "param_groups"), put({0: 3}, "optimizer", "state"), put({}, "optimizer", "state", 0),
+        put({"momentum_buffer": torch.ones(2, 2)}, "optimizer", "state", 0),
+        put({"momentum_buffer": "x"}, "optimizer", "state", 1),
+        put({"exp_avg": torch.ones(8)}, "optimizer", "state", 0),
+        put("x", "ema"), put({"model": 3}, "ema"), put({"updates": 3}, "ema"), put({}, "ema", "model"),
+        put("x", "ema", "updates"), put(None, "loader"), put({}, "loader"), put("x", "loader", "epoch"),
+        put(-1, "step"), put("6", "step"), put(6.5, "step"), put(1 << 70, "step"), put(None, "epoch"),
+        put(True, "epoch"),
+        put([], "window"), put({"loss": "x", "steps": 0}, "window"), put({}, "best"), put("x", "best", "value"),
+        put(0, "steps_per_epoch"), put("x", "recipe"), put({"optimizer": 3}, "recipe"), put({"model": "x"}, "recipe"),
+        put(3, "groups"), put("x", "seed"), put("x", "scaler"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_path, change):
+    shutil.copytree(made, tmp_path / "run")
+    for other in (tmp_path / "run" / "checkpoints").glob("step-0000000[1-5].pt"):
+        other.unlink()
+    path = tmp_path / "run" / "checkpoints" / "step-00000006.pt"
+    state = load_checkpoint(path)
+    change(state)
+    save_checkpoint(path, state)
+    with pytest.raises(ValueError, match=r"step-00000006\.pt"):
+        resumed(tmp_path / "run")
+    for ema in (False, True):
+        assert evaluated_or_named(path, ema)
+
+
+def evaluated_or_named(path, ema):
+    """Whether a checkpoint can be evaluated, or else ends in an error that names it."""
+    try:
+        return "top1" in evaluate_checkpoint(make_config(recipe()), path, ema=ema, make_loaders=make_loaders)
+    except ValueError as error:
+        return path.name in str(error)
+
+
+@pytest.mark.parametrize("kill_at_log", [True, False])
+def test_the_last_interval_is_logged_once(tmp_path, kill_at_log):
+    """Saved at the last step before its interval is logged, then killed before or in the last evaluation."""
+    values = recipe(epochs=1, log_interval=3, checkpoint={"interval_steps": 5}, evaluate_epochs=1)
+
+    class Killed(Exception):
+        pass
+
+    def killed(trainer):
+        def die(*_):
+            raise Killed
+
+        if trainer.step == 5:
+            trainer.log, trainer.evaluate = (die, trainer.evaluate) if kill_at_log else (trainer.log, die)
+
+    with pytest.raises(Killed):
+        train(make_config(values), tmp_path / "run", make_loaders=make_loaders, observers=[killed])
+    train(make_config(values), tmp_path / "run", resume="must", make_loaders=make_loaders)
+    train(make_config(values), tmp_path / "whole", make_loaders=make_loaders)
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+    assert [(r["kind"], r["step"]) for r in records(tmp_path / "run")] == [("train", 3), ("train", 5), ("val", 5)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"type": "LBFGS"}, "optimizer LBFGS: it evaluates the loss several times .*use SGD with momentum, or"),
+        ({"type": "SparseAdam"}, "optimizer SparseAdam: it takes sparse gradients only.*use SGD"),
+        ({"type": "Muon"}, r"Muon: .*2D.*\(conv.weight is not\)\. Use SGD with momentum|Muon' is not in torch"),
+        ({"type": "Adam", "capturable": True}, "optimizer Adam: it cannot take a step with .*capturable"),
+        ({"type": "SGD", "differentiable": True}, "optimizer SGD: it cannot take a step with .*differentiable"),
+        ({"type": "FusedAdam"}, "'FusedAdam' is not in torch.optim .*Adam"),
+        ({"type": "FusedLAMB"}, "'FusedLAMB' is not in torch.optim"),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else "",
+)
+def test_optimizers_that_cannot_work_are_refused_by_name(settings, word):
+    with pytest.raises(ValueError, match=word):
+        build_optimizer(TinyNet(4), {**settings, "lr": 1.0}, {}, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD".split(),
+)
+def test_every_other_optimizer_steps_and_resumes(tmp_path, kind):
+    settings = {"type": kind, "lr": 1e-3}
+    begun(tmp_path / "run", optimizer=settings)
+    assert resumed(tmp_path / "run", optimizer=settings) == "finished"
