@@ -35,6 +35,7 @@ from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.provenance import provenance
+from dali_mix.engine.rehearsal import check_evaluation, check_step, explained
 from dali_mix.engine.rendezvous import spans
 from dali_mix.engine.scores import Scores, make_scores
 from dali_mix.engine.state import restore
@@ -84,6 +85,8 @@ def train(
         if make_loaders is None:
             task, num_classes = check_sets(config)
             check_recipe(config, num_classes, task)
+            if config.val_set is not None:
+                check_evaluation(config, num_classes, environment()[1], device)
         begun = resume != "no" and bool(folder.steps())  # then all weights are the checkpoint's
         for part, path in ({} if begun else weight_files(config)).items():
             if not Path(path).is_file():
@@ -97,10 +100,18 @@ def train(
         step = _newest(folder, resume, ranks)
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:
+            if make_loaders is None:
+                dataset = loaders[0].dataset
+                classes = len(dataset.metainfo["classes"])
+                check_step(config, classes, len(dataset), ranks.world_size, ranks.device)
             parts = build_parts(config, ranks, *loaders, pretrained=step is None)
             trainer = Trainer(config, parts, ranks, folder, report, stop, observers)
             _begin(trainer, step, resume, recipe)
             return trainer.fit()
+        except (RuntimeError, ValueError) as error:
+            if (told := explained(error, config)) is error:
+                raise
+            raise told from error
         finally:
             report.close()
             for loader in loaders:
@@ -183,6 +194,9 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
+    made = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    report.line(f"{versions}; commit {made['commit'] or 'none'}; {made['command']}")
     for odd in _oddities(trainer) if ranks.main else ():
         report.warn(odd)
     if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
@@ -276,7 +290,7 @@ def evaluate_in_detail(
         trained = open_trained(checkpoint, ema=ema)
         device = distributed.pick_device(config.device)
         if make_loaders is None:
-            check_sets(config, train=False)
+            check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)
         _tune(device)
         facts = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
         return device, {**facts, **run_facts(config, device, ("val_set",) if make_loaders is None else ())}
@@ -298,5 +312,9 @@ def evaluate_in_detail(
             autocast = Precision(config.amp, device).autocast
             values = evaluate(model, loader, loss, ranks, scores=scores, autocast=autocast)
             return Evaluation(values, scores, classes, ranks.main, tuple(notes))
+        except RuntimeError as error:
+            if (told := explained(error, config)) is error:
+                raise
+            raise told from error
         finally:
             loader.close()

@@ -46,10 +46,10 @@ def resumed(work_dir, **changes):
         ({"paramwise": HALF["conv"]}, {"paramwise": HALF["head.bias"]}, "other parameters into its groups"),
         ({"ema": None}, {}, r"trained with ema=None, the recipe now says ema=0\.99"),
         ({}, {"ema": None}, r"trained with ema=0\.99, the recipe now says ema=None"),
-        ({}, {"model": {"type": f"{__name__}:Other"}}, rf"with model \S+:TinyNet, the recipe now says {__name__}:Other"),
+        ({}, {"model": {"type": f"{__name__}:Other"}}, r"with model \S+:TinyNet, the recipe now says \S+:Other"),
     ],
-    ids=["SGD to AdamW", "AdamW to SGD", "to RMSprop", "same names", "amsgrad", "momentum", "groups", "ema on", "ema off",
-         "same tensors"],
+    ids=["SGD to AdamW", "AdamW to SGD", "to RMSprop", "same names", "amsgrad", "momentum", "groups", "ema on",
+         "ema off", "same tensors"],
 )  # fmt: skip
 def test_what_cannot_be_carried_over_is_refused_or_begins_afresh(tmp_path, before, after, word):
     begun(tmp_path / "run", **before)
@@ -203,7 +203,20 @@ def test_optimizers_that_cannot_work_are_refused_by_name(settings, word):
 
 @pytest.mark.parametrize(
     "kind",
-    "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD".split(),
+    [
+        "ASGD",
+        "Adadelta",
+        "Adafactor",
+        "Adagrad",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "NAdam",
+        "RAdam",
+        "RMSprop",
+        "Rprop",
+        "SGD",
+    ],
 )
 def test_every_other_optimizer_steps_and_resumes(tmp_path, kind):
     settings = {"type": kind, "lr": 1e-3}

@@ -1,0 +1,188 @@
+"""What a rehearsal on the meta device finds before the run: a batch that cannot fit, a step of one record."""
+
+import pytest
+import torch
+from torch import nn
+
+from dali_mix.engine import rehearsal
+from dali_mix.engine.config import make_config
+from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.recipe_files import list_recipes, load_config
+from dali_mix.engine.rehearsal import check_evaluation, check_step, explained, free_memory, held_by_step
+from dali_mix.engine.run import evaluate_checkpoint, train
+from tests.engine.processes import newest_state, run, said
+from tests.engine.sets import pack_digits
+from tests.engine.synthetic import make_loaders, recipe
+
+CPU = torch.device("cpu")
+POOLED = {"type": "tests.engine.broken:Pooled"}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A training set of 41 digits, and all held-out ones."""
+    train_set, val_set = pack_digits(tmp_path_factory.mktemp("digits"), 41)
+    return {"train_set": train_set, "val_set": val_set}
+
+
+def values(**changes):
+    pipeline = {"type": "cifar", "image_size": 8, "padding": 0, "flip": 0.0}
+    return recipe(**{"pipeline": pipeline, "mixer": None, "epochs": 1, "log_ids": False, "ema": None, **changes})
+
+
+@pytest.mark.parametrize(
+    ("records", "ranks", "changes", "advice"),
+    [
+        (41, 1, {"batch_size": 10}, "one record in the last step of an epoch .41 records.*set loader.drop_last=True"),
+        (41, 1, {"batch_size": 20, "accumulate": 2}, "accumulate 2.*last step of an epoch.*set loader.drop_last=True"),
+        (43, 2, {"batch_size": 20}, "2 processes.*last step of an epoch.*set loader.drop_last=True"),
+        (41, 1, {"batch_size": 1}, "one record in every step.*choose a larger batch_size"),
+        (40, 2, {"batch_size": 2}, "one record in every step.*choose a larger batch_size"),
+        (40, 1, {"batch_size": 4, "accumulate": 4}, "one record in every step.*choose a larger batch_size"),
+    ],
+)
+def test_a_step_of_one_record_under_batchnorm_is_refused(records, ranks, changes, advice):
+    config = make_config(values(model=POOLED, **changes))
+    with pytest.raises(ValueError, match=rf"batch_size={changes['batch_size']} .*{advice}"):
+        check_step(config, 10, records, ranks, CPU)
+    if "drop_last" in advice:
+        check_step(make_config(values(model=POOLED, loader={"drop_last": True}, **changes)), 10, records, ranks, CPU)
+    check_step(make_config(values(**changes)), 10, records, ranks, CPU)  # its maps are larger than one pixel
+
+
+@pytest.mark.parametrize("records", [40, 42, 49])
+def test_a_step_of_more_records_is_not(records):
+    check_step(make_config(values(model=POOLED, batch_size=10)), 10, records, 1, CPU)
+
+
+def test_the_run_is_refused_before_its_first_step_and_the_advice_works(digits, tmp_path):
+    config = make_config(values(model=POOLED, batch_size=10, **digits))
+    with pytest.raises(ValueError, match="one record in the last step"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    config = make_config(values(model=POOLED, batch_size=10, loader={"drop_last": True}, **digits))
+    assert train(config, tmp_path / "run") == "finished"
+    assert newest_state(tmp_path / "run")["step"] == 4
+
+
+def test_bad_records_that_leave_one_are_explained(tmp_path):
+    """What a rehearsal cannot know: 40 records in steps of 9, of which one step loses all but one."""
+    train_loader = make_loaders(make_config(values(batch_size=9)), Ranks(0, 1, CPU))[0]
+    first = next(iter(train_loader)).ids.tolist()
+    work_dir = tmp_path / "run"
+    changes = {"model": POOLED, "batch_size": 9, "loader": {"on_bad_record": "skip"}}
+    assert run(values(**changes), work_dir, bad=first[1:]) == [1]
+    assert "a step gave a process one record" in said(work_dir)
+
+
+def test_a_batch_that_cannot_fit_is_refused_and_the_advice_works(monkeypatch):
+    """ResNet-50 at 64 pixels holds 7 MB a record between layers; with accumulate=4 a quarter of them at a time."""
+    pipeline = {"type": "imagenet", "image_size": 64}
+    changes = {"model": {"type": "torchvision/resnet50"}, "pipeline": pipeline, "batch_size": 96}
+    monkeypatch.setattr(rehearsal, "free_memory", lambda: 500_000_000)
+    with pytest.raises(
+        ValueError, match=r"a step of 96 records of 64×64 pixels .*0\.5 GB .*or accumulate=(\d+)"
+    ) as error:
+        check_step(make_config(values(**changes)), 10, 1000, 1, CPU)
+    parts = int(str(error.value).rpartition("accumulate=")[2])
+    assert parts > 1 and 96 % parts == 0
+    check_step(make_config(values(**changes, accumulate=parts)), 10, 1000, 1, CPU)
+    with pytest.raises(ValueError, match="weights"):
+        check_step(
+            make_config(values(**changes, accumulate=max(n for n in range(1, parts) if 96 % n == 0))), 10, 1000, 1, CPU
+        )
+    check_step(make_config(values(**changes)), 10, 1000, 1, torch.device("cuda"))  # said by the GPU itself
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(rehearsal, "free_memory", lambda: 900_000_000)
+    with pytest.raises(ValueError, match="a step of 48 records"):
+        check_step(make_config(values(**changes)), 10, 1000, 2, CPU)
+
+
+def test_an_evaluation_batch_that_cannot_fit_is_refused(digits, monkeypatch, tmp_path):
+    config = make_config(values(**digits, val_batch_size=100))
+    assert train(config, tmp_path / "run") == "finished"
+    monkeypatch.setattr(rehearsal, "free_memory", lambda: 10_000)
+    with pytest.raises(ValueError, match=r"val_batch_size: an evaluation batch of 100 records .* Choose a smaller one"):
+        evaluate_checkpoint(config, tmp_path / "run" / "checkpoints" / "latest")
+    with pytest.raises(ValueError, match="an evaluation batch"):
+        train(config, tmp_path / "again")
+    check_evaluation(make_config(values(**digits, val_batch_size=1)), 10, 1, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "cifar10/wrn28_10_resizemix", "multilabel/digit_scenes_csra"])
+def test_recipes_that_are_known_to_fit_are_not_refused(name, monkeypatch):
+    """In a gigabyte: the offline ones whole, WRN-28-10 in batches of 8."""
+    assert name in list_recipes()
+    config = load_config(name, ["device=cpu", *(["batch_size=8"] if "wrn28" in name else [])])
+    monkeypatch.setattr(rehearsal, "free_memory", lambda: 1_200_000_000)
+    check_step(config, 10, 1000, 1, CPU)
+
+
+def test_a_model_that_does_not_run_without_numbers_is_not_rehearsed(monkeypatch):
+    monkeypatch.setattr(rehearsal, "free_memory", lambda: 1)
+    check_step(make_config(values(model={"type": f"{__name__}:Reading"})), 10, 41, 1, CPU)
+
+
+class Reading(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(3, num_classes)
+
+    def forward(self, images):
+        return self.head(images.mean((2, 3)) * images.sum().item())
+
+
+def test_what_a_step_holds_is_counted_once():
+    """Two layers that keep one input of 10 × 100 floats, and a ReLU whose output is kept with its own."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 20))
+        images = torch.zeros(10, 100)
+    assert held_by_step(model, images) == 4 * 10 * (100 + 50)
+
+
+def test_the_limit_of_a_control_group_counts(tmp_path):
+    found = free_memory(tmp_path)
+    assert found is not None and found > 1 << 20
+    files = {"memory.max": "3000000", "memory.current": "2500000", "memory.stat": "anon 5\ninactive_file 100000\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert free_memory(tmp_path) == 600000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(tmp_path) > 1 << 20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_memory_that_runs_out_is_explained(error):
+    found = explained(error, make_config(values()))
+    assert isinstance(found, ValueError)
+    assert "Choose a smaller batch_size" in str(found) and "batch_size=9" in str(found)
+    other = RuntimeError("something else")
+    assert explained(other, make_config(values())) is other
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parameters_without_a_gradient_are_named_on_one_process(tmp_path, capsys, frozen):
+    model = {"type": "tests.engine.broken:Unused", "frozen": frozen}
+    train(make_config(values(model=model, max_steps=3)), tmp_path / "run", make_loaders=make_loaders)
+    said = capsys.readouterr().err
+    assert said.count("no gradient reaches aux.weight, aux.bias, which will not be trained: freeze") == (not frozen)
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [("Unused", "no gradient reaches aux.weight, aux.bias: freeze"), ("Sometimes", "a parameter had no gradient|aux")],
+)
+def test_parameters_without_a_gradient_are_refused_on_several_processes(tmp_path, model, word):
+    given = values(model={"type": f"tests.engine.broken:{model}"}, batch_size=10)
+    assert run(given, tmp_path / "run", ranks=2) == [1, 1]
+    for rank in (0, 1):
+        assert any(part in said(tmp_path / "run", rank) for part in word.split("|"))
+        assert "find_unused_parameters=True" in said(tmp_path / "run", rank)
+    given |= {"find_unused_parameters": True}
+    assert run(given, tmp_path / "found", ranks=2) == [0, 0], said(tmp_path / "found")
