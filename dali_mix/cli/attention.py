@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dali_mix.cli.bars import Bar
 from dali_mix.cli.predict import CLASS_FILE_HELP, add_model_arguments, tell_notes, tell_unreadable, tell_values
 
 
@@ -31,12 +32,13 @@ def run(args: argparse.Namespace) -> int:
     tell_values(of_run)
     predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=names)
     tell_notes(predictor.notes)
-    _, unreadable = attention(
-        predictor,
-        files,
-        args.out,
-        classes=None if args.classes is None else [name.strip() for name in args.classes.split(",")],
-        top_k=args.top_k,
-        each=lambda sheet: print(f"wrote {sheet}"),
-    )
+    with Bar("attention", "img", len(files)) as bar:
+        _, unreadable = attention(
+            predictor,
+            files,
+            args.out,
+            classes=None if args.classes is None else [name.strip() for name in args.classes.split(",")],
+            top_k=args.top_k,
+            each=lambda sheet: bar.line(f"wrote {sheet}"),
+        )
     return tell_unreadable("attention", unreadable)

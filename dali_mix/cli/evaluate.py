@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dali_mix.cli.bars import Bar
 from dali_mix.cli.predict import tell_notes, tell_values
 from dali_mix.engine.environment import environment
 
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.report)
     if environment()[0] == 0:
         tell_values(of_run)
-    evaluation = evaluate_in_detail(config, args.checkpoint, ema=args.ema)
+    with Bar("evaluate", "batch", shown=environment()[0] == 0) as bar:
+        evaluation = evaluate_in_detail(config, args.checkpoint, ema=args.ema, each=bar.reach)
     scores = evaluation.values
     if environment()[0] == 0:
         tell_notes(evaluation.notes)

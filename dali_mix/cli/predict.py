@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dali_mix._text import printable
+from dali_mix.cli.bars import Bar
 
 if TYPE_CHECKING:
     from dali_mix.engine.image_files import Unreadable
@@ -67,12 +68,13 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
     tell_notes(predictor.notes)
 
-    def tell(path: Path, scores: torch.Tensor) -> None:
-        print(
-            _line(printable(str(path)), choose(scores, predictor.classes, predictor.task, args.threshold, args.top_k))
-        )
+    with Bar("predict", "img", len(files)) as bar:
 
-    found = predictor(files, each=tell)
+        def tell(path: Path, scores: torch.Tensor) -> None:
+            chosen = choose(scores, predictor.classes, predictor.task, args.threshold, args.top_k)
+            bar.line(_line(printable(str(path)), chosen))
+
+        found = predictor(files, each=tell)
     if args.json is not None:
         write_text(args.json, _json(found, args))
     if args.csv is not None:

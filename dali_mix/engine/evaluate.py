@@ -32,6 +32,7 @@ def evaluate(
     scores: Scores | None = None,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     stop: Callable[[], bool] = lambda: False,
+    each: Callable[[int], object] = lambda done: None,
 ) -> dict[str, float]:
     """Scores in per cent, and the loss per record (of what is known), over everything `loader` yields on all ranks.
 
@@ -43,6 +44,7 @@ def evaluate(
         autocast: makes the context the model runs in.
         stop: asked between batches; once it says True on any rank, every rank raises `Preempted`: none is left waiting
             for the sums of one that has gone.
+        each: called after each batch with the number of batches done.
 
     Returns:
         the scores and "loss", equal on every rank.
@@ -58,7 +60,7 @@ def evaluate(
     model.eval()
     try:
         with torch.inference_mode():
-            for batch in loader:
+            for done, batch in enumerate(loader, 1):
                 if stop():
                     total[2] += 1
                     break
@@ -70,6 +72,7 @@ def evaluate(
                 count = len(batch.ids) if rows is None else rows(batch.targets)
                 total[0] += loss(logits, batch.targets).double() * (1 if is_summed(loss) else count)
                 total[1] += count
+                each(done)
     finally:
         model.train(training)
     ranks.sum_(total)

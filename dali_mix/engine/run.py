@@ -280,9 +280,18 @@ def evaluate_checkpoint(
 
 
 def evaluate_in_detail(
-    config: RunConfig, checkpoint: str | Path, *, ema: bool = False, make_loaders: MakeLoaders | None = None
+    config: RunConfig,
+    checkpoint: str | Path,
+    *,
+    ema: bool = False,
+    make_loaders: MakeLoaders | None = None,
+    each: Callable[[int, int], object] = lambda done, total: None,
 ) -> Evaluation:
-    """As `evaluate_checkpoint`, with what it was measured by."""
+    """As `evaluate_checkpoint`, with what it was measured by.
+
+    Args:
+        each: called after each batch with the number of batches done and of all batches, of this rank.
+    """
     trained: Trained
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
@@ -310,7 +319,10 @@ def evaluate_in_detail(
             loss = build_loss(config).to(device)
             scores = make_scores(task, len(classes), device, config.metrics)
             autocast = Precision(config.amp, device).autocast
-            values = evaluate(model, loader, loss, ranks, scores=scores, autocast=autocast)
+            batches = len(loader)
+            values = evaluate(
+                model, loader, loss, ranks, scores=scores, autocast=autocast, each=lambda done: each(done, batches)
+            )
             return Evaluation(values, scores, classes, ranks.main, tuple(notes))
         except RuntimeError as error:
             if (told := explained(error, config)) is error:

@@ -70,7 +70,7 @@ def drawn_boxes(draws: Any, centre_y: Any, centre_x: Any, height: int, width: in
         side = draws[i] if whole else np.sqrt(1.0 - draws[i])
         box_h, box_w = np.int64(side * height), np.int64(side * width)
         if whole:
-            box_h, box_w = max(box_h, 1), max(box_w, 1)
+            box_h, box_w = max(box_h, np.int64(1)), max(box_w, np.int64(1))
             top = min(max(centre_y[i] - box_h // 2, 0), height - box_h)
             left = min(max(centre_x[i] - box_w // 2, 0), width - box_w)
         else:

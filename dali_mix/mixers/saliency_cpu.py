@@ -162,9 +162,9 @@ def _maps(images: np.ndarray, out: np.ndarray) -> None:
                 on[y, x], off[y, x] = (both + apart) >> 1, (both - apart) >> 1
                 most_on, most_off = max(most_on, on[y, x]), max(most_off, off[y, x])
         for value in range(most_on + 1):
-            byte[0, value] = 255 * value // max(most_on, 1)
+            byte[0, value] = 255 * value // max(most_on, np.int32(1))
         for value in range(most_off + 1):
-            byte[1, value] = 255 * value // max(most_off, 1)
+            byte[1, value] = 255 * value // max(most_off, np.int32(1))
         for y in range(height):
             for x in range(width):
                 out[i, y, x] = min(np.int32(byte[0, on[y, x]]) + np.int32(byte[1, off[y, x]]), 255)

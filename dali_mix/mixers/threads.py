@@ -39,7 +39,7 @@ class _Job:
         while not self._ended:
             try:
                 self._lock.acquire()
-            except BaseException as error:  # noqa: PERF203  # a wait that is cut off goes on
+            except BaseException as error:  # a wait that is cut off goes on
                 self.errors.append(error)
 
 
@@ -79,7 +79,7 @@ def _helpers(count: int) -> list[_Helper]:
         while len(helpers) < count:
             try:
                 helpers.append(_idle.pop())
-            except IndexError:  # noqa: PERF203  # another thread may take the last one
+            except IndexError:  # another thread may take the last one
                 helpers.append(_Helper())
     except BaseException:  # the system starts no more threads
         _idle.extend(helpers)

@@ -286,12 +286,3 @@ def test_doctor_on_sets_of_other_tasks(tmp_path, capsys):
         findings.guard(prefix, lambda checked, prefix=prefix: doctor.check_set(checked, prefix))
         assert findings.broken == 0
         assert f"3 records, 2 classes, {task}; a batch (3, 3, 224, 224) with {found}" in capsys.readouterr().out
-
-
-def test_doctor_sees_two_builds_of_dali(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "dali_builds", lambda: ["120", "130"])
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.4.0")
-    findings = doctor.Findings()
-    doctor.check_dali(findings)
-    assert findings.broken == 1
-    assert "two builds share one folder" in capsys.readouterr().out

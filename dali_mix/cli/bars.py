@@ -1,0 +1,33 @@
+"""Progress bars on the error stream, shown only if it is a terminal; what is printed meanwhile goes above them."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+class Bar:
+    """A context with a progress bar over `total` things, which may be unknown (None) at first."""
+
+    def __init__(self, what: str, unit: str, total: int | None = None, *, shown: bool = True) -> None:
+        self._bar = tqdm(
+            total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False, disable=None if shown else True
+        )
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def reach(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def line(self, text: str) -> None:
+        """Print a line to stdout, and count one more as done."""
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text)
+        self._bar.update()

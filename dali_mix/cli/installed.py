@@ -1,0 +1,183 @@
+"""What `dali-mix doctor` says of the packages that dali_mix requires, and of DALI's builds for CUDA 12 and 13."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Callable, Iterator
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+from dali_mix import caches
+
+DALI = "nvidia-dali-cuda"
+BUILDS = ("110", "120", "130")
+# Every build of DALI and every codec that a build loads. Builds for CUDA 12 and 13 share folders, file by file: what is
+# left of one after `pip uninstall` of the other does not work, so that all of them go before one is installed.
+SHARED = (
+    "nvidia-dali-cuda120 nvidia-nvimgcodec-cu12 nvidia-nvjpeg-cu12 nvidia-nvjpeg2k-cu12 nvidia-nvtiff-cu12 "
+    "nvidia-libnvcomp-cu12 nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg nvidia-nvjpeg2k-cu13 "
+    "nvidia-nvtiff-cu13 nvidia-libnvcomp-cu13"
+)
+# Import names that differ from the distribution's.
+MODULES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-learn": "sklearn"}
+# Other distributions of the same module.
+ALSO = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")}
+
+
+class Findings:
+    """Prints one line a check and counts what is broken."""
+
+    def __init__(self) -> None:
+        self.broken = 0
+
+    def ok(self, what: str, text: str) -> None:
+        print(f"  ok      {what:<14} {text}")
+
+    def note(self, what: str, text: str) -> None:
+        print(f"  note    {what:<14} {text}")
+
+    def bad(self, what: str, text: str) -> None:
+        print(f"  BROKEN  {what:<14} {text}")
+        self.broken += 1
+
+    def guard(self, what: str, check: Callable[[Findings], None]) -> None:
+        """Runs a check; whatever it raises is a finding, so that the other checks still run."""
+        try:
+            check(self)
+        except Exception as error:  # a broken installation can raise anything, and that is the news here
+            self.bad(what, f"{type(error).__name__}: {error}")
+
+
+def switch_dali(cuda: str) -> str:
+    """Return the command that replaces all builds of DALI by the one for CUDA 12 ("120") or 13 ("130")."""
+    floor = next(str(need.specifier) for need in requirements() if need.name.startswith(DALI))
+    return f'pip uninstall -y {SHARED} && pip install "{DALI}{cuda}{floor}"'
+
+
+def requirements(distribution: str = "dali_mix") -> Iterator[Requirement]:
+    """Yield what an installed distribution requires on this Python, with the extras it offers."""
+    for line in metadata.requires(distribution) or ():
+        need = Requirement(line)
+        if need.marker is None or need.marker.evaluate({"extra": extra_of(need)}):
+            yield need
+
+
+def extra_of(need: Requirement) -> str:
+    """Return the extra that brings a requirement, or "" if every installation needs it."""
+    _, found, extra = str(need.marker or "").partition("extra == ")
+    return extra.split()[0].strip("\"'") if found else ""
+
+
+def version_of(name: str) -> str | None:
+    """Return the version of an installed distribution, or of another one of the same module; None if there is none."""
+    for each in (name, *ALSO.get(name, ())):
+        try:
+            return metadata.version(each)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def check_packages(findings: Findings) -> None:
+    """Report each package that setup.py names: version, lowest version, and whether it imports."""
+    findings.ok("python", f"{platform.python_version()} on {platform.platform()}")
+    findings.ok("dali_mix", metadata.version("dali_mix"))
+    missing: dict[str, list[str]] = {}
+    for need in requirements():
+        extra = extra_of(need)
+        if need.name.startswith(DALI) or extra == "dev":
+            continue
+        version, wanted = version_of(need.name), f'pip install "{need.name}{need.specifier}"'
+        if version is None and extra:
+            missing.setdefault(extra, []).append(need.name)
+        elif version is None:
+            findings.bad(need.name, f"not installed: {wanted}")
+        elif not need.specifier.contains(version, prereleases=True):
+            findings.bad(need.name, f"{version} does not satisfy {need.specifier}: {wanted}")
+        elif error := failed_import(MODULES.get(need.name, need.name)):
+            findings.bad(need.name, f"{version} does not import: {error}")
+        else:
+            findings.ok(need.name, f"{version} ({need.specifier})")
+    for extra, names in missing.items():
+        findings.note(f"[{extra}]", f'{", ".join(names)} not installed, optional: pip install -e ".[{extra}]"')
+
+
+def failed_import(module: str) -> str:
+    """Return why a module does not import, or "" if it does."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # ImportError, OSError of a missing library, RuntimeError of mismatched builds
+        return str(error) or type(error).__name__
+    return ""
+
+
+def dali_builds() -> list[str]:
+    """Return the CUDA suffixes ("120", "130") of the DALI builds that are installed."""
+    return [cuda for cuda in BUILDS if version_of(f"{DALI}{cuda}") is not None]
+
+
+def check_dali(findings: Findings) -> None:
+    """Report whether there is one build of DALI, recent enough, with its own codecs only, for the CUDA of torch."""
+    builds = dali_builds()
+    if len(builds) > 1:
+        names = " and ".join(f"{DALI}{cuda}" for cuda in builds)
+        findings.bad("DALI", f"{names} share one folder, keep one: {switch_dali('120')}")
+        return
+    if not builds:
+        findings.bad("DALI", f"not installed: {switch_dali('120')}")
+        return
+    cuda = builds[0]
+    name, version = f"{DALI}{cuda}", version_of(f"{DALI}{cuda}")
+    floor = next(need.specifier for need in requirements() if need.name.startswith(DALI))
+    if not floor.contains(str(version), prereleases=True):
+        findings.bad("DALI", f"{name} {version} does not satisfy {floor}: {switch_dali(cuda)}")
+        return
+    if wrong := codecs(cuda):
+        findings.bad("DALI", f"{name} {version}, but {'; '.join(wrong)}: {switch_dali(cuda)}")
+        return
+    importlib.import_module("nvidia.dali")
+    findings.ok("DALI", f"{name} {version} ({floor})")
+    import torch
+
+    if torch.version.cuda is None:
+        findings.note("CUDA", "this torch is built for CPUs only")
+    elif torch.version.cuda.split(".")[0] != cuda[:2]:
+        text = f"torch is for CUDA {torch.version.cuda}, {name} for {cuda[:2]}: both work on a driver for the newer one"
+        findings.note("CUDA", f"{text}; README.md, Install, says how to match them")
+    else:
+        findings.ok("CUDA", f"torch {torch.version.cuda} and {name} agree")
+
+
+def codecs(cuda: str) -> list[str]:
+    """Return what is wrong with the libraries that DALI's build for `cuda` loads: missing, old, for other CUDAs."""
+    wrong = []
+    for need in requirements(f"{DALI}{cuda}"):
+        version = version_of(need.name) if need.name.startswith("nvidia-") else ""
+        if version is None:
+            wrong.append(f"{need.name} is not installed")
+        elif version and not need.specifier.contains(version, prereleases=True):
+            wrong.append(f"{need.name} {version} does not satisfy {need.specifier}")
+    other = {"12": "-cu13", "13": "-cu12"}.get(cuda[:2], "-cu")
+    wrong += [f"{name} is for another CUDA" for name in SHARED.split() if name.endswith(other) and version_of(name)]
+    return wrong
+
+
+def check_compiling(findings: Findings) -> None:
+    """Report where compiled functions are kept, or why none are compiled."""
+    from dali_mix.mixers import cpu
+
+    if not cpu.available():
+        findings.note("numba", "NUMBA_DISABLE_JIT is set or numba does not import: mixing on a CPU is ten times slower")
+        return
+    from dali_mix.mixers import kernels_cpu
+
+    folder = kernels_cpu.inside.stats.cache_path
+    if folder is None:
+        text = "no folder to keep compiled functions in, every process compiles again: set NUMBA_CACHE_DIR"
+        findings.note("numba", f"{text} to a folder that only you can write")
+    else:
+        moved = folder.startswith(str(caches.fallback() or "/dev/null"))
+        why = "; the home folder cannot be written, NUMBA_CACHE_DIR names another" if moved else ""
+        findings.ok("numba", f"compiled functions are kept in {folder}{why}")

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Runs `pip install` with the arguments given and shows that it is alive.
+
+Large downloads are named with their sizes, and while nothing is printed for ten seconds, the time and the disk space
+used so far. The exit status is pip's.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterable
+
+QUIET_FOR = 10.0  # seconds
+DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached) (\S+) \((\d+(?:\.\d+)? [MG]B)\)")
+
+
+def progress(line: str) -> str:
+    """Return what to show of a line of pip's: a large file, the start of unpacking, the end, or ""."""
+    if found := DOWNLOAD.match(line):
+        name, size = found.groups()
+        name = name.rpartition("/")[2].partition("-cp")[0].partition("-py")[0]
+        return f"  {name}  {size}" if size.endswith("GB") or float(size.split()[0]) >= 10 else ""
+    if line.startswith("Installing collected packages:"):
+        return f"  unpacking {line.count(',') + 1} packages"
+    return line.rstrip() if line.startswith("ERROR") else ""
+
+
+def show(lines: Iterable[str], used: int) -> None:
+    """Print `progress` of lines, and a heartbeat whenever none came for `QUIET_FOR` seconds.
+
+    used: bytes in use on the file system of the environment at the start.
+    """
+    waiting: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        for line in lines:
+            waiting.put(line)
+        waiting.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    start = shown = time.monotonic()
+    while True:
+        try:
+            line = waiting.get(timeout=max(shown + QUIET_FOR - time.monotonic(), 0.0))
+        except queue.Empty:
+            grown = max(_used() - used, 0) / 1e9
+            text = f"  … {time.monotonic() - start:.0f} s, {grown:.1f} GB on disk"
+        else:
+            if line is None:
+                return
+            text = progress(line)
+        if text:
+            print(text, flush=True)
+            shown = time.monotonic()
+
+
+def _used() -> int:
+    return shutil.disk_usage(sysconfig.get_path("purelib")).used
+
+
+def main(arguments: list[str]) -> int:
+    """Run pip and return its exit status."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--progress-bar", "off"]
+    used = _used()
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        show(process.stdout, used)
+    return process.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,163 @@
+"""`dali-mix doctor`: every dependency of setup.py is reported, and its hints are commands of the README."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from dali_mix.cli import installed
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DALI_NEEDS = {
+    "nvidia-dali-cuda120": ["six<=1.17", "nvidia-nvimgcodec-cu12[all]<0.10.0,>=0.9.0", "nvidia-libnvcomp-cu12==5.3.0"],
+    "nvidia-dali-cuda130": ["six<=1.17", "nvidia-nvimgcodec-cu13[all]<0.10.0,>=0.9.0", "nvidia-libnvcomp-cu13==5.3.0"],
+}
+CUDA12 = {"nvidia-dali-cuda120": "2.4.0", "nvidia-nvimgcodec-cu12": "0.9.0.20", "nvidia-libnvcomp-cu12": "5.3.0"}
+CUDA13 = {"nvidia-dali-cuda130": "2.4.0", "nvidia-nvimgcodec-cu13": "0.9.0.20", "nvidia-libnvcomp-cu13": "5.3.0"}
+
+
+def floors():
+    spec = importlib.util.spec_from_file_location("floors", ROOT / ".ci/floors.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+NEEDED = [Requirement(line) for line in floors().requirements((ROOT / "setup.py").read_text(encoding="utf-8"))]
+OPTIONAL = {"tensorboard": "vis", "transformers": "bert"}
+DEV = {"hypothesis", "import-linter", "mypy", "pytest", "pytest-timeout", "ruff"}
+REQUIRED = [need for need in NEEDED if need.name not in OPTIONAL and need.name not in DEV]
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """What is installed, by name; tests change it. Everything imports."""
+    versions = {need.name: str(need.specifier).removeprefix(">=") for need in NEEDED} | {"dali_mix": "0.1.0"} | CUDA12
+
+    def version(name):
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    def requires(name):
+        if name != "dali_mix":
+            return DALI_NEEDS[name]
+        marked = {**OPTIONAL, **dict.fromkeys(DEV, "dev")}
+        return [f'{need}; extra == "{marked[need.name]}"' if need.name in marked else str(need) for need in NEEDED]
+
+    monkeypatch.setattr(installed.metadata, "version", version)
+    monkeypatch.setattr(installed.metadata, "requires", requires)
+    monkeypatch.setattr(installed, "failed_import", lambda module: "")
+    return versions
+
+
+def report(check):
+    findings = installed.Findings()
+    findings.guard("check", check)
+    return findings.broken
+
+
+def test_every_dependency_is_listed_with_version_and_floor(environment, capsys):
+    assert report(installed.check_packages) == 0
+    said = capsys.readouterr().out
+    for need in NEEDED:
+        if need.name not in DEV and not need.name.startswith(installed.DALI):
+            assert re.search(rf"^  ok      {need.name} +{environment[need.name]} \({need.specifier}\)$", said, re.M), (
+                need
+            )
+    assert report(installed.check_dali) == 0
+    assert "ok      DALI           nvidia-dali-cuda120 2.4.0 (>=2.4.0)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("need", REQUIRED, ids=lambda need: need.name)
+@pytest.mark.parametrize("version", [None, "0.0.1"])
+def test_what_is_missing_or_too_old_is_broken_with_a_command(environment, capsys, need, version):
+    environment.pop(need.name)
+    if version is not None:
+        environment[need.name] = version
+    broken = report(installed.check_packages) + report(installed.check_dali)
+    said = capsys.readouterr().out
+    assert broken == 1 and f'pip install "{need.name}{need.specifier}"' in said
+
+
+def test_extras_are_optional(environment, capsys):
+    environment.pop("transformers")
+    assert report(installed.check_packages) == 0
+    assert 'transformers not installed, optional: pip install -e ".[bert]"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("build", ["opencv-python-headless", "opencv-contrib-python-headless"])
+def test_another_build_of_opencv_will_do(environment, capsys, build):
+    environment[build] = environment.pop("opencv-python")
+    assert report(installed.check_packages) == 0
+    environment[build] = "4.1.0"
+    assert report(installed.check_packages) == 1
+
+
+@pytest.mark.parametrize("version", ["2.9.0+cpu", "2.14.1+cu130", "3.0.0rc1", "2.10.0.dev20260101", "2.15.0a0+git123"])
+def test_local_and_pre_releases_count_by_their_number(environment, version):
+    environment["torch"] = version
+    assert report(installed.check_packages) == 0
+
+
+def test_a_package_that_does_not_import(environment, monkeypatch, capsys):
+    monkeypatch.setattr(installed, "failed_import", lambda module: "libGL.so.1: missing" if module == "cv2" else "")
+    assert report(installed.check_packages) == 1
+    assert "does not import: libGL.so.1: missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("there", "message", "command"),
+    [
+        ({**CUDA12, **CUDA13}, "nvidia-dali-cuda120 and nvidia-dali-cuda130 share one folder", "120"),
+        ({**CUDA12, "nvidia-dali-cuda130": "2.4.0"}, "share one folder", "120"),
+        ({**CUDA12, "nvidia-dali-cuda130": "2.4.0", "nvidia-dali-cuda120": None}, "nvimgcodec-cu13 is not", "130"),
+        ({**CUDA13, "nvidia-nvimgcodec-cu12": "0.9.0.20"}, "nvidia-nvimgcodec-cu12 is for another CUDA", "130"),
+        ({**CUDA12, "nvidia-nvtiff-cu13": "0.8"}, "nvidia-nvtiff-cu13 is for another CUDA", "120"),
+        ({**CUDA12, "nvidia-libnvcomp-cu12": "5.2"}, "nvidia-libnvcomp-cu12 5.2 does not satisfy ==5.3.0", "120"),
+        ({**CUDA12, "nvidia-dali-cuda120": "2.3.0"}, "2.3.0 does not satisfy >=2.4.0", "120"),
+        ({}, "not installed", "120"),
+    ],
+)
+def test_builds_of_dali_that_do_not_fit_together(environment, capsys, there, message, command):
+    for name in CUDA12:
+        environment.pop(name)
+    environment.update({name: version for name, version in there.items() if version is not None})
+    assert report(installed.check_dali) == 1
+    said = capsys.readouterr().out
+    assert message in said and said.rstrip().endswith(installed.switch_dali(command))
+
+
+def test_the_cuda_13_build_alone_is_sound(environment, capsys):
+    for name in CUDA12:
+        environment.pop(name)
+    environment.update(CUDA13)
+    assert report(installed.check_dali) == 0
+    assert "nvidia-dali-cuda130 2.4.0" in capsys.readouterr().out
+
+
+def test_hints_are_commands_of_the_readme(environment):
+    lines = README.splitlines()
+    for cuda in ("120", "130"):
+        assert installed.switch_dali(cuda) in lines
+    assert 'pip install -e ".[vis]"' in README
+
+
+def test_compiling(capsys, monkeypatch):
+    assert report(installed.check_compiling) == 0
+    assert "compiled functions are kept in" in capsys.readouterr().out
+
+
+def test_the_floors_are_those_of_setup_py():
+    lines = [floors().floor(str(need)) for need in NEEDED]
+    assert "torch==2.9.0" in lines and "nvidia-dali-cuda120==2.4.0" in lines and len(lines) == len(set(lines))
+    for wrong in ("torch", "torch==2.9", "torch>=2.9,<3", "torch>=2.9rc1", "torch~=2.9"):
+        with pytest.raises(ValueError, match="NAME>=VERSION"):
+            floors().floor(wrong)
