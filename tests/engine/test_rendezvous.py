@@ -4,8 +4,10 @@ import socket
 import threading
 
 import pytest
+import torch
 
 from dali_mix.engine import environment as env
+from dali_mix.engine.distributed import pick_device
 from dali_mix.engine.rendezvous import RankLost, Rendezvous, differences, spans
 
 
@@ -186,3 +188,18 @@ def test_variables_that_cannot_be(change, message):
 )
 def test_first_host(nodelist, first):
     assert env.first_host(nodelist) == first
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(1, "cuda:0"), (4, "cuda:3"), (2, "there are 2 GPUs")])
+def test_the_gpu_of_a_rank_without_local_rank(monkeypatch, gpus, expected):
+    """A container or a task that sees one GPU uses it, whatever its rank."""
+    for name, value in {**PLAIN, "RANK": "3", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    try:
+        found = str(pick_device("auto"))
+    except ValueError as error:
+        found = str(error)
+    assert expected in found
