@@ -179,3 +179,15 @@ def test_an_interlaced_png_is_whole(size: tuple[int, int]) -> None:
     assert decoded_size(png(head=head, content=zlib.compress(rows))) == size
     with pytest.raises(ValueError, match="its pixels end after"):
         decoded_size(png(head=head, content=zlib.compress(rows[:-1])))
+
+
+@pytest.mark.parametrize("canvas", [(1, 1), (80, 60), (500, 400)])
+@pytest.mark.parametrize("decode", [False, True])
+def test_the_size_that_is_decoded_counts_for_max_pixels(canvas: tuple[int, int], decode: bool) -> None:
+    gif = encoded("GIF", 60, 80)
+    gif = gif[:6] + struct.pack("<HH", *canvas) + gif[10:]  # a frame beyond the canvas enlarges it
+    width, height = max(canvas[0], 80), max(canvas[1], 60)
+    with pytest.raises(ValueError, match=rf"{width}x{height} is .* pixels, more than --max-pixels"):
+        Transform(encoding="png", max_pixels=width * height - 1, decode=decode)(gif)
+    kept, header, _ = Transform(encoding="png", max_pixels=width * height, decode=decode)(gif)
+    assert decoded_size(kept) == header[1:3] == (height, width)
