@@ -52,7 +52,8 @@ class Restartable:
         if self._dali is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._dali._pipe))
             self._dali._pipe = None  # or DALI's exit handler would destroy it
-            self.close()
+            if not self._forked:  # memory of the GPU cannot be freed here
+                self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | self._idle() | {"_forked": False}
