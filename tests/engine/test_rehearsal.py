@@ -181,8 +181,8 @@ def test_parameters_without_a_gradient_are_named_on_one_process(tmp_path, capsys
 def test_parameters_without_a_gradient_are_refused_on_several_processes(tmp_path, model, word):
     given = values(model={"type": f"tests.engine.broken:{model}"}, batch_size=10)
     assert run(given, tmp_path / "run", ranks=2) == [1, 1]
-    for rank in (0, 1):
-        assert any(part in said(tmp_path / "run", rank) for part in word.split("|"))
-        assert "find_unused_parameters=True" in said(tmp_path / "run", rank)
+    text = said(tmp_path / "run", 0) + said(tmp_path / "run", 1)  # one of them may only say that the other failed
+    assert any(part in text for part in word.split("|"))
+    assert "find_unused_parameters=True" in text
     given |= {"find_unused_parameters": True}
     assert run(given, tmp_path / "found", ranks=2) == [0, 0], said(tmp_path / "found")
