@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dali_mix._files import open_new
 from dali_mix.recordio.manifest import read_info, set_prefix
 
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         rows = make(names, args.weights)
     part = args.out.with_name(args.out.name + ".part")
     try:
-        with part.open("wb") as file:
+        with open_new(part) as file:
             np.save(file, rows, allow_pickle=False)
         part.replace(args.out)
     finally:

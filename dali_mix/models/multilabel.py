@@ -182,8 +182,12 @@ def load_embeddings(path: str | Path) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")
     try:
-        table = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:  # numpy's advice would be to run what is in it
+        with path.open("rb") as file:
+            table = np.load(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged header: SyntaxError, TokenError, MemoryError, BadZipFile, …
+        # numpy's own message advises to run what is in the file.
         raise ValueError(f"{path} is no .npy file of numbers: `dali-mix embed-labels` writes one") from error
     if not isinstance(table, np.ndarray) or table.ndim != 2 or not np.issubdtype(table.dtype, np.floating):
         found = f"{table.dtype} {table.shape}" if isinstance(table, np.ndarray) else "an archive of arrays"

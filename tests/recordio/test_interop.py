@@ -223,3 +223,33 @@ def test_every_record_of_a_split_payload_in_their_bytes(tmp_path: Path, mxnet: P
     payload = RecordSet(tmp_path / "ours").payload(3)
     assert struct.unpack_from("<IfQQ", payload) == (0, 3.0, 3, 0)
     assert unpack_record(payload).encoded.tobytes() == IMAGES[3]
+
+
+IMAGE_DET_ITER = """
+import sys, mxnet as mx
+prefix = sys.argv[1]
+images = mx.image.ImageDetIter(
+    batch_size=1, data_shape=(3, 48, 64), path_imgrec=prefix + ".rec", path_imgidx=prefix + ".idx"
+)
+print(sum(len(batch.data[0]) for batch in images))
+"""
+
+
+def test_image_det_iter_needs_sets_without_unlabelled_images(tmp_path: Path, mxnet: Path) -> None:
+    """As docs/packing.md says: an image without boxes stops mxnet's ImageDetIter, `--unlabelled drop` leaves it out."""
+    for number in range(2):
+        (tmp_path / "val").mkdir(exist_ok=True)
+        (tmp_path / "val" / f"{number}.jpg").write_bytes(encoded("JPEG", 48, 64, seed=number))
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 64, "height": 48} for number in range(2)]
+    note = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [5, 6, 20, 10], "iscrowd": 0}
+    content = {"images": images, "categories": [{"id": 1, "name": "a"}], "annotations": [note]}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    command = ["pack", "coco", "--root", str(tmp_path), "--split", "val", "--task", "detection", "--quiet"]
+    for way, count in (("drop", 1), ("keep", 2)):
+        assert main([*command, "--out", str(tmp_path / way), "--unlabelled", way]) == 0
+        records = RecordSet(tmp_path / way)
+        assert len(records) == len(dali_reads(list(records.rec_paths), records.idx_path, count)) == count
+    assert run(mxnet, IMAGE_DET_ITER, tmp_path / "drop").strip() == "1"
+    with pytest.raises(AssertionError, match="[Ll]abel"):
+        run(mxnet, IMAGE_DET_ITER, tmp_path / "keep")
