@@ -251,5 +251,5 @@ def test_image_det_iter_needs_sets_without_unlabelled_images(tmp_path: Path, mxn
         records = RecordSet(tmp_path / way)
         assert len(records) == len(dali_reads(list(records.rec_paths), records.idx_path, count)) == count
     assert run(mxnet, IMAGE_DET_ITER, tmp_path / "drop").strip() == "1"
-    with pytest.raises(AssertionError, match="[Ll]abel"):
+    with pytest.raises(AssertionError, match=r"[Ll]abel"):
         run(mxnet, IMAGE_DET_ITER, tmp_path / "keep")
