@@ -124,9 +124,9 @@ task_a_rank_cpu() { completes task_a_rank_cpu 4 --ntasks=4 --nodes=2; }
 
 time_limit() { # saved before the limit, requeued, resumed, and the limit on restarts
     local job
-    job=$(MAX_RESTARTS=1 submit time_limit --nodes=2 --time=2 --signal=TERM@80 -- --work-dir work/time_limit \
+    job=$(MAX_RESTARTS=1 submit time_limit --nodes=2 --time=3 --signal=TERM@80 -- --work-dir work/time_limit \
         --cfg-options "${long[@]}")
-    await_line time_limit.log 'SIGTERM: saved at step' 1 150 || true
+    await_line time_limit.log 'SIGTERM: saved at step' 1 200 || true
     for _ in {1..200}; do [[ $(field "$job" Restarts) == 1 ]] && break; sleep 1; done
     expect "requeued" "$(field "$job" Restarts)" 1
     await_line time_limit.log 'the most that MAX_RESTARTS allows' 1 400 || true # it is held for about two minutes
