@@ -49,7 +49,7 @@ test: export GOMP_SPINCOUNT ?= 1000
 test: lint
 	$(BIN)/python -m pytest -m "not gpu"
 
-# The lowest versions, in an environment of their own. Left out: torch fakes a GPU without a driver from 2.14 on only.
+# The lowest versions, in an environment of their own. Left out: with torch 2.9 a faked GPU asks for a driver.
 test-lowest: export GOMP_SPINCOUNT ?= 1000
 test-lowest: VENV = build/lowest
 test-lowest:

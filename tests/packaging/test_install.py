@@ -1,7 +1,11 @@
 """Both ways of installing put `pipelines/` under `dali_mix.pipelines` and leave no top-level module of that name."""
 
+import os
+import runpy
 import subprocess
 import sys
+import tarfile
+import threading
 import venv
 import zipfile
 from pathlib import Path
@@ -77,3 +81,56 @@ def test_wheel_holds_every_module_and_installs(source: Path, tmp_path: Path) -> 
     package, pipelines = probe(python, tmp_path)
     assert package.startswith(str((tmp_path / "env").resolve()))
     assert pipelines == package.replace("__init__.py", "pipelines/__init__.py")
+
+
+def test_sdist_holds_what_the_tests_need_and_its_metadata(source: Path, tmp_path: Path) -> None:
+    pip("install", "-q", "--target", str(tmp_path / "setuptools"), "setuptools")
+    command = [sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "setuptools")}
+    done = subprocess.run(command, cwd=source, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+        info = packed.extractfile(next(name for name in packed.getnames() if name.count("/") == 1 and "PKG" in name))
+        assert info is not None
+        metadata = info.read().decode()
+    for folder in ("dali_mix", "pipelines", "tests", "docs", "examples", "scripts", "tools", "benchmarks", ".ci"):
+        files = {file.relative_to(source).as_posix() for file in (source / folder).rglob("*") if file.is_file()}
+        assert {file for file in files if "__pycache__" not in file} <= names, folder
+    assert {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml"} <= names
+    assert "Author: The dali_mix authors" in metadata and "Apache-2.0" in metadata
+    for minor in (11, 12, 13, 14):
+        assert f"Classifier: Programming Language :: Python :: 3.{minor}" in metadata
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("  Downloading torch-2.14.1-cp311-cp311-manylinux_2_28_x86_64.whl (554.6 MB)\n", "  torch-2.14.1  554.6 MB"),
+        ("Downloading nvidia_cudnn_cu13-9.24-py3-none-any.whl (1.2 GB)\n", "  nvidia_cudnn_cu13-9.24  1.2 GB"),
+        ("  Using cached https://x/y/scipy-1.17.1-cp311-cp311-linux.whl (35.2 MB)\n", "  scipy-1.17.1  35.2 MB"),
+        ("  Downloading tqdm-4.70.1-py3-none-any.whl (78 kB)\n", ""),
+        ("  Downloading six-1.17-py3-none-any.whl (9.9 MB)\n", ""),
+        ("Installing collected packages: a, b, c\n", "  unpacking 3 packages"),
+        ("Collecting torch\n", ""),
+        ("ERROR: No matching distribution\n", "ERROR: No matching distribution"),
+    ],
+)
+def test_an_install_names_large_downloads(line: str, shown: str) -> None:
+    assert runpy.run_path(str(ROOT / "scripts/pip_install.py"))["progress"](line) == shown
+
+
+def test_an_install_shows_that_it_is_alive(capsys: pytest.CaptureFixture[str]) -> None:
+    script = runpy.run_path(str(ROOT / "scripts/pip_install.py"))
+    script["show"].__globals__["QUIET_FOR"] = 0.01
+
+    def lines():
+        yield "Installing collected packages: a, b\n"
+        released.wait(60)
+
+    released = threading.Event()
+    threading.Timer(0.3, released.set).start()
+    script["show"](lines(), 0)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "  unpacking 2 packages" and len(said) > 2 and said[1].endswith("GB on disk")
