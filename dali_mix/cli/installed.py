@@ -169,7 +169,7 @@ def check_compiling(findings: Findings) -> None:
     from dali_mix.mixers import cpu
 
     if not cpu.available():
-        findings.note("numba", "NUMBA_DISABLE_JIT is set or numba does not import: nothing is compiled, mixers are slower on a CPU")
+        findings.note("numba", "nothing is compiled (NUMBA_DISABLE_JIT, or no numba): slower on a CPU")
         return
     from dali_mix.mixers import kernels_cpu
 
