@@ -89,15 +89,16 @@ class LineFile:
             self._file.write(line + "\n")
         except OSError as error:
             self.close()
-            if not self.path.stat().st_size:
-                self.path.unlink()
             why = f"could not write {self.path}: {error.strerror or error}"
             raise type(error)(f"{why}. Free disk space, then go on with --resume") from error
 
     def close(self) -> None:
-        """Close the file. What could not be written was an error of `write`."""
+        """Close the file, and remove it if it is empty. What could not be written was an error of `write`."""
         with contextlib.suppress(OSError):
             self._file.close()
+        with contextlib.suppress(OSError):
+            if not self.path.stat().st_size:
+                self.path.unlink()
 
 
 class Report:

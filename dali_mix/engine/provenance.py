@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -38,7 +39,9 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    reading = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # the checkout is left alone: no refreshed index, no lock
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        done = subprocess.run(command, env=reading, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,0 +1,92 @@
+"""Logs: damaged lines are named, a full disk names the file and leaves none that is empty, a run says what made it."""
+
+import contextlib
+import json
+import resource
+import signal
+
+import pytest
+
+from dali_mix.engine.checkpoints import write_text
+from dali_mix.engine.config import make_config
+from dali_mix.engine.logging import LineFile, keep_lines, read_records
+from dali_mix.engine.recipe_files import load_resumed
+from dali_mix.engine.run import train
+from dali_mix.reports import curves
+from dali_mix.reports.style import new_figure, save
+from tests.engine.synthetic import make_loaders, recipe
+
+LINES = [
+    b'{"kind": "train"}', b'{"kind": "train", "step": "5"}', b'{"step": null}', b'{"step": true}', b'{"step": -1}',
+    b'{"step": 1e400}', b'{"step": NaN}', b"[1]", b"5", b"null", b"{", b"\xff\xfe", b'{"step": ' + b"9" * 400 + b"}",
+    b"[" * 100000,
+]  # fmt: skip
+
+
+@contextlib.contextmanager
+def full_disk(size=0):
+    """A file-size limit stands in for a full disk: the same failing write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: repr(line[:30]))
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"kind": "train", "step": 1, "loss": null}\n' + line + b"\n")
+    before = path.read_bytes()
+    for read in (read_records, lambda path: keep_lines(path, bool), lambda path: curves(path, tmp_path / "c.png")):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a record .*delete that line"):
+            read(path)
+    assert path.read_bytes() == before
+    path.write_bytes(before.splitlines()[0] + b"\n" + line)  # cut off by a kill
+    assert len(read_records(path)) == 1
+    assert curves(path, tmp_path / "c.png").is_file()
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe{}", b"[" * 100000, b'{"a": ' * 500 + b"1" + b"}" * 500, b"[1]", b'{"a": '])
+def test_a_damaged_config_is_named(tmp_path, text):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000001.pt").touch()
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(ValueError, match=r"config\.json: damaged \(.*with it deleted, the recipe's own values count"):
+        load_resumed("quickstart", tmp_path)
+
+
+def test_a_full_disk_names_the_file_and_leaves_none_that_is_empty(tmp_path):
+    figure = new_figure(2, 2)
+    files = {name: tmp_path / name for name in ("a.json", "b.png", "c.log")}
+    with full_disk():
+        for name, write in {
+            "a.json": lambda path: write_text(path, "{}"),
+            "b.png": lambda path: save(figure, path),
+            "c.log": lambda path: LineFile(path, "w").write("text"),
+        }.items():
+            with pytest.raises(OSError, match=rf"could not write \S+{name}: "):
+                write(files[name])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_a_run_and_it_goes_on_later(tmp_path):
+    config = make_config(recipe(log_interval=1))
+    with full_disk(900), pytest.raises(OSError, match=r"could not write \S+"):
+        train(config, tmp_path / "run", make_loaders=make_loaders)
+    held = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"]
+    assert all(path.stat().st_size for path in held)
+    assert train(config, tmp_path / "run", resume="auto", make_loaders=make_loaders) == "finished"
+
+
+def test_a_run_says_what_made_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["dali-mix", "train", "my recipe.py"])
+    train(make_config(recipe(max_steps=1)), tmp_path / "run", make_loaders=make_loaders)
+    made = json.loads((tmp_path / "run" / "config.json").read_text())["made_by"]
+    assert made["command"] == "dali-mix train 'my recipe.py'"
+    assert {"dali_mix", "python", "torch"} <= made["versions"].keys()
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert f"torch {made['versions']['torch']}" in log and "; dali-mix train 'my recipe.py'" in log
