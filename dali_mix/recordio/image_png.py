@@ -16,6 +16,9 @@ _CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 3, _GRAY_ALPHA: 2, _RGBA: 4}
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide the pixels
 
 
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # DALI fails at a frame's header even where no acTL announces it
+
+
 class _Chunk(NamedTuple):
     kind: bytes
     start: int  # of its length field
@@ -30,9 +33,7 @@ def read_png(data: bytes) -> ImageHeader:
     chunks = list(_chunks(data))
     head = _header(data, chunks[0])
     blocks = [read_exif(chunk.content(data)) for chunk in chunks if chunk.kind == b"eXIf"]
-    odd = ""
-    if any(chunk.kind == b"acTL" for chunk in chunks):
-        odd = "an animated PNG"
+    odd = "an animated PNG" if any(chunk.kind in _ANIMATION for chunk in chunks) else ""
     _check_order(data, chunks, head)
     return sized("png", head.height, head.width, merged(blocks), odd=odd, channels=_CHANNELS[head.color])
 

@@ -128,6 +128,7 @@ ODD: dict[str, tuple[bytes, int]] = {
     "png exif with a JPEG's prefix": (png(png_chunk(b"eXIf", b"Exif\0\0" + tiff(6))), 1),
     "png exif of type 4": (png(png_chunk(b"eXIf", tiff(8, kind=4))), 8),
     "animated png": (png(_ANIMATION, _FRAME), 1),
+    "png with a frame but no animation": (png(_FRAME), 1),
     "webp exif without its flag": (riff(canvas(0), (b"VP8 ", VP8), (b"EXIF", tiff(6))), 1),
     "webp flag without exif": (riff(canvas(8), (b"VP8 ", VP8)), 1),
     "webp with an unknown chunk": (riff(canvas(8), (b"ABCD", b""), (b"VP8 ", VP8), (b"EXIF", tiff(3))), 3),
