@@ -8,6 +8,10 @@ from typing import NamedTuple
 MAX_SIDE = (1 << 31) - 1
 # EXIF's integer types: code → struct's letter. The bytes of a value are read by its type and the block's byte order.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+# Tags whose values OpenCV's reader fetches from elsewhere in the block, whatever type they state: texts of as many
+# bytes as counted, and rationals of as many as listed here.
+_TEXTS = frozenset((0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x8298))
+_RATIONALS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 48}
 
 
 class ImageHeader(NamedTuple):
@@ -54,7 +58,8 @@ def read_exif(tiff: bytes) -> Exif:
     """Return the orientation stated in the first directory of an EXIF block (which begins with its TIFF header).
 
     Decoders agree about one entry of one short integer in a complete directory; DALI and OpenCV
-    ignore the type and the count of an entry, PIL does not, and each stops elsewhere in a block that is cut.
+    ignore the type and the count of an entry, PIL does not, and each stops elsewhere in a block that is cut. DALI does
+    not turn an image when any value of the directory lies outside the block.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
@@ -66,9 +71,13 @@ def read_exif(tiff: bytes) -> Exif:
     end = start + 2 + 12 * entries
     odd = "an EXIF block that is cut short" if end > len(tiff) else ""
     found: int | None = None
+    outside = False
     for entry in range(start + 2, min(end, len(tiff) - 11), 12):
         tag, kind, count = struct.unpack_from(order + "HHI", tiff, entry)
         if tag != 0x0112:
+            needed = _RATIONALS.get(tag) or (count if tag in _TEXTS and count > 4 else 0)
+            (value,) = struct.unpack_from(order + "I", tiff, entry + 8)
+            outside |= needed > 0 and value + needed > len(tiff)
             continue
         if found is not None:
             odd = odd or "two EXIF orientations"
@@ -78,6 +87,8 @@ def read_exif(tiff: bytes) -> Exif:
             (found,) = struct.unpack_from(order + _INTEGERS[kind], tiff, entry + 8)
         if (kind, count) != (3, 1):
             odd = odd or "an EXIF orientation that is not one short integer"
+    if outside and found is not None and 2 <= found <= 8:
+        odd = odd or "an EXIF block with values outside it"
     return Exif(found if found is not None and 1 <= found <= 8 else 0, odd)
 
 

@@ -34,6 +34,7 @@ def read_webp(data: bytes) -> ImageHeader:
     width = int.from_bytes(data[24:27], "little") + 1
     height = int.from_bytes(data[27:30], "little") + 1
     frame, exif, kinds = None, [], []
+    padded = misread = False
     at = 30
     while at + 8 <= end:
         start, stop = _riff_chunk(data, at, end)
@@ -41,17 +42,21 @@ def read_webp(data: bytes) -> ImageHeader:
         if kinds[-1] == b"VP8X":
             raise ValueError("a damaged WebP: it has two canvases; fetch the file again")
         if data[at : at + 4] == b"EXIF":
+            misread |= padded
             exif.append(read_exif(data[start:stop].removeprefix(b"Exif\0\0")))
         elif data[at : at + 4] in (b"VP8 ", b"VP8L"):
             if frame is not None:
                 raise ValueError("a damaged WebP: it has two images; fetch the file again")
             frame = _webp_frame(data, at)
+        padded |= bool(stop - start & 1)
         at = stop + (stop - start & 1)
     if frame != (height, width):
         found = "no image" if frame is None else f"an image of {frame[1]}x{frame[0]}"
         raise ValueError(f"a damaged WebP: {found} on a canvas of {width}x{height} pixels; fetch the file again")
     order = [_ORDER.index(kind) if kind in _ORDER else -1 for kind in kinds]
     odd = "" if order == sorted(set(order)) and -1 not in order else "a WebP with unknown, repeated or misplaced chunks"
+    if misread:  # DALI 2.4 forgets the byte of padding on its way to the EXIF block
+        odd = odd or "a WebP with a chunk of odd length before its EXIF block"
     if bool(flags & _EXIF) != bool(exif):
         odd, exif = "a WebP whose flags contradict its EXIF block", exif if flags & _EXIF else []
     return sized("webp", height, width, merged(exif), odd=odd)

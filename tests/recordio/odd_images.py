@@ -19,6 +19,12 @@ def tiff(value: int, *, kind: int = 3, count: int = 1, order: str = "<", tag: in
     return mark + struct.pack(order + "IHHHI", 8, 1, tag, kind, count) + stated + bytes(4)
 
 
+def directory(turn: int, *entries: tuple[int, int, int, int]) -> bytes:
+    """An EXIF block of an orientation and further entries (tag, type, count, value or offset); 16 zero bytes follow."""
+    listed = struct.pack("<HHIHH", 0x0112, 3, 1, turn, 0) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, 1 + len(entries)) + listed + bytes(20)
+
+
 def segment(marker: int, content: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
@@ -97,6 +103,7 @@ JPEG = encoded("JPEG", quality=95, subsampling=0)
 SOF = next(part for part in segments(JPEG) if part[1] == 0xC0)
 CMYK = encoded("JPEG", mode="CMYK", quality=95)
 WEBP = encoded("WEBP", quality=95)
+VP8L = encoded("WEBP", lossless=True)[20:]  # 883 bytes and one of padding
 VP8 = WEBP[20 : 20 + int.from_bytes(WEBP[16:20], "little")]
 BMP = bmp(24, PICTURE[::-1, :, ::-1])
 _BGR = PICTURE[::-1, :, ::-1].astype(np.uint16) >> 3
@@ -120,6 +127,12 @@ ODD: dict[str, tuple[bytes, int]] = {
     "exif orientation of type 4, big-endian": (before(JPEG, 0xE0, exif(tiff(6, kind=4, order=">"))), 6),
     "exif orientation of count 0": (before(JPEG, 0xE0, exif(tiff(6, count=0))), 1),
     "exif orientation of count 3": (before(JPEG, 0xE0, exif(tiff(6, count=3))), 1),
+    "exif with a text outside": (before(JPEG, 0xE0, exif(directory(6, (0x010F, 2, 9, 47)))), 6),
+    "exif with a text far outside": (before(JPEG, 0xE0, exif(directory(8, (0x8298, 7, 1 << 31, 5000)))), 8),
+    "exif with a resolution outside": (before(JPEG, 0xE0, exif(directory(3, (0x011A, 5, 1, 47)))), 3),
+    "exif with a resolution that is a short": (before(JPEG, 0xE0, exif(directory(5, (0x011B, 3, 1, 300)))), 5),
+    "exif with a white point cut": (before(JPEG, 0xE0, exif(directory(7, (0x013E, 5, 2, 39)))), 7),
+    "png exif with a text outside": (png(png_chunk(b"eXIf", directory(6, (0x0131, 2, 80, 38)))), 6),
     "cmyk without adobe": (without(CMYK, 0xEE), 1),
     "cmyk without adobe, turned": (before(without(CMYK, 0xEE), 0xC0, exif(tiff(6))), 6),
     "png exif 6, then 1": (png(png_chunk(b"eXIf", tiff(6)), png_chunk(b"eXIf", tiff(1))), 6),
@@ -134,6 +147,9 @@ ODD: dict[str, tuple[bytes, int]] = {
     "webp with an unknown chunk": (riff(canvas(8), (b"ABCD", b""), (b"VP8 ", VP8), (b"EXIF", tiff(3))), 3),
     "webp exif before its image": (riff(canvas(8), (b"EXIF", tiff(8)), (b"VP8 ", VP8)), 8),
     "webp exif cut": (riff(canvas(8), (b"VP8 ", VP8), (b"EXIF", tiff(6)[:20])), 1),
+    "webp exif behind an odd chunk": (riff(canvas(8), (b"VP8L", VP8L[:-1]), (b"EXIF", tiff(6))), 6),
+    "webp exif behind an odd profile": (
+        riff(canvas(0x28), (b"ICCP", bytes(131)), (b"VP8 ", VP8), (b"EXIF", tiff(3))), 3),
     "webp exif 6, then 1": (riff(canvas(8), (b"VP8 ", VP8), (b"EXIF", tiff(6)), (b"EXIF", tiff(1))), 6),
     "bmp of 16 bits": (bmp(16, _555), 1),
     "bmp with pixels at byte 0": (BMP[:10] + bytes(4) + BMP[14:], 1),
@@ -150,6 +166,10 @@ PLAIN: dict[str, tuple[bytes, int]] = {
     "exif 6 behind an ICC profile": (before(JPEG, 0xDB, segment(0xE2, b"ICC_PROFILE\0\1\1"), exif(tiff(6))), 6),
     "exif 6 before the scan": (before(JPEG, 0xDA, exif(tiff(6))), 6),
     "exif 6 behind the end": (JPEG + exif(tiff(6)), 1),
+    "exif with a text at its end": (before(JPEG, 0xE0, exif(directory(6, (0x010F, 2, 8, 46)))), 6),
+    "exif with a short text": (before(JPEG, 0xE0, exif(directory(6, (0x010F, 2, 4, 5000)))), 6),
+    "exif with an unknown value outside": (before(JPEG, 0xE0, exif(directory(6, (0xC4A5, 7, 99, 5000)))), 6),
+    "exif that does not turn, with a text outside": (before(JPEG, 0xE0, exif(directory(1, (0x010F, 2, 9, 50)))), 1),
     "xmp 6": (before(JPEG, 0xE0, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x tiff:Orientation='6'/>")), 1),
     "cmyk": (CMYK, 1),
     "cmyk, turned": (before(CMYK, 0xC0, exif(tiff(5))), 5),
@@ -163,6 +183,8 @@ PLAIN: dict[str, tuple[bytes, int]] = {
     "png of a gamma": (png(png_chunk(b"gAMA", struct.pack(">I", 100000))), 1),
     "png with a text that unpacks to 50 MB": (png(png_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(50_000_000)))), 1),
     "webp exif 6": (riff(canvas(8), (b"VP8 ", VP8), (b"EXIF", tiff(6))), 6),
+    "webp exif behind a chunk of even length": (riff(canvas(8), (b"VP8L", VP8L), (b"EXIF", tiff(6))), 6),
+    "webp xmp behind an odd chunk": (riff(canvas(4), (b"VP8L", VP8L[:-1]), (b"XMP ", b"")), 1),
     "webp xmp 6": (riff(canvas(4), (b"VP8 ", VP8), (b"XMP ", b"<x tiff:Orientation='6'/>")), 1),
     "bmp from the top": (bmp(24, PICTURE[:, :, ::-1], height=-12), 1),
     "ppm with comments": (b"P6 # a\n# b\n20 12\n# c\n255\n" + PICTURE.tobytes(), 1),
