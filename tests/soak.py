@@ -63,6 +63,7 @@ class Soak:
                 status = process.wait(wait)
             except subprocess.TimeoutExpired:
                 self.counts[f"{kind} {kill.name}"] += 1
+                self.took[kind] *= 1.1  # so that it ends on a machine that has become slower, too
                 if kill == signal.SIGINT:
                     os.killpg(process.pid, kill)  # as a terminal does
                 else:
