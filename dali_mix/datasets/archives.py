@@ -64,6 +64,13 @@ class _ArchiveTree(Tree):
                 self._inside.setdefault("/".join(parts[:depth]), set()).add(part)
                 self._inside.setdefault("/".join(parts[: depth + 1]), set())
 
+    def _found(self, name: str) -> str:
+        """Return the file called `name`, in any Unicode normalization. Raise FileNotFoundError without one."""
+        found = name if name in self._known else self._alike(lambda: self._known, name)
+        if found is None:
+            raise FileNotFoundError(f"{self.where(name)}: not in the archive")
+        return found
+
     def exists(self, name: str) -> bool:
         return name in self._known or name in self._inside
 
@@ -102,10 +109,7 @@ class ZipTree(_ArchiveTree):
         self._finish()
 
     def read(self, name: str) -> bytes:
-        try:
-            member = self._members[name]
-        except KeyError:
-            raise FileNotFoundError(f"{self.where(name)}: not in the archive") from None
+        member = self._members[self._found(name)]
         try:
             with self._zip.open(member) as file:
                 data = file.read(member.file_size + 1)
@@ -192,10 +196,7 @@ class TarTree(_ArchiveTree):
             ) from None
 
     def read(self, name: str) -> bytes:
-        try:
-            start, size = self._places[name]
-        except KeyError:
-            raise FileNotFoundError(f"{self.where(name)}: not in the archive") from None
+        start, size = self._places[self._found(name)]
         return os.pread(self._spool.fileno(), size, start)
 
 

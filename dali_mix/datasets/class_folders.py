@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from dali_mix._text import printable
+from dali_mix._text import composed, printable
 from dali_mix.datasets.base import SPLIT_NAMES
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
 
@@ -34,13 +34,16 @@ def class_folders(
         loose = any(is_image(file) for file in tree.walk(base))
         advice = "; if it is a class itself, pass --split-folders no" if loose and base else ""
         raise ValueError(f"{where}: no class folders in it; expected {where}/CLASS/IMAGE{advice}")
+    notices = _doubts(where, folders) if classes is None else []
     if classes is None:
         classes = tuple(folders)
+        number_of = {name: number for number, name in enumerate(classes)}
     else:
+        numbers = {composed(name): number for number, name in enumerate(classes)}
         for folder in folders:
-            if folder not in classes:
+            if composed(folder) not in numbers:
                 raise ValueError(f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes")
-    number_of = {name: number for number, name in enumerate(classes)}
+        number_of = {folder: numbers[composed(folder)] for folder in folders}
     images: dict[str, list[str]] = {folder: [] for folder in folders}
     others: dict[str, Counter[str]] = {folder: Counter() for folder in folders}
     loose_images = 0
@@ -60,12 +63,26 @@ def class_folders(
             )
     names = [name for folder in folders for name in images[folder]]
     labels = [number_of[folder] for folder in folders for _ in images[folder]]
-    return names, labels, classes, _report(where, sum(others.values(), Counter()), loose_images)
+    return names, labels, classes, _report(where, sum(others.values(), Counter()), loose_images, notices)
 
 
-def _report(where: str, others: Counter[str], loose_images: int) -> dict[str, Any]:
+def _doubts(where: str, folders: list[str]) -> list[str]:
+    """Notices on classes that may be others than the user takes them for."""
+    if len(folders) == 1:
+        return [f"{where}: there is one class only, {folders[0]!r}; if it is none, correct --root or --split"]
+    if all(name.isascii() and name.isdigit() for name in folders):
+        by_number = sorted(folders, key=int)
+        for label, name in enumerate(folders):
+            if name != by_number[label]:
+                return [
+                    f"{where}: classes are in the order of text, so label {label} is class {name!r}, not"
+                    f" {by_number[label]!r}; for the order of numbers, pass --classes FILE with a name a line in it"
+                ]
+    return []
+
+
+def _report(where: str, others: Counter[str], loose_images: int, notices: list[str]) -> dict[str, Any]:
     report: dict[str, Any] = {}
-    notices = []
     if others:
         report["other_files"] = dict(sorted(others.items()))
     unread = Counter({suffix: count for suffix, count in others.items() if suffix in _UNREAD})
@@ -98,7 +115,7 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
         free = match is not None and match.lower() not in SPLIT_NAMES  # asked for by a name of its own, such as fold1
         is_split, notices = _are_splits(tree, base, folders, named, free, split_folders)
         if is_split and match is not None:
-            return _join(base, match), notices
+            return _unwrapped(tree, _join(base, match), match), notices
         if is_split and named:
             raise ValueError(f"{tree.where(base)}: no folder {split!r}; there is {', '.join(named)}: choose --split")
         outer = _join(base, folders[0]) if len(folders) == 1 else ""
@@ -136,8 +153,27 @@ def _are_splits(
     ]
 
 
+def _unwrapped(tree: Tree, base: str, split: str) -> str:
+    """Return `base`, or the folder called `split` again that holds all its classes: train/train/CLASS, as in Kaggle's
+    archives.
+    """
+    while (
+        [name.lower() for name in tree.folders(base)] == [split.lower()]
+        and tree.folders(inner := _join(base, tree.folders(base)[0]))
+        and not _has_images(tree, inner, direct=True)
+    ):
+        base = inner
+    return base
+
+
 def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
     """A notice where the folders look like splits under other names: each holds the same several folders."""
+    for name in folders:
+        if _unwrapped(tree, _join(base, name), name) != _join(base, name):
+            return [
+                f"{tree.where(base)}: {_listed(folders)} read as classes, though {name}/{name} holds folders; if they"
+                f" are splits, pass --split {name}"
+            ]
     inner = tree.folders(_join(base, folders[0])) if len(folders) > 1 else []
     if len(inner) < 2 or any(tree.folders(_join(base, name)) != inner for name in folders[1:]):
         return []

@@ -43,7 +43,7 @@ def read_csv(data: bytes, where: str) -> CsvList:
     """
     decode_lines(data, where)
     text = data.decode("utf-8-sig")
-    heads = {separator: next(_lines(text, separator, where), (1, [""]))[1] for separator in _SEPARATORS}
+    heads = {separator: _head(next(_lines(text, separator, where), (1, [""]))[1]) for separator in _SEPARATORS}
     separator = next((separator for separator, head in heads.items() if "path" in head), ",")
     head = heads[separator]
     if "path" not in head or len(head) < 2:
@@ -80,6 +80,13 @@ def read_csv(data: bytes, where: str) -> CsvList:
         for at, fields in lines
     ]
     return CsvList(tuple(head[column] for column in labels), rows, notices)
+
+
+def _head(names: list[str]) -> list[str]:
+    """The header, with `path` and `id` in small letters where the list writes them otherwise: PATH, Id."""
+    if "path" in names or [name.lower() for name in names].count("path") != 1:
+        return names
+    return [name.lower() if name.lower() in ("path", "id") else name for name in names]
 
 
 def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:

@@ -33,6 +33,8 @@ from dali_mix.recordio.reader import boxes_of
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # as programs write a value that is missing
 
+_TRUTH = {"true": "1", "false": "0"}  # as pandas writes columns of yes and no
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -314,6 +316,8 @@ def _floats(row: _Row) -> list[float]:
     numbers = []
     for place, value in enumerate(row.values):
         column = f": column {row.columns[place]!r}" if row.columns else ""
+        if row.columns and isinstance(value, str):
+            value = _TRUTH.get(value.lower(), value)
         numbers.append(_number(value, row.where + column))
     return numbers
 

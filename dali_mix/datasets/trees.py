@@ -11,10 +11,11 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from dali_mix._text import printable
+from dali_mix._text import composed, printable
 from dali_mix.datasets.no_data import no_data
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -34,6 +35,7 @@ class Tree(ABC):
 
     def __init__(self) -> None:
         self.left_out: dict[str, str] = {}
+        self._composed: dict[str, dict[str, str]] = {}
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -69,6 +71,21 @@ class Tree(ABC):
     def images(self, name: str = "") -> list[str]:
         """Relative names of the files below `name` that are called like images."""
         return [file for file in self.walk(name) if is_image(file)]
+
+    def _alike(self, names: Callable[[], Iterable[str]], wanted: str, key: str = "") -> str | None:
+        """Return the one of `names()` that differs from `wanted` in Unicode normalization only; None without one.
+
+        Names are listed once for each `key`.
+        """
+        if wanted.isascii():
+            return None
+        if key not in self._composed:
+            found: dict[str, str] = {}
+            for name in names():
+                if not name.isascii():  # of two that are alike neither is taken
+                    found[composed(name)] = "" if composed(name) in found else name
+            self._composed[key] = found
+        return self._composed[key].get(composed(wanted)) or None
 
     def where(self, name: str = "") -> str:
         """The file as messages name it."""
@@ -125,6 +142,8 @@ class FolderTree(Tree):
                 self._check_real(path)
                 descriptor = os.open(path, _READ)
         except FileNotFoundError:
+            if other := self._normalized(name):
+                return self.read_into(other, room)
             raise FileNotFoundError(f"{self.where(name)}: no such file") from None
         except OSError as error:
             raise ValueError(f"{self.where(name)}: cannot be read: {error.strerror}") from None
@@ -141,6 +160,23 @@ class FolderTree(Tree):
             raise ValueError(f"{self.where(name)}: cannot be read: {error.strerror}") from None
         finally:
             os.close(descriptor)
+
+    def _normalized(self, name: str) -> str | None:
+        """Return the path that differs from `name` in Unicode normalization only; None without one."""
+        found = ""
+        for part in name.split("/"):
+            folder = f"{self.root}/{found}"
+            if not os.path.lexists(f"{folder}{part}"):
+                self._check_real(folder)
+                try:
+                    other = self._alike(partial(os.listdir, folder), part, found)
+                except OSError:
+                    return None
+                if other is None:
+                    return None
+                part = other
+            found += part + "/"
+        return None if found == name + "/" else found[:-1]
 
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()

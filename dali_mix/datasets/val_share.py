@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 
+from dali_mix._text import composed
 from dali_mix.datasets.base import Listing, Options
 
 
@@ -36,12 +37,13 @@ def of_share(listing: Listing, options: Options, base: str = "") -> Listing:
     share = options.val_share
     if share is None:
         return listing
-    if base:
-        beside = f"{base.rpartition('/')[0]}/val".lstrip("/")
+    parts = base.split("/") if base else []
+    for depth in range(len(parts)):
+        beside = "/".join([*parts[:depth], "val"])
         if listing.tree.exists(beside):
             raise ValueError(f"{listing.tree.where(beside)}: there is a split val already: leave --val-share out")
     relative = (name[len(base) :].lstrip("/") for name in listing.names)
-    keys = [hashlib.sha256(name.encode(errors="surrogateescape")).digest() for name in relative]
+    keys = [hashlib.sha256(composed(name).encode(errors="surrogateescape")).digest() for name in relative]
     by_class: dict[int, list[int]] = {}
     for row, label in enumerate(listing.labels):
         by_class.setdefault(label if isinstance(label, int) else 0, []).append(row)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dali_mix._text import composed
 from dali_mix.datasets.annotations import (
     against_published,
     choose_task,
@@ -141,7 +142,8 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
     where = tree.where(listed)
     files_of: dict[str, list[str]] = {}
     for name in tree.images(f"{base}JPEGImages"):
-        files_of.setdefault(name.removeprefix(f"{base}JPEGImages/").rpartition(".")[0], []).append(name)
+        key = name.removeprefix(f"{base}JPEGImages/").rpartition(".")[0]
+        files_of.setdefault(composed(key), []).append(name)
     images: list[_Image] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(decode_lines(tree.read(listed), where), start=1):
@@ -155,7 +157,7 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         try:
             key = check_name(key, base)
             annotation = f"{base}Annotations/{key}.xml"
-            name, *others = files_of.get(key, [f"{base}JPEGImages/{key}.jpg"])
+            name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])
             if others:
                 raise ValueError(f"{key} may be {name} or {others[0]}: remove one of them")
             images.append(_annotated(tree, name, place, annotation))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dali_mix.options import did_you_mean
+from dali_mix.recordio.manifest import set_prefix
 
 _SCHEDULE_KEYS = {
     "cosine": {"min_lr"},
@@ -143,7 +144,8 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         _check(config)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return config
+    sets = {name: getattr(config, name) for name in ("train_set", "val_set")}  # P.json is P
+    return dataclasses.replace(config, **{name: path and str(set_prefix(path)) for name, path in sets.items()})
 
 
 def _known(key: str, names: Iterable[str], where: str) -> None:

@@ -39,6 +39,11 @@ def listed(folder: Path, text: str | bytes, name: str = "train.csv", **options: 
         ("index,path,cat,dog\n0,a.jpg,1,0\n1,b.jpg,0,1\n", "cat dog"),
         ("path,cat,dog,Unnamed: 3\na.jpg,1,0,0\nb.jpg,0,1,1\n", "cat dog"),
         ("path,cat,dog,\na.jpg,1,0,\nb.jpg,0,1,\n", "cat dog"),
+        ("PATH,cat,dog\na.jpg,1,0\nb.jpg,0,1\n", "cat dog"),
+        ("ID;Path;cat;dog\n7;a.jpg;1;0\n9;b.jpg;0;1\n", "cat dog"),
+        ("path,PATH,ID\na.jpg,1,0\nb.jpg,0,1\n", "PATH ID"),
+        ("path,cat,dog\na.jpg,True,False\nb.jpg,False,True\n", "cat dog"),
+        ("path,cat,dog\na.jpg,TRUE,0\nb.jpg,false,1.0\n", "cat dog"),
         ("path,1.0,true\na.jpg,1,0\nb.jpg,0,1\n", "1.0 true"),
         ("path,nan,ünïcode\na.jpg,1,0\nb.jpg,0,1.0\n", "nan ünïcode"),
     ],
@@ -188,3 +193,8 @@ def test_train_and_val_with_other_columns_refuse_each_other(tmp_path: Path, val:
         check_sets(config)
     assert message in str(caught.value) and "--classes FILE" in str(caught.value)
     assert RecordSet(tmp_path / "val").info.classes == tuple(val.split(","))
+
+
+def test_true_and_false_as_classes(tmp_path: Path) -> None:
+    listing = listed(tmp_path, "Path,label\na.jpg,True\nb.jpg,False\n")
+    assert listing.task == "classification" and listing.classes == ("False", "True") and listing.labels == [1, 0]

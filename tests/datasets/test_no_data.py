@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -215,3 +216,62 @@ def test_shares_that_do_not_fit(tmp_path: Path, capsys: Capture, options: list[s
     root = lay(tmp_path / "in", "train/a/0.jpg", "train/a/1.jpg", "val/a/0.jpg")
     assert pack(root, tmp_path / "set", *options) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["", ".zip", ".tar.gz"])
+@pytest.mark.parametrize(
+    ("names", "split", "base"),
+    [
+        (("train/train/cat/0.jpg", "train/train/dog/0.jpg"), "train", "train/train"),
+        (("Train/train/cat/0.jpg", "Train/train/dog/0.jpg", "val/val/cat/1.jpg", "train.csv"), "train", "Train/train"),
+        (("in/train/train/train/cat/0.jpg", "in/train/train/train/dog/0.jpg"), "train", "in/train/train/train"),
+        (("seg_train/seg_train/cat/0.jpg", "seg_train/seg_train/dog/0.jpg", "seg_test/seg_test/cat/1.jpg"),
+         "seg_train", "seg_train/seg_train"),
+        (("train/train/train/0.jpg", "train/train/dog/0.jpg"), "train", "train/train"),  # "train" is a class, too
+    ],
+)  # fmt: skip
+def test_a_split_in_a_folder_of_its_name(
+    tmp_path: Path, names: tuple[str, ...], split: str, base: str, suffix: str
+) -> None:
+    root = lay(tmp_path / "in", *names)
+    if suffix:
+        root = archived(root, tmp_path / f"in{suffix}")
+    listing = LAYOUTS["imagefolder"](root, split, Options())
+    other = "train" if base + "/train/0.jpg" in names else "cat"
+    assert set(listing.classes) == {other, "dog"}
+    assert {name.rpartition("/")[0] for name in listing.names} == {f"{base}/{other}", f"{base}/dog"}
+
+
+def test_val_share_beside_a_split_val(tmp_path: Path) -> None:
+    root = lay(tmp_path, *(f"{split}/{split}/cat/{number}.jpg" for split in ("train", "val") for number in range(4)))
+    with pytest.raises(ValueError, match="/val: there is a split val already"):
+        LAYOUTS["imagefolder"](root, "val", Options(val_share=0.5))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("train/train/0.jpg",), "one class only, 'train'; if it is none, correct --root or --split"),
+        (("train/a/cat/0.jpg", "train/a/dog/0.jpg"), "one class only, 'a'"),
+        (("seg_train/seg_train/cat/0.jpg", "seg_pred/0.jpg"), "if they are splits, pass --split seg_train"),
+        (tuple(f"{number}/0.jpg" for number in range(12)), "label 2 is class '10', not '2';.*--classes FILE"),
+        (tuple(f"train/{number}/0.jpg" for number in (7, 10)), "label 0 is class '10', not '7'"),
+        (tuple(f"{number}/0.jpg" for number in range(10)), ""),
+        (tuple(f"{number:02d}/0.jpg" for number in range(12)), ""),
+        (("1/0.jpg", "10/0.jpg", "2/0.jpg", "cat/0.jpg"), ""),
+    ],
+)
+def test_classes_that_may_be_others_than_meant(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    notices = LAYOUTS["imagefolder"](lay(tmp_path, *names), "train", Options()).report.get("notices", [])
+    assert len(notices) == bool(said)
+    assert re.search(said, " ".join(notices))
+
+
+def test_the_order_of_numbers(tmp_path: Path, capsys: Capture) -> None:
+    lay(tmp_path / "in", *(f"{number}/0.jpg" for number in range(12)))
+    assert pack(tmp_path / "in", tmp_path / "set") == 0
+    assert "label 2 is class '10'" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("".join(f"{number}\n" for number in range(12)))
+    assert pack(tmp_path / "in", tmp_path / "set", "--force", "--classes", str(tmp_path / "names.txt")) == 0
+    assert "note" not in capsys.readouterr().err
+    assert RecordSet(tmp_path / "set").info.classes == tuple(map(str, range(12)))

@@ -364,3 +364,10 @@ def test_visualizers_by_a_word_or_a_list(setting, names, monkeypatch):
     for other, message in (("tb", "visualizer 'tb' is unknown"), (["wandb"], "not installed: pip install wandb")):
         with pytest.raises(ValueError, match=message):
             visualizer_names(load_config("quickstart", [f"visualizer={other}"]).visualizer)
+
+
+@pytest.mark.parametrize("name", ["sets/p.json", "sets/p.rec", "./sets/p", "sets//p.idx", "sets/p"])
+def test_a_set_has_one_name_in_a_recipe(name):
+    config = make_config(recipe(train_set=name, val_set=name))
+    assert (config.train_set, config.val_set) == ("sets/p", "sets/p")
+    assert make_config(recipe(val_set=None)).val_set is None

@@ -1,0 +1,113 @@
+"""Names that differ in Unicode normalization only, as macOS and others write them, are the same file or class."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dali_mix.cli.main import main
+from dali_mix.datasets import LAYOUTS, Options
+from dali_mix.recordio import RecordSet
+from tests.recordio.samples import encoded
+
+Capture = pytest.CaptureFixture[str]
+NAMES = ["Bücher/été.jpg", "Bücher/naïve.jpg", "한국/가.jpg", "plain/Å.jpg"]
+FORMS = [("NFC", "NFD"), ("NFD", "NFC")]
+
+
+def lay(root: Path, form: str) -> Path:
+    for number, name in enumerate(NAMES):
+        path = root / unicodedata.normalize(form, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded("JPEG", 8 + number, 16))
+    return root
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".lst", ".txt"])
+@pytest.mark.parametrize(("listed", "stored"), FORMS)
+def test_a_list_in_another_form(tmp_path: Path, suffix: str, listed: str, stored: str, zipped: bool) -> None:
+    root = lay(tmp_path / "in", stored)
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+            for file in sorted(path for path in root.rglob("*") if path.is_file()):
+                archive.write(file, file.relative_to(root).as_posix())
+        root = tmp_path / "in.zip"
+    lines = {
+        ".csv": ["path,label"] + [f"{name},{number}" for number, name in enumerate(NAMES)],
+        ".jsonl": [json.dumps({"path": name, "label": number}) for number, name in enumerate(NAMES)],
+        ".lst": [f"{number}\t{number}\t{name}" for number, name in enumerate(NAMES)],
+        ".txt": [f"{name}\t{number}" for number, name in enumerate(NAMES)],
+    }[suffix]
+    file = tmp_path / f"all{suffix}"
+    file.write_text(unicodedata.normalize(listed, "\n".join(lines)), encoding="utf-8")
+    command = ["pack", "list", "--root", str(root), "--list", str(file), "--out", str(tmp_path / "set"), "--quiet"]
+    assert main([*command, "--no-shuffle"]) == 0
+    records = RecordSet(tmp_path / "set")
+    assert records.table["label"].tolist() == [0, 1, 2, 3]
+    assert records.table["height"].tolist() == [8, 9, 10, 11]
+
+
+def test_files_that_differ_in_their_form_only(tmp_path: Path, capsys: Capture) -> None:
+    mixed = "e\u0301\u00e9.jpg"  # neither composed nor decomposed
+    names = [unicodedata.normalize(form, mixed) for form in ("NFC", "NFD")]
+    for name in names:
+        (tmp_path / name).write_bytes(encoded("JPEG"))
+    for listed, found in ((names, True), ([mixed], False)):
+        (tmp_path / "all.txt").write_text("".join(f"{name}\t0\n" for name in listed), encoding="utf-8")
+        command = ["pack", "list", "--root", str(tmp_path), "--list", str(tmp_path / "all.txt"), "--quiet"]
+        assert main([*command, "--out", str(tmp_path / f"set{found}")]) == (not found)
+    assert "no such file" in capsys.readouterr().err  # either may be meant
+
+
+def test_a_link_out_is_not_followed_for_a_name(tmp_path: Path, capsys: Capture) -> None:
+    lay(tmp_path / "outside", "NFD")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "all.txt").write_text("link/Bücher/été.jpg\t0\n", encoding="utf-8")
+    command = ["pack", "list", "--root", str(tmp_path / "in"), "--list", str(tmp_path / "all.txt"), "--quiet"]
+    assert main([*command, "--out", str(tmp_path / "set")]) == 1
+    assert "leaves" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("listed", "stored"), FORMS)
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_voc(tmp_path: Path, listed: str, stored: str, suffix: str) -> None:
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    name = unicodedata.normalize(stored, "Küche")
+    (tmp_path / f"JPEGImages/{name}{suffix}").write_bytes(encoded("PNG" if suffix == ".png" else "JPEG"))
+    (tmp_path / f"Annotations/{name}.xml").write_text(
+        "<annotation><object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+        "</object></annotation>"
+    )
+    text = unicodedata.normalize(listed, "Küche\n")
+    (tmp_path / "ImageSets/Main/train.txt").write_text(text, encoding="utf-8")
+    assert main(["pack", "voc", "--root", str(tmp_path), "--out", str(tmp_path / "set"), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(("given", "stored"), FORMS)
+def test_classes_in_another_form(tmp_path: Path, given: str, stored: str) -> None:
+    root = lay(tmp_path / "in", stored)
+    classes = [unicodedata.normalize(given, name) for name in ("plain", "한국", "Bücher")]
+    (tmp_path / "classes.txt").write_text("\n".join(classes), encoding="utf-8")
+    listing = LAYOUTS["imagefolder"](root, "train", Options(classes_file=tmp_path / "classes.txt"))
+    assert listing.classes == tuple(classes)
+    assert sorted(listing.labels) == [0, 1, 2, 2]  # type: ignore[type-var]
+    assert [name[:5] for name, label in zip(listing.names, listing.labels, strict=True) if label == 0] == ["plain"]
+
+
+def test_val_share_is_the_same_in_each_form(tmp_path: Path) -> None:
+    sides = []
+    for form in ("NFC", "NFD"):
+        for number in range(40):
+            path = tmp_path / form / "a" / unicodedata.normalize(form, f"é{number}.jpg")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded("JPEG"))
+        listing = LAYOUTS["imagefolder"](tmp_path / form, "val", Options(val_share=0.3))
+        sides.append({unicodedata.normalize("NFC", name) for name in listing.names})
+    assert sides[0] == sides[1] and len(sides[0]) == 12
