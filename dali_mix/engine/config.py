@@ -144,8 +144,9 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         _check(config)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    sets = {name: getattr(config, name) for name in ("train_set", "val_set")}  # P.json is P
-    return dataclasses.replace(config, **{name: path and str(set_prefix(path)) for name, path in sets.items()})
+    sets: dict[str, Any] = {name: getattr(config, name) for name in ("train_set", "val_set")}
+    sets = {name: path and str(set_prefix(path)) for name, path in sets.items()}  # P.json is P
+    return dataclasses.replace(config, **sets)
 
 
 def _known(key: str, names: Iterable[str], where: str) -> None:
