@@ -84,12 +84,12 @@ while kill -0 "$step" 2>/dev/null; do # interrupted by the signal
     wait "$step" || status=$?
 done
 
-if ((status == 75)); then # stopped by SIGTERM after saving
+if ((status == 75)); then # stopped by SIGTERM, after saving or before the first step
     job=$(scontrol show job "$SLURM_JOB_ID")
     if [[ $job != *JobState=RUNNING* && $job != *Reason=TimeLimit* ]]; then # scancel, or requeued already
-        echo "train_slurm.sh: saved; Slurm has ended the job, so it is not requeued from here"
+        echo "train_slurm.sh: stopped; Slurm has ended the job, so it is not requeued from here"
     elif ((${SLURM_RESTART_COUNT:-0} >= ${MAX_RESTARTS:-100})); then
-        echo "train_slurm.sh: saved; requeued ${SLURM_RESTART_COUNT:-0} times, the most that MAX_RESTARTS allows" >&2
+        echo "train_slurm.sh: stopped; requeued ${SLURM_RESTART_COUNT:-0} times, the most that MAX_RESTARTS allows" >&2
     else
         scontrol requeue "$SLURM_JOB_ID"
     fi

@@ -21,7 +21,7 @@ from types import FrameType
 
 from dali_mix.cli import console, rank
 from dali_mix.cli.main import parse
-from dali_mix.cli.train import PREEMPTED
+from dali_mix.cli.train import NOTHING_TO_SAVE, PREEMPTED
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 25.0  # from the first rank that failed until the others are killed: one may be saving
@@ -156,12 +156,17 @@ def outcome(
             why = "; out of memory?" if code == -signal.SIGKILL else ""
             name = signal.Signals(-code).name
             return 1, f"dali-mix {command}: error: rank {number} was ended by {name}{why}, and with it the others"
+    saved = any(report.status == PREEMPTED for report in reports.values())
+    silent = {code for number, code in ended.items() if number not in reports}
+    terminated = asked == signal.SIGTERM and command == "train" and silent <= {PREEMPTED, -signal.SIGTERM}
     for _, report in sorted(reports.items(), key=lambda item: (item[1].lost, item[0])):
-        if report.status not in (0, PREEMPTED):
+        if report.status not in (0, PREEMPTED) and not (report.lost and (saved or terminated)):
             return report.status, report.message
-    if any(report.status == PREEMPTED for report in reports.values()):
+    if saved:
         return PREEMPTED, ""
-    if asked is not None and ended:
+    if terminated and ended:
+        return PREEMPTED, f"dali-mix {command}: {NOTHING_TO_SAVE}"
+    if asked is not None and ended and silent <= {PREEMPTED, -signal.SIGTERM, -signal.SIGINT}:
         return 128 + asked, f"dali-mix {command}: ended by {asked.name} before it could save"
     if not ended:
         return 0, ""

@@ -3,7 +3,8 @@
 A subcommand is a module of this package with `configure(parser)`, which adds its arguments, and `run(args) -> int`,
 which returns the exit status. Modules are imported when their command is asked for, so that `dali-mix --help` is quick.
 
-Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 75 stopped by SIGTERM after saving a checkpoint;
+Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 75 stopped by SIGTERM after saving a checkpoint, or
+before the first step;
 130 interrupted (training has then saved a checkpoint, unless it was told twice).
 """
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 PREEMPTED, INTERRUPTED = 75, 130
+NOTHING_TO_SAVE = "SIGTERM while no step was under way: nothing to save; start it again (with --resume=auto)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +44,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    with _sigterm_ends_with_75():
+        status = _train(args)
+    if status == PREEMPTED and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one, while the process ends
+    return status
+
+
+def _train(args: argparse.Namespace) -> int:
     from dali_mix.engine.recipe_files import load_config, load_resumed, recipe_name
 
     if args.resume == "no":
@@ -47,3 +62,27 @@ def run(args: argparse.Namespace) -> int:
 
     status = train(config, args.work_dir, resume=args.resume, recipe=recipe_name(args.recipe))
     return {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
+
+
+@contextmanager
+def _sigterm_ends_with_75() -> Iterator[None]:
+    """End the process with status 75 on SIGTERM in the block, except where `engine.distributed.StopSignal` handles it.
+
+    It ends at once: libraries that are being imported would swallow or change an exception.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # The launcher (see `cli.rank`) prints it once for its ranks.
+        if "DALI_MIX_RANKS" not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
+            with suppress(OSError):
+                os.write(2, f"dali-mix train: {NOTHING_TO_SAVE}\n".encode())
+        os._exit(PREEMPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

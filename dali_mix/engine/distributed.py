@@ -50,6 +50,13 @@ class Ranks:
         dist.broadcast(tensor, 0)
         return int(tensor.item())
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's `value`, which pickle can carry, in the order of ranks."""
+        found = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
     def exchange(self, name: str, value: str) -> list[str]:
         """Return every rank's `value`, without the device; each `name` serves once."""
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)

@@ -93,16 +93,12 @@ def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
         seen: record numbers (B,) and whether their scores hold NaN, (B,) bool, batch by batch.
     """
     ids = torch.cat([ids[nan.to(ids.device)] for ids, nan in seen]) if seen else torch.zeros(0, dtype=torch.int64)
-    # One row a rank: how many records, then the first of them, counted from 1.
-    found = torch.zeros(ranks.world_size, 1 + _NAMED, dtype=torch.int64)
-    first = ids[:_NAMED].cpu() + 1
-    found[ranks.rank, 0] = len(ids)
-    found[ranks.rank, 1 : 1 + len(first)] = first
-    found = ranks.sum_(found.to(ranks.device)).cpu()
-    if not found[:, 0].any():
+    found = ranks.gather((len(ids), ids[:_NAMED].tolist()))
+    count = sum(number for number, _ in found)
+    if not count:
         return
-    numbers = sorted(number - 1 for number in found[:, 1:].flatten().tolist() if number)[:_NAMED]
+    numbers = sorted(number for _, first in found for number in first)[:_NAMED]
     raise NonFiniteScores(
-        f"the model gives NaN for {int(found[:, 0].sum())} records, among them {numbers}: there is no figure for it. "
+        f"the model gives NaN for {count} records, among them {numbers}: there is no figure for it. "
         "Take an earlier checkpoint, amp='off', or look at these records with `dali-mix inspect`"
     )

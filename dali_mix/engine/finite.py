@@ -59,12 +59,12 @@ def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
     return next((name for name, tensor in floating.items() if not tensor.isfinite().all()), None)
 
 
-def diagnosis(model: nn.Module, watched: Mapping[str, Tensor], step: int, loss: float) -> tuple[int, str]:
+def diagnosis(model: nn.Module, statistic: str | None, step: int, loss: float) -> tuple[int, str]:
     """Return the step that made a number not finite, and a sentence that names the number.
 
     Args:
         model: whose weights, and gradients if they are still there, are searched.
-        watched: `statistics` of the model.
+        statistic: the name of one of its `statistics` that is not finite, on any rank, or None.
         step: the first step that was measured as not finite.
         loss: of that step.
     """
@@ -73,8 +73,8 @@ def diagnosis(model: nn.Module, watched: Mapping[str, Tensor], step: int, loss: 
         return step - 1, f"{name} became NaN or infinite in the update of step {step - 1}; that was not saved"
     if not math.isfinite(loss):
         return step, f"the loss is {loss} {stopped.format('')}"
-    if name := first_non_finite(watched):
-        return step, f"{name} is NaN or infinite {stopped.format(f' (loss {loss:.4g})')}"
+    if statistic is not None:
+        return step, f"{statistic} is NaN or infinite {stopped.format(f' (loss {loss:.4g})')}"
     name = first_non_finite({name: parameter.grad for name, parameter in model.named_parameters()})
     where = f" (first in {name})" if name else ""
     return step, f"the gradient is NaN or infinite {stopped.format(f'{where}, though the loss is {loss:.4g}')}"

@@ -24,6 +24,8 @@ class Objective(nn.Module):
         loss: (outputs, targets) → scalar.
     """
 
+    passes = 1  # of the model in a step
+
     def __init__(self, model: nn.Module, loss: nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -97,6 +99,8 @@ class MaskedSupervision(Objective):
     Raises:
         ValueError, FileNotFoundError: weights, or a folder, that cannot be.
     """
+
+    passes = 2
 
     def __init__(
         self,

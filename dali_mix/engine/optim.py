@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dali_mix.engine.config import check_kinds
+from dali_mix.engine.config import check_kinds, is_number
 from dali_mix.options import did_you_mean
 
 NORMS = (
@@ -51,7 +51,7 @@ def parameter_groups(
         if unknown := set(rule) - {"lr_mult", "decay_mult"}:
             raise ValueError(f"paramwise.custom[{key!r}]: unknown {sorted(unknown)}; use lr_mult and decay_mult")
         for name, value in rule.items():
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+            if not (is_number(value) and value >= 0):
                 raise ValueError(f"paramwise.custom[{key!r}].{name} must be a number from 0, not {value!r}")
     norm_names = {
         f"{name}.{own}" if name else own

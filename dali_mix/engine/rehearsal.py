@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dali_mix.engine.build import build_mixer, build_model, build_pipeline
 from dali_mix.engine.config import RunConfig
+from dali_mix.engine.objectives import OBJECTIVES
 from dali_mix.engine.optim import kept_by
 from dali_mix.loading.cached import available_memory
 from dali_mix.loading.order import plan
@@ -52,7 +53,7 @@ def check_step(config: RunConfig, num_classes: int, records: int, world_size: in
             f"batch_size={config.batch_size} ({world_size} processes × accumulate {config.accumulate}) gives a process "
             f"one record in {where}, and the model's BatchNorm cannot train on one record: {then}"
         )
-    if device.type == "cpu":
+    if device.type == "cpu" and not config.compile:  # compiled code keeps less
         _check_memory(config, num_classes, min(micro, records) * views, config.accumulate)
 
 
@@ -142,7 +143,10 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
     free, train = free_memory(), accumulate > 0
     try:
         model, images = _meta_model(config, num_classes, train), _images(config, count, train)
-        activations = held_by_step(model, images) if train else held_by_evaluation(model, images)
+        if train:
+            activations = held_by_step(model, images) * OBJECTIVES[config.objective["type"]].passes
+        else:
+            activations = held_by_evaluation(model, images)
     except Exception:  # a model that does not run on the meta device is not measured
         return
     if config.amp in ("bf16", "fp16"):
@@ -157,13 +161,15 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
     if free is None or needed <= free:
         return
     parts = -(-activations * processes // max(free - fixed, 1))
-    fitting = next((n for n in range(parts, count + 1) if count % n == 0), None)
+    fitting = next((n for n in range(parts, count + 1) if count % n == 0 and fixed < free), None)
     what = f"batch_size={config.batch_size}" if train or not config.val_batch_size else "val_batch_size"
-    more = f", or accumulate={accumulate * fitting}" if train and fitting else ""
+    advice = "Choose a smaller one" if fixed < free else "The weights alone do not fit: choose a smaller model"
+    if train and fitting:
+        advice += f", or accumulate={accumulate * fitting} or more"
     raise ValueError(
         f"{what}: {'a step' if train else 'an evaluation batch'} of {count} records of {images.shape[2]}×"
-        f"{images.shape[3]} pixels holds {needed / 1e9:.1f} GB ({activations * processes / 1e9:.1f} GB between "
-        f"layers, {fixed / 1e9:.1f} GB weights), and {free / 1e9:.1f} GB of memory are free. Choose a smaller one{more}"
+        f"{images.shape[3]} pixels needs at least {needed / 1e9:.1f} GB ({activations * processes / 1e9:.1f} GB "
+        f"between layers, {fixed / 1e9:.1f} GB weights), and {free / 1e9:.1f} GB of memory are free. {advice}"
     )
 
 
@@ -180,6 +186,11 @@ def explained(error: Exception, config: RunConfig) -> Exception:
         return ValueError(
             "a step gave a process one record, and the model's BatchNorm cannot train on one record: set "
             "loader.drop_last=True, or choose another batch_size"
+        )
+    if "without overflow" in text:
+        return ValueError(
+            f"a number of the optimizer's step (rate, decay, momentum) is too large for its weights: {text.strip()}. "
+            "Choose a smaller optimizer.lr, a smaller schedule.gamma or min_lr, or smaller multipliers in paramwise"
         )
     if "finished reduction in the prior iteration" in text:
         return ValueError(

@@ -117,7 +117,10 @@ class Rendezvous:
             if isinstance(error, RanksMissing):  # nobody to wait for
                 raise
             if self._reported_before(str(error)):
-                raise RankLost(self._failed()) from error
+                lost = RankLost(self._failed())  # before the server, which waits for this rank to have seen it, ends
+                self._linger()
+                raise lost from error
+            self._linger()
             raise
 
     def _reported_before(self, text: str) -> bool:
@@ -125,17 +128,17 @@ class Rendezvous:
         with suppress(RuntimeError):
             ours = json.dumps([self.rank, text])
             first = self.store.compare_set("failed", "", ours).decode() if self._count == 1 else ours
-            self._linger()
             return first != ours and json.loads(first)[1] == text
         return False
 
     def _linger(self) -> None:
         """Keep the store open until the other ranks have seen how it ended."""
-        self.store.set(f"seen/{self.rank}", "")
         end = time.monotonic() + _LINGER_SECONDS
         others = [f"seen/{rank}" for rank in range(self.world_size)]
-        while self._serves and not self.store.check(others) and time.monotonic() < end:
-            time.sleep(_POLL_SECONDS)
+        with suppress(RuntimeError):  # of the store: its server has ended
+            self.store.set(f"seen/{self.rank}", "")
+            while self._serves and not self.store.check(others) and time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
 
     def _check_unique(self) -> None:
         if self._count > 1 or self.store.add(f"joined/{self.rank}", 0) > 1:

@@ -183,7 +183,7 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
                 f"{path}: its content is not what a run saves ({type(error).__name__}: {first}); delete it to go "
                 f"on from the checkpoint before"
             ) from error
-    trainer.check_start()
+    trainer.watch.check_start(report.path for report in trainer.parts.weights)
     report.open(step, logged=not trainer.window.steps)
     if ranks.main:
         _write_config(trainer, recipe)

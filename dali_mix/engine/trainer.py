@@ -23,15 +23,7 @@ from dali_mix.engine.config import MEASURED, RunConfig
 from dali_mix.engine.distributed import Ranks, StopSignal
 from dali_mix.engine.ema import ModelEma
 from dali_mix.engine.evaluate import NonFiniteScores, Preempted, evaluate
-from dali_mix.engine.finite import (
-    NonFinite,
-    NonFiniteLoss,
-    check_state,
-    diagnosis,
-    first_non_finite,
-    statistics,
-    total_norm,
-)
+from dali_mix.engine.finite import total_norm
 from dali_mix.engine.logging import Report
 from dali_mix.engine.precision import Precision
 from dali_mix.engine.progress import Best, Window
@@ -39,6 +31,7 @@ from dali_mix.engine.pulse import Beat, Pulse
 from dali_mix.engine.schedules import build_schedule
 from dali_mix.engine.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.state import capture, facts
+from dali_mix.engine.watch import Watch
 
 
 class Trainer:
@@ -91,11 +84,10 @@ class Trainer:
         self.pulse = Pulse(ranks, late=late and ranks.device.type == "cuda")
         if self.pulse.late:
             parts.optimizer.found_inf = self.pulse.bad  # type: ignore[attr-defined]  # read by torch's fused kernels
-        self.statistics = statistics(parts.model)
+        self.watch = Watch(parts.model, ranks)
         self.generator = torch.Generator()
         self.window = Window()
         self.best = Best(config.best_score(parts.task))
-        self._ids: dict[int, list[Tensor]] = {}
         self._first = True  # no step of this process has been done
         self.saved_at = -1
 
@@ -182,7 +174,6 @@ class Trainer:
         summed = self.parts.objective.summed
         rows = self.parts.objective.counted if world_size * accumulate > 1 else None
         mean_loss = torch.zeros((), device=self.ranks.device)
-        self._ids = {step: ids for step, ids in self._ids.items() if step >= self.step - 1}  # of the last three steps
         for micro in range(accumulate):
             batch = next(batches, None)
             if batch is None:
@@ -197,7 +188,7 @@ class Trainer:
             mean_loss += loss.detach() / world_size
             seen += loader.global_size
             came = came + counted
-            self._ids.setdefault(self.step + 1, []).append(batch.ids)
+            self.watch.note(self.step + 1, batch.ids)
         if not seen:
             return False
         if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
@@ -242,25 +233,17 @@ class Trainer:
     def check_gradients(self) -> None:
         """Raise ValueError on several ranks, and warn in a single process, if the first step left out a parameter."""
         self._first = False
-        parameters = self.parts.model.named_parameters()
-        missing = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
-        several = self.ranks.world_size > 1 and not self.config.find_unused_parameters
-        if several:
-            count = self.ranks.sum_(torch.tensor([len(missing)], device=self.ranks.device))
-            if not count.item():
-                return
-        elif not missing or self.config.find_unused_parameters:
+        if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
             return
-        some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         advice = "freeze what is not used (requires_grad_(False) in the model), or set find_unused_parameters=True"
-        if several:
-            raise ValueError(f"no gradient reaches {some or 'some parameters of another rank'}: {advice}")
-        self.report.warn(f"no gradient reaches {some}, which will not be trained: {advice}")
+        if self.ranks.world_size > 1:
+            raise ValueError(f"{missing}: {advice}")
+        self.report.warn(f"{missing}, which will not be trained: {advice}")
 
     def measure(self) -> tuple[Tensor | None, list[Tensor]]:
         """Return the norm of the gradient, None for scaled ones, and what must be finite for this step to be taken."""
         scaler = self.precision.scaler
-        buffers = [total_norm(self.statistics.values())] if self.statistics else []
+        buffers = [total_norm(self.watch.statistics.values())] if self.watch.statistics else []
         if scaler is not None:  # infinite gradients are usual: the scaler leaves that step out and lowers its scale
             return None, [scaler.scale(torch.ones((), device=self.ranks.device)), *buffers]
         norm = total_norm(p.grad for p in self.parts.model.parameters() if p.grad is not None)
@@ -289,33 +272,23 @@ class Trainer:
         """Takes note of a step's loss; stops everything where that or another number of it is not finite.
 
         Raises:
-            NonFiniteLoss: on every rank, each naming its own records.
+            NonFiniteLoss: on every rank.
         """
         if beat is None:
             return
-        if not beat.finite:
-            raise NonFiniteLoss(self.describe(beat))
+        self.watch.check_step(beat)
         if self.precision.scaler is not None:
             self.precision.check_scale(beat.measured[0])
         self.window.loss += beat.loss
         self.window.steps += 1
         self.window.stop |= beat.stop
 
-    def describe(self, beat: Beat) -> str:
-        """Return what is wrong with a step that is not finite, and the records of this rank in it."""
-        step, what = diagnosis(self.parts.model, self.statistics, beat.step, beat.loss)
-        ids = torch.cat(self._ids.get(step, [torch.zeros(0, dtype=torch.int64)])).tolist()
-        return (
-            f"{what}. Records of rank {self.ranks.rank} in it: {ids}. Lower the rate, clip_grad_norm, amp='off', "
-            f"or look at these records with `dali-mix inspect`"
-        )
-
     def observe(self) -> None:
         """Logs, saves and stops where it is time to; calls the observers."""
         interval = self.config.checkpoints["interval_steps"]
         due = interval is not None and self.step % interval == 0
         if self.config.log_ids:
-            self.report.ids(self.ranks.rank, self.step, torch.cat(self._ids[self.step]).tolist())
+            self.report.ids(self.ranks.rank, self.step, self.watch.ids(self.step))
         if self.step % self.config.log_interval == 0:
             self.take(self.pulse.flush())
             self.log()
@@ -372,7 +345,7 @@ class Trainer:
             average = {} if self.ema is None else {"ema": self.ema.state_dict()}
             metrics = {**values, "step": self.step}
             best = {"model": self.parts.model.state_dict(), **average, **facts(self.parts), "metrics": metrics}
-            self.check_finite(best)
+            self.watch.check_state(best, self.step)
             self.folder.save_best(best)
 
     def save(self) -> None:
@@ -382,21 +355,6 @@ class Trainer:
             return
         if self.ranks.main:
             state = capture(self)
-            self.check_finite(state)
+            self.watch.check_state(state, self.step)
             self.folder.save(self.step, state)
         self.saved_at = self.step
-
-    def check_finite(self, state: dict[str, Any]) -> None:
-        """Raise NonFinite if `state`, about to be saved, holds a weight, statistic or moment that is not finite."""
-        watched = [name for name, _ in self.parts.model.named_parameters()]
-        check_state(state, [*watched, *self.statistics], f"step {self.step}")
-
-    def check_start(self) -> None:
-        """Raise NonFinite if a weight or statistic is not finite before the first step."""
-        start = dict(self.parts.model.named_parameters()) | self.statistics
-        if name := first_non_finite(start):
-            files = ", ".join(str(report.path) for report in self.parts.weights)
-            raise NonFinite(
-                f"{name} holds NaN or infinity before the first step; take other weights"
-                f"{f' than {files}' if files else ''}"
-            )

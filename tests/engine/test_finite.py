@@ -1,5 +1,7 @@
 """A NaN or infinity anywhere in a step stops the run at that step, and none is ever saved."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -62,7 +64,7 @@ def test_a_step_that_is_not_finite_is_not_taken(tmp_path, changes, word):
     whole = recipe(model={"type": BROKEN, "at": 99}, mixer=None, batch_size=10, log_interval=1, **changes_of(changes))
     train(make_config({**whole, "max_steps": 4}), tmp_path / "whole", make_loaders=make_loaders)
     ids = [record["ids"] for record in records(tmp_path / "whole", "ids-rank0.jsonl")]
-    assert f"Records of rank 0 in it: {ids[3]}" in str(error.value)
+    assert f"Records in it: {ids[3]}. " in str(error.value)
 
 
 def changes_of(changes):
@@ -74,10 +76,15 @@ def changes_of(changes):
 def test_ranks_stop_together_where_one_of_them_breaks(tmp_path, how, rank):
     work_dir = tmp_path / "run"
     assert run(broken(model={"how": how, "rank": rank}), work_dir, ranks=2) == [1, 1]
-    texts = [said(work_dir, rank) for rank in (0, 1)]
-    assert all("NonFiniteLoss" in text and "at step 4" in text for text in texts)
-    mine = [text.partition("in it: [")[2].partition("]")[0].split(", ") for text in texts]
-    assert [len(ids) for ids in mine] == [5, 5] and not set(mine[0]) & set(mine[1])
+    texts = [said(work_dir, rank) for rank in (0, 1)]  # one of them may only say that the other failed
+    named = [text for text in texts if "NonFiniteLoss" in text]
+    assert named and all("NonFiniteLoss" in text or "RankLost: rank" in text for text in texts)
+    for text in named:  # the same on each, whichever rank broke
+        what = "side.running_mean is" if how == "statistics" else "the gradient is"
+        assert f"{what} NaN or infinite at step 4" in text
+        lists = re.search(r"in it: \[(.*)\] on rank 0, \[(.*)\] on rank 1\. Lower", text).groups()
+        mine = [ids.split(", ") for ids in lists]
+        assert [len(ids) for ids in mine] == [5, 5] and not set(mine[0]) & set(mine[1])
     assert newest_state(work_dir)["step"] == 3
     for content in saved(work_dir).values():
         assert_all_finite(content)
@@ -101,6 +108,20 @@ def test_weights_that_overflow_are_not_saved(tmp_path, steps):
         train(make_config(values), tmp_path / "run", make_loaders=make_loaders)
     for content in saved(tmp_path / "run").values():
         assert_all_finite(content)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": {"type": "step", "milestones": [1], "gamma": 1e300}},
+        {"schedule": {"type": "cosine", "min_lr": 1e300}},
+        {"paramwise": {"bias_decay": 1e39}},
+        {"optimizer": {"type": "SGD", "lr": 1.0, "momentum": 0.9, "dampening": 1e300}},
+    ],
+)
+def test_rates_beyond_float32_are_named(tmp_path, changes):
+    with pytest.raises(ValueError, match=r"rate, decay, momentum\) is too large .* Choose a smaller optimizer\.lr"):
+        train(make_config(recipe(**changes)), tmp_path / "run", make_loaders=make_loaders)
 
 
 class Steep(nn.Module):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dali_mix.engine import rehearsal
+from dali_mix.engine.build import build_model
 from dali_mix.engine.config import make_config
 from dali_mix.engine.distributed import Ranks
 from dali_mix.engine.recipe_files import list_recipes, load_config
@@ -81,21 +82,38 @@ def test_a_batch_that_cannot_fit_is_refused_and_the_advice_works(monkeypatch):
     changes = {"model": {"type": "torchvision/resnet50"}, "pipeline": pipeline, "batch_size": 96}
     monkeypatch.setattr(rehearsal, "free_memory", lambda: 500_000_000)
     with pytest.raises(
-        ValueError, match=r"a step of 96 records of 64×64 pixels .*0\.5 GB .*or accumulate=(\d+)"
+        ValueError, match=r"a step of 96 records of 64×64 pixels .*0\.5 GB .*or accumulate=(\d+) or more"
     ) as error:
         check_step(make_config(values(**changes)), 10, 1000, 1, CPU)
-    parts = int(str(error.value).rpartition("accumulate=")[2])
+    parts = int(str(error.value).rpartition("accumulate=")[2].partition(" ")[0])
     assert parts > 1 and 96 % parts == 0
     check_step(make_config(values(**changes, accumulate=parts)), 10, 1000, 1, CPU)
     with pytest.raises(ValueError, match="weights"):
         check_step(
             make_config(values(**changes, accumulate=max(n for n in range(1, parts) if 96 % n == 0))), 10, 1000, 1, CPU
         )
+    monkeypatch.setattr(rehearsal, "free_memory", lambda: 200_000_000)
+    with pytest.raises(ValueError, match=r"The weights alone do not fit: choose a smaller model$"):
+        check_step(make_config(values(**changes)), 10, 1000, 1, CPU)
     check_step(make_config(values(**changes)), 10, 1000, 1, torch.device("cuda"))  # said by the GPU itself
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(rehearsal, "free_memory", lambda: 900_000_000)
     with pytest.raises(ValueError, match="a step of 48 records"):
         check_step(make_config(values(**changes)), 10, 1000, 2, CPU)
+
+
+@pytest.mark.parametrize(("objective", "passes"), [("Plain", 1), ("MaskedSupervision", 2)])
+def test_every_pass_of_an_objective_counts(monkeypatch, objective, passes):
+    config = make_config(values(batch_size=10, objective={"type": objective}))
+    with torch.device("meta"):
+        model, images = build_model(config, 10), torch.zeros(10, 3, 8, 8)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    needed = passes * held_by_step(model, images) + 3 * weights  # gradients, and momentum
+    monkeypatch.setattr(rehearsal, "free_memory", lambda: needed)
+    check_step(config, 10, 40, 1, CPU)
+    monkeypatch.setattr(rehearsal, "free_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match="a step of 10 records of 8×8 pixels needs at least"):
+        check_step(config, 10, 40, 1, CPU)
 
 
 def test_an_evaluation_batch_that_cannot_fit_is_refused(digits, monkeypatch, tmp_path):

@@ -1,0 +1,64 @@
+"""SIGTERM before the first step ends `dali-mix train` with status 75, so that a scheduler starts it again."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+MESSAGE = "dali-mix train: SIGTERM while no step was under way: nothing to save; start it again (with --resume=auto)\n"
+# Each gets SIGTERM at one point: torch is imported; the recipe is read; the training set is opened.
+PROGRAM = """
+import os, signal, sys
+from unittest import mock
+from dali_mix.cli.main import main
+
+def stop(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise ValueError("SIGTERM was ignored")
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            stop()
+
+if sys.argv.pop(1) == "import":
+    sys.meta_path.insert(0, Finder())
+    sys.exit(main())
+with mock.patch(sys.argv.pop(1), stop):
+    sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("point", "environment", "message"),
+    [
+        (["import"], {}, MESSAGE),
+        (["patch", "dali_mix.engine.recipe_files.load_config"], {}, MESSAGE),
+        (["patch", "dali_mix.engine.run.check_sets"], {}, MESSAGE),
+        (["import"], {"LOCAL_RANK": "0"}, MESSAGE),
+        (["import"], {"LOCAL_RANK": "1"}, ""),  # once a machine
+        (["import"], {"DALI_MIX_RANKS": "folder"}, ""),  # the launcher prints it
+    ],
+)
+def test_status_and_message(tmp_path, point, environment, message):
+    command = [sys.executable, "-c", PROGRAM, *point, "train", "quickstart", "--work-dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (75, message)
+
+
+def test_a_second_one_after_the_run_was_saved_changes_nothing(tmp_path):
+    program = """
+import os, signal, sys
+from unittest import mock
+from dali_mix.cli.main import main
+with mock.patch("dali_mix.cli.train._train", lambda args: 75):
+    status = main()
+os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(status)
+"""
+    command = [sys.executable, "-c", program, "train", "quickstart", "--work-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (75, "")
