@@ -26,7 +26,7 @@ def class_folders(
 ) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
     """Images of `base`/class/…: names, labels, classes (sorted unless given), and the report on other files among them.
 
-    Raises ValueError for a class without images, or a folder that is none of the given classes.
+    Raises ValueError for a class without images unless the classes are given, or a folder that is none of those.
     """
     where = tree.where(base)
     folders = tree.folders(base)
@@ -35,6 +35,7 @@ def class_folders(
         advice = "; if it is a class itself, pass --split-folders no" if loose and base else ""
         raise ValueError(f"{where}: no class folders in it; expected {where}/CLASS/IMAGE{advice}")
     notices = _doubts(where, folders) if classes is None else []
+    given = classes is not None
     if classes is None:
         classes = tuple(folders)
         number_of = {name: number for number, name in enumerate(classes)}
@@ -56,13 +57,16 @@ def class_folders(
         else:
             others[folder][printable(suffix_of(file)) or "no suffix"] += 1
     for folder, found in images.items():
-        if not found:
+        if not found and not given:
             there = f" (only {_counted(others[folder])})" if others[folder] else ""
             raise ValueError(
-                f"{where}/{folder}: a class folder without images{there}; fill it, or remove it from every split"
+                f"{where}/{folder}: a class folder without images{there}; fill it, remove it from every split,"
+                " or name the classes with --classes FILE if only this split has none of it"
             )
     names = [name for folder in folders for name in images[folder]]
     labels = [number_of[folder] for folder in folders for _ in images[folder]]
+    if empty := [folder for folder, found in images.items() if not found]:
+        notices.append(f"{where}: no image in the class folders {_listed(empty)}")
     return names, labels, classes, _report(where, sum(others.values(), Counter()), loose_images, notices)
 
 

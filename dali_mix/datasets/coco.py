@@ -1,9 +1,10 @@
 """Layout `coco`: COCO 2014 and 2017, and any set in the same layout: multi-label targets or boxes.
 
 annotations/instances_SPLIT.json and the folder SPLIT/ (train2014, val2017, …; also below images/). Classes are the
-categories in the order of their ids, counted from 0 without gaps. Multi-label: a class is 1 where it has an annotation,
-a crowd included. Detection: a crowd's box is marked difficult, so that training passes over it and evaluation ignores
-it; a box without area, of which the published files have a few, is left out and counted in the report.
+categories in the order of their ids, counted from 0 without gaps, or the names of `--classes FILE`. Multi-label: a
+class is 1 where it has an annotation, a crowd included. Detection: a crowd's box is marked difficult, so that training
+passes over it and evaluation ignores it; a box without area, of which the published files have a few, is left out and
+counted in the report.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._text import composed
 from dali_mix.datasets.annotations import (
     against_published,
     boxes_of,
@@ -24,7 +26,7 @@ from dali_mix.datasets.annotations import (
     labelled,
     read_json,
 )
-from dali_mix.datasets.base import Listing, Options, first_double, tree_of
+from dali_mix.datasets.base import Listing, Options, first_double, join_reports, tree_of
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH
 
@@ -32,6 +34,7 @@ from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH
 # listed in github.com/cocodataset/cocoapi/issues/76; val2017: 5,000 less 48.
 PUBLISHED = {"train2014": 82081, "val2014": 40137, "train2017": 117266, "val2017": 4952}
 COCO_CLASSES = 80
+_SHOWN = 6
 
 
 def coco(root: Path, split: str, options: Options) -> Listing:
@@ -42,8 +45,6 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     Raises FileNotFoundError or ValueError naming file, entry and field for what is missing, malformed or contradictory.
     """
     task = choose_task("coco", options)
-    if options.classes_file is not None:
-        raise ValueError("coco takes its classes from the categories in its annotations: --classes does not apply")
     tree = tree_of(root, options)
     split = _full_split(tree, split, options.years)
     file = f"annotations/instances_{split}.json"
@@ -59,14 +60,17 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     spot = f"{where}: annotations"
     owner = _rows_of(notes, "image_id", ids, "no image", spot)
     kind = _rows_of(notes, "category_id", categories, "no category", spot)
-    report: dict[str, Any] = {}
+    if (given := options.class_names()) is not None:
+        classes, kind = given, _renumbered(classes, kind, given, spot)
+    report: dict[str, Any] = _without_annotation(classes, kind)
     labels: list[np.ndarray]
     sizes = None
     if task == "detection":
         sizes = _sizes(images, f"{where}: images")
         boxes = boxes_of(notes, "bbox", spot)
         crowd = column(notes, "iscrowd", lambda value: value in (0, 1), "0 or 1", spot, missing=0)
-        labels, report = _boxes(boxes, np.array(crowd, dtype=bool), owner, kind, sizes, spot)
+        labels, counts = _boxes(boxes, np.array(crowd, dtype=bool), owner, kind, sizes, spot)
+        report |= counts
     else:
         targets = np.zeros((len(images), len(classes)), dtype=np.float32)
         targets[owner, kind] = 1
@@ -75,7 +79,8 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     names = [_name(folder, name, f"{where}: images[{number}]") for number, name in enumerate(files)]
     _check_unique(names, "file_name", f"{where}: images")
     if split in PUBLISHED and len(classes) == COCO_CLASSES:
-        report |= against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
+        published = against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
+        report = join_reports(report, published)
     listing = Listing(
         tree,
         names,
@@ -151,6 +156,28 @@ def _classes(content: Any, where: str) -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(names[row] for row in order.tolist()), ids[order]
 
 
+def _renumbered(classes: tuple[str, ...], kind: np.ndarray, given: tuple[str, ...], where: str) -> np.ndarray:
+    """Return `kind`, indices of `classes`, as indices of the `given` names."""
+    number_of = {composed(name): number for number, name in enumerate(given)}
+    renumbered = np.array([number_of.get(composed(name), -1) for name in classes])[kind]
+    if (unknown := np.flatnonzero(renumbered < 0)).size:
+        name = classes[kind[unknown[0]]]
+        raise ValueError(f"{where}[{unknown[0]}]: category {name!r} is not among the {len(given)} names of --classes")
+    return renumbered
+
+
+def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str, Any]:
+    """Return a report with a notice that names the classes of no annotation."""
+    unused = [name for name, used in zip(classes, np.bincount(kind, minlength=len(classes)), strict=True) if not used]
+    if not unused or len(unused) == len(classes):
+        return {}
+    listed = ", ".join(map(repr, unused[:_SHOWN])) + ", …" * (len(unused) > _SHOWN)
+    notice = (
+        f"{len(unused)} of {len(classes)} classes have no annotation here: {listed} (--classes FILE sets the classes)"
+    )
+    return {"notices": [notice]}
+
+
 def _check_unique(values: list[Any], key: str, where: str) -> None:
     if double := first_double(values):
         again, before = double
@@ -182,8 +209,8 @@ def _boxes(
         row = int(wrong[0])
         size = "x".join(f"{side:g}" for side in limits[row, :2])
         raise ValueError(
-            f"{where}[{row}]: field 'bbox' {boxes[row].tolist()} leaves the {size} image by more than a pixel"
-            " and 1 %; correct it"
+            f"{where}[{row}]: field 'bbox' {boxes[row].tolist()} (x, y, width, height) leaves the {size} image"
+            " by more than a pixel and 1 %; correct it"
         )
     relative = (np.clip(corners, 0, limits) / limits).astype(np.float32)
     good = (relative[:, :2] < relative[:, 2:]).all(axis=1)

@@ -107,6 +107,10 @@ def _check(row: _Row, label: Label, task: str, num_classes: int) -> None:
     except ValueError as error:
         columns = ", ".join(row.columns[:6]) + ", …" * (len(row.columns) > 6)
         advice = f"; the label columns are {columns}: remove what is no class" if len(row.columns) > 1 else ""
+        if task == "multilabel" and not row.columns and len(row.values) > 4:
+            advice = "; boxes begin with 2 and how many numbers an object has (5 or 6)"
+        if task == "detection":
+            advice = "; boxes in a list are shares of width and height, 0..1"
         raise ValueError(f"{row.where}: {error}{advice}") from None
 
 

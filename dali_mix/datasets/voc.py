@@ -9,11 +9,11 @@ last: a box over the whole of a 500-pixel row is 1 to 500, here 0 to 1.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dali_mix._text import composed
+from dali_mix._text import composed, printable
 from dali_mix.datasets.annotations import (
     against_published,
     choose_task,
@@ -22,7 +22,7 @@ from dali_mix.datasets.annotations import (
     read_xml,
     xml_number,
 )
-from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, decode_lines, tree_of
+from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, decode_lines, join_reports, tree_of
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.recordio.image_header import read_image_header
 
@@ -50,6 +50,7 @@ class _Image(NamedTuple):
     annotation: str
     size: tuple[int, int] | None  # height, width; None where the annotation does not say
     objects: list[_Object]
+    filename: str  # what the annotation calls the image
 
 
 def voc(root: Path, split: str, options: Options) -> Listing:
@@ -76,6 +77,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     if classes == VOC_CLASSES and all((year, split) in PUBLISHED for year, _ in years):
         what = f"VOC{'+'.join(year for year, _ in years)} {split}"
         report = against_published(len(images), sum(PUBLISHED[year, split] for year, _ in years), what)
+    report = join_reports(report, _doubtful(images, task))
     labels: list[np.ndarray]
     sizes = None
     if task == "detection":
@@ -196,15 +198,40 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
         box = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
         if box[0] >= box[2] or box[1] >= box[3]:
             raise ValueError(
-                f"{place}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round; correct it"
+                f"{place}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
+                " width and a height? correct it"
             )
         objects.append(_Object(kind, box, bool(difficult), place))
     height, width = (xml_number(content, f"size/{side}", where, missing=0) for side in ("height", "width"))
     for side, pixels in (("height", height), ("width", width)):
         if pixels >= 1 << 20:
             raise ValueError(f"{where}: field 'size/{side}' is {pixels:g}, not a number of pixels; correct it")
+    filename = (content.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     known = height >= 1 and width >= 1  # some tools leave the size out, or write 0
-    return _Image(name, listed, annotation, (int(height), int(width)) if known else None, objects)
+    return _Image(name, listed, annotation, (int(height), int(width)) if known else None, objects, filename)
+
+
+def _doubtful(images: list[_Image], task: str) -> dict[str, Any]:
+    """Return a report with notices on what is valid, and seldom meant."""
+    notices = []
+    others = [image for image in images if image.filename and not _same_name(image)]
+    if others:
+        own, said = others[0].annotation.rpartition("/")[2], printable(others[0].filename)
+        notices.append(
+            f"{len(others):,} annotations name another image in <filename> (first: {own} says {said}); each was taken"
+            " for the image of its own name"
+        )
+    boxes = [item.box for image in images for item in image.objects] if task == "detection" else []
+    if thin := sum(x2 - x1 == 1 or y2 - y1 == 1 for x1, y1, x2, y2 in boxes):
+        notices.append(
+            f"{thin:,} boxes are one pixel wide or high (xmin = xmax or ymin = ymax): VOC counts the last pixel"
+        )
+    return {"notices": notices} if notices else {}
+
+
+def _same_name(image: _Image) -> bool:
+    own = image.annotation.rpartition("/")[2].removesuffix(".xml")
+    return own in (image.filename, image.filename.rpartition(".")[0])
 
 
 def _size_of(tree: Tree, name: str, stored: bool) -> tuple[int, int]:

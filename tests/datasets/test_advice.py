@@ -17,6 +17,7 @@ from dali_mix.recordio.verify import verify_set
 from tests.datasets.test_annotation_files import coco
 from tests.datasets.test_exif_boxes import lay as lay_boxes
 from tests.datasets.test_no_data import archived, lay
+from tests.datasets.test_nus_wide import nus_wide
 from tests.recordio.samples import encoded, image_folder, small_set
 from tests.recordio.test_adopt import classes, foreign
 
@@ -35,6 +36,12 @@ class Case(NamedTuple):
 
 def images(root: Path) -> Path:
     return image_folder(root / "in", 2, 3)
+
+
+def emptied(root: Path) -> None:
+    for file in (images(root) / "class1").iterdir():
+        file.unlink()
+    (root / "names").write_text("class0\nclass1\n")
 
 
 def listed(name: str, text: str) -> Callable[[Path], object]:
@@ -221,8 +228,10 @@ CASES = [
          FOLDER + " --val-share 0.1", "- --val-share 0.1"),
     Case("is for --task multilabel or detection", of_coco,
          COCO + " --task classification", "+ --task multilabel"),
-    Case("--classes does not apply", lambda root: (coco(root / "in", "multilabel"), (root / "names").write_text("a\n")),
-         COCO + " --classes names", "- --classes names"),
+    Case("--classes does not apply", lambda root: (nus_wide(root / "in"), (root / "names").write_text("a\n")),
+         "pack nus-wide --root in --out set --classes names", "- --classes names"),
+    Case("name the classes with --classes FILE if only this split has none of it", emptied, FOLDER,
+         "+ --classes names"),
     Case("choose --split among val", of_coco, "pack coco --root in --out set",
          "+ --split val"),
     Case("--root is what holds annotations/", of_coco,

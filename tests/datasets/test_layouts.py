@@ -103,6 +103,23 @@ def test_classes_in_a_given_order(tmp_path: Path, capsys: Capture) -> None:
         assert reason in capsys.readouterr().err
 
 
+def test_a_class_that_a_split_lacks(tmp_path: Path, capsys: Capture) -> None:
+    """huggingface/pytorch-image-models#957: an empty folder keeps its number where the classes are named."""
+    image_folder(tmp_path / "val", 3, 2)
+    for file in (tmp_path / "val" / "class1").iterdir():
+        file.unlink()
+    (tmp_path / "names").write_text("class0\nclass1\nclass2\n")
+    arguments = ("--split", "val", "--classes", str(tmp_path / "names"))
+    for left in ((), ("notes.txt",), (".DS_Store", "notes.txt")):
+        for name in left:
+            (tmp_path / "val" / "class1" / name).write_text("x")
+        assert pack("imagefolder", tmp_path, tmp_path / "set", "--split", "val") == 1
+        assert "or name the classes with --classes FILE" in capsys.readouterr().err
+        assert pack("imagefolder", tmp_path, tmp_path / "set", *arguments, "--force") == 0
+        assert f"note: {tmp_path}/val: no image in the class folders class1" in capsys.readouterr().err
+        assert RecordSet(tmp_path / "set").labels(np.arange(4)).tolist() == [0, 0, 2, 2]
+
+
 def test_folders_that_hold_nothing(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "images").mkdir()
     assert pack("imagefolder", tmp_path / "images", tmp_path / "set") == 1

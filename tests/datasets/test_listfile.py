@@ -118,12 +118,36 @@ def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, cap
         assert "sub/0.jpg: object 2: the box" in error and "leaves the 40x20 image" in error
 
 
+def test_names_with_spaces_and_labels_as_floats(root: Path, capsys: Capture) -> None:
+    """BVLC/caffe#1951, apache/mxnet#11884."""
+    (root / "a b").mkdir()
+    for number, name in enumerate(("my cat 1.jpg", "x 0.jpg")):
+        (root / "a b" / name).write_bytes(encoded("JPEG", 20, 40, seed=number))
+    for name, text in (
+        ("a.txt", "a b/my cat 1.jpg\t1.000000\na b/x 0.jpg\t0.000000\n"),
+        ("a.lst", "0\t1.000000\ta b/my cat 1.jpg\n1\t0.000000\ta b/x 0.jpg\n"),
+        ("a.csv", "path,label\na b/my cat 1.jpg,1.0\na b/x 0.jpg,0.0\n"),
+        ("a.jsonl", '{"path": "a b/my cat 1.jpg", "label": 1.0}\n{"path": "a b/x 0.jpg", "label": 0.0}\n'),
+    ):
+        status, out = pack(root, name, text)
+        assert status == 0
+        assert RecordSet(out).labels(np.arange(2)).tolist() == [1, 0]
+        assert RecordSet(out).encoded(0).tobytes() == (root / "a b" / "my cat 1.jpg").read_bytes()
+    assert pack(root, "a.txt", "a b/my cat 1.jpg 1\n")[0] == 1
+    assert "line 1: 'a b/my cat 1.jpg 1' has no tab" in capsys.readouterr().err
+
+
 BAD = {
     # row 5: a bad line
     "a.lst": [
         ("0\t1\tsub/0.jpg\n1 0 sub/1.jpg\n", "line 2"),
         ("0\t1\tsub/0.jpg\nx\t1\tsub/1.jpg\n", "line 2: id 'x'"),
         ("0\t1\tsub/0.jpg\n1\tsub/1.jpg\n", "line 2"),
+        # apache/mxnet#9114: boxes without the header, or in pixels
+        ("0\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n", "line 1: label field 2 is 0.1"),
+        ("0\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n", "; boxes begin with 2 and how many numbers an object has (5 or 6)"),
+        ("0\t2\t5\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n1\t1\t.1\t.1\t.5\t.5\tsub/1.jpg\n", "line 2: 5 label fields"),
+        ("0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n", "boxes in a list are shares of width and height, 0..1"),
         # row 8: an id given twice
         ("5\t1\tsub/0.jpg\n6\t1\tsub/1.jpg\n5\t0\tsub/2.jpg\n", "line 3: id 5 was given by"),
         # row 12: the magic in an id

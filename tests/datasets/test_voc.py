@@ -105,6 +105,41 @@ def test_a_box_of_one_pixel_and_an_object_not_said_to_be_difficult(tmp_path: Pat
     assert np.allclose(np.asarray(label)[3:], [6 / 50, 8 / 30, 7 / 50, 9 / 30, 0], atol=1e-6)
 
 
+def test_what_is_valid_and_seldom_meant_is_noted(tmp_path: Path, capsys: Capture) -> None:
+    """HCIILAB/SCUT-HEAD-Dataset-Release#4, sovit-123/fasterrcnn-pytorch-training-pipeline#44, xaio6/LabelQuick#13."""
+    base = devkit(tmp_path, "2007", "train", {"a.b": [DOG], "c": [("dog", (3, 3, 3, 9), 0), ("dog", (3, 3, 9, 3), 0)]})
+    file = base / "Annotations" / "a.b.xml"
+    made = file.read_text()
+    arguments = ("--task", "detection", "--force", "--no-shuffle")
+    for said in ("a.b", "a.b.png", r"C:\\pictures\\a.b.jpg", "/home/me/a.b.JPG", " "):
+        file.write_text(made.replace("<folder>", f"<filename>{said}</filename><folder>"))
+        assert pack(tmp_path, tmp_path / "set", *arguments) == 0
+        assert "filename" not in capsys.readouterr().err
+    for said in ("c.jpg", "a.c.jpg", "a", "b/c"):
+        file.write_text(made.replace("<folder>", f"<filename>{said}</filename><folder>"))
+        assert pack(tmp_path, tmp_path / "set", *arguments) == 0
+        printed = capsys.readouterr().err
+        assert (
+            f"1 annotations name another image in <filename> (first: a.b.xml says {said.rpartition('/')[2]})" in printed
+        )
+        assert "note: 2 boxes are one pixel wide or high" in printed
+    for box in ((30, 20, 15, 9), (30, 1, 15, 9)):  # x, y, width, height
+        file.write_text(annotation([("dog", box, 0)]))
+        assert "or turned round: are the last two a width and a height? correct it" in refused(tmp_path, capsys)
+
+
+def test_corners_in_any_order_and_as_fractions(tmp_path: Path) -> None:
+    """thtrieu/darkflow#739, datitran/raccoon_dataset#74."""
+    base = devkit(tmp_path, "2007", "train", {"a": []})
+    corners = {"ymax": "20.5", "xmin": " 11.0 ", "xmax": "3e1", "ymin": "6.25"}
+    box = "".join(f"<{name}>{value}</{name}>" for name, value in corners.items())
+    text = f"<bndbox>{box}</bndbox><difficult>0</difficult><name>dog</name>"
+    (base / "Annotations" / "a.xml").write_text(f"<annotation><object>{text}</object></annotation>")
+    assert pack(tmp_path, tmp_path / "set", "--task", "detection") == 0
+    found = RecordSet(tmp_path / "set").labels(np.arange(1))[0][0, 1:5]
+    assert np.allclose(found, [10 / WIDTH, 5.25 / HEIGHT, 30 / WIDTH, 20.5 / HEIGHT], atol=1e-6)
+
+
 def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     devkit(tmp_path, "2007", "trainval", {"000005": [DOG], "000007": [PERSON]})
     devkit(tmp_path, "2012", "trainval", {"2008_000001": [PERSON]})
