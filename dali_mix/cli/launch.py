@@ -105,9 +105,16 @@ class _Ranks:
             signal.signal(number, before)  # type: ignore[arg-type]
 
     def start(self, number: int, command: list[str], environment: dict[str, str]) -> None:
-        """Start a rank in a session of its own: Ctrl-C in a terminal then reaches it once, from here."""
+        """Start a rank in a session of its own: Ctrl-C in a terminal then reaches it once, from here.
+
+        It begins with SIGINT blocked, else its imports could end in a traceback; `rank.main` unblocks it.
+        """
         arguments = [sys.executable, "-m", rank.__name__, *command]
-        self._processes[number] = subprocess.Popen(arguments, env=environment, start_new_session=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._processes[number] = subprocess.Popen(arguments, env=environment, start_new_session=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self.asked is not None:
             self._processes[number].send_signal(self.asked)
 

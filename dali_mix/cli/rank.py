@@ -35,7 +35,11 @@ def main() -> int:
         messages.append((message, lost))
 
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         status = program.main(tell=tell)
+    except KeyboardInterrupt:  # before the command began
+        status = 130
+        tell(f"dali-mix {sys.argv[1]}: interrupted")
     except Exception:  # a bug: its traceback is the message
         status = 1
         tell(traceback.format_exc().rstrip())

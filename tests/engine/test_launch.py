@@ -80,6 +80,18 @@ def test_ranks_of_a_machine_are_numbered_after_those_of_the_machines_before(monk
     assert found == ["12", "4", "node0", "29500"]
 
 
+def test_ctrl_c_while_ranks_start_is_one_line(tmp_path):
+    """The signal comes before a rank's interpreter has imported anything."""
+    program = "import signal, sys\nfrom dali_mix.cli import launch\nstart = launch._Ranks.start\n"
+    program += "def interrupted(self, *args):\n    start(self, *args)\n    self._pass_on(signal.SIGINT, None)\n"
+    program += "launch._Ranks.start = interrupted\nsys.exit(launch.main(sys.argv[1:]))\n"
+    command = ["--nproc", "2", "--", "train", "quickstart", "--work-dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "dali-mix train: interrupted\n")
+
+
 def test_a_killed_launcher_takes_its_processes_along():
     rank = "import os, time; from dali_mix.cli import rank; rank.end_with_parent(os.getppid()); "
     rank += "print(os.getpid(), flush=True); time.sleep(100)"
