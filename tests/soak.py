@@ -63,7 +63,7 @@ class Soak:
                 status = process.wait(wait)
             except subprocess.TimeoutExpired:
                 self.counts[f"{kind} {kill.name}"] += 1
-                self.took[kind] *= 1.1  # so that it ends on a machine that has become slower, too
+                self.took[kind] *= 1.05  # so that it ends on a machine that has become slower, too
                 if kill == signal.SIGINT:
                     os.killpg(process.pid, kill)  # as a terminal does
                 else:
@@ -79,8 +79,7 @@ class Soak:
                     return False
         if status != 0:
             raise SystemExit(f"{' '.join(command)} ended with {status}: see {round_}/log.txt")
-        if kill is None:
-            self.took[kind] = time.monotonic() - start
+        self.took[kind] = (self.took[kind] + time.monotonic() - start) / 2
         return True
 
     def until_done(self, kind: str, round_: Path, signals: list[signal.Signals]) -> None:
