@@ -173,7 +173,8 @@ def _unwrapped(tree: Tree, base: str, split: str) -> str:
 def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
     """A notice where the folders look like splits under other names: each holds the same several folders."""
     for name in folders:
-        if _unwrapped(tree, _join(base, name), name) != _join(base, name):
+        doubled = _join(base, f"{name}/{name}")
+        if tree.exists(doubled) and _unwrapped(tree, _join(base, name), name) != _join(base, name):
             return [
                 f"{tree.where(base)}: {_listed(folders)} read as classes, though {name}/{name} holds folders; if they"
                 f" are splits, pass --split {name}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 
 import cv2
 import numpy as np
@@ -38,7 +39,7 @@ def needs_conversion(data: bytes | memoryview) -> bool:
 def converted_header(data: bytes | memoryview) -> ImageHeader:
     """Return format and size of an image that `needs_conversion`, before it is decoded."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _opened(data) as image:
             width, height = image.size
             return ImageHeader(str(image.format).lower(), height, width)
     except MemoryError:
@@ -110,7 +111,7 @@ def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
     parts = {"jpeg": image_segments, "png": pixel_chunks}.get(header.encoding, bytes)
     stored = (header.height, header.width)[:: -1 if header.orientation < 5 else 1]
     try:
-        with Image.open(io.BytesIO(parts(data)), formats=_FORMATS) as image:
+        with _opened(parts(data)) as image:
             if image.size != stored:
                 raise ValueError(f"decodes to {image.size} pixels, its header says {stored}")
             image.load()
@@ -124,6 +125,19 @@ def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
         raise
     except Exception as error:  # as in `converted_header`
         raise ValueError(f"cannot be decoded: {_reason(error)}; fetch the file again") from None
+
+
+def _opened(data: bytes | memoryview) -> Image.Image:
+    """Open an image with PIL's reader of its format, without the limit of Image.open: `max_pixels` decides."""
+    Image.init()
+    for name in _FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept is not None and accept(bytes(data[:16])) is True:
+            try:
+                return factory(io.BytesIO(data), "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open
+                break
+    raise UnidentifiedImageError
 
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:

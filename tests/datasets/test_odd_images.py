@@ -191,3 +191,10 @@ def test_the_size_that_is_decoded_counts_for_max_pixels(canvas: tuple[int, int],
         Transform(encoding="png", max_pixels=width * height - 1, decode=decode)(gif)
     kept, header, _ = Transform(encoding="png", max_pixels=width * height, decode=decode)(gif)
     assert decoded_size(kept) == header[1:3] == (height, width)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF"])
+def test_pil_s_own_limit_of_pixels_does_not_count(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 50)  # PIL refuses twice as many
+    _, header, _ = Transform(encoding="png", decode=True)(encoded(kind))
+    assert header.height * header.width > 100

@@ -198,6 +198,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "jpeg of no lines": (frame(JPEG, byte6=0), "20x0 pixels"),
     "jpeg of two frames": (before(JPEG, 0xC4, SOF), "dimensions twice"),
     "jpeg with a restart in its header": (before(JPEG, 0xC4, b"\xff\xd0"), "marker 0xd0"),
+    "jpeg and a second one cut": (JPEG + JPEG[:-30], "cut short"),
     "jpeg in a jpeg": (JPEG[:2] + JPEG, "marker 0xd8"),
     "jpeg with sampling of 5": (frame(JPEG, byte11=0x51), "sampling factors 0x51"),
     "png exif of a wrong checksum": (png(png_chunk(b"eXIf", tiff(6), crc=False)), "chunk eXIf at byte 33"),
