@@ -72,3 +72,31 @@ def test_a_pnm_of_any_number_of_levels(maximum: int, brightest: float, channels:
 def test_a_damaged_pnm_is_refused_when_converted(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Transform(encoding="png", decode=True)(data)
+
+
+def transparent(kind: str) -> bytes:
+    """A picture whose left half is transparent, in one of the ways there are."""
+    pixels = np.zeros((20, 30, 4), np.uint8)
+    pixels[:, :, 0], pixels[:, :, 1], pixels[:, 15:, 3] = 200, np.arange(30) * 8, 255
+    image, file, more = Image.fromarray(pixels, "RGBA"), io.BytesIO(), {}
+    if kind in ("P", "L", "RGB"):
+        image = image.convert("RGB").quantize(8) if kind == "P" else image.convert(kind)
+        more["transparency"] = {"P": 3, "L": 60, "RGB": (200, 0, 0)}[kind]
+    elif kind == "LA":
+        image = image.convert("LA")
+    if kind == "WebP":
+        image.save(file, "WEBP", lossless=True, exact=True)
+    else:
+        image.save(file, "PNG", **more)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "L", "RGB", "WebP"])
+def test_transparency_is_dropped_alike(kind: str) -> None:
+    """NVIDIA/DIGITS#85, opencv/opencv#21694: the colours under it show, whichever way it is packed."""
+    data = transparent(kind)
+    kept = decoded_by_dali(bytes(Transform()(data)[0]))
+    expected = Image.open(io.BytesIO(data)).convert("RGBA").convert("RGB")
+    assert np.array_equal(kept, np.asarray(expected))
+    for encoding in ("png", "raw"):
+        assert np.array_equal(decoded_by_dali(bytes(Transform(encoding=encoding)(data)[0])), kept)

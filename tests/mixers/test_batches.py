@@ -31,6 +31,18 @@ def seeded(seed=1):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.parametrize(
+    "labels", [LABELS, torch.eye(4), torch.eye(4, dtype=torch.float64), torch.eye(4, dtype=torch.int64)]
+)
+@pytest.mark.parametrize("name", MAKERS)
+def test_labels_of_the_caller_are_left_alone(name, labels):
+    """Megvii-BaseDetection/YOLOX#275, kornia/kornia#3077."""
+    given, batch = labels.clone(), images()
+    for seed in range(3):
+        MAKERS[name]()(batch, given, seeded(seed))
+        assert torch.equal(given, labels) and torch.equal(batch, images())
+
+
 @pytest.mark.parametrize("pack", [tuple, list, default_collate], ids=["tuple", "list", "collated"])
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_pair_as_one_argument(name, pack):
