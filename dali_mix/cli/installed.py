@@ -85,6 +85,7 @@ def check_packages(findings: Findings) -> None:
     findings.ok("python", f"{platform.python_version()} on {platform.platform()}")
     findings.ok("dali_mix", metadata.version("dali_mix"))
     missing: dict[str, list[str]] = {}
+    caches.for_matplotlib()
     for need in requirements():
         extra = extra_of(need)
         if need.name.startswith(DALI) or extra == "dev":

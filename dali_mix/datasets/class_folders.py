@@ -89,13 +89,18 @@ def _report(where: str, others: Counter[str], loose_images: int, notices: list[s
     report: dict[str, Any] = {}
     if others:
         report["other_files"] = dict(sorted(others.items()))
-    unread = Counter({suffix: count for suffix, count in others.items() if suffix in _UNREAD})
-    if unread:
-        notices.append(f"{_counted(unread)} left out: images that cannot be read here; convert them to JPEG or PNG")
+    notices += unread_images(others)
     if loose_images:
         report["images_beside_the_classes"] = loose_images
         notices.append(f"{where}: {loose_images:,} images are in no class folder and were left out")
     return report | ({"notices": notices} if notices else {})
+
+
+def unread_images(suffixes: Counter[str]) -> list[str]:
+    """Return a notice on the files, counted by suffix, that are images of formats that are not read; else nothing."""
+    unread = Counter({suffix: count for suffix, count in suffixes.items() if suffix in _UNREAD})
+    left_out = "left out: images that cannot be read here; convert them to JPEG or PNG"
+    return [f"{_counted(unread)} {left_out}"] if unread else []
 
 
 def _counted(suffixes: Counter[str]) -> str:

@@ -26,6 +26,7 @@ from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_clas
 from dali_mix.datasets.csv_list import read_csv
 from dali_mix.datasets.trees import check_name
 from dali_mix.datasets.val_share import of_share, shared_split
+from dali_mix.options import did_you_mean
 from dali_mix.recordio.header import MAX_CLASS, Label
 from dali_mix.recordio.labels import check_label, clip_boxes
 from dali_mix.recordio.reader import boxes_of
@@ -78,7 +79,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     for row, label in zip(rows, labels, strict=True):
         _check(row, label, task, len(classes))
     if task == "classification" and given is None:
-        notices += _missing_values(classes, labels)
+        notices += _missing_values(classes, labels) + _joined_names(classes)
     places = [row.where for row in rows]
     report = {"notices": notices} if notices else {}
     listing = Listing(tree, names, labels, classes, "list", split, task=task, ids=ids, places=places, report=report)
@@ -92,6 +93,23 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
         " label"
         for number, name in enumerate(classes)
         if name.lower() in _MISSING
+    ]
+
+
+def _joined_names(classes: tuple[str, ...]) -> list[str]:
+    """A notice on classes whose names join those of others, as "cat|dog" does: they may be several labels in one."""
+    known = frozenset(classes)
+    joined = [
+        name
+        for name in classes
+        if (len(parts := re.split(r"\s*[|;,]\s*", name)) > 1 and not known.isdisjoint(parts))
+        or (len(parts := name.split()) > 1 and known.issuperset(parts))
+    ]
+    if not joined:
+        return []
+    return [
+        f"{len(joined):,} classes join the names of others, as {joined[0]!r:.60}; if these are several labels, give a"
+        " column of 1 and 0 for each class (--task multilabel)"
     ]
 
 
@@ -249,16 +267,17 @@ def _classes(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Labe
             raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")
     if given is None and not any(_is_number(text) for text in texts):
         given = tuple(sorted(set(texts)))
-    known = frozenset(given or ())
     # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class numbers.
-    if given is not None and any(text in known for text in texts):
+    if given is not None:
         number_of = {name: number for number, name in enumerate(given)}
-        missing = next((row for row, text in enumerate(texts) if text not in known), None)
-        if missing is None:
+        unknown = [row for row, text in enumerate(texts) if text not in number_of]
+        if not unknown:
             return [number_of[text] for text in texts], given
         if not all(_is_number(text) for text in texts):
+            row = min(unknown, key=lambda row: _is_number(texts[row]))
             raise ValueError(
-                f"{rows[missing].where}: class {texts[missing]!r:.60} is not among the {len(given)} classes"
+                f"{rows[row].where}: class {texts[row]!r:.60} is not among the {len(given)} classes"
+                f"{did_you_mean(texts[row], given)}"
             )
     labels = [_class_number(text, row.where) for row, text in zip(rows, texts, strict=True)]
     highest = max(range(len(labels)), key=labels.__getitem__)
@@ -322,19 +341,19 @@ def _floats(row: _Row) -> list[float]:
         column = f": column {row.columns[place]!r}" if row.columns else ""
         if row.columns and isinstance(value, str):
             value = _TRUTH.get(value.lower(), value)
-        numbers.append(_number(value, row.where + column))
+        numbers.append(_number(value, row.where + column, "; several labels are 1, 0 or -1 for each class, or boxes"))
     return numbers
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: Any, where: str, advice: str = "") -> float:
     if isinstance(value, str):
         finite = value.strip().lower().lstrip("+-") not in ("nan", "inf", "infinity")
         if finite and not _is_number(value):
-            raise ValueError(f"{where}: label {value!r:.60} is not a number")
+            raise ValueError(f"{where}: label {value!r:.60} is not a number{advice}")
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: label {value!r:.60} is not a number") from None
+        raise ValueError(f"{where}: label {value!r:.60} is not a number{advice}") from None
     except OverflowError:  # a whole number of hundreds of digits
         number = math.inf
     if not math.isfinite(number):

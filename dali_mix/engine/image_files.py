@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dali_mix.datasets.class_folders import unread_images
 from dali_mix.datasets.decoding import needs_conversion
 from dali_mix.datasets.images import Transform
-from dali_mix.datasets.no_data import no_data_in
-from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image
+from dali_mix.datasets.no_data import no_data
+from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image, suffix_of
 from dali_mix.engine.config import RunConfig
 from dali_mix.loading import build_loader
 from dali_mix.recordio import RecordSet, Sample, write_set
+
+_log = logging.getLogger(__name__)
 
 CHUNK, CHUNK_BYTES = 1024, 256 << 20  # files in a temporary set: in memory, then on disk
 DECODED_PIXELS = 50_000_000  # of a batch, decoded: fewer pictures at a time where they are large
@@ -44,16 +50,13 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path that is not there.
+        PermissionError: a folder that may not be read.
         ValueError: nothing given, or a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            called = (file for file in path.rglob("*") if is_image(file.name) and file.is_file())
-            inside = sorted(file for file in called if not no_data_in(file.relative_to(path).as_posix()))
-            if not inside:
-                raise ValueError(f"{path}: no image in it (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-            found += inside
+            found += _images_in(path)
         elif path.is_file():
             found.append(path)
         else:
@@ -61,6 +64,30 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     if not found:
         raise ValueError("no images: give files or folders")
     return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the images in a folder and below, sorted. Images of formats that are not read are counted in a warning."""
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not no_data(name)]
+        for name in files:
+            if is_image(name) and not no_data(name) and Path(parent, name).is_file():
+                found.append(Path(parent, name))
+            elif not no_data(name):
+                others[suffix_of(name)] += 1
+    notices = unread_images(others)
+    if not found:
+        seen = f"; {notices[0]}" if notices else ""
+        raise ValueError(f"{folder}: no image in it (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){seen}")
+    for notice in notices:
+        _log.warning("%s: %s", folder, notice)
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def load_images(

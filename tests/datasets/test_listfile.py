@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dali_mix.cli.main import main
+from dali_mix.datasets import LAYOUTS, Options
 from dali_mix.recordio import RecordSet
 from tests.recordio.samples import encoded
 
@@ -72,9 +73,31 @@ def test_class_names_in_a_given_order(root: Path, capsys: Capture) -> None:
     status, _ = pack(root, "a.txt", "sub/0.jpg\tcat\nsub/1.jpg\twasp\n", "--classes", str(root / "names"))
     assert status == 1
     assert "a.txt: line 2: class 'wasp' is not among the 3 classes" in capsys.readouterr().err
+    for labels in ("bees\t", "7\tbees", "cat\tbees", "2\tbees"):  # alone, and with a number or a name that is known
+        rows = "".join(f"sub/{row}.jpg\t{label}\n" for row, label in enumerate(labels.split("\t")) if label)
+        assert pack(root, "a.txt", rows, "--classes", str(root / "names"))[0] == 1
+        assert "class 'bees' is not among the 3 classes (did you mean bee?)" in capsys.readouterr().err
     status, _ = pack(root, "a.txt", "sub/0.jpg\t2\nsub/1.jpg\t3\n", "--classes", str(root / "names"))
     assert status == 1
     assert "a.txt: line 2: label 3 is out of range" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "noted"),
+    [
+        (("cat|dog", "dog"), True),
+        (("cat; dog", "dog"), True),
+        (("scab rust", "scab", "rust"), True),
+        (("cat, big", "dog"), False),
+        (("hot dog", "dog"), False),
+        (("a|b", "c|d"), False),
+    ],
+)
+def test_names_that_join_others_may_be_several_labels(root: Path, labels: tuple[str, ...], noted: bool) -> None:
+    (root / "train.txt").write_text("".join(f"sub/0.jpg\t{label}\n" for label in labels))
+    listing = LAYOUTS["list"](root, "train", Options())
+    assert listing.classes == tuple(sorted(labels))
+    assert ("1 classes join the names of others" in str(listing.report)) == noted
 
 
 def test_multilabel(root: Path) -> None:

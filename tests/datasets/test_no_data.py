@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import tarfile
 import zipfile
@@ -98,6 +100,31 @@ def test_predict_leaves_out_the_same(tmp_path: Path) -> None:
     root = lay(tmp_path / "in", "a.jpg", "x/@eaDir/a.jpg", ".hidden/b.jpg", "x/b.jpg")
     assert [path.relative_to(root).as_posix() for path in find_images([root])] == ["a.jpg", "x/b.jpg"]
     assert len(find_images([root / ".hidden"])) == 1  # asked for by name
+
+
+def test_predict_counts_images_that_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = lay(tmp_path / "in", "a.jpg", "x/b.HEIC", "x/c.heic", "d.CR2", "notes.txt", "x/@eaDir/e.heic")
+    assert [path.name for path in find_images([root])] == ["a.jpg"]
+    assert f"{root}: 1 .cr2 file, 2 .heic files left out" in caplog.text
+    with pytest.raises(ValueError, match=r"no image in it .*; 2 \.heic files left out"):
+        find_images([root / "x"])
+
+
+def test_a_folder_that_may_not_be_read_stops_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = lay(tmp_path / "in", "a.jpg", "locked/b.jpg", "@eaDir/c.jpg")
+    scan = os.scandir
+
+    def scandir(path: str) -> object:  # root may read every folder, so a mode would not do
+        if Path(path).name in ("locked", "@eaDir"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="locked"):
+        find_images([root])
+    (root / "locked/b.jpg").unlink()
+    (root / "locked").rmdir()
+    assert [path.name for path in find_images([root])] == ["a.jpg"]
 
 
 @pytest.mark.parametrize(

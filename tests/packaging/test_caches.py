@@ -91,6 +91,8 @@ def test_matplotlib_finds_a_folder_and_says_nothing(tmp_path: Path) -> None:
     code = "import dali_mix.reports, matplotlib; print(matplotlib.get_cachedir())"
     said = python(code, tmp_path)
     assert said.stdout == f"{tmp_path}/dali_mix-{os.geteuid()}/mplconfigdir\n" and said.stderr == ""
+    doctor = "from dali_mix.cli import installed; installed.check_packages(installed.Findings())"
+    assert "matplotlib " in (said := python(doctor, tmp_path)).stdout and said.stderr == ""
     own = tmp_path / "own"
     assert python(code, tmp_path, MPLCONFIGDIR=str(own)).stdout == f"{own}\n"
     home = tmp_path / "home"
