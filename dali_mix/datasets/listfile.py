@@ -270,14 +270,14 @@ def _classes(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Labe
     # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class numbers.
     if given is not None:
         number_of = {name: number for number, name in enumerate(given)}
-        unknown = [row for row, text in enumerate(texts) if text not in number_of]
+        unknown = [number for number, text in enumerate(texts) if text not in number_of]
         if not unknown:
             return [number_of[text] for text in texts], given
         if not all(_is_number(text) for text in texts):
-            row = min(unknown, key=lambda row: _is_number(texts[row]))
+            first = min(unknown, key=lambda number: _is_number(texts[number]))
             raise ValueError(
-                f"{rows[row].where}: class {texts[row]!r:.60} is not among the {len(given)} classes"
-                f"{did_you_mean(texts[row], given)}"
+                f"{rows[first].where}: class {texts[first]!r:.60} is not among the {len(given)} classes"
+                f"{did_you_mean(texts[first], given)}"
             )
     labels = [_class_number(text, row.where) for row, text in zip(rows, texts, strict=True)]
     highest = max(range(len(labels)), key=labels.__getitem__)
