@@ -49,6 +49,11 @@ def test_outcome(reports, ended, asked, status, message):
     assert "\n" not in found[1]
 
 
+def test_only_training_is_started_again():
+    status, message = outcome({}, {0: -signal.SIGTERM}, signal.SIGTERM, "evaluate")
+    assert status == 143 and "start it again" not in message
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
