@@ -56,6 +56,11 @@ def test_a_step_of_more_records_is_not(records):
     check_step(make_config(values(model=POOLED, batch_size=10)), 10, records, 1, CPU)
 
 
+def test_two_views_of_one_record_are_enough_for_batchnorm():
+    changes = {"model": POOLED, "batch_size": 10, "mixer": {"type": "ResizeMixPlus", "views": 2}}
+    check_step(make_config(values(**changes)), 10, 41, 1, CPU)
+
+
 def test_the_run_is_refused_before_its_first_step_and_the_advice_works(digits, tmp_path):
     config = make_config(values(model=POOLED, batch_size=10, **digits))
     with pytest.raises(ValueError, match="one record in the last step"):
