@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def, types
 
+from dali_mix import caches
+from dali_mix import compiled as compiling
+
 resample = pytest.importorskip("dali_mix.pipelines.resample", reason="numba is not installed")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -168,8 +171,8 @@ def test_compiles_where_nothing_can_be_cached(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: compiled.append((signature, function)) or "compiled"
 
-    monkeypatch.setattr(resample, "cfunc", cfunc)
-    assert resample._compile(len, resample.RUN_SIGNATURE) == "compiled"
+    monkeypatch.setattr(caches, "fallback", lambda: None)
+    assert compiling.compiled(cfunc, resample.RUN_SIGNATURE)(len) == "compiled"
     assert compiled == [(resample.RUN_SIGNATURE, len)]
 
 
