@@ -25,6 +25,8 @@ _CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does 
 _TEXT_PNM = (b"P1", b"P2", b"P3", b"P4")
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in picture data: all but stuffed bytes, fill and restarts
+# Picture data, for the restart interval that is cut, then for any that may follow it.
+_FILLER = bytes(range(1, 241)) + b"".join(bytes([0xFF, 0xD0 + number, *range(1, 65)]) for number in range(8))
 _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
 
 
@@ -86,11 +88,34 @@ def _check_scans(data: bytes) -> None:
         found = match.start()
         marker = data[found + 1]
         if marker == 0xD9 or (scanning and (0xE0 <= marker <= 0xEF or marker == 0xFE)):
-            return  # the end; what may follow it is no part of the picture
+            _check_end(data, found)
+            return  # what may follow it is no part of the picture
         if scanning and marker not in _BETWEEN_SCANS:
             raise ValueError(f"cannot be decoded: its picture data is damaged at byte {found:,}; fetch the file again")
         scanning |= marker == 0xDA
         at = found + 2 + int.from_bytes(data[found + 2 : found + 4], "big")
+
+
+def _check_end(data: bytes, end: int) -> None:
+    """Raise ValueError if the picture data ends, at `end`, before the picture: decoders leave the rest grey.
+
+    Decoders skip bytes before the end marker, unless the picture still needs some: then they change pixels.
+    """
+    if _small(data) != _small(data[:end] + _FILLER + data[end:]):
+        raise ValueError("cannot be decoded: its picture data ends before the picture; fetch the file again")
+
+
+def _small(data: bytes) -> bytes:
+    """The pixels of a JPEG, at 1/8 if that shows all scans; none where it cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(image_segments(data)), formats=("JPEG",)) as image:
+            if not image.info.get("progressive"):  # whose last scans a reduced picture does not show
+                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            return image.tobytes()
+    except MemoryError:
+        raise
+    except Exception:  # as in `converted_header`; the decoder that follows says why
+        return b""
 
 
 def _opencv_bgr(data: bytes, header: ImageHeader, height: int | None) -> np.ndarray:

@@ -16,6 +16,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -241,6 +242,28 @@ def test_most_damaged_jpegs_are_found_by_decoding(options: dict[str, int]) -> No
             continue
         found += 1
     assert found >= 13
+
+
+@pytest.mark.parametrize("left", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}, {"optimize": True, "quality": 30}],
+    ids=["plain", "progressive", "restarts", "4:4:4", "optimized"],
+)
+def test_a_jpeg_cut_short_and_closed_is_found_by_decoding(options: dict[str, Any], left: float) -> None:
+    """pytorch/examples#769, NVIDIA/DALI#2667: decoders show the part that is missing in grey."""
+    for height, width, gray in ((120, 90, False), (33, 200, True), (300, 17, False)):
+        pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image, out = Image.fromarray(pixels), io.BytesIO()
+        (image.convert("L") if gray else image).save(out, "JPEG", **options)
+        data = out.getvalue()
+        for whole in (data, data + b"and what cameras append", data[:-2] + bytes(9) + data[-2:]):
+            assert decoded_size(whole) == (height, width)
+        start = data.index(b"\xff\xda")
+        cut = data[: start + int(left * (len(data) - start))].rstrip(b"\xff") + b"\xff\xd9"
+        assert bytes(Transform()(cut)[0]) == cut  # the header sees nothing
+        with pytest.raises(ValueError, match=r"cannot be decoded: .*; fetch the file again"):
+            decoded_size(cut)
 
 
 def test_everything_skipped(tmp_path: Path, capsys: Capture) -> None:
