@@ -59,6 +59,9 @@ def build_loader(
     Raises:
         ValueError, FileNotFoundError: for options that do not fit, or a set that cannot be opened.
     """
+    for name, value in (("train", train), ("drop_last", drop_last), ("verify_crc", verify_crc)):
+        if value not in (True, False):  # a text such as "val" would count as true
+            raise ValueError(f"{name} is {value!r}: give True or False")
     records = prefix if isinstance(prefix, RecordSet) else RecordSet(Path(prefix))
     if isinstance(pipeline, str):
         pipeline = pipelines.build(pipeline, train, pipeline_options)

@@ -249,6 +249,9 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"train": "val"}, "train is 'val': give True or False"),
+        ({"drop_last": "no"}, "drop_last is 'no'"),
+        ({"verify_crc": None}, "verify_crc is None"),
         ({"seed": -1}, "seed is -1"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
         ({"rank": 1}, "both rank and world_size"),
