@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dali_mix.pipelines.imagenet import ImageNet
 
 from dali_mix import build_loader
 from dali_mix.cli.main import main
+from dali_mix.loading.exact import wrong_sizes
 from dali_mix.recordio import Sample, write_set
 from tests.loading.sets import encode, picture
 from tests.recordio.odd_images import REFUSED, before, exif, tiff
@@ -121,3 +123,10 @@ def test_a_pipeline_that_fails_for_every_record_blames_none(tmp_path: Path, monk
     monkeypatch.setattr(ImageNet, "draw", outside)
     with pytest.raises(RuntimeError, match="image_slice"):
         list(loader(tmp_path / "set", "imagenet", True, on_bad_record="skip"))
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 9), (9, 9)])
+def test_a_size_that_differs_in_either_side_is_found(size):
+    table = np.array([(8, 8)] * 2, dtype=[("height", np.int32), ("width", np.int32)])
+    sizes = SimpleNamespace(as_tensor=lambda: np.array([[8, 8, 3], [*size, 3]]))
+    assert [row for row, _ in wrong_sizes(SimpleNamespace(table=table), np.array([0, 1]), sizes)] == [1]
