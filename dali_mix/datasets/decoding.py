@@ -43,12 +43,12 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
     try:
         with _opened(data) as image:
             width, height = image.size
-            return ImageHeader(str(image.format).lower(), height, width)
+            encoding = str(image.format).lower()
+            odd = f"a {encoding.upper()} of several images (the first)" if getattr(image, "n_frames", 1) > 1 else ""
+            return ImageHeader(encoding, height, width, odd=odd)
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # of PIL's parsers: struct.error, KeyError, TypeError, zlib.error, … as the damage has it
+    except Exception as error:  # of PIL's parsers: struct.error, KeyError, TypeError, zlib.error, …
         raise ValueError(f"cannot be read: {_reason(error)}") from None
 
 

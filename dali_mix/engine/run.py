@@ -218,6 +218,13 @@ def _oddities(trainer: Trainer) -> Iterator[str]:
         yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
     if config.amp == "fp16" and trainer.ranks.device.type == "cpu":
         yield "amp='fp16' on a CPU is very slow: use amp='auto'"
+    sets = [
+        loader.dataset.metainfo
+        for loader in (trainer.parts.train_loader, trainer.parts.val_loader)
+        if loader is not None
+    ]
+    if len(sets) == 2 and sets[0].get("fingerprint") == sets[1].get("fingerprint", ""):
+        yield "val_set holds the records of train_set: its scores say nothing about new images"
 
 
 _NONE = -1

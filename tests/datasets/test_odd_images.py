@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import struct
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import Transform
@@ -115,6 +117,16 @@ def test_packing_counts_what_it_stores_otherwise(tmp_path: Path, capsys: pytest.
     assert "2 images stored as PNG or as asked" in capsys.readouterr().out
     assert sorted(RecordSet(out).table["encoding"].tolist()) == [1, 2, 2, 2]
     assert main(["verify", "--decode", str(out), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), [("GIF", "a GIF"), ("TIFF", "a TIFF")])
+def test_several_images_in_a_file_are_counted(kind: str, name: str) -> None:
+    frames = [Image.fromarray(np.full((12, 20, 3), level, np.uint8)) for level in (200, 40)]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    kept, _, why = Transform(encoding="png")(file.getvalue())
+    assert why.startswith(f"{name} of several images")
+    assert np.asarray(Image.open(io.BytesIO(kept)).convert("RGB"))[0, 0].tolist() == [200, 200, 200]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # PIL's, on strange tags

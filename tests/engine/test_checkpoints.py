@@ -242,3 +242,17 @@ def test_odd_settings_are_pointed_out(tmp_path, capsys, changes, said):
     train(make_config(recipe(**changes)), tmp_path / "run", make_loaders=make_loaders)
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
+
+
+@pytest.mark.parametrize(("prints", "noted"), [(("a", "a"), True), (("a", "b"), False), ((None, None), False)])
+def test_validation_on_the_training_set_is_pointed_out(tmp_path, capsys, prints, noted):
+    def loaders(config, ranks):
+        made = make_loaders(config, ranks)
+        for loader, fingerprint in zip(made, prints, strict=True):
+            if fingerprint is not None:
+                loader.dataset.metainfo = {**loader.dataset.metainfo, "fingerprint": fingerprint}
+        return made
+
+    train(make_config(recipe(epochs=1)), tmp_path / "run", make_loaders=loaders)
+    captured = capsys.readouterr()
+    assert ("val_set holds the records of train_set" in captured.out + captured.err) == noted
