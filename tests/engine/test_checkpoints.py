@@ -155,7 +155,7 @@ def test_disk_full_leaves_the_previous_one(folder):
     assert sorted(p.name for p in folder.path.iterdir()) == ["latest", "step-00000001.pt"]
 
 
-@pytest.mark.parametrize("syncs", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("syncs", [3, 4, 5, 6, 7])
 def test_killed_while_writing(tmp_path, syncs):
     """Each save syncs file, folder and pointer: killed at every one of them in turn, with keep = 1 (row 31)."""
     values = recipe(checkpoint={"interval_steps": 2, "keep": 1})

@@ -132,7 +132,7 @@ def test_a_probability_above_a_half_is_a_positive_in_evaluations():
 def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
     targets = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
     for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
-        scores = MultiLabelScores(1, torch.device("cpu"))
+        scores = MultiLabelScores(1, torch.device("cpu"), ties="order")
         scores.update(torch.zeros(4, 1), targets[order], torch.tensor(order))
         assert scores.compute(None)["mAP"] == pytest.approx(100 * (1 / 1 + 2 / 4) / 2)
 

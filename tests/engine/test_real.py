@@ -106,7 +106,7 @@ def test_digits_train_evaluate_and_another_set_is_refused(sets, tmp_path, capsys
         (["weights=/nowhere.pt"], "/nowhere.pt"),
         (["device=cuda"], "no GPU"),
         (["mixer.scale=[0.8,0.1]"], "scale"),
-        (["visualizer=[wandb]"], "list of names"),
+        (["visualizer=[wandb]"], "did you mean wandb"),
         (["visualizer=['wandb']"], "pip install wandb"),
     ],
 )
