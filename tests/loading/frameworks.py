@@ -23,6 +23,7 @@ PACKAGES = (
     "lightning==2.6.6",
     "pytorch-lightning==2.6.6",
     "lightning-utilities==0.15.3",
+    "torchmetrics==1.9.0",
     "accelerate==1.15.0",
     "psutil==7.2.2",
     "torchdata==0.11.0",
