@@ -47,7 +47,7 @@ setup(
             "import-linter>=2.1",
             "mypy>=1.15.0",
             "pytest>=8.2.0",
-            "pytest-timeout>=2.3.0",
+            "pytest-timeout>=2.3.1",
             "ruff>=0.11.0",
         ],
     },

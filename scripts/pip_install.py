@@ -22,18 +22,18 @@ DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached) (\S+) \((\d+(?:\.\d+)? [
 
 
 def progress(line: str) -> str:
-    """Return what to show of a line of pip's: a large file, the start of unpacking, the end, or ""."""
+    """Return what to show of a line of pip's: a large file, the start of unpacking, or ""."""
     if found := DOWNLOAD.match(line):
         name, size = found.groups()
         name = name.rpartition("/")[2].partition("-cp")[0].partition("-py")[0]
         return f"  {name}  {size}" if size.endswith("GB") or float(size.split()[0]) >= 10 else ""
     if line.startswith("Installing collected packages:"):
         return f"  unpacking {line.count(',') + 1} packages"
-    return line.rstrip() if line.startswith("ERROR") else ""
+    return ""
 
 
 def show(lines: Iterable[str], used: int) -> None:
-    """Print `progress` of lines, and a heartbeat whenever none came for `QUIET_FOR` seconds.
+    """Print `progress` of lines, all of them from the first error on, and a heartbeat after `QUIET_FOR` silent seconds.
 
     used: bytes in use on the file system of the environment at the start.
     """
@@ -46,6 +46,7 @@ def show(lines: Iterable[str], used: int) -> None:
 
     threading.Thread(target=read, daemon=True).start()
     start = shown = time.monotonic()
+    failed = False
     while True:
         try:
             line = waiting.get(timeout=max(shown + QUIET_FOR - time.monotonic(), 0.0))
@@ -55,7 +56,8 @@ def show(lines: Iterable[str], used: int) -> None:
         else:
             if line is None:
                 return
-            text = progress(line)
+            failed = failed or line.startswith("ERROR")
+            text = line.rstrip() if failed else progress(line)
         if text:
             print(text, flush=True)
             shown = time.monotonic()
