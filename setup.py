@@ -17,7 +17,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     package_dir={"dali_mix": "dali_mix", "dali_mix.pipelines": "pipelines"},
-    packages=[*find_packages(include=["dali_mix", "dali_mix.*"]), "dali_mix.pipelines"],
+    packages=[
+        *find_packages(include=["dali_mix", "dali_mix.*"]),
+        "dali_mix.pipelines",
+        *(f"dali_mix.pipelines.{name}" for name in find_packages("pipelines")),
+    ],
     package_data={"dali_mix": ["py.typed"]},
     # The lowest versions with which the tests pass: `make test-lowest` installs exactly these (CONTRIBUTING.md).
     install_requires=[

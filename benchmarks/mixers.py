@@ -35,7 +35,7 @@ from _mixer_peers import Mix, packages, published, quiet, saliency_detector
 from torch import Tensor
 
 from dali_mix import mixers
-from dali_mix.recordio.memory import keep_freed_memory
+from dali_mix.malloc import keep_freed_memory
 
 CLASSES = 1000
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from _compare import environment, report, table, take_turns, write_json
 
-from dali_mix.mixers import SaliencyMix, fine_grained_saliency, saliency
+from dali_mix.mixers import SaliencyMix, fine_grained_saliency
+from dali_mix.mixers.ops import saliency
 
 HERE = Path(__file__).resolve().parent
 PEER = HERE.parent / "build" / "opencv_contrib" / "bin" / "python"

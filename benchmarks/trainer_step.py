@@ -25,13 +25,13 @@ import torch
 from _compare import environment, report, table, take_turns, write_json
 
 from dali_mix.engine.build import build_parts
-from dali_mix.engine.checkpoints import CheckpointFolder
-from dali_mix.engine.config import make_config
-from dali_mix.engine.distributed import Ranks, StopSignal
+from dali_mix.engine.checkpoint.files import CheckpointFolder
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.logging import Report
-from dali_mix.engine.trainer import Trainer
+from dali_mix.engine.train.trainer import Trainer
 from dali_mix.loading import Batch
-from dali_mix.recordio.memory import keep_freed_memory
+from dali_mix.malloc import keep_freed_memory
 
 
 class Resident:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from dali_mix.pipelines import ops, windows
-from dali_mix.pipelines.auto_augment import AutoAugment
+from dali_mix.pipelines import ops
 from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Pipeline, choice, interval, number
-from dali_mix.pipelines.color import Color
 from dali_mix.pipelines.random import SampleRandom
+from dali_mix.pipelines.steps import window
+from dali_mix.pipelines.steps.auto_augment import AutoAugment
+from dali_mix.pipelines.steps.color import Color
 from nvidia.dali import fn, math, types
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class ImageNet(Pipeline):
             "resizemix": the filters of the released ResizeMix (triangular where an axis shrinks, Lanczos3 where it
             grows).
         min_filter, mag_filter, antialias: change the preset's; filters nearest, linear, triangular, cubic, lanczos3.
-        color_jitter, pca_lighting: see `dali_mix.pipelines.color.Color`; applied to the resized crop.
-        auto_augment, augment_count, augment_magnitude: see `dali_mix.pipelines.auto_augment.AutoAugment`; after the
+        color_jitter, pca_lighting: see `steps.color.Color`; applied to the resized crop.
+        auto_augment, augment_count, augment_magnitude: see `steps.auto_augment.AutoAugment`; after the
             colours.
         erasing: probability of Random Erasing (arXiv 1708.04896): a window of 2 to 33 % of the image set to the mean
             colour.
@@ -105,9 +106,9 @@ class ImageNet(Pipeline):
         position (B, 2).
         """
         if not self.train:
-            sizes = windows.covering_sizes(rows["height"], rows["width"], self._resized)
-            return {"size": sizes.astype(np.float32), "position": windows.centre_crop_positions(sizes, self.image_size)}
-        anchor, shape = windows.random_resized_windows(rows["height"], rows["width"], self.scale, self.ratio, random)
+            sizes = window.covering_sizes(rows["height"], rows["width"], self._resized)
+            return {"size": sizes.astype(np.float32), "position": window.centre_crop_positions(sizes, self.image_size)}
+        anchor, shape = window.random_resized_windows(rows["height"], rows["width"], self.scale, self.ratio, random)
         mirror = (random.uniform(1)[:, 0] < self.flip).astype(np.int32)
         drawn = {"anchor": anchor, "shape": shape, "mirror": mirror}
         # switched on or off, one of these must not change what the others draw: each has streams of its own
@@ -121,7 +122,7 @@ class ImageNet(Pipeline):
 
     def _draw_erasing(self, random: SampleRandom) -> dict[str, np.ndarray]:
         size = np.full((2, len(random)), np.array(self.image_size)[:, None])
-        anchor, shape = windows.random_resized_windows(size[0], size[1], (0.02, 0.33), (0.3, 1 / 0.3), random)
+        anchor, shape = window.random_resized_windows(size[0], size[1], (0.02, 0.33), (0.3, 1 / 0.3), random)
         erased = random.uniform(1) < self.erasing
         return {"erase_anchor": anchor.astype(np.float32), "erase_shape": np.where(erased, shape, 0).astype(np.float32)}
 
@@ -187,7 +188,7 @@ class ImageNet(Pipeline):
             output_type=types.RGB,
             random_area=list(self.scale),
             random_aspect_ratio=list(self.ratio),
-            num_attempts=windows.TRIES,
+            num_attempts=window.TRIES,
             hw_decoder_load=0.65,
             seed=seed,
         )
@@ -211,4 +212,4 @@ class ImageNet(Pipeline):
             resized = draws["size"][sample][::-1].astype(np.float64)
             start = np.rint(draws["position"][sample][::-1] * (resized - out))
             return (corners * resized - start).reshape(-1, 4)
-        return windows.map_boxes(corners * full, draws, sample, self.image_size)
+        return window.map_boxes(corners * full, draws, sample, self.image_size)

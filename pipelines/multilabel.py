@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from dali_mix.pipelines import ops, windows
-from dali_mix.pipelines.auto_augment import AutoAugment
+from dali_mix.pipelines import ops
 from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Pipeline, choice, interval, number
 from dali_mix.pipelines.random import SampleRandom
+from dali_mix.pipelines.steps import window
+from dali_mix.pipelines.steps.auto_augment import AutoAugment
 from nvidia.dali import fn
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class MultiLabel(Pipeline):
         scale, ratio: of the random-resized window: share of the area, width / height.
         flip: probability of a horizontal flip.
         cutout: side of a square blanked in a random colour, as a share of the image's sides; 0 for none, .5 in SGRE.
-        auto_augment, augment_count, augment_magnitude: see `dali_mix.pipelines.auto_augment.AutoAugment`; after the
+        auto_augment, augment_count, augment_magnitude: see `steps.auto_augment.AutoAugment`; after the
             cutout.
         normalization: "imagenet", "half" (mean and std .5) or "none" (pixels stay in 0..1).
         fuse: training on the CPU: resize, flip and normalize in one operator compiled by numba, if it is installed.
@@ -87,10 +88,10 @@ class MultiLabel(Pipeline):
             return whole | {"mirror": np.zeros(len(rows), np.int32)}
         drawn = whole
         if self.crop == "random-resized":
-            anchor, shape = windows.random_resized_windows(height, width, self.scale, self.ratio, random.branch(1))
+            anchor, shape = window.random_resized_windows(height, width, self.scale, self.ratio, random.branch(1))
             drawn = {"anchor": anchor, "shape": shape}
         elif self.crop == "multi-scale":
-            anchor, shape = windows.multi_scale_windows(height, width, random.branch(1))
+            anchor, shape = window.multi_scale_windows(height, width, random.branch(1))
             drawn = {"anchor": anchor, "shape": shape}
         drawn |= {"mirror": (random.uniform(1)[:, 0] < self.flip).astype(np.int32)}
         if self.cutout:
@@ -138,4 +139,4 @@ class MultiLabel(Pipeline):
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
         """Carries boxes through crop, resize and flip."""
         full = np.array([row["width"], row["height"]], dtype=np.float64)
-        return windows.map_boxes(boxes * np.tile(full, 2), draws, sample, self.image_size)
+        return window.map_boxes(boxes * np.tile(full, 2), draws, sample, self.image_size)

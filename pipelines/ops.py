@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from dali_mix.pipelines import fused
+from dali_mix.pipelines.kernels import fused
 from nvidia.dali import fn, math, types
 from nvidia.dali.data_node import DataNode
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 from dali_mix.cli import console, rank
+from dali_mix.cli.commands.train import NOTHING_TO_SAVE, PREEMPTED
 from dali_mix.cli.main import parse
-from dali_mix.cli.train import NOTHING_TO_SAVE, PREEMPTED
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 25.0  # from the first rank that failed until the others are killed: one may be saving

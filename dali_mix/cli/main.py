@@ -27,20 +27,20 @@ from dali_mix.cli import console
 from dali_mix.cli.arguments import Parser
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "pack": ("dali_mix.cli.pack", "pack a dataset into RecordIO with a manifest"),
-    "verify": ("dali_mix.cli.verify", "check every byte of a packed set against its manifest"),
-    "inspect": ("dali_mix.cli.inspect", "show what a packed set holds"),
-    "adopt": ("dali_mix.cli.adopt", "build a manifest for a .rec that something else wrote"),
-    "train": ("dali_mix.cli.train", "train a recipe, or resume it"),
-    "evaluate": ("dali_mix.cli.evaluate", "evaluate a checkpoint, each sample exactly once"),
-    "predict": ("dali_mix.cli.predict", "name the classes of image files"),
-    "attention": ("dali_mix.cli.attention", "draw where a model sees the classes of image files"),
-    "convert": ("dali_mix.cli.convert", "turn published checkpoints into ours, and back"),
-    "recipes": ("dali_mix.cli.recipes", "list the recipes, or print one"),
-    "gallery": ("dali_mix.cli.gallery", "draw mixed images from a packed set"),
-    "curves": ("dali_mix.cli.curves", "draw the learning curves of a run"),
-    "embed-labels": ("dali_mix.cli.embed_labels", "write label embeddings for SGRE"),
-    "doctor": ("dali_mix.cli.doctor", "check versions, GPU, disk, and run one batch"),
+    "pack": ("dali_mix.cli.commands.pack", "pack a dataset into RecordIO with a manifest"),
+    "verify": ("dali_mix.cli.commands.verify", "check every byte of a packed set against its manifest"),
+    "inspect": ("dali_mix.cli.commands.inspect", "show what a packed set holds"),
+    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for a .rec that something else wrote"),
+    "train": ("dali_mix.cli.commands.train", "train a recipe, or resume it"),
+    "evaluate": ("dali_mix.cli.commands.evaluate", "evaluate a checkpoint, each sample exactly once"),
+    "predict": ("dali_mix.cli.commands.predict", "name the classes of image files"),
+    "attention": ("dali_mix.cli.commands.attention", "draw where a model sees the classes of image files"),
+    "convert": ("dali_mix.cli.commands.convert", "turn published checkpoints into ours, and back"),
+    "recipes": ("dali_mix.cli.commands.recipes", "list the recipes, or print one"),
+    "gallery": ("dali_mix.cli.commands.gallery", "draw mixed images from a packed set"),
+    "curves": ("dali_mix.cli.commands.curves", "draw the learning curves of a run"),
+    "embed-labels": ("dali_mix.cli.commands.embed_labels", "write label embeddings for SGRE"),
+    "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU, disk, and run one batch"),
 }
 
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from dali_mix.datasets.base import Layout, Listing, Options
-from dali_mix.datasets.cifar import cifar10, cifar100
-from dali_mix.datasets.coco import coco
-from dali_mix.datasets.digit_scenes import digit_scenes
-from dali_mix.datasets.digits import digits
-from dali_mix.datasets.imagefolder import imagefolder
-from dali_mix.datasets.imagenet_val import imagenet_val
 from dali_mix.datasets.images import Transform
-from dali_mix.datasets.listfile import list_file
-from dali_mix.datasets.nus_wide import nus_wide
+from dali_mix.datasets.layouts.cifar import cifar10, cifar100
+from dali_mix.datasets.layouts.coco import coco
+from dali_mix.datasets.layouts.digit_scenes import digit_scenes
+from dali_mix.datasets.layouts.digits import digits
+from dali_mix.datasets.layouts.imagefolder import imagefolder
+from dali_mix.datasets.layouts.imagenet_val import imagenet_val
+from dali_mix.datasets.layouts.listfile import list_file
+from dali_mix.datasets.layouts.nus_wide import nus_wide
+from dali_mix.datasets.layouts.tiny_imagenet import tiny_imagenet
+from dali_mix.datasets.layouts.vg500 import vg500
+from dali_mix.datasets.layouts.voc import voc
+from dali_mix.datasets.layouts.wider import wider
 from dali_mix.datasets.packer import PackOptions, pack
-from dali_mix.datasets.tiny_imagenet import tiny_imagenet
-from dali_mix.datasets.vg500 import vg500
-from dali_mix.datasets.voc import voc
-from dali_mix.datasets.wider import wider
 from dali_mix.options import did_you_mean
 
 LAYOUTS: dict[str, Layout] = {

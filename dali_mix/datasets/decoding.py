@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dali_mix.recordio.image_header import ImageHeader, read_image_header
-from dali_mix.recordio.image_jpeg import image_segments
-from dali_mix.recordio.image_png import check_pixels, pixel_chunks
-from dali_mix.recordio.image_webp_bmp_pnm import PNM_MAXIMA, pnm_numbers
+from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
+from dali_mix.recordio.image_headers.jpeg import image_segments
+from dali_mix.recordio.image_headers.png import check_pixels, pixel_chunks
+from dali_mix.recordio.image_headers.webp_bmp_pnm import PNM_MAXIMA, pnm_numbers
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them

@@ -15,7 +15,7 @@ import numpy as np
 
 from dali_mix.datasets.decoding import converted_header, decode_bgr, decoded_size, needs_conversion
 from dali_mix.datasets.turns import turn_crop
-from dali_mix.recordio.image_header import ImageHeader, read_image_header
+from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
 
 TARGETS = ("keep", "jpeg", "png", "raw")
 AS_ASKED = "as asked"

@@ -28,12 +28,12 @@ from dali_mix._text import printable
 from dali_mix.datasets.base import Listing, join_reports
 from dali_mix.datasets.images import AS_ASKED, Transform
 from dali_mix.datasets.turns import turn_boxes, turned_notice
+from dali_mix.malloc import keep_freed_memory
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.header import Label
-from dali_mix.recordio.image_header import ImageHeader
+from dali_mix.recordio.image_headers.header import ImageHeader
 from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH, clip_boxes, count_targets, report_targets
-from dali_mix.recordio.memory import keep_freed_memory
 
 _CHUNK = 16
 

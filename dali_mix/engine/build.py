@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix import _factories, losses, mixers, models, pipelines
-from dali_mix.engine.config import MEASURED, RunConfig, call_with, check_kinds
-from dali_mix.engine.distributed import Ranks
-from dali_mix.engine.objectives import OBJECTIVES, Objective
-from dali_mix.engine.optim import build_optimizer
+from dali_mix.engine.compatibility import check_targets
+from dali_mix.engine.config.schema import MEASURED, RunConfig, call_with, check_kinds
+from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.scores import Scores, make_scores
-from dali_mix.engine.seeding import INIT, derive_seed
-from dali_mix.engine.targets import check_targets
+from dali_mix.engine.train.objectives import OBJECTIVES, Objective
+from dali_mix.engine.train.optim import build_optimizer
+from dali_mix.engine.train.seeding import INIT, derive_seed
 from dali_mix.loading import build_loader
 from dali_mix.options import did_you_mean
 from dali_mix.recordio import RecordSet

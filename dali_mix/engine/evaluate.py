@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix.engine.build import Loader
-from dali_mix.engine.distributed import Ranks
-from dali_mix.engine.finite import NonFinite
-from dali_mix.engine.objectives import counted, in_float32, is_summed
+from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.scores import ClassificationScores, Scores
+from dali_mix.engine.train.finite import NonFinite
+from dali_mix.engine.train.objectives import counted, in_float32, is_summed
 
 
 class NonFiniteScores(NonFinite):

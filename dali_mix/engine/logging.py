@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dali_mix.engine.checkpoints import json_text, write_text
+from dali_mix.engine.checkpoint.files import json_text, write_text
 from dali_mix.options import did_you_mean
 
 _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend", "mlflow": "MLflowVisBackend"}

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 
-from dali_mix.engine import distributed
-from dali_mix.engine.agreement import file_digest, resume_facts, run_facts
 from dali_mix.engine.build import (
     Loader,
     build_loaders,
@@ -27,21 +25,23 @@ from dali_mix.engine.build import (
     place_model,
     weight_files,
 )
-from dali_mix.engine.checkpoints import CheckpointFolder, check_writable, json_text, load_checkpoint, write_text
-from dali_mix.engine.config import RunConfig
-from dali_mix.engine.distributed import Ranks, StopSignal
-from dali_mix.engine.environment import environment
+from dali_mix.engine.checkpoint.files import CheckpointFolder, check_writable, json_text, load_checkpoint, write_text
+from dali_mix.engine.checkpoint.trained import Trained, open_trained
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.engine.distributed import process_group
+from dali_mix.engine.distributed.agreement import file_digest, resume_facts, run_facts
+from dali_mix.engine.distributed.environment import environment
+from dali_mix.engine.distributed.process_group import Ranks, StopSignal
+from dali_mix.engine.distributed.rendezvous import spans
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
-from dali_mix.engine.precision import Precision
+from dali_mix.engine.memory import check_evaluation, check_step, explained
 from dali_mix.engine.provenance import provenance
-from dali_mix.engine.rehearsal import check_evaluation, check_step, explained
-from dali_mix.engine.rendezvous import spans
 from dali_mix.engine.scores import Scores, make_scores
-from dali_mix.engine.state import restore
-from dali_mix.engine.trained import Trained, open_trained
-from dali_mix.engine.trainer import Trainer
-from dali_mix.recordio.memory import keep_freed_memory
+from dali_mix.engine.train.precision import Precision
+from dali_mix.engine.train.state import restore
+from dali_mix.engine.train.trainer import Trainer
+from dali_mix.malloc import keep_freed_memory
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
 
@@ -78,7 +78,7 @@ def train(
     folder = CheckpointFolder(work_dir / "checkpoints", config.checkpoints["keep"], report.warn)
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
-        device = distributed.pick_device(config.device)
+        device = process_group.pick_device(config.device)
         config.per_rank(environment()[1])
         check_writable(work_dir)
         _check_work_dir(folder, resume)
@@ -96,7 +96,7 @@ def train(
         sets = ("train_set", "val_set") if make_loaders is None else ()
         return device, {**resume_facts(folder, resume), **run_facts(config, device, sets)}
 
-    with distributed.joined(prepare) as ranks, _alone(work_dir, ranks), StopSignal() as stop:
+    with process_group.joined(prepare) as ranks, _alone(work_dir, ranks), StopSignal() as stop:
         step = _newest(folder, resume, ranks)
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:
@@ -304,14 +304,14 @@ def evaluate_in_detail(
     def prepare() -> tuple[torch.device, dict[str, str]]:
         nonlocal trained
         trained = open_trained(checkpoint, ema=ema)
-        device = distributed.pick_device(config.device)
+        device = process_group.pick_device(config.device)
         if make_loaders is None:
             check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)
         _tune(device)
         facts = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
         return device, {**facts, **run_facts(config, device, ("val_set",) if make_loaders is None else ())}
 
-    with distributed.joined(prepare) as ranks:
+    with process_group.joined(prepare) as ranks:
         device = ranks.device
         loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]
         if loader is None:

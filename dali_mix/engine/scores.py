@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.metrics import Accuracy, ClassAccuracy, MultiLabelMetrics
 
 

@@ -2,7 +2,7 @@
 
 `counted(targets)` of one that ignores entries and is a mean says over how many rows, a scalar tensor: the means of
 parts of a batch, weighted by it, are that of the whole.
-`accepts` of each names the kinds of targets it takes (`dali_mix.mixers.targets.TargetKind`).
+`accepts` of each names the kinds of targets it takes (`dali_mix.mixers.ops.targets.TargetKind`).
 """
 
 from dali_mix.losses.asymmetric import AsymmetricLoss, SGRELoss

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-# What they take, of `dali_mix.mixers.targets.TargetKind`: labels weighted by area are fractions.
+# What they take, of `dali_mix.mixers.ops.targets.TargetKind`: labels weighted by area are fractions.
 MULTI_LABEL = frozenset({"multi-hot", "soft multi-hot"})
 
 

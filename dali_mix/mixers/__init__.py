@@ -4,15 +4,15 @@ Every mixer is usable alone, in any PyTorch loop: `images, targets = CutMix(1000
 """
 
 from dali_mix.mixers.base import Mixer, PasteParams
-from dali_mix.mixers.build import MIXERS, build, check_named, find
 from dali_mix.mixers.choice import ChoiceParams, MixChoice
 from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
 from dali_mix.mixers.masks import FolderMaskParams, FolderMasks, FreeFormMasks, FreeFormParams, mask_out
 from dali_mix.mixers.mixup import MixUp, MixUpParams
+from dali_mix.mixers.ops.saliency import fine_grained_saliency
+from dali_mix.mixers.registry import MIXERS, build, check_named, find
 from dali_mix.mixers.resizemix import ResizeMix
 from dali_mix.mixers.resizemix_plus import ResizeMixPlus, ResizeMixPlusParams
-from dali_mix.mixers.saliency import fine_grained_saliency
 from dali_mix.mixers.saliencymix import SaliencyMix, SaliencyMixParams
 from dali_mix.mixers.splicemix import SpliceMix, SpliceMixParams
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks, random
+from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, check_batch, check_inplace, check_size
-from dali_mix.mixers.targets import to_soft
+from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.targets import to_soft
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class MixChoice(Mixer[ChoiceParams]):
         device: torch.device | str = "cpu",
     ) -> ChoiceParams:
         check_size(batch_size, height, width)
-        draw = float(random.uniform(1, generator))
+        draw = float(draws.uniform(1, generator))
         reached = 0.0
         for index, share in enumerate(self.probs):
             reached += share

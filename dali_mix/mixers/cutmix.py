@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers import checks, random
+from dali_mix.mixers import checks
 from dali_mix.mixers.base import (
     Mixer,
     PasteParams,
@@ -15,8 +14,10 @@ from dali_mix.mixers.base import (
     check_num_classes,
     check_size,
 )
-from dali_mix.mixers.paste import paste_boxes
-from dali_mix.mixers.targets import mix_area
+from dali_mix.mixers.ops import boxes as box_ops
+from dali_mix.mixers.ops import draws as random
+from dali_mix.mixers.ops.paste import paste_boxes
+from dali_mix.mixers.ops.targets import mix_area
 
 
 class CutMix(Mixer[PasteParams]):

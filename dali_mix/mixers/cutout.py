@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers import checks, random
+from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, check_batch, check_size
-from dali_mix.mixers.paste import erase_boxes
+from dali_mix.mixers.ops import boxes as box_ops
+from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.paste import erase_boxes
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Cutout(Mixer[CutoutParams]):
         device: torch.device | str = "cpu",
     ) -> CutoutParams:
         check_size(batch_size, height, width)
-        centre_y = random.pixels(batch_size, height, generator)
-        centre_x = random.pixels(batch_size, width, generator)
+        centre_y = draws.pixels(batch_size, height, generator)
+        centre_x = draws.pixels(batch_size, width, generator)
         side = torch.full_like(centre_y, self.size)
         boxes = box_ops.clipped(centre_y, centre_x, side, side, height, width)
         return CutoutParams(boxes=boxes.to(device, non_blocking=True))

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dali_mix.mixers import cpu, random
 from dali_mix.mixers.base import check_images, check_size, keep_format
+from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers.ops import draws
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class FreeFormMasks:
         side, most, discs = math.sqrt(height * width), self.strokes[1], self.holes[1]
 
         def draw(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-            return random.uniform(math.prod(shape), generator, low, high).view(shape)
+            return draws.uniform(math.prod(shape), generator, low, high).view(shape)
 
         def spots(count: int) -> Tensor:
             return torch.stack([draw(batch_size, count, high=height), draw(batch_size, count, high=width)], dim=-1)
@@ -118,10 +119,10 @@ class FreeFormMasks:
         memory of a few images' worth. On a CPU compiled loops look at each segment's surroundings only: the same masks.
         """
         lines, discs = _lines(params), torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
-        if lines.device.type == "cpu" and not torch.compiler.is_compiling() and cpu.available():
-            from dali_mix.mixers import masks_cpu  # compiles with numba, which may not be there
+        if lines.device.type == "cpu" and not torch.compiler.is_compiling() and numba_batch.available():
+            from dali_mix.mixers.kernels import numba_masks  # compiles with numba, which may not be there
 
-            return masks_cpu.draw(lines, discs, params.height, params.width)[:, None]
+            return numba_masks.draw(lines, discs, params.height, params.width)[:, None]
         rows = torch.arange(params.height, device=lines.device)[:, None] + 0.5
         cols = torch.arange(params.width, device=lines.device) + 0.5
         removed = torch.zeros(len(lines), params.height, params.width, dtype=torch.bool, device=lines.device)
@@ -206,7 +207,7 @@ class FolderMasks:
     ) -> FolderMaskParams:
         """Draws a mask for each of `batch_size` images, each equally likely; as `Mixer.sample`."""
         check_size(batch_size, height, width)
-        index = random.pixels(batch_size, len(self), generator)
+        index = draws.pixels(batch_size, len(self), generator)
         return FolderMaskParams(height, width, index.to(device, non_blocking=True))
 
     def masks(self, params: FolderMaskParams) -> Tensor:

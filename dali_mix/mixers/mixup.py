@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks, random
+from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size
-from dali_mix.mixers.paste import blend
-from dali_mix.mixers.targets import mix_area
+from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.paste import blend
+from dali_mix.mixers.ops.targets import mix_area
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ class MixUp(Mixer[MixUpParams]):
         device: torch.device | str = "cpu",
     ) -> MixUpParams:
         check_size(batch_size, height, width)
-        lam = random.beta(1 if self.per_batch else batch_size, self.alpha, generator)
-        lam = random.per_sample(lam, batch_size).float()
+        lam = draws.beta(1 if self.per_batch else batch_size, self.alpha, generator)
+        lam = draws.per_sample(lam, batch_size).float()
         return MixUpParams(
-            permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
+            permutation=draws.permutation(batch_size, generator).to(device, non_blocking=True),
             lam=lam.to(device, non_blocking=True),
         )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers import checks, random
+from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, PasteParams, check_batch, check_num_classes, check_size
-from dali_mix.mixers.paste import Interpolation, paste_resized
-from dali_mix.mixers.targets import mix_area
+from dali_mix.mixers.ops import boxes as box_ops
+from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.paste import Interpolation, paste_resized
+from dali_mix.mixers.ops.targets import mix_area
 
 
 class ResizeMix(Mixer[PasteParams]):
@@ -58,13 +59,13 @@ class ResizeMix(Mixer[PasteParams]):
         device: torch.device | str = "cpu",
     ) -> PasteParams:
         check_size(batch_size, height, width)
-        tau = random.uniform(1 if self.per_batch else batch_size, generator, *self.scale)
-        tau = random.per_sample(tau, batch_size)
-        centre_y = random.pixels(batch_size, height, generator)
-        centre_x = random.pixels(batch_size, width, generator)
+        tau = draws.uniform(1 if self.per_batch else batch_size, generator, *self.scale)
+        tau = draws.per_sample(tau, batch_size)
+        centre_y = draws.pixels(batch_size, height, generator)
+        centre_x = draws.pixels(batch_size, width, generator)
         boxes, lam = box_ops.shrunk(tau, centre_y, centre_x, height, width)
         return PasteParams(
-            permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
+            permutation=draws.permutation(batch_size, generator).to(device, non_blocking=True),
             boxes=boxes.to(device, non_blocking=True),
             lam=lam.to(device, non_blocking=True),
         )

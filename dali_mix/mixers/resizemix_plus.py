@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks, random
+from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, PasteParams, empty_like_batch, per_channel
-from dali_mix.mixers.paste import Interpolation
+from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.paste import Interpolation
 from dali_mix.mixers.resizemix import ResizeMix
 
 _SEEDS = 1 << 62
@@ -92,7 +93,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     ) -> ResizeMixPlusParams:
         """As `Mixer.sample`. kornia draws on the host, from a seed of `generator`: a wait where that is on a GPU."""
         paste = self._resizemix.sample(batch_size, height, width, generator, device)
-        seeds = torch.randint(_SEEDS, (self.views,), generator=generator, device=random.device_of(generator)).tolist()
+        seeds = torch.randint(_SEEDS, (self.views,), generator=generator, device=draws.device_of(generator)).tolist()
         views = []
         # kornia draws from torch's default generator, which gets its state back.
         with torch.random.fork_rng(devices=[]):

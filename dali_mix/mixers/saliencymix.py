@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import boxes as box_ops
-from dali_mix.mixers import checks, random
+from dali_mix.mixers import checks
 from dali_mix.mixers.base import (
     Mixer,
     PasteParams,
@@ -19,9 +18,11 @@ from dali_mix.mixers.base import (
     check_num_classes,
     check_size,
 )
-from dali_mix.mixers.paste import paste_boxes
-from dali_mix.mixers.saliency import fine_grained_saliency, normalized_saliency, peaks
-from dali_mix.mixers.targets import mix_area, of_partners
+from dali_mix.mixers.ops import boxes as box_ops
+from dali_mix.mixers.ops import draws as random
+from dali_mix.mixers.ops.paste import paste_boxes
+from dali_mix.mixers.ops.saliency import fine_grained_saliency, normalized_saliency, peaks
+from dali_mix.mixers.ops.targets import mix_area, of_partners
 
 
 @dataclass(frozen=True)

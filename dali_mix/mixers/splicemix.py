@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dali_mix.mixers import cpu, random
 from dali_mix.mixers.base import Mixer, check_batch, check_num_classes, check_size, empty_like_batch
-from dali_mix.mixers.targets import to_soft, unite
+from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.targets import to_soft, unite
 
 # rows, cols, share of batches, as released
 _DEFAULT = ((1, 2, 0.3), (2, 2, 0.4), (2, 3, 0.3))
@@ -114,12 +115,12 @@ class SpliceMix(Mixer[SpliceMixParams]):
             raise ValueError(f"images of {height}×{width} pixels cannot be cut into {self._longest} cells along a side")
         layouts = self._draw_layouts(batch_size, generator)
         cells = [count * rows * cols for rows, cols, _, count in layouts]
-        orders = [random.permutation(batch_size, generator) for _ in range(-(-sum(cells) // max(batch_size, 1)))]
-        pool = torch.cat([torch.zeros(0, dtype=torch.int64, device=random.device_of(generator)), *orders])
+        orders = [draws.permutation(batch_size, generator) for _ in range(-(-sum(cells) // max(batch_size, 1)))]
+        pool = torch.cat([torch.zeros(0, dtype=torch.int64, device=draws.device_of(generator)), *orders])
         grids = []
         for (rows, cols, drops, count), sources in zip(layouts, pool[: sum(cells)].split(cells), strict=True):
             # The `drops` smallest of as many numbers as there are cells: every choice of cells equally likely.
-            ranks = random.uniform(len(sources), generator).view(count, rows * cols).argsort(1).argsort(1)
+            ranks = draws.uniform(len(sources), generator).view(count, rows * cols).argsort(1).argsort(1)
             grids.append(
                 SpliceMixParams(
                     rows,
@@ -135,13 +136,13 @@ class SpliceMix(Mixer[SpliceMixParams]):
         if self.grids == "mini":
             return [(2, 2, 0, batch_size // 4)]
         if self.grids != "default":
-            turn = (random.uniform(len(self._custom), generator) < _TRANSPOSE_SHARE).tolist()
+            turn = (draws.uniform(len(self._custom), generator) < _TRANSPOSE_SHARE).tolist()
             counts = self.counts if batch_size and self.counts else (0,) * len(self._custom)
             return [
                 (*((cols, rows) if turned else (rows, cols)), drops, count)
                 for (rows, cols, drops), count, turned in zip(self._custom, counts, turn, strict=True)
             ]
-        which, turned, drop, how_many = random.uniform(4, generator).tolist()
+        which, turned, drop, how_many = draws.uniform(4, generator).tolist()
         index = 0 if which < _DEFAULT[0][2] else 1 if which < _DEFAULT[0][2] + _DEFAULT[1][2] else 2
         rows, cols, _ = _DEFAULT[index]
         drops = 1 + int(how_many * (rows * cols - 1)) if drop < _DROP_SHARE else 0
@@ -180,11 +181,11 @@ class SpliceMix(Mixer[SpliceMixParams]):
 
 def _splice(images: Tensor, grids: Sequence[SpliceMixParams]) -> Tensor:
     """The batch and the images of all grids: in one pass on a CPU, else by plain torch operations."""
-    if cpu.takes(images, (torch.float32, torch.uint8)):
-        from dali_mix.mixers import splicemix_cpu  # compiles with numba, which may not be there
+    if numba_batch.takes(images, (torch.float32, torch.uint8)):
+        from dali_mix.mixers.kernels import numba_splice  # compiles with numba, which may not be there
 
-        return splicemix_cpu.splice(
-            images, [(grid.rows, grid.cols, cpu.int64(grid.sources), grid.dropped.numpy()) for grid in grids]
+        return numba_splice.splice(
+            images, [(grid.rows, grid.cols, numba_batch.int64(grid.sources), grid.dropped.numpy()) for grid in grids]
         )
     filled = len(images)
     mixed = empty_like_batch(images, filled + sum(len(grid.sources) for grid in grids))

@@ -1,12 +1,12 @@
 """Backbones with linear or multi-label heads, by name, and weights from files."""
 
 from dali_mix.models.build import build_model
-from dali_mix.models.cifar_resnet import CifarResNet
 from dali_mix.models.multilabel import MultiLabelModel, build_multilabel
-from dali_mix.models.shakeshake import ShakeShake
-from dali_mix.models.weight_files import read_state_dict
-from dali_mix.models.weights import MatchReport, differences, load_weights
-from dali_mix.models.wide_resnet import WideResNet
+from dali_mix.models.weights.files import read_state_dict
+from dali_mix.models.weights.load import MatchReport, differences, load_weights
+from dali_mix.models.zoo.cifar_resnet import CifarResNet
+from dali_mix.models.zoo.shakeshake import ShakeShake
+from dali_mix.models.zoo.wide_resnet import WideResNet
 
 __all__ = [
     "CifarResNet",

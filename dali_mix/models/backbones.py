@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_mix.models.build import build_model
-from dali_mix.models.weights import head_name
+from dali_mix.models.weights.load import head_name
 
 Features = Callable[[nn.Module, Tensor], Tensor]
 # What makes timm's transformers take images of any size: Swins, ViTs, everything else. ViTs refuse the first, which has

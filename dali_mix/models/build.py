@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from dali_mix import _factories
-from dali_mix.models.cifar_resnet import CifarResNet
-from dali_mix.models.shakeshake import ShakeShake
-from dali_mix.models.wide_resnet import WideResNet
+from dali_mix.models.zoo.cifar_resnet import CifarResNet
+from dali_mix.models.zoo.shakeshake import ShakeShake
+from dali_mix.models.zoo.wide_resnet import WideResNet
 from dali_mix.options import did_you_mean
 
 # What may stand after a name's numbers is in the pattern; the numbers go to the class, in order.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dali_mix.models.backbones import features_of
 from dali_mix.models.multilabel import MultiLabelModel
-from dali_mix.models.weights import head_name
+from dali_mix.models.weights.load import head_name
 
 
 class Looked(NamedTuple):

@@ -3,7 +3,7 @@ only."""
 
 from dali_mix.recordio.block import Block
 from dali_mix.recordio.header import pack_record, unpack_record
-from dali_mix.recordio.image_header import ImageHeader, read_image_header
+from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
 from dali_mix.recordio.manifest import ENCODINGS, RECORD_DTYPE, FileInfo, SetInfo
 from dali_mix.recordio.reader import RecordSet
 from dali_mix.recordio.writer import Sample, SetWriter, write_set

@@ -15,7 +15,7 @@ import numpy as np
 from dali_mix._files import open_new
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
-from dali_mix.recordio.image_header import read_image_header
+from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.recordio.index import index_bytes, read_index
 from dali_mix.recordio.labels import count_targets, report_targets
 from dali_mix.recordio.manifest import (

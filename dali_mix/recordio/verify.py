@@ -12,7 +12,7 @@ import numpy as np
 
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
-from dali_mix.recordio.image_header import read_image_header
+from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.recordio.index import read_index, reindex_advice
 from dali_mix.recordio.labels import check_boxes, check_label
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, FileInfo, SetInfo, open_table, read_info, set_prefix

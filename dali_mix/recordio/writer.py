@@ -17,7 +17,7 @@ import numpy as np
 from dali_mix._files import new_descriptor, open_new
 from dali_mix.recordio.block import Block, Entry
 from dali_mix.recordio.header import Label
-from dali_mix.recordio.image_header import read_image_header
+from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.recordio.index import index_bytes
 from dali_mix.recordio.manifest import (
     MAX_PARTS,

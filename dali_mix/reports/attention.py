@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dali_mix import pipelines
 from dali_mix.engine.build import build_pipeline
-from dali_mix.engine.image_files import Seen, Unreadable, find_images
-from dali_mix.engine.predict import Predictor
+from dali_mix.engine.inference.image_files import Seen, Unreadable, find_images
+from dali_mix.engine.inference.predict import Predictor
 from dali_mix.models.maps import Looked, look
 from dali_mix.options import did_you_mean
 from dali_mix.reports import style

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import ChoiceParams, MixChoice, Mixer, fine_grained_saliency
-from dali_mix.mixers.saliency import peaks as peaks_of
+from dali_mix.mixers.ops.saliency import peaks as peaks_of
 from dali_mix.reports.sheet import Column, Picture, wrapped
 
 

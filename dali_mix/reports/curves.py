@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from dali_mix.engine.config import is_number
+from dali_mix.engine.config.schema import is_number
 from dali_mix.engine.logging import read_records
 from dali_mix.reports import style
 

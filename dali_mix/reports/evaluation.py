@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from dali_mix.engine.checkpoints import write_text
+from dali_mix.engine.checkpoint.files import write_text
 from dali_mix.engine.run import Evaluation
 from dali_mix.engine.scores import ClassificationScores, MultiLabelScores
 from dali_mix.metrics import ClassReport, per_class

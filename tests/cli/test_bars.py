@@ -16,7 +16,7 @@ from PIL import Image
 from dali_mix.cli.bars import Bar
 from dali_mix.cli.main import main
 from dali_mix.engine.build import build_model
-from dali_mix.engine.recipe_files import load_config
+from dali_mix.engine.config.recipe_files import load_config
 
 
 @pytest.fixture(scope="module")

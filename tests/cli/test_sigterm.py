@@ -34,7 +34,7 @@ with mock.patch(sys.argv.pop(1), stop):
     ("point", "environment", "message"),
     [
         (["import"], {}, MESSAGE),
-        (["patch", "dali_mix.engine.recipe_files.load_config"], {}, MESSAGE),
+        (["patch", "dali_mix.engine.config.recipe_files.load_config"], {}, MESSAGE),
         (["patch", "dali_mix.engine.run.check_sets"], {}, MESSAGE),
         (["import"], {"LOCAL_RANK": "0"}, MESSAGE),
         (["import"], {"LOCAL_RANK": "1"}, ""),  # once a machine
@@ -54,7 +54,7 @@ def test_a_second_one_after_the_run_was_saved_changes_nothing(tmp_path):
 import os, signal, sys
 from unittest import mock
 from dali_mix.cli.main import main
-with mock.patch("dali_mix.cli.train._train", lambda args: 75):
+with mock.patch("dali_mix.cli.commands.train._train", lambda args: 75):
     status = main()
 os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(status)

@@ -7,9 +7,9 @@ import pytest
 from dali_mix import pipelines
 from dali_mix.cli.main import COMMANDS, main, parse
 from dali_mix.engine.build import build_loss
-from dali_mix.engine.config import make_config
+from dali_mix.engine.config.recipe_files import load_config
+from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.logging import visualizer_names
-from dali_mix.engine.recipe_files import load_config
 from dali_mix.models.multilabel import build_multilabel
 from dali_mix.options import did_you_mean
 

@@ -11,7 +11,7 @@ import pytest
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Listing, Options
 from dali_mix.engine.build import check_sets
-from dali_mix.engine.config import FIELDS, RunConfig
+from dali_mix.engine.config.schema import FIELDS, RunConfig
 from dali_mix.recordio import RecordSet
 from tests.recordio.samples import encoded, image_folder
 

@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options
-from dali_mix.datasets.digit_scenes import HEIGHT, WIDTH, Digit, _draw, _generator, ink_box, render
-from dali_mix.datasets.digits import held_out_rows
+from dali_mix.datasets.layouts.digit_scenes import HEIGHT, WIDTH, Digit, _draw, _generator, ink_box, render
+from dali_mix.datasets.layouts.digits import held_out_rows
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.verify import verify_set
 

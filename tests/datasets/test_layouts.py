@@ -213,7 +213,7 @@ def test_a_meta_mat_that_crashes_its_reader(tmp_path: Path, capsys: Capture, mon
     root = imagenet_val(tmp_path / "images")
     ground_truth(root)
     monkeypatch.setattr(
-        sys.modules["dali_mix.datasets.imagenet_val"], "_READ_META", "import os; os.kill(os.getpid(), 11)"
+        sys.modules["dali_mix.datasets.layouts.imagenet_val"], "_READ_META", "import os; os.kill(os.getpid(), 11)"
     )
     assert pack("imagenet-val", root, tmp_path / "set", "--split", "val") == 1
     assert "meta.mat: not the development kit's meta.mat: scipy was stopped by signal 11; " in capsys.readouterr().err

@@ -15,7 +15,7 @@ import pytest
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options
 from dali_mix.datasets.no_data import no_data
-from dali_mix.engine.image_files import find_images
+from dali_mix.engine.inference.image_files import find_images
 from dali_mix.recordio import RecordSet
 from tests.recordio.samples import encoded, image_folder
 

@@ -85,4 +85,4 @@ def test_ours_come_first(installed: Path) -> None:
     (installed / "own_layouts-1.0.dist-info" / "entry_points.txt").write_text(
         "[dali_mix.datasets]\nvoc = own_layouts:by_prefix\n"
     )
-    assert find_layout("voc").__module__ == "dali_mix.datasets.voc"
+    assert find_layout("voc").__module__ == "dali_mix.datasets.layouts.voc"

@@ -10,7 +10,7 @@ import pytest
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options
-from dali_mix.datasets.voc import VOC_CLASSES
+from dali_mix.datasets.layouts.voc import VOC_CLASSES
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import encoded

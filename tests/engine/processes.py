@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 import torch._dynamo  # what the first optimizer would import, once for all runs
 
-from dali_mix.engine import checkpoints
-from dali_mix.engine.config import make_config
+from dali_mix.engine.checkpoint import files
+from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.run import train
 from tests.engine import synthetic
 
@@ -59,7 +59,7 @@ def child(values, work_dir, env, options):
                 os.kill(os.getpid(), signal.SIGKILL)
             sync(handle)
 
-        checkpoints.os.fsync = dying_sync
+        files.os.fsync = dying_sync
     make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()), bad=options.get("bad", ()))
     if options.get("term_in_evaluation") == rank:
         make = functools.partial(terminated_in_evaluation, make)
@@ -132,7 +132,7 @@ def said(work_dir, rank=0):
 def newest_state(work_dir):
     """The newest checkpoint's content."""
     folder = Path(work_dir) / "checkpoints"
-    return checkpoints.load_checkpoint(folder / (folder / "latest").read_text().strip())
+    return files.load_checkpoint(folder / (folder / "latest").read_text().strip())
 
 
 def records(work_dir, name="metrics.jsonl"):

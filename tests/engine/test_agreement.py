@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from dali_mix.engine.agreement import resume_facts, run_facts
-from dali_mix.engine.checkpoints import CheckpointFolder
-from dali_mix.engine.config import make_config
-from dali_mix.engine.rendezvous import differences
+from dali_mix.engine.checkpoint.files import CheckpointFolder
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed.agreement import resume_facts, run_facts
+from dali_mix.engine.distributed.rendezvous import differences
 from dali_mix.recordio import write_set
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import recipe

@@ -12,9 +12,9 @@ import zipfile
 import pytest
 import torch
 
-from dali_mix.engine import checkpoints
-from dali_mix.engine.checkpoints import CheckpointFolder, damage, is_checkpoint, load_checkpoint, save_checkpoint
-from dali_mix.engine.config import make_config
+from dali_mix.engine.checkpoint import files
+from dali_mix.engine.checkpoint.files import CheckpointFolder, damage, is_checkpoint, load_checkpoint, save_checkpoint
+from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.run import evaluate_checkpoint, train
 from tests.engine.processes import assert_same_run, records, run, said
 from tests.engine.synthetic import make_loaders, recipe
@@ -192,7 +192,7 @@ def test_config_is_saved_as_json_and_never_read_back_as_code(tmp_path):
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["optimizer"]["lr"] == 0.05
     assert saved["checkpoint"] == {"interval_steps": 2, "keep": 3}
-    source = "".join(p.read_text() for p in checkpoints.Path(checkpoints.__file__).parent.glob("*.py"))
+    source = "".join(p.read_text() for p in files.Path(files.__file__).parent.glob("*.py"))
     for word in ("weights_only=False", "fromstring", "exec(", " eval(", "import yaml", "import pickle", "fromfile"):
         assert word not in source, word
 

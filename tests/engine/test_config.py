@@ -10,11 +10,9 @@ from mmengine.config import Config
 from torch import nn
 
 from dali_mix.cli.main import main
-from dali_mix.engine import config as configs
 from dali_mix.engine.build import build_mixer, check_recipe
-from dali_mix.engine.config import call_with, make_config
-from dali_mix.engine.logging import visualizer_names
-from dali_mix.engine.recipe_files import (
+from dali_mix.engine.config import schema as configs
+from dali_mix.engine.config.recipe_files import (
     list_recipes,
     load_config,
     load_evaluated,
@@ -23,6 +21,8 @@ from dali_mix.engine.recipe_files import (
     read_recipe,
     recipe_file,
 )
+from dali_mix.engine.config.schema import call_with, make_config
+from dali_mix.engine.logging import visualizer_names
 from tests.engine.synthetic import recipe
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from dali_mix.engine.checkpoints import load_checkpoint
-from dali_mix.engine.config import make_config
-from dali_mix.engine.distributed import Ranks
-from dali_mix.engine.finite import NonFinite, NonFiniteLoss, first_non_finite, statistics, total_norm
-from dali_mix.engine.pulse import Pulse
+from dali_mix.engine.checkpoint.files import load_checkpoint
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import train
+from dali_mix.engine.train.finite import NonFinite, NonFiniteLoss, first_non_finite, statistics, total_norm
+from dali_mix.engine.train.loss_monitor import Pulse
 from tests.engine.processes import newest_state, records, run, said
 from tests.engine.synthetic import make_loaders, recipe
 

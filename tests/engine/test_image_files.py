@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.engine import image_files
-from dali_mix.engine.config import RunConfig
-from dali_mix.engine.image_files import Unreadable, load_images
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.engine.inference import image_files
+from dali_mix.engine.inference.image_files import Unreadable, load_images
 from tests.loading.sets import encode, picture
 from tests.recordio.odd_images import ODD, PLAIN, REFUSED
 

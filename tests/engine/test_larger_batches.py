@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dali_mix.engine.config import make_config
-from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import train
-from dali_mix.engine.seeding import MIXER, derive_seed
+from dali_mix.engine.train.seeding import MIXER, derive_seed
 from dali_mix.mixers import ResizeMixPlus
 from tests.engine.processes import assert_same_run, newest_state, records, run, said
 from tests.engine.synthetic import TinyNet, make_loaders, recipe

@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from dali_mix.engine.checkpoints import write_text
-from dali_mix.engine.config import make_config
+from dali_mix.engine.checkpoint.files import write_text
+from dali_mix.engine.config.recipe_files import load_resumed
+from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.logging import LineFile, keep_lines, read_records
-from dali_mix.engine.recipe_files import load_resumed
 from dali_mix.engine.run import train
 from dali_mix.reports import curves
 from dali_mix.reports.style import new_figure, save

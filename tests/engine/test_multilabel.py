@@ -8,15 +8,15 @@ import torch
 
 from dali_mix.cli.main import main
 from dali_mix.engine.build import build_model, build_pipeline
-from dali_mix.engine.config import make_config
-from dali_mix.engine.distributed import Ranks
+from dali_mix.engine.config.recipe_files import list_recipes, load_config
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.evaluate import evaluate
-from dali_mix.engine.objectives import is_summed
-from dali_mix.engine.optim import build_optimizer
-from dali_mix.engine.recipe_files import list_recipes, load_config
 from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.engine.scores import MultiLabelScores
-from dali_mix.engine.seeding import INIT, MIXER, derive_seed
+from dali_mix.engine.train.objectives import is_summed
+from dali_mix.engine.train.optim import build_optimizer
+from dali_mix.engine.train.seeding import INIT, MIXER, derive_seed
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, MultiLabelSoftMargin, SGRELoss
 from dali_mix.mixers import SpliceMix
 from tests.engine.processes import assert_same_run, newest_state, records, run, said

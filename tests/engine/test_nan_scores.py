@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from dali_mix.engine.checkpoints import json_text
-from dali_mix.engine.config import make_config
+from dali_mix.engine.checkpoint.files import json_text
+from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.evaluate import NonFiniteScores
-from dali_mix.engine.finite import NonFinite
 from dali_mix.engine.run import evaluate_checkpoint, train
+from dali_mix.engine.train.finite import NonFinite
 from dali_mix.reports import curves
 from tests.engine.processes import newest_state, run, said
 from tests.engine.synthetic import SyntheticLoader, make_loaders, recipe

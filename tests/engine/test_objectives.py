@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dali_mix.engine.build import build_objective, build_pipeline
-from dali_mix.engine.objectives import MaskedSupervision, Objective, SpliceMixConsistency
-from dali_mix.engine.recipe_files import load_config
+from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.engine.scores import MultiLabelScores
+from dali_mix.engine.train.objectives import MaskedSupervision, Objective, SpliceMixConsistency
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SpliceMixConsistencyLoss
 from dali_mix.mixers import CutMix, SpliceMix
 from dali_mix.mixers.masks import mask_out

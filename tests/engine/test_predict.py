@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from dali_mix.cli.main import main
-from dali_mix.engine import image_files
 from dali_mix.engine.build import build_model, build_val_loader
-from dali_mix.engine.checkpoints import load_checkpoint, save_checkpoint
-from dali_mix.engine.distributed import Ranks
-from dali_mix.engine.predict import Predictor, choose, predict
-from dali_mix.engine.recipe_files import load_config
+from dali_mix.engine.checkpoint.files import load_checkpoint, save_checkpoint
+from dali_mix.engine.config.recipe_files import load_config
+from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.inference import image_files
+from dali_mix.engine.inference.predict import Predictor, choose, predict
 from dali_mix.metrics import MultiLabelMetrics
 from dali_mix.recordio import RecordSet
 from dali_mix.reports.sheet import CELL, GAP, MARGIN

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dali_mix.cli import doctor
+from dali_mix.cli.commands import doctor
 from dali_mix.cli.main import main
 from dali_mix.recordio import write_set
 from tests.engine.processes import assert_same_run, context, finish, records

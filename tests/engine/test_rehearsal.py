@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from dali_mix.engine import rehearsal
+from dali_mix.engine import memory
 from dali_mix.engine.build import build_model
-from dali_mix.engine.config import make_config
-from dali_mix.engine.distributed import Ranks
-from dali_mix.engine.recipe_files import list_recipes, load_config
-from dali_mix.engine.rehearsal import check_evaluation, check_step, explained, free_memory, held_by_step
+from dali_mix.engine.config.recipe_files import list_recipes, load_config
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.memory import check_evaluation, check_step, explained, free_memory, held_by_step
 from dali_mix.engine.run import evaluate_checkpoint, train
 from tests.engine.processes import newest_state, run, said
 from tests.engine.sets import pack_digits
@@ -85,7 +85,7 @@ def test_a_batch_that_cannot_fit_is_refused_and_the_advice_works(monkeypatch):
     """ResNet-50 at 64 pixels holds 7 MB a record between layers; with accumulate=4 a quarter of them at a time."""
     pipeline = {"type": "imagenet", "image_size": 64}
     changes = {"model": {"type": "torchvision/resnet50"}, "pipeline": pipeline, "batch_size": 96}
-    monkeypatch.setattr(rehearsal, "free_memory", lambda: 500_000_000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 500_000_000)
     with pytest.raises(
         ValueError, match=r"a step of 96 records of 64×64 pixels .*0\.5 GB .*or accumulate=(\d+) or more"
     ) as error:
@@ -97,12 +97,12 @@ def test_a_batch_that_cannot_fit_is_refused_and_the_advice_works(monkeypatch):
         check_step(
             make_config(values(**changes, accumulate=max(n for n in range(1, parts) if 96 % n == 0))), 10, 1000, 1, CPU
         )
-    monkeypatch.setattr(rehearsal, "free_memory", lambda: 200_000_000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 200_000_000)
     with pytest.raises(ValueError, match=r"The weights alone do not fit: choose a smaller model$"):
         check_step(make_config(values(**changes)), 10, 1000, 1, CPU)
     check_step(make_config(values(**changes)), 10, 1000, 1, torch.device("cuda"))  # said by the GPU itself
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(rehearsal, "free_memory", lambda: 900_000_000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 900_000_000)
     with pytest.raises(ValueError, match="a step of 48 records"):
         check_step(make_config(values(**changes)), 10, 1000, 2, CPU)
 
@@ -114,9 +114,9 @@ def test_every_pass_of_an_objective_counts(monkeypatch, objective, passes):
         model, images = build_model(config, 10), torch.zeros(10, 3, 8, 8)
     weights = sum(parameter.nbytes for parameter in model.parameters())
     needed = passes * held_by_step(model, images) + 3 * weights  # gradients, and momentum
-    monkeypatch.setattr(rehearsal, "free_memory", lambda: needed)
+    monkeypatch.setattr(memory, "free_memory", lambda: needed)
     check_step(config, 10, 40, 1, CPU)
-    monkeypatch.setattr(rehearsal, "free_memory", lambda: needed - 1)
+    monkeypatch.setattr(memory, "free_memory", lambda: needed - 1)
     with pytest.raises(ValueError, match="a step of 10 records of 8×8 pixels needs at least"):
         check_step(config, 10, 40, 1, CPU)
 
@@ -124,7 +124,7 @@ def test_every_pass_of_an_objective_counts(monkeypatch, objective, passes):
 def test_an_evaluation_batch_that_cannot_fit_is_refused(digits, monkeypatch, tmp_path):
     config = make_config(values(**digits, val_batch_size=100))
     assert train(config, tmp_path / "run") == "finished"
-    monkeypatch.setattr(rehearsal, "free_memory", lambda: 10_000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 10_000)
     with pytest.raises(ValueError, match=r"val_batch_size: an evaluation batch of 100 records .* Choose a smaller one"):
         evaluate_checkpoint(config, tmp_path / "run" / "checkpoints" / "latest")
     with pytest.raises(ValueError, match="an evaluation batch"):
@@ -137,12 +137,12 @@ def test_recipes_that_are_known_to_fit_are_not_refused(name, monkeypatch):
     """In a gigabyte: the offline ones whole, WRN-28-10 in batches of 8."""
     assert name in list_recipes()
     config = load_config(name, ["device=cpu", *(["batch_size=8"] if "wrn28" in name else [])])
-    monkeypatch.setattr(rehearsal, "free_memory", lambda: 1_200_000_000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 1_200_000_000)
     check_step(config, 10, 1000, 1, CPU)
 
 
 def test_a_model_that_does_not_run_without_numbers_is_not_rehearsed(monkeypatch):
-    monkeypatch.setattr(rehearsal, "free_memory", lambda: 1)
+    monkeypatch.setattr(memory, "free_memory", lambda: 1)
     check_step(make_config(values(model={"type": f"{__name__}:Reading"})), 10, 41, 1, CPU)
 
 

@@ -6,9 +6,9 @@ import threading
 import pytest
 import torch
 
-from dali_mix.engine import environment as env
-from dali_mix.engine.distributed import pick_device
-from dali_mix.engine.rendezvous import RankLost, Rendezvous, differences, spans
+from dali_mix.engine.distributed import environment as env
+from dali_mix.engine.distributed.process_group import pick_device
+from dali_mix.engine.distributed.rendezvous import RankLost, Rendezvous, differences, spans
 
 
 def port():

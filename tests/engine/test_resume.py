@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from dali_mix.engine.schedules import build_schedule
+from dali_mix.engine.train.lr_schedules import build_schedule
 from tests.engine.processes import (
     INTERRUPTED,
     PREEMPTED,

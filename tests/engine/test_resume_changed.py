@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 
-from dali_mix.engine.checkpoints import load_checkpoint, save_checkpoint
-from dali_mix.engine.config import make_config
-from dali_mix.engine.optim import build_optimizer, kept_by
+from dali_mix.engine.checkpoint.files import load_checkpoint, save_checkpoint
+from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.run import evaluate_checkpoint, train
+from dali_mix.engine.train.optim import build_optimizer, kept_by
 from tests.engine.processes import newest_state, records
 from tests.engine.synthetic import TinyNet, make_loaders, recipe
 

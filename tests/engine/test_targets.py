@@ -5,11 +5,11 @@ from torch import nn
 
 from dali_mix import losses
 from dali_mix.engine.build import build_mixer, check_recipe
-from dali_mix.engine.recipe_files import load_config
-from dali_mix.engine.targets import check_targets
+from dali_mix.engine.compatibility import check_targets
+from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SoftCrossEntropy
 from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix, ResizeMixPlus, SpliceMix
-from dali_mix.mixers.targets import mixed_kind
+from dali_mix.mixers.ops.targets import mixed_kind
 
 BY_AREA = [CutMix(4), ResizeMix(4), MixUp(4), ResizeMixPlus(4), MixChoice([CutMix(4), Cutout(2)], [0.5, 0.5])]
 LEFT_ALONE = [None, Cutout(2), MixChoice([Cutout(2)], [0.5])]

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from dali_mix.engine import distributed
-from dali_mix.engine.checkpoints import save_checkpoint
-from dali_mix.engine.config import make_config
-from dali_mix.engine.distributed import Ranks
-from dali_mix.engine.ema import ModelEma
-from dali_mix.engine.optim import build_optimizer, parameter_groups
-from dali_mix.engine.progress import Best
-from dali_mix.engine.pulse import Pulse
+from dali_mix.engine.checkpoint.files import save_checkpoint
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed import process_group
+from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import evaluate_checkpoint, train
-from dali_mix.engine.schedules import build_schedule
-from dali_mix.engine.seeding import derive_seed
+from dali_mix.engine.train.ema import ModelEma
+from dali_mix.engine.train.loss_monitor import Pulse
+from dali_mix.engine.train.lr_schedules import build_schedule
+from dali_mix.engine.train.optim import build_optimizer, parameter_groups
+from dali_mix.engine.train.progress import Best
+from dali_mix.engine.train.seeding import derive_seed
 from tests.engine.processes import newest_state, records, run, said
 from tests.engine.synthetic import TinyNet, make_loaders, recipe
 
@@ -288,16 +288,16 @@ def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
     calls = []
     store = mock.MagicMock()
     store.reporting = contextlib.nullcontext
-    monkeypatch.setattr(distributed, "environment", lambda: (1, 2, 1))
-    monkeypatch.setattr(distributed, "address", lambda: ("127.0.0.1", 1))
-    monkeypatch.setattr(distributed, "Rendezvous", lambda *place: store)
+    monkeypatch.setattr(process_group, "environment", lambda: (1, 2, 1))
+    monkeypatch.setattr(process_group, "address", lambda: ("127.0.0.1", 1))
+    monkeypatch.setattr(process_group, "Rendezvous", lambda *place: store)
     monkeypatch.setattr(Ranks, "agree", lambda self, value: calls.append("wait"))
     for name in ("PrefixStore", "init_process_group", "destroy_process_group"):
-        monkeypatch.setattr(distributed.dist, name, lambda *a, name=name, **k: calls.append(name))
-    with pytest.raises(ValueError, match="bad record"), distributed.joined(lambda: (CPU, {})):
+        monkeypatch.setattr(process_group.dist, name, lambda *a, name=name, **k: calls.append(name))
+    with pytest.raises(ValueError, match="bad record"), process_group.joined(lambda: (CPU, {})):
         raise ValueError("bad record")
     assert calls == ["PrefixStore", "init_process_group"]
-    with distributed.joined(lambda: (CPU, {"seed": "1"})) as ranks:
+    with process_group.joined(lambda: (CPU, {"seed": "1"})) as ranks:
         assert (ranks.rank, ranks.world_size, ranks.device) == (1, 2, CPU)
     assert calls[2:] == ["PrefixStore", "init_process_group", "wait", "destroy_process_group"]
     store.compare.assert_called_with({"WORLD_SIZE": "2", "seed": "1"})

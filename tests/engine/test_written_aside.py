@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dali_mix.engine.checkpoints import load_checkpoint, save_checkpoint, write_text
+from dali_mix.engine.checkpoint.files import load_checkpoint, save_checkpoint, write_text
 from dali_mix.engine.logging import keep_lines
-from dali_mix.models.weight_files import write_weight_file
+from dali_mix.models.weights.files import write_weight_file
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "step.pt": lambda path: save_checkpoint(path, {"model": {}, "step": 1}),

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from dali_mix.pipelines.windows import covering_sizes
+from dali_mix.pipelines.steps.window import covering_sizes
 
 from dali_mix import build_loader
 from dali_mix.recordio import RecordSet, write_set

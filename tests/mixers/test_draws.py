@@ -7,7 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
-from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix, boxes, cpu, random
+from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix
+from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers.ops import boxes
+from dali_mix.mixers.ops import draws as random
 
 COUNT = 100_000
 HEIGHT, WIDTH = 48, 32
@@ -183,9 +186,9 @@ def test_boxes_by_loops_are_those_by_torch(way, height, width, monkeypatch):
     centre_y = torch.randint(height, draws.shape, generator=generator())
     centre_x = torch.randint(width, draws.shape, generator=generator())
     given = draws, centre_y, centre_x, height, width
-    assert cpu.drawn_boxes(*given, whole=way is boxes.shrunk) is not None
+    assert numba_batch.drawn_boxes(*given, whole=way is boxes.shrunk) is not None
     by_loops, kept_by_loops = way(*given)
-    monkeypatch.setattr(cpu, "_kernels", lambda: None)
+    monkeypatch.setattr(numba_batch, "_kernels", lambda: None)
     by_torch, kept = way(*given)
     assert torch.equal(by_loops, by_torch)
     assert torch.equal(kept_by_loops, kept)

@@ -9,7 +9,9 @@ import inspect
 import pytest
 import torch
 
-from dali_mix.mixers import MIXERS, CutMix, ResizeMix, paste, plain
+from dali_mix.mixers import MIXERS, CutMix, ResizeMix
+from dali_mix.mixers.kernels import torch_paste
+from dali_mix.mixers.ops import paste
 
 pytestmark = [
     pytest.mark.gpu,
@@ -139,12 +141,15 @@ def test_the_kernel_and_the_plain_operations_agree(dtype, channels_last, height,
     extent = (torch.rand(7, 2, generator=generator, dtype=torch.float64) * (sides - first + 1)).long()
     boxes = torch.cat([first, extent], 1).cuda()
     for change, wanted in (
-        (lambda x, **how: paste.paste_boxes(x, partners, boxes, **how), plain.same_place(images, partners, boxes)),
+        (
+            lambda x, **how: paste.paste_boxes(x, partners, boxes, **how),
+            torch_paste.same_place(images, partners, boxes),
+        ),
         (
             lambda x, **how: paste.paste_resized(x, partners, boxes, "nearest", **how),
-            plain.nearest(images, partners, boxes),
+            torch_paste.nearest(images, partners, boxes),
         ),
-        (lambda x, **how: paste.erase_boxes(x, boxes, **how), plain.zeros(images, boxes)),
+        (lambda x, **how: paste.erase_boxes(x, boxes, **how), torch_paste.zeros(images, boxes)),
     ):
         mixed = change(images)
         assert torch.equal(mixed, wanted)

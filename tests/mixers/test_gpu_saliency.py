@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.mixers import FreeFormMasks, ResizeMixPlus, SaliencyMix, fine_grained_saliency, mask_out, saliency
-from dali_mix.mixers.saliency import normalized_saliency, to_uint8
+from dali_mix.mixers import FreeFormMasks, ResizeMixPlus, SaliencyMix, fine_grained_saliency, mask_out
+from dali_mix.mixers.ops import saliency
+from dali_mix.mixers.ops.saliency import normalized_saliency, to_uint8
 from tests.mixers.pictures import drawn, drawn_pictures
 from tests.mixers.ties import MEAN, STD, fused_levels, near_ties
 
@@ -68,7 +69,7 @@ def test_normalized_images_as_on_the_cpu(dtype, channels_last):
 
 def test_products_round_before_they_are_added():
     """The grey picture of planes that are all one channel's tells each level."""
-    from dali_mix.mixers import saliency_gpu, saliency_kernels
+    from dali_mix.mixers.kernels import triton_saliency, triton_saliency_kernels
 
     images = near_ties()
     assert (to_uint8(images, MEAN, STD) != fused_levels(images)).sum() > 50
@@ -77,9 +78,9 @@ def test_products_round_before_they_are_added():
         plane = images[:, channel : channel + 1].expand(-1, 3, -1, -1).contiguous().cuda()
         grey = torch.empty(plane[:, 0].shape, dtype=torch.uint8, device="cuda")
         size = grey.numel()
-        saliency_kernels.grey_levels[-(-size // saliency_gpu.BLOCK), 1](
+        triton_saliency_kernels.grey_levels[-(-size // triton_saliency.BLOCK), 1](
             plane, grey, size, size, 1, *[scale[channel]] * 3, *[shift[channel]] * 3,
-            FLOATS=True, BLOCK=saliency_gpu.BLOCK, **saliency_kernels.UNFUSED,
+            FLOATS=True, BLOCK=triton_saliency.BLOCK, **triton_saliency_kernels.UNFUSED,
         )  # fmt: skip
         assert torch.equal(grey.cpu()[0], to_uint8(images, MEAN, STD)[0, channel])
 

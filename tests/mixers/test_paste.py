@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dali_mix.mixers import CutMix, Cutout, CutoutParams, MixUp, MixUpParams, PasteParams, ResizeMix, plain
+from dali_mix.mixers import CutMix, Cutout, CutoutParams, MixUp, MixUpParams, PasteParams, ResizeMix
+from dali_mix.mixers.kernels import torch_paste
 from tests.mixers import oracles
 
 HEIGHT, WIDTH = 11, 7
@@ -41,7 +42,7 @@ def test_cutmix_equals_the_loop(dtype, channels_last):
     torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-7)
     assert targets.dtype == torch.float32
     # What runs on a GPU, run here: the same to the bit.
-    gathered = plain.same_place(images, params().permutation, params().boxes)
+    gathered = torch_paste.same_place(images, params().permutation, params().boxes)
     assert torch.equal(gathered, wanted)
     assert gathered.stride() == images.stride()
 
@@ -62,7 +63,7 @@ def test_resizemix_nearest_equals_the_loop(dtype, channels_last):
     assert mixed.stride() == images.stride()
     wanted_targets = oracles.targets_area(LABELS, PERMUTATION, params(NOT_EMPTY).lam.double().tolist(), 4)
     torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-7)
-    gathered = plain.nearest(images, drawn.permutation, drawn.boxes)
+    gathered = torch_paste.nearest(images, drawn.permutation, drawn.boxes)
     assert torch.equal(gathered, wanted)
     assert gathered.stride() == images.stride()
 
@@ -73,7 +74,7 @@ def test_resizemix_nearest_takes_the_pixels_torch_takes(full):
     ramp = torch.arange(full, dtype=torch.float32)
     for size in range(1, full + 1):
         wanted = torch.nn.functional.interpolate(ramp[None, None], size=size, mode="nearest")[0, 0]
-        ours = plain.nearest_source(torch.arange(size), torch.tensor(size), full)
+        ours = torch_paste.nearest_source(torch.arange(size), torch.tensor(size), full)
         assert torch.equal(ramp[ours], wanted), (full, size)
 
 
@@ -87,7 +88,7 @@ def test_resizemix_bilinear_equals_the_loop(dtype, within, channels_last):
     mixer = ResizeMix(4, interpolation="bilinear")
     mixed, _ = mixer.apply(images, torch.tensor(LABELS), drawn)
     wanted = oracles.resizemix_bilinear(images, PERMUTATION, NOT_EMPTY)
-    for ours in (mixed, plain.bilinear(images, drawn.permutation, drawn.boxes)):
+    for ours in (mixed, torch_paste.bilinear(images, drawn.permutation, drawn.boxes)):
         assert ours.dtype == dtype
         torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=within)
         assert ours.stride() == images.stride()

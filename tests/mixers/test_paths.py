@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix, cpu, gpu, paste, plain
-from dali_mix.mixers.build import build
+from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix
+from dali_mix.mixers.kernels import numba_batch, torch_paste, triton_batch
+from dali_mix.mixers.ops import paste
+from dali_mix.mixers.registry import build
 from tests.mixers import oracles
 
 HEIGHT, WIDTH = 13, 9
@@ -44,7 +46,7 @@ def boxes_for(count, height=HEIGHT, width=WIDTH):
 @pytest.fixture
 def many_threads(monkeypatch):
     """Batches of a few kB on several threads, as large ones are."""
-    monkeypatch.setattr(cpu, "_WORTH_A_THREAD", 256)
+    monkeypatch.setattr(numba_batch, "_WORTH_A_THREAD", 256)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
 
@@ -53,11 +55,11 @@ def many_threads(monkeypatch):
 def test_loops_and_plain_operations_agree(dtype, channels_last, many_threads):
     images = batch(7, dtype, channels_last)
     permutation, boxes = torch.tensor([3, 0, 2, 6, 5, 4, 1]), boxes_for(7)
-    assert cpu.takes(images)
+    assert numba_batch.takes(images)
     for ours, wanted in (
-        (paste.paste_boxes(images, permutation, boxes), plain.same_place(images, permutation, boxes)),
-        (paste.paste_resized(images, permutation, boxes, "nearest"), plain.nearest(images, permutation, boxes)),
-        (paste.erase_boxes(images, boxes), plain.zeros(images, boxes)),
+        (paste.paste_boxes(images, permutation, boxes), torch_paste.same_place(images, permutation, boxes)),
+        (paste.paste_resized(images, permutation, boxes, "nearest"), torch_paste.nearest(images, permutation, boxes)),
+        (paste.erase_boxes(images, boxes), torch_paste.zeros(images, boxes)),
     ):
         assert torch.equal(ours, wanted)
         assert ours.stride() == images.stride()
@@ -71,7 +73,7 @@ def test_any_channels_and_sizes_shrink_as_by_torch(height, width, channels, chan
     images = batch(9, torch.float32, channels_last, height, width, channels)
     permutation, boxes = torch.tensor([3, 0, 2, 6, 5, 4, 1, 8, 7]), boxes_for(9, height, width)
     boxes[-2:] = torch.tensor([[0, 0, height, width], [height - 1, width - 1, 1, 1]])
-    wanted = plain.nearest(images, permutation, boxes)
+    wanted = torch_paste.nearest(images, permutation, boxes)
     assert torch.equal(paste.paste_resized(images, permutation, boxes, "nearest"), wanted)
     own = images.clone()
     assert torch.equal(paste.paste_resized(own, permutation, boxes, "nearest", inplace=True), wanted)
@@ -84,7 +86,7 @@ def test_bilinear_is_torchs(height, width, channels, channels_last):
     images = batch(6, torch.float32, channels_last, height, width, channels) / 255
     permutation, boxes = torch.tensor([1, 2, 3, 4, 5, 0]), boxes_for(6, height, width)
     ours = paste.paste_resized(images, permutation, boxes, "bilinear")
-    torch.testing.assert_close(ours, plain.bilinear(images, permutation, boxes), rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours, torch_paste.bilinear(images, permutation, boxes), rtol=0, atol=1e-6)
     for i, (top, left, box_h, box_w) in enumerate(boxes.tolist()):
         # torch 2.14 on a CPU gives wrong rows where the result is one pixel wide; the oracle judges those.
         if box_h and box_w > 1:
@@ -121,7 +123,7 @@ def test_in_place_reads_what_was_there_before(dtype, channels_last, partners, ma
         assert torch.equal(own, wanted)
         odd = torch.cat([images, images], 3)[..., ::2]  # neither contiguous nor channels_last: the plain operations
         wanted = change(odd.clone(memory_format=torch.contiguous_format))
-        assert not cpu.takes(odd)
+        assert not numba_batch.takes(odd)
         assert change(odd, inplace=True) is odd
         if dtype == torch.uint8:  # float32 and float64 sums may round differently
             assert (odd.int() - wanted.int()).abs().max() <= 1
@@ -140,14 +142,14 @@ def test_in_place_against_the_loop():
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_chains_put_little_aside(count, parts):
     partners = np.random.default_rng(count).permutation(count)
-    chain, staged_at = cpu._kernels().chain(partners, True)
+    chain, staged_at = numba_batch._kernels().chain(partners, True)
     assert staged_at.tolist() == [-1] * count
-    backwards, _ = cpu._kernels().chain(partners, False)
+    backwards, _ = numba_batch._kernels().chain(partners, False)
     assert backwards.tolist() == chain[::-1].tolist()
     assert sorted(chain) == list(range(count))
     assert all(b == partners[a] or partners[a] in chain[: i + 1] for i, (a, b) in enumerate(itertools.pairwise(chain)))
     order = np.array_split(chain, parts)
-    late = cpu.read_too_late(partners, order)
+    late = numba_batch.read_too_late(partners, order)
     cycles, seen = 0, set()
     for start in range(count):
         cycles += start not in seen
@@ -206,7 +208,7 @@ def test_wrong_numbers_are_refused():
 
 def test_callers_on_several_threads():
     images, permutation, boxes = batch(16), torch.randperm(16), boxes_for(16)
-    wanted = plain.nearest(images, permutation, boxes)
+    wanted = torch_paste.nearest(images, permutation, boxes)
     results = []
 
     def work():
@@ -222,22 +224,22 @@ def test_callers_on_several_threads():
 
 
 def test_the_kernels_leave_gradients_to_the_plain_operations(monkeypatch):
-    monkeypatch.setattr(gpu, "_kernels", lambda: object())
+    monkeypatch.setattr(triton_batch, "_kernels", lambda: object())
     images = batch(3)
-    assert gpu.suits(images)
+    assert triton_batch.suits(images)
     images.requires_grad_()
-    assert not gpu.suits(images)
+    assert not triton_batch.suits(images)
     with torch.no_grad():
-        assert gpu.suits(images)
-    assert not gpu.suits(torch.empty(65536, 1, 1, 1)), "more than a grid holds"
-    assert not gpu.suits(batch(3, channels=4)[:, ::2])
+        assert triton_batch.suits(images)
+    assert not triton_batch.suits(torch.empty(65536, 1, 1, 1)), "more than a grid holds"
+    assert not triton_batch.suits(batch(3, channels=4)[:, ::2])
 
 
 def test_without_numba_plain_operations_are_used(monkeypatch):
     images, permutation, boxes = batch(6), torch.tensor([1, 2, 3, 4, 5, 0]), boxes_for(6)
     wanted = [paste.paste_boxes(images, permutation, boxes), paste.erase_boxes(images, boxes)]
-    monkeypatch.setattr(cpu, "_kernels", lambda: None)
-    assert not cpu.takes(images)
+    monkeypatch.setattr(numba_batch, "_kernels", lambda: None)
+    assert not numba_batch.takes(images)
     assert torch.equal(paste.paste_boxes(images, permutation, boxes), wanted[0])
     assert torch.equal(paste.erase_boxes(images, boxes, inplace=True), wanted[1])
 
@@ -271,7 +273,7 @@ def test_inductor_takes_the_same_pixels(mixer):
 
 INTERPRETED = """
 import torch
-from dali_mix.mixers import gpu, plain
+from dali_mix.mixers.kernels import torch_paste, triton_batch
 from tests.mixers.test_paths import batch, boxes_for
 partners, lam = torch.tensor([3, 3, 2, 6, 5, 4, 1]), torch.tensor([0.3, 1.0, 0.0, 0.75, 0.5, 0.9, 0.1])
 steps = {torch.float32: 1e-4, torch.bfloat16: 1, torch.uint8: 1}
@@ -281,25 +283,26 @@ for height, width, channels in ((13, 9, 3), (37, 23, 2), (1, 5, 1), (6, 1, 2), (
     for dtype in dtypes if height == 13 else dtypes[:1]:
         for channels_last in (False, True):
             images = batch(7, dtype, channels_last, height, width, channels)
-            assert gpu.suits(images)
-            for way, wanted in (("same place", plain.same_place(images, partners, boxes)),
-                                ("nearest", plain.nearest(images, partners, boxes)),
-                                ("zeros", plain.zeros(images, boxes))):
-                mixed = gpu.paste(images, partners, boxes, way, False)
+            assert triton_batch.suits(images)
+            for way, wanted in (("same place", torch_paste.same_place(images, partners, boxes)),
+                                ("nearest", torch_paste.nearest(images, partners, boxes)),
+                                ("zeros", torch_paste.zeros(images, boxes))):
+                mixed = triton_batch.paste(images, partners, boxes, way, False)
                 assert torch.equal(mixed, wanted), (way, dtype, height)
                 assert mixed.stride() == images.stride()
                 own = images.clone()
-                assert gpu.paste(own, partners, boxes, way, True) is own
+                assert triton_batch.paste(own, partners, boxes, way, True) is own
                 assert torch.equal(own, wanted), (way, dtype, height)
-            if dtype in gpu.BLENDED:
-                mixed, wanted = gpu.blend(images, partners, lam, False), plain.blend(images, partners, lam)
+            if dtype in triton_batch.BLENDED:
+                mixed = triton_batch.blend(images, partners, lam, False)
+                wanted = torch_paste.blend(images, partners, lam)
                 assert (mixed.double() - wanted.double()).abs().max() <= steps[dtype], dtype
                 assert torch.equal(mixed[1], images[1]) and torch.equal(mixed[2], images[2]), "both ends to the bit"
                 own = images.clone()
-                assert torch.equal(gpu.blend(own, partners, lam, True), mixed)
+                assert torch.equal(triton_batch.blend(own, partners, lam, True), mixed)
 empty = torch.empty(0, 3, 4, 5)
-assert gpu.paste(empty, partners[:0], boxes[:0], "same place", False).shape == empty.shape
-assert gpu.blend(empty, partners[:0], lam[:0], True) is empty
+assert triton_batch.paste(empty, partners[:0], boxes[:0], "same place", False).shape == empty.shape
+assert triton_batch.blend(empty, partners[:0], lam[:0], True) is empty
 print("all equal")
 """
 
@@ -325,7 +328,7 @@ def test_triton_kernels_compile_for_a_gpu():
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernels = gpu._kernels()
+    kernels = triton_batch._kernels()
     pointers = {"images": "*i16", "out": "*i16", "partners": "*i64", "boxes": "*i64"}
     sizes = dict.fromkeys(["image_rows", "height", "width", "row"], "i32")
     for way, own, boxes_only in (
@@ -345,8 +348,8 @@ def test_a_lazily_negated_batch_is_not_read_from_memory():
     images = batch(4)
     negated = torch._neg_view(images)  # as `torch.imag(x.conj())` gives: the memory holds the other sign
     permutation, boxes = torch.tensor([2, 3, 1, 0]), boxes_for(4)
-    assert negated.is_neg() and not cpu.takes(negated)
-    wanted = plain.same_place(-images, permutation, boxes)
+    assert negated.is_neg() and not numba_batch.takes(negated)
+    wanted = torch_paste.same_place(-images, permutation, boxes)
     assert torch.equal(paste.paste_boxes(negated, permutation, boxes), wanted)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.mixers import fine_grained_saliency, saliency
-from dali_mix.mixers.saliency import peaks
+from dali_mix.mixers import fine_grained_saliency
+from dali_mix.mixers.ops import saliency
+from dali_mix.mixers.ops.saliency import peaks
 from tests.mixers.opencv_env import DATA, opencv_maps, opencv_python
 from tests.mixers.pictures import drawn, drawn_pictures, photo_crops
 
@@ -170,7 +171,8 @@ def test_works_without_numba(tmp_path):
 import sys
 sys.modules["numba"] = None
 import numpy as np, torch
-from dali_mix.mixers import fine_grained_saliency, saliency
+from dali_mix.mixers import fine_grained_saliency
+from dali_mix.mixers.ops import saliency
 assert saliency._compiled() is None
 np.save(sys.argv[2], fine_grained_saliency(torch.from_numpy(np.load(sys.argv[1]))).numpy())
 """

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.mixers import SaliencyMix, fine_grained_saliency, gpu, saliency
-from dali_mix.mixers.saliency import RADII, normalized_saliency, to_uint8
+from dali_mix.mixers import SaliencyMix, fine_grained_saliency
+from dali_mix.mixers.kernels import triton_batch
+from dali_mix.mixers.ops import saliency
+from dali_mix.mixers.ops.saliency import RADII, normalized_saliency, to_uint8
 from tests.mixers.pictures import drawn, drawn_pictures
 from tests.mixers.ties import MEAN, STD, fused_levels, near_ties
 
@@ -29,31 +31,31 @@ def batch(height, width, count=2):
 
 
 def check_sizes(name):
-    from dali_mix.mixers import saliency_gpu
+    from dali_mix.mixers.kernels import triton_saliency
 
     for size in SETS[name]:
         images = batch(*size, count=2 if name == "small" else 1)
         noise = torch.randint(256, images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         for given in (images, noise.contiguous(memory_format=torch.channels_last)):
-            assert saliency_gpu.suits(given)
-            maps = saliency_gpu.maps(given)
+            assert triton_saliency.suits(given)
+            maps = triton_saliency.maps(given)
             assert maps.is_contiguous()
             assert torch.equal(maps, saliency._saliency_torch(given)), size
             assert torch.equal(maps, fine_grained_saliency(given)), size
 
 
 def check_extremes():
-    from dali_mix.mixers import saliency_gpu
+    from dali_mix.mixers.kernels import triton_saliency
 
     pictures = drawn_pictures()
     for name in ("black_9x14", "white_14x9", "half_20x30", "bowl_180x200"):
         images = torch.from_numpy(pictures[name])[None].permute(0, 3, 1, 2).contiguous()
-        maps = saliency_gpu.maps(images)
+        maps = triton_saliency.maps(images)
         assert torch.equal(maps, fine_grained_saliency(images)), name
         assert maps.any() == ("x14" not in name and "x9" not in name), "one colour is not salient"
     assert (maps == 255).sum() > 10, "above 255"
     for shape in ((0, 3, 20, 30), (0, 3, 1, 1)):
-        assert saliency_gpu.maps(torch.empty(shape)).shape == (0, *shape[2:])
+        assert triton_saliency.maps(torch.empty(shape)).shape == (0, *shape[2:])
 
 
 def check_normalized():
@@ -76,7 +78,7 @@ def check_normalized():
         )
     ]
     wanted = [(mixer.saliency(given), saliency._saliency_torch(plain_levels(given, mixer))) for given, mixer in cases]
-    gpu.takes, saliency.to_uint8 = gpu.suits, None
+    triton_batch.takes, saliency.to_uint8 = triton_batch.suits, None
     for (given, mixer), on_cpu in zip(cases, wanted, strict=True):
         maps = mixer.saliency(given.requires_grad_())
         assert all(torch.equal(maps, other) for other in on_cpu), (given.dtype, given.shape)
@@ -103,9 +105,9 @@ def test_in_the_interpreter(call):
 
 
 def test_what_is_left_to_torch():
-    from dali_mix.mixers import saliency_gpu
+    from dali_mix.mixers.kernels import triton_saliency
 
-    assert saliency_gpu.suits(batch(256, 257))
+    assert triton_saliency.suits(batch(256, 257))
     for images in (
         torch.zeros(1, 3, 257, 257, dtype=torch.uint8),  # sums that float32 rounds
         torch.zeros(1, 3, 2, 2049, dtype=torch.uint8),
@@ -116,7 +118,7 @@ def test_what_is_left_to_torch():
         torch.zeros(1, 3, 8, 16)[..., ::2],
         torch.zeros(1, 3, 8, 8, requires_grad=True),
     ):
-        assert not saliency_gpu.suits(images)
+        assert not triton_saliency.suits(images)
 
 
 def test_normalized_images_on_a_cpu():
@@ -156,7 +158,7 @@ def compiled(kernel, pointers, sizes, constants, floats=(), **options):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "u8"])
 def test_products_round_before_they_are_added(dtype, channels_last):
-    from dali_mix.mixers import saliency_kernels as kernels
+    from dali_mix.mixers.kernels import triton_saliency_kernels as kernels
 
     floats = ["s0", "s1", "s2", "m0", "m1", "m2"]
     sizes, strides = (["size"], {"channel": 1}) if channels_last else (["size", "channel"], {"pixel": 1})
@@ -178,7 +180,7 @@ def test_products_round_before_they_are_added(dtype, channels_last):
 @pytest.mark.parametrize("one", [None, "height", "width"])
 def test_the_others_compile_for_a_gpu(one):
     """A side of 1 arrives as a constant."""
-    from dali_mix.mixers import saliency_kernels as kernels
+    from dali_mix.mixers.kernels import triton_saliency_kernels as kernels
 
     sides = [name for name in ("height", "width") if name != one]
     fixed = {one: 1} if one else {}

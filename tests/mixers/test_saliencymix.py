@@ -10,9 +10,10 @@ from dali_mix.pipelines.cifar import STATISTICS
 from scipy import stats
 
 from dali_mix import mixers
-from dali_mix.mixers import CutMix, MixChoice, SaliencyMix, SaliencyMixParams, fine_grained_saliency, saliency
+from dali_mix.mixers import CutMix, MixChoice, SaliencyMix, SaliencyMixParams, fine_grained_saliency
 from dali_mix.mixers.base import per_channel
-from dali_mix.mixers.saliency import to_uint8
+from dali_mix.mixers.ops import saliency
+from dali_mix.mixers.ops.saliency import to_uint8
 from tests.mixers import oracles
 from tests.mixers.pictures import drawn
 

@@ -13,7 +13,7 @@ from torchvision import models
 
 from dali_mix.models import build_model, build_multilabel
 from dali_mix.models.build import _maker
-from dali_mix.models.shakeshake import ShakeBlock, ShakeShake, _Mix
+from dali_mix.models.zoo.shakeshake import ShakeBlock, ShakeShake, _Mix
 
 LAYOUTS = json.loads((Path(__file__).parent / "data" / "layouts.json").read_text())
 

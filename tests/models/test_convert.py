@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torchvision.models import VisionTransformer
 
 from dali_mix.models import build_model, build_multilabel
-from dali_mix.models.convert import _names, to_ours, to_theirs, without_head
 from dali_mix.models.heads import CSRAHead, MaxPoolHead, SGREHead
 from dali_mix.models.heads.tokens import sine_positions
-from dali_mix.models.layouts import LAYOUTS
+from dali_mix.models.weights.convert import _names, to_ours, to_theirs, without_head
+from dali_mix.models.weights.layouts import LAYOUTS
 from tests.models import released
 from tests.models.released import LISTED, conv, filled, norm, resnet_map
 

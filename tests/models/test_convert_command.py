@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from dali_mix.cli.main import main
 from dali_mix.engine.build import load_files
-from dali_mix.engine.checkpoints import CheckpointFolder
-from dali_mix.models import build_model, build_multilabel, load_weights, weight_files
+from dali_mix.engine.checkpoint.files import CheckpointFolder
+from dali_mix.models import build_model, build_multilabel, load_weights
+from dali_mix.models.weights import files
 from tests.models import released
 from tests.models.released import LISTED, filled
 
@@ -248,10 +249,10 @@ def test_what_was_there_survives_a_failed_write(given, monkeypatch, capsys, suff
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weight_files, "save_file", broken)
+        patch.setattr(files, "save_file", broken)
         patch.setattr(torch, "save", broken)
         assert convert("--from", "splicemix", "--force", given / "in.safetensors", out) == 1
     assert "No space left" in capsys.readouterr().err and out.read_bytes() == b"precious"
     assert not list(given.glob(".*"))
     assert convert("--from", "splicemix", "--force", given / "in.safetensors", out) == 0
-    assert "head.fc.weight" in weight_files.read_state_dict(out)
+    assert "head.fc.weight" in files.read_state_dict(out)

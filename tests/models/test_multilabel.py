@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.engine.optim import parameter_groups
+from dali_mix.engine.train.optim import parameter_groups
 from dali_mix.losses import BinaryCrossEntropy, SGRELoss, SpliceMixConsistencyLoss
 from dali_mix.models import build_model, build_multilabel, load_weights
 from dali_mix.models.heads import CSRAHead, MaxPoolHead

@@ -17,23 +17,23 @@ NOWHERE = "/dev/null/home"  # no folder can be made below it, by root neither
 
 COMPILE = """
 import numpy as np
-from dali_mix.mixers import kernels_cpu
-assert kernels_cpu.inside(np.zeros(1, np.int64), np.zeros((1, 4), np.int64), 1, 4, 4)
-print(sum(kernels_cpu.inside.stats.cache_hits.values()), kernels_cpu.inside.stats.cache_path)
+from dali_mix.mixers.kernels import numba_loops
+assert numba_loops.inside(np.zeros(1, np.int64), np.zeros((1, 4), np.int64), 1, 4, 4)
+print(sum(numba_loops.inside.stats.cache_hits.values()), numba_loops.inside.stats.cache_path)
 """
 
 MIX = """
 import torch
 from dali_mix.mixers import CutMix, SaliencyMix, SpliceMix
-from dali_mix.mixers import cpu
-from dali_mix.pipelines import fused
+from dali_mix.mixers.kernels import numba_batch
+from dali_mix.pipelines.kernels import fused
 g = torch.Generator().manual_seed(0)
 images = torch.randint(256, (4, 3, 32, 40), dtype=torch.uint8, generator=g)
 targets = torch.arange(4)
 for mixer in (CutMix(4), SaliencyMix(4), SpliceMix(num_classes=4)):
     out, _ = mixer(images, targets, generator=torch.Generator().manual_seed(1))
     print(out.sum().item())
-print(cpu.available(), fused.available())
+print(numba_batch.available(), fused.available())
 """
 
 
@@ -55,7 +55,7 @@ def read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unwanted = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "dali_mix", packages / "dali_mix", ignore=unwanted)
     shutil.copytree(ROOT / "pipelines", packages / "dali_mix/pipelines", ignore=unwanted)
-    for folder in ("dali_mix/mixers", "dali_mix/pipelines"):
+    for folder in ("dali_mix/mixers/kernels", "dali_mix/pipelines/kernels"):
         (packages / folder / "__pycache__").touch()  # a file where the folder would be
     return packages
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from dali_mix.cli.main import parse
-from dali_mix.engine.config import FIELDS
+from dali_mix.engine.config.schema import FIELDS
 from dali_mix.engine.logging import _BACKENDS
-from dali_mix.engine.objectives import OBJECTIVES
+from dali_mix.engine.train.objectives import OBJECTIVES
 from dali_mix.mixers import MIXERS
 
 ROOT = Path(__file__).parents[2]

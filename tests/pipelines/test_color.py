@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from dali_mix.pipelines.color import GREY, PCA_VALUES, PCA_VECTORS, YIQ, Color
 from dali_mix.pipelines.random import SampleRandom
+from dali_mix.pipelines.steps.color import GREY, PCA_VALUES, PCA_VECTORS, YIQ, Color
 
 
 def naive(pixels, values, order, lighting):

@@ -5,7 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from dali_mix.pipelines import fused, ops, windows
+from dali_mix.pipelines import ops
+from dali_mix.pipelines.kernels import fused
+from dali_mix.pipelines.steps import window
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def, types
@@ -13,7 +15,7 @@ from nvidia.dali import fn, pipeline_def, types
 from dali_mix import caches
 from dali_mix import compiled as compiling
 
-resample = pytest.importorskip("dali_mix.pipelines.resample", reason="numba is not installed")
+resample = pytest.importorskip("dali_mix.pipelines.kernels.resample", reason="numba is not installed")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = [  # input, output
@@ -133,8 +135,8 @@ def test_graph_agrees_with_dalis_operators(size, antialias):
 def test_centre_crops_agree_with_dalis_operators(target, antialias):
     images, size = images_of_sizes(40), (33, 31)
     height, width = (np.array([image.shape[axis] for image in images]) for axis in (0, 1))
-    sizes = windows.covering_sizes(height, width, target)
-    positions = windows.centre_crop_positions(sizes, size)
+    sizes = window.covering_sizes(height, width, target)
+    positions = window.centre_crop_positions(sizes, size)
 
     def feed(values):
         return fn.external_source(lambda: values.astype(np.float32), batch=True, dtype=types.FLOAT, ndim=1)
@@ -155,8 +157,8 @@ def test_centre_crops_agree_with_dalis_operators(target, antialias):
 def test_without_numba_the_stock_operators_are_used():
     code = (
         "import sys; sys.modules['numba'] = None\n"
-        "from dali_mix.pipelines import fused\n"
-        "print(fused.available(), 'dali_mix.pipelines.resample' in sys.modules)"
+        "from dali_mix.pipelines.kernels import fused\n"
+        "print(fused.available(), 'dali_mix.pipelines.kernels.resample' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert result.stdout.split() == ["False", "False"]

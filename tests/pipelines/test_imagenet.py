@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from dali_mix.pipelines import SampleRandom, build
-from dali_mix.pipelines.auto_augment import AutoAugment
 from dali_mix.pipelines.imagenet import ImageNet
+from dali_mix.pipelines.steps.auto_augment import AutoAugment
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali.auto_aug.core import signed_bin
 from PIL import Image

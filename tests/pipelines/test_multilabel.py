@@ -5,7 +5,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from dali_mix.pipelines import SampleRandom, build, windows
+from dali_mix.pipelines import SampleRandom, build
+from dali_mix.pipelines.steps import window as windows
 from PIL import Image
 from sklearn.datasets import load_sample_images
 

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from dali_mix.pipelines import windows
 from dali_mix.pipelines.random import SampleRandom
+from dali_mix.pipelines.steps import window
 from scipy import stats
 from torchvision.transforms import v2
 
@@ -31,7 +31,7 @@ def naive_window(u, height, width, scale, ratio):
 def test_windows_equal_the_naive_loop(scale, ratio):
     sizes = np.random.default_rng(0).integers(1, 600, (500, 2))
     ids = np.arange(500)
-    anchor, shape = windows.random_resized_windows(sizes[:, 0], sizes[:, 1], scale, ratio, SampleRandom(1, 2, ids))
+    anchor, shape = window.random_resized_windows(sizes[:, 0], sizes[:, 1], scale, ratio, SampleRandom(1, 2, ids))
     u = SampleRandom(1, 2, ids).uniform(22)
     expected = [naive_window(u[i], int(h), int(w), scale, ratio) for i, (h, w) in enumerate(sizes)]
     assert np.array_equal(np.hstack([anchor, shape]), expected)
@@ -40,7 +40,7 @@ def test_windows_equal_the_naive_loop(scale, ratio):
 
 def test_no_fit_takes_the_largest_centred_window():
     height, width = np.array([1, 300, 1000, 50]), np.array([1, 10, 100, 5000])
-    anchor, shape = windows.random_resized_windows(height, width, (0.99, 1.0), RATIO, SampleRandom(0, 0, np.arange(4)))
+    anchor, shape = window.random_resized_windows(height, width, (0.99, 1.0), RATIO, SampleRandom(0, 0, np.arange(4)))
     assert shape.tolist() == [[1, 1], [13, 10], [133, 100], [50, 67]]
     assert anchor.tolist() == [[0, 0], [143, 0], [433, 0], [0, 2466]]
 
@@ -52,7 +52,7 @@ def test_windows_are_distributed_as_torchvisions():
     transform = v2.RandomResizedCrop(224, SCALE, RATIO)
     theirs = [transform.make_params([image]) for _ in range(count)]
     shape = np.full(count, height), np.full(count, width)
-    anchor, size = windows.random_resized_windows(*shape, SCALE, RATIO, SampleRandom(0, 0, np.arange(count)))
+    anchor, size = window.random_resized_windows(*shape, SCALE, RATIO, SampleRandom(0, 0, np.arange(count)))
     for name, ours in (("top", anchor[:, 0]), ("left", anchor[:, 1]), ("height", size[:, 0]), ("width", size[:, 1])):
         assert stats.ks_2samp([params[name] for params in theirs], ours).pvalue > 1e-3, name
     assert 0.40 < (size.prod(axis=1) / (height * width)).mean() < 0.54
@@ -61,11 +61,11 @@ def test_windows_are_distributed_as_torchvisions():
 @pytest.mark.parametrize("side", [32, 224])
 def test_evaluation_sizes_and_places_are_torchvisions(side):
     sizes = np.random.default_rng(1).integers(8, 500, (60, 2))
-    resized = windows.covering_sizes(sizes[:, 0], sizes[:, 1], (side * 8 // 7, side * 8 // 7))
+    resized = window.covering_sizes(sizes[:, 0], sizes[:, 1], (side * 8 // 7, side * 8 // 7))
     for (height, width), ours in zip(sizes, resized, strict=True):
         theirs = v2.functional.resize(torch.zeros(1, int(height), int(width)), [side * 8 // 7])
         assert tuple(ours) == tuple(theirs.shape[1:])
-    position = windows.centre_crop_positions(resized, (side, side))
+    position = window.centre_crop_positions(resized, (side, side))
     start = np.rint(position.astype(np.float64) * (resized - side))
     for (height, width), (top, left) in zip(resized, start, strict=True):
         numbered = torch.arange(int(height) * int(width)).reshape(1, int(height), int(width))
@@ -73,5 +73,5 @@ def test_evaluation_sizes_and_places_are_torchvisions(side):
 
 
 def test_a_target_that_is_not_square_is_just_covered():
-    sizes = windows.covering_sizes(np.array([100, 50, 64]), np.array([50, 100, 96]), (64, 96))
+    sizes = window.covering_sizes(np.array([100, 50, 64]), np.array([50, 100, 96]), (64, 96))
     assert sizes.tolist() == [[192, 96], [64, 128], [64, 96]]

@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import resource
 import torch
-from dali_mix.recordio.memory import keep_freed_memory
+from dali_mix.malloc import keep_freed_memory
 
 if {keep}:
     assert keep_freed_memory()

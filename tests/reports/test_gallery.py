@@ -20,7 +20,7 @@ from dali_mix.mixers import (
     SpliceMix,
     fine_grained_saliency,
 )
-from dali_mix.mixers.saliency import peaks
+from dali_mix.mixers.ops.saliency import peaks
 from dali_mix.recordio import RecordSet, write_set
 from dali_mix.reports import gallery
 from dali_mix.reports.columns import Batch, _labels, _shares, mixed

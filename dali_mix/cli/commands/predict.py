@@ -1,0 +1,137 @@
+"""`dali-mix predict RECIPE CHECKPOINT IMAGES…`: what a trained model says of image files."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dali_mix._text import printable
+from dali_mix.cli.bars import Bar
+
+if TYPE_CHECKING:
+    from dali_mix.engine.inference.image_files import Unreadable
+    from dali_mix.engine.inference.predict import Predictions
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="name classes above this probability (multi-label: .5)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="name the K highest (classification: 5); with --threshold both count"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write predictions and all scores to this file")
+    parser.add_argument("--csv", type=Path, metavar="OUT", help="the same as a table: a row an image, a column a class")
+
+
+CLASS_FILE_HELP = "class names in order, one a line (default: those in the checkpoint, or of the recipe's sets)"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Recipe, checkpoint and images, and how they are taken."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a file of weights")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("--ema", action="store_true", help="take the averaged weights")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set values of the recipe"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dali_mix.datasets.base import read_names
+    from dali_mix.engine.config.recipe_files import load_evaluated
+    from dali_mix.engine.inference.image_files import find_images
+
+    config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
+    files = find_images(args.images)
+    classes = None if args.class_file is None else read_names(args.class_file)
+
+    import torch
+
+    from dali_mix.engine.checkpoint.files import check_out, write_text
+    from dali_mix.engine.inference.predict import Predictor, choose
+
+    for option in ("json", "csv"):
+        if (out := getattr(args, option)) is not None:
+            check_out(f"--{option}", out)
+
+    choose(torch.zeros(1), ["any"], "multilabel", args.threshold, args.top_k)  # wrong ones are told before the work
+    tell_values(of_run)
+    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
+    tell_notes(predictor.notes)
+
+    with Bar("predict", "img", len(files)) as bar:
+
+        def tell(path: Path, scores: torch.Tensor) -> None:
+            chosen = choose(scores, predictor.classes, predictor.task, args.threshold, args.top_k)
+            bar.line(_line(printable(str(path)), chosen))
+
+        found = predictor(files, each=tell)
+    if args.json is not None:
+        write_text(args.json, _json(found, args))
+    if args.csv is not None:
+        write_text(args.csv, _csv(found, args))
+    return tell_unreadable("predict", found.unreadable)
+
+
+def tell_notes(notes: Iterable[str]) -> None:
+    """Print how a file of weights was read."""
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def tell_values(of_run: Path | None) -> None:
+    """Says where the recipe's values come from when it is not the recipe."""
+    if of_run is not None:
+        print(f"with the values of {of_run}", file=sys.stderr)
+
+
+def tell_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
+    """Names the files that were left out; the exit status, 1 if there are any."""
+    status = 0
+    for path, reason in unreadable:
+        print(printable(f"dali-mix {command}: left out {path}: {reason}"), file=sys.stderr)
+        status = 1
+    return status
+
+
+def _line(path: str, chosen: list[tuple[str, float]]) -> str:
+    if not chosen:
+        return f"{path} prediction: no class above the threshold"
+    names, scores = zip(*chosen, strict=True)
+    return f"{path} prediction: {','.join(names)}  ({', '.join(f'{score:.3f}' for score in scores)})"
+
+
+def _json(found: Predictions, args: argparse.Namespace) -> str:
+    from dali_mix.engine.checkpoint.files import json_text
+
+    images = [
+        {
+            "image": str(path),
+            "prediction": [name for name, _ in found.chosen(row, args.threshold, args.top_k)],
+            "scores": [round(score, 6) for score in found.scores[row].tolist()],
+        }
+        for row, path in enumerate(found.paths)
+    ]
+    record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": found.task}
+    left_out = [{"image": str(path), "reason": reason} for path, reason in found.unreadable]
+    record |= {"classes": list(found.classes), "images": images, "left_out": left_out}
+    return json_text(record, indent=2) + "\n"
+
+
+def _csv(found: Predictions, args: argparse.Namespace) -> str:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "prediction", *found.classes])
+    for row, path in enumerate(found.paths):
+        names = ",".join(name for name, _ in found.chosen(row, args.threshold, args.top_k))
+        table.writerow([path, names, *(f"{score:.6f}" for score in found.scores[row].tolist())])
+    return text.getvalue()

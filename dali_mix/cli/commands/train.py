@@ -1,0 +1,88 @@
+"""`dali-mix train RECIPE --work-dir D`: trains, or resumes; under torchrun on every rank."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+PREEMPTED, INTERRUPTED = 75, 130
+NOTHING_TO_SAVE = "SIGTERM while no step was under way: nothing to save; start it again (with --resume=auto)"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "A run killed at any point goes on from its newest checkpoint with --resume, and on a CPU ends with the same\n"
+        "weights. SIGTERM and Ctrl-C finish the step, save, and exit with status 75 and 130; a second Ctrl-C stops at\n"
+        "once. Several processes: scripts/train_dist.sh."
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="must",
+        default="no",
+        choices=("must", "auto"),
+        help="go on from the newest checkpoint, with the values in the run's config.json; an error without one; "
+        "--resume=auto then begins at step 0",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    with _sigterm_ends_with_75():
+        status = _train(args)
+    if status == PREEMPTED and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one, while the process ends
+    return status
+
+
+def _train(args: argparse.Namespace) -> int:
+    from dali_mix.engine.config.recipe_files import load_config, load_resumed, recipe_name
+
+    if args.resume == "no":
+        config = load_config(args.recipe, args.cfg_options)
+    else:
+        config = load_resumed(args.recipe, Path(args.work_dir), args.cfg_options)
+    from dali_mix.engine.run import train
+
+    status = train(config, args.work_dir, resume=args.resume, recipe=recipe_name(args.recipe))
+    return {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
+
+
+@contextmanager
+def _sigterm_ends_with_75() -> Iterator[None]:
+    """End the process with status 75 on SIGTERM in the block, except where `process_group.StopSignal` handles it.
+
+    It ends at once: libraries that are being imported would swallow or change an exception.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # The launcher (see `cli.rank`) prints it once for its ranks.
+        if "DALI_MIX_RANKS" not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
+            with suppress(OSError):
+                os.write(2, f"dali-mix train: {NOTHING_TO_SAVE}\n".encode())
+        os._exit(PREEMPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

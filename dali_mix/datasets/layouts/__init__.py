@@ -1,0 +1,1 @@
+"""Dataset layouts, one a file: a function (root, split, options) -> `Listing`."""

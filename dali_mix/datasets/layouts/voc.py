@@ -1,0 +1,256 @@
+"""Layout `voc`: PASCAL VOC's devkit, and any set in the same layout: multi-label targets or boxes.
+
+VOCdevkit/VOC<year>/ with Annotations/ID.xml, ImageSets/Main/SPLIT.txt and JPEGImages/ID.jpg. Several years become one
+set (`--years 2007,2012`). Multi-label truth: 1 where a class has an object that is not difficult; where it has only
+difficult ones 0 in a training split and -1 (ignore) in the others. VOC's corners count pixels from 1 and include the
+last: a box over the whole of a 500-pixel row is 1 to 500, here 0 to 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dali_mix._text import composed, printable
+from dali_mix.datasets.annotations import (
+    against_published,
+    choose_task,
+    detection_label,
+    labelled,
+    read_xml,
+    xml_number,
+)
+from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, decode_lines, join_reports, tree_of
+from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.recordio.image_headers.header import read_image_header
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+# Images a split, by the challenge's own statistics: host.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html and voc2012.
+PUBLISHED = {
+    ("2007", "train"): 2501, ("2007", "val"): 2510, ("2007", "trainval"): 5011, ("2007", "test"): 4952,
+    ("2012", "train"): 5717, ("2012", "val"): 5823, ("2012", "trainval"): 11540,
+}  # fmt: skip
+
+
+class _Object(NamedTuple):
+    name: str
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, from 0, the last excluded
+    difficult: bool
+    where: str
+
+
+class _Image(NamedTuple):
+    name: str
+    listed: str  # file and line
+    annotation: str
+    size: tuple[int, int] | None  # height, width; None where the annotation does not say
+    objects: list[_Object]
+    filename: str  # what the annotation calls the image
+
+
+def voc(root: Path, split: str, options: Options) -> Listing:
+    """Lists split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of the years there, or of
+    `--years`; `--task multilabel` (default) or detection. Classes: the standard 20, `--classes FILE`, or `--classes
+    auto`: those in all annotations of these years, sorted, so that every split has the same.
+
+    Raises FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
+    """
+    task = choose_task("voc", options)
+    tree = tree_of(root, options)
+    years = _years(tree, options.years)
+    images = [image for year, base in years for image in _images(tree, base, split)]
+    if options.classes_file == Path("auto"):
+        classes = _classes_there(tree, [base for _, base in years])
+    else:
+        classes = options.class_names() or VOC_CLASSES
+    number_of = {name: number for number, name in enumerate(classes)}
+    for item in (item for image in images for item in image.objects):
+        if item.name not in number_of:
+            advice = "correct it, or name the classes with --classes FILE, or --classes auto"
+            raise ValueError(f"{item.where}: class {item.name!r} is not among the {len(classes)} classes; {advice}")
+    report = {}
+    if classes == VOC_CLASSES and all((year, split) in PUBLISHED for year, _ in years):
+        what = f"VOC{'+'.join(year for year, _ in years)} {split}"
+        report = against_published(len(images), sum(PUBLISHED[year, split] for year, _ in years), what)
+    report = join_reports(report, _doubtful(images, task))
+    labels: list[np.ndarray]
+    sizes = None
+    if task == "detection":
+        sizes = [image.size or _size_of(tree, image.name, options.exif == "ignore") for image in images]
+        pairs = zip(images, sizes, strict=True)
+        labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
+    else:
+        labels = [_targets(image, number_of, -1 if split not in TRAINING_SPLITS else 0) for image in images]
+    listing = Listing(
+        tree,
+        [image.name for image in images],
+        labels,
+        classes,
+        "voc",
+        split,
+        task=task,
+        places=[image.listed for image in images],
+        sizes=sizes,
+        report=report,
+    )
+    return labelled(listing, options, keep=True)
+
+
+def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Year and folder of each year to read."""
+    devkit = next(
+        (base for base in ("VOCdevkit/", "") if tree.exists(base + "Annotations") or _years_in(tree, base)), ""
+    )
+    there = _years_in(tree, devkit)
+    if not there:
+        if tree.exists(f"{devkit}Annotations") and not asked:
+            return [("", devkit)]  # the root is one year's folder itself
+        raise FileNotFoundError(f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root is what holds VOCdevkit")
+    for year in asked:
+        if year not in there:
+            raise FileNotFoundError(f"{tree.where(devkit)}VOC{year}: no such folder; there is {', '.join(there)}")
+    if not asked and len(there) > 1:
+        raise ValueError(f"{tree.root}: the years {', '.join(there)} are there: choose, e.g. --years {','.join(there)}")
+    return [(year, f"{devkit}VOC{year}/") for year in asked or there]
+
+
+def _years_in(tree: Tree, base: str) -> list[str]:
+    if base and not tree.exists(base.rstrip("/")):
+        return []
+    found = (name[3:] for name in tree.folders(base.rstrip("/")) if name.startswith("VOC"))
+    return [year for year in found if year.isdigit()]
+
+
+def _images(tree: Tree, base: str, split: str) -> list[_Image]:
+    try:
+        listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main')}.txt"
+    except ValueError as error:
+        raise ValueError(f"--split {error}; name a list of ImageSets/Main") from None
+    if not tree.exists(listed):
+        folder = f"{base}ImageSets/Main"
+        if not tree.exists(folder):
+            raise FileNotFoundError(f"{tree.where(folder)}: no such folder; fetch the devkit again")
+        files = (name.rpartition("/")[2] for name in tree.walk(folder))
+        there = ", ".join(name[:-4] for name in files if name.endswith(".txt") and "_" not in name)
+        raise FileNotFoundError(f"{tree.where(listed)}: no such file; choose --split among {there or 'none'}")
+    for folder in ("Annotations", "JPEGImages"):
+        if not tree.exists(base + folder):
+            raise FileNotFoundError(f"{tree.where(base + folder)}: no such folder; fetch the devkit again")
+    where = tree.where(listed)
+    files_of: dict[str, list[str]] = {}
+    for name in tree.images(f"{base}JPEGImages"):
+        key = name.removeprefix(f"{base}JPEGImages/").rpartition(".")[0]
+        files_of.setdefault(composed(key), []).append(name)
+    images: list[_Image] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(decode_lines(tree.read(listed), where), start=1):
+        key = line.strip()
+        if not key:
+            continue
+        place = f"{where}: line {number}"
+        if key in seen:
+            raise ValueError(f"{place}: {key} was on line {seen[key]} already; remove it")
+        seen[key] = number
+        try:
+            key = check_name(key, base)
+            annotation = f"{base}Annotations/{key}.xml"
+            name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])
+            if others:
+                raise ValueError(f"{key} may be {name} or {others[0]}: remove one of them")
+            images.append(_annotated(tree, name, place, annotation))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{place}: {error}; fetch it, or correct the list") from None
+        except ValueError as error:
+            raise ValueError(str(error) if str(error).startswith(tree.root) else f"{place}: {error}") from None
+    return images
+
+
+def _classes_there(tree: Tree, bases: list[str]) -> tuple[str, ...]:
+    files = [name for base in bases for name in tree.walk(f"{base}Annotations") if name.endswith(".xml")]
+    found = {
+        item.findtext("name", "").strip()
+        for name in files
+        for item in read_xml(tree, name, "annotation").findall("object")
+    }
+    if not found - {""}:
+        raise ValueError(f"{tree.where(bases[0])}Annotations: no object in it, so --classes auto finds no class")
+    return tuple(sorted(found - {""}))
+
+
+def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
+    where = tree.where(annotation)
+    content = read_xml(tree, annotation, "annotation")
+    objects = []
+    for number, item in enumerate(content.findall("object"), start=1):
+        place = f"{where}: object {number}"
+        kind = (item.findtext("name") or "").strip()
+        if not kind:
+            raise ValueError(f"{place}: field 'name' is missing or empty; correct it")
+        difficult = xml_number(item, "difficult", place, missing=0)
+        if difficult not in (0, 1):
+            raise ValueError(f"{place}: field 'difficult' is {difficult:g}, expected 0 or 1")
+        corners = [xml_number(item, f"bndbox/{corner}", place) for corner in ("xmin", "ymin", "xmax", "ymax")]
+        box = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise ValueError(
+                f"{place}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
+                " width and a height? correct it"
+            )
+        objects.append(_Object(kind, box, bool(difficult), place))
+    height, width = (xml_number(content, f"size/{side}", where, missing=0) for side in ("height", "width"))
+    for side, pixels in (("height", height), ("width", width)):
+        if pixels >= 1 << 20:
+            raise ValueError(f"{where}: field 'size/{side}' is {pixels:g}, not a number of pixels; correct it")
+    filename = (content.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
+    known = height >= 1 and width >= 1  # some tools leave the size out, or write 0
+    return _Image(name, listed, annotation, (int(height), int(width)) if known else None, objects, filename)
+
+
+def _doubtful(images: list[_Image], task: str) -> dict[str, Any]:
+    """Return a report with notices on what is valid, and seldom meant."""
+    notices = []
+    others = [image for image in images if image.filename and not _same_name(image)]
+    if others:
+        own, said = others[0].annotation.rpartition("/")[2], printable(others[0].filename)
+        notices.append(
+            f"{len(others):,} annotations name another image in <filename> (first: {own} says {said}); each was taken"
+            " for the image of its own name"
+        )
+    boxes = [item.box for image in images for item in image.objects] if task == "detection" else []
+    if thin := sum(x2 - x1 == 1 or y2 - y1 == 1 for x1, y1, x2, y2 in boxes):
+        notices.append(
+            f"{thin:,} boxes are one pixel wide or high (xmin = xmax or ymin = ymax): VOC counts the last pixel"
+        )
+    return {"notices": notices} if notices else {}
+
+
+def _same_name(image: _Image) -> bool:
+    own = image.annotation.rpartition("/")[2].removesuffix(".xml")
+    return own in (image.filename, image.filename.rpartition(".")[0])
+
+
+def _size_of(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
+    try:
+        header = read_image_header(tree.read(name), plain=False)
+    except ValueError as error:
+        raise ValueError(f"{tree.where(name)}: {str(error).removeprefix(tree.where(name) + ': ')}") from None
+    turned = stored and header.orientation >= 5
+    return (header.width, header.height) if turned else (header.height, header.width)
+
+
+def _targets(image: _Image, number_of: dict[str, int], only_difficult: int) -> np.ndarray:
+    target = np.zeros(len(number_of), dtype=np.float32)
+    target[[number_of[item.name] for item in image.objects if item.difficult]] = only_difficult
+    target[[number_of[item.name] for item in image.objects if not item.difficult]] = 1
+    return target
+
+
+def _boxes(tree: Tree, image: _Image, size: tuple[int, int], number_of: dict[str, int]) -> np.ndarray:
+    rows = [(number_of[item.name], *item.box, item.difficult) for item in image.objects]
+    objects = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    return detection_label(objects, *size, tree.where(image.annotation), len(number_of))

@@ -1,0 +1,81 @@
+"""What targets a set gives, a mixer makes of them and a loss takes: what does not fit is told before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import get_args
+
+from torch import nn
+
+from dali_mix.mixers import Mixer
+from dali_mix.mixers.ops.targets import TargetKind, mixed_kind
+
+_OF_TASK: dict[str, TargetKind] = {"classification": "class", "multilabel": "multi-hot"}
+_WORDS: dict[TargetKind, str] = {
+    "class": "class numbers (B,)",
+    "soft": "soft labels (B,K), rows of sum 1",
+    "multi-hot": "multi-hot rows (B,K) of 1, 0, -1",
+    "soft multi-hot": "multi-hot rows (B,K) weighted by area, 0 … 1, -1",
+}
+_SINGLE: frozenset[TargetKind] = frozenset({"class", "soft"})
+_MULTI: frozenset[TargetKind] = frozenset({"multi-hot", "soft multi-hot"})
+# torch's own losses, by what their documentation says. Its multi-label ones know no -1.
+_TORCH: dict[type[nn.Module], frozenset[TargetKind]] = {
+    nn.CrossEntropyLoss: _SINGLE,
+    nn.NLLLoss: frozenset({"class"}),
+    nn.MultiMarginLoss: frozenset({"class"}),
+    nn.BCEWithLogitsLoss: _MULTI,
+    nn.MultiLabelSoftMarginLoss: _MULTI,
+}
+
+
+def check_targets(task: str, mixer: Mixer | None, loss: nn.Module, *, evaluates: bool = True) -> None:
+    """Raises ValueError where the loss cannot take what the set or the mixer gives.
+
+    Args:
+        task: of the set, "classification" or "multilabel".
+        mixer: or None.
+        loss: one of ours says in `accepts` which kinds it takes (of `ops.targets.TargetKind`); torch's are known; any
+            other without `accepts` is not checked.
+        evaluates: the loss is also computed on unmixed targets, for evaluation.
+
+    Raises:
+        ValueError: no such task, or set, mixer and loss that do not fit; the message says which would.
+    """
+    if task not in _OF_TASK:
+        raise ValueError(f"a set for {task} has no targets to mix: mixers and losses know {' and '.join(_OF_TASK)}")
+    accepts = getattr(loss, "accepts", None) or _TORCH.get(type(loss))
+    if accepts is None:
+        return
+    if wrong := set(accepts) - set(get_args(TargetKind)):
+        raise ValueError(f"loss {type(loss).__name__} accepts {sorted(wrong)}, which no set or mixer makes")
+    of_set = _OF_TASK[task]
+    mixed = mixed_kind(of_set, mixer.combine if mixer is not None and mixer.changes_targets else None)
+    name = type(loss).__name__
+    taken = f"loss {name} takes {' or '.join(_WORDS[kind] for kind in _WORDS if kind in accepts)}"
+    if mixed not in accepts:
+        if mixed == of_set:
+            by = f"the {task} set gives"
+        else:
+            assert mixer is not None
+            by = f"mixer {type(mixer).__name__} makes, by {mixer.combine}, of a {task} set's"
+        raise ValueError(f"{taken}, not the {_WORDS[mixed]} that {by}. {_advice(task, mixed, accepts)}")
+    if evaluates and of_set not in accepts:
+        raise ValueError(
+            f"{taken}: what mixer {type(mixer).__name__} makes, but not the {_WORDS[of_set]} that the {task} set gives "
+            f"for evaluation. {_advice(task, mixed, accepts)}"
+        )
+
+
+def _advice(task: str, mixed: TargetKind, accepts: Collection[TargetKind]) -> str:
+    if task == "multilabel":
+        return "Choose a multi-label loss"
+    if mixed == "multi-hot" and _MULTI.issuperset(accepts):
+        return "The recipe is for multi-label sets, this one has a class a record: give another set, or another recipe"
+    if mixed == "multi-hot":
+        return (
+            "SpliceMix and other mixers by union are for multi-label sets: choose a mixer by area (CutMix, ResizeMix)"
+        )
+    return (
+        "Choose SoftCrossEntropy" if mixed == "soft" else "Choose a loss for classification, such as SoftCrossEntropy"
+    )

@@ -1,0 +1,1 @@
+"""Recipes: the files, and `RunConfig`, their checked form."""

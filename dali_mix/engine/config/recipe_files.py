@@ -1,0 +1,255 @@
+"""Recipe files: found by name or path, read as plain values, changed by `--cfg-options`.
+
+A recipe is a Python module of plain values (mmengine's config style, `with read_base(): from .base import *`). It is
+imported like any module, so only files a person names as recipes ever run; nothing from a data set, a checkpoint or a
+work directory does. YAML and JSON are not read.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import importlib
+import json
+import sys
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import dali_mix
+from dali_mix import _factories
+from dali_mix.engine.config.schema import FIELDS, RunConfig, make_config
+from dali_mix.options import did_you_mean
+
+RECIPES = Path(dali_mix.__file__).parent / "recipes"
+# What a recipe may give as a name alone: `"resnet18"` is short for `{"type": "resnet18"}`.
+_NAMED = (("model", "backbone"), ("model", "head"))
+
+
+def list_recipes() -> list[str]:
+    """Names of the bundled recipes, sorted; files that begin with an underscore are bases of others."""
+    files = (p.relative_to(RECIPES).with_suffix("") for p in RECIPES.rglob("*.py"))
+    return sorted(f.as_posix() for f in files if not any(part.startswith("_") for part in f.parts))
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a bundled recipe, or of a recipe given as a path to a .py file.
+
+    Raises:
+        FileNotFoundError: no such recipe (the message names close ones).
+        ValueError: a file that is not Python.
+    """
+    bundled = RECIPES / f"{name}.py"
+    if bundled.is_file() and name in list_recipes():
+        return bundled
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml", ".json"):
+        raise ValueError(f"{name}: recipes are Python files (.py); YAML and JSON are not read")
+    if path.suffix == ".py":
+        if path.is_file():
+            return path.resolve()
+        raise FileNotFoundError(f"{name}: no such recipe file")
+    hint = did_you_mean(name, list_recipes(), cutoff=0.4)
+    raise FileNotFoundError(
+        f"no recipe {name!r}{hint}: it is neither bundled nor a .py file; `dali-mix recipes` lists all"
+    )
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The public plain variables of a recipe, as a deep copy.
+
+    Raises:
+        ValueError: the file does not import, or a variable is not a plain value.
+    """
+    module = _import(path)
+    values = {}
+    for name, value in vars(module).items():
+        if name.startswith("_") or isinstance(value, types.ModuleType) or callable(value):
+            continue
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {name} is not made of plain values (numbers, text, lists, dicts)") from error
+        values[name] = copy.deepcopy(value)
+    return values
+
+
+def _import(path: Path) -> types.ModuleType:
+    try:
+        if path.is_relative_to(RECIPES):
+            dotted = ".".join(("dali_mix.recipes", *path.relative_to(RECIPES).with_suffix("").parts))
+            return importlib.import_module(dotted)
+        # A package of its own around the file's folder, so that `from .base import *` finds its neighbours; taken away
+        # again, so that the next recipe of that name is read afresh.
+        package = types.ModuleType("_dali_mix_user_recipes")
+        package.__path__ = [str(path.parent)]
+        sys.modules[package.__name__] = package
+        try:
+            return importlib.import_module(f"{package.__name__}.{path.stem}")
+        finally:
+            for name in [n for n in sys.modules if n.split(".")[0] == package.__name__]:
+                del sys.modules[name]
+    except Exception as error:  # whatever a recipe's own code raises is a mistake in the recipe
+        raise ValueError(f"{path}: the recipe does not import: {type(error).__name__}: {error}") from error
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """("a.b", value) from "a.b=value"; the value is a Python literal, true/false/none, or else text.
+
+    Raises:
+        ValueError: no "=" in it.
+    """
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--cfg-options takes KEY=VALUE, not {text!r}")
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if raw.lower() in words:
+        return key.strip(), words[raw.lower()]
+    try:
+        return key.strip(), ast.literal_eval(raw)
+    except (ValueError, SyntaxError):
+        return key.strip(), raw
+
+
+def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """`values` with dotted keys set; a dict is made where the path has none. List items are reached by number.
+
+    Raises:
+        ValueError: a path through something that is neither dict nor list, or past a list's end.
+    """
+    merged = copy.deepcopy(values)
+    for dotted, value in options:
+        *path, last = dotted.split(".")
+        place: Any = merged
+        for depth, part in enumerate(path):
+            if isinstance(place, dict) and place.get(part) is None:
+                place[part] = _default(part) if depth == 0 else {}
+            elif isinstance(place, dict) and isinstance(place[part], str) and tuple(path[: depth + 1]) in _NAMED:
+                place[part] = {"type": place[part]}
+            place = place[_key(place, part, dotted)]
+        if isinstance(place, dict):
+            place[last] = value
+        else:
+            place[_key(place, last, dotted)] = value
+    return merged
+
+
+def _default(name: str) -> Any:
+    item = FIELDS.get(name)
+    made = item.default_factory() if item and item.default_factory is not dataclasses.MISSING else {}
+    return made if isinstance(made, dict) else {}
+
+
+def _key(place: Any, part: str, dotted: str) -> Any:
+    if isinstance(place, dict):
+        return part
+    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+        return int(part)
+    raise ValueError(f"--cfg-options {dotted}: {part!r} leads nowhere: the value there is {place!r}")
+
+
+def recipe_name(recipe: str) -> str:
+    """What a run's config.json calls its recipe: a bundled one's name, or the whole path of a .py file."""
+    path = recipe_file(recipe)
+    return path.relative_to(RECIPES).with_suffix("").as_posix() if path.is_relative_to(RECIPES) else str(path)
+
+
+def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> RunConfig:
+    """The config of a run to go on with: the values in its config.json, with `options` laid over them.
+
+    Without checkpoints, or without a config.json, it is `load_config`. Values of config.json are plain and checked; a
+    "module:name" among them, which names code, counts only where the recipe or `options` name the same.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or of another recipe.
+    """
+    path, pairs = work_dir / "config.json", [parse_option(option) for option in options]
+    if not path.is_file() or not any((work_dir / "checkpoints").glob("*.pt")):
+        return load_config(recipe, options)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or _nested(values):
+            raise ValueError("not a JSON object, or one nested too deeply")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
+    name, before = recipe_name(recipe), values.pop("recipe", None)
+    values.pop("made_by", None)
+    if before not in (None, name):
+        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
+    base = read_recipe(recipe_file(recipe))
+    values["resume_strict"] = base.get("resume_strict", True)  # going on regardless is asked for each time
+    merged, trusted = merge_options(values, pairs), set(_code_named(base).values())
+    for key, value in pairs:
+        trusted |= set(_code_named(value, key).values())
+    for where, kind in _code_named(merged).items():
+        if kind not in trusted:
+            raise ValueError(
+                f"{path}: {where}={kind} is code the recipe does not name: add {where}={kind} to --cfg-options if you "
+                "trust it"
+            )
+    _find_modules(recipe, merged)
+    return make_config(merged, where=str(path))
+
+
+def _code_named(value: Any, where: str = "") -> dict[str, str]:
+    """Return dotted key → text of every `type` of "module:name", at any depth."""
+    if isinstance(value, str):
+        return {where: value} if ":" in value and where.rpartition(".")[2] == "type" else {}
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    found: dict[str, str] = {}
+    for key, part in inner:
+        found |= _code_named(part, f"{where}.{key}".lstrip("."))
+    return found
+
+
+def _find_modules(recipe: str, values: dict[str, Any]) -> None:
+    """Let "module:name" find modules in the folder of a recipe file of the user's own."""
+    path = recipe_file(recipe)
+    if not path.is_relative_to(RECIPES):
+        _factories.import_from(path.parent, list(_code_named(values).values()))
+
+
+def _nested(value: Any, most: int = 32) -> bool:
+    """Whether lists and dicts in `value` are nested more than `most` deep."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner for outer in level if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]  # fmt: skip
+    return bool(level)
+
+
+def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
+    """The config to evaluate `checkpoint` with: where it lies in a run of this recipe the values that run had, so that
+    its figures come out again; else the recipe's. `options` are laid over them. Also the config.json that was read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_resumed`.
+    """
+    work_dir = checkpoint.absolute().parent.parent
+    try:
+        before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        before = None
+    if checkpoint.absolute().parent.name != "checkpoints" or before != recipe_name(recipe):
+        return load_config(recipe, options), None
+    return load_resumed(recipe, work_dir, options), work_dir / "config.json"
+
+
+def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
+    """Reads, merges and checks a recipe.
+
+    Args:
+        recipe: name of a bundled recipe ("cifar10/wrn28_10_resizemix") or path of a .py file.
+        options: "key=value" strings, as `--cfg-options` takes them.
+
+    Raises:
+        FileNotFoundError, ValueError: see `recipe_file`, `read_recipe`, `parse_option`, `make_config`.
+    """
+    path = recipe_file(recipe)
+    values = merge_options(read_recipe(path), (parse_option(option) for option in options))
+    _find_modules(recipe, values)
+    return make_config(values, where=str(recipe))

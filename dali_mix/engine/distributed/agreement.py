@@ -1,0 +1,106 @@
+"""What must be equal on all ranks, as plain text by name: compared before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dali_mix
+from dali_mix import pipelines
+from dali_mix.engine.checkpoint.files import CheckpointFolder
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.engine.train.precision import Precision
+from dali_mix.recordio import RecordSet
+
+# Compared by content, resolved, or without influence on what is computed.
+_LEFT_OUT = {"train_set", "val_set", "visualizer", "device", "amp", "loader.num_threads", "loader.prefetch"}
+_PACKAGES = ("dali_mix", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "numpy", "timm", "torchvision")
+
+
+def run_facts(config: RunConfig, device: torch.device, sets: tuple[str, ...]) -> dict[str, str]:
+    """Return what decides a run, name → value: settings, versions, code, and the content of sets and files.
+
+    A path may differ between machines; the content behind it may not.
+
+    Args:
+        sets: which of "train_set" and "val_set" are packed sets to compare.
+    """
+    facts = {"device": device.type, "amp": Precision(config.amp, device).name}
+    facts |= {
+        name: text for name, value in _flat(config.resolved()) if name not in _LEFT_OUT for text in [_text(value)]
+    }
+    for name in sets:
+        if (prefix := getattr(config, name)) is not None:
+            records = RecordSet(prefix)
+            facts[name] = f"{len(records)} records, sha256 {records.fingerprint[:16]}"
+    facts |= {f"the version of {name}": _version(name) for name in _PACKAGES}
+    facts["the version of torch"] = torch.__version__
+    facts["the code of dali_mix"] = _code_digest()
+    for name, value in _flat(config.resolved()):
+        if name.rpartition(".")[2] == "type" and ":" in str(value):
+            facts[f"the code of {value}"] = _module_digest(str(value).partition(":")[0])
+    return facts
+
+
+def resume_facts(folder: CheckpointFolder, resume: str) -> dict[str, str]:
+    """Return what a resumed run goes on from; it differs where the work directory is not shared."""
+    steps = folder.steps() if resume != "no" else []
+    newest = "none"
+    if steps:
+        with folder.file(steps[0]).open("rb") as file:
+            file.seek(-min(16, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            newest = f"step {steps[0]}, sha256 …{file.read().hex()}"
+    return {"--resume": resume, "the newest checkpoint (is --work-dir on a disk that all ranks share?)": newest}
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the sha256 of a file, short."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return f"sha256 {digest.hexdigest()[:16]}"
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+def _text(value: Any) -> str:
+    """A value, or the digest of the file that it names."""
+    is_path = isinstance(value, str) and (os.sep in value or bool(Path(value).suffix))
+    return file_digest(value) if is_path and Path(value).is_file() else str(value)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def _code_digest() -> str:
+    digest = hashlib.sha256()
+    for root in (Path(dali_mix.__file__).parent, Path(pipelines.__file__).parent):
+        for path in sorted(root.rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"sha256 {digest.hexdigest()[:16]}"
+
+
+def _module_digest(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    source = spec.origin if spec is not None else None
+    return file_digest(source) if source and Path(source).is_file() else "not a file"

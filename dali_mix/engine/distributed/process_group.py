@@ -1,0 +1,185 @@
+"""Process-group helpers, and SIGTERM and Ctrl-C handling."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dali_mix.engine.distributed.environment import address, environment
+from dali_mix.engine.distributed.rendezvous import RankLost, Rendezvous
+
+__all__ = ["RankLost", "Ranks", "StopSignal", "environment", "joined", "pick_device"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others. One process alone is rank 0 of 1, and nothing below communicates."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    rendezvous: Rendezvous | None = None
+
+    @property
+    def main(self) -> bool:
+        """True on the one rank that writes files and prints."""
+        return self.rank == 0
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Sums `tensor` over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def agree(self, value: int) -> int:
+        """Rank 0's `value`, on every rank; also a barrier."""
+        if self.world_size == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
+        dist.broadcast(tensor, 0)
+        return int(tensor.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's `value`, which pickle can carry, in the order of ranks."""
+        found = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
+    def exchange(self, name: str, value: str) -> list[str]:
+        """Return every rank's `value`, without the device; each `name` serves once."""
+        return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
+
+    def share_buffers(self, *models: nn.Module) -> None:
+        """Gives every rank rank 0's buffers: BatchNorm's statistics drift apart between forward passes of DDP."""
+        if self.world_size > 1:
+            for model in models:
+                for buffer in model.buffers():
+                    dist.broadcast(buffer, 0)
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Averages gradients that were gathered outside of DDP's own reduction."""
+        if self.world_size > 1:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad.div_(self.world_size))
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" → this rank's GPU where there is one, else the CPU; "cpu" or "cuda" as asked.
+
+    Raises:
+        ValueError: an unknown name, or "cuda" on a machine without.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device {name!r} is unknown: use auto, cpu or cuda")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError("device='cuda', but torch finds no GPU here; `dali-mix doctor` says more")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    local_rank, count = environment()[2], torch.cuda.device_count()
+    if count == 1:  # of this process alone, in a container or a Slurm task
+        local_rank = 0
+    if local_rank >= count:
+        raise ValueError(f"this is local rank {local_rank}, but there are {count} GPUs: start fewer processes")
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def joined(
+    prepare: Callable[[], tuple[torch.device, dict[str, str]]], timeout_seconds: float = 600.0
+) -> Iterator[Ranks]:
+    """Join the other ranks (NCCL on GPUs, gloo on CPUs) for the length of a block, after comparing with them.
+
+    After an error the group is not left in order: NCCL's orderly end waits for the other ranks, and those wait for this
+    one. At the end of a block that ends well all ranks wait for each other, so that none is killed while it saves.
+
+    Args:
+        prepare: checks everything this process can check alone; returns its device and what must be equal on all ranks.
+        timeout_seconds: of one exchange, in which a rank that died is not noticed otherwise.
+
+    Raises:
+        ValueError: the ranks differ, or what `prepare` raises.
+        RankLost: another rank failed.
+        OSError: ranks are missing, or the store of rank 0 cannot be opened or reached.
+    """
+    rank, world_size, _ = environment()
+    if world_size == 1:
+        yield Ranks(0, 1, prepare()[0])
+        return
+    problem: Exception | None = None
+    try:
+        device, facts = prepare()
+    except Exception as error:
+        problem = error
+    try:
+        rendezvous = Rendezvous(rank, world_size, *address())
+    except (ValueError, OSError):
+        if problem is None:
+            raise
+        raise problem from None
+    with rendezvous.reporting():
+        if problem is not None:
+            raise problem
+        rendezvous.compare({"WORLD_SIZE": str(world_size), **facts})
+        extra: dict[str, Any] = {}
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            extra["device_id"] = device
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("group", rendezvous.store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=timeout_seconds),
+            **extra,
+        )
+        ranks = Ranks(rank, world_size, device, rendezvous)
+        yield ranks
+        ranks.agree(0)
+        dist.destroy_process_group()
+
+
+class StopSignal:
+    """Notes SIGTERM and Ctrl-C instead of dying from them: `with StopSignal() as stop: … if stop.asked: …`.
+
+    Later SIGTERMs change nothing (launchers forward what the scheduler sent as well): SIGKILL ends what hangs. A second
+    Ctrl-C stops at once. `name` is what asked first.
+    Outside of the main thread Python cannot handle signals; `asked` then stays False.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.name = "SIGTERM"
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.name = "Ctrl-C"
+            with suppress(OSError):  # nobody may be left to read it
+                os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
+        self.asked = True
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}

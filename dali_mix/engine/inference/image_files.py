@@ -1,0 +1,174 @@
+"""Image files through a recipe's evaluation pipeline: temporary sets of them, which the usual loader reads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dali_mix.datasets.class_folders import unread_images
+from dali_mix.datasets.decoding import needs_conversion
+from dali_mix.datasets.images import Transform
+from dali_mix.datasets.no_data import no_data
+from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image, suffix_of
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.loading import build_loader
+from dali_mix.recordio import RecordSet, Sample, write_set
+
+_log = logging.getLogger(__name__)
+
+CHUNK, CHUNK_BYTES = 1024, 256 << 20  # files in a temporary set: in memory, then on disk
+DECODED_PIXELS = 50_000_000  # of a batch, decoded: fewer pictures at a time where they are large
+
+
+class Seen(NamedTuple):
+    """paths: B files. images: (B,3,H,W) float32, as the model takes them. rows: (B,) of RECORD_DTYPE, what a pipeline
+    knows of each: its height and width in pixels."""
+
+    paths: list[Path]
+    images: Tensor
+    rows: np.ndarray
+
+
+class Unreadable(NamedTuple):
+    """An image file that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """The files among `paths` as they are given, and those called like images in each folder and below, sorted.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        PermissionError: a folder that may not be read.
+        ValueError: nothing given, or a folder without images.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found += _images_in(path)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such image or folder")
+    if not found:
+        raise ValueError("no images: give files or folders")
+    return found
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the images in a folder and below, sorted. Images of formats that are not read are counted in a warning."""
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not no_data(name)]
+        for name in files:
+            if is_image(name) and not no_data(name) and Path(parent, name).is_file():
+                found.append(Path(parent, name))
+            elif not no_data(name):
+                others[suffix_of(name)] += 1
+    notices = unread_images(others)
+    if not found:
+        seen = f"; {notices[0]}" if notices else ""
+        raise ValueError(f"{folder}: no image in it (looked for {', '.join(sorted(IMAGE_SUFFIXES))}){seen}")
+    for notice in notices:
+        _log.warning("%s: %s", folder, notice)
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def load_images(
+    config: RunConfig, paths: Sequence[Path], device: torch.device, unreadable: list[Unreadable]
+) -> Iterator[Seen]:
+    """Batches of the files, in order, decoded and prepared as in an evaluation of the recipe.
+
+    A set packed with `--resize` holds smaller images than the files, so its pixels may differ slightly.
+
+    Args:
+        unreadable: gets those that cannot be read, which are left out.
+    """
+    chunk: list[tuple[Path, Sample]] = []
+    bytes_held, batch = 0, _batch_size(config, 1)
+    for path in paths:
+        try:
+            sample, pixels = _sample(path)
+        except ValueError as error:
+            unreadable.append(Unreadable(path, str(error)))
+            continue
+        alone = _batch_size(config, pixels)
+        differs = max(alone, batch) >= 2 * min(alone, batch)  # small pictures are not slowed by large ones for long
+        if len(chunk) >= CHUNK or bytes_held >= CHUNK_BYTES or (differs and len(chunk) >= min(alone, batch)):
+            yield from _load_chunk(config, chunk, batch, device, unreadable)
+            chunk, bytes_held, batch = [], 0, alone
+        chunk.append((path, sample))
+        bytes_held += len(sample.encoded)
+        batch = min(alone, batch)
+    if chunk:
+        yield from _load_chunk(config, chunk, batch, device, unreadable)
+
+
+def _batch_size(config: RunConfig, pixels: int) -> int:
+    """How many pictures of a size are decoded at a time: the recipe's batch, or what `DECODED_PIXELS` allows."""
+    return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
+
+
+def _sample(path: Path) -> tuple[Sample, int]:
+    """The record of an image file, and its pixels."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    encoded, header, _ = Transform(encoding="png" if needs_conversion(data) else "keep")(data)
+    sample = Sample(bytes(encoded), 0, header.height, header.width, header.encoding)
+    return sample, header.height * header.width
+
+
+def _load_chunk(
+    config: RunConfig,
+    chunk: list[tuple[Path, Sample]],
+    batch_size: int,
+    device: torch.device,
+    unreadable: list[Unreadable],
+) -> Iterator[Seen]:
+    name, options = config.pipeline_options(train=False)
+    settings = {key: value for key, value in config.loader.items() if key in ("num_threads", "prefetch")}
+    with tempfile.TemporaryDirectory(prefix="dali_mix-") as folder:
+        write_set(Path(folder, "images"), [sample for _, sample in chunk], classes=["none"])
+        records = RecordSet(Path(folder, "images"))
+        loader = build_loader(
+            name,
+            records,
+            batch_size=min(batch_size, len(chunk)),
+            train=False,
+            device=device,
+            rank=0,
+            world_size=1,
+            on_bad_record="skip",
+            pipeline_options=options,
+            **settings,
+        )
+        try:
+            for images, _, ids in loader:
+                numbers = ids.numpy()
+                yield Seen([chunk[number][0] for number in numbers], images, np.asarray(records.table[numbers]))
+        except ValueError:
+            if len(loader.skipped) < len(chunk):  # else it says that not one is left
+                raise
+        finally:
+            loader.close()
+        for number, reason in loader.skipped:
+            what = reason.partition(f": record {number}: ")[2] or reason
+            unreadable.append(Unreadable(chunk[number][0], what))

@@ -1,0 +1,183 @@
+"""What a trained model says of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dali_mix.engine.build import build_loss, build_model, place_model
+from dali_mix.engine.checkpoint.trained import open_trained
+from dali_mix.engine.compatibility import check_targets
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.engine.distributed import process_group
+from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.inference.image_files import Seen, Unreadable, find_images, load_images
+from dali_mix.engine.train.objectives import in_float32
+from dali_mix.engine.train.precision import Precision
+from dali_mix.recordio import RecordSet
+from dali_mix.recordio.manifest import set_prefix
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """paths: N files. scores: (N,K) float32 on the CPU, probabilities: one for each class (multilabel), or of sum 1
+    (classification). classes: K names. unreadable: the files left out, also those the model gives NaN for."""
+
+    paths: list[Path]
+    scores: Tensor
+    classes: tuple[str, ...]
+    task: str
+    unreadable: list[Unreadable]
+
+    def chosen(self, row: int, threshold: float | None = None, top_k: int | None = None) -> list[tuple[str, float]]:
+        """(class, score) of file `row`, highest first: the `top_k` highest among those above `threshold`.
+
+        With neither given: above .5 of a multi-label model, the five highest of a classification model.
+        """
+        return choose(self.scores[row], self.classes, self.task, threshold, top_k)
+
+
+def choose(
+    scores: Tensor, classes: Sequence[str], task: str, threshold: float | None = None, top_k: int | None = None
+) -> list[tuple[str, float]]:
+    """As `Predictions.chosen`, of one file's scores (K,).
+
+    Raises:
+        ValueError: a threshold outside 0 … 1, or top_k below 1.
+    """
+    if threshold is None and top_k is None:
+        threshold, top_k = (0.5, None) if task == "multilabel" else (None, 5)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}: scores are probabilities, give 0 to 1")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k}: give 1 or more")
+    values, order = scores.sort(descending=True, stable=True)
+    ranked = list(zip((classes[place] for place in order.tolist()), values.tolist(), strict=True))
+    return [pair for pair in ranked[:top_k] if threshold is None or pair[1] > threshold]
+
+
+class Predictor:
+    """A trained model, ready for image files.
+
+    Args:
+        config: the recipe it was trained by.
+        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+        ema: take the averaged weights of a checkpoint.
+        classes: names in the order of the logits; by default those in the checkpoint, or else those of the recipe's
+            `val_set` or `train_set`, one of which must then be there.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, or no names to be had.
+        ValueError: weights of another model, another number of names, a damaged file.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        checkpoint: str | Path,
+        *,
+        ema: bool = False,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        trained = open_trained(checkpoint, ema=ema)
+        self.config = config
+        self.classes, self.task = tuple(classes or ()) or trained.classes, trained.task
+        if not self.classes:
+            self.classes, self.task = _of_sets(config, trained.path)
+        if trained.classes and len(self.classes) != len(trained.classes):
+            raise ValueError(f"{len(self.classes)} class names for a model of {len(trained.classes)} classes")
+        self.task = self.task or _task_of_loss(config)
+        self.device = process_group.pick_device(config.device)
+        model = build_model(config, len(self.classes))
+        self.notes = trained.load_into(model)
+        self.model = place_model(model, config, Ranks(0, 1, self.device)).eval()
+        self.autocast = Precision(config.amp, self.device).autocast
+
+    def load(self, paths: Sequence[Path], unreadable: list[Unreadable]) -> Iterator[Seen]:
+        """Batches of files as the model takes them, on its device; those that cannot be read go to `unreadable`."""
+        return load_images(self.config, paths, self.device, unreadable)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits (B,K) → probabilities (B,K) float32, of each class or of sum 1, as the task is."""
+        logits = in_float32(logits)
+        return logits.sigmoid() if self.task == "multilabel" else logits.softmax(1)
+
+    def __call__(
+        self, images: Iterable[str | Path], each: Callable[[Path, Tensor], object] = lambda path, scores: None
+    ) -> Predictions:
+        """Predicts files, and the images in folders.
+
+        Args:
+            each: called with every file and its scores (K,) as soon as they are there.
+
+        Raises:
+            FileNotFoundError, ValueError: a path that is not there, or a folder without images.
+        """
+        unreadable: list[Unreadable] = []
+        paths: list[Path] = []
+        found = [torch.zeros(0, len(self.classes))]
+        for seen in self.load(find_images(images), unreadable):
+            with torch.inference_mode(), self.autocast():
+                logits = self.model(seen.images)
+            scores = self.scores(logits).cpu()
+            for path, row in zip(seen.paths, scores, strict=True):
+                if row.isnan().any():
+                    unreadable.append(Unreadable(path, "the model gives NaN for it"))
+                    continue
+                each(path, row)
+                paths.append(path)
+                found.append(row[None])
+        return Predictions(paths, torch.cat(found), self.classes, self.task, unreadable)
+
+
+def predict(
+    config: RunConfig,
+    checkpoint: str | Path,
+    images: Iterable[str | Path],
+    *,
+    ema: bool = False,
+    classes: Sequence[str] | None = None,
+) -> Predictions:
+    """Classes of image files by a trained model; the files are decoded and prepared as in an evaluation.
+
+    Args:
+        config, checkpoint, ema, classes: as `Predictor`, which serves better for more than one call.
+        images: files (JPEG, PNG, WebP, BMP, PNM, GIF, TIFF) and folders of them.
+
+    Returns:
+        the scores of every class; files that cannot be read are listed in `unreadable`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Predictor` and `find_images`.
+    """
+    files = find_images(images)
+    return Predictor(config, checkpoint, ema=ema, classes=classes)(files)
+
+
+def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
+    """Classes and task of the recipe's packed sets."""
+    for prefix in (config.val_set, config.train_set):
+        if prefix and Path(f"{set_prefix(prefix)}.json").is_file():
+            info = RecordSet(prefix).info
+            return tuple(info.classes), info.task
+    raise FileNotFoundError(
+        f"{path} does not name its classes, and the recipe's sets ({config.val_set}, {config.train_set}) are not "
+        f"there: give the names, one a line, with --classes FILE"
+    )
+
+
+def _task_of_loss(config: RunConfig) -> str:
+    """What the recipe's loss is for; where it takes either, what the model is for."""
+    loss = build_loss(config)
+    tasks = ["classification", "multilabel"]
+    for task in reversed(tasks) if config.model["type"] == "multilabel" else tasks:
+        try:
+            check_targets(task, None, loss)
+        except ValueError:
+            continue
+        return task
+    return tasks[0]

@@ -1,0 +1,200 @@
+"""Rehearse a step on the meta device before the run: shapes only, nothing is computed and no memory is taken.
+
+This finds a batch that cannot fit into the memory of a CPU, where the system would kill the process, and a step of one
+record that BatchNorm cannot normalize. A model that does not run on the meta device is not rehearsed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dali_mix.engine.build import build_mixer, build_model, build_pipeline
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.engine.train.objectives import OBJECTIVES
+from dali_mix.engine.train.optim import kept_by
+from dali_mix.loading.cached import available_memory
+from dali_mix.loading.order import plan
+
+_SINGLE = "more than 1 value per channel"  # torch's words where BatchNorm gets one
+_SMALL = {
+    "step",
+    "mu_product",
+    "eta",
+    "mu",
+    "row_var",
+    "col_var",
+}  # what optimizers keep that is not as large as a weight
+
+
+def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
+    """Raise ValueError if a training step of the recipe cannot work.
+
+    Args:
+        records: in the training set.
+        world_size: processes; those of this machine share its memory.
+
+    Raises:
+        ValueError: a step gives a process one record and the model cannot train on one; or, on a CPU, what a step holds
+            at least is more than the memory that is free.
+    """
+    micro = config.per_rank(world_size)
+    steps = plan(records, micro, world_size, train=True, drop_last=bool(config.loader.get("drop_last", False)))
+    sizes = [*([steps.step_size] if steps.steps else []), *steps.tail]
+    views = getattr(build_mixer(config, num_classes), "views", 1)
+    if sizes and min(sizes) // world_size * views == 1 and _refuses_one(config, num_classes):
+        where = "every step" if micro == 1 else f"the last step of an epoch ({records} records)"
+        then = "choose a larger batch_size" if micro == 1 else "set loader.drop_last=True, or choose another batch_size"
+        raise ValueError(
+            f"batch_size={config.batch_size} ({world_size} processes × accumulate {config.accumulate}) gives a process "
+            f"one record in {where}, and the model's BatchNorm cannot train on one record: {then}"
+        )
+    if device.type == "cpu" and not config.compile:  # compiled code keeps less
+        _check_memory(config, num_classes, min(micro, records) * views, config.accumulate)
+
+
+def check_evaluation(config: RunConfig, num_classes: int, world_size: int, device: torch.device) -> None:
+    """Raise ValueError if on a CPU an evaluation batch holds at least more than the memory that is free."""
+    if device.type == "cpu":
+        batch = max(1, (config.val_batch_size or config.batch_size) // world_size)
+        _check_memory(config, num_classes, batch, 0)
+
+
+def _meta_model(config: RunConfig, num_classes: int, train: bool) -> nn.Module:
+    with torch.device("meta"):
+        return build_model(config, num_classes).train(train)
+
+
+def _images(config: RunConfig, count: int, train: bool) -> Tensor:
+    height, width = build_pipeline(config, train).image_size
+    return torch.zeros(count, 3, height, width, device="meta")
+
+
+def _refuses_one(config: RunConfig, num_classes: int) -> bool:
+    try:
+        _meta_model(config, num_classes, True)(_images(config, 1, True))
+    except Exception as error:  # a model that does not run on the meta device says nothing
+        return _SINGLE in str(error)
+    return False
+
+
+def held_by_step(model: nn.Module, images: Tensor) -> int:
+    """Return the bytes that a forward pass in training leaves for the backward pass, weights not counted."""
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    held: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            held[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(images)
+    del output
+    return sum(storage.nbytes() for storage in held.values())
+
+
+def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
+    """Return the largest sum of bytes that a layer's input and output take in evaluation."""
+    most = 0
+
+    def measure(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal most
+        tensors = [part for part in (*inputs, output) if isinstance(part, Tensor)]
+        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
+        most = max(most, sum(storages.values()))
+
+    hooks = [module.register_forward_hook(measure) for module in model.modules() if not any(module.children())]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return most
+
+
+def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the bytes that this process can have without swapping, within the limit of its control group (container,
+    job); None where the system does not say.
+    """
+    free = available_memory()
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, now = (int((cgroup / name).read_text()) for name in (limit, used))
+            statistics = dict(
+                line.split() for line in (cgroup / limit).with_name("memory.stat").read_text().splitlines()
+            )
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        left = most - now + int(statistics.get(cache, 0))
+        free = left if free is None else min(free, left)
+    return free
+
+
+def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: int) -> None:
+    """Raise ValueError if `count` records do not fit: in training with `accumulate` parts, in evaluation with 0."""
+    free, train = free_memory(), accumulate > 0
+    try:
+        model, images = _meta_model(config, num_classes, train), _images(config, count, train)
+        if train:
+            activations = held_by_step(model, images) * OBJECTIVES[config.objective["type"]].passes
+        else:
+            activations = held_by_evaluation(model, images)
+    except Exception:  # a model that does not run on the meta device is not measured
+        return
+    if config.amp in ("bf16", "fp16"):
+        activations //= 2
+    weights = sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
+    copies = 1
+    if train:  # gradients, the optimizer's moments, the average
+        copies += 1 + len(kept_by(config.optimizer, torch.device("cpu"))[True] - _SMALL) + (config.ema is not None)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fixed = copies * weights * processes
+    needed = fixed + activations * processes
+    if free is None or needed <= free:
+        return
+    parts = -(-activations * processes // max(free - fixed, 1))
+    fitting = next((n for n in range(parts, count + 1) if count % n == 0 and fixed < free), None)
+    what = f"batch_size={config.batch_size}" if train or not config.val_batch_size else "val_batch_size"
+    advice = "Choose a smaller one" if fixed < free else "The weights alone do not fit: choose a smaller model"
+    if train and fitting:
+        advice += f", or accumulate={accumulate * fitting} or more"
+    raise ValueError(
+        f"{what}: {'a step' if train else 'an evaluation batch'} of {count} records of {images.shape[2]}×"
+        f"{images.shape[3]} pixels needs at least {needed / 1e9:.1f} GB ({activations * processes / 1e9:.1f} GB "
+        f"between layers, {fixed / 1e9:.1f} GB weights), and {free / 1e9:.1f} GB of memory are free. {advice}"
+    )
+
+
+def explained(error: Exception, config: RunConfig) -> Exception:
+    """Return a ValueError that says what to do for an error of torch that a recipe can cause; else the error itself."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return ValueError(
+            f"the memory of the device is not enough for batch_size={config.batch_size} with accumulate="
+            f"{config.accumulate}: {text.strip().splitlines()[0]}. Choose a smaller batch_size (or val_batch_size), or "
+            "a larger accumulate, which keeps the batch and takes it in smaller parts"
+        )
+    if _SINGLE in text:
+        return ValueError(
+            "a step gave a process one record, and the model's BatchNorm cannot train on one record: set "
+            "loader.drop_last=True, or choose another batch_size"
+        )
+    if "without overflow" in text:
+        return ValueError(
+            f"a number of the optimizer's step (rate, decay, momentum) is too large for its weights: {text.strip()}. "
+            "Choose a smaller optimizer.lr, a smaller schedule.gamma or min_lr, or smaller multipliers in paramwise"
+        )
+    if "finished reduction in the prior iteration" in text:
+        return ValueError(
+            "a parameter had no gradient in a step, which several processes wait for: freeze what is not used "
+            "(requires_grad_(False) in the model), or set find_unused_parameters=True"
+        )
+    return error

@@ -1,0 +1,86 @@
+"""What the ranks exchange at every step: the loss, further numbers that must be finite, and requests to stop.
+
+On a CPU the beat of a step is known before its optimizer step. On a GPU reading it there would make the host wait for
+the device at every step. So the beat is copied to pinned memory in the background and read one step later, when it has
+long arrived; meanwhile `bad`, a flag on the device, keeps the fused optimizer from changing any weight from the first
+non-finite number on. All ranks read the same beat at the same step, so they stop together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dali_mix.engine.distributed.process_group import Ranks
+
+
+class Beat(NamedTuple):
+    """One step, as all ranks know it: its number, the mean loss over the global batch, whether any rank must stop, and
+    the means over ranks of the other numbers that were measured.
+    """
+
+    step: int
+    loss: float
+    stop: bool
+    measured: tuple[float, ...] = ()
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and all(map(math.isfinite, self.measured))
+
+
+class Pulse:
+    """Exchanges one `Beat` a step.
+
+    Args:
+        ranks: the ranks that take part.
+        late: read each beat one step later (see above); the optimizer must then honour `bad`.
+    """
+
+    def __init__(self, ranks: Ranks, *, late: bool) -> None:
+        self.ranks = ranks
+        self.late = late
+        self.bad = torch.zeros((), dtype=torch.float32, device=ranks.device)  # 1 from the first non-finite number on
+        self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
+
+    def beat(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> Beat | None:
+        """Sends this step's beat; returns it, or when `late` the one before (None at first).
+
+        Args:
+            step: number of the step under way.
+            loss: () this rank's share of the global mean loss, on the device: shares sum to the mean over ranks.
+            stop: whether this rank was asked to stop.
+            measured: other numbers () on the device that must be finite on every rank.
+        """
+        flag = loss.new_full((), float(stop), dtype=torch.float64)
+        packet = torch.stack([loss.detach().double(), flag, *(number.double() for number in measured)])
+        self.ranks.sum_(packet)
+        if not self.late:
+            return self._read(step, packet)
+        self.bad.logical_or_(~torch.isfinite(packet).all())
+        before = self.flush()
+        event = None
+        if packet.is_cuda:
+            packet = torch.empty_like(packet, device="cpu", pin_memory=True).copy_(packet, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._waiting = (step, packet, event)
+        return before
+
+    def flush(self) -> Beat | None:
+        """The beat still under way, waited for; None when there is none."""
+        if self._waiting is None:
+            return None
+        step, packet, event = self._waiting
+        self._waiting = None
+        if event is not None:
+            event.synchronize()
+        return self._read(step, packet)
+
+    def _read(self, step: int, packet: Tensor) -> Beat:
+        loss, stop, *measured = packet.tolist()
+        return Beat(step, loss, stop > 0, tuple(number / self.ranks.world_size for number in measured))

@@ -1,0 +1,169 @@
+"""Optimizers, with rates and decays by parameter."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from dali_mix.engine.config.schema import check_kinds, is_number
+from dali_mix.options import did_you_mean
+
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()),
+)
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    norm_decay: float | None = None,
+    bias_decay: float | None = None,
+    custom: dict[str, dict[str, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """Parameters of `model` that train, grouped by rate and weight decay.
+
+    Args:
+        lr, weight_decay: of every parameter no rule below names.
+        norm_decay: weight decay of the scales and shifts of normalization layers.
+        bias_decay: weight decay of every other parameter named `bias`.
+        custom: part of a parameter's dotted name (whole components: "backbone", "layer4.0") →
+            {"lr_mult": …, "decay_mult": …}. The longest key that fits wins, and goes before the two rules above.
+
+    Returns:
+        Groups with "params", "lr", "base_lr" (kept by the trainer) and "weight_decay", in order of first appearance.
+
+    Raises:
+        ValueError: a key of `custom` that fits no parameter, or an unknown multiplier.
+    """
+    custom = custom or {}
+    for key, rule in custom.items():
+        if not isinstance(rule, dict):
+            raise ValueError(f"paramwise.custom[{key!r}] must be a dict of lr_mult and decay_mult, not {rule!r}")
+        if unknown := set(rule) - {"lr_mult", "decay_mult"}:
+            raise ValueError(f"paramwise.custom[{key!r}]: unknown {sorted(unknown)}; use lr_mult and decay_mult")
+        for name, value in rule.items():
+            if not (is_number(value) and value >= 0):
+                raise ValueError(f"paramwise.custom[{key!r}].{name} must be a number from 0, not {value!r}")
+    norm_names = {
+        f"{name}.{own}" if name else own
+        for name, module in model.named_modules()
+        if isinstance(module, NORMS)
+        for own, _ in module.named_parameters(recurse=False)
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    fitted: set[str] = set()
+    for name, parameter in model.named_parameters():
+        rate, decay = lr, weight_decay
+        keys = sorted((key for key in custom if f".{key}." in f".{name}."), key=len)
+        fitted.update(keys)
+        if keys:
+            rule = custom[keys[-1]]
+            rate, decay = lr * rule.get("lr_mult", 1.0), weight_decay * rule.get("decay_mult", 1.0)
+        elif name in norm_names:
+            decay = weight_decay if norm_decay is None else norm_decay
+        elif name.rpartition(".")[2] == "bias":
+            decay = weight_decay if bias_decay is None else bias_decay
+        if parameter.requires_grad:
+            groups.setdefault((rate, decay), []).append(parameter)
+    for key in set(custom) - fitted:
+        parts = sorted({part for name, _ in model.named_parameters() for part in name.split(".")})
+        raise ValueError(
+            f"paramwise.custom names {key!r}{did_you_mean(key, parts)}, which is part of no parameter's name; "
+            f"there are {', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}"
+        )
+    return [
+        {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def build_optimizer(
+    model: nn.Module, settings: dict[str, Any], paramwise: dict[str, Any], device: torch.device
+) -> torch.optim.Optimizer:
+    """The torch optimizer a recipe names, over `parameter_groups`.
+
+    On a GPU the fused implementation is taken where there is one: it is faster, and it can leave the weights alone by a
+    flag on the device, which the trainer needs to stop before a step without waiting for the GPU (see `pulse`).
+
+    Raises:
+        ValueError: an unknown type or option, or a model without parameters to train.
+    """
+    options = dict(settings)
+    kind = options.pop("type")
+    cls = getattr(torch.optim, kind, None)
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or cls is torch.optim.Optimizer:
+        names = [
+            n
+            for n, c in vars(torch.optim).items()
+            if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer
+        ]
+        hint = did_you_mean(kind, names)
+        raise ValueError(f"optimizer.type {kind!r} is not in torch.optim{hint}; there are {', '.join(names)}")
+    known = inspect.signature(cls).parameters
+    if unknown := set(options) - set(known):
+        raise ValueError(f"optimizer: {kind} knows no {sorted(unknown)}; it takes {sorted(set(known) - {'params'})}")
+    check_kinds(known, f"optimizer {kind}", options)
+    if "lr" not in options:
+        raise ValueError("optimizer.lr is missing: give the base learning rate")
+    if cls in _UNUSABLE:
+        raise ValueError(f"optimizer {kind}: {_UNUSABLE[cls]}; use SGD with momentum, or AdamW")
+    groups = parameter_groups(model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise)
+    if not groups:
+        raise ValueError("the model has no parameter to train: all are frozen")
+    if device.type == "cuda" and "fused" in known and not {"fused", "foreach"} & set(options):
+        options["fused"] = True
+    try:
+        optimizer = cls(groups, **options)
+    except (TypeError, ValueError) as error:
+        several = [name for name, parameter in model.named_parameters() if parameter.dim() != 2]
+        advice = f" ({several[0]} is not). Use SGD with momentum, or AdamW" if several and "2D" in str(error) else ""
+        raise ValueError(f"optimizer {kind}: {error}{advice}") from error
+    if device.type != "meta":
+        kept_by(settings, device)
+    return optimizer
+
+
+_UNUSABLE: dict[type, str] = {
+    torch.optim.LBFGS: "it evaluates the loss several times in a step (a closure), and the trainer once",
+    torch.optim.SparseAdam: "it takes sparse gradients only, and those of images are dense",
+}
+
+
+def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
+    """Return the names of what an optimizer keeps of a parameter, of one dimension (False) and of more (True).
+
+    They are found by a step on a small parameter, which also tells whether the options work.
+
+    Args:
+        settings: the type and options of a torch optimizer that `build_optimizer` takes.
+        device: where it steps.
+
+    Raises:
+        ValueError: the step fails; with what the optimizer says.
+    """
+    options = dict(settings)
+    kind = options.pop("type")
+    names: dict[bool, set[str]] = {}
+    for several, shape in ((True, (2, 2)), (False, (2,))):
+        parameter = torch.nn.Parameter(torch.ones(shape, device=device))
+        parameter.grad = torch.ones_like(parameter)
+        try:
+            optimizer = getattr(torch.optim, kind)([parameter], **options)
+            optimizer.step()
+        except Exception as error:  # of any kind: each optimizer has its own
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if not several and "2D" in first:  # an optimizer of matrices alone
+                names[several] = set()
+                continue
+            raise ValueError(f"optimizer {kind}: it cannot take a step with {options}: {first}") from error
+        names[several] = set(optimizer.state[parameter])
+    return names

@@ -1,0 +1,61 @@
+"""Which numbers the model computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from dali_mix.engine.train.finite import NonFinite
+
+
+class Precision:
+    """Autocast and, for fp16, loss scaling.
+
+    Args:
+        amp: "auto" (bf16 on a GPU that has it, else off), "bf16", "fp16" or "off".
+        device: where the model runs.
+    """
+
+    def __init__(self, amp: str, device: torch.device) -> None:
+        if amp == "auto":
+            native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            amp = "bf16" if native else "off"
+        self.name = amp
+        self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
+        self.autocast: Callable[[], AbstractContextManager] = nullcontext
+        if amp != "off":
+            dtype = torch.bfloat16 if amp == "bf16" else torch.float16
+            self.autocast = lambda: torch.autocast(device.type, dtype=dtype)
+        self._start: float | None = None  # the scale before the first step of this process
+        self._steps = 0
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Takes an optimizer step; with loss scaling one of infinite gradients is left out and the scale is lowered."""
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+            self._steps += 1
+
+    def check_scale(self, scale: float) -> None:
+        """Note the loss scale of a step. Raise NonFinite once it is below 1: every step before was left out."""
+        if self._start is None:
+            self._start = scale
+        if scale < 1:
+            raise NonFinite(
+                f"amp='fp16': the gradient is infinite even at a loss scale of {scale:g}, so no step can be taken. "
+                f"Use amp='bf16' or amp='off', a lower rate or clip_grad_norm"
+            )
+
+    def check_taken(self) -> None:
+        """Raise NonFinite if not one step of this process was taken; waits for the device."""
+        if self.scaler is None or self._start is None or not self._steps:
+            return
+        if self.scaler.get_scale() <= self._start * self.scaler.get_backoff_factor() ** self._steps:
+            raise NonFinite(
+                f"amp='fp16': all {self._steps} steps were left out, since their gradients were infinite. "
+                f"Use amp='bf16' or amp='off', or more steps: the loss scale halves at each of them"
+            )

@@ -1,0 +1,229 @@
+"""What a run must remember, in tensors and plain values, and how it goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from dali_mix.engine.train.optim import kept_by
+from dali_mix.models import differences
+
+if TYPE_CHECKING:
+    from dali_mix.engine.build import Parts
+    from dali_mix.engine.train.trainer import Trainer
+
+_ANYWAY = "--cfg-options resume_strict=False goes on all the same"
+
+
+def capture(trainer: Trainer) -> dict[str, Any]:
+    """The state of a run between two optimizer steps; the same on every rank, BatchNorm's statistics aside."""
+    parts, scaler = trainer.parts, trainer.precision.scaler
+    return {
+        "format": 1,
+        "model": parts.model.state_dict(),
+        "optimizer": parts.optimizer.state_dict(),
+        "groups": group_names(parts),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "ema": None if trainer.ema is None else trainer.ema.state_dict(),
+        "loader": parts.train_loader.state_dict(),
+        "epoch": trainer.epoch,
+        "step": trainer.step,
+        "offset": trainer.offset,
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "window": trainer.window.state_dict(),
+        "best": trainer.best.state_dict(),
+        "seed": trainer.config.seed,
+        "batch_size": trainer.config.batch_size,
+        "train_set": trainer.config.train_set,
+        "recipe": recipe(trainer),
+        **facts(parts),
+    }
+
+
+def recipe(trainer: Trainer) -> dict[str, Any]:
+    """Return the run's values as plain JSON types; `amp` as this device understands it."""
+    return {**trainer.config.resolved(), "amp": trainer.precision.name}
+
+
+def group_names(parts: Parts) -> list[list[str]]:
+    """Return the names of the parameters in each of the optimizer's groups, in the order of its state."""
+    names = {parameter: name for name, parameter in parts.model.named_parameters()}
+    return [[names[parameter] for parameter in group["params"]] for group in parts.optimizer.param_groups]
+
+
+def facts(parts: Parts) -> dict[str, Any]:
+    """What a checkpoint says of the training set, so that prediction does without it: task, and classes in order."""
+    return {"task": parts.task, "classes": list(parts.classes)}
+
+
+def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
+    """Goes on from what `capture` gave. Rates and decays are the recipe's, not the checkpoint's.
+
+    Returns:
+        a sentence for each value of the recipe that is not the checkpoint's.
+
+    Raises:
+        ValueError: it was saved with another seed, batch size, data set, type of model, optimizer, parameter groups, or
+            with an average where there is none now or the other way round, unless `resume_strict` is off: then what
+            cannot be carried over begins afresh. Also one whose tensors are of another model.
+    """
+    config, parts = trainer.config, trainer.parts
+    strict = config.resume_strict
+    _check_kinds(state)
+    for name in ("seed", "batch_size"):
+        if strict and state[name] != getattr(config, name):
+            raise ValueError(
+                f"the checkpoint was saved with {name}={state[name]}, this run has {name}={getattr(config, name)}; "
+                f"{_ANYWAY}"
+            )
+    position = dict(state["loader"])
+    if strict and position.get("fingerprint") != parts.train_loader.state_dict().get("fingerprint"):
+        before, now = state.get("train_set", "another set"), config.train_set
+        what = f"{now} has been packed anew since" if before == now else f"on {before}, this run has train_set={now}"
+        raise ValueError(f"the checkpoint was saved in training on other records: {what}; {_ANYWAY}")
+    trained, wanted = state.get("recipe") or {}, recipe(trainer)
+    kinds = [dict(values.get("model") or {}).get("type") for values in (trained, wanted)]
+    if strict and None not in kinds and kinds[0] != kinds[1]:
+        raise ValueError(f"this run was trained with model {kinds[0]}, the recipe now says {kinds[1]}; {_ANYWAY}")
+    if strict:  # the same global batch may be cut into other micro-batches now
+        position["global_batch_size"] = parts.train_loader.global_batch_size
+    parts.train_loader.load_state_dict(position, strict=strict)
+    if differ := differences(parts.model.state_dict(), state["model"]):
+        raise ValueError(f"the checkpoint is of another model: {differ}")
+    parts.model.load_state_dict(state["model"])
+    fresh = _restore_optimizer(trainer, state, trained)
+    fresh += _restore_average(trainer, state)
+    if trainer.precision.scaler is not None and state.get("scaler"):
+        trainer.precision.scaler.load_state_dict(state["scaler"])
+    trainer.epoch, trainer.step, trainer.saved_at = state["epoch"], state["step"], state["step"]
+    per_epoch, per_epoch_before = trainer.steps_per_epoch, state.get("steps_per_epoch", trainer.steps_per_epoch)
+    progress = trainer.step - state.get("offset", 0)
+    if not strict:  # as many epochs are behind us, and so is that share of the schedule, in steps of another size
+        progress = progress * per_epoch // per_epoch_before
+    trainer.offset = trainer.step - progress
+    trainer.total_steps += trainer.offset
+    trainer.window.load_state_dict(state["window"])
+    trainer.best.load_state_dict(state["best"])
+    changed = [key for key in wanted if key in trained and trained[key] != wanted[key] and key != "resume_strict"]
+    return fresh + [
+        f"{key}: this run was trained with {trained[key]!r}, the recipe now says {wanted[key]!r}" for key in changed
+    ]
+
+
+def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Load the optimizer's state, or with `resume_strict` off leave it fresh where it is another's, and say so."""
+    config, optimizer = trainer.config, trainer.parts.optimizer
+    saved, names = state["optimizer"], group_names(trainer.parts)
+    settings, now = before.get("optimizer", {}), recipe(trainer)["optimizer"]
+    reason = ""
+    if settings.get("type", now["type"]) != now["type"]:
+        reason = f"this run was trained with optimizer {_named(settings)}, the recipe now says {_named(now)}"
+    elif len(saved["param_groups"]) != len(names):
+        reason = (
+            f"the checkpoint is of another optimizer: its optimizer has {len(saved['param_groups'])} groups of "
+            f"parameters, the recipe's has {len(names)} (see `paramwise`)"
+        )
+    elif state.get("groups", names) != names or any(
+        len(group["params"]) != len(mine) for group, mine in zip(saved["param_groups"], names, strict=True)
+    ):
+        reason = (
+            "the checkpoint is of another optimizer: the recipe now puts other parameters into its groups (see "
+            "`paramwise` and what is frozen)"
+        )
+    elif wrong := _misfit(trainer, saved["state"]):
+        was = f"trained with optimizer {_named(settings)}" if settings else "trained with another optimizer"
+        reason = f"this run was {was}, the recipe now says {_named(now)}, and {wrong}"
+    if reason and config.resume_strict:
+        raise ValueError(f"{reason}. Its state cannot be carried over; {_ANYWAY}, with that state begun afresh")
+    if reason:
+        return [f"{reason}; its state begins afresh"]
+    # With the rules in place beforehand torch puts what it restores where this device's implementation wants it.
+    rules = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    groups = [{**old, **rule} for old, rule in zip(saved["param_groups"], rules, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    return []
+
+
+def _named(settings: Mapping[str, Any]) -> str:
+    """Return an optimizer's settings as a call."""
+    return f"{settings.get('type')}({', '.join(f'{k}={v!r}' for k, v in settings.items() if k != 'type')})"
+
+
+def _misfit(trainer: Trainer, saved: Mapping[Any, Any]) -> str:
+    """Return what in an optimizer's saved state is not as the recipe's optimizer keeps it; "" if all fits."""
+    kept = kept_by(trainer.config.optimizer, trainer.ranks.device)
+    parameters = [parameter for group in trainer.parts.optimizer.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(parameters):
+        moments, names = saved.get(number), kept[parameter.dim() > 1]
+        if moments is None:  # it never had a gradient
+            continue
+        if set(moments) != names:
+            keeps, found = (", ".join(sorted(map(str, some))) or "nothing" for some in (names, moments))
+            return f"which keeps {keeps} of a parameter, not {found}"
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.numel() != 1 and not _broadcasts(value, parameter):
+                return f"{name} of parameter {number} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
+            if not (value is None or isinstance(value, (Tensor, int, float))):
+                return f"{name} of parameter {number} is a {type(value).__name__}"
+    return ""
+
+
+def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
+    """Whether each side of `value` is 1 or the parameter's, as of the factors that Adafactor keeps."""
+    pairs = zip(value.shape, parameter.shape, strict=False)
+    return value.dim() == parameter.dim() and all(side in (1, wanted) for side, wanted in pairs)
+
+
+def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
+    """Load the average of the weights; with `resume_strict` off it begins or ends here, and a sentence says so."""
+    saved, ema = state.get("ema"), trainer.ema
+    if saved and ema is not None:
+        if differ := differences(ema.module.state_dict(), saved["model"]):
+            raise ValueError(f"the checkpoint's ema is of another model: {differ}")
+        ema.load_state_dict(saved)
+    if bool(saved) == (ema is not None):
+        return []
+    before = (state.get("recipe") or {}).get("ema", "on" if saved else None)
+    reason = f"this run was trained with ema={before}, the recipe now says ema={trainer.config.ema}"
+    if trainer.config.resume_strict:
+        then = "the average begins at the weights of this step" if ema is not None else "the average is dropped"
+        raise ValueError(f"{reason}; {_ANYWAY}: {then}")
+    if ema is not None:
+        ema.module.load_state_dict(state["model"])
+    return []  # named among what has changed
+
+
+_OF_OPTIMIZER = {"state": dict, "param_groups": list}
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "optimizer": dict, "loader": dict, "epoch": int, "step": int, "window": dict, "best": dict, "seed": int,
+    "batch_size": int,
+}  # fmt: skip
+_OPTIONAL: dict[str, type | tuple[type, ...]] = {
+    "offset": int, "steps_per_epoch": int, "groups": list, "recipe": dict, "scaler": (dict, type(None)),
+}  # fmt: skip
+
+
+def _check_kinds(state: Mapping[str, Any]) -> None:
+    """Raise ValueError if an entry is missing, or is not of the kind that `capture` gives."""
+    if missing := _NEEDED.keys() - state.keys():
+        raise ValueError(f"not a checkpoint to resume from: it lacks {', '.join(sorted(missing))}")
+    best = state["best"] if isinstance(state["best"], dict) else {}
+    window = state["window"] if isinstance(state["window"], dict) else {}
+    entries = [(name, state[name], kind) for name, kind in (_NEEDED | _OPTIONAL).items() if name in state]
+    entries += [(f"best.{name}", best.get(name), int) for name in ("step", "since")]
+    entries += [("best.value", best.get("value"), (float, int, type(None))), ("best.name", best.get("name"), str)]
+    entries += [("window.loss", window.get("loss"), (float, int)), ("window.steps", window.get("steps"), int)]
+    loader = state["loader"] if isinstance(state["loader"], dict) else {}
+    entries += [(f"loader.{name}", loader.get(name, 0), int) for name in ("epoch", "samples_seen")]
+    optimizer = state["optimizer"] if isinstance(state["optimizer"], dict) else {}
+    entries += [(f"optimizer.{name}", optimizer.get(name), kind) for name, kind in _OF_OPTIMIZER.items()]
+    for name, value, kind in entries:
+        least = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}.get(name, 0)
+        if (
+            not isinstance(value, kind)
+            or isinstance(value, bool)
+            or (isinstance(value, int) and not least <= value < 1 << 62)
+        ):
+            raise ValueError(f"not a checkpoint to resume from: its {name} is {str(value)[:40]!r}")

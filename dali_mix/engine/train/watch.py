@@ -1,0 +1,77 @@
+"""What a run checks of its model: finite numbers at the start, at each step and in what is saved, and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.train.finite import NonFinite, NonFiniteLoss, check_state, diagnosis, first_non_finite, statistics
+from dali_mix.engine.train.loss_monitor import Beat
+
+
+class Watch:
+    """Checks of one run; each raises the same error on every rank.
+
+    Attributes:
+        statistics: the buffers of the model that must stay finite, by name.
+    """
+
+    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+        self.model, self.ranks = model, ranks
+        self.statistics = statistics(model)
+        self._ids: dict[int, list[Tensor]] = {}
+
+    def note(self, step: int, ids: Tensor) -> None:
+        """Note records (B,) of this rank's `step`. Those of the last three steps are kept."""
+        self._ids = {number: noted for number, noted in self._ids.items() if number > step - 3}
+        self._ids.setdefault(step, []).append(ids)
+
+    def ids(self, step: int) -> list[int]:
+        """Return this rank's records of one of the last three steps."""
+        return torch.cat(self._ids.get(step, [torch.zeros(0, dtype=torch.int64)])).tolist()
+
+    def check_start(self, files: Iterable[Any]) -> None:
+        """Raise NonFinite if a weight or statistic is not finite before the first step.
+
+        Args:
+            files: the files that the weights were read from.
+        """
+        if name := first_non_finite(dict(self.model.named_parameters()) | self.statistics):
+            named = ", ".join(map(str, files))
+            raise NonFinite(
+                f"{name} holds NaN or infinity before the first step; take other weights"
+                f"{f' than {named}' if named else ''}"
+            )
+
+    def check_gradients(self) -> str:
+        """Return a sentence that names the parameters without a gradient on this rank or another; "" for none."""
+        parameters = self.model.named_parameters()
+        missing = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
+        found = list(dict.fromkeys(name for names in self.ranks.gather(missing) for name in names))
+        if not found:
+            return ""
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        return f"no gradient reaches {', '.join(found[:5])}{more}"
+
+    def check_step(self, beat: Beat) -> None:
+        """Raise NonFiniteLoss if a number of a step is not finite, naming the number and the records of all ranks."""
+        if beat.finite:
+            return
+        names = self.ranks.gather(first_non_finite(self.statistics))
+        statistic = next((name for name in names if name), None)
+        step, what = diagnosis(self.model, statistic, beat.step, beat.loss)
+        ids = self.ranks.gather(self.ids(step))
+        listed = ", ".join(f"{of} on rank {rank}" for rank, of in enumerate(ids)) if len(ids) > 1 else ids[0]
+        raise NonFiniteLoss(
+            f"{what}. Records in it: {listed}. Lower the rate, clip_grad_norm, amp='off', or look at these records "
+            f"with `dali-mix inspect`"
+        )
+
+    def check_state(self, state: dict[str, Any], step: int) -> None:
+        """Raise NonFinite if `state`, about to be saved, holds a weight, statistic or moment that is not finite."""
+        watched = [name for name, _ in self.model.named_parameters()]
+        check_state(state, [*watched, *self.statistics], f"step {step}")

@@ -1,0 +1,166 @@
+"""SpliceMix on a CPU: the new batch filled in one pass by loops compiled by numba.
+
+An image is copied to its place when the first cell that shows it is made, so that it is read from memory once; only
+images that no cell shows are copied on their own. Cells are resized straight into the image appended; where the tiling
+does not fill it, into a float32 tiling of one image, small enough for the cache, and from there.
+
+Batches are flat arrays in the order of memory, and `shape` is (planes, height, width, pixel), as in `numba_loops`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers.kernels.numba_loops import _compile, _memcpy
+from dali_mix.mixers.kernels.threads import together
+
+
+def splice(images: Tensor, grids: Sequence[tuple[int, int, Any, Any]]) -> Tensor:
+    """`images`, then those of the grids.
+
+    Args:
+        images: (B,C,H,W) float32 or uint8, as `cpu.takes` allows.
+        grids: each (rows, cols, sources (n, rows · cols) int64 in 0 … B - 1, dropped (n, rows · cols) bool).
+    """
+    shown = np.concatenate([sources.reshape(-1) for _, _, sources, _ in grids])
+    _, first_shown = np.unique(shown, return_index=True)
+    copies = np.zeros(len(shown), np.bool_)
+    copies[first_shown] = True
+    on_their_own = np.setdiff1d(np.arange(len(images)), shown)
+    out = numba_batch.fresh(images, len(images) + sum(len(sources) for _, _, sources, _ in grids))
+    batch, result, shape = (
+        numba_batch.flat(images, images.dtype),
+        numba_batch.flat(out, images.dtype),
+        numba_batch.shape(images),
+    )
+    threads = numba_batch.threads_for(len(out), out.nbytes)
+
+    def work(thread: int) -> None:
+        _copy_images(batch, result, np.array_split(on_their_own, threads)[thread], images[:1].numel())
+        place, cell = len(images), 0
+        for rows, cols, sources, dropped in grids:
+            tiles = np.array_split(np.arange(len(sources)), threads)[thread]
+            copied = copies[cell : cell + sources.size].reshape(sources.shape)
+            rounded = images.dtype == torch.uint8
+            _tile(batch, result, place, sources, dropped, copied, tiles, rows, cols, shape, rounded)
+            place, cell = place + len(sources), cell + sources.size
+
+    together([functools.partial(work, thread) for thread in range(threads)])
+    return out
+
+
+@_compile
+def _copy_images(images: Any, out: Any, numbers: Any, size: int) -> None:
+    for i in numbers:
+        _copy_image(images, out, i * size, size)
+
+
+@_compile
+def _copy_image(images: Any, out: Any, start: int, size: int) -> None:
+    # Not `_copy` of numba_loops: what is compiled here would not be compiled anew when that changes.
+    _memcpy(out.ctypes.data + start * out.itemsize, images.ctypes.data + start * images.itemsize, size * out.itemsize)
+
+
+@_compile
+def _tile(
+    images: Any,
+    out: Any,
+    place: int,
+    sources: Any,
+    dropped: Any,
+    copied: Any,
+    tiles: Any,
+    rows: int,
+    cols: int,
+    shape: Any,
+    rounded: bool,
+) -> None:
+    """Makes the images of a grid whose numbers are in `tiles`; they lie in `out` from image `place` on.
+
+    sources, dropped, copied: (n, rows · cols); copied: True where the image shown is to be copied as well.
+    """
+    planes, height, width, pixel = shape
+    cell_h, cell_w = height // rows, width // cols
+    tiled = (planes, rows * cell_h, cols * cell_w, pixel)
+    row, size = width * pixel, planes * height * width * pixel
+    exact = tiled == shape
+    tiling = np.empty(0 if exact else planes * tiled[1] * tiled[2] * pixel, np.float32)
+    for t in tiles:
+        image = (place + t) * size
+        for cell in range(rows * cols):
+            source = sources[t, cell] * size
+            top, left = cell // cols * cell_h, cell % cols * cell_w
+            if exact:
+                corner = image + top * row + left * pixel
+                _fill(images, source, shape, dropped[t, cell], out, corner, row, height, cell_h, cell_w, rounded)
+            else:
+                tiled_row = tiled[2] * pixel
+                corner = top * tiled_row + left * pixel
+                _fill(
+                    images, source, shape, dropped[t, cell], tiling, corner, tiled_row, tiled[1], cell_h, cell_w, False
+                )
+            if copied[t, cell]:
+                _copy_image(images, out, source, size)
+        if not exact:
+            _fill(tiling, 0, tiled, False, out, image, row, height, height, width, rounded)
+
+
+@_compile
+def _fill(
+    source: Any,
+    start: int,
+    shape: Any,
+    dropped: bool,
+    out: Any,
+    to: int,
+    out_row: int,
+    out_height: int,
+    box_h: int,
+    box_w: int,
+    rounded: bool,
+) -> None:
+    """The image at `start`, resized (bilinear, aligned corners) to `box_h` × `box_w` at `to`; zeros where dropped.
+
+    As torch's `interpolate`: pixel d of n lies at d · ((N - 1) / (n - 1)) of the N, in float32.
+    """
+    planes, height, width, pixel = shape
+    row, count = width * pixel, box_w * pixel
+    down = np.float32(height - 1) / np.float32(max(box_h - 1, 1))
+    across = np.float32(width - 1) / np.float32(max(box_w - 1, 1))
+    # For each value of a row made: the first of the two read (unsigned: none counts from the end), the shares.
+    near = np.empty(count, np.uint32)
+    share, rest = np.empty(count, np.float32), np.empty(count, np.float32)
+    for x in range(box_w):
+        at = np.float32(x) * across
+        left = min(np.int64(at), width - 1)
+        for c in range(pixel):
+            near[x * pixel + c] = left * pixel + c
+            share[x * pixel + c] = min(at - np.float32(left), np.float32(1)) if left < width - 1 else np.float32(0)
+            rest[x * pixel + c] = np.float32(1) - share[x * pixel + c]
+    mixed = np.zeros(row + pixel, np.float32)  # the pixel beyond the last weighs nothing
+    step = np.uint32(pixel)
+    for p in range(planes):
+        for y in range(box_h):
+            begin = to + (p * out_height + y) * out_row
+            made = out[begin : begin + count]
+            if dropped:
+                made[:] = 0
+                continue
+            at = np.float32(y) * down
+            top = min(np.int64(at), height - 1)
+            lower = min(at - np.float32(top), np.float32(1))
+            upper = np.float32(1) - lower
+            above, below = start + (p * height + top) * row, start + (p * height + min(top + 1, height - 1)) * row
+            over, under = source[above : above + row], source[below : below + row]
+            for k in range(row):
+                mixed[k] = upper * np.float32(over[k]) + lower * np.float32(under[k])
+            for k in range(count):
+                value = rest[k] * mixed[near[k]] + share[k] * mixed[near[k] + step]
+                made[k] = np.rint(value) if rounded else value

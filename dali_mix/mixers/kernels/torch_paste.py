@@ -1,0 +1,89 @@
+"""Pasting in plain torch operations: any device, dtype and layout, differentiable, and open to torch.compile.
+
+What the compiled loops (`numba_batch`) and the GPU kernels (`triton_batch`) do, without looking at the numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers.base import keep_format
+from dali_mix.mixers.ops import boxes as box_ops
+
+
+def same_place(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
+    """Image i with the pixels of image permutation[i] inside box i; arguments as of `paste.paste_boxes`."""
+    height, width = images.shape[2:]
+    mask = box_ops.inside(boxes, height, width)[:, None]
+    return keep_format(torch.where(mask, images[permutation], images), images)
+
+
+def nearest(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
+    """Image i with image permutation[i], shrunk by nearest neighbour, inside box i, by one gather."""
+    batch_size, _, height, width = images.shape
+    itself = torch.arange(batch_size, device=images.device)
+    rows = torch.arange(height, device=images.device)
+    cols = torch.arange(width, device=images.device)
+    top, left, box_h, box_w = boxes[:, :, None].unbind(1)
+    pasted = box_ops.inside(boxes, height, width)
+    from_image = torch.where(pasted, permutation[:, None, None], itself[:, None, None])
+    from_row = torch.where(pasted, nearest_source(rows - top, box_h, height)[:, :, None], rows[:, None])
+    from_col = torch.where(pasted, nearest_source(cols - left, box_w, width)[:, None, :], cols)
+    mixed_bhwc = images.permute(0, 2, 3, 1)[from_image, from_row, from_col]
+    return keep_format(mixed_bhwc.permute(0, 3, 1, 2), images)
+
+
+def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
+    """Which of `full` pixels becomes `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
+    # In float32, as torch's interpolate does: now and then that is one below the integer quotient pixel * full // size.
+    # (The quotient by way of float64 is rounded the same; torch.compile may make a float32 division 1 ulp off.)
+    ratio = (full / size.double()).float()
+    return (pixel.float() * ratio).floor().long()
+
+
+def bilinear(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
+    """Image i with image permutation[i], shrunk by an antialiased bilinear filter, inside box i.
+
+    Two matrix products an image, rows and columns, each with its own weights. They are taken in float64, which neither
+    TF32 nor autocast touches; in float32 a GPU may round the factors to 10 bits and fewer.
+    """
+    height, width = images.shape[2:]
+    top, left, box_h, box_w = boxes.unbind(1)
+    rows = triangle_weights(top, box_h, height)
+    cols = triangle_weights(left, box_w, width)
+    whole = images[permutation].double()
+    resized = rows[:, None] @ whole @ cols[:, None].mT
+    if not images.is_floating_point():
+        # To float32 first, as the loops sum: a tie must not depend on the last bits of a float64.
+        resized = resized.float().round()
+    mask = box_ops.inside(boxes, height, width)[:, None]
+    return keep_format(torch.where(mask, resized.to(images.dtype), images), images)
+
+
+def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
+    """(B, full, full) float64: row start + d holds the weights that make pixel d of `size` from `full` pixels."""
+    position = torch.arange(full, device=start.device)
+    # 1 - |distance| of pixel centres, in units of the shrunken image; whole numbers, so exact, up to the division.
+    centre = (2 * (position - start[:, None]) + 1) * full
+    distance = (2 * position + 1) * size[:, None, None] - centre[:, :, None]
+    weights = (2 * full - distance.abs()).clamp_min(0).double()
+    # Rows outside the box may weigh nothing at all; they are not used.
+    return weights / weights.sum(-1, keepdim=True).clamp_min(1)
+
+
+def zeros(images: Tensor, boxes: Tensor) -> Tensor:
+    """Image i with zeros inside box i."""
+    mask = box_ops.inside(boxes, *images.shape[2:])[:, None]
+    return keep_format(images.masked_fill(mask, 0), images)
+
+
+def blend(images: Tensor, permutation: Tensor, lam: Tensor) -> Tensor:
+    """lam · image + (1 - lam) · partner, taken in float32 (float64 for float64 images)."""
+    wide = torch.float64 if images.dtype == torch.float64 else torch.float32
+    partners = images[permutation].to(wide)
+    # Into the gathered partners, which are ours: no third batch.
+    mixed = partners.lerp_(images.to(wide), lam[:, None, None, None].to(wide))
+    if not images.is_floating_point():
+        mixed = mixed.round()
+    return keep_format(mixed.to(images.dtype), images)

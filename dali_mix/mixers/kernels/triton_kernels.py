@@ -1,0 +1,91 @@
+"""The mixers' Triton kernels; `mixers.kernels.triton_batch` launches them.
+
+An image is `planes · height` rows of `width · pixel` values: a contiguous batch has a plane for each channel and
+pixels of 1 value, a channels_last one has one plane and pixels of C values. A program makes a tile of rows, so that
+divisions are needed once a row and once a column, not once a pixel.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+SAME_PLACE, NEAREST, ZEROS = 0, 1, 2
+BLOCK = 2048
+
+_SAME_PLACE, _NEAREST, _ZEROS = tl.constexpr(SAME_PLACE), tl.constexpr(NEAREST), tl.constexpr(ZEROS)
+
+
+@triton.jit
+def paste(
+    images, out, partners, boxes, image_rows, height, width, row, pixel,
+    WAY: tl.constexpr, OWN: tl.constexpr, BOXES_ONLY: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """A tile of ROWS × COLS values of one image; with BOXES_ONLY nothing outside the box is read or written.
+
+    images, out: batches in the order of memory. partners: (B,) int64; unread with OWN, where an image is its own
+    partner. boxes: (B,4) int64.
+    """
+    i = tl.program_id(2).to(tl.int64)
+    y_of_all = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    col = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    top = tl.load(boxes + 4 * i).to(tl.int32)
+    left = tl.load(boxes + 4 * i + 1).to(tl.int32)
+    box_h = tl.load(boxes + 4 * i + 2).to(tl.int32)
+    box_w = tl.load(boxes + 4 * i + 3).to(tl.int32)
+    y = y_of_all % height
+    x = col // pixel
+    in_rows = (y >= top) & (y < top + box_h) & (y_of_all < image_rows)
+    in_cols = (x >= left) & (x < left + box_w) & (col < row)
+    here = i * image_rows * row
+    at = y_of_all[:, None] * row + col[None, :]
+    whole = (y_of_all < image_rows)[:, None] & (col < row)[None, :]
+    crosses = (tl.max(in_rows.to(tl.int32), 0) > 0) & (tl.max(in_cols.to(tl.int32), 0) > 0)
+    if crosses:
+        inside = in_rows[:, None] & in_cols[None, :]
+        if WAY == _ZEROS:
+            pasted = tl.zeros((ROWS, COLS), dtype=images.dtype.element_ty)
+        else:
+            if OWN:
+                there = here
+            else:
+                there = tl.load(partners + i) * image_rows * row
+            if WAY == _SAME_PLACE:
+                pasted = tl.load(images + there + at, mask=inside, other=0)
+            else:
+                # In float32, as torch's interpolate: quotient first, rounded as IEEE has it, then the product.
+                # (0 * box: a side of 1 arrives as a constant, which has no dtype.)
+                down = tl.div_rn((height + 0 * box_h).to(tl.float32), tl.maximum(box_h, 1).to(tl.float32))
+                across = tl.div_rn((width + 0 * box_w).to(tl.float32), tl.maximum(box_w, 1).to(tl.float32))
+                from_y = tl.minimum(((y - top).to(tl.float32) * down).to(tl.int32), height - 1)
+                from_x = tl.minimum(((x - left).to(tl.float32) * across).to(tl.int32), width - 1)
+                from_row = (y_of_all - y + from_y) * row
+                from_col = from_x * pixel + col % pixel
+                pasted = tl.load(images + there + from_row[:, None] + from_col[None, :], mask=inside, other=0)
+        if BOXES_ONLY:
+            tl.store(out + here + at, pasted, mask=inside)
+        else:
+            own = tl.load(images + here + at, mask=whole & ~inside, other=0)
+            tl.store(out + here + at, tl.where(inside, pasted, own), mask=whole)
+    elif not BOXES_ONLY:
+        # No box here: a plain copy, whose masks end at the border only and so allow wide loads.
+        tl.store(out + here + at, tl.load(images + here + at, mask=whole), mask=whole)
+
+
+@triton.jit
+def blend(images, out, partners, lam, size, ROUND: tl.constexpr, BLOCK: tl.constexpr):
+    """lam · image + (1 - lam) · partner for BLOCK values of one image of `size`; in float32, both ends to the bit."""
+    i = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    share = tl.load(lam + i)
+    own = tl.load(images + i * size + at, mask=inside).to(tl.float32)
+    other = tl.load(images + tl.load(partners + i) * size + at, mask=inside).to(tl.float32)
+    apart = other - own
+    mixed = tl.where(share > 0.5, own + (1.0 - share) * apart, other - share * apart)
+    if ROUND:
+        # To the nearest whole number, ties to the even one, as torch.round.
+        up = tl.floor(mixed + 0.5)
+        tie_to_odd = (up - mixed == 0.5) & (up - 2.0 * tl.floor(up * 0.5) == 1.0)
+        mixed = tl.where(tie_to_odd, up - 1.0, up)
+    tl.store(out + i * size + at, mixed.to(out.dtype.element_ty), mask=inside)

@@ -1,0 +1,180 @@
+"""What a mixer does to targets.
+
+| in | meaning | out |
+|---|---|---|
+| (B,) integers | class | (B,K) float32, rows sum to 1 |
+| (B,K) float, rows sum to 1 | soft label | (B,K) float32 |
+| (B,K) of {1, 0, -1} | multi-hot, -1 = ignore | (B,K) float32, -1 where the mixture is unknown |
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dali_mix.mixers.base import Combine
+from dali_mix.mixers.kernels import numba_batch
+
+TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
+
+
+def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
+    """What targets of `kind` are after a mixer that combines them by `combine`; None for one that leaves them alone.
+
+    Class numbers united are multi-hot: the classes of all images shown. United soft labels keep the larger share of
+    each class, so their rows no longer sum to 1.
+    """
+    if combine is None:
+        return kind
+    single = kind in ("class", "soft")
+    if combine == "area":
+        return "soft" if single else "soft multi-hot"
+    return "multi-hot" if kind in ("class", "multi-hot") else "soft multi-hot"
+
+
+def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
+    """Targets as (B,K) float32: class numbers become one-hot rows, (B,K) targets keep their values.
+
+    Args:
+        targets: (B,) of an integer dtype, 0 … num_classes - 1, or (B,K) of any dtype.
+        num_classes: K; None only where targets are (B,K) already.
+
+    Raises:
+        ValueError: shape, dtype, class number or K do not fit. (Class numbers are checked on the CPU only, and not
+            under torch.compile: a check on a GPU would wait for it.)
+    """
+    _check(targets, num_classes)
+    if targets.ndim == 2:
+        return targets.float()
+    return _zeros(targets, len(targets), num_classes).scatter_(1, targets.long()[:, None], 1.0)
+
+
+def _check(targets: Tensor, num_classes: int | None) -> None:
+    if targets.ndim == 2:
+        if num_classes is not None and targets.shape[1] == 1 < num_classes and not targets.is_floating_point():
+            raise ValueError("targets are (B,1): class numbers must be (B,); squeeze(1) them")
+        if num_classes is not None and targets.shape[1] != num_classes:
+            raise ValueError(
+                f"targets have {targets.shape[1]} columns, the mixer was made for num_classes={num_classes}: "
+                "give the mixer the dataset's number of classes"
+            )
+        return
+    if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(
+            f"targets are {tuple(targets.shape)} {targets.dtype}: a mixer takes (B,) class numbers of an integer "
+            "dtype, or (B,K) soft or multi-hot rows"
+        )
+    if num_classes is None:
+        raise ValueError("class numbers cannot be mixed without num_classes: give it to the mixer")
+    if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
+        low, high = (int(end) for end in targets.aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"class numbers span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
+
+
+def _zeros(targets: Tensor, count: int, columns: int | None) -> Tensor:
+    """(count, columns) float32 on the device of `targets`."""
+    assert columns is not None
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        # torch would fill it on all its threads, which then spin for a while on the cores that the mixing loops need.
+        return torch.from_numpy(np.zeros((count, columns), np.float32))
+    return torch.zeros(count, columns, device=targets.device)
+
+
+def of_partners(targets: Tensor, permutation: Tensor) -> Tensor:
+    """`targets`, or what else there is one of for each image, of the partners; on a CPU ValueError where one does not
+    exist.
+    """
+    if torch.compiler.is_compiling():
+        return targets[permutation]
+    try:
+        return targets[permutation]
+    except IndexError:
+        raise ValueError(
+            f"permutation must name images 0 … {len(targets) - 1}, in int64; it is {permutation.tolist()}"
+        ) from None
+
+
+def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int | None = None) -> Tensor:
+    """lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in an image that is seen stays ignored.
+
+    Args:
+        targets: (B,) class numbers or (B,K), as `to_soft` takes them. Class numbers are written straight to their
+            places, with the same values: exactly 1 where both are equal.
+        permutation: (B,) int64.
+        lam: (B,) float32 in [0,1], the share of the image itself.
+        num_classes: K; None only where targets are (B,K) already.
+
+    Returns:
+        (B,K) float32.
+
+    Raises:
+        ValueError: as `to_soft`.
+    """
+    if not permutation.shape == lam.shape == targets.shape[:1]:
+        raise ValueError(
+            f"permutation {tuple(permutation.shape)} and lam {tuple(lam.shape)} do not fit {len(targets)} targets: "
+            "each takes one number a sample"
+        )
+    if targets.ndim == 1 and num_classes is not None:
+        mixed = numba_batch.mix_classes(targets, permutation, lam, num_classes)
+        if mixed is not None:
+            return mixed
+    _check(targets, num_classes)
+    if targets.ndim == 1:
+        own = targets.long()
+        other, share = of_partners(own, permutation), lam.float()
+        mixed = _zeros(targets, len(targets), num_classes).scatter_(1, other[:, None], (1 - share)[:, None])
+        return mixed.scatter_(1, own[:, None], share.masked_fill(own == other, 1.0)[:, None])
+    own, other, share = targets.float(), of_partners(targets, permutation).float(), lam[:, None]
+    unknown = ((own < 0) & (share > 0)) | ((other < 0) & (share < 1))
+    return (share * own + (1 - share) * other).masked_fill(unknown, -1.0)
+
+
+def mix_union(first: Tensor, second: Tensor) -> Tensor:
+    """Multi-hot targets of an image that shows two: 1 where either has 1, else -1 where either is ignored, else 0.
+
+    Args:
+        first, second: (B,K) float32.
+
+    Returns:
+        (B,K) float32.
+    """
+    most = torch.maximum(first, second)
+    return torch.where(most > 0, most, torch.minimum(first, second))
+
+
+def union(targets: Tensor, seen: Tensor) -> Tensor:
+    """As `mix_union` for images that show several, of which some may not count.
+
+    Args:
+        targets: (n,cells,K) float32, of the image in each cell.
+        seen: (n,cells) bool, False for a cell whose labels do not count; an image with none shows nothing.
+
+    Returns:
+        (n,K) float32.
+    """
+    seen_targets = targets.masked_fill(~seen[:, :, None], 0.0)
+    most, least = seen_targets.amax(1), seen_targets.amin(1)
+    return torch.where(most > 0, most, least)
+
+
+def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
+    """`union` of the images of a batch that are shown.
+
+    Args:
+        targets: (B,) class numbers or (B,K). soft: (B,K) float32, as `to_soft` makes of them.
+        sources: (n,cells) int64, the image in each cell. dropped: (n,cells) bool, True for a cell that does not count.
+
+    Returns:
+        (n,K) float32.
+    """
+    if targets.ndim == 2:
+        return union(soft[sources], ~dropped)
+    # Class numbers are written straight to their places, those of dropped cells to a column that is cut off.
+    classes = soft.shape[1]
+    hot = _zeros(targets, len(sources), classes + 1)
+    return hot.scatter_(1, targets.long()[sources].masked_fill(dropped, classes), 1.0)[:, :classes].contiguous()

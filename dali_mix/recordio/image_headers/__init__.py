@@ -1,0 +1,1 @@
+"""Image headers: format, size and orientation of a file without decoding it."""

@@ -1,0 +1,87 @@
+"""The end of a graph as one operator: resize, crop, flip, normalize, uint8 (H,W,3) → float32 (3,h,w), CPU only.
+
+It runs inside the DALI graph, a sample at a time on DALI's own threads, by the operator behind
+`nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and keeps nothing; its
+operator only wants the addresses of two compiled functions, so they are given directly, and numba's cache on disk makes
+every start but the first fast.
+
+numba is optional: without it, `available()` is false and the stock operators do the work (`ops.resize_flip_normalize`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali.data_node import DataNode
+
+
+@functools.cache
+def available() -> bool:
+    """Whether numba is there and DALI's plugin calls compiled functions as `resample` expects."""
+    try:
+        from dali_mix.pipelines.kernels import resample
+        from nvidia.dali.plugin.numba import NumbaFunction
+    except ImportError:
+        return False
+    plugin: Any = NumbaFunction
+    try:
+        expected = plugin._run_fn_sig(None), plugin._setup_fn_sig(None)
+    except (AttributeError, TypeError):  # another DALI, whose plugin is built otherwise
+        return False
+    return expected == (resample.RUN_SIGNATURE, resample.SETUP_SIGNATURE)
+
+
+@functools.cache
+def _operator() -> type:
+    """DALI's numba operator, taking addresses of compiled functions where the plugin takes Python functions."""
+    from nvidia.dali.plugin.numba import NumbaFunction
+
+    class CompiledFunction(NumbaFunction):
+        def _get_run_fn_cpu(self, run_fn: int, *_: object) -> int:
+            return run_fn
+
+        def _get_setup_fn_cpu(self, setup_fn: int) -> int:
+            return setup_fn
+
+    return CompiledFunction
+
+
+def resize_flip_normalize(
+    images: DataNode,
+    size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    mirror: DataNode | None = None,
+    antialias: bool = True,
+    place: DataNode | None = None,
+) -> DataNode:
+    """Resize uint8 HWC images to `size` (height, width), flip where `mirror` (int32 scalars) is not 0, normalize.
+
+    place: int32 (4,): height and width to resize to, top and left of the `size` then cut out, inside of that.
+    mean, std: 3 floats each, for colours in 0..1. Returns float32 (3, height, width), (x/255 - mean) / std, within half
+    a grey level of `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` and `fn.crop_mirror_normalize`, whose resize
+    rounds to integers. Needs `available()`.
+    """
+    from dali_mix.pipelines.kernels import resample
+
+    deviation = np.asarray(std, np.float64)
+    scale, bias = 1 / (255 * deviation), -np.asarray(mean, np.float64) / deviation
+    constants = types.Constant(np.array([antialias, *scale, *bias], np.float32), device="cpu")
+    if mirror is None:
+        mirror = types.Constant(np.array(0, np.int32), device="cpu")
+    if place is None:
+        place = types.Constant(np.zeros(4, np.int32), device="cpu")
+    height, width = (int(side) for side in size)
+    operator = _operator()(
+        run_fn=resample.run_address(),
+        setup_fn=resample.setup_address(height, width),
+        in_types=[types.UINT8, types.INT32, types.FLOAT, types.INT32],
+        ins_ndim=[3, 0, 1, 1],
+        out_types=[types.FLOAT],
+        outs_ndim=[3],
+    )
+    return fn.reshape(operator(images, mirror, constants, place), layout="CHW")

@@ -1,0 +1,1 @@
+"""Steps of pipelines: crop windows, colors and automatic augmentation."""
