@@ -44,7 +44,7 @@ def test_losses_are_the_recorded_ones(straight):
     assert [sorted(ids[e * 40 : e * 40 + 40]) for e in range(3)] == [list(range(40))] * 3
 
 
-@pytest.mark.parametrize("step", range(2, 15))
+@pytest.mark.parametrize("step", range(2, 16))
 def test_killed_after_any_step(straight, tmp_path, step):
     work_dir = tmp_path / "run"
     assert run(recipe(), work_dir, kill_at=step) == [KILLED]
@@ -70,19 +70,22 @@ def test_killed_again_and_again(straight, tmp_path):
     assert_same_run(straight, work_dir)
 
 
-def test_sigterm_saves_and_goes_on_equal(straight, tmp_path):
+# 7 is not a multiple of the save interval; 15 is the last step, before the last evaluation.
+@pytest.mark.parametrize("step", [7, 15])
+def test_sigterm_saves_and_goes_on_equal(straight, tmp_path, step):
     work_dir = tmp_path / "run"
-    assert run(recipe(), work_dir, term_at=7) == [PREEMPTED]
-    assert newest_state(work_dir)["step"] == 7  # not a multiple of the save interval
+    assert run(recipe(), work_dir, term_at=step) == [PREEMPTED]
+    assert newest_state(work_dir)["step"] == step
     assert run(recipe(), work_dir, resume="must") == [0]
     assert_same_run(straight, work_dir)
 
 
-def test_ctrl_c_saves_and_goes_on_equal(straight, tmp_path):
+@pytest.mark.parametrize("step", [7, 15])
+def test_ctrl_c_saves_and_goes_on_equal(straight, tmp_path, step):
     work_dir = tmp_path / "run"
-    assert run(recipe(), work_dir, interrupt_at=7) == [INTERRUPTED]
-    assert newest_state(work_dir)["step"] == 7
-    assert "Ctrl-C: saved at step 7" in said(work_dir)
+    assert run(recipe(), work_dir, interrupt_at=step) == [INTERRUPTED]
+    assert newest_state(work_dir)["step"] == step
+    assert f"Ctrl-C: saved at step {step}" in said(work_dir)
     assert run(recipe(), work_dir, resume="must") == [0]
     assert_same_run(straight, work_dir)
 

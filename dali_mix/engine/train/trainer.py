@@ -289,7 +289,7 @@ class Trainer:
         due = interval is not None and self.step % interval == 0
         if self.config.log_ids:
             self.report.ids(self.ranks.rank, self.step, self.watch.ids(self.step))
-        if self.step % self.config.log_interval == 0:
+        if self.step % self.config.log_interval == 0 or self.step == self.total_steps:
             self.take(self.pulse.flush())
             self.log()
         self.report.advance()
