@@ -44,10 +44,12 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# As dali-mix sets it: idle threads leave the cores to others.
+# Two files at a time where there are two cores. As dali-mix sets it: idle threads leave the cores to others.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: export GOMP_SPINCOUNT ?= 1000
 test: lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 # The lowest versions, in an environment of their own. Left out: with torch 2.9 a faked GPU asks for a driver.
 test-lowest: export GOMP_SPINCOUNT ?= 1000
@@ -57,7 +59,7 @@ test-lowest:
 	$(PYTHON) .ci/floors.py > $(VENV)/floors.txt
 	$(INSTALL) -c $(VENV)/floors.txt -e ".[vis,bert,dev]"
 	$(call cv2,$(VENV)/floors.txt)
-	$(BIN)/python -m pytest -m "not gpu" --ignore tests/mixers/test_fake_gpu.py
+	$(PYTEST) -m "not gpu" --ignore tests/mixers/test_fake_gpu.py
 
 test-gpu: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m gpu

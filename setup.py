@@ -52,6 +52,7 @@ setup(
             "mypy>=1.15.0",
             "pytest>=8.2.0",
             "pytest-timeout>=2.3.1",
+            "pytest-xdist>=3.6.0",
             "ruff>=0.11.0",
         ],
     },

@@ -9,14 +9,6 @@ import pytest
 from dali_mix.cli import main as cli
 
 
-@pytest.fixture(autouse=True)
-def default_handler():
-    """Python's own handler: a job in the background is started with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def command(monkeypatch, run):
     """Have `dali-mix doctor` do `run`."""
     module = types.ModuleType("a_command")
