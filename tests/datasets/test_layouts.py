@@ -255,7 +255,7 @@ def test_tiny_imagenet(tmp_path: Path, capsys: Capture, zipped: bool) -> None:
     assert "labelled splits train and val" in capsys.readouterr().err
 
 
-def test_tiny_imagenet_with_a_bad_annotation(tmp_path: Path, capsys: Capture) -> None:  # row 5
+def test_tiny_imagenet_with_a_bad_annotation(tmp_path: Path, capsys: Capture) -> None:
     root = tiny_imagenet(tmp_path / "tiny")
     with (root / "val" / "val_annotations.txt").open("a") as file:
         file.write("val_9.JPEG\tn99\n")

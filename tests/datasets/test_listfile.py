@@ -124,7 +124,7 @@ def test_detection_from_im2rec_s_list_and_from_json(root: Path) -> None:
         assert second.tolist() == [[0, 0, 0, 1, 1, 0]]
 
 
-def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, capsys: Capture) -> None:  # row 7
+def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, capsys: Capture) -> None:
     """The image is 40 x 20: a pixel is 0.025 of its width and 0.05 of its height, and one per cent is less."""
     boxes = [[0, -0.02, 0, 0.5, 1.04, 0], [0, 0, 0, 1, 1, 0], [0, 0.5, 0.5, 1.00164, 1, 0]]
     status, out = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": boxes}]))
@@ -161,7 +161,7 @@ def test_names_with_spaces_and_labels_as_floats(root: Path, capsys: Capture) -> 
 
 
 BAD = {
-    # row 5: a bad line
+    # a bad line
     "a.lst": [
         ("0\t1\tsub/0.jpg\n1 0 sub/1.jpg\n", "line 2"),
         ("0\t1\tsub/0.jpg\nx\t1\tsub/1.jpg\n", "line 2: id 'x'"),
@@ -171,16 +171,16 @@ BAD = {
         ("0\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n", "; boxes begin with 2 and how many numbers an object has (5 or 6)"),
         ("0\t2\t5\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n1\t1\t.1\t.1\t.5\t.5\tsub/1.jpg\n", "line 2: 5 label fields"),
         ("0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n", "boxes in a list are shares of width and height, 0..1"),
-        # row 8: an id given twice
+        # an id given twice
         ("5\t1\tsub/0.jpg\n6\t1\tsub/1.jpg\n5\t0\tsub/2.jpg\n", "line 3: id 5 was given by"),
-        # row 12: the magic in an id
+        # the magic in an id
         ("0\t1\tsub/0.jpg\n3470205706\t0\tsub/1.jpg\n", "id 3470205706"),
     ],
     "a.txt": [
         ("sub/0.jpg\t1\nsub/1.jpg\n", "line 2"),
         ("sub/0.jpg\t1\n\t1\n", "line 2: ''"),
         ("", "lists no image"),
-        # row 6: labels
+        # labels
         ("sub/0.jpg\t1\nsub/1.jpg\tnan\n", "line 2: label nan is not a finite"),
         ("sub/0.jpg\t1\nsub/1.jpg\tinf\n", "line 2: label inf"),
         ("sub/0.jpg\t1\nsub/1.jpg\t-1\n", "line 2: label -1"),
@@ -188,7 +188,7 @@ BAD = {
         ("sub/0.jpg\t1\nsub/1.jpg\t16777217\n", "line 2: label 16777217"),
         ("sub/0.jpg\t1\nsub/1.jpg\t16777215\n", "line 2: label 16777215 would make 16,777,216 classes"),
         ("sub/0.jpg\t1\nsub/1.jpg\tcat\n", "line 2: label 'cat' is not a number"),
-        # row 7: arity
+        # arity
         ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\n", "line 2: 1 label fields, expected 2"),
         ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\t2\n", "line 2: label field 2"),
         ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\tnan\n", "line 2: label nan"),
@@ -206,7 +206,7 @@ BAD = {
         ('[{"path": "sub/0.jpg", "label": null}]', "entry 1"),
         ('[{"path": "sub/0.jpg", "label": 1, "id": -1}]', "entry 1: id '-1'"),
         ('[{"path": "sub/0.jpg", "label": 1, "id": 1}, {"path": "sub/1.jpg", "label": 1}]', "entry 2: has no id"),
-        # row 7: boxes
+        # boxes
         ('[{"path": "sub/0.jpg", "boxes": [[0, 0.5, 0.1, 0.5, 0.2]]}]', "entry 1: object 1: the box"),
         ('[{"path": "sub/0.jpg", "boxes": [[0, 0.5, 0.3, 0.6, 0.2]]}]', "entry 1: object 1: the box"),
         ('[{"path": "sub/0.jpg", "boxes": [[0, NaN, 0.1, 0.5, 0.2]]}]', "entry 1"),

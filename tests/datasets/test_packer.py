@@ -191,7 +191,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_image_stops_or_is_skipped(tmp_path: Path, capsys: Capture, kind: str) -> None:  # rows 4, 16
+def test_a_bad_image_stops_or_is_skipped(tmp_path: Path, capsys: Capture, kind: str) -> None:
     data, reason = BAD[kind]
     root = tmp_path / "images"
     image_folder(root, 1, 3)
@@ -275,7 +275,7 @@ def test_everything_skipped(tmp_path: Path, capsys: Capture) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_an_existing_set(tmp_path: Path, capsys: Capture) -> None:  # row 15
+def test_an_existing_set(tmp_path: Path, capsys: Capture) -> None:
     root = image_folder(tmp_path / "images")
     assert run_pack(root, tmp_path / "set") == 0
     before = digests(tmp_path / "images" / "class0"), (tmp_path / "set.json").read_bytes()
@@ -335,7 +335,7 @@ def slow_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("victim", ["process", "worker"])
-def test_killed_while_packing(tmp_path: Path, slow_folder: Path, victim: str) -> None:  # rows 1, 3
+def test_killed_while_packing(tmp_path: Path, slow_folder: Path, victim: str) -> None:
     """SIGKILL to the packer or to one of its workers (threads): it ends, nothing is published, a rerun gives the
     same."""
     out = tmp_path / "out" / "set"
@@ -364,7 +364,7 @@ def test_interrupted_while_packing(tmp_path: Path, slow_folder: Path) -> None:
     assert list(out.parent.iterdir()) == []
 
 
-def test_two_packers_at_once(tmp_path: Path, slow_folder: Path) -> None:  # row 14
+def test_two_packers_at_once(tmp_path: Path, slow_folder: Path) -> None:
     out = tmp_path / "out" / "set"
     first = start_packing(slow_folder, out, "--resize", "1000")
     wait_for(tmp_path / "out" / ".set.rec.partial", first)
@@ -379,7 +379,7 @@ def test_two_packers_at_once(tmp_path: Path, slow_folder: Path) -> None:  # row 
     assert list(verify_set(out)) == []
 
 
-def test_a_worker_that_fails_unexpectedly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # row 3
+def test_a_worker_that_fails_unexpectedly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = image_folder(tmp_path / "images", 2, 40)
     listing = LAYOUTS["imagefolder"](root, "train", Options())
     real, calls = Block.add, []

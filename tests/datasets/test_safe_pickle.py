@@ -84,7 +84,7 @@ def attacks(marker: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("attack", sorted(attacks(Path("/nowhere"))))
-def test_nothing_is_called(tmp_path: Path, attack: str) -> None:  # rows 43, 47
+def test_nothing_is_called(tmp_path: Path, attack: str) -> None:
     marker = tmp_path / "ran"
     with pytest.raises(ValueError, match=r"^data_batch_1: .*refused"):
         load_plain(attacks(marker)[attack], "data_batch_1")

@@ -16,7 +16,7 @@ from dali_mix.datasets.trees import FolderTree
 from tests.recordio.samples import encoded, image_folder
 
 
-def test_a_folder_below_that_is_a_link_outwards_is_refused(tmp_path: Path) -> None:  # row 9
+def test_a_folder_below_that_is_a_link_outwards_is_refused(tmp_path: Path) -> None:
     image_folder(tmp_path / "outside", classes=2)
     inner = tmp_path / "root" / "tiny-imagenet-200"
     inner.mkdir(parents=True)
@@ -31,7 +31,7 @@ def test_a_folder_below_that_is_a_link_outwards_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("target", ["..", ".", "../.."])
-def test_a_link_back_adds_no_image(tmp_path: Path, target: str) -> None:  # row 10
+def test_a_link_back_adds_no_image(tmp_path: Path, target: str) -> None:
     root = image_folder(tmp_path / "images", classes=2, each=3)
     (root / "class0" / "deep").mkdir()
     (root / "class0" / "deep" / "loop").symlink_to(target)

@@ -30,7 +30,7 @@ def test_names_that_leave_the_root(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["../secret.jpg", "a/../../secret.jpg", "{absolute}", "link.jpg", "folder/secret.jpg"])
-def test_a_list_that_leaves_the_root(tmp_path: Path, capsys: Capture, path: str) -> None:  # row 9
+def test_a_list_that_leaves_the_root(tmp_path: Path, capsys: Capture, path: str) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (tmp_path / "secret.jpg").write_bytes(encoded("JPEG"))
@@ -45,7 +45,7 @@ def test_a_list_that_leaves_the_root(tmp_path: Path, capsys: Capture, path: str)
     assert not (tmp_path / "set.json").exists()
 
 
-def test_a_folder_with_a_link_out(tmp_path: Path, capsys: Capture) -> None:  # row 9
+def test_a_folder_with_a_link_out(tmp_path: Path, capsys: Capture) -> None:
     root = image_folder(tmp_path / "root")
     outside = image_folder(tmp_path / "outside", 1)
     (root / "class0" / "more.jpg").symlink_to(outside / "class0" / "0.jpeg")
@@ -65,7 +65,7 @@ def test_links_that_stay_inside_are_followed(tmp_path: Path) -> None:
     assert len(RecordSet(tmp_path / "set")) == 5
 
 
-def test_a_loop_of_links_ends(tmp_path: Path) -> None:  # row 10
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "root", 2, 2)
     (root / "class0" / "self").symlink_to(root / "class0")
     (root / "class1" / "up").symlink_to(root)
@@ -118,7 +118,7 @@ def test_archives_pack_like_folders(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "a/../../evil.jpg"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_archive_with_names_that_climb(tmp_path: Path, capsys: Capture, name: str, kind: str) -> None:  # row 17
+def test_an_archive_with_names_that_climb(tmp_path: Path, capsys: Capture, name: str, kind: str) -> None:
     files = {**FILES, name: encoded("JPEG")}
     path = zip_of(tmp_path / "set.zip", files) if kind == "zip" else tar_of(tmp_path / "set.tar", files)
     assert pack(path, tmp_path / "packed") == 1
@@ -127,7 +127,7 @@ def test_an_archive_with_names_that_climb(tmp_path: Path, capsys: Capture, name:
     assert not list(tmp_path.rglob("evil*")) and not (tmp_path / "packed.json").exists()
 
 
-def test_an_archive_with_links(tmp_path: Path) -> None:  # row 17
+def test_an_archive_with_links(tmp_path: Path) -> None:
     link = tarfile.TarInfo("data/link.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     with pytest.raises(ValueError, match=r"set\.tar: data/link\.jpg is a link or device"):
@@ -141,7 +141,7 @@ def test_an_archive_with_links(tmp_path: Path) -> None:  # row 17
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_a_bomb(tmp_path: Path, capsys: Capture, kind: str) -> None:  # row 17
+def test_a_bomb(tmp_path: Path, capsys: Capture, kind: str) -> None:
     files = {f"train/a/{number}.jpg": bytes(100 << 20) for number in range(3)}
     path = tmp_path / f"bomb.{kind}"
     if kind == "zip":

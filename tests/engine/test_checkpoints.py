@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent (TARGETS.md rows 31–34, 43)."""
+"""Checkpoints are whole or absent."""
 
 import fcntl
 import hashlib
@@ -157,7 +157,7 @@ def test_disk_full_leaves_the_previous_one(folder):
 
 @pytest.mark.parametrize("syncs", [3, 4, 5, 6, 7])
 def test_killed_while_writing(tmp_path, syncs):
-    """Each save syncs file, folder and pointer: killed at every one of them in turn, with keep = 1 (row 31)."""
+    """Each save syncs file, folder and pointer: killed at every one of them in turn, with keep = 1."""
     values = recipe(checkpoint={"interval_steps": 2, "keep": 1})
     assert run(values, tmp_path / "straight") == [0]
     work_dir = tmp_path / "run"

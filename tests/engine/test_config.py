@@ -223,7 +223,7 @@ def test_unknown_recipe_names_close_ones():
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
 def test_yaml_is_not_read(tmp_path, suffix):
-    """Row 44: the tag that would run code is never looked at."""
+    """The tag that would run code is never looked at."""
     marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
     path.write_text(f"x: !!python/object/apply:os.mkdir ['{marker}']\n")
     with pytest.raises(ValueError, match="YAML and JSON are not read"):

@@ -130,7 +130,7 @@ def workers(launcher):
 
 
 def test_launcher_two_processes(sets, tmp_path):
-    """Every record once an epoch; SIGTERM saves; a killed process ends the run within a minute (rows 25, 35, 40)."""
+    """Every record once an epoch; SIGTERM saves; a killed process ends the run within a minute."""
     options = [f"train_set={sets['digits']}", f"val_set={sets['digits_val']}", "log_ids=true", "visualizer=[]"]
     work_dir, port = tmp_path / "run", {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     command = [ROOT / "scripts" / "train_dist.sh", "quickstart", "2", "--work-dir", work_dir]

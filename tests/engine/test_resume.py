@@ -1,4 +1,4 @@
-"""Killed anywhere and gone on: bit for bit the run that was not killed (TARGETS.md rows 28–30, 35, 37, 39, 42)."""
+"""Killed anywhere and gone on: bit for bit the run that was not killed."""
 
 import json
 import signal
@@ -114,7 +114,7 @@ def test_two_ranks_sigterm(tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
-    """Also when it reaches one rank only: both leave, and what was trained since the last save is saved (row 35)."""
+    """Also when it reaches one rank only: both leave, and what was trained since the last save is saved."""
     values = recipe(batch_size=12, checkpoint={"interval_epochs": 3})
     assert run(values, tmp_path / "one", ranks=2) == [0, 0]
     work_dir = tmp_path / "two"
@@ -126,7 +126,7 @@ def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 3)])
 def test_another_number_of_ranks(tmp_path, before, after):
-    """The rest of the epoch, each record once (row 37)."""
+    """The rest of the epoch, each record once."""
     values, work_dir = recipe(batch_size=12, epochs=2), tmp_path / "run"
     assert run(values, work_dir, ranks=before, term_at=2) == [PREEMPTED] * before
     assert run(values, work_dir, ranks=after, resume="must") == [0] * after, said(work_dir)
@@ -140,7 +140,7 @@ def test_another_number_of_ranks(tmp_path, before, after):
 
 
 def test_accumulation_saves_at_its_end_only(tmp_path):
-    """9 records a step in 3 micro-batches; SIGTERM and saves wait for the optimizer step (row 39)."""
+    """9 records a step in 3 micro-batches; SIGTERM and saves wait for the optimizer step."""
     values = recipe(accumulate=3, checkpoint={"interval_steps": 1, "keep": 3})
     assert run(values, tmp_path / "one") == [0]
     assert run(values, tmp_path / "two", kill_at=3) == [KILLED]
@@ -150,7 +150,7 @@ def test_accumulation_saves_at_its_end_only(tmp_path):
 
 
 def test_early_stopping_continues_equal(tmp_path):
-    """Best score and patience live in the checkpoint (row 42)."""
+    """Best score and patience live in the checkpoint."""
     values = recipe(
         epochs=12, optimizer={"type": "SGD", "lr": 1e-9}, early_stopping={"patience": 3}, log_ids=True, mixer=None
     )
@@ -221,7 +221,7 @@ def test_a_changed_rate_is_taken_from_the_recipe_and_said(tmp_path):
 
 
 def test_one_of_two_ranks_killed_ends_the_other(tmp_path):
-    """Row 40, without a launcher's help."""
+    """Without a launcher's help."""
     processes = start(recipe(batch_size=12), tmp_path / "run", ranks=2, kill_at=3, kill_rank=1)
     codes = finish(processes, seconds=60)
     assert codes[1] == KILLED

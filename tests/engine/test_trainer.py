@@ -89,7 +89,7 @@ def test_skipped_records_weigh_nothing(tmp_path):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_nan_loss_stops_before_the_step(tmp_path, ranks):
-    """Row 41: every rank stops at the same step, the records of all are named, weights stay."""
+    """Every rank stops at the same step, the records of all are named, weights stay."""
     work_dir = tmp_path / "run"
     values = recipe(batch_size=10, checkpoint={"interval_steps": 1})
     assert run(values, work_dir, ranks=ranks, nan_at=(17,)) == [1] * ranks

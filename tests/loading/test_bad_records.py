@@ -34,7 +34,7 @@ def loader(prefix, name="imagenet", **more):
 @pytest.mark.parametrize(
     "bad", [HTML, GOOD[5][:120], b"GIF89a\x01\x00\x01\x00\x80\x00\x00", b""], ids=["html", "cut", "gif", "empty"]
 )
-def test_row_23_what_does_not_decode_is_named_or_skipped(tmp_path, name, bad):
+def test_what_does_not_decode_is_named_or_skipped(tmp_path, name, bad):
     prefix = broken_set(tmp_path / "set", {5: bad})
     with pytest.raises(
         ValueError, match=r"set\.rec: record 5: .*dali-mix verify .*on_bad_record='skip'.*--cfg-options"
@@ -84,7 +84,7 @@ def test_a_set_with_nothing_to_read_ends(tmp_path):
             list(loader(prefix, on_bad_record="skip"))
 
 
-def test_row_22_a_zeroed_middle_is_found_by_its_crc(tmp_path):
+def test_a_zeroed_middle_is_found_by_its_crc(tmp_path):
     prefix = png_set(tmp_path / "set", 10)
     table, path = RecordSet(prefix).table, tmp_path / "set.rec"
     middle = int(table["offset"][7]) + 8 + int(table["length"][7]) // 2

@@ -1,4 +1,4 @@
-"""Row 24: unusual images decode to the shape and orientation pinned here; raw pixels load like any image."""
+"""Unusual images decode to the shape and orientation pinned here; raw pixels load like any image."""
 
 import io
 

@@ -25,7 +25,7 @@ def loader(records, name="imagenet", *, batch_size=6, train=True, options=SMALL,
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar"])
 @pytest.mark.parametrize("train", [True, False])
-def test_row_25_each_id_once_an_epoch_in_as_many_steps_on_every_rank(forty, name, train):
+def test_each_id_once_an_epoch_in_as_many_steps_on_every_rank(forty, name, train):
     for world_size, batch_size in itertools.product((1, 2, 3), (4, 6, 13)):
         ranks = [
             loader(forty, name, batch_size=batch_size, train=train, rank=rank, world_size=world_size)
@@ -38,7 +38,7 @@ def test_row_25_each_id_once_an_epoch_in_as_many_steps_on_every_rank(forty, name
             ids = [batch.ids for found in batches for batch in found]
             assert sorted(torch.cat(ids).tolist()) == list(range(40))
             for batch in itertools.chain(*batches):
-                assert 1 <= len(batch.ids) <= batch_size  # row 26: never empty
+                assert 1 <= len(batch.ids) <= batch_size  # never empty
                 assert batch.images.shape == (len(batch.ids), 3, 32, 32) and batch.images.dtype == torch.float32
                 assert torch.equal(batch.targets, batch.ids % 3)
             assert {one.epoch for one in ranks} == {epoch + 1}
@@ -158,7 +158,7 @@ def test_state_of_another_run_is_refused_unless_asked(forty, tmp_path):
         loader(forty).load_state_dict(state | {"samples_seen": 41})
 
 
-def test_row_27_fewer_records_than_ranks(tmp_path):
+def test_fewer_records_than_ranks(tmp_path):
     records = RecordSet(png_set(tmp_path / "two", 2))
     with pytest.raises(ValueError, match="2 records do not make a single step of 4 a rank on 3 ranks"):
         loader(records, batch_size=4, rank=0, world_size=3)

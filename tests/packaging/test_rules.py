@@ -1,4 +1,4 @@
-"""Rules of the code that ruff has none for (row 46)."""
+"""Rules of the code that ruff has none for."""
 
 import ast
 from pathlib import Path

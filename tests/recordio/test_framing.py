@@ -115,20 +115,20 @@ def test_damage_is_a_value_error_or_other_data(payloads: list[bytes], data: st.D
 
 
 @pytest.mark.parametrize("length", [10, framing.MAX_LENGTH - 1])
-def test_a_wrong_length_field(length: int) -> None:  # row 21
+def test_a_wrong_length_field(length: int) -> None:
     buffer = bytearray(framing.frame(bytes(100)) + framing.frame(b"next"))
     struct.pack_into("<I", buffer, 4, length)
     with pytest.raises(ValueError, match="byte"):
         list(framing.walk(memoryview(buffer)))
 
 
-def test_a_label_of_too_many_floats() -> None:  # row 21
+def test_a_label_of_too_many_floats() -> None:
     payload = struct.pack("<IfQQ", 5000, 0, 1, 0) + b"image"
     with pytest.raises(ValueError, match="5000 label floats"):
         unpack_record(payload)
 
 
-def test_a_record_of_half_a_gigabyte() -> None:  # row 13
+def test_a_record_of_half_a_gigabyte() -> None:
     with pytest.raises(ValueError, match=r"536,870,936 bytes does not fit RecordIO"):
         Block().add(0, bytes(1 << 29), 3, 0, **facts)
     with pytest.raises(ValueError, match="does not fit"):
@@ -136,7 +136,7 @@ def test_a_record_of_half_a_gigabyte() -> None:  # row 13
 
 
 @pytest.mark.parametrize("record_id", [MAGIC, MAGIC << 32, MAGIC << 32 | 5])
-def test_the_magic_in_an_id(record_id: int) -> None:  # row 12
+def test_the_magic_in_an_id(record_id: int) -> None:
     with pytest.raises(ValueError, match=f"id {record_id}.*DALI"):
         pack_header(1, record_id)
 
@@ -146,7 +146,7 @@ def test_the_magic_off_its_place_in_an_id_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("label", [float("nan"), float("inf"), -1, 0.5, (1 << 24) + 1, 1e30])
-def test_labels_that_are_no_class(label: float) -> None:  # row 6
+def test_labels_that_are_no_class(label: float) -> None:
     with pytest.raises(ValueError, match="label"):
         pack_header(label, 0)
 

@@ -61,7 +61,7 @@ def test_size_and_format_are_pil_s(name: str) -> None:
     assert (header.height, header.width, header.encoding) == (height, width, kind)
 
 
-def test_dali_decodes_each_to_the_manifest_s_shape(tmp_path) -> None:  # row 24
+def test_dali_decodes_each_to_the_manifest_s_shape(tmp_path) -> None:
     write_set(tmp_path / "set", [(data, 0) for data in IMAGES.values()], classes=["all"])
     records = RecordSet(tmp_path / "set")
     pipeline = Pipeline(batch_size=len(records), num_threads=2, device_id=None)
@@ -114,7 +114,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_whole_image(name: str) -> None:  # row 23
+def test_what_is_no_whole_image(name: str) -> None:
     data, reason = BROKEN[name]
     with pytest.raises(ValueError, match=reason):
         read_image_header(data)

@@ -102,7 +102,7 @@ def dali_reads(recs: list[Path], idx: Path, count: int) -> list[tuple[bytes, lis
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_what_we_write_they_read(tmp_path: Path, mxnet: Path, shards: int) -> None:  # row 11
+def test_what_we_write_they_read(tmp_path: Path, mxnet: Path, shards: int) -> None:
     write_set(tmp_path / "set", our_samples(IMAGES), classes="abc", shards=shards)
     records = RecordSet(tmp_path / "set")
     expected = [[0, [float(number % 3)], number, data.hex()] for number, data in enumerate(IMAGES)]

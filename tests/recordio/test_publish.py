@@ -75,7 +75,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_at_any_point(tmp_path: Path) -> None:  # row 1
+def test_killed_at_any_point(tmp_path: Path) -> None:
     """No set exists after a kill, and a rerun gives the same files as an undisturbed run, and nothing else."""
     points = killed_everywhere(tmp_path, "none")
     assert points > 15  # every kind of call was hit
@@ -127,7 +127,7 @@ def test_what_is_put_where_an_abandoned_set_lies_is_not_overwritten(tmp_path: Pa
     assert (tmp_path / "set.rec").read_bytes() == b"somebody's"
 
 
-def test_a_full_disk_leaves_the_old_set(tmp_path: Path) -> None:  # row 2
+def test_a_full_disk_leaves_the_old_set(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 4)
     before = contents(tmp_path)
     code = """
@@ -146,7 +146,7 @@ sys.exit(main(["pack", "digits", "--split", "val", "--out", sys.argv[1], "--forc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:  # row 2
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(
@@ -162,7 +162,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:  # row 2
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_set_that_exists(tmp_path: Path) -> None:  # row 15
+def test_a_set_that_exists(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 3)
     before = contents(tmp_path)
     with pytest.raises(FileExistsError, match=r"set\.(rec|json) exists; give --force"):
@@ -192,7 +192,7 @@ def test_a_neighbour_of_a_similar_name_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / ".set-more.rec.partial").exists()
 
 
-def test_two_packers_of_one_set(tmp_path: Path) -> None:  # row 14
+def test_two_packers_of_one_set(tmp_path: Path) -> None:
     with Publication(tmp_path / "set"):
         with pytest.raises(OSError, match="another packer is writing this set"):
             small_set(tmp_path / "set")
@@ -200,7 +200,7 @@ def test_two_packers_of_one_set(tmp_path: Path) -> None:  # row 14
     small_set(tmp_path / "set")
 
 
-def test_many_packers_at_once(tmp_path: Path) -> None:  # row 14
+def test_many_packers_at_once(tmp_path: Path) -> None:
     """One packs, the others say so, and no lock is left."""
     code = """
 import sys

@@ -82,14 +82,14 @@ def test_multilabel_and_detection_labels(tmp_path: Path) -> None:
         ("detection", [2, 6, 7, 0.1, 0.1, 0.2, 0.2, 0], "class 7 is out of range"),
     ],
 )
-def test_labels_that_do_not_fit(tmp_path: Path, task: str, label: object, reason: str) -> None:  # rows 6, 7
+def test_labels_that_do_not_fit(tmp_path: Path, task: str, label: object, reason: str) -> None:
     with pytest.raises(ValueError, match=f"sample 1: .*{reason}"):
         good = {"classification": 0, "multilabel": [1, 0, 0], "detection": [2, 6]}[task]
         write_set(tmp_path / "set", [(encoded("JPEG"), good), (encoded("JPEG"), label)], task=task, classes="abc")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ids_given_twice(tmp_path: Path) -> None:  # row 8
+def test_ids_given_twice(tmp_path: Path) -> None:
     samples = [Sample(encoded("JPEG"), 0, id=number) for number in (4, 7, 4)]
     with pytest.raises(ValueError, match="records 0 and 2 have the same id 4"):
         write_set(tmp_path / "set", samples, classes="a")
@@ -112,7 +112,7 @@ def test_no_set_and_no_manifest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".rec", ".idx", ".npy"])
 @pytest.mark.parametrize("change", ["cut", "longer", "missing"])
-def test_files_of_another_size(tmp_path: Path, suffix: str, change: str) -> None:  # row 18
+def test_files_of_another_size(tmp_path: Path, suffix: str, change: str) -> None:
     small_set(tmp_path / "set")
     path = tmp_path / f"set{suffix}"
     data = path.read_bytes()
@@ -123,7 +123,7 @@ def test_files_of_another_size(tmp_path: Path, suffix: str, change: str) -> None
         RecordSet(tmp_path / "set")
 
 
-def test_another_index_of_the_same_size(tmp_path: Path) -> None:  # row 20
+def test_another_index_of_the_same_size(tmp_path: Path) -> None:
     small_set(tmp_path / "set")
     path = tmp_path / "set.idx"
     text = path.read_text()
@@ -209,7 +209,7 @@ class _Bomb:
         return os.system, (f"touch {self.marker}",)
 
 
-def test_a_table_or_manifest_that_would_run_code(tmp_path: Path) -> None:  # row 43
+def test_a_table_or_manifest_that_would_run_code(tmp_path: Path) -> None:
     small_set(tmp_path / "set")
     marker = tmp_path / "ran"
     good = (tmp_path / "set.npy").read_bytes()

@@ -147,7 +147,7 @@ BAD_IMAGES = {
 
 
 @pytest.mark.parametrize("kind", BAD_IMAGES)
-def test_a_record_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:  # row 23
+def test_a_record_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     samples = [(encoded("JPEG"), 0), (BAD_IMAGES[kind], 0, 5, 5, "jpeg"), (encoded("JPEG"), 0)]
     write_set(tmp_path / "set", samples, classes="a")
     status, text = verify(tmp_path / "set", capsys)
