@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -100,7 +100,7 @@ def _spin_briefly() -> None:
 
 def _run(args: argparse.Namespace, tell: Tell) -> int:
     command = importlib.import_module(COMMANDS[args.command][0])
-    with _Interrupts() as interrupts:
+    with _Interrupts(lambda: tell(f"dali-mix {args.command}: interrupted")) as interrupts:
         try:
             return int(command.run(args) or 0)
         except Exception as error:
@@ -117,14 +117,23 @@ def _run(args: argparse.Namespace, tell: Tell) -> int:
 
 
 class _Interrupts:
-    """Ctrl-C raises KeyboardInterrupt, as by default, and is noted in `seen`."""
+    """Ctrl-C raises KeyboardInterrupt, as by default, and is noted in `seen`.
 
-    def __init__(self) -> None:
+    While torch or DALI is being imported, the process ends at once with status 130, after `say`: an exception that
+    reaches their C++ code then would abort it ("terminate called after throwing an instance of ...").
+    """
+
+    def __init__(self, say: Callable[[], None]) -> None:
         self.seen = False
+        self._say = say
         self._before: Any = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
+        specs = [getattr(sys.modules.get(name), "__spec__", None) for name in ("torch", "nvidia.dali")]
+        if any(getattr(spec, "_initializing", False) for spec in specs):
+            self._say()
+            os._exit(130)
         raise KeyboardInterrupt
 
     def __enter__(self) -> _Interrupts:

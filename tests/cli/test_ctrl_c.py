@@ -1,6 +1,7 @@
 """Ctrl-C ends a command with status 130 and one line, also where somebody's code turns it into another error."""
 
 import signal
+import subprocess
 import sys
 import types
 
@@ -54,3 +55,26 @@ def test_an_import_that_fails_by_itself_keeps_its_traceback(monkeypatch):
     command(monkeypatch, run)
     with pytest.raises(ImportError, match="no such library"):
         cli.main(["doctor"])
+
+
+@pytest.mark.parametrize("name", ["torch", "nvidia.dali"])
+def test_while_torch_or_dali_is_imported_the_process_ends_at_once(tmp_path, name):
+    """An exception raised in them aborts the process, with status -6, once their C++ code is called."""
+    folder = tmp_path / name.replace(".", "/")
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nprint('went on')\n")
+    program = f"""
+import sys, types
+from dali_mix.cli import main as cli
+command = types.ModuleType("a_command")
+command.configure, command.run = lambda parser: None, lambda args: __import__({name!r})
+sys.modules["a_command"] = command
+cli.COMMANDS["doctor"] = ("a_command", "a command")
+sys.path.insert(0, {str(tmp_path)!r})
+try:
+    cli.main(["doctor"])
+finally:
+    print("cleaned up")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "dali-mix doctor: interrupted\n")

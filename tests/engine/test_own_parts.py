@@ -11,7 +11,7 @@ import torch
 from dali_mix.cli.main import main
 from dali_mix.engine.build import build_loss, build_mixer, build_model
 from dali_mix.engine.config.recipe_files import load_config
-from dali_mix.mixers import CutMix, MixChoice, registry
+from dali_mix.mixers import CutMix, MixChoice, build
 from dali_mix.reports.gallery import parse_mixer
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_a_mixer_gets_what_it_takes(folder, kind, options, alpha):
     assert isinstance(mixer, CutMix) and (mixer.num_classes, mixer.alpha) == (10, alpha)
     if kind == "Mine":
         assert mixer.mean == pytest.approx((0.4914, 0.4822, 0.4465))
-    choice = registry("MixChoice", num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3, probs=[0.5], mixers=[
+    choice = build("MixChoice", num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3, probs=[0.5], mixers=[
         {"type": f"{name}:{kind}", **options},
     ])  # fmt: skip
     assert isinstance(choice, MixChoice) and (choice.num_classes, choice.mixers[0].alpha) == (10, alpha)
@@ -182,6 +182,6 @@ def test_a_value_that_no_mixer_would_see_is_refused(option):
     value = 3 if option == "num_classes" else [0.5, 0.5, 0.5]
     member = {"type": "Cutout", "size": 2, option: value}
     with pytest.raises(ValueError, match=f"mixer Cutout: has no option '{option}'; it takes size"):
-        registry("MixChoice", mixers=[member], probs=[0.5])
+        build("MixChoice", mixers=[member], probs=[0.5])
     with pytest.raises(ValueError, match=f"mixer cutout: has no option '{option}'"):
         parse_mixer(f"cutout:size=2:{option}={value}", 3, 32)
