@@ -62,6 +62,7 @@ def test_while_torch_or_dali_is_imported_the_process_ends_at_once(tmp_path, name
     """An exception raised in them aborts the process, with status -6, once their C++ code is called."""
     folder = tmp_path / name.replace(".", "/")
     folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
     (folder / "__init__.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nprint('went on')\n")
     program = f"""
 import sys, types
