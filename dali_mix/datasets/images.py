@@ -130,7 +130,10 @@ def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
         "png": [],
         "bmp": [],
     }
-    done, encoded = cv2.imencode("." + encoding, image_bgr, options[encoding])
+    try:
+        done, encoded = cv2.imencode("." + encoding, image_bgr, options[encoding])
+    except cv2.error:  # what older versions of OpenCV do
+        done = False
     if not done:
         raise ValueError(f"cannot encode {width}x{height} pixels as {encoding}")
     return encoded.tobytes()
