@@ -20,7 +20,7 @@ $(VENV)/.ready: setup.py .ci/constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else f"dali_mix needs Python 3.11 to 3.14, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
-	@echo "Installing into $(VENV): 3.8 GB to download, 7.4 GB on disk, three to ten minutes"
+	@echo "Installing into $(VENV): 3.8 GB to download, 7.7 GB on disk, three to ten minutes"
 	$(INSTALL) -c .ci/constraints.txt -e ".[vis]"
 	$(call cv2,.ci/constraints.txt)
 	touch $@
