@@ -6,7 +6,7 @@ usage() {
     cat <<'END'
 Usage: scripts/train_dist.sh RECIPE NPROC [options of `dali-mix train`]
 
-  scripts/train_dist.sh cifar10/wrn28_10_resizemix 2 --work-dir work_dirs/run [--resume] [--cfg-options k=v ...]
+  scripts/train_dist.sh cifar10/wrn28_10:resizemix 2 --work-dir work_dirs/run [--resume] [--cfg-options k=v ...]
 
 RECIPE  a bundled recipe (`dali-mix recipes`) or a .py file
 NPROC   processes on this machine; the recipe's batch_size is global and must divide by all processes

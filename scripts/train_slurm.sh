@@ -11,7 +11,7 @@ usage() {
 Usage: sbatch [sbatch options] scripts/train_slurm.sh RECIPE --work-dir DIR [options of `dali-mix train`]
 
   sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=24:00:00 \
-      scripts/train_slurm.sh imagenet/resnet50_resizemix --work-dir work_dirs/r50
+      scripts/train_slurm.sh imagenet/resnet50:resizemix --work-dir work_dirs/r50
 
 Submit it from any folder; relative paths are relative to that folder, and DIR must be on a disk that all nodes share.
 One task a node (the default): one process a GPU of the node (--gres=gpu:2, --gpus-per-node=2, --gpus=2), one where there is

@@ -64,7 +64,7 @@ def test_values_that_look_like_options_are_left_alone():
 
 def test_a_misspelt_recipe(tmp_path, capsys):
     assert main(["train", "imagenet/resnet50_resizmix", "--work-dir", str(tmp_path / "run")]) == 1
-    assert "did you mean imagenet/resnet50_resizemix" in capsys.readouterr().err
+    assert "did you mean imagenet/resnet50:resizemix" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

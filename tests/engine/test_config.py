@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from dali_mix.cli.main import main
 from dali_mix.engine.build import build_mixer, check_recipe
 from dali_mix.engine.config import schema as configs
 from dali_mix.engine.config.recipe_files import (
+    find_recipe,
     list_recipes,
     load_config,
     load_evaluated,
     load_resumed,
     parse_option,
     read_recipe,
-    recipe_file,
+    recipe_text,
 )
 from dali_mix.engine.config.schema import call_with, make_config
 from dali_mix.engine.logging import visualizer_names
@@ -43,44 +45,44 @@ def test_bundled_recipe(name, tmp_path, monkeypatch):
             Path(embeddings).parent.mkdir()
             np.save(embeddings, np.zeros((classes, 768), np.float32))
     check_recipe(config, classes, task)
-    doc = ast.get_docstring(ast.parse(recipe_file(name).read_text()))
+    doc = ast.get_docstring(ast.parse(recipe_text(name)))
     lines = [line.partition(":")[0] for line in doc.splitlines() if line and not line.startswith(" ")]
     assert lines[1:] == ["Command", "Hardware", "Source", "Expected"], doc
     assert name in doc, "the command names the recipe"
 
 
-@pytest.mark.parametrize("name", ["quickstart", "imagenet/resnet50_cutmix"])
+@pytest.mark.parametrize("name", ["quickstart", "tiny_imagenet/resnet50_saliencymix"])
 def test_recipes_are_mmengine_configs(name):
     """The same values as mmengine's own reader of such files gives."""
-    theirs = Config.fromfile(str(recipe_file(name)), lazy_import=None).to_dict()  # noqa: TID251  # our own file
-    assert json.dumps(theirs, sort_keys=True) == json.dumps(read_recipe(recipe_file(name)), sort_keys=True)
+    theirs = Config.fromfile(str(find_recipe(name)[0]), lazy_import=None).to_dict()  # noqa: TID251  # our own file
+    assert json.dumps(theirs, sort_keys=True) == json.dumps(read_recipe(name), sort_keys=True)
 
 
 def test_protocols_of_the_papers():
-    cifar = load_config("cifar100/wrn28_10_resizemix")
+    cifar = load_config("cifar100/wrn28_10:resizemix")
     assert (cifar.batch_size, cifar.epochs, cifar.optimizer["lr"], cifar.mixer["type"]) == (256, 200, 0.2, "ResizeMix")
-    assert load_config("cifar10/wrn28_10_cutout").mixer == {"type": "Cutout", "size": 16}
-    assert load_config("cifar10/shakeshake26_2x96d_cutmix").mixer["probs"] == [0.5]
-    assert load_config("imagenet/resnet101_cutmix").model["type"] == "torchvision/resnet101"
-    imagenet = load_config("imagenet/resnet50_resizemix")
+    assert load_config("cifar10/wrn28_10:cutout").mixer == {"type": "Cutout", "size": 16}
+    assert load_config("cifar10/shakeshake26_2x96d:cutmix").mixer["probs"] == [0.5]
+    assert load_config("imagenet/resnet101:cutmix").model["type"] == "torchvision/resnet101"
+    imagenet = load_config("imagenet/resnet50:resizemix")
     assert (imagenet.batch_size, imagenet.epochs) == (512, 300)
     assert imagenet.optimizer == {"type": "SGD", "lr": 0.5, "momentum": 0.9, "weight_decay": 4e-5}
     assert imagenet.schedule == {"type": "cosine", "min_lr": 1e-5}
     assert cifar.schedule == {"type": "cosine", "warmup_epochs": 5, "min_lr": 1e-5}
-    shake = load_config("cifar10/shakeshake26_2x96d_baseline")
+    shake = load_config("cifar10/shakeshake26_2x96d:baseline")
     assert (shake.epochs, shake.optimizer["lr"], shake.optimizer["weight_decay"]) == (1800, 0.04, 1e-4)
 
 
 def test_protocols_of_saliencymix():
-    for name in ("cifar10/wrn28_10_saliencymix", "cifar100/resnet50_saliencymix"):
+    for name in ("cifar10/saliencymix:wrn28_10", "cifar100/saliencymix:resnet50"):
         cifar = load_config(name)
         assert (cifar.batch_size, cifar.epochs, cifar.mixer["probs"]) == (128, 200, [0.5])
         sgd = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
         assert cifar.optimizer == sgd
         assert cifar.schedule == {"type": "step", "milestones": [60, 120, 160], "gamma": 0.2}
-    assert load_config("cifar100/wrn28_10_saliencymix").model == {"type": "wrn-28-10", "dropout": 0.3}
-    assert load_config("cifar10/resnet50_saliencymix").model == {"type": "cifar_resnet50"}
-    for name in ("imagenet/resnet50_saliencymix", "tiny_imagenet/resnet50_saliencymix"):
+    assert load_config("cifar100/saliencymix:wrn28_10").model == {"type": "wrn-28-10", "dropout": 0.3}
+    assert load_config("cifar10/saliencymix:resnet50").model == {"type": "cifar_resnet50"}
+    for name in ("imagenet/saliencymix:resnet50", "tiny_imagenet/resnet50_saliencymix"):
         config = load_config(name)
         assert (config.batch_size, config.epochs, config.mixer["type"]) == (256, 300, "SaliencyMix")
         sgd = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
@@ -90,15 +92,17 @@ def test_protocols_of_saliencymix():
 
 
 def test_the_mixer_knows_how_the_pipeline_normalizes():
-    choice = build_mixer(load_config("cifar100/wrn28_10_saliencymix"), 100)
+    choice = build_mixer(load_config("cifar100/saliencymix:wrn28_10"), 100)
     assert (choice.mixers[0].mean, choice.mixers[0].std) == ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-    mixer = build_mixer(load_config("imagenet/resnet50_saliencymix", ["train_pipeline.mean=(.1,.2,.3)"]), 1000)
+    mixer = build_mixer(load_config("imagenet/saliencymix:resnet50", ["train_pipeline.mean=(.1,.2,.3)"]), 1000)
     assert (mixer.mean, mixer.std) == ((0.1, 0.2, 0.3), (0.229, 0.224, 0.225))
     own = load_config("tiny_imagenet/resnet50_saliencymix", ["mixer.mean=(.4,.4,.4)", "mixer.std=(.2,.2,.2)"])
     assert (build_mixer(own, 200).mean, build_mixer(own, 200).std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
 
 
-@pytest.mark.parametrize("name", [n for n in list_recipes() if n.endswith("mix") and not n.startswith("multilabel")])
+@pytest.mark.parametrize(
+    "name", [n for n in list_recipes() if re.search("mix$|mix:", n) and not n.startswith("multilabel")]
+)
 def test_published_mixers_draw_as_released(name):
     """One box, or one size, a batch: that is what the published figures were measured with."""
     mixer = load_config(name).mixer
@@ -215,10 +219,10 @@ def test_what_cannot_be_built_is_named(options, match):
 
 
 def test_unknown_recipe_names_close_ones():
-    with pytest.raises(FileNotFoundError, match="cifar10/wrn28_10_resizemix"):
-        recipe_file("cifar10/wrn28_resizemix")
+    with pytest.raises(FileNotFoundError, match="cifar10/wrn28_10:resizemix"):
+        find_recipe("cifar10/wrn28_resizemix")
     with pytest.raises(FileNotFoundError, match="no such recipe file"):
-        recipe_file("nowhere/mine.py")
+        find_recipe("nowhere/mine.py")
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
@@ -261,7 +265,7 @@ def test_recipes_command(capsys):
     assert all(name in listed for name in list_recipes())
     assert "_wrn28_10" not in listed
     assert main(["recipes", "quickstart"]) == 0
-    assert capsys.readouterr().out == recipe_file("quickstart").read_text()
+    assert capsys.readouterr().out == find_recipe("quickstart")[0].read_text()
     assert main(["recipes", "quickstar"]) == 1
     assert "quickstart" in capsys.readouterr().err
 

@@ -40,7 +40,7 @@ def test_an_epoch_beats_the_untrained_model(sets, tmp_path, system):
     """Half the images' size and batches of 8, to be quick; all else as in the recipe."""
     given = [f"{name}={sets[name]}" for name in ("train_set", "val_set")]
     given += ["epochs=1", "batch_size=8", "pipeline.image_size=(36,48)", "visualizer=[]", "loader.num_threads=1"]
-    config = load_config(f"multilabel/digit_scenes_{system}", given)
+    config = load_config(f"multilabel/digit_scenes:{system}", given)
     torch.save(build_model(config, 10).state_dict(), tmp_path / "untrained.pth")
     before = evaluate_checkpoint(config, tmp_path / "untrained.pth")
     assert train(config, tmp_path / "run") == "finished"
@@ -202,7 +202,7 @@ def test_the_loss_of_an_evaluation_is_that_of_all_records_at_once(loss):
 def test_what_does_not_fit_is_told_before_the_first_step(sets, tmp_path, capsys, name, options, match):
     given = [f"train_set={sets['train_set']}", f"val_set={sets['val_set']}", "visualizer=[]", "max_steps=1"]
     given += [option.replace("{digits}", sets["digits"]) for option in options]
-    command = ["train", f"multilabel/digit_scenes_{name}", "--work-dir", str(tmp_path / "run"), "--cfg-options", *given]
+    command = ["train", f"multilabel/digit_scenes:{name}", "--work-dir", str(tmp_path / "run"), "--cfg-options", *given]
     assert main(command) == 1
     error = capsys.readouterr().err
     assert any(part in error for part in match.split("|")), error
@@ -270,10 +270,10 @@ NONE, HALF = ((0, 0, 0), (1, 1, 1)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.mark.parametrize("name", [name for name in list_recipes() if NAMES.fullmatch(name)])
+@pytest.mark.parametrize("name", [name for name in list_recipes() if NAMES.fullmatch(name.replace(":", "_"))])
 def test_protocols_of_the_papers(name):
     """Every value that the papers and their released code give."""
-    data, system, backbone = NAMES.fullmatch(name).groups()
+    data, system, backbone = NAMES.fullmatch(name.replace(":", "_")).groups()
     config = load_config(name)
     pipeline = build_pipeline(config, True)
     kind, file = BACKBONES[backbone]
@@ -366,7 +366,7 @@ def sgre(data, backbone):
 
 def test_what_digit_scenes_positions_see_lies_where_it_is_drawn():
     torch.manual_seed(0)
-    model = build_model(load_config("multilabel/digit_scenes_csra"), 10).eval()
+    model = build_model(load_config("multilabel/digit_scenes:csra"), 10).eval()
     images = torch.randn(4, 3, 96, 128, requires_grad=True)
     features = model.forward_features(images)
     assert features.shape[2:] == (12, 16)
@@ -381,6 +381,6 @@ def test_what_digit_scenes_positions_see_lies_where_it_is_drawn():
 def test_embeddings_reach_the_head(tmp_path):
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
     np.save(tmp_path / "e.npy", rows)
-    config = load_config("multilabel/digit_scenes_sgre", [f"model.head.embeddings={tmp_path / 'e.npy'}"])
+    config = load_config("multilabel/digit_scenes:sgre", [f"model.head.embeddings={tmp_path / 'e.npy'}"])
     head = build_model(config, 10).head
     assert torch.equal(head.embeddings, torch.from_numpy(rows)) and "embeddings" not in dict(head.named_parameters())

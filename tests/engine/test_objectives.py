@@ -62,7 +62,7 @@ def test_masked_supervision_is_the_published_sum():
 
 @pytest.mark.parametrize("normalization", ["imagenet", "half", "none"])
 def test_removed_pixels_are_black_whatever_the_normalization(normalization):
-    config = load_config("multilabel/digit_scenes_msl", [f"pipeline.normalization={normalization}"])
+    config = load_config("multilabel/digit_scenes:msl", [f"pipeline.normalization={normalization}"])
     pipeline, objective = build_pipeline(config, True), build_objective(config, Pooled(), BinaryCrossEntropy(), None)
     assert [fill * std + mean for fill, mean, std in zip(objective.fill, pipeline.mean, pipeline.std, strict=True)] == (
         pytest.approx([0, 0, 0], abs=1e-12)

@@ -10,7 +10,7 @@ import torch
 
 from dali_mix.cli.main import parse
 from dali_mix.engine.build import build_model, check_recipe, weight_files
-from dali_mix.engine.config.recipe_files import list_recipes, load_config, parse_option, recipe_file
+from dali_mix.engine.config.recipe_files import list_recipes, load_config, parse_option, recipe_text
 from dali_mix.models import build_multilabel
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ MULTILABEL = [name for name in list_recipes() if load_config(name).model["type"]
 
 
 def header(name):
-    return ast.get_docstring(ast.parse(recipe_file(name).read_text(encoding="utf-8")))
+    return ast.get_docstring(ast.parse(recipe_text(name)))
 
 
 def commands(text):

@@ -132,7 +132,7 @@ def test_an_evaluation_batch_that_cannot_fit_is_refused(digits, monkeypatch, tmp
     check_evaluation(make_config(values(**digits, val_batch_size=1)), 10, 1, torch.device("cuda"))
 
 
-@pytest.mark.parametrize("name", ["quickstart", "cifar10/wrn28_10_resizemix", "multilabel/digit_scenes_csra"])
+@pytest.mark.parametrize("name", ["quickstart", "cifar10/wrn28_10:resizemix", "multilabel/digit_scenes:csra"])
 def test_recipes_that_are_known_to_fit_are_not_refused(name, monkeypatch):
     """In a gigabyte: the offline ones whole, WRN-28-10 in batches of 8."""
     assert name in list_recipes()

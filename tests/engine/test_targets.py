@@ -127,7 +127,7 @@ def test_recipes_are_checked_before_anything_starts(options, match):
 
 
 def test_the_pipelines_statistics_reach_the_mixer():
-    config = load_config("cifar100/wrn28_10_resizemix_plus")
+    config = load_config("cifar100/wrn28_10:resizemix_plus")
     mixer = build_mixer(config, 100)
     assert isinstance(mixer, ResizeMixPlus)
     assert (mixer.mean, mixer.std) == (config.pipeline["mean"], config.pipeline["std"])

@@ -3,6 +3,9 @@
 A recipe is a Python module of plain values (mmengine's config style, `with read_base(): from .base import *`). It is
 imported like any module, so only files a person names as recipes ever run; nothing from a data set, a checkpoint or a
 work directory does. YAML and JSON are not read.
+
+A file of several recipes that differ in a few values lists them in `VARIANTS`, variant → {dotted key: value}; each is
+named "FILE:VARIANT". Its key "about" holds the texts of the "{fields}" in the file's header.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import copy
 import dataclasses
 import importlib
 import json
+import re
 import sys
 import types
 from collections.abc import Iterable
@@ -29,40 +33,60 @@ _NAMED = (("model", "backbone"), ("model", "head"))
 
 
 def list_recipes() -> list[str]:
-    """Names of the bundled recipes, sorted; files that begin with an underscore are bases of others."""
-    files = (p.relative_to(RECIPES).with_suffix("") for p in RECIPES.rglob("*.py"))
-    return sorted(f.as_posix() for f in files if not any(part.startswith("_") for part in f.parts))
+    """Return the names of the bundled recipes, sorted, each variant of a file as "FILE:VARIANT".
+
+    Files that begin with an underscore are bases of others.
+    """
+    names = []
+    for path in RECIPES.rglob("[!_]*.py"):
+        file = path.relative_to(RECIPES).with_suffix("").as_posix()
+        names += [f"{file}:{variant}" for variant in _variants(path)] or [file]
+    return sorted(names)
 
 
-def recipe_file(name: str) -> Path:
-    """The file of a bundled recipe, or of a recipe given as a path to a .py file.
+def _spellings() -> dict[str, str]:
+    """Return every accepted spelling of each bundled recipe → its name.
+
+    "cifar10/wrn28_10:cutmix" is also "cifar10/wrn28_10_cutmix" and "cifar10/cutmix_wrn28_10": names of before files had
+    variants, as users' files import them and older runs' config.json holds them.
+    """
+    joined = (r"\1_\2", r"\2_\1", r"\g<0>")
+    return {re.sub(r"(\w+):(\w+)", text, name): name for name in list_recipes() for text in joined}
+
+
+def find_recipe(name: str | Path) -> tuple[Path, str]:
+    """Return (file, variant) of a bundled recipe, or of a path "FILE.py" or "FILE.py:VARIANT"; variant "" if none.
 
     Raises:
         FileNotFoundError: no such recipe (the message names close ones).
         ValueError: a file that is not Python.
     """
-    bundled = RECIPES / f"{name}.py"
-    if bundled.is_file() and name in list_recipes():
-        return bundled
-    path = Path(name)
+    name = str(name)
+    if bundled := _spellings().get(name):
+        file, _, variant = bundled.partition(":")
+        return RECIPES / f"{file}.py", variant
+    file, _, variant = name.rpartition(":") if ".py:" in name else (name, "", "")
+    path = Path(file)
     if path.suffix in (".yaml", ".yml", ".json"):
         raise ValueError(f"{name}: recipes are Python files (.py); YAML and JSON are not read")
     if path.suffix == ".py":
-        if path.is_file():
-            return path.resolve()
-        raise FileNotFoundError(f"{name}: no such recipe file")
+        if not path.is_file():
+            raise FileNotFoundError(f"{file}: no such recipe file")
+        return path.resolve(), variant
     hint = did_you_mean(name, list_recipes(), cutoff=0.4)
     raise FileNotFoundError(
         f"no recipe {name!r}{hint}: it is neither bundled nor a .py file; `dali-mix recipes` lists all"
     )
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The public plain variables of a recipe, as a deep copy.
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """Return the public plain variables of a recipe, as a deep copy, with the values of its variant merged.
 
     Raises:
-        ValueError: the file does not import, or a variable is not a plain value.
+        FileNotFoundError, ValueError: as `find_recipe`; also a file that does not import, a variable that is not a
+            plain value, or a variant that is missing or unknown.
     """
+    path, variant = find_recipe(recipe)
     module = _import(path)
     values = {}
     for name, value in vars(module).items():
@@ -73,7 +97,27 @@ def read_recipe(path: Path) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {name} is not made of plain values (numbers, text, lists, dicts)") from error
         values[name] = copy.deepcopy(value)
-    return values
+    variants = values.pop("VARIANTS", {})
+    if variant not in (variants or [""]):
+        known = f"one of {path.name}:{', :'.join(variants)}" if variants else f"{path.name} alone: it has no variants"
+        raise ValueError(f"{recipe}: name {known}")
+    own = variants.get(variant, {})
+    own.pop("about", None)
+    return merge_options(values, own.items())
+
+
+def recipe_text(recipe: str) -> str:
+    """Return the text of a recipe's file; fields of its header ("{title}") are filled in from the variant's "about"."""
+    path, variant = find_recipe(recipe)
+    header, quotes, body = path.read_text(encoding="utf-8").partition('\n"""\n')
+    if variant:
+        for field, text in {**_variants(path)[variant].get("about", {}), "variant": variant}.items():
+            header = header.replace(f"{{{field}}}", str(text))
+    return header + quotes + body
+
+
+def _variants(path: Path) -> dict[str, dict[str, Any]]:
+    return getattr(_import(path), "VARIANTS", {})
 
 
 def _import(path: Path) -> types.ModuleType:
@@ -81,6 +125,12 @@ def _import(path: Path) -> types.ModuleType:
         if path.is_relative_to(RECIPES):
             dotted = ".".join(("dali_mix.recipes", *path.relative_to(RECIPES).with_suffix("").parts))
             return importlib.import_module(dotted)
+        # `from dali_mix.recipes.cifar10.wrn28_10_cutmix import *` imports a variant.
+        for spelling, name in _spellings().items():
+            if ":" in name:
+                variant = types.ModuleType("dali_mix.recipes." + spelling.replace("/", "."))
+                vars(variant).update(read_recipe(name))
+                sys.modules[variant.__name__] = variant
         # A package of its own around the file's folder, so that `from .base import *` finds its neighbours; taken away
         # again, so that the next recipe of that name is read afresh.
         package = types.ModuleType("_dali_mix_user_recipes")
@@ -151,9 +201,11 @@ def _key(place: Any, part: str, dotted: str) -> Any:
 
 
 def recipe_name(recipe: str) -> str:
-    """What a run's config.json calls its recipe: a bundled one's name, or the whole path of a .py file."""
-    path = recipe_file(recipe)
-    return path.relative_to(RECIPES).with_suffix("").as_posix() if path.is_relative_to(RECIPES) else str(path)
+    """Return what a run's config.json calls its recipe: a bundled one's name, or "/path/mine.py", then ":VARIANT"."""
+    path, variant = find_recipe(recipe)
+    bundled = path.is_relative_to(RECIPES)
+    file = path.relative_to(RECIPES).with_suffix("").as_posix() if bundled else str(path)
+    return f"{file}:{variant}" if variant else file
 
 
 def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> RunConfig:
@@ -175,10 +227,11 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
     name, before = recipe_name(recipe), values.pop("recipe", None)
+    before = _spellings().get(str(before), before)
     values.pop("made_by", None)
     if before not in (None, name):
         raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
-    base = read_recipe(recipe_file(recipe))
+    base = read_recipe(recipe)
     values["resume_strict"] = base.get("resume_strict", True)  # going on regardless is asked for each time
     merged, trusted = merge_options(values, pairs), set(_code_named(base).values())
     for key, value in pairs:
@@ -206,7 +259,7 @@ def _code_named(value: Any, where: str = "") -> dict[str, str]:
 
 def _find_modules(recipe: str, values: dict[str, Any]) -> None:
     """Let "module:name" find modules in the folder of a recipe file of the user's own."""
-    path = recipe_file(recipe)
+    path, _ = find_recipe(recipe)
     if not path.is_relative_to(RECIPES):
         _factories.import_from(path.parent, list(_code_named(values).values()))
 
@@ -234,7 +287,9 @@ def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -
         before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
     except (OSError, ValueError, AttributeError, RecursionError):
         before = None
-    if checkpoint.absolute().parent.name != "checkpoints" or before != recipe_name(recipe):
+    if checkpoint.absolute().parent.name != "checkpoints" or _spellings().get(str(before), before) != recipe_name(
+        recipe
+    ):
         return load_config(recipe, options), None
     return load_resumed(recipe, work_dir, options), work_dir / "config.json"
 
@@ -243,13 +298,12 @@ def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
     """Reads, merges and checks a recipe.
 
     Args:
-        recipe: name of a bundled recipe ("cifar10/wrn28_10_resizemix") or path of a .py file.
+        recipe: name of a bundled recipe ("cifar10/wrn28_10:resizemix"), or path ("mine.py", "mine.py:variant").
         options: "key=value" strings, as `--cfg-options` takes them.
 
     Raises:
-        FileNotFoundError, ValueError: see `recipe_file`, `read_recipe`, `parse_option`, `make_config`.
+        FileNotFoundError, ValueError: see `read_recipe`, `parse_option`, `make_config`.
     """
-    path = recipe_file(recipe)
-    values = merge_options(read_recipe(path), (parse_option(option) for option in options))
+    values = merge_options(read_recipe(recipe), (parse_option(option) for option in options))
     _find_modules(recipe, values)
     return make_config(values, where=str(recipe))

@@ -1,0 +1,107 @@
+"""Recipe files with VARIANTS: names, former names, headers, runs begun under a former name, files of a user's own."""
+
+import json
+
+import pytest
+
+from dali_mix.cli.main import main
+from dali_mix.engine.config.recipe_files import (
+    find_recipe,
+    list_recipes,
+    load_config,
+    load_evaluated,
+    load_resumed,
+    read_recipe,
+    recipe_name,
+    recipe_text,
+)
+
+VARIANTS = [name for name in list_recipes() if ":" in name]
+OWN = """\"\"\"Mine, {title}.\"\"\"
+model = {"type": "wrn-16-1"}
+train_set = "data/mine"
+VARIANTS = {"wide": {"about": {"title": "wide"}, "model.type": "wrn-16-2", "loader.num_threads": 1}, "same": {}}
+"""
+
+
+def test_every_former_name_is_listed_under_its_file():
+    assert len(list_recipes()) == 85 and len(VARIANTS) == 79
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_former_names(name):
+    """A former name joins file and variant by "_", in this order or, of SaliencyMix's, in the other."""
+    folder, _, own = name.rpartition("/")
+    file, _, variant = own.partition(":")
+    first, second = (variant, file) if file == "saliencymix" else (file, variant)
+    former = f"{folder}/{first}_{second}"
+    assert recipe_name(former) == name
+    assert load_config(former) == load_config(name)
+
+
+def test_the_fields_of_a_header_are_filled_in():
+    text = recipe_text("multilabel/wider_msl:tresnet_l")
+    header, _, values = text.partition('\n"""\n')
+    assert "WIDER-Attribute, TResNet-L, CSRA head" in header and "{" not in header
+    assert "train multilabel/wider_msl:tresnet_l --work-dir work_dirs/wider_msl_tresnet_l" in header
+    assert values in find_recipe("multilabel/wider_msl:tresnet_l")[0].read_text()
+
+
+def test_the_command_lists_and_prints_variants(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert "imagenet/resnet50:cutmix " in listed and "ImageNet-1k, ResNet-50, CutMix on every batch." in listed
+    assert main(["recipes", "imagenet/resnet50_cutmix"]) == 0
+    assert capsys.readouterr().out == recipe_text("imagenet/resnet50:cutmix")
+
+
+@pytest.mark.parametrize("name", ["multilabel/wider_msl", "multilabel/wider_msl:tresnet_s"])
+def test_without_a_variant_or_with_an_unknown_one(name):
+    with pytest.raises(FileNotFoundError, match=r"did you mean multilabel/wider_msl:"):
+        load_config(name)
+
+
+@pytest.mark.parametrize("name", ["cifar10/wrn28_10_cutmix", "cifar10/wrn28_10:cutmix"])
+def test_a_run_begun_under_a_former_name_goes_on(tmp_path, name):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoints" / "best.pt"
+    checkpoint.touch()
+    values = load_config(name, ["batch_size=32"]).resolved()
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "cifar10/wrn28_10_cutmix", **values}))
+    assert load_resumed(name, tmp_path).batch_size == 32
+    assert load_evaluated(name, checkpoint)[0].batch_size == 32
+    with pytest.raises(
+        ValueError, match="this run is of the recipe cifar10/wrn28_10:cutmix, not cifar10/wrn28_10:cutout"
+    ):
+        load_resumed("cifar10/wrn28_10:cutout", tmp_path)
+
+
+def test_variants_of_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    wide = read_recipe(f"{path}:wide")
+    assert wide == {"model": {"type": "wrn-16-2"}, "train_set": "data/mine", "loader": {"num_threads": 1}}
+    assert read_recipe(f"{path}:same") == {"model": {"type": "wrn-16-1"}, "train_set": "data/mine"}
+    assert recipe_name(f"{path}:wide") == f"{path}:wide"
+    assert recipe_text(f"{path}:wide").startswith('"""Mine, wide.')
+
+
+@pytest.mark.parametrize("variant", ["", ":narrow"])
+def test_a_variant_that_a_file_of_ones_own_does_not_define(tmp_path, variant):
+    (tmp_path / "mine.py").write_text(OWN)
+    with pytest.raises(ValueError, match=r"name one of mine\.py:wide, :same"):
+        read_recipe(f"{tmp_path / 'mine.py'}{variant}")
+
+
+def test_a_file_without_variants(tmp_path):
+    (tmp_path / "mine.py").write_text("seed = 1\n")
+    with pytest.raises(ValueError, match=r"name mine\.py alone: it has no variants"):
+        read_recipe(f"{tmp_path / 'mine.py'}:wide")
+
+
+@pytest.mark.parametrize("module", ["cifar10.wrn28_10_cutmix", "cifar10.wrn28_10_saliencymix"])
+def test_a_file_of_ones_own_builds_on_a_variant(tmp_path, module):
+    path = tmp_path / "mine.py"
+    text = f"from mmengine.config import read_base\nwith read_base():\n    from dali_mix.recipes.{module} import *\n"
+    path.write_text(text + "epochs = 7\n")
+    assert read_recipe(path) == {**read_recipe(module.replace(".", "/")), "epochs": 7}
