@@ -2,7 +2,8 @@
 
 `pickle.load` calls whatever the file names. This reader follows the opcodes itself and calls nothing: numbers, texts,
 bytes, lists, tuples, dicts, and the four ways numpy and Python 2 spell an array or bytes, which it recognises by name
-and builds on its own. Everything else a pickle can ask for is a ValueError. CIFAR's batches are such files.
+and builds on its own. An `Unpickler` with an allow-list runs nothing either, but 9 bytes (LONG_BINPUT) make it allocate
+4 GB: see docs/decisions.md. Everything else a pickle can ask for is a ValueError. CIFAR's batches are such files.
 """
 
 from __future__ import annotations

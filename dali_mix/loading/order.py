@@ -2,8 +2,7 @@
 
 An epoch's order is a permutation of the record numbers; step after step takes the next stretch of it, and the ranks
 split each stretch among them. Everything follows from (records left, batch size, ranks), so a run may stop after any
-step and go on with
-another number of ranks: what is left is planned anew.
+step and continue on another number of ranks: the remaining records are split again.
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ def _cifar(root: Path, split: str, options: Options, layout: str) -> Listing:
     if listing is None:
         raise FileNotFoundError(
             f"{root}: no {layout} in it for split {split!r}: neither the Python nor the binary version, nor"
-            f" {part}/CLASS/IMAGE,"
-            " nor an archive of them; --download fetches it"
+            f" {part}/CLASS/IMAGE, nor an archive of them; --download fetches it"
         )
     return listing
 

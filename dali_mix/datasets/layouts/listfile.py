@@ -3,8 +3,8 @@
 - .lst, im2rec's: `id<TAB>label…<TAB>path`
 - .txt, .tsv: `path<TAB>label…`
 - .csv: a header with the column `path`, optionally `id`, and label columns, see `csv_list`
-- .json, .jsonl: objects {"path": …, "label": class, name or list, "id": …}; detection: {"path": …, "boxes":
-  [[class, x1, y1, x2, y2(, difficult)], …]}
+- .json, .jsonl: objects {"path": …, "label": class, name or list, "id": …};
+  detection: {"path": …, "boxes": [[class, x1, y1, x2, y2(, difficult)], …]}
 
 A label is a class number, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
 mxnet's layout, or boxes, relative to width and height (0..1). Every row is checked before anything is packed.
