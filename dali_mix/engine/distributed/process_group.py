@@ -97,6 +97,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+# Process groups, kept until the process ends. If DDP's reducer were the last to hold one, its destructor would wait,
+# with the interpreter lock, for gloo's threads, which may need that lock to drop a tensor (pytorch/pytorch#56297). With
+# torch 2.9 a run in five of two ranks on a busy CPU hung at its end; with the group kept none of 14.
+_groups: list[Any] = []
+
+
 @contextmanager
 def joined(
     prepare: Callable[[], tuple[torch.device, dict[str, str]]], timeout_seconds: float = 600.0
@@ -146,6 +152,7 @@ def joined(
             timeout=timedelta(seconds=timeout_seconds),
             **extra,
         )
+        _groups.append(dist.group.WORLD)
         ranks = Ranks(rank, world_size, device, rendezvous)
         yield ranks
         ranks.agree(0)
