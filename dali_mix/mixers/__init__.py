@@ -3,7 +3,7 @@
 Every mixer is usable alone, in any PyTorch loop: `images, targets = CutMix(1000)(images, targets)`.
 """
 
-from dali_mix.mixers.base import Mixer, PasteParams
+from dali_mix.mixers.base import Mixer, PasteParams, Unmixed
 from dali_mix.mixers.choice import ChoiceParams, MixChoice
 from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
@@ -38,6 +38,7 @@ __all__ = [
     "SaliencyMixParams",
     "SpliceMix",
     "SpliceMixParams",
+    "Unmixed",
     "build",
     "check_named",
     "find",

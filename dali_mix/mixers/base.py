@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from dali_mix.mixers import checks
+from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.inplace import check_inplace
+from dali_mix.mixers.ops.targets import Combine, to_soft
 
 Params = TypeVar("Params")
-Combine = Literal["area", "union"]
-# By bytes a value: what only moves is handed to kernels as whole numbers of its size.
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class PasteParams:
     lam: Tensor
 
 
+@dataclass(frozen=True)
+class Unmixed:
+    """Returned by `sample` for a batch that a mixer with `prob` below 1 leaves unmixed. batch_size: B."""
+
+    batch_size: int
+
+
 class Mixer(ABC, Generic[Params]):
     """Mixes the images of a batch, and their targets.
 
@@ -38,11 +46,43 @@ class Mixer(ABC, Generic[Params]):
     lets gradients pass, and holds no state: the same params give the same batch. `combine` tells how targets combine:
     "area" (weighted by the share of pixels) or "union" (every label shown); `changes_targets` is False for one that
     returns them as they came.
+
+    Every mixer takes `prob`, the share of batches that it mixes. The others keep their images; their targets are (B,K)
+    if `num_classes` is known, as those of mixed batches. If `prob` is below 1, one number is drawn per batch on the
+    generator's device, and the host waits for it; the draws are those of `MixChoice([mixer], probs=[prob])`. A subclass
+    calls `super().__init__(prob)`; for one without `prob`, `registry.build(name, prob=...)` sets it.
     """
 
     combine: Combine = "area"
     changes_targets: bool = True
     num_classes: int | None = None
+    _prob: float = 1.0
+
+    def __init__(self, prob: float = 1.0) -> None:
+        self.set_prob(prob)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # Here, not in each mixer: subclasses override `sample` and `apply`, and need to know nothing of `prob`.
+        super().__init_subclass__(**options)
+        for name, with_prob in (("sample", _sample_with_prob), ("apply", _apply_with_prob)):
+            if name in vars(cls):
+                setattr(cls, name, with_prob(vars(cls)[name]))
+
+    @property
+    def mixes_every_batch(self) -> bool:
+        """False if `prob` is below 1."""
+        return self._prob == 1
+
+    def set_prob(self, prob: float) -> None:
+        """Mix only this share of the batches.
+
+        Raises:
+            ValueError: not a number from 0 to 1.
+        """
+        if not 0 <= checks.number("prob", prob) <= 1:
+            raise ValueError(f"prob={prob}: must lie between 0 and 1, the share of batches that are mixed")
+        if prob != self._prob:
+            self._prob = float(prob)
 
     @abstractmethod
     def sample(
@@ -110,8 +150,55 @@ class Mixer(ABC, Generic[Params]):
         return self.apply(images, targets, params, **({"inplace": True} if inplace else {}))
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
-        return f"{type(self).__name__}({options})"
+        options = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        if not self.mixes_every_batch:
+            options["prob"] = self._prob
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+
+def _sample_with_prob(sample: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(sample)
+    def drawn(
+        self: Mixer[Any],
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        *args: Any,
+        **options: Any,
+    ) -> Any:
+        # An override that calls super().sample() must not draw twice.
+        if self._prob < 1 and type(self).sample is drawn:
+            check_size(batch_size, height, width)
+            if float(draws.uniform(1, generator)) >= self._prob:
+                return Unmixed(batch_size)
+        return sample(self, batch_size, height, width, generator, *args, **options)
+
+    return drawn
+
+
+def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(apply)
+    def applied(self: Mixer[Any], images: Tensor, targets: Tensor, params: Any, **options: Any) -> Any:
+        if isinstance(params, Unmixed):
+            return unmixed(self, images, targets, params.batch_size, **options)
+        return apply(self, images, targets, params, **options)
+
+    return applied
+
+
+def unmixed(
+    mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return images as they are, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K.
+
+    Raises:
+        ValueError: as `Mixer.apply`.
+    """
+    check_batch(images, targets, batch_size)
+    if inplace:
+        check_inplace(images)
+    return images, targets if mixer.num_classes is None else to_soft(targets, mixer.num_classes)
 
 
 def _unpacked(images: Any, targets: Any) -> tuple[Tensor, Tensor]:
@@ -149,63 +236,6 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
         raise ValueError(
             f"{images.shape[0]} images, {targets.shape[0]} targets and params drawn for {drawn_for} do not fit together"
         )
-
-
-def check_inplace(images: Tensor) -> None:
-    """Raise ValueError where the values of `images` cannot be changed, each by itself, without anyone else's notice.
-
-    They require gradients, are inference tensors outside of inference mode, or some share memory, as after `expand`.
-    """
-    if images.requires_grad:
-        raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")
-    if not torch.compiler.is_compiling() and images.is_inference() and not torch.is_inference_mode_enabled():
-        raise ValueError("inference tensors cannot be mixed in place outside of inference mode: leave inplace=False")
-    reach = 1  # one past the last value of the dimensions seen so far, the innermost first
-    for stride, size in sorted(zip(images.stride(), images.shape, strict=True)) if images.numel() else ():
-        if size > 1:
-            if stride < reach:
-                raise ValueError(
-                    f"images of shape {tuple(images.shape)}, strides {images.stride()}, share memory, as after expand, "
-                    "and cannot be mixed in place: leave inplace=False, or clone them"
-                )
-            reach += (size - 1) * stride
-
-
-def memory_format(images: Tensor) -> torch.memory_format:
-    """torch.channels_last where `images` are that and not contiguous as well, else torch.contiguous_format."""
-    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def keep_format(mixed: Tensor, images: Tensor) -> Tensor:
-    """`mixed` in the memory format of `images`, contiguous or channels_last."""
-    return mixed.contiguous(memory_format=memory_format(images))
-
-
-def empty_like_batch(images: Tensor, count: int) -> Tensor:
-    """Room for `count` images as `images` are: (count,C,H,W), not filled, same dtype, device and memory format."""
-    shape = (count, *images.shape[1:])
-    return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=memory_format(images))
-
-
-def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    """(C,1,1) float32 on `device`, written there: a CUDA graph would read a copy from the host's memory anew."""
-    return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
-
-
-def plain_pixels(images: Tensor, dtypes: Sequence[torch.dtype] | None) -> bool:
-    """Whether kernels of ours may read the memory of `images`: dense, no gradients wanted, not being traced.
-
-    dtypes: those allowed; None for any of 1, 2, 4 or 8 bytes.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and type(images) in (Tensor, torch.nn.Parameter)
-        and not (images.requires_grad and torch.is_grad_enabled())
-        and (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last))
-        and (images.element_size() in INTEGERS if dtypes is None else images.dtype in dtypes)
-        and not (images.is_conj() or images.is_neg())
-    )
 
 
 def check_alpha(alpha: float) -> None:

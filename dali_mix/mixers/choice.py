@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import checks
-from dali_mix.mixers.base import Mixer, check_batch, check_inplace, check_size
+from dali_mix.mixers.base import Mixer, check_batch, check_size
 from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.inplace import check_inplace
 from dali_mix.mixers.ops.targets import to_soft
 
 
@@ -37,12 +38,14 @@ class MixChoice(Mixer[ChoiceParams]):
     Args:
         mixers: at least one; all with the same `combine`.
         probs: one share per mixer, ≥ 0, summing to at most 1.
+        prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: no mixers, shares that do not fit, or mixers that combine targets in different ways.
     """
 
-    def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float]) -> None:
+    def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float], *, prob: float = 1.0) -> None:
+        super().__init__(prob)
         if not all(isinstance(given, (list, tuple)) for given in (mixers, probs)):
             raise ValueError(f"MixChoice takes a list of mixers and a list of shares, not {mixers!r} and {probs!r}")
         for mixer in mixers:

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import checks
-from dali_mix.mixers.base import (
-    Mixer,
-    PasteParams,
-    check_alpha,
-    check_batch,
-    check_num_classes,
-    check_size,
-)
+from dali_mix.mixers.base import Mixer, PasteParams, check_alpha, check_batch, check_num_classes, check_size
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws as random
 from dali_mix.mixers.ops.paste import paste_boxes
@@ -31,12 +24,16 @@ class CutMix(Mixer[PasteParams]):
         num_classes: K; None where targets are always (B,K).
         alpha: of the Beta distribution; the paper uses 1.
         per_batch: one box for the whole batch, as the released code does; by default every image has its own.
+        prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, num_classes: int | None, alpha: float = 1.0, per_batch: bool = False) -> None:
+    def __init__(
+        self, num_classes: int | None, alpha: float = 1.0, per_batch: bool = False, *, prob: float = 1.0
+    ) -> None:
+        super().__init__(prob)
         check_num_classes(num_classes)
         check_alpha(alpha)
         self.num_classes = num_classes

@@ -28,6 +28,7 @@ class Cutout(Mixer[CutoutParams]):
 
     Args:
         size: side of the square in pixels; the paper uses 16 on CIFAR-10 and 8 on CIFAR-100.
+        prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: size below 1.
@@ -35,7 +36,8 @@ class Cutout(Mixer[CutoutParams]):
 
     changes_targets = False
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, prob: float = 1.0) -> None:
+        super().__init__(prob)
         self.size = checks.whole("size", size, 1)
 
     def sample(

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dali_mix.mixers.base import check_images, check_size, keep_format
+from dali_mix.mixers.base import check_images, check_size
 from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers.kernels.layout import keep_format
 from dali_mix.mixers.ops import draws
 
 

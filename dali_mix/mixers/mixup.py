@@ -31,12 +31,16 @@ class MixUp(Mixer[MixUpParams]):
         num_classes: K; None where targets are always (B,K).
         alpha: of the Beta distribution; the paper uses .2 on ImageNet and 1 on CIFAR.
         per_batch: one lam for the whole batch, as published; by default every image has its own.
+        prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, num_classes: int | None, alpha: float = 0.2, per_batch: bool = False) -> None:
+    def __init__(
+        self, num_classes: int | None, alpha: float = 0.2, per_batch: bool = False, *, prob: float = 1.0
+    ) -> None:
+        super().__init__(prob)
         check_num_classes(num_classes)
         check_alpha(alpha)
         self.num_classes = num_classes

@@ -74,7 +74,8 @@ def build(
     Args:
         num_classes, mean, std: of the data set, and what its images are normalized with (three numbers each, 0..1
             units): passed to every mixer that takes arguments of these names, also inside a MixChoice.
-        options: the constructor's other arguments. MixChoice's `mixers` may be given as dicts of a `type` and options.
+        options: the constructor's other arguments, and `prob`, which every mixer takes. MixChoice's `mixers` may be
+            given as dicts of a `type` and options.
 
     Raises:
         ValueError: unknown name, unknown or missing option, an option out of range, or a module:name that cannot be
@@ -88,6 +89,7 @@ def build(
             raise ValueError(f"mixer MixChoice: mixers={options['mixers']!r}: must be a list of mixers")
         options["mixers"] = [_member(member, data) for member in options["mixers"]]
     known = _factories.parameters(factory)
+    own_prob = {} if "prob" in known else {"prob": options.pop("prob", 1.0)}
     options |= {option: value for option, value in data.items() if option in known}
     try:
         inspect.signature(factory).bind(**options)
@@ -105,6 +107,11 @@ def build(
         raise ValueError(f"mixer {label}: a value of the wrong kind in {given} ({error})") from None
     if not isinstance(mixer, Mixer):
         raise ValueError(f"mixer {name}: makes a {type(mixer).__name__}; derive it from dali_mix.mixers.Mixer")
+    if own_prob.get("prob", 1.0) != 1.0:
+        try:
+            mixer.set_prob(own_prob["prob"])
+        except ValueError as error:
+            raise ValueError(f"mixer {label}: {error}") from None
     return mixer
 
 

@@ -25,6 +25,7 @@ class ResizeMix(Mixer[PasteParams]):
         interpolation: "nearest", as released: pixel d of n comes from pixel ⌊d · (N / n)⌋, N the side of the image, in
             float32 (torch's `interpolate(mode="nearest")`); or "bilinear", antialiased (`antialias=True` there).
         per_batch: one τ for the whole batch (centres stay per image), as released; by default every image has its own.
+        prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.
@@ -36,7 +37,10 @@ class ResizeMix(Mixer[PasteParams]):
         scale: tuple[float, float] = (0.1, 0.8),
         interpolation: Interpolation = "nearest",
         per_batch: bool = False,
+        *,
+        prob: float = 1.0,
     ) -> None:
+        super().__init__(prob)
         check_num_classes(num_classes)
         if not isinstance(scale, (list, tuple)) or len(scale) != 2:
             raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import checks
-from dali_mix.mixers.base import Mixer, PasteParams, empty_like_batch, per_channel
+from dali_mix.mixers.base import Mixer, PasteParams
+from dali_mix.mixers.kernels.layout import empty_like_batch, per_channel
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import Interpolation
 from dali_mix.mixers.resizemix import ResizeMix
@@ -49,6 +50,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         views: at least 1; the paper uses 2.
         mean, std: one number a channel, 0..1 units, that float images were normalized with: x = (image - mean) / std.
             None: float images are 0..1. uint8 images need neither.
+        prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range, or only one of mean and std.
@@ -65,7 +67,10 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         views: int = 2,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        *,
+        prob: float = 1.0,
     ) -> None:
+        super().__init__(prob)
         # Takes a third of a second, which only those who use it should wait.
         from kornia.augmentation.auto import RandAugment
 

@@ -56,6 +56,7 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         mean, std: what the pipeline normalized floating-point images with, three numbers each (red, green, blue) in
             0..1 units, or [one] of grey images. None where images are uint8 only. `dali_mix.engine` gives the
             pipeline's.
+        prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.
@@ -68,7 +69,10 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         per_batch: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        *,
+        prob: float = 1.0,
     ) -> None:
+        super().__init__(prob)
         check_num_classes(num_classes)
         check_alpha(alpha)
         means, stds = checks.mean_and_std(mean, std)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, check_batch, check_num_classes, check_size, empty_like_batch
+from dali_mix.mixers.base import Mixer, check_batch, check_num_classes, check_size
 from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers.kernels.layout import empty_like_batch
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.targets import to_soft, unite
 
@@ -59,6 +60,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
             "mini": ⌊B / 4⌋ images of 2×2, nothing dropped. Or a list of grids, "2x3", or "2x3-2" to drop two cells.
         counts: images of each grid of such a list, whatever B (none for an empty batch).
         num_classes: K; None where targets are always (B,K).
+        prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: a grid or a count that cannot be, or a count missing.
@@ -71,7 +73,10 @@ class SpliceMix(Mixer[SpliceMixParams]):
         grids: Literal["default", "mini"] | Sequence[str] = "default",
         counts: Sequence[int] | None = None,
         num_classes: int | None = None,
+        *,
+        prob: float = 1.0,
     ) -> None:
+        super().__init__(prob)
         check_num_classes(num_classes)
         if isinstance(grids, str):
             if grids not in ("default", "mini"):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import ChoiceParams, MixChoice, Mixer, fine_grained_saliency
+from dali_mix.mixers import ChoiceParams, MixChoice, Mixer, Unmixed, fine_grained_saliency
 from dali_mix.mixers.ops.saliency import peaks as peaks_of
 from dali_mix.reports.sheet import Column, Picture, wrapped
 
@@ -48,9 +48,10 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
     count, size = len(batch.images), batch.images.shape[-1]
     name = f"{type(mixer).__name__} {options}".strip()
     params = mixer.sample(count, size, size, _seeded(seed))
-    while isinstance(mixer, MixChoice) and isinstance(params, ChoiceParams):
-        if params.index < 0:
+    while isinstance(params, (ChoiceParams, Unmixed)):
+        if isinstance(params, Unmixed) or params.index < 0:
             return [replace(plain(batch, False, False)[0], name=f"{name}: none")]
+        assert isinstance(mixer, MixChoice)
         mixer, params = mixer.mixers[params.index], params.params
         name = f"{name}: {type(mixer).__name__}"
     if hasattr(params, "grids"):
@@ -89,6 +90,9 @@ def _spliced(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool)
     pictures = []
     for row in range(batch.rows):
         params = mixer.sample(count, size, size, _seeded(seed + row))
+        if isinstance(params, Unmixed):
+            pictures.append(Picture(batch.images[row], ["not mixed"]))
+            continue
         # Of several grids each in turn.
         grids = [grid for grid in params.grids if len(grid.sources)]
         if not grids:

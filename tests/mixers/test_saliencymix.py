@@ -11,7 +11,7 @@ from scipy import stats
 
 from dali_mix import mixers
 from dali_mix.mixers import CutMix, MixChoice, SaliencyMix, SaliencyMixParams, fine_grained_saliency
-from dali_mix.mixers.base import per_channel
+from dali_mix.mixers.kernels.layout import per_channel
 from dali_mix.mixers.ops import saliency
 from dali_mix.mixers.ops.saliency import to_uint8
 from tests.mixers import oracles

@@ -152,6 +152,8 @@ class SpliceMixConsistency(Objective):
             raise ValueError("objective SpliceMixConsistency looks into SpliceMix's cells: the mixer must be SpliceMix")
         if not isinstance(mixer.grids, str):
             raise ValueError("objective SpliceMixConsistency takes one grid a batch: grids='default' or 'mini'")
+        if not mixer.mixes_every_batch:
+            raise ValueError("objective SpliceMixConsistency needs cells in every batch: leave prob out of the mixer")
         if not (isinstance(self.model, MultiLabelModel) and isinstance(self.model.head, MaxPoolHead)):
             raise ValueError("objective SpliceMixConsistency needs model multilabel with head 'max'")
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import INTEGERS, empty_like_batch, plain_pixels
+from dali_mix.mixers.kernels.layout import INTEGERS, empty_like_batch, plain_pixels
 from dali_mix.mixers.kernels.threads import together
 
 Way = Literal["same place", "nearest", "bilinear", "zeros"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import keep_format
+from dali_mix.mixers.kernels.layout import keep_format
 from dali_mix.mixers.ops import boxes as box_ops
 
 

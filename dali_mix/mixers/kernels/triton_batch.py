@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dali_mix import caches
-from dali_mix.mixers.base import INTEGERS, plain_pixels
+from dali_mix.mixers.kernels.layout import INTEGERS, plain_pixels
 
 Way = Literal["same place", "nearest", "zeros"]
 

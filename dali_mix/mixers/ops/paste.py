@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import check_inplace
 from dali_mix.mixers.kernels import numba_batch, torch_paste, triton_batch
+from dali_mix.mixers.ops.inplace import check_inplace
 
 Interpolation = Literal["nearest", "bilinear"]
 

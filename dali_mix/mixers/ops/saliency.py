@@ -25,8 +25,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import per_channel
 from dali_mix.mixers.kernels import triton_batch
+from dali_mix.mixers.kernels.layout import per_channel
 
 RADII = (12, 24, 48, 28, 56, 112)
 GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Combine
 from dali_mix.mixers.kernels import numba_batch
 
+Combine = Literal["area", "union"]
 TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
 
 

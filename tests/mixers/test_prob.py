@@ -1,0 +1,139 @@
+"""`prob`: the share of batches that a mixer mixes."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from dali_mix import mixers
+from dali_mix.engine.train.objectives import SpliceMixConsistency
+from dali_mix.mixers import CutMix, Cutout, MixChoice, Mixer, MixUp, ResizeMix, SaliencyMix, SpliceMix, Unmixed, build
+
+IMAGES = torch.rand(8, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(8) % 4
+MAKE = {
+    "CutMix": lambda **prob: CutMix(4, **prob),
+    "ResizeMix": lambda **prob: ResizeMix(4, **prob),
+    "MixUp": lambda **prob: MixUp(4, **prob),
+    "Cutout": lambda **prob: Cutout(4, **prob),
+    "SaliencyMix": lambda **prob: SaliencyMix(4, mean=[0.5], std=[0.5], **prob),
+    "ResizeMixPlus": lambda **prob: mixers.ResizeMixPlus(4, **prob),
+    "SpliceMix": lambda **prob: SpliceMix(num_classes=4, **prob),
+    "MixChoice": lambda **prob: MixChoice([CutMix(4), MixUp(4)], [0.4, 0.4], **prob),
+}
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    count: int
+
+
+class Dark(Mixer[Nothing]):
+    """A mixer of a third party: no `prob` in its constructor, no `inplace`, an attribute of the same name."""
+
+    def __init__(self, num_classes):
+        self.num_classes, self.prob = num_classes, 0.0
+
+    def sample(self, batch_size, height, width, generator=None, device="cpu"):
+        return Nothing(batch_size)
+
+    def apply(self, images, targets, params):
+        return images * 0, torch.nn.functional.one_hot(targets, self.num_classes).float()
+
+
+def test_every_registered_mixer_is_made_here():
+    assert set(MAKE) == set(mixers.MIXERS)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", MAKE)
+def test_draws_and_results_are_those_of_a_choice_of_one(name, seed):
+    ours = MAKE[name](prob=0.5)(IMAGES, LABELS, generator(seed))
+    choice = MixChoice([MAKE[name]()], probs=[0.5])(IMAGES, LABELS, generator(seed))
+    assert torch.equal(ours[0], choice[0])
+    assert torch.equal(ours[1], choice[1])
+    assert ours[1].dtype == choice[1].dtype
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_about_the_share_named_is_mixed(name):
+    mixer, draws = MAKE[name](prob=0.3), generator(0)
+    unmixed = [isinstance(mixer.sample(4, 12, 10, draws), Unmixed) for _ in range(300)]
+    assert 180 < sum(unmixed) < 240
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_unmixed_batches_keep_images_and_the_kind_of_targets(name):
+    mixer = MAKE[name](prob=0)
+    images, targets = mixer(IMAGES, LABELS, generator(0))
+    assert images is IMAGES
+    kind = LABELS if mixer.num_classes is None else torch.nn.functional.one_hot(LABELS, 4).float()
+    assert torch.equal(targets, kind)
+    assert targets.dtype == kind.dtype
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_prob_one_draws_as_without(name):
+    always, plain = generator(3), generator(3)
+    MAKE[name](prob=1.0).sample(8, 12, 10, always)
+    MAKE[name]().sample(8, 12, 10, plain)
+    assert torch.equal(always.get_state(), plain.get_state())
+
+
+def test_prob_is_shown_where_it_is_not_one():
+    assert repr(CutMix(4, prob=0.25)) == "CutMix(num_classes=4, alpha=1.0, per_batch=False, prob=0.25)"
+    assert repr(CutMix(4, prob=1)) == "CutMix(num_classes=4, alpha=1.0, per_batch=False)"
+
+
+@pytest.mark.parametrize("prob", [-0.1, 1.5, float("nan"), "0.5", True, None])
+@pytest.mark.parametrize(
+    "make", [lambda prob: CutMix(4, prob=prob), lambda prob: build("cutmix", num_classes=4, prob=prob)]
+)
+def test_wrong_values_are_named(make, prob):
+    with pytest.raises(ValueError, match="prob="):
+        make(prob)
+
+
+def test_unmixed_batches_are_checked_like_others():
+    params = CutMix(4, prob=0).sample(8, 12, 10)
+    with pytest.raises(ValueError, match="do not fit together"):
+        CutMix(4).apply(IMAGES[:3], LABELS[:3], params)
+    with pytest.raises(ValueError, match="share memory"):
+        CutMix(4, prob=0)(IMAGES[:1].expand(8, -1, -1, -1), LABELS, inplace=True)
+
+
+def test_a_mixer_of_a_third_party_gets_it_by_name_and_is_unaffected_otherwise():
+    name = f"{__name__}:Dark"
+    assert not build(name, num_classes=4)(IMAGES, LABELS)[0].any()  # its own attribute `prob` is its own
+    assert build(name, num_classes=4, prob=0)(IMAGES, LABELS)[0] is IMAGES
+    mixed = build("MixChoice", num_classes=4, mixers=[{"type": name, "prob": 0.0}], probs=[1.0])
+    assert mixed(IMAGES, LABELS)[0] is IMAGES
+    with pytest.raises(ValueError, match="mixer Dark: prob=2"):
+        build(name, num_classes=4, prob=2)
+
+
+def test_an_override_that_calls_super_draws_once():
+    class Own(CutMix):
+        def sample(self, *args, **options):
+            return super().sample(*args, **options)
+
+    for seed in range(8):
+        ours, wanted = (kind(4, prob=0.5)(IMAGES, LABELS, generator(seed)) for kind in (Own, CutMix))
+        assert torch.equal(ours[0], wanted[0])
+
+
+def test_an_objective_that_needs_cells_in_every_batch_says_so():
+    objective = SpliceMixConsistency(torch.nn.Identity(), torch.nn.Identity())
+    with pytest.raises(ValueError, match="leave prob out"):
+        objective.check(SpliceMix(num_classes=4, prob=0.5))
+    with pytest.raises(ValueError, match="needs model multilabel"):  # the next check
+        objective.check(SpliceMix(num_classes=4))
+
+
+def test_it_survives_a_copy():  # by the protocol of pickling, which the workers of a DataLoader use
+    assert isinstance(copy.deepcopy(CutMix(4, prob=0.0)).sample(4, 8, 8), Unmixed)
