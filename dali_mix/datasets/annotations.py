@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, check_boxes, clip_boxes
 from dali_mix.datasets.base import Listing, Options, decode_lines, first_double
 from dali_mix.datasets.trees import Tree
-from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH, check_boxes, clip_boxes
 
 
 def choose_task(layout: str, options: Options, allowed: Sequence[str] = ("multilabel", "detection")) -> str:

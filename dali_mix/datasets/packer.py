@@ -24,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, clip_boxes, count_targets, report_targets
 from dali_mix._text import printable
 from dali_mix.datasets.base import Listing, join_reports
 from dali_mix.datasets.images import AS_ASKED, Transform
@@ -33,7 +34,6 @@ from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_headers.header import ImageHeader
-from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH, clip_boxes, count_targets, report_targets
 
 _CHUNK = 16
 

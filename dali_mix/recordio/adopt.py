@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix import tasks
 from dali_mix._files import open_new
+from dali_mix._labels import count_targets, report_targets
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.recordio.index import index_bytes, read_index
-from dali_mix.recordio.labels import count_targets, report_targets
 from dali_mix.recordio.manifest import (
     ENCODINGS,
     FLAG_SPLIT,
     RECORD_DTYPE,
     SUFFIXES,
-    TASKS,
     FileInfo,
     SetInfo,
     read_info,
@@ -31,10 +31,10 @@ from dali_mix.recordio.manifest import (
     table_header,
 )
 from dali_mix.recordio.publish import Publication
-from dali_mix.recordio.reader import boxes_of, file_sha256, map_file
+from dali_mix.recordio.reader import file_sha256, map_file
 from dali_mix.recordio.reindex import reindex as write_index
-from dali_mix.recordio.verify import check_stored_label
 from dali_mix.recordio.writer import bytes_info, check_ids, saying
+from dali_mix.tasks import Task
 
 
 def adopt(
@@ -70,14 +70,13 @@ def adopt(
     for path in paths:
         if path.resolve().parent != base.parent.resolve():
             raise ValueError(f"{path}: not in the folder of {base}; the manifest lies beside its .rec files")
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
+    asked = None if task is None else tasks.get(task)
     names = [base.name + suffix for suffix in (".idx", ".npy", ".json")]
     with Publication(base, force=force) as files:
         files.check_free(names[1:])
         scan = _Scan(paths, skip_bad=skip_bad, progress=progress)
-        found_task = task or guess_task(scan.labels)
-        table = scan.table(found_task)
+        kind = asked or tasks.guess(scan.labels)
+        table = scan.table(kind)
         if renumber:
             table["id"] = np.arange(len(table))
         else:
@@ -89,24 +88,24 @@ def adopt(
         index = index_bytes(table, [part.size for part in parts])
         if (base.parent / names[0]).exists() and not reindex:
             index = _kept_index(base.parent / names[0], table, parts)
-        label_names = tuple(classes) if classes is not None else _numbered(scan.labels, found_task)
+        label_names = tuple(classes) if classes is not None else tuple(map(str, range(kind.count_classes(scan.labels))))
         content = table_header(len(table)) + table.tobytes()
         info = SetInfo(
-            task=found_task,
+            task=kind.name,
             classes=label_names,
-            label_width=scan.label_width(found_task),
+            label_width=scan.label_width(kind),
             count=len(table),
             parts=parts,
             index=bytes_info(names[0], index),
             table=bytes_info(names[1], content),
             source="adopted",
             options={"renumber": True} if renumber else {},
-            report=scan.report(found_task, label_names, guessed=task is None),
+            report=scan.report(kind, label_names, guessed=task is None),
         )
         for row, label in enumerate(scan.labels):
             where = f"{paths[table['part'][row]]}: record {row}"
             try:
-                check_stored_label(label, info, "label")
+                kind.check_stored(label, info, "label")
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; say what the labels are with --task and --classes") from None
         for name, data in zip(names, (index, content, info.to_json().encode()), strict=True):
@@ -152,25 +151,24 @@ class _Scan:
         self.rows.append((record.offset, record.length, crc, *size, unpacked.id, math.nan, part, encoding, flags))
         self.labels.append(unpacked.label.copy())
 
-    def label_width(self, task: str) -> int:
+    def label_width(self, task: Task) -> int:
         """Floats a label, 0 where it varies."""
         widths = {label.size for label in self.labels}
-        return widths.pop() if len(widths) == 1 and task != "detection" else 0
+        return widths.pop() if len(widths) == 1 and not task.boxes else 0
 
-    def report(self, task: str, classes: Sequence[str], *, guessed: bool) -> dict[str, Any]:
+    def report(self, task: Task, classes: Sequence[str], *, guessed: bool) -> dict[str, Any]:
         """What the manifest keeps, and notices for the user."""
         report: dict[str, Any] = {"passed_over": self.bad} if self.bad else {}
-        if task == "multilabel" and all(label.size == len(classes) for label in self.labels):
+        if task.ignores and all(label.size == len(classes) for label in self.labels):
             report |= report_targets(count_targets(np.stack(self.labels)), classes)
             if guessed:
                 notice = f"labels of {len(classes)} floats read as multi-label targets; if the first is the class, pass"
                 report["notices"] = [f"{notice} --task classification", *report.get("notices", ())]
         return report
 
-    def table(self, task: str) -> np.ndarray:
+    def table(self, task: Task) -> np.ndarray:
         table = np.array(self.rows, dtype=RECORD_DTYPE)
-        if task == "classification":
-            table["label"] = [label[0] for label in self.labels]
+        table["label"] = [task.scalar(label) for label in self.labels]
         return table
 
 
@@ -185,37 +183,6 @@ def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
         raise ValueError(
             f"{error}: the file is cut short or damaged; copy it again, or write it again with what made it"
         ) from None
-
-
-def guess_task(labels: Sequence[np.ndarray]) -> str:
-    """The task some stored labels are of. Raises ValueError when they fit none."""
-    if all(label.size == 1 for label in labels):
-        return "classification"
-    try:
-        for row, label in enumerate(labels):
-            boxes_of(label, f"record {row}")
-        return "detection"
-    except ValueError:
-        pass
-    width = labels[0].size
-    if all(label.size == width and np.isin(label, (-1, 0, 1)).all() for label in labels):
-        return "multilabel"
-    first = labels[0].size
-    raise ValueError(
-        "the labels are neither classes, nor equally many of 1, 0, -1, nor boxes in mxnet's layout (the first has"
-        f" {first} float{'s' * (first != 1)}); if the first float of each is its class, as in insightface's sets, pass"
-        " --task classification"
-    )
-
-
-def _numbered(labels: Sequence[np.ndarray], task: str) -> tuple[str, ...]:
-    if task == "multilabel":
-        count = labels[0].size
-    else:
-        kinds = [label[:1] if task == "classification" else boxes_of(label, "label")[:, 0] for label in labels]
-        highest = np.concatenate(kinds).max(initial=0)
-        count = int(highest) + 1 if 0 <= highest <= 1 << 24 else 1
-    return tuple(str(number) for number in range(count))
 
 
 def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:

@@ -6,14 +6,13 @@ once for some sixteen images, and an image that is stored as it is goes from its
 
 from __future__ import annotations
 
-import math
 import zlib
 from typing import NamedTuple
 
 from dali_mix.recordio.framing import FRAME_HEAD, MAGIC, check_length, frame, magic_places
 from dali_mix.recordio.header import HEADER, Label, pack_header
-from dali_mix.recordio.labels import check_label
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
+from dali_mix.tasks import TASKS
 
 _SMALLEST, _FULL = 1 << 21, 1 << 22  # bytes
 _MOST = 16  # records
@@ -80,7 +79,7 @@ class Block:
 
         Raises ValueError for a label that does not fit, or 2^29 bytes.
         """
-        check_label(label, task, num_classes)
+        TASKS[task].check(label, num_classes)
         head = pack_header(label, record_id)
         length = len(head) + len(encoded)
         body = self._body(label, len(encoded))
@@ -102,7 +101,7 @@ class Block:
             FRAME_HEAD.pack_into(view, start, MAGIC, length)
             self._size = payload + (length + 3 & ~3)
             view[payload + length : self._size] = bytes(self._size - payload - length)
-        scalar = float(label) if task == "classification" else math.nan  # type: ignore[arg-type]  # check_label saw a number
+        scalar = TASKS[task].scalar(label)
         flags = FLAG_SPLIT if split else 0
         row = (length, crc, height, width, record_id, scalar, ENCODINGS.index(encoding), flags)
         self.entries.append(Entry(position, self._size - start, row))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from dali_mix._labels import check_class
 from dali_mix.recordio.framing import MAGIC_BYTES
 
 HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
-MAX_CLASS = 1 << 24  # labels travel as float32: above this, neighbouring classes are the same number
 MAX_FLOATS = 1 << 20  # a label of a million floats is damage, not data
 
 Label = float | int | Sequence[float] | np.ndarray
@@ -60,17 +59,6 @@ def pack_header(label: Label, record_id: int) -> bytes:
             " which DALI's reader refuses; choose another id"
         )
     return head
-
-
-def check_class(label: float) -> None:
-    """Raises ValueError unless `label` is a whole number from 0 to 2^24, exact as a float32."""
-    value = float(label)
-    if not math.isfinite(value):
-        raise ValueError(f"label {value} is not a finite number")
-    if value < 0 or value > MAX_CLASS or value != int(value):
-        raise ValueError(
-            f"label {label} is not a class: classes are whole numbers from 0 to {MAX_CLASS} (exact as float32)"
-        )
 
 
 def pack_record(label: Label, record_id: int, encoded: bytes) -> bytes:

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from dali_mix._text import printable
+from dali_mix.tasks import TASKS
 
 VERSION = 1
 FORMAT = "dali_mix record set"
-TASKS = ("classification", "multilabel", "detection")
 ENCODINGS = ("other", "jpeg", "png", "webp", "bmp", "pnm", "tiff", "gif")
 FLAG_SPLIT = 1
 _SHARD = re.compile(r"(.+)-\d{5}\.rec")
@@ -187,7 +187,7 @@ def _checked(data: dict[str, Any]) -> SetInfo:
             name, integer(value["size"], field + ".size", 0, 1 << 62), text(value["sha256"], field + ".sha256")
         )
 
-    if data["task"] not in TASKS:
+    if data["task"] not in tuple(TASKS):  # it may be a list
         raise ValueError(f"the field 'task' is {data['task']!r}, not one of {', '.join(TASKS)}")
     if not isinstance(data["classes"], list) or not isinstance(data["parts"], list):
         raise ValueError("the fields 'classes' and 'parts' must be lists")

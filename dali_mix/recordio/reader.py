@@ -16,6 +16,7 @@ from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.index import reindex_advice
 from dali_mix.recordio.manifest import SetInfo, open_table, read_info, set_prefix
+from dali_mix.tasks import TASKS
 
 _MAP_FIXED = 0x10  # of Linux
 _MMAP = ctypes.CDLL(None, use_errno=True).mmap
@@ -129,32 +130,7 @@ class RecordSet:
         not fit the task.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        if self.info.task == "classification":
-            return self._classes(rows)
-        if self.info.task == "multilabel":
-            width = self.info.label_width
-            out = np.empty((len(rows), width), dtype=np.float32)
-            for place, row in enumerate(rows.tolist()):
-                label = self.label(row)
-                if label.shape != (width,):
-                    raise ValueError(
-                        f"{self.prefix}: record {row}: {label.size} label floats, the manifest says {width};"
-                        " verify the set"
-                    )
-                out[place] = label
-            return out
-        return [boxes_of(self.label(row), f"{self.prefix}: record {row}") for row in rows.tolist()]
-
-    def _classes(self, rows: np.ndarray) -> np.ndarray:
-        labels = np.asarray(self.table["label"][rows])
-        bad = ~((labels >= 0) & (labels < max(1, self.info.num_classes)) & (labels == np.floor(labels)))
-        if bad.any():
-            row = int(rows[bad][0])
-            raise ValueError(
-                f"{self.prefix}: record {row}: label {labels[bad][0]} is not one of {self.info.num_classes}"
-                f" classes; run `dali-mix verify {self.prefix}`"
-            )
-        return labels.astype(np.int64)
+        return TASKS[self.info.task].targets(self, rows)
 
     def _locate(self, row: int) -> tuple[memoryview, np.void]:
         if not 0 <= row < len(self):
@@ -166,30 +142,6 @@ class RecordSet:
                 f" {_REPACK.format(self.prefix)}"
             )
         return self._buffers[entry["part"]], entry
-
-
-def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
-    """Boxes (n, 6) float32 of a detection label in mxnet's layout: header width A, object width B, A - 2 floats, then n
-    × B floats.
-
-    A missing sixth float (difficult) counts as 0. Raises ValueError, beginning with `where`, for floats that are not
-    that layout.
-    """
-    if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
-        raise ValueError(
-            f"{where}: not a detection label: it begins with {label[:2].tolist()}, not header width >= 2 and"
-            " object width >= 5"
-        )
-    header, width = int(label[0]), int(label[1])
-    if header != label[0] or width != label[1] or (label.size - header) % width:
-        raise ValueError(
-            f"{where}: not a detection label: {label.size} floats do not divide into a header of {header} and"
-            f" objects of {width}"
-        )
-    objects = label[header:].reshape(-1, width)
-    out = np.zeros((len(objects), 6), dtype=np.float32)
-    out[:, : min(width, 6)] = objects[:, :6]
-    return out
 
 
 def check_names(prefix: Path, info: SetInfo) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from dali_mix._text import printable
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, SetInfo
+from dali_mix.tasks import TASKS
 
 
 def summarize(info: SetInfo, table: np.ndarray) -> dict[str, Any]:
@@ -32,13 +33,7 @@ def summarize(info: SetInfo, table: np.ndarray) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "report": info.report,
     }
-    if info.task == "classification":
-        labels = table["label"]
-        labels = labels[(labels >= 0) & (labels < info.num_classes)].astype(np.int64)
-        a_class = np.bincount(labels, minlength=info.num_classes)
-        figures["records_a_class"] = {"least": int(a_class.min()), "most": int(a_class.max())}
-        figures["empty_classes"] = int(np.count_nonzero(a_class == 0))
-    return figures
+    return figures | TASKS[info.task].figures(table, info.num_classes)
 
 
 def _spread(values: np.ndarray) -> dict[str, int]:

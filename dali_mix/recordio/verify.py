@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,9 +15,9 @@ from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.recordio.index import read_index, reindex_advice
-from dali_mix.recordio.labels import check_boxes, check_label
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, FileInfo, SetInfo, open_table, read_info, set_prefix
-from dali_mix.recordio.reader import boxes_of, check_names, check_size, file_sha256, map_file
+from dali_mix.recordio.reader import check_names, check_size, file_sha256, map_file
+from dali_mix.tasks import TASKS
 
 Decode = Callable[[np.ndarray], tuple[int, int]]
 _COPY = "copy the file again, or pack the set again"
@@ -168,9 +169,11 @@ def _check_record(
         unpacked = unpack_record(payload)
         if unpacked.id != entry["id"] and not info.options.get("renumber"):
             yield f"id is {unpacked.id}, the manifest says {entry['id']}"
-        check_stored_label(unpacked.label, info, "label")
-        if info.task == "classification" and unpacked.label[0] != entry["label"]:
-            yield f"label is {unpacked.label[0]:g}, the manifest says {entry['label']:g}"
+        task = TASKS[info.task]
+        task.check_stored(unpacked.label, info, "label")
+        scalar = task.scalar(unpacked.label)
+        if not math.isnan(scalar) and scalar != entry["label"]:
+            yield f"label is {scalar:g}, the manifest says {entry['label']:g}"
         header = read_image_header(unpacked.encoded.tobytes())
         found = header.height, header.width
         if found != (entry["height"], entry["width"]) or ENCODINGS.index(header.encoding) != entry["encoding"]:
@@ -182,15 +185,3 @@ def _check_record(
                 yield f"decodes to {width}x{height} pixels, its header says {found[1]}x{found[0]}"
     except ValueError as error:
         yield str(error)
-
-
-def check_stored_label(label: np.ndarray, info: SetInfo, where: str) -> None:
-    """Raises ValueError for label floats, as stored in a record, that do not fit the set's task and classes."""
-    if info.task == "classification":
-        if label.size != (info.label_width or label.size):
-            raise ValueError(f"{label.size} label floats where the manifest says {info.label_width}")
-        check_label(float(label[0]), info.task, info.num_classes)
-    elif info.task == "multilabel":
-        check_label(label, info.task, info.num_classes)
-    else:
-        check_boxes(np.concatenate([[2.0, 6.0], boxes_of(label, where).ravel()]), info.num_classes)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix import tasks
 from dali_mix._files import new_descriptor, open_new
 from dali_mix.recordio.block import Block, Entry
 from dali_mix.recordio.header import Label
@@ -22,7 +23,6 @@ from dali_mix.recordio.index import index_bytes
 from dali_mix.recordio.manifest import (
     MAX_PARTS,
     RECORD_DTYPE,
-    TASKS,
     FileInfo,
     SetInfo,
     table_header,
@@ -55,15 +55,13 @@ class SetWriter:
         options: dict[str, Any] | None = None,
         force: bool = False,
     ) -> None:
-        if task not in TASKS:
-            raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
+        kind = tasks.get(task)
         most = max(1, min(total, MAX_PARTS))
         if not 1 <= shards <= most:
             raise ValueError(f"{shards} shards for {total} records: every shard needs one (--shards 1 to {most})")
         self.classes = tuple(classes)
         self.task = task
-        self._widths = {"classification": 1, "multilabel": len(self.classes), "detection": 0}
-        self._label_width = self._widths[task] if label_width is None else label_width
+        self._label_width = kind.width(len(self.classes)) if label_width is None else label_width
         self._facts = {"source": source, "split": split, "options": dict(options or {})}
         self._total, self._shards = total, shards
         self._files = Publication(prefix, force=force)

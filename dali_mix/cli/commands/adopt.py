@@ -12,8 +12,8 @@ from dali_mix._text import printable
 from dali_mix.datasets.base import read_names
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.adopt import adopt
-from dali_mix.recordio.manifest import TASKS
 from dali_mix.recordio.summary import lines, summarize
+from dali_mix.tasks import TASKS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from dali_mix.datasets import LAYOUTS, Listing, Options, PackOptions, Transform,
 from dali_mix.datasets.images import TARGETS
 from dali_mix.datasets.turns import CHOICES
 from dali_mix.recordio import RecordSet
-from dali_mix.recordio.manifest import TASKS
 from dali_mix.recordio.summary import lines, summarize
+from dali_mix.tasks import TASKS
 
 _SHOWN = 10
 _ROOTLESS = ("digits", "digit-scenes")

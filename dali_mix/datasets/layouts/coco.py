@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH
 from dali_mix._text import composed
 from dali_mix.datasets.annotations import (
     against_published,
@@ -28,7 +29,6 @@ from dali_mix.datasets.annotations import (
 )
 from dali_mix.datasets.base import Listing, Options, first_double, join_reports, tree_of
 from dali_mix.datasets.trees import Tree, check_name
-from dali_mix.recordio.labels import HEADER_WIDTH, OBJECT_WIDTH
 
 # Images with an annotation. 2014: as papers on multi-label recognition count them; train2017: 118,287 less the 1,021
 # listed in github.com/cocodataset/cocoapi/issues/76; val2017: 5,000 less 48.

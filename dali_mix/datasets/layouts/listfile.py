@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix._labels import MAX_CLASS, boxes_of, clip_boxes
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_given, tree_of
 from dali_mix.datasets.layouts.csv_list import read_csv
 from dali_mix.datasets.trees import check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.options import did_you_mean
-from dali_mix.recordio.header import MAX_CLASS, Label
-from dali_mix.recordio.labels import check_label, clip_boxes
-from dali_mix.recordio.reader import boxes_of
+from dali_mix.recordio.header import Label
+from dali_mix.tasks import TASKS
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # as programs write a value that is missing
@@ -121,7 +121,7 @@ def _check(row: _Row, label: Label, task: str, num_classes: int) -> None:
     try:
         if task == "detection":  # beyond the image by a pixel is clipped when packed, all else is wrong now
             label, _ = clip_boxes(np.asarray(label), 1, 1)
-        check_label(label, task, num_classes)
+        TASKS[task].check(label, num_classes)
     except ValueError as error:
         columns = ", ".join(row.columns[:6]) + ", …" * (len(row.columns) > 6)
         advice = f"; the label columns are {columns}: remove what is no class" if len(row.columns) > 1 else ""

@@ -1,39 +1,50 @@
-"""Which labels a task allows: checked before a record is written, and again by `verify`."""
+"""Check, clip and count labels; `tasks` says which of it a label needs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dali_mix.recordio.header import Label, check_class
-
+MAX_CLASS = 1 << 24  # labels travel as float32: above this, neighbouring classes are the same number
 HEADER_WIDTH, OBJECT_WIDTH = 2, 6  # mxnet's detection layout: [2, 6, (class, xmin, ymin, xmax, ymax, difficult) * n]
 
 
-def check_label(label: Label, task: str, num_classes: int) -> None:
-    """Raises ValueError, saying which field, for a label that does not fit `task` with `num_classes` classes."""
-    if task == "classification":
-        if not isinstance(label, (int, float, np.integer, np.floating)):
-            raise ValueError(f"a classification label is one class, not {np.size(label)} numbers (--task multilabel?)")
-        check_class(label)
-        if label >= num_classes:
-            raise ValueError(
-                f"label {label:g} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
-            )
-        return
-    floats = np.asarray(label, dtype=np.float32)
-    if task == "multilabel":
-        if floats.shape != (num_classes,):
-            raise ValueError(f"{floats.size} label fields where the {num_classes} classes need {num_classes}")
-        wrong = np.flatnonzero((floats != 0) & (floats != 1) & (floats != -1))
-        if wrong.size:
-            raise ValueError(
-                f"label field {wrong[0] + 1} is {floats[wrong[0]]}: multi-label fields are 1, 0 or -1 (ignore)"
-            )
-        return
-    check_boxes(floats, num_classes)
+def check_class(label: Any) -> None:
+    """Raises ValueError unless `label` is a whole number from 0 to 2^24, exact as a float32."""
+    value = float(label)
+    if not math.isfinite(value):
+        raise ValueError(f"label {value} is not a finite number")
+    if value < 0 or value > MAX_CLASS or value != int(value):
+        raise ValueError(
+            f"label {label} is not a class: classes are whole numbers from 0 to {MAX_CLASS} (exact as float32)"
+        )
+
+
+def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
+    """Boxes (n, 6) float32 of a detection label in mxnet's layout: header width A, object width B, A - 2 floats, then n
+    × B floats.
+
+    A missing sixth float (difficult) counts as 0. Raises ValueError, beginning with `where`, for floats that are not
+    that layout.
+    """
+    if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
+        raise ValueError(
+            f"{where}: not a detection label: it begins with {label[:2].tolist()}, not header width >= 2 and"
+            " object width >= 5"
+        )
+    header, width = int(label[0]), int(label[1])
+    if header != label[0] or width != label[1] or (label.size - header) % width:
+        raise ValueError(
+            f"{where}: not a detection label: {label.size} floats do not divide into a header of {header} and"
+            f" objects of {width}"
+        )
+    objects = label[header:].reshape(-1, width)
+    out = np.zeros((len(objects), 6), dtype=np.float32)
+    out[:, : min(width, 6)] = objects[:, :6]
+    return out
 
 
 def check_boxes(label: np.ndarray, num_classes: int) -> None:

@@ -1,0 +1,208 @@
+"""Tasks: all that depends on what the labels of a set are for. Nothing else compares a task's name.
+
+A task is a subclass of `Task` and an entry in `TASKS`. Files hold its name; `TASKS[name]` is the object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dali_mix._labels import boxes_of, check_boxes, check_class
+from dali_mix.options import did_you_mean
+
+
+class Task:
+    """One kind of label.
+
+    name: in files and options. boxes: labels are boxes. ignores: -1 in a label means "ignore".
+    """
+
+    name: ClassVar[str]
+    boxes: ClassVar[bool] = False
+    ignores: ClassVar[bool] = False
+
+    def check(self, label: Any, num_classes: int) -> None:
+        """Raise ValueError naming the field for a label, a number or floats (n,), that does not fit."""
+        raise NotImplementedError
+
+    def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
+        """Raise ValueError for floats (n,) read from a record of the set `info` that do not fit."""
+        self.check(label, info.num_classes)
+
+    def width(self, num_classes: int) -> int:
+        """Return the number of floats of each label; 0 where it varies."""
+        raise NotImplementedError
+
+    def scalar(self, label: Any) -> float:
+        """Return the label as the table holds it: NaN where it is not a class."""
+        return math.nan
+
+    def targets(self, records: Any, rows: np.ndarray) -> Any:
+        """Return the targets of `rows` (B,) of a `RecordSet`. Raise ValueError for a label that does not fit."""
+        raise NotImplementedError
+
+    def figures(self, table: np.ndarray, num_classes: int) -> dict[str, Any]:
+        """Return what `inspect` adds to the figures of a set."""
+        return {}
+
+    def fits(self, labels: Sequence[np.ndarray]) -> bool:
+        """Return True if stored labels are surely of this task; at most one task may say so."""
+        return False
+
+    def count_classes(self, labels: Sequence[np.ndarray]) -> int:
+        """Return the number of classes that stored labels need."""
+        return 1
+
+
+class Classification(Task):
+    """One class for each image: an integer."""
+
+    name = "classification"
+
+    def check(self, label: Any, num_classes: int) -> None:
+        if not isinstance(label, (int, float, np.integer, np.floating)):
+            raise ValueError(f"a classification label is one class, not {np.size(label)} numbers (--task multilabel?)")
+        check_class(label)
+        if label >= num_classes:
+            raise ValueError(
+                f"label {label:g} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}"
+            )
+
+    def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
+        if label.size != (info.label_width or label.size):
+            raise ValueError(f"{label.size} label floats where the manifest says {info.label_width}")
+        self.check(float(label[0]), info.num_classes)
+
+    def width(self, num_classes: int) -> int:
+        return 1
+
+    def scalar(self, label: Any) -> float:
+        return float(label[0]) if isinstance(label, np.ndarray) else float(label)
+
+    def targets(self, records: Any, rows: np.ndarray) -> np.ndarray:
+        labels = np.asarray(records.table["label"][rows])
+        bad = ~((labels >= 0) & (labels < max(1, records.info.num_classes)) & (labels == np.floor(labels)))
+        if bad.any():
+            row = int(rows[bad][0])
+            raise ValueError(
+                f"{records.prefix}: record {row}: label {labels[bad][0]} is not one of {records.info.num_classes}"
+                f" classes; run `dali-mix verify {records.prefix}`"
+            )
+        return labels.astype(np.int64)
+
+    def figures(self, table: np.ndarray, num_classes: int) -> dict[str, Any]:
+        labels = table["label"]
+        labels = labels[(labels >= 0) & (labels < num_classes)].astype(np.int64)
+        counts = np.bincount(labels, minlength=num_classes)
+        return {
+            "records_a_class": {"least": int(counts.min()), "most": int(counts.max())},
+            "empty_classes": int(np.count_nonzero(counts == 0)),
+        }
+
+    def fits(self, labels: Sequence[np.ndarray]) -> bool:
+        return all(label.size == 1 for label in labels)
+
+    def count_classes(self, labels: Sequence[np.ndarray]) -> int:
+        return _highest([label[:1] for label in labels])
+
+
+class MultiLabel(Task):
+    """For each image and class 1, 0 or -1 (ignore)."""
+
+    name = "multilabel"
+    ignores = True
+
+    def check(self, label: Any, num_classes: int) -> None:
+        floats = np.asarray(label, dtype=np.float32)
+        if floats.shape != (num_classes,):
+            raise ValueError(f"{floats.size} label fields where the {num_classes} classes need {num_classes}")
+        wrong = np.flatnonzero((floats != 0) & (floats != 1) & (floats != -1))
+        if wrong.size:
+            raise ValueError(
+                f"label field {wrong[0] + 1} is {floats[wrong[0]]}: multi-label fields are 1, 0 or -1 (ignore)"
+            )
+
+    def width(self, num_classes: int) -> int:
+        return num_classes
+
+    def targets(self, records: Any, rows: np.ndarray) -> np.ndarray:
+        width = records.info.label_width
+        out = np.empty((len(rows), width), dtype=np.float32)
+        for index, row in enumerate(rows.tolist()):
+            label = records.label(row)
+            if label.shape != (width,):
+                raise ValueError(
+                    f"{records.prefix}: record {row}: {label.size} label floats, the manifest says {width};"
+                    " verify the set"
+                )
+            out[index] = label
+        return out
+
+    def fits(self, labels: Sequence[np.ndarray]) -> bool:
+        width = labels[0].size
+        return width != 1 and all(label.size == width and np.isin(label, (-1, 0, 1)).all() for label in labels)
+
+    def count_classes(self, labels: Sequence[np.ndarray]) -> int:
+        return labels[0].size
+
+
+class Detection(Task):
+    """Boxes: for each object class, x1, y1, x2, y2 (0 to 1), difficult."""
+
+    name = "detection"
+    boxes = True
+
+    def check(self, label: Any, num_classes: int) -> None:
+        check_boxes(np.asarray(label, dtype=np.float32), num_classes)
+
+    def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
+        check_boxes(np.concatenate([[2.0, 6.0], boxes_of(label, where).ravel()]), info.num_classes)
+
+    def width(self, num_classes: int) -> int:
+        return 0
+
+    def targets(self, records: Any, rows: np.ndarray) -> list[np.ndarray]:
+        return [boxes_of(records.label(row), f"{records.prefix}: record {row}") for row in rows.tolist()]
+
+    def fits(self, labels: Sequence[np.ndarray]) -> bool:
+        try:
+            for row, label in enumerate(labels):
+                boxes_of(label, f"record {row}")
+        except ValueError:
+            return False
+        return True
+
+    def count_classes(self, labels: Sequence[np.ndarray]) -> int:
+        return _highest([boxes_of(label, "label")[:, 0] for label in labels])
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), MultiLabel(), Detection())}
+
+
+def get(name: str) -> Task:
+    """Return the task called `name`. Raise ValueError if there is none."""
+    if not isinstance(name, str) or name not in TASKS:
+        raise ValueError(f"task {name!r} is not one of {', '.join(TASKS)}{did_you_mean(str(name), TASKS)}")
+    return TASKS[name]
+
+
+def guess(labels: Sequence[np.ndarray]) -> Task:
+    """Return the task of some stored labels. Raise ValueError when they fit none."""
+    for task in TASKS.values():
+        if task.fits(labels):
+            return task
+    first = labels[0].size
+    raise ValueError(
+        "the labels are neither classes, nor equally many of 1, 0, -1, nor boxes in mxnet's layout (the first has"
+        f" {first} float{'s' * (first != 1)}); if the first float of each is its class, as in insightface's sets, pass"
+        " --task classification"
+    )
+
+
+def _highest(kinds: Sequence[np.ndarray]) -> int:
+    highest = np.concatenate(kinds).max(initial=0)
+    return int(highest) + 1 if 0 <= highest <= 1 << 24 else 1
