@@ -73,7 +73,11 @@ def _images_in(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not no_data(name)]
         for name in files:
-            if is_image(name) and not no_data(name) and Path(parent, name).is_file():
+            if (
+                is_image(name)
+                and not no_data(name)
+                and (Path(parent, name).is_file() or Path(parent, name).is_symlink())
+            ):
                 found.append(Path(parent, name))
             elif not no_data(name):
                 others[suffix_of(name)] += 1
