@@ -256,21 +256,22 @@ class FolderTree(Tree):
     def _check_dangling(self, path: str) -> None:
         """Raise FileNotFoundError if `path`, or the first folder above it that exists, is a dangling link."""
         while len(path) > len(self.root) and not os.path.lexists(path):
-            path = os.path.dirname(path)
+            path = path.rpartition("/")[0]
         if _dangles(path):
+            target = printable(str(Path(path).readlink()))
             raise FileNotFoundError(
-                f"{printable(path)}: a dangling symbolic link: {printable(os.readlink(path))} does not exist; restore"
-                " that file or folder, or remove the link"
+                f"{printable(path)}: a dangling symbolic link: {target} does not exist; restore that file or folder, or"
+                " remove the link"
             )
 
 
 def _dangles(path: str) -> bool:
-    return os.path.islink(path) and not os.path.exists(path)
+    return Path(path).is_symlink() and not Path(path).exists()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     # a link to itself is none; DirEntry.is_dir raises for it
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 class MemoryTree(Tree):

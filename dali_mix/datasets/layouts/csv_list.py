@@ -84,7 +84,7 @@ def read_csv(data: bytes, where: str) -> CsvList:
 
 
 def _head(names: list[str]) -> list[str]:
-    """The header's names, stripped, with `path` and `id` in small letters where the list writes them otherwise: PATH, Id."""
+    """Return the header's names, stripped; `path` and `id` in small letters where they are written PATH, Id."""
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:
         return names
