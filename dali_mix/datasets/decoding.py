@@ -54,6 +54,8 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
 
 def has_alpha(data: bytes) -> bool:
     """Return True for an image with transparency, by its header. False too for one that PIL does not open."""
+    if data[:2] == b"\xff\xd8":  # a JPEG, which has none, and of whose EXIF block PIL would warn
+        return False
     try:
         with _opened(data) as image:
             return image.has_transparency_data

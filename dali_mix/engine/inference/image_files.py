@@ -143,7 +143,7 @@ def _sample(path: Path, noted: Counter[str]) -> tuple[Sample, int]:
     encoded, header, why = Transform(encoding="png" if needs_conversion(data) else "keep")(data)
     if why not in ("", AS_ASKED):
         noted[f"decoders differ on {why}"] += 1
-    if header.encoding != "jpeg" and has_alpha(data):
+    if has_alpha(data):
         noted["transparency is dropped: transparent pixels show the colours stored under them"] += 1
     sample = Sample(bytes(encoded), 0, header.height, header.width, header.encoding)
     return sample, header.height * header.width
