@@ -104,7 +104,8 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
     """A notice on numbered classes without any image or box: labels that count from 1, or that are no class numbers."""
-    numbers = [[label] if np.ndim(label) == 0 else np.asarray(label)[HEADER_WIDTH::OBJECT_WIDTH] for label in labels]
+    arrays = [np.asarray(label) for label in labels]
+    numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
     used = np.bincount(np.concatenate(numbers).astype(np.int64), minlength=len(classes))
     empty = np.flatnonzero(used == 0).tolist()
     if not empty:
