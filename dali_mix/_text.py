@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import unicodedata
 
 # Control characters, line separators, marks that turn the direction of writing, and bytes that are no UTF-8.
 _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_ADVICE = {
+    errno.EACCES: "; change the permissions of it and of the folders above it, or choose another path",
+    errno.EPERM: "; change the permissions of it and of the folders above it, or choose another path",
+    errno.EISDIR: "; a file is needed: remove the folder, or choose another path",
+    errno.ENOTDIR: "; a folder is needed where there is a file: choose another path",
+    errno.EROFS: "; choose a path that can be written to",
+}
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -17,6 +27,21 @@ def printable(text: str, keep: str = "") -> str:
 def composed(text: str) -> str:
     """Return `text` in Unicode's composed form (NFC). Some tools and macOS write é as e and an accent (NFD)."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def differ_in_form(ours: str, others: str) -> str:
+    """Return a note, beginning with "; ", for two names that differ in Unicode normalization only; else ""."""
+    if ours == others or composed(ours) != composed(others):
+        return ""
+    return f"; these differ in Unicode normalization (NFC, NFD) only: {ours!a} and {others!a}"
+
+
+def worded(error: Exception) -> str:
+    """Return the message of an error; of one that the system raised, the file first and what to do last."""
+    if not (isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike)) and error.strerror):
+        return str(error)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' to '.join(names)}: {error.strerror}{_ADVICE.get(error.errno or 0, '')}"
 
 
 def _escape(character: str) -> str:

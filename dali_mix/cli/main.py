@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from dali_mix import __version__
-from dali_mix._text import printable
+from dali_mix._text import printable, worded
 from dali_mix.cli import console
 from dali_mix.cli.arguments import Parser
 
@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace, tell: Tell) -> int:
             if os.environ.get("DALI_MIX_DEBUG"):
                 traceback.print_exc()
             lost = getattr(error, "lost", False)
-            text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {error}"
+            text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {worded(error)}"
             tell(printable(text, keep="\n"), lost=lost)
             return 1
 

@@ -52,10 +52,13 @@ def class_folders(
         folder, slash, _ = file[len(base) + bool(base) :].partition("/")
         if not slash:
             loose_images += is_image(file)
+            if not is_image(file) and tree.dangles(file):
+                tree.read(file)  # raises FileNotFoundError: it may have been a class folder
         elif is_image(file):
             images[folder].append(file)
         else:
-            others[folder][printable(suffix_of(file)) or "no suffix"] += 1
+            kind = "dangling link" if tree.dangles(file) else printable(suffix_of(file)) or "no suffix"
+            others[folder][kind] += 1
     for folder, found in images.items():
         if not found and not given:
             there = f" (only {_counted(others[folder])})" if others[folder] else ""

@@ -52,6 +52,19 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
         raise ValueError(f"cannot be read: {_reason(error)}") from None
 
 
+def has_alpha(data: bytes) -> bool:
+    """Return True for an image with transparency, by its header. False too for one that PIL does not open."""
+    if data[:2] == b"\xff\xd8":  # a JPEG, which has none, and of whose EXIF block PIL would warn
+        return False
+    try:
+        with _opened(data) as image:
+            return image.has_transparency_data
+    except MemoryError:
+        raise
+    except Exception:  # as in `converted_header`; what reads the image says why
+        return False
+
+
 def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, strict: bool = False) -> np.ndarray:
     """Decode an image to (H, W, 3) uint8 BGR, turned; alpha is dropped and 16 bits become their upper 8, as by DALI.
 

@@ -87,6 +87,10 @@ class Tree(ABC):
             self._composed[key] = found
         return self._composed[key].get(composed(wanted)) or None
 
+    def dangles(self, name: str) -> bool:
+        """Return True for a symbolic link to what does not exist."""
+        return False
+
     def where(self, name: str = "") -> str:
         """The file as messages name it."""
         return printable(f"{self.root}/{name}" if name else self.root)
@@ -144,6 +148,7 @@ class FolderTree(Tree):
         except FileNotFoundError:
             if other := self._normalized(name):
                 return self.read_into(other, room)
+            self._check_dangling(path)
             raise FileNotFoundError(f"{self.where(name)}: no such file") from None
         except OSError as error:
             raise ValueError(f"{self.where(name)}: cannot be read: {error.strerror}") from None
@@ -181,12 +186,15 @@ class FolderTree(Tree):
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()
 
+    def dangles(self, name: str) -> bool:
+        return _dangles(f"{self.root}/{name}")
+
     def folders(self, name: str = "") -> list[str]:
         self._check_real(f"{self.root}/{name}")
         found = []
         with os.scandir(self.path / name) as entries:
             for entry in entries:
-                if not self._leaves_out(name, entry.name) and entry.is_dir():
+                if not self._leaves_out(name, entry.name) and _is_folder(entry):
                     self._check_link(entry)
                     found.append(entry.name)
         return sorted(found)
@@ -217,13 +225,13 @@ class FolderTree(Tree):
                 continue
             self._check_link(entry)
             inner = f"{name}/{entry.name}" if name else entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from self._walk(inner, above | {identity})
             else:
                 yield inner
 
     def _check_link(self, entry: os.DirEntry[str]) -> None:
-        if entry.is_symlink():
+        if entry.is_symlink() and not _dangles(entry.path):  # a dangling link is refused when it is read
             self._check_real(entry.path)
 
     def _check_folder(self, name: str) -> None:
@@ -239,10 +247,31 @@ class FolderTree(Tree):
             return
         real = os.path.realpath(path)
         if real != self._real and not real.startswith(self._real.rstrip("/") + "/"):
+            self._check_dangling(path)
             raise ValueError(
                 f"{printable(path)}: a symbolic link that leaves {self.root}; copy the files in, choose another"
                 " --root, or pass --follow-links if what it leads to is meant"
             )
+
+    def _check_dangling(self, path: str) -> None:
+        """Raise FileNotFoundError if `path`, or the first folder above it that exists, is a dangling link."""
+        while len(path) > len(self.root) and not os.path.lexists(path):
+            path = path.rpartition("/")[0]
+        if _dangles(path):
+            target = printable(str(Path(path).readlink()))
+            raise FileNotFoundError(
+                f"{printable(path)}: a dangling symbolic link: {target} does not exist; restore that file or folder, or"
+                " remove the link"
+            )
+
+
+def _dangles(path: str) -> bool:
+    return Path(path).is_symlink() and not Path(path).exists()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # a link to itself is none; DirEntry.is_dir raises for it
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 class MemoryTree(Tree):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix import _factories, losses, mixers, models, pipelines
+from dali_mix._text import differ_in_form
 from dali_mix.engine.compatibility import check_targets
 from dali_mix.engine.config.schema import MEASURED, RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed.process_group import Ranks
@@ -112,7 +113,8 @@ def _class_difference(ours: tuple[str, ...], others: tuple[str, ...]) -> str:
         number = next(number for number, (a, b) in enumerate(zip(ours, others, strict=True)) if a != b)
         return f"the same classes in another order (class {number} is {ours[number]!r} and {others[number]!r})"
     only = [name for name in ours if name not in others] or [name for name in others if name not in ours]
-    return f"different classes ({len(ours)} and {len(others)}; {only[0]!r} is in one only)"
+    form = next((note for name in others if (note := differ_in_form(only[0], name))), "")
+    return f"different classes ({len(ours)} and {len(others)}; {only[0]!r} is in one only{form})"
 
 
 def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:

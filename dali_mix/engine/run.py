@@ -37,7 +37,7 @@ from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.memory import check_evaluation, check_step, explained
 from dali_mix.engine.provenance import provenance
-from dali_mix.engine.scores import Scores, make_scores
+from dali_mix.engine.scores import Scores, absent_classes, make_scores
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
@@ -258,7 +258,8 @@ def _tune(device: torch.device) -> None:
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found. values: as `evaluate_checkpoint`. scores: what measured them, for the figures of each
-    class. main: whether this is the rank that writes. notes: on the file of weights, see `MatchReport.notes`."""
+    class. main: whether this is the rank that writes. notes: on the file of weights, see
+    `MatchReport.notes`, and on classes without a positive example."""
 
     values: dict[str, float]
     scores: Scores
@@ -330,6 +331,7 @@ def evaluate_in_detail(
             values = evaluate(
                 model, loader, loss, ranks, scores=scores, autocast=autocast, each=lambda done: each(done, batches)
             )
+            notes += absent_classes(scores, classes)
             return Evaluation(values, scores, classes, ranks.main, tuple(notes))
         except RuntimeError as error:
             if (told := explained(error, config)) is error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +11,8 @@ from torch import Tensor
 
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.metrics import Accuracy, ClassAccuracy, MultiLabelMetrics
+
+_SHOWN = 6
 
 
 class Scores(Protocol):
@@ -56,6 +60,18 @@ class MultiLabelScores:
         self.metrics.gather()
         self.details = self.metrics.compute()
         return {name: 100.0 * value for name, value in self.details.items() if isinstance(value, float)}
+
+
+def absent_classes(scores: Scores, classes: Sequence[str]) -> list[str]:
+    """Return a note, after `scores.compute`, on the classes that no record of a multi-label set has; else nothing."""
+    if not isinstance(scores, MultiLabelScores):
+        return []
+    absent = [name for name, value in zip(classes, scores.details["AP"], strict=True) if math.isnan(value)]
+    if not absent:
+        return []
+    which = ", ".join(absent[:_SHOWN]) + ", …" * (len(absent) > _SHOWN)
+    left = "mAP is the mean over the others" if len(absent) < len(classes) else "there is no mAP"
+    return [f"{len(absent):,} of {len(classes):,} classes have no positive example in the val_set ({which}): {left}"]
 
 
 def make_scores(task: str, num_classes: int, device: torch.device, options: dict[str, Any]) -> Scores:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -215,11 +216,12 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of `epoch`, also from inside it. Loops over consecutive epochs do not need it.
 
-        It discards a position that `load_state_dict` set. Raises ValueError for an epoch below 0.
+        It discards a position that `load_state_dict` set. Raise ValueError if `epoch` is not an integer of at
+        least 0.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch is {epoch}: epochs count from 0")
-        self._move(epoch, 0)
+        if isinstance(epoch, bool) or not isinstance(epoch, Integral) or epoch < 0:
+            raise ValueError(f"epoch={epoch!r}: must be a whole number of at least 0; epochs count from 0")
+        self._move(int(epoch), 0)
         self._resuming = False
 
     def _move(self, epoch: int, samples_seen: int) -> None:

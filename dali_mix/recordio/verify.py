@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dali_mix._text import worded
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_headers.header import read_image_header
@@ -43,7 +44,7 @@ def verify_set(
         check_names(base, info)
         table = open_table(base.parent / info.table.name, info.count)
     except (OSError, ValueError) as error:
-        yield str(error)
+        yield worded(error)
         return
     with ThreadPoolExecutor(1) as pool:
         files = info.table, info.index, *info.parts
@@ -74,7 +75,7 @@ def _check_file(folder: Path, file: FileInfo) -> str:
         check_size(path, file.size, advice)
         found = file_sha256(path)
     except (OSError, ValueError) as error:
-        return str(error)
+        return worded(error)
     if found != file.sha256:
         return f"{path}: sha256 is {found}, the manifest says {file.sha256}: the file changed; {advice}"
     return ""
@@ -86,7 +87,7 @@ def _check_index(folder: Path, info: SetInfo, table: np.ndarray) -> str:
     try:
         offsets = read_index(path, sum(sizes))
     except (OSError, ValueError) as error:
-        return str(error)
+        return worded(error)
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
     expected = np.sort(table["offset"] + starts[np.minimum(table["part"], len(sizes))])
     if len(offsets) != len(expected):

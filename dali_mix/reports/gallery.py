@@ -17,6 +17,7 @@ from dali_mix.reports.columns import Batch, mixed, plain
 from dali_mix.reports.samples import natural_size, read_images, read_targets
 from dali_mix.reports.sheet import draw
 
+MOST_ROWS, LARGEST_IMAGE = 100, 2048  # of a picture that matplotlib draws within a minute, and viewers open
 SMALLEST_BATCH = 32  # so that an image is seldom its own partner
 
 
@@ -52,7 +53,8 @@ def gallery(
         `out`.
 
     Raises:
-        ValueError: an unknown mixer, no rows, a detection set, an image that cannot be decoded, `out` not called .png.
+        ValueError: an unknown mixer, no rows or more than 100, image_size not in 8 … 2048, a detection set,
+            an image that cannot be decoded, `out` not called .png.
         FileNotFoundError: no such set, or no folder to write to.
     """
     style.check_out(out)
@@ -61,6 +63,10 @@ def gallery(
     size = natural_size(records) if image_size is None else image_size
     if rows < 1 or size < 8 or not mixers:
         raise ValueError(f"a gallery needs rows ≥ 1 ({rows}), a mixer ({len(mixers)}) and image_size ≥ 8 ({size})")
+    if min(rows, len(records)) > MOST_ROWS:
+        raise ValueError(f"rows={rows}: a picture has at most {MOST_ROWS} rows; draw several with different seeds")
+    if size > LARGEST_IMAGE:
+        raise ValueError(f"image_size={size}: an image is at most {LARGEST_IMAGE} pixels a side; choose a smaller one")
     if not len(records):
         raise ValueError(f"{records.prefix} holds no records to show")
     classes = records.info.classes

@@ -241,3 +241,61 @@ def test_a_list_that_is_not_text(root: Path, capsys: Capture) -> None:
         main(["pack", "list", "--root", str(root), "--list", str(root / "none.txt"), "--out", str(root / "set")]) == 1
     )
     assert "none.txt: no such file" in capsys.readouterr().err
+
+
+EMPTY = {
+    "from 1": (["1", "2", "3"], "labels begin at 1, so class 0 is empty"),
+    "numbers of a database": (["7", "4004", "12"], "4,002 of 4,005 numbered classes are empty (0, 1, 2, 3, 4, 5, …)"),
+    "a gap": (["0", "1", "3"], "1 of 4 numbered classes are empty (2)"),
+    "from 2": (["2", "3", "4"], "2 of 5 numbered classes are empty (0, 1)"),
+}
+
+
+@pytest.mark.parametrize(("labels", "said"), EMPTY.values(), ids=EMPTY)
+def test_numbered_classes_without_images(root: Path, capsys: Capture, labels: list[str], said: str) -> None:
+    text = "".join(f"sub/{number}.jpg\t{label}\n" for number, label in enumerate(labels))
+    assert pack(root, "a.txt", text)[0] == 0
+    note = capsys.readouterr().err
+    assert note.count("note:") == 1 and said in note and "--classes FILE" in note
+    (root / "names").write_text("\n".join(sorted(labels, key=int)))  # as the note advises
+    status, out = pack(root, "a.txt", text, "--classes", str(root / "names"))
+    assert status == 0 and not capsys.readouterr().err
+    records = RecordSet(out)
+    assert [records.info.classes[label] for label in records.labels(np.arange(3))] == labels
+
+
+@pytest.mark.parametrize(("box_class", "said"), [(1, "labels begin at 1"), (0, ""), (3, "3 of 4 numbered classes")])
+def test_numbered_classes_without_boxes(root: Path, capsys: Capture, box_class: int, said: str) -> None:
+    entries = [{"path": "sub/0.jpg", "boxes": [[box_class, 0, 0, 1, 1]]}, {"path": "sub/1.jpg", "boxes": []}]
+    assert pack(root, "a.json", json.dumps(entries))[0] == 0
+    note = capsys.readouterr().err
+    assert said in note and bool(note) == bool(said)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.tsv", "a.lst", "a.json", "a.jsonl"])
+@pytest.mark.parametrize("text", ["", "\n", " \r\n\n", "\ufeff", "\ufeff\n"])
+def test_an_empty_list(root: Path, capsys: Capture, name: str, text: str) -> None:
+    assert pack(root, name, text)[0] == 1
+    assert f"{name}: the file is empty" in capsys.readouterr().err
+
+
+NAMED = [" a.jpg", "a.jpg ", " sub/b.jpg", "sub/ c.jpg "]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.lst", "a.json"])
+def test_names_with_spaces_around_them(root: Path, name: str) -> None:
+    for number, file in enumerate(NAMED):
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_bytes(encoded("JPEG", seed=10 + number))
+    rows = list(enumerate([*NAMED, " sub/0.jpg", "sub/1.jpg  "]))  # of the last two the spaces are no part
+    text = {
+        "a.csv": "path, label\n" + "".join(f"{file}, 0\n" for _, file in rows),
+        "a.txt": "".join(f"{file}\t0\n" for _, file in rows),
+        "a.lst": "".join(f"{number}\t0\t{file}\n" for number, file in rows),
+        "a.json": json.dumps([{"path": file, "label": 0} for _, file in rows]),
+    }[name]
+    status, out = pack(root, name, text)
+    assert status == 0
+    records = RecordSet(out)
+    files = [*NAMED, "sub/0.jpg", "sub/1.jpg"]
+    assert [records.encoded(row).tobytes() for row in range(6)] == [(root / file).read_bytes() for file in files]

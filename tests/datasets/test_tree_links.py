@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.trees import FolderTree
@@ -56,3 +57,53 @@ def test_a_name_twice_in_an_archive_is_refused(tmp_path: Path, kind: str) -> Non
                 archive.addfile(member, io.BytesIO(b"abc"))
     with pytest.raises(ValueError, match=r"twice\.(zip|tar): a/1\.jpg is in it twice"):
         open_tree(path)
+
+
+DANGLING = {"outside": "/nowhere/x.jpeg", "inside": "gone.jpeg", "below a folder": "../gone/x.jpeg"}
+
+
+@pytest.mark.parametrize("options", [(), ("--follow-links",)], ids=["inside only", "anywhere"])
+@pytest.mark.parametrize("target", DANGLING.values(), ids=DANGLING)
+def test_a_dangling_link_is_an_unreadable_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, options: tuple[str, ...]
+) -> None:
+    root = image_folder(tmp_path / "root", classes=2, each=3)
+    (root / "class0" / "9.jpeg").symlink_to(target)
+    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set"), "--quiet", *options]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert f"9.jpeg: a dangling symbolic link: {target} does not exist" in error and "that leaves" not in error
+    assert main([*command, "--skip-bad"]) == 0
+    shown = capsys.readouterr()
+    assert "skipped class0/9.jpeg: a dangling symbolic link" in shown.out and not shown.err
+    assert "packed 6 images in" in shown.out and shown.out.endswith("; 1 skipped\n")
+
+
+def test_a_link_to_itself_is_an_unreadable_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = image_folder(tmp_path / "root", classes=2, each=3)
+    (root / "class0" / "9.jpeg").symlink_to("9.jpeg")
+    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set"), "--quiet"]
+    assert main(command) == 1
+    assert "9.jpeg: cannot be read: Too many levels of symbolic links" in capsys.readouterr().err
+    assert main([*command, "--skip-bad"]) == 0
+    assert "packed 6 images in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", DANGLING.values(), ids=DANGLING)
+def test_a_class_folder_that_dangles_is_no_class_lost(tmp_path: Path, target: str) -> None:
+    root = image_folder(tmp_path / "root", classes=2, each=3)
+    (root / "class9").symlink_to(target)
+    with pytest.raises(FileNotFoundError, match="class9: a dangling symbolic link"):
+        LAYOUTS["imagefolder"](root, "train", Options())
+
+
+def test_a_folder_in_a_class_that_dangles_is_counted(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "root", classes=2, each=3)
+    (root / "class0" / "more").symlink_to("/nowhere")
+    assert LAYOUTS["imagefolder"](root, "train", Options()).report["other_files"] == {"dangling link": 1}
+
+
+def test_a_listed_image_in_a_folder_that_dangles(tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to("/nowhere")
+    with pytest.raises(FileNotFoundError, match="images: a dangling symbolic link: /nowhere does not exist"):
+        FolderTree(tmp_path).read("images/deep/1.jpg")

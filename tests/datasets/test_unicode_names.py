@@ -11,6 +11,8 @@ import pytest
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import LAYOUTS, Options
+from dali_mix.engine.build import _class_difference
+from dali_mix.engine.checkpoint.trained import Trained
 from dali_mix.recordio import RecordSet
 from tests.recordio.samples import encoded
 
@@ -111,3 +113,15 @@ def test_val_share_is_the_same_in_each_form(tmp_path: Path) -> None:
         listing = LAYOUTS["imagefolder"](tmp_path / form, "val", Options(val_share=0.3))
         sides.append({unicodedata.normalize("NFC", name) for name in listing.names})
     assert sides[0] == sides[1] and len(sides[0]) == 12
+
+
+@pytest.mark.parametrize("name", ["é", "Å", "ḍ̇", "한"])
+def test_refused_classes_that_look_identical_are_shown_to_differ(name: str) -> None:
+    ours, others = ((unicodedata.normalize(form, name), "zebra") for form in ("NFC", "NFD"))
+    assert ours != others
+    said = "; these differ in Unicode normalization (NFC, NFD) only: {!a} and {!a}"
+    assert said.format(ours[0], others[0]) in _class_difference(ours, others)
+    assert "Unicode" not in _class_difference(ours, ("e", "zebra"))
+    with pytest.raises(ValueError, match=r"a\.pt knows 2 classes, others than the 2 of val_set") as caught:
+        Trained(Path("a.pt"), classes=ours).check_set("", others, "val_set")
+    assert said.format(others[0], ours[0]) in str(caught.value)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.inference import image_files
-from dali_mix.engine.inference.image_files import Unreadable, load_images
+from dali_mix.engine.inference.image_files import Unreadable, find_images, load_images
 from tests.loading.sets import encode, picture
 from tests.recordio.odd_images import ODD, PLAIN, REFUSED
 
@@ -72,3 +74,57 @@ def test_odd_files_are_seen_as_they_would_be_packed(tmp_path: Path) -> None:
     turned = [(20, 12) if turn >= 5 else (12, 20) for _, turn in [*ODD.values(), *PLAIN.values()]]
     assert found == good and [size for batch in sizes for size in batch] == turned
     assert [one.path for one in unreadable] == paths[len(files) :]
+
+
+def frames(kind: str) -> bytes:
+    """An image file of three frames."""
+    first, *others = (Image.fromarray(picture(20, 24, number)) for number in range(3))
+    out = io.BytesIO()
+    first.save(out, kind, save_all=True, append_images=others)
+    return out.getvalue()
+
+
+def still(kind: str, mode: str, transparent: bool = False) -> bytes:
+    out = io.BytesIO()
+    image = Image.fromarray(picture(20, 24)).convert(mode)
+    image.save(out, kind, **({"transparency": image.getpixel((0, 0))} if transparent else {}))
+    return out.getvalue()
+
+
+ALPHA = "transparency is dropped: transparent pixels show the colours stored under them"
+NOTED = {
+    "a.gif": (frames("GIF"), "decoders differ on a GIF of several images (the first)"),
+    "a.tiff": (frames("TIFF"), "decoders differ on a TIFF of several images (the first)"),
+    "moving.png": (frames("PNG"), "decoders differ on an animated PNG"),
+    "rgba.png": (still("PNG", "RGBA"), ALPHA),
+    "gray.png": (still("PNG", "LA"), ALPHA),
+    "palette.png": (still("PNG", "P", transparent=True), ALPHA),
+    "one.gif": (still("GIF", "P", transparent=True), ALPHA),
+    "rgba.tiff": (still("TIFF", "RGBA"), ALPHA),
+    "plain.gif": (still("GIF", "P"), ""),
+    "plain.png": (still("PNG", "RGB"), ""),
+    "palette-only.png": (still("PNG", "P"), ""),
+    "plain.jpg": (still("JPEG", "RGB"), ""),
+    "plain.webp": (still("WEBP", "RGB"), ""),
+    "plain.bmp": (still("BMP", "RGB"), ""),
+}
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_what_the_model_is_not_shown_is_counted(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data, said = NOTED[name]
+    paths = [tmp_path / f"{number}-{name}" for number in range(2)]
+    for path in paths:
+        path.write_bytes(data)
+    found, _, _, unreadable = seen(paths)
+    assert found == paths and not unreadable
+    assert caplog.messages == ([f"2 images: {said}"] if said else [])
+
+
+def test_a_dangling_link_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(still("JPEG", "RGB"))
+    (tmp_path / "b.jpg").symlink_to("gone.jpg")
+    paths = find_images([tmp_path])
+    found, _, _, unreadable = seen(paths)
+    assert found == paths[:1]
+    assert unreadable == [Unreadable(tmp_path / "b.jpg", "cannot be read: No such file or directory")]

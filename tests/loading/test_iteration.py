@@ -6,7 +6,9 @@ import itertools
 import json
 import logging
 import pickle
+import re
 
+import numpy as np
 import pytest
 import torch
 from tqdm import tqdm
@@ -337,3 +339,18 @@ def test_repr_says_what_it_is_and_where_it_stands(twenty):
         " rank 1 of 2)"
     )
     assert "\n" not in repr(one)
+
+
+@pytest.mark.parametrize("epoch", ["a", "1", -1, 1.5, 2.0, None, True, [1], float("nan")])
+def test_an_epoch_that_is_no_whole_number(twenty, epoch):
+    one = loader(twenty)
+    with pytest.raises(ValueError, match=re.escape(f"epoch={epoch!r}: must be a whole number of at least 0")):
+        one.set_epoch(epoch)
+    assert stand(one) == (0, 0)
+
+
+@pytest.mark.parametrize("epoch", [3, np.int64(3), torch.tensor(3).item()])
+def test_an_epoch_of_any_integer_type(twenty, epoch):
+    one = loader(twenty)
+    one.set_epoch(epoch)
+    assert stand(one) == (3, 0) and type(one.epoch) is int

@@ -183,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     for notice in info.report.get("notices", [])[len(listing.report.get("notices", ())) :]:
         print(printable(f"note: {notice}"), file=sys.stderr)
     seconds = time.perf_counter() - start
-    _summary(args.out, len(info.report["skipped"]) + info.count, seconds)
+    _summary(args.out, seconds)
     return 0
 
 
@@ -196,7 +196,7 @@ def _check_options(args: argparse.Namespace) -> None:
             )
 
 
-def _summary(prefix: str, images: int, seconds: float) -> None:
+def _summary(prefix: str, seconds: float) -> None:
     records = RecordSet(prefix)
     print("\n".join(lines(summarize(records.info, records.table))))
     skipped = records.info.report["skipped"]
@@ -206,7 +206,13 @@ def _summary(prefix: str, images: int, seconds: float) -> None:
         print(f"skipped {len(skipped) - _SHOWN} more: see 'report' in {records.prefix}.json")
     for reason, count in records.info.report.get("normalized", {}).items():
         print(f"{count:,} images stored as PNG or as asked, in one turn, size and colours: decoders differ on {reason}")
-    print(printable(f"{records.prefix}: {images:,} images in {seconds:.1f} s, {images / seconds:,.0f} images/s"))
+    rate = (len(records) + len(skipped)) / seconds
+    left_out = f"; {len(skipped):,} skipped" if skipped else ""
+    print(
+        printable(
+            f"{records.prefix}: packed {len(records):,} images in {seconds:.1f} s, {rate:,.0f} images/s{left_out}"
+        )
+    )
 
 
 def _download(layout: str, root: Path) -> None:

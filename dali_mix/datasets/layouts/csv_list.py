@@ -57,6 +57,7 @@ def read_csv(data: bytes, where: str) -> CsvList:
     for number, fields in _lines(text, separator, where):
         if len(fields) != len(head):
             raise ValueError(f"{where}: line {number}: {len(fields)} fields where the header has {len(head)}")
+        fields = [value if name == "path" else value.strip() for name, value in zip(head, fields, strict=True)]
         lines.append((f"{where}: line {number}", fields))
     lines = lines[1:]
     labels, notices = [], []
@@ -83,19 +84,20 @@ def read_csv(data: bytes, where: str) -> CsvList:
 
 
 def _head(names: list[str]) -> list[str]:
-    """The header, with `path` and `id` in small letters where the list writes them otherwise: PATH, Id."""
+    """Return the header's names, stripped; `path` and `id` in small letters where they are written PATH, Id."""
+    names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:
         return names
     return [name.lower() if name.lower() in ("path", "id") else name for name in names]
 
 
 def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and stripped fields of each line that has any."""
+    """Number and fields of each line that has any."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         for fields in reader:
             if fields:
-                yield reader.line_num, [value.strip() for value in fields]
+                yield reader.line_num, fields
     except csv.Error as error:
         raise ValueError(f"{where}: line {reader.line_num}: {error}; check its quotes") from None
 

@@ -12,6 +12,7 @@ mxnet's layout, or boxes, relative to width and height (0..1). Every row is chec
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -22,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import MAX_CLASS, boxes_of, clip_boxes
+from dali_mix._labels import HEADER_WIDTH, MAX_CLASS, OBJECT_WIDTH, boxes_of, clip_boxes
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_given, tree_of
 from dali_mix.datasets.layouts.csv_list import read_csv
-from dali_mix.datasets.trees import check_name
+from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.options import did_you_mean
 from dali_mix.recordio.header import Label
@@ -34,6 +35,7 @@ from dali_mix.tasks import TASKS
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # as programs write a value that is missing
 
+_SHOWN = 6
 _TRUTH = {"true": "1", "false": "0"}  # as pandas writes columns of yes and no
 
 
@@ -57,6 +59,8 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     shared_split(options, split)
     path = options.list_file or _default(root, split)
     data = read_given(path, "--list")
+    if not data.removeprefix(codecs.BOM_UTF8).strip():
+        raise ValueError(f"{path}: the file is empty, so it lists no image; write a line for each, or check --list")
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
         raise ValueError(f"{path}: its suffix is none of {', '.join(_SUFFIXES)}, so its format is unknown")
@@ -69,7 +73,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
         rows = list(_READERS[suffix](data, str(path)))
     if not rows:
         raise ValueError(f"{path}: lists no image")
-    names = [_checked_path(row, tree.root) for row in rows]
+    names = [_checked_path(row, tree) for row in rows]
     ids = _ids(rows)
     task = options.task or _guess_task(rows)
     given = options.class_names()
@@ -80,6 +84,8 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
         _check(row, label, task, len(classes))
     if task == "classification" and given is None:
         notices += _missing_values(classes, labels) + _joined_names(classes)
+    if task != "multilabel" and given is None:
+        notices += _empty_numbers(classes, labels)
     places = [row.where for row in rows]
     report = {"notices": notices} if notices else {}
     listing = Listing(tree, names, labels, classes, "list", split, task=task, ids=ids, places=places, report=report)
@@ -93,6 +99,23 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
         " label"
         for number, name in enumerate(classes)
         if name.lower() in _MISSING
+    ]
+
+
+def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
+    """A notice on numbered classes without any image or box: labels that count from 1, or that are no class numbers."""
+    arrays = [np.asarray(label) for label in labels]
+    numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
+    used = np.bincount(np.concatenate(numbers).astype(np.int64), minlength=len(classes))
+    empty = np.flatnonzero(used == 0).tolist()
+    if not empty:
+        return []
+    renumber = "pass --classes FILE with the numbers that are classes, one a line in order"
+    if empty == [0]:
+        return [f"labels begin at 1, so class 0 is empty; if they count from 1, {renumber}"]
+    which = ", ".join(map(str, empty[:_SHOWN])) + ", …" * (len(empty) > _SHOWN)
+    return [
+        f"{len(empty):,} of {len(classes):,} numbered classes are empty ({which}); if no split has them, {renumber}"
     ]
 
 
@@ -147,7 +170,7 @@ def _lst(data: bytes, where: str) -> Iterator[_Row]:
         fields = line.split("\t")
         if len(fields) < 3:
             raise ValueError(f"{line_where}: {line[:80]!r} has {len(fields)} fields: expected `id<TAB>label…<TAB>path`")
-        yield _Row(line_where, fields[-1].strip(), tuple(fields[1:-1]), _id(fields[0], line_where))
+        yield _Row(line_where, fields[-1], tuple(fields[1:-1]), _id(fields[0], line_where))
 
 
 def _txt(data: bytes, where: str) -> Iterator[_Row]:
@@ -155,7 +178,7 @@ def _txt(data: bytes, where: str) -> Iterator[_Row]:
         fields = line.split("\t")
         if len(fields) < 2:
             raise ValueError(f"{line_where}: {line[:80]!r} has no tab: expected `path<TAB>label…`")
-        yield _Row(line_where, fields[0].strip(), tuple(fields[1:]))
+        yield _Row(line_where, fields[0], tuple(fields[1:]))
 
 
 def _lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
@@ -213,9 +236,13 @@ _READERS = {".lst": _lst, ".txt": _txt, ".tsv": _txt, ".json": _json, ".jsonl": 
 _SUFFIXES = (*_READERS, ".csv")
 
 
-def _checked_path(row: _Row, root: str) -> str:
+def _checked_path(row: _Row, tree: Tree) -> str:
+    """Return the file's name; spaces around it belong to it if there is such a file, else they are removed."""
+    stripped = row.path.strip()
     try:
-        return check_name(row.path, root)
+        if stripped != row.path and tree.exists(written := check_name(row.path, tree.root)):
+            return written
+        return check_name(stripped, tree.root)
     except ValueError as error:
         raise ValueError(f"{row.where}: {error}") from None
 

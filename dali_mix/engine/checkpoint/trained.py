@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dali_mix._text import printable
+from dali_mix._text import differ_in_form, printable
 from dali_mix.engine.checkpoint.files import is_checkpoint, load_checkpoint
 from dali_mix.engine.config.schema import MEASURED
 from dali_mix.engine.train.finite import NonFinite, first_non_finite, statistics
@@ -41,6 +41,7 @@ class Trained:
             return
         place = next((n for n, (a, b) in enumerate(zip(ours, classes, strict=False)) if a != b), None)
         which = "" if place is None else f": class {place} is {classes[place]!r}, not {ours[place]!r}"
+        which += "" if place is None else differ_in_form(classes[place], ours[place])
         raise ValueError(
             f"{self.path} knows {len(ours)} classes, others than the {len(classes)} of {where}{which}. Give a set of "
             f"its classes (--cfg-options val_set=PREFIX), or weights without names (`dali-mix convert --from dali_mix`)"

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dali_mix.datasets.class_folders import unread_images
-from dali_mix.datasets.decoding import needs_conversion
-from dali_mix.datasets.images import Transform
+from dali_mix.datasets.decoding import has_alpha, needs_conversion
+from dali_mix.datasets.images import AS_ASKED, Transform
 from dali_mix.datasets.no_data import no_data
 from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image, suffix_of
 from dali_mix.engine.config.schema import RunConfig
@@ -73,7 +73,11 @@ def _images_in(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not no_data(name)]
         for name in files:
-            if is_image(name) and not no_data(name) and Path(parent, name).is_file():
+            if (
+                is_image(name)
+                and not no_data(name)
+                and (Path(parent, name).is_file() or Path(parent, name).is_symlink())
+            ):
                 found.append(Path(parent, name))
             elif not no_data(name):
                 others[suffix_of(name)] += 1
@@ -97,14 +101,17 @@ def load_images(
 
     A set packed with `--resize` holds smaller images than the files, so its pixels may differ slightly.
 
+    Files of which the model is not shown all (several images in one, transparency) are counted in a warning at the end.
+
     Args:
         unreadable: gets those that cannot be read, which are left out.
     """
+    noted: Counter[str] = Counter()
     chunk: list[tuple[Path, Sample]] = []
     bytes_held, batch = 0, _batch_size(config, 1)
     for path in paths:
         try:
-            sample, pixels = _sample(path)
+            sample, pixels = _sample(path, noted)
         except ValueError as error:
             unreadable.append(Unreadable(path, str(error)))
             continue
@@ -118,6 +125,8 @@ def load_images(
         batch = min(alone, batch)
     if chunk:
         yield from _load_chunk(config, chunk, batch, device, unreadable)
+    for what, count in sorted(noted.items()):
+        _log.warning("%s: %s", f"{count:,} image{'s' * (count > 1)}", what)
 
 
 def _batch_size(config: RunConfig, pixels: int) -> int:
@@ -125,13 +134,17 @@ def _batch_size(config: RunConfig, pixels: int) -> int:
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 
-def _sample(path: Path) -> tuple[Sample, int]:
-    """The record of an image file, and its pixels."""
+def _sample(path: Path, noted: Counter[str]) -> tuple[Sample, int]:
+    """The record of an image file, and its pixels. What the model is not shown of it is counted in `noted`."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
-    encoded, header, _ = Transform(encoding="png" if needs_conversion(data) else "keep")(data)
+    encoded, header, why = Transform(encoding="png" if needs_conversion(data) else "keep")(data)
+    if why not in ("", AS_ASKED):
+        noted[f"decoders differ on {why}"] += 1
+    if has_alpha(data):
+        noted["transparency is dropped: transparent pixels show the colours stored under them"] += 1
     sample = Sample(bytes(encoded), 0, header.height, header.width, header.encoding)
     return sample, header.height * header.width
 

@@ -23,6 +23,7 @@ from dali_mix.engine.config.schema import MEASURED, RunConfig
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.evaluate import NonFiniteScores, Preempted, evaluate
 from dali_mix.engine.logging import Report
+from dali_mix.engine.scores import absent_classes
 from dali_mix.engine.train.ema import ModelEma
 from dali_mix.engine.train.finite import total_norm
 from dali_mix.engine.train.loss_monitor import Beat, Pulse
@@ -88,6 +89,7 @@ class Trainer:
         self.generator = torch.Generator()
         self.window = Window()
         self.best = Best(config.best_score(parts.task))
+        self._evaluated = False  # whether notes on the val_set were logged
         self._first = True  # no step of this process has been done
         self.saved_at = -1
 
@@ -321,15 +323,19 @@ class Trainer:
         values = {"epoch": float(self.epoch + 1)}
         for prefix, model in models.items():
             try:
+                measure = self.parts.make_scores(self.ranks.device)
                 scores = evaluate(
                     model,
                     self.parts.val_loader,
                     self.parts.loss,
                     self.ranks,
-                    scores=self.parts.make_scores(self.ranks.device),
+                    scores=measure,
                     autocast=self.precision.autocast,
                     stop=lambda: self.stop.asked,
                 )
+                for note in () if self._evaluated else absent_classes(measure, self.parts.classes):
+                    self.report.line(f"note: {note}")
+                self._evaluated = True
             except NonFiniteScores as error:  # the weights are finite: training may go on, this is never the best
                 if self.ranks.main:
                     self.report.warn(f"step {self.step}{', averaged weights' if prefix else ''}: {error}")

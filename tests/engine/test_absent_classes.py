@@ -1,0 +1,53 @@
+"""Classes without a positive example in the validation set have no part in mAP: said by evaluate, once by training."""
+
+import pytest
+import torch
+
+from dali_mix.cli.main import main
+from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.scores import ClassificationScores, MultiLabelScores, absent_classes
+
+CPU = torch.device("cpu")
+NAMES = tuple("abcdefgh")
+LEFT = "mAP is the mean over the others"
+CASES = {
+    "none": ([[1] * 8], ""),
+    "one": ([[1, 0, 1, 1, 1, 1, 1, 1]], f"1 of 8 classes have no positive example in the val_set (b): {LEFT}"),
+    "ignored only": (
+        [[1, -1, 1, 1, 1, 1, 1, 1]],
+        f"1 of 8 classes have no positive example in the val_set (b): {LEFT}",
+    ),
+    "in different records": ([[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]], ""),
+    "many": ([[1] + [0] * 7], f"7 of 8 classes have no positive example in the val_set (b, c, d, e, f, g, …): {LEFT}"),
+    "all": ([[0] * 8], "8 of 8 classes have no positive example in the val_set (a, b, c, d, e, f, …): there is no mAP"),
+}
+
+
+@pytest.mark.parametrize(("targets", "said"), CASES.values(), ids=CASES)
+def test_the_note(targets, said):
+    scores = MultiLabelScores(8, CPU)
+    scores.update(torch.zeros(len(targets), 8), torch.tensor(targets, dtype=torch.float32), torch.arange(len(targets)))
+    scores.compute(Ranks(0, 1, CPU))
+    assert absent_classes(scores, NAMES) == ([said] if said else [])
+
+
+def test_classification_has_none():
+    scores = ClassificationScores(CPU, 8)
+    scores.update(torch.zeros(1, 8), torch.zeros(1, dtype=torch.int64), torch.arange(1))
+    scores.compute(Ranks(0, 1, CPU))
+    assert absent_classes(scores, NAMES) == []
+
+
+def test_training_logs_it_once_and_evaluation_prints_it(tmp_path, capsys):
+    for split, count in (("train", "16"), ("val", "1")):
+        pack = ["pack", "digit-scenes", "--scenes", count, "--split", split, "--out", str(tmp_path / split), "--quiet"]
+        assert main(pack) == 0
+    values = [f"{split}_set={tmp_path / split}" for split in ("train", "val")]
+    values += ["epochs=2", "batch_size=8", "pipeline.image_size=(36,48)", "visualizer=[]", "loader.num_threads=1"]
+    recipe, run = "multilabel/digit_scenes_csra", tmp_path / "run"
+    assert main(["train", recipe, "--work-dir", str(run), "--cfg-options", *values]) == 0
+    log = (run / "train.log").read_text()
+    assert log.count("validation") == 2 and log.count("of 10 classes have no positive example in the val_set (") == 1
+    capsys.readouterr()
+    assert main(["evaluate", recipe, str(run / "checkpoints" / "latest"), "--cfg-options", *values]) == 0
+    assert capsys.readouterr().err.count("of 10 classes have no positive example in the val_set (") == 1
