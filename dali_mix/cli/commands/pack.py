@@ -207,12 +207,8 @@ def _summary(prefix: str, seconds: float) -> None:
     for reason, count in records.info.report.get("normalized", {}).items():
         print(f"{count:,} images stored as PNG or as asked, in one turn, size and colours: decoders differ on {reason}")
     rate = (len(records) + len(skipped)) / seconds
-    left_out = f"; {len(skipped):,} skipped" if skipped else ""
-    print(
-        printable(
-            f"{records.prefix}: packed {len(records):,} images in {seconds:.1f} s, {rate:,.0f} images/s{left_out}"
-        )
-    )
+    skips = f" packed, {len(skipped):,} skipped," if skipped else ""
+    print(printable(f"{records.prefix}: {len(records):,} images{skips} in {seconds:.1f} s, {rate:,.0f} images/s"))
 
 
 def _download(layout: str, root: Path) -> None:
