@@ -184,6 +184,8 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
             return unmixed(self, images, targets, params.batch_size, **options)
         return apply(self, images, targets, params, **options)
 
+    # A code object of its own: torch.compile limits recompilations per code object, and all mixers would share one.
+    applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)
     return applied
 
 
