@@ -185,7 +185,7 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
         return apply(self, images, targets, params, **options)
 
     # A code object of its own: torch.compile limits recompilations per code object, and all mixers would share one.
-    applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)
+    applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)  # type: ignore[attr-defined]
     return applied
 
 
