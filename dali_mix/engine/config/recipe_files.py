@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
+import functools
 import importlib
 import json
 import re
@@ -44,6 +45,7 @@ def list_recipes() -> list[str]:
     return sorted(names)
 
 
+@functools.cache
 def _spellings() -> dict[str, str]:
     """Return every accepted spelling of each bundled recipe → its name.
 
@@ -127,7 +129,7 @@ def _import(path: Path) -> types.ModuleType:
             return importlib.import_module(dotted)
         # `from dali_mix.recipes.cifar10.wrn28_10_cutmix import *` imports a variant.
         for spelling, name in _spellings().items():
-            if ":" in name:
+            if spelling != name:
                 variant = types.ModuleType("dali_mix.recipes." + spelling.replace("/", "."))
                 vars(variant).update(read_recipe(name))
                 sys.modules[variant.__name__] = variant
