@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from dali_mix.pipelines import ops
-from dali_mix.pipelines.kernels import fused
+from dali_mix.pipelines.kernels import fused, resample
 from dali_mix.pipelines.steps import window
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +14,6 @@ from nvidia.dali import fn, pipeline_def, types
 
 from dali_mix import caches
 from dali_mix import compiled as compiling
-
-resample = pytest.importorskip("dali_mix.pipelines.kernels.resample", reason="numba is not installed")
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZES = [  # input, output
