@@ -6,6 +6,7 @@ A task is a subclass of `Task` and an entry in `TASKS`. Files hold its name; `TA
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from dali_mix._labels import boxes_of, check_boxes, check_class
 from dali_mix.options import did_you_mean
 
 
-class Task:
+class Task(ABC):
     """One kind of label.
 
     name: in files and options. boxes: labels are boxes. ignores: -1 in a label means "ignore".
@@ -25,25 +26,25 @@ class Task:
     boxes: ClassVar[bool] = False
     ignores: ClassVar[bool] = False
 
+    @abstractmethod
     def check(self, label: Any, num_classes: int) -> None:
         """Raise ValueError naming the field for a label, a number or floats (n,), that does not fit."""
-        raise NotImplementedError
 
     def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
         """Raise ValueError for floats (n,) read from a record of the set `info` that do not fit."""
         self.check(label, info.num_classes)
 
+    @abstractmethod
     def width(self, num_classes: int) -> int:
         """Return the number of floats of each label; 0 where it varies."""
-        raise NotImplementedError
 
     def scalar(self, label: Any) -> float:
         """Return the label as the table holds it: NaN where it is not a class."""
         return math.nan
 
+    @abstractmethod
     def targets(self, records: Any, rows: np.ndarray) -> Any:
         """Return the targets of `rows` (B,) of a `RecordSet`. Raise ValueError for a label that does not fit."""
-        raise NotImplementedError
 
     def figures(self, table: np.ndarray, num_classes: int) -> dict[str, Any]:
         """Return what `inspect` adds to the figures of a set."""
