@@ -99,7 +99,7 @@ def pick_device(name: str) -> torch.device:
 
 # Process groups, kept until the process ends. If DDP's reducer were the last to hold one, its destructor would wait,
 # with the interpreter lock, for gloo's threads, which may need that lock to drop a tensor (pytorch/pytorch#56297). With
-# torch 2.9 a run in five of two ranks on a busy CPU hung at its end; with the group kept none of 14.
+# torch 2.9 one in five runs of two ranks hung at its end on a busy CPU; with the group kept, none of 14.
 _groups: list[Any] = []
 
 
