@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:
@@ -21,3 +23,24 @@ def did_you_mean(word: str, known: Iterable[str], most: int = 3, cutoff: float =
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "-").strip("-")
+
+
+def number(name: str, value: Any) -> float:
+    """Return `value` as a float. Raise ValueError naming it unless it is a number; callers check the range, and NaN."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{name}={value!r}: must be a number")
+    return float(value)
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """Return `value` as an int. Raise ValueError naming it unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value`. Raise ValueError naming it unless it is True or False: the text "False" would count as True."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be True or False")
+    return value

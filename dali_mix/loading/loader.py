@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from dali_mix.loading.batch import Batch
 from dali_mix.loading.feed import BadRecords, Fed
+from dali_mix.options import whole
 from dali_mix.pipelines import Pipeline
 from dali_mix.recordio import RecordSet
 
@@ -219,9 +219,7 @@ class Loader:
         It discards a position that `load_state_dict` set. Raise ValueError if `epoch` is not an integer of at
         least 0.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, Integral) or epoch < 0:
-            raise ValueError(f"epoch={epoch!r}: must be a whole number of at least 0; epochs count from 0")
-        self._move(int(epoch), 0)
+        self._move(whole("epoch", epoch, 0), 0)
         self._resuming = False
 
     def _move(self, epoch: int, samples_seen: int) -> None:

@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.inplace import check_inplace
 from dali_mix.mixers.ops.targets import Combine, to_soft
+from dali_mix.options import number, whole
 
 Params = TypeVar("Params")
 
@@ -79,10 +79,10 @@ class Mixer(ABC, Generic[Params]):
         Raises:
             ValueError: not a number from 0 to 1.
         """
-        if not 0 <= checks.number("prob", prob) <= 1:
+        share = number("prob", prob)
+        if not 0 <= share <= 1:
             raise ValueError(f"prob={prob}: must lie between 0 and 1, the share of batches that are mixed")
-        if prob != self._prob:
-            self._prob = float(prob)
+        self._prob = share
 
     @abstractmethod
     def sample(
@@ -242,11 +242,11 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
 
 def check_alpha(alpha: float) -> None:
     """Raises ValueError where `alpha` is no parameter of a Beta distribution."""
-    if not 0 < checks.number("alpha", alpha) < float("inf"):
+    if not 0 < number("alpha", alpha) < float("inf"):
         raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (leave the mixer out to mix nothing)")
 
 
 def check_num_classes(num_classes: int | None) -> None:
     """Raises ValueError where `num_classes` is given and no whole number of at least 1."""
     if num_classes is not None:
-        checks.whole("num_classes", num_classes, 1)
+        whole("num_classes", num_classes, 1)

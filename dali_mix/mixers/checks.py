@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from numbers import Integral, Real
 from typing import Any
 
-
-def number(name: str, value: Any) -> float:
-    """`value`, which must be a number (NaN too: the range is the caller's to check)."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"{name}={value!r}: must be a number")
-    return float(value)
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    """`value`, which must be a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
-    return int(value)
-
-
-def flag(name: str, value: Any) -> bool:
-    """`value`, which must be True or False: a text such as "False" would count as True."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: must be True or False")
-    return value
+from dali_mix.options import number
 
 
 def mean_and_std(

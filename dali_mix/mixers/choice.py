@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, check_batch, check_size
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.inplace import check_inplace
 from dali_mix.mixers.ops.targets import to_soft
+from dali_mix.options import number
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class MixChoice(Mixer[ChoiceParams]):
             if not isinstance(mixer, Mixer):
                 raise ValueError(f"MixChoice holds mixers, not {mixer!r}")
         for share in probs:
-            checks.number("probs", share)
+            number("probs", share)
         if not mixers or len(mixers) != len(probs):
             raise ValueError(f"MixChoice needs one share per mixer: {len(mixers)} mixers, {len(probs)} probs")
         if not all(share >= 0 for share in probs) or not sum(probs) <= 1 + 1e-9:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, PasteParams, check_alpha, check_batch, check_num_classes, check_size
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws as random
 from dali_mix.mixers.ops.paste import paste_boxes
 from dali_mix.mixers.ops.targets import mix_area
+from dali_mix.options import flag
 
 
 class CutMix(Mixer[PasteParams]):
@@ -38,7 +38,7 @@ class CutMix(Mixer[PasteParams]):
         check_alpha(alpha)
         self.num_classes = num_classes
         self.alpha = alpha
-        self.per_batch = checks.flag("per_batch", per_batch)
+        self.per_batch = flag("per_batch", per_batch)
 
     def sample(
         self,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, check_batch, check_size
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import erase_boxes
+from dali_mix.options import whole
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Cutout(Mixer[CutoutParams]):
 
     def __init__(self, size: int, *, prob: float = 1.0) -> None:
         super().__init__(prob)
-        self.size = checks.whole("size", size, 1)
+        self.size = whole("size", size, 1)
 
     def sample(
         self,

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import blend
 from dali_mix.mixers.ops.targets import mix_area
+from dali_mix.options import flag
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MixUp(Mixer[MixUpParams]):
         check_alpha(alpha)
         self.num_classes = num_classes
         self.alpha = alpha
-        self.per_batch = checks.flag("per_batch", per_batch)
+        self.per_batch = flag("per_batch", per_batch)
 
     def sample(
         self,

@@ -89,7 +89,7 @@ def build(
             raise ValueError(f"mixer MixChoice: mixers={options['mixers']!r}: must be a list of mixers")
         options["mixers"] = [_member(member, data) for member in options["mixers"]]
     known = _factories.parameters(factory)
-    own_prob = {} if "prob" in known else {"prob": options.pop("prob", 1.0)}
+    prob = 1.0 if "prob" in known else options.pop("prob", 1.0)
     options |= {option: value for option, value in data.items() if option in known}
     try:
         inspect.signature(factory).bind(**options)
@@ -100,6 +100,8 @@ def build(
             raise ValueError(f"mixer {label}: {option}={value!r}: must be True or False")
     try:
         mixer = factory(**options)
+        if prob != 1 and isinstance(mixer, Mixer):
+            mixer.set_prob(prob)
     except ValueError as error:
         raise ValueError(f"mixer {label}: {error}") from None
     except TypeError as error:  # text or a list where a number belongs
@@ -107,11 +109,6 @@ def build(
         raise ValueError(f"mixer {label}: a value of the wrong kind in {given} ({error})") from None
     if not isinstance(mixer, Mixer):
         raise ValueError(f"mixer {name}: makes a {type(mixer).__name__}; derive it from dali_mix.mixers.Mixer")
-    if own_prob.get("prob", 1.0) != 1.0:
-        try:
-            mixer.set_prob(own_prob["prob"])
-        except ValueError as error:
-            raise ValueError(f"mixer {label}: {error}") from None
     return mixer
 
 

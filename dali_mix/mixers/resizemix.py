@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, PasteParams, check_batch, check_num_classes, check_size
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import Interpolation, paste_resized
 from dali_mix.mixers.ops.targets import mix_area
+from dali_mix.options import flag, number
 
 
 class ResizeMix(Mixer[PasteParams]):
@@ -44,7 +44,7 @@ class ResizeMix(Mixer[PasteParams]):
         check_num_classes(num_classes)
         if not isinstance(scale, (list, tuple)) or len(scale) != 2:
             raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
-        low, high = (checks.number("scale", end) for end in scale)
+        low, high = (number("scale", end) for end in scale)
         if not 0 < low <= high <= 1:
             raise ValueError(f"scale={tuple(scale)}: needs 0 < low ≤ high ≤ 1")
         if interpolation not in ("nearest", "bilinear"):
@@ -52,7 +52,7 @@ class ResizeMix(Mixer[PasteParams]):
         self.num_classes = num_classes
         self.scale = (low, high)
         self.interpolation = interpolation
-        self.per_batch = checks.flag("per_batch", per_batch)
+        self.per_batch = flag("per_batch", per_batch)
 
     def sample(
         self,

@@ -15,6 +15,7 @@ from dali_mix.mixers.kernels.layout import empty_like_batch, per_channel
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import Interpolation
 from dali_mix.mixers.resizemix import ResizeMix
+from dali_mix.options import number
 
 _SEEDS = 1 << 62
 
@@ -78,7 +79,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         means, stds = checks.mean_and_std(mean, std)
         if isinstance(num_ops, bool) or not isinstance(num_ops, int) or not 1 <= num_ops <= 15:
             raise ValueError(f"num_ops={num_ops!r}: must be a whole number from 1 to 15, the operations there are")
-        if not 0 < checks.number("magnitude", magnitude) < 30:
+        if not 0 < number("magnitude", magnitude) < 30:
             raise ValueError(f"magnitude={magnitude}: must lie between 0 and 30")
         if isinstance(views, bool) or not isinstance(views, int) or views < 1:
             raise ValueError(f"views={views!r}: must be a whole number of at least 1")

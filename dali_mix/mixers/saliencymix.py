@@ -23,6 +23,7 @@ from dali_mix.mixers.ops import draws as random
 from dali_mix.mixers.ops.paste import paste_boxes
 from dali_mix.mixers.ops.saliency import fine_grained_saliency, normalized_saliency, peaks
 from dali_mix.mixers.ops.targets import mix_area, of_partners
+from dali_mix.options import flag
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         means, stds = checks.mean_and_std(mean, std)
         self.num_classes = num_classes
         self.alpha = alpha
-        self.per_batch = checks.flag("per_batch", per_batch)
+        self.per_batch = flag("per_batch", per_batch)
         self.mean, self.std = means, stds
 
     def sample(
