@@ -122,7 +122,7 @@ def test_set_epoch_drops_what_was_prefetched_for_another(forty):
         if len(steps) == 2:
             one.set_epoch(2)  # inside the loop: this epoch is over
     assert len(steps) == 2 and torch.equal(torch.cat([batch.ids for batch in one]), expected[2])
-    with pytest.raises(ValueError, match="epoch is -1"):
+    with pytest.raises(ValueError, match="epoch=-1: must be a whole number of at least 0"):
         one.set_epoch(-1)
 
 
