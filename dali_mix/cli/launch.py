@@ -19,9 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+from dali_mix._signals import handled
 from dali_mix.cli import console, rank
-from dali_mix.cli.commands.train import NOTHING_TO_SAVE, PREEMPTED
-from dali_mix.cli.main import parse
+from dali_mix.cli.commands.train import INTERRUPTED, NOTHING_TO_SAVE, PREEMPTED
+from dali_mix.cli.main import LOST, parse
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 25.0  # from the first rank that failed until the others are killed: one may be saving
@@ -42,16 +43,21 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"dali-mix {command[0]}: error: {error}", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="dali_mix-") as folder:
+    ranks = _Ranks()
+    with (
+        handled(ranks.pass_on, signal.SIGTERM, signal.SIGINT),
+        tempfile.TemporaryDirectory(prefix="dali_mix-") as folder,
+    ):
         shared |= {rank.FOLDER: folder, rank.LAUNCHER: str(os.getpid())}
-        ranks = _Ranks()
-        with ranks:
+        try:
             for local in range(args.nproc):
                 ranks.start(first + local, command, {**shared, "RANK": str(first + local), "LOCAL_RANK": str(local)})
             ended = ranks.wait()
+        finally:
+            ranks.send(signal.SIGKILL)  # nobody is left but after an error
         status, message = outcome(rank.read(Path(folder)), ended, ranks.asked, command[0])
-    if message:
-        print(message, file=sys.stderr)
+        if message:
+            print(message, file=sys.stderr)
     return status
 
 
@@ -92,17 +98,6 @@ class _Ranks:
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> _Ranks:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._pass_on)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._send(signal.SIGKILL)  # nobody is left but after an error
-        for number, before in self._before.items():
-            signal.signal(number, before)  # type: ignore[arg-type]
 
     def start(self, number: int, command: list[str], environment: dict[str, str]) -> None:
         """Start a rank in a session of its own: Ctrl-C in a terminal then reaches it once, from here.
@@ -129,19 +124,19 @@ class _Ranks:
                     saved = set(first.values()) == {PREEMPTED}
                     deadline = time.monotonic() + (_SAVE_SECONDS if saved else _GRACE_SECONDS)
                     if not saved:
-                        self._send(signal.SIGTERM)
+                        self.send(signal.SIGTERM)
             elif deadline is not None and time.monotonic() > deadline:
-                self._send(signal.SIGKILL)
+                self.send(signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
         return first or {
             number: process.returncode for number, process in self._processes.items() if process.returncode
         }
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def pass_on(self, number: int, frame: FrameType | None) -> None:
         self.asked = self.asked or signal.Signals(number)
-        self._send(signal.Signals(number))
+        self.send(signal.Signals(number))
 
-    def _send(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.send_signal(number)
@@ -165,16 +160,18 @@ def outcome(
             return 1, f"dali-mix {command}: error: rank {number} was ended by {name}{why}, and with it the others"
     saved = any(report.status == PREEMPTED for report in reports.values())
     silent = {code for number, code in ended.items() if number not in reports}
-    terminated = asked == signal.SIGTERM and command == "train" and silent <= {PREEMPTED, -signal.SIGTERM}
-    for _, report in sorted(reports.items(), key=lambda item: (item[1].lost, item[0])):
-        if report.status not in (0, PREEMPTED) and not (report.lost and (saved or terminated)):
+    if -signal.SIGTERM in silent:  # not from here: `ended` has those that ended before this launcher ended others
+        asked = asked or signal.SIGTERM
+    stopped = asked if silent <= {PREEMPTED, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT} else None
+    for _, report in sorted(reports.items(), key=lambda item: (item[1].status == LOST, item[0])):
+        if report.status not in (0, PREEMPTED) and not (report.status == LOST and (saved or stopped)):
             return report.status, report.message
     if saved:
         return PREEMPTED, ""
-    if terminated and ended:
-        return PREEMPTED, f"dali-mix {command}: {NOTHING_TO_SAVE}"
-    if asked is not None and ended and silent <= {PREEMPTED, -signal.SIGTERM, -signal.SIGINT}:
-        return 128 + asked, f"dali-mix {command}: ended by {asked.name} before it could save"
+    if stopped and ended:
+        if command == "train" and stopped == signal.SIGTERM:
+            return PREEMPTED, f"dali-mix {command}: {NOTHING_TO_SAVE}"
+        return 128 + stopped, f"dali-mix {command}: ended by {stopped.name} before it could save"
     if not ended:
         return 0, ""
     codes = ", ".join(f"rank {number} with status {code}" for number, code in sorted(ended.items()))
@@ -182,4 +179,6 @@ def outcome(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the status stands
+    sys.exit(status)

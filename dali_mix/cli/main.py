@@ -3,9 +3,9 @@
 A subcommand is a module of this package with `configure(parser)`, which adds its arguments, and `run(args) -> int`,
 which returns the exit status. Modules are imported when their command is asked for, so that `dali-mix --help` is quick.
 
-Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 75 stopped by SIGTERM after saving a checkpoint, or
-before the first step;
-130 interrupted (training has then saved a checkpoint, unless it was told twice).
+Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 3 ended only because another rank has; 75 stopped
+by SIGTERM after saving a checkpoint, or before the first step; 130 interrupted (training has then saved a checkpoint,
+unless it was told twice).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import importlib
 import os
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 from dali_mix import __version__
+from dali_mix._signals import handled
 from dali_mix._text import printable, worded
 from dali_mix.cli import console
 from dali_mix.cli.arguments import Parser
@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed-labels": ("dali_mix.cli.commands.embed_labels", "write label embeddings for SGRE"),
     "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU, disk, and run one batch"),
 }
+LOST = 3  # lower than 75: of the statuses of its tasks srun takes the highest
 
 
 class Tell(Protocol):
@@ -70,6 +71,9 @@ def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
     except KeyboardInterrupt:
         tell(f"dali-mix {args.command}: interrupted")
         return 130
+    finally:
+        if argv is None:  # the process ends with this status, which SIGTERM no longer changes
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -100,11 +104,23 @@ def _spin_briefly() -> None:
 
 def _run(args: argparse.Namespace, tell: Tell) -> int:
     command = importlib.import_module(COMMANDS[args.command][0])
-    with _Interrupts(lambda: tell(f"dali-mix {args.command}: interrupted")) as interrupts:
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        specs = [getattr(sys.modules.get(name), "__spec__", None) for name in ("torch", "nvidia.dali")]
+        if any(getattr(spec, "_initializing", False) for spec in specs):
+            # An exception that reaches their C++ code aborts the process ("terminate called after throwing …").
+            tell(f"dali-mix {args.command}: interrupted")
+            os._exit(130)
+        raise KeyboardInterrupt
+
+    by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with handled(interrupt, *([signal.SIGINT] if by_default else [])):
         try:
             return int(command.run(args) or 0)
         except Exception as error:
-            if interrupts.seen:  # torch and numpy, interrupted while they are imported, raise errors of their own
+            if interrupts:  # torch and numpy, interrupted while they are imported, raise errors of their own
                 raise KeyboardInterrupt from error
             if not isinstance(error, (ValueError, OSError)):  # not what a user can cause: a bug keeps its traceback
                 raise
@@ -113,38 +129,7 @@ def _run(args: argparse.Namespace, tell: Tell) -> int:
             lost = getattr(error, "lost", False)
             text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {worded(error)}"
             tell(printable(text, keep="\n"), lost=lost)
-            return 1
-
-
-class _Interrupts:
-    """Ctrl-C raises KeyboardInterrupt, as by default, and is noted in `seen`.
-
-    While torch or DALI is being imported, the process ends at once with status 130, after `say`: an exception that
-    reaches their C++ code then would abort it ("terminate called after throwing an instance of ...").
-    """
-
-    def __init__(self, say: Callable[[], None]) -> None:
-        self.seen = False
-        self._say = say
-        self._before: Any = None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.seen = True
-        specs = [getattr(sys.modules.get(name), "__spec__", None) for name in ("torch", "nvidia.dali")]
-        if any(getattr(spec, "_initializing", False) for spec in specs):
-            self._say()
-            os._exit(130)
-        raise KeyboardInterrupt
-
-    def __enter__(self) -> _Interrupts:
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+            return LOST if lost else 1
 
 
 if __name__ == "__main__":

@@ -19,20 +19,19 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Ended(NamedTuple):
-    """How a rank ended. lost: its error is only that another rank ended."""
+    """How a rank ended; status as in `cli.main`."""
 
     status: int
     message: str
-    lost: bool = False
 
 
 def main() -> int:
     """Run `dali-mix` and write its exit status and its error message to the launcher's folder."""
     end_with_parent(int(os.environ[LAUNCHER]))
-    messages: list[tuple[str, bool]] = []
+    messages: list[str] = []
 
     def tell(message: str, *, lost: bool = False) -> None:
-        messages.append((message, lost))
+        messages.append(message)
 
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -43,11 +42,9 @@ def main() -> int:
     except Exception:  # a bug: its traceback is the message
         status = 1
         tell(traceback.format_exc().rstrip())
-    text = "\n".join(message for message, _ in messages)
-    ended = Ended(status, text, any(lost for _, lost in messages))
     path = Path(os.environ[FOLDER], f"{os.environ['RANK']}.json")
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(ended), encoding="utf-8")
+    temporary.write_text(json.dumps(Ended(status, "\n".join(messages))), encoding="utf-8")
     temporary.replace(path)
     return status
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from dali_mix._signals import handled
 from dali_mix.engine.build import (
     Loader,
     build_loaders,
@@ -96,7 +98,10 @@ def train(
         sets = ("train_set", "val_set") if make_loaders is None else ()
         return device, {**resume_facts(folder, resume), **run_facts(config, device, sets)}
 
-    with process_group.joined(prepare) as ranks, _alone(work_dir, ranks), StopSignal() as stop:
+    stop = StopSignal()
+    with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _alone(work_dir, ranks):
+        # Noted until all ranks have left: one that has nothing more to do must not end before the one that saves.
+        until_all_left.enter_context(handled(stop.note, signal.SIGTERM, signal.SIGINT))
         step = _newest(folder, resume, ranks)
         loaders = (make_loaders or build_loaders)(config, ranks)
         try:

@@ -49,16 +49,32 @@ def test_status_and_message(tmp_path, point, environment, message):
     assert (done.returncode, done.stderr) == (75, message)
 
 
-def test_a_second_one_after_the_run_was_saved_changes_nothing(tmp_path):
-    program = """
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ("return 75", 75, ""),
+        ("raise ValueError('no such set')", 1, "dali-mix train: error: no such set\n"),
+        ("raise Lost('rank 1 failed')", 3, "dali-mix train: ended: rank 1 failed\n"),
+    ],
+)
+def test_a_later_one_changes_nothing(tmp_path, body, status, message):
+    """Where the run has been saved or has failed, and the process ends."""
+    program = f"""
 import os, signal, sys
 from unittest import mock
 from dali_mix.cli.main import main
-with mock.patch("dali_mix.cli.commands.train._train", lambda args: 75):
+
+class Lost(ConnectionError):
+    lost = True
+
+def train(args):
+    {body}
+
+with mock.patch("dali_mix.cli.commands.train._train", train):
     status = main()
 os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(status)
 """
     command = [sys.executable, "-c", program, "train", "quickstart", "--work-dir", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (75, "")
+    assert (done.returncode, done.stderr) == (status, message)

@@ -18,6 +18,7 @@ import torch._dynamo  # what the first optimizer would import, once for all runs
 
 from dali_mix.engine.checkpoint import files
 from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed import process_group
 from dali_mix.engine.run import train
 from tests.engine import synthetic
 
@@ -60,6 +61,14 @@ def child(values, work_dir, env, options):
             sync(handle)
 
         files.os.fsync = dying_sync
+    if "term_at_end" in options:
+        leave = process_group.dist.destroy_process_group
+
+        def terminated():
+            os.kill(os.getpid(), signal.SIGTERM)
+            leave()
+
+        process_group.dist.destroy_process_group = terminated
     make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()), bad=options.get("bad", ()))
     if options.get("term_in_evaluation") == rank:
         make = functools.partial(terminated_in_evaluation, make)

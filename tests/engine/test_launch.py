@@ -26,8 +26,9 @@ from dali_mix.cli.rank import Ended
         ({0: (75, ""), 1: (75, "")}, {}, signal.SIGTERM, 75, ""),
         ({}, {0: -signal.SIGTERM}, signal.SIGTERM, 75, "nothing to save; start it again"),
         ({}, {0: 75, 1: -signal.SIGTERM}, signal.SIGTERM, 75, "nothing to save; start it again"),
-        ({1: (1, "ended: rank 0 failed", True)}, {1: 1}, signal.SIGTERM, 75, "nothing to save; start it again"),
-        ({0: (75, ""), 1: (1, "ended: rank 0 failed", True)}, {1: 1}, signal.SIGTERM, 75, ""),
+        ({1: (3, "ended: rank 0 failed")}, {1: 3}, signal.SIGTERM, 75, "nothing to save; start it again"),
+        ({0: (75, ""), 1: (3, "ended: rank 0 failed")}, {1: 3}, signal.SIGTERM, 75, ""),
+        ({0: (75, ""), 1: (3, "ended: rank 0 failed")}, {1: 3}, None, 75, ""),
         ({1: (1, "error of 1")}, {0: 75}, signal.SIGTERM, 1, "error of 1"),
         ({}, {0: 75, 1: 3}, signal.SIGTERM, 1, "rank 1 with status 3"),
         ({}, {0: -signal.SIGINT}, signal.SIGINT, 130, "before it could save"),
@@ -36,9 +37,13 @@ from dali_mix.cli.rank import Ended
         ({}, {2: 3}, None, 1, "rank 2 with status 3"),
         ({0: (0, ""), 1: (0, "")}, {}, None, 0, ""),
         ({0: (0, ""), 1: (0, "")}, {}, signal.SIGTERM, 0, ""),
-        ({0: (1, "ended: rank 1 failed", True), 1: (1, "error of 1")}, {0: 1, 1: 1}, None, 1, "error of 1"),
-        ({0: (1, "ended: rank 3 failed", True), 1: (1, "ended", True)}, {0: 1}, None, 1, "ended: rank 3 failed"),
-        ({0: (1, "lost", True)}, {1: -signal.SIGSEGV}, None, 1, "rank 1 was ended by SIGSEGV"),
+        ({0: (3, "ended: rank 1 failed"), 1: (1, "error of 1")}, {0: 3, 1: 1}, None, 1, "error of 1"),
+        ({0: (3, "ended: rank 3 failed"), 1: (3, "ended")}, {0: 3}, None, 3, "ended: rank 3 failed"),
+        ({0: (3, "lost")}, {1: -signal.SIGSEGV}, None, 1, "rank 1 was ended by SIGSEGV"),
+        ({}, {0: -signal.SIGTERM}, None, 75, "nothing to save; start it again"),
+        ({1: (3, "ended: rank 0 failed")}, {0: -signal.SIGTERM}, None, 75, "nothing to save; start it again"),
+        ({}, {0: 130, 1: -signal.SIGINT}, signal.SIGINT, 130, "before it could save"),
+        ({1: (3, "ended: rank 0 failed")}, {0: 130}, signal.SIGINT, 130, "before it could save"),
     ],
 )
 def test_outcome(reports, ended, asked, status, message):
@@ -88,7 +93,7 @@ def test_ranks_of_a_machine_are_numbered_after_those_of_the_machines_before(monk
 def test_ctrl_c_while_ranks_start_is_one_line(tmp_path):
     """The signal comes before a rank's interpreter has imported anything."""
     program = "import signal, sys\nfrom dali_mix.cli import launch\nstart = launch._Ranks.start\n"
-    program += "def interrupted(self, *args):\n    start(self, *args)\n    self._pass_on(signal.SIGINT, None)\n"
+    program += "def interrupted(self, *args):\n    start(self, *args)\n    self.pass_on(signal.SIGINT, None)\n"
     program += "launch._Ranks.start = interrupted\nsys.exit(launch.main(sys.argv[1:]))\n"
     command = ["--nproc", "2", "--", "train", "quickstart", "--work-dir", str(tmp_path / "run")]
     done = subprocess.run(

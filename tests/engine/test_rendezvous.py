@@ -1,11 +1,14 @@
 """How ranks meet: what differs, who is missing, who came twice and who failed is one message that names them."""
 
+import os
+import signal
 import socket
 import threading
 
 import pytest
 import torch
 
+from dali_mix._signals import handled
 from dali_mix.engine.distributed import environment as env
 from dali_mix.engine.distributed.process_group import pick_device
 from dali_mix.engine.distributed.rendezvous import RankLost, Rendezvous, differences, spans
@@ -109,6 +112,22 @@ def test_a_rank_that_fails_is_named_by_the_others(failing):
     for error in found[:failing] + found[failing + 1 :]:
         assert isinstance(error, RankLost)
         assert f"rank {failing} on {socket.gethostname()} failed; its output has the error" == str(error)
+
+
+def test_sigterm_does_not_hide_an_error_that_is_reported(monkeypatch):
+    """Until the other ranks have seen it, the rank waits."""
+    monkeypatch.setattr("dali_mix.engine.distributed.rendezvous._LINGER_SECONDS", 0.6)
+    received = []
+    with handled(lambda number, frame: received.append(number), signal.SIGTERM):
+        first = Rendezvous(0, 2, "127.0.0.1", port())
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(ValueError, match="no such set"), first.reporting():
+            raise ValueError("no such set")
+        timer.join()
+        assert received == []
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
 
 
 def test_an_error_of_all_ranks_is_reported_by_one():

@@ -112,6 +112,11 @@ def test_two_ranks_sigterm(tmp_path):
     assert run(values, tmp_path / "run", ranks=2, resume="must") == [0, 0]
 
 
+def test_two_ranks_sigterm_while_they_leave(tmp_path):
+    """After the last save a rank waits for the others, which may still save: SIGTERM does not end it."""
+    assert run(recipe(batch_size=12, epochs=1), tmp_path / "run", ranks=2, term_at_end=True) == [0, 0]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_two_ranks_sigterm_in_an_evaluation(tmp_path, rank):
     """Also when it reaches one rank only: both leave, and what was trained since the last save is saved."""

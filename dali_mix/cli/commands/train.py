@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+
+from dali_mix._signals import handled
 
 PREEMPTED, INTERRUPTED = 75, 130
 NOTHING_TO_SAVE = "SIGTERM while no step was under way: nothing to save; start it again (with --resume=auto)"
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "A run killed at any point goes on from its newest checkpoint with --resume, and on a CPU ends with the same\n"
         "weights. SIGTERM and Ctrl-C finish the step, save, and exit with status 75 and 130; a second Ctrl-C stops at\n"
-        "once. Several processes: scripts/train_dist.sh."
+        "once. Several processes: scripts/train_dist.sh; status 3: ended only because another process has."
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
     parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")
@@ -44,11 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with _sigterm_ends_with_75():
-        status = _train(args)
-    if status == PREEMPTED and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one, while the process ends
-    return status
+    with handled(_end, signal.SIGTERM):
+        return _train(args)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -64,25 +61,13 @@ def _train(args: argparse.Namespace) -> int:
     return {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
 
 
-@contextmanager
-def _sigterm_ends_with_75() -> Iterator[None]:
-    """End the process with status 75 on SIGTERM in the block, except where `process_group.StopSignal` handles it.
+def _end(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM, except where `process_group.StopSignal` does: end the process with status 75.
 
     It ends at once: libraries that are being imported would swallow or change an exception.
     """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        # The launcher (see `cli.rank`) prints it once for its ranks.
-        if "DALI_MIX_RANKS" not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
-            with suppress(OSError):
-                os.write(2, f"dali-mix train: {NOTHING_TO_SAVE}\n".encode())
-        os._exit(PREEMPTED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    # The launcher (see `cli.rank`) prints it once for its ranks.
+    if "DALI_MIX_RANKS" not in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
+        with suppress(OSError):
+            os.write(2, f"dali-mix train: {NOTHING_TO_SAVE}\n".encode())
+    os._exit(PREEMPTED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -160,19 +159,18 @@ def joined(
 
 
 class StopSignal:
-    """Notes SIGTERM and Ctrl-C instead of dying from them: `with StopSignal() as stop: … if stop.asked: …`.
+    """Records SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
     Later SIGTERMs change nothing (launchers forward what the scheduler sent as well): SIGKILL ends what hangs. A second
     Ctrl-C stops at once. `name` is what asked first.
-    Outside of the main thread Python cannot handle signals; `asked` then stays False.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self.name = "SIGTERM"
-        self._before: dict[int, Any] = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
         if number == signal.SIGINT:
             if self.asked:
                 raise KeyboardInterrupt
@@ -180,13 +178,3 @@ class StopSignal:
             with suppress(OSError):  # nobody may be left to read it
                 os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
         self.asked = True
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        self._before = {}

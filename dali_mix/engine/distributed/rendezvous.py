@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
+
+from dali_mix._signals import handled
 
 JOIN_SECONDS = 35.0
 _LINGER_SECONDS = 10.0
@@ -132,10 +135,11 @@ class Rendezvous:
         return False
 
     def _linger(self) -> None:
-        """Keep the store open until the other ranks have seen how it ended."""
+        """Keep the store open until the other ranks have seen how it ended; ignore SIGTERM, which would hide it."""
         end = time.monotonic() + _LINGER_SECONDS
         others = [f"seen/{rank}" for rank in range(self.world_size)]
-        with suppress(RuntimeError):  # of the store: its server has ended
+        # RuntimeError: of the store, whose server has ended.
+        with suppress(RuntimeError), handled(signal.SIG_IGN, signal.SIGTERM):
             self.store.set(f"seen/{self.rank}", "")
             while self._serves and not self.store.check(others) and time.monotonic() < end:
                 time.sleep(_POLL_SECONDS)
