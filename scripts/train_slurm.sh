@@ -5,6 +5,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -euo pipefail
+stopped=
+trap stopped=1 TERM
 
 usage() {
     cat <<'END'
@@ -63,26 +65,50 @@ if [[ -n ${SLURM_CPUS_PER_TASK-} ]]; then
     export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}
 fi
 
-# --kill-on-bad-exit: an error ends all nodes.
+# Return the status of the child PID. From the first SIGTERM on, run COMMAND every second until the child ends: one SIGTERM
+# may come before the step, or Python, can take it. Not `wait` at once: interrupted while the child ends, bash 5.2 loses its
+# status.
+follow() { # PID COMMAND
+    while kill -0 "$1"; do
+        [[ -z $stopped ]] || "${@:2}" || true
+        sleep 1
+    done
+    wait "$1"
+} 2>/dev/null # of which children were ended by SIGTERM
+
+# In the step, around each task's program. Python ends with 143 where SIGTERM comes before its handler, and srun with the
+# highest status of its tasks: an error must be above 75, and above 143 for a task without even a shell.
+task() {
+    stopped=
+    trap stopped=1 TERM
+    "$@" &
+    local status=0
+    follow $! kill -TERM $! || status=$?
+    case $status in
+        143) exit 75 ;;
+        1 | 2) exit $((status + 200)) ;;
+        *) exit "$status" ;;
+    esac
+}
+# shellcheck disable=SC2016  # expanded in the step
 if ((${SLURM_NTASKS:-$NNODES} > NNODES)); then # a task is a rank
-    srun --kill-on-bad-exit=1 "$PYTHON" -m dali_mix "${command[@]}" &
+    options=()
+    program='task "$PYTHON" -m dali_mix "$@"'
 else # a task starts the ranks of its node; the number of GPUs and NODE_RANK are known only in it
-    # shellcheck disable=SC2016
-    srun --kill-on-bad-exit=1 --nodes="$NNODES" --ntasks="$NNODES" --ntasks-per-node=1 --cpu-bind=none bash -c '
-        export NODE_RANK=$SLURM_NODEID
-        exec "$PYTHON" -m dali_mix.cli.launch --nproc "${NPROC:-${SLURM_GPUS_ON_NODE:-1}}" -- "$@"' \
-        launch "${command[@]}" &
+    options=(--nodes="$NNODES" --ntasks="$NNODES" --ntasks-per-node=1 --cpu-bind=none)
+    program='export NODE_RANK=$SLURM_NODEID
+        task "$PYTHON" -m dali_mix.cli.launch --nproc "${NPROC:-${SLURM_GPUS_ON_NODE:-1}}" -- "$@"'
 fi
-step=$!
-# Slurm may send SIGTERM to this script as well, or alone (--signal=B:TERM@180): the ranks get it (not srun, which would
-# kill them), and are waited for.
-trap 'scancel --signal=TERM "$SLURM_JOB_ID" 2>/dev/null || true' TERM
+# --kill-on-bad-exit: an error ends all nodes.
+srun --kill-on-bad-exit=1 "${options[@]}" bash -c "$(declare -f follow task)
+$program" task "${command[@]}" &
 status=0
-wait "$step" || status=$?
-while kill -0 "$step" 2>/dev/null; do # interrupted by the signal
-    status=0
-    wait "$step" || status=$?
-done
+# SIGTERM may come to this script alone (--signal=B:TERM@180). The ranks get it, not srun, which would kill them.
+follow $! scancel --signal=TERM "$SLURM_JOB_ID" || status=$?
+case $status in
+    143) status=75 ;;
+    201 | 202) status=$((status - 200)) ;;
+esac
 
 if ((status == 75)); then # stopped by SIGTERM, after saving or before the first step
     job=$(scontrol show job "$SLURM_JOB_ID")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scripts/train_slurm.sh on a real Slurm: two nodes of two fake GPUs on this machine, set up and taken down by this script.
 # Needs root, slurmctld, slurmd, munged (Debian: slurm-wlm, munge) and dali_mix in PYTHON. Not part of `make test`.
-# Usage: tests/cluster/slurm.sh [SCENARIO ...]      FOLDER=/tmp/slurm-test keeps logs; about ten minutes on two cores
+# Usage: tests/cluster/slurm.sh [SCENARIO ...]      FOLDER=/tmp/slurm-test keeps logs; about 17 minutes on two busy cores
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -191,12 +191,50 @@ error_once() { # a wrong option on two nodes of two processes: one line, not req
     expect "messages of an error" "$(grep -c 'error: /nowhere' error_once.txt)" 1
     grep -v '^srun\|^slurmstepd' error_once.txt | sed 's/^/       /'
 }
+startup() { # SIGTERM at any moment of the first seconds: requeued every time, a launcher a node and a task a rank
+    local job try delay
+    for try in {0..9}; do
+        job=$(submit "startup_$try" --nodes=2 --ntasks=$((2 + try % 2 * 2)) -- --work-dir "work/startup_$try" \
+            --cfg-options "${long[@]}")
+        for _ in {1..300}; do squeue --steps --noheader --jobs="$job" | grep -q "^ *$job\.0 " && break; sleep 0.1; done
+        delay=$((try * 8 / 10)).$((RANDOM % 10))
+        sleep "$delay"
+        scancel --signal=TERM "$job"
+        for _ in {1..60}; do
+            [[ $(field "$job" Restarts) == 1 || $(field "$job" JobState) == FAILED ]] && break
+            sleep 1
+        done
+        expect "SIGTERM after $delay s: restarts, state" "$(field "$job" Restarts) $(field "$job" JobState)" "1 PENDING"
+        grep -v '^srun\|^slurmstepd\|  loss \|img/s' "startup_$try.log" | tail -1 | sed 's/^/       /'
+        scancel "$job"
+    done
+}
+error_on_one_node() { # while the other one starts, or waits for it: its status and one message, not requeued
+    local job try delay wrong status
+    cat >error_on_one_node.sh <<END
+#!/usr/bin/env bash
+((SLURM_NODEID)) && exec "$PYTHON" "\$@" "\$WRONG"
+sleep "\$DELAY"
+exec "$PYTHON" "\$@"
+END
+    chmod +x error_on_one_node.sh
+    for try in '5 no_such_key=1 1' '0 no_such_key=1 1' '5 --no-such-option 2' '0 train_set=/nowhere/set 1'; do
+        read -r delay wrong status <<<"$try"
+        job=$(DELAY=$delay WRONG=$wrong PYTHON=$PWD/error_on_one_node.sh submit error_on_one_node --nodes=2 -- \
+            --work-dir work/error_on_one_node --cfg-options "${long[@]}")
+        await "$job" FAILED 120 || true
+        expect "exit status of $wrong" "$(field "$job" ExitCode)" "$status:0"
+        expect "restarts" "$(field "$job" Restarts)" 0
+        expect "messages of an error" "$(grep -c 'train: error:' error_on_one_node.log)" 1
+        mv error_on_one_node.log "error_on_one_node_$job.log"
+    done
+}
 killed() { # a killed process and a killed launcher end the job on both nodes within a minute and leave nothing
     local job kind pid
     for kind in rank launch; do
         job=$(submit "killed_$kind" --nodes=2 -- --work-dir "work/killed_$kind" --cfg-options "${long[@]}")
         await_line "killed_$kind.log" '  loss ' || true
-        for pid in $(pgrep -f "dali_mix.cli.$kind .*killed_$kind"); do
+        for pid in $(pgrep -f "python -m dali_mix.cli.$kind .*killed_$kind"); do
             tr '\0' '\n' <"/proc/$pid/environ" | grep -qx 'SLURM_NODEID=1' && kill -KILL "$pid" && break
         done
         await "$job" FAILED 60 || true
@@ -212,8 +250,8 @@ setup
 "$PYTHON" -m dali_mix pack digits --split train --out "$folder/train" --quiet --force >/dev/null
 scenarios=("$@")
 if ((!$#)); then
-    scenarios=(cpu_only gres gpus gpus_per_node task_a_gpu task_a_rank_cpu array error_once cancelled batch_signal killed
-        requeued time_limit)
+    scenarios=(cpu_only gres gpus gpus_per_node task_a_gpu task_a_rank_cpu array error_once error_on_one_node startup
+        cancelled batch_signal killed requeued time_limit)
 fi
 for scenario in "${scenarios[@]}"; do
     echo "$scenario"

@@ -200,8 +200,12 @@ def test_launchers_help_and_usage(script):
 PROGRAMS = {  # stand-ins for those of Slurm, and for Python: what would be run, and on how many cores
     "scontrol": 'case "$1 $2" in "show hostnames") echo node7; echo node8;; "show job") echo "   JobState=$STATE x";; '
     '*) echo "$@";; esac',
-    "srun": 'echo "cores ${SRUN_CPUS_PER_TASK-}"; while [[ $1 == --* ]]; do shift; done; SLURM_NODEID=1 exec "$@"',
-    "python": 'echo "$NODE_RANK of $NNODES at $MASTER_ADDR:$MASTER_PORT: $@"; exit $STATUS',
+    "srun": 'echo "cores ${SRUN_CPUS_PER_TASK-}"; while [[ $1 == --* ]]; do shift; done; SLURM_NODEID=1 "$@" & '
+    "echo $! >step; [[ -z $TERM_SCRIPT ]] || kill -TERM $PPID; wait $!; echo $? >ended; exit $(cat ended)",
+    "scancel": 'echo "$@"; kill -TERM $(cat step)',
+    "python": 'echo "$NODE_RANK of $NNODES at $MASTER_ADDR:$MASTER_PORT: $@"; '
+    "[[ -z $TERM_SCRIPT ]] || exec /bin/sleep 9; exit $STATUS",
+    "sleep": "exec /bin/sleep 0.1",
 }
 JOB = {"JOB_ID": "40123", "JOB_NUM_NODES": "2", "JOB_NODELIST": "node[7-8]", "NTASKS": "2"}
 
@@ -214,6 +218,7 @@ def slurm(tmp_path, *arguments, status=0, state="RUNNING", more=(), **variables)
     script = shutil.copy(ROOT / "scripts" / "train_slurm.sh", tmp_path / "slurm_script")
     env = {f"SLURM_{name}": value for name, value in {**JOB, **variables}.items()}
     env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NODE_RANK": "", "STATUS": str(status), "STATE": state}
+    env |= {"TERM_SCRIPT": ""}
     done = subprocess.run(
         [script, "quickstart", "--work-dir", *arguments],
         cwd=tmp_path, env={**env, **dict(more)}, capture_output=True, text=True, timeout=20, check=False,
@@ -255,13 +260,29 @@ def test_slurm_arrays(tmp_path, written):
         (75, {"more": {"MAX_RESTARTS": "0"}}, False),
         (75, {"state": "COMPLETING Reason=None"}, False),
         (75, {"state": "COMPLETING Reason=TimeLimit"}, True),
-        *((status, {}, False) for status in (0, 1, 2, 130, 143)),
+        *((status, {}, False) for status in (0, 1, 2, 3, 130)),
     ],
 )
 def test_slurm_requeues_after_saving_alone(tmp_path, status, options, requeued):
     found, lines = slurm(tmp_path, "w", status=status, **options)
     assert found == status
     assert (lines[-1] == "requeue 40123") == requeued
+
+
+@pytest.mark.parametrize(
+    ("python", "task", "script"), [(1, 201, 1), (2, 202, 2), (3, 3, 3), (75, 75, 75), (143, 75, 75)]
+)
+def test_slurm_an_error_of_one_task_is_above_75_of_the_others(tmp_path, python, task, script):
+    """srun ends with the highest status of its tasks. 143: SIGTERM while Python itself starts."""
+    assert slurm(tmp_path, "w", status=python)[0] == script
+    assert (tmp_path / "ended").read_text() == f"{task}\n"
+
+
+def test_slurm_sigterm_for_the_script_alone_ends_the_step_and_requeues(tmp_path):
+    status, lines = slurm(tmp_path, "w", more={"TERM_SCRIPT": "1"})
+    assert status == 75
+    assert "--signal=TERM 40123" in lines
+    assert lines[-1] == "requeue 40123"
 
 
 def test_doctor(sets, capsys):
