@@ -14,3 +14,4 @@ mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache -p dali_mix
 # Scripts that nobody installs; their types are checked all the same.
 MYPYPATH=. mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache ../../examples ../../docs/mixers/pictures.py
 PYTHONPATH=. lint-imports --config ../../pyproject.toml --no-cache
+PYTHONPATH=. python ../../.ci/cycles.py

@@ -167,14 +167,14 @@ def codecs(cuda: str) -> list[str]:
 
 def check_compiling(findings: Findings) -> None:
     """Report where compiled functions are kept, or why none are compiled."""
-    from dali_mix.mixers.kernels import numba_batch
+    from dali_mix import compiled
 
-    if not numba_batch.available():
-        findings.note("numba", "nothing is compiled (NUMBA_DISABLE_JIT, or no numba): slower on a CPU")
+    if not compiled.available():
+        findings.note("numba", "nothing is compiled (NUMBA_DISABLE_JIT): slower on a CPU")
         return
-    from dali_mix.mixers.kernels import numba_loops
+    from dali_mix.mixers.kernels import numba_paste_loops
 
-    folder = numba_loops.inside.stats.cache_path
+    folder = numba_paste_loops.chain.stats.cache_path
     if folder is None:
         text = "no folder to keep compiled functions in, every process compiles again: set NUMBA_CACHE_DIR"
         findings.note("numba", f"{text} to a folder that only you can write")

@@ -7,6 +7,7 @@ from dali_mix.mixers.base import Mixer, PasteParams, Unmixed
 from dali_mix.mixers.choice import ChoiceParams, MixChoice
 from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
+from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.masks import FolderMaskParams, FolderMasks, FreeFormMasks, FreeFormParams, mask_out
 from dali_mix.mixers.mixup import MixUp, MixUpParams
 from dali_mix.mixers.ops.saliency import fine_grained_saliency
@@ -29,6 +30,7 @@ __all__ = [
     "MixChoice",
     "MixUp",
     "MixUpParams",
+    "MixedImage",
     "Mixer",
     "PasteParams",
     "ResizeMix",

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.inplace import check_inplace
 from dali_mix.mixers.ops.targets import Combine, to_soft
@@ -64,7 +65,8 @@ class Mixer(ABC, Generic[Params]):
     def __init_subclass__(cls, **options: Any) -> None:
         # Here, not in each mixer: subclasses override `sample` and `apply`, and need to know nothing of `prob`.
         super().__init_subclass__(**options)
-        for name, with_prob in (("sample", _sample_with_prob), ("apply", _apply_with_prob)):
+        wrappers = {"sample": _sample_with_prob, "apply": _apply_with_prob, "describe": _describe_with_prob}
+        for name, with_prob in wrappers.items():
             if name in vars(cls):
                 setattr(cls, name, with_prob(vars(cls)[name]))
 
@@ -121,6 +123,16 @@ class Mixer(ABC, Generic[Params]):
             ValueError: shapes or dtypes do not fit, or `inplace` with images that cannot be changed (see
                 `check_inplace`) or a mixer that gives more of them.
         """
+
+    def describe(self, images: Tensor, params: Params) -> list[MixedImage]:
+        """Describe what `apply` makes of `images` by `params`, an entry for each image that it returns.
+
+        A gallery draws the outlines and captions. Params of another type than `PasteParams` are not described unless a
+        subclass does it.
+        """
+        if isinstance(params, PasteParams):
+            return pasted(params.permutation, params.lam, params.boxes)
+        return [MixedImage(own) for own in range(len(images))]
 
     def __call__(
         self,
@@ -187,6 +199,16 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
     # A code object of its own: torch.compile limits recompilations per code object, and all mixers would share one.
     applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)  # type: ignore[attr-defined]
     return applied
+
+
+def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[..., list[MixedImage]]:
+    @functools.wraps(describe)
+    def described(self: Mixer[Any], images: Tensor, params: Any) -> list[MixedImage]:
+        if isinstance(params, Unmixed):
+            return [MixedImage(own) for own in range(len(images))]
+        return describe(self, images, params)
+
+    return described
 
 
 def unmixed(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers.base import Mixer, check_batch, check_size
+from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.inplace import check_inplace
 from dali_mix.mixers.ops.targets import to_soft
@@ -101,3 +102,8 @@ class MixChoice(Mixer[ChoiceParams]):
         if self.num_classes is not None:
             targets = to_soft(targets, self.num_classes)
         return images, targets
+
+    def describe(self, images: Tensor, params: ChoiceParams) -> list[MixedImage]:
+        if params.index < 0:
+            return super().describe(images, params)
+        return self.mixers[params.index].describe(images, params.params)

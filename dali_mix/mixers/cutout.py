@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers.base import Mixer, check_batch, check_size
+from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import erase_boxes
@@ -61,3 +62,6 @@ class Cutout(Mixer[CutoutParams]):
         """As `Mixer.apply`, but targets are returned as they came."""
         check_batch(images, targets, len(params.boxes))
         return erase_boxes(images, params.boxes, inplace=inplace), targets
+
+    def describe(self, images: Tensor, params: CutoutParams) -> list[MixedImage]:
+        return [MixedImage(own, boxes=((y, x, h, w),)) for own, (y, x, h, w) in enumerate(params.boxes.tolist())]

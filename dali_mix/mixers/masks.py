@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from dali_mix.mixers.base import check_images, check_size
-from dali_mix.mixers.kernels import numba_batch
-from dali_mix.mixers.kernels.layout import keep_format
+from dali_mix.mixers.layout import keep_format
 from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.masks import draw_masks
 
 
 @dataclass(frozen=True)
@@ -116,27 +116,10 @@ class FreeFormMasks:
     def masks(self, params: FreeFormParams) -> Tensor:
         """(B,1,H,W) bool, True where a pixel is removed: its centre lies closer to a stroke or hole than the radius.
 
-        Pure, on the device of the params, without waiting for it; works through the segments one after the other in
-        memory of a few images' worth. On a CPU compiled loops look at each segment's surroundings only: the same masks.
+        Pure, on the device of the params, without waiting for it, in memory of a few images' worth.
         """
-        lines, discs = _lines(params), torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
-        if lines.device.type == "cpu" and not torch.compiler.is_compiling() and numba_batch.available():
-            from dali_mix.mixers.kernels import numba_masks  # compiles with numba, which may not be there
-
-            return numba_masks.draw(lines, discs, params.height, params.width)[:, None]
-        rows = torch.arange(params.height, device=lines.device)[:, None] + 0.5
-        cols = torch.arange(params.width, device=lines.device) + 0.5
-        removed = torch.zeros(len(lines), params.height, params.width, dtype=torch.bool, device=lines.device)
-        for line in lines.unbind(1):
-            y, x, along_y, along_x, length, radius = line[:, :, None, None].unbind(1)
-            along = (rows - y) * along_y + (cols - x) * along_x
-            across = (rows - y) * along_x - (cols - x) * along_y
-            beyond = along - along.clamp_min(0).minimum(length)
-            removed |= beyond.square() + across.square() < radius.square()
-        for disc in discs.unbind(1):
-            y, x, radius = disc[:, :, None, None].unbind(1)
-            removed |= (rows - y).square() + (cols - x).square() < radius.square()
-        return removed[:, None]
+        discs = torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
+        return draw_masks(_lines(params), discs, params.height, params.width)[:, None]
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`sample`, then `masks`, for `images` (B,C,H,W)."""

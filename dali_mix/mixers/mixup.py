@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size
+from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import draws
-from dali_mix.mixers.ops.paste import blend
+from dali_mix.mixers.ops.blend import blend
 from dali_mix.mixers.ops.targets import mix_area
 from dali_mix.options import flag
 
@@ -69,3 +70,6 @@ class MixUp(Mixer[MixUpParams]):
         check_batch(images, targets, len(params.lam))
         mixed_targets = mix_area(targets, params.permutation, params.lam, self.num_classes)
         return blend(images, params.permutation, params.lam, inplace=inplace), mixed_targets
+
+    def describe(self, images: Tensor, params: MixUpParams) -> list[MixedImage]:
+        return pasted(params.permutation, params.lam)

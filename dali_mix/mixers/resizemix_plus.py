@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dali_mix.mixers import checks
 from dali_mix.mixers.base import Mixer, PasteParams
-from dali_mix.mixers.kernels.layout import empty_like_batch, per_channel
+from dali_mix.mixers.description import MixedImage, pasted
+from dali_mix.mixers.layout import empty_like_batch, per_channel
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import Interpolation
 from dali_mix.mixers.resizemix import ResizeMix
@@ -130,6 +131,10 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
                 augmented = self._augment(unit, params=view)
                 out[place * batch_size : (place + 1) * batch_size] = self._from_unit(augmented, images.dtype)
         return out, mixed_targets.repeat(len(params.views), 1)
+
+    def describe(self, images: Tensor, params: ResizeMixPlusParams) -> list[MixedImage]:
+        # RandAugment has moved the pixels: no box holds any more.
+        return pasted(params.paste.permutation, params.paste.lam) * len(params.views)
 
     def _check_range(self, images: Tensor) -> None:
         if images.dtype != torch.uint8 and not images.is_floating_point():

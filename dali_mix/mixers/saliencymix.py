@@ -18,11 +18,13 @@ from dali_mix.mixers.base import (
     check_num_classes,
     check_size,
 )
+from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws as random
+from dali_mix.mixers.ops.partners import of_partners
 from dali_mix.mixers.ops.paste import paste_boxes
 from dali_mix.mixers.ops.saliency import fine_grained_saliency, normalized_saliency, peaks
-from dali_mix.mixers.ops.targets import mix_area, of_partners
+from dali_mix.mixers.ops.targets import mix_area
 from dali_mix.options import flag
 
 
@@ -114,13 +116,24 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
             images: as for `apply`.
         """
         height, width = images.shape[2:]
-        if self.per_batch:
-            centre_y, centre_x = peaks(self.saliency(of_partners(images, params.permutation[:1])))
-        else:  # every image is someone's partner: each map is made once
-            centre_y, centre_x = (of_partners(centre, params.permutation) for centre in peaks(self.saliency(images)))
+        centre_y, centre_x = self._centres(images, params.permutation)
         box_h, box_w = params.sides.unbind(1)
         boxes = box_ops.clipped(centre_y, centre_x, box_h, box_w, height, width)
         return PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))
+
+    def _centres(self, images: Tensor, permutation: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column of the partners' most salient pixels, (B,) or (1,) int64 each."""
+        if self.per_batch:
+            return peaks(self.saliency(of_partners(images, permutation[:1])))
+        # Every image is someone's partner: each map is made once.
+        centre_y, centre_x = peaks(self.saliency(images))
+        return of_partners(centre_y, permutation), of_partners(centre_x, permutation)
+
+    def describe(self, images: Tensor, params: SaliencyMixParams) -> list[MixedImage]:
+        located = self.locate(images, params)
+        centre_y, centre_x = (centre.expand(len(images)) for centre in self._centres(images, params.permutation))
+        peaks_of_partners = list(zip(centre_y.tolist(), centre_x.tolist(), strict=True))
+        return pasted(located.permutation, located.lam, located.boxes, peaks_of_partners)
 
     def saliency(self, images: Tensor) -> Tensor:
         """Return each image's map, (B,H,W) uint8, as `apply` sees it; grey images count as three equal channels.

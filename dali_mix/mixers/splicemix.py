@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dali_mix.mixers.base import Mixer, check_batch, check_num_classes, check_size
-from dali_mix.mixers.kernels import numba_batch
-from dali_mix.mixers.kernels.layout import empty_like_batch
+from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.splice import splice
 from dali_mix.mixers.ops.targets import to_soft, unite
 
 # rows, cols, share of batches, as released
@@ -180,57 +179,21 @@ class SpliceMix(Mixer[SpliceMixParams]):
                     raise ValueError(f"params drawn for a larger batch: a cell shows image {highest} of {len(images)}")
         soft = to_soft(targets, self.num_classes)
         labels = [unite(targets, soft, grid.sources, grid.dropped) for grid in params.grids]
-        mixed = _splice(images, params.grids)
+        grids = [(grid.rows, grid.cols, grid.sources, grid.dropped) for grid in params.grids]
+        mixed = splice(images, grids)
         return mixed, torch.cat([soft, *labels])
 
-
-def _splice(images: Tensor, grids: Sequence[SpliceMixParams]) -> Tensor:
-    """The batch and the images of all grids: in one pass on a CPU, else by plain torch operations."""
-    if numba_batch.takes(images, (torch.float32, torch.uint8)):
-        from dali_mix.mixers.kernels import numba_splice  # compiles with numba, which may not be there
-
-        return numba_splice.splice(
-            images, [(grid.rows, grid.cols, numba_batch.int64(grid.sources), grid.dropped.numpy()) for grid in grids]
-        )
-    filled = len(images)
-    mixed = empty_like_batch(images, filled + sum(len(grid.sources) for grid in grids))
-    mixed[:filled] = images
-    for grid in grids:
-        if len(grid.sources):
-            _tile(images, grid, mixed[filled : filled + len(grid.sources)])
-        filled += len(grid.sources)
-    return mixed
-
-
-def _tile(images: Tensor, grid: SpliceMixParams, out: Tensor) -> None:
-    """Writes the images of `grid`, (n,C,H,W), to `out`."""
-    count, channels, height, width = out.shape
-    rows, cols = grid.rows, grid.cols
-    cell_h, cell_w = height // rows, width // cols
-    exact = (rows * cell_h, cols * cell_w) == (height, width)
-    cells = _cells(images, grid.sources.flatten(), (cell_h, cell_w))
-    tiling = out if exact else cells.new_empty(count, channels, rows * cell_h, cols * cell_w)
-    # Views: image, channel, row of cells, row of pixels, column of cells, column of pixels.
-    places = tiling.view(count, channels, rows, cell_h, cols, cell_w).permute(0, 2, 4, 1, 3, 5)
-    places.copy_((cells if tiling.dtype == cells.dtype else cells.round()).view(places.shape))
-    if grid.dropped.device.type != "cpu" or grid.dropped.any():
-        places.masked_fill_(grid.dropped.view(count, rows, cols, 1, 1, 1), 0)
-    if not exact:
-        whole = _resize(tiling, (height, width))
-        out.copy_(whole if out.dtype == whole.dtype else whole.round())
-
-
-def _cells(images: Tensor, sources: Tensor, size: tuple[int, int]) -> Tensor:
-    """(len(sources), C, *size). Moves few pixels: picks before the resize where that is less, else after it."""
-    if 2 * len(sources) <= len(images):
-        return _resize(images[sources], size)
-    return _resize(images, size)[sources]
-
-
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """In the dtype of `images`; float32 for uint8."""
-    images = images if images.is_floating_point() else images.float()
-    return F.interpolate(images, size, mode="bilinear", align_corners=True)
+    def describe(self, images: Tensor, params: SpliceMixParams) -> list[MixedImage]:
+        note = "" if any(len(grid.sources) for grid in params.grids) else "batch too small"
+        described = [MixedImage(own, note=note) for own in range(len(images))]
+        height, width = images.shape[2:]
+        for grid in params.grids:
+            cell_h, cell_w = height / grid.rows, width / grid.cols
+            cells = tuple((y * cell_h, x * cell_w, cell_h, cell_w) for y in range(grid.rows) for x in range(grid.cols))
+            for dropped in grid.dropped.sum(1).tolist():
+                note = f"{grid.rows}×{grid.cols}" + (f", {dropped} dropped" if dropped else "")
+                described.append(MixedImage(None, boxes=cells, note=note))
+        return described
 
 
 def _parse(grid: str) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers import ChoiceParams, MixChoice, Mixer, Unmixed, fine_grained_saliency
+from dali_mix.mixers import ChoiceParams, MixChoice, MixedImage, Mixer, Unmixed, fine_grained_saliency
 from dali_mix.mixers.ops.saliency import peaks as peaks_of
 from dali_mix.reports.sheet import Column, Picture, wrapped
 
@@ -54,38 +55,26 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
         assert isinstance(mixer, MixChoice)
         mixer, params = mixer.mixers[params.index], params.params
         name = f"{name}: {type(mixer).__name__}"
-    if hasattr(params, "grids"):
-        return [_spliced(name, mixer, batch, seed, boxes)]
-
     inputs = _inputs(mixer, batch)
+    described = mixer.describe(inputs, params)
+    if any(image.own is None for image in described):
+        return [_appended(name, mixer, batch, seed, boxes)]
     images, targets = mixer.apply(inputs.clone(), batch.targets.clone(), params)
-    marks: list[tuple[int, int] | None] = [None] * count
-    if hasattr(mixer, "locate"):  # boxes follow from the images
-        if peaks:
-            of_all = _places(fine_grained_saliency(batch.images))
-            from_one = getattr(mixer, "per_batch", False)
-            marks = [of_all[i] for i in (params.permutation[:1].expand(count) if from_one else params.permutation)]
-        params = mixer.locate(inputs, params)
-    paste = getattr(params, "paste", params)  # ResizeMixPlus pastes, then moves the pixels: no box holds any more
     pixels = _pixels(images, mixer, batch)
     columns = []
     for view in range(len(images) // count):
         pictures = []
-        for row in range(batch.rows):
-            outlines = [params.boxes[row].tolist()] if boxes and hasattr(params, "boxes") else []
-            caption = (
-                _shares(batch.targets, row, paste, batch.classes)
-                if hasattr(paste, "lam")
-                else _labels(targets[view * count + row], batch.classes)
-            )
-            shown = [outline for outline in outlines if outline[2] and outline[3]]
-            pictures.append(Picture(pixels[view * count + row], caption, shown, marks[row]))
+        for index in range(view * count, view * count + batch.rows):
+            shown = described[index] if index < len(described) else MixedImage(index % count)
+            caption = _caption(shown, batch, targets[index])
+            outlines = shown.boxes if boxes else ()
+            pictures.append(Picture(pixels[index], caption, outlines, shown.peak if peaks else None))
         columns.append(Column(f"{name}, view {view + 1}" if len(images) > count else name, pictures))
     return columns
 
 
-def _spliced(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
-    """The images a mixer appends to the batch. One grid is drawn a batch: each row shows a batch of its own."""
+def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
+    """The images a mixer appends to the batch. A grid is drawn for the batch: each row shows a batch of its own."""
     count, size = len(batch.images), batch.images.shape[-1]
     pictures = []
     for row in range(batch.rows):
@@ -93,20 +82,13 @@ def _spliced(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool)
         if isinstance(params, Unmixed):
             pictures.append(Picture(batch.images[row], ["not mixed"]))
             continue
-        # Of several grids each in turn.
-        grids = [grid for grid in params.grids if len(grid.sources)]
-        if not grids:
-            return Column(f"{name}: needs 4 images", [])
-        place = sum(len(grid.sources) for grid in grids[: row % len(grids)])
-        grid = grids[row % len(grids)]
-        images, targets = mixer.apply(_inputs(mixer, batch).clone(), batch.targets.clone(), params)
-        cell_h, cell_w = size / grid.rows, size / grid.cols
-        cells = [(y * cell_h, x * cell_w, cell_h, cell_w) for y in range(grid.rows) for x in range(grid.cols)]
-        dropped = int(grid.dropped[0].sum())
-        head = f"{grid.rows}×{grid.cols}" + (f", {dropped} dropped" if dropped else "")
-        labels = wrapped(_names(targets[count + place], batch.classes))
-        picture = _pixels(images[count + place], mixer, batch)
-        pictures.append(Picture(picture, [head, *labels], cells if boxes else []))
+        inputs = _inputs(mixer, batch)
+        appended = ((index, image) for index, image in enumerate(mixer.describe(inputs, params)) if image.own is None)
+        firsts = [next(group) for _, group in itertools.groupby(appended, key=lambda pair: pair[1].boxes)]
+        index, shown = firsts[row % len(firsts)]  # of several grids each in turn
+        images, targets = mixer.apply(inputs.clone(), batch.targets.clone(), params)
+        picture = _pixels(images[index], mixer, batch)
+        pictures.append(Picture(picture, _caption(shown, batch, targets[index]), shown.boxes if boxes else ()))
     return Column(name, pictures)
 
 
@@ -136,10 +118,14 @@ def _places(maps: Tensor) -> list[tuple[int, int]]:
     return list(zip(*(place.tolist() for place in peaks_of(maps)), strict=True))
 
 
-def _shares(targets: Tensor, row: int, params: Any, classes: Sequence[str]) -> list[str]:
-    """λ and the labels of the image itself, 1-λ and its partner's."""
-    lam = round(float(params.lam[row]), 2)
-    own, other = (_names(targets[place], classes) for place in (row, int(params.permutation[row])))
+def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
+    """λ and the labels of the image itself, 1-λ and its partner's; of other images the note and the mixed labels."""
+    if image.own is None:
+        return [image.note, *wrapped(_names(target, batch.classes))]
+    if image.partner is None or image.lam is None:
+        return [*filter(None, [image.note]), *_labels(target, batch.classes)]
+    lam = round(image.lam, 2)
+    own, other = (_names(batch.targets[index], batch.classes) for index in (image.own, image.partner))
     return [*wrapped(own, f"λ {lam:.2f}  "), *wrapped(other, f"1-λ {1 - lam:.2f}  ")]
 
 

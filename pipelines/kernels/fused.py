@@ -5,7 +5,7 @@ It runs inside the DALI graph, a sample at a time on DALI's own threads, by the 
 operator only wants the addresses of two compiled functions, so they are given directly, and numba's cache on disk makes
 every start but the first fast.
 
-numba is optional: without it, `available()` is false and the stock operators do the work (`ops.resize_flip_normalize`).
+Where `available()` is false the stock operators do the work (`ops.resize_flip_normalize`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
+from dali_mix import compiled
+
 
 @functools.cache
 def available() -> bool:
-    """Whether numba is there and DALI's plugin calls compiled functions as `resample` expects."""
+    """Return True if numba may compile and DALI's plugin calls compiled functions as `resample` expects."""
+    if not compiled.available():
+        return False
     try:
         from dali_mix.pipelines.kernels import resample
         from nvidia.dali.plugin.numba import NumbaFunction

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix
-from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix, kernels
+from dali_mix.mixers.kernels import numba_per_image
 from dali_mix.mixers.ops import boxes
 from dali_mix.mixers.ops import draws as random
 
@@ -186,9 +186,9 @@ def test_boxes_by_loops_are_those_by_torch(way, height, width, monkeypatch):
     centre_y = torch.randint(height, draws.shape, generator=generator())
     centre_x = torch.randint(width, draws.shape, generator=generator())
     given = draws, centre_y, centre_x, height, width
-    assert numba_batch.drawn_boxes(*given, whole=way is boxes.shrunk) is not None
+    assert kernels.pick("clipped_boxes", draws) is numba_per_image.clipped_boxes
     by_loops, kept_by_loops = way(*given)
-    monkeypatch.setattr(numba_batch, "_kernels", lambda: None)
+    monkeypatch.setattr(kernels, "_load", lambda name: None)
     by_torch, kept = way(*given)
     assert torch.equal(by_loops, by_torch)
     assert torch.equal(kept_by_loops, kept)

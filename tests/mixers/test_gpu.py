@@ -143,13 +143,13 @@ def test_the_kernel_and_the_plain_operations_agree(dtype, channels_last, height,
     for change, wanted in (
         (
             lambda x, **how: paste.paste_boxes(x, partners, boxes, **how),
-            torch_paste.same_place(images, partners, boxes),
+            torch_paste.paste(images, partners, boxes),
         ),
         (
             lambda x, **how: paste.paste_resized(x, partners, boxes, "nearest", **how),
-            torch_paste.nearest(images, partners, boxes),
+            torch_paste.paste_nearest(images, partners, boxes),
         ),
-        (lambda x, **how: paste.erase_boxes(x, boxes, **how), torch_paste.zeros(images, boxes)),
+        (lambda x, **how: paste.erase_boxes(x, boxes, **how), torch_paste.erase(images, boxes)),
     ):
         mixed = change(images)
         assert torch.equal(mixed, wanted)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.mixers import FreeFormMasks, ResizeMixPlus, SaliencyMix, fine_grained_saliency, mask_out
-from dali_mix.mixers.ops import saliency
+from dali_mix.mixers import FreeFormMasks, ResizeMixPlus, SaliencyMix, fine_grained_saliency, kernels, mask_out
+from dali_mix.mixers.kernels import torch_saliency
 from dali_mix.mixers.ops.saliency import normalized_saliency, to_uint8
 from tests.mixers.pictures import drawn, drawn_pictures
 from tests.mixers.ties import MEAN, STD, fused_levels, near_ties
@@ -38,8 +38,9 @@ def test_saliency_as_on_the_cpu(size, channels_last):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(maps.cpu(), fine_grained_saliency(images))
-    assert torch.equal(maps, saliency._saliency_torch(moved))
-    assert (saliency._fused_for(moved) is None) == (size in SIZES[-2:])
+    assert torch.equal(maps, torch_saliency.saliency(moved))
+    by_torch = kernels.pick("saliency", moved) is torch_saliency.saliency
+    assert by_torch == (size in SIZES[-2:])
 
 
 @pytest.mark.parametrize("name", drawn_pictures())
@@ -63,13 +64,14 @@ def test_normalized_images_as_on_the_cpu(dtype, channels_last):
         moved = images.cuda()
         if channels_last:
             moved = moved.contiguous(memory_format=torch.channels_last)
-        assert (saliency._fused_for(moved) is None) == (dtype == torch.float64)
+        by_torch = kernels.pick("normalized_saliency", moved) is torch_saliency.normalized_saliency
+        assert by_torch == (dtype == torch.float64)
         assert torch.equal(normalized_saliency(moved, MEAN, STD).cpu(), normalized_saliency(images, MEAN, STD))
 
 
 def test_products_round_before_they_are_added():
     """The grey picture of planes that are all one channel's tells each level."""
-    from dali_mix.mixers.kernels import triton_saliency, triton_saliency_kernels
+    from dali_mix.mixers.kernels import triton_saliency
 
     images = near_ties()
     assert (to_uint8(images, MEAN, STD) != fused_levels(images)).sum() > 50
@@ -78,9 +80,9 @@ def test_products_round_before_they_are_added():
         plane = images[:, channel : channel + 1].expand(-1, 3, -1, -1).contiguous().cuda()
         grey = torch.empty(plane[:, 0].shape, dtype=torch.uint8, device="cuda")
         size = grey.numel()
-        triton_saliency_kernels.grey_levels[-(-size // triton_saliency.BLOCK), 1](
+        triton_saliency.grey_levels[-(-size // triton_saliency.BLOCK), 1](
             plane, grey, size, size, 1, *[scale[channel]] * 3, *[shift[channel]] * 3,
-            FLOATS=True, BLOCK=triton_saliency.BLOCK, **triton_saliency_kernels.UNFUSED,
+            FLOATS=True, BLOCK=triton_saliency.BLOCK, **triton_saliency.UNFUSED,
         )  # fmt: skip
         assert torch.equal(grey.cpu()[0], to_uint8(images, MEAN, STD)[0, channel])
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers import kernels
+from dali_mix.mixers.kernels import threads
 from dali_mix.mixers.masks import FolderMaskParams, FolderMasks, FreeFormMasks, FreeFormParams, mask_out
 
 HEIGHT, WIDTH = 13, 21
@@ -237,13 +238,13 @@ def test_mask_out_refuses(masks, fill, message):
 
 def by_torch(params, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(numba_batch, "available", lambda: False)
+        patch.setattr(kernels, "_load", lambda name: None)
         return FreeFormMasks().masks(params)
 
 
 @pytest.mark.parametrize(("height", "width"), [(61, 97), (224, 150), (1, 33), (20, 1)])
 def test_loops_and_torch_draw_the_same_masks(height, width, monkeypatch):
-    monkeypatch.setattr(numba_batch, "_WORTH_A_THREAD", 1000)
+    monkeypatch.setattr(threads, "_COST_OF_A_THREAD", 1000)
     params = FreeFormMasks(strokes=(1, 5), holes=(0, 4)).sample(9, height, width, generator())
     drawn, wanted = FreeFormMasks().masks(params), by_torch(params, monkeypatch)
     assert drawn.dtype == torch.bool and torch.equal(drawn, wanted)

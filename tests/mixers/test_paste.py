@@ -42,7 +42,7 @@ def test_cutmix_equals_the_loop(dtype, channels_last):
     torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-7)
     assert targets.dtype == torch.float32
     # What runs on a GPU, run here: the same to the bit.
-    gathered = torch_paste.same_place(images, params().permutation, params().boxes)
+    gathered = torch_paste.paste(images, params().permutation, params().boxes)
     assert torch.equal(gathered, wanted)
     assert gathered.stride() == images.stride()
 
@@ -63,7 +63,7 @@ def test_resizemix_nearest_equals_the_loop(dtype, channels_last):
     assert mixed.stride() == images.stride()
     wanted_targets = oracles.targets_area(LABELS, PERMUTATION, params(NOT_EMPTY).lam.double().tolist(), 4)
     torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-7)
-    gathered = torch_paste.nearest(images, drawn.permutation, drawn.boxes)
+    gathered = torch_paste.paste_nearest(images, drawn.permutation, drawn.boxes)
     assert torch.equal(gathered, wanted)
     assert gathered.stride() == images.stride()
 
@@ -88,7 +88,7 @@ def test_resizemix_bilinear_equals_the_loop(dtype, within, channels_last):
     mixer = ResizeMix(4, interpolation="bilinear")
     mixed, _ = mixer.apply(images, torch.tensor(LABELS), drawn)
     wanted = oracles.resizemix_bilinear(images, PERMUTATION, NOT_EMPTY)
-    for ours in (mixed, torch_paste.bilinear(images, drawn.permutation, drawn.boxes)):
+    for ours in (mixed, torch_paste.paste_bilinear(images, drawn.permutation, drawn.boxes)):
         assert ours.dtype == dtype
         torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=within)
         assert ours.stride() == images.stride()

@@ -1,6 +1,7 @@
 """Saliency, torch's and the compiled version, against OpenCV on every pixel and against a loop in plain Python."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 from dali_mix.mixers import fine_grained_saliency
-from dali_mix.mixers.ops import saliency
-from dali_mix.mixers.ops.saliency import peaks
+from dali_mix.mixers.kernels import torch_saliency
+from dali_mix.mixers.ops.saliency import normalized_saliency, peaks
 from tests.mixers.opencv_env import DATA, opencv_maps, opencv_python
 from tests.mixers.pictures import drawn, drawn_pictures, photo_crops
 
@@ -33,7 +34,7 @@ def batch(*pictures):
 def assert_opencv(picture, wanted):
     """`wanted` is OpenCV's map, whose 8 bits wrap where the sum of on and off is above 255."""
     images = batch(picture)
-    sums = saliency._sums(images)
+    sums = torch_saliency._sums(images)
     assert np.array_equal(sums[0].numpy() & 255, wanted)
     clamped = sums.clamp(max=255).to(torch.uint8)
     assert torch.equal(fine_grained_saliency(images), clamped)
@@ -87,13 +88,13 @@ def test_equals_opencv_on_drawn_pictures(name):
 
 
 def test_a_sum_above_255_does_not_wrap():
-    sums = saliency._sums(batch(PICTURES["bowl_180x200"]))
+    sums = torch_saliency._sums(batch(PICTURES["bowl_180x200"]))
     assert (sums > 255).sum() > 10
     with np.load(DATA) as maps:
         assert maps["bowl_180x200"][(sums > 255)[0]].max() < 60, "OpenCV's most salient pixels wrap"
     row, column = peaks(fine_grained_saliency(batch(PICTURES["bowl_180x200"])))
     assert abs(row.item() - 90) <= 4 and abs(column.item() - 100) <= 4
-    torch_maps = saliency._saliency_torch(batch(PICTURES["bowl_180x200"]))
+    torch_maps = torch_saliency.saliency(batch(PICTURES["bowl_180x200"]))
     assert torch.equal(torch_maps, sums.clamp(max=255).to(torch.uint8)), "nor does it by plain operations"
 
 
@@ -117,7 +118,7 @@ def test_equals_the_loop(size):
     for seed in (1, 2):
         picture = drawn(*size, seed)
         wanted = naive(picture)
-        assert np.array_equal(saliency._saliency_torch(batch(picture))[0].numpy(), wanted)
+        assert np.array_equal(torch_saliency.saliency(batch(picture))[0].numpy(), wanted)
         assert np.array_equal(fine_grained_saliency(batch(picture))[0].numpy(), wanted)
 
 
@@ -127,7 +128,7 @@ def test_whole_numbers_scale_as_opencvs_floats_do():
         values = np.arange(most + 1)
         opencvs = 255.0 * (values.astype(np.float32) / np.float32(most)).astype(np.float64)
         assert np.array_equal(255 * values // most, opencvs.astype(np.uint8))
-    found = saliency._to_byte(torch.from_numpy(values.astype(np.float32))[None, None])
+    found = torch_saliency._to_byte(torch.from_numpy(values.astype(np.float32))[None, None])
     assert np.array_equal(found[0, 0].numpy(), 255 * values // most)
 
 
@@ -141,7 +142,7 @@ def test_each_image_as_if_alone(batch_size, channels_last):
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     before = images.clone()
-    for compute in (fine_grained_saliency, saliency._saliency_torch):
+    for compute in (fine_grained_saliency, torch_saliency.saliency):
         maps = compute(images)
         assert (maps.shape, maps.dtype) == ((batch_size, 120, 90), torch.uint8)
         assert maps.is_contiguous()
@@ -154,7 +155,7 @@ def test_views_and_expanded_images():
     wide = batch(drawn(40, 60, 1), drawn(40, 60, 2))
     view = wide[:, :, 3:33, 10:50]
     assert torch.equal(fine_grained_saliency(view), fine_grained_saliency(view.contiguous()))
-    assert torch.equal(fine_grained_saliency(view.flip(1)), saliency._saliency_torch(view.flip(1)))
+    assert torch.equal(fine_grained_saliency(view.flip(1)), torch_saliency.saliency(view.flip(1)))
     grey = wide[:, :1].expand(-1, 3, -1, -1)
     assert torch.equal(fine_grained_saliency(grey), fine_grained_saliency(grey.contiguous()))
 
@@ -164,20 +165,19 @@ def test_one_colour_is_not_salient():
         assert not fine_grained_saliency(torch.full((2, 3, 20, 30), level, dtype=torch.uint8)).any()
 
 
-def test_works_without_numba(tmp_path):
-    """In a process of its own, where numba does not import."""
+def test_works_without_compiling(tmp_path):
+    """In a process of its own."""
     np.save(tmp_path / "image.npy", batch(PICTURES["drawn_48x64"]).numpy())
     code = """
 import sys
-sys.modules["numba"] = None
 import numpy as np, torch
-from dali_mix.mixers import fine_grained_saliency
-from dali_mix.mixers.ops import saliency
-assert saliency._compiled() is None
-np.save(sys.argv[2], fine_grained_saliency(torch.from_numpy(np.load(sys.argv[1]))).numpy())
+from dali_mix.mixers import fine_grained_saliency, kernels
+images = torch.from_numpy(np.load(sys.argv[1]))
+assert kernels.pick("saliency", images).__module__ == "dali_mix.mixers.kernels.torch_saliency"
+np.save(sys.argv[2], fine_grained_saliency(images).numpy())
 """
     command = [sys.executable, "-c", code, str(tmp_path / "image.npy"), str(tmp_path / "map.npy")]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True, timeout=120)
     with np.load(DATA) as maps:
         assert np.array_equal(np.load(tmp_path / "map.npy")[0], maps["drawn_48x64"])
 
@@ -210,4 +210,4 @@ def test_peaks_take_the_first_of_equals_in_reading_order():
 
 def test_what_is_not_normalized_has_no_mean_and_std():
     with pytest.raises(ValueError, match="uint8, not normalized"):
-        saliency.normalized_saliency(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), (0.5,) * 3, (0.2,) * 3)
+        normalized_saliency(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), (0.5,) * 3, (0.2,) * 3)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.mixers import SaliencyMix, fine_grained_saliency
-from dali_mix.mixers.kernels import triton_batch
-from dali_mix.mixers.ops import saliency
-from dali_mix.mixers.ops.saliency import RADII, normalized_saliency, to_uint8
+from dali_mix.mixers import SaliencyMix, fine_grained_saliency, kernels
+from dali_mix.mixers.kernels import torch_saliency
+from dali_mix.mixers.kernels.torch_saliency import RADII
+from dali_mix.mixers.ops.saliency import normalized_saliency, to_uint8
 from tests.mixers.pictures import drawn, drawn_pictures
 from tests.mixers.ties import MEAN, STD, fused_levels, near_ties
 
@@ -37,10 +37,10 @@ def check_sizes(name):
         images = batch(*size, count=2 if name == "small" else 1)
         noise = torch.randint(256, images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         for given in (images, noise.contiguous(memory_format=torch.channels_last)):
-            assert triton_saliency.suits(given)
-            maps = triton_saliency.maps(given)
+            assert triton_saliency.fits(given)
+            maps = triton_saliency.saliency(given)
             assert maps.is_contiguous()
-            assert torch.equal(maps, saliency._saliency_torch(given)), size
+            assert torch.equal(maps, torch_saliency.saliency(given)), size
             assert torch.equal(maps, fine_grained_saliency(given)), size
 
 
@@ -50,12 +50,12 @@ def check_extremes():
     pictures = drawn_pictures()
     for name in ("black_9x14", "white_14x9", "half_20x30", "bowl_180x200"):
         images = torch.from_numpy(pictures[name])[None].permute(0, 3, 1, 2).contiguous()
-        maps = triton_saliency.maps(images)
+        maps = triton_saliency.saliency(images)
         assert torch.equal(maps, fine_grained_saliency(images)), name
         assert maps.any() == ("x14" not in name and "x9" not in name), "one colour is not salient"
     assert (maps == 255).sum() > 10, "above 255"
     for shape in ((0, 3, 20, 30), (0, 3, 1, 1)):
-        assert triton_saliency.maps(torch.empty(shape)).shape == (0, *shape[2:])
+        assert triton_saliency.saliency(torch.empty(shape)).shape == (0, *shape[2:])
 
 
 def check_normalized():
@@ -77,16 +77,20 @@ def check_normalized():
             (torch.bfloat16, torch.contiguous_format),
         )
     ]
-    wanted = [(mixer.saliency(given), saliency._saliency_torch(plain_levels(given, mixer))) for given, mixer in cases]
-    triton_batch.takes, saliency.to_uint8 = triton_batch.suits, None
+    wanted = [(mixer.saliency(given), torch_saliency.saliency(plain_levels(given, mixer))) for given, mixer in cases]
+    on_cuda = kernels.OPERATIONS["normalized_saliency"].compiled[-1]
+    assert on_cuda.module == "triton_saliency"
+    here = kernels.Operation(None, (on_cuda._replace(device="cpu"),))
+    kernels.OPERATIONS.clear()
+    kernels.OPERATIONS["normalized_saliency"] = here
     for (given, mixer), on_cpu in zip(cases, wanted, strict=True):
         maps = mixer.saliency(given.requires_grad_())
         assert all(torch.equal(maps, other) for other in on_cpu), (given.dtype, given.shape)
 
 
 def plain_levels(images, mixer):
-    scale, shift = (torch.tensor([255 * v for v in values])[:, None, None] for values in (mixer.std, mixer.mean))
-    return saliency._to_uint8_torch(images.float(), scale, shift)
+    scale, shift = ([255 * v for v in values] for values in (mixer.std, mixer.mean))
+    return torch_saliency.to_uint8(images.float(), scale, shift)
 
 
 @pytest.mark.parametrize(
@@ -107,18 +111,10 @@ def test_in_the_interpreter(call):
 def test_what_is_left_to_torch():
     from dali_mix.mixers.kernels import triton_saliency
 
-    assert triton_saliency.suits(batch(256, 257))
-    for images in (
-        torch.zeros(1, 3, 257, 257, dtype=torch.uint8),  # sums that float32 rounds
-        torch.zeros(1, 3, 2, 2049, dtype=torch.uint8),
-        torch.zeros(1, 3, 8, 8, dtype=torch.float64),
-        torch.zeros(1, 4, 8, 8),
-        torch.zeros(3, 8, 8),
-        torch.zeros(1, 3, 0, 8),
-        torch.zeros(1, 3, 8, 16)[..., ::2],
-        torch.zeros(1, 3, 8, 8, requires_grad=True),
-    ):
-        assert not triton_saliency.suits(images)
+    assert triton_saliency.fits(batch(256, 257))
+    assert not triton_saliency.fits(torch.zeros(1, 3, 257, 257, dtype=torch.uint8)), "sums that float32 rounds"
+    assert not triton_saliency.fits(torch.zeros(1, 3, 2, 2049, dtype=torch.uint8))
+    assert torch.float64 not in kernels.OPERATIONS["normalized_saliency"].compiled[-1].dtypes
 
 
 def test_normalized_images_on_a_cpu():
@@ -158,13 +154,13 @@ def compiled(kernel, pointers, sizes, constants, floats=(), **options):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "u8"])
 def test_products_round_before_they_are_added(dtype, channels_last):
-    from dali_mix.mixers.kernels import triton_saliency_kernels as kernels
+    from dali_mix.mixers.kernels import triton_saliency
 
     floats = ["s0", "s1", "s2", "m0", "m1", "m2"]
     sizes, strides = (["size"], {"channel": 1}) if channels_last else (["size", "channel"], {"pixel": 1})
     constants = {"pixel": 3, **strides, "FLOATS": dtype != "u8", "BLOCK": 512}
     pointers = {"images": f"*{dtype}", "grey": "*u8"}
-    ptx = compiled(kernels.grey_levels, pointers, sizes, constants, floats, **kernels.UNFUSED)
+    ptx = compiled(triton_saliency.grey_levels, pointers, sizes, constants, floats, **triton_saliency.UNFUSED)
     assert "fma" not in ptx
     if dtype != "u8":
         # "rn" forbids ptxas, too, to contract them.
@@ -172,7 +168,9 @@ def test_products_round_before_they_are_added(dtype, channels_last):
         assert "add.rn.f32" in ptx
         assert "mul.f32" not in ptx
         assert "add.f32" not in ptx
-        assert "fma.rn.f32" in compiled(kernels.grey_levels, pointers, sizes, constants, floats), "by default it fuses"
+        assert "fma.rn.f32" in compiled(triton_saliency.grey_levels, pointers, sizes, constants, floats), (
+            "by default it fuses"
+        )
     if not channels_last:
         assert ("ld.global.b32" if dtype == "u8" else "ld.global.v") in ptx, "four pixels a load"
 
@@ -180,26 +178,26 @@ def test_products_round_before_they_are_added(dtype, channels_last):
 @pytest.mark.parametrize("one", [None, "height", "width"])
 def test_the_others_compile_for_a_gpu(one):
     """A side of 1 arrives as a constant."""
-    from dali_mix.mixers.kernels import triton_saliency_kernels as kernels
+    from dali_mix.mixers.kernels import triton_saliency
 
     sides = [name for name in ("height", "width") if name != one]
     fixed = {one: 1} if one else {}
     compiled(
-        kernels.blur,
+        triton_saliency.blur,
         {"grey": "*u8", "blurred": "*u8", "columns": "*i16"},
         sides,
         {"STRIP": 32, "COLS": 128, **fixed},
         num_warps=2,
     )
     compiled(
-        kernels.integral,
+        triton_saliency.integral,
         {"columns": "*i16", "table": "*i32", "most": "*i32"},
         sides,
         {"STRIP": 32, "ROWS": 16, "COLS": 256, **fixed},
         num_warps=8,
     )
     ptx = compiled(
-        kernels.on_and_off,
+        triton_saliency.on_and_off,
         {"blurred": "*u8", "table": "*i32", "sums": "*i32", "most": "*i32"},
         sides,
         {"RADII": RADII, "ROWS": 4, "COLS": 256, **fixed},
@@ -211,6 +209,8 @@ def test_the_others_compile_for_a_gpu(one):
     assert "div.approx" not in ptx
     assert "local" not in ptx
     if one is None:
-        ptx = compiled(kernels.to_bytes, {"sums": "*i32", "most": "*i32", "maps": "*u8"}, ["size"], {"BLOCK": 512})
+        ptx = compiled(
+            triton_saliency.to_bytes, {"sums": "*i32", "most": "*i32", "maps": "*u8"}, ["size"], {"BLOCK": 512}
+        )
         assert "div.rn" in ptx
         assert "div.full" not in ptx

@@ -11,8 +11,7 @@ from scipy import stats
 
 from dali_mix import mixers
 from dali_mix.mixers import CutMix, MixChoice, SaliencyMix, SaliencyMixParams, fine_grained_saliency
-from dali_mix.mixers.kernels.layout import per_channel
-from dali_mix.mixers.ops import saliency
+from dali_mix.mixers.kernels import torch_saliency
 from dali_mix.mixers.ops.saliency import to_uint8
 from tests.mixers import oracles
 from tests.mixers.pictures import drawn
@@ -169,8 +168,8 @@ LEVELS = torch.arange(256, dtype=torch.uint8).expand(1, 3, 256, 256)
 def both_versions(images, mean, std):
     """to_uint8, the compiled version and torch's, which must agree."""
     levels = to_uint8(images, mean, std)
-    scale, shift = (per_channel([255 * value for value in values], images.device) for values in (std, mean))
-    assert torch.equal(saliency._to_uint8_torch(images.float(), scale, shift), levels)
+    scale, shift = ([255 * value for value in values] for values in (std, mean))
+    assert torch.equal(torch_saliency.to_uint8(images.float(), scale, shift), levels)
     return levels
 
 

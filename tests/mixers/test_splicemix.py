@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 from dali_mix import mixers
-from dali_mix.mixers import MixChoice, SpliceMix, SpliceMixParams
-from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers import MixChoice, SpliceMix, SpliceMixParams, kernels
+from dali_mix.mixers.kernels import threads
 from dali_mix.mixers.ops.targets import union, unite
 from tests.mixers import oracles
 
@@ -99,15 +99,15 @@ def test_equals_the_loop(dtype, within, height, width, channels_last):
     ("height", "width", "channels"), [(30, 42, 3), (37, 23, 3), (3, 2, 1), (5, 224, 4), (13, 8, 2)]
 )
 def test_loops_and_plain_operations_agree(height, width, channels, dtype, channels_last, monkeypatch):
-    monkeypatch.setattr(numba_batch, "_WORTH_A_THREAD", 256)
+    monkeypatch.setattr(threads, "_COST_OF_A_THREAD", 256)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     images = torch.rand(6, channels, height, width, generator=generator()) * 255
     images = (images / 64 - 2 if dtype == torch.float32 else images).to(dtype)
     images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
     before = images.clone()
-    assert numba_batch.takes(images)
+    assert kernels.pick("splice", images).__module__ == "dali_mix.mixers.kernels.numba_splice"
     mixed, targets = SpliceMix().apply(images, torch.eye(6), GRIDS)
-    monkeypatch.setattr(numba_batch, "_kernels", lambda: None)
+    monkeypatch.setattr(kernels, "_load", lambda name: None)
     wanted, wanted_targets = SpliceMix().apply(images, torch.eye(6), GRIDS)
     assert mixed.dtype == dtype and mixed.stride() == wanted.stride() and torch.equal(images, before)
     assert torch.equal(mixed[:6], images) and torch.equal(targets, wanted_targets)

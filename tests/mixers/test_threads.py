@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dali_mix.mixers import CutMix
-from dali_mix.mixers.kernels import numba_batch, threads
+from dali_mix.mixers.kernels import numba_paste, threads
 
 
 def test_jobs_run_side_by_side():
@@ -139,7 +139,7 @@ def test_a_forked_process_starts_its_own():
 
 def test_a_large_batch_is_mixed_on_several_threads(monkeypatch):
     used, together = [], threads.together
-    monkeypatch.setattr(numba_batch, "together", lambda jobs: (used.append(len(jobs)), together(jobs)))
+    monkeypatch.setattr(numba_paste, "together", lambda jobs: (used.append(len(jobs)), together(jobs)))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     CutMix(5)(torch.rand(32, 3, 128, 128), torch.arange(32) % 5)
     assert used == [3]

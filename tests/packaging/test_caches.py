@@ -17,15 +17,15 @@ NOWHERE = "/dev/null/home"  # no folder can be made below it, by root neither
 
 COMPILE = """
 import numpy as np
-from dali_mix.mixers.kernels import numba_loops
-assert numba_loops.inside(np.zeros(1, np.int64), np.zeros((1, 4), np.int64), 1, 4, 4)
-print(sum(numba_loops.inside.stats.cache_hits.values()), numba_loops.inside.stats.cache_path)
+from dali_mix.mixers.kernels import numba_paste_loops
+assert len(numba_paste_loops.chain(np.zeros(1, np.int64), True)[0]) == 1
+print(sum(numba_paste_loops.chain.stats.cache_hits.values()), numba_paste_loops.chain.stats.cache_path)
 """
 
 MIX = """
 import torch
 from dali_mix.mixers import CutMix, SaliencyMix, SpliceMix
-from dali_mix.mixers.kernels import numba_batch
+from dali_mix import compiled
 from dali_mix.pipelines.kernels import fused
 g = torch.Generator().manual_seed(0)
 images = torch.randint(256, (4, 3, 32, 40), dtype=torch.uint8, generator=g)
@@ -33,7 +33,7 @@ targets = torch.arange(4)
 for mixer in (CutMix(4), SaliencyMix(4), SpliceMix(num_classes=4)):
     out, _ = mixer(images, targets, generator=torch.Generator().manual_seed(1))
     print(out.sum().item())
-print(numba_batch.available(), fused.available())
+print(compiled.available(), fused.available())
 """
 
 

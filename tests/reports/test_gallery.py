@@ -20,10 +20,11 @@ from dali_mix.mixers import (
     SpliceMix,
     fine_grained_saliency,
 )
+from dali_mix.mixers.description import pasted
 from dali_mix.mixers.ops.saliency import peaks
 from dali_mix.recordio import RecordSet, write_set
 from dali_mix.reports import gallery
-from dali_mix.reports.columns import Batch, _labels, _shares, mixed
+from dali_mix.reports.columns import Batch, _caption, _labels, mixed
 from dali_mix.reports.gallery import _in_words, parse_mixer
 from dali_mix.reports.samples import natural_size, read_images, read_targets
 from dali_mix.reports.sheet import CAPTION, CELL, GAP, HEAD, MARGIN, TITLE, fitted, row_height, wrapped
@@ -141,6 +142,11 @@ def test_the_seed_decides(tmp_path, two_colors):
     )
     assert first == again
     assert first != other
+
+
+def _shares(targets, row, params, classes):
+    batch = Batch(torch.zeros(len(targets), 3, 8, 8), targets, torch.zeros(3), classes, len(targets))
+    return _caption(pasted(params.permutation, params.lam)[row], batch, targets[row])
 
 
 def test_captions():
@@ -460,7 +466,7 @@ def test_splicemix_of_too_few_images(tmp_path, two_colors):
     write_set(tmp_path / "three", [(flat, 0)] * 3, classes=["one"])
     out = gallery(tmp_path / "three", ["splicemix"], tmp_path / "t.png")
     assert size_of(out)[0] == pytest.approx((2 * MARGIN + 2 * CELL + GAP) * DPI, abs=1)
-    assert (shown(out, 0, 1) == 255).all()  # an empty place
+    assert (shown(out, 0, 1) == 90).all()  # nothing is appended: the image itself
 
 
 def test_every_view_has_a_column(tmp_path, dots):
@@ -485,5 +491,5 @@ def test_captions_of_views_tell_the_paste(dots):
     assert [column.name for column in columns] == ["ResizeMixPlus, view 1", "ResizeMixPlus, view 2"]
     for column in columns:
         for row, picture in enumerate(column.pictures):
-            assert picture.outlines == []
+            assert picture.outlines == ()
             assert picture.caption == _shares(batch.targets, row, paste, batch.classes)

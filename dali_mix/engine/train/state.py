@@ -1,23 +1,43 @@
-"""What a run must remember, in tensors and plain values, and how it goes on from there."""
+"""The state of a run in tensors and plain values, and how a run resumes from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from dali_mix.engine.build import Parts
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.train.ema import ModelEma
 from dali_mix.engine.train.optim import kept_by
+from dali_mix.engine.train.precision import Precision
+from dali_mix.engine.train.progress import Best, Window
 from dali_mix.models import differences
-
-if TYPE_CHECKING:
-    from dali_mix.engine.build import Parts
-    from dali_mix.engine.train.trainer import Trainer
 
 _ANYWAY = "--cfg-options resume_strict=False goes on all the same"
 
 
-def capture(trainer: Trainer) -> dict[str, Any]:
+class Resumable(Protocol):
+    """What of a `Trainer` makes its state."""
+
+    config: RunConfig
+    parts: Parts
+    ranks: Ranks
+    precision: Precision
+    ema: ModelEma | None
+    window: Window
+    best: Best
+    epoch: int
+    step: int
+    offset: int
+    saved_at: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+def capture(trainer: Resumable) -> dict[str, Any]:
     """The state of a run between two optimizer steps; the same on every rank, BatchNorm's statistics aside."""
     parts, scaler = trainer.parts, trainer.precision.scaler
     return {
@@ -42,7 +62,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def recipe(trainer: Trainer) -> dict[str, Any]:
+def recipe(trainer: Resumable) -> dict[str, Any]:
     """Return the run's values as plain JSON types; `amp` as this device understands it."""
     return {**trainer.config.resolved(), "amp": trainer.precision.name}
 
@@ -58,7 +78,7 @@ def facts(parts: Parts) -> dict[str, Any]:
     return {"task": parts.task, "classes": list(parts.classes)}
 
 
-def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
+def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     """Goes on from what `capture` gave. Rates and decays are the recipe's, not the checkpoint's.
 
     Returns:
@@ -112,7 +132,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     ]
 
 
-def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
+def _restore_optimizer(trainer: Resumable, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
     """Load the optimizer's state, or with `resume_strict` off leave it fresh where it is another's, and say so."""
     config, optimizer = trainer.config, trainer.parts.optimizer
     saved, names = state["optimizer"], group_names(trainer.parts)
@@ -151,7 +171,7 @@ def _named(settings: Mapping[str, Any]) -> str:
     return f"{settings.get('type')}({', '.join(f'{k}={v!r}' for k, v in settings.items() if k != 'type')})"
 
 
-def _misfit(trainer: Trainer, saved: Mapping[Any, Any]) -> str:
+def _misfit(trainer: Resumable, saved: Mapping[Any, Any]) -> str:
     """Return what in an optimizer's saved state is not as the recipe's optimizer keeps it; "" if all fits."""
     kept = kept_by(trainer.config.optimizer, trainer.ranks.device)
     parameters = [parameter for group in trainer.parts.optimizer.param_groups for parameter in group["params"]]
@@ -176,7 +196,7 @@ def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
     return value.dim() == parameter.dim() and all(side in (1, wanted) for side, wanted in pairs)
 
 
-def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
+def _restore_average(trainer: Resumable, state: Mapping[str, Any]) -> list[str]:
     """Load the average of the weights; with `resume_strict` off it begins or ends here, and a sentence says so."""
     saved, ema = state.get("ema"), trainer.ema
     if saved and ema is not None:

@@ -9,34 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.kernels import numba_batch
-from dali_mix.mixers.kernels.numba_loops import _compile
-from dali_mix.mixers.kernels.threads import together
+from dali_mix.compiled import jit
+from dali_mix.mixers.kernels.threads import cut, threads_for, together
 
 
-def draw(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
-    """(B,H,W) bool: True nearer than its radius to a line or a disc's centre.
-
-    Args:
-        lines: (B,n,6) float32: y, x of the start, y, x of the direction, length, radius. discs: (B,m,3): y, x, radius.
-    """
+def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
+    """Arguments and result as of `ops.masks.draw_masks`."""
     # A disc is a line of no length. Its distance is rounded as with any direction of 0 and 1: there is no rounding.
     sideways = torch.tensor([0.0, 1.0, 0.0]).expand(*discs.shape[:2], 3)
     shapes = torch.cat([lines, torch.cat([discs[..., :2], sideways, discs[..., 2:]], dim=2)], dim=1).contiguous()
     removed = np.zeros((len(shapes), height, width), np.bool_)
-    threads = numba_batch.threads_for(len(shapes), removed.size * shapes.shape[1])
-    parts = np.array_split(np.arange(len(shapes)), threads)
-    together([functools.partial(_draw, shapes.numpy(), removed, part) for part in parts])
+    parts = cut(len(shapes), threads_for(len(shapes), removed.size * shapes.shape[1]))
+    together([functools.partial(_draw, shapes[part].numpy(), removed[part]) for part in parts])
     return torch.from_numpy(removed)
 
 
-@_compile
-def _draw(shapes: Any, removed: Any, order: Any) -> None:
-    """The masks in `order`. The same float32 operations in the same order as by torch, so the same bits."""
+@jit
+def _draw(shapes: Any, removed: Any) -> None:
+    """The same float32 operations in the same order as by torch, so the same bits."""
     _, height, width = removed.shape
     rows = np.arange(height).astype(np.float32) + np.float32(0.5)
     cols = np.arange(width).astype(np.float32) + np.float32(0.5)
-    for i in order:
+    for i in range(len(shapes)):
         for n in range(shapes.shape[1]):
             y, x, along_y, along_x, length, radius = shapes[i, n]
             if radius == 0:
@@ -57,7 +51,7 @@ def _draw(shapes: Any, removed: Any, order: Any) -> None:
                     line[k] |= beyond * beyond + across * across < limit
 
 
-@_compile
+@jit
 def _reach(low: float, high: float, size: int) -> Any:
     """The pixels from low to high, of 0 … size - 1; all of them where that is no number."""
     if not (low > -1e9 and high < 1e9):

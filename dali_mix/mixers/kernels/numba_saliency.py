@@ -1,68 +1,54 @@
-"""`fine_grained_saliency` and `to_uint8` on a CPU: image by image, small enough for the cache, compiled by numba.
+"""Fine-grained saliency on a CPU: image by image, small enough for the cache, compiled by numba.
 
-The same numbers as the torch versions in `saliency.py`, to the bit; see there for what is computed.
+The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+import torch
+from torch import Tensor
 
-from dali_mix.compiled import compiled
-from dali_mix.mixers.kernels.threads import together
+from dali_mix.compiled import jit
+from dali_mix.mixers.kernels.threads import cut, threads_for, together
+
+_COST = 16  # a pixel takes as long as copying this many bytes
 
 RADII = np.array((12, 24, 48, 28, 56, 112))
 REACH = 112  # the largest radius: rows of the integral image go on that far, so that no column needs a test
 
-# One signature each, whatever the strides of the images, which may be channels_last.
-MAPS = types.void(types.Array(types.uint8, 4, "A", readonly=True), types.uint8[:, :, ::1])
-LEVELS = types.void(
-    types.Array(types.float32, 4, "A", readonly=True),
-    *(types.Array(types.float32, 1, "C", readonly=True),) * 2,
-    types.uint8[:, :, :, ::1],
-)
 
-
-def maps(images: np.ndarray, threads: int) -> np.ndarray:
+def saliency(images: Tensor) -> Tensor:
     """(B,3,H,W) uint8 → (B,H,W) uint8."""
     out = np.empty((len(images), *images.shape[2:]), np.uint8)
-    kernel = _compiled(_maps, MAPS)
-    _share(lambda part: kernel(images[part], out[part]), len(images), out.size, threads)
-    return out
+    _share(_maps, images, out)
+    return torch.from_numpy(out)
 
 
-def levels(images: np.ndarray, scale: np.ndarray, shift: np.ndarray, threads: int) -> np.ndarray:
-    """(B,3,H,W) float32 → uint8, round(x · scale + shift) clipped; scale, shift: (3,) float32."""
+def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+    """`saliency` of `to_uint8`."""
+    return saliency(to_uint8(images.float(), scale, shift))
+
+
+def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+    """(B,3,H,W) float32 → uint8, round(x · scale + shift), clipped. scale, shift: one number a channel."""
     out = np.empty(images.shape, np.uint8)
-    kernel = _compiled(_levels, LEVELS)
-    _share(lambda part: kernel(images[part], scale, shift, out[part]), len(images), out.size, threads)
-    return out
+    _share(_levels, images, out, np.array(scale, np.float32), np.array(shift, np.float32))
+    return torch.from_numpy(out)
 
 
-def _share(work: Callable[[slice], None], count: int, pixels: int, threads: int) -> None:
-    """`work` on slices of `count` images, side by side; numba's own threads do not survive a fork, and must not be
-    entered by two of our caller's threads at once.
-    """
-    threads = min(threads, count)
-    if threads < 2 or pixels < 65536:  # waking a thread takes as long as a few small images
-        work(slice(0, count))
-        return
-    ends = [count * k // threads for k in range(threads + 1)]
-    together([functools.partial(work, slice(start, end)) for start, end in itertools.pairwise(ends)])
+def _share(kernel: Any, images: Tensor, out: Any, *constants: Any) -> None:
+    batch = images.numpy()
+    parts = cut(len(out), threads_for(len(out), out.size * _COST))
+    together([functools.partial(kernel, batch[part], out[part], *constants) for part in parts])
 
 
-@functools.cache
-def _compiled(function: Callable[..., None], signature: Any) -> Callable[..., None]:
-    """Return the kernel, compiled on the first call."""
-    return compiled(njit, signature, nogil=True, error_model="numpy")(function)
-
-
-def _levels(images: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.ndarray) -> None:
+@jit
+def _levels(images: Any, out: Any, scale: Any, shift: Any) -> None:
     for i in range(len(images)):
         for c in range(3):
             plane = images[i, c]
@@ -72,8 +58,8 @@ def _levels(images: np.ndarray, scale: np.ndarray, shift: np.ndarray, out: np.nd
                     out[i, c, y, x] = np.uint8(min(max(level, np.float32(0)), np.float32(255)))
 
 
-@njit(nogil=True, error_model="numpy")
-def _blur(source: np.ndarray, out: np.ndarray) -> None:
+@jit
+def _blur(source: Any, out: Any) -> None:
     height, width = source.shape
     column = np.empty(width + 2, np.int32)
     for y in range(height):
@@ -89,16 +75,16 @@ def _blur(source: np.ndarray, out: np.ndarray) -> None:
             out[y, x] = (column[x] + 2 * column[x + 1] + column[x + 2] + 8) >> 4
 
 
-@njit(nogil=True, error_model="numpy")
+@jit
 def _add_row(
-    above: np.ndarray,
-    below: np.ndarray,
-    grey: np.ndarray,
+    above: Any,
+    below: Any,
+    grey: Any,
     radius: int,
     rows: int,
-    columns: np.ndarray,
-    difference: np.ndarray,
-    magnitude: np.ndarray,
+    columns: Any,
+    difference: Any,
+    magnitude: Any,
 ) -> None:
     """Adds one radius to one row of sums; `above` and `below` are rows of the padded integral image."""
     width = len(grey)
@@ -113,7 +99,8 @@ def _add_row(
         magnitude[x] += abs(step)
 
 
-def _maps(images: np.ndarray, out: np.ndarray) -> None:
+@jit
+def _maps(images: Any, out: Any) -> None:
     count, _, height, width = images.shape
     out[:] = 0
     if height * width == 1:  # no surround at all

@@ -4,7 +4,7 @@ An image is copied to its place when the first cell that shows it is made, so th
 images that no cell shows are copied on their own. Cells are resized straight into the image appended; where the tiling
 does not fill it, into a float32 tiling of one image, small enough for the cache, and from there.
 
-Batches are flat arrays in the order of memory, and `shape` is (planes, height, width, pixel), as in `numba_loops`.
+Batches are flat arrays in memory order, and `shape` is (planes, height, width, pixel), as in `numba_paste_loops`.
 """
 
 from __future__ import annotations
@@ -17,72 +17,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.kernels import numba_batch
-from dali_mix.mixers.kernels.numba_loops import _compile, _memcpy
-from dali_mix.mixers.kernels.threads import together
+from dali_mix.compiled import jit, memcpy
+from dali_mix.mixers.kernels.threads import cut, threads_for, together
+from dali_mix.mixers.layout import empty_on_huge_pages, flat, image_shape, int64
 
 
-def splice(images: Tensor, grids: Sequence[tuple[int, int, Any, Any]]) -> Tensor:
-    """`images`, then those of the grids.
-
-    Args:
-        images: (B,C,H,W) float32 or uint8, as `cpu.takes` allows.
-        grids: each (rows, cols, sources (n, rows · cols) int64 in 0 … B - 1, dropped (n, rows · cols) bool).
-    """
-    shown = np.concatenate([sources.reshape(-1) for _, _, sources, _ in grids])
+def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> Tensor:
+    """Arguments and result as of `ops.splice.splice`."""
+    tilings = [(rows, cols, int64(sources), dropped.numpy()) for rows, cols, sources, dropped in grids]
+    shown = np.concatenate([sources.reshape(-1) for _, _, sources, _ in tilings])
     _, first_shown = np.unique(shown, return_index=True)
     copies = np.zeros(len(shown), np.bool_)
     copies[first_shown] = True
-    on_their_own = np.setdiff1d(np.arange(len(images)), shown)
-    out = numba_batch.fresh(images, len(images) + sum(len(sources) for _, _, sources, _ in grids))
-    batch, result, shape = (
-        numba_batch.flat(images, images.dtype),
-        numba_batch.flat(out, images.dtype),
-        numba_batch.shape(images),
-    )
-    threads = numba_batch.threads_for(len(out), out.nbytes)
+    not_shown = np.setdiff1d(np.arange(len(images)), shown)
+    out = empty_on_huge_pages(images, len(images) + sum(len(sources) for _, _, sources, _ in tilings))
+    batch, result, shape = flat(images, images.dtype), flat(out, images.dtype), image_shape(images)
+    rounded = images.dtype == torch.uint8
+    threads = threads_for(len(out), out.nbytes)
 
     def work(thread: int) -> None:
-        _copy_images(batch, result, np.array_split(on_their_own, threads)[thread], images[:1].numel())
-        place, cell = len(images), 0
-        for rows, cols, sources, dropped in grids:
-            tiles = np.array_split(np.arange(len(sources)), threads)[thread]
+        _copy_images(batch, result, not_shown[cut(len(not_shown), threads)[thread]], images[:1].numel())
+        first, cell = len(images), 0
+        for rows, cols, sources, dropped in tilings:
+            part = cut(len(sources), threads)[thread]
             copied = copies[cell : cell + sources.size].reshape(sources.shape)
-            rounded = images.dtype == torch.uint8
-            _tile(batch, result, place, sources, dropped, copied, tiles, rows, cols, shape, rounded)
-            place, cell = place + len(sources), cell + sources.size
+            at = first + part.start
+            _tile(batch, result, at, sources[part], dropped[part], copied[part], rows, cols, shape, rounded)
+            first, cell = first + len(sources), cell + sources.size
 
     together([functools.partial(work, thread) for thread in range(threads)])
     return out
 
 
-@_compile
+@jit
 def _copy_images(images: Any, out: Any, numbers: Any, size: int) -> None:
     for i in numbers:
         _copy_image(images, out, i * size, size)
 
 
-@_compile
+@jit
 def _copy_image(images: Any, out: Any, start: int, size: int) -> None:
-    # Not `_copy` of numba_loops: what is compiled here would not be compiled anew when that changes.
-    _memcpy(out.ctypes.data + start * out.itemsize, images.ctypes.data + start * images.itemsize, size * out.itemsize)
+    memcpy(out.ctypes.data + start * out.itemsize, images.ctypes.data + start * images.itemsize, size * out.itemsize)
 
 
-@_compile
+@jit
 def _tile(
     images: Any,
     out: Any,
-    place: int,
+    first: int,
     sources: Any,
     dropped: Any,
     copied: Any,
-    tiles: Any,
     rows: int,
     cols: int,
     shape: Any,
     rounded: bool,
 ) -> None:
-    """Makes the images of a grid whose numbers are in `tiles`; they lie in `out` from image `place` on.
+    """Make images of a grid, which are in `out` from image `first` on.
 
     sources, dropped, copied: (n, rows · cols); copied: True where the image shown is to be copied as well.
     """
@@ -92,8 +83,8 @@ def _tile(
     row, size = width * pixel, planes * height * width * pixel
     exact = tiled == shape
     tiling = np.empty(0 if exact else planes * tiled[1] * tiled[2] * pixel, np.float32)
-    for t in tiles:
-        image = (place + t) * size
+    for t in range(len(sources)):
+        image = (first + t) * size
         for cell in range(rows * cols):
             source = sources[t, cell] * size
             top, left = cell // cols * cell_h, cell % cols * cell_w
@@ -112,7 +103,7 @@ def _tile(
             _fill(tiling, 0, tiled, False, out, image, row, height, height, width, rounded)
 
 
-@_compile
+@jit
 def _fill(
     source: Any,
     start: int,

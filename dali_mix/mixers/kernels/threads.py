@@ -8,8 +8,24 @@ its own. They keep the processors they were started on, whatever the process is 
 from __future__ import annotations
 
 import _thread
+import itertools
 import os
 from collections.abc import Callable, Sequence
+
+import torch
+
+_COST_OF_A_THREAD = 1 << 20  # bytes that are copied in the time that a thread must save
+
+
+def threads_for(count: int, cost: int) -> int:
+    """Return how many threads to share `count` images among. cost: of all of them, in bytes copied in the same time."""
+    return max(1, min(torch.get_num_threads(), count, cost // _COST_OF_A_THREAD))
+
+
+def cut(count: int, parts: int) -> list[slice]:
+    """Return `parts` slices of about the same length that cover `count`; numpy's array_split takes 30 µs."""
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(bounds)]
 
 
 class _Job:

@@ -1,6 +1,6 @@
-"""Pasting in plain torch operations: any device, dtype and layout, differentiable, and open to torch.compile.
+"""Pasting and blending in plain torch operations: any device, dtype and memory format, open to torch.compile.
 
-What the compiled loops (`numba_batch`) and the GPU kernels (`triton_batch`) do, without looking at the numbers.
+Arguments and results are those of `ops.paste` and `ops.blend`.
 """
 
 from __future__ import annotations
@@ -8,30 +8,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.kernels.layout import keep_format
-from dali_mix.mixers.ops import boxes as box_ops
+from dali_mix.mixers.kernels.torch_per_image import inside
+from dali_mix.mixers.layout import keep_format
 
 
-def same_place(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
-    """Image i with the pixels of image permutation[i] inside box i; arguments as of `paste.paste_boxes`."""
+def paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
+    """Image i with the pixels of image permutation[i] inside box i."""
     height, width = images.shape[2:]
-    mask = box_ops.inside(boxes, height, width)[:, None]
-    return keep_format(torch.where(mask, images[permutation], images), images)
+    mask = inside(boxes, height, width)[:, None]
+    return _result(torch.where(mask, images[permutation], images), images, inplace)
 
 
-def nearest(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
+def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
     """Image i with image permutation[i], shrunk by nearest neighbour, inside box i, by one gather."""
     batch_size, _, height, width = images.shape
     itself = torch.arange(batch_size, device=images.device)
     rows = torch.arange(height, device=images.device)
     cols = torch.arange(width, device=images.device)
     top, left, box_h, box_w = boxes[:, :, None].unbind(1)
-    pasted = box_ops.inside(boxes, height, width)
+    pasted = inside(boxes, height, width)
     from_image = torch.where(pasted, permutation[:, None, None], itself[:, None, None])
     from_row = torch.where(pasted, nearest_source(rows - top, box_h, height)[:, :, None], rows[:, None])
     from_col = torch.where(pasted, nearest_source(cols - left, box_w, width)[:, None, :], cols)
     mixed_bhwc = images.permute(0, 2, 3, 1)[from_image, from_row, from_col]
-    return keep_format(mixed_bhwc.permute(0, 3, 1, 2), images)
+    return _result(mixed_bhwc.permute(0, 3, 1, 2), images, inplace)
 
 
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
@@ -42,7 +42,7 @@ def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
     return (pixel.float() * ratio).floor().long()
 
 
-def bilinear(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
+def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
     """Image i with image permutation[i], shrunk by an antialiased bilinear filter, inside box i.
 
     Two matrix products an image, rows and columns, each with its own weights. They are taken in float64, which neither
@@ -57,8 +57,8 @@ def bilinear(images: Tensor, permutation: Tensor, boxes: Tensor) -> Tensor:
     if not images.is_floating_point():
         # To float32 first, as the loops sum: a tie must not depend on the last bits of a float64.
         resized = resized.float().round()
-    mask = box_ops.inside(boxes, height, width)[:, None]
-    return keep_format(torch.where(mask, resized.to(images.dtype), images), images)
+    mask = inside(boxes, height, width)[:, None]
+    return _result(torch.where(mask, resized.to(images.dtype), images), images, inplace)
 
 
 def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
@@ -72,13 +72,13 @@ def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
     return weights / weights.sum(-1, keepdim=True).clamp_min(1)
 
 
-def zeros(images: Tensor, boxes: Tensor) -> Tensor:
+def erase(images: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
     """Image i with zeros inside box i."""
-    mask = box_ops.inside(boxes, *images.shape[2:])[:, None]
-    return keep_format(images.masked_fill(mask, 0), images)
+    mask = inside(boxes, *images.shape[2:])[:, None]
+    return _result(images.masked_fill(mask, 0), images, inplace)
 
 
-def blend(images: Tensor, permutation: Tensor, lam: Tensor) -> Tensor:
+def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool = False) -> Tensor:
     """lam · image + (1 - lam) · partner, taken in float32 (float64 for float64 images)."""
     wide = torch.float64 if images.dtype == torch.float64 else torch.float32
     partners = images[permutation].to(wide)
@@ -86,4 +86,8 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor) -> Tensor:
     mixed = partners.lerp_(images.to(wide), lam[:, None, None, None].to(wide))
     if not images.is_floating_point():
         mixed = mixed.round()
-    return keep_format(mixed.to(images.dtype), images)
+    return _result(mixed.to(images.dtype), images, inplace)
+
+
+def _result(mixed: Tensor, images: Tensor, inplace: bool) -> Tensor:
+    return images.copy_(mixed) if inplace else keep_format(mixed, images)

@@ -1,8 +1,8 @@
-"""`fine_grained_saliency` on a CUDA device: five launches a batch, straight from normalized images where need be.
+"""Fine-grained saliency on a CUDA device: five launches a batch, straight from normalized images if need be.
 
-Host code only; the Triton kernels are in `triton_saliency_kernels`. The same numbers as the torch versions in
-`mixers.ops.saliency`, to the bit; see there for what is computed. Images whose sums float32 does not hold are left to
-those.
+The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed. Sums are whole numbers below
+2^24 throughout, so that float32 holds them and the order of additions does not matter. A program reads only what
+earlier launches wrote, and writes values of its own; maxima alone are shared, by atomics.
 """
 
 from __future__ import annotations
@@ -10,30 +10,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from dali_mix.mixers.kernels import triton_batch
-from dali_mix.mixers.kernels import triton_saliency_kernels as kernels
-from dali_mix.mixers.ops.saliency import EXACT, RADII
+from dali_mix.mixers.kernels import triton_paste
+from dali_mix.mixers.kernels.torch_saliency import EXACT, RADII
 
 WIDEST = 2048  # a program takes rows whole
 STRIP = 32  # rows that are blurred and summed together
 BLOCK, TILE = 512, 1024  # four pixels a thread
 
 
-def suits(images: Tensor) -> bool:
-    """Whether the kernels take a batch of this kind and size; `gpu.takes` says whether it is where they run."""
-    if images.ndim != 4 or images.shape[1] != 3 or not triton_batch.suits(images, triton_batch.BLENDED):
-        return False
+# Products are to round before they are added, as on a CPU: no fused multiply-add, in Triton's compiler or ptxas.
+UNFUSED = {"enable_fp_fusion": False}
+
+
+def fits(images: Tensor) -> bool:
+    """Return True for images that a program takes a row of, and whose sums float32 holds."""
     height, width = images.shape[2:]
-    return 1 <= height * width <= EXACT // 255 and width <= WIDEST
+    return triton_paste.fits(images) and height * width <= EXACT // 255 and width <= WIDEST
 
 
-def maps(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence[float] = (0, 0, 0)) -> Tensor:
-    """(B,3,H,W), as `suits` allows, → (B,H,W) uint8. Floating-point images are brought to grey levels, 0 … 255, by
-    round(x · scale + shift), three numbers each; they go to the kernel by value, so that a CUDA graph keeps them.
+def saliency(images: Tensor) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) uint8."""
+    return normalized_saliency(images, (1, 1, 1), (0, 0, 0))
+
+
+def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+    """`saliency`; floating-point images are brought to grey levels, 0 … 255, by round(x · scale + shift).
+
+    scale, shift: three numbers each, which go to the kernel by value, so that a CUDA graph keeps them.
     """
-    images = images.detach()
     count, _, height, width = images.shape
     size = height * width
     out = torch.empty(count, height, width, dtype=torch.uint8, device=images.device)
@@ -49,19 +57,172 @@ def maps(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence[flo
     flat = (-(-size // BLOCK), count)
     whole = max(32, 1 << (width - 1).bit_length())
     rows, narrow, cols = min(STRIP, 4096 // whole), min(128, whole), min(256, whole)
-    with triton_batch.device_of(images):
-        kernels.grey_levels[flat](
-            triton_batch.in_order(images), grey, size, channel, pixel, *map(float, (*scale, *shift)),
-            FLOATS=images.is_floating_point(), BLOCK=BLOCK, **kernels.UNFUSED,
+    with triton_paste.device_of(images):
+        grey_levels[flat](
+            triton_paste.in_order(images), grey, size, channel, pixel, *map(float, (*scale, *shift)),
+            FLOATS=images.is_floating_point(), BLOCK=BLOCK, **UNFUSED,
         )  # fmt: skip
-        kernels.blur[-(-height // STRIP), -(-width // narrow), count](
+        blur[-(-height // STRIP), -(-width // narrow), count](
             grey, blurred, columns, height, width, STRIP=STRIP, COLS=narrow, num_warps=max(1, narrow // 64)
         )
-        kernels.integral[-(-height // rows), count](
+        integral[-(-height // rows), count](
             columns, table, most, height, width, STRIP=STRIP, ROWS=rows, COLS=whole, num_warps=8
         )
-        kernels.on_and_off[-(-height // (TILE // cols)), -(-width // cols), count](
+        on_and_off[-(-height // (TILE // cols)), -(-width // cols), count](
             blurred, table, sums, most, height, width, RADII=RADII, ROWS=TILE // cols, COLS=cols, num_warps=8
         )
-        kernels.to_bytes[flat](sums, most, out, size, BLOCK=BLOCK)
+        to_bytes[flat](sums, most, out, size, BLOCK=BLOCK)
     return out
+
+
+@triton.jit
+def grey_levels(
+    images, grey, size, channel, pixel, s0, s1, s2, m0, m1, m2, FLOATS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """(B,3,H,W), in either format, → (B,H,W) uint8, for BLOCK of an image's `size` pixels. To be launched `UNFUSED`.
+
+    channel, pixel: steps in memory from one channel and pixel to the next. s0 … m2: with FLOATS, what levels are: the
+    nearest whole number to x · s + m, clipped to 0 … 255.
+    """
+    i = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    start = images + i * 3 * size
+    red = tl.load(start + at * pixel, mask=inside, other=0)
+    green = tl.load(start + channel + at * pixel, mask=inside, other=0)
+    blue = tl.load(start + 2 * channel + at * pixel, mask=inside, other=0)
+    if FLOATS:
+        red, green, blue = _level(red, s0, m0), _level(green, s1, m1), _level(blue, s2, m2)
+    total = 9798 * red.to(tl.int32) + 19235 * green.to(tl.int32) + 3735 * blue.to(tl.int32)
+    tl.store(grey + i * size + at, ((total + 16384) >> 15).to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def _level(x, scale, shift):
+    level = tl.minimum(tl.maximum(x.to(tl.float32) * scale + shift, 0.0), 255.0)
+    # Beside 2^23 a float32 has no digits behind the point: the sum is rounded, ties to even.
+    return (level + 8388608.0) - 8388608.0
+
+
+@triton.jit
+def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.constexpr):
+    """Blurs twice: COLS columns of a strip of STRIP rows of one image, from top to bottom.
+
+    grey, blurred: (B,H,W) uint8. columns: (B,H,W) int16, for each pixel the sum of those above it in its strip and of
+    itself, blurred.
+    """
+    strip = tl.program_id(0)
+    i = tl.program_id(2).to(tl.int64)
+    x = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    grey += i * height * width
+    blurred += i * height * width
+    columns += i * height * width
+    # Five columns of grey make three of the first blur, which make one of the second; rows come one by one, and the
+    # last two are kept. A mirrored image's blur is the blur's mirrored image, so only places in `grey` are mirrored.
+    x0, x1, x2 = _mirrored(x - 2, width), _mirrored(x - 1, width), tl.minimum(x, width - 1)
+    x3, x4 = _mirrored(x + 1, width), _mirrored(x + 2, width)
+    nothing = tl.zeros((COLS,), dtype=tl.int32)
+    old0, old1, old2, last0, last1, last2 = nothing, nothing, nothing, nothing, nothing, nothing
+    old, last, total = nothing, nothing, nothing
+    for step in range(STRIP + 4):
+        row = grey + _mirrored(strip * STRIP + (step - 2), height) * width
+        g0, g1, g2 = tl.load(row + x0).to(tl.int32), tl.load(row + x1).to(tl.int32), tl.load(row + x2).to(tl.int32)
+        g3, g4 = tl.load(row + x3).to(tl.int32), tl.load(row + x4).to(tl.int32)
+        now0, now1, now2 = g0 + 2 * g1 + g2, g1 + 2 * g2 + g3, g2 + 2 * g3 + g4
+        now = (old0 + 2 * last0 + now0 + 8) >> 4
+        now += 2 * ((old1 + 2 * last1 + now1 + 8) >> 4)
+        now += (old2 + 2 * last2 + now2 + 8) >> 4
+        y = strip * STRIP + (step - 4)  # the row that is complete
+        if (step >= 4) & (y < height):
+            level = (old + 2 * last + now + 8) >> 4
+            total += level
+            tl.store(blurred + y * width + x, level.to(tl.uint8), mask=x < width)
+            tl.store(columns + y * width + x, total.to(tl.int16), mask=x < width)
+        old0, old1, old2, last0, last1, last2 = last0, last1, last2, now0, now1, now2
+        old, last = last, now
+
+
+@triton.jit
+def _mirrored(place, size):
+    """`place`, at most two outside 0 … size - 1, reflected at the border without repeating it."""
+    last = size - 1
+    return tl.minimum(tl.abs(last - tl.abs(last - tl.abs(place))), last)
+
+
+@triton.jit
+def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The integral image: what `blur` summed within strips is summed over the strips above and to the left.
+
+    A program makes ROWS rows, which divide a strip; COLS ≥ W. table: (B, H+1, W+1) int32, the first row and column
+    zero. most: (B,2) int32, becomes zero.
+    """
+    i = tl.program_id(1).to(tl.int64)
+    first = tl.program_id(0) * ROWS
+    x, line = tl.arange(0, COLS), tl.arange(0, ROWS)
+    columns += i * height * width
+    table += i * (height + 1) * (width + 1)
+    if first == 0:
+        tl.store(most + 2 * i + tl.arange(0, 2), tl.zeros((2,), dtype=tl.int32))
+        tl.store(table + x, tl.zeros((COLS,), dtype=tl.int32), mask=x < width)
+        tl.store(table + width, 0)
+    above = tl.zeros((COLS,), dtype=tl.int32)
+    for last in range(STRIP - 1, first, STRIP * ROWS):  # the last rows of ROWS strips at a time
+        y = last + line * STRIP
+        inside = (y < first)[:, None] & (x < width)[None, :]
+        above += tl.sum(tl.load(columns + (y * width)[:, None] + x[None, :], mask=inside, other=0).to(tl.int32), 0)
+    y = first + line
+    inside = (y < height)[:, None] & (x < width)[None, :]
+    own = tl.load(columns + (y * width)[:, None] + x[None, :], mask=inside, other=0).to(tl.int32)
+    below = table + (y + 1) * (width + 1)
+    tl.store(below, tl.zeros((ROWS,), dtype=tl.int32), mask=y < height)
+    tl.store(below[:, None] + (x + 1)[None, :], tl.cumsum(own + above[None, :], 1), mask=inside)
+
+
+@triton.jit
+def on_and_off(
+    blurred, table, sums, most, height, width, RADII: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
+):  # fmt: skip
+    """Σ_r ⌊on⌋ + 2^16 · Σ_r ⌊off⌋ for a tile of one image, (B,H,W) int32, and each image's maxima of both.
+
+    There must be two pixels at least.
+    """
+    i = tl.program_id(2).to(tl.int64)
+    tile_y = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    tile_x = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    # Beyond the border a tile computes the last pixel again, so that only storing needs a mask.
+    y, x = tl.minimum(tile_y, height - 1), tl.minimum(tile_x, width - 1)
+    table += i * (height + 1) * (width + 1)
+    level = tl.load(blurred + i * height * width + (y * width)[:, None] + x[None, :]).to(tl.int32)
+    on, off = tl.zeros((ROWS, COLS), dtype=tl.int32), tl.zeros((ROWS, COLS), dtype=tl.int32)
+    for k in tl.static_range(len(RADII)):
+        top, bottom = tl.maximum(y - (RADII[k] - 1), 0), tl.minimum(y + (RADII[k] + 1), height)
+        left, right = tl.maximum(x - (RADII[k] - 1), 0), tl.minimum(x + (RADII[k] + 1), width)
+        above, below = table + top * (width + 1), table + bottom * (width + 1)
+        total = tl.load(below[:, None] + right[None, :]) - tl.load(below[:, None] + left[None, :])
+        total += tl.load(above[:, None] + left[None, :]) - tl.load(above[:, None] + right[None, :])
+        others = (bottom - top).to(tl.float32)[:, None] * (right - left).to(tl.float32)[None, :] - 1.0
+        step = (level.to(tl.float32) - tl.div_rn((total - level).to(tl.float32), others)).to(tl.int32)
+        on += tl.maximum(step, 0)
+        off += tl.maximum(-step, 0)
+    inside = (tile_y < height)[:, None] & (tile_x < width)[None, :]
+    tl.store(sums + i * height * width + (tile_y * width)[:, None] + tile_x[None, :], on + off * 65536, mask=inside)
+    tl.atomic_max(most + 2 * i, tl.max(tl.max(on, 1), 0))
+    tl.atomic_max(most + 2 * i + 1, tl.max(tl.max(off, 1), 0))
+
+
+@triton.jit
+def to_bytes(sums, most, maps, size, BLOCK: tl.constexpr):
+    """Both sums of BLOCK of an image's `size` pixels by their maxima, ⌊255 · sum / maximum⌋, added: (B,H,W) uint8."""
+    i = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    both = tl.load(sums + i * size + at, mask=inside, other=0)
+    on = _share(both & 65535, tl.load(most + 2 * i))
+    off = _share(both >> 16, tl.load(most + 2 * i + 1))
+    tl.store(maps + i * size + at, tl.minimum(on + off, 255).to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def _share(value, most):
+    # Maxima are at most 6 · 255: a quotient that is no whole number is too far from one to be rounded to it.
+    return tl.div_rn((255 * value).to(tl.float32), tl.maximum(most, 1).to(tl.float32)).to(tl.int32)

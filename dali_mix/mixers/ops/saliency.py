@@ -18,19 +18,13 @@ become the least: ours stays at 255.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.kernels import triton_batch
-from dali_mix.mixers.kernels.layout import per_channel
-
-RADII = (12, 24, 48, 28, 56, 112)
-GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue
-EXACT = 1 << 24  # float32 holds every integer up to here
+from dali_mix.mixers import kernels
+from dali_mix.mixers.layout import keep_format
 
 
 def fine_grained_saliency(images: Tensor) -> Tensor:
@@ -48,28 +42,23 @@ def fine_grained_saliency(images: Tensor) -> Tensor:
     Raises:
         ValueError: another shape or dtype.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(f"images have shape {tuple(images.shape)}: saliency takes (B,3,H,W), H and W at least 1")
+    _check_shape(images)
     if images.dtype != torch.uint8:
         raise ValueError(f"images are {images.dtype}: saliency takes uint8, 0 … 255")
-    compiled, fused = _compiled_for(images), _fused_for(images)
-    if compiled is not None:
-        return torch.from_numpy(compiled.maps(images.numpy(), torch.get_num_threads()))
-    return _saliency_torch(images) if fused is None else fused.maps(images)
+    images = keep_format(images, images)
+    return kernels.pick("saliency", images)(images)
 
 
 def normalized_saliency(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """`fine_grained_saliency(to_uint8(images, mean, std))`; on CUDA the grey levels need no batch of their own.
+    """`fine_grained_saliency(to_uint8(images, mean, std))`; Triton keeps the grey levels in registers.
 
     Args, returns and raises: as those two; also ValueError where images are not floating-point.
     """
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}, not normalized: take fine_grained_saliency")
-    images = images.detach()
-    fused = _fused_for(images)
-    if fused is None:
-        return fine_grained_saliency(to_uint8(images, mean, std))
-    return fused.maps(images, [255 * value for value in std], [255 * value for value in mean])
+    _check_shape(images)
+    images = keep_format(images.detach(), images)
+    return kernels.pick("normalized_saliency", images)(images, _times_255(std), _times_255(mean))
 
 
 def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -84,14 +73,8 @@ def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     Returns:
         (B,3,H,W) uint8, contiguous, on the images' device, without waiting for a GPU.
     """
-    compiled = _compiled_for(images)
-    scale, shift = (per_channel([255 * value for value in values], images.device) for values in (std, mean))
     images = images.detach().float()
-    if compiled is None:
-        return _to_uint8_torch(images, scale, shift)
-    return torch.from_numpy(
-        compiled.levels(images.numpy(), scale.flatten().numpy(), shift.flatten().numpy(), torch.get_num_threads())
-    )
+    return kernels.pick("to_uint8", images)(images, _times_255(std), _times_255(mean))
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,112 +83,15 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         maps: (B,H,W), H and W ≥ 1.
     """
-    place = maps.flatten(1).argmax(1)  # torch promises the first of equals
+    index = maps.flatten(1).argmax(1)  # torch promises the first of equals
     width = maps.shape[2]
-    return place.div(width, rounding_mode="floor"), place % width
+    return index.div(width, rounding_mode="floor"), index % width
 
 
-def _compiled_for(images: Tensor) -> ModuleType | None:
-    return None if images.device.type != "cpu" or torch.compiler.is_compiling() else _compiled()
+def _check_shape(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise ValueError(f"images have shape {tuple(images.shape)}: saliency takes (B,3,H,W), H and W at least 1")
 
 
-@functools.cache
-def _compiled() -> ModuleType | None:
-    """The versions for CPUs, some ten times faster there; None where numba does not import."""
-    try:
-        from dali_mix.mixers.kernels import numba_saliency
-    except ImportError:
-        return None
-    return numba_saliency
-
-
-def _fused_for(images: Tensor) -> ModuleType | None:
-    """The Triton version, for batches that it takes."""
-    if not triton_batch.takes(images, triton_batch.BLENDED):
-        return None
-    from dali_mix.mixers.kernels import triton_saliency  # which needs Triton
-
-    return triton_saliency if triton_saliency.suits(images) else None
-
-
-def _to_uint8_torch(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return (images * scale).add_(shift).round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.contiguous_format)
-
-
-def _saliency_torch(images: Tensor) -> Tensor:
-    return _sums(images).clamp_max_(255).to(torch.uint8)
-
-
-def _sums(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) int32 0 … 510, of which OpenCV keeps the lower 8 bits."""
-    grey = _blurred(_blurred(_grey(images)))
-    difference, magnitude = _over_radii(grey)
-    # Σ(on - off) and Σ(on + off) are known; on and off follow, all integers.
-    on, off = (magnitude + difference) / 2, (magnitude - difference) / 2
-    return _to_byte(on) + _to_byte(off)
-
-
-def _grey(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) int32."""
-    red, green, blue = (weight * plane for weight, plane in zip(GREY_WEIGHTS, images.int().unbind(1), strict=True))
-    return (red + green + blue + (1 << GREY_BITS - 1)) >> GREY_BITS
-
-
-def _blurred(grey: Tensor) -> Tensor:
-    for dim in (1, 2):
-        size = grey.shape[dim]
-        place = torch.arange(size, device=grey.device)
-        before = (place - 1).abs().clamp_max(size - 1)
-        after = (size - 1 - (place + 2 - size).abs()).clamp_min(0)
-        grey = grey.index_select(dim, before) + 2 * grey + grey.index_select(dim, after)
-    return (grey + 8) >> 4
-
-
-def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,H,W) int32 → Σ(on - off) and Σ(on + off) over the radii, (B,H,W) float32, whole numbers."""
-    height, width = grey.shape[1:]
-    table = _integral(grey)
-    grey = grey.float()
-    difference, magnitude = torch.zeros_like(grey), torch.zeros_like(grey)
-    if height * width == 1:  # no surround at all
-        return difference, magnitude
-    for radius in RADII:
-        top, bottom = _reach(height, radius, grey.device)
-        left, right = _reach(width, radius, grey.device)
-        above, below = table.index_select(1, top), table.index_select(1, bottom)
-        # The order of the additions is OpenCV's: beyond 2^24 each rounds.
-        surround = below.index_select(2, right)
-        surround += above.index_select(2, left)
-        surround -= below.index_select(2, left)
-        surround -= above.index_select(2, right)
-        others = (bottom - top)[:, None] * (right - left) - 1
-        surround = surround.sub_(grey).div_(others.float())
-        step = torch.sub(grey, surround, out=surround).trunc_()
-        difference += step
-        magnitude += step.abs_()
-    return difference, magnitude
-
-
-def _reach(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """First and one past the last row (or column) of every pixel's surround, (size,) int64."""
-    place = torch.arange(size, device=device)
-    return (place - radius + 1).clamp_min(0), (place + radius + 1).clamp_max(size)
-
-
-def _integral(grey: Tensor) -> Tensor:
-    """(B,H,W) int32 → (B, H+1, W+1) float32: sums of everything above and to the left."""
-    batch_size, height, width = grey.shape
-    table = torch.zeros(batch_size, height + 1, width + 1, device=grey.device)
-    rows = grey.cumsum(2, dtype=torch.int32)
-    if height * width * 255 <= EXACT:
-        table[:, 1:, 1:] = rows.cumsum(1, dtype=torch.int32)
-    else:  # sums are rounded row by row, as OpenCV's are
-        for y in range(height):
-            torch.add(table[:, y, 1:], rows[:, y], out=table[:, y + 1, 1:])
-    return table
-
-
-def _to_byte(sums: Tensor) -> Tensor:
-    """(B,H,W) whole numbers → int32 0 … 255, by each map's own maximum, truncated."""
-    sums = sums.int()
-    return (255 * sums).div_(sums.amax((1, 2), keepdim=True).clamp_min_(1), rounding_mode="floor")
+def _times_255(values: Sequence[float]) -> list[float]:
+    return [255 * value for value in values]

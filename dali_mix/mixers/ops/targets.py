@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.kernels import numba_batch
+from dali_mix.mixers import kernels
+from dali_mix.mixers.kernels.torch_per_image import zeros
+from dali_mix.mixers.ops.partners import check_partners, of_partners
 
 Combine = Literal["area", "union"]
 TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
@@ -49,7 +50,8 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
     _check(targets, num_classes)
     if targets.ndim == 2:
         return targets.float()
-    return _zeros(targets, len(targets), num_classes).scatter_(1, targets.long()[:, None], 1.0)
+    assert num_classes is not None
+    return zeros(targets, len(targets), num_classes).scatter_(1, targets.long()[:, None], 1.0)
 
 
 def _check(targets: Tensor, num_classes: int | None) -> None:
@@ -69,33 +71,9 @@ def _check(targets: Tensor, num_classes: int | None) -> None:
         )
     if num_classes is None:
         raise ValueError("class numbers cannot be mixed without num_classes: give it to the mixer")
-    if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
+    if not kernels.pick("in_range", targets)(targets, num_classes):
         low, high = (int(end) for end in targets.aminmax())
-        if low < 0 or high >= num_classes:
-            raise ValueError(f"class numbers span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
-
-
-def _zeros(targets: Tensor, count: int, columns: int | None) -> Tensor:
-    """(count, columns) float32 on the device of `targets`."""
-    assert columns is not None
-    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
-        # torch would fill it on all its threads, which then spin for a while on the cores that the mixing loops need.
-        return torch.from_numpy(np.zeros((count, columns), np.float32))
-    return torch.zeros(count, columns, device=targets.device)
-
-
-def of_partners(targets: Tensor, permutation: Tensor) -> Tensor:
-    """`targets`, or what else there is one of for each image, of the partners; on a CPU ValueError where one does not
-    exist.
-    """
-    if torch.compiler.is_compiling():
-        return targets[permutation]
-    try:
-        return targets[permutation]
-    except IndexError:
-        raise ValueError(
-            f"permutation must name images 0 … {len(targets) - 1}, in int64; it is {permutation.tolist()}"
-        ) from None
+        raise ValueError(f"class numbers span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
 
 
 def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int | None = None) -> Tensor:
@@ -119,16 +97,10 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
             f"permutation {tuple(permutation.shape)} and lam {tuple(lam.shape)} do not fit {len(targets)} targets: "
             "each takes one number a sample"
         )
-    if targets.ndim == 1 and num_classes is not None:
-        mixed = numba_batch.mix_classes(targets, permutation, lam, num_classes)
-        if mixed is not None:
-            return mixed
     _check(targets, num_classes)
     if targets.ndim == 1:
-        own = targets.long()
-        other, share = of_partners(own, permutation), lam.float()
-        mixed = _zeros(targets, len(targets), num_classes).scatter_(1, other[:, None], (1 - share)[:, None])
-        return mixed.scatter_(1, own[:, None], share.masked_fill(own == other, 1.0)[:, None])
+        check_partners(permutation, len(targets))
+        return kernels.pick("mix_classes", targets, lam)(targets, permutation, lam, num_classes)
     own, other, share = targets.float(), of_partners(targets, permutation).float(), lam[:, None]
     unknown = ((own < 0) & (share > 0)) | ((other < 0) & (share < 1))
     return (share * own + (1 - share) * other).masked_fill(unknown, -1.0)
@@ -176,5 +148,5 @@ def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Te
         return union(soft[sources], ~dropped)
     # Class numbers are written straight to their places, those of dropped cells to a column that is cut off.
     classes = soft.shape[1]
-    hot = _zeros(targets, len(sources), classes + 1)
+    hot = zeros(targets, len(sources), classes + 1)
     return hot.scatter_(1, targets.long()[sources].masked_fill(dropped, classes), 1.0)[:, :classes].contiguous()

@@ -1,11 +1,9 @@
-"""Loops over the pixels of a batch on a CPU, compiled by numba; `numba_batch` calls them, on several threads.
+"""The loops of `numba_paste`, which calls them on several threads.
 
-Batches arrive as flat arrays in the order of memory. `shape` is (planes, height, width, pixel): a contiguous batch has
+Batches arrive as flat arrays in memory order. `shape` is (planes, height, width, pixel): a contiguous batch has
 C planes of pixels of 1 value, a channels_last one has 1 plane of pixels of C values. An image is `planes · height`
 rows of `width · pixel` values. Pixels that only move are handed over as integers of their size, so that few kernels
 serve all dtypes. Every page of the output is touched once: its memory is often fresh, and that is what costs.
-
-Everything compiled sits in this one file, so that numba's cache on disk notices every change of it.
 """
 
 from __future__ import annotations
@@ -14,25 +12,21 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-from dali_mix.compiled import compiled
+from dali_mix.compiled import jit, memcpy
 
 # What a kernel does with each image: write all of it into a new batch; write its box only, from the partner or, where
 # the partner may be changed by then, from the stage; write its box into the stage.
 WHOLE, BOX, STAGE = 0, 1, 2
-# What goes into a box: the partner's pixels of the same place, the whole partner shrunk, zeros.
-SAME_PLACE, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
+# What goes into a box: the partner's pixels of the same position, the whole partner shrunk, zeros.
+SAME_POSITION, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
 
 CACHE_LINE = 64  # bytes
 
 
-# Compiled at the first call for each dtype, without holding the interpreter.
-_compile = compiled(njit, nogil=True)
-
-
-@_compile
+@jit
 def chain(partners: Any, forwards: bool) -> Any:
     """(B,) int64, the images in the order image, its partner, its partner's partner, … until one comes again; or the
     other way round, so that an image's partner has just been read and is in the cache. And (B,) int64 of -1: no box of
@@ -49,70 +43,14 @@ def chain(partners: Any, forwards: bool) -> Any:
     return order, np.full(len(partners), -1, np.int64)
 
 
-@_compile
-def inside(partners: Any, boxes: Any, count: int, height: int, width: int) -> bool:
-    """Whether partners, (n,) int64, are among `count` images, and boxes, (n,4) int64, inside `height` × `width`."""
-    for i in range(len(partners)):
-        if partners[i] < 0 or partners[i] >= count:
-            return False
-    for i in range(len(boxes)):
-        top, left, box_h, box_w = boxes[i]
-        if min(top, left, box_h, box_w) < 0 or box_h > height - top or box_w > width - left:  # a sum would wrap around
-            return False
-    return True
-
-
-@_compile
-def drawn_boxes(draws: Any, centre_y: Any, centre_x: Any, height: int, width: int, whole: bool) -> Any:
-    """`boxes.shrunk` where `whole`, else `boxes.cut`, in the same float64 steps."""
-    boxes, kept = np.empty((len(centre_y), 4), np.int64), np.empty(len(centre_y), np.float32)
-    for i in range(len(centre_y)):
-        side = draws[i] if whole else np.sqrt(1.0 - draws[i])
-        box_h, box_w = np.int64(side * height), np.int64(side * width)
-        if whole:
-            box_h, box_w = max(box_h, np.int64(1)), max(box_w, np.int64(1))
-            top = min(max(centre_y[i] - box_h // 2, 0), height - box_h)
-            left = min(max(centre_x[i] - box_w // 2, 0), width - box_w)
-        else:
-            top, left = centre_y[i] - box_h // 2, centre_x[i] - box_w // 2
-            bottom, right = min(top + box_h, height), min(left + box_w, width)
-            top, left = max(top, 0), max(left, 0)
-            box_h, box_w = bottom - top, right - left
-        boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = top, left, box_h, box_w
-        kept[i] = np.float32(1.0 - box_h * box_w / (height * width))
-    return boxes, kept
-
-
-@_compile
-def mix_classes(own: Any, partners: Any, lam: Any, mixed: Any) -> bool:
-    """lam at column own[i] of row i, 1 - lam at its partner's; False, and nothing of use, where there is no such place.
-
-    own, partners: (B,) int64. lam: (B,) float32. mixed: (B,K) float32 zeros.
-    """
-    count, classes = mixed.shape
-    for i in range(count):
-        if own[i] < 0 or own[i] >= classes or partners[i] < 0 or partners[i] >= count:
-            return False
-        other = own[partners[i]]
-        if other < 0 or other >= classes:
-            return False
-        mixed[i, other] = np.float32(1) - lam[i]
-        mixed[i, own[i]] = np.float32(1) if own[i] == other else lam[i]
-    return True
-
-
-# The C library's: a fifth faster than a loop compiled here, where a whole plane is copied.
-_memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
-
-
-@_compile
+@jit
 def _copy(source: Any, start: int, out: Any, to: int, count: int) -> None:
     """`count` values of `source`, from `start` on, to `out`, which has the same dtype, from `to` on."""
     size = source.itemsize
-    _memcpy(out.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
+    memcpy(out.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
 
 
-@_compile
+@jit
 def _copy_block(
     source: Any, start: int, row: int, plane: int, out: Any, to: int, out_row: int, out_plane: int, block: Any
 ) -> None:
@@ -139,7 +77,7 @@ def _prefetch(typing: Any, address: Any) -> Any:
     return types.void(types.uintp), code
 
 
-@_compile
+@jit
 def _fetch(source: Any, start: int, count: int) -> None:
     """Has `count` values brought into the cache while others are worked on."""
     size = source.itemsize
@@ -148,7 +86,7 @@ def _fetch(source: Any, start: int, count: int) -> None:
         _prefetch(address)
 
 
-@_compile
+@jit
 def _nearest(
     images: Any,
     partner: int,
@@ -198,7 +136,7 @@ def _nearest(
                         out[at + c] = images[first + c]
 
 
-@_compile
+@jit
 def _weights(size: int, full: int) -> Any:
     """For each pixel of `size` made from `full`: first pixel read, how many, and their weights (antialiased bilinear).
 
@@ -227,7 +165,7 @@ def _weights(size: int, full: int) -> Any:
     return first, count, weights
 
 
-@_compile
+@jit
 def _bilinear(
     images: Any,
     partner: int,
@@ -264,7 +202,7 @@ def _bilinear(
                     shrunk[x * pixel + c] = np.rint(value) if rounded else value
 
 
-@_compile
+@jit
 def paste(
     images: Any,
     stage: Any,
@@ -304,13 +242,13 @@ def paste(
                 _copy(images, own, out, own, plane)
             for y in range(box_h):
                 at = to + p * out_plane + y * out_row
-                if way == SAME_PLACE:
+                if way == SAME_POSITION:
                     _copy(images, other + (top + y) * row + left * pixel, target, at, count)
                 else:
                     target[at : at + count] = 0
 
 
-@_compile
+@jit
 def paste_bilinear(
     images: Any,
     stage: Any,
@@ -343,7 +281,7 @@ def paste_bilinear(
         _bilinear(images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape, rounded)
 
 
-@_compile
+@jit
 def blend(
     images: Any, stage: Any, out: Any, partners: Any, lam: Any, order: Any, staged_at: Any, size: int, task: int
 ) -> None:

@@ -1,0 +1,43 @@
+"""What is to be seen in mixed images, for captions and outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class MixedImage:
+    """One image that a mixer returned.
+
+    own: its index in the batch, None for one tiled from several. partner, lam: the index of the image mixed in, and the
+    share of the image's own targets; None if targets are not mixed like this. boxes: top, left, height, width of what
+    was pasted, erased or tiled, in pixels. peak: row and column of the pixel that the box lies around. note: a few
+    words.
+    """
+
+    own: int | None
+    partner: int | None = None
+    lam: float | None = None
+    boxes: tuple[Box, ...] = ()
+    peak: tuple[int, int] | None = None
+    note: str = ""
+
+
+def pasted(
+    permutation: Tensor, lam: Tensor, boxes: Tensor | None = None, peaks: Sequence[tuple[int, int]] | None = None
+) -> list[MixedImage]:
+    """Describe images that received a box of a partner.
+
+    Args:
+        permutation: (B,) int64. lam: (B,). boxes: (B,4) int64, empty ones are left out. peaks: of each image.
+    """
+    described = []
+    for own, (partner, share) in enumerate(zip(permutation.tolist(), lam.tolist(), strict=True)):
+        outline: tuple[Box, ...] = () if boxes is None or 0 in boxes[own, 2:] else (tuple(boxes[own].tolist()),)
+        described.append(MixedImage(own, partner, share, outline, None if peaks is None else peaks[own]))
+    return described

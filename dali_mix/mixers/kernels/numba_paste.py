@@ -1,0 +1,115 @@
+"""Pasting and blending on a CPU in one pass over the batch, by compiled loops on several threads, also in place.
+
+In place, image i may be the partner of an image that is written later. Images are therefore written along the chain
+i, partner of i, partner of that, …, so that each is read before it is written:
+
+    i ← partner(i) ← partner(partner(i)) ← …        thread 0 | thread 1 | …
+
+The chain is cut into a part for each thread. Only what a cut or the end of a cycle would read too late is made
+beforehand and put aside (the stage): a few boxes of a batch, whatever its size. A new batch is written along the chain
+too, backwards, so that an image's partner has just been read and is in the cache.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dali_mix.mixers.kernels import numba_paste_loops as loops
+from dali_mix.mixers.kernels.threads import cut, threads_for, together
+from dali_mix.mixers.layout import INTEGERS, empty_on_huge_pages, flat, image_shape, int64
+
+
+def paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
+    """Image i with the pixels of image permutation[i] inside box i."""
+    return _paste(images, permutation, boxes, loops.SAME_POSITION, inplace)
+
+
+def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
+    """Image i with image permutation[i], shrunk by nearest neighbour, inside box i."""
+    return _paste(images, permutation, boxes, loops.NEAREST, inplace)
+
+
+def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
+    """Image i with image permutation[i], shrunk by an antialiased bilinear filter, inside box i."""
+    return _paste(images, permutation, boxes, loops.BILINEAR, inplace)
+
+
+def erase(images: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
+    """Image i with zeros inside box i."""
+    return _paste(images, torch.arange(len(images)), boxes, loops.ZEROS, inplace)
+
+
+def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, way: int, inplace: bool) -> Tensor:
+    out = images if inplace else empty_on_huge_pages(images, len(images))
+    # Values that only move are handed over as integers of their size, so that few kernels serve all dtypes.
+    dtype = images.dtype if way == loops.BILINEAR else INTEGERS[images.element_size()]
+    partners, corners, shape = int64(permutation), int64(boxes), image_shape(images)
+    sizes = corners[:, 2] * corners[:, 3] * images.shape[1] if inplace and way != loops.ZEROS else None
+    batch, result = flat(images, dtype), flat(out, dtype)
+
+    def run(stage: Any, staged_at: Any, order: Any, task: int) -> None:
+        if way == loops.BILINEAR:
+            rounded = dtype == torch.uint8
+            loops.paste_bilinear(batch, stage, result, partners, corners, order, staged_at, shape, task, rounded)
+        else:
+            loops.paste(batch, stage, result, partners, corners, order, staged_at, shape, task, way)
+
+    _all_images(run, partners, sizes, batch, inplace)
+    return out
+
+
+def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Tensor:
+    """lam · image + (1 - lam) · partner, in one pass; float32."""
+    out = images if inplace else empty_on_huge_pages(images, len(images))
+    partners, share = int64(permutation), lam.detach().float().contiguous().numpy()
+    size = images[:1].numel()
+    batch, result = flat(images, images.dtype), flat(out, images.dtype)
+
+    def run(stage: Any, staged_at: Any, order: Any, task: int) -> None:
+        loops.blend(batch, stage, result, partners, share, order, staged_at, size, task)
+
+    _all_images(run, partners, np.full(len(partners), size) if inplace else None, batch, inplace)
+    return out
+
+
+def _all_images(
+    run: Callable[[Any, Any, Any, int], None], partners: Any, sizes: Any, batch: Any, inplace: bool
+) -> None:
+    """Call run(stage, staged_at, order, task) for all images, on several threads.
+
+    sizes: values per box; None if nothing is staged: out of place, and if boxes need no partner.
+    """
+    count = len(partners)
+    threads = threads_for(count, batch.nbytes)
+    chain, staged_at = loops.chain(partners, inplace)
+    parts = [chain[part] for part in cut(count, threads)]
+    if sizes is None:
+        task, nothing = loops.BOX if inplace else loops.WHOLE, np.empty(0, batch.dtype)
+        together([functools.partial(run, nothing, staged_at, part, task) for part in parts])
+        return
+    late = read_too_late(partners, parts)
+    ends = np.cumsum(sizes[late])
+    staged_at[late] = ends - sizes[late]
+    stage = np.empty(ends[-1] if len(late) else 0, batch.dtype)
+    shares = [late[part] for part in cut(len(late), min(threads, max(1, len(late))))]
+    together([functools.partial(run, stage, staged_at, share, loops.STAGE) for share in shares])
+    together([functools.partial(run, stage, staged_at, part, loops.BOX) for part in parts])
+
+
+def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
+    """Return the images whose boxes must be staged if each part is written in its order, the parts side by side.
+
+    Those whose partner is in another part, is themselves, or comes before them. Right for any partners and order; along
+    the chain of a permutation one for each cycle and each cut.
+    """
+    part, position = np.empty((2, len(partners)), np.int64)
+    for number, members in enumerate(parts):
+        part[members] = number
+        position[members] = np.arange(len(members))
+    return np.flatnonzero((part[partners] != part) | (position[partners] <= position))

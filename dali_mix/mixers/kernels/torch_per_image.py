@@ -1,0 +1,107 @@
+"""Arithmetic on a few numbers per image, in plain torch: boxes, range checks, class targets."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """`clipped` boxes of the image's aspect ratio, and their `kept_share`. side: (B,) float64, share of the image's."""
+    boxes = clipped(centre_y, centre_x, (side * height).long(), (side * width).long(), height, width)
+    return boxes, kept_share(boxes, height, width)
+
+
+def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """`shifted_inside` boxes of the image's aspect ratio, of at least one pixel, and their `kept_share`."""
+    box_h, box_w = (side * height).long().clamp_min(1), (side * width).long().clamp_min(1)
+    boxes = shifted_inside(centre_y, centre_x, box_h, box_w, height, width)
+    return boxes, kept_share(boxes, height, width)
+
+
+def clipped(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, height: int, width: int) -> Tensor:
+    """Return boxes around centres, cut off at the border of a `height` × `width` image.
+
+    An even side reaches one pixel further up (left) of its centre than down (right).
+
+    Args:
+        centre_y, centre_x, box_h, box_w: (B,) int64, centres inside the image, sides ≥ 0.
+
+    Returns:
+        (B,4) int64; a side may be 0.
+    """
+    top, left = centre_y - box_h // 2, centre_x - box_w // 2
+    bottom, right = (top + box_h).clamp_max(height), (left + box_w).clamp_max(width)
+    top, left = top.clamp_min(0), left.clamp_min(0)
+    return torch.stack([top, left, bottom - top, right - left], dim=1)
+
+
+def shifted_inside(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, height: int, width: int) -> Tensor:
+    """Return boxes around centres, moved to lie fully inside a `height` × `width` image; never cut.
+
+    Args:
+        centre_y, centre_x, box_h, box_w: (B,) int64, sides in 1 … height and 1 … width.
+
+    Returns:
+        (B,4) int64.
+    """
+    top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
+    left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
+    return torch.stack([top, left, box_h, box_w], dim=1)
+
+
+def kept_share(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(B,) float32: the share of a `height` × `width` image that lies outside its box (the λ of a paste)."""
+    area = boxes[:, 2] * boxes[:, 3]
+    return (1.0 - area.double() / (height * width)).float()
+
+
+def inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(B, height, width) bool: True inside the box."""
+    rows = torch.arange(height, device=boxes.device)
+    cols = torch.arange(width, device=boxes.device)
+    top, left, box_h, box_w = boxes[:, :, None].unbind(1)
+    in_rows = (rows >= top) & (rows < top + box_h)
+    in_cols = (cols >= left) & (cols < left + box_w)
+    return in_rows[:, :, None] & in_cols[:, None, :]
+
+
+def boxes_inside(boxes: Tensor, height: int, width: int) -> bool:
+    """Return True if boxes (B,4) lie inside `height` × `width`; also on a GPU, where a look would wait for it."""
+    if boxes.device.type != "cpu" or torch.compiler.is_compiling() or not len(boxes):
+        return True
+    numbers = boxes.numpy()
+    # A sum of corner and side would overflow near 2^63.
+    return bool(numbers.min() >= 0 and (numbers[:, 2:] <= np.array([height, width]) - numbers[:, :2]).all())
+
+
+def in_range(indices: Tensor, count: int) -> bool:
+    """Return True if all indices (B,) are in 0 … count - 1; also on a GPU, where a look would wait for it."""
+    if indices.device.type != "cpu" or torch.compiler.is_compiling() or not len(indices):
+        return True
+    low, high = indices.aminmax()
+    return bool(low >= 0) and bool(high < count)
+
+
+def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int) -> Tensor:
+    """lam at each image's class, 1 - lam at its partner's, exactly 1 where both are equal.
+
+    Args:
+        targets: (B,) integers, 0 … num_classes - 1. permutation: (B,) int64. lam: (B,).
+
+    Returns:
+        (B, num_classes) float32.
+    """
+    own = targets.long()
+    other, share = own[permutation], lam.float()
+    mixed = zeros(targets, len(targets), num_classes).scatter_(1, other[:, None], (1 - share)[:, None])
+    return mixed.scatter_(1, own[:, None], share.masked_fill(own == other, 1.0)[:, None])
+
+
+def zeros(like: Tensor, rows: int, columns: int) -> Tensor:
+    """(rows, columns) float32 on the device of `like`."""
+    if like.device.type == "cpu" and not torch.compiler.is_compiling():
+        # torch would fill it on all its threads, which then spin for a while on the cores that the mixing loops need.
+        return torch.from_numpy(np.zeros((rows, columns), np.float32))
+    return torch.zeros(rows, columns, device=like.device)

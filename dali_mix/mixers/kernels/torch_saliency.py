@@ -1,0 +1,106 @@
+"""Fine-grained saliency in plain torch operations; `ops.saliency` says what is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers.layout import per_channel
+
+RADII = (12, 24, 48, 28, 56, 112)
+GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue
+EXACT = 1 << 24  # float32 holds every integer up to here
+
+
+def saliency(images: Tensor) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) uint8."""
+    return _sums(images).clamp_max_(255).to(torch.uint8)
+
+
+def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+    """`saliency` of `to_uint8`."""
+    return saliency(to_uint8(images.float(), scale, shift))
+
+
+def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+    """(B,3,H,W) float32 → uint8, round(x · scale + shift), clipped; contiguous. scale, shift: one number a channel."""
+    levels = images * per_channel(scale, images.device)
+    levels = levels.add_(per_channel(shift, images.device)).round_().clamp_(0, 255)
+    return levels.to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def _sums(images: Tensor) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) int32 0 … 510, of which OpenCV keeps the lower 8 bits."""
+    grey = _blurred(_blurred(_grey(images)))
+    difference, magnitude = _over_radii(grey)
+    # Σ(on - off) and Σ(on + off) are known; on and off follow, all integers.
+    on, off = (magnitude + difference) / 2, (magnitude - difference) / 2
+    return _to_byte(on) + _to_byte(off)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) int32."""
+    red, green, blue = (weight * plane for weight, plane in zip(GREY_WEIGHTS, images.int().unbind(1), strict=True))
+    return (red + green + blue + (1 << GREY_BITS - 1)) >> GREY_BITS
+
+
+def _blurred(grey: Tensor) -> Tensor:
+    for dim in (1, 2):
+        size = grey.shape[dim]
+        place = torch.arange(size, device=grey.device)
+        before = (place - 1).abs().clamp_max(size - 1)
+        after = (size - 1 - (place + 2 - size).abs()).clamp_min(0)
+        grey = grey.index_select(dim, before) + 2 * grey + grey.index_select(dim, after)
+    return (grey + 8) >> 4
+
+
+def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,H,W) int32 → Σ(on - off) and Σ(on + off) over the radii, (B,H,W) float32, whole numbers."""
+    height, width = grey.shape[1:]
+    table = _integral(grey)
+    grey = grey.float()
+    difference, magnitude = torch.zeros_like(grey), torch.zeros_like(grey)
+    if height * width == 1:  # no surround at all
+        return difference, magnitude
+    for radius in RADII:
+        top, bottom = _reach(height, radius, grey.device)
+        left, right = _reach(width, radius, grey.device)
+        above, below = table.index_select(1, top), table.index_select(1, bottom)
+        # The order of the additions is OpenCV's: beyond 2^24 each rounds.
+        surround = below.index_select(2, right)
+        surround += above.index_select(2, left)
+        surround -= below.index_select(2, left)
+        surround -= above.index_select(2, right)
+        others = (bottom - top)[:, None] * (right - left) - 1
+        surround = surround.sub_(grey).div_(others.float())
+        step = torch.sub(grey, surround, out=surround).trunc_()
+        difference += step
+        magnitude += step.abs_()
+    return difference, magnitude
+
+
+def _reach(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """First and one past the last row (or column) of every pixel's surround, (size,) int64."""
+    place = torch.arange(size, device=device)
+    return (place - radius + 1).clamp_min(0), (place + radius + 1).clamp_max(size)
+
+
+def _integral(grey: Tensor) -> Tensor:
+    """(B,H,W) int32 → (B, H+1, W+1) float32: sums of everything above and to the left."""
+    batch_size, height, width = grey.shape
+    table = torch.zeros(batch_size, height + 1, width + 1, device=grey.device)
+    rows = grey.cumsum(2, dtype=torch.int32)
+    if height * width * 255 <= EXACT:
+        table[:, 1:, 1:] = rows.cumsum(1, dtype=torch.int32)
+    else:  # sums are rounded row by row, as OpenCV's are
+        for y in range(height):
+            torch.add(table[:, y, 1:], rows[:, y], out=table[:, y + 1, 1:])
+    return table
+
+
+def _to_byte(sums: Tensor) -> Tensor:
+    """(B,H,W) whole numbers → int32 0 … 255, by each map's own maximum, truncated."""
+    sums = sums.int()
+    return (255 * sums).div_(sums.amax((1, 2), keepdim=True).clamp_min_(1), rounding_mode="floor")

@@ -1,0 +1,82 @@
+"""How a batch lies in memory: contiguous or channels_last, as torch tensors and as flat numpy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Keyed by bytes per value: kernels that only move values get them as integers of the same size.
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_HUGE_PAGES_FROM = 1 << 22  # bytes
+
+
+def memory_format(images: Tensor) -> torch.memory_format:
+    """Return torch.channels_last for a batch that is only that, else torch.contiguous_format."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def keep_format(mixed: Tensor, images: Tensor) -> Tensor:
+    """Return `mixed` in the memory format of `images`."""
+    return mixed.contiguous(memory_format=memory_format(images))
+
+
+def empty_like_batch(images: Tensor, count: int) -> Tensor:
+    """Allocate (count,C,H,W) in the dtype, device and memory format of `images`."""
+    shape = (count, *images.shape[1:])
+    return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=memory_format(images))
+
+
+def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
+    """As `empty_like_batch`, on huge pages if Linux grants them on request (numpy asks likewise).
+
+    Fresh memory costs a page fault every 4 KiB otherwise, which takes longer than the copy itself.
+    """
+    out = empty_like_batch(images, count)
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    start = -(-out.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (out.data_ptr() + out.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    if out.nbytes >= _HUGE_PAGES_FROM and advice is not None and _madvise() is not None:
+        _madvise()(start, size, advice)  # advice only: a refusal changes nothing
+    return out
+
+
+@functools.cache
+def _madvise() -> Any:
+    """libc's madvise, or None."""
+    try:
+        function = ctypes.CDLL(None).madvise
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
+
+
+def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """(C,1,1) float32, filled on `device`: a CUDA graph would replay a copy from host memory."""
+    return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
+
+
+def image_shape(images: Tensor) -> tuple[int, int, int, int]:
+    """Return (planes, height, width, pixel): an image is `planes · height` rows of `width · pixel` values."""
+    _, channels, height, width = images.shape
+    return (channels, height, width, 1) if images.is_contiguous() else (1, height, width, channels)
+
+
+def flat(images: Tensor, dtype: torch.dtype) -> Any:
+    """Return the values in memory order as a numpy array that shares them."""
+    values = images.detach().view(dtype).numpy()
+    return (values if images.is_contiguous() else values.transpose(0, 2, 3, 1)).reshape(-1)
+
+
+def int64(tensor: Tensor) -> Any:
+    """Return a CPU tensor as a contiguous int64 numpy array."""
+    return np.ascontiguousarray((tensor if tensor.dtype == torch.int64 else tensor.to(torch.int64)).numpy())

@@ -1,0 +1,29 @@
+"""The weighted mean of each image and its partner."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from dali_mix.mixers import kernels
+from dali_mix.mixers.ops.paste import check_batch
+
+
+def blend(images: Tensor, permutation: Tensor, lam: Tensor, *, inplace: bool = False) -> Tensor:
+    """lam · image + (1 - lam) · partner, in float32; whole-number pixels are rounded.
+
+    Args:
+        images: (B,C,H,W), any real dtype.
+        permutation: (B,) int64.
+        lam: (B,) float32 in [0,1].
+        inplace: change `images` itself; every partner is taken as it was before.
+
+    Returns:
+        new images (B,C,H,W), in the memory format of `images`; or `images`.
+
+    Raises:
+        ValueError: as `paste.paste_boxes`.
+    """
+    check_batch(images, permutation, inplace)
+    if tuple(lam.shape) != (len(images),):
+        raise ValueError(f"lam has shape {tuple(lam.shape)} for {len(images)} images: one number an image is needed")
+    return kernels.pick("blend", images, lam)(images, permutation, lam, inplace)

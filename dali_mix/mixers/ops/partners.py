@@ -1,0 +1,29 @@
+"""The partner of each image: row i of a batch is mixed with row permutation[i]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dali_mix.mixers import kernels
+
+
+def of_partners(values: Tensor, permutation: Tensor) -> Tensor:
+    """Gather a per-image tensor of each image's partner (`values[permutation]`).
+
+    Raises:
+        ValueError: as `check_partners`.
+    """
+    check_partners(permutation, len(values))
+    return values[permutation]
+
+
+def check_partners(permutation: Tensor, count: int) -> None:
+    """Raise ValueError for partners outside a batch of `count` images (looked at on a CPU only), or of another dtype.
+
+    Args:
+        permutation: (n,) int64 or int32.
+    """
+    integers = permutation.dtype in (torch.int64, torch.int32)  # of others, torch takes some for masks
+    if not integers or not kernels.pick("in_range", permutation)(permutation, count):
+        raise ValueError(f"permutation must name images 0 … {count - 1}, in int64; it is {permutation.tolist()}")
