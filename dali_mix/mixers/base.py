@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from dali_mix import _factories
 from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.inplace import check_inplace
@@ -46,7 +47,7 @@ class Mixer(ABC, Generic[Params]):
     A mixer does not change its input unless told to (`inplace`), keeps dtype, device and memory format of the images,
     lets gradients pass, and holds no state: the same params give the same batch. `combine` tells how targets combine:
     "area" (weighted by the share of pixels) or "union" (every label shown); `changes_targets` is False for one that
-    returns them as they came.
+    returns them as they came; `in_place` is True for one whose `apply` takes `inplace=True`.
 
     Every mixer takes `prob`, the share of batches that it mixes. The others keep their images; their targets are (B,K)
     if `num_classes` is known, as those of mixed batches. If `prob` is below 1, one number is drawn per batch on the
@@ -56,6 +57,7 @@ class Mixer(ABC, Generic[Params]):
 
     combine: Combine = "area"
     changes_targets: bool = True
+    in_place: bool = False
     num_classes: int | None = None
     _prob: float = 1.0
 
@@ -162,7 +164,7 @@ class Mixer(ABC, Generic[Params]):
         return self.apply(images, targets, params, **({"inplace": True} if inplace else {}))
 
     def __repr__(self) -> str:
-        options = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        options = {name: getattr(self, name) for name in _factories.parameters(type(self)) if hasattr(self, name)}
         if not self.mixes_every_batch:
             options["prob"] = self._prob
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"

@@ -71,6 +71,7 @@ class MixChoice(Mixer[ChoiceParams]):
         self.num_classes = known.pop() if known else None
         self.combine = mixers[0].combine
         self.changes_targets = any(mixer.changes_targets for mixer in mixers)
+        self.in_place = all(mixer.in_place for mixer in mixers)
 
     def sample(
         self,

@@ -30,6 +30,8 @@ class CutMix(Mixer[PasteParams]):
         ValueError: an argument out of range.
     """
 
+    in_place = True
+
     def __init__(
         self, num_classes: int | None, alpha: float = 1.0, per_batch: bool = False, *, prob: float = 1.0
     ) -> None:

@@ -36,6 +36,7 @@ class Cutout(Mixer[CutoutParams]):
     """
 
     changes_targets = False
+    in_place = True
 
     def __init__(self, size: int, *, prob: float = 1.0) -> None:
         super().__init__(prob)

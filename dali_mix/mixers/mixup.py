@@ -38,6 +38,8 @@ class MixUp(Mixer[MixUpParams]):
         ValueError: an argument out of range.
     """
 
+    in_place = True
+
     def __init__(
         self, num_classes: int | None, alpha: float = 0.2, per_batch: bool = False, *, prob: float = 1.0
     ) -> None:

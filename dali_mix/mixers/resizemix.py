@@ -31,6 +31,8 @@ class ResizeMix(Mixer[PasteParams]):
         ValueError: an argument out of range.
     """
 
+    in_place = True
+
     def __init__(
         self,
         num_classes: int | None,

@@ -65,6 +65,8 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         ValueError: an argument out of range.
     """
 
+    in_place = True
+
     def __init__(
         self,
         num_classes: int | None,

@@ -19,6 +19,7 @@ from dali_mix.engine.train.lr_schedules import build_schedule
 from dali_mix.engine.train.optim import build_optimizer, parameter_groups
 from dali_mix.engine.train.progress import Best
 from dali_mix.engine.train.seeding import derive_seed
+from dali_mix.mixers import CutMix
 from tests.engine.processes import newest_state, records, run, said
 from tests.engine.synthetic import TinyNet, make_loaders, recipe
 
@@ -54,6 +55,24 @@ def test_step_is_the_plain_step(tmp_path):
     optimizer.step()
     for name, value in newest_state(tmp_path / "run")["model"].items():
         assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_a_step_mixes_in_place_where_the_mixer_can(tmp_path, monkeypatch):
+    mixed, apply = [], CutMix.apply
+
+    def noted(self, images, targets, params, **options):
+        made = apply(self, images, targets, params, **options)
+        mixed.append((made[0].data_ptr() == images.data_ptr(), made[0].clone()))
+        return made
+
+    monkeypatch.setattr(CutMix, "apply", noted)
+    config = make_config(recipe(model=PLAIN, mixer={"type": "CutMix"}, max_steps=3, ema=None))
+    for in_place in (True, False):
+        monkeypatch.setattr(CutMix, "in_place", in_place)
+        train(config, tmp_path / str(in_place), make_loaders=make_loaders)
+    assert [where for where, _ in mixed] == [True] * 3 + [False] * 3
+    for (_, ours), (_, copied) in zip(mixed[:3], mixed[3:], strict=True):
+        assert torch.equal(ours, copied)
 
 
 def test_skipped_records_weigh_nothing(tmp_path):

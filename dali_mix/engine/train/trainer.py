@@ -225,7 +225,9 @@ class Trainer:
         if self.parts.mixer is not None:
             size, _, height, width = images.shape
             params = self.parts.mixer.sample(size, height, width, generator, images.device)
-            images, targets = self.parts.mixer.apply(images, targets, params)
+            # The loader's batches are ours: mixed in place, none needs a second one.
+            inplace = {"inplace": True} if self.parts.mixer.in_place else {}
+            images, targets = self.parts.mixer.apply(images, targets, params, **inplace)
         return images, targets, params, self.parts.objective.draw(images, generator)
 
     def scaled(self, loss: Tensor) -> Tensor:
