@@ -32,6 +32,7 @@ class Ctrl:
 
 def interrupted(at, inside, function):
     '''Whether `function` was interrupted; it must have come back.'''
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks when tracing begins
     sys.settrace(Ctrl(at, inside).trace)
     try:
         function()

@@ -8,6 +8,7 @@ from kornia.augmentation.auto import RandAugment
 
 from dali_mix import mixers
 from dali_mix.mixers import MixChoice, MixUp, ResizeMix, ResizeMixPlus
+from tests.mixers.drawing import SMALL
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 LABELS = torch.tensor([0, 1, 2, 3, 1])
@@ -162,3 +163,14 @@ def test_by_name_and_in_a_choice():
         drawn = choice.sample(5, 14, 9, generator(seed))
         out, targets = choice.apply(pictures(), LABELS, drawn)
         assert len(out) == len(targets) == (10, 5)[drawn.index]
+
+
+SMALL_LABELS = torch.tensor([0, 1, 2, 3])
+
+
+def test_resizemixplus_wants_to_know_how_images_were_normalized():
+    with pytest.raises(ValueError, match="give ResizeMixPlus the mean and std"):
+        ResizeMixPlus(4)(SMALL * 4 - 2, SMALL_LABELS)
+    with pytest.raises(ValueError, match=r"torch\.int64: ResizeMixPlus takes uint8"):
+        ResizeMixPlus(4)((SMALL * 255).long(), SMALL_LABELS)
+    assert len(ResizeMixPlus(4)(SMALL, SMALL_LABELS)[0]) == 8

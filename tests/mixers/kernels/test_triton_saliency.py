@@ -98,11 +98,13 @@ def plain_levels(images, mixer):
 )
 def test_in_the_interpreter(call):
     """Triton reads the variable when a kernel is defined, hence a process of its own."""
-    code = f"import torch; torch.set_num_threads(1); from tests.mixers import test_saliency_kernels as t; t.{call}"
+    code = (
+        f"import torch; torch.set_num_threads(1); from tests.mixers.kernels import test_triton_saliency as t; t.{call}"
+    )
     subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         check=True,
         timeout=280,
     )

@@ -1,0 +1,89 @@
+"""Triton's pasting and blending without a GPU: in its interpreter, and compiled for one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def test_the_triton_kernels_leave_batches_beyond_a_launch_grid():
+    triton_paste = pytest.importorskip("dali_mix.mixers.kernels.triton_paste", reason="Triton is not installed")
+    assert triton_paste.fits(torch.empty(65535, 1, 1, 1))
+    assert not triton_paste.fits(torch.empty(65536, 1, 1, 1))
+    assert not triton_paste.fits(torch.empty(2, 2, 2**15, 2**15, dtype=torch.uint8, device="meta"))
+
+
+INTERPRETED = """
+import torch
+from dali_mix.mixers.kernels import torch_paste, triton_paste
+from tests.mixers.batches import batch, boxes_for
+partners, lam = torch.tensor([3, 3, 2, 6, 5, 4, 1]), torch.tensor([0.3, 1.0, 0.0, 0.75, 0.5, 0.9, 0.1])
+steps = {torch.float32: 1e-4, torch.bfloat16: 1, torch.uint8: 1}
+dtypes = [torch.float32, torch.bfloat16, torch.uint8, torch.int64]
+for height, width, channels in ((13, 9, 3), (37, 23, 2), (1, 5, 1), (6, 1, 2), (3, 1100, 1)):
+    boxes = boxes_for(7, height, width)
+    for dtype in dtypes if height == 13 else dtypes[:1]:
+        for channels_last in (False, True):
+            images = batch(7, dtype, channels_last, height, width, channels)
+            assert triton_paste.fits(images)
+            for way, given in (("paste", (partners, boxes)), ("paste_nearest", (partners, boxes)), ("erase", (boxes,))):
+                change, wanted = getattr(triton_paste, way), getattr(torch_paste, way)(images, *given)
+                mixed = change(images, *given, False)
+                assert torch.equal(mixed, wanted), (way, dtype, height)
+                assert mixed.stride() == images.stride()
+                own = images.clone()
+                assert change(own, *given, True) is own
+                assert torch.equal(own, wanted), (way, dtype, height)
+            if dtype != torch.int64:
+                mixed = triton_paste.blend(images, partners, lam, False)
+                wanted = torch_paste.blend(images, partners, lam)
+                assert (mixed.double() - wanted.double()).abs().max() <= steps[dtype], dtype
+                assert torch.equal(mixed[1], images[1]) and torch.equal(mixed[2], images[2]), "both ends to the bit"
+                own = images.clone()
+                assert torch.equal(triton_paste.blend(own, partners, lam, True), mixed)
+empty = torch.empty(0, 3, 4, 5)
+assert triton_paste.paste(empty, partners[:0], boxes[:0], False).shape == empty.shape
+assert triton_paste.blend(empty, partners[:0], lam[:0], True) is empty
+print("all equal")
+"""
+
+
+def test_triton_kernels_in_the_interpreter():
+    """Triton reads the variable when a kernel is defined, hence a process of its own."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    result = subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert result.stdout == "all equal\n", result.stderr
+
+
+def test_triton_kernels_compile_for_a_gpu():
+    """For sm_80 as far as PTX, which needs no GPU; a row without a box must be copied by 16 bytes a load."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from dali_mix.mixers.kernels import triton_paste
+
+    pointers = {"images": "*i16", "out": "*i16", "partners": "*i64", "boxes": "*i64"}
+    sizes = dict.fromkeys(["image_rows", "height", "width", "row"], "i32")
+    for way, own, boxes_only in (
+        (triton_paste.SAME_POSITION, False, False),
+        (triton_paste.NEAREST, False, True),
+        (triton_paste.ZEROS, True, False),
+    ):
+        constants = {"pixel": 1, "WAY": way, "OWN": own, "BOXES_ONLY": boxes_only, "ROWS": 8, "COLS": 256}
+        signature = {**pointers, **sizes, **dict.fromkeys(constants, "constexpr")}
+        aligned = {(place,): [["tt.divisibility", 16]] for place in range(8)}
+        source = ASTSource(triton_paste.paste_kernel, signature, constants, aligned)
+        ptx = triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
+        assert ("ld.global.v4" in ptx) == (not boxes_only)

@@ -1,0 +1,54 @@
+"""MixChoice: its shares, and what it refuses."""
+
+import pytest
+import torch
+
+from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp
+from tests.mixers.drawing import generator
+
+IMAGES = torch.rand(4, 3, 6, 5, generator=generator(0))
+
+
+def test_choice_draws_its_shares():
+    choice = MixChoice([CutMix(4), MixUp(4)], probs=[0.5, 0.2])
+    gen = generator(5)
+    drawn = [choice.sample(1, 4, 4, gen).index for _ in range(10_000)]
+    shares = [drawn.count(index) / len(drawn) for index in (0, 1, -1)]
+    assert shares == pytest.approx([0.5, 0.2, 0.3], abs=0.015)
+
+
+def test_choice_does_what_it_chose():
+    choice = MixChoice([CutMix(4), MixUp(4), Cutout(2)], probs=[0.3, 0.3, 0.2])
+    labels = torch.tensor([0, 1, 2, 3])
+    seen = set()
+    for seed in range(40):
+        drawn = choice.sample(4, 6, 5, generator(seed))
+        mixed, targets = choice.apply(IMAGES, labels, drawn)
+        assert targets.shape == (4, 4) and targets.dtype == torch.float32
+        if drawn.index == -1:
+            assert torch.equal(mixed, IMAGES)
+            assert torch.equal(targets, torch.eye(4))
+        else:
+            wanted, _ = choice.mixers[drawn.index].apply(IMAGES, labels, drawn.params)
+            assert torch.equal(mixed, wanted)
+        seen.add(drawn.index)
+    assert seen == {-1, 0, 1, 2}
+
+
+def test_choice_refuses_params_of_another_batch_also_where_it_mixes_nothing():
+    choice = MixChoice([CutMix(4)], probs=[0.0])
+    with pytest.raises(ValueError, match="drawn for 3"):
+        choice.apply(IMAGES, torch.arange(4), choice.sample(3, 6, 5, generator(0)))
+
+
+def test_choice_of_mixers_that_leave_targets_alone():
+    labels = torch.tensor([0, 1, 2, 3])
+    assert MixChoice([Cutout(2)], probs=[0.5])(IMAGES, labels, generator(0))[1] is labels
+
+
+def test_choice_refuses_different_ways_of_combining():
+    class Union(CutMix):
+        combine = "union"
+
+    with pytest.raises(ValueError, match=r"CutMix: area, Union: union"):
+        MixChoice([CutMix(2), Union(2)], probs=[0.5, 0.5])

@@ -1,0 +1,85 @@
+"""ResizeMix against a loop over pixels, and the distribution of its boxes."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from dali_mix.mixers import ResizeMix
+from dali_mix.mixers.kernels import torch_paste
+from tests.mixers import oracles
+from tests.mixers.drawing import P_MIN, generator
+from tests.mixers.five import BOXES, DTYPES, PERMUTATION, params, pictures
+
+LABELS = [0, 3, 1, 2, 3]
+NOT_EMPTY = [*BOXES[:4], [2, 1, 9, 5]]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_resizemix_nearest_equals_the_loop(dtype, channels_last):
+    images, drawn = pictures(dtype=dtype, channels_last=channels_last), params(NOT_EMPTY)
+    before = images.clone()
+    mixed, targets = ResizeMix(4).apply(images, torch.tensor(LABELS), drawn)
+    wanted = oracles.resizemix_nearest(images, PERMUTATION, NOT_EMPTY)
+    assert mixed.dtype == dtype
+    assert torch.equal(mixed, wanted)
+    assert torch.equal(images, before)
+    assert mixed.stride() == images.stride()
+    wanted_targets = oracles.targets_area(LABELS, PERMUTATION, params(NOT_EMPTY).lam.double().tolist(), 4)
+    torch.testing.assert_close(targets.double(), wanted_targets, rtol=0, atol=1e-7)
+    gathered = torch_paste.paste_nearest(images, drawn.permutation, drawn.boxes)
+    assert torch.equal(gathered, wanted)
+    assert gathered.stride() == images.stride()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "within"), [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.uint8, 0.5001)]
+)
+def test_resizemix_bilinear_equals_the_loop(dtype, within, channels_last):
+    images, drawn = pictures(dtype=dtype, channels_last=channels_last), params(NOT_EMPTY)
+    before = images.clone()
+    mixer = ResizeMix(4, interpolation="bilinear")
+    mixed, _ = mixer.apply(images, torch.tensor(LABELS), drawn)
+    wanted = oracles.resizemix_bilinear(images, PERMUTATION, NOT_EMPTY)
+    for ours in (mixed, torch_paste.paste_bilinear(images, drawn.permutation, drawn.boxes)):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours.double(), wanted, rtol=0, atol=within)
+        assert ours.stride() == images.stride()
+    assert torch.equal(images, before)
+
+
+COUNT = 100_000
+HEIGHT, WIDTH = 48, 32
+
+
+def test_resizemix_boxes():
+    drawn = ResizeMix(10).sample(COUNT, HEIGHT, WIDTH, generator())
+    top, left, box_h, box_w = drawn.boxes.numpy().T
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + box_h <= HEIGHT).all() and (left + box_w <= WIDTH).all()
+    assert np.array_equal(drawn.lam.numpy(), (1 - box_h * box_w / (HEIGHT * WIDTH)).astype(np.float32))
+
+    # τ ~ U(.1, .8): the chance of every height ⌊τH⌋ is the length of its interval of τ.
+    heights = np.arange(int(0.1 * HEIGHT), int(0.8 * HEIGHT) + 1)
+    low, high = np.maximum(heights / HEIGHT, 0.1), np.minimum((heights + 1) / HEIGHT, 0.8)
+    counts = np.bincount(box_h, minlength=HEIGHT + 1)
+    assert counts.sum() == counts[heights].sum()
+    assert stats.chisquare(counts[heights], COUNT * (high - low) / 0.7).pvalue > P_MIN
+    # One τ for both sides, two independent centres.
+    assert np.abs(box_h / HEIGHT - box_w / WIDTH).max() < 1 / WIDTH
+    # Centres uniform, boxes shifted inside: for a given height, the two borders collect what was shifted.
+    for size, start, length in ((HEIGHT, top, box_h), (WIDTH, left, box_w)):
+        for box in (size // 4, size // 2):
+            starts = start[length == box]
+            centre = np.arange(size)
+            wanted = np.bincount(np.clip(centre - box // 2, 0, size - box), minlength=size - box + 1) / size
+            counts = np.bincount(starts, minlength=size - box + 1)
+            assert stats.chisquare(counts, len(starts) * wanted).pvalue > P_MIN
+
+
+def test_a_small_partner_has_at_least_a_pixel_each_way():
+    for height, width in ((40, 3), (3, 40)):
+        boxes = ResizeMix(10, scale=(0.1, 0.2)).sample(50, height, width, generator()).boxes
+        assert (boxes[:, 2:] >= 1).all()

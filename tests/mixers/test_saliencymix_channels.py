@@ -1,0 +1,45 @@
+"""SaliencyMix of images of one channel, and of other numbers of channels."""
+
+import pytest
+import torch
+
+from dali_mix.mixers import ResizeMixPlus, SaliencyMix
+from tests.mixers.every import MAKERS, MEAN, STD, images, seeded
+
+FOUR = torch.tensor([0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("per_batch", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+def test_saliency_of_grey_images_is_that_of_three_equal_channels(dtype, per_batch):
+    grey = (images(channels=1) * 255).byte()
+    mean, std = (0.13,), (0.31,)
+    if dtype != torch.uint8:
+        grey = ((grey / 255 - mean[0]) / std[0]).to(dtype)
+    mixer = SaliencyMix(4, per_batch=per_batch, mean=mean, std=std)
+    coloured = grey.expand(-1, 3, -1, -1).contiguous()
+    assert torch.equal(mixer.saliency(grey), mixer.saliency(coloured))
+    mixed, targets = mixer(grey, FOUR, seeded())
+    wanted, targets_wanted = mixer(coloured, FOUR, seeded())
+    assert mixed.shape == grey.shape and torch.equal(mixed, wanted[:, :1]) and torch.equal(targets, targets_wanted)
+    assert not torch.equal(mixed, grey)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_other_numbers_of_channels(channels, dtype):
+    batch = images(channels).mul(255).to(dtype)
+    for mixer in (SaliencyMix(4), SaliencyMix(4, mean=MEAN, std=STD)):
+        with pytest.raises(ValueError, match=rf"\(4, {channels}, 12, 9\): saliency is defined on"):
+            mixer(batch, FOUR)
+    for name in ("CutMix", "ResizeMix", "MixUp", "Cutout", "SpliceMix"):
+        assert MAKERS[name]()(batch, FOUR)[0].shape[1:] == batch.shape[1:]
+    with pytest.raises(ValueError, match="RandAugment takes"):
+        ResizeMixPlus(4, mean=MEAN, std=STD)(batch, FOUR)
+
+
+def test_grey_images_and_the_mean_of_colours():
+    with pytest.raises(ValueError, match=r"one channel, and mean=.* differ by channel: give \[one\] number"):
+        SaliencyMix(4, mean=(0.5, 0.4, 0.3), std=STD)(images(channels=1), FOUR)
+    with pytest.raises(ValueError, match="give it the mean"):
+        SaliencyMix(4)(images(channels=1), FOUR)
