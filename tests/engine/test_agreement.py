@@ -86,14 +86,17 @@ def test_checkpoints_that_differ_ask_for_a_shared_disk(tmp_path):
     )
 
 
-def test_code_of_the_recipe_is_compared(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "changes", [{"model": {"type": "own_net:Net"}}, {"train_pipeline": {"steps": [{"type": "own_net:Net"}]}}]
+)
+def test_code_of_the_recipe_is_compared(tmp_path, monkeypatch, changes):
     texts = "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self, num_classes): super().__init__(3, {})\n"
     found = []
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "own_net.py").write_text(texts.format(len(folder) + len(found)))
         monkeypatch.syspath_prepend(tmp_path / folder)
-        found.append(facts(model={"type": "own_net:Net"}))
+        found.append(facts(**changes))
     assert "the code of own_net:Net: sha256" in differences(found, ["a", "b"])
 
 

@@ -235,10 +235,10 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
         raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
     base = read_recipe(recipe)
     values["resume_strict"] = base.get("resume_strict", True)  # going on regardless is asked for each time
-    merged, trusted = merge_options(values, pairs), set(_code_named(base).values())
+    merged, trusted = merge_options(values, pairs), set(code_named(base).values())
     for key, value in pairs:
-        trusted |= set(_code_named(value, key).values())
-    for where, kind in _code_named(merged).items():
+        trusted |= set(code_named(value, key).values())
+    for where, kind in code_named(merged).items():
         if kind not in trusted:
             raise ValueError(
                 f"{path}: {where}={kind} is code the recipe does not name: add {where}={kind} to --cfg-options if you "
@@ -248,14 +248,14 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
     return make_config(merged, where=str(path))
 
 
-def _code_named(value: Any, where: str = "") -> dict[str, str]:
+def code_named(value: Any, where: str = "") -> dict[str, str]:
     """Return dotted key → text of every `type` of "module:name", at any depth."""
     if isinstance(value, str):
         return {where: value} if ":" in value and where.rpartition(".")[2] == "type" else {}
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     found: dict[str, str] = {}
     for key, part in inner:
-        found |= _code_named(part, f"{where}.{key}".lstrip("."))
+        found |= code_named(part, f"{where}.{key}".lstrip("."))
     return found
 
 
@@ -263,7 +263,7 @@ def _find_modules(recipe: str, values: dict[str, Any]) -> None:
     """Let "module:name" find modules in the folder of a recipe file of the user's own."""
     path, _ = find_recipe(recipe)
     if not path.is_relative_to(RECIPES):
-        _factories.import_from(path.parent, list(_code_named(values).values()))
+        _factories.import_from(path.parent, list(code_named(values).values()))
 
 
 def _nested(value: Any, most: int = 32) -> bool:

@@ -16,6 +16,7 @@ import torch
 import dali_mix
 from dali_mix import pipelines
 from dali_mix.engine.checkpoint.files import CheckpointFolder
+from dali_mix.engine.config.recipe_files import code_named
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.train.precision import Precision
 from dali_mix.recordio import RecordSet
@@ -44,9 +45,8 @@ def run_facts(config: RunConfig, device: torch.device, sets: tuple[str, ...]) ->
     facts |= {f"the version of {name}": _version(name) for name in _PACKAGES}
     facts["the version of torch"] = torch.__version__
     facts["the code of dali_mix"] = _code_digest()
-    for name, value in _flat(config.resolved()):
-        if name.rpartition(".")[2] == "type" and ":" in str(value):
-            facts[f"the code of {value}"] = _module_digest(str(value).partition(":")[0])
+    for kind in code_named(config.resolved()).values():
+        facts[f"the code of {kind}"] = _module_digest(kind.partition(":")[0])
     return facts
 
 
