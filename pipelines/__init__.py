@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from dali_mix.pipelines.base import CachedPipeline, Pipeline
+from dali_mix.pipelines.base import Step
+from dali_mix.pipelines.pipeline import CachedPipeline, Pipeline
 from dali_mix.pipelines.random import SampleRandom
 
 from dali_mix.options import did_you_mean
 
-__all__ = ["BUILTIN", "CachedPipeline", "Pipeline", "SampleRandom", "build", "get"]
+__all__ = ["BUILTIN", "CachedPipeline", "Pipeline", "SampleRandom", "Step", "build", "get"]
 
 ENTRY_POINT_GROUP = "dali_mix.pipelines"
 BUILTIN = {

@@ -1,121 +1,72 @@
-"""What a pipeline is: the numbers it draws for each record, and what it does with them."""
+"""`Step`, of which pipelines are made, and the checks of their options."""
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, Self
 
 import numpy as np
 from dali_mix.pipelines.random import SampleRandom
-
-if TYPE_CHECKING:
-    import torch
-    from nvidia.dali.data_node import DataNode
+from nvidia.dali.data_node import DataNode
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Pipeline(ABC):
-    """Encoded images → normalized float32 batches, by what `draw` drew and `graph` does with it.
-
-    Both are pure: `draw` takes all its randomness from the generator it is given, `graph` has none. A pipeline is
-    constructed with `train` and its options as keyword arguments and validates them there (ValueError). Others add
-    pipelines of their own by an entry point of the group "dali_mix.pipelines": NAME = module:Class.
+class Step(ABC):
+    """One change of the images of a pipeline: what it draws for a batch, and a DALI graph that has no other randomness.
 
     Attributes:
-        name: what recipes call it.
-        image_size: (height, width) of the images it makes, pixels.
-        mean, std: per channel, in 0..1 units; an image leaves as (x / 255 - mean) / std.
-        conditional: whether `graph` has `if`s on drawn values, which DALI then turns into branches.
+        active: False where the options switch the step off: a pipeline then leaves it out.
+        branch: 0: the step draws from the numbers that all steps of branch 0 take in turn; 1 to 63: it has numbers of
+            its own (`SampleRandom.branch`), so that switching it on changes no other step's.
+        conditional: whether `graph` has `if`s on drawn values.
     """
 
-    name: ClassVar[str]
+    active: bool = True
+    branch: int = 0
     conditional: bool = False
 
-    def __init__(
-        self, *, train: bool, image_size: int | Sequence[int], mean: Sequence[float], std: Sequence[float]
-    ) -> None:
-        self.train = bool(train)
-        self.image_size = size_of(image_size)
-        self.mean = channels("mean", mean)
-        self.std = channels("std", std)
-        if min(self.std) <= 0:
-            raise ValueError(f"std is {list(std)}: every channel's must be above 0")
+    def on_branch(self, branch: int) -> Self:
+        """Return a copy of the step with that `branch`."""
+        step = copy.copy(self)
+        step.branch = branch
+        return step
 
-    @abstractmethod
-    def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draws everything random about a batch.
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        """Draw for a batch: (B, 2) int32 sizes (height, width) of the images that arrive → name → (B, …) array.
 
-        Args:
-            rows: (B,) of RECORD_DTYPE, the records' rows of the table (height, width, … of each).
-            random: generator of these records' numbers.
-
-        Returns:
-            name → (B, …) array; the same names, dtypes and ranks for every batch.
+        Names, dtypes and ranks are the same for every batch; no other step sees them.
         """
+        return {}
 
     @abstractmethod
-    def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Builds the DALI graph: encoded bytes and one sample's draws → float32 images, CHW or HWC (by the node's
-        layout).
+    def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        """Build the DALI graph: uint8 HWC images and the draws of one → uint8 HWC. `device` is "cpu" or "gpu"."""
 
-        `device` is "cpu" or "gpu"; the same code serves both (see `dali_mix.pipelines.ops`).
+    def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the sizes (…, 2) in which images of `sizes` (…, 2) leave."""
+        return sizes
+
+    def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Carry one image's boxes along: (n, 4) x1, y1, x2, y2, pixels of an image that arrives in `size`.
+
+        A step that moves what is in an image overrides it; it raises ValueError if it cannot tell where to.
         """
-
-    def check_native(self) -> None:
-        """Raises ValueError when the pipeline, with these options, cannot run from DALI's own reader."""
-        raise ValueError(
-            f"pipeline {self.name!r} draws per record and cannot run on source='native'; use source='exact'"
-        )
-
-    def native_graph(self, encoded: DataNode, device: str, seed: int) -> DataNode:
-        """The graph for DALI's own reader, whose order we do not know: here DALI draws, from `seed`."""
-        raise NotImplementedError(self.name)
-
-    def check_boxes(self) -> None:
-        """Raises ValueError when the pipeline, with these options, cannot carry boxes along."""
-        if type(self).map_boxes is Pipeline.map_boxes:
-            raise ValueError(
-                f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or choose"
-                " another pipeline"
-            )
-
-    def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
-        """Carries one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of `image_size`,
-        not yet clipped. A pipeline without it is refused for detection sets.
-        """
-        self.check_boxes()
-        raise NotImplementedError(self.name)
+        return boxes
 
 
-class CachedPipeline(Pipeline):
-    """A pipeline for small sets: `graph` decodes each image once, to uint8 (H, W, 3) of one size; `apply` does the rest
-    per batch.
-    """
-
-    @property
-    @abstractmethod
-    def cached_size(self) -> tuple[int, int]:
-        """(height, width) of the images `graph` decodes, which are kept."""
-
-    @abstractmethod
-    def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """What is kept of the decoded set (N, H, W, 3) uint8: e.g. padded."""
-
-    @abstractmethod
-    def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """The batch of records `ids` (B,), in memory of its own: (B, 3, h, w) float32 on the cache's device."""
-
-
-def size_of(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """An image size as (height, width). Raises ValueError unless it is one number or two from 1 to 8192."""
+def size_of(image_size: int | Sequence[int], low: int = 1, high: int = 8192) -> tuple[int, int]:
+    """An image size as (height, width). Raises ValueError unless it is one number or two from `low` to `high`."""
     pair = _several(image_size) or (image_size, image_size)
     if len(pair) != 2 or not all(type(side) is int and 1 <= side <= 8192 for side in pair):
         raise ValueError(f"image_size is {image_size!r}: give a number of pixels, or (height, width)")
+    if not low <= min(pair) <= max(pair) <= high:
+        raise ValueError(f"image_size is {image_size!r}: this pipeline makes images of {low} to {high} pixels a side")
     return pair[0], pair[1]
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from dali_mix.pipelines import ops
-from dali_mix.pipelines.base import CachedPipeline, number
+from dali_mix.pipelines.base import number
+from dali_mix.pipelines.pipeline import CachedPipeline
 from dali_mix.pipelines.random import SampleRandom
-
-if TYPE_CHECKING:
-    from nvidia.dali.data_node import DataNode
+from dali_mix.pipelines.steps.geometry import Resize, decode
+from nvidia.dali.data_node import DataNode
 
 # Of the training images, in 0..1 units.
 STATISTICS = {
@@ -49,10 +47,8 @@ class Cifar(CachedPipeline):
             raise ValueError(f"padding is {padding!r}: give 0 to {min(self.image_size)} pixels, the image's size")
         self.padding = padding if train else 0
         self.flip = number("flip", flip, 0.0, 1.0)
-        self._scale = np.array([1 / (255 * s) for s in self.std], dtype=np.float32)[:, None, None]
-        self._shift = np.array([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=np.float32)[
-            :, None, None
-        ]
+        self._scale = (1 / (255 * np.array(self.std))).astype(np.float32)[:, None, None]
+        self._shift = (-np.array(self.mean) / self.std).astype(np.float32)[:, None, None]
 
     @property
     def cached_size(self) -> tuple[int, int]:
@@ -60,17 +56,15 @@ class Cifar(CachedPipeline):
         return self.image_size
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Training: place (B, 2) int64, top and left of the crop in the padded image, and mirror (B,) bool. Evaluation:
-        nothing.
-        """
+        """For training: anchor (B, 2) int64, top and left of the crop in the padded image, and mirror (B,) bool."""
         if not self.train:
             return {}
-        place = random.integers(0, 2 * self.padding + 1, 2)
-        return {"place": place, "mirror": random.uniform(1)[:, 0] < self.flip}
+        anchor = random.integers(0, 2 * self.padding + 1, 2)
+        return {"anchor": anchor, "mirror": random.uniform(1)[:, 0] < self.flip}
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
         """Decodes to uint8 HWC of `cached_size`."""
-        return ops.resize(ops.decode(encoded, device), self.cached_size, device)
+        return Resize(self.cached_size).graph(decode(encoded, device), {}, device)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """(N, 3, h, w) uint8 → (N, 3, h + 2 padding, w + 2 padding) uint8, black around."""
@@ -79,10 +73,10 @@ class Cifar(CachedPipeline):
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
         """Crops, flips and normalizes the images `ids` of the cache: (B, 3, h, w) float32; channels_last on a GPU."""
         count = len(ids)
-        place = draws.get("place", np.zeros((count, 2), dtype=np.int64))
+        anchor = draws.get("anchor", np.zeros((count, 2), dtype=np.int64))
         mirror = draws.get("mirror", np.zeros(count, dtype=bool))
         if cache.is_cuda:
-            packed = torch.from_numpy(np.column_stack([ids, place, mirror])).to(cache.device, non_blocking=True)
+            packed = torch.from_numpy(np.column_stack([ids, anchor, mirror])).to(cache.device, non_blocking=True)
             images = gather_torch(cache, packed, self.image_size).to(torch.float32, memory_format=torch.channels_last)
             scale, shift = (
                 torch.from_numpy(value).to(cache.device, non_blocking=True) for value in (self._scale, self._shift)
@@ -90,14 +84,14 @@ class Cifar(CachedPipeline):
             return images.mul_(scale).add_(shift)
         # numpy on one thread: torch's threads wait for each other at every step, which costs more than it gives at this
         # size
-        pixels = gather_numpy(cache.numpy(), ids, place, mirror, self.image_size).astype(np.float32)
+        pixels = gather_numpy(cache.numpy(), ids, anchor, mirror, self.image_size).astype(np.float32)
         pixels *= self._scale
         pixels += self._shift
         return torch.from_numpy(pixels)
 
 
 def gather_numpy(
-    cache: np.ndarray, ids: np.ndarray, place: np.ndarray, mirror: np.ndarray, size: tuple[int, int]
+    cache: np.ndarray, ids: np.ndarray, anchor: np.ndarray, mirror: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
     """Windows of cached images: cache (N, 3, H, W) uint8 → (B, 3, h, w) uint8.
 
@@ -105,7 +99,7 @@ def gather_numpy(
     than torch's indexing.
     """
     windows = np.lib.stride_tricks.sliding_window_view(cache, size, axis=(2, 3))
-    images = windows[ids, :, place[:, 0], place[:, 1]]
+    images = windows[ids, :, anchor[:, 0], anchor[:, 1]]
     images[mirror] = images[mirror][..., ::-1]
     return images
 

@@ -19,7 +19,8 @@ from nvidia.dali.pipeline import Pipeline as DaliPipeline
 from dali_mix.loading.feed import BadRecords, Fed, Feed
 from dali_mix.loading.order import Schedule
 from dali_mix.loading.restart import Restartable
-from dali_mix.pipelines import Pipeline, ops
+from dali_mix.pipelines import Pipeline
+from dali_mix.pipelines.steps.geometry import decode
 from dali_mix.recordio import RecordSet
 
 
@@ -197,7 +198,7 @@ class SingleDecoder:
         )
         with self._dali:
             encoded = fn.external_source(source=lambda: [self._image], batch=True)
-            self._dali.set_outputs(ops.decode(encoded, "gpu" if device.type == "cuda" else "cpu"))
+            self._dali.set_outputs(decode(encoded, "gpu" if device.type == "cuda" else "cpu"))
         self._dali.build()
 
     def size(self, encoded: np.ndarray) -> tuple[int, int]:

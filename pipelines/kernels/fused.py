@@ -5,16 +5,18 @@ It runs inside the DALI graph, a sample at a time on DALI's own threads, by the 
 operator only wants the addresses of two compiled functions, so they are given directly, and numba's cache on disk makes
 every start but the first fast.
 
-Where `available()` is false the stock operators do the work (`ops.resize_flip_normalize`).
+Where `available()` is false the stock operators do the work.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from dali_mix.pipelines.base import Step
+from dali_mix.pipelines.steps.geometry import Resize
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
@@ -54,6 +56,17 @@ def _operator() -> type:
     return CompiledFunction
 
 
+def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> dict[str, Any] | None:
+    """Return the options with which `resize_flip_normalize` replaces the last of `steps`, each with its draws.
+
+    None if that is not a linear `Resize` on a CPU.
+    """
+    step, draws = steps[-1] if steps else (None, {})
+    if isinstance(step, Resize) and step.fuse and device == "cpu" and available():
+        return step.fused(draws)
+    return None
+
+
 def resize_flip_normalize(
     images: DataNode,
     size: Sequence[int],
@@ -61,11 +74,11 @@ def resize_flip_normalize(
     std: Sequence[float],
     mirror: DataNode | None = None,
     antialias: bool = True,
-    place: DataNode | None = None,
+    crop: DataNode | None = None,
 ) -> DataNode:
     """Resize uint8 HWC images to `size` (height, width), flip where `mirror` (int32 scalars) is not 0, normalize.
 
-    place: int32 (4,): height and width to resize to, top and left of the `size` then cut out, inside of that.
+    crop: int32 (4,): height and width to resize to, top and left of the `size` then cut out, inside of that.
     mean, std: 3 floats each, for colours in 0..1. Returns float32 (3, height, width), (x/255 - mean) / std, within half
     a grey level of `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` and `fn.crop_mirror_normalize`, whose resize
     rounds to integers. Needs `available()`.
@@ -75,10 +88,8 @@ def resize_flip_normalize(
     deviation = np.asarray(std, np.float64)
     scale, bias = 1 / (255 * deviation), -np.asarray(mean, np.float64) / deviation
     constants = types.Constant(np.array([antialias, *scale, *bias], np.float32), device="cpu")
-    if mirror is None:
-        mirror = types.Constant(np.array(0, np.int32), device="cpu")
-    if place is None:
-        place = types.Constant(np.zeros(4, np.int32), device="cpu")
+    mirror = types.Constant(np.array(0, np.int32), device="cpu") if mirror is None else mirror
+    crop = types.Constant(np.zeros(4, np.int32), device="cpu") if crop is None else crop
     height, width = (int(side) for side in size)
     operator = _operator()(
         run_fn=resample.run_address(),
@@ -88,4 +99,4 @@ def resize_flip_normalize(
         out_types=[types.FLOAT],
         outs_ndim=[3],
     )
-    return fn.reshape(operator(images, mirror, constants, place), layout="CHW")
+    return fn.reshape(operator(images, mirror, constants, crop), layout="CHW")

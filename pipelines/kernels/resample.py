@@ -202,7 +202,7 @@ def _sum_rows(rows: np.ndarray, weights: np.ndarray, partial: np.ndarray, out: n
 def resize_flip_normalize(
     image: np.ndarray,
     out: np.ndarray,
-    place: np.ndarray,
+    crop: np.ndarray,
     flip: bool,
     antialias: bool,
     scale: np.ndarray,
@@ -211,16 +211,16 @@ def resize_flip_normalize(
     """Resize image uint8 (H,W,3), cut h × w out of it, mirrored if `flip`, times `scale` plus `bias`, into out float32
     (3,h,w).
 
-    place: int32 (4,), height and width to resize to, and the top and left of what is cut out, which lies inside; all
+    crop: int32 (4,), height and width to resize to, and the top and left of what is cut out, which lies inside; all
     zeros to resize to h × w. scale, bias: float32 (3,), a channel each, for grey levels 0..255. Arrays are
     C-contiguous.
     """
     height, width, _ = image.shape
     _, out_height, out_width = out.shape
-    tall, wide = (place[0], place[1]) if place[0] else (out_height, out_width)
+    tall, wide = (crop[0], crop[1]) if crop[0] else (out_height, out_width)
     first, weights = axis_weights(height, tall, antialias)
-    first, weights = first[place[2] : place[2] + out_height], weights[place[2] : place[2] + out_height]
-    starts, table, unit = _sideways_tables(width, wide, place[3], out_width, antialias, flip)
+    first, weights = first[crop[2] : crop[2] + out_height], weights[crop[2] : crop[2] + out_height]
+    starts, table, unit = _sideways_tables(width, wide, crop[3], out_width, antialias, flip)
     factor = scale * np.float32(1.0 / (unit << ROW_BITS))
     rows = image.reshape(height, width * 3)
     row = np.zeros(width * 3 + 16, np.int16)  # the last loads reach up to five numbers and a zero-weight tap too far
@@ -253,7 +253,7 @@ def _run(
     outs: int, out_shapes: int, out_dims: int, n_outs: int, inputs: int, in_shapes: int, in_dims: int, n_ins: int
 ) -> None:
     """One sample: out 0 float32 (3,h,w); inputs image uint8 (H,W,3), flip int32 (), constants float32 (7,),
-    place int32 (4,)."""
+    crop int32 (4,)."""
     out_at = carray(_pointer(outs), 1, np.int64)
     in_at = carray(_pointer(inputs), 4, np.int64)
     out_shape = carray(_pointer(carray(_pointer(out_shapes), 1, np.int64)[0]), 3, np.int64)
@@ -262,8 +262,8 @@ def _run(
     flip = carray(_pointer(in_at[1]), 1, np.int32)
     constants = carray(_pointer(in_at[2]), 7, np.float32)
     out = carray(_pointer(out_at[0]), (out_shape[0], out_shape[1], out_shape[2]), np.float32)
-    place = carray(_pointer(in_at[3]), 4, np.int32)
-    resize_flip_normalize(image, out, place, flip[0] != 0, constants[0] != 0, constants[1:4], constants[4:7])
+    crop = carray(_pointer(in_at[3]), 4, np.int32)
+    resize_flip_normalize(image, out, crop, flip[0] != 0, constants[0] != 0, constants[1:4], constants[4:7])
 
 
 @functools.cache

@@ -7,37 +7,40 @@ used as they are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
-from dali_mix.pipelines.base import choice
+from dali_mix.pipelines.base import Step, choice
 from dali_mix.pipelines.random import SampleRandom
 from nvidia.dali.auto_aug import augmentations
 from nvidia.dali.auto_aug.auto_augment import get_image_net_policy
 from nvidia.dali.auto_aug.core import signed_bin
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
-
-if TYPE_CHECKING:
-    from nvidia.dali.data_node import DataNode
+from nvidia.dali.data_node import DataNode
 
 KINDS = ("randaugment", "trivialaugment", "autoaugment")
 FILL = 128  # grey, where a shifted or turned image leaves nothing
 
 
-class AutoAugment:
-    """One of three published policies.
+class AutoAugment(Step):
+    """One of three published policies, or none.
 
     Args:
         kind: "randaugment" (arXiv 1909.13719): `count` operations of magnitude bin `magnitude` (0 to 30);
             "trivialaugment" (arXiv 2103.10158, wide): one operation of any magnitude; "autoaugment" (arXiv 1805.09501):
-            the ImageNet policy.
+            the ImageNet policy; None or "" is not active.
         size: (height, width) of the images, which bounds the translations: 100/224 of it, 32 pixels, 150/331 of it.
 
     A signed operation is turned round with probability ½.
     """
 
-    def __init__(self, kind: str, size: tuple[int, int], count: int = 2, magnitude: int = 9) -> None:
+    conditional = True
+
+    def __init__(self, kind: str | None, size: tuple[int, int], count: int = 2, magnitude: int = 9) -> None:
+        self.active = bool(kind)
+        if not kind:
+            return
         self.kind = choice("auto_augment", kind, KINDS)
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 8:
             raise ValueError(f"augment_count is {count!r}: give 1 to 8 operations")
@@ -61,16 +64,11 @@ class AutoAugment:
                 [(names.index(operation.name), share, level or 0) for operation, share, level in policy_steps]
                 for policy_steps in policy.sub_policies
             ]
-            self._policy = np.array(
-                [[*found, none][:2] for found in steps]
-            )  # (policies, 2, [operation, probability, bin])
+            # (policies, 2, [operation, probability, bin])
+            self._policy = np.array([[*found, none][:2] for found in steps])
 
-    def refuse_boxes(self) -> None:
-        """Raises ValueError: the operations move what is in the picture and would leave its boxes."""
-        raise ValueError(f"auto_augment={self.kind!r} would turn and shift images, not boxes: leave it out")
-
-    def draw(self, random: SampleRandom) -> dict[str, np.ndarray]:
-        """augment_operation, augment_bin, augment_sign: (B, count) int32 each."""
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        """Draw operation, bin and sign, (B, count) int32 each."""
         if self.kind == "autoaugment":
             chosen = self._policy[random.integers(0, len(self._policy), 1)[:, 0]]
             applied = random.uniform(self.count) < chosen[:, :, 1]
@@ -81,19 +79,18 @@ class AutoAugment:
             level = np.full(operation.shape, self.magnitude)
             if self.kind == "trivialaugment":
                 level = random.integers(0, self.bins, self.count)
-        drawn = {
-            "augment_operation": operation,
-            "augment_bin": level,
-            "augment_sign": random.integers(0, 2, self.count),
-        }
+        drawn = {"operation": operation, "bin": level, "sign": random.integers(0, 2, self.count)}
         return {name: value.astype(np.int32) for name, value in drawn.items()}
 
-    def graph(self, images: DataNode, operation: DataNode, level: DataNode, sign: DataNode) -> DataNode:
-        """Applies what was drawn to uint8 HWC images. Needs a pipeline with conditionals."""
-        magnitude = signed_bin(level, sign)
+    def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        magnitude = signed_bin(draws["bin"], draws["sign"])
         for step in range(self.count):
-            images = self._apply(images, operation[step], magnitude[step], 0, len(self.operations))
+            images = self._apply(images, draws["operation"][step], magnitude[step], 0, len(self.operations))
         return images
+
+    def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Raise ValueError: the operations move what is in the image, by how much is not known."""
+        raise ValueError(f"auto_augment={self.kind!r} would turn and shift images, not boxes: leave it out")
 
     def _apply(self, images: DataNode, operation: DataNode, level: DataNode, low: int, high: int) -> DataNode:
         """The operation drawn, one of `low` to `high` - 1: halved until one is left, so that each image passes few

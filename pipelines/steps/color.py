@@ -8,16 +8,13 @@ end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from dali_mix.pipelines.base import number
+from dali_mix.pipelines.base import Step, number
 from dali_mix.pipelines.random import SampleRandom
 from nvidia.dali import fn, types
-
-if TYPE_CHECKING:
-    from nvidia.dali.data_node import DataNode
+from nvidia.dali.data_node import DataNode
 
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
 # Luma and the two chrominance axes of YIQ: hue turns the latter two.
@@ -27,7 +24,7 @@ PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
-class Color:
+class Color(Step):
     """Draws and applies colour jitter (as torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
 
     Args:
@@ -58,8 +55,8 @@ class Color:
         self.lighting = number("pca_lighting", lighting, 0.0, 10.0)
         self.active = any(self.strengths) or self.lighting > 0
 
-    def draw(self, random: SampleRandom) -> dict[str, np.ndarray]:
-        """color_matrix, color_mean (B, 3, 3) and color_offset (B, 3), float32: M, A and t for pixels of 0..255."""
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        """Draw matrix, mean (B, 3, 3) and offset (B, 3), float32: M, A and t for pixels of 0..255."""
         count = len(random)
         u = random.uniform(8)
         strengths = np.array(self.strengths)
@@ -76,15 +73,14 @@ class Color:
             matrix = linear @ matrix
             offset = ((linear + of_mean) @ offset[:, :, None])[:, :, 0]
         offset = offset + 255 * (random.normal(3) * self.lighting * PCA_VALUES) @ PCA_VECTORS.T
-        drawn = {"color_matrix": matrix, "color_mean": mean, "color_offset": offset}
+        drawn = {"matrix": matrix, "mean": mean, "offset": offset}
         return {name: value.astype(np.float32) for name, value in drawn.items()}
 
-    @staticmethod
-    def graph(images: DataNode, matrix: DataNode, mean: DataNode, offset: DataNode, device: str) -> DataNode:
-        """Applies the drawn map to uint8 HWC images: uint8 HWC, rounded and clipped."""
+    def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        """Apply the map drawn, rounded and clipped."""
         average = fn.reductions.mean(images, axes=[0, 1], keep_dims=True, device=device)
-        shift = fn.coord_transform(average, M=mean, T=offset, device=device)
-        mapped = fn.coord_transform(images, M=matrix, device=device, dtype=types.FLOAT)
+        shift = fn.coord_transform(average, M=draws["mean"], T=draws["offset"], device=device)
+        mapped = fn.coord_transform(images, M=draws["matrix"], device=device, dtype=types.FLOAT)
         return fn.reshape(fn.cast(mapped + shift, dtype=types.UINT8, device=device), layout="HWC", device=device)
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from dali_mix.pipelines import SampleRandom
-from dali_mix.pipelines.imagenet import ImageNet
+from dali_mix.pipelines.steps.geometry import RandomResizedCrop
 
 from dali_mix import build_loader
 from dali_mix.cli.main import main
@@ -114,13 +114,13 @@ def test_what_fails_in_a_window_only_is_named(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_pipeline_that_fails_for_every_record_blames_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path / "set", [Sample(UPRIGHT, 0) for _ in range(4)], classes="a")
-    draw = ImageNet.draw
+    draw = RandomResizedCrop.draw
 
-    def outside(self: ImageNet, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        drawn = draw(self, rows, random)
+    def outside(self: RandomResizedCrop, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        drawn = draw(self, sizes, random)
         return drawn | {"anchor": drawn["anchor"] + 1000}
 
-    monkeypatch.setattr(ImageNet, "draw", outside)
+    monkeypatch.setattr(RandomResizedCrop, "draw", outside)
     with pytest.raises(RuntimeError, match="image_slice"):
         list(loader(tmp_path / "set", "imagenet", True, on_bad_record="skip"))
 

@@ -21,13 +21,13 @@ def rectangles(tmp_path_factory):
     return prefix, pictures
 
 
-def naive(pixels, place, mirror, mean, std, padding):
+def naive(pixels, anchor, mirror, mean, std, padding):
     """One image by the slow way: pad, crop, flip, normalize, pixel for pixel."""
     height, width, _ = pixels.shape
     out = np.zeros((3, height, width))
     for y in range(height):
         for x in range(width):
-            row, column = y + place[0] - padding, (width - 1 - x if mirror else x) + place[1] - padding
+            row, column = y + anchor[0] - padding, (width - 1 - x if mirror else x) + anchor[1] - padding
             inside = 0 <= row < height and 0 <= column < width
             for c in range(3):
                 out[c, y, x] = ((pixels[row, column, c] if inside else 0) / 255 - mean[c]) / std[c]
@@ -43,10 +43,10 @@ def test_every_pixel_against_the_naive_loop(rectangles):
     )
     one.set_epoch(2)
     drawn = build("cifar", True, options).draw(np.zeros(20), SampleRandom(3, 2, np.arange(20)))
-    assert set(drawn["mirror"]) == {False, True} and drawn["place"].min() == 0 and drawn["place"].max() == 10
+    assert set(drawn["mirror"]) == {False, True} and drawn["anchor"].min() == 0 and drawn["anchor"].max() == 10
     for images, _, ids in one:
         for image, i in zip(images.numpy(), ids.tolist(), strict=True):
-            expected = naive(pictures[i], drawn["place"][i], drawn["mirror"][i], mean, std, 5)
+            expected = naive(pictures[i], drawn["anchor"][i], drawn["mirror"][i], mean, std, 5)
             assert abs(image - expected).max() < 1e-5
 
 
@@ -93,7 +93,7 @@ def test_other_sizes_are_resized_when_decoded(rectangles, size):
     for image, i in zip(images.numpy(), ids.tolist(), strict=True):
         tall = np.stack([triangle(column, size[0]) for column in pictures[i].swapaxes(0, 1).astype(float)], axis=1)
         small = np.stack([triangle(row, size[1]) for row in tall])
-        expected = naive(small, drawn["place"][i], drawn["mirror"][i], mean, std, 3)
+        expected = naive(small, drawn["anchor"][i], drawn["mirror"][i], mean, std, 3)
         # kept as whole grey levels: half a one, and a little for DALI's own arithmetic
         assert abs(image - expected).max() < 0.51 / 255 / min(std)
 
@@ -101,11 +101,11 @@ def test_other_sizes_are_resized_when_decoded(rectangles, size):
 def test_torch_and_numpy_cut_the_same_windows():
     random = np.random.default_rng(0)
     cache = random.integers(0, 256, (6, 3, 14, 11), dtype=np.uint8)
-    ids, place, mirror = random.integers(0, 6, 30), random.integers(0, 4, (30, 2)), random.random(30) < 0.5
-    expected = gather_numpy(cache, ids, place, mirror, (11, 8))
-    packed = torch.from_numpy(np.column_stack([ids, place, mirror]))
+    ids, anchor, mirror = random.integers(0, 6, 30), random.integers(0, 4, (30, 2)), random.random(30) < 0.5
+    expected = gather_numpy(cache, ids, anchor, mirror, (11, 8))
+    packed = torch.from_numpy(np.column_stack([ids, anchor, mirror]))
     assert np.array_equal(gather_torch(torch.from_numpy(cache), packed, (11, 8)).numpy(), expected)
-    assert gather_numpy(cache, ids[:0], place[:0], mirror[:0], (11, 8)).shape == (0, 3, 11, 8)
+    assert gather_numpy(cache, ids[:0], anchor[:0], mirror[:0], (11, 8)).shape == (0, 3, 11, 8)
 
 
 @pytest.mark.gpu

@@ -25,7 +25,7 @@ def naive(pixels, values, order, lighting):
 
 def test_the_affine_map_equals_the_chain_in_the_order_drawn():
     ids, strengths = np.arange(40), np.array([0.4, 0.5, 0.6, 0.2])
-    drawn = Color(tuple(strengths), 0.1).draw(SampleRandom(1, 2, ids))
+    drawn = Color(tuple(strengths), 0.1).draw(np.zeros((40, 2)), SampleRandom(1, 2, ids))
     random = SampleRandom(1, 2, ids)
     u, lighting = random.uniform(8), random.normal(3) * 0.1
     pixels = np.random.default_rng(0).uniform(0, 255, (40, 5, 7, 3))
@@ -35,15 +35,15 @@ def test_the_affine_map_equals_the_chain_in_the_order_drawn():
         order = np.argsort(u[i, 4:])
         orders.add(tuple(order))
         expected = naive(pixels[i], values, order, lighting[i])
-        shift = drawn["color_mean"][i] @ pixels[i].mean(axis=(0, 1)) + drawn["color_offset"][i]
-        assert np.allclose(pixels[i] @ drawn["color_matrix"][i].T + shift, expected, atol=1e-2)
+        shift = drawn["mean"][i] @ pixels[i].mean(axis=(0, 1)) + drawn["offset"][i]
+        assert np.allclose(pixels[i] @ drawn["matrix"][i].T + shift, expected, atol=1e-2)
     assert len(orders) > 12
 
 
 def test_no_strength_changes_nothing():
-    drawn = Color(None, 0.0).draw(SampleRandom(0, 0, np.arange(3)))
-    assert np.allclose(drawn["color_matrix"], np.eye(3), atol=1e-6)
-    assert np.allclose(drawn["color_mean"], 0, atol=1e-6) and not drawn["color_offset"].any()
+    drawn = Color(None, 0.0).draw(np.zeros((3, 2)), SampleRandom(0, 0, np.arange(3)))
+    assert np.allclose(drawn["matrix"], np.eye(3), atol=1e-6)
+    assert np.allclose(drawn["mean"], 0, atol=1e-6) and not drawn["offset"].any()
     assert not Color(None, 0.0).active and Color(0.1, 0.0).active and Color(None, 0.1).active
 
 

@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from dali_mix.pipelines import ops
+from dali_mix.pipelines import Pipeline, SampleRandom
 from dali_mix.pipelines.kernels import fused, resample
-from dali_mix.pipelines.steps import window
+from dali_mix.pipelines.steps.color import Color
+from dali_mix.pipelines.steps.geometry import CentreCrop, Flip, Resize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def, types
@@ -54,11 +55,11 @@ def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def run_kernel(
-    image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool, place: tuple[int, ...] = (0, 0, 0, 0)
+    image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool, crop: tuple[int, ...] = (0, 0, 0, 0)
 ) -> np.ndarray:
     out = np.full((3, *size), np.nan, np.float32)
     scale, bias = np.array([1, 2, 4], np.float32), np.array([0, 10, -1000], np.float32)
-    resample.resize_flip_normalize(image, out, np.array(place, np.int32), flip, antialias, scale, bias)
+    resample.resize_flip_normalize(image, out, np.array(crop, np.int32), flip, antialias, scale, bias)
     return (out - bias[:, None, None]) / scale[:, None, None]
 
 
@@ -85,13 +86,13 @@ def test_kernel_on_any_size(shape, size, antialias, seed):
     assert np.abs(error).max() < 0.03
 
 
-@pytest.mark.parametrize("place", [(40, 71, 0, 0), (40, 71, 8, 24), (40, 71, 3, 11), (32, 47, 0, 0), (150, 90, 77, 41)])
+@pytest.mark.parametrize("crop", [(40, 71, 0, 0), (40, 71, 8, 24), (40, 71, 3, 11), (32, 47, 0, 0), (150, 90, 77, 41)])
 @pytest.mark.parametrize("shape", [(90, 161), (31, 45), (7, 300)])
-def test_kernel_cuts_out_of_the_matrix_product(shape, place):
-    image, (tall, wide, top, left) = noise(shape), place
+def test_kernel_cuts_out_of_the_matrix_product(shape, crop):
+    image, (tall, wide, top, left) = noise(shape), crop
     expected = resized(image, (tall, wide), True)[:, top : top + 32, left : left + 47]
-    assert np.abs(run_kernel(image, (32, 47), False, True, place) - expected).max() < 0.03
-    assert np.abs(run_kernel(image, (32, 47), True, True, place) - expected[:, :, ::-1]).max() < 0.03
+    assert np.abs(run_kernel(image, (32, 47), False, True, crop) - expected).max() < 0.03
+    assert np.abs(run_kernel(image, (32, 47), True, True, crop) - expected[:, :, ::-1]).max() < 0.03
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 255])
@@ -105,6 +106,31 @@ def images_of_sizes(count: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (*rng.integers(1, 130, 2), 3), dtype=np.uint8) for _ in range(count)]
 
 
+def ending(step, draws, image, mirror=None):
+    """The end of a pipeline's graph on a CPU: one step, flip, normalize."""
+    pipeline = Pipeline(train=True, image_size=step.size, mean=MEAN, std=STD, steps=[step])
+    return pipeline.finish(image, [(step, draws)], mirror, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("steps", "device", "takes"),
+    [
+        ([Resize((32, 32))], "cpu", True),
+        ([Color(0.4, 0.0), Resize((32, 32), antialias=False)], "cpu", True),
+        ([Resize((32, 32))], "gpu", False),
+        ([Resize((32, 32), fuse=False)], "cpu", False),
+        ([Resize((32, 32), "linear", "cubic")], "cpu", False),
+        ([Resize((32, 32), "triangular", "linear")], "cpu", False),
+        ([Resize((32, 32)), Color(0.4, 0.0)], "cpu", False),
+        ([Resize((32, 32)), Flip()], "cpu", False),  # a pipeline takes the flip away first
+        ([], "cpu", False),
+    ],
+)
+def test_endings_are_recognised(steps, device, takes):
+    found = fused.ending([(step, {}) for step in steps], device)
+    assert found == ({"antialias": steps[-1].antialias} if takes else None)
+
+
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [(48, 64), (33, 31)])
 def test_graph_agrees_with_dalis_operators(size, antialias):
@@ -115,9 +141,11 @@ def test_graph_agrees_with_dalis_operators(size, antialias):
     def graph():
         image = fn.external_source(lambda: images, batch=True, dtype=types.UINT8, ndim=3)
         mirror = fn.external_source(lambda: flips, batch=True, dtype=types.INT32, ndim=0)
-        stock = ops.flip_normalize(ops.resize(image, size, "cpu", antialias=antialias), size, "cpu", MEAN, STD, mirror)
+        ours, stock = (
+            ending(Resize(size, antialias=antialias, fuse=fuse), {}, image, mirror) for fuse in (True, False)
+        )
         still = fused.resize_flip_normalize(image, size, MEAN, STD, antialias=antialias)
-        return fused.resize_flip_normalize(image, size, MEAN, STD, mirror, antialias), stock, still
+        return ours, stock, still
 
     outputs = graph().run()
     assert outputs[0].layout() == outputs[1].layout() == "CHW"
@@ -133,20 +161,19 @@ def test_graph_agrees_with_dalis_operators(size, antialias):
 @pytest.mark.parametrize("target", [(48, 64), (36, 33), (33, 31)])  # the last leaves nothing to cut off one side
 def test_centre_crops_agree_with_dalis_operators(target, antialias):
     images, size = images_of_sizes(40), (33, 31)
-    height, width = (np.array([image.shape[axis] for image in images]) for axis in (0, 1))
-    sizes = window.covering_sizes(height, width, target)
-    positions = window.centre_crop_positions(sizes, size)
+    steps = [CentreCrop(size, 1.0, "linear", "linear", antialias, fuse) for fuse in (True, False)]
+    for step in steps:
+        step.covered = target
+    drawn = steps[0].draw(np.array([image.shape[:2] for image in images]), SampleRandom(0, 0, np.arange(40)))
 
     def feed(values):
-        return fn.external_source(lambda: values.astype(np.float32), batch=True, dtype=types.FLOAT, ndim=1)
+        return fn.external_source(lambda: values, batch=True)
 
     @pipeline_def(batch_size=40, num_threads=2, device_id=None)
     def graph():
         image = fn.external_source(lambda: images, batch=True, dtype=types.UINT8, ndim=3)
-        options = {"antialias": antialias, "crop": (feed(sizes), feed(positions))}
-        return tuple(
-            ops.resize_flip_normalize(image, size, "cpu", MEAN, STD, fuse=fuse, **options) for fuse in (True, False)
-        )
+        draws = {name: feed(values) for name, values in drawn.items()}
+        return tuple(ending(step, draws, image) for step in steps)
 
     ours, stock = (np.array(output.as_tensor()) for output in graph().run())
     assert ours.shape == (40, 3, *size)

@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from dali_mix import build_loader
 from dali_mix.recordio import RecordSet, write_set
 from tests.loading.sets import encode, picture, pixels_by_id
+from tests.pipelines.draws import drawn_by
 
 UNIT = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 
@@ -44,7 +45,8 @@ def run(records, *, train, epoch=0, **options):
 
 
 def drawn(records, epoch=0, **options):
-    return build("imagenet", True, options).draw(records.table[:], SampleRandom(0, epoch, np.arange(len(records))))
+    pipeline = build("imagenet", True, options)
+    return drawn_by(pipeline, records.table[:], SampleRandom(0, epoch, np.arange(len(records))))
 
 
 def grey_levels(ours, theirs):
@@ -57,7 +59,7 @@ def test_parity_with_torchvision_and_pil_in_training(photos, size):
     for epoch in range(2):
         images, draws = run(records, train=True, epoch=epoch, image_size=size, preset="parity"), drawn(records, epoch)
         for i, part in enumerate(parts):
-            (top, left), (height, width) = draws["anchor"][i], draws["shape"][i]
+            (top, left), (height, width) = draws["Crop"]["anchor"][i], draws["Crop"]["shape"][i]
             goal = list(images[i].shape[1:])
             whole = torch.from_numpy(part.copy()).permute(2, 0, 1)
             theirs = v2.functional.resized_crop(
@@ -66,7 +68,7 @@ def test_parity_with_torchvision_and_pil_in_training(photos, size):
             crop = Image.fromarray(part[top : top + height, left : left + width])
             pil = np.asarray(crop.resize(goal[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
             for reference in (theirs.numpy(), pil):
-                reference = reference[:, :, ::-1] if draws["mirror"][i] else reference
+                reference = reference[:, :, ::-1] if draws["Flip"]["mirror"][i] else reference
                 difference = grey_levels(images[i], reference)
                 assert difference[:, 1:-1, 1:-1].max() <= 1.01 and difference.mean() < 0.25
                 # at the border DALI repeats the edge, PIL takes fewer pixels: up to some levels in the outermost row or
@@ -103,7 +105,7 @@ def test_filters_differ_where_they_should(photos):
         run(records, train=True, image_size=128, fuse=False),
         run(records, train=True, image_size=128, preset="resizemix"),
     )
-    shape = drawn(records, image_size=128)["shape"]
+    shape = drawn(records, image_size=128)["Crop"]["shape"]
     grown, shrunk = [i for i in range(6) if (shape[i] < 128).all()], [i for i in range(6) if (shape[i] > 128).all()]
     assert grown and shrunk
     assert all(255 * abs(plain[i] - mixed[i]).max() > 1.5 for i in grown)  # Lanczos3 against linear
@@ -127,25 +129,25 @@ def test_colour_is_applied_as_drawn(photos):
     records, _ = photos
     options = {"color_jitter": (0.4, 0.4, 0.4, 0.1), "pca_lighting": 0.1}
     before, after = run(records, train=True, fuse=False), run(records, train=True, **options)
-    draws = drawn(records, **options)
+    draws = drawn(records, **options)["Color"]
     for i in range(6):
         pixels = before[i].transpose(1, 2, 0) * 255
-        shift = draws["color_mean"][i] @ pixels.mean(axis=(0, 1)) + draws["color_offset"][i]
-        expected = np.clip(pixels @ draws["color_matrix"][i].T + shift, 0, 255)
+        shift = draws["mean"][i] @ pixels.mean(axis=(0, 1)) + draws["offset"][i]
+        expected = np.clip(pixels @ draws["matrix"][i].T + shift, 0, 255)
         assert abs(255 * after[i].transpose(1, 2, 0) - expected).max() <= 0.6
 
 
 def test_erasing_sets_the_drawn_window_to_the_mean(photos):
     records, _ = photos
     before, after = run(records, train=True, fuse=False, flip=0.0), run(records, train=True, erasing=1.0, flip=0.0)
-    draws = drawn(records, erasing=1.0, flip=0.0)
+    draws = drawn(records, erasing=1.0, flip=0.0)["Erasing"]
     for i in range(6):
-        (top, left), (height, width) = draws["erase_anchor"][i].astype(int), draws["erase_shape"][i].astype(int)
+        (top, left), (height, width) = draws["anchor"][i].astype(int), draws["shape"][i].astype(int)
         expected = before[i].copy()
         expected[:, top : top + height, left : left + width] = 0
         assert abs(after[i] - expected).max() < 1e-5
         assert 0.01 < height * width / 224**2 < 0.34
-    half = drawn(records, erasing=0.5)["erase_shape"]
+    half = drawn(records, erasing=0.5)["Erasing"]["shape"]
     assert half.shape == (6, 2)
 
 
@@ -155,11 +157,11 @@ def test_auto_augment_changes_images_by_what_is_drawn_alone(photos, kind):
     options = {"image_size": 64, "auto_augment": kind}
     plain = run(records, train=True, image_size=64, fuse=False)
     first, again = run(records, train=True, **options), run(records, train=True, **options)
-    draws = AutoAugment(kind, (64, 64)).draw(SampleRandom(0, 0, np.arange(6)).branch(2))
+    draws = AutoAugment(kind, (64, 64)).draw(np.zeros((6, 2)), SampleRandom(0, 0, np.arange(6)).branch(2))
     operations = AutoAugment(kind, (64, 64)).operations
     for i in range(6):
         assert np.array_equal(first[i], again[i])
-        names = {operations[number].name for number in draws["augment_operation"][i]}
+        names = {operations[number].name for number in draws["operation"][i]}
         if names == {"identity"}:
             assert abs(255 * (first[i] - plain[i])).max() < 1e-3
     assert any(abs(255 * (first[i] - plain[i])).mean() > 2 for i in range(6))
@@ -173,15 +175,18 @@ def test_auto_augment_applies_the_operation_drawn_with_its_strength_and_sign(kin
     count, image = len(augment.operations), picture(40, 52, 5)
     operation, level = np.repeat(np.arange(count), 2), np.arange(2 * count) * 7 % augment.bins
     sign = np.tile([0, 1], count)
-    drawn = [np.stack([array] * augment.count, axis=1).astype(np.int32) for array in (operation, level, sign)]
-    drawn[0][:, 1:] = count - 1  # AutoAugment's second step: the identity
+    drawn = {"operation": operation, "bin": level, "sign": sign}
+    drawn = {name: np.stack([array] * augment.count, axis=1).astype(np.int32) for name, array in drawn.items()}
+    drawn["operation"][:, 1:] = count - 1  # AutoAugment's second step: the identity
 
     def feed(array, layout=None):
         return fn.external_source(source=lambda: [np.array(row) for row in array], batch=True, layout=layout)
 
     @pipeline_def(batch_size=2 * count, num_threads=1, device_id=None, enable_conditionals=True)
     def chosen():
-        return augment.graph(feed([image] * 2 * count, "HWC"), *[feed(array) for array in drawn])
+        return augment.graph(
+            feed([image] * 2 * count, "HWC"), {name: feed(array) for name, array in drawn.items()}, "cpu"
+        )
 
     @pipeline_def(batch_size=2 * count, num_threads=1, device_id=None)
     def each_alone():
@@ -206,14 +211,16 @@ def test_auto_augment_applies_the_operation_drawn_with_its_strength_and_sign(kin
 
 
 def test_auto_augment_draws_follow_the_policies():
-    random = lambda: SampleRandom(0, 0, np.arange(20_000))  # noqa: E731  # a fresh generator each time
-    rand = AutoAugment("randaugment", (224, 224), 3, 7).draw(random())
-    assert rand["augment_operation"].shape == (20_000, 3) and set(rand["augment_bin"].ravel()) == {7}
-    assert set(rand["augment_operation"].ravel()) == set(range(14)) and abs(rand["augment_sign"].mean() - 0.5) < 0.02
-    trivial = AutoAugment("trivialaugment", (224, 224)).draw(random())
-    assert trivial["augment_operation"].shape == (20_000, 1) and set(trivial["augment_bin"].ravel()) == set(range(31))
+    def drawn(augment):
+        return augment.draw(np.zeros((20_000, 2)), SampleRandom(0, 0, np.arange(20_000)))
+
+    rand = drawn(AutoAugment("randaugment", (224, 224), 3, 7))
+    assert rand["operation"].shape == (20_000, 3) and set(rand["bin"].ravel()) == {7}
+    assert set(rand["operation"].ravel()) == set(range(14)) and abs(rand["sign"].mean() - 0.5) < 0.02
+    trivial = drawn(AutoAugment("trivialaugment", (224, 224)))
+    assert trivial["operation"].shape == (20_000, 1) and set(trivial["bin"].ravel()) == set(range(31))
     auto = AutoAugment("autoaugment", (224, 224))
-    chosen = auto.draw(random())["augment_operation"]
+    chosen = drawn(auto)["operation"]
     identity = len(auto.operations) - 1
     # of the 25 sub-policies two have one step only; the probabilities of the others are in the paper's table
     expected = (auto._policy[:, :, 1] * (auto._policy[:, :, 0] != identity)).mean(axis=0)

@@ -1,18 +1,18 @@
 """The multilabel pipeline: windows, cutout and normalization against PIL and per-pixel loops; boxes; wrong options."""
 
 import io
-from collections import Counter
 
 import numpy as np
 import pytest
 from dali_mix.pipelines import SampleRandom, build
-from dali_mix.pipelines.steps import window as windows
+from dali_mix.pipelines.steps.geometry import Crop, Flip, Resize
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dali_mix import build_loader
 from dali_mix.recordio import RecordSet, write_set
 from tests.loading.sets import encode, picture, pixels_by_id
+from tests.pipelines.draws import drawn_by
 
 SIZE = (64, 96)
 PLAIN = {"image_size": SIZE, "normalization": "none"}
@@ -46,7 +46,7 @@ def run(records, *, train, epoch=0, batch_size=4, **options):
 
 def drawn(records, epoch=0, **options):
     pipeline = build("multilabel", True, {**PLAIN, **options})
-    return pipeline.draw(records.table[:], SampleRandom(0, epoch, np.arange(len(records))))
+    return drawn_by(pipeline, records.table[:], SampleRandom(0, epoch, np.arange(len(records))))
 
 
 def resized(part, anchor, shape, mirror):
@@ -62,12 +62,13 @@ def test_training_pixels(photos, crop):
     for epoch in range(2):
         images, draws = run(records, train=True, epoch=epoch, crop=crop), drawn(records, epoch, crop=crop)
         for i, part in enumerate(parts):
-            wanted = resized(part, draws["anchor"][i], draws["shape"][i], draws["mirror"][i])
+            anchor, shape = draws["Crop"]["anchor"][i], draws["Crop"]["shape"][i]
+            wanted = resized(part, anchor, shape, draws["Flip"]["mirror"][i])
             assert images[i].shape == (3, *SIZE)
             difference = abs(images[i] - wanted)[:, 1:-1, 1:-1] * 255
             assert difference.max() <= 1.51 and difference.mean() < 0.5
             if crop == "none":
-                assert draws["anchor"][i].tolist() == [0, 0] and draws["shape"][i].tolist() == list(part.shape[:2])
+                assert anchor.tolist() == [0, 0] and shape.tolist() == list(part.shape[:2])
 
 
 def test_evaluation_shows_the_whole_picture(photos):
@@ -107,13 +108,14 @@ def test_cutout_is_a_square_of_one_colour(photos):
     )
     sizes = set()
     for i in plain:
-        (top, left), (height, width) = draws["cut_anchor"][i].astype(int), draws["cut_shape"][i].astype(int)
+        cutout = {name: values[i] for name, values in draws["Cutout"].items()}
+        (top, left), (height, width) = cutout["anchor"].astype(int), cutout["shape"].astype(int)
         assert top >= 0 and left >= 0 and top + height <= SIZE[0] and left + width <= SIZE[1]
         sizes.add((height, width))
         inside = np.zeros(SIZE, bool)
         inside[top : top + height, left : left + width] = True
-        inside = inside[:, ::-1] if draws["mirror"][i] else inside
-        colour = draws["cut_color"][i] / 255
+        inside = inside[:, ::-1] if draws["Flip"]["mirror"][i] else inside
+        colour = cutout["fill_value"] / 255
         np.testing.assert_allclose(cut[i][:, inside], np.repeat(colour[:, None], inside.sum(), axis=1), atol=1e-6)
         assert abs(cut[i] - plain[i])[:, ~inside].max() * 255 < 1.01  # the fused operator does not round between
     assert len(sizes) > 1 and max(size[0] for size in sizes) <= 32 and max(size[1] for size in sizes) <= 48
@@ -122,12 +124,13 @@ def test_cutout_is_a_square_of_one_colour(photos):
 def test_cutout_centres_reach_every_pixel():
     table = np.zeros(100_000, [("height", "u4"), ("width", "u4")])
     table["height"], table["width"] = 100, 200
-    draws = build("multilabel", True, {**PLAIN, "cutout": 0.5}).draw(table, SampleRandom(1, 0, np.arange(len(table))))
-    bottom, right = (draws["cut_anchor"] + draws["cut_shape"]).T
+    pipeline = build("multilabel", True, {**PLAIN, "cutout": 0.5})
+    draws = drawn_by(pipeline, table, SampleRandom(1, 0, np.arange(len(table))))["Cutout"]
+    bottom, right = (draws["anchor"] + draws["shape"]).T
     # Around a centre at c it spans c - 16 to c + 16: 16 of 64 centres touch the lower border, 17 the upper one.
     assert abs((bottom == 64).mean() - 16 / 64) < 0.01 and abs((right == 96).mean() - 24 / 96) < 0.01
-    assert abs((draws["cut_anchor"] == 0).mean(0) - np.array([17 / 64, 25 / 96])).max() < 0.01
-    assert abs(draws["cut_color"].mean() - 127.5) < 0.5 and draws["cut_color"].max() == 255
+    assert abs((draws["anchor"] == 0).mean(0) - np.array([17 / 64, 25 / 96])).max() < 0.01
+    assert abs(draws["fill_value"].mean() - 127.5) < 0.5 and draws["fill_value"].max() == 255
 
 
 def test_window_flip_and_cutout_have_nothing_to_do_with_each_other():
@@ -135,10 +138,10 @@ def test_window_flip_and_cutout_have_nothing_to_do_with_each_other():
     table["height"], table["width"] = 300, 500
     for crop in ("random-resized", "multi-scale"):
         pipeline = build("multilabel", True, {**PLAIN, "crop": crop, "cutout": 0.2, "auto_augment": "trivialaugment"})
-        draws = pipeline.draw(table, SampleRandom(3, 0, np.arange(len(table))))
-        window = np.concatenate([draws["anchor"], draws["shape"]], axis=1)  # these do depend on each other
-        others = [draws["mirror"], *draws["cut_anchor"].T, *draws["cut_color"].T]
-        others += [draws[f"augment_{name}"][:, 0] for name in ("operation", "bin", "sign")]
+        draws = drawn_by(pipeline, table, SampleRandom(3, 0, np.arange(len(table))))
+        window = np.concatenate([*draws["Crop"].values()], axis=1)  # these do depend on each other
+        others = [draws["Flip"]["mirror"], *draws["Cutout"]["anchor"].T, *draws["Cutout"]["fill_value"].T]
+        others += [values[:, 0] for values in draws["AutoAugment"].values()]
         among = np.corrcoef(others) - np.eye(len(others))
         across = np.corrcoef(others, window.T)[: len(others), len(others) :]
         assert max(abs(among).max(), abs(across).max()) < 0.025  # five standard errors
@@ -148,42 +151,8 @@ def test_window_flip_and_cutout_have_nothing_to_do_with_each_other():
 def test_the_share_of_flips(flip):
     table = np.ones(20_000, [("height", "u4"), ("width", "u4")])
     random = SampleRandom(0, 0, np.arange(len(table)))
-    assert build("multilabel", True, {"flip": flip}).draw(table, random)["mirror"].mean() == pytest.approx(
-        flip, abs=0.02
-    )
-
-
-def test_multi_scale_windows_as_published():
-    count = 100_000
-    height, width = np.full(count, 512), np.full(count, 1024)
-    anchor, shape = windows.multi_scale_windows(height, width, SampleRandom(2, 0, np.arange(count)))
-    scales = [1.0, 0.875, 0.75, 0.66, 0.5]
-    wanted_pairs = {
-        (round(512 * a), round(1024 * b)) for i, a in enumerate(scales) for j, b in enumerate(scales) if abs(i - j) <= 2
-    }
-    pairs = Counter(map(tuple, shape.tolist()))
-    assert set(pairs) == wanted_pairs and len(wanted_pairs) == 19
-    expected = count / 19
-    assert (
-        sum((found - expected) ** 2 / expected for found in pairs.values()) < 42.3
-    )  # chi-square, 18 degrees, p = .001
-    assert (anchor >= 0).all() and (anchor + shape <= [512, 1024]).all()
-    small = (shape == [256, 512]).all(1)
-    places = Counter(map(tuple, anchor[small].tolist()))
-    tops, lefts = [0, 64, 128, 192, 256], [0, 128, 256, 384, 512]
-    corners = {(tops[a], lefts[b]) for a in (0, 4) for b in (0, 4)}
-    middles = {(256 // 2 * a, 512 // 2 * b) for a, b in [(1, 1), (1, 0), (1, 2), (0, 1), (2, 1)]}
-    quarters = {(tops[a], lefts[b]) for a in (1, 3) for b in (1, 3)}
-    assert set(places) == corners | middles | quarters
-    expected = small.sum() / 13
-    assert sum((found - expected) ** 2 / expected for found in places.values()) < 32.9  # 12 degrees
-
-
-def test_tiny_pictures_keep_a_pixel():
-    sizes = np.array([1, 1, 2, 3]), np.array([1, 5, 2, 1])
-    for epoch in range(20):
-        anchor, shape = windows.multi_scale_windows(*sizes, SampleRandom(0, epoch, np.arange(4)))
-        assert (shape >= 1).all() and (anchor >= 0).all() and (anchor + shape <= np.stack(sizes, 1)).all()
+    draws = drawn_by(build("multilabel", True, {"flip": flip}), table, random)
+    assert draws["Flip"]["mirror"].mean() == pytest.approx(flip, abs=0.02)
 
 
 def test_batch_size_and_options_do_not_change_a_window(photos):
@@ -192,7 +161,7 @@ def test_batch_size_and_options_do_not_change_a_window(photos):
     assert all(np.array_equal(whole[i], small[i]) for i in whole)
     bare = drawn(records, crop="multi-scale")
     more = drawn(records, crop="multi-scale", cutout=0.5, auto_augment="randaugment")
-    assert all(np.array_equal(bare[name], more[name]) for name in bare)
+    assert all(np.array_equal(bare[kind][name], more[kind][name]) for kind in bare for name in bare[kind])
 
 
 def test_randaugment_changes_pictures(photos):
@@ -254,7 +223,8 @@ def test_wrong_options(options, message):
 def test_none_is_a_name_on_the_command_line_too():
     """`--cfg-options pipeline.crop=none` arrives as None."""
     given, named = (build("multilabel", True, {"crop": none, "normalization": none}) for none in (None, "none"))
-    assert (given.crop, given.mean, given.std) == (named.crop, named.mean, named.std) == ("none", (0, 0, 0), (1, 1, 1))
+    assert (given.mean, given.std) == (named.mean, named.std) == ((0, 0, 0), (1, 1, 1))
+    assert [type(step) for step in given.steps] == [type(step) for step in named.steps] == [Crop, Resize, Flip]
 
 
 def test_a_jpeg_set_through_the_decoder_window(tmp_path):
@@ -265,5 +235,5 @@ def test_a_jpeg_set_through_the_decoder_window(tmp_path):
     records = RecordSet(tmp_path / "set")
     image, draws = run(records, train=True)[0], drawn(records)
     decoded = np.asarray(Image.open(io.BytesIO(file.getvalue())))
-    wanted = resized(decoded, draws["anchor"][0], draws["shape"][0], draws["mirror"][0])
+    wanted = resized(decoded, draws["Crop"]["anchor"][0], draws["Crop"]["shape"][0], draws["Flip"]["mirror"][0])
     assert abs(image - wanted)[:, 1:-1, 1:-1].mean() * 255 < 1.0

@@ -8,11 +8,12 @@ from tests.loading.sets import png_set
 
 PLUGIN = '''
 import numpy as np
-from dali_mix.pipelines import Pipeline, ops
+from dali_mix.pipelines import Pipeline
+from nvidia.dali import fn, types
 
 
 class Squares(Pipeline):
-    """Everything resized to a square; rolled by a drawn brightness."""
+    """A graph that is no list of steps: everything resized to a square, half of it mirrored."""
 
     name = "squares"
 
@@ -23,8 +24,8 @@ class Squares(Pipeline):
         return {"mirror": random.integers(0, 2, 1)[:, 0].astype(np.int32)}
 
     def graph(self, encoded, draws, device):
-        images = ops.decode(encoded, device)
-        return ops.resize_flip_normalize(images, self.image_size, device, self.mean, self.std, draws["mirror"])
+        images = fn.resize(fn.decoders.image(encoded), size=self.image_size)
+        return fn.crop_mirror_normalize(images, dtype=types.FLOAT, std=[255.0] * 3, mirror=draws["mirror"])
 
 
 not_a_pipeline = 3

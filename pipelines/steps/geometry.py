@@ -1,0 +1,206 @@
+"""The steps that move what is in an image: crops, drawn from its size alone, resizing and flips; and decoding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from dali_mix.pipelines.base import Step, choice, interval, number
+from dali_mix.pipelines.random import SampleRandom
+from nvidia.dali import fn, types
+from nvidia.dali.data_node import DataNode
+
+TRIES = 10
+# Multi-scale crop: sides as shares of the picture's, at most two steps of this list apart; and where windows may lie,
+# in quarters of the room there is (top, left): four corners, centre, middles of the borders, and the quarter points.
+SCALES = np.array([1.0, 0.875, 0.75, 0.66, 0.5])
+SIDE_PAIRS = np.array([(i, j) for i in range(5) for j in range(5) if abs(i - j) <= 2])
+QUARTERS = np.array(
+    [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
+)
+INTERPOLATIONS = {
+    "nearest": types.INTERP_NN,
+    "linear": types.INTERP_LINEAR,
+    "triangular": types.INTERP_TRIANGULAR,
+    "cubic": types.INTERP_CUBIC,
+    "lanczos3": types.INTERP_LANCZOS3,
+}
+
+
+def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | None = None) -> DataNode:
+    """Encoded bytes → uint8 RGB HWC, turned by EXIF; of the turned image only the `window` (anchor, shape) if given.
+
+    On a GPU the hybrid decoder reads from the host.
+    """
+    options = {"device": "mixed" if device == "gpu" else "cpu", "output_type": types.RGB, "hw_decoder_load": 0.65}
+    if window is None:
+        return fn.decoders.image(encoded, **options)
+    return fn.decoders.image_slice(encoded, *window, axis_names="HW", **options)
+
+
+class Crop(Step):
+    """Keeps the whole image; derived classes draw a smaller window.
+
+    A window is anchor (B, 2) int32 as top, left, and shape (B, 2) int32 as height, width: pixels, inside the image, at
+    least one. As the first step it is cut out by the decoder, which decodes nothing else if `decode_window` is True.
+    """
+
+    decode_window: bool = True
+
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        return {"anchor": np.zeros_like(sizes), "shape": sizes}
+
+    def decode(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        """Decode the window: encoded bytes → uint8 HWC images."""
+        if self.decode_window:
+            return decode(encoded, device, (draws["anchor"], draws["shape"]))
+        return self.graph(decode(encoded, device), draws, device)
+
+    def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        return fn.slice(images, draws["anchor"], draws["shape"], device=device, axis_names="HW")
+
+    def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        return draws["shape"]
+
+    def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        return boxes - np.tile(draws["anchor"][::-1], 2)
+
+
+class RandomResizedCrop(Crop):
+    """A window of random area and shape: the "inception" crop (Szegedy et al. 2015) as torchvision draws it.
+
+    Ten tries a record: share of the area uniform in `scale`, width / height log-uniform in `ratio`; the first that fits
+    counts, placed uniformly. If none fits: the whole image, or the largest centred window within `ratio`.
+    """
+
+    def __init__(self, scale: Sequence[float], ratio: Sequence[float], decode_window: bool = True) -> None:
+        self.scale = interval("scale", scale, 1e-6, 1.0)
+        self.ratio = interval("ratio", ratio, 1e-3, 1e3)
+        self.decode_window = decode_window
+
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        sizes = sizes.astype(np.float64)
+        u = random.uniform(2 * TRIES + 2)
+        area = sizes.prod(axis=1, keepdims=True) * (self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :TRIES])
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        aspect = np.exp(low + (high - low) * u[:, TRIES : 2 * TRIES])
+        tried = np.rint(np.sqrt(np.stack([area / aspect, area * aspect], axis=2)))  # (B, TRIES, 2): height, width
+        fits = ((tried >= 1) & (tried <= sizes[:, None])).all(axis=2)
+        found = fits.any(axis=1, keepdims=True)
+        largest = np.stack([sizes[:, 1] / self.ratio[0], sizes[:, 0] * self.ratio[1]], axis=1)
+        shape = np.clip(np.rint(largest), 1, sizes)
+        shape = np.where(found, tried[np.arange(len(sizes)), fits.argmax(axis=1)], shape)
+        anchor = np.where(found, np.floor(u[:, -2:] * (sizes - shape + 1)), (sizes - shape) // 2)
+        return {"anchor": anchor.astype(np.int32), "shape": shape.astype(np.int32)}
+
+
+class MultiScaleCrop(Crop):
+    """The multi-scale crop of two-stream networks (arXiv 1507.02159), as SpliceMix and ML-GCN use it.
+
+    Published: the picture is resized to a square, a window of one of 19 pairs of sides is cut at one of 13 places, and
+    resized again. Here the same window is taken from the picture as it is, so that its pixels are resampled once.
+    """
+
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        sides = SIDE_PAIRS[random.integers(0, len(SIDE_PAIRS), 1)[:, 0]]
+        quarters = QUARTERS[random.integers(0, len(QUARTERS), 1)[:, 0]]
+        shape = np.maximum(np.rint(sizes * SCALES[sides]), 1)
+        anchor = np.floor((sizes - shape) * quarters / 4)
+        return {"anchor": anchor.astype(np.int32), "shape": shape.astype(np.int32)}
+
+
+class Resize(Step):
+    """Resizes to `size` (height, width), whatever the proportions.
+
+    Args:
+        min_filter, mag_filter: used along an axis that shrinks, and along one that grows.
+        antialias: widen the filter to the ratio.
+        fuse: whether `kernels.fused` may do it, with linear filters, on a CPU, at the end of a list.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        min_filter: str = "linear",
+        mag_filter: str = "linear",
+        antialias: bool = True,
+        fuse: bool = True,
+    ) -> None:
+        self.size = size
+        self.antialias = antialias
+        self.min_filter = choice("min_filter", min_filter, tuple(INTERPOLATIONS))
+        self.mag_filter = choice("mag_filter", mag_filter, tuple(INTERPOLATIONS))
+        self.fuse = fuse and min_filter == mag_filter == "linear"
+
+    def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        return self.resize(images, self.size, device)
+
+    def resize(self, images: DataNode, size: tuple[int, int] | DataNode, device: str) -> DataNode:
+        """Resize to `size`, one for all images or one for each."""
+        filters = {"min_filter": INTERPOLATIONS[self.min_filter], "mag_filter": INTERPOLATIONS[self.mag_filter]}
+        return fn.resize(images, device=device, size=size, antialias=self.antialias, **filters)
+
+    def fused(self, draws: Mapping[str, DataNode]) -> dict[str, Any]:
+        """Return the options of `kernels.fused.resize_flip_normalize` that do the same."""
+        return {"antialias": self.antialias}
+
+    def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.broadcast_to(self.size, sizes.shape)
+
+    def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        return boxes / np.tile(size[::-1], 2) * np.tile(self.size[::-1], 2)
+
+
+class CentreCrop(Resize):
+    """Resizes in proportion until `ratio` × `size` is just covered, then cuts `size` out of the centre.
+
+    Sizes round down as torchvision's Resize does, so that the shorter side of a square becomes its side; anchors as its
+    CenterCrop does, ties to the even number.
+    """
+
+    def __init__(self, size: tuple[int, int], ratio: float, *filters: Any) -> None:
+        super().__init__(size, *filters)
+        ratio = number("crop_ratio", ratio, 1.0, 4.0)
+        self.covered = round(ratio * size[0]), round(ratio * size[1])
+
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        """Draw size (B, 2) float32, to resize to, and anchor (B, 2) int32, where the centre begins."""
+        covering = np.maximum(self.covered, np.array(self.covered[::-1]) * sizes // sizes[:, ::-1])
+        anchor = np.rint((covering - self.size) / 2)
+        return {"size": covering.astype(np.float32), "anchor": anchor.astype(np.int32)}
+
+    def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        images = self.resize(images, draws["size"], device)
+        return fn.slice(images, draws["anchor"], self.size, device=device, axis_names="HW")
+
+    def fused(self, draws: Mapping[str, DataNode]) -> dict[str, Any]:
+        crop = fn.cat(fn.cast(draws["size"], dtype=types.INT32), draws["anchor"])
+        return {"antialias": self.antialias, "crop": crop}
+
+    def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        return boxes / np.tile(size[::-1], 2) * np.tile(draws["size"][::-1], 2) - np.tile(draws["anchor"][::-1], 2)
+
+
+class Flip(Step):
+    """Flips left to right with probability `prob`."""
+
+    def __init__(self, prob: float = 0.5) -> None:
+        self.prob = number("flip", prob, 0.0, 1.0)
+
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        """Draw mirror (B,) int32: 1 for a flip."""
+        return {"mirror": (random.uniform(1)[:, 0] < self.prob).astype(np.int32)}
+
+    def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
+        return fn.flip(images, horizontal=draws["mirror"], device=device)
+
+    def mirror(self, draws: Mapping[str, DataNode]) -> DataNode:
+        """Return the option of the operators at the end of a graph that does the same."""
+        return draws["mirror"]
+
+    def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        if not draws["mirror"]:
+            return boxes
+        return np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)

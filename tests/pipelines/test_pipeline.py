@@ -1,0 +1,127 @@
+"""Lists of steps: what leaves them, where boxes go, what is left out."""
+
+import numpy as np
+import pytest
+from dali_mix.pipelines import Pipeline, SampleRandom, build
+from dali_mix.pipelines.steps import (
+    AutoAugment,
+    CentreCrop,
+    Color,
+    Crop,
+    Cutout,
+    Erasing,
+    Flip,
+    MultiScaleCrop,
+    RandomResizedCrop,
+    Resize,
+)
+
+from dali_mix import build_loader
+from dali_mix.recordio import RecordSet, write_set
+from tests.loading.sets import encode, picture, pixels_by_id
+
+SIZE = (64, 96)
+LISTS = {
+    "crop, resize, flip": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0)), Resize(SIZE), Flip()],
+    "stock operators": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0)), Resize(SIZE, fuse=False), Flip()],
+    "decoded whole": [RandomResizedCrop((0.3, 0.9), (0.5, 2.0), decode_window=False), Resize(SIZE), Flip()],
+    "centre": [CentreCrop(SIZE, 1.3)],
+    "centre, stock operators": [CentreCrop(SIZE, 1.3, "linear", "linear", True, False), Flip(1.0)],
+    "flip first": [Flip(), MultiScaleCrop(), Resize(SIZE)],
+    "one class twice": [Resize((120, 150)), Flip(), RandomResizedCrop((0.3, 0.9), (0.5, 2.0)), Flip(), Resize(SIZE)],
+}
+
+
+def pipeline(steps, **options):
+    return Pipeline(**{"train": True, "image_size": SIZE, "mean": (0, 0, 0), "std": (1, 1, 1), **options}, steps=steps)
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory):
+    """Black pictures of many sizes with a white rectangle each, and its box."""
+    random, samples = np.random.default_rng(0), []
+    for _ in range(24):
+        height, width = random.integers(80, 200, 2)
+        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+        bottom, right = top + height // 3, left + width // 3
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[top:bottom, left:right] = 255
+        samples.append((encode(pixels), [2, 6, 1, left / width, top / height, right / width, bottom / height, 0]))
+    prefix = tmp_path_factory.mktemp("boxes") / "set"
+    write_set(prefix, samples, task="detection", classes=("a", "b"))
+    return RecordSet(prefix)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_boxes_stay_on_what_they_enclose(boxes, name):
+    checked = 0
+    for images, targets, _ in build_loader(pipeline(LISTS[name]), boxes, batch_size=8, train=True, device="cpu"):
+        assert images.shape == (8, 3, *SIZE)
+        for image, target in zip(images, targets, strict=True):
+            lit = (image[0] > 0.5).nonzero()
+            if len(target["boxes"]) and len(lit) > 20:
+                found = [lit[:, 1].min(), lit[:, 0].min(), lit[:, 1].max() + 1, lit[:, 0].max() + 1]
+                assert np.abs(target["boxes"][0].numpy() - np.array(found)).max() < 2.5
+                checked += 1
+    assert checked > 16
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_windows_lie_inside_the_images_that_arrive(boxes, name):
+    one, rows = pipeline(LISTS[name]), boxes.table[:]
+    draws = one.draw(rows, SampleRandom(0, 0, np.arange(len(rows))))
+    for index, step in enumerate(one.steps):
+        if isinstance(step, Crop):
+            arrives = np.array([120, 150]) if index > 1 else np.stack([rows["height"], rows["width"]], axis=1)
+            anchor, shape = draws[f"{index}.anchor"], draws[f"{index}.shape"]
+            assert (anchor >= 0).all() and (shape >= 1).all() and (anchor + shape <= arrives).all()
+
+
+def test_a_flip_inside_a_list_is_the_one_at_its_end(tmp_path):
+    samples = [(encode(picture(70, 90, seed)), 0) for seed in range(4)]
+    write_set(tmp_path / "set", samples, classes="a")
+    last, first = (
+        pixels_by_id([build_loader(pipeline(steps), tmp_path / "set", batch_size=4, train=True, device="cpu")])
+        for steps in ([Resize(SIZE, fuse=False), Flip(1.0)], [Resize(SIZE, fuse=False), Flip(1.0), Cutout(1e-9)])
+    )
+    for number, image in last.items():
+        np.testing.assert_array_equal(first[number], image)
+
+
+def test_inactive_steps_are_left_out():
+    steps = [Color(None, 0.0), AutoAugment(None, SIZE), Erasing(0.0, (0, 0, 0)), Cutout(0.0), Resize(SIZE)]
+    one = pipeline(steps)
+    assert [type(step) for step in one.steps] == [Resize] and not one.conditional
+    steps = [Color(0.1, 0.0), AutoAugment("randaugment", SIZE), Erasing(0.1, (0, 0, 0)), Cutout(0.1), Resize(SIZE)]
+    one = pipeline(steps)
+    assert one.steps == steps and one.conditional
+
+
+def test_a_branch_does_not_depend_on_other_steps():
+    rows = np.full(30, 50, [("height", "u4"), ("width", "u4")])
+    random = SampleRandom(0, 0, np.arange(30))
+    flip = Flip()
+    alone = pipeline([flip.on_branch(3)]).draw(rows, random)
+    after = pipeline([Flip(), Flip(), flip.on_branch(3)]).draw(rows, random)
+    assert np.array_equal(alone["0.mirror"], after["2.mirror"]) and flip.branch == 0
+    assert (after["0.mirror"] != after["1.mirror"]).any() and (after["0.mirror"] != after["2.mirror"]).any()
+
+
+def test_what_cannot_carry_boxes_is_refused():
+    build("imagenet", False, {"auto_augment": "randaugment"}).check_boxes()
+    for name in ("imagenet", "multilabel"):
+        build(name, True, {"flip": 0.3}).check_boxes()
+        with pytest.raises(ValueError, match="auto_augment='randaugment' would turn and shift images, not boxes"):
+            build(name, True, {"auto_augment": "randaugment"}).check_boxes()
+    with pytest.raises(ValueError, match="pipeline 'cifar' does not carry boxes along"):
+        build("cifar", True).check_boxes()
+    with pytest.raises(ValueError, match="pipeline 'cifar' does not carry boxes along"):
+        build("cifar", True).map_boxes(np.zeros((1, 4)), {"height": 32, "width": 32}, {}, 0)
+
+    class Own(Pipeline):
+        """A graph that is no list of steps, and its own way with boxes."""
+
+        def map_boxes(self, boxes, row, draws, sample):
+            return boxes
+
+    Own(train=True, image_size=32, mean=(0, 0, 0), std=(1, 1, 1)).check_boxes()
