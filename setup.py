@@ -58,8 +58,9 @@ setup(
     },
     entry_points={
         "console_scripts": ["dali-mix = dali_mix.cli.main:main"],
-        # Third parties add pipelines of their own under this group: NAME = module:Class.
+        # Third parties add pipelines and steps of their own under these groups: NAME = module:Class.
         "dali_mix.pipelines": [],
+        "dali_mix.pipeline_steps": [],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, choice, size_of
+from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Step, choice, size_of
 from dali_mix.pipelines.pipeline import Pipeline
+from dali_mix.pipelines.plugins import build_steps
 from dali_mix.pipelines.steps import AutoAugment, CentreCrop, Color, Erasing, Flip, RandomResizedCrop, Resize
 from dali_mix.pipelines.steps.geometry import TRIES, decode
 from nvidia.dali import fn, math, types
@@ -31,6 +33,7 @@ class ImageNet(Pipeline):
             grows).
         min_filter, mag_filter, antialias: change the preset's, see `Resize`.
         mean, std: per channel, 0..1 units.
+        steps: more steps for training, before the flip, on images of `image_size`: see `plugins.build_steps`.
         others: see the step that takes them.
     """
 
@@ -58,6 +61,7 @@ class ImageNet(Pipeline):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         fuse: bool = True,
+        steps: Sequence[Step | Mapping[str, Any]] = (),
     ) -> None:
         size = size_of(image_size, 32, 512)
         min_default, mag_default, smooth, decode_window = PRESETS[choice("preset", preset, tuple(PRESETS))]
@@ -75,6 +79,7 @@ class ImageNet(Pipeline):
             Color(color_jitter, pca_lighting).on_branch(1),
             AutoAugment(auto_augment, size, augment_count, augment_magnitude).on_branch(2),
             Erasing(erasing, mean).on_branch(3),
+            *build_steps(steps),
             self._flip,
         ]
         super().__init__(train=train, image_size=size, mean=mean, std=std, steps=training if train else [self._centre])
@@ -83,7 +88,7 @@ class ImageNet(Pipeline):
         """Raises ValueError for more steps than crop, resize and flip."""
         if len(self.steps) > 3:
             raise ValueError(
-                "source='native' crops and flips only: color_jitter, pca_lighting, auto_augment, erasing need"
+                "source='native' crops and flips only: color_jitter, pca_lighting, auto_augment, erasing, steps need"
                 " source='exact'"
             )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, choice, size_of
+from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Step, choice, size_of
 from dali_mix.pipelines.pipeline import Pipeline
+from dali_mix.pipelines.plugins import build_steps
 from dali_mix.pipelines.steps import AutoAugment, Crop, Cutout, Flip, MultiScaleCrop, RandomResizedCrop, Resize
 
 # name → mean and std in 0..1 units: SpliceMix and SGRE; CSRA on WIDER (ViT); CSRA on VOC and COCO, masked supervision.
@@ -25,6 +27,7 @@ class MultiLabel(Pipeline):
         image_size: pixels, 32 to 1024, or (height, width); the published systems use 224 to 576.
         crop: "random-resized" (CSRA, masked supervision), "multi-scale" (SpliceMix) or "none" (SGRE, CSRA on WIDER).
         normalization: "imagenet", "half" (mean and std .5) or "none" (pixels stay in 0..1).
+        steps: more steps for training, before the flip, on images of `image_size`: see `plugins.build_steps`.
         others: see the step that takes them.
     """
 
@@ -45,6 +48,7 @@ class MultiLabel(Pipeline):
         augment_magnitude: int = 9,
         normalization: str = "imagenet",
         fuse: bool = True,
+        steps: Sequence[Step | Mapping[str, Any]] = (),
     ) -> None:
         mean, std = NORMALIZATIONS[choice("normalization", normalization, tuple(NORMALIZATIONS))]
         size = size_of(image_size, 32, 1024)
@@ -55,6 +59,7 @@ class MultiLabel(Pipeline):
             resize,
             Cutout(cutout).on_branch(2),
             AutoAugment(auto_augment, size, augment_count, augment_magnitude).on_branch(3),
+            *build_steps(steps),
             Flip(flip),
         ]
         chosen = training if train else [Crop(), resize]

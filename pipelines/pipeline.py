@@ -23,8 +23,7 @@ class Pipeline:
 
     A pipeline draws and builds its graph apart: `draw` takes all its randomness from the generator it is given, `graph`
     has none. One that is no list of steps overrides both. A pipeline is constructed with `train` and its options as
-    keyword arguments and validates them there (ValueError). Others add pipelines of their own by an entry
-    point of the group "dali_mix.pipelines": NAME = module:Class.
+    keyword arguments and validates them there (ValueError). Others add pipelines of their own: see `plugins`.
 
     Attributes:
         name: what recipes call it.

@@ -173,7 +173,7 @@ class CentreCrop(Resize):
 
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
         images = self.resize(images, draws["size"], device)
-        return fn.slice(images, draws["anchor"], self.size, device=device, axis_names="HW")
+        return fn.slice(images, start=draws["anchor"], shape=self.size, device=device, axis_names="HW")
 
     def fused(self, draws: Mapping[str, DataNode]) -> dict[str, Any]:
         crop = fn.cat(fn.cast(draws["size"], dtype=types.INT32), draws["anchor"])

@@ -326,6 +326,8 @@ def test_resume_of_another_recipe_or_of_a_damaged_config(tmp_path):
         ),
         ({"model": {"type": "multilabel", "backbone": {"type": "subprocess:run"}}}, "model.backbone.type"),
         ({"model": {"type": "wrn-16-1", "inner": [[{"type": "subprocess:run"}]]}}, "model.inner.0.0.type"),
+        ({"pipeline": {"type": "subprocess:run"}}, "pipeline.type"),
+        ({"train_pipeline": {"steps": [{"type": "subprocess:run"}]}}, "train_pipeline.steps.0.type"),
     ],
 )
 def test_resume_runs_no_code_the_work_directory_names(tmp_path, changes, option):

@@ -63,6 +63,8 @@ def commands(folder):
         {"model": {"type": "subprocess:run", "args": ["true"]}},
         {"model": {"type": "foreign_code:Net"}},
         {"loss": {"type": "foreign_code:Net"}},
+        {"pipeline": {"type": "foreign_code:Net"}},
+        {"train_pipeline": {"steps": [{"type": "foreign_code:Net"}]}},
     ],
     ids=lambda changes: json.dumps(changes)[:60],
 )

@@ -1,4 +1,4 @@
-"""Mixers, models and losses of the user's own as module:name, and modules in the folder of the recipe."""
+"""Parts of the user's own (mixers, models, losses, pipelines, steps) as module:name, and modules beside the recipe."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dali_mix.cli.main import main
-from dali_mix.engine.build import build_loss, build_mixer, build_model
+from dali_mix.engine.build import build_loss, build_mixer, build_model, build_pipeline
 from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.mixers import CutMix, MixChoice, build
 from dali_mix.reports.gallery import parse_mixer
@@ -19,6 +19,8 @@ BASE = "from mmengine.config import read_base\nwith read_base():\n    from dali_
 MODULE = '''
 import torch
 from dali_mix.mixers import CutMix, Mixer
+from dali_mix.pipelines import Step
+from dali_mix.pipelines.imagenet import ImageNet
 
 class Mine(CutMix):
     """Of a fixed alpha; takes what the data set knows."""
@@ -48,6 +50,15 @@ class Net(torch.nn.Sequential):
 
 class Loss(torch.nn.CrossEntropyLoss):
     pass
+
+class Invert(Step):
+    def graph(self, images, draws, device):
+        return 255 - images
+
+class Small(ImageNet):
+    """With images of its own size."""
+    def __init__(self, *, train, steps=()):
+        super().__init__(train=train, image_size=32, steps=steps)
 
 def not_a_mixer():
     return {}
@@ -95,6 +106,17 @@ def test_models_and_losses_beside_the_recipe(folder):
     config = load_config(str(path / "recipe.py"), options)
     assert build_model(config, 7)(torch.zeros(2, 3, 16, 16)).shape == (2, 7)
     assert type(build_loss(config)).__name__ == "Loss"
+
+
+def test_pipelines_and_steps_beside_the_recipe(folder):
+    path, name = folder
+    steps = {"steps": [{"type": f"{name}:Invert"}]}
+    config = load_config(
+        str(path / "recipe.py"), [f"pipeline={ {'type': f'{name}:Small'} }", f"train_pipeline={steps}"]
+    )
+    pipeline = build_pipeline(config, True)
+    assert [type(step).__name__ for step in pipeline.steps] == ["RandomResizedCrop", "Resize", "Invert", "Flip"]
+    assert build_pipeline(config, False).image_size == (32, 32)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,18 @@ def test_every_pipeline_has_a_page_and_is_listed():
     assert set(re.findall(r"\]\(pipelines/(\w+)\.md\)", index)) == {*pipelines.BUILTIN}
 
 
+def test_the_code_of_the_index_runs():
+    text = (DOCS / "pipelines.md").read_text(encoding="utf-8")
+    made: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        if block.startswith("setup("):
+            assert '"dali_mix.pipeline_steps": ["upside-down = ' in block
+        else:
+            exec(block, made)
+    assert any(isinstance(step, made["UpsideDown"]) for step in made["training"].steps)
+    assert [len(made["Aerial"](train=train).steps) for train in (True, False)] == [4, 1]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_option_with_its_default_and_no_other(page):
     known = inspect.signature(pipelines.get(page.stem)).parameters

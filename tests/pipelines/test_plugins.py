@@ -1,11 +1,16 @@
+import re
 import sys
 import textwrap
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dali_mix import build_loader, pipelines
-from tests.loading.sets import png_set
+from dali_mix.recordio import write_set
+from tests.loading.sets import encode, pixels_by_id, png_set
 
+PAGE = Path(__file__).parents[2] / "docs" / "pipelines.md"
 PLUGIN = '''
 import numpy as np
 from dali_mix.pipelines import Pipeline
@@ -36,6 +41,8 @@ not_a_pipeline = 3
 def installed(tmp_path, monkeypatch):
     """A distribution as pip leaves it: a module, and metadata with entry points."""
     (tmp_path / "squares_plugin.py").write_text(PLUGIN)
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "my_steps.py").write_text(next(block for block in code if "(Step)" in block))
     info = tmp_path / "squares_plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: squares-plugin\nVersion: 1.0\n")
@@ -46,12 +53,16 @@ def installed(tmp_path, monkeypatch):
             squares = squares_plugin:Squares
             broken = no_such_module_here:Squares
             wrong = squares_plugin:not_a_pipeline
+            [dali_mix.pipeline_steps]
+            upside-down = my_steps:UpsideDown
+            wrong = squares_plugin:Squares
             """
         )
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path
     sys.modules.pop("squares_plugin", None)
+    sys.modules.pop("my_steps", None)
 
 
 def test_an_installed_package_adds_a_pipeline(installed):
@@ -69,8 +80,11 @@ def test_what_does_not_load_is_said(installed):
         pipelines.get("broken")
     with pytest.raises(ValueError, match=r"'wrong' .* is not a subclass"):
         pipelines.get("wrong")
-    with pytest.raises(ValueError, match="choose one of broken, cifar, imagenet, multilabel, squares, wrong"):
+    with pytest.raises(ValueError, match="of broken, cifar, imagenet, multilabel, squares, wrong, module:Class"):
         pipelines.get("nothing")
+    with pytest.raises(ValueError, match=r"'squares_plugin:not_a_pipeline' is not a class|not a subclass"):
+        pipelines.get("squares_plugin:not_a_pipeline")
+    assert pipelines.get("squares_plugin:Squares") is pipelines.get("squares")
 
 
 def test_a_constructed_pipeline_is_taken(tmp_path):
@@ -81,3 +95,87 @@ def test_a_constructed_pipeline_is_taken(tmp_path):
         build_loader(made, prefix, batch_size=4, train=False, device="cpu")
     with pytest.raises(ValueError, match="constructed already"):
         build_loader(made, prefix, batch_size=4, train=True, device="cpu", pipeline_options={"flip": 0})
+
+
+@pytest.mark.parametrize("kind", ["upside-down", "my_steps:UpsideDown", "constructed"])
+@pytest.mark.parametrize("pipeline", ["imagenet", "multilabel"])
+def test_a_step_in_one_file(installed, pipeline, kind):
+    """The page's step by entry point, as module:Class and constructed: every image upside down, all else as without."""
+    prefix = png_set(installed / "set", 9)
+    step = {"type": kind, "prob": 1.0}
+    if kind == "constructed":
+        from my_steps import UpsideDown
+
+        step = UpsideDown(1.0)
+    plain, turned = (
+        pixels_by_id(
+            [
+                build_loader(
+                    pipeline,
+                    prefix,
+                    batch_size=4,
+                    train=True,
+                    device="cpu",
+                    num_threads=1,
+                    pipeline_options={"image_size": 32, "fuse": False, "steps": steps},
+                )
+            ]
+        )
+        for steps in ([], [step])
+    )
+    for number, image in plain.items():
+        np.testing.assert_array_equal(turned[number], image[:, ::-1])
+
+
+def test_a_step_carries_boxes(installed):
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    pixels[10:30, 20:60] = 255
+    label = [2, 6, 0, 20 / 80, 10 / 60, 60 / 80, 30 / 60, 0]
+    write_set(installed / "boxes", [(encode(pixels), label)] * 8, task="detection", classes="a")
+    loader = build_loader(
+        "multilabel",
+        installed / "boxes",
+        batch_size=8,
+        train=True,
+        device="cpu",
+        pipeline_options={"image_size": (60, 80), "crop": "none", "steps": [{"type": "upside-down"}]},
+    )
+    (batch,) = loader
+    tops = []
+    for image, target in zip(batch.images, batch.targets, strict=True):
+        lit = (image[0] > 0).nonzero()
+        tops.append(int(lit[:, 0].min()))
+        found = [lit[:, 1].min(), lit[:, 0].min(), lit[:, 1].max() + 1, lit[:, 0].max() + 1]
+        assert target["boxes"][0].tolist() == [float(side) for side in found]
+    assert set(tops) == {10, 30}
+
+
+def test_a_step_changes_no_draws_but_its_own(installed):
+    rows = np.ones(50, [("height", "u4"), ("width", "u4")])
+    random = lambda: pipelines.SampleRandom(1, 2, np.arange(50))  # noqa: E731  # a fresh generator each time
+    plain = pipelines.build("imagenet", True, {"erasing": 0.5}).draw(rows, random())
+    step = {"type": "upside-down"}
+    more = pipelines.build("imagenet", True, {"erasing": 0.5, "steps": [step, step]}).draw(rows, random())
+    own = {name for name in more if name.endswith(".turned")}
+    assert own == {"3.turned", "4.turned"} and (more["3.turned"] != more["4.turned"]).any()
+    assert [*plain] == ["0.anchor", "0.shape", "2.anchor", "2.shape", "3.mirror"]
+    others = [values for name, values in more.items() if name not in own]
+    assert all(np.array_equal(a, b) for a, b in zip(plain.values(), others, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"type": "upside-dwn"}], r"step 'upside-dwn' is not known \(did you mean upside-down\?\): choose one of"),
+        ([{"type": "upside-down", "prop": 1}], r"step 'upside-down' has no option 'prop' \(did you mean prob\?\)"),
+        ([{"type": "wrong"}], r"step 'wrong' \(squares_plugin:Squares\) is not a subclass of dali_mix.pipelines.Step"),
+        ([{"type": "nowhere_at_all:Step"}], "step type 'nowhere_at_all:Step' cannot be imported"),
+        (["upside-down"], "steps has 'upside-down': give steps, or dicts of a type and options"),
+        ([{"prob": 1}], "steps has {'prob': 1}: give"),
+        (5, "steps has 5: give"),
+    ],
+)
+def test_wrong_steps(installed, steps, message):
+    for train in (True, False):
+        with pytest.raises(ValueError, match=message):
+            pipelines.build("imagenet", train, {"steps": steps})

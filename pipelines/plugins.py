@@ -1,0 +1,75 @@
+"""Pipelines and steps by name: ours, those of installed packages (entry points NAME = module:Class), "module:Class"."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from dali_mix.pipelines.base import Step
+from dali_mix.pipelines.pipeline import Pipeline
+
+from dali_mix import _factories
+from dali_mix.options import did_you_mean
+
+GROUPS = {"pipeline": "dali_mix.pipelines", "step": "dali_mix.pipeline_steps"}
+BUILTIN = {
+    "imagenet": "dali_mix.pipelines.imagenet:ImageNet",
+    "cifar": "dali_mix.pipelines.cifar:Cifar",
+    "multilabel": "dali_mix.pipelines.multilabel:MultiLabel",
+}
+
+
+def get(name: str) -> type[Pipeline]:
+    """The class of a pipeline. Raises ValueError when no such pipeline is known, or it does not load."""
+    return _find("pipeline", BUILTIN.get(name, name), Pipeline)
+
+
+def build(name: str, train: bool, options: Mapping[str, Any] | None = None) -> Pipeline:
+    """Constructs a pipeline by name. Raises ValueError for an unknown name or option, or a value that does not fit."""
+    return _construct(f"pipeline {name!r}", get(name), options or {}, train=train)
+
+
+def build_steps(steps: Sequence[Step | Mapping[str, Any]]) -> list[Step]:
+    """Make the steps that a user adds: constructed, or dicts of a `type` and options. Each gets a branch of its own.
+
+    Raises ValueError as `build`.
+    """
+    made = []
+    for branch, step in enumerate(steps if isinstance(steps, (list, tuple)) else [steps], 16):
+        if not isinstance(step, Step):
+            if not isinstance(step, Mapping) or not isinstance(step.get("type"), str):
+                raise ValueError(f"steps has {step!r}: give steps, or dicts of a type and options")
+            options = {name: value for name, value in step.items() if name != "type"}
+            step = _construct(f"step {step['type']!r}", _find("step", step["type"], Step), options)
+        made.append(step.on_branch(branch))
+    return made
+
+
+def _find(what: str, name: str, base: type) -> Any:
+    origin = f"{what} {name!r}"
+    if ":" in name:
+        found = _factories.resolve(name, what)
+    else:
+        offered = {point.name: point for point in entry_points(group=GROUPS[what])}
+        if name not in offered:
+            known = [*sorted({*(BUILTIN if what == "pipeline" else ()), *offered}), "module:Class"]
+            raise ValueError(f"{origin} is not known{did_you_mean(name, known)}: choose one of {', '.join(known)}")
+        origin = f"{origin} ({offered[name].value})"
+        try:
+            found = offered[name].load()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{origin} does not load: {error}; reinstall its package") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{origin} is not a subclass of dali_mix.pipelines.{base.__name__}")
+    return found
+
+
+def _construct(what: str, kind: Any, options: Mapping[str, Any], **given: bool) -> Any:
+    known = [option for option in inspect.signature(kind).parameters if option not in given]
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise ValueError(f"{what} has no option {option!r}{hint}: it knows {', '.join(known)}")
+    return kind(**given, **options)
