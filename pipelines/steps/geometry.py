@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from dali_mix.pipelines.base import Step, choice, interval, number
+from dali_mix.pipelines.base import Step, choice, interval, number, size_of
 from dali_mix.pipelines.random import SampleRandom
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
@@ -112,7 +112,7 @@ class MultiScaleCrop(Crop):
 
 
 class Resize(Step):
-    """Resizes to `size` (height, width), whatever the proportions.
+    """Resizes to `size`, a number of pixels or (height, width), whatever the proportions.
 
     Args:
         min_filter, mag_filter: used along an axis that shrinks, and along one that grows.
@@ -122,13 +122,13 @@ class Resize(Step):
 
     def __init__(
         self,
-        size: tuple[int, int],
+        size: int | Sequence[int],
         min_filter: str = "linear",
         mag_filter: str = "linear",
         antialias: bool = True,
         fuse: bool = True,
     ) -> None:
-        self.size = size
+        self.size = size_of(size)
         self.antialias = antialias
         self.min_filter = choice("min_filter", min_filter, tuple(INTERPOLATIONS))
         self.mag_filter = choice("mag_filter", mag_filter, tuple(INTERPOLATIONS))
@@ -160,10 +160,10 @@ class CentreCrop(Resize):
     CenterCrop does, ties to the even number.
     """
 
-    def __init__(self, size: tuple[int, int], ratio: float, *filters: Any) -> None:
+    def __init__(self, size: int | Sequence[int], ratio: float, *filters: Any) -> None:
         super().__init__(size, *filters)
         ratio = number("crop_ratio", ratio, 1.0, 4.0)
-        self.covered = round(ratio * size[0]), round(ratio * size[1])
+        self.covered = round(ratio * self.size[0]), round(ratio * self.size[1])
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
         """Draw size (B, 2) float32, to resize to, and anchor (B, 2) int32, where the centre begins."""

@@ -115,7 +115,7 @@ def ending(step, draws, image, mirror=None):
 @pytest.mark.parametrize(
     ("steps", "device", "takes"),
     [
-        ([Resize((32, 32))], "cpu", True),
+        ([Resize(32)], "cpu", True),
         ([Color(0.4, 0.0), Resize((32, 32), antialias=False)], "cpu", True),
         ([Resize((32, 32))], "gpu", False),
         ([Resize((32, 32), fuse=False)], "cpu", False),
