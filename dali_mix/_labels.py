@@ -10,6 +10,7 @@ import numpy as np
 
 MAX_CLASS = 1 << 24  # labels travel as float32: above this, neighbouring classes are the same number
 HEADER_WIDTH, OBJECT_WIDTH = 2, 6  # mxnet's detection layout: [2, 6, (class, xmin, ymin, xmax, ymax, difficult) * n]
+_HEADER = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
 
 
 def check_class(label: Any) -> None:
@@ -47,10 +48,8 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
     return out
 
 
-def check_boxes(label: np.ndarray, num_classes: int) -> None:
-    """Raises ValueError for a detection label (2 + 6n,) float32 that is not 2, 6, then class, x1 < x2, y1 < y2 in 0..1,
-    difficult 0/1.
-    """
+def objects_of(label: np.ndarray) -> np.ndarray:
+    """Return the objects (n, 6) of a detection label (2 + 6n,), a view. Raise ValueError for another layout."""
     if (
         label.ndim != 1
         or label.size < HEADER_WIDTH
@@ -61,7 +60,19 @@ def check_boxes(label: np.ndarray, num_classes: int) -> None:
             f"a detection label is 2, 6, then six numbers an object; this one has {label.size} and begins with"
             f" {label[:2].tolist()}"
         )
-    for number, (kind, x1, y1, x2, y2, difficult) in enumerate(label[2:].reshape(-1, OBJECT_WIDTH).tolist(), start=1):
+    return label[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
+
+
+def label_of(objects: np.ndarray) -> np.ndarray:
+    """Return the detection label (2 + 6n,) float32 of `objects` (n, 6)."""
+    return np.concatenate([_HEADER, np.ravel(objects)]).astype(np.float32, copy=False)
+
+
+def check_boxes(label: np.ndarray, num_classes: int) -> None:
+    """Raises ValueError for a detection label (2 + 6n,) float32 that is not 2, 6, then class, x1 < x2, y1 < y2 in 0..1,
+    difficult 0/1.
+    """
+    for number, (kind, x1, y1, x2, y2, difficult) in enumerate(objects_of(label).tolist(), start=1):
         if not np.isfinite([kind, x1, y1, x2, y2, difficult]).all():
             raise ValueError(f"object {number}: not a finite number among {[kind, x1, y1, x2, y2, difficult]}")
         if not 0 <= kind < num_classes or kind != int(kind):
@@ -101,10 +112,8 @@ def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, 
 
     A box that leaves the image by at most one pixel or one per cent is clipped. Raises ValueError for one further out.
     """
-    if label.ndim != 1 or (label.size - HEADER_WIDTH) % OBJECT_WIDTH:
-        raise ValueError(f"a detection label is 2, 6, then six numbers an object; this one has {label.size}")
     clipped = label.copy()
-    boxes = clipped[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)[:, 1:5]
+    boxes = objects_of(clipped)[:, 1:5]
     scale = np.array([width, height, width, height], dtype=np.float64)
     reach = np.maximum(0.01, 1.0 / scale) + 1e-6
     too_far = (boxes < -reach) | (boxes > 1 + reach)

@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from operator import methodcaller
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dali_mix._labels import boxes_of, check_boxes, check_class
+from dali_mix._labels import HEADER_WIDTH, boxes_of, check_boxes, check_class, label_of
 from dali_mix.options import did_you_mean
 
 
 class Task(ABC):
-    """One kind of label.
+    """One kind of label."""
 
-    name: in files and options. boxes: labels are boxes. ignores: -1 in a label means "ignore".
-    """
-
-    name: ClassVar[str]
-    boxes: ClassVar[bool] = False
-    ignores: ClassVar[bool] = False
+    name: ClassVar[str]  # in files and options
+    boxes: ClassVar[bool] = False  # labels are boxes
+    ignores: ClassVar[bool] = False  # -1 in a label means "ignore"
+    target_kind: ClassVar[Literal["class", "multi-hot"] | None] = None  # to mixers and losses; None: not for them
+    metrics: ClassVar[str] = ""  # key in `engine.scores.SCORES`; "": no model is trained on it
+    measured: ClassVar[tuple[str, ...]] = ()  # by an evaluation, the score that selects the best model first
+    chart: ClassVar[tuple[str, dict[str, str]]]  # title, and names of the scores drawn by `dali-mix curves`
+    model_types: ClassVar[tuple[str, ...]] = ()  # types of models that are for this task only
+    probabilities: ClassVar[methodcaller]  # of logits (B, K)
+    threshold: ClassVar[float | None] = None  # a prediction names classes above it,
+    top_k: ClassVar[int | None] = None  # and at most so many
 
     @abstractmethod
     def check(self, label: Any, num_classes: int) -> None:
@@ -50,6 +57,18 @@ class Task(ABC):
         """Return what `inspect` adds to the figures of a set."""
         return {}
 
+    def describe(self, target: Any, classes: Sequence[str]) -> str:
+        """Return one of `targets` in words."""
+        return str(target)
+
+    def count(self, targets: Any) -> str:
+        """Return what `doctor` says of the targets of a batch, or ""."""
+        return ""
+
+    def labelled(self, labels: Sequence[Any]) -> list[int]:
+        """Return the indices of the labels that name a class."""
+        return list(range(len(labels)))
+
     def fits(self, labels: Sequence[np.ndarray]) -> bool:
         """Return True if stored labels are surely of this task; at most one task may say so."""
         return False
@@ -63,6 +82,12 @@ class Classification(Task):
     """One class for each image: an integer."""
 
     name = "classification"
+    target_kind = "class"
+    metrics = "accuracy"
+    measured = ("top1", "top5", "loss")
+    chart = "accuracy", {"top1": "top-1", "top5": "top-5"}
+    probabilities = methodcaller("softmax", 1)
+    top_k = 5
 
     def check(self, label: Any, num_classes: int) -> None:
         if not isinstance(label, (int, float, np.integer, np.floating)):
@@ -95,6 +120,9 @@ class Classification(Task):
             )
         return labels.astype(np.int64)
 
+    def describe(self, target: Any, classes: Sequence[str]) -> str:
+        return classes[target]
+
     def figures(self, table: np.ndarray, num_classes: int) -> dict[str, Any]:
         labels = table["label"]
         labels = labels[(labels >= 0) & (labels < num_classes)].astype(np.int64)
@@ -116,6 +144,17 @@ class MultiLabel(Task):
 
     name = "multilabel"
     ignores = True
+    target_kind = "multi-hot"
+    metrics = "average precision"
+    measured = (
+        "mAP",
+        *(f"{rate}{top}" for top in ("", "_top3") for rate in ("CP", "CR", "CF1", "OP", "OR", "OF1")),
+        "loss",
+    )
+    chart = "mAP", {"mAP": "mAP", "OF1": "overall F1"}
+    model_types = ("multilabel",)
+    probabilities = methodcaller("sigmoid")
+    threshold = 0.5
 
     def check(self, label: Any, num_classes: int) -> None:
         floats = np.asarray(label, dtype=np.float32)
@@ -143,6 +182,17 @@ class MultiLabel(Task):
             out[index] = label
         return out
 
+    def describe(self, target: Any, classes: Sequence[str]) -> str:
+        shown = [classes[kind] for kind in np.flatnonzero(target == 1).tolist()]
+        shown += [f"{classes[kind]} (ignored)" for kind in np.flatnonzero(target == -1).tolist()]
+        return ", ".join(shown) or "-"
+
+    def count(self, targets: Any) -> str:
+        return f"{int((targets == 1).sum())} positive labels"
+
+    def labelled(self, labels: Sequence[Any]) -> list[int]:
+        return np.flatnonzero((np.asarray(labels) > 0).any(axis=1)).tolist()
+
     def fits(self, labels: Sequence[np.ndarray]) -> bool:
         width = labels[0].size
         return width != 1 and all(label.size == width and np.isin(label, (-1, 0, 1)).all() for label in labels)
@@ -161,13 +211,23 @@ class Detection(Task):
         check_boxes(np.asarray(label, dtype=np.float32), num_classes)
 
     def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
-        check_boxes(np.concatenate([[2.0, 6.0], boxes_of(label, where).ravel()]), info.num_classes)
+        check_boxes(label_of(boxes_of(label, where)), info.num_classes)
 
     def width(self, num_classes: int) -> int:
         return 0
 
     def targets(self, records: Any, rows: np.ndarray) -> list[np.ndarray]:
         return [boxes_of(records.label(row), f"{records.prefix}: record {row}") for row in rows.tolist()]
+
+    def describe(self, target: Any, classes: Sequence[str]) -> str:
+        counts = Counter(classes[int(kind)] for kind in target[:, 0])
+        return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "-"
+
+    def count(self, targets: Any) -> str:
+        return f"{sum(len(target['boxes']) for target in targets)} boxes carried along"
+
+    def labelled(self, labels: Sequence[Any]) -> list[int]:
+        return [row for row, label in enumerate(labels) if np.size(label) > HEADER_WIDTH]
 
     def fits(self, labels: Sequence[np.ndarray]) -> bool:
         try:
@@ -181,7 +241,13 @@ class Detection(Task):
         return _highest([boxes_of(label, "label")[:, 0] for label in labels])
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), MultiLabel(), Detection())}
+CLASSIFICATION, MULTILABEL, DETECTION = Classification(), MultiLabel(), Detection()
+TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, MULTILABEL, DETECTION)}
+
+
+def trainable() -> dict[str, Task]:
+    """Return the tasks that a model can be trained on, by name."""
+    return {name: task for name, task in TASKS.items() if task.metrics}
 
 
 def get(name: str) -> Task:

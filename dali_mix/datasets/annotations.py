@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, check_boxes, clip_boxes
+from dali_mix._labels import check_boxes, clip_boxes, label_of
 from dali_mix.datasets.base import Listing, Options, decode_lines, first_double
 from dali_mix.datasets.trees import Tree
+from dali_mix.tasks import TASKS, Task
 
 
-def choose_task(layout: str, options: Options, allowed: Sequence[str] = ("multilabel", "detection")) -> str:
-    """The task asked for, the first of `allowed` unless said. Raises ValueError for one the layout does not have."""
-    if options.task not in (None, *allowed):
-        raise ValueError(f"layout {layout} is for --task {' or '.join(allowed)}, not {options.task}")
-    return options.task or allowed[0]
+def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
+    """Return the task that `options` name, by default the first of `allowed`. Raise ValueError for any other."""
+    task = allowed[0] if options.task is None else TASKS.get(options.task)
+    if task not in allowed:
+        names = " or ".join(other.name for other in allowed)
+        raise ValueError(f"layout {layout} is for --task {names}, not {options.task}")
+    return task
 
 
 def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
@@ -174,12 +177,8 @@ def detection_label(objects: np.ndarray, height: int, width: int, where: str, nu
     the height x width image, difficult. Raises ValueError, beginning with `where`, for a box that is empty, or leaves
     the image by more than a pixel and 1 %.
     """
-    label = np.empty(HEADER_WIDTH + objects.size, dtype=np.float32)
-    label[:HEADER_WIDTH] = HEADER_WIDTH, OBJECT_WIDTH
-    relative = label[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused below
-        relative[:] = objects
-        relative[:, 1:5] = objects[:, 1:5] / (width, height, width, height)
+        label = label_of(objects / (1, width, height, width, height, 1))
     try:
         check_boxes(clip_boxes(label, height, width)[0], num_classes)
     except ValueError as error:
@@ -204,10 +203,7 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
         keep = options.unlabelled == "keep"
     if keep:
         return listing
-    if listing.task == "detection":
-        stay = [number for number, label in enumerate(listing.labels) if np.size(label) > HEADER_WIDTH]
-    else:
-        stay = np.flatnonzero((np.asarray(listing.labels) > 0).any(axis=1)).tolist()
+    stay = TASKS[listing.task].labelled(listing.labels)
     if not stay:
         raise ValueError(
             f"{listing.tree.root}: none of the {len(listing.names):,} images of split {listing.split!r} has a label;"

@@ -24,7 +24,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, clip_boxes, count_targets, report_targets
+from dali_mix import tasks
+from dali_mix._labels import HEADER_WIDTH, clip_boxes, count_targets, objects_of, report_targets
 from dali_mix._text import printable
 from dali_mix.datasets.base import Listing, join_reports
 from dali_mix.datasets.images import AS_ASKED, Transform
@@ -89,7 +90,8 @@ def pack(
     """
     count = len(listing.names)
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
-    if options.exif and listing.task != "detection" and listing.crops is None:
+    task = tasks.get(listing.task)
+    if options.exif and not task.boxes and listing.crops is None:
         raise ValueError(f"--exif is for boxes, and {listing.task} labels have none: leave it out")
     if workers < 1:
         raise ValueError(f"--workers {workers}: at least one is needed")
@@ -131,7 +133,7 @@ def pack(
             if turned:
                 notices = [] if options.exif else [turned_notice(turned)]
                 report = join_reports(report, {"turned_by_exif": turned, "notices": notices})
-            if listing.task == "multilabel":
+            if task.ignores:
                 report = join_reports(report, report_targets(targets, listing.classes))
             if left_out := listing.tree.count_left_out():
                 report["left_out"] = left_out
@@ -244,30 +246,22 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
             done.skipped.append({"file": printable(name), "reason": printable(reason)})
             continue
         try:
-            if listing.task == "detection":
+            if writer.task.boxes:
                 if header.orientation != 1 and np.size(label) > HEADER_WIDTH:
                     done.turned += 1
                     label = _turned(label, header.orientation) if options.exif == "ignore" else label
                 label, clipped = clip_boxes(np.asarray(label, dtype=np.float32), header.height, header.width)
                 done.clipped += clipped
-            block.add(
-                position,
-                data,
-                label,
-                source if listing.ids is None else listing.ids[source],
-                height=header.height,
-                width=header.width,
-                encoding=header.encoding,
-                task=listing.task,
-                num_classes=len(listing.classes),
-            )
+            number = source if listing.ids is None else listing.ids[source]
+            height, width, encoding = header.height, header.width, header.encoding
+            block.add(position, data, label, number, height=height, width=width, encoding=encoding)
         except ValueError as error:
             raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
         if why:
             done.reencoded += 1
             done.odd[why] += why != AS_ASKED
         done.turned += crop is not None and header.orientation != 1
-        if listing.task == "multilabel":
+        if writer.task.ignores:
             done.targets.append(label)
     return done
 
@@ -275,8 +269,8 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
 def _turned(label: Label, orientation: int) -> np.ndarray:
     """A detection label whose boxes are for the stored pixels, for the picture that EXIF makes of them."""
     turned = np.array(label, dtype=np.float32)
-    boxes = turned[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
-    boxes[:, 1:5] = turn_boxes(boxes[:, 1:5], orientation)
+    boxes = objects_of(turned)[:, 1:5]
+    boxes[:] = turn_boxes(boxes, orientation)
     return turned
 
 

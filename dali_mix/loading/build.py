@@ -78,14 +78,14 @@ def build_loader(
             f" {world_size} ranks"
             f"{' with drop_last' if drop_last else ''}: use fewer ranks, a smaller batch, or more records"
         )
-    if records.info.task == "detection":
+    if records.task.boxes:
         try:
             pipeline.check_boxes()
         except ValueError as error:
-            raise ValueError(f"{records.prefix} is a detection set: {error}") from None
+            raise ValueError(f"{records.prefix} is a {records.info.task} set: {error}") from None
         if source == "native":
             raise ValueError(
-                f"{records.prefix} is a detection set: source='native' does not tell where it cropped; use"
+                f"{records.prefix} is a {records.info.task} set: source='native' does not tell where it cropped; use"
                 " source='exact'"
             )
     where = _device(device)

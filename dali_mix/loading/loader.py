@@ -199,7 +199,7 @@ class Loader:
     def _targets(self, fed: Fed) -> Any:
         records = self.dataset.records
         labels = records.labels(fed.rows)
-        if not isinstance(labels, list):
+        if not records.task.boxes:
             targets = torch.from_numpy(labels)
             return targets.to(self.device, non_blocking=True) if self.device.type == "cuda" else targets
         height, width = self.pipeline.image_size

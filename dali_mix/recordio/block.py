@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dali_mix.recordio.framing import FRAME_HEAD, MAGIC, check_length, frame, magic_places
 from dali_mix.recordio.header import HEADER, Label, pack_header
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
-from dali_mix.tasks import TASKS
+from dali_mix.tasks import Task
 
 _SMALLEST, _FULL = 1 << 21, 1 << 22  # bytes
 _MOST = 16  # records
@@ -29,7 +29,8 @@ class Entry(NamedTuple):
 class Block:
     """Some framed records. `entries` tells which; `view()` is their bytes. Not safe for several threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task, num_classes: int) -> None:
+        self._task, self._num_classes = task, num_classes
         self.entries: list[Entry] = []
         self._buffer = bytearray(_SMALLEST)
         self._size = 0
@@ -72,14 +73,12 @@ class Block:
         height: int,
         width: int,
         encoding: str,
-        task: str,
-        num_classes: int,
     ) -> None:
         """Appends one image (encoded bytes, or the beginning of what `room` gave) with its checked label.
 
         Raises ValueError for a label that does not fit, or 2^29 bytes.
         """
-        TASKS[task].check(label, num_classes)
+        self._task.check(label, self._num_classes)
         head = pack_header(label, record_id)
         length = len(head) + len(encoded)
         body = self._body(label, len(encoded))
@@ -101,9 +100,8 @@ class Block:
             FRAME_HEAD.pack_into(view, start, MAGIC, length)
             self._size = payload + (length + 3 & ~3)
             view[payload + length : self._size] = bytes(self._size - payload - length)
-        scalar = TASKS[task].scalar(label)
         flags = FLAG_SPLIT if split else 0
-        row = (length, crc, height, width, record_id, scalar, ENCODINGS.index(encoding), flags)
+        row = (length, crc, height, width, record_id, self._task.scalar(label), ENCODINGS.index(encoding), flags)
         self.entries.append(Entry(position, self._size - start, row))
 
     def _body(self, label: Label, size: int) -> int:

@@ -16,7 +16,7 @@ from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.index import reindex_advice
 from dali_mix.recordio.manifest import SetInfo, open_table, read_info, set_prefix
-from dali_mix.tasks import TASKS
+from dali_mix.tasks import TASKS, Task
 
 _MAP_FIXED = 0x10  # of Linux
 _MMAP = ctypes.CDLL(None, use_errno=True).mmap
@@ -40,6 +40,7 @@ class RecordSet:
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
         self.prefix = set_prefix(prefix)
         self.info: SetInfo = read_info(_beside(self.prefix, ".json"))
+        self.task: Task = TASKS[self.info.task]
         check_names(self.prefix, self.info)
         folder = self.prefix.parent
         self.rec_paths: tuple[Path, ...] = tuple(folder / part.name for part in self.info.parts)
@@ -130,7 +131,7 @@ class RecordSet:
         not fit the task.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        return TASKS[self.info.task].targets(self, rows)
+        return self.task.targets(self, rows)
 
     def _locate(self, row: int) -> tuple[memoryview, np.void]:
         if not 0 <= row < len(self):

@@ -55,13 +55,12 @@ class SetWriter:
         options: dict[str, Any] | None = None,
         force: bool = False,
     ) -> None:
-        kind = tasks.get(task)
+        self.task = tasks.get(task)
         most = max(1, min(total, MAX_PARTS))
         if not 1 <= shards <= most:
             raise ValueError(f"{shards} shards for {total} records: every shard needs one (--shards 1 to {most})")
         self.classes = tuple(classes)
-        self.task = task
-        self._label_width = kind.width(len(self.classes)) if label_width is None else label_width
+        self._label_width = self.task.width(len(self.classes)) if label_width is None else label_width
         self._facts = {"source": source, "split": split, "options": dict(options or {})}
         self._total, self._shards = total, shards
         self._files = Publication(prefix, force=force)
@@ -130,7 +129,7 @@ class SetWriter:
         try:
             return self._spare.pop()
         except IndexError:
-            return Block()
+            return Block(self.task, len(self.classes))
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
         """Writes index, table and manifest, then publishes the set. Raises ValueError when there is no record, or a
@@ -150,7 +149,7 @@ class SetWriter:
             FileInfo(name, part.size, part.sha256) for name, part in zip(self._names, self._parts, strict=True)
         )
         info = SetInfo(
-            task=self.task,
+            task=self.task.name,
             classes=self.classes,
             label_width=self._label_width,
             count=len(table),
@@ -308,11 +307,10 @@ def write_set(
     wrong.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
-    names = tuple(classes)
     with SetWriter(
         prefix,
         task=task,
-        classes=names,
+        classes=classes,
         total=len(listed),
         shards=shards,
         source=source,
@@ -326,22 +324,10 @@ def write_set(
                 height, width, encoding = sample.height, sample.width, sample.encoding
                 if height is None or width is None or encoding is None:
                     header = read_image_header(sample.encoded)
-                    height, width, encoding = (
-                        height or header.height,
-                        width or header.width,
-                        encoding or header.encoding,
-                    )
-                block.add(
-                    position,
-                    sample.encoded,
-                    sample.label,
-                    position if sample.id is None else sample.id,
-                    height=height,
-                    width=width,
-                    encoding=encoding,
-                    task=task,
-                    num_classes=len(names),
-                )
+                    height, width = height or header.height, width or header.width
+                    encoding = encoding or header.encoding
+                number = position if sample.id is None else sample.id
+                block.add(position, sample.encoded, sample.label, number, height=height, width=width, encoding=encoding)
             except ValueError as error:
                 raise ValueError(f"sample {position}: {error}") from None
             if block.full:

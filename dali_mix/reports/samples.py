@@ -50,8 +50,8 @@ def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
     """(B,) int64 class numbers or (B,K) float32 multi-hot rows.
 
     Raises:
-        ValueError: a detection set.
+        ValueError: a set whose targets mixers do not take.
     """
-    if records.info.task == "detection":
-        raise ValueError(f"{records.prefix} is a detection set: mixers take class numbers or multi-hot labels")
+    if (task := records.task).target_kind is None:
+        raise ValueError(f"{records.prefix} is a {task.name} set: mixers take class numbers or multi-hot labels")
     return torch.from_numpy(np.asarray(records.labels(np.asarray(rows, dtype=np.int64))))

@@ -15,6 +15,7 @@ from dali_mix.datasets.packer import pack
 from dali_mix.datasets.trees import FolderTree
 from dali_mix.recordio import Block, RecordSet, Sample, SetWriter, write_set
 from dali_mix.recordio.verify import verify_set
+from dali_mix.tasks import CLASSIFICATION
 from tests.recordio.samples import encoded, jpeg_with_magic
 
 
@@ -49,8 +50,8 @@ def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
 
 
 def test_a_block_is_full_by_records_or_bytes() -> None:
-    facts = {"height": 1, "width": 1, "encoding": "jpeg", "task": "classification", "num_classes": 1}
-    block = Block()
+    facts = {"height": 1, "width": 1, "encoding": "jpeg"}
+    block = Block(CLASSIFICATION, 1)
     for row in range(16):
         assert not block.full
         block.add(row, b"an image", 0, row, **facts)
@@ -96,7 +97,7 @@ def test_large_originals_do_not_swell_the_blocks_of_small_images(
     place = SetWriter.place
     monkeypatch.setattr(SetWriter, "place", lambda self, block: capacities.append(block.capacity) or place(self, block))
     pack(folder_of(tmp_path / "images", images), tmp_path / "set", PackOptions(Transform(resize=20)))
-    assert capacities == [Block().capacity]
+    assert capacities == [Block(CLASSIFICATION, 1).capacity]
     assert list(verify_set(tmp_path / "set")) == []
 
 

@@ -107,7 +107,7 @@ def test_blocks_stored_in_any_order_by_several_threads_over_many_shards(tmp_path
                 block = writer.spare_block()
                 for position in range(number, number + 4):
                     facts = {"height": 12, "width": 20, "encoding": "png"}
-                    block.add(position, images[position], 0, position, task="classification", num_classes=1, **facts)
+                    block.add(position, images[position], 0, position, **facts)
                 stores.append(writer.place(block))
             threads = [threading.Thread(target=store) for store in reversed(stores)]
             for thread in threads:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dali_mix.recordio import Block, framing, pack_record, unpack_record
 from dali_mix.recordio.framing import MAGIC, MAGIC_BYTES
 from dali_mix.recordio.header import pack_header
+from dali_mix.tasks import CLASSIFICATION, MULTILABEL
 
 # Pieces that collide with the format: the magic, parts of it, and filler that moves it on and off multiples of four.
 hostile = st.lists(
@@ -38,12 +39,12 @@ def test_no_magic_is_left_inside_a_frame(payload: bytes) -> None:
     assert len(heads) == 1 + len(framing.magic_places(payload))
 
 
-facts = {"height": 1, "width": 1, "encoding": "jpeg", "task": "classification", "num_classes": 4}
+facts = {"height": 1, "width": 1, "encoding": "jpeg"}
 
 
 @given(st.lists(st.tuples(hostile, st.booleans()), min_size=1, max_size=6))
 def test_a_block_is_the_frames_one_after_another(images: list[tuple[bytes, bool]]) -> None:
-    block, wanted = Block(), b""
+    block, wanted = Block(CLASSIFICATION, 4), b""
     for row, (image, in_place) in enumerate(images):
         encoded: bytes | memoryview = image
         if in_place:
@@ -62,12 +63,12 @@ def test_a_block_is_the_frames_one_after_another(images: list[tuple[bytes, bool]
 
 
 def test_a_block_grows_and_is_used_again() -> None:
-    block, image = Block(), bytes(range(256)) * 3000
+    block, image = Block(MULTILABEL, 2), bytes(range(256)) * 3000
     for _ in range(2):
         for row in range(5):
             room = block.room(len(image), [1.0, 0.0])
             room[:] = image
-            block.add(row, room, [1.0, 0.0], row, **facts | {"task": "multilabel", "num_classes": 2})
+            block.add(row, room, [1.0, 0.0], row, **facts)
         frames = [framing.frame(pack_record([1.0, 0.0], row, image)) for row in range(5)]
         assert bytes(block.view()) == b"".join(frames)
         block.clear()
@@ -75,10 +76,10 @@ def test_a_block_grows_and_is_used_again() -> None:
 
 
 def test_an_image_put_elsewhere_than_its_label_asks_for_is_copied() -> None:
-    block = Block()
+    block = Block(MULTILABEL, 2)
     room = block.room(8, 3)  # for a label without floats
     room[:] = b"an image"
-    block.add(0, room, [1.0, 0.0], 0, **facts | {"task": "multilabel", "num_classes": 2})
+    block.add(0, room, [1.0, 0.0], 0, **facts)
     assert bytes(block.view()) == framing.frame(pack_record([1.0, 0.0], 0, b"an image"))
 
 
@@ -130,7 +131,7 @@ def test_a_label_of_too_many_floats() -> None:
 
 def test_a_record_of_half_a_gigabyte() -> None:
     with pytest.raises(ValueError, match=r"536,870,936 bytes does not fit RecordIO"):
-        Block().add(0, bytes(1 << 29), 3, 0, **facts)
+        Block(CLASSIFICATION, 4).add(0, bytes(1 << 29), 3, 0, **facts)
     with pytest.raises(ValueError, match="does not fit"):
         framing.frame(bytes(1 << 29))
 

@@ -129,9 +129,6 @@ def check_set(findings: Findings, prefix: str) -> None:
     finally:
         loader.close()
     text = f"{prefix}: {len(records)} records, {len(info.classes)} classes, {info.task}; a batch"
-    text += f" {tuple(batch.images.shape)}"
-    if info.task == "detection":
-        text += f" with {sum(len(target['boxes']) for target in batch.targets)} boxes carried along"
-    elif info.task == "multilabel":
-        text += f" with {int((batch.targets == 1).sum())} positive labels"
+    count = records.task.count(batch.targets)
+    text += f" {tuple(batch.images.shape)}" + (f" with {count}" if count else "")
     findings.ok("set", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -50,31 +49,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _classes(records: RecordSet, row: int, label: object) -> str:
-    """The names of a record's classes: for multi-label those that are positive, then those ignored; a box's each
-    once."""
-    names = records.info.classes
-    if isinstance(label, int):
-        return names[label]
-    found = records.labels(np.array([row]))[0]
-    if records.info.task == "detection":
-        counts = Counter(names[int(kind)] for kind in found[:, 0])
-        return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "-"
-    shown = [names[kind] for kind in np.flatnonzero(found == 1)]
-    return ", ".join([*shown, *(f"{names[kind]} (ignored)" for kind in np.flatnonzero(found == -1))]) or "-"
-
-
 def _record(records: RecordSet, row: int) -> dict[str, object]:
     entry = records.table[row]
     unpacked = unpack_record(records.checked_payload(row))
-    label: object = unpacked.label.tolist()
-    if records.info.task == "classification":
-        label = int(records.labels(np.array([row]))[0])
+    target = records.labels(np.array([row]))[0]
     return {
         "record": row,
         "id": int(entry["id"]),
-        "label": label,
-        "class": _classes(records, row, label),
+        "label": (unpacked.label if records.task.boxes else target).tolist(),
+        "class": records.task.describe(target, records.info.classes),
         "encoding": ENCODINGS[entry["encoding"]],
         "height": int(entry["height"]),
         "width": int(entry["width"]),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH
+from dali_mix._labels import label_of
 from dali_mix._text import composed
 from dali_mix.datasets.annotations import (
     against_published,
@@ -29,6 +29,7 @@ from dali_mix.datasets.annotations import (
 )
 from dali_mix.datasets.base import Listing, Options, first_double, join_reports, tree_of
 from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.tasks import DETECTION, MULTILABEL
 
 # Images with an annotation. 2014: as papers on multi-label recognition count them; train2017: 118,287 less the 1,021
 # listed in github.com/cocodataset/cocoapi/issues/76; val2017: 5,000 less 48.
@@ -44,7 +45,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
 
     Raises FileNotFoundError or ValueError naming file, entry and field for what is missing, malformed or contradictory.
     """
-    task = choose_task("coco", options)
+    task = choose_task("coco", options, MULTILABEL, DETECTION)
     tree = tree_of(root, options)
     split = _full_split(tree, split, options.years)
     file = f"annotations/instances_{split}.json"
@@ -65,7 +66,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     report: dict[str, Any] = _without_annotation(classes, kind)
     labels: list[np.ndarray]
     sizes = None
-    if task == "detection":
+    if task.boxes:
         sizes = _sizes(images, f"{where}: images")
         boxes = boxes_of(notes, "bbox", spot)
         crowd = column(notes, "iscrowd", lambda value: value in (0, 1), "0 or 1", spot, missing=0)
@@ -88,13 +89,13 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         classes,
         "coco",
         split,
-        task=task,
+        task=task.name,
         ids=ids.tolist(),
         places=[f"{where}: images[{row}]" for row in range(len(names))],
         sizes=sizes,
         report=report,
     )
-    return labelled(listing, options, keep=task == "detection")
+    return labelled(listing, options, keep=task.boxes)
 
 
 def _full_split(tree: Tree, split: str, years: tuple[str, ...]) -> str:
@@ -217,9 +218,7 @@ def _boxes(
     objects = np.column_stack([kind, relative, crowd]).astype(np.float32)[good]
     order = np.argsort(owner[good], kind="stable")
     ends = np.cumsum(np.bincount(owner[good], minlength=len(sizes)))
-    head = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
-    parts = np.split(objects[order], ends[:-1])
-    labels = [np.concatenate([head, part.ravel()]) for part in parts]
+    labels = [label_of(part) for part in np.split(objects[order], ends[:-1])]
     clipped = int(((corners < 0) | (corners > limits)).any(axis=1).sum())
     return labels, {
         "boxes_over_the_border": clipped,

@@ -18,6 +18,7 @@ from dali_mix.datasets.base import Listing, Options
 from dali_mix.datasets.images import encode
 from dali_mix.datasets.layouts.digits import held_out_rows
 from dali_mix.datasets.trees import MemoryTree
+from dali_mix.tasks import DETECTION, MULTILABEL
 
 HEIGHT, WIDTH = 96, 128
 MOST_DIGITS = 5
@@ -42,7 +43,7 @@ def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
     """Lists split "train" (2,000 scenes unless `--scenes` says otherwise) or "val" (500; also called "test"), with
     `--task multilabel` (default; which digits are there) or detection (a box around the ink of each).
     """
-    task = choose_task("digit-scenes", options)
+    task = choose_task("digit-scenes", options, MULTILABEL, DETECTION)
     if split not in _SCENES:
         raise ValueError(f"digit-scenes has the splits train and val (test is the same), not {split!r}")
     count = _SCENES[split] if options.scenes is None else options.scenes
@@ -65,14 +66,14 @@ def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
     labels = []
     for name, scene in zip(names, scenes, strict=True):
         classes = [int(kinds[digit.scan]) for digit in scene]
-        if task == "detection":
+        if task.boxes:
             objects = [(kind, *ink_box(digit, scans), 0) for kind, digit in zip(classes, scene, strict=True)]
             labels.append(detection_label(np.array(objects, dtype=np.float64), HEIGHT, WIDTH, name, 10))
         else:
             labels.append(multi_hot(classes, 10))
     tree = MemoryTree("scikit-learn", names, read)
     report = {"seed": options.seed}
-    return Listing(tree, names, labels, tuple("0123456789"), "digit-scenes", split, task=task, report=report)
+    return Listing(tree, names, labels, tuple("0123456789"), "digit-scenes", split, task=task.name, report=report)
 
 
 def _generator(seed: int, split: str, number: int, pixels: bool = False) -> np.random.Generator:

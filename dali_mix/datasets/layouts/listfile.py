@@ -16,21 +16,22 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import HEADER_WIDTH, MAX_CLASS, OBJECT_WIDTH, boxes_of, clip_boxes
+from dali_mix._labels import HEADER_WIDTH, MAX_CLASS, OBJECT_WIDTH, boxes_of, clip_boxes, label_of
+from dali_mix.datasets.annotations import choose_task
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_given, tree_of
 from dali_mix.datasets.layouts.csv_list import read_csv
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.options import did_you_mean
 from dali_mix.recordio.header import Label
-from dali_mix.tasks import TASKS
+from dali_mix.tasks import CLASSIFICATION, DETECTION, MULTILABEL, Task
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # as programs write a value that is missing
@@ -75,20 +76,17 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
         raise ValueError(f"{path}: lists no image")
     names = [_checked_path(row, tree) for row in rows]
     ids = _ids(rows)
-    task = options.task or _guess_task(rows)
+    task = choose_task("list", options, *_LABELS) if options.task else _guess_task(rows)
     given = options.class_names()
-    labels, classes = {"classification": _classes, "multilabel": _multilabel, "detection": _detection}[task](
-        rows, given
-    )
+    read, checks = _LABELS[task]
+    labels, classes = read(rows, given)
     for row, label in zip(rows, labels, strict=True):
         _check(row, label, task, len(classes))
-    if task == "classification" and given is None:
-        notices += _missing_values(classes, labels) + _joined_names(classes)
-    if task != "multilabel" and given is None:
-        notices += _empty_numbers(classes, labels)
+    if given is None:
+        notices += [notice for check in checks for notice in check(classes, labels)]
     places = [row.where for row in rows]
     report = {"notices": notices} if notices else {}
-    listing = Listing(tree, names, labels, classes, "list", split, task=task, ids=ids, places=places, report=report)
+    listing = Listing(tree, names, labels, classes, "list", split, task.name, ids, places, report=report)
     return of_share(listing, options)
 
 
@@ -119,7 +117,7 @@ def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
     ]
 
 
-def _joined_names(classes: tuple[str, ...]) -> list[str]:
+def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
     """A notice on classes whose names join those of others, as "cat|dog" does: they may be several labels in one."""
     known = frozenset(classes)
     joined = [
@@ -140,18 +138,18 @@ def _csv_row(where: str, path: str, values: tuple[str, ...], record_id: str | No
     return _Row(where, path, values, None if record_id is None else _id(record_id, where), columns)
 
 
-def _check(row: _Row, label: Label, task: str, num_classes: int) -> None:
+def _check(row: _Row, label: Label, task: Task, num_classes: int) -> None:
     try:
-        if task == "detection":  # beyond the image by a pixel is clipped when packed, all else is wrong now
+        if task.boxes:  # beyond the image by a pixel is clipped when packed, all else is wrong now
             label, _ = clip_boxes(np.asarray(label), 1, 1)
-        TASKS[task].check(label, num_classes)
+        task.check(label, num_classes)
     except ValueError as error:
         columns = ", ".join(row.columns[:6]) + ", …" * (len(row.columns) > 6)
         advice = f"; the label columns are {columns}: remove what is no class" if len(row.columns) > 1 else ""
-        if task == "multilabel" and not row.columns and len(row.values) > 4:
-            advice = "; boxes begin with 2 and how many numbers an object has (5 or 6)"
-        if task == "detection":
+        if task.boxes:
             advice = "; boxes in a list are shares of width and height, 0..1"
+        elif not row.columns and len(row.values) > 4:
+            advice = "; boxes begin with 2 and how many numbers an object has (5 or 6)"
         raise ValueError(f"{row.where}: {error}{advice}") from None
 
 
@@ -267,17 +265,15 @@ def _ids(rows: list[_Row]) -> list[int] | None:
     return list(seen)
 
 
-def _guess_task(rows: list[_Row]) -> str:
+def _guess_task(rows: list[_Row]) -> Task:
     if any(isinstance(value, np.ndarray) for row in rows for value in row.values):
-        return "detection"
+        return DETECTION
     if all(len(row.values) == 1 for row in rows):
-        return "classification"
+        return CLASSIFICATION
     try:
-        for row in rows[:100]:
-            boxes_of(_float32(_floats(row)), row.where)
-        return "detection"
+        return DETECTION if DETECTION.fits([_float32(_floats(row)) for row in rows[:100]]) else MULTILABEL
     except ValueError:
-        return "multilabel"
+        return MULTILABEL
 
 
 def _classes(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
@@ -353,8 +349,16 @@ def _detection(rows: list[_Row], given: tuple[str, ...] | None) -> tuple[list[La
         if not np.isfinite(boxes).all():
             raise ValueError(f"{row.where}: a box with a number that is not finite")
         highest = max(highest, float(boxes[:, 0].max(initial=0)))
-        labels.append(np.concatenate([[2.0, 6.0], boxes.ravel()]).astype(np.float32))
+        labels.append(label_of(boxes))
     return labels, given or numbered_classes(int(highest), rows[0].where)
+
+
+# For each task how rows become labels, and what to note where no class names are given.
+_LABELS: dict[Task, tuple[Callable[..., tuple[list[Label], tuple[str, ...]]], tuple[Callable[..., list[str]], ...]]] = {
+    CLASSIFICATION: (_classes, (_missing_values, _joined_names, _empty_numbers)),
+    MULTILABEL: (_multilabel, ()),
+    DETECTION: (_detection, (_empty_numbers,)),
+}
 
 
 def _float32(values: Any) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dali_mix.datasets.annotations import against_published, choose_task, labelled
+from dali_mix.datasets.annotations import against_published, labelled
 from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, tree_of
 from dali_mix.datasets.trees import Tree, check_name
 
@@ -26,7 +26,6 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
 
     Raises FileNotFoundError or ValueError naming file and line for what is missing, malformed or contradictory.
     """
-    choose_task("nus-wide", options, ("multilabel",))
     part = {"val": "test"}.get(split, split)
     if part not in _LISTS:
         raise ValueError(f"nus-wide has the official splits train and test (val is the same), not {split!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dali_mix.datasets.annotations import against_published, choose_task, labelled, multi_hot, read_json
+from dali_mix.datasets.annotations import against_published, labelled, multi_hot, read_json
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, tree_of
 from dali_mix.datasets.trees import Tree, check_name
 
@@ -27,7 +27,6 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
 
     Raises FileNotFoundError or ValueError naming file and line or entry for what is missing, malformed or twice there.
     """
-    choose_task("vg500", options, ("multilabel",))
     part = {"val": "test"}.get(split, split)
     if part not in PUBLISHED:
         raise ValueError(f"vg500 has the splits train and test (val is the same), not {split!r}")

@@ -25,6 +25,7 @@ from dali_mix.datasets.annotations import (
 from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, decode_lines, join_reports, tree_of
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.recordio.image_headers.header import read_image_header
+from dali_mix.tasks import DETECTION, MULTILABEL
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -60,7 +61,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
 
     Raises FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
     """
-    task = choose_task("voc", options)
+    task = choose_task("voc", options, MULTILABEL, DETECTION)
     tree = tree_of(root, options)
     years = _years(tree, options.years)
     images = [image for year, base in years for image in _images(tree, base, split)]
@@ -77,10 +78,10 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     if classes == VOC_CLASSES and all((year, split) in PUBLISHED for year, _ in years):
         what = f"VOC{'+'.join(year for year, _ in years)} {split}"
         report = against_published(len(images), sum(PUBLISHED[year, split] for year, _ in years), what)
-    report = join_reports(report, _doubtful(images, task))
+    report = join_reports(report, _doubtful(images, task.boxes))
     labels: list[np.ndarray]
     sizes = None
-    if task == "detection":
+    if task.boxes:
         sizes = [image.size or _size_of(tree, image.name, options.exif == "ignore") for image in images]
         pairs = zip(images, sizes, strict=True)
         labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
@@ -93,7 +94,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
         classes,
         "voc",
         split,
-        task=task,
+        task=task.name,
         places=[image.listed for image in images],
         sizes=sizes,
         report=report,
@@ -211,7 +212,7 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
     return _Image(name, listed, annotation, (int(height), int(width)) if known else None, objects, filename)
 
 
-def _doubtful(images: list[_Image], task: str) -> dict[str, Any]:
+def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
     """Return a report with notices on what is valid, and seldom meant."""
     notices = []
     others = [image for image in images if image.filename and not _same_name(image)]
@@ -221,7 +222,7 @@ def _doubtful(images: list[_Image], task: str) -> dict[str, Any]:
             f"{len(others):,} annotations name another image in <filename> (first: {own} says {said}); each was taken"
             " for the image of its own name"
         )
-    boxes = [item.box for image in images for item in image.objects] if task == "detection" else []
+    boxes = [item.box for image in images for item in image.objects] if boxed else []
     if thin := sum(x2 - x1 == 1 or y2 - y1 == 1 for x1, y1, x2, y2 in boxes):
         notices.append(
             f"{thin:,} boxes are one pixel wide or high (xmin = xmax or ymin = ymax): VOC counts the last pixel"

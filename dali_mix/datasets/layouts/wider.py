@@ -15,7 +15,6 @@ import numpy as np
 from dali_mix.datasets.annotations import (
     against_published,
     boxes_of,
-    choose_task,
     column,
     entries_of,
     is_text,
@@ -35,7 +34,6 @@ def wider(root: Path, split: str, options: Options) -> Listing:
 
     Raises FileNotFoundError or ValueError naming file, image and person for what is missing or malformed.
     """
-    choose_task("wider", options, ("multilabel",))
     if split not in _FILES:
         raise ValueError(f"wider has the splits {', '.join(_FILES)}, not {split!r}")
     if options.classes_file is not None:
