@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dali_mix import _factories, losses, mixers, models, pipelines
+from dali_mix import _factories, losses, mixers, models, pipelines, tasks
 from dali_mix._text import differ_in_form
 from dali_mix.engine.compatibility import check_targets
-from dali_mix.engine.config.schema import MEASURED, RunConfig, call_with, check_kinds
+from dali_mix.engine.config.schema import RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.scores import Scores, make_scores
+from dali_mix.engine.scores import SCORES
 from dali_mix.engine.train.objectives import OBJECTIVES, Objective
 from dali_mix.engine.train.optim import build_optimizer
 from dali_mix.engine.train.seeding import INIT, derive_seed
 from dali_mix.loading import build_loader
 from dali_mix.options import did_you_mean
 from dali_mix.recordio import RecordSet
+from dali_mix.tasks import CLASSIFICATION, Task, trainable
 
 
 class BatchLike(Protocol):
@@ -65,16 +66,11 @@ class Parts:
     train_loader: Loader
     val_loader: Loader | None
     weights: tuple[models.MatchReport, ...] = ()  # what of the recipe's weight files was taken over
-    task: str = "classification"
+    task: Task = CLASSIFICATION
     classes: tuple[str, ...] = ()
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-    def make_scores(self, device: torch.device) -> Scores:
-        """Fresh counters for an evaluation."""
-        return make_scores(self.task, len(self.classes), device, self.metrics)
 
 
-def check_sets(config: RunConfig, *, train: bool = True) -> tuple[str, int]:
+def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
     """Opens the packed sets (cheap checks only) and returns their task and the number of classes.
 
     Args:
@@ -82,15 +78,15 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[str, int]:
 
     Raises:
         FileNotFoundError: a set is not there.
-        ValueError: a set is broken, empty or for detection, or tasks or classes do not agree.
+        ValueError: a set is broken, empty or of a task that is not trained, or tasks or classes do not agree.
     """
     infos = {}
     for name in (["train_set"] if train else []) + (["val_set"] if config.val_set is not None else []):
         records = RecordSet(getattr(config, name))
         infos[name] = records.info
-        if records.info.task not in MEASURED:
+        if records.info.task not in trainable():
             raise ValueError(
-                f"{name} {records.prefix}: holds {records.info.task}; the trainer does {' and '.join(MEASURED)}"
+                f"{name} {records.prefix}: holds {records.info.task}; the trainer does {' and '.join(trainable())}"
             )
         if not len(records):
             raise ValueError(f"{name} {records.prefix}: holds no record")
@@ -102,10 +98,10 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[str, int]:
             f" {_class_difference(infos['train_set'].classes, infos['val_set'].classes)}: pack both with the same"
             " --classes FILE, one name a line"
         )
-    tasks = [info.task for info in infos.values()]
-    if len(set(tasks)) > 1:
-        raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(tasks)}")
-    return tasks[0], class_count(config, next(iter(infos.values())).classes)
+    names = [info.task for info in infos.values()]
+    if len(set(names)) > 1:
+        raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(names)}")
+    return tasks.get(names[0]), class_count(config, next(iter(infos.values())).classes)
 
 
 def _class_difference(ours: tuple[str, ...], others: tuple[str, ...]) -> str:
@@ -131,11 +127,11 @@ def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
     return len(classes)
 
 
-def check_recipe(config: RunConfig, num_classes: int, task: str = "classification") -> None:
+def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATION) -> None:
     """Builds what is cheap to build, pipelines, mixer, loss and the model without memory, to find mistakes early.
 
     Args:
-        task: of the training set, "classification" or "multilabel".
+        task: of the training set.
 
     Raises:
         ValueError: a name, an option or a parameter rule that does not exist, or a mixer or loss that does not suit the
@@ -147,7 +143,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: str = "classificatio
     # First of all: what else is wrong of a recipe for another task follows from this.
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     config.best_score(task)
-    make_scores(task, num_classes, torch.device("cpu"), config.metrics)
+    SCORES[task.metrics](num_classes, torch.device("cpu"), **config.metrics)
     with torch.device("meta"):
         model = _model(config, num_classes)
     build_objective(config, model, loss, mixer)
@@ -202,12 +198,12 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
 
 def _model(config: RunConfig, num_classes: int) -> nn.Module:
     options = dict(config.model)
-    kind = options.pop("type")
-    if ":" in kind:
-        return call_with(_factories.resolve(kind, "model"), f"model {kind}", {"num_classes": num_classes, **options})
-    if kind == "multilabel":
+    model = options.pop("type")
+    if ":" in model:
+        return call_with(_factories.resolve(model, "model"), f"model {model}", {"num_classes": num_classes, **options})
+    if model == "multilabel":
         return _multilabel_model(config, num_classes, options)
-    return models.build_model(kind, num_classes, **options)
+    return models.build_model(model, num_classes, **options)
 
 
 def _multilabel_model(config: RunConfig, num_classes: int, options: dict[str, Any]) -> nn.Module:
@@ -324,9 +320,8 @@ def build_parts(
         train_loader=train_loader,
         val_loader=val_loader,
         weights=weights,
-        task=metainfo.get("task", "classification"),
+        task=tasks.get(metainfo.get("task", "classification")),
         classes=tuple(map(str, metainfo["classes"])),
-        metrics=config.metrics,
     )
 
 

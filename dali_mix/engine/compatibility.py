@@ -9,8 +9,8 @@ from torch import nn
 
 from dali_mix.mixers import Mixer
 from dali_mix.mixers.ops.targets import TargetKind, mixed_kind
+from dali_mix.tasks import TASKS, Task
 
-_OF_TASK: dict[str, TargetKind] = {"classification": "class", "multilabel": "multi-hot"}
 _WORDS: dict[TargetKind, str] = {
     "class": "class numbers (B,)",
     "soft": "soft labels (B,K), rows of sum 1",
@@ -29,46 +29,51 @@ _TORCH: dict[type[nn.Module], frozenset[TargetKind]] = {
 }
 
 
-def check_targets(task: str, mixer: Mixer | None, loss: nn.Module, *, evaluates: bool = True) -> None:
+def accepted(loss: nn.Module) -> Collection[TargetKind] | None:
+    """Return the kinds of targets a loss takes; None if that is not known."""
+    return getattr(loss, "accepts", None) or _TORCH.get(type(loss))
+
+
+def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module, *, evaluates: bool = True) -> None:
     """Raises ValueError where the loss cannot take what the set or the mixer gives.
 
     Args:
-        task: of the set, "classification" or "multilabel".
+        task: of the set.
         mixer: or None.
         loss: one of ours says in `accepts` which kinds it takes (of `ops.targets.TargetKind`); torch's are known; any
             other without `accepts` is not checked.
         evaluates: the loss is also computed on unmixed targets, for evaluation.
 
     Raises:
-        ValueError: no such task, or set, mixer and loss that do not fit; the message says which would.
+        ValueError: set, mixer and loss do not fit; the message says which would.
     """
-    if task not in _OF_TASK:
-        raise ValueError(f"a set for {task} has no targets to mix: mixers and losses know {' and '.join(_OF_TASK)}")
-    accepts = getattr(loss, "accepts", None) or _TORCH.get(type(loss))
-    if accepts is None:
+    accepts, of_set = accepted(loss), task.target_kind
+    if of_set is None and (mixer or accepts):
+        known = " and ".join(name for name, other in TASKS.items() if other.target_kind)
+        raise ValueError(f"a set for {task.name} has no targets to mix: mixers and losses know {known}")
+    if accepts is None or of_set is None:
         return
     if wrong := set(accepts) - set(get_args(TargetKind)):
         raise ValueError(f"loss {type(loss).__name__} accepts {sorted(wrong)}, which no set or mixer makes")
-    of_set = _OF_TASK[task]
     mixed = mixed_kind(of_set, mixer.combine if mixer is not None and mixer.changes_targets else None)
     name = type(loss).__name__
     taken = f"loss {name} takes {' or '.join(_WORDS[kind] for kind in _WORDS if kind in accepts)}"
     if mixed not in accepts:
         if mixed == of_set:
-            by = f"the {task} set gives"
+            by = f"the {task.name} set gives"
         else:
             assert mixer is not None
-            by = f"mixer {type(mixer).__name__} makes, by {mixer.combine}, of a {task} set's"
-        raise ValueError(f"{taken}, not the {_WORDS[mixed]} that {by}. {_advice(task, mixed, accepts)}")
+            by = f"mixer {type(mixer).__name__} makes, by {mixer.combine}, of a {task.name} set's"
+        raise ValueError(f"{taken}, not the {_WORDS[mixed]} that {by}. {_advice(of_set, mixed, accepts)}")
     if evaluates and of_set not in accepts:
         raise ValueError(
-            f"{taken}: what mixer {type(mixer).__name__} makes, but not the {_WORDS[of_set]} that the {task} set gives "
-            f"for evaluation. {_advice(task, mixed, accepts)}"
+            f"{taken}: what mixer {type(mixer).__name__} makes, but not the {_WORDS[of_set]} that the {task.name} set "
+            f"gives for evaluation. {_advice(of_set, mixed, accepts)}"
         )
 
 
-def _advice(task: str, mixed: TargetKind, accepts: Collection[TargetKind]) -> str:
-    if task == "multilabel":
+def _advice(of_set: TargetKind, mixed: TargetKind, accepts: Collection[TargetKind]) -> str:
+    if of_set == "multi-hot":
         return "Choose a multi-label loss"
     if mixed == "multi-hot" and _MULTI.issuperset(accepts):
         return "The recipe is for multi-label sets, this one has a class a record: give another set, or another recipe"

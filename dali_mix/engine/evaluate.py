@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dali_mix.engine.build import Loader
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.scores import ClassificationScores, Scores
+from dali_mix.engine.scores import Scores
 from dali_mix.engine.train.finite import NonFinite
 from dali_mix.engine.train.objectives import counted, in_float32, is_summed
 
@@ -29,7 +29,7 @@ def evaluate(
     loss: Callable[[Tensor, Tensor], Tensor],
     ranks: Ranks,
     *,
-    scores: Scores | None = None,
+    scores: Scores,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     stop: Callable[[], bool] = lambda: False,
     each: Callable[[int], object] = lambda done: None,
@@ -40,7 +40,7 @@ def evaluate(
         model: not wrapped in DDP: ranks may hold different numbers of batches. Its mode is put back.
         loader: an evaluation loader; read from its start to the end of its epoch.
         loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if it says `reduction == "sum"`.
-        scores: what is measured; by default top-1 and top-5 accuracy.
+        scores: what is measured.
         autocast: makes the context the model runs in.
         stop: asked between batches; once it says True on any rank, every rank raises `Preempted`: none is left waiting
             for the sums of one that has gone.
@@ -52,7 +52,6 @@ def evaluate(
     Raises:
         NonFiniteScores: on every rank, naming the first records the model gave NaN for.
     """
-    scores = scores or ClassificationScores(ranks.device)
     rows = counted(loss)
     total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # of losses, records, ranks asked to stop
     seen: list[tuple[Tensor, Tensor]] = []  # records, and whether their logits hold NaN

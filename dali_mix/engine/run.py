@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from dali_mix import tasks
 from dali_mix._signals import handled
 from dali_mix.engine.build import (
     Loader,
@@ -39,7 +40,7 @@ from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.memory import check_evaluation, check_step, explained
 from dali_mix.engine.provenance import provenance
-from dali_mix.engine.scores import Scores, absent_classes, make_scores
+from dali_mix.engine.scores import SCORES, Scores
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
@@ -324,19 +325,19 @@ def evaluate_in_detail(
             raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
         try:
             metainfo = loader.dataset.metainfo
-            classes, task = tuple(map(str, metainfo["classes"])), metainfo.get("task", "classification")
-            trained.check_set(task, classes, f"val_set {config.val_set}")
+            classes, task = tuple(map(str, metainfo["classes"])), tasks.get(metainfo.get("task", "classification"))
+            trained.check_set(task.name, classes, f"val_set {config.val_set}")
             model = build_model(config, len(classes))
             notes = trained.load_into(model)
             model = place_model(model, config, ranks)
             loss = build_loss(config).to(device)
-            scores = make_scores(task, len(classes), device, config.metrics)
+            scores = SCORES[task.metrics](len(classes), device, **config.metrics)
             autocast = Precision(config.amp, device).autocast
             batches = len(loader)
             values = evaluate(
                 model, loader, loss, ranks, scores=scores, autocast=autocast, each=lambda done: each(done, batches)
             )
-            notes += absent_classes(scores, classes)
+            notes += scores.notes(classes)
             return Evaluation(values, scores, classes, ranks.main, tuple(notes))
         except RuntimeError as error:
             if (told := explained(error, config)) is error:

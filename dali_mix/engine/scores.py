@@ -3,47 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.metrics import Accuracy, ClassAccuracy, MultiLabelMetrics
+from dali_mix.metrics import Accuracy, ClassAccuracy, ClassReport, MultiLabelMetrics, per_class
 
+ByClass = tuple[str, dict[str, list[float]], Sequence[ClassReport]]
 _SHOWN = 6
 
 
 class Scores(Protocol):
-    """Takes logits batch by batch, then says how good they were."""
+    """Takes logits batch by batch, then says how good they were: `compute` before the others.
+
+    by_class: title of a chart, columns of K figures (the first is drawn), and K precision-recall curves or none.
+    notes: what the user should know of the set.
+    """
 
     def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None: ...
     def compute(self, ranks: Ranks) -> dict[str, float]: ...
+    def by_class(self) -> ByClass: ...
+    def notes(self, classes: Sequence[str]) -> list[str]:
+        return []
 
 
-class ClassificationScores:
-    """Top-1 and top-5 accuracy in per cent; of each class with `num_classes`, in `by_class`."""
+class ClassificationScores(Scores):
+    """Top-1 and top-5 accuracy in per cent."""
 
-    def __init__(self, device: torch.device, num_classes: int = 0) -> None:
-        self.accuracy = Accuracy(topk=(1, 5), device=device)
-        self.by_class = ClassAccuracy(num_classes, device) if num_classes else None
+    def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None:
+        if options:
+            raise ValueError(f"metrics={options}: classification has no choice of protocol or ties; leave it out")
+        self.accuracy, self.accuracies = Accuracy(topk=(1, 5), device=device), ClassAccuracy(num_classes, device)
 
     def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
         """Counts a batch: logits (B,K), targets (B,)."""
         self.accuracy.update(logits, targets)
-        if self.by_class is not None:
-            self.by_class.update(logits, targets)
+        self.accuracies.update(logits, targets)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
         """{"top1", "top5"}, equal on every rank."""
         ranks.sum_(self.accuracy.state())
-        if self.by_class is not None:
-            ranks.sum_(self.by_class.state())
+        ranks.sum_(self.accuracies.state())
         return self.accuracy.compute()
 
+    def by_class(self) -> ByClass:
+        title = f"Accuracy by class, %   (top-1 {self.accuracy.compute()['top1']:.2f})"
+        return title, {"accuracy": self.accuracies.compute(), "samples": self.accuracies.state()[1].tolist()}, ()
 
-class MultiLabelScores:
+
+class MultiLabelScores(Scores):
     """The measures of `MultiLabelMetrics` in per cent; AP of each class is in `details`."""
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
@@ -61,23 +72,23 @@ class MultiLabelScores:
         self.details = self.metrics.compute()
         return {name: 100.0 * value for name, value in self.details.items() if isinstance(value, float)}
 
+    def by_class(self) -> ByClass:
+        reports = per_class(self.metrics)
+        shares = {"AP": "ap", "precision": "precision", "recall": "recall", "F1": "f1"}
+        columns = {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
+        columns["positives"] = [report.positives for report in reports]
+        return f"AP by class, %   (mAP {100 * self.details['mAP']:.2f})", columns, reports
 
-def absent_classes(scores: Scores, classes: Sequence[str]) -> list[str]:
-    """Return a note, after `scores.compute`, on the classes that no record of a multi-label set has; else nothing."""
-    if not isinstance(scores, MultiLabelScores):
-        return []
-    absent = [name for name, value in zip(classes, scores.details["AP"], strict=True) if math.isnan(value)]
-    if not absent:
-        return []
-    which = ", ".join(absent[:_SHOWN]) + ", …" * (len(absent) > _SHOWN)
-    left = "mAP is the mean over the others" if len(absent) < len(classes) else "there is no mAP"
-    return [f"{len(absent):,} of {len(classes):,} classes have no positive example in the val_set ({which}): {left}"]
+    def notes(self, classes: Sequence[str]) -> list[str]:
+        """Return a note on the classes that no record has."""
+        absent = [name for name, value in zip(classes, self.details["AP"], strict=True) if math.isnan(value)]
+        if not absent:
+            return []
+        which = ", ".join(absent[:_SHOWN]) + ", …" * (len(absent) > _SHOWN)
+        left = "mAP is the mean over the others" if len(absent) < len(classes) else "there is no mAP"
+        some = f"{len(absent):,} of {len(classes):,} classes"
+        return [f"{some} have no positive example in the val_set ({which}): {left}"]
 
 
-def make_scores(task: str, num_classes: int, device: torch.device, options: dict[str, Any]) -> Scores:
-    """What is measured on a set of this task. Raises ValueError for options it does not have."""
-    if task == "multilabel":
-        return MultiLabelScores(num_classes, device, **options)
-    if options:
-        raise ValueError(f"metrics={options}: classification has no choice of protocol or ties; leave it out")
-    return ClassificationScores(device, num_classes)
+# By `Task.metrics`; made of the number of classes, a device and the recipe's `metrics`.
+SCORES: dict[str, Callable[..., Scores]] = {"accuracy": ClassificationScores, "average precision": MultiLabelScores}

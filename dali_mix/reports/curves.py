@@ -12,13 +12,9 @@ from matplotlib.ticker import FuncFormatter
 from dali_mix.engine.config.schema import is_number
 from dali_mix.engine.logging import read_records
 from dali_mix.reports import style
+from dali_mix.tasks import trainable
 
 Records = list[dict[str, Any]]
-# What evaluations are judged by, with what is drawn beside it: key, name, colour.
-SCORES = {
-    "top1": (("top1", "top-1", style.ORANGE), ("top5", "top-5", style.FAINT)),
-    "mAP": (("mAP", "mAP", style.ORANGE), ("OF1", "overall F1", style.FAINT)),
-}
 
 
 def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
@@ -108,16 +104,17 @@ def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
 
 
 def _draw_accuracy(axes: Axes, val: Records) -> None:
-    main, *others = SCORES[_watched(val)]
-    style.plain(axes, f"Evaluation {'accuracy' if main[0] == 'top1' else main[1]}, %")
-    drawn = False
-    for key, name, color in (*others, main):
+    title, names = _watched(val)
+    style.plain(axes, f"Evaluation {title}, %")
+    main, drawn = next(iter(names)), False
+    for key, name in reversed(names.items()):  # the main one on top
+        color = style.ORANGE if key == main else style.FAINT
         steps, values = _series(val, key)
         if not steps or (key == "top5" and min(values) >= 100):
             continue
         drawn = True
         axes.plot(steps, values, color=color, linewidth=1.6, marker=_marker(steps), label=name)
-        if key == main[0]:
+        if key == main:
             best = max(range(len(values)), key=values.__getitem__)
             axes.plot(steps[best], values[best], "o", color=color, markersize=6, markeredgecolor="white")
             beyond_middle = steps[best] > steps[-1] / 2
@@ -165,13 +162,14 @@ def _marker(steps: list[int], most: int = 40) -> str:
     return "." if len(steps) <= most else ""
 
 
-def _watched(val: Records) -> str:
-    """The score by which a run's evaluations are judged."""
-    return next((key for key in SCORES if _series(val, key)[0]), "top1")
+def _watched(val: Records) -> tuple[str, dict[str, str]]:
+    """Return the `chart` of the task whose scores were logged."""
+    charts = [task.chart for task in trainable().values()]
+    return next((chart for chart in charts if _series(val, next(iter(chart[1])))[0]), charts[0])
 
 
 def _summary(val: Records) -> str:
-    key, name, _ = SCORES[_watched(val)][0]
+    key, name = next(iter(_watched(val)[1].items()))
     _, values = _series(val, key)
     return f": {name} {values[-1]:.2f} %, best {max(values):.2f} %" if values else ""
 

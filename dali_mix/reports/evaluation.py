@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 from dali_mix.engine.checkpoint.files import write_text
 from dali_mix.engine.run import Evaluation
-from dali_mix.engine.scores import ClassificationScores, MultiLabelScores
-from dali_mix.metrics import ClassReport, per_class
+from dali_mix.metrics import ClassReport
 from dali_mix.reports import style
 from dali_mix.reports.sheet import fitted
 
@@ -41,26 +40,17 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
     """
     if not evaluation.main:
         return []
-    folder, classes, scores = Path(out), evaluation.classes, evaluation.scores
+    folder, classes = Path(out), evaluation.classes
+    title, columns, reports = evaluation.scores.by_class()
     folder.mkdir(parents=True, exist_ok=True)
-    table, chart = folder / "per_class.csv", folder / "per_class.png"
-    if isinstance(scores, MultiLabelScores):
-        found = per_class(scores.metrics)
-        rows = [
-            (name, 100 * one.ap, 100 * one.precision, 100 * one.recall, 100 * one.f1, one.positives)
-            for name, one in zip(classes, found, strict=True)
-        ]
-        write_text(table, as_csv(("class", "AP", "precision", "recall", "F1", "positives"), rows))
-        title = f"AP by class, %   (mAP {evaluation.values['mAP']:.2f})"
-        style.save(draw_bars(classes, [row[1] for row in rows], title), chart)
-        curves = draw_curves(classes, found, "Precision over recall, with AP in %")
-        return [table, chart, style.save(curves, folder / "pr_curves.png")]
-    assert isinstance(scores, ClassificationScores)
-    assert scores.by_class is not None
-    accuracy, counts = scores.by_class.compute(), scores.by_class.state()[1].tolist()
-    write_text(table, as_csv(("class", "accuracy", "samples"), zip(classes, accuracy, counts, strict=True)))
-    title = f"Accuracy by class, %   (top-1 {evaluation.values['top1']:.2f})"
-    return [table, style.save(draw_bars(classes, accuracy, title), chart)]
+    table = folder / "per_class.csv"
+    write_text(table, as_csv(("class", *columns), zip(classes, *columns.values(), strict=True)))
+    drawn = next(iter(columns.values()))
+    files = [table, style.save(draw_bars(classes, drawn, title), folder / "per_class.png")]
+    if reports:
+        curves = draw_curves(classes, reports, "Precision over recall, with AP in %")
+        files.append(style.save(curves, folder / "pr_curves.png"))
+    return files
 
 
 def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -13,6 +13,7 @@ from dali_mix.datasets import LAYOUTS, Listing, Options
 from dali_mix.engine.build import check_sets
 from dali_mix.engine.config.schema import FIELDS, RunConfig
 from dali_mix.recordio import RecordSet
+from dali_mix.tasks import MULTILABEL
 from tests.recordio.samples import encoded, image_folder
 
 HUGE = "1" * 400
@@ -187,7 +188,7 @@ def test_train_and_val_with_other_columns_refuse_each_other(tmp_path: Path, val:
     needed = {name: "x" for name, item in FIELDS.items() if item.default is item.default_factory}
     config = RunConfig(**{**needed, "train_set": str(tmp_path / "train"), "val_set": str(tmp_path / "val")})
     if not message:
-        assert check_sets(config) == ("multilabel", 2)
+        assert check_sets(config) == (MULTILABEL, 2)
         return
     with pytest.raises(ValueError) as caught:
         check_sets(config)

@@ -5,7 +5,7 @@ import torch
 
 from dali_mix.cli.main import main
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.scores import ClassificationScores, MultiLabelScores, absent_classes
+from dali_mix.engine.scores import ClassificationScores, MultiLabelScores
 
 CPU = torch.device("cpu")
 NAMES = tuple("abcdefgh")
@@ -28,14 +28,14 @@ def test_the_note(targets, said):
     scores = MultiLabelScores(8, CPU)
     scores.update(torch.zeros(len(targets), 8), torch.tensor(targets, dtype=torch.float32), torch.arange(len(targets)))
     scores.compute(Ranks(0, 1, CPU))
-    assert absent_classes(scores, NAMES) == ([said] if said else [])
+    assert scores.notes(NAMES) == ([said] if said else [])
 
 
 def test_classification_has_none():
-    scores = ClassificationScores(CPU, 8)
+    scores = ClassificationScores(8, CPU)
     scores.update(torch.zeros(1, 8), torch.zeros(1, dtype=torch.int64), torch.arange(1))
     scores.compute(Ranks(0, 1, CPU))
-    assert absent_classes(scores, NAMES) == []
+    assert scores.notes(NAMES) == []
 
 
 def test_training_logs_it_once_and_evaluation_prints_it(tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
+from dali_mix import tasks
 from dali_mix.cli.main import main
 from dali_mix.engine.build import build_mixer, check_recipe
 from dali_mix.engine.config import schema as configs
@@ -37,9 +38,9 @@ def test_bundled_recipe(name, tmp_path, monkeypatch):
     config = load_config(name)
     assert json.loads(json.dumps(config.resolved()))["epochs"] == config.epochs
     folder, _, own = name.rpartition("/")
-    task, classes = "classification", CLASSES.get(folder, 10)
+    task, classes = tasks.CLASSIFICATION, CLASSES.get(folder, 10)
     if folder == "multilabel":
-        task, classes = "multilabel", next((k for data, k in MULTILABEL.items() if own.startswith(data)), 10)
+        task, classes = tasks.MULTILABEL, next((k for data, k in MULTILABEL.items() if own.startswith(data)), 10)
         monkeypatch.chdir(tmp_path)
         if embeddings := "embeddings" in config.model["head"] and config.model["head"]["embeddings"]:
             Path(embeddings).parent.mkdir()

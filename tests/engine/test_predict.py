@@ -23,6 +23,7 @@ from dali_mix.metrics import MultiLabelMetrics
 from dali_mix.recordio import RecordSet
 from dali_mix.reports.sheet import CELL, GAP, MARGIN
 from dali_mix.reports.style import DPI
+from dali_mix.tasks import CLASSIFICATION, MULTILABEL
 from tests.engine.processes import context, finish
 from tests.engine.sets import pack_digits
 from tests.recordio.samples import with_checksums
@@ -145,8 +146,8 @@ def test_top_k_and_threshold(made, best, capsys):
 
 def test_defaults_of_the_tasks():
     scores = torch.tensor([0.1, 0.9, 0.2, 0.6, 0.3, 0.5])
-    assert [name for name, _ in choose(scores, "abcdef", "multilabel")] == ["b", "d"]
-    assert [name for name, _ in choose(scores, "abcdef", "classification")] == ["b", "d", "f", "e", "c"]
+    assert [name for name, _ in choose(scores, "abcdef", MULTILABEL)] == ["b", "d"]
+    assert [name for name, _ in choose(scores, "abcdef", CLASSIFICATION)] == ["b", "d", "f", "e", "c"]
 
 
 def test_every_format_is_decoded_as_it_looks(made, best, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dali_mix import tasks
 from dali_mix.cli.main import parse
 from dali_mix.engine.build import build_model, check_recipe, weight_files
 from dali_mix.engine.config.recipe_files import list_recipes, load_config, parse_option, recipe_text
@@ -67,7 +68,7 @@ def test_options_in_headers_can_be_set(name, tmp_path, monkeypatch):
         for key, value in map(parse_option, words):
             assert value_at(config.resolved(), key) == value
         if "sgre" not in name:  # which need a file of label embeddings
-            check_recipe(config, 20, "multilabel")
+            check_recipe(config, 20, tasks.MULTILABEL)
 
 
 @pytest.mark.parametrize("name", MULTILABEL)

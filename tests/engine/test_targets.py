@@ -10,6 +10,7 @@ from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SoftCrossEntropy
 from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix, ResizeMixPlus, SpliceMix
 from dali_mix.mixers.ops.targets import mixed_kind
+from dali_mix.tasks import CLASSIFICATION, TASKS
 
 BY_AREA = [CutMix(4), ResizeMix(4), MixUp(4), ResizeMixPlus(4), MixChoice([CutMix(4), Cutout(2)], [0.5, 0.5])]
 LEFT_ALONE = [None, Cutout(2), MixChoice([Cutout(2)], [0.5])]
@@ -49,10 +50,10 @@ def test_every_combination(task, mixer):
     fitting = [type(loss) for loss in fits[task][kind]]
     for loss in [*SINGLE, *CLASSES_ONLY, *MULTI, Strict(), Both()]:
         if type(loss) in fitting:
-            check_targets(task, mixer, loss)
+            check_targets(TASKS[task], mixer, loss)
         else:
             with pytest.raises(ValueError, match=f"loss {type(loss).__name__} takes .*(not the|not)"):
-                check_targets(task, mixer, loss)
+                check_targets(TASKS[task], mixer, loss)
 
 
 @pytest.mark.parametrize(
@@ -79,21 +80,21 @@ def test_every_combination(task, mixer):
 )  # fmt: skip
 def test_what_is_wrong_is_said(task, mixer, loss, message):
     with pytest.raises(ValueError, match=message):
-        check_targets(task, mixer, loss)
+        check_targets(TASKS[task], mixer, loss)
 
 
 def test_without_evaluation_only_training_counts():
-    check_targets("classification", SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(), evaluates=False)
+    check_targets(CLASSIFICATION, SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(), evaluates=False)
 
 
 def test_a_loss_that_does_not_say_is_not_checked():
     class Mine(nn.Module):
         pass
 
-    check_targets("classification", SpliceMix(num_classes=4), Mine())
+    check_targets(CLASSIFICATION, SpliceMix(num_classes=4), Mine())
     Mine.accepts = frozenset({"labels"})
     with pytest.raises(ValueError, match=r"Mine accepts \['labels'\]"):
-        check_targets("classification", None, Mine())
+        check_targets(CLASSIFICATION, None, Mine())
 
 
 def test_every_loss_says_what_it_takes():

@@ -114,6 +114,6 @@ def test_table_has_empty_fields_for_what_is_not_known():
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    evaluation = Evaluation({"top1": 1.0}, ClassificationScores("cpu", 2), ("a", "b"), main=False)
+    evaluation = Evaluation({"top1": 1.0}, ClassificationScores(2, "cpu"), ("a", "b"), main=False)
     assert evaluation_report(evaluation, tmp_path / "out") == []
     assert not (tmp_path / "out").exists()

@@ -6,20 +6,15 @@ import argparse
 from pathlib import Path
 
 from dali_mix.cli.bars import Bar
-from dali_mix.cli.commands.predict import tell_notes, tell_values
+from dali_mix.cli.commands.predict import add_model_arguments, tell_notes, tell_values
 from dali_mix.engine.distributed.environment import environment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a file of weights")
-    parser.add_argument("--ema", action="store_true", help="evaluate the averaged weights")
+    add_model_arguments(parser)
     parser.add_argument("--json", metavar="OUT", help="write the figures to this file as well")
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write figures and charts of each class to this folder"
-    )
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set values of the recipe"
     )
 
 

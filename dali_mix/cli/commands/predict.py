@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
     parser.add_argument("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="name classes above this probability (multi-label: .5)"
@@ -35,10 +36,9 @@ CLASS_FILE_HELP = "class names in order, one a line (default: those in the check
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Recipe, checkpoint and images, and how they are taken."""
+    """Add the recipe, the checkpoint, and how they are taken."""
     parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a file of weights")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights")
     parser.add_argument(
         "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set values of the recipe"
@@ -58,12 +58,13 @@ def run(args: argparse.Namespace) -> int:
 
     from dali_mix.engine.checkpoint.files import check_out, write_text
     from dali_mix.engine.inference.predict import Predictor, choose
+    from dali_mix.tasks import MULTILABEL
 
     for option in ("json", "csv"):
         if (out := getattr(args, option)) is not None:
             check_out(f"--{option}", out)
 
-    choose(torch.zeros(1), ["any"], "multilabel", args.threshold, args.top_k)  # wrong ones are told before the work
+    choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # wrong ones are told before the work
     tell_values(of_run)
     predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
     tell_notes(predictor.notes)
@@ -121,7 +122,7 @@ def _json(found: Predictions, args: argparse.Namespace) -> str:
         }
         for row, path in enumerate(found.paths)
     ]
-    record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": found.task}
+    record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": found.task.name}
     left_out = [{"image": str(path), "reason": reason} for path, reason in found.unreadable]
     record |= {"classes": list(found.classes), "images": images, "left_out": left_out}
     return json_text(record, indent=2) + "\n"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dali_mix._text import differ_in_form, printable
 from dali_mix.engine.checkpoint.files import is_checkpoint, load_checkpoint
-from dali_mix.engine.config.schema import MEASURED
 from dali_mix.engine.train.finite import NonFinite, first_non_finite, statistics
 from dali_mix.models import differences, load_weights
 from dali_mix.models.weights.files import follow_pointer
+from dali_mix.tasks import trainable
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,6 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 def _facts(state: dict[str, Any]) -> tuple[tuple[str, ...], str]:
     """Classes and task of a checkpoint; older ones do not say."""
     classes, task = state.get("classes"), state.get("task")
-    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes) and task in MEASURED):
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes) and task in trainable()):
         return (), ""
     return tuple(map(printable, classes)), task

@@ -13,21 +13,13 @@ from typing import Any
 
 from dali_mix.options import did_you_mean
 from dali_mix.recordio.manifest import set_prefix
+from dali_mix.tasks import Task, trainable
 
 _SCHEDULE_KEYS = {
     "cosine": {"min_lr"},
     "step": {"milestones", "gamma"},
     "onecycle": {"pct_start", "div_factor", "final_div_factor"},
     "constant": set(),
-}
-# What evaluations measure, by the task of the set; the first is the one to watch.
-MEASURED = {
-    "classification": ("top1", "top5", "loss"),
-    "multilabel": (
-        "mAP",
-        *(f"{n}{top}" for top in ("", "_top3") for n in ("CP", "CR", "CF1", "OP", "OR", "OF1")),
-        "loss",
-    ),
 }
 _LOADER_KEYS = {"num_threads", "source", "on_bad_record", "drop_last", "prefetch"}
 
@@ -89,21 +81,17 @@ class RunConfig:
         """`checkpoint` with its defaults: interval_epochs 1, interval_steps None, keep 2, best "auto": top1 or mAP."""
         return {"interval_epochs": 1, "interval_steps": None, "keep": 2, "best": "auto", **self.checkpoint}
 
-    def best_score(self, task: str) -> str:
-        """The score whose best model is kept on a set of this task; "" for none.
-
-        Raises:
-            ValueError: it is not measured there.
-        """
+    def best_score(self, *tasks: Task) -> str:
+        """Return the score whose best model is kept, "" for none. Raise ValueError if none of `tasks` measures it."""
+        prefixes = ("",) if self.ema is None else ("", "ema_")
+        measured = list(dict.fromkeys(prefix + name for prefix in prefixes for task in tasks for name in task.measured))
         name = self.checkpoints["best"] or ""
-        if name == "auto":
-            return MEASURED[task][0]
-        if name and name.removeprefix("ema_") not in MEASURED[task]:
+        if name not in (*measured, "auto", ""):
             raise ValueError(
-                f"checkpoint.best={name!r} is not measured in {task}: choose 'auto' or one of "
-                f"{', '.join(MEASURED[task])}"
+                f"checkpoint.best={name!r} is not measured in {' or '.join(task.name for task in tasks)}: choose "
+                f"'auto', None or one of {', '.join(measured)}"
             )
-        return name
+        return measured[0] if name == "auto" else name
 
     def pipeline_options(self, train: bool) -> tuple[str, dict[str, Any]]:
         """(pipeline name, its options) for training or evaluation."""
@@ -242,13 +230,7 @@ def _check_groups(config: RunConfig) -> None:
         _known(key, {"interval_epochs", "interval_steps", "keep", "best"}, "checkpoint")
     for key in config.metrics:
         _known(key, {"protocol", "ties"}, "metrics")
-    prefixes = ("",) if config.ema is None else ("", "ema_")
-    measured = dict.fromkeys(prefix + name for prefix in prefixes for names in MEASURED.values() for name in names)
-    if config.checkpoints["best"] not in (*measured, "auto", None, ""):
-        raise ValueError(
-            f"checkpoint.best must be one of what is measured ({', '.join(measured)}), 'auto' or None, "
-            f"not {config.checkpoints['best']!r}"
-        )
+    config.best_score(*trainable().values())
     for key, value in config.paramwise.items():
         _known(key, {"norm_decay", "bias_decay", "custom"}, "paramwise")
         if key == "custom":

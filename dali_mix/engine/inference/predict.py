@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dali_mix.engine.build import build_loss, build_model, place_model
 from dali_mix.engine.checkpoint.trained import open_trained
-from dali_mix.engine.compatibility import check_targets
+from dali_mix.engine.compatibility import accepted
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.process_group import Ranks
@@ -20,17 +20,18 @@ from dali_mix.engine.train.objectives import in_float32
 from dali_mix.engine.train.precision import Precision
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.manifest import set_prefix
+from dali_mix.tasks import CLASSIFICATION, Task, trainable
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """paths: N files. scores: (N,K) float32 on the CPU, probabilities: one for each class (multilabel), or of sum 1
-    (classification). classes: K names. unreadable: the files left out, also those the model gives NaN for."""
+    """paths: N files. scores: (N,K) float32 on the CPU, the task's probabilities. classes: K names. unreadable: the
+    files left out, also those the model gives NaN for."""
 
     paths: list[Path]
     scores: Tensor
     classes: tuple[str, ...]
-    task: str
+    task: Task
     unreadable: list[Unreadable]
 
     def chosen(self, row: int, threshold: float | None = None, top_k: int | None = None) -> list[tuple[str, float]]:
@@ -42,7 +43,7 @@ class Predictions:
 
 
 def choose(
-    scores: Tensor, classes: Sequence[str], task: str, threshold: float | None = None, top_k: int | None = None
+    scores: Tensor, classes: Sequence[str], task: Task, threshold: float | None = None, top_k: int | None = None
 ) -> list[tuple[str, float]]:
     """As `Predictions.chosen`, of one file's scores (K,).
 
@@ -50,7 +51,7 @@ def choose(
         ValueError: a threshold outside 0 … 1, or top_k below 1.
     """
     if threshold is None and top_k is None:
-        threshold, top_k = (0.5, None) if task == "multilabel" else (None, 5)
+        threshold, top_k = task.threshold, task.top_k
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}: scores are probabilities, give 0 to 1")
     if top_k is not None and top_k < 1:
@@ -85,12 +86,12 @@ class Predictor:
     ) -> None:
         trained = open_trained(checkpoint, ema=ema)
         self.config = config
-        self.classes, self.task = tuple(classes or ()) or trained.classes, trained.task
+        self.classes, task = tuple(classes or ()) or trained.classes, trained.task
         if not self.classes:
-            self.classes, self.task = _of_sets(config, trained.path)
+            self.classes, task = _of_sets(config, trained.path)
         if trained.classes and len(self.classes) != len(trained.classes):
             raise ValueError(f"{len(self.classes)} class names for a model of {len(trained.classes)} classes")
-        self.task = self.task or _task_of_loss(config)
+        self.task = trainable().get(task) or _task_of_loss(config)
         self.device = process_group.pick_device(config.device)
         model = build_model(config, len(self.classes))
         self.notes = trained.load_into(model)
@@ -103,8 +104,7 @@ class Predictor:
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logits (B,K) → probabilities (B,K) float32, of each class or of sum 1, as the task is."""
-        logits = in_float32(logits)
-        return logits.sigmoid() if self.task == "multilabel" else logits.softmax(1)
+        return self.task.probabilities(in_float32(logits))
 
     def __call__(
         self, images: Iterable[str | Path], each: Callable[[Path, Tensor], object] = lambda path, scores: None
@@ -170,14 +170,8 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
     )
 
 
-def _task_of_loss(config: RunConfig) -> str:
-    """What the recipe's loss is for; where it takes either, what the model is for."""
-    loss = build_loss(config)
-    tasks = ["classification", "multilabel"]
-    for task in reversed(tasks) if config.model["type"] == "multilabel" else tasks:
-        try:
-            check_targets(task, None, loss)
-        except ValueError:
-            continue
-        return task
-    return tasks[0]
+def _task_of_loss(config: RunConfig) -> Task:
+    """What the recipe's loss is for; where it takes several, what the model is for."""
+    accepts = accepted(build_loss(config))
+    of_model = sorted(trainable().values(), key=lambda task: config.model["type"] not in task.model_types)
+    return next((task for task in of_model if accepts is None or task.target_kind in accepts), CLASSIFICATION)

@@ -55,15 +55,9 @@ class Best:
     since: int = 0
 
     def update(self, scores: dict[str, float], step: int) -> str:
-        """Takes an evaluation in; returns what to say when it is the best yet, else "".
-
-        Raises:
-            ValueError: the score to watch is not among those measured.
-        """
+        """Takes an evaluation in; returns what to say when it is the best yet, else ""."""
         if not self.name:
             return ""
-        if self.name not in scores:
-            raise ValueError(f"checkpoint.best={self.name!r} is not measured; there are {', '.join(scores)}")
         value = scores[self.name]
         sign = -1 if self.name.endswith("loss") else 1
         if math.isnan(value) or (self.value is not None and sign * value <= sign * self.value):

@@ -75,7 +75,7 @@ def group_names(parts: Parts) -> list[list[str]]:
 
 def facts(parts: Parts) -> dict[str, Any]:
     """What a checkpoint says of the training set, so that prediction does without it: task, and classes in order."""
-    return {"task": parts.task, "classes": list(parts.classes)}
+    return {"task": parts.task.name, "classes": list(parts.classes)}
 
 
 def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:

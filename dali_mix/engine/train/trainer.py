@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dali_mix.engine.build import BatchLike, Parts
 from dali_mix.engine.checkpoint.files import CheckpointFolder
-from dali_mix.engine.config.schema import MEASURED, RunConfig
+from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.evaluate import NonFiniteScores, Preempted, evaluate
 from dali_mix.engine.logging import Report
-from dali_mix.engine.scores import absent_classes
+from dali_mix.engine.scores import SCORES
 from dali_mix.engine.train.ema import ModelEma
 from dali_mix.engine.train.finite import total_norm
 from dali_mix.engine.train.loss_monitor import Beat, Pulse
@@ -322,10 +322,10 @@ class Trainer:
             return
         models = {"": self.parts.model} if self.ema is None else {"": self.parts.model, "ema_": self.ema.module}
         self.ranks.share_buffers(*models.values())
-        values = {"epoch": float(self.epoch + 1)}
+        values, task = {"epoch": float(self.epoch + 1)}, self.parts.task
         for prefix, model in models.items():
             try:
-                measure = self.parts.make_scores(self.ranks.device)
+                measure = SCORES[task.metrics](len(self.parts.classes), self.ranks.device, **self.config.metrics)
                 scores = evaluate(
                     model,
                     self.parts.val_loader,
@@ -335,13 +335,13 @@ class Trainer:
                     autocast=self.precision.autocast,
                     stop=lambda: self.stop.asked,
                 )
-                for note in () if self._evaluated else absent_classes(measure, self.parts.classes):
+                for note in () if self._evaluated else measure.notes(self.parts.classes):
                     self.report.line(f"note: {note}")
                 self._evaluated = True
             except NonFiniteScores as error:  # the weights are finite: training may go on, this is never the best
                 if self.ranks.main:
                     self.report.warn(f"step {self.step}{', averaged weights' if prefix else ''}: {error}")
-                scores = dict.fromkeys(MEASURED[self.parts.task], math.nan)
+                scores = dict.fromkeys(task.measured, math.nan)
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
         # All of them are in metrics.jsonl.
