@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dali_mix.tasks import TASKS
+
 ROOT = Path(__file__).parents[2]
 ROOMS = ("dali_mix", "pipelines", "tools", "benchmarks", "examples", "docs")
 SOURCES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
@@ -39,3 +41,81 @@ def test_torch_never_unpickles():
 )
 def test_the_rule_itself(source, lines):
     assert unsafe_loads(source) == lines
+
+
+def is_task(node):
+    """Whether an expression is a task or its name: "multilabel", MULTILABEL, tasks.MULTILABEL, MULTILABEL.name."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and node.value in TASKS
+    words = ast.unparse(node).removesuffix(".name").removeprefix("tasks.")
+    return isinstance(node, (ast.Name, ast.Attribute)) and words.isupper() and words.lower() in TASKS
+
+
+def members(node):
+    """The elements of a literal tuple, list or set, or the keys of a literal dict."""
+    return getattr(node, "elts", None) or getattr(node, "keys", None) or []
+
+
+def compared_tasks(source):
+    """Lines that choose by a task's name: comparisons, `match`, and collections of nothing but names to look it up in.
+
+    "multilabel" is also a type of model: what is called a model is not a task.
+    """
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            found = any(is_task(part) for side in sides for part in (side, *members(side)))
+            found &= not any("model" in ast.unparse(side) for side in sides)
+        elif isinstance(node, ast.MatchValue):
+            found = is_task(node.value)
+        elif isinstance(node, (ast.Tuple, ast.List, ast.Set, ast.Dict)):
+            names = [member for member in members(node) if isinstance(member, ast.Constant)]
+            found = len(names) == len(members(node)) > 0 and all(map(is_task, names))
+        else:
+            continue
+        lines += [node.lineno] * found
+    return lines
+
+
+def test_only_tasks_py_compares_tasks():
+    paths = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("dali_mix", "pipelines")]
+    paths.remove(ROOT / "dali_mix" / "tasks.py")
+    assert len(paths) > 200
+    found = [f"{path}:{line}" for path in paths for line in compared_tasks(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if info.task == "multilabel": pass',
+        'x = 1 if "detection" != task else 2',
+        'task in ("list", "classification")',
+        'task not in {"detection": 1, "more": 2}',
+        "task is MULTILABEL",
+        "found.task != tasks.DETECTION",
+        "info.task == DETECTION.name",
+        'match task:\n    case "detection": pass',
+        'widths = {"classification": 1, "multilabel": 2}',
+        'MIXED = frozenset(("classification", "multilabel"))',
+    ],
+)
+def test_a_comparison_of_tasks_is_found(source):
+    assert compared_tasks(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'model == "multilabel"',
+        'config.model["type"] == "multilabel"',
+        'PIPELINES = {"imagenet": 1, "multilabel": 2}',
+        "readers = {CLASSIFICATION: 1, DETECTION: 2}",
+        'Listing(names, task="multilabel")',
+        "if task.boxes: pass",
+        "x, y = (), []",
+    ],
+)
+def test_what_names_no_task_or_only_makes_one_passes(source):
+    assert compared_tasks(source) == []
