@@ -9,9 +9,6 @@ from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Step, choice, s
 from dali_mix.pipelines.pipeline import Pipeline
 from dali_mix.pipelines.plugins import build_steps
 from dali_mix.pipelines.steps import AutoAugment, CentreCrop, Color, Erasing, Flip, RandomResizedCrop, Resize
-from dali_mix.pipelines.steps.geometry import TRIES, decode
-from nvidia.dali import fn, math, types
-from nvidia.dali.data_node import DataNode
 
 # name → (filter where an axis shrinks, filter where it grows, antialias, decode only the window)
 PRESETS = {
@@ -71,44 +68,14 @@ class ImageNet(Pipeline):
             smooth if antialias is None else bool(antialias),
             bool(fuse) and preset != "parity",  # which rounds to whole grey levels before it normalizes, as they do
         )
-        self._crop, self._flip = RandomResizedCrop(scale, ratio, decode_window), Flip(flip)
-        self._resize, self._centre = Resize(size, *filters), CentreCrop(size, crop_ratio, *filters)
         training = [
-            self._crop,
-            self._resize,
+            RandomResizedCrop(scale, ratio, decode_window),
+            Resize(size, *filters),
             Color(color_jitter, pca_lighting).on_branch(1),
             AutoAugment(auto_augment, size, augment_count, augment_magnitude).on_branch(2),
             Erasing(erasing, mean).on_branch(3),
             *build_steps(steps),
-            self._flip,
+            Flip(flip),
         ]
-        super().__init__(train=train, image_size=size, mean=mean, std=std, steps=training if train else [self._centre])
-
-    def check_native(self) -> None:
-        """Raises ValueError for more steps than crop, resize and flip."""
-        if len(self.steps) > 3:
-            raise ValueError(
-                "source='native' crops and flips only: color_jitter, pca_lighting, auto_augment, erasing, steps need"
-                " source='exact'"
-            )
-
-    def native_graph(self, encoded: DataNode, device: str, seed: int) -> DataNode:
-        """The same with DALI drawing; evaluation may begin its crop one pixel beside that of `graph` (rounding)."""
-        if not self.train:
-            shape = fn.peek_image_shape(encoded, dtype=types.INT32)
-            (h, w), target = (shape[0], shape[1]), self._centre.covered
-            tall, wide = math.max(target[0], target[1] * h // w), math.max(target[1], target[0] * w // h)
-            size = fn.cast(fn.stack(tall, wide), dtype=types.FLOAT)
-            return self.finish(self._centre.resize(decode(encoded, device), size, device), [], None, device)
-        images = fn.decoders.image_random_crop(
-            encoded,
-            device="mixed" if device == "gpu" else "cpu",
-            output_type=types.RGB,
-            random_area=list(self._crop.scale),
-            random_aspect_ratio=list(self._crop.ratio),
-            num_attempts=TRIES,
-            hw_decoder_load=0.65,
-            seed=seed,
-        )
-        mirror = fn.random.coin_flip(probability=self._flip.prob, seed=seed + 1)
-        return self.finish(images, [(self._resize, {})], mirror, device)
+        chosen = training if train else [CentreCrop(size, crop_ratio, *filters)]
+        super().__init__(train=train, image_size=size, mean=mean, std=std, steps=chosen)

@@ -113,16 +113,6 @@ class Pipeline:
             rounding="round",
         )
 
-    def check_native(self) -> None:
-        """Raises ValueError when the pipeline, with these options, cannot run from DALI's own reader."""
-        raise ValueError(
-            f"pipeline {self.name!r} draws per record and cannot run on source='native'; use source='exact'"
-        )
-
-    def native_graph(self, encoded: DataNode, device: str, seed: int) -> DataNode:
-        """The graph for DALI's own reader, whose order we do not know: here DALI draws, from `seed`."""
-        raise NotImplementedError(self.name)
-
     def check_boxes(self) -> None:
         """Raises ValueError when the pipeline, with these options, cannot carry boxes along."""
         if not self.steps and type(self).map_boxes is Pipeline.map_boxes:

@@ -14,7 +14,6 @@ from dali_mix.loading.cached import CachedSource
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.feed import BadRecords
 from dali_mix.loading.loader import Dataset, Loader, Source
-from dali_mix.loading.native import NativeSource
 from dali_mix.loading.order import Schedule
 from dali_mix.recordio import RecordSet
 
@@ -30,7 +29,6 @@ def build_loader(
     rank: int | None = None,
     world_size: int | None = None,
     num_threads: int | None = None,
-    source: str = "exact",
     on_bad_record: str = "raise",
     drop_last: bool = False,
     prefetch: int = 2,
@@ -48,7 +46,6 @@ def build_loader(
         device: "auto" (torch's current GPU if there is one), "cpu", "cuda" or "cuda:N".
         rank, world_size: from torch.distributed where that is initialised, else 0 of 1.
         num_threads: of DALI; default: the cores this process may use, shared with the other ranks of this machine.
-        source: "exact", or "native" for DALI's own reader (see `dali_mix.loading.native` for its limits).
         on_bad_record: "raise" a ValueError naming file and record, or "skip": go on without it, noted in
             `loader.skipped`.
         drop_last: drop what does not fill a step.
@@ -70,7 +67,7 @@ def build_loader(
     elif pipeline.train != train:
         raise ValueError(f"the pipeline was constructed with train={pipeline.train}, the loader with train={train}")
     rank, world_size = _place(rank, world_size)
-    _check(batch_size, seed, rank, world_size, prefetch, source, on_bad_record)
+    _check(batch_size, seed, rank, world_size, prefetch, on_bad_record)
     schedule = Schedule(len(records), seed, train, batch_size, rank, world_size, drop_last)
     if train and not schedule.steps_left(0):
         raise ValueError(
@@ -83,11 +80,6 @@ def build_loader(
             pipeline.check_boxes()
         except ValueError as error:
             raise ValueError(f"{records.prefix} is a {records.info.task} set: {error}") from None
-        if source == "native":
-            raise ValueError(
-                f"{records.prefix} is a {records.info.task} set: source='native' does not tell where it cropped; use"
-                " source='exact'"
-            )
     where = _device(device)
     threads = _default_threads() if num_threads is None else num_threads
     if threads < 1:
@@ -95,9 +87,7 @@ def build_loader(
     bad = BadRecords(records, skip=on_bad_record == "skip")
 
     images: Source
-    if source == "native":
-        images = NativeSource(records, pipeline, schedule, device=where, num_threads=threads, prefetch=prefetch)
-    elif isinstance(pipeline, pipelines.CachedPipeline):
+    if isinstance(pipeline, pipelines.CachedPipeline):
         images = CachedSource(
             records, pipeline, schedule, device=where, num_threads=threads, bad=bad, verify_crc=verify_crc
         )
@@ -136,9 +126,7 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return 0, 1
 
 
-def _check(
-    batch_size: int, seed: int, rank: int, world_size: int, prefetch: int, source: str, on_bad_record: str
-) -> None:
+def _check(batch_size: int, seed: int, rank: int, world_size: int, prefetch: int, on_bad_record: str) -> None:
     if not 1 <= batch_size <= 1 << 20:
         raise ValueError(f"batch_size is {batch_size}: give 1 or more")
     if not 0 <= seed < 1 << 64:
@@ -147,14 +135,8 @@ def _check(
         raise ValueError(f"rank is {rank} of {world_size}: ranks count from 0 to world_size - 1")
     if not 1 <= prefetch <= 64:
         raise ValueError(f"prefetch is {prefetch}: give 1 to 64 batches")
-    if source not in ("exact", "native"):
-        raise ValueError(f"source is {source!r}: choose exact or native")
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f"on_bad_record is {on_bad_record!r}: choose raise or skip")
-    if source == "native" and on_bad_record == "skip":
-        raise ValueError(
-            "source='native' cannot skip bad records: DALI's reader gives up the whole run; use source='exact'"
-        )
 
 
 def _device(device: str | torch.device) -> torch.device:

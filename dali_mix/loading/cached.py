@@ -33,8 +33,6 @@ class CachedSource(Restartable):
     not depend on it.
     """
 
-    resumable = True
-
     def __init__(
         self,
         records: RecordSet,

@@ -27,8 +27,6 @@ from dali_mix.recordio import RecordSet
 class ExactSource(Restartable):
     """Runs a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead."""
 
-    resumable = True
-
     def __init__(
         self,
         records: RecordSet,

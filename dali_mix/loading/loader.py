@@ -21,8 +21,6 @@ from dali_mix.recordio import RecordSet
 class Source(Protocol):
     """Where a loader's images come from."""
 
-    resumable: bool  # whether `fetch` can begin inside an epoch
-
     def steps_left(self, position: int) -> int: ...
 
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]: ...
@@ -258,12 +256,6 @@ class Loader:
         if epoch < 0 or not 0 <= seen <= len(self.dataset):
             raise ValueError(
                 f"the state stands at record {seen} of epoch {epoch}, which a set of {len(self.dataset)} does not have"
-            )
-        if not self._source.resumable and self._source.steps_left(seen) and seen:
-            raise ValueError(
-                f"the state stands inside epoch {epoch}, where source='native' cannot begin: take the state at an"
-                " epoch's end,"
-                " or use source='exact'"
             )
         if seen and not self._source.steps_left(seen) and (self.train or seen == len(self.dataset)):
             epoch, seen = epoch + 1, 0  # completed

@@ -48,8 +48,10 @@ class RecordSet:
         for path, part in zip(self.rec_paths, self.info.parts, strict=True):
             check_size(path, part.size)
         check_size(self.idx_path, self.info.index.size, reindex_advice(self.idx_path))
-        if self.info.index.size <= HASH_INDEX_BELOW:
-            self.check_index()
+        if self.info.index.size <= HASH_INDEX_BELOW and file_sha256(self.idx_path) != self.info.index.sha256:
+            raise ValueError(
+                f"{self.idx_path}: changed since the set was packed (sha256 differs); {reindex_advice(self.idx_path)}"
+            )
         self.table: np.memmap = open_table(folder / self.info.table.name, self.info.count)
         self._buffers = [map_file(path) for path in self.rec_paths]
 
@@ -68,15 +70,6 @@ class RecordSet:
     def fingerprint(self) -> str:
         """sha256 (hex) that identifies what the set holds, whatever its files are called."""
         return self.info.fingerprint
-
-    def check_index(self) -> None:
-        """Raises ValueError when the .idx is not the one the manifest was written with, by sha256. DALI's own reader
-        trusts it blindly.
-        """
-        if file_sha256(self.idx_path) != self.info.index.sha256:
-            raise ValueError(
-                f"{self.idx_path}: changed since the set was packed (sha256 differs); {reindex_advice(self.idx_path)}"
-            )
 
     def payload(self, row: int) -> memoryview:
         """Header, label floats and image of a record. Raises ValueError, naming file and record, when its framing is

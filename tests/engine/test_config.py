@@ -149,7 +149,7 @@ def test_parse_option(text, expected):
         ("checkpoint.intervall_steps=3", "interval_steps"),
         ("paramwise.norm=0", "norm_decay"),
         ("paramwise.norm_decay=x", "paramwise.norm_decay must be a number"),
-        ("loader.source=x", "exact or native"),
+        ("loader.source=x", "unknown key 'source'"),
         ("loader.on_bad_record=drop", "raise or skip"),
         ("loader.drop_last=x", "loader.drop_last"),
         ("checkpoint.best=top2", "top1, top5, loss"),

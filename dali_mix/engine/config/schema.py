@@ -21,7 +21,7 @@ _SCHEDULE_KEYS = {
     "onecycle": {"pct_start", "div_factor", "final_div_factor"},
     "constant": set(),
 }
-_LOADER_KEYS = {"num_threads", "source", "on_bad_record", "drop_last", "prefetch"}
+_LOADER_KEYS = {"num_threads", "on_bad_record", "drop_last", "prefetch"}
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _check_groups(config: RunConfig) -> None:
         elif key == "drop_last":
             if not isinstance(value, bool):
                 raise ValueError(f"loader.drop_last must be True or False, not {value!r}")
-        elif value not in (choices := ("exact", "native") if key == "source" else ("raise", "skip")):
+        elif value not in (choices := ("raise", "skip")):
             raise ValueError(f"loader.{key} must be {' or '.join(choices)}, not {value!r}")
     for key in config.checkpoint:
         _known(key, {"interval_epochs", "interval_steps", "keep", "best"}, "checkpoint")
