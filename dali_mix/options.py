@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
+import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
+
+_LARGEST, _LONGEST = sys.float_info.max, (1 << 63) - 1
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:
@@ -25,22 +29,55 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-").strip("-")
 
 
-def number(name: str, value: Any) -> float:
-    """Return `value` as a float. Raise ValueError naming it unless it is a number; callers check the range, and NaN."""
+def is_finite(value: Any) -> bool:
+    """Return True for a finite number that a float64 can hold: 10**400 is none."""
+    real: Any = value
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(-_LARGEST <= real <= _LARGEST)
+
+
+def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
+    """Return `value` as a float. Raise ValueError naming it unless it is a number, and if `low` is given a finite one
+    from `low` to `high`.
+    """
+    real: Any = value
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"{name}={value!r}: must be a number")
-    return float(value)
+        raise ValueError(f"{name}={value!r:.40}: must be a number")
+    if low is not None and not (is_finite(real) and low <= real <= high):
+        wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+        raise ValueError(f"{name}={real!r:.40}: must be a finite number {wanted}")
+    return float(real)
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """Return `value` as an int. Raise ValueError naming it unless it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
-    return int(value)
+def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
+    """Return `value` as an int. Raise ValueError naming it unless it is a whole number from `low` to `high`."""
+    integer: Any = value
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= integer <= high:
+        wanted = f"from {low} to {high}" if high < _LONGEST else f"of at least {low}"
+        beyond = " and below 2^63" if isinstance(value, int) and value > _LONGEST else ""
+        raise ValueError(f"{name}={integer!r:.40}: must be a whole number {wanted}{beyond}")
+    return int(integer)
 
 
 def flag(name: str, value: Any) -> bool:
     """Return `value`. Raise ValueError naming it unless it is True or False: the text "False" would count as True."""
     if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: must be True or False")
+        raise ValueError(f"{name}={value!r:.40}: must be True or False")
     return value
+
+
+def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
+    """Return `value`. Raise ValueError naming it, and the known ones, unless it is one of them."""
+    if value not in (known := list(known)):
+        hint = did_you_mean(value, known) if isinstance(value, str) else ""
+        raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(str, known))}{hint}")
+    return value
+
+
+def check_keys(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError for the first key that is not known, with those that are."""
+    known = sorted(known)
+    for key in given:
+        if key not in known:
+            raise ValueError(
+                f"{name}: unknown key {key!r}{did_you_mean(key, known)}; known: {', '.join(known) or 'none'}"
+            )

@@ -43,7 +43,7 @@ def check_step(config: RunConfig, num_classes: int, records: int, world_size: in
             at least is more than the memory that is free.
     """
     micro = config.per_rank(world_size)
-    steps = plan(records, micro, world_size, train=True, drop_last=bool(config.loader.get("drop_last", False)))
+    steps = plan(records, micro, world_size, train=True, drop_last=config.loading.drop_last)
     sizes = [*([steps.step_size] if steps.steps else []), *steps.tail]
     views = getattr(build_mixer(config, num_classes), "views", 1)
     if sizes and min(sizes) // world_size * views == 1 and _refuses_one(config, num_classes):

@@ -78,7 +78,7 @@ def train(
     """
     work_dir = Path(work_dir)
     report = Report(work_dir, main=environment()[0] == 0, visualizer=visualizer_names(config.visualizer))
-    folder = CheckpointFolder(work_dir / "checkpoints", config.checkpoints["keep"], report.warn)
+    folder = CheckpointFolder(work_dir / "checkpoints", config.checkpoints.keep, report.warn)
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
         device = process_group.pick_device(config.device)

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from dali_mix.engine.config.schema import is_number
 from dali_mix.engine.logging import read_records
+from dali_mix.options import is_finite
 from dali_mix.reports import style
 from dali_mix.tasks import trainable
 
@@ -77,7 +77,7 @@ def read_metrics(path: Path) -> tuple[Records, Records]:
 def _series(records: Records, key: str) -> tuple[list[int], list[float]]:
     """Steps and values of the records that have a finite number under `key`."""
     found = [(record["step"], record.get(key)) for record in records]
-    finite = [(step, float(value)) for step, value in found if value is not None and is_number(value)]
+    finite = [(step, float(value)) for step, value in found if value is not None and is_finite(value)]
     return [step for step, _ in finite], [value for _, value in finite]
 
 

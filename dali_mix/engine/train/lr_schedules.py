@@ -7,7 +7,10 @@ A schedule gives a *factor*; a parameter group's rate is its own base rate (the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dali_mix.options import check_keys, choice, number
 
 Factor = Callable[[int], float]
 
@@ -57,35 +60,55 @@ def with_warmup(factor: Factor, steps: int, start: float = 0.0) -> Factor:
     return lambda step: factor(0) * (start + (1 - start) * (step + 1) / steps) if step < steps else factor(step - steps)
 
 
-def build_schedule(settings: dict, *, lr: float, steps_per_epoch: int, total_steps: int) -> Factor:
-    """The schedule a recipe names.
+# kind → the function that gives it, and the range of each option (None: see `check_schedule`).
+SCHEDULES: dict[str, tuple[Callable[..., Factor], dict[str, tuple[float, float] | None]]] = {
+    "cosine": (cosine, {"min_lr": (0, math.inf)}),
+    "step": (step_decay, {"milestones": None, "gamma": (0, math.inf)}),
+    "onecycle": (
+        one_cycle,
+        {"pct_start": (1e-9, 1), "div_factor": (1e-9, math.inf), "final_div_factor": (1e-9, math.inf)},
+    ),
+    "constant": (constant, {}),
+}
+_WARMUP = {"warmup_epochs": (0, math.inf), "warmup_factor": (0, 1)}
+
+
+def check_schedule(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for a type, an option or a value that a recipe's `schedule` cannot have."""
+    kind = choice("schedule.type", settings["type"], SCHEDULES)
+    ranges = {**_WARMUP, **SCHEDULES[kind][1]}
+    given = {key: value for key, value in settings.items() if key != "type"}
+    check_keys(f"schedule ({kind})", given, ranges)
+    for key, value in given.items():
+        if bounds := ranges[key]:
+            number(f"schedule.{key}", value, *bounds)
+    if "milestones" in ranges:
+        milestones = settings.get("milestones")
+        if not isinstance(milestones, (list, tuple)):
+            raise ValueError("schedule (step): give milestones, the epochs at which the rate falls")
+        for milestone in milestones:
+            number("schedule.milestones", milestone, -math.inf)
+
+
+def build_schedule(settings: Mapping[str, Any], *, lr: float, steps_per_epoch: int, total_steps: int) -> Factor:
+    """Return the schedule a recipe names.
 
     Args:
-        settings: `type` ("cosine", "step", "onecycle", "constant"), `warmup_epochs` (may be a fraction) and
-            `warmup_factor`, and by type: `min_lr`; `milestones` (epochs) and `gamma`; `pct_start`, `div_factor` and
-            `final_div_factor`. Checked by `dali_mix.engine.config.schema`.
+        settings: `type`, a key of `SCHEDULES`, `warmup_epochs` (may be a fraction), `warmup_factor`, and the options of
+            the type (`milestones` in epochs of the whole run, warm-up included); checked by `check_schedule`.
         lr: the optimizer's base rate; `min_lr` is an absolute rate and is divided by it.
         steps_per_epoch: optimizer steps in an epoch.
         total_steps: optimizer steps in the whole run.
-
-    Raises:
-        ValueError: an unknown type.
     """
     options = dict(settings)
     kind = options.pop("type")
     warmup = round(options.pop("warmup_epochs", 0) * steps_per_epoch)
     start = options.pop("warmup_factor", 0.0)
     after = max(total_steps - warmup, 1)
+    if kind == "step":
+        options["milestones"] = [round(epoch * steps_per_epoch) - warmup for epoch in options["milestones"]]
+    elif kind != "constant":
+        options["total"] = after
     if kind == "cosine":
-        factor = cosine(after, lr=lr, min_lr=options.get("min_lr", 0.0))
-    elif kind == "step":
-        # Milestones are epochs of the whole run, warm-up included.
-        milestones = [round(epoch * steps_per_epoch) - warmup for epoch in options["milestones"]]
-        factor = step_decay(milestones, options.get("gamma", 0.1))
-    elif kind == "onecycle":
-        factor = one_cycle(after, **options)
-    elif kind == "constant":
-        factor = constant()
-    else:
-        raise ValueError(f"schedule type {kind!r} is unknown: use cosine, step, onecycle or constant")
-    return with_warmup(factor, warmup, start)
+        options["lr"] = lr
+    return with_warmup(SCHEDULES[kind][0](**options), warmup, start)

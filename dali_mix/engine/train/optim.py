@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dali_mix.engine.config.schema import check_kinds, is_number
-from dali_mix.options import did_you_mean
+from dali_mix.engine.config.schema import check_kinds
+from dali_mix.options import did_you_mean, number
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -51,8 +51,7 @@ def parameter_groups(
         if unknown := set(rule) - {"lr_mult", "decay_mult"}:
             raise ValueError(f"paramwise.custom[{key!r}]: unknown {sorted(unknown)}; use lr_mult and decay_mult")
         for name, value in rule.items():
-            if not (is_number(value) and value >= 0):
-                raise ValueError(f"paramwise.custom[{key!r}].{name} must be a number from 0, not {value!r}")
+            number(f"paramwise.custom[{key!r}].{name}", value, 0)
     norm_names = {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()

@@ -111,11 +111,11 @@ class Trainer:
                 if last and self.window.steps:  # the rest of the last interval
                     self.log()
                 # Saved before the evaluation, which a resumed run simply does again.
-                if last or (self.epoch + 1) % (self.config.checkpoints["interval_epochs"] or math.inf) == 0:
+                if last or (self.epoch + 1) % (self.config.checkpoints.interval_epochs or math.inf) == 0:
                     self.save()
                 if last or (self.epoch + 1) % self.config.evaluate_epochs == 0:
                     self.evaluate()
-                if self.config.early_stopping and self.best.since >= self.config.early_stopping["patience"]:
+                if self.config.stopping and self.best.since >= self.config.stopping.patience:
                     self.report.line(f"no better {self.best.name} in {self.best.since} evaluations")
                     return self.end("stopped early")
                 if last:
@@ -195,7 +195,7 @@ class Trainer:
             return False
         if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        if rows is not None or (world_size > 1 and self.config.loader.get("on_bad_record") == "skip"):
+        if rows is not None or (world_size > 1 and self.config.loading.on_bad_record == "skip"):
             total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # only the ranks together know
             scale: float | Tensor = expected / total.clamp_min(1e-6)
         else:
@@ -289,7 +289,7 @@ class Trainer:
 
     def observe(self) -> None:
         """Logs, saves and stops where it is time to; calls the observers."""
-        interval = self.config.checkpoints["interval_steps"]
+        interval = self.config.checkpoints.interval_steps
         due = interval is not None and self.step % interval == 0
         if self.config.log_ids:
             self.report.ids(self.ranks.rank, self.step, self.watch.ids(self.step))

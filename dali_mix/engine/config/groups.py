@@ -1,0 +1,87 @@
+"""Dataclasses of options whose fields carry their check, and the groups of a recipe that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+from dali_mix.options import check_keys, choice, flag, number, whole
+
+Group = TypeVar("Group")
+
+
+def checked(check: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Return the metadata of a field that `make` checks by `check(name, value, *arguments)`."""
+    return {"check": lambda name, value: check(name, value, *arguments)}
+
+
+def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group:
+    """Make a dataclass of plain values. A field whose type names None takes it.
+
+    Args:
+        where: begins messages on keys. prefix: begins the name of a field in messages.
+
+    Raises:
+        ValueError: not a dict, an unknown or missing key, or a value that does not pass its check.
+    """
+    mapping(where, values)
+    known = {item.name: item for item in fields(group)}  # type: ignore[arg-type]
+    check_keys(where, values, known)
+    required = [name for name, item in known.items() if item.default is item.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{where}: {', '.join(missing)} missing; required are {', '.join(required)}")
+    for name, value in values.items():
+        if "check" in known[name].metadata and not (value is None and "None" in known[name].type):
+            known[name].metadata["check"](f"{prefix}{name}", value)
+    return group(**values)
+
+
+def mapping(name: str, value: Any) -> None:
+    """Raise ValueError naming it unless `value` is a dict."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a dict, not {value!r}")
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """As of `dali_mix.loading.build_loader`."""
+
+    num_threads: int | None = field(default=None, metadata=checked(whole, 1))
+    on_bad_record: str = field(default="raise", metadata=checked(choice, ("raise", "skip")))
+    drop_last: bool = field(default=False, metadata=checked(flag))
+    prefetch: int = field(default=2, metadata=checked(whole, 1))
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """When a checkpoint is written, how many are kept, and the score whose best model is kept (None: of no score)."""
+
+    interval_epochs: int | None = field(default=1, metadata=checked(whole, 1))
+    interval_steps: int | None = field(default=None, metadata=checked(whole, 1))
+    keep: int = field(default=2, metadata=checked(whole, 1))
+    best: str | None = "auto"
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """patience: evaluations without a new best score after which a run ends."""
+
+    patience: int = field(metadata=checked(whole, 1))
+
+
+@dataclass(frozen=True)
+class Paramwise:
+    """Weight decay of norms and biases (None: as of others), and rules by parts of names: see `train.optim`."""
+
+    norm_decay: float | None = field(default=None, metadata=checked(number, 0))
+    bias_decay: float | None = field(default=None, metadata=checked(number, 0))
+    custom: dict[str, Any] = field(default_factory=dict, metadata=checked(mapping))
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """Of `dali_mix.metrics.MultiLabelMetrics`, which checks the values."""
+
+    protocol: str | None = None
+    ties: str | None = None
