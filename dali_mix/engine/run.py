@@ -1,4 +1,7 @@
-"""A run from its config to its end: everything is checked before any process group or pipeline starts."""
+"""A run from its config to its end: everything is checked before any process group or pipeline starts.
+
+More than 300 lines: training and evaluation are set up by the same few steps, in this file only.
+"""
 
 from __future__ import annotations
 

@@ -30,10 +30,11 @@ from dali_mix.recordio.manifest import (
     set_prefix,
     table_header,
 )
+from dali_mix.recordio.part import saying
 from dali_mix.recordio.publish import Publication
 from dali_mix.recordio.reader import file_sha256, map_file
 from dali_mix.recordio.reindex import reindex as write_index
-from dali_mix.recordio.writer import bytes_info, check_ids, saying
+from dali_mix.recordio.writer import bytes_info, check_ids
 from dali_mix.tasks import Task
 
 

@@ -9,8 +9,9 @@ import os
 from dali_mix._files import open_new
 from dali_mix.recordio.index import index_bytes
 from dali_mix.recordio.manifest import SetInfo, open_table, read_info, set_prefix
+from dali_mix.recordio.part import saying
 from dali_mix.recordio.publish import Publication, sync
-from dali_mix.recordio.writer import bytes_info, saying
+from dali_mix.recordio.writer import bytes_info
 
 
 def reindex(prefix: str | os.PathLike[str]) -> SetInfo:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dali_mix import tasks
-from dali_mix._files import new_descriptor, open_new
+from dali_mix._files import open_new
 from dali_mix.recordio.block import Block, Entry
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_headers.header import read_image_header
@@ -27,6 +25,7 @@ from dali_mix.recordio.manifest import (
     SetInfo,
     table_header,
 )
+from dali_mix.recordio.part import Part, saying
 from dali_mix.recordio.publish import Publication
 
 _LARGEST_SPARE = 1 << 23  # bytes; a block of huge images is not kept
@@ -69,7 +68,7 @@ class SetWriter:
         self._tail = [f"{name}.idx", f"{name}.npy", f"{name}.json"]
         self._rows: list[tuple[Any, ...]] = []
         self._blocks: list[np.ndarray] = []
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._spare: list[Block] = []
 
     def __enter__(self) -> SetWriter:
@@ -102,7 +101,7 @@ class SetWriter:
         same or `place` further blocks.
         """
         view, start = block.view(), 0
-        pieces: list[tuple[_Part, memoryview, int]] = []
+        pieces: list[tuple[Part, memoryview, int]] = []
         for shard, entries in groupby(block.entries, self._shard_of):
             while len(self._parts) <= shard:
                 self._open()
@@ -170,7 +169,7 @@ class SetWriter:
     def _open(self) -> None:
         if self._parts:
             self._parts[-1].end()
-        self._parts.append(_Part(self._files.partial(self._names[len(self._parts)])))
+        self._parts.append(Part(self._files.partial(self._names[len(self._parts)])))
 
     def _recycle(self, block: Block) -> None:
         if block.capacity <= _LARGEST_SPARE:
@@ -187,76 +186,6 @@ class SetWriter:
         with saying(path), open_new(path) as file:
             file.write(content)
         return bytes_info(name, content)
-
-
-class _Part:
-    """A .rec file being written: hashed piece after piece, stored by any thread in any order; closed with the last."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
-        self.sha256 = ""
-        self._digest = hashlib.sha256()
-        self._lock = threading.Lock()
-        self._awaited = 1  # pieces placed and not stored yet, and one more until `end`
-        with saying(path):
-            self._descriptor = new_descriptor(path)
-
-    def place(self, piece: memoryview) -> int:
-        """Counts `piece` in as the next one; where it is to be stored."""
-        with self._lock:
-            self._awaited += 1
-        at = self.size
-        self.size += len(piece)
-        self._digest.update(piece)
-        return at
-
-    def store(self, piece: memoryview, at: int) -> None:
-        """Writes `piece` where it was placed."""
-        with saying(self.path):
-            while len(piece):  # a full disk, or more than 2 GiB at once: the second write says which
-                written = os.pwrite(self._descriptor, piece, at)
-                piece, at = piece[written:], at + written
-        self._leave()
-
-    def end(self) -> None:
-        """No piece follows."""
-        self.sha256 = self._digest.hexdigest()
-        self._leave()
-
-    @property
-    def closed(self) -> bool:
-        return self._descriptor < 0
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._awaited -= 1
-            if not self._awaited:
-                self.close()
-
-    def close(self) -> None:
-        """Gives the file up, whatever is awaited; no thread may be storing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            with saying(self.path):  # some file systems tell only now that the disk is full
-                os.close(descriptor)
-
-
-class saying:  # a context manager read as a verb
-    """Turns an OSError inside the block into one that names `path` and says what to do."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
-            raise OSError(
-                f"{self.path}: cannot write: {error.strerror or error}; free disk space or lift the limit, then"
-                " run again"
-            ) from error
 
 
 def bytes_info(name: str, content: bytes) -> FileInfo:

@@ -45,10 +45,10 @@ def interrupted(at, inside, function):
 
 WRITER = """
 import pathlib, tempfile
-from dali_mix.recordio.writer import _Part
+from dali_mix.recordio.part import Part
 
 def fill():
-    part = _Part(pathlib.Path(folder, "part"))
+    part = Part(pathlib.Path(folder, "part"))
     try:
         for _ in range(6):
             piece = memoryview(bytes(100))

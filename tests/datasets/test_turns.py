@@ -13,8 +13,8 @@ import pytest
 
 from dali_mix.datasets.packer import _in_turn
 from dali_mix.recordio import RecordSet, SetWriter
+from dali_mix.recordio.part import Part
 from dali_mix.recordio.verify import verify_set
-from dali_mix.recordio.writer import _Part
 from tests.recordio.samples import encoded
 
 
@@ -86,7 +86,7 @@ def test_the_first_job_to_fail_is_the_one_named_and_none_after_it_is_placed(stag
 
 def test_pieces_are_hashed_in_order_and_stored_in_any(tmp_path: Path) -> None:
     pieces = [os.urandom(size) for size in (100, 1, 5000, 64)]
-    part = _Part(tmp_path / "part")
+    part = Part(tmp_path / "part")
     places = [part.place(memoryview(piece)) for piece in pieces]
     part.end()
     for piece, at in reversed(list(zip(pieces, places, strict=True))):

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from dali_mix.engine.checkpoint.files import write_text
-from dali_mix.engine.config.recipe_files import load_resumed
+from dali_mix.engine.config.saved import load_resumed
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.logging import LineFile, keep_lines, read_records
 from dali_mix.engine.run import train

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dali_mix.datasets.base import read_names
-    from dali_mix.engine.config.recipe_files import load_evaluated
+    from dali_mix.engine.config.saved import load_evaluated
     from dali_mix.engine.inference.image_files import find_images
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)

@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from dali_mix.engine.config.recipe_files import load_config, load_resumed, recipe_name
+    from dali_mix.engine.config.recipe_files import load_config, recipe_name
+    from dali_mix.engine.config.saved import load_resumed
 
     if args.resume == "no":
         config = load_config(args.recipe, args.cfg_options)

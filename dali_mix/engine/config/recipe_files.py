@@ -46,7 +46,7 @@ def list_recipes() -> list[str]:
 
 
 @functools.cache
-def _spellings() -> dict[str, str]:
+def former_names() -> dict[str, str]:
     """Return every accepted spelling of each bundled recipe → its name.
 
     "cifar10/wrn28_10:cutmix" is also "cifar10/wrn28_10_cutmix" and "cifar10/cutmix_wrn28_10": names of before files had
@@ -64,7 +64,7 @@ def find_recipe(name: str | Path) -> tuple[Path, str]:
         ValueError: a file that is not Python.
     """
     name = str(name)
-    if bundled := _spellings().get(name):
+    if bundled := former_names().get(name):
         file, _, variant = bundled.partition(":")
         return RECIPES / f"{file}.py", variant
     file, _, variant = name.rpartition(":") if ".py:" in name else (name, "", "")
@@ -128,7 +128,7 @@ def _import(path: Path) -> types.ModuleType:
             dotted = ".".join(("dali_mix.recipes", *path.relative_to(RECIPES).with_suffix("").parts))
             return importlib.import_module(dotted)
         # `from dali_mix.recipes.cifar10.wrn28_10_cutmix import *` imports a variant.
-        for spelling, name in _spellings().items():
+        for spelling, name in former_names().items():
             if spelling != name:
                 variant = types.ModuleType("dali_mix.recipes." + spelling.replace("/", "."))
                 vars(variant).update(read_recipe(name))
@@ -210,44 +210,6 @@ def recipe_name(recipe: str) -> str:
     return f"{file}:{variant}" if variant else file
 
 
-def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> RunConfig:
-    """The config of a run to go on with: the values in its config.json, with `options` laid over them.
-
-    Without checkpoints, or without a config.json, it is `load_config`. Values of config.json are plain and checked; a
-    "module:name" among them, which names code, counts only where the recipe or `options` name the same.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or of another recipe.
-    """
-    path, pairs = work_dir / "config.json", [parse_option(option) for option in options]
-    if not path.is_file() or not any((work_dir / "checkpoints").glob("*.pt")):
-        return load_config(recipe, options)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or _nested(values):
-            raise ValueError("not a JSON object, or one nested too deeply")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
-    name, before = recipe_name(recipe), values.pop("recipe", None)
-    before = _spellings().get(str(before), before)
-    values.pop("made_by", None)
-    if before not in (None, name):
-        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
-    base = read_recipe(recipe)
-    values["resume_strict"] = base.get("resume_strict", True)  # going on regardless is asked for each time
-    merged, trusted = merge_options(values, pairs), set(code_named(base).values())
-    for key, value in pairs:
-        trusted |= set(code_named(value, key).values())
-    for where, kind in code_named(merged).items():
-        if kind not in trusted:
-            raise ValueError(
-                f"{path}: {where}={kind} is code the recipe does not name: add {where}={kind} to --cfg-options if you "
-                "trust it"
-            )
-    _find_modules(recipe, merged)
-    return make_config(merged, where=str(path))
-
-
 def code_named(value: Any, where: str = "") -> dict[str, str]:
     """Return dotted key → text of every `type` of "module:name", at any depth."""
     if isinstance(value, str):
@@ -259,41 +221,11 @@ def code_named(value: Any, where: str = "") -> dict[str, str]:
     return found
 
 
-def _find_modules(recipe: str, values: dict[str, Any]) -> None:
+def find_modules(recipe: str, values: dict[str, Any]) -> None:
     """Let "module:name" find modules in the folder of a recipe file of the user's own."""
     path, _ = find_recipe(recipe)
     if not path.is_relative_to(RECIPES):
         _factories.import_from(path.parent, list(code_named(values).values()))
-
-
-def _nested(value: Any, most: int = 32) -> bool:
-    """Whether lists and dicts in `value` are nested more than `most` deep."""
-    level = [value]
-    for _ in range(most):
-        level = [
-            inner for outer in level if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]  # fmt: skip
-    return bool(level)
-
-
-def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
-    """The config to evaluate `checkpoint` with: where it lies in a run of this recipe the values that run had, so that
-    its figures come out again; else the recipe's. `options` are laid over them. Also the config.json that was read.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_resumed`.
-    """
-    work_dir = checkpoint.absolute().parent.parent
-    try:
-        before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        before = None
-    if checkpoint.absolute().parent.name != "checkpoints" or _spellings().get(str(before), before) != recipe_name(
-        recipe
-    ):
-        return load_config(recipe, options), None
-    return load_resumed(recipe, work_dir, options), work_dir / "config.json"
 
 
 def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
@@ -307,5 +239,5 @@ def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
         FileNotFoundError, ValueError: see `read_recipe`, `parse_option`, `make_config`.
     """
     values = merge_options(read_recipe(recipe), (parse_option(option) for option in options))
-    _find_modules(recipe, values)
+    find_modules(recipe, values)
     return make_config(values, where=str(recipe))

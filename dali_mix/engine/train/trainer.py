@@ -3,6 +3,8 @@
 Randomness is derived, never carried along: the model's (dropout, Shake-Shake) from (seed, step, rank, micro-step), the
 mixer's likewise, the loader's from (seed, epoch, record). So a run is its state (`train.state`), tensors and plain
 values, and going on from it gives what would have been without the stop; on a CPU to the bit.
+
+More than 300 lines: one class, whose methods are the parts of a step and share that state.
 """
 
 from __future__ import annotations

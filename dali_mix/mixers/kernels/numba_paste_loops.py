@@ -2,8 +2,8 @@
 
 Batches arrive as flat arrays in memory order. `shape` is (planes, height, width, pixel): a contiguous batch has
 C planes of pixels of 1 value, a channels_last one has 1 plane of pixels of C values. An image is `planes · height`
-rows of `width · pixel` values. Pixels that only move are handed over as integers of their size, so that few kernels
-serve all dtypes. Every page of the output is touched once: its memory is often fresh, and that is what costs.
+rows of `width · pixel` values. Every page of the output is touched once: its memory is often fresh, and that is what
+costs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ CACHE_LINE = 64  # bytes
 
 @jit
 def chain(partners: Any, forwards: bool) -> Any:
-    """(B,) int64, the images in the order image, its partner, its partner's partner, … until one comes again; or the
-    other way round, so that an image's partner has just been read and is in the cache. And (B,) int64 of -1: no box of
-    theirs is put aside.
-    """
+    """Return the images (B,) int64 as image, its partner, its partner's partner, …, or backwards, so that a partner has
+    just been read and is in the cache; and (B,) int64 of -1: no box is staged."""
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
     for start in range(len(partners)):
         image = start

@@ -1,0 +1,88 @@
+"""Recipes of runs that exist: the values in their config.json, with new options over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dali_mix.engine.config.recipe_files import (
+    code_named,
+    find_modules,
+    former_names,
+    load_config,
+    merge_options,
+    parse_option,
+    read_recipe,
+    recipe_name,
+)
+from dali_mix.engine.config.schema import RunConfig, make_config
+
+
+def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> RunConfig:
+    """The config of a run to go on with: the values in its config.json, with `options` laid over them.
+
+    Without checkpoints, or without a config.json, it is `load_config`. Values of config.json are plain and checked; a
+    "module:name" among them, which names code, counts only where the recipe or `options` name the same.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or of another recipe.
+    """
+    path, pairs = work_dir / "config.json", [parse_option(option) for option in options]
+    if not path.is_file() or not any((work_dir / "checkpoints").glob("*.pt")):
+        return load_config(recipe, options)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or _nested(values):
+            raise ValueError("not a JSON object, or one nested too deeply")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
+    name, before = recipe_name(recipe), values.pop("recipe", None)
+    before = former_names().get(str(before), before)
+    values.pop("made_by", None)
+    if before not in (None, name):
+        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
+    base = read_recipe(recipe)
+    values["resume_strict"] = base.get("resume_strict", True)  # going on regardless is asked for each time
+    merged, trusted = merge_options(values, pairs), set(code_named(base).values())
+    for key, value in pairs:
+        trusted |= set(code_named(value, key).values())
+    for where, kind in code_named(merged).items():
+        if kind not in trusted:
+            raise ValueError(
+                f"{path}: {where}={kind} is code the recipe does not name: add {where}={kind} to --cfg-options if you "
+                "trust it"
+            )
+    find_modules(recipe, merged)
+    return make_config(merged, where=str(path))
+
+
+def _nested(value: Any, most: int = 32) -> bool:
+    """Whether lists and dicts in `value` are nested more than `most` deep."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner for outer in level if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]  # fmt: skip
+    return bool(level)
+
+
+def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
+    """The config to evaluate `checkpoint` with: where it lies in a run of this recipe the values that run had, so that
+    its figures come out again; else the recipe's. `options` are laid over them. Also the config.json that was read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_resumed`.
+    """
+    work_dir = checkpoint.absolute().parent.parent
+    try:
+        before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        before = None
+    if checkpoint.absolute().parent.name != "checkpoints" or former_names().get(str(before), before) != recipe_name(
+        recipe
+    ):
+        return load_config(recipe, options), None
+    return load_resumed(recipe, work_dir, options), work_dir / "config.json"
