@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-_LARGEST, _LONGEST = sys.float_info.max, (1 << 63) - 1
+_LONGEST = (1 << 63) - 1
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:
@@ -31,8 +30,12 @@ def _plain(name: str) -> str:
 
 def is_finite(value: Any) -> bool:
     """Return True for a finite number that a float64 can hold: 10**400 is none."""
-    real: Any = value
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(-_LARGEST <= real <= _LARGEST)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
@@ -43,8 +46,10 @@ def number(name: str, value: Any, low: float | None = None, high: float = math.i
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r:.40}: must be a number")
     if low is not None and not (is_finite(real) and low <= real <= high):
-        wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
-        raise ValueError(f"{name}={real!r:.40}: must be a finite number {wanted}")
+        wanted = (
+            f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}" if low > -math.inf else ""
+        )
+        raise ValueError(f"{name}={real!r:.40}: must be a finite number{wanted}")
     return float(real)
 
 

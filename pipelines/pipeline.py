@@ -1,4 +1,4 @@
-"""What a pipeline is: the numbers it draws for each record, and what it does with them."""
+"""`Pipeline`: the numbers that are drawn for each record, and the DALI graph that uses them."""
 
 from __future__ import annotations
 
@@ -71,6 +71,11 @@ class Pipeline:
             own = step.draw(sizes, random.branch(step.branch) if step.branch else random)
             sizes = step.resized(sizes, own)
             drawn |= {f"{index}.{name}": value for name, value in own.items()}
+        if self.steps and (wrong := (sizes != self.image_size).any(axis=1)).any():
+            raise ValueError(
+                f"pipeline {self.name!r}: its steps end in images of {sizes[wrong][0].tolist()} pixels, image_size is"
+                f" {list(self.image_size)}"
+            )
         return drawn
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
@@ -79,13 +84,15 @@ class Pipeline:
         `device` is "cpu" or "gpu"; the same code serves both. A `Crop` at the head of the list is left to the decoder,
         a `Flip` at its end to the operator that normalizes.
         """
+        if not self.steps:
+            raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that makes images of image_size")
         steps = [(step, _own(draws, index)) for index, step in enumerate(self.steps)]
         first, last, mirror = self.steps[0], self.steps[-1], None
-        if isinstance(first, Crop):
+        if isinstance(first, Crop) and type(first).graph is Crop.graph:
             images = first.decode(encoded, steps.pop(0)[1], device)
         else:
             images = decode(encoded, device)
-        if isinstance(last, Flip):
+        if isinstance(last, Flip) and type(last).graph is Flip.graph:
             mirror = last.mirror(steps.pop()[1])
         return self.finish(images, steps, mirror, device)
 
@@ -154,7 +161,7 @@ class CachedPipeline(Pipeline, ABC):
 
     @abstractmethod
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """What is kept of the decoded set (N, H, W, 3) uint8: e.g. padded."""
+        """Return what is kept of the decoded set (N, H, W, 3) uint8, padded for instance."""
 
     @abstractmethod
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:

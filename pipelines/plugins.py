@@ -72,4 +72,8 @@ def _construct(what: str, kind: Any, options: Mapping[str, Any], **given: bool) 
         if option not in known:
             hint = did_you_mean(option, known)
             raise ValueError(f"{what} has no option {option!r}{hint}: it knows {', '.join(known)}")
+    try:
+        inspect.signature(kind).bind(**given, **options)
+    except TypeError as error:
+        raise ValueError(f"{what}: {error}; it takes {', '.join(known)}") from None
     return kind(**given, **options)

@@ -74,7 +74,7 @@ follow() { # PID COMMAND
         sleep 1
     done
     wait "$1"
-} 2>/dev/null # of which children were ended by SIGTERM
+} 2>/dev/null # hides `kill -0` of an ended child, and bash's notes on children that SIGTERM ended
 
 # In the step, around each task's program. Python ends with 143 where SIGTERM comes before its handler, and srun with the
 # highest status of its tasks: an error must be above 75, and above 143 for a task without even a shell.

@@ -66,14 +66,21 @@ def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
     _spin_briefly()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a rank that ends is warned of with a stack trace
     args = parse(list(sys.argv[1:] if argv is None else argv))
+    ends = argv is None
     try:
-        return _run(args, tell)
+        return _run(args, tell, ends)
     except KeyboardInterrupt:
+        _decided(ends)
         tell(f"dali-mix {args.command}: interrupted")
         return 130
     finally:
-        if argv is None:  # the process ends with this status, which SIGTERM no longer changes
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _decided(ends)
+
+
+def _decided(ends: bool) -> None:
+    """Ignore SIGTERM from here on if the process ends with the status that is decided now."""
+    if ends:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -102,7 +109,7 @@ def _spin_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
-def _run(args: argparse.Namespace, tell: Tell) -> int:
+def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
     command = importlib.import_module(COMMANDS[args.command][0])
     interrupts: list[int] = []
 
@@ -120,6 +127,7 @@ def _run(args: argparse.Namespace, tell: Tell) -> int:
         try:
             return int(command.run(args) or 0)
         except Exception as error:
+            _decided(ends)
             if interrupts:  # torch and numpy, interrupted while they are imported, raise errors of their own
                 raise KeyboardInterrupt from error
             if not isinstance(error, (ValueError, OSError)):  # not what a user can cause: a bug keeps its traceback

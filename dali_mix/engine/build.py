@@ -40,7 +40,10 @@ class BatchLike(Protocol):
 
 
 class Loader(Protocol):
-    """What the engine asks of a loader; `dali_mix.build_loader` makes one."""
+    """What the engine asks of a loader; `dali_mix.build_loader` makes one.
+
+    Each batch is in memory of its own: a mixer that works in place changes it.
+    """
 
     @property
     def epoch(self) -> int: ...

@@ -71,6 +71,8 @@ class Mixer(ABC, Generic[Params]):
         for name, with_prob in wrappers.items():
             if name in vars(cls):
                 setattr(cls, name, with_prob(vars(cls)[name]))
+        if "apply" in vars(cls) and "inplace" not in _factories.parameters(cls.apply):
+            cls.in_place = False
 
     @property
     def mixes_every_batch(self) -> bool:

@@ -161,26 +161,9 @@ class SpliceMix(Mixer[SpliceMixParams]):
         if inplace:
             raise ValueError("SpliceMix makes a larger batch, which does not fit into the one given: leave inplace out")
         check_batch(images, targets, len(images))
-        for grid in params.grids:
-            if not grid.sources.shape == grid.dropped.shape == (len(grid.sources), grid.rows * grid.cols):
-                raise ValueError(
-                    f"a grid of {grid.rows}×{grid.cols} with sources {tuple(grid.sources.shape)} and dropped "
-                    f"{tuple(grid.dropped.shape)}: both must be (n, {grid.rows * grid.cols})"
-                )
-            if min(images.shape[2] // grid.rows, images.shape[3] // grid.cols) < 1:
-                raise ValueError(
-                    f"images of {images.shape[2]}×{images.shape[3]} pixels cannot be cut into {grid.rows}×{grid.cols}"
-                )
-            if images.device.type == "cpu" and len(grid.sources) and not torch.compiler.is_compiling():
-                lowest, highest = int(grid.sources.min()), int(grid.sources.max())
-                if lowest < 0:
-                    raise ValueError(f"a cell shows image {lowest}: images count from 0")
-                if highest >= len(images):
-                    raise ValueError(f"params drawn for a larger batch: a cell shows image {highest} of {len(images)}")
         soft = to_soft(targets, self.num_classes)
+        mixed = splice(images, [(grid.rows, grid.cols, grid.sources, grid.dropped) for grid in params.grids])
         labels = [unite(targets, soft, grid.sources, grid.dropped) for grid in params.grids]
-        grids = [(grid.rows, grid.cols, grid.sources, grid.dropped) for grid in params.grids]
-        mixed = splice(images, grids)
         return mixed, torch.cat([soft, *labels])
 
     def describe(self, images: Tensor, params: SpliceMixParams) -> list[MixedImage]:

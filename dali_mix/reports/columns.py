@@ -84,7 +84,7 @@ def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool
             continue
         inputs = _inputs(mixer, batch)
         appended = ((index, image) for index, image in enumerate(mixer.describe(inputs, params)) if image.own is None)
-        firsts = [next(group) for _, group in itertools.groupby(appended, key=lambda pair: pair[1].boxes)]
+        firsts = [next(group) for _, group in itertools.groupby(appended, key=lambda pair: pair[1])]
         index, shown = firsts[row % len(firsts)]  # of several grids each in turn
         images, targets = mixer.apply(inputs.clone(), batch.targets.clone(), params)
         picture = _pixels(images[index], mixer, batch)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from dali_mix.pipelines.base import Step
-from dali_mix.pipelines.steps.geometry import Resize
+from dali_mix.pipelines.steps.geometry import CentreCrop, Resize
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
@@ -59,10 +59,11 @@ def _operator() -> type:
 def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> dict[str, Any] | None:
     """Return the options with which `resize_flip_normalize` replaces the last of `steps`, each with its draws.
 
-    None if that is not a linear `Resize` on a CPU.
+    None if that is not a linear `Resize` on a CPU, or if a derived class has a graph of its own.
     """
     step, draws = steps[-1] if steps else (None, {})
-    if isinstance(step, Resize) and step.fuse and device == "cpu" and available():
+    ours = isinstance(step, Resize) and type(step).graph in (Resize.graph, CentreCrop.graph)
+    if isinstance(step, Resize) and ours and step.fuse and device == "cpu" and available():
         return step.fused(draws)
     return None
 

@@ -147,7 +147,7 @@ class Resize(Step):
         return {"antialias": self.antialias}
 
     def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.broadcast_to(self.size, sizes.shape)
+        return np.full_like(sizes, self.size)
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         return boxes / np.tile(size[::-1], 2) * np.tile(self.size[::-1], 2)
@@ -160,8 +160,16 @@ class CentreCrop(Resize):
     CenterCrop does, ties to the even number.
     """
 
-    def __init__(self, size: int | Sequence[int], ratio: float, *filters: Any) -> None:
-        super().__init__(size, *filters)
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        ratio: float,
+        min_filter: str = "linear",
+        mag_filter: str = "linear",
+        antialias: bool = True,
+        fuse: bool = True,
+    ) -> None:
+        super().__init__(size, min_filter, mag_filter, antialias, fuse)
         ratio = number("crop_ratio", ratio, 1.0, 4.0)
         self.covered = round(ratio * self.size[0]), round(ratio * self.size[1])
 

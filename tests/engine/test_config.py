@@ -160,7 +160,7 @@ def test_parse_option(text, expected):
         ("epochs=0", "at least 1"),
         ("batch_size=2.5", "whole number"),
         ("amp=int8", "bf16"),
-        ("optimizer.lr=-1", "optimizer.lr=-1: must be a finite number of at least 0"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: must be a number above 0"),
         ("ema=1.5", "decay"),
         ("mixer=ResizeMix", "dict with a 'type'"),
         ("visualizer=5", "a name or a list of names"),

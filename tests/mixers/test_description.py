@@ -90,3 +90,16 @@ def test_a_mixer_that_draws_paste_params_is_described():
     params = CutMix(4).sample(8, 24, 20, torch.Generator().manual_seed(0))
     assert Swap().describe(IMAGES, params) == CutMix(4).describe(IMAGES, params)
     assert Swap().describe(IMAGES, object()) == [MixedImage(own) for own in range(8)]
+
+
+def test_a_derived_mixer_without_inplace_is_not_mixed_in_place():
+    class Mine(CutMix):
+        def apply(self, images, targets, params):
+            return super().apply(images, targets, params)
+
+    class Keeping(CutMix):
+        def sample(self, *args, **options):
+            return super().sample(*args, **options)
+
+    assert not Mine.in_place
+    assert Keeping.in_place and CutMix.in_place

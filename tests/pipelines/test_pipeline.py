@@ -15,6 +15,7 @@ from dali_mix.pipelines.steps import (
     RandomResizedCrop,
     Resize,
 )
+from nvidia.dali import fn, types
 
 from dali_mix import build_loader
 from dali_mix.recordio import RecordSet, write_set
@@ -101,8 +102,8 @@ def test_a_branch_does_not_depend_on_other_steps():
     rows = np.full(30, 50, [("height", "u4"), ("width", "u4")])
     random = SampleRandom(0, 0, np.arange(30))
     flip = Flip()
-    alone = pipeline([flip.on_branch(3)]).draw(rows, random)
-    after = pipeline([Flip(), Flip(), flip.on_branch(3)]).draw(rows, random)
+    alone = pipeline([flip.on_branch(3), Resize(SIZE)]).draw(rows, random)
+    after = pipeline([Flip(), Flip(), flip.on_branch(3), Resize(SIZE)]).draw(rows, random)
     assert np.array_equal(alone["0.mirror"], after["2.mirror"]) and flip.branch == 0
     assert (after["0.mirror"] != after["1.mirror"]).any() and (after["0.mirror"] != after["2.mirror"]).any()
 
@@ -125,3 +126,44 @@ def test_what_cannot_carry_boxes_is_refused():
             return boxes
 
     Own(train=True, image_size=32, mean=(0, 0, 0), std=(1, 1, 1)).check_boxes()
+
+
+@pytest.mark.parametrize(
+    ("steps", "sizes"),
+    [([CentreCrop(64, 1.0)], r"\[64, 64\]"), ([Crop(), Resize(96)], r"\[96, 96\]"), ([Flip()], "pixels")],
+)
+def test_steps_that_end_in_another_size_are_refused(boxes, steps, sizes):
+    with pytest.raises(ValueError, match=rf"end in images of .*{sizes}.*image_size is \[64, 96\]"):
+        next(iter(build_loader(pipeline(steps), boxes, batch_size=8, train=True, device="cpu")))
+
+
+class UpsideDown(Flip):
+    def graph(self, images, draws, device):
+        return fn.flip(images, vertical=1, horizontal=0, device=device)
+
+
+class Black(Resize):
+    def graph(self, images, draws, device):
+        return super().graph(images, draws, device) * np.uint8(0)
+
+
+class White(Crop):
+    def graph(self, images, draws, device):
+        return fn.cast(images, dtype=types.UINT8) * np.uint8(0) + np.uint8(255)
+
+
+def test_a_derived_step_keeps_its_own_graph_at_both_ends_of_a_list(boxes):
+    def first_of(*steps):
+        return next(
+            iter(build_loader(pipeline(steps, train=False), boxes, batch_size=8, train=False, device="cpu"))
+        ).images
+
+    plain = first_of(Resize(SIZE))
+    assert np.allclose(first_of(Resize(SIZE), UpsideDown()), plain.flip(2), atol=1)
+    assert plain.any() and not first_of(Black(SIZE)).any()
+    assert (first_of(White(), Resize(SIZE)) == first_of(White(), Resize(SIZE)).max()).all()
+
+
+def test_a_list_without_an_active_step_is_refused():
+    with pytest.raises(ValueError, match="has no active step"):
+        pipeline([Cutout(0.0)]).graph(None, {}, "cpu")

@@ -83,8 +83,6 @@ def test_the_class_may_be_the_first_float(tmp_path: Path, capsys: Capture, label
     assert list(verify_set(tmp_path / "set")) == []
     (batch,) = dali_mix.build_loader("imagenet", tmp_path / "set", batch_size=3, train=False)
     assert batch.targets.tolist() == expected
-    (batch,) = dali_mix.build_loader("imagenet", tmp_path / "set", batch_size=3, train=False, source="native")
-    assert batch.targets.tolist() == expected
 
 
 @pytest.mark.parametrize("label", [[-1.0, 0.0], [0.5, 0.0], [2.0**25, 0.0]])

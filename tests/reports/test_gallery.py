@@ -493,3 +493,9 @@ def test_captions_of_views_tell_the_paste(dots):
         for row, picture in enumerate(column.pictures):
             assert picture.outlines == ()
             assert picture.caption == _shares(batch.targets, row, paste, batch.classes)
+
+
+def test_grids_of_one_shape_are_shown_in_turn(dots):
+    batch = Batch(images_of(dots, 6), torch.arange(12) % 4, torch.full((3,), 0.2), ["a", "b", "c", "d"], rows=2)
+    (column,) = mixed(SpliceMix(["2x2", "2x2-1"], counts=[1, 1], num_classes=4), batch, seed=6, boxes=True, peaks=False)
+    assert [picture.caption[0] for picture in column.pictures] == ["2×2", "2×2, 1 dropped"]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dali_mix.datasets.annotations import against_published, labelled
+from dali_mix.datasets.annotations import against_published, choose_task, labelled
 from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, tree_of
 from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.tasks import MULTILABEL
 
 _LISTS = {"train": "TrainImagelist.txt", "test": "TestImagelist.txt"}
 # Listed photos, labelled or not: github.com/NExTplusplus/NUS-WIDE, the publishers' own page.
@@ -26,6 +27,7 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
 
     Raises FileNotFoundError or ValueError naming file and line for what is missing, malformed or contradictory.
     """
+    choose_task("nus-wide", options, MULTILABEL)
     part = {"val": "test"}.get(split, split)
     if part not in _LISTS:
         raise ValueError(f"nus-wide has the official splits train and test (val is the same), not {split!r}")

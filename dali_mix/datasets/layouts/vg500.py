@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dali_mix.datasets.annotations import against_published, labelled, multi_hot, read_json
+from dali_mix.datasets.annotations import against_published, choose_task, labelled, multi_hot, read_json
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, tree_of
 from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.tasks import MULTILABEL
 
 VG_CLASSES = 500
 PUBLISHED = {"train": 82_904, "test": 10_000}  # lines of SSGRL's lists
@@ -27,6 +28,7 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
 
     Raises FileNotFoundError or ValueError naming file and line or entry for what is missing, malformed or twice there.
     """
+    choose_task("vg500", options, MULTILABEL)
     part = {"val": "test"}.get(split, split)
     if part not in PUBLISHED:
         raise ValueError(f"vg500 has the splits train and test (val is the same), not {split!r}")

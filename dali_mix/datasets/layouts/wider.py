@@ -15,6 +15,7 @@ import numpy as np
 from dali_mix.datasets.annotations import (
     against_published,
     boxes_of,
+    choose_task,
     column,
     entries_of,
     is_text,
@@ -22,6 +23,7 @@ from dali_mix.datasets.annotations import (
 )
 from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, tree_of
 from dali_mix.datasets.trees import check_name
+from dali_mix.tasks import MULTILABEL
 
 _FILES = {"train": "trainval", "val": "trainval", "trainval": "trainval", "test": "test"}
 # Persons: mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html counts 57,524 in all.
@@ -34,6 +36,7 @@ def wider(root: Path, split: str, options: Options) -> Listing:
 
     Raises FileNotFoundError or ValueError naming file, image and person for what is missing or malformed.
     """
+    choose_task("wider", options, MULTILABEL)
     if split not in _FILES:
         raise ValueError(f"wider has the splits {', '.join(_FILES)}, not {split!r}")
     if options.classes_file is not None:

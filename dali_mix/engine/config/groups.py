@@ -31,10 +31,12 @@ def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group
     required = [name for name, item in known.items() if item.default is item.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         raise ValueError(f"{where}: {', '.join(missing)} missing; required are {', '.join(required)}")
+    taken = dict(values)
     for name, value in values.items():
         if "check" in known[name].metadata and not (value is None and "None" in known[name].type):
-            known[name].metadata["check"](f"{prefix}{name}", value)
-    return group(**values)
+            found = known[name].metadata["check"](f"{prefix}{name}", value)  # a plain int of numpy's, for instance
+            taken[name] = value if found is None else found
+    return group(**taken)
 
 
 def mapping(name: str, value: Any) -> None:

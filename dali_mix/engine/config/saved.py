@@ -38,6 +38,8 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
             raise ValueError("not a JSON object, or one nested too deeply")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
+    if isinstance(loader := values.get("loader"), dict) and loader.get("source") == "exact":
+        del loader["source"]  # which runs of version 0.1 could name
     name, before = recipe_name(recipe), values.pop("recipe", None)
     before = former_names().get(str(before), before)
     values.pop("made_by", None)

@@ -23,7 +23,7 @@ from dali_mix.engine.config.groups import (
     mapping,
 )
 from dali_mix.engine.train.lr_schedules import check_schedule
-from dali_mix.options import check_keys, choice, flag, number, whole
+from dali_mix.options import check_keys, choice, flag, is_finite, number, whole
 from dali_mix.recordio.manifest import set_prefix
 from dali_mix.tasks import Task, trainable
 
@@ -47,8 +47,8 @@ def _decay(name: str, value: Any) -> None:
 
 
 def _above_zero(name: str, value: Any) -> None:
-    if number(name, value, 0) == 0:
-        raise ValueError(f"{name}={value!r}: must be above 0")
+    if not is_finite(value) or value <= 0:
+        raise ValueError(f"{name}={value!r}: must be a number above 0")
 
 
 def _names(name: str, value: Any) -> None:
@@ -129,7 +129,7 @@ class RunConfig:
         """Return the score whose best model is kept, "" for none. Raise ValueError if none of `tasks` measures it."""
         prefixes = ("",) if self.ema is None else ("", "ema_")
         measured = list(dict.fromkeys(prefix + name for prefix in prefixes for task in tasks for name in task.measured))
-        name = self.checkpoints.best or ""
+        name = "" if self.checkpoints.best is None else self.checkpoints.best
         if name not in (*measured, "auto", ""):
             raise ValueError(
                 f"checkpoint.best={name!r} is not measured in {' or '.join(task.name for task in tasks)}: choose "

@@ -25,7 +25,7 @@ from dali_mix.mixers.layout import empty_on_huge_pages, flat, image_shape, int64
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> Tensor:
     """Arguments and result as of `ops.splice.splice`."""
     tilings = [(rows, cols, int64(sources), dropped.numpy()) for rows, cols, sources, dropped in grids]
-    shown = np.concatenate([sources.reshape(-1) for _, _, sources, _ in tilings])
+    shown = np.concatenate([np.empty(0, np.int64), *(sources.reshape(-1) for _, _, sources, _ in tilings)])
     _, first_shown = np.unique(shown, return_index=True)
     copies = np.zeros(len(shown), np.bool_)
     copies[first_shown] = True

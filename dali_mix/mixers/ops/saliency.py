@@ -73,6 +73,7 @@ def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     Returns:
         (B,3,H,W) uint8, contiguous, on the images' device, without waiting for a GPU.
     """
+    _check_shape(images)
     images = images.detach().float()
     return kernels.pick("to_uint8", images)(images, _times_255(std), _times_255(mean))
 
@@ -94,4 +95,6 @@ def _check_shape(images: Tensor) -> None:
 
 
 def _times_255(values: Sequence[float]) -> list[float]:
+    if len(values) != 3:
+        raise ValueError(f"{tuple(values)}: give three numbers, one a channel")
     return [255 * value for value in values]

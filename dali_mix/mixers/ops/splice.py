@@ -22,5 +22,23 @@ def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> 
 
     Returns:
         (B + Σn, C, H, W), in the dtype and memory format of `images`.
+
+    Raises:
+        ValueError: shapes that do not fit, more cells along a side than pixels, and on a CPU a source that does not
+            exist.
     """
+    height, width = images.shape[2:]
+    for rows, cols, sources, dropped in grids:
+        if not sources.shape == dropped.shape == (len(sources), rows * cols):
+            raise ValueError(
+                f"a grid of {rows}×{cols} with sources {tuple(sources.shape)} and dropped {tuple(dropped.shape)}: both"
+                f" must be (n, {rows * cols})"
+            )
+        if min(height // rows, width // cols) < 1:
+            raise ValueError(f"images of {height}×{width} pixels cannot be cut into {rows}×{cols}")
+        if not kernels.pick("in_range", sources)(sources.flatten(), len(images)):
+            lowest, highest = (int(end) for end in sources.aminmax())
+            if lowest < 0:
+                raise ValueError(f"a cell shows image {lowest}: images count from 0")
+            raise ValueError(f"params drawn for a larger batch: a cell shows image {highest} of {len(images)}")
     return kernels.pick("splice", images)(images, grids)
