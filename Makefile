@@ -5,6 +5,7 @@
 # make bench        the benchmarks, against the peers that are installed
 # make pictures     the pictures of docs/mixers and docs/pipelines, from scikit-learn's digits and photographs
 PYTHON  ?= python3
+unexport PYTHON # to scripts it names the interpreter that has dali_mix
 VENV    ?= .venv
 DATASET ?= digits
 BIN      = $(VENV)/bin

@@ -192,7 +192,7 @@ def test_every_rank_finds_the_module(folder):
     types = f"mixer = dict(type='{name}:Mine')\nloss = dict(type='{name}:Loss')\n"
     (path / "recipe.py").write_text(BASE + values + types)
     command = [str(ROOT / "scripts" / "train_dist.sh"), str(path / "recipe.py"), "2", "--work-dir", str(path / "run")]
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(command, cwd=path, env=env, capture_output=True, text=True, timeout=250)
     assert ended.returncode == 0, ended.stderr
     assert (path / "run" / "checkpoints" / "step-00000002.pt").is_file()
