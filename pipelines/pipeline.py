@@ -69,6 +69,12 @@ class Pipeline:
         sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)
         for index, step in enumerate(self.steps):
             own = step.draw(sizes, random.branch(step.branch) if step.branch else random)
+            for name, value in own.items():
+                if np.shape(value)[:1] != (len(rows),):
+                    raise ValueError(
+                        f"step {type(step).__name__}: draw's {name!r} has shape {np.shape(value)} for {len(rows)}"
+                        f" images: must be ({len(rows)}, ...)"
+                    )
             sizes = step.resized(sizes, own)
             drawn |= {f"{index}.{name}": value for name, value in own.items()}
         if self.steps and (wrong := (sizes != self.image_size).any(axis=1)).any():

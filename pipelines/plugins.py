@@ -54,7 +54,7 @@ def _find(what: str, name: str, base: type) -> Any:
     else:
         offered = {point.name: point for point in entry_points(group=GROUPS[what])}
         if name not in offered:
-            known = [*sorted({*(BUILTIN if what == "pipeline" else ()), *offered}), "module:Class"]
+            known = [*sorted({*(BUILTIN if what == "pipeline" else ()), *offered}), "your own as module:Class"]
             raise ValueError(f"{origin} is not known{did_you_mean(name, known)}: choose one of {', '.join(known)}")
         origin = f"{origin} ({offered[name].value})"
         try:

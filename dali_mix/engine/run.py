@@ -268,13 +268,14 @@ def _tune(device: torch.device) -> None:
 class Evaluation:
     """What an evaluation found. values: as `evaluate_checkpoint`. scores: what measured them, for the figures of each
     class. main: whether this is the rank that writes. notes: on the file of weights, see
-    `MatchReport.notes`, and on classes without a positive example."""
+    `MatchReport.notes`, on classes without a positive example, and on the `skipped` records that were left out."""
 
     values: dict[str, float]
     scores: Scores
     classes: tuple[str, ...]
     main: bool
     notes: tuple[str, ...] = ()
+    skipped: int = 0
 
 
 def evaluate_checkpoint(
@@ -341,7 +342,9 @@ def evaluate_in_detail(
                 model, loader, loss, ranks, scores=scores, autocast=autocast, each=lambda done: each(done, batches)
             )
             notes += scores.notes(classes)
-            return Evaluation(values, scores, classes, ranks.main, tuple(notes))
+            found = ranks.gather([reason for _, reason in getattr(loader, "skipped", ())])
+            skipped = [f"left out: {reason}" for reasons in found for reason in reasons]
+            return Evaluation(values, scores, classes, ranks.main, (*notes, *skipped), len(skipped))
         except RuntimeError as error:
             if (told := explained(error, config)) is error:
                 raise

@@ -15,6 +15,7 @@ from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.feed import BadRecords
 from dali_mix.loading.loader import Dataset, Loader, Source
 from dali_mix.loading.order import Schedule
+from dali_mix.options import choice, flag, whole
 from dali_mix.recordio import RecordSet
 
 
@@ -57,8 +58,7 @@ def build_loader(
         ValueError, FileNotFoundError: for options that do not fit, or a set that cannot be opened.
     """
     for name, value in (("train", train), ("drop_last", drop_last), ("verify_crc", verify_crc)):
-        if value not in (True, False):  # a text such as "val" would count as true
-            raise ValueError(f"{name} is {value!r}: give True or False")
+        flag(name, value)
     records = prefix if isinstance(prefix, RecordSet) else RecordSet(Path(prefix))
     if isinstance(pipeline, str):
         pipeline = pipelines.build(pipeline, train, pipeline_options)
@@ -81,9 +81,7 @@ def build_loader(
         except ValueError as error:
             raise ValueError(f"{records.prefix} is a {records.info.task} set: {error}") from None
     where = _device(device)
-    threads = _default_threads() if num_threads is None else num_threads
-    if threads < 1:
-        raise ValueError(f"num_threads is {num_threads}: give 1 or more")
+    threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)
     bad = BadRecords(records, skip=on_bad_record == "skip")
 
     images: Source
@@ -127,16 +125,12 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def _check(batch_size: int, seed: int, rank: int, world_size: int, prefetch: int, on_bad_record: str) -> None:
-    if not 1 <= batch_size <= 1 << 20:
-        raise ValueError(f"batch_size is {batch_size}: give 1 or more")
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed is {seed}: choose one from 0 to 2^64 - 1")
+    whole("batch_size", batch_size, 1, 1 << 20)
+    whole("seed", seed, 0, (1 << 64) - 1)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank is {rank} of {world_size}: ranks count from 0 to world_size - 1")
-    if not 1 <= prefetch <= 64:
-        raise ValueError(f"prefetch is {prefetch}: give 1 to 64 batches")
-    if on_bad_record not in ("raise", "skip"):
-        raise ValueError(f"on_bad_record is {on_bad_record!r}: choose raise or skip")
+    whole("prefetch", prefetch, 1, 64)
+    choice("on_bad_record", on_bad_record, ("raise", "skip"))
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -5,6 +5,7 @@ stop.
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -240,5 +241,7 @@ def to_torch(out: object) -> torch.Tensor:
 
 def _reason(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "encountered:" in lines[:-1]:  # by a DALI operator, which is named before
+        return re.sub(r"^\[\S*\] ", "", lines[lines.index("encountered:") + 1])
     telling = [line for line in lines if "failure" in line.lower() or "error" in line.lower()]
     return (telling[-1] if telling else lines[0]) if lines else "no reason given"

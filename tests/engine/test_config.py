@@ -18,12 +18,11 @@ from dali_mix.engine.config.recipe_files import (
     find_recipe,
     list_recipes,
     load_config,
-    load_evaluated,
-    load_resumed,
     parse_option,
     read_recipe,
     recipe_text,
 )
+from dali_mix.engine.config.saved import load_evaluated, load_resumed
 from dali_mix.engine.config.schema import call_with, make_config
 from dali_mix.engine.logging import visualizer_names
 from tests.engine.synthetic import recipe

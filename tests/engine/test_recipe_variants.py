@@ -9,12 +9,11 @@ from dali_mix.engine.config.recipe_files import (
     find_recipe,
     list_recipes,
     load_config,
-    load_evaluated,
-    load_resumed,
     read_recipe,
     recipe_name,
     recipe_text,
 )
+from dali_mix.engine.config.saved import load_evaluated, load_resumed
 
 VARIANTS = [name for name in list_recipes() if ":" in name]
 OWN = """\"\"\"Mine, {title}.\"\"\"

@@ -167,3 +167,14 @@ def test_a_derived_step_keeps_its_own_graph_at_both_ends_of_a_list(boxes):
 def test_a_list_without_an_active_step_is_refused():
     with pytest.raises(ValueError, match="has no active step"):
         pipeline([Cutout(0.0)]).graph(None, {}, "cpu")
+
+
+@pytest.mark.parametrize("drawn", [np.zeros(3), 1, [1, 2]])
+def test_draws_of_another_length_than_the_batch_name_the_step(drawn):
+    class Wrong(Flip):
+        def draw(self, sizes, random):
+            return {"turned": drawn}
+
+    rows = np.full(10, 50, [("height", "u4"), ("width", "u4")])
+    with pytest.raises(ValueError, match=r"step Wrong: draw's 'turned' has shape .* for 10 images: must be \(10, "):
+        pipeline([Wrong(), Resize(SIZE)]).draw(rows, SampleRandom(0, 0, np.arange(10)))

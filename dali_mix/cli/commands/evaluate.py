@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         print("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
         if out is not None:
             record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, **scores}
+            record |= {"skipped": evaluation.skipped} if evaluation.skipped else {}
             write_text(out, json_text(record, indent=2) + "\n")
     if args.report is not None:
         from dali_mix.reports.evaluation import evaluation_report

@@ -52,7 +52,7 @@ class LoaderOptions:
     num_threads: int | None = field(default=None, metadata=checked(whole, 1))
     on_bad_record: str = field(default="raise", metadata=checked(choice, ("raise", "skip")))
     drop_last: bool = field(default=False, metadata=checked(flag))
-    prefetch: int = field(default=2, metadata=checked(whole, 1))
+    prefetch: int = field(default=2, metadata=checked(whole, 1, 64))
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ def _above_zero(name: str, value: Any) -> None:
 def _names(name: str, value: Any) -> None:
     if not all(isinstance(item, str) and item for item in (value if isinstance(value, list) else [value])):
         raise ValueError(f"{name} must be a name or a list of names ('auto'; [] for none), not {value!r}")
+    if isinstance(value, list) and len(set(value)) < len(value):
+        raise ValueError(f"{name}={value!r}: names one twice")
 
 
 @dataclass(frozen=True)

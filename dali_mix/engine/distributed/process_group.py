@@ -175,6 +175,7 @@ class StopSignal:
             if self.asked:
                 raise KeyboardInterrupt
             self.name = "Ctrl-C"
-            with suppress(OSError):  # nobody may be left to read it
-                os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
+            if os.environ.get("RANK", "0") == "0":
+                with suppress(OSError):  # nobody may be left to read it
+                    os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
         self.asked = True

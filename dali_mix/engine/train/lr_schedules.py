@@ -87,7 +87,7 @@ def check_schedule(settings: Mapping[str, Any]) -> None:
         if not isinstance(milestones, (list, tuple)):
             raise ValueError("schedule (step): give milestones, the epochs at which the rate falls")
         for milestone in milestones:
-            number("schedule.milestones", milestone, -math.inf)
+            number("schedule.milestones", milestone, 0)
 
 
 def build_schedule(settings: Mapping[str, Any], *, lr: float, steps_per_epoch: int, total_steps: int) -> Factor:

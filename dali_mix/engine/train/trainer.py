@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_mix.engine.build import BatchLike, Parts
+from dali_mix.engine.build import BatchLike, Loader, Parts
 from dali_mix.engine.checkpoint.files import CheckpointFolder
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
@@ -94,6 +94,7 @@ class Trainer:
         self._evaluated = False  # whether notes on the val_set were logged
         self._first = True  # no step of this process has been done
         self.saved_at = -1
+        self._skipped: dict[int, int] = {}  # records that each loader has left out so far, and were told of
 
     def fit(self) -> str:
         """Trains to the end and returns "finished", "stopped early", or after saving "preempted" or "interrupted".
@@ -160,9 +161,17 @@ class Trainer:
             start = time.perf_counter()
             batch = next(batches, None)
             self.window.waited += time.perf_counter() - start
+            self.warn_of_skipped(self.parts.train_loader)
             if batch is None:
                 return
             yield batch
+
+    def warn_of_skipped(self, loader: Loader) -> None:
+        """Warn of each record that `loader` has left out since the last call."""
+        skipped = getattr(loader, "skipped", ())
+        for _, reason in skipped[self._skipped.get(id(loader), 0) :]:
+            self.report.warn(f"left out: {reason}")
+        self._skipped[id(loader)] = len(skipped)
 
     def train_step(self, batches: Iterator[BatchLike]) -> bool:
         """One optimizer step on up to `accumulate` micro-batches; False when the epoch had none left.
@@ -337,6 +346,7 @@ class Trainer:
                     autocast=self.precision.autocast,
                     stop=lambda: self.stop.asked,
                 )
+                self.warn_of_skipped(self.parts.val_loader)
                 for note in () if self._evaluated else measure.notes(self.parts.classes):
                     self.report.line(f"note: {note}")
                 self._evaluated = True

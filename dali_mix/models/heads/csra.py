@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_mix.models.heads.tokens import as_maps, as_tokens
+from dali_mix.options import number
 
 MAX = 99  # the temperature that stands for the maximum
 TEMPERATURES = {1: (1,), 2: (1, MAX), 4: (1, 2, 4, MAX), 6: (1, 2, 3, 4, 5, MAX), 8: (1, 2, 3, 4, 5, 6, 7, MAX)}
@@ -34,7 +37,7 @@ class CSRAHead(nn.Module):
         if num_heads not in TEMPERATURES:
             raise ValueError(f"num_heads={num_heads}: must be one of {', '.join(map(str, TEMPERATURES))}")
         self.in_channels = in_channels
-        self.lam = lam
+        self.lam = number("lam", lam, -math.inf)
         self.temperatures = TEMPERATURES[num_heads]
         self.weight = nn.Parameter(torch.empty(num_heads, num_classes, in_channels))
         nn.init.uniform_(self.weight, -(in_channels**-0.5), in_channels**-0.5)
