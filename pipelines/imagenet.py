@@ -77,5 +77,5 @@ class ImageNet(Pipeline):
             *build_steps(steps),
             Flip(flip),
         ]
-        chosen = training if train else [CentreCrop(size, crop_ratio, *filters)]
-        super().__init__(train=train, image_size=size, mean=mean, std=std, steps=chosen)
+        evaluation = [CentreCrop(size, crop_ratio, *filters)]
+        super().__init__(train=train, image_size=size, mean=mean, std=std, steps=training if train else evaluation)
