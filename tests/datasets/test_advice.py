@@ -199,6 +199,9 @@ CASES = [
          "10/0.jpg"), (root / "names").write_text("1\n2\n10\n")), FOLDER, "+ --classes names --force"),
     Case("correct --classes", listed("names", "class0\nx\n"), FOLDER + " --classes in/names", "= class0\nclass1\n"),
     Case("check --root", images, "pack imagefolder --root inn --out set", "+ --root in"),
+    Case("pass --classes FILE with the numbers that are classes", lambda root: (
+        listed("a.txt", "class0/0.jpeg\t0\nclass1/0.jpeg\t2\n")(root), (root / "numbers.txt").write_text("0\n2\n")),
+        LIST + " --list in/a.txt", "+ --classes numbers.txt --force"),
     Case("check --list", listed("a.txt", "class0/0.jpeg\ta\n"), LIST + " --list in/b.txt", "+ --list in/a.txt"),
     Case("check --classes", images, FOLDER + " --classes in/none", "- --classes in/none"),
     Case("--follow-links is for folders: leave it out", lambda root: archived(images(root), root / "in.zip"),
@@ -382,9 +385,7 @@ def test_every_option_that_a_message_names_is_tried() -> None:
     """Of the messages in datasets/ and recordio/ that name an option or a command, each is provoked above."""
     advised = [case.advice for case in CASES]
     missing = []
-    for path in sorted((ROOT / "dali_mix").glob("*/*.py")):
-        if path.parent.name not in ("datasets", "recordio"):
-            continue
+    for path in sorted(path for room in ("datasets", "recordio") for path in (ROOT / "dali_mix" / room).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
