@@ -133,16 +133,21 @@ def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
     """The class; of a multi-hot row every label; of soft targets the two largest, a line each."""
     if target.ndim == 0 or ((target == 1) | (target <= 0)).all():
         return wrapped(_names(target, classes))
-    largest = sorted(range(len(target)), key=lambda index: -float(target[index]))[:2]
-    return [f"{float(target[index]):.2f}  {_short(classes[index])}" for index in largest if target[index] > 0]
+    names, largest = _short(classes), sorted(range(len(target)), key=lambda index: -float(target[index]))[:2]
+    return [f"{float(target[index]):.2f}  {names[index]}" for index in largest if target[index] > 0]
 
 
 def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
     """The names of a class number, or of the labels above 0 of a row (K,)."""
     numbers = [int(target)] if target.ndim == 0 else (target > 0).nonzero().flatten().tolist()
-    return [_short(classes[number]) for number in numbers]
+    names = _short(classes)
+    return [names[number] for number in numbers]
 
 
-def _short(name: str) -> str:
-    # ImageNet's names are lists of synonyms.
-    return name.split(",")[0].strip().replace("_", " ")
+def _short(classes: Sequence[str]) -> Sequence[str]:
+    """Return the names as they are drawn: cut at the first comma (ImageNet's are lists of synonyms), blanks for "_".
+
+    In full if two classes would read alike.
+    """
+    short = [name.split(",")[0].strip().replace("_", " ") for name in classes]
+    return short if len({*short}) == len(short) else classes

@@ -156,6 +156,7 @@ def test_captions():
     several = torch.tensor([[1.0, 0.0, 1.0], [-1.0, 1.0, 0.0]])
     assert _shares(several, 0, params, classes) == ["λ 0.25  husky, b c", "1-λ 0.75  crab"]
     assert _labels(torch.tensor(2), classes) == ["b c"]
+    assert _labels(torch.tensor(1), ["crane, bird", "crane, machine"]) == ["crane, machine"]  # not "crane"
     assert _labels(several[0], classes) == ["husky, b c"]
     assert _labels(several[1], classes) == ["crab"]
     assert _labels(torch.tensor([0.25, 0.0, 0.75]), classes) == ["0.75  b c", "0.25  husky"]

@@ -23,7 +23,7 @@ from dali_mix.engine.config.groups import (
     mapping,
 )
 from dali_mix.engine.train.lr_schedules import check_schedule
-from dali_mix.options import check_keys, choice, flag, is_finite, number, whole
+from dali_mix.options import check_keys, choice, did_you_mean, flag, is_finite, number, whole
 from dali_mix.recordio.manifest import set_prefix
 from dali_mix.tasks import Task, trainable
 
@@ -133,8 +133,9 @@ class RunConfig:
         measured = list(dict.fromkeys(prefix + name for prefix in prefixes for task in tasks for name in task.measured))
         name = "" if self.checkpoints.best is None else self.checkpoints.best
         if name not in (*measured, "auto", ""):
+            hint = did_you_mean(name, measured) if isinstance(name, str) else ""
             raise ValueError(
-                f"checkpoint.best={name!r} is not measured in {' or '.join(task.name for task in tasks)}: choose "
+                f"checkpoint.best={name!r} is not measured in {' or '.join(task.name for task in tasks)}{hint}: choose "
                 f"'auto', None or one of {', '.join(measured)}"
             )
         return measured[0] if name == "auto" else name
