@@ -1,4 +1,4 @@
-"""Classes and functions named as "module:attribute", and the options that they take."""
+"""Classes and functions of others, by entry point or as "module:attribute", and the options that they take."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import importlib.machinery
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+
+from dali_mix.options import did_you_mean
 
 _ANY = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
@@ -39,6 +43,27 @@ def resolve(kind: str, what: str) -> Any:
     if not callable(found):
         raise ValueError(f"{what} type {kind!r} is not a class or a function")
     return found
+
+
+def installed(group: str, what: str, name: str, ours: Iterable[str], *others: str) -> tuple[Any, str]:
+    """Return what an installed package offers as `name` in a group of entry points, and its origin for messages.
+
+    Args:
+        what: what it is for, in messages.
+        ours, others: what else there is to choose from, if no package offers it.
+
+    Raises:
+        ValueError: no package offers it, or it does not load.
+    """
+    offered = {point.name: point for point in entry_points(group=group)}
+    if name not in offered:
+        known = [*sorted({*ours, *offered}), *others]
+        raise ValueError(f"{what} {name!r} is not known{did_you_mean(name, known)}: choose one of {', '.join(known)}")
+    origin = f"{what} {name!r} ({offered[name].value})"
+    try:
+        return offered[name].load(), origin
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{origin} does not load: {error}; reinstall its package") from error
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 from dali_mix.pipelines.base import Step
@@ -48,19 +47,11 @@ def build_steps(steps: Sequence[Step | Mapping[str, Any]]) -> list[Step]:
 
 
 def _find(what: str, name: str, base: type) -> Any:
-    origin = f"{what} {name!r}"
     if ":" in name:
-        found = _factories.resolve(name, what)
+        found, origin = _factories.resolve(name, what), f"{what} {name!r}"
     else:
-        offered = {point.name: point for point in entry_points(group=GROUPS[what])}
-        if name not in offered:
-            known = [*sorted({*(BUILTIN if what == "pipeline" else ()), *offered}), "your own as module:Class"]
-            raise ValueError(f"{origin} is not known{did_you_mean(name, known)}: choose one of {', '.join(known)}")
-        origin = f"{origin} ({offered[name].value})"
-        try:
-            found = offered[name].load()
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"{origin} does not load: {error}; reinstall its package") from error
+        ours = BUILTIN if what == "pipeline" else ()
+        found, origin = _factories.installed(GROUPS[what], what, name, ours, "your own as module:Class")
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{origin} is not a subclass of dali_mix.pipelines.{base.__name__}")
     return found

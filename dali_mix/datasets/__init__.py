@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
+from dali_mix import _factories
 from dali_mix.datasets.base import Layout, Listing, Options
 from dali_mix.datasets.images import Transform
 from dali_mix.datasets.layouts.cifar import cifar10, cifar100
@@ -23,7 +24,6 @@ from dali_mix.datasets.layouts.vg500 import vg500
 from dali_mix.datasets.layouts.voc import voc
 from dali_mix.datasets.layouts.wider import wider
 from dali_mix.datasets.packer import PackOptions, pack
-from dali_mix.options import did_you_mean
 
 LAYOUTS: dict[str, Layout] = {
     "imagefolder": imagefolder,
@@ -69,15 +69,7 @@ def find_layout(name: str) -> Layout:
     """
     if name in LAYOUTS:
         return LAYOUTS[name]
-    offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if name not in offered:
-        known = layout_names()
-        raise ValueError(f"layout {name!r} is not known{did_you_mean(name, known)}: choose one of {', '.join(known)}")
-    origin = f"layout {name!r} ({offered[name].value})"
-    try:
-        found = offered[name].load()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{origin} does not load: {error}; reinstall its package") from error
+    found, origin = _factories.installed(ENTRY_POINT_GROUP, "layout", name, LAYOUTS)
     if not callable(found):
         raise ValueError(f"{origin} is a {type(found).__name__}, not a function (root, split, options) -> Listing")
     return found

@@ -208,9 +208,7 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
 def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[..., list[MixedImage]]:
     @functools.wraps(describe)
     def described(self: Mixer[Any], images: Tensor, params: Any) -> list[MixedImage]:
-        if isinstance(params, Unmixed):
-            return [MixedImage(own) for own in range(len(images))]
-        return describe(self, images, params)
+        return (Mixer.describe if isinstance(params, Unmixed) else describe)(self, images, params)
 
     return described
 

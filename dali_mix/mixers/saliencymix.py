@@ -117,8 +117,10 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         Args:
             images: as for `apply`.
         """
+        return self._around(*self._centres(images, params.permutation), images, params)
+
+    def _around(self, centre_y: Tensor, centre_x: Tensor, images: Tensor, params: SaliencyMixParams) -> PasteParams:
         height, width = images.shape[2:]
-        centre_y, centre_x = self._centres(images, params.permutation)
         box_h, box_w = params.sides.unbind(1)
         boxes = box_ops.clipped(centre_y, centre_x, box_h, box_w, height, width)
         return PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))
@@ -132,8 +134,8 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         return of_partners(centre_y, permutation), of_partners(centre_x, permutation)
 
     def describe(self, images: Tensor, params: SaliencyMixParams) -> list[MixedImage]:
-        located = self.locate(images, params)
         centre_y, centre_x = (centre.expand(len(images)) for centre in self._centres(images, params.permutation))
+        located = self._around(centre_y, centre_x, images, params)
         peaks_of_partners = list(zip(centre_y.tolist(), centre_x.tolist(), strict=True))
         return pasted(located.permutation, located.lam, located.boxes, peaks_of_partners)
 

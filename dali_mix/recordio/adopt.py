@@ -30,7 +30,7 @@ from dali_mix.recordio.manifest import (
     set_prefix,
     table_header,
 )
-from dali_mix.recordio.part import saying
+from dali_mix.recordio.part import write_errors
 from dali_mix.recordio.publish import Publication
 from dali_mix.recordio.reader import file_sha256, map_file
 from dali_mix.recordio.reindex import reindex as write_index
@@ -110,7 +110,7 @@ def adopt(
             except ValueError as error:
                 raise ValueError(f"{where}: {error}; say what the labels are with --task and --classes") from None
         for name, data in zip(names, (index, content, info.to_json().encode()), strict=True):
-            with saying(files.partial(name)), open_new(files.partial(name)) as file:
+            with write_errors(files.partial(name)), open_new(files.partial(name)) as file:
                 file.write(data)
         files.publish(names, remove_old=False)  # the older set's records are not ours to remove
         return info

@@ -21,7 +21,7 @@ class Part:
         self._digest = hashlib.sha256()
         self._lock = threading.Lock()
         self._awaited = 1  # pieces placed and not stored yet, and one more until `end`
-        with saying(path):
+        with write_errors(path):
             self._descriptor = new_descriptor(path)
 
     def place(self, piece: memoryview) -> int:
@@ -35,7 +35,7 @@ class Part:
 
     def store(self, piece: memoryview, at: int) -> None:
         """Writes `piece` where it was placed."""
-        with saying(self.path):
+        with write_errors(self.path):
             while len(piece):  # a full disk, or more than 2 GiB at once: the second write says which
                 written = os.pwrite(self._descriptor, piece, at)
                 piece, at = piece[written:], at + written
@@ -60,12 +60,12 @@ class Part:
         """Gives the file up, whatever is awaited; no thread may be storing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            with saying(self.path):  # some file systems tell only now that the disk is full
+            with write_errors(self.path):  # some file systems tell only now that the disk is full
                 os.close(descriptor)
 
 
-class saying:  # a context manager read as a verb
-    """Turns an OSError inside the block into one that names `path` and says what to do."""
+class write_errors:
+    """A context that turns an OSError into one that names `path` and says what to do."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -9,7 +9,7 @@ import os
 from dali_mix._files import open_new
 from dali_mix.recordio.index import index_bytes
 from dali_mix.recordio.manifest import SetInfo, open_table, read_info, set_prefix
-from dali_mix.recordio.part import saying
+from dali_mix.recordio.part import write_errors
 from dali_mix.recordio.publish import Publication, sync
 from dali_mix.recordio.writer import bytes_info
 
@@ -40,7 +40,7 @@ def reindex(prefix: str | os.PathLike[str]) -> SetInfo:
             written.append((manifest, info.to_json().encode()))
         for target, data in written:
             partial = files.partial(target.name)
-            with saying(target):
+            with write_errors(target):
                 with open_new(partial) as file:
                     file.write(data)
                 sync(partial)

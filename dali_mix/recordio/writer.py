@@ -25,7 +25,7 @@ from dali_mix.recordio.manifest import (
     SetInfo,
     table_header,
 )
-from dali_mix.recordio.part import Part, saying
+from dali_mix.recordio.part import Part, write_errors
 from dali_mix.recordio.publish import Publication
 
 _LARGEST_SPARE = 1 << 23  # bytes; a block of huge images is not kept
@@ -159,7 +159,7 @@ class SetWriter:
             **self._facts,  # type: ignore[arg-type]  # source, split, options, each of its own type
         )
         self._save(self._tail[2], info.to_json().encode())
-        with saying(self._files.prefix):
+        with write_errors(self._files.prefix):
             self._files.publish([*self._names, *self._tail])
         return info
 
@@ -183,7 +183,7 @@ class SetWriter:
 
     def _save(self, name: str, content: bytes) -> FileInfo:
         path = self._files.partial(name)
-        with saying(path), open_new(path) as file:
+        with write_errors(path), open_new(path) as file:
             file.write(content)
         return bytes_info(name, content)
 

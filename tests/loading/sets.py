@@ -37,6 +37,20 @@ def png_set(prefix: Path, count: int, size: Callable[[int], tuple[int, int]] | N
     return prefix
 
 
+def boxed_set(prefix: Path, count: int, largest: int) -> Path:
+    """Packs black pictures of 80 to `largest` pixels a side, each with a white rectangle and its box."""
+    random, samples = np.random.default_rng(0), []
+    for _ in range(count):
+        height, width = random.integers(80, largest, 2)
+        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
+        bottom, right = top + height // 3, left + width // 3
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[top:bottom, left:right] = 255
+        samples.append((encode(pixels), [2, 6, 1, left / width, top / height, right / width, bottom / height, 0]))
+    write_set(prefix, samples, task="detection", classes=("a", "b"))
+    return prefix
+
+
 def pixels_by_id(loaders: Sequence[Loader]) -> dict[int, np.ndarray]:
     """One epoch of all the loaders: record number → its image. Fails when a record comes twice."""
     found: dict[int, np.ndarray] = {}

@@ -7,7 +7,7 @@ import torch
 from dali_mix import build_loader
 from dali_mix.loading import Batch
 from dali_mix.recordio import RecordSet, write_set
-from tests.loading.sets import encode, picture, pixels_by_id, png_set
+from tests.loading.sets import boxed_set, encode, picture, pixels_by_id, png_set
 
 SMALL = {"image_size": 32}
 
@@ -212,16 +212,7 @@ def test_multilabel_targets_and_moving_a_batch(tmp_path):
 
 def test_boxes_follow_crop_resize_and_flip(tmp_path):
     """A bright rectangle on black: its box must be where its pixels are."""
-    random, samples = np.random.default_rng(0), []
-    for _ in range(24):
-        height, width = random.integers(80, 160, 2)
-        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
-        bottom, right = top + height // 3, left + width // 3
-        pixels = np.zeros((height, width, 3), np.uint8)
-        pixels[top:bottom, left:right] = 255
-        box = [1, left / width, top / height, right / width, bottom / height, 0]
-        samples.append((encode(pixels), [2, 6, *box]))
-    write_set(tmp_path / "boxes", samples, task="detection", classes=("a", "b"))
+    boxed_set(tmp_path / "boxes", 24, 160)
     options = {"image_size": (96, 128), "mean": (0, 0, 0), "std": (1, 1, 1)}
     checked = 0
     for train in (True, False):

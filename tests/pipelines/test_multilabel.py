@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_images
 
 from dali_mix import build_loader
 from dali_mix.recordio import RecordSet, write_set
-from tests.loading.sets import encode, picture, pixels_by_id
+from tests.loading.sets import boxed_set, encode, picture, pixels_by_id
 from tests.pipelines.draws import drawn_by
 
 SIZE = (64, 96)
@@ -174,15 +174,7 @@ def test_randaugment_changes_pictures(photos):
 
 
 def test_boxes_follow_the_window(tmp_path):
-    random, samples = np.random.default_rng(0), []
-    for _ in range(16):
-        height, width = random.integers(80, 160, 2)
-        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
-        bottom, right = top + height // 3, left + width // 3
-        pixels = np.zeros((height, width, 3), np.uint8)
-        pixels[top:bottom, left:right] = 255
-        samples.append((encode(pixels), [2, 6, 1, left / width, top / height, right / width, bottom / height, 0]))
-    write_set(tmp_path / "boxes", samples, task="detection", classes=("a", "b"))
+    boxed_set(tmp_path / "boxes", 16, 160)
     checked = 0
     for crop in ("none", "multi-scale"):
         loader = build_loader(

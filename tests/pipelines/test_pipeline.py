@@ -19,7 +19,7 @@ from nvidia.dali import fn, types
 
 from dali_mix import build_loader
 from dali_mix.recordio import RecordSet, write_set
-from tests.loading.sets import encode, picture, pixels_by_id
+from tests.loading.sets import boxed_set, encode, picture, pixels_by_id
 
 SIZE = (64, 96)
 LISTS = {
@@ -40,17 +40,7 @@ def pipeline(steps, **options):
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory):
     """Black pictures of many sizes with a white rectangle each, and its box."""
-    random, samples = np.random.default_rng(0), []
-    for _ in range(24):
-        height, width = random.integers(80, 200, 2)
-        top, left = random.integers(0, height // 2), random.integers(0, width // 2)
-        bottom, right = top + height // 3, left + width // 3
-        pixels = np.zeros((height, width, 3), np.uint8)
-        pixels[top:bottom, left:right] = 255
-        samples.append((encode(pixels), [2, 6, 1, left / width, top / height, right / width, bottom / height, 0]))
-    prefix = tmp_path_factory.mktemp("boxes") / "set"
-    write_set(prefix, samples, task="detection", classes=("a", "b"))
-    return RecordSet(prefix)
+    return RecordSet(boxed_set(tmp_path_factory.mktemp("boxes") / "set", 24, 200))
 
 
 @pytest.mark.parametrize("name", LISTS)

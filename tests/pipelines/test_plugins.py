@@ -154,7 +154,10 @@ def test_a_step_carries_boxes(installed):
 
 def test_a_step_changes_no_draws_but_its_own(installed):
     rows = np.ones(50, [("height", "u4"), ("width", "u4")])
-    random = lambda: pipelines.SampleRandom(1, 2, np.arange(50))  # noqa: E731  # a fresh generator each time
+
+    def random():  # a generator whose numbers nobody has drawn yet
+        return pipelines.SampleRandom(1, 2, np.arange(50))
+
     plain = pipelines.build("imagenet", True, {"erasing": 0.5}).draw(rows, random())
     step = {"type": "upside-down"}
     more = pipelines.build("imagenet", True, {"erasing": 0.5, "steps": [step, step]}).draw(rows, random())

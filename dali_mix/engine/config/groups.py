@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dali_mix.options import check_keys, choice, flag, number, whole
 
@@ -26,7 +26,7 @@ def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group
         ValueError: not a dict, an unknown or missing key, or a value that does not pass its check.
     """
     mapping(where, values)
-    known = {item.name: item for item in fields(group)}  # type: ignore[arg-type]
+    known = {item.name: item for item in fields(cast(Any, group))}
     check_keys(where, values, known)
     required = [name for name, item in known.items() if item.default is item.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
