@@ -162,8 +162,7 @@ class Mixer(ABC, Generic[Params]):
         check_images(images)
         batch_size, _, height, width = images.shape
         params = self.sample(batch_size, height, width, generator, images.device)
-        # A mixer by a third party may know nothing of the option.
-        return self.apply(images, targets, params, **({"inplace": True} if inplace else {}))
+        return self.apply(images, targets, params, inplace=inplace)
 
     def __repr__(self) -> str:
         options = {name: getattr(self, name) for name in _factories.parameters(type(self)) if hasattr(self, name)}
@@ -198,6 +197,8 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
     def applied(self: Mixer[Any], images: Tensor, targets: Tensor, params: Any, **options: Any) -> Any:
         if isinstance(params, Unmixed):
             return unmixed(self, images, targets, params.batch_size, **options)
+        if not options.get("inplace", True):  # a mixer by a third party may know nothing of the option
+            del options["inplace"]
         return apply(self, images, targets, params, **options)
 
     # A code object of its own: torch.compile limits recompilations per code object, and all mixers would share one.

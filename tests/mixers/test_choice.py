@@ -52,3 +52,20 @@ def test_choice_refuses_different_ways_of_combining():
 
     with pytest.raises(ValueError, match=r"CutMix: area, Union: union"):
         MixChoice([CutMix(2), Union(2)], probs=[0.5, 0.5])
+
+
+class Plain(CutMix):
+    """By a third party: `apply` knows nothing of `inplace`."""
+
+    def apply(self, images, targets, params):
+        return super().apply(images, targets, params)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mixer_without_inplace_is_one_of_a_choice(seed):
+    labels = torch.tensor([0, 1, 2, 3])
+    (ours, targets), (theirs, their_targets) = (
+        MixChoice([kind(4), MixUp(4)], [0.8, 0.2])(IMAGES, labels, generator(seed)) for kind in (CutMix, Plain)
+    )
+    assert torch.equal(ours, theirs) and torch.equal(targets, their_targets)
+    assert not MixChoice([Plain(4), MixUp(4)], [0.5, 0.5]).in_place

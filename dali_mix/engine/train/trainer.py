@@ -237,8 +237,7 @@ class Trainer:
             size, _, height, width = images.shape
             params = self.parts.mixer.sample(size, height, width, generator, images.device)
             # The loader's batches are ours: mixed in place, none needs a second one.
-            inplace = {"inplace": True} if self.parts.mixer.in_place else {}
-            images, targets = self.parts.mixer.apply(images, targets, params, **inplace)
+            images, targets = self.parts.mixer.apply(images, targets, params, inplace=self.parts.mixer.in_place)
         return images, targets, params, self.parts.objective.draw(images, generator)
 
     def scaled(self, loss: Tensor) -> Tensor:
