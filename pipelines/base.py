@@ -61,47 +61,31 @@ class Step(ABC):
 
 
 def size_of(image_size: int | Sequence[int], low: int = 1, high: int = 8192) -> tuple[int, int]:
-    """An image size as (height, width). Raises ValueError unless it is one number or two from `low` to `high`."""
+    """Return an image size as (height, width). Raise ValueError unless it is one number or two from `low` to `high`."""
     pair = _several(image_size) or (image_size, image_size)
     if len(pair) != 2 or not all(type(side) is int and 1 <= side <= 8192 for side in pair):
-        raise ValueError(f"image_size is {image_size!r}: give a number of pixels, or (height, width)")
+        raise ValueError(f"image_size={image_size!r}: must be a number of pixels, or (height, width)")
     if not low <= min(pair) <= max(pair) <= high:
-        raise ValueError(f"image_size is {image_size!r}: this pipeline makes images of {low} to {high} pixels a side")
+        raise ValueError(f"image_size={image_size!r}: must be {low} to {high} pixels a side for this pipeline")
     return pair[0], pair[1]
 
 
 def channels(option: str, values: Sequence[float]) -> tuple[float, float, float]:
-    """Three finite numbers, one a channel. Raises ValueError naming the option."""
+    """Return three finite numbers, one per channel. Raise ValueError naming the option."""
     numbers = _several(values)
     if len(numbers) != 3 or not all(isinstance(value, Real) and math.isfinite(value) for value in numbers):
-        raise ValueError(f"{option} is {values!r}: give three numbers, one a channel (red, green, blue), in 0..1 units")
+        raise ValueError(f"{option}={values!r}: must be three numbers (red, green, blue) in 0..1 units")
     return float(numbers[0]), float(numbers[1]), float(numbers[2])
 
 
 def interval(option: str, values: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    """Two numbers low ≤ a ≤ b ≤ high. Raises ValueError naming the option."""
+    """Return two numbers low ≤ a ≤ b ≤ high. Raise ValueError naming the option."""
     pair = _several(values)
     if len(pair) != 2 or not all(isinstance(value, Real) for value in pair) or not low <= pair[0] <= pair[1] <= high:
-        raise ValueError(f"{option} is {values!r}: give two numbers, the smaller first, from {low:g} to {high:g}")
+        raise ValueError(f"{option}={values!r}: must be two numbers, the smaller first, from {low:g} to {high:g}")
     return float(pair[0]), float(pair[1])
 
 
 def _several(values: Any) -> tuple[Any, ...]:
-    """The values of a sequence; none for what is no sequence, or a text."""
+    """Return the values of a sequence, or () if `values` is a number or a text."""
     return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else ()
-
-
-def number(option: str, value: float, low: float, high: float) -> float:
-    """A number from low to high. Raises ValueError naming the option."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{option} is {value!r}: give a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def choice(option: str, value: str | None, known: Sequence[str]) -> str:
-    """One of the known names; None is "none", as `--cfg-options` reads that word. Raises ValueError naming the option
-    and listing them."""
-    value = "none" if value is None else value
-    if value not in known:
-        raise ValueError(f"{option} is {value!r}: choose one of {', '.join(known)}")
-    return value

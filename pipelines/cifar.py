@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from dali_mix.pipelines.base import number
 from dali_mix.pipelines.pipeline import CachedPipeline
 from dali_mix.pipelines.random import SampleRandom
 from dali_mix.pipelines.steps.geometry import Resize, decode
 from nvidia.dali.data_node import DataNode
+
+from dali_mix.options import number, whole
 
 # Of the training images, in 0..1 units.
 STATISTICS = {
@@ -43,8 +44,7 @@ class Cifar(CachedPipeline):
         std: Sequence[float] = STATISTICS["cifar10"][1],
     ) -> None:
         super().__init__(train=train, image_size=image_size, mean=mean, std=std)
-        if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding <= min(self.image_size):
-            raise ValueError(f"padding is {padding!r}: give 0 to {min(self.image_size)} pixels, the image's size")
+        padding = whole("padding", padding, 0, min(self.image_size))
         self.padding = padding if train else 0
         self.flip = number("flip", flip, 0.0, 1.0)
         self._scale = (1 / (255 * np.array(self.std))).astype(np.float32)[:, None, None]

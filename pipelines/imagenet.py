@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Step, choice, size_of
+from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Step, size_of
 from dali_mix.pipelines.pipeline import Pipeline
 from dali_mix.pipelines.plugins import build_steps
 from dali_mix.pipelines.steps import AutoAugment, CentreCrop, Color, Erasing, Flip, RandomResizedCrop, Resize
+
+from dali_mix.options import choice
 
 # name → (filter where an axis shrinks, filter where it grows, antialias, decode only the window)
 PRESETS = {
@@ -61,7 +63,7 @@ class ImageNet(Pipeline):
         steps: Sequence[Step | Mapping[str, Any]] = (),
     ) -> None:
         size = size_of(image_size, 32, 512)
-        min_default, mag_default, smooth, decode_window = PRESETS[choice("preset", preset, tuple(PRESETS))]
+        min_default, mag_default, smooth, decode_window = PRESETS[choice("preset", preset, PRESETS)]
         filters = (
             min_filter or min_default,
             mag_filter or mag_default,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Step, choice, size_of
+from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Step, size_of
 from dali_mix.pipelines.pipeline import Pipeline
 from dali_mix.pipelines.plugins import build_steps
 from dali_mix.pipelines.steps import AutoAugment, Crop, Cutout, Flip, MultiScaleCrop, RandomResizedCrop, Resize
+
+from dali_mix.options import choice
 
 # name → mean and std in 0..1 units: SpliceMix and SGRE; CSRA on WIDER (ViT); CSRA on VOC and COCO, masked supervision.
 NORMALIZATIONS = {
@@ -38,7 +40,7 @@ class MultiLabel(Pipeline):
         *,
         train: bool,
         image_size: int | Sequence[int] = 448,
-        crop: str = "random-resized",
+        crop: str | None = "random-resized",
         scale: Sequence[float] = (0.7, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
@@ -46,16 +48,16 @@ class MultiLabel(Pipeline):
         auto_augment: str | None = None,
         augment_count: int = 2,
         augment_magnitude: int = 9,
-        normalization: str = "imagenet",
+        normalization: str | None = "imagenet",
         fuse: bool = True,
         steps: Sequence[Step | Mapping[str, Any]] = (),
     ) -> None:
-        mean, std = NORMALIZATIONS[choice("normalization", normalization, tuple(NORMALIZATIONS))]
+        mean, std = NORMALIZATIONS[choice("normalization", _name(normalization), NORMALIZATIONS)]
         size = size_of(image_size, 32, 1024)
         crops = {"random-resized": RandomResizedCrop(scale, ratio), "multi-scale": MultiScaleCrop(), "none": Crop()}
         resize = Resize(size, fuse=bool(fuse))
         training = [
-            crops[choice("crop", crop, tuple(crops))].on_branch(1),
+            crops[choice("crop", _name(crop), crops)].on_branch(1),
             resize,
             Cutout(cutout).on_branch(2),
             AutoAugment(auto_augment, size, augment_count, augment_magnitude).on_branch(3),
@@ -64,3 +66,8 @@ class MultiLabel(Pipeline):
         ]
         chosen = training if train else [Crop(), resize]
         super().__init__(train=train, image_size=size, mean=mean, std=std, steps=chosen)
+
+
+def _name(option: str | None) -> str:
+    """Return "none" for None, which is what `--cfg-options` makes of that word."""
+    return "none" if option is None else option

@@ -50,7 +50,7 @@ class Pipeline:
         self.mean = channels("mean", mean)
         self.std = channels("std", std)
         if min(self.std) <= 0:
-            raise ValueError(f"std is {list(std)}: every channel's must be above 0")
+            raise ValueError(f"std={list(std)}: must be above 0 in every channel")
         self.steps = [step for step in steps if step.active]
         self.conditional = self.conditional or any(step.conditional for step in self.steps)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from dali_mix.pipelines.base import Step, choice
+from dali_mix.pipelines.base import Step
 from dali_mix.pipelines.random import SampleRandom
 from nvidia.dali.auto_aug import augmentations
 from nvidia.dali.auto_aug.auto_augment import get_image_net_policy
@@ -18,6 +18,8 @@ from nvidia.dali.auto_aug.core import signed_bin
 from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 from nvidia.dali.auto_aug.trivial_augment import get_trivial_augment_wide_suite
 from nvidia.dali.data_node import DataNode
+
+from dali_mix.options import choice, whole
 
 KINDS = ("randaugment", "trivialaugment", "autoaugment")
 FILL = 128  # grey, where a shifted or turned image leaves nothing
@@ -42,11 +44,8 @@ class AutoAugment(Step):
         if not kind:
             return
         self.kind = choice("auto_augment", kind, KINDS)
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 8:
-            raise ValueError(f"augment_count is {count!r}: give 1 to 8 operations")
-        if isinstance(magnitude, bool) or not isinstance(magnitude, int) or not 0 <= magnitude <= 30:
-            raise ValueError(f"augment_magnitude is {magnitude!r}: give a bin from 0 to 30")
-        self.magnitude = magnitude
+        count = whole("augment_count", count, 1, 8)
+        self.magnitude = whole("augment_magnitude", magnitude, 0, 30)
         self.bins = 31
         if kind == "randaugment":
             self.count = count

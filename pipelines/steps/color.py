@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from dali_mix.pipelines.base import Step, number
+from dali_mix.pipelines.base import Step
 from dali_mix.pipelines.random import SampleRandom
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
+
+from dali_mix.options import number
 
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
 # Luma and the two chrominance axes of YIQ: hue turns the latter two.
@@ -45,7 +47,7 @@ class Color(Step):
             strengths = tuple(jitter)  # type: ignore[assignment]  # its length is checked on the next line
         if len(strengths) != 4:
             raise ValueError(
-                f"color_jitter is {jitter!r}: give one number, or four: brightness, contrast, saturation, hue"
+                f"color_jitter={jitter!r}: must be one number, or four: brightness, contrast, saturation, hue"
             )
         names = ("brightness", "contrast", "saturation", "hue")
         self.strengths = [

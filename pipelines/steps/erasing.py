@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from dali_mix.pipelines.base import Step, channels, number
+from dali_mix.pipelines.base import Step, channels
 from dali_mix.pipelines.random import SampleRandom
 from dali_mix.pipelines.steps.geometry import RandomResizedCrop
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
+
+from dali_mix.options import number
 
 
 class Erasing(Step):

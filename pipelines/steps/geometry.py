@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from dali_mix.pipelines.base import Step, choice, interval, number, size_of
+from dali_mix.pipelines.base import Step, interval, size_of
 from dali_mix.pipelines.random import SampleRandom
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
+
+from dali_mix.options import choice, number
 
 TRIES = 10
 # Multi-scale crop: sides as shares of the picture's, at most two steps of this list apart; and where windows may lie,
@@ -130,8 +132,8 @@ class Resize(Step):
     ) -> None:
         self.size = size_of(size)
         self.antialias = antialias
-        self.min_filter = choice("min_filter", min_filter, tuple(INTERPOLATIONS))
-        self.mag_filter = choice("mag_filter", mag_filter, tuple(INTERPOLATIONS))
+        self.min_filter = choice("min_filter", min_filter, INTERPOLATIONS)
+        self.mag_filter = choice("mag_filter", mag_filter, INTERPOLATIONS)
         self.fuse = fuse and min_filter == mag_filter == "linear"
 
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:

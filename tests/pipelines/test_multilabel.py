@@ -198,12 +198,12 @@ def test_boxes_follow_the_window(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"crop": "centre"}, "crop is 'centre': choose one of random-resized, multi-scale, none"),
-        ({"normalization": "mean"}, "normalization is 'mean': choose one of imagenet, half, none"),
-        ({"image_size": 1025}, "image_size is 1025"),
-        ({"cutout": 1.5}, "cutout is 1.5"),
-        ({"scale": (0.9, 0.7)}, "scale is"),
-        ({"auto_augment": "augmix"}, "auto_augment is 'augmix'"),
+        ({"crop": "centre"}, "crop='centre': must be one of random-resized, multi-scale, none"),
+        ({"normalization": "mean"}, "normalization='mean': must be one of imagenet, half, none"),
+        ({"image_size": 1025}, "image_size=1025"),
+        ({"cutout": 1.5}, "cutout=1.5"),
+        ({"scale": (0.9, 0.7)}, "scale="),
+        ({"auto_augment": "augmix"}, "auto_augment='augmix'"),
         ({"mean": (0, 0, 0)}, "has no option 'mean'"),
     ],
 )
