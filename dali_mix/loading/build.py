@@ -13,8 +13,9 @@ from dali_mix import pipelines
 from dali_mix.loading.cached import CachedSource
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.feed import BadRecords
-from dali_mix.loading.loader import Dataset, Loader, Source
+from dali_mix.loading.loader import Dataset, Loader
 from dali_mix.loading.order import Schedule
+from dali_mix.loading.source import Source
 from dali_mix.options import choice, flag, whole
 from dali_mix.recordio import RecordSet
 
@@ -66,8 +67,11 @@ def build_loader(
         raise ValueError("pipeline_options belong to a pipeline given by name; this one is constructed already")
     elif pipeline.train != train:
         raise ValueError(f"the pipeline was constructed with train={pipeline.train}, the loader with train={train}")
-    rank, world_size = _place(rank, world_size)
-    _check(batch_size, seed, rank, world_size, prefetch, on_bad_record)
+    rank, world_size = _rank(rank, world_size)
+    whole("batch_size", batch_size, 1, 1 << 20)
+    whole("seed", seed, 0, (1 << 64) - 1)
+    whole("prefetch", prefetch, 1, 64)
+    choice("on_bad_record", on_bad_record, ("raise", "skip"))
     schedule = Schedule(len(records), seed, train, batch_size, rank, world_size, drop_last)
     if train and not schedule.steps_left(0):
         raise ValueError(
@@ -84,53 +88,24 @@ def build_loader(
     threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)
     bad = BadRecords(records, skip=on_bad_record == "skip")
 
-    images: Source
+    options: dict[str, Any] = {"device": where, "num_threads": threads, "bad": bad, "verify_crc": verify_crc}
     if isinstance(pipeline, pipelines.CachedPipeline):
-        images = CachedSource(
-            records, pipeline, schedule, device=where, num_threads=threads, bad=bad, verify_crc=verify_crc
-        )
+        source: Source = CachedSource(records, pipeline, schedule, **options)
     else:
-        images = ExactSource(
-            records,
-            pipeline,
-            schedule,
-            device=where,
-            num_threads=threads,
-            prefetch=prefetch,
-            bad=bad,
-            verify_crc=verify_crc,
-        )
-    return Loader(
-        Dataset(records),
-        pipeline,
-        images,
-        bad,
-        batch_size=batch_size,
-        train=train,
-        seed=seed,
-        device=where,
-        rank=rank,
-        world_size=world_size,
-    )
+        source = ExactSource(records, pipeline, schedule, prefetch=prefetch, **options)
+    return Loader(Dataset(records), pipeline, source, bad, schedule, where)
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
         raise ValueError("give both rank and world_size, or neither")
     if rank is not None and world_size is not None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank is {rank} of {world_size}: ranks count from 0 to world_size - 1")
         return rank, world_size
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
-
-
-def _check(batch_size: int, seed: int, rank: int, world_size: int, prefetch: int, on_bad_record: str) -> None:
-    whole("batch_size", batch_size, 1, 1 << 20)
-    whole("seed", seed, 0, (1 << 64) - 1)
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank is {rank} of {world_size}: ranks count from 0 to world_size - 1")
-    whole("prefetch", prefetch, 1, 64)
-    choice("on_bad_record", on_bad_record, ("raise", "skip"))
 
 
 def _device(device: str | torch.device) -> torch.device:

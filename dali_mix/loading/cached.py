@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from dali_mix.loading.exact import ExactSource
-from dali_mix.loading.feed import BadRecords, Fed
+from dali_mix.loading.feed import Fed
 from dali_mix.loading.order import Schedule, Step
-from dali_mix.loading.restart import Restartable
+from dali_mix.loading.source import Source
 from dali_mix.pipelines import CachedPipeline, Pipeline, SampleRandom
-from dali_mix.recordio import RecordSet
 
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
@@ -25,7 +24,7 @@ DRAW_AHEAD = 4096  # records drawn for in one go: a draw costs as much for 4,096
 DECODE_BATCH = 256
 
 
-class CachedSource(Restartable):
+class CachedSource(Source):
     """Serves batches of a `CachedPipeline` from memory, on the GPU when the set takes no more than half of what is free
     there.
 
@@ -33,39 +32,15 @@ class CachedSource(Restartable):
     not depend on it.
     """
 
-    def __init__(
-        self,
-        records: RecordSet,
-        pipeline: CachedPipeline,
-        schedule: Schedule,
-        *,
-        device: torch.device,
-        num_threads: int,
-        bad: BadRecords,
-        verify_crc: bool,
-    ) -> None:
-        self._records = records
-        self._pipeline = pipeline
-        self._schedule = schedule
-        self._num_threads = num_threads
-        self._bad = bad
-        self._verify_crc = verify_crc
-        self._cache: torch.Tensor | None
-        self._steps: Iterator[Step]
-        self._drawn: deque[Fed]
-        super().__init__(device)
+    _pipeline: CachedPipeline
+    _cache: torch.Tensor | None
+    _steps: Iterator[Step]
+    _drawn: deque[Fed]
 
     def _idle(self) -> dict[str, Any]:
         return {"_cache": None, "_steps": iter(()), "_drawn": deque()}
 
-    def steps_left(self, position: int) -> int:
-        """How many steps this rank takes from `position` of an epoch on."""
-        return self._schedule.steps_left(position)
-
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
-        """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and
-        skipped.
-        """
         if self._cache is None:
             self._cache = self._fill()
         if not self._drawn:

@@ -1,6 +1,4 @@
-"""The exact source: our order, our bytes, DALI's decoding. Every record once an epoch, wherever and however often we
-stop.
-"""
+"""`ExactSource`: batches decoded by DALI in the order of a `Schedule`, from any position of any epoch."""
 
 from __future__ import annotations
 
@@ -17,54 +15,27 @@ from nvidia.dali import fn, pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
-from dali_mix.loading.feed import BadRecords, Fed, Feed
-from dali_mix.loading.order import Schedule
-from dali_mix.loading.restart import Restartable
-from dali_mix.pipelines import Pipeline
+from dali_mix.loading.feed import Fed, Feed
+from dali_mix.loading.source import Source
 from dali_mix.pipelines.steps.geometry import decode
 from dali_mix.recordio import RecordSet
 
 
-class ExactSource(Restartable):
+class ExactSource(Source):
     """Runs a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead."""
 
-    def __init__(
-        self,
-        records: RecordSet,
-        pipeline: Pipeline,
-        schedule: Schedule,
-        *,
-        device: torch.device,
-        num_threads: int,
-        prefetch: int,
-        bad: BadRecords,
-        verify_crc: bool,
-    ) -> None:
-        self._records = records
-        self._pipeline = pipeline
-        self._schedule = schedule
-        self._num_threads = num_threads
+    _ready: deque[tuple[Fed, torch.Tensor | None]]
+
+    def __init__(self, *args: Any, prefetch: int, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._prefetch = prefetch
-        self._bad = bad
-        self._feed = Feed(records, pipeline, schedule.seed, bad, verify_crc)
-        self._ready: deque[tuple[Fed, torch.Tensor | None]]
-        super().__init__(device)
+        self._feed = Feed(self._records, self._pipeline, self._schedule.seed, self._bad, self._verify_crc)
 
     def _idle(self) -> dict[str, Any]:
         return {"_dali": None, "_ready": deque()}
 
-    def steps_left(self, position: int) -> int:
-        """How many steps this rank takes from `position` of an epoch on."""
-        return self._schedule.steps_left(position)
-
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
-        """The step that begins at `position` of `epoch`, with its images; None when all its records are bad and
-        skipped.
-
-        Batches prefetched for some other place are dropped: at most `prefetch` are decoded for nothing. Raises
-            ValueError naming
-        file and record for one that cannot be used, unless bad records are skipped.
-        """
+        # Batches prefetched for another position are dropped: at most `prefetch` are decoded in vain.
         under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
         if not any((fed.step.epoch, fed.step.start) == (epoch, position) for fed in under_way):
             self._feed.restart(self._schedule.steps_from(epoch, position))
@@ -109,7 +80,7 @@ class ExactSource(Restartable):
             encoded, *draws = fn.external_source(
                 source=source, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
             )
-            named = {name: draws[place] for place, name in enumerate(self._feed.names)}
+            named = {name: draws[index] for index, name in enumerate(self._feed.names)}
             images = self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
             return images, fn.peek_image_shape(encoded)
 
@@ -130,10 +101,9 @@ class ExactSource(Restartable):
         return dali
 
     def _recover(self, error: RuntimeError) -> None:
-        """DALI gives up a whole pipeline over one bad image. Closes it and finds the bad ones among the steps under
-        way.
+        """Close the pipeline, which DALI gives up over one bad image, and note the bad ones of the steps under way.
 
-        Raises the error again when there is none: then it has another cause.
+        Raise `error` again if there are none: it has another cause.
         """
         under_way = list(self._feed.under_way)
         self.close()
@@ -148,9 +118,7 @@ class ExactSource(Restartable):
             self._bad.found(row, f"{self._bad.where(row)}: {reason}", decode=True)
 
     def _probe(self, fed: Fed) -> list[tuple[int, str]]:
-        """Decodes each record of a step alone: (record, what is wrong) of those that fail, or are not of the size drawn
-        for.
-        """
+        """Decode each record of a step alone: return (record, reason) of those that fail or have an unexpected size."""
         bad: list[tuple[int, str]] = []
         decoder = None
         for image, row in zip(fed.inputs[0], fed.rows.tolist(), strict=True):

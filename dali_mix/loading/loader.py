@@ -6,28 +6,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from dali_mix.loading.batch import Batch
 from dali_mix.loading.feed import BadRecords, Fed
+from dali_mix.loading.order import Schedule
+from dali_mix.loading.source import Source
 from dali_mix.options import whole
 from dali_mix.pipelines import Pipeline
 from dali_mix.recordio import RecordSet
-
-
-class Source(Protocol):
-    """Where a loader's images come from."""
-
-    def steps_left(self, position: int) -> int: ...
-
-    def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]: ...
-
-    def check_process(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Dataset:
@@ -78,23 +68,18 @@ class Loader:
         pipeline: Pipeline,
         source: Source,
         bad: BadRecords,
-        *,
-        batch_size: int,
-        train: bool,
-        seed: int,
+        schedule: Schedule,
         device: torch.device,
-        rank: int,
-        world_size: int,
     ) -> None:
         self.dataset = dataset
         self.pipeline = pipeline
-        self.batch_size = batch_size
-        self.global_batch_size = batch_size * world_size
-        self.train = train
-        self.seed = seed
+        self.batch_size = schedule.batch_size
+        self.global_batch_size = schedule.batch_size * schedule.world_size
+        self.train = schedule.train
+        self.seed = schedule.seed
         self.device = device
-        self.rank = rank
-        self.world_size = world_size
+        self.rank = schedule.rank
+        self.world_size = schedule.world_size
         self.epoch = 0
         self.samples_seen = 0
         self.global_size = 0

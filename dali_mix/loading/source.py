@@ -1,17 +1,23 @@
-"""`Restartable`: sources that can drop what they run with, in a forked child and in a pickle, and start again."""
+"""`Source`: where a loader's images come from. It restarts after a fork and in a pickle."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import weakref
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
+from dali_mix.loading.feed import BadRecords, Fed
+from dali_mix.loading.order import Schedule
+from dali_mix.pipelines import Pipeline
+from dali_mix.recordio import RecordSet
 
-class Restartable:
+
+class Source(ABC):
     """Base of the sources that run a DALI pipeline.
 
     A source has fixed attributes (records, schedule, …) and running state: the attributes that `_idle` returns, with
@@ -24,15 +30,43 @@ class Restartable:
 
     _dali: DaliPipeline | None = None
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self,
+        records: RecordSet,
+        pipeline: Pipeline,
+        schedule: Schedule,
+        *,
+        device: torch.device,
+        num_threads: int,
+        bad: BadRecords,
+        verify_crc: bool,
+    ) -> None:
+        self._records = records
+        self._pipeline = pipeline
+        self._schedule = schedule
         self._device = device
+        self._num_threads = num_threads
+        self._bad = bad
+        self._verify_crc = verify_crc
         self._forked = False
         vars(self).update(self._idle())
         _sources.add(self)
 
+    @abstractmethod
     def _idle(self) -> dict[str, Any]:
         """Return the attributes of the running state, each with a new idle value."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
+        """Return the step that begins at `position` of `epoch`, and its images, or None if all its records are bad and
+        skipped.
+
+        Raise ValueError naming file and record for one that cannot be used, unless bad records are skipped.
+        """
+
+    def steps_left(self, position: int) -> int:
+        """Return the number of steps this rank takes from `position` of an epoch on."""
+        return self._schedule.steps_left(position)
 
     def close(self) -> None:
         """Free threads and memory. The next fetch starts the source again."""
@@ -63,7 +97,7 @@ class Restartable:
         _sources.add(self)
 
 
-_sources: weakref.WeakSet[Restartable] = weakref.WeakSet()
+_sources: weakref.WeakSet[Source] = weakref.WeakSet()
 
 
 def _abandon_all() -> None:
