@@ -15,6 +15,7 @@ from nvidia.dali.data_node import DataNode
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PAD_TO = 32  # pixels; the largest stride of the backbones
 
 
 class Step(ABC):
@@ -25,11 +26,13 @@ class Step(ABC):
         branch: 0: the step draws from the numbers that all steps of branch 0 take in turn; 1 to 63: it has numbers of
             its own (`SampleRandom.branch`), so that switching it on changes no other step's.
         conditional: whether `graph` has `if`s on drawn values.
+        draws_from_boxes: whether `draw_from_boxes` is called in place of `draw`.
     """
 
     active: bool = True
     branch: int = 0
     conditional: bool = False
+    draws_from_boxes: bool = False
 
     def on_branch(self, branch: int) -> Self:
         """Return a copy of the step with that `branch`."""
@@ -44,6 +47,12 @@ class Step(ABC):
         """
         return {}
 
+    def draw_from_boxes(
+        self, sizes: np.ndarray, boxes: Sequence[np.ndarray], random: SampleRandom
+    ) -> dict[str, np.ndarray]:
+        """Draw as `draw` does, knowing each image's boxes: (n, 4) x1, y1, x2, y2 in its pixels, n may be 0."""
+        raise NotImplementedError
+
     @abstractmethod
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
         """Build the DALI graph: uint8 HWC images and the draws of one → uint8 HWC. `device` is "cpu" or "gpu"."""
@@ -55,7 +64,8 @@ class Step(ABC):
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         """Carry one image's boxes along: (n, 4) x1, y1, x2, y2, pixels of an image that arrives in `size`.
 
-        A step that moves what is in an image overrides it; it raises ValueError if it cannot tell where to.
+        A step that moves what is in an image overrides it; it raises ValueError if it cannot tell where to. A box that
+        it gives no area is dropped.
         """
         return boxes
 

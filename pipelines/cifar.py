@@ -44,7 +44,7 @@ class Cifar(CachedPipeline):
         std: Sequence[float] = STATISTICS["cifar10"][1],
     ) -> None:
         super().__init__(train=train, image_size=image_size, mean=mean, std=std)
-        padding = whole("padding", padding, 0, min(self.image_size))
+        padding = whole("padding", padding, 0, min(self.fixed_size))
         self.padding = padding if train else 0
         self.flip = number("flip", flip, 0.0, 1.0)
         self._scale = (1 / (255 * np.array(self.std))).astype(np.float32)[:, None, None]
@@ -53,7 +53,7 @@ class Cifar(CachedPipeline):
     @property
     def cached_size(self) -> tuple[int, int]:
         """The images' own size; the padding is put around them once."""
-        return self.image_size
+        return self.fixed_size
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
         """For training: anchor (B, 2) int64, top and left of the crop in the padded image, and mirror (B,) bool."""
@@ -77,14 +77,14 @@ class Cifar(CachedPipeline):
         mirror = draws.get("mirror", np.zeros(count, dtype=bool))
         if cache.is_cuda:
             packed = torch.from_numpy(np.column_stack([ids, anchor, mirror])).to(cache.device, non_blocking=True)
-            images = gather_torch(cache, packed, self.image_size).to(torch.float32, memory_format=torch.channels_last)
+            images = gather_torch(cache, packed, self.fixed_size).to(torch.float32, memory_format=torch.channels_last)
             scale, shift = (
                 torch.from_numpy(value).to(cache.device, non_blocking=True) for value in (self._scale, self._shift)
             )
             return images.mul_(scale).add_(shift)
         # numpy on one thread: torch's threads wait for each other at every step, which costs more than it gives at this
         # size
-        pixels = gather_numpy(cache.numpy(), ids, anchor, mirror, self.image_size).astype(np.float32)
+        pixels = gather_numpy(cache.numpy(), ids, anchor, mirror, self.fixed_size).astype(np.float32)
         pixels *= self._scale
         pixels += self._shift
         return torch.from_numpy(pixels)

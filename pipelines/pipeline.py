@@ -1,4 +1,4 @@
-"""`Pipeline`: the numbers that are drawn for each record, and the DALI graph that uses them."""
+"""`Pipeline`: what is drawn for each record, and the DALI graph that uses it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from dali_mix.pipelines.base import Step, channels, size_of
+from dali_mix.pipelines.base import PAD_TO, Step, channels, size_of
 from dali_mix.pipelines.kernels import fused
 from dali_mix.pipelines.random import SampleRandom
 from dali_mix.pipelines.steps.geometry import Crop, Flip, decode
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """Encoded images → normalized float32 batches: decode, run `steps` in their order, normalize.
+    """Turn encoded images into normalized float32 batches: decode, run `steps` in their order, normalize, pad.
 
     A pipeline draws and builds its graph apart: `draw` takes all its randomness from the generator it is given, `graph`
     has none. One that is no list of steps overrides both. A pipeline is constructed with `train` and its options as
@@ -27,35 +27,43 @@ class Pipeline:
 
     Attributes:
         name: what recipes call it.
-        image_size: (height, width) of the images it makes, pixels.
+        image_size: (height, width) of the images it makes, pixels; None where each keeps the size its steps give it:
+            then the images of a batch are padded, on the right and below, with zeros after normalization, to the
+            smallest multiple of `PAD_TO` pixels that holds them all.
         mean, std: per channel, in 0..1 units; an image leaves as (x / 255 - mean) / std.
         steps: those that are active.
         conditional: whether `graph` has `if`s on drawn values, which DALI then turns into branches.
+        draws_from_boxes: whether loaders call `draw_from_boxes` in place of `draw`.
+        one_orientation: whether a loader should fill batches for training with images that are all taller than wide, or
+            all not.
     """
 
     name: ClassVar[str] = "steps"
     conditional: bool = False
+    draws_from_boxes: bool = False
+    one_orientation: bool = False
 
     def __init__(
         self,
         *,
         train: bool,
-        image_size: int | Sequence[int],
+        image_size: int | Sequence[int] | None,
         mean: Sequence[float],
         std: Sequence[float],
         steps: Sequence[Step] = (),
     ) -> None:
         self.train = bool(train)
-        self.image_size = size_of(image_size)
+        self.image_size = None if image_size is None else size_of(image_size)
         self.mean = channels("mean", mean)
         self.std = channels("std", std)
         if min(self.std) <= 0:
             raise ValueError(f"std={list(std)}: must be above 0 in every channel")
         self.steps = [step for step in steps if step.active]
         self.conditional = self.conditional or any(step.conditional for step in self.steps)
+        self.draws_from_boxes = self.draws_from_boxes or any(step.draws_from_boxes for step in self.steps)
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draws everything random about a batch.
+        """Draw everything random about a batch.
 
         Args:
             rows: (B,) of RECORD_DTYPE, the records' rows of the table (height, width, … of each).
@@ -65,27 +73,65 @@ class Pipeline:
             name → (B, …) array; the same names, dtypes and ranks for every batch. A step's have its index in front, as
             "0.anchor".
         """
+        return self.draw_from_boxes(rows, random, [np.empty((0, 4))] * len(rows))
+
+    def draw_from_boxes(
+        self, rows: np.ndarray, random: SampleRandom, boxes: Sequence[np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Draw as `draw`, knowing the boxes of each record: (n, 4) x1, y1, x2, y2 in 0..1 of its size.
+
+        Loaders call it where `draws_from_boxes` is True and the set has boxes.
+        """
         drawn: dict[str, np.ndarray] = {}
-        sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)
+        sizes = sizes_of(rows)
+        boxes = [own * np.tile(size[::-1], 2) for own, size in zip(boxes, sizes, strict=True)]
         for index, step in enumerate(self.steps):
-            own = step.draw(sizes, random.branch(step.branch) if step.branch else random)
+            generator = random.branch(step.branch) if step.branch else random
+            if step.draws_from_boxes:
+                own = step.draw_from_boxes(sizes, boxes, generator)
+            else:
+                own = step.draw(sizes, generator)
             for name, value in own.items():
                 if np.shape(value)[:1] != (len(rows),):
                     raise ValueError(
                         f"step {type(step).__name__}: draw's {name!r} has shape {np.shape(value)} for {len(rows)}"
                         f" images: must be ({len(rows)}, ...)"
                     )
+            if self.draws_from_boxes:
+                boxes = [
+                    _carried(step, boxes[at], sizes[at], {name: value[at] for name, value in own.items()})[0]
+                    for at in range(len(rows))
+                ]
             sizes = step.resized(sizes, own)
             drawn |= {f"{index}.{name}": value for name, value in own.items()}
-        if self.steps and (wrong := (sizes != self.image_size).any(axis=1)).any():
+        if self.image_size is None:
+            canvas = -(-sizes.max(axis=0, initial=1) // PAD_TO) * PAD_TO
+            drawn["canvas"] = np.empty((len(rows), *canvas, 0), np.uint8)
+        elif self.steps and (wrong := (sizes != self.image_size).any(axis=1)).any():
             raise ValueError(
                 f"pipeline {self.name!r}: its steps end in images of {sizes[wrong][0].tolist()} pixels, image_size is"
                 f" {list(self.image_size)}"
             )
         return drawn
 
+    @property
+    def fixed_size(self) -> tuple[int, int]:
+        """`image_size`. Raise ValueError where images have many sizes."""
+        if self.image_size is None:
+            raise ValueError(f"pipeline {self.name!r} makes images of many sizes; this needs one size for all")
+        return self.image_size
+
+    def sizes(self, rows: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return (B, 2) int32 height and width of each image in its batch, without padding."""
+        if self.image_size is not None:
+            return np.full((len(rows), 2), self.image_size, np.int32)
+        sizes = sizes_of(rows)
+        for index, step in enumerate(self.steps):
+            sizes = step.resized(sizes, _own(draws, index))
+        return sizes
+
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Builds the DALI graph: encoded bytes and one sample's draws → float32 images, CHW or HWC (the node's layout).
+        """Build the DALI graph: encoded bytes and one sample's draws → float32 images, CHW or HWC (the node's layout).
 
         `device` is "cpu" or "gpu"; the same code serves both. A `Crop` at the head of the list is left to the decoder,
         a `Flip` at its end to the operator that normalizes.
@@ -100,12 +146,17 @@ class Pipeline:
             images = decode(encoded, device)
         if isinstance(last, Flip) and type(last).graph is Flip.graph:
             mirror = last.mirror(steps.pop()[1])
-        return self.finish(images, steps, mirror, device)
+        return self.finish(images, steps, mirror, draws.get("canvas"), device)
 
     def finish(
-        self, images: DataNode, steps: Sequence[tuple[Step, dict[str, Any]]], mirror: DataNode | None, device: str
+        self,
+        images: DataNode,
+        steps: Sequence[tuple[Step, dict[str, Any]]],
+        mirror: DataNode | None,
+        canvas: DataNode | None,
+        device: str,
     ) -> DataNode:
-        """Run `steps`, each with its draws, then flip where `mirror` is 1, and normalize.
+        """Run `steps`, each with its draws, then flip where `mirror` is 1, normalize, and pad to `canvas` (h, w, 0).
 
         Images leave a GPU as HWC, which the loader hands out as channels_last without moving a byte.
         """
@@ -113,21 +164,24 @@ class Pipeline:
         for step, own in steps if fusing is None else steps[:-1]:
             images = step.graph(images, own, device)
         if fusing is not None:
-            return fused.resize_flip_normalize(images, self.image_size, self.mean, self.std, mirror, **fusing)
+            if canvas is None:
+                canvas = types.Constant(np.empty((*self.fixed_size, 0), np.uint8), device="cpu")
+            return fused.resize_flip_normalize(images, canvas, self.mean, self.std, mirror, **fusing)
+        mirror = 0 if mirror is None else mirror
         return fn.crop_mirror_normalize(
             images,
             device=device,
             dtype=types.FLOAT,
             output_layout="HWC" if device == "gpu" else "CHW",
-            crop=self.image_size,
-            mirror=0 if mirror is None else mirror,
+            mirror=mirror,
+            **({"crop": self.fixed_size} if canvas is None else _padding(canvas, mirror)),
             mean=[255.0 * value for value in self.mean],
             std=[255.0 * value for value in self.std],
             rounding="round",
         )
 
     def check_boxes(self) -> None:
-        """Raises ValueError when the pipeline, with these options, cannot carry boxes along."""
+        """Raise ValueError when the pipeline, with these options, cannot carry boxes along."""
         if not self.steps and type(self).map_boxes is Pipeline.map_boxes:
             raise ValueError(
                 f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or choose"
@@ -138,8 +192,11 @@ class Pipeline:
             self.map_boxes(np.empty((0, 4)), rows[0], self.draw(rows, SampleRandom(0, 0, np.arange(1))), 0)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
-        """Carries one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of `image_size`,
-        not yet clipped. A pipeline without steps is refused for detection sets.
+        """Carry one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of the batch.
+
+        Boxes are clipped to the image after each step. One that is not in the image any more has no area.
+
+        A pipeline without steps is refused for detection sets.
         """
         if not self.steps:
             self.check_boxes()
@@ -147,8 +204,34 @@ class Pipeline:
         boxes = boxes * np.tile(size[::-1].astype(np.float64), 2)
         for index, step in enumerate(self.steps):
             own = {name: values[sample] for name, values in _own(draws, index).items()}
-            boxes, size = step.map_boxes(boxes, size, own), step.resized(size, own)
+            boxes, size = _carried(step, boxes, size, own)
         return boxes
+
+
+def _padding(canvas: DataNode, mirror: Any) -> dict[str, Any]:
+    """Return the options of `crop_mirror_normalize` that pad on the right and below.
+
+    The operator mirrors the padded image: where it does, `crop_pos_x` puts the image to the right side first.
+    """
+    size = canvas.shape(dtype=types.FLOAT)
+    right = fn.cast(mirror, dtype=types.FLOAT) if isinstance(mirror, DataNode) else 0.0
+    return {
+        "crop_h": size[0],
+        "crop_w": size[1],
+        "crop_pos_x": right,
+        "crop_pos_y": 0.0,
+        "out_of_bounds_policy": "pad",
+    }
+
+
+def _carried(step: Step, boxes: np.ndarray, size: np.ndarray, own: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    left = step.resized(size, own)
+    return np.clip(step.map_boxes(boxes, size, own), 0, np.tile(left[::-1], 2)), left
+
+
+def sizes_of(rows: np.ndarray) -> np.ndarray:
+    """Return (B, 2) int32 height and width of records."""
+    return np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)
 
 
 def _own(draws: Mapping[str, Any], index: int) -> dict[str, Any]:

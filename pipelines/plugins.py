@@ -16,6 +16,7 @@ GROUPS = {"pipeline": "dali_mix.pipelines", "step": "dali_mix.pipeline_steps"}
 BUILTIN = {
     "imagenet": "dali_mix.pipelines.imagenet:ImageNet",
     "cifar": "dali_mix.pipelines.cifar:Cifar",
+    "detection": "dali_mix.pipelines.detection:Detection",
     "multilabel": "dali_mix.pipelines.multilabel:MultiLabel",
 }
 

@@ -70,7 +70,7 @@ def _meta_model(config: RunConfig, num_classes: int, train: bool) -> nn.Module:
 
 
 def _images(config: RunConfig, count: int, train: bool) -> Tensor:
-    height, width = build_pipeline(config, train).image_size
+    height, width = build_pipeline(config, train).fixed_size
     return torch.zeros(count, 3, height, width, device="meta")
 
 

@@ -1,4 +1,4 @@
-"""`Batch`: what every loader yields and every mixer and model takes."""
+"""`Batch`: what loaders yield, and mixers and models take."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ class Batch(NamedTuple):
     """A batch. It has memory of its own and stays valid for as long as it is kept.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalized; channels_last in memory on a GPU.
+        images: (B, 3, H, W) float32, normalized; channels_last in memory on a GPU. Images of several sizes are padded
+            with zeros on the right and below.
         targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B
             dicts of `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image, `labels` (n,) int64 and `difficult`
-            (n,) bool.
+            (n,) bool, and of `size`, height and width of the image without padding, and `original`, those of the
+            record. A loader leaves boxes on the CPU: selecting some of them on a GPU would wait for it.
         ids: (B,) int64 record numbers, always on the CPU: they are for logs, which must not wait for a GPU.
     """
 
@@ -23,10 +25,22 @@ class Batch(NamedTuple):
     ids: torch.Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with images and targets on `device`."""
+        """Return the batch with images and targets on `device`; boxes go in one copy."""
         targets = self.targets
         if isinstance(targets, list):
-            targets = [{k: v.to(device, non_blocking=True) for k, v in target.items()} for target in targets]
+            targets = _boxes_to(targets, device)
         else:
             targets = targets.to(device, non_blocking=True)
         return Batch(self.images.to(device, non_blocking=True), targets, self.ids)
+
+
+def _boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
+    packed = [torch.column_stack([own["boxes"], own["labels"], own["difficult"]]) for own in targets]
+    moved = torch.cat(packed).to(device, non_blocking=True)
+    boxes, labels, difficult = moved[:, :4].contiguous(), moved[:, 4].long(), moved[:, 5] > 0
+    counts = [len(own) for own in packed]
+    parts = zip(boxes.split(counts), labels.split(counts), difficult.split(counts), strict=True)
+    return [
+        own | {"boxes": part[0], "labels": part[1], "difficult": part[2]}
+        for own, part in zip(targets, parts, strict=True)
+    ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dali_mix import pipelines
@@ -37,10 +39,11 @@ def build_loader(
     verify_crc: bool = True,
     pipeline_options: Mapping[str, Any] | None = None,
 ) -> Loader:
-    """A loader over a packed set.
+    """Return a loader over a packed set.
 
     Args:
-        pipeline: a name ("imagenet", "cifar", or one an installed package offers), or a constructed pipeline.
+        pipeline: a name ("imagenet", "cifar", "multilabel", "detection", or one an installed package offers), or a
+            constructed pipeline.
         prefix: of the packed set, or the set opened.
         batch_size: records a step on each rank.
         train: shuffled by (seed, epoch) and augmented; or in order, each record exactly once, none dropped.
@@ -73,6 +76,9 @@ def build_loader(
     whole("prefetch", prefetch, 1, 64)
     choice("on_bad_record", on_bad_record, ("raise", "skip"))
     schedule = Schedule(len(records), seed, train, batch_size, rank, world_size, drop_last)
+    if train and pipeline.one_orientation:
+        taller = np.asarray(records.table["height"]) > records.table["width"]
+        schedule = dataclasses.replace(schedule, groups=taller.astype(np.int64), group_step=batch_size * world_size)
     if train and not schedule.steps_left(0):
         raise ValueError(
             f"{records.prefix}: {len(records)} records do not make a single step of {batch_size} a rank on"

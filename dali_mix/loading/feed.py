@@ -1,4 +1,4 @@
-"""What DALI's external source is fed with: step after step, the encoded records, and what was drawn for them."""
+"""`Feed`: the input of DALI's external source, the encoded records of step after step and what was drawn for them."""
 
 from __future__ import annotations
 
@@ -127,7 +127,12 @@ class Feed:
                 encoded.append(image)
         if len(encoded) < len(rows):
             rows = self._bad.without(rows)
-        draws = self._pipeline.draw(np.asarray(self._records.table[rows]), SampleRandom(self._seed, step.epoch, rows))
+        table, random = np.asarray(self._records.table[rows]), SampleRandom(self._seed, step.epoch, rows)
+        if self._pipeline.draws_from_boxes and self._records.task.boxes:
+            boxes = [label[:, 1:5] for label in self._records.labels(rows)]
+            draws = self._pipeline.draw_from_boxes(table, random, boxes)
+        else:
+            draws = self._pipeline.draw(table, random)
         return Fed(step, rows, draws, [encoded, *(np.ascontiguousarray(draws[name]) for name in self.names)])
 
     def _read(self, row: int) -> np.ndarray | None:

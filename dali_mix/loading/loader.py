@@ -59,6 +59,7 @@ class Loader:
         epoch, samples_seen: the position; samples_seen counts over all ranks, in this epoch.
         global_size: records in the batch last yielded, summed over ranks, as planned (without regard to skipped
             records).
+        dropped_boxes: boxes of the batches yielded so far that no step or crop left an area.
         skipped: (record number, reason) of records found bad, with on_bad_record="skip".
     """
 
@@ -83,6 +84,7 @@ class Loader:
         self.epoch = 0
         self.samples_seen = 0
         self.global_size = 0
+        self.dropped_boxes = 0
         self._source = source
         self._bad = bad
         self._resuming = False  # a loaded position waits for the first batch to be taken
@@ -185,15 +187,21 @@ class Loader:
         if not records.task.boxes:
             targets = torch.from_numpy(labels)
             return targets.to(self.device, non_blocking=True) if self.device.type == "cuda" else targets
-        height, width = self.pipeline.image_size
-        found = []
-        for sample, label in enumerate(labels):
-            row = records.table[fed.rows[sample]]
-            boxes = self.pipeline.map_boxes(label[:, 1:5], row, fed.draws, sample)
-            boxes = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
+        rows, found = np.asarray(records.table[fed.rows]), []
+        for sample, (label, size) in enumerate(zip(labels, self.pipeline.sizes(rows, fed.draws).tolist(), strict=True)):
+            boxes = self.pipeline.map_boxes(label[:, 1:5], rows[sample], fed.draws, sample)
+            boxes = np.clip(boxes, 0, [size[1], size[0], size[1], size[0]]).astype(np.float32)
             keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-            target = {"boxes": boxes[keep], "labels": label[keep, 0].astype(np.int64), "difficult": label[keep, 5] > 0}
-            found.append({name: torch.from_numpy(value).to(self.device) for name, value in target.items()})
+            self.dropped_boxes += int(len(keep) - keep.sum())
+            found.append(
+                {
+                    "boxes": torch.from_numpy(boxes[keep]),
+                    "labels": torch.from_numpy(label[keep, 0].astype(np.int64)),
+                    "difficult": torch.from_numpy(label[keep, 5] > 0),
+                    "size": tuple(size),
+                    "original": (int(rows[sample]["height"]), int(rows[sample]["width"])),
+                }
+            )
         return found
 
     def set_epoch(self, epoch: int) -> None:
@@ -209,7 +217,8 @@ class Loader:
         self.epoch, self.samples_seen, self._running = epoch, samples_seen, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands, in plain values: the same on all ranks."""
+        """Return the position, in plain values: the same on all ranks."""
+        grouped = self._source.group_step
         return {
             "epoch": self.epoch,
             "samples_seen": self.samples_seen,
@@ -217,6 +226,7 @@ class Loader:
             "fingerprint": self.dataset.records.fingerprint,
             "global_batch_size": self.global_batch_size,
             "train": self.train,
+            **({} if grouped is None else {"group_step": grouped}),
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
@@ -244,6 +254,8 @@ class Loader:
             )
         if seen and not self._source.steps_left(seen) and (self.train or seen == len(self.dataset)):
             epoch, seen = epoch + 1, 0  # completed
+        if "group_step" in mine:
+            self._source.regroup(int(state["group_step"]))
         self._move(epoch, seen)
         self._resuming = True
 

@@ -1,4 +1,4 @@
-"""Which record is seen when and on which rank: pure functions, no state.
+"""Which record is used when and on which rank: pure functions, no state.
 
 An epoch's order is a permutation of the record numbers; step after step takes the next stretch of it, and the ranks
 split each stretch among them. Everything follows from (records left, batch size, ranks), so a run may stop after any
@@ -19,6 +19,23 @@ def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
         return np.arange(count)
     key = np.array([seed, epoch], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(count)
+
+
+def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[int, int]) -> np.ndarray:
+    """Return `order` (count,) rearranged so that every block of `step` records but the last ones has one group.
+
+    Each group's records, in their order, are cut into blocks; the blocks are shuffled by `key`; what fills no block
+    comes last, in its order. groups: (count,) int64 of each record.
+    """
+    blocks, rest = [], []
+    of_order = groups[order]
+    for group in np.unique(groups):
+        own = np.flatnonzero(of_order == group)
+        full = len(own) // step * step
+        blocks += list(own[:full].reshape(-1, step))
+        rest.append(own[full:])
+    shuffled = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)).jumped()).permutation(len(blocks))
+    return order[np.concatenate([*(blocks[block] for block in shuffled), np.sort(np.concatenate(rest))])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +108,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The steps of one rank, epoch after epoch. Fields as `plan` and `epoch_order` take them."""
+    """The steps of one rank, epoch after epoch. Fields as `plan`, `epoch_order` and `grouped_order` take them."""
 
     count: int
     seed: int
@@ -100,6 +117,13 @@ class Schedule:
     rank: int
     world_size: int
     drop_last: bool = False
+    groups: np.ndarray | None = None
+    group_step: int = 0
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the order of an epoch's records, (count,) int64."""
+        order = epoch_order(self.count, self.seed, epoch, self.train)
+        return order if self.groups is None else grouped_order(order, self.groups, self.group_step, (self.seed, epoch))
 
     def plan(self, position: int) -> Plan:
         """How the records from global `position` of an epoch on are shared out."""
@@ -118,7 +142,7 @@ class Schedule:
         while True:
             todo = self.plan(position)
             mine = steps_of_rank(todo, self.rank, self.world_size)
-            order = epoch_order(self.count, self.seed, epoch, self.train)
+            order = self.order(epoch)
             for step in range(mine):
                 start, size = position + todo.start(step), todo.size(step)
                 rows = order[start : start + size][share(size, self.rank, self.world_size)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import weakref
 from abc import ABC, abstractmethod
@@ -51,6 +52,17 @@ class Source(ABC):
         self._forked = False
         vars(self).update(self._idle())
         _sources.add(self)
+
+    @property
+    def group_step(self) -> int | None:
+        """The number of records that batches of one group were made for; None where records are not grouped."""
+        return None if self._schedule.groups is None else self._schedule.group_step
+
+    def regroup(self, step: int) -> None:
+        """Use the order that was made for `step` records."""
+        if step != self._schedule.group_step:
+            self.close()  # what is under way has another order
+            self._schedule = dataclasses.replace(self._schedule, group_step=step)
 
     @abstractmethod
     def _idle(self) -> dict[str, Any]:

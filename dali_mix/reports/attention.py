@@ -130,7 +130,7 @@ def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
     Args:
         rows: (B,) of RECORD_DTYPE.
     """
-    height, width = pipeline.image_size
+    height, width = pipeline.fixed_size
     draws = pipeline.draw(rows, pipelines.SampleRandom(0, 0, np.arange(len(rows))))
     found = []
     for sample, row in enumerate(rows):

@@ -1,6 +1,6 @@
 """Draw the pictures of these pages from scikit-learn's two sample photographs: nothing is downloaded.
 
-python docs/pipelines/pictures.py [NAME …]      # all of them, or imagenet, multilabel, cifar
+python docs/pipelines/pictures.py [NAME …]      # all of them, or imagenet, multilabel, detection, cifar
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ SHEETS: dict[str, list[tuple[str, bool, dict[str, Any]]]] = {
         ("cutout=0.5", True, {"crop": "none", "cutout": 0.5}),
         ("randaugment", True, {"crop": "none", "auto_augment": "randaugment"}),
     ],
+    "detection": [
+        ("evaluation", False, {}),
+        ("flip=1", True, {"flip": 1.0}),
+        ("zoom_out=1", True, {"zoom_out": 1.0}),
+        ("iou_crop=1", True, {"iou_crop": 1.0}),
+        ("photometric=1", True, {"photometric": 1.0}),
+    ],
     "cifar": [
         ("evaluation", False, {}),
         ("training", True, {"padding": SIDE // 8}),
@@ -49,18 +56,23 @@ SHEETS: dict[str, list[tuple[str, bool, dict[str, Any]]]] = {
 }
 
 
-def pack(prefix: Path) -> None:
+def pack(prefix: Path, task: str) -> None:
     """Write a set of the two photographs."""
     samples = []
     for label, photo in enumerate(load_sample_images().images):
         buffer = io.BytesIO()
         Image.fromarray(photo).save(buffer, "JPEG", quality=95)
-        samples.append(Sample(buffer.getvalue(), float(label)))
-    write_set(prefix, samples, classes=["temple", "flower"])
+        samples.append(Sample(buffer.getvalue(), BOXES[label] if task == "detection" else float(label)))
+    write_set(prefix, samples, task=task, classes=["temple", "flower"])
+
+
+# In mxnet's layout: widths of header and object; class, x1, y1, x2, y2 in 0..1, difficult.
+BOXES = [[2, 6, 0, 0.1, 0.08, 0.57, 0.8, 0], [2, 6, 1, 0.25, 0.19, 0.7, 0.86, 0]]
 
 
 def column(name: str, prefix: Path, heading: str, train: bool, options: dict[str, Any]) -> Column:
     """Return what the pipeline makes of the two photographs, as uint8."""
+    size = {"shorter": SIDE, "longest": 2 * SIDE} if name == "detection" else {"image_size": SIDE}
     loader = dali_mix.build_loader(
         name,
         prefix,
@@ -69,13 +81,21 @@ def column(name: str, prefix: Path, heading: str, train: bool, options: dict[str
         seed=SEED,
         device="cpu",
         num_threads=1,
-        pipeline_options={"image_size": SIDE, **options},
+        pipeline_options=size | options,
     )
     batch = next(iter(loader))
     mean, std = (torch.tensor(values)[:, None, None] for values in (loader.pipeline.mean, loader.pipeline.std))
-    pixels = (255 * (batch.images * std + mean)).round().clamp(0, 255).byte()[batch.ids.argsort()]
+    pixels = (255 * (batch.images * std + mean)).round().clamp(0, 255).byte()
+    pictures = []
+    for index in batch.ids.argsort().tolist():
+        outlines, image = [], pixels[index]
+        if name == "detection":
+            target = batch.targets[index]
+            image = image[:, : target["size"][0], : target["size"][1]]
+            outlines = [(y1, x1, y2 - y1, x2 - x1) for x1, y1, x2, y2 in target["boxes"].tolist()]
+        pictures.append(Picture(image, outlines=outlines))
     loader.close()
-    return Column(heading, [Picture(image) for image in pixels])
+    return Column(heading, pictures)
 
 
 def main(names: list[str]) -> int:
@@ -83,9 +103,9 @@ def main(names: list[str]) -> int:
         print(f"no page has the picture {', '.join(unknown)}; there are {', '.join(SHEETS)}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        prefix = Path(folder) / "photos"
-        pack(prefix)
         for name in names or SHEETS:
+            prefix = Path(folder) / name
+            pack(prefix, "detection" if name == "detection" else "classification")
             columns = [column(name, prefix, *sheet) for sheet in SHEETS[name]]
             large = style.save(draw(columns, f"pipeline {name}"), Path(folder) / f"{name}.png")
             out = HERE / f"{name}.jpg"

@@ -1,4 +1,4 @@
-"""The end of a graph as one operator: resize, crop, flip, normalize, uint8 (H,W,3) → float32 (3,h,w), CPU only.
+"""The end of a graph as one operator: resize, crop, flip, normalize, pad; uint8 (H,W,3) → float32 (3,h,w), CPU only.
 
 It runs inside the DALI graph, a sample at a time on DALI's own threads, by the operator behind
 `nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and keeps nothing; its
@@ -70,19 +70,21 @@ def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> dict
 
 def resize_flip_normalize(
     images: DataNode,
-    size: Sequence[int],
+    canvas: DataNode,
     mean: Sequence[float],
     std: Sequence[float],
     mirror: DataNode | None = None,
     antialias: bool = True,
     crop: DataNode | None = None,
 ) -> DataNode:
-    """Resize uint8 HWC images to `size` (height, width), flip where `mirror` (int32 scalars) is not 0, normalize.
+    """Resize uint8 HWC images, flip where `mirror` (int32 scalars) is not 0, normalize, pad with zeros.
 
-    crop: int32 (4,): height and width to resize to, top and left of the `size` then cut out, inside of that.
-    mean, std: 3 floats each, for colours in 0..1. Returns float32 (3, height, width), (x/255 - mean) / std, within half
-    a grey level of `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` and `fn.crop_mirror_normalize`, whose resize
-    rounds to integers. Needs `available()`.
+    canvas: (h, w, 0), the size of the output, equal for all images of a batch; a tensor without elements since DALI
+    asks for the output's shape before it runs. crop: int32 (6,): height and width to resize to; top and left, height
+    and width of the window to keep; by default the image is resized to the canvas. mean, std: 3 floats each, for
+    colours in 0..1. Return float32 (3, h, w), (x/255 - mean) / std, within half a grey level of
+    `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` and `fn.crop_mirror_normalize`, whose resize rounds to
+    integers. Needs `available()`.
     """
     from dali_mix.pipelines.kernels import resample
 
@@ -90,14 +92,14 @@ def resize_flip_normalize(
     scale, bias = 1 / (255 * deviation), -np.asarray(mean, np.float64) / deviation
     constants = types.Constant(np.array([antialias, *scale, *bias], np.float32), device="cpu")
     mirror = types.Constant(np.array(0, np.int32), device="cpu") if mirror is None else mirror
-    crop = types.Constant(np.zeros(4, np.int32), device="cpu") if crop is None else crop
-    height, width = (int(side) for side in size)
+    crop = types.Constant(np.zeros(6, np.int32), device="cpu") if crop is None else crop
+    run, setup = resample.addresses()
     operator = _operator()(
-        run_fn=resample.run_address(),
-        setup_fn=resample.setup_address(height, width),
-        in_types=[types.UINT8, types.INT32, types.FLOAT, types.INT32],
-        ins_ndim=[3, 0, 1, 1],
+        run_fn=run,
+        setup_fn=setup,
+        in_types=[types.UINT8, types.INT32, types.FLOAT, types.INT32, types.UINT8],
+        ins_ndim=[3, 0, 1, 1, 3],
         out_types=[types.FLOAT],
         outs_ndim=[3],
     )
-    return fn.reshape(operator(images, mirror, constants, crop), layout="CHW")
+    return fn.reshape(operator(images, mirror, constants, crop, canvas), layout="CHW")

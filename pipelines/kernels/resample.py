@@ -1,4 +1,4 @@
-"""One pass over an image on the CPU: linear resize, crop, flip, normalize; uint8 (H,W,3) → float32 (3,h,w); by numba.
+"""Resize, crop, flip, normalize and pad an image in one pass on the CPU: uint8 (H,W,3) → float32 (3,h,w), by numba.
 
 Each output row is made in two steps. The input rows it needs are summed by weight into one row of 16-bit fixed-point
 numbers, which the compiler turns into vector code by itself. That row is then resampled sideways, 16 pixels at a time,
@@ -208,19 +208,22 @@ def resize_flip_normalize(
     scale: np.ndarray,
     bias: np.ndarray,
 ) -> None:
-    """Resize image uint8 (H,W,3), cut h × w out of it, mirrored if `flip`, times `scale` plus `bias`, into out float32
-    (3,h,w).
+    """Resize image uint8 (H,W,3), cut a window out of it, mirror it if `flip`, write it times `scale` plus `bias` to
+    the top left of out float32 (3,h,w), and zeros to the rest of out.
 
-    crop: int32 (4,), height and width to resize to, and the top and left of what is cut out, which lies inside; all
-    zeros to resize to h × w. scale, bias: float32 (3,), a channel each, for grey levels 0..255. Arrays are
-    C-contiguous.
+    crop: int32 (6,), height and width to resize to; top and left, height and width of the window, which lies inside and
+    fits into h × w; all zeros to resize to h × w. scale, bias: float32 (3,), per channel, for grey levels 0..255.
+    Arrays are C-contiguous.
     """
     height, width, _ = image.shape
-    _, out_height, out_width = out.shape
-    tall, wide = (crop[0], crop[1]) if crop[0] else (out_height, out_width)
+    _, canvas_height, canvas_width = out.shape
+    tall, wide = (crop[0], crop[1]) if crop[0] else (canvas_height, canvas_width)
+    out_height, out_width = (crop[4], crop[5]) if crop[4] else (canvas_height, canvas_width)
     first, weights = axis_weights(height, tall, antialias)
     first, weights = first[crop[2] : crop[2] + out_height], weights[crop[2] : crop[2] + out_height]
     starts, table, unit = _sideways_tables(width, wide, crop[3], out_width, antialias, flip)
+    out[:, out_height:] = 0.0
+    out[:, :out_height, out_width:] = 0.0
     factor = scale * np.float32(1.0 / (unit << ROW_BITS))
     rows = image.reshape(height, width * 3)
     row = np.zeros(width * 3 + 16, np.int16)  # the last loads reach up to five numbers and a zero-weight tap too far
@@ -228,7 +231,7 @@ def resize_flip_normalize(
     taps, pairs = weights.shape[1], table.shape[0]
     for y in range(out_height):
         _sum_rows(rows[first[y] : first[y] + taps], weights[y], partial, row[: width * 3])
-        address = out.ctypes.data + 4 * out_width * y
+        address = out.ctypes.data + 4 * canvas_width * y
         for x in range(0, out_width - BLOCK + 1, BLOCK):
             _sixteen_pixels(
                 row.ctypes.data,
@@ -239,7 +242,7 @@ def resize_flip_normalize(
                 factor.ctypes.data,
                 bias.ctypes.data,
                 address + 4 * x,
-                4 * out_width * out_height,
+                4 * canvas_width * canvas_height,
             )
         for x in range(out_width // BLOCK * BLOCK, out_width):
             for c in range(3):
@@ -252,36 +255,36 @@ def resize_flip_normalize(
 def _run(
     outs: int, out_shapes: int, out_dims: int, n_outs: int, inputs: int, in_shapes: int, in_dims: int, n_ins: int
 ) -> None:
-    """One sample: out 0 float32 (3,h,w); inputs image uint8 (H,W,3), flip int32 (), constants float32 (7,),
-    crop int32 (4,)."""
+    """Make one sample: out float32 (3,h,w) from image uint8 (H,W,3), flip int32 (), constants float32 (7,), crop int32
+    (6,) and the canvas (h,w,0), of which only the shape is read.
+    """
     out_at = carray(_pointer(outs), 1, np.int64)
     in_at = carray(_pointer(inputs), 4, np.int64)
     out_shape = carray(_pointer(carray(_pointer(out_shapes), 1, np.int64)[0]), 3, np.int64)
-    in_shape = carray(_pointer(carray(_pointer(in_shapes), 3, np.int64)[0]), 3, np.int64)
+    in_shape = carray(_pointer(carray(_pointer(in_shapes), 1, np.int64)[0]), 3, np.int64)
     image = carray(_pointer(in_at[0]), (in_shape[0], in_shape[1], in_shape[2]), np.uint8)
     flip = carray(_pointer(in_at[1]), 1, np.int32)
     constants = carray(_pointer(in_at[2]), 7, np.float32)
     out = carray(_pointer(out_at[0]), (out_shape[0], out_shape[1], out_shape[2]), np.float32)
-    crop = carray(_pointer(in_at[3]), 4, np.int32)
+    crop = carray(_pointer(in_at[3]), 6, np.int32)
     resize_flip_normalize(image, out, crop, flip[0] != 0, constants[0] != 0, constants[1:4], constants[4:7])
 
 
-@functools.cache
-def run_address() -> int:
-    """Address of the callback that makes one sample. The first call compiles it (6 s), or loads it (0.2 s)."""
-    return compiled(cfunc, RUN_SIGNATURE)(_run).address
+def _setup(
+    out_shapes: int, out_dims: int, n_outs: int, in_shapes: int, in_dims: int, n_ins: int, n_samples: int
+) -> None:
+    """Give each sample's output the shape (3,h,w) of its canvas, the last input: shapes are listed input by input."""
+    outs = carray(_pointer(out_shapes), n_samples, np.int64)
+    ins = carray(_pointer(in_shapes), n_ins * n_samples, np.int64)
+    for i in range(n_samples):
+        canvas = carray(_pointer(ins[(n_ins - 1) * n_samples + i]), 3, np.int64)
+        shape = carray(_pointer(outs[i]), 3, np.int64)
+        shape[0], shape[1], shape[2] = 3, canvas[0], canvas[1]
 
 
 @functools.cache
-def setup_address(height: int, width: int) -> int:
-    """Address of the callback that tells DALI the output's shape, (3, height, width) for every sample."""
-
-    def setup(
-        out_shapes: int, out_dims: int, n_outs: int, in_shapes: int, in_dims: int, n_ins: int, n_samples: int
-    ) -> None:
-        shapes = carray(_pointer(out_shapes), n_samples, np.int64)
-        for i in range(n_samples):
-            shape = carray(_pointer(shapes[i]), 3, np.int64)
-            shape[0], shape[1], shape[2] = 3, height, width
-
-    return compiled(cfunc, SETUP_SIGNATURE)(setup).address
+def addresses() -> tuple[int, int]:
+    """Return the addresses of the callbacks that make one sample, and that shape a batch. The first call compiles them
+    (6 s), or loads them from numba's cache (0.2 s).
+    """
+    return compiled(cfunc, RUN_SIGNATURE)(_run).address, compiled(cfunc, SETUP_SIGNATURE)(_setup).address

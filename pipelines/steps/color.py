@@ -26,6 +26,10 @@ PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
 PCA_VECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 
+# Ranges of brightness, contrast, saturation, hue and contrast again.
+DISTORTIONS = np.array([[0.875, 1.125], [0.5, 1.5], [0.5, 1.5], [-0.05, 0.05], [0.5, 1.5]])
+
+
 class Color(Step):
     """Draws and applies colour jitter (as torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
 
@@ -59,24 +63,14 @@ class Color(Step):
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
         """Draw matrix, mean (B, 3, 3) and offset (B, 3), float32: M, A and t for pixels of 0..255."""
-        count = len(random)
         u = random.uniform(8)
         strengths = np.array(self.strengths)
         low = np.append(np.maximum(0, 1 - strengths[:3]), -strengths[3])
         high = np.append(1 + strengths[:3], strengths[3])
         values = low + (high - low) * u[:, :4]
         order = np.argsort(u[:, 4:], axis=1)
-        matrix = np.broadcast_to(np.eye(3), (count, 3, 3))
-        mean, offset = np.zeros((count, 3, 3)), np.zeros((count, 3))
-        for place in range(4):
-            linear, of_mean = jitter_step(order[:, place], values[np.arange(count), order[:, place]])
-            # the mean colour at this point of the chain is (M + A)·mean + t
-            mean = linear @ mean + of_mean @ (matrix + mean)
-            matrix = linear @ matrix
-            offset = ((linear + of_mean) @ offset[:, :, None])[:, :, 0]
-        offset = offset + 255 * (random.normal(3) * self.lighting * PCA_VALUES) @ PCA_VECTORS.T
-        drawn = {"matrix": matrix, "mean": mean, "offset": offset}
-        return {name: value.astype(np.float32) for name, value in drawn.items()}
+        offset = 255 * (random.normal(3) * self.lighting * PCA_VALUES) @ PCA_VECTORS.T
+        return _chain(order, np.take_along_axis(values, order, axis=1)) | {"offset": offset.astype(np.float32)}
 
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
         """Apply the map drawn, rounded and clipped."""
@@ -84,6 +78,44 @@ class Color(Step):
         shift = fn.coord_transform(average, M=draws["mean"], T=draws["offset"], device=device)
         mapped = fn.coord_transform(images, M=draws["matrix"], device=device, dtype=types.FLOAT)
         return fn.reshape(fn.cast(mapped + shift, dtype=types.UINT8, device=device), layout="HWC", device=device)
+
+
+class PhotometricDistort(Color):
+    """Change colours as SSD does (arXiv 1512.02325): each part with probability ½ where the step acts at all.
+
+    Brightness by a factor of 0.875 to 1.125, contrast by 0.5 to 1.5 before or after the others, saturation by 0.5 to
+    1.5, hue by a turn of -0.05 to 0.05, an order of the channels, as torchvision's RandomPhotometricDistort (hue and
+    clipping: see `Color`). `prob` is the share of images that are changed.
+    """
+
+    def __init__(self, prob: float) -> None:
+        self.prob = number("photometric", prob, 0.0, 1.0)
+        self.active = self.prob > 0
+
+    def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
+        """Draw what `Color` draws."""
+        u = random.uniform(14)
+        acts = (u[:, :1] < self.prob) & (u[:, 1:6] < 0.5)
+        brightness, contrast, saturation, hue, swaps = acts.T
+        first = u[:, 6] < 0.5  # contrast comes before saturation and hue
+        kinds = np.broadcast_to([0, 1, 2, 3, 1], (len(u), 5))
+        values = DISTORTIONS[:, 0] + (DISTORTIONS[:, 1] - DISTORTIONS[:, 0]) * u[:, [7, 8, 9, 10, 8]]
+        active = np.stack([brightness, contrast & first, saturation, hue, contrast & ~first], axis=1)
+        drawn = _chain(kinds, np.where(active, values, kinds != 3))
+        permuted = np.where(swaps[:, None], np.argsort(u[:, 11:], axis=1), np.arange(3))
+        drawn = {name: np.take_along_axis(value, permuted[:, :, None], axis=1) for name, value in drawn.items()}
+        return drawn | {"offset": np.zeros((len(u), 3), np.float32)}
+
+
+def _chain(kinds: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return M and A ("matrix" and "mean", (B, 3, 3) float32) of steps (B, K) in their order: see `jitter_step`."""
+    matrix = np.broadcast_to(np.eye(3), (len(kinds), 3, 3))
+    mean = np.zeros((len(kinds), 3, 3))
+    for kind, value in zip(kinds.T, values.T, strict=True):
+        linear, of_mean = jitter_step(kind, value)
+        mean = linear @ mean + of_mean @ (matrix + mean)  # the mean colour at this point is (M + A)·mean
+        matrix = linear @ matrix
+    return {"matrix": matrix.astype(np.float32), "mean": mean.astype(np.float32)}
 
 
 def jitter_step(kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

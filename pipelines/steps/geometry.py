@@ -186,7 +186,8 @@ class CentreCrop(Resize):
         return fn.slice(images, start=draws["anchor"], shape=self.size, device=device, axis_names="HW")
 
     def fused(self, draws: Mapping[str, DataNode]) -> dict[str, Any]:
-        crop = fn.cat(fn.cast(draws["size"], dtype=types.INT32), draws["anchor"])
+        size = types.Constant(np.array(self.size, np.int32), device="cpu")
+        crop = fn.cat(fn.cast(draws["size"], dtype=types.INT32), draws["anchor"], size)
         return {"antialias": self.antialias, "crop": crop}
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:

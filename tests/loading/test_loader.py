@@ -250,7 +250,7 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
         ({"num_threads": -1}, "num_threads=-1: must be a whole number of at least 1"),
         ({"on_bad_record": "ignore"}, "on_bad_record='ignore': must be one of raise, skip"),
         ({"device": "tpu"}, "device is 'tpu'"),
-        ({"pipeline": "imagnet"}, "'imagnet' is not known.*: choose one of cifar, imagenet"),
+        ({"pipeline": "imagnet"}, "'imagnet' is not known.*: choose one of cifar, detection, imagenet"),
         ({"pipeline_options": {"siez": 3}}, "no option 'siez': it knows image_size"),
         ({"batch_size": 50, "drop_last": True}, "with drop_last"),
     ],

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dali_mix.loading.order import Schedule, epoch_order, plan, share, steps_of_rank
+from dali_mix.loading.order import Schedule, epoch_order, grouped_order, plan, share, steps_of_rank
 
 
 def epoch_of(count, batch_size, world_size, *, train, drop_last=False, position=0, seed=1, epoch=0):
@@ -101,3 +101,33 @@ def test_fewer_records_than_ranks(count):
     for rank in range(4):
         assert Schedule(count, 0, True, 5, rank, 4).steps_left(0) == 0
         assert Schedule(count, 0, False, 5, rank, 4).steps_left(0) == (rank < count)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=300), st.integers(1, 20), st.integers(0, 99))
+@settings(max_examples=200, deadline=None)
+def test_grouped_blocks_have_one_group(groups, step, epoch):
+    groups = np.array(groups)
+    order = epoch_order(len(groups), 5, epoch, train=True)
+    found = grouped_order(order, groups, step, (5, epoch))
+    assert sorted(found) == list(range(len(groups)))
+    full = sum((groups == group).sum() // step for group in range(3))
+    for block in range(full):
+        assert len(set(groups[found[block * step : (block + 1) * step]])) == 1
+    position = {row: at for at, row in enumerate(order.tolist())}
+    rest = [position[row] for row in found[full * step :].tolist()]
+    assert rest == sorted(rest)  # in the order that they had
+    assert found.tolist() == grouped_order(order, groups, step, (5, epoch)).tolist()
+
+
+def test_grouped_blocks_are_shuffled():
+    groups = np.arange(4000) % 2
+    runs = []
+    for epoch in (0, 1):
+        order = epoch_order(4000, 0, epoch, train=True)
+        kinds = groups[grouped_order(order, groups, 8, (0, epoch))][::8]
+        assert 200 < np.count_nonzero(np.diff(kinds)) < 300  # of 499 neighbours
+        runs.append(kinds)
+    assert (runs[0] != runs[1]).any()
+    # pinned: a resumed run must find the order it left
+    order = epoch_order(12, 0, 0, train=True)
+    assert grouped_order(order, np.arange(12) % 2, 2, (0, 0)).tolist() == [2, 4, 9, 3, 7, 1, 0, 6, 5, 11, 8, 10]

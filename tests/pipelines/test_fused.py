@@ -55,8 +55,9 @@ def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def run_kernel(
-    image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool, crop: tuple[int, ...] = (0, 0, 0, 0)
+    image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool, crop: tuple[int, ...] = (0,) * 6
 ) -> np.ndarray:
+    crop = crop if len(crop) == 6 else (*crop, *size)
     out = np.full((3, *size), np.nan, np.float32)
     scale, bias = np.array([1, 2, 4], np.float32), np.array([0, 10, -1000], np.float32)
     resample.resize_flip_normalize(image, out, np.array(crop, np.int32), flip, antialias, scale, bias)
@@ -109,7 +110,7 @@ def images_of_sizes(count: int) -> list[np.ndarray]:
 def ending(step, draws, image, mirror=None):
     """The end of a pipeline's graph on a CPU: one step, flip, normalize."""
     pipeline = Pipeline(train=True, image_size=step.size, mean=MEAN, std=STD, steps=[step])
-    return pipeline.finish(image, [(step, draws)], mirror, "cpu")
+    return pipeline.finish(image, [(step, draws)], mirror, None, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,8 @@ def test_graph_agrees_with_dalis_operators(size, antialias):
         ours, stock = (
             ending(Resize(size, antialias=antialias, fuse=fuse), {}, image, mirror) for fuse in (True, False)
         )
-        still = fused.resize_flip_normalize(image, size, MEAN, STD, antialias=antialias)
+        canvas = types.Constant(np.empty((*size, 0), np.uint8), device="cpu")
+        still = fused.resize_flip_normalize(image, canvas, MEAN, STD, antialias=antialias)
         return ours, stock, still
 
     outputs = graph().run()

@@ -81,7 +81,7 @@ def test_what_does_not_load_is_said(installed):
     with pytest.raises(ValueError, match=r"'wrong' .* is not a subclass"):
         pipelines.get("wrong")
     with pytest.raises(
-        ValueError, match="of broken, cifar, imagenet, multilabel, squares, wrong, your own as module:Class"
+        ValueError, match="of broken, cifar, detection, imagenet, multilabel, squares, wrong, your own as module:Class"
     ):
         pipelines.get("nothing")
     with pytest.raises(ValueError, match=r"'squares_plugin:not_a_pipeline' is not a class|not a subclass"):

@@ -1,0 +1,59 @@
+"""`detection`: images with boxes, each in its own proportions, padded to the size of their batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD, Step
+from dali_mix.pipelines.pipeline import Pipeline
+from dali_mix.pipelines.plugins import build_steps
+from dali_mix.pipelines.steps import Crop, Flip, IoUCrop, PhotometricDistort, ShorterSide, ZoomOut
+
+
+class Detection(Pipeline):
+    """Resize in proportion, flip, pad; more changes for training where options ask for them.
+
+    Batches for training are of one orientation, which leaves less of them to padding. Evaluation resizes the shorter
+    side to the largest of `shorter`.
+
+    Args:
+        train: which of the two; evaluation takes the options for training and ignores them.
+        shorter: the shorter side, pixels, or several to draw one from for each image.
+        longest: what the longer side may measure at most, pixels.
+        flip, zoom_out, iou_crop, photometric: the share of images changed by `Flip`, `ZoomOut`, `IoUCrop` and
+            `PhotometricDistort`.
+        mean, std: per channel, 0..1 units.
+        fuse: on a CPU, resize, flip, normalize and pad in one operator.
+        steps: more steps for training, before the resizing: see `plugins.build_steps`.
+    """
+
+    name = "detection"
+
+    def __init__(
+        self,
+        *,
+        train: bool,
+        shorter: int | Sequence[int] = 800,
+        longest: int = 1333,
+        flip: float = 0.5,
+        zoom_out: float = 0.0,
+        iou_crop: float = 0.0,
+        photometric: float = 0.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        fuse: bool = True,
+        steps: Sequence[Step | Mapping[str, Any]] = (),
+    ) -> None:
+        resize = ShorterSide(shorter, longest, fuse=bool(fuse))
+        training = [
+            ZoomOut(zoom_out, mean).on_branch(1),
+            IoUCrop(iou_crop).on_branch(2),
+            PhotometricDistort(photometric).on_branch(3),
+            *build_steps(steps),
+            resize,
+            Flip(flip),
+        ]
+        evaluation = [Crop(), ShorterSide(int(resize.shorter.max()), longest, fuse=bool(fuse))]
+        super().__init__(train=train, image_size=None, mean=mean, std=std, steps=training if train else evaluation)
+        self.one_orientation = train

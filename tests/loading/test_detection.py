@@ -1,0 +1,115 @@
+"""Loading sets with boxes: grouped order on several ranks, resuming, large pictures, one copy of the boxes."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from dali_mix import build_loader
+from dali_mix.loading import Batch
+from dali_mix.recordio import RecordSet, write_set
+from tests.loading.sets import boxed_set, encode, picture
+
+SMALL = {"shorter": (48, 64), "longest": 96, "iou_crop": 0.5, "zoom_out": 0.3}
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory):
+    return RecordSet(boxed_set(tmp_path_factory.mktemp("boxed") / "set", 41, 200))
+
+
+def loader(records, *, batch_size=4, rank=0, world_size=1, train=True, **more):
+    options = {"pipeline_options": SMALL, "num_threads": 1, "device": "cpu", **more}
+    return build_loader(
+        "detection", records, batch_size=batch_size, rank=rank, world_size=world_size, train=train, **options
+    )
+
+
+def rows(made):
+    """What is to compare of batches: record → pixels without padding, and boxes."""
+    found = {}
+    for images, targets, ids in made:
+        for image, target, number in zip(images, targets, ids.tolist(), strict=True):
+            assert number not in found
+            found[number] = image[:, : target["size"][0], : target["size"][1]].clone(), target["boxes"]
+    return found
+
+
+def same(one, two):
+    assert one.keys() == two.keys()
+    return all(torch.equal(a, b) for number in one for a, b in zip(one[number], two[number], strict=True))
+
+
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 8), (2, 4), (4, 2), (3, 5)])
+def test_each_record_once_and_the_same_on_any_ranks(boxed, world_size, batch_size):
+    ranks = [loader(boxed, batch_size=batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    made = [list(one) for one in ranks]
+    found = rows(itertools.chain(*made))
+    assert found.keys() == set(range(41))
+    assert same(found, rows(loader(boxed, batch_size=1)))
+    taller = np.asarray(boxed.table["height"]) > boxed.table["width"]
+    steps = [set(taller[torch.cat([batch.ids for batch in step]).numpy()]) for step in zip(*made, strict=True)]
+    assert all(len(step) == 1 for step in steps[:-2])
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_resumed_epoch_continues_also_on_other_ranks(boxed, stop):
+    full = list(loader(boxed, batch_size=8))
+    stopped = loader(boxed, batch_size=8)
+    list(itertools.islice(stopped, stop))
+    state = stopped.state_dict()
+    assert state["group_step"] == 8
+    ranks = [loader(boxed, batch_size=4, rank=rank, world_size=2) for rank in range(2)]
+    for one in ranks:
+        one.load_state_dict(state)
+    assert same(rows(itertools.chain(*(list(one) for one in ranks))), rows(full[stop:]))
+
+
+def test_resumed_with_another_batch_size_each_record_comes_once(boxed):
+    stopped = loader(boxed, batch_size=8)
+    taken = list(itertools.islice(stopped, 2))
+    other = loader(boxed, batch_size=5)
+    next(iter(other))  # its prefetched batches have another order
+    with pytest.raises(ValueError, match="global_batch_size 8"):
+        other.load_state_dict(stopped.state_dict())
+    other.load_state_dict(stopped.state_dict(), strict=False)
+    left = rows(other)
+    assert sorted([*rows(taken), *left]) == list(range(41))
+    assert same(left, {number: value for number, value in rows(loader(boxed)).items() if number in left})
+    assert sorted(rows(other)) == list(range(41))  # and in the next epoch
+
+
+def test_a_large_picture_with_many_boxes(tmp_path):
+    random = np.random.default_rng(0)
+    low = random.uniform(0, 0.98, (574, 2))
+    boxes = np.column_stack([np.zeros(574), low, low + 0.015, np.zeros(574)])
+    border = [1, 0.0, 0.0, 1.0, 1.0, 0]
+    samples = [
+        (encode(picture(2299, 2472), "JPEG"), [2, 6, *boxes.ravel()]),
+        (encode(picture(60, 40)), [2, 6, *border]),
+        (encode(picture(40, 60)), [2, 6]),
+    ]
+    write_set(tmp_path / "set", samples, task="detection", classes=("tree", "all"))
+    made = build_loader(
+        "detection", tmp_path / "set", batch_size=3, train=False, device="cpu", pipeline_options={"shorter": 320}
+    )
+    ((images, targets, _),) = made
+    assert images.shape == (3, 3, 480, 480)
+    assert [len(target["boxes"]) for target in targets] == [574, 1, 0] and not made.dropped_boxes
+    assert targets[1]["boxes"].tolist() == [[0, 0, 320, 480]]
+    assert targets[2]["boxes"].shape == (0, 4) and targets[2]["labels"].dtype == torch.int64
+
+
+def test_boxes_move_in_one_copy(boxed):
+    batch = next(iter(loader(boxed)))
+    moved = batch.to("meta")
+    assert isinstance(moved, Batch)
+    for before, after in zip(batch.targets, moved.targets, strict=True):
+        assert before.keys() == after.keys() and before["size"] == after["size"]
+        for name in ("boxes", "labels", "difficult"):
+            assert after[name].device.type == "meta"
+            assert (after[name].shape, after[name].dtype) == (before[name].shape, before[name].dtype)
+    back = batch.to("cpu")
+    for before, after in zip(batch.targets, back.targets, strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in ("boxes", "labels", "difficult"))

@@ -1,0 +1,151 @@
+"""Steps that keep boxes: against per-box loops, and against torchvision's transforms given the same draws."""
+
+import numpy as np
+import pytest
+import torch
+from dali_mix.pipelines.random import SampleRandom
+from dali_mix.pipelines.steps import Flip, IoUCrop, ShorterSide, ZoomOut
+from scipy import stats
+from torchvision import tv_tensors
+from torchvision.ops import box_iou
+from torchvision.transforms import v2
+
+SIZES = np.random.default_rng(0).integers(20, 700, (300, 2)).astype(np.int32)
+
+
+def randoms(count=300, epoch=0):
+    return SampleRandom(7, epoch, np.arange(count))
+
+
+def boxes_in(size, count, seed):
+    random = np.random.default_rng(seed)
+    low, high = np.sort(random.uniform(0, 1, (2, count, 2)), axis=0)
+    return np.concatenate([low, high], axis=1) * np.tile(size[::-1], 2)
+
+
+def own(draws, index):
+    return {name: values[index] for name, values in draws.items()}
+
+
+def through_v2(function, boxes, size, *args, **options):
+    """Boxes out of one of torchvision's functionals."""
+    made = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=tuple(size.tolist()))
+    return function(made, *args, **options).numpy()
+
+
+@pytest.mark.parametrize(("shorter", "longest"), [(600, 1000), ((480, 512, 800), 1333), (800, 800)])
+def test_shorter_side_draws_torchvisions_sizes(shorter, longest):
+    step = ShorterSide(shorter, longest)
+    drawn = step.draw(SIZES, randoms())["size"]
+    choices = np.atleast_1d(shorter)
+    for size, found in zip(SIZES, drawn, strict=True):
+        wanted = []
+        for side in choices:
+            factor = min(side / size.min(), longest / size.max())
+            wanted.append([int(size[0] * factor + 1e-9), int(size[1] * factor + 1e-9)])
+        assert found.tolist() in wanted
+    if len(choices) > 1:
+        landscape = SIZES[:, 0] <= SIZES[:, 1]
+        sides = {side for side in drawn.min(axis=1)[landscape].tolist() if side in choices}
+        assert sides == {480, 512, 800}
+
+
+@pytest.mark.parametrize("index", range(0, 40, 3))
+def test_resized_and_flipped_boxes_are_torchvisions(index):
+    size, boxes = SIZES[index], boxes_in(SIZES[index], 9, index)
+    step = ShorterSide((300, 500), 640)
+    draws = own(step.draw(SIZES, randoms()), index)
+    wanted = through_v2(v2.functional.resize, boxes, size, draws["size"].tolist())
+    np.testing.assert_allclose(step.map_boxes(boxes, size, draws), wanted, atol=0.01)
+    wanted = through_v2(v2.functional.horizontal_flip, boxes, size)
+    np.testing.assert_allclose(Flip(1.0).map_boxes(boxes, size, {"mirror": 1}), wanted, atol=1e-9)
+
+
+def test_zoom_out_places_the_image_and_its_boxes():
+    step = ZoomOut(0.5, (0.5, 0.5, 0.5), (1.0, 4.0))
+    draws = step.draw(SIZES, randoms())
+    grown = (draws["shape"] != SIZES).any(axis=1)
+    assert 0.4 < grown.mean() < 0.6
+    assert (draws["anchor"] <= 0).all() and (SIZES - draws["anchor"] <= draws["shape"]).all()
+    factor = (draws["shape"] / SIZES)[grown]
+    assert 1.0 <= factor.min() < 1.2 and 3.8 < factor.max() <= 4.0
+    for index in np.flatnonzero(grown)[:20].tolist():
+        boxes, drawn = boxes_in(SIZES[index], 5, index), own(draws, index)
+        top, left = -drawn["anchor"]
+        bottom, right = drawn["shape"] - SIZES[index] - [top, left]
+        wanted = through_v2(v2.functional.pad, boxes, SIZES[index], [int(x) for x in (left, top, right, bottom)])
+        np.testing.assert_allclose(step.map_boxes(boxes, SIZES[index], drawn), wanted, atol=1e-9)
+
+
+def test_zoom_out_keeps_to_the_largest_side():
+    drawn = ZoomOut(1.0, (0, 0, 0)).draw(np.array([[3000, 4000], [9000, 20]], np.int32), randoms(2))
+    assert drawn["shape"].max() <= 9000 and (drawn["shape"] >= [[3000, 4000], [9000, 20]]).all()
+
+
+def test_iou_crops_keep_an_object():
+    step = IoUCrop(1.0)
+    boxes = [boxes_in(size, 1 + index % 6, index) for index, size in enumerate(SIZES)]
+    draws = step.draw_from_boxes(SIZES, boxes, randoms())
+    cut = (draws["shape"] != SIZES).any(axis=1)
+    assert 0.6 < cut.mean() < 0.9
+    assert (draws["anchor"] >= 0).all() and (draws["anchor"] + draws["shape"] <= SIZES).all()
+    least = []
+    for index in np.flatnonzero(cut).tolist():
+        (top, left), (height, width) = draws["anchor"][index].tolist(), draws["shape"][index].tolist()
+        window = np.array([left, top, left + width, top + height])
+        assert 0.45 < (width / SIZES[index][1]) / (height / SIZES[index][0]) < 2.2  # sides are rounded down
+        kept, wanted = [], []
+        for box in boxes[index]:
+            x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+            if window[0] < x < window[2] and window[1] < y < window[3]:
+                kept.append(box)
+                wanted.append(np.clip(box - np.tile(window[:2], 2), 0, [width, height, width, height]))
+        assert kept, "a window without an object"
+        overlaps = box_iou(torch.from_numpy(np.array(kept)), torch.from_numpy(window[None].astype(float)))
+        least.append(float(overlaps.max()))
+        found = np.clip(
+            step.map_boxes(boxes[index], SIZES[index], own(draws, index)), 0, [width, height, width, height]
+        )
+        found = found[(found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])]
+        np.testing.assert_allclose(found, wanted, atol=1e-9)
+    assert (np.array(least) > 0.5).mean() > 0.2  # small overlaps alone would be the rule without the condition
+
+
+def test_iou_crops_are_distributed_as_torchvisions():
+    """The share of uncut images and the mean area of windows, for one object in the middle."""
+    count, size, box = 4000, np.array([300, 400], np.int32), np.array([[120.0, 80.0, 260.0, 230.0]])
+    drawn = IoUCrop(1.0).draw_from_boxes(np.tile(size, (count, 1)), [box] * count, randoms(count))
+    areas = drawn["shape"].prod(axis=1) / size.prod()
+    torch.manual_seed(0)
+    theirs, image = [], torch.zeros(3, 300, 400, dtype=torch.uint8)
+    transform = v2.RandomIoUCrop()
+    target = {"boxes": tv_tensors.BoundingBoxes(torch.from_numpy(box), format="XYXY", canvas_size=(300, 400))}
+    for _ in range(1000):
+        out, _ = transform(image, target)
+        theirs.append(out.shape[1] * out.shape[2] / (300 * 400))
+    theirs = np.array(theirs)
+    assert np.mean(areas == 1) == pytest.approx(np.mean(theirs == 1), abs=0.04)
+    assert areas[areas < 1].mean() == pytest.approx(theirs[theirs < 1].mean(), abs=0.03)
+    assert stats.ks_2samp(areas, theirs).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("boxes", [np.empty((0, 4)), np.array([[-5.0, -5.0, 0.0, 0.0]])], ids=["none", "outside"])
+def test_nothing_is_cut_without_an_object(boxes):
+    drawn = IoUCrop(1.0).draw_from_boxes(SIZES, [boxes] * len(SIZES), randoms())
+    assert np.array_equal(drawn["shape"], SIZES) and not drawn["anchor"].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ShorterSide([], 100), r"shorter=\[\]"),
+        (lambda: ShorterSide(8, 100), "shorter=8: must be a whole number from 16"),
+        (lambda: ShorterSide((600, 800), 700), "longest=700: must be a whole number from 800"),
+        (lambda: ZoomOut(0.5, (0, 0, 0), (0.5, 2)), "zoom="),
+        (lambda: IoUCrop(1.5), "iou_crop=1.5"),
+        (lambda: IoUCrop(0.5, (0.0, 1.0)), "iou_crop scale="),
+    ],
+)
+def test_wrong_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
