@@ -45,11 +45,14 @@ setup(
     extras_require={
         # `dali-mix embed-labels --from bert`
         "bert": ["transformers>=4.56.0"],
+        # COCO's measures: `metrics=dict(protocol="coco")`
+        "detection": ["pycocotools>=2.0.8"],
         "vis": ["tensorboard>=2.20.0"],
         "dev": [
             "hypothesis>=6.100.0",
             "import-linter>=2.1",
             "mypy>=1.15.0",
+            "pycocotools>=2.0.8",
             "pytest>=8.2.0",
             "pytest-timeout>=2.3.1",
             "pytest-xdist>=3.6.0",

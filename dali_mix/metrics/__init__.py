@@ -2,7 +2,8 @@
 
 from dali_mix.metrics.accuracy import Accuracy, ClassAccuracy
 from dali_mix.metrics.crop_test import CropTest
+from dali_mix.metrics.detection import DetectionMetrics
 from dali_mix.metrics.multilabel import MultiLabelMetrics
 from dali_mix.metrics.per_class import ClassReport, per_class
 
-__all__ = ["Accuracy", "ClassAccuracy", "ClassReport", "CropTest", "MultiLabelMetrics", "per_class"]
+__all__ = ["Accuracy", "ClassAccuracy", "ClassReport", "CropTest", "DetectionMetrics", "MultiLabelMetrics", "per_class"]

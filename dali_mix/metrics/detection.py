@@ -1,0 +1,289 @@
+"""Detection measures: average precision of boxes, by PASCAL VOC's rules and by COCO's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dali_mix.metrics.per_class import ClassReport
+
+PROTOCOLS = ("voc", "coco")
+VOC_IOU = 0.5
+# Indices into pycocotools' `stats`. Measures by size are left out: they need the area of the segmented object, which
+# records do not hold.
+COCO_STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
+
+
+class DetectionMetrics:
+    """Average precision over classes, for predicted and true boxes in the same pixels.
+
+    Rows are kept on the CPU until `compute`. Over ranks: `gather` on every rank, then `compute`; the result is the same
+    to the last digit however the images were split and ordered, since ties of scores rank by image and then by index.
+
+    Args:
+        num_classes: K.
+        protocol: "voc": a prediction is right if its best overlap with a true box of its class has an IoU of at least
+            0.5 and no prediction of higher score took that box; difficult objects neither count nor harm. "coco": that
+            of pycocotools (the extra `dali_mix[detection]`), where `difficult` stands for COCO's crowds.
+        threshold: scores above it count in precision and recall of `per_class`.
+
+    Raises:
+        ValueError: num_classes below 1, unknown protocol.
+        ImportError: "coco" without pycocotools.
+    """
+
+    def __init__(self, num_classes: int, protocol: str = "voc", threshold: float = 0.5) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: must be at least 1")
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol={protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+        if protocol == "coco":
+            _pycocotools()
+        self.num_classes = num_classes
+        self.protocol = protocol
+        self.threshold = threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._images: list[Tensor] = []  # (B,) image numbers, float64, as in all rows
+        self._found: list[Tensor] = []  # (n, 7): image, x1, y1, x2, y2, score, label
+        self._true: list[Tensor] = []  # (m, 7): image, x1, y1, x2, y2, difficult, label
+
+    def update(
+        self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]], ids: Tensor
+    ) -> None:
+        """Take a batch.
+
+        Args:
+            predictions: for each image `boxes` (n, 4) x1, y1, x2, y2, `scores` (n,) and `labels` (n,), 0 to K - 1.
+            targets: for each image `boxes` (m, 4), `labels` (m,) and `difficult` (m,) bool.
+            ids: (B,) numbers of the images, each given once over all ranks.
+
+        Raises:
+            ValueError: lengths that do not agree, or a NaN.
+        """
+        if not len(predictions) == len(targets) == len(ids):
+            raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} ids")
+        self._images.append(ids.double().cpu())
+        for number, found, true in zip(ids.tolist(), predictions, targets, strict=True):
+            self._found.append(_rows(number, found["boxes"], found["scores"], found["labels"]))
+            self._true.append(_rows(number, true["boxes"], true["difficult"], true["labels"]))
+
+    def gather(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
+        """Give every rank the images of all; each rank calls it once, just before `compute`.
+
+        Args:
+            device: on which the process group exchanges tensors.
+        """
+        if dist.is_available() and dist.is_initialized():
+            parts = (torch.cat([torch.empty(0, dtype=torch.float64), *self._images])[:, None], *self._tables())
+            images, self._found, self._true = ([gather_rows(part.to(device), group).cpu()] for part in parts)
+            self._images = [images[0][:, 0]]
+
+    def compute(self) -> dict[str, Any]:
+        """Return the measures, each 0 to 1: NaN where there is no object to find.
+
+        "voc": "AP50" by the area under the curve (VOC 2010 to 2012), "AP50_11" by eleven points (VOC 2007), and "AP50
+        by class", a list of K, NaN for classes without objects. "coco": "AP" (the mean over IoU 0.5 to 0.95), "AP50",
+        "AP75", "AR1", "AR10", "AR100", and "AP by class".
+
+        Raises:
+            ValueError: an image came twice.
+        """
+        images = torch.cat([torch.empty(0, dtype=torch.float64), *self._images])
+        if len(images.unique()) < len(images):
+            raise ValueError(f"{len(images) - len(images.unique())} images came twice: give each once over all ranks")
+        if self.protocol == "coco":
+            return self._coco(images.long().tolist())
+        ranked = self._ranked()
+        areas, eleven = ([one.average(rule) for one in ranked] for rule in (area_under, eleven_points))
+        return {"AP50": _mean(areas), "AP50_11": _mean(eleven), "AP50 by class": areas}
+
+    def per_class(self) -> list[ClassReport]:
+        """Return a report for each class, at IoU 0.5 by VOC's rules."""
+        reports = []
+        for one in self._ranked():
+            recall, precision = one.curve()
+            count = int(np.count_nonzero(one.scores > self.threshold))
+            right, counted = (int(part[:count].sum()) for part in (one.right, one.counted))
+            rises = np.flatnonzero(one.right)
+            reports.append(
+                ClassReport(
+                    one.average(area_under),
+                    right / max(counted, 1),
+                    right / max(one.positives, 1),
+                    2 * right / max(counted + one.positives, 1),
+                    one.positives,
+                    np.stack([recall[rises], precision[rises]]),
+                )
+            )
+        return reports
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        empty = torch.empty(0, 7, dtype=torch.float64)
+        return torch.cat([empty, *self._found]), torch.cat([empty, *self._true])
+
+    def _ranked(self) -> list[_Ranked]:
+        found, true = (table.numpy() for table in self._tables())
+        # By falling score; equal ones by image, then in the order given.
+        found = found[np.lexsort((np.arange(len(found)), found[:, 0], -found[:, 5]))]
+        states = np.empty(len(found), np.int64)
+        keys = [_keys(table, self.num_classes) for table in (found, true)]
+        for key in np.unique(keys[0]).tolist():
+            at = np.flatnonzero(keys[0] == key)
+            states[at] = match(found[at, 1:5], true[keys[1] == key, 1:6])
+        counts = np.bincount(true[true[:, 5] == 0, 6].astype(np.int64), minlength=self.num_classes)
+        ranked = []
+        for label, positives in enumerate(counts.tolist()):
+            own = found[:, 6] == label
+            ranked.append(_Ranked(found[own, 5], states[own] == RIGHT, states[own] != IGNORED, positives))
+        return ranked
+
+    def _coco(self, images: list[int]) -> dict[str, Any]:
+        coco, evaluation = _pycocotools()
+        found, true = (table.numpy() for table in self._tables())
+        if not len(true):
+            return {**dict.fromkeys(COCO_STATS, float("nan")), "AP by class": [float("nan")] * self.num_classes}
+        truth, results = coco(), coco()
+        truth.dataset = results.dataset = {
+            "images": [{"id": number} for number in sorted(images)],
+            "categories": [{"id": label} for label in range(self.num_classes)],
+        }
+        truth.dataset = {**truth.dataset, "annotations": [_annotation(at, row) for at, row in enumerate(true, 1)]}
+        scored = [{**_annotation(at, row), "iscrowd": 0, "score": row[5]} for at, row in enumerate(found, 1)]
+        results.dataset = {**results.dataset, "annotations": scored}
+        with contextlib.redirect_stdout(io.StringIO()):  # it reports every stage
+            truth.createIndex()
+            results.createIndex()
+            run = evaluation(truth, results, "bbox")
+            run.evaluate()
+            run.accumulate()
+            run.summarize()
+        precision = run.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; any area, 100 predictions an image
+        by_class = [float(own.mean()) if (own > -1).all() else float("nan") for own in np.moveaxis(precision, 2, 0)]
+        values = {name: float(run.stats[at]) for name, at in COCO_STATS.items()}
+        return {
+            **{name: float("nan") if value < 0 else value for name, value in values.items()},
+            "AP by class": by_class,
+        }
+
+
+RIGHT, WRONG, IGNORED = 1, 0, -1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ranked:
+    """The predictions of one class by falling score: scores, whether right and whether counted, (n,) each."""
+
+    scores: np.ndarray
+    right: np.ndarray
+    counted: np.ndarray
+    positives: int
+
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return recall and precision after each prediction, (n,) each."""
+        hits = np.cumsum(self.right)
+        return hits / max(self.positives, 1), hits / np.maximum(np.cumsum(self.counted), 1)
+
+    def average(self, rule: Callable[[np.ndarray, np.ndarray], float]) -> float:
+        """Return the average precision by `rule`, NaN without objects."""
+        return rule(*self.curve()) if self.positives else float("nan")
+
+
+def match(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return RIGHT, WRONG or IGNORED for predictions (n, 4) of one image and class, by falling score; VOC's rules.
+
+    true: (m, 5), x1, y1, x2, y2 and difficult.
+    """
+    states = np.full(len(found), WRONG)
+    if not len(true):
+        return states
+    low = np.maximum(found[:, None, :2], true[:, :2])
+    high = np.minimum(found[:, None, 2:], true[:, 2:4])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    areas = (found[:, 2:] - found[:, :2]).prod(axis=1)[:, None] + (true[:, 2:4] - true[:, :2]).prod(axis=1)
+    iou = shared / np.maximum(areas - shared, 1e-12)
+    best, taken = iou.argmax(axis=1), set()
+    for index, other in enumerate(best.tolist()):
+        if iou[index, other] >= VOC_IOU:
+            if true[other, 4]:
+                states[index] = IGNORED
+            elif other not in taken:
+                taken.add(other)
+                states[index] = RIGHT
+    return states
+
+
+def area_under(recall: np.ndarray, precision: np.ndarray) -> float:
+    """Return the area under the curve, each precision replaced by the highest at this or a higher recall."""
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0.0) * highest).sum())
+
+
+def eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
+    """Return the mean of the highest precision at a recall of at least 0, 0.1, …, 1 (VOC 2007)."""
+    points = [precision[recall >= tenth / 10 - 1e-12].max(initial=0.0) for tenth in range(11)]
+    return float(np.mean(points))
+
+
+def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Return the rows (n, k) of all ranks, in order of rank; ranks may hold different numbers of rows, or none."""
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device), group)
+    lengths = [int(count) for count in counts]
+    padded = rows.new_zeros(max(lengths), rows.shape[1])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded, group)
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+def _rows(number: int, boxes: Tensor, extra: Tensor, labels: Tensor) -> Tensor:
+    columns = [torch.full_like(extra, number, dtype=torch.float64), *boxes.double().T, extra.double(), labels.double()]
+    rows = torch.stack(columns, 1).cpu()
+    if rows.isnan().any():
+        raise ValueError(f"image {number}: a box or a score is NaN")
+    return rows
+
+
+def _keys(table: np.ndarray, num_classes: int) -> np.ndarray:
+    return table[:, 0].astype(np.int64) * num_classes + table[:, 6].astype(np.int64)
+
+
+def _mean(values: Sequence[float]) -> float:
+    present = [value for value in values if not np.isnan(value)]
+    return float(np.mean(present)) if present else float("nan")
+
+
+def _annotation(number: int, row: np.ndarray) -> dict[str, Any]:
+    _, x1, y1, x2, y2, crowd, label = row.tolist()
+    box = [x1, y1, x2 - x1, y2 - y1]
+    area = box[2] * box[3]
+    return {
+        "id": number,
+        "image_id": int(row[0]),
+        "category_id": int(label),
+        "bbox": box,
+        "area": area,
+        "iscrowd": int(crowd),
+    }
+
+
+def _pycocotools() -> tuple[Any, Any]:
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError(
+            f"protocol 'coco' needs pycocotools ({error}): pip install 'dali_mix[detection]', or take protocol 'voc'"
+        ) from error
+    return COCO, COCOeval
