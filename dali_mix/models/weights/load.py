@@ -88,6 +88,8 @@ def load_weights(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     found, others = without_prefix(file.state, prefix)
+    if renamed := getattr(model, "renamed", None):
+        found = {renamed(key): value for key, value in found.items()}
     # What has not the prefix may still belong to the model, a classifier outside of what was wrapped for instance.
     for key in [key for key, value in others.items() if key not in found and _fits(value, wanted.get(key))]:
         found[key] = others.pop(key)
@@ -107,7 +109,8 @@ def load_weights(
     if fresh:  # a head is loaded whole or not at all
         fresh = [key for key in wanted if head is not None and key.startswith(f"{head}.")]
         matched = [key for key in matched if key not in fresh]
-    unexpected = (*(f"{prefix}{key}" for key in found if key not in wanted), *others)
+    left = (key for key in found if key not in wanted and not key.endswith("num_batches_tracked"))
+    unexpected = (*(f"{prefix}{key}" for key in left), *others)
     in_file = {key: file.names.get(f"{prefix}{key}", key) for key in matched}
     report = MatchReport(
         str(path),

@@ -1,0 +1,210 @@
+"""Faster R-CNN (arXiv 1506.01497) out of torchvision's parts, on padded batches and on any of our backbones."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models import ResNet
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from dali_mix.models.backbones import build_backbone
+from dali_mix.options import choice, whole
+
+STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on
+RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
+POOLED = 7  # pixels a side of a pooled region
+
+
+class Detector(FasterRCNN):
+    """Faster R-CNN on a padded batch. Its keys are those of torchvision's FasterRCNN, whose weight files load into it.
+
+    Images are normalized already: torchvision's `transform` is not part of it.
+    """
+
+    classifier_name = "roi_heads.box_predictor"
+
+    def __init__(self, backbone: nn.Module, num_classes: int, **options: Any) -> None:
+        super().__init__(backbone, num_classes, **options)
+        self.transform = nn.Identity()
+
+    def forward(self, images: Tensor, targets: Sequence[Mapping[str, Any]]) -> Any:
+        """Return losses in training, predictions in evaluation.
+
+        Args:
+            images: (B, 3, H, W), padded on the right and below.
+            targets: for each image `size`, its height and width without padding; for training also `boxes` (n, 4) x1,
+                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0.
+
+        Returns:
+            in training the four losses by name, scalars; in evaluation a dict for each image: `boxes` (n, 4) in pixels,
+            `scores` (n,) falling, `labels` (n,).
+        """
+        sizes = [tuple(target["size"]) for target in targets]
+        truth = None
+        if self.training:
+            truth = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
+        features = self.backbone(images)
+        if isinstance(features, Tensor):
+            features = OrderedDict([("0", features)])
+        proposals, proposal_losses = self.rpn(ImageList(images, sizes), features, truth)
+        found, losses = self.roi_heads(features, proposals, sizes, truth)
+        if self.training:
+            return {**losses, **proposal_losses}
+        return [{**one, "labels": one["labels"] - 1} for one in found]
+
+    @staticmethod
+    def renamed(key: str) -> str:
+        """Return today's name of a key of torchvision's files from before version 0.13."""
+        return re.sub(r"^(rpn\.head\.conv|backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", _inserted, key)
+
+
+def _inserted(match: re.Match[str]) -> str:
+    inside = ".0.0." if match[1].startswith("rpn") else ".0."
+    return f"{match[1]}{inside}{match[2]}"
+
+
+class Backbone(nn.Module):
+    """A classification model up to its last map (`body`), with a feature pyramid (`fpn`) or without.
+
+    The keys of `body` are those of the model, so that its weight files load into `body`.
+
+    Args:
+        body: images (B, 3, H, W) → maps, as `stages` gives them.
+        channels: of each of the maps used: four for a pyramid, one without.
+        pyramid: channels of the pyramid; None for the last map alone.
+    """
+
+    def __init__(self, body: nn.Module, channels: Sequence[int], pyramid: int | None) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = None
+        self.out_channels = channels[-1]
+        if pyramid is not None:
+            self.fpn = FeaturePyramidNetwork(list(channels), pyramid, LastLevelMaxPool())
+            self.out_channels = pyramid
+
+    def forward(self, images: Tensor) -> Any:
+        """Return the levels of the pyramid by name, or the last map."""
+        if isinstance(self.body, IntermediateLayerGetter):
+            maps = list(self.body(images).values())
+        else:
+            maps = self.body.forward_intermediates(  # type: ignore[operator]  # of timm's models
+                images, indices=1 if self.fpn is None else len(STRIDES), intermediates_only=True
+            )
+        if self.fpn is None:
+            return maps[-1]
+        return self.fpn(OrderedDict((str(level), one) for level, one in enumerate(maps)))
+
+
+def build_detector(
+    backbone: str,
+    num_classes: int,
+    *,
+    neck: str = "fpn",
+    freeze: str | Sequence[str] = ("stem", "layer1", "norm"),
+    anchors: Sequence[int] = (32, 64, 128, 256, 512),
+    channels: int = 256,
+    hidden: int = 1024,
+    rois: int = 512,
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
+    detections: int = 100,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> Detector:
+    """Make a detector with fresh weights.
+
+    Args:
+        backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32.
+        num_classes: K, without background.
+        neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", the last map alone, at stride 32.
+        freeze: parts of the backbone that are not trained: "norm", every BatchNorm, whose statistics stay, too; "stem",
+            what comes before the first stage; or the beginning of parameters' names, as "layer1". A text is split at
+            commas.
+        anchors: side of the square anchor in pixels: of each of the five levels of the pyramid, or all on the one map.
+        channels: of the pyramid.
+        hidden: width of the two layers of the box head.
+        rois: regions sampled for training an image.
+        score_threshold, nms_threshold, detections: predictions of an image have a score above the first; of one class,
+            an IoU of at most the second with one of higher score; and are at most so many.
+        backbone_options: arguments of the backbone.
+
+    Raises:
+        ValueError: an unknown name or option, a backbone without such maps, a part that is not in the backbone.
+    """
+    choice("neck", neck, ("fpn", "c5"))
+    for name, value in (("channels", channels), ("hidden", hidden), ("rois", rois), ("detections", detections)):
+        whole(name, value, 1)
+    sides = tuple(whole("anchors", side, 1) for side in anchors)
+    if neck == "fpn" and len(sides) != len(STRIDES) + 1:
+        raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels, so give as many sides")
+    body, maps = _body(backbone, neck, backbone_options or {})
+    _freeze(body, freeze.split(",") if isinstance(freeze, str) else freeze, backbone)
+    levels = [(side,) for side in sides] if neck == "fpn" else [sides]
+    base = Backbone(body, maps, channels if neck == "fpn" else None)
+    return Detector(
+        base,
+        None,  # type: ignore[arg-type]  # torchvision's way to say that the predictor knows
+        rpn_anchor_generator=AnchorGenerator(tuple(levels), (RATIOS,) * len(levels)),
+        box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(len(maps))], POOLED, sampling_ratio=2),
+        box_head=TwoMLPHead(base.out_channels * POOLED**2, hidden),
+        box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
+        box_batch_size_per_image=rois,
+        box_score_thresh=score_threshold,
+        box_nms_thresh=nms_threshold,
+        box_detections_per_img=detections,
+    )
+
+
+def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
+    """Return a model without its classifier, and the channels of the maps that `neck` asks for."""
+    model: Any
+    model, _ = build_backbone(name, dict(options))
+    count = 1 if neck == "c5" else len(STRIDES)
+    if isinstance(model, ResNet):
+        used = range(5 - count, 5)
+        layers = {f"layer{stage}": str(stage - 1) for stage in used}
+        return IntermediateLayerGetter(model, layers), [model.inplanes >> (4 - stage) for stage in used]
+    if not hasattr(model, "prune_intermediate_layers"):
+        raise ValueError(f"backbone {name!r}: a detector takes torchvision's ResNets, or models of timm's with maps")
+    stages = list(model.feature_info)[-count:]
+    strides = tuple(stage["reduction"] for stage in stages)
+    if strides != STRIDES[-count:]:
+        raise ValueError(
+            f"backbone {name!r}: its last maps have strides {strides}; a detector needs {STRIDES[-count:]}"
+        )
+    model.prune_intermediate_layers(count, prune_norm=True, prune_head=True)  # what gets no gradient
+    return model, [stage["num_chs"] for stage in stages]
+
+
+def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
+    """Stop the training of parts of a backbone: see `build_detector`."""
+    names = [key for key, _ in body.named_parameters()]
+    first_stage = next(
+        (key.partition(".")[0] for key in names if re.match(r"(layer1|stages|blocks|layers)\b", key)), None
+    )
+    for part in parts:
+        if part == "norm":
+            continue
+        if part == "stem" and first_stage is not None:
+            own = names[: next(at for at, key in enumerate(names) if key.startswith(f"{first_stage}."))]
+        else:
+            own = [key for key in names if key == part or key.startswith(f"{part}.")]
+        if not own:
+            children = ", ".join(dict.fromkeys(key.partition(".")[0] for key in names))
+            raise ValueError(f"freeze={part!r}: backbone {name!r} has no such part; it has norm, stem, {children}")
+        for key in own:
+            body.get_parameter(key).requires_grad_(False)
+    if "norm" in parts:
+        from timm.layers import freeze_batch_norm_2d
+
+        freeze_batch_norm_2d(body)

@@ -1,0 +1,188 @@
+"""The detector against torchvision's own, on the same weights; backbones, freezing and weight files."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+from dali_mix.models import build_detector, build_model, load_weights
+
+SIZES = [(64, 96), (61, 90)]
+SMALL = {"channels": 32, "hidden": 64, "rois": 32}
+
+
+def batch(sizes=SIZES, canvas=(64, 96)):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(len(sizes), 3, *canvas)
+    for image, (height, width) in zip(images, sizes, strict=True):
+        image[:, :height, :width] = torch.randn(3, height, width, generator=generator)
+    targets = [
+        {"size": sizes[0], "boxes": torch.tensor([[5.0, 8, 60, 50], [40, 2, 80, 30]]), "labels": torch.tensor([0, 4])},
+        {"size": sizes[1], "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+    ]
+    return images, targets
+
+
+def own_statistics(model, seed=1):
+    """Weights and statistics that are not the neutral ones, so that a wrong order of layers shows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1 + 0.1 * torch.rand(value.shape, generator=generator))
+                value.add_(0.003 * torch.randn(value.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="module", params=["torchvision/resnet18", "timm/resnet18"])
+def pair(request):
+    torch.manual_seed(0)
+    ours = own_statistics(build_detector(request.param, 20))
+    # Images are given as they are: normalization and size are left out of torchvision's transform.
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5)
+    theirs = FasterRCNN(backbone, 21, min_size=64, max_size=96, image_mean=[0] * 3, image_std=[1] * 3)
+    assert {key for key in theirs.state_dict() if "num_batches" not in key} == ours.state_dict().keys()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    theirs.transform.torch_choice = min  # of one size; it would draw a random number
+    theirs.roi_heads.score_thresh = ours.roi_heads.score_thresh = 0.0
+    return ours, theirs
+
+
+def test_predictions_are_torchvisions(pair):
+    ours, theirs = (model.eval() for model in pair)
+    images, targets = batch([(64, 96), (64, 90)])
+    with torch.inference_mode():
+        found = ours(images, targets)
+        wanted = theirs([images[0], images[1, :, :, :90]])
+    for one, other in zip(found, wanted, strict=True):
+        assert len(one["boxes"]) > 20
+        torch.testing.assert_close(one["boxes"], other["boxes"], atol=0.05, rtol=1e-3)
+        torch.testing.assert_close(one["scores"], other["scores"], atol=1e-3, rtol=1e-3)
+        assert torch.equal(one["labels"] + 1, other["labels"])
+
+
+def test_losses_are_torchvisions(pair):
+    ours, theirs = pair
+    images, targets = batch([(64, 96), (64, 90)])
+    ours.train()
+    theirs.train()
+    for module in theirs.modules():  # statistics of ours are frozen
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    torch.manual_seed(3)
+    found = ours(images, targets)
+    torch.manual_seed(3)
+    wanted = theirs(
+        [images[0], images[1, :, :, :90]],
+        [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets],
+    )
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, wanted[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("neck", ["fpn", "c5"])
+@pytest.mark.parametrize(
+    "backbone", ["torchvision/resnet18", "timm/resnet18d", "timm/convnext_atto", "timm/mobilenetv3_small_050"]
+)
+def test_every_trained_parameter_gets_a_gradient(backbone, neck):
+    model = build_detector(backbone, 5, neck=neck, freeze=("stem", "norm"), **SMALL).train()
+    images, targets = batch()
+    sum(model(images, targets).values()).backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+    found = model.eval()(images, targets)
+    assert all(one["labels"].min() >= 0 and one["labels"].max() < 5 for one in found if len(one["labels"]))
+    for one, (height, width) in zip(found, SIZES, strict=True):
+        assert (one["boxes"][:, 2] <= width).all() and (one["boxes"][:, 3] <= height).all()
+
+
+def test_images_without_any_box_train():
+    model = build_detector("torchvision/resnet18", 5, **SMALL).train()
+    images, targets = batch()
+    losses = model(images, [targets[1], targets[1]])
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
+
+
+def test_what_is_frozen():
+    model = build_detector("torchvision/resnet18", 5, **SMALL)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    frozen = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv1", "layer1"}
+    free = build_detector("torchvision/resnet18", 5, freeze=(), **SMALL)
+    assert all(p.requires_grad for p in free.parameters())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in free.modules())
+    text = build_detector("timm/resnet18", 5, freeze="stem,layer2.0", **SMALL)
+    frozen = {".".join(name.split(".")[2:4]) for name, p in text.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv1.weight", "bn1.weight", "bn1.bias", "layer2.0"}
+
+
+@pytest.mark.parametrize(("pretrained", "backbone"), [("torchvision", "timm"), ("timm", "torchvision")])
+def test_a_classifiers_weights_go_into_the_body(tmp_path, pretrained, backbone):
+    source = own_statistics(build_model(f"{pretrained}/resnet18", 10))
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    model = build_detector(f"{backbone}/resnet18", 5, **SMALL)
+    report = load_weights(model.get_submodule("backbone.body"), tmp_path / "weights.pth", min_match=0.95)
+    assert report.share == 1.0 and set(report.unexpected) == {"fc.weight", "fc.bias"}
+    body = model.state_dict()
+    for name, value in source.state_dict().items():
+        if name not in report.unexpected and "num_batches" not in name:
+            assert torch.equal(body[f"backbone.body.{name}"], value)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_torchvisions_detection_weights_load(tmp_path, old):
+    theirs = own_statistics(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91))
+    state = theirs.state_dict()
+    if old:  # names of its files from before version 0.13
+        for part in (
+            "rpn.head.conv.0.0",
+            *(f"backbone.fpn.{kind}_blocks.{i}.0" for kind in ("inner", "layer") for i in range(4)),
+        ):
+            for kind in ("weight", "bias"):
+                state[f"{part.removesuffix('.0.0' if 'rpn' in part else '.0')}.{kind}"] = state.pop(f"{part}.{kind}")
+    torch.save(state, tmp_path / "weights.pth")
+    model = build_detector("torchvision/resnet50", 20)
+    report = load_weights(model, tmp_path / "weights.pth")
+    assert report.share == 1.0 and {key.split(".")[1] for key in report.fresh} == {"box_predictor"}
+    found = model.state_dict()
+    assert torch.equal(
+        found["backbone.fpn.inner_blocks.2.0.weight"], theirs.state_dict()["backbone.fpn.inner_blocks.2.0.weight"]
+    )
+    assert torch.equal(found["rpn.head.conv.0.0.bias"], theirs.state_dict()["rpn.head.conv.0.0.bias"])
+
+
+def test_c5_is_torchvisions_faster_rcnn_on_one_map():
+    model = build_detector("torchvision/resnet18", 5, neck="c5", freeze=(), **SMALL)
+    backbone = nn.Sequential(*list(build_model("torchvision/resnet18", 1).children())[:-2])
+    backbone.out_channels = 512
+    theirs = FasterRCNN(
+        backbone, 6, rpn_anchor_generator=AnchorGenerator(((32, 64, 128, 256, 512),), ((0.5, 1.0, 2.0),))
+    )
+    assert model.rpn.head.state_dict().keys() == theirs.rpn.head.state_dict().keys()
+    assert model.rpn.head.cls_logits.weight.shape == theirs.rpn.head.cls_logits.weight.shape
+    assert model.roi_heads.box_head.fc6.in_features == 512 * 49 == theirs.roi_heads.box_head.fc6.in_features
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neck": "c4"}, "neck='c4': must be one of fpn, c5"),
+        ({"anchors": (32, 64)}, "a pyramid has 5 levels"),
+        (
+            {"freeze": "layer9"},
+            "freeze='layer9': backbone 'torchvision/resnet18' has no such part; it has norm, stem, conv1",
+        ),
+        ({"channels": 0}, "channels=0"),
+        ({"backbone": "timm/vit_tiny_patch16_224"}, r"strides \(16, 16, 16, 16\)"),
+        ({"backbone": "wrn-16-2"}, "takes torchvision's ResNets"),
+        ({"backbone": "torchvision/vgg11"}, "takes torchvision's ResNets"),
+        ({"backbone": "torchvision/resnet81"}, "no model is called"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_detector(**{"backbone": "torchvision/resnet18", "num_classes": 5, **SMALL, **options})
