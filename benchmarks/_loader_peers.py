@@ -187,10 +187,10 @@ LOADERS = {
 }
 
 
-def main() -> None:
+def main(loaders: dict[str, Callable[[Settings], Iterator[Any]]]) -> None:
     name, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     answers, sys.stdout = sys.stdout, sys.stderr  # progress bars and the like must not end up among the answers
-    stream = LOADERS[name](settings)
+    stream = loaders[name](settings)
 
     def answer(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
@@ -208,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(LOADERS)

@@ -97,12 +97,12 @@ def prepare(name: str, jpegs: list[bytes], work: Path, args: argparse.Namespace)
 
 
 class Contestant:
-    """A loader in a process of its own."""
+    """A loader in a process of its own, which runs `script`."""
 
-    def __init__(self, name: str, python: str, settings: Path, batches: int) -> None:
+    def __init__(self, name: str, python: str, settings: Path, batches: int, script: str = "_loader_peers.py") -> None:
         self.name = name
         self.batches = batches
-        command = [python, str(HERE / "_loader_peers.py"), name, str(settings)]
+        command = [python, str(HERE / script), name, str(settings)]
         self.log = settings.with_name(f"{name}.log").open("w+")
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True

@@ -82,6 +82,7 @@ def test_the_fused_operator_agrees_with_the_stock_graph(photos, train):
         assert np.abs(pixels - stock[number][0]).max() * 255 < 0.53
         assert not stock[number][1].any()
     assert any(padding.size for _, padding, _ in ours.values())
+    assert any((pixels != stock[number][0]).any() for number, (pixels, _, _) in ours.items()), "the same operators"
 
 
 def test_evaluation_pixels_and_boxes(photos):
