@@ -23,7 +23,7 @@ from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws as random
 from dali_mix.mixers.ops.partners import of_partners
 from dali_mix.mixers.ops.paste import paste_boxes
-from dali_mix.mixers.ops.saliency import fine_grained_saliency, normalized_saliency, peaks
+from dali_mix.mixers.ops.saliency import fine_grained_saliency, peaks
 from dali_mix.mixers.ops.targets import mix_area
 from dali_mix.options import flag
 
@@ -163,11 +163,4 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
                     "number each, those that the images were normalized with"
                 )
             images = images.expand(-1, 3, -1, -1).contiguous()
-        if images.is_floating_point():
-            if self.mean is None or self.std is None:
-                raise ValueError(
-                    f"SaliencyMix was given {images.dtype} images, and finds saliency on uint8 ones: give it the mean "
-                    "and std they were normalized with (0..1 units), or uint8 images"
-                )
-            return normalized_saliency(images, self.mean, self.std)
-        return fine_grained_saliency(images)  # which refuses what is not uint8
+        return fine_grained_saliency(images, self.mean, self.std)

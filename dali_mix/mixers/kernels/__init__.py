@@ -53,13 +53,11 @@ OPERATIONS = {
     "draw_masks": Operation(torch_masks, (Backend("cpu", "numba_masks", (torch.float32,)),)),
     "saliency": Operation(
         torch_saliency,
-        (Backend("cpu", "numba_saliency", (torch.uint8,)), Backend("cuda", "triton_saliency", (torch.uint8,))),
+        (
+            Backend("cpu", "numba_saliency", (torch.uint8, *_FLOATS, torch.float64)),
+            Backend("cuda", "triton_saliency", (torch.uint8, *_FLOATS)),
+        ),
     ),
-    "normalized_saliency": Operation(
-        torch_saliency,
-        (Backend("cpu", "numba_saliency", (*_FLOATS, torch.float64)), Backend("cuda", "triton_saliency", _FLOATS)),
-    ),
-    "to_uint8": Operation(torch_saliency, (Backend("cpu", "numba_saliency", (torch.float32,)),)),
     "clipped_boxes": Operation(torch_per_image, (Backend("cpu", "numba_per_image", (torch.float64,)),)),
     "shifted_boxes": Operation(torch_per_image, (Backend("cpu", "numba_per_image", (torch.float64,)),)),
     "boxes_inside": Operation(torch_per_image, (_INT64,)),

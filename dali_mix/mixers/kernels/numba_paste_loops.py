@@ -49,14 +49,22 @@ def _copy(source: Any, start: int, out: Any, to: int, count: int) -> None:
 
 
 @jit
-def _copy_block(
-    source: Any, start: int, row: int, plane: int, out: Any, to: int, out_row: int, out_plane: int, block: Any
-) -> None:
-    """A block of `block` = (planes, rows, values a row); a row and a plane further on are `row` and `plane` values."""
-    planes, rows, count = block
-    for p in range(planes):
-        for y in range(rows):
-            _copy(source, start + p * plane + y * row, out, to + p * out_plane + y * out_row, count)
+def _target(stage: Any, out: Any, i: int, box: Any, staged_at: Any, shape: Any, task: int) -> Any:
+    """Return where box i is to be filled: the array, the offset of its corner, the steps to the next row and plane;
+    and whether it is filled already, from the stage.
+    """
+    planes, height, width, pixel = shape
+    top, left, box_h, box_w = box
+    row, plane, count, staged = width * pixel, height * width * pixel, box_w * pixel, staged_at[i]
+    if task == STAGE:
+        return stage, staged, count, box_h * count, False
+    corner = i * planes * plane + top * row + left * pixel
+    if task == BOX and staged >= 0:
+        for p in range(planes):
+            for y in range(box_h):
+                _copy(stage, staged + (p * box_h + y) * count, out, corner + p * plane + y * row, count)
+        return out, corner, row, plane, True
+    return out, corner, row, plane, False
 
 
 @intrinsic
@@ -211,7 +219,7 @@ def paste(
     staged_at: Any,
     shape: Any,
     task: int,
-    way: int,
+    mode: int,
 ) -> None:
     """Fills the boxes of the images in `order`.
 
@@ -222,25 +230,22 @@ def paste(
     row, plane = width * pixel, height * width * pixel
     for i in order:
         top, left, box_h, box_w = boxes[i]
-        image, count = i * planes * plane, box_w * pixel
-        target, to, out_row, out_plane = out, image + top * row + left * pixel, row, plane
-        if task == STAGE:
-            target, to, out_row, out_plane = stage, staged_at[i], count, box_h * count
-        elif task == BOX and staged_at[i] >= 0:
-            _copy_block(stage, staged_at[i], count, box_h * count, out, to, row, plane, (planes, box_h, count))
+        image, other_image, count = i * planes * plane, partners[i] * planes * plane, box_w * pixel
+        target, to, out_row, out_plane, filled = _target(stage, out, i, boxes[i], staged_at, shape, task)
+        if filled:
             continue
-        if way == NEAREST:
+        if mode == NEAREST:
             if task == WHOLE:
                 _copy(images, image, out, image, planes * plane)
-            _nearest(images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape)
+            _nearest(images, other_image, target, to, out_row, out_plane, box_h, box_w, shape)
             continue
         for p in range(planes):
-            own, other = image + p * plane, partners[i] * planes * plane + p * plane
+            own, other = image + p * plane, other_image + p * plane
             if task == WHOLE:  # its box again while in the cache: faster than going around it, or row by row
                 _copy(images, own, out, own, plane)
             for y in range(box_h):
                 at = to + p * out_plane + y * out_row
-                if way == SAME_POSITION:
+                if mode == SAME_POSITION:
                     _copy(images, other + (top + y) * row + left * pixel, target, at, count)
                 else:
                     target[at : at + count] = 0
@@ -261,22 +266,14 @@ def paste_bilinear(
 ) -> None:
     """As `paste`, the whole partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
     planes, height, width, pixel = shape
-    row, plane = width * pixel, height * width * pixel
+    size = planes * height * width * pixel
     for i in order:
-        top, left, box_h, box_w = boxes[i]
+        box_h, box_w = boxes[i, 2], boxes[i, 3]
         if task == WHOLE:
-            _copy(images, i * planes * plane, out, i * planes * plane, planes * plane)
-        if box_h == 0 or box_w == 0:
-            continue
-        stage_row, stage_plane = box_w * pixel, box_h * box_w * pixel
-        target, to, out_row, out_plane = out, i * planes * plane + top * row + left * pixel, row, plane
-        if task == STAGE:
-            target, to, out_row, out_plane = stage, staged_at[i], stage_row, stage_plane
-        elif task == BOX and staged_at[i] >= 0:
-            block = (planes, box_h, box_w * pixel)
-            _copy_block(stage, staged_at[i], stage_row, stage_plane, out, to, row, plane, block)
-            continue
-        _bilinear(images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape, rounded)
+            _copy(images, i * size, out, i * size, size)
+        target, to, out_row, out_plane, filled = _target(stage, out, i, boxes[i], staged_at, shape, task)
+        if not filled and box_h and box_w:
+            _bilinear(images, partners[i] * size, target, to, out_row, out_plane, box_h, box_w, shape, rounded)
 
 
 @jit

@@ -22,16 +22,13 @@ RADII = np.array((12, 24, 48, 28, 56, 112))
 REACH = 112  # the largest radius: rows of the integral image go on that far, so that no column needs a test
 
 
-def saliency(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8."""
+def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images become grey levels by `to_uint8` first."""
+    if images.is_floating_point():
+        images = to_uint8(images.float(), scale, shift)
     out = np.empty((len(images), *images.shape[2:]), np.uint8)
     _share(_maps, images, out)
     return torch.from_numpy(out)
-
-
-def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """`saliency` of `to_uint8`."""
-    return saliency(to_uint8(images.float(), scale, shift))
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:

@@ -14,14 +14,11 @@ GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue
 EXACT = 1 << 24  # float32 holds every integer up to here
 
 
-def saliency(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8."""
+def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images become grey levels by `to_uint8` first."""
+    if images.is_floating_point():
+        images = to_uint8(images.float(), scale, shift)
     return _sums(images).clamp_max_(255).to(torch.uint8)
-
-
-def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """`saliency` of `to_uint8`."""
-    return saliency(to_uint8(images.float(), scale, shift))
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:

@@ -32,13 +32,8 @@ def fits(images: Tensor) -> bool:
     return triton_paste.fits(images) and height * width <= EXACT // 255 and width <= WIDEST
 
 
-def saliency(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8."""
-    return normalized_saliency(images, (1, 1, 1), (0, 0, 0))
-
-
-def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """`saliency`; floating-point images are brought to grey levels, 0 … 255, by round(x · scale + shift).
+def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence[float] = (0, 0, 0)) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images are brought to grey levels by round(x · scale + shift).
 
     scale, shift: three numbers each, which go to the kernel by value, so that a CUDA graph keeps them.
     """

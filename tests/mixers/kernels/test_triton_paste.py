@@ -81,7 +81,7 @@ def test_triton_kernels_compile_for_a_gpu():
         (triton_paste.NEAREST, False, True),
         (triton_paste.ZEROS, True, False),
     ):
-        constants = {"pixel": 1, "WAY": way, "OWN": own, "BOXES_ONLY": boxes_only, "ROWS": 8, "COLS": 256}
+        constants = {"pixel": 1, "MODE": way, "OWN": own, "BOXES_ONLY": boxes_only, "ROWS": 8, "COLS": 256}
         signature = {**pointers, **sizes, **dict.fromkeys(constants, "constexpr")}
         aligned = {(place,): [["tt.divisibility", 16]] for place in range(8)}
         source = ASTSource(triton_paste.paste_kernel, signature, constants, aligned)

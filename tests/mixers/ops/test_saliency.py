@@ -11,7 +11,7 @@ import torch
 
 from dali_mix.mixers import fine_grained_saliency
 from dali_mix.mixers.kernels import torch_saliency
-from dali_mix.mixers.ops.saliency import normalized_saliency, peaks, to_uint8
+from dali_mix.mixers.ops.saliency import peaks
 from tests.mixers.opencv_env import DATA, opencv_maps, opencv_python
 from tests.mixers.pictures import drawn, drawn_pictures, photo_crops
 
@@ -208,19 +208,20 @@ def test_peaks_take_the_first_of_equals_in_reading_order():
     assert [place.shape for place in peaks(maps[:0])] == [(0,), (0,)]
 
 
-def test_what_is_not_normalized_has_no_mean_and_std():
-    with pytest.raises(ValueError, match="uint8, not normalized"):
-        normalized_saliency(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), (0.5,) * 3, (0.2,) * 3)
-
-
 @pytest.mark.parametrize(
     ("images", "mean", "message"),
     [
         (torch.zeros(1, 1, 40, 40), (0.5,) * 3, r"takes \(B,3,H,W\)"),
         (torch.zeros(1, 3, 4, 4), (0.5,), "three numbers"),
+        (torch.zeros(1, 3, 4, 4), None, "needs the mean and std"),
+        (torch.zeros(1, 3, 4, 5, dtype=torch.int32), (0.5,) * 3, "int32: saliency takes uint8"),
     ],
 )
-def test_grey_levels_of_other_shapes_are_refused(images, mean, message):
-    for levels in (to_uint8, normalized_saliency):
-        with pytest.raises(ValueError, match=message):
-            levels(images, mean, mean)
+def test_what_has_no_grey_levels_is_refused(images, mean, message):
+    with pytest.raises(ValueError, match=message):
+        fine_grained_saliency(images, mean, mean)
+
+
+def test_uint8_images_need_no_mean():
+    images = batch(PICTURES["drawn_48x64"])
+    assert torch.equal(fine_grained_saliency(images, (0.5,) * 3, (0.2,) * 3), fine_grained_saliency(images))
