@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -16,9 +16,10 @@ from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.inplace import check_inplace
 from dali_mix.mixers.ops.targets import Combine, to_soft
-from dali_mix.options import number, whole
+from dali_mix.options import flag, number, whole
 
 Params = TypeVar("Params")
+_Sample = TypeVar("_Sample", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,27 @@ class Unmixed:
     """Returned by `sample` for a batch that a mixer with `prob` below 1 leaves unmixed. batch_size: B."""
 
     batch_size: int
+
+
+def _sample_with_prob(sample: _Sample) -> _Sample:
+    @functools.wraps(sample)
+    def drawn(
+        self: Mixer[Any],
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        *args: Any,
+        **options: Any,
+    ) -> Any:
+        # An override that calls super().sample() must not draw twice.
+        if self._prob < 1 and type(self).sample is drawn:
+            check_size(batch_size, height, width)
+            if float(draws.uniform(1, generator)) >= self._prob:
+                return Unmixed(batch_size)
+        return sample(self, batch_size, height, width, generator, *args, **options)
+
+    return drawn  # type: ignore[return-value]
 
 
 class Mixer(ABC, Generic[Params]):
@@ -67,7 +89,11 @@ class Mixer(ABC, Generic[Params]):
     def __init_subclass__(cls, **options: Any) -> None:
         # Here, not in each mixer: subclasses override `sample` and `apply`, and need to know nothing of `prob`.
         super().__init_subclass__(**options)
-        wrappers = {"sample": _sample_with_prob, "apply": _apply_with_prob, "describe": _describe_with_prob}
+        wrappers: dict[str, Callable[[Any], Any]] = {
+            "sample": _sample_with_prob,
+            "apply": _apply_with_prob,
+            "describe": _describe_with_prob,
+        }
         for name, with_prob in wrappers.items():
             if name in vars(cls):
                 setattr(cls, name, with_prob(vars(cls)[name]))
@@ -85,12 +111,9 @@ class Mixer(ABC, Generic[Params]):
         Raises:
             ValueError: not a number from 0 to 1.
         """
-        share = number("prob", prob)
-        if not 0 <= share <= 1:
-            raise ValueError(f"prob={prob}: must lie between 0 and 1, the share of batches that are mixed")
-        self._prob = share
+        self._prob = number("prob", prob, 0, 1)
 
-    @abstractmethod
+    @_sample_with_prob
     def sample(
         self,
         batch_size: int,
@@ -99,14 +122,23 @@ class Mixer(ABC, Generic[Params]):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Params:
-        """Draws the numbers for one batch of `height` × `width` images.
+        """Draw the numbers for one batch of `height` × `width` images.
 
         Args:
             batch_size: B ≥ 0.
             generator: draws on its own device (None: torch's default CPU generator); the results are then copied to
                 `device` without waiting.
             device: where the images are.
+
+        Raises:
+            ValueError: a size that no batch of images has.
         """
+        check_size(batch_size, height, width)
+        return on_device(self.draw(batch_size, height, width, generator), device)
+
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
+        """Draw as `sample`, on the generator's device. A mixer overrides this, or `sample` itself."""
+        raise NotImplementedError(f"{type(self).__name__} has neither a method sample nor draw")
 
     @abstractmethod
     def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
@@ -169,27 +201,6 @@ class Mixer(ABC, Generic[Params]):
         if not self.mixes_every_batch:
             options["prob"] = self._prob
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
-
-
-def _sample_with_prob(sample: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(sample)
-    def drawn(
-        self: Mixer[Any],
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        *args: Any,
-        **options: Any,
-    ) -> Any:
-        # An override that calls super().sample() must not draw twice.
-        if self._prob < 1 and type(self).sample is drawn:
-            check_size(batch_size, height, width)
-            if float(draws.uniform(1, generator)) >= self._prob:
-                return Unmixed(batch_size)
-        return sample(self, batch_size, height, width, generator, *args, **options)
-
-    return drawn
 
 
 def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,13 +276,33 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
         )
 
 
-def check_alpha(alpha: float) -> None:
-    """Raises ValueError where `alpha` is no parameter of a Beta distribution."""
-    if not 0 < number("alpha", alpha) < float("inf"):
-        raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (leave the mixer out to mix nothing)")
+def on_device(params: Any, device: torch.device | str) -> Any:
+    """Return params, a dataclass or a tuple of them, with their tensors on `device`, without waiting for it."""
+    if isinstance(params, Tensor):
+        return params.to(device, non_blocking=True)
+    if isinstance(params, tuple):
+        return tuple(on_device(part, device) for part in params)
+    if is_dataclass(params) and not isinstance(params, type):
+        return replace(params, **{name: on_device(part, device) for name, part in vars(params).items()})
+    return params
 
 
-def check_num_classes(num_classes: int | None) -> None:
-    """Raises ValueError where `num_classes` is given and no whole number of at least 1."""
-    if num_classes is not None:
-        whole("num_classes", num_classes, 1)
+def class_count(num_classes: int | None) -> int | None:
+    """Return `num_classes`; raise ValueError unless it is None or a whole number of at least 1."""
+    return None if num_classes is None else whole("num_classes", num_classes, 1)
+
+
+class BetaMixer(Mixer[Params]):
+    """A mixer of pairs, whose λ is drawn from Beta(alpha, alpha), for each image or once for the batch."""
+
+    in_place = True
+
+    def __init__(
+        self, num_classes: int | None, alpha: float = 1.0, per_batch: bool = False, *, prob: float = 1.0
+    ) -> None:
+        super().__init__(prob)
+        if not 0 < number("alpha", alpha) < float("inf"):
+            raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (leave the mixer out to mix nothing)")
+        self.num_classes = class_count(num_classes)
+        self.alpha = alpha
+        self.per_batch = flag("per_batch", per_batch)

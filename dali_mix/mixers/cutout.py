@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, check_batch, check_size
+from dali_mix.mixers.base import Mixer, check_batch
 from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws
@@ -42,20 +42,11 @@ class Cutout(Mixer[CutoutParams]):
         super().__init__(prob)
         self.size = whole("size", size, 1)
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> CutoutParams:
-        check_size(batch_size, height, width)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> CutoutParams:
         centre_y = draws.pixels(batch_size, height, generator)
         centre_x = draws.pixels(batch_size, width, generator)
         side = torch.full_like(centre_y, self.size)
-        boxes = box_ops.clipped(centre_y, centre_x, side, side, height, width)
-        return CutoutParams(boxes=boxes.to(device, non_blocking=True))
+        return CutoutParams(boxes=box_ops.clipped(centre_y, centre_x, side, side, height, width))
 
     def apply(
         self, images: Tensor, targets: Tensor, params: CutoutParams, *, inplace: bool = False

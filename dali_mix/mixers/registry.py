@@ -95,9 +95,6 @@ def build(
         inspect.signature(factory).bind(**options)
     except TypeError as error:
         raise ValueError(f"mixer {label}: {error}; it takes {', '.join(known)}") from None
-    for option, value in options.items():
-        if option in known and isinstance(known[option].default, bool) and not isinstance(value, bool):
-            raise ValueError(f"mixer {label}: {option}={value!r}: must be True or False")
     try:
         mixer = factory(**options)
         if prob != 1 and isinstance(mixer, Mixer):

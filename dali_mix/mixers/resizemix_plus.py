@@ -16,7 +16,7 @@ from dali_mix.mixers.layout import empty_like_batch, per_channel
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import Interpolation
 from dali_mix.mixers.resizemix import ResizeMix
-from dali_mix.options import number
+from dali_mix.options import number, whole
 
 _SEEDS = 1 << 62
 
@@ -77,29 +77,18 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         from kornia.augmentation.auto import RandAugment
 
         self._resizemix = ResizeMix(num_classes, scale, interpolation, per_batch)
-        means, stds = checks.mean_and_std(mean, std)
-        if isinstance(num_ops, bool) or not isinstance(num_ops, int) or not 1 <= num_ops <= 15:
-            raise ValueError(f"num_ops={num_ops!r}: must be a whole number from 1 to 15, the operations there are")
         if not 0 < number("magnitude", magnitude) < 30:
             raise ValueError(f"magnitude={magnitude}: must lie between 0 and 30")
-        if isinstance(views, bool) or not isinstance(views, int) or views < 1:
-            raise ValueError(f"views={views!r}: must be a whole number of at least 1")
-        self.num_classes = num_classes
+        self.num_classes = self._resizemix.num_classes
         self.scale, self.interpolation, self.per_batch = self._resizemix.scale, interpolation, per_batch
-        self.num_ops, self.magnitude, self.views = num_ops, magnitude, views
+        self.num_ops, self.magnitude, self.views = whole("num_ops", num_ops, 1, 15), magnitude, whole("views", views, 1)
+        means, stds = checks.mean_and_std(mean, std)
         self.mean, self.std = means, stds
         self._augment = RandAugment(n=num_ops, m=magnitude, transformation_matrix_mode="skip")
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> ResizeMixPlusParams:
-        """As `Mixer.sample`. kornia draws on the host, from a seed of `generator`: a wait where that is on a GPU."""
-        paste = self._resizemix.sample(batch_size, height, width, generator, device)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> ResizeMixPlusParams:
+        """As `Mixer.draw`. kornia draws on the host, from a seed of `generator`: a wait where that is on a GPU."""
+        paste = self._resizemix.draw(batch_size, height, width, generator)
         seeds = torch.randint(_SEEDS, (self.views,), generator=generator, device=draws.device_of(generator)).tolist()
         views = []
         # kornia draws from torch's default generator, which gets its state back.

@@ -9,23 +9,14 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import checks
-from dali_mix.mixers.base import (
-    Mixer,
-    PasteParams,
-    check_alpha,
-    check_batch,
-    check_images,
-    check_num_classes,
-    check_size,
-)
+from dali_mix.mixers.base import BetaMixer, PasteParams, check_batch, check_images
 from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import boxes as box_ops
-from dali_mix.mixers.ops import draws as random
+from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.partners import of_partners
 from dali_mix.mixers.ops.paste import paste_boxes
 from dali_mix.mixers.ops.saliency import fine_grained_saliency, peaks
 from dali_mix.mixers.ops.targets import mix_area
-from dali_mix.options import flag
 
 
 @dataclass(frozen=True)
@@ -40,7 +31,7 @@ class SaliencyMixParams:
     sides: Tensor
 
 
-class SaliencyMix(Mixer[SaliencyMixParams]):
+class SaliencyMix(BetaMixer[SaliencyMixParams]):
     """Pastes a box around the most salient pixel of a partner image, and mixes targets by the area pasted.
 
     λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around the pixel of the partner with
@@ -65,8 +56,6 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         ValueError: an argument out of range.
     """
 
-    in_place = True
-
     def __init__(
         self,
         num_classes: int | None,
@@ -77,30 +66,16 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         *,
         prob: float = 1.0,
     ) -> None:
-        super().__init__(prob)
-        check_num_classes(num_classes)
-        check_alpha(alpha)
+        super().__init__(num_classes, alpha, per_batch, prob=prob)
         means, stds = checks.mean_and_std(mean, std)
-        self.num_classes = num_classes
-        self.alpha = alpha
-        self.per_batch = flag("per_batch", per_batch)
         self.mean, self.std = means, stds
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> SaliencyMixParams:
-        check_size(batch_size, height, width)
-        draws = 1 if self.per_batch else batch_size
-        side = random.square_root(1.0 - random.beta(draws, self.alpha, generator))
-        side = random.per_sample(side, batch_size)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SaliencyMixParams:
+        kept = draws.beta(1 if self.per_batch else batch_size, self.alpha, generator)
+        side = draws.per_sample(draws.square_root(1.0 - kept), batch_size)
         return SaliencyMixParams(
-            permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
-            sides=torch.stack([(side * height).long(), (side * width).long()], dim=1).to(device, non_blocking=True),
+            permutation=draws.permutation(batch_size, generator),
+            sides=torch.stack([(side * height).long(), (side * width).long()], dim=1),
         )
 
     def apply(

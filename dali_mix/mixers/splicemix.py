@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, check_batch, check_num_classes, check_size
+from dali_mix.mixers.base import Mixer, check_batch, class_count
 from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.splice import splice
@@ -76,7 +76,6 @@ class SpliceMix(Mixer[SpliceMixParams]):
         prob: float = 1.0,
     ) -> None:
         super().__init__(prob)
-        check_num_classes(num_classes)
         if isinstance(grids, str):
             if grids not in ("default", "mini"):
                 raise ValueError(f"grids={grids!r}: must be 'default', 'mini', or a list such as ['1x2', '2x3-2']")
@@ -98,23 +97,15 @@ class SpliceMix(Mixer[SpliceMixParams]):
             longest = max(max(rows, cols) for rows, cols, _ in self._custom)
         self.grids = grids if isinstance(grids, str) else tuple(grids)
         self.counts = None if counts is None else tuple(counts)
-        self.num_classes = num_classes
+        self.num_classes = class_count(num_classes)
         self._longest = longest
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> SpliceMixParams:
-        """As `Mixer.sample`; the grid decides sizes, so with a CUDA generator the host waits for it once.
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
+        """As `Mixer.draw`; the grid decides sizes, so with a CUDA generator the host waits for it once.
 
         Raises:
             ValueError: images too small for the grids.
         """
-        check_size(batch_size, height, width)
         if min(height, width) < self._longest:
             raise ValueError(f"images of {height}×{width} pixels cannot be cut into {self._longest} cells along a side")
         layouts = self._draw_layouts(batch_size, generator)
@@ -125,14 +116,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
         for (rows, cols, drops, count), sources in zip(layouts, pool[: sum(cells)].split(cells), strict=True):
             # The `drops` smallest of as many numbers as there are cells: every choice of cells equally likely.
             ranks = draws.uniform(len(sources), generator).view(count, rows * cols).argsort(1).argsort(1)
-            grids.append(
-                SpliceMixParams(
-                    rows,
-                    cols,
-                    sources=sources.view(count, rows * cols).to(device, non_blocking=True),
-                    dropped=(ranks < drops).to(device, non_blocking=True),
-                )
-            )
+            grids.append(SpliceMixParams(rows, cols, sources.view(count, rows * cols), dropped=ranks < drops))
         return replace(grids[0], more=tuple(grids[1:]))
 
     def _draw_layouts(self, batch_size: int, generator: torch.Generator | None) -> list[tuple[int, int, int, int]]:

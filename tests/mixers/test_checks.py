@@ -19,9 +19,10 @@ from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix, Salienc
         (lambda: Cutout(0), "size=0"),
         (lambda: MixChoice([], []), "one share per mixer"),
         (lambda: MixChoice([CutMix(2)], [0.5, 0.5]), "1 mixers, 2 probs"),
-        (lambda: MixChoice([CutMix(2)], [1.5]), "sum to at most 1"),
-        (lambda: MixChoice([CutMix(2), MixUp(2)], [-0.5, 0.5]), "≥ 0"),
-        (lambda: MixChoice([CutMix(2)], [float("nan")]), "≥ 0"),
+        (lambda: MixChoice([CutMix(2)], [1.5]), r"probs=1\.5: must be a finite number from 0 to 1"),
+        (lambda: MixChoice([CutMix(2), MixUp(2)], [0.5, 0.6]), "sum to at most 1"),
+        (lambda: MixChoice([CutMix(2), MixUp(2)], [-0.5, 0.5]), r"probs=-0\.5: must be a finite number from 0 to 1"),
+        (lambda: MixChoice([CutMix(2)], [float("nan")]), "probs=nan: must be a finite number from 0 to 1"),
         (lambda: MixChoice([CutMix(2), MixUp(3)], [0.5, 0.5]), "different num_classes"),
     ],
 )
