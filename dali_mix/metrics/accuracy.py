@@ -36,7 +36,7 @@ class Accuracy:
         self._placed = device is not None
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Counts a batch; does not wait for the device.
+        """Count a batch; does not wait for the device.
 
         Args:
             logits: (B,K) of any float dtype.
@@ -58,19 +58,19 @@ class Accuracy:
         self._counts += torch.stack([*right, counted.sum()]).to(self._counts.device)
 
     def state(self) -> Tensor:
-        """The live counters: (len(topk) + 1,) int64, right answers for each k in `UNIT`s, then samples."""
+        """Return the live counters: (len(topk) + 1,) int64, right answers for each k in `UNIT`s, then samples."""
         return self._counts
 
     def merge(self, state: Tensor) -> None:
-        """Adds the counters of another rank or part."""
+        """Add the counters of another rank or part."""
         self._counts += state.to(self._counts.device)
 
     def reset(self) -> None:
-        """Starts counting anew."""
+        """Set all counters to 0."""
         self._counts.zero_()
 
     def compute(self) -> dict[str, float]:
-        """{"top1": per cent, …}; waits for the device.
+        """Return {"top1": per cent, …}; waits for the device.
 
         Raises:
             ValueError: nothing was counted.
@@ -93,7 +93,7 @@ class ClassAccuracy:
         self._counts = torch.zeros(2, num_classes, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Counts a batch, as `Accuracy.update`; does not wait for the device."""
+        """Count a batch, as `Accuracy.update`; does not wait for the device."""
         classes = targets.argmax(1) if targets.ndim == 2 else targets
         shares, counted = _shares(logits.detach(), classes, (1,))
         own = classes.clamp_min(0)
@@ -101,11 +101,11 @@ class ClassAccuracy:
         self._counts[1].index_add_(0, own, counted.long())
 
     def state(self) -> Tensor:
-        """The live counters: (2,K) int64, right answers in `UNIT`s and samples; sums over ranks are exact."""
+        """Return the live counters: (2,K) int64, right answers in `UNIT`s and samples; sums over ranks are exact."""
         return self._counts
 
     def compute(self) -> list[float]:
-        """Per cent of each class, NaN of one without samples; waits for the device."""
+        """Return per cent of each class, NaN of one without samples; waits for the device."""
         right, counts = self._counts.tolist()
         pairs = zip(right, counts, strict=True)
         return [100.0 * (hits / UNIT) / count if count else float("nan") for hits, count in pairs]
