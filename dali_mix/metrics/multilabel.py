@@ -60,8 +60,7 @@ class MultiLabelMetrics:
         self.protocol = choice("protocol", protocol, ("plain", "voc07", "voc12", "wider"))
         self.ties = choice("ties", ties, ("random", "order", "sklearn"))
         self.threshold = threshold
-        self._device = torch.device(device or "cpu")
-        self._placed = device is not None
+        self._device = None if device is None else torch.device(device)
         self._rows: list[Tensor] = []
 
     def update(self, scores: Tensor, targets: Tensor, ids: Tensor | None = None) -> None:
@@ -83,8 +82,7 @@ class MultiLabelMetrics:
             raise ValueError(f"scores are {scores.dtype}: need a floating point dtype, predictions are made here")
         if ids is not None and (ids.shape != scores.shape[:1] or ids.is_floating_point()):
             raise ValueError(f"ids {tuple(ids.shape)} {ids.dtype}: need ({len(scores)},) of an integer dtype")
-        if not self._placed:
-            self._device, self._placed = scores.device, True
+        self._device = self._device or scores.device
         # float64 holds every float32 and every record number as it is, so one tensor can hold a row.
         numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
         parts = (numbers[:, None], scores.detach(), targets)
@@ -107,7 +105,7 @@ class MultiLabelMetrics:
         """
         if state.ndim != 2 or state.shape[1] != 1 + 2 * self.num_classes:
             raise ValueError(f"state {tuple(state.shape)}: need (n, {1 + 2 * self.num_classes}), as `state()` gives")
-        self._rows.append(state.to(self._device, torch.float64))
+        self._rows.append(state.to(self._device or "cpu", torch.float64))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
         """Give every rank the samples of all, in order of rank; each rank calls it once, just before `compute`.
@@ -118,7 +116,7 @@ class MultiLabelMetrics:
             return
         parts: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(parts, self.state().cpu(), group)
-        self._rows = [part.to(self._device) for part in parts]
+        self._rows = [part.to(self._device or "cpu") for part in parts]
 
     def reset(self) -> None:
         """Forget all samples."""
@@ -158,8 +156,9 @@ class MultiLabelMetrics:
         return np.ones_like(targets, bool) if self.protocol == "wider" else targets >= 0
 
     def samples(self) -> tuple[_Floats, _Floats]:
-        """Return scores (-inf for NaN of an ignored entry) and targets, (n,K) float64, in order of the ids; waits for the
-        device.
+        """Return scores (-inf for NaN of an ignored entry) and targets, (n,K) float64 each, in order of the ids.
+
+        Waits for the device.
 
         Raises:
             ValueError: no samples; a target that is not 1, 0 or -1; an id that came twice, or ids with some samples
@@ -258,7 +257,7 @@ def _top(scores: _Floats, count: int, ties: str) -> _Floats:
 
 
 def _rates(predicted: _Flags | _Floats, positive: _Flags) -> dict[str, float]:
-    """Return precision, recall and F1 over classes (C…) and over all entries (O…); 0 where there is nothing to divide by.
+    """Return precision, recall and F1 over classes (C…) and over all entries (O…), 0 where the divisor is 0.
 
     Args:
         predicted: (n,K) bool, or the share 0 … 1 to which an entry is predicted.

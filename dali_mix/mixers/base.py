@@ -44,15 +44,7 @@ class Unmixed:
 
 def _sample_with_prob(sample: _Sample) -> _Sample:
     @functools.wraps(sample)
-    def drawn(
-        self: Mixer[Any],
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        *args: Any,
-        **options: Any,
-    ) -> Any:
+    def drawn(self, batch_size, height, width, generator=None, *args, **options):
         # An override that calls super().sample() must not draw twice.
         if self._prob < 1 and type(self).sample is drawn:
             check_size(batch_size, height, width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
 
 
 @jit
-def _draw(shapes: Any, removed: Any) -> None:
+def _draw(shapes, removed):
     """The same float32 operations in the same order as by torch, so the same bits."""
     _, height, width = removed.shape
     rows = np.arange(height).astype(np.float32) + np.float32(0.5)
@@ -52,7 +51,7 @@ def _draw(shapes: Any, removed: Any) -> None:
 
 
 @jit
-def _reach(low: float, high: float, size: int) -> Any:
+def _reach(low, high, size):
     """The pixels from low to high, of 0 … size - 1; all of them where that is no number."""
     if not (low > -1e9 and high < 1e9):
         return 0, size

@@ -27,7 +27,7 @@ CACHE_LINE = 64  # bytes
 
 
 @jit
-def chain(partners: Any, forwards: bool) -> Any:
+def chain(partners, forwards):
     """Return the images (B,) int64 as image, its partner, its partner's partner, …, or backwards, so that a partner has
     just been read and is in the cache; and (B,) int64 of -1: no box is staged."""
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
@@ -42,14 +42,14 @@ def chain(partners: Any, forwards: bool) -> Any:
 
 
 @jit
-def _copy(source: Any, start: int, out: Any, to: int, count: int) -> None:
+def _copy(source, start, out, to, count):
     """`count` values of `source`, from `start` on, to `out`, which has the same dtype, from `to` on."""
     size = source.itemsize
     memcpy(out.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
 
 
 @jit
-def _target(stage: Any, out: Any, i: int, box: Any, staged_at: Any, shape: Any, task: int) -> Any:
+def _target(stage, out, i, box, staged_at, shape, task):
     """Return where box i is to be filled: the array, the offset of its corner, the steps to the next row and plane;
     and whether it is filled already, from the stage.
     """
@@ -84,7 +84,7 @@ def _prefetch(typing: Any, address: Any) -> Any:
 
 
 @jit
-def _fetch(source: Any, start: int, count: int) -> None:
+def _fetch(source, start, count):
     """Has `count` values brought into the cache while others are worked on."""
     size = source.itemsize
     first = source.ctypes.data + start * size
@@ -93,17 +93,7 @@ def _fetch(source: Any, start: int, count: int) -> None:
 
 
 @jit
-def _nearest(
-    images: Any,
-    partner: int,
-    out: Any,
-    to: int,
-    out_row: int,
-    out_plane: int,
-    box_h: int,
-    box_w: int,
-    shape: Any,
-) -> None:
+def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
     """Pixel d of n is pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it."""
     planes, height, width, pixel = shape
     down = np.float32(height) / np.float32(max(box_h, 1))
@@ -143,7 +133,7 @@ def _nearest(
 
 
 @jit
-def _weights(size: int, full: int) -> Any:
+def _weights(size, full):
     """For each pixel of `size` made from `full`: first pixel read, how many, and their weights (antialiased bilinear).
 
     Source s weighs 1 - |(2s + 1) · size - (2d + 1) · full| / (2 · full) for pixel d: whole numbers up to the division.
@@ -172,18 +162,7 @@ def _weights(size: int, full: int) -> Any:
 
 
 @jit
-def _bilinear(
-    images: Any,
-    partner: int,
-    out: Any,
-    to: int,
-    out_row: int,
-    out_plane: int,
-    box_h: int,
-    box_w: int,
-    shape: Any,
-    rounded: bool,
-) -> None:
+def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape, rounded):
     """Rows summed by weight into one row, which is then summed across; in float32."""
     planes, height, width, pixel = shape
     top, tall, down = _weights(box_h, height)
@@ -209,18 +188,7 @@ def _bilinear(
 
 
 @jit
-def paste(
-    images: Any,
-    stage: Any,
-    out: Any,
-    partners: Any,
-    boxes: Any,
-    order: Any,
-    staged_at: Any,
-    shape: Any,
-    task: int,
-    mode: int,
-) -> None:
+def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mode):
     """Fills the boxes of the images in `order`.
 
     images, out: flat batches (the same one in place). stage: flat. partners: (B,) int64. boxes: (B,4) int64.
@@ -252,18 +220,7 @@ def paste(
 
 
 @jit
-def paste_bilinear(
-    images: Any,
-    stage: Any,
-    out: Any,
-    partners: Any,
-    boxes: Any,
-    order: Any,
-    staged_at: Any,
-    shape: Any,
-    task: int,
-    rounded: bool,
-) -> None:
+def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
     """As `paste`, the whole partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
     planes, height, width, pixel = shape
     size = planes * height * width * pixel
@@ -277,9 +234,7 @@ def paste_bilinear(
 
 
 @jit
-def blend(
-    images: Any, stage: Any, out: Any, partners: Any, lam: Any, order: Any, staged_at: Any, size: int, task: int
-) -> None:
+def blend(images, stage, out, partners, lam, order, staged_at, size, task):
     """lam · image + (1 - lam) · partner, float32; an image is `size` values, the stage holds whole partners."""
     for i in order:
         if task == STAGE:

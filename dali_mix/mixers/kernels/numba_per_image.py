@@ -7,7 +7,6 @@ After a batch has gone through the cache, each call of torch takes about 10 µs:
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: 
 
 
 @jit
-def _draw_boxes(side: Any, centre_y: Any, centre_x: Any, height: int, width: int, clip: bool) -> Any:
+def _draw_boxes(side, centre_y, centre_x, height, width, clip):
     boxes, kept = np.empty((len(centre_y), 4), np.int64), np.empty(len(centre_y), np.float32)
     for i in range(len(centre_y)):
         box_h, box_w = np.int64(side[i] * height), np.int64(side[i] * width)
@@ -65,7 +64,7 @@ def _draw_boxes(side: Any, centre_y: Any, centre_x: Any, height: int, width: int
 
 
 @jit
-def _boxes_inside(boxes: Any, height: int, width: int) -> bool:
+def _boxes_inside(boxes, height, width):
     for i in range(len(boxes)):
         top, left, box_h, box_w = boxes[i]
         # A sum of corner and side would overflow near 2^63.
@@ -75,7 +74,7 @@ def _boxes_inside(boxes: Any, height: int, width: int) -> bool:
 
 
 @jit
-def _in_range(indices: Any, count: int) -> bool:
+def _in_range(indices, count):
     outside = False
     for index in indices:
         outside |= index < 0 or index >= count
@@ -83,7 +82,7 @@ def _in_range(indices: Any, count: int) -> bool:
 
 
 @jit
-def _mix_classes(own: Any, partners: Any, lam: Any, mixed: Any) -> None:
+def _mix_classes(own, partners, lam, mixed):
     for i in range(len(own)):
         other = own[partners[i]]
         mixed[i, other] = np.float32(1) - lam[i]

@@ -45,7 +45,7 @@ def _share(kernel: Any, images: Tensor, out: Any, *constants: Any) -> None:
 
 
 @jit
-def _levels(images: Any, out: Any, scale: Any, shift: Any) -> None:
+def _levels(images, out, scale, shift):
     for i in range(len(images)):
         for c in range(3):
             plane = images[i, c]
@@ -56,7 +56,7 @@ def _levels(images: Any, out: Any, scale: Any, shift: Any) -> None:
 
 
 @jit
-def _blur(source: Any, out: Any) -> None:
+def _blur(source, out):
     height, width = source.shape
     column = np.empty(width + 2, np.int32)
     for y in range(height):
@@ -73,16 +73,7 @@ def _blur(source: Any, out: Any) -> None:
 
 
 @jit
-def _add_row(
-    above: Any,
-    below: Any,
-    grey: Any,
-    radius: int,
-    rows: int,
-    columns: Any,
-    difference: Any,
-    magnitude: Any,
-) -> None:
+def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
     """Adds one radius to one row of sums; `above` and `below` are rows of the padded integral image."""
     width = len(grey)
     top_left, bottom_left = above[REACH - radius + 1 :], below[REACH - radius + 1 :]
@@ -97,7 +88,7 @@ def _add_row(
 
 
 @jit
-def _maps(images: Any, out: Any) -> None:
+def _maps(images, out):
     count, _, height, width = images.shape
     out[:] = 0
     if height * width == 1:  # no surround at all
