@@ -60,7 +60,7 @@ class MultiLabelMetrics:
         self.protocol = choice("protocol", protocol, ("plain", "voc07", "voc12", "wider"))
         self.ties = choice("ties", ties, ("random", "order", "sklearn"))
         self.threshold = threshold
-        self._device = None if device is None else torch.device(device)
+        self._device = torch.device(device or "cpu")
         self._rows: list[Tensor] = []
 
     def update(self, scores: Tensor, targets: Tensor, ids: Tensor | None = None) -> None:
@@ -82,7 +82,7 @@ class MultiLabelMetrics:
             raise ValueError(f"scores are {scores.dtype}: need a floating point dtype, predictions are made here")
         if ids is not None and (ids.shape != scores.shape[:1] or ids.is_floating_point()):
             raise ValueError(f"ids {tuple(ids.shape)} {ids.dtype}: need ({len(scores)},) of an integer dtype")
-        self._device = self._device or scores.device
+        self._device = scores.device
         # float64 holds every float32 and every record number as it is, so one tensor can hold a row.
         numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
         parts = (numbers[:, None], scores.detach(), targets)
@@ -105,7 +105,7 @@ class MultiLabelMetrics:
         """
         if state.ndim != 2 or state.shape[1] != 1 + 2 * self.num_classes:
             raise ValueError(f"state {tuple(state.shape)}: need (n, {1 + 2 * self.num_classes}), as `state()` gives")
-        self._rows.append(state.to(self._device or "cpu", torch.float64))
+        self._rows.append(state.to(self._device, torch.float64))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
         """Give every rank the samples of all, in order of rank; each rank calls it once, just before `compute`.
@@ -116,7 +116,7 @@ class MultiLabelMetrics:
             return
         parts: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(parts, self.state().cpu(), group)
-        self._rows = [part.to(self._device or "cpu") for part in parts]
+        self._rows = [part.to(self._device) for part in parts]
 
     def reset(self) -> None:
         """Forget all samples."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from dali_mix import _factories
 from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import draws
-from dali_mix.mixers.ops.inplace import check_inplace
+from dali_mix.mixers.ops.paste import check_inplace
 from dali_mix.mixers.ops.targets import Combine, to_soft
 from dali_mix.options import flag, number, whole
 

@@ -20,16 +20,7 @@ from dali_mix.options import did_you_mean
 
 MIXERS: dict[str, type[Mixer[Any]]] = {
     mixer.__name__: mixer
-    for mixer in (
-        CutMix,
-        ResizeMix,
-        MixUp,
-        Cutout,
-        SaliencyMix,
-        ResizeMixPlus,
-        SpliceMix,
-        MixChoice,
-    )
+    for mixer in (CutMix, ResizeMix, MixUp, Cutout, SaliencyMix, ResizeMixPlus, SpliceMix, MixChoice)
 }
 
 

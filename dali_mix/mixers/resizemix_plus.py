@@ -84,6 +84,7 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         self.num_ops, self.magnitude, self.views = whole("num_ops", num_ops, 1, 15), magnitude, whole("views", views, 1)
         means, stds = checks.mean_and_std(mean, std)
         self.mean, self.std = means, stds
+        self._statistics = (means or (0.0,) * 3, stds or (1.0,) * 3)
         self._augment = RandAugment(n=num_ops, m=magnitude, transformation_matrix_mode="skip")
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> ResizeMixPlusParams:
@@ -141,13 +142,11 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     def _to_unit(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             return images.float() / 255
-        if self.mean is not None and self.std is not None:
-            images = images.float() * per_channel(self.std, images.device) + per_channel(self.mean, images.device)
-        return images.float().clamp(0, 1)
+        mean, std = (per_channel(values, images.device) for values in self._statistics)
+        return (images.float() * std + mean).clamp(0, 1)
 
     def _from_unit(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         if dtype == torch.uint8:
             return (images * 255).round()
-        if self.mean is not None and self.std is not None:
-            return (images - per_channel(self.mean, images.device)) / per_channel(self.std, images.device)
-        return images
+        mean, std = (per_channel(values, images.device) for values in self._statistics)
+        return (images - mean) / std

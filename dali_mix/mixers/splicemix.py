@@ -15,9 +15,11 @@ from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.splice import splice
 from dali_mix.mixers.ops.targets import to_soft, unite
+from dali_mix.options import whole
 
-# rows, cols, share of batches, as released
-_DEFAULT = ((1, 2, 0.3), (2, 2, 0.4), (2, 3, 0.3))
+# Rows, columns and cells dropped of a grid. "default" draws one of its grids by these shares, as released.
+_NAMED = {"default": ((1, 2, 0), (2, 2, 0), (2, 3, 0)), "mini": ((2, 2, 0),)}
+_SHARES = (0.3, 0.4, 0.3)
 _DROP_SHARE = 0.3
 _TRANSPOSE_SHARE = 0.5
 
@@ -77,28 +79,23 @@ class SpliceMix(Mixer[SpliceMixParams]):
     ) -> None:
         super().__init__(prob)
         if isinstance(grids, str):
-            if grids not in ("default", "mini"):
+            if grids not in _NAMED:
                 raise ValueError(f"grids={grids!r}: must be 'default', 'mini', or a list such as ['1x2', '2x3-2']")
             if counts is not None:
                 raise ValueError(f"counts={counts!r}: only for a list of grids; {grids!r} appends ⌊B / 4⌋ images")
-            self._custom: tuple[tuple[int, int, int], ...] = ()
-            longest = 3 if grids == "default" else 2
+            self._cells = _NAMED[grids]
         else:
             if not isinstance(grids, (list, tuple)) or not isinstance(counts, (list, tuple, type(None))):
                 raise ValueError(f"grids={grids!r}, counts={counts!r}: must be lists, as ['1x2', '2x3-2'] and [1, 2]")
-            self._custom = tuple(_parse(grid) for grid in grids)
-            if not self._custom or counts is None or len(counts) != len(self._custom):
+            self._cells = tuple(_parse(grid) for grid in grids)
+            if not grids or counts is None or len(counts) != len(grids):
                 raise ValueError(
                     f"grids={list(grids)} with counts={counts}: needs one count a grid, and a grid; counts=[1] appends "
                     "one image"
                 )
-            if not all(isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in counts):
-                raise ValueError(f"counts={list(counts)}: each must be a whole number of at least 1")
-            longest = max(max(rows, cols) for rows, cols, _ in self._custom)
         self.grids = grids if isinstance(grids, str) else tuple(grids)
-        self.counts = None if counts is None else tuple(counts)
+        self.counts = None if counts is None else tuple(whole("counts", count, 1) for count in counts)
         self.num_classes = class_count(num_classes)
-        self._longest = longest
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
         """As `Mixer.draw`; the grid decides sizes, so with a CUDA generator the host waits for it once.
@@ -106,8 +103,9 @@ class SpliceMix(Mixer[SpliceMixParams]):
         Raises:
             ValueError: images too small for the grids.
         """
-        if min(height, width) < self._longest:
-            raise ValueError(f"images of {height}×{width} pixels cannot be cut into {self._longest} cells along a side")
+        longest = max(max(rows, cols) for rows, cols, _ in self._cells)
+        if min(height, width) < longest:
+            raise ValueError(f"images of {height}×{width} pixels cannot be cut into {longest} cells along a side")
         layouts = self._draw_layouts(batch_size, generator)
         cells = [count * rows * cols for rows, cols, _, count in layouts]
         orders = [draws.permutation(batch_size, generator) for _ in range(-(-sum(cells) // max(batch_size, 1)))]
@@ -124,15 +122,15 @@ class SpliceMix(Mixer[SpliceMixParams]):
         if self.grids == "mini":
             return [(2, 2, 0, batch_size // 4)]
         if self.grids != "default":
-            turn = (draws.uniform(len(self._custom), generator) < _TRANSPOSE_SHARE).tolist()
-            counts = self.counts if batch_size and self.counts else (0,) * len(self._custom)
+            turn = (draws.uniform(len(self._cells), generator) < _TRANSPOSE_SHARE).tolist()
+            counts = self.counts if batch_size and self.counts else (0,) * len(self._cells)
             return [
                 (*((cols, rows) if turned else (rows, cols)), drops, count)
-                for (rows, cols, drops), count, turned in zip(self._custom, counts, turn, strict=True)
+                for (rows, cols, drops), count, turned in zip(self._cells, counts, turn, strict=True)
             ]
         which, turned, drop, how_many = draws.uniform(4, generator).tolist()
-        index = 0 if which < _DEFAULT[0][2] else 1 if which < _DEFAULT[0][2] + _DEFAULT[1][2] else 2
-        rows, cols, _ = _DEFAULT[index]
+        index = 0 if which < _SHARES[0] else 1 if which < _SHARES[0] + _SHARES[1] else 2
+        rows, cols, _ = self._cells[index]
         drops = 1 + int(how_many * (rows * cols - 1)) if drop < _DROP_SHARE else 0
         if rows != cols and turned < _TRANSPOSE_SHARE:
             rows, cols = cols, rows

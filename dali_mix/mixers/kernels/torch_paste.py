@@ -13,7 +13,6 @@ from dali_mix.mixers.layout import keep_format
 
 
 def paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """Image i with the pixels of image permutation[i] inside box i."""
     height, width = images.shape[2:]
     mask = inside(boxes, height, width)[:, None]
     return _result(torch.where(mask, images[permutation], images), images, inplace)
@@ -73,7 +72,6 @@ def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
 
 
 def erase(images: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """Image i with zeros inside box i."""
     mask = inside(boxes, *images.shape[2:])[:, None]
     return _result(images.masked_fill(mask, 0), images, inplace)
 
