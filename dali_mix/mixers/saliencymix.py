@@ -87,32 +87,31 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return paste_boxes(images, located.permutation, located.boxes, inplace=inplace), mixed_targets
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
-        """The boxes that `apply` pastes, and the λ it mixes targets by: `CutMix.apply` with them does the same.
+        """Return the boxes that `apply` pastes, and the λ it mixes targets by: `CutMix.apply` with them does the same.
 
         Args:
             images: as for `apply`.
         """
-        return self._around(*self._centres(images, params.permutation), images, params)
+        return self._locate(images, params)[0]
 
-    def _around(self, centre_y: Tensor, centre_x: Tensor, images: Tensor, params: SaliencyMixParams) -> PasteParams:
+    def _locate(self, images: Tensor, params: SaliencyMixParams) -> tuple[PasteParams, tuple[Tensor, Tensor]]:
+        """As `locate`; and the row and column of the partners' most salient pixels, (B,) int64 each."""
         height, width = images.shape[2:]
+        if self.per_batch:
+            found = peaks(self.saliency(of_partners(images, params.permutation[:1])))
+            centre_y, centre_x = (coordinate.expand(len(images)) for coordinate in found)
+        else:  # every image is someone's partner: each map is made once
+            found = peaks(self.saliency(images))
+            centre_y, centre_x = (of_partners(coordinate, params.permutation) for coordinate in found)
         box_h, box_w = params.sides.unbind(1)
         boxes = box_ops.clipped(centre_y, centre_x, box_h, box_w, height, width)
-        return PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))
-
-    def _centres(self, images: Tensor, permutation: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and column of the partners' most salient pixels, (B,) or (1,) int64 each."""
-        if self.per_batch:
-            return peaks(self.saliency(of_partners(images, permutation[:1])))
-        # Every image is someone's partner: each map is made once.
-        centre_y, centre_x = peaks(self.saliency(images))
-        return of_partners(centre_y, permutation), of_partners(centre_x, permutation)
+        located = PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))
+        return located, (centre_y, centre_x)
 
     def describe(self, images: Tensor, params: SaliencyMixParams) -> list[MixedImage]:
-        centre_y, centre_x = (centre.expand(len(images)) for centre in self._centres(images, params.permutation))
-        located = self._around(centre_y, centre_x, images, params)
-        peaks_of_partners = list(zip(centre_y.tolist(), centre_x.tolist(), strict=True))
-        return pasted(located.permutation, located.lam, located.boxes, peaks_of_partners)
+        located, (centre_y, centre_x) = self._locate(images, params)
+        centres = list(zip(centre_y.tolist(), centre_x.tolist(), strict=True))
+        return pasted(located.permutation, located.lam, located.boxes, centres)
 
     def saliency(self, images: Tensor) -> Tensor:
         """Return each image's map, (B,H,W) uint8, as `apply` sees it; grey images count as three equal channels.

@@ -14,9 +14,11 @@ def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 
 
 def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """`shifted_inside` boxes of the image's aspect ratio, of at least one pixel, and their `kept_share`."""
+    """As `clipped_boxes`, of at least one pixel, but moved to lie fully inside the image instead of clipped."""
     box_h, box_w = (side * height).long().clamp_min(1), (side * width).long().clamp_min(1)
-    boxes = shifted_inside(centre_y, centre_x, box_h, box_w, height, width)
+    top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
+    left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
+    boxes = torch.stack([top, left, box_h, box_w], dim=1)
     return boxes, kept_share(boxes, height, width)
 
 
@@ -35,20 +37,6 @@ def clipped(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, he
     bottom, right = (top + box_h).clamp_max(height), (left + box_w).clamp_max(width)
     top, left = top.clamp_min(0), left.clamp_min(0)
     return torch.stack([top, left, bottom - top, right - left], dim=1)
-
-
-def shifted_inside(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, height: int, width: int) -> Tensor:
-    """Return boxes around centres, moved to lie fully inside a `height` × `width` image; never cut.
-
-    Args:
-        centre_y, centre_x, box_h, box_w: (B,) int64, sides in 1 … height and 1 … width.
-
-    Returns:
-        (B,4) int64.
-    """
-    top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
-    left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
-    return torch.stack([top, left, box_h, box_w], dim=1)
 
 
 def kept_share(boxes: Tensor, height: int, width: int) -> Tensor:

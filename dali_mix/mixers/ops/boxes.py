@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from dali_mix.mixers import kernels
-from dali_mix.mixers.kernels.torch_per_image import clipped, inside, kept_share, shifted_inside
+from dali_mix.mixers.kernels.torch_per_image import clipped, kept_share
 from dali_mix.mixers.ops import draws
 
-__all__ = ["clipped", "cut", "inside", "kept_share", "shifted_inside", "shrunk"]
+__all__ = ["clipped", "cut", "kept_share", "shrunk"]
 
 
 def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
