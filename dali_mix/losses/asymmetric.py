@@ -85,12 +85,7 @@ class SGRELoss(MultiLabelLoss):
     """
 
     def __init__(
-        self,
-        lam: float = 0.4,
-        gamma_neg: float = 2.0,
-        gamma_pos: float = 0.0,
-        clip: float = 0.0,
-        eps: float = 1e-5,
+        self, lam: float = 0.4, gamma_neg: float = 2.0, gamma_pos: float = 0.0, clip: float = 0.0, eps: float = 1e-5
     ) -> None:
         super().__init__()
         self.lam = number("lam", lam, 0)

@@ -50,7 +50,7 @@ class MultiLabelSoftMargin(MultiLabelLoss):
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """How many rows the mean is over."""
+        """Count the rows that the mean is over: samples with a known class."""
         return (targets >= 0).any(1).sum()
 
 

@@ -1,4 +1,4 @@
-"""The crop test of ResizeMix on CIFAR (arXiv 2012.11101): the whole image and its centre, weighed by area."""
+"""The crop test of ResizeMix on CIFAR (arXiv 2012.11101): the full image and its centre, weighted by area."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dali_mix.options import whole
 
 
 class CropTest(nn.Module):
-    """Wraps a classifier z: images → (1 - a) · z(x) + a · z(x with all but the central crop blacked out).
+    """Wrap a classifier z: images → (1 - a) · z(x) + a · z(x with all but the central crop blacked out).
 
     a = crop² / (H · W); 24² / 32² on CIFAR. For evaluation: it runs the model twice.
 

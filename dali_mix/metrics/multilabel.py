@@ -172,7 +172,7 @@ class MultiLabelMetrics:
             numbers = np.where(rows[:, 0] < 0, np.arange(len(rows)), rows[:, 0])[lost].astype(int)
             raise ValueError(
                 f"the scores of {len(numbers)} of {len(rows)} samples are NaN, the first of them "
-                f"{numbers[:5].tolist()}: no figure can be given for this model"
+                f"{numbers[:5].tolist()}: this model cannot be scored"
             )
         if 0 < self.threshold < 1 and ((scores < 0) | (scores > 1)).any():
             raise ValueError(
@@ -244,8 +244,10 @@ def average_precision(precision: _Floats, interpolated: bool) -> float:
 
 
 def _top(scores: _Floats, count: int, ties: str) -> _Floats:
-    """(n,K): 1 for the `count` highest scores of each row. Of equal scores across that limit: with "order" the lower
-    classes, else each the share of random orders that has it among them.
+    """Return (n,K), 1 for the `count` highest scores of each row.
+
+    Of equal scores across that limit: with "order" 1 for the lower classes, else for each the share of random orders
+    that has it among the highest.
     """
     if scores.shape[1] <= count:
         return np.ones(scores.shape)

@@ -1,4 +1,4 @@
-"""What `MultiLabelMetrics` averages, class by class, and the curves its AP is the area under."""
+"""The values that `MultiLabelMetrics` averages, by class, and precision-recall curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The contract of a mixer: `sample` draws, `apply` changes pixels and targets by what was drawn."""
+"""The contract of a mixer: `sample` draws, `apply` changes pixels and targets by what was drawn.
+
+    generator ── draw ──▶ numbers on the generator's device ── sample ──▶ params, on the images' device
+    images, targets, params ── apply ──▶ mixed images and targets
+
+All randomness is in `draw`, and only there the host may wait for a GPU. `apply` is a pure function: the same params
+give the same pixels on every device, so that a mix can be repeated, described and tested.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +63,12 @@ def _sample_with_prob(sample: _Sample) -> _Sample:
 
 
 class Mixer(ABC, Generic[Params]):
-    """Mixes the images of a batch, and their targets.
+    """Mix the images of a batch, and their targets.
 
-    A mixer does not change its input unless told to (`inplace`), keeps dtype, device and memory format of the images,
-    lets gradients pass, and holds no state: the same params give the same batch. `combine` tells how targets combine:
+    A mixer does not change its input unless `inplace=True`, keeps dtype, device and memory format of the images,
+    lets gradients pass, and holds no state: the same params give the same batch. `combine` says how targets combine:
     "area" (weighted by the share of pixels) or "union" (every label shown); `changes_targets` is False for one that
-    returns them as they came; `in_place` is True for one whose `apply` takes `inplace=True`.
+    returns them unchanged; `in_place` is True for one whose `apply` takes `inplace=True`.
 
     Every mixer takes `prob`, the share of batches that it mixes. The others keep their images; their targets are (B,K)
     if `num_classes` is known, as those of mixed batches. If `prob` is below 1, one number is drawn per batch on the
@@ -134,17 +141,17 @@ class Mixer(ABC, Generic[Params]):
 
     @abstractmethod
     def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
-        """Mixes by `params`; draws nothing, and does not wait for a GPU.
+        """Mix by `params`; draw nothing, and do not wait for a GPU.
 
         Args:
             images: (B,3,H,W) float32, float16, bfloat16 or uint8 (any number of channels).
             targets: (B,) class numbers, or (B,K) soft or multi-hot rows (-1 = ignore).
             params: as `sample` returned for this B, H and W, on the device of the images.
-            inplace: change the images of the batch given, for who owns it; the same pixels to the bit. Targets are new
+            inplace: change `images` itself, for a caller that owns it; the same pixels to the bit. Targets are new
                 in any case.
 
         Returns:
-            new images (B,3,H,W), or with `inplace` those given; and targets (B,K) float32. More than B of both from a
+            new images (B,3,H,W), or with `inplace` the same ones; and targets (B,K) float32. More than B of both from a
             mixer that says so.
 
         Raises:
@@ -220,7 +227,7 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return images as they are, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K.
+    """Return images unchanged, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K.
 
     Raises:
         ValueError: as `Mixer.apply`.
@@ -241,13 +248,13 @@ def _unpacked(images: Any, targets: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_size(batch_size: int, height: int, width: int) -> None:
-    """Raises ValueError for a size no batch of images has."""
+    """Raise ValueError for a size that no batch of images has."""
     if batch_size < 0 or height < 1 or width < 1:
         raise ValueError(f"cannot mix {batch_size} images of {height}×{width} pixels")
 
 
 def check_images(images: Tensor) -> None:
-    """Raises ValueError where `images` is no (B,C,H,W) batch of pixels."""
+    """Raise ValueError unless `images` is a (B,C,H,W) batch of pixels."""
     if not isinstance(images, Tensor):
         raise ValueError(f"images are a {type(images).__name__}: a mixer takes a tensor (B,C,H,W)")
     if images.ndim != 4:
@@ -257,7 +264,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
-    """Raises ValueError where images, targets and params are not of the same number of samples."""
+    """Raise ValueError unless images, targets and params have the same number of samples."""
     check_images(images)
     if not isinstance(targets, Tensor) or not targets.ndim:
         kind = "a single number" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"

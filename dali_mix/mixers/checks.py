@@ -1,4 +1,4 @@
-"""What constructors of mixers ask of their arguments; each raises ValueError naming the argument."""
+"""Checks of the arguments of mixers' constructors; each raises ValueError naming the argument."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ class ChoiceParams:
 
 
 class MixChoice(Mixer[ChoiceParams]):
-    """Draws one of `mixers` for each batch; with the remaining probability, 1 - sum(probs), the batch is left unmixed.
+    """Draw one of `mixers` for each batch; with the remaining probability, 1 - sum(probs), the batch is left unmixed.
 
     `MixChoice([CutMix(10)], probs=[0.5])` is the published CIFAR protocol of CutMix. Where a mixer of the choice knows
-    the number of classes, class numbers always leave as (B,K), also from a batch left alone, so that the loss sees one
+    the number of classes, class numbers always leave as (B,K), also from an unmixed batch, so that the loss sees one
     kind of target.
 
     The choice decides which code runs, so the host must know it: with a CUDA generator that is one wait a batch; with a
-    CPU generator (or none given) there is none.
+    CPU generator (or the default one) there is none.
 
     Args:
         mixers: at least one; all with the same `combine`.
@@ -46,7 +46,7 @@ class MixChoice(Mixer[ChoiceParams]):
 
     def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float], *, prob: float = 1.0) -> None:
         super().__init__(prob)
-        if not all(isinstance(given, (list, tuple)) for given in (mixers, probs)):
+        if not all(isinstance(values, (list, tuple)) for values in (mixers, probs)):
             raise ValueError(f"MixChoice takes a list of mixers and a list of shares, not {mixers!r} and {probs!r}")
         for mixer in mixers:
             if not isinstance(mixer, Mixer):
@@ -89,7 +89,7 @@ class MixChoice(Mixer[ChoiceParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ChoiceParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`; a batch left alone is returned as it came, not copied."""
+        """As `Mixer.apply`; an unmixed batch is returned as it is, not copied."""
         if params.index < 0:
             return unmixed(self, images, targets, params.batch_size, inplace=inplace)
         images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)

@@ -1,4 +1,4 @@
-"""CutMix: a box of one image pasted at the same place of another (arXiv 1905.04899)."""
+"""CutMix: a box of one image pasted at the same position of another (arXiv 1905.04899)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dali_mix.mixers.ops.targets import mix_area
 
 
 class CutMix(BetaMixer[PasteParams]):
-    """Pastes a box of a partner image, and mixes targets by the area pasted.
+    """Paste a box of a partner image, and mix targets by the area pasted.
 
     λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around a uniformly drawn pixel and
     is clipped at the border; lam is recomputed from the area left. (The released code halves the sides in integers, so
@@ -22,7 +22,7 @@ class CutMix(BetaMixer[PasteParams]):
     Args:
         num_classes: K; None where targets are always (B,K).
         alpha: of the Beta distribution; the paper uses 1.
-        per_batch: one box for the whole batch, as the released code does; by default every image has its own.
+        per_batch: one box for the batch, as the released code does; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:

@@ -23,7 +23,7 @@ class CutoutParams:
 
 
 class Cutout(Mixer[CutoutParams]):
-    """Blacks out a square around a uniformly drawn pixel, clipped at the border; targets pass unchanged.
+    """Black out a square around a uniformly drawn pixel, clipped at the border; targets stay unchanged.
 
     Pixels become 0, which is the mean colour of normalized images.
 
@@ -51,7 +51,7 @@ class Cutout(Mixer[CutoutParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: CutoutParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`, but targets are returned as they came."""
+        """As `Mixer.apply`, but targets are returned unchanged."""
         check_batch(images, targets, len(params.boxes))
         return erase_boxes(images, params.boxes, inplace=inplace), targets
 

@@ -41,7 +41,7 @@ def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
 
 
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    """(C,1,1) float32, filled on `device`: a CUDA graph would replay a copy from host memory."""
+    """Return (C,1,1) float32, filled on `device`: a CUDA graph would replay a copy from host memory."""
     return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
 
 

@@ -1,4 +1,4 @@
-"""Masks of masked supervision (MaskSup, arXiv 2310.18517): what of each image is removed, drawn or from a folder."""
+"""Masks of masked supervision (MaskSup, arXiv 2310.18517): the removed pixels of each image, drawn or from a folder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Masks(ABC, Generic[Params]):
 
     @abstractmethod
     def masks(self, params: Params) -> Tensor:
-        """(B,1,H,W) bool on the device of the params, True where a pixel is removed."""
+        """Return (B,1,H,W) bool on the device of the params, True where a pixel is removed."""
 
     def sample(
         self,
@@ -135,7 +135,7 @@ class FreeFormMasks(Masks[FreeFormParams]):
         return FreeFormParams(height, width, *(part.float() for part in drawn))
 
     def masks(self, params: FreeFormParams) -> Tensor:
-        """(B,1,H,W) bool, True where a pixel is removed: its centre lies closer to a stroke or hole than the radius.
+        """Return (B,1,H,W) bool, True for a removed pixel: its centre is closer to a stroke or hole than the radius.
 
         Pure, on the device of the params, without waiting for it, in memory of a few images' worth.
         """
@@ -144,9 +144,7 @@ class FreeFormMasks(Masks[FreeFormParams]):
 
 
 def _lines(params: FreeFormParams) -> Tensor:
-    """(B,n,6) float32, a row for each straight part of a stroke: y, x of its start; y, x of its direction, a unit
-    vector; its length; half its width.
-    """
+    """Return (B,n,6) float32, a row for each straight part of a stroke, as `draw_masks` takes it."""
     start = params.strokes[:, :, :-1]
     step = params.strokes[:, :, 1:] - start
     heading = torch.atan2(step[..., 0], step[..., 1])  # of no length: any; atan2 of 0 and 0 is 0
@@ -157,7 +155,7 @@ def _lines(params: FreeFormParams) -> Tensor:
 
 @dataclass(frozen=True)
 class FolderMaskParams:
-    """height, width: of the images. index: (B,) int64, the mask of each, a place in `FolderMasks.names`."""
+    """height, width: of the images. index: (B,) int64, the mask of each, an index into `FolderMasks.names`."""
 
     height: int
     width: int
@@ -200,7 +198,7 @@ class FolderMasks(Masks[FolderMaskParams]):
         return FolderMaskParams(height, width, draws.pixels(batch_size, len(self), generator))
 
     def masks(self, params: FolderMaskParams) -> Tensor:
-        """(B,1,H,W) bool, True where a pixel is removed. Copies all masks to the device when the size is a new one."""
+        """Return (B,1,H,W) bool, True where a pixel is removed. A new size copies all masks to the device once."""
         key = (params.height, params.width, params.index.device)
         if self._resized is None or self._resized[0] != key:
             size = (params.height, params.width)
@@ -210,7 +208,7 @@ class FolderMasks(Masks[FolderMaskParams]):
 
 
 def _read_mask(path: Path) -> Tensor:
-    """(H,W) bool of one file."""
+    """Return (H,W) bool of one file."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             # Grey of any depth is compared as it is; palettes and colours by their brightness.

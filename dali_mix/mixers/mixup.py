@@ -25,12 +25,12 @@ class MixUpParams:
 class MixUp(BetaMixer[MixUpParams]):
     """lam · image + (1 - lam) · partner, targets likewise; lam ~ Beta(alpha, alpha).
 
-    The mean is taken in float32 for every dtype; uint8 images are rounded to the nearest grey level.
+    The mean is computed in float32 for every dtype; uint8 images are rounded to the nearest grey level.
 
     Args:
         num_classes: K; None where targets are always (B,K).
         alpha: of the Beta distribution; the paper uses .2 on ImageNet and 1 on CIFAR.
-        per_batch: one lam for the whole batch, as published; by default every image has its own.
+        per_batch: one lam for the batch, as published; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:

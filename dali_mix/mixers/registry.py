@@ -93,8 +93,8 @@ def build(
     except ValueError as error:
         raise ValueError(f"mixer {label}: {error}") from None
     except TypeError as error:  # text or a list where a number belongs
-        given = ", ".join(f"{option}={value!r}" for option, value in options.items() if option not in data)
-        raise ValueError(f"mixer {label}: a value of the wrong kind in {given} ({error})") from None
+        values = ", ".join(f"{option}={value!r}" for option, value in options.items() if option not in data)
+        raise ValueError(f"mixer {label}: a value of the wrong kind in {values} ({error})") from None
     if not isinstance(mixer, Mixer):
         raise ValueError(f"mixer {name}: makes a {type(mixer).__name__}; derive it from dali_mix.mixers.Mixer")
     return mixer

@@ -1,4 +1,4 @@
-"""ResizeMix: a whole image, shrunk, pasted into another (arXiv 2012.11101)."""
+"""ResizeMix: a full image, shrunk, pasted into another (arXiv 2012.11101)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dali_mix.options import choice, flag, number
 
 
 class ResizeMix(Mixer[PasteParams]):
-    """Resizes a partner image to a share of each side, pastes it whole, and mixes targets by the area pasted.
+    """Resize a partner image to a share of each side, paste all of it, and mix targets by the area pasted.
 
     τ ~ U(scale); the partner is resized to ⌊τH⌋ × ⌊τW⌋ (at least one pixel); the box lies around a uniformly drawn
     pixel and is shifted to lie fully inside, so that no part of the object is lost; lam = 1 - ⌊τH⌋⌊τW⌋ / (HW).
@@ -26,7 +26,7 @@ class ResizeMix(Mixer[PasteParams]):
         scale: lowest and highest τ, 0 < low ≤ high ≤ 1; the paper uses .1 and .8.
         interpolation: "nearest", as released: pixel d of n comes from pixel ⌊d · (N / n)⌋, N the side of the image, in
             float32 (torch's `interpolate(mode="nearest")`); or "bilinear", antialiased (`antialias=True` there).
-        per_batch: one τ for the whole batch (centres stay per image), as released; by default every image has its own.
+        per_batch: one τ for the batch (centres stay per image), as released; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:

@@ -116,10 +116,10 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         batch_size = len(images)
         out = empty_like_batch(images, len(params.views) * batch_size)
         unit = self._to_unit(mixed)
-        for place, view in enumerate(params.views):
+        for index, view in enumerate(params.views):
             if batch_size:
                 augmented = self._augment(unit, params=view)
-                out[place * batch_size : (place + 1) * batch_size] = self._from_unit(augmented, images.dtype)
+                out[index * batch_size : (index + 1) * batch_size] = self._from_unit(augmented, images.dtype)
         return out, mixed_targets.repeat(len(params.views), 1)
 
     def describe(self, images: Tensor, params: ResizeMixPlusParams) -> list[MixedImage]:

@@ -1,4 +1,4 @@
-"""SaliencyMix: a box around an image's most salient pixel, pasted at the same place of another (arXiv 2006.01791)."""
+"""SaliencyMix: a box around an image's most salient pixel, pasted into another image (arXiv 2006.01791)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dali_mix.mixers.ops.targets import mix_area
 @dataclass(frozen=True)
 class SaliencyMixParams:
     """What SaliencyMix draws: image i receives a box of image permutation[i]. Where the box lies, and so λ, is known
-    only when the images are: `SaliencyMix.locate` tells.
+    only when the images are: see `SaliencyMix.locate`.
 
     permutation: (B,) int64. sides: (B,2) int64, height and width of the box before it is clipped at the border.
     """
@@ -32,20 +32,20 @@ class SaliencyMixParams:
 
 
 class SaliencyMix(BetaMixer[SaliencyMixParams]):
-    """Pastes a box around the most salient pixel of a partner image, and mixes targets by the area pasted.
+    """Paste a box around the most salient pixel of a partner image, and mix targets by the area pasted.
 
     λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around the pixel of the partner with
     the largest saliency (`fine_grained_saliency`; of several, the first in reading order), is clipped at the border
-    and pasted at the same place; lam is recomputed from the area left.
+    and pasted at the same position; lam is recomputed from the area left.
 
-    Saliency is defined on grey levels. uint8 images are taken as they are. Floating-point images are brought back to
+    Saliency is defined on grey levels. uint8 images are used as they are. Floating-point images are brought back to
     them by `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. That returns the level a pixel had
     exactly from float32 and float16; bfloat16 keeps 8 bits, and may be one level off where |x| ≥ 2 and std > .25.
 
     Args:
         num_classes: K; None where targets are always (B,K).
         alpha: of the Beta distribution; the paper uses 1.
-        per_batch: the released protocol: one box for the whole batch, around the peak of the first image's partner. By
+        per_batch: the released protocol: one box for the batch, around the peak of the first image's partner. By
             default every image has a box of its own, around its own partner's peak.
         mean, std: what the pipeline normalized floating-point images with, three numbers each (red, green, blue) in
             0..1 units, or [one] of grey images. None where images are uint8 only. `dali_mix.engine` gives the

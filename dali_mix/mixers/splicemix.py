@@ -41,12 +41,12 @@ class SpliceMixParams:
 
     @property
     def grids(self) -> tuple[SpliceMixParams, ...]:
-        """All of them; their images follow the batch in this order."""
+        """Return all grids; their images follow the batch in this order."""
         return (self, *self.more)
 
 
 class SpliceMix(Mixer[SpliceMixParams]):
-    """Appends images tiled from cells, each a whole image of the batch resized; the B originals stay as they are.
+    """Append images tiled from cells, each a full image of the batch, resized; the B originals stay as they are.
 
     A cell is a random image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners). Where rows · ⌊H / rows⌋ and
     cols · ⌊W / cols⌋ are not H and W, the tiling is resized to H × W in the same way. An appended image has every label
@@ -118,7 +118,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
         return replace(grids[0], more=tuple(grids[1:]))
 
     def _draw_layouts(self, batch_size: int, generator: torch.Generator | None) -> list[tuple[int, int, int, int]]:
-        """(rows, cols, cells dropped, images) of each grid."""
+        """Return (rows, cols, cells dropped, images) of each grid."""
         if self.grids == "mini":
             return [(2, 2, 0, batch_size // 4)]
         if self.grids != "default":
@@ -141,7 +141,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
     ) -> tuple[Tensor, Tensor]:
         """As `Mixer.apply`, but n images more: (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in place."""
         if inplace:
-            raise ValueError("SpliceMix makes a larger batch, which does not fit into the one given: leave inplace out")
+            raise ValueError("SpliceMix makes a larger batch, which does not fit into the old one: leave inplace out")
         check_batch(images, targets, len(images))
         soft = to_soft(targets, self.num_classes)
         mixed = splice(images, [(grid.rows, grid.cols, grid.sources, grid.dropped) for grid in params.grids])
@@ -162,7 +162,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
 
 
 def _parse(grid: str) -> tuple[int, int, int]:
-    """(rows, cols, cells dropped) of "2x3" or "2x3-2"."""
+    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2"."""
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
     if found is None:
         raise ValueError(f"grid {grid!r}: must read like '2x3', or '2x3-2' to drop two cells")

@@ -1,4 +1,4 @@
-"""The backends of the operations in `mixers.ops`, and the one place that chooses among them.
+"""The backends of the operations in `mixers.ops`, and the only code that chooses among them.
 
 Every operation is a function of the same name and arguments in each of its backends: plain torch (any device and
 dtype, differentiable, open to torch.compile), numba on a CPU and Triton on CUDA. All give the same pixels.

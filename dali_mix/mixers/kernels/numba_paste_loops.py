@@ -20,7 +20,7 @@ from dali_mix.compiled import jit, memcpy
 # What a kernel does with each image: write all of it into a new batch; write its box only, from the partner or, where
 # the partner may be changed by then, from the stage; write its box into the stage.
 WHOLE, BOX, STAGE = 0, 1, 2
-# What goes into a box: the partner's pixels of the same position, the whole partner shrunk, zeros.
+# What goes into a box: the partner's pixels of the same position, all of the partner shrunk, zeros.
 SAME_POSITION, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
 
 CACHE_LINE = 64  # bytes
@@ -69,7 +69,7 @@ def _target(stage, out, i, box, staged_at, shape, task):
 
 @intrinsic
 def _prefetch(typing: Any, address: Any) -> Any:
-    """Tells the processor that what lies there will be read."""
+    """Tell the processor that this address will be read."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, number = context.get_value_type(types.voidptr), ir.IntType(32)
@@ -85,7 +85,7 @@ def _prefetch(typing: Any, address: Any) -> Any:
 
 @jit
 def _fetch(source, start, count):
-    """Has `count` values brought into the cache while others are worked on."""
+    """Bring `count` values into the cache while others are worked on."""
     size = source.itemsize
     first = source.ctypes.data + start * size
     for address in range(first, first + count * size, CACHE_LINE):
@@ -109,25 +109,26 @@ def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
         for p in range(planes):
             _fetch(images, following + p * plane, row)
         # Unsigned numbers find values without a check for counting from the end.
-        source, place = np.uint64(start), np.uint64(to + y * out_row)
+        source, dest = np.uint64(start), np.uint64(to + y * out_row)
         one, two = np.uint64(1), np.uint64(2)
         if planes == 3 and pixel == 1:  # one look at the columns for three values
             apart, out_apart = np.uint64(plane), np.uint64(out_plane)
             for x in range(box_w):
-                first, at = source + columns[x], place + np.uint64(x)
+                first, at = source + columns[x], dest + np.uint64(x)
                 out[at] = images[first]
                 out[at + out_apart] = images[first + apart]
                 out[at + two * out_apart] = images[first + two * apart]
         elif planes == 1 and pixel == 3:
             for x in range(box_w):
-                first, at = source + columns[x], place + np.uint64(3 * x)
+                first, at = source + columns[x], dest + np.uint64(3 * x)
                 out[at] = images[first]
                 out[at + one] = images[first + one]
                 out[at + two] = images[first + two]
         else:
             for p in range(planes):
                 for x in range(box_w):
-                    first, at = source + np.uint64(p * plane) + columns[x], place + np.uint64(p * out_plane + x * pixel)
+                    first = source + np.uint64(p * plane) + columns[x]
+                    at = dest + np.uint64(p * out_plane + x * pixel)
                     for c in range(np.uint64(pixel)):
                         out[at + c] = images[first + c]
 
@@ -189,7 +190,7 @@ def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape,
 
 @jit
 def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mode):
-    """Fills the boxes of the images in `order`.
+    """Fill the boxes of the images in `order`.
 
     images, out: flat batches (the same one in place). stage: flat. partners: (B,) int64. boxes: (B,4) int64.
     order: (n,) int64, image numbers. staged_at: (B,) int64, where in the stage an image's box lies, -1 for not there.
@@ -221,7 +222,7 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
 
 @jit
 def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
-    """As `paste`, the whole partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
+    """As `paste`, all of the partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
     planes, height, width, pixel = shape
     size = planes * height * width * pixel
     for i in order:
@@ -235,7 +236,7 @@ def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape,
 
 @jit
 def blend(images, stage, out, partners, lam, order, staged_at, size, task):
-    """lam · image + (1 - lam) · partner, float32; an image is `size` values, the stage holds whole partners."""
+    """lam · image + (1 - lam) · partner, float32; an image is `size` values, the stage holds full partners."""
     for i in order:
         if task == STAGE:
             _copy(images, partners[i] * size, stage, staged_at[i], size)

@@ -1,6 +1,10 @@
 """Fine-grained saliency on a CPU: image by image, small enough for the cache, compiled by numba.
 
-The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed.
+The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed. A row of the integral image is
+
+    REACH zeros │ 0 │ sums of the W columns │ the last sum, REACH times
+
+so that the columns x - radius + 1 and x + radius + 1 exist for every pixel and radius, and the inner loop has no test.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from dali_mix.mixers.kernels.threads import cut, threads_for, together
 _COST = 16  # a pixel takes as long as copying this many bytes
 
 RADII = np.array((12, 24, 48, 28, 56, 112))
-REACH = 112  # the largest radius: rows of the integral image go on that far, so that no column needs a test
+REACH = 112  # the largest radius
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
@@ -60,11 +64,8 @@ def _blur(source, out):
     height, width = source.shape
     column = np.empty(width + 2, np.int32)
     for y in range(height):
-        above, row, below = (
-            source[min(abs(y - 1), height - 1)],
-            source[y],
-            source[max(0, height - 1 - abs(y + 2 - height))],
-        )
+        row, above = source[y], source[min(abs(y - 1), height - 1)]
+        below = source[max(0, height - 1 - abs(y + 2 - height))]
         for x in range(width):
             column[x + 1] = np.int32(above[x]) + 2 * np.int32(row[x]) + np.int32(below[x])
         column[0], column[width + 1] = column[1 + min(1, width - 1)], column[1 + max(0, width - 2)]
@@ -74,7 +75,7 @@ def _blur(source, out):
 
 @jit
 def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
-    """Adds one radius to one row of sums; `above` and `below` are rows of the padded integral image."""
+    """Add one radius to one row of sums; `above` and `below` are rows of the padded integral image."""
     width = len(grey)
     top_left, bottom_left = above[REACH - radius + 1 :], below[REACH - radius + 1 :]
     top_right, bottom_right = above[REACH + radius + 1 :], below[REACH + radius + 1 :]
@@ -122,16 +123,8 @@ def _maps(images, out):
             magnitude[:] = 0
             for k in range(len(RADII)):
                 top, bottom = max(y - RADII[k] + 1, 0), min(y + RADII[k] + 1, height)
-                _add_row(
-                    table[top],
-                    table[bottom],
-                    first[y],
-                    RADII[k],
-                    np.int32(bottom - top),
-                    columns[k],
-                    difference,
-                    magnitude,
-                )
+                rows = np.int32(bottom - top)
+                _add_row(table[top], table[bottom], first[y], RADII[k], rows, columns[k], difference, magnitude)
             for x in range(width):
                 both, apart = magnitude[x], difference[x]
                 on[y, x], off[y, x] = (both + apart) >> 1, (both - apart) >> 1

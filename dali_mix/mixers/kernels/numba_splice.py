@@ -1,6 +1,6 @@
 """SpliceMix on a CPU: the new batch filled in one pass by loops compiled by numba.
 
-An image is copied to its place when the first cell that shows it is made, so that it is read from memory once; only
+An image is copied to the output when the first cell that shows it is made, so that it is read from memory once; only
 images that no cell shows are copied on their own. Cells are resized straight into the image appended; where the tiling
 does not fill it, into a float32 tiling of one image, small enough for the cache, and from there.
 
@@ -93,7 +93,7 @@ def _tile(images, out, first, sources, dropped, copied, rows, cols, shape, round
 
 @jit
 def _fill(source, start, shape, dropped, out, to, out_row, out_height, box_h, box_w, rounded):
-    """The image at `start`, resized (bilinear, aligned corners) to `box_h` × `box_w` at `to`; zeros where dropped.
+    """Write the image at `start`, resized (bilinear, aligned corners) to `box_h` × `box_w` at `to`; zeros if dropped.
 
     As torch's `interpolate`: pixel d of n lies at d · ((N - 1) / (n - 1)) of the N, in float32.
     """

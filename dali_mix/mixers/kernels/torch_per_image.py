@@ -40,13 +40,13 @@ def clipped(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, he
 
 
 def kept_share(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(B,) float32: the share of a `height` × `width` image that lies outside its box (the λ of a paste)."""
+    """Return (B,) float32, the share of a `height` × `width` image that lies outside its box (the λ of a paste)."""
     area = boxes[:, 2] * boxes[:, 3]
     return (1.0 - area.double() / (height * width)).float()
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(B, height, width) bool: True inside the box."""
+    """Return (B, height, width) bool, True inside the box."""
     rows = torch.arange(height, device=boxes.device)
     cols = torch.arange(width, device=boxes.device)
     top, left, box_h, box_w = boxes[:, :, None].unbind(1)
@@ -88,7 +88,7 @@ def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: 
 
 
 def zeros(like: Tensor, rows: int, columns: int) -> Tensor:
-    """(rows, columns) float32 on the device of `like`."""
+    """Return zeros (rows, columns) float32 on the device of `like`."""
     if like.device.type == "cpu" and not torch.compiler.is_compiling():
         # torch would fill it on all its threads, which then spin for a while on the cores that the mixing loops need.
         return torch.from_numpy(np.zeros((rows, columns), np.float32))

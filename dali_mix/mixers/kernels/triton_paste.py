@@ -97,7 +97,7 @@ def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def in_order(images: Tensor) -> Tensor:
-    """A view of the batch whose memory is contiguous."""
+    """Return a view of the batch whose memory is contiguous."""
     return images.detach() if images.is_contiguous() else images.detach().permute(0, 2, 3, 1)
 
 
@@ -124,7 +124,7 @@ def paste_kernel(
     in_cols = (x >= left) & (x < left + box_w) & (col < row)
     here = i * image_rows * row
     at = y_of_all[:, None] * row + col[None, :]
-    whole = (y_of_all < image_rows)[:, None] & (col < row)[None, :]
+    exists = (y_of_all < image_rows)[:, None] & (col < row)[None, :]
     crosses = (tl.max(in_rows.to(tl.int32), 0) > 0) & (tl.max(in_cols.to(tl.int32), 0) > 0)
     if crosses:
         inside = in_rows[:, None] & in_cols[None, :]
@@ -150,11 +150,11 @@ def paste_kernel(
         if BOXES_ONLY:
             tl.store(out + here + at, pasted, mask=inside)
         else:
-            own = tl.load(images + here + at, mask=whole & ~inside, other=0)
-            tl.store(out + here + at, tl.where(inside, pasted, own), mask=whole)
+            own = tl.load(images + here + at, mask=exists & ~inside, other=0)
+            tl.store(out + here + at, tl.where(inside, pasted, own), mask=exists)
     elif not BOXES_ONLY:
         # No box here: a plain copy, whose masks end at the border only and so allow wide loads.
-        tl.store(out + here + at, tl.load(images + here + at, mask=whole), mask=whole)
+        tl.store(out + here + at, tl.load(images + here + at, mask=exists), mask=exists)
 
 
 @triton.jit

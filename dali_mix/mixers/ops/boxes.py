@@ -27,7 +27,7 @@ def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: in
 
 
 def shrunk(scale: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes for whole images that are shrunk, moved to lie inside the image, and the share they leave of it.
+    """Return boxes for shrunk images, moved to lie inside the image, and the share they leave of it.
 
     Args:
         scale: (B,) float64 in (0,1]; the sides are ⌊scale · height⌋ and ⌊scale · width⌋, at least 1.

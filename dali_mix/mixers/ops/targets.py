@@ -23,7 +23,7 @@ TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
 
 
 def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
-    """What targets of `kind` are after a mixer that combines them by `combine`; None for one that leaves them alone.
+    """Return the kind of targets after a mixer that combines them by `combine` (None: it leaves them unchanged).
 
     Class numbers united are multi-hot: the classes of all images shown. United soft labels keep the larger share of
     each class, so their rows no longer sum to 1.
@@ -37,7 +37,7 @@ def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
 
 
 def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
-    """Targets as (B,K) float32: class numbers become one-hot rows, (B,K) targets keep their values.
+    """Return targets as (B,K) float32: class numbers become one-hot rows, (B,K) targets keep their values.
 
     Args:
         targets: (B,) of an integer dtype, 0 … num_classes - 1, or (B,K) of any dtype.
@@ -77,11 +77,11 @@ def _check(targets: Tensor, num_classes: int | None) -> None:
 
 
 def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int | None = None) -> Tensor:
-    """lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in an image that is seen stays ignored.
+    """Return lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in a visible image stays ignored.
 
     Args:
         targets: (B,) class numbers or (B,K), as `to_soft` takes them. Class numbers are written straight to their
-            places, with the same values: exactly 1 where both are equal.
+            columns, with the same values: exactly 1 where both are equal.
         permutation: (B,) int64.
         lam: (B,) float32 in [0,1], the share of the image itself.
         num_classes: K; None only where targets are (B,K) already.
