@@ -3,7 +3,7 @@
     generator ── draw ──▶ numbers on the generator's device ── sample ──▶ params, on the images' device
     images, targets, params ── apply ──▶ mixed images and targets
 
-All randomness is in `draw`, and only there the host may wait for a GPU. `apply` is a pure function: the same params
+All randomness is in `sample`, and only there the host may wait for a GPU. `apply` is a pure function: the same params
 give the same pixels on every device, so that a mix can be repeated, described and tested.
 """
 

@@ -35,8 +35,8 @@ def pictures(count=6, height=13, width=8, dtype=torch.float32, channels_last=Fal
 def grid(rows, cols, sources, dropped=()):
     """Params of one grid; `dropped` lists (image, cell)."""
     flags = torch.zeros(len(sources), rows * cols, dtype=torch.bool)
-    for place in dropped:
-        flags[place] = True
+    for index in dropped:
+        flags[index] = True
     return SpliceMixParams(rows, cols, torch.tensor(sources), flags)
 
 
@@ -80,12 +80,12 @@ def test_equals_the_loop(dtype, within, height, width, channels_last):
     assert mixed.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     assert torch.equal(images, before)
     assert torch.equal(mixed[:6], images)
-    place = 6
+    index = 6
     for drawn in GRIDS.grids:
         for sources, dropped in zip(drawn.sources.tolist(), drawn.dropped.tolist(), strict=True):
             wanted = oracles.splicemix(images, drawn.rows, drawn.cols, sources, dropped)
-            torch.testing.assert_close(mixed[place].double(), wanted, rtol=0, atol=within)
-            place += 1
+            torch.testing.assert_close(mixed[index].double(), wanted, rtol=0, atol=within)
+            index += 1
     hot = torch.eye(4)
     assert torch.equal(targets[:6], hot[[0, 1, 2, 3, 0, 1]])
     # Images 5 and 0; 2 twice; 1, 2 and 5 of six; 3 of two.

@@ -83,7 +83,7 @@ def test_triton_kernels_compile_for_a_gpu():
     ):
         constants = {"pixel": 1, "MODE": way, "OWN": own, "BOXES_ONLY": boxes_only, "ROWS": 8, "COLS": 256}
         signature = {**pointers, **sizes, **dict.fromkeys(constants, "constexpr")}
-        aligned = {(place,): [["tt.divisibility", 16]] for place in range(8)}
+        aligned = {(index,): [["tt.divisibility", 16]] for index in range(8)}
         source = ASTSource(triton_paste.paste_kernel, signature, constants, aligned)
         ptx = triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
         assert ("ld.global.v4" in ptx) == (not boxes_only)

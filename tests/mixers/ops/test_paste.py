@@ -112,29 +112,39 @@ def test_in_place_against_the_loop():
     assert torch.equal(paste.paste_boxes(images, torch.tensor(permutation), boxes, inplace=True), wanted)
 
 
-def test_wrong_numbers_are_refused():
-    images, boxes, permutation = batch(3), boxes_for(3), torch.tensor([1, 2, 0])
-    for wrong in ([0, 1, 3], [0, -1, 2]):
-        with pytest.raises(ValueError, match=r"must name images 0 … 2"):
-            paste.paste_boxes(images, torch.tensor(wrong), boxes)
-    most = 2**63 - 1  # sums with it wrap around
-    beyond = ([most, 0, 1, 1], [0, 0, most, most], [1, 1, 2, most], [2**62, 0, 2**62, 4], [most] * 4)
-    for wrong in ([HEIGHT, 0, 1, 1], [0, WIDTH - 1, 1, 2], [-1, 0, 2, 2], [0, 0, -1, 2], *beyond):
-        places = torch.tensor([wrong] * 3)
-        for change in (
-            lambda places: paste.paste_boxes(images, permutation, places),
-            lambda places: paste.paste_resized(images, permutation, places, "nearest"),
-            lambda places: paste.paste_resized(images, permutation, places, "bilinear"),
-            lambda places: paste.erase_boxes(images, places),
-        ):
-            with pytest.raises(ValueError, match="reach outside"):
-                change(places)
+@pytest.mark.parametrize("partners", [[0, 1, 3], [0, -1, 2]])
+def test_partners_that_do_not_exist_are_refused(partners):
+    with pytest.raises(ValueError, match=r"must name images 0 … 2"):
+        paste.paste_boxes(batch(3), torch.tensor(partners), boxes_for(3))
+
+
+MOST = 2**63 - 1  # sums with it wrap around
+OUTSIDE = [[HEIGHT, 0, 1, 1], [0, WIDTH - 1, 1, 2], [-1, 0, 2, 2], [0, 0, -1, 2], [MOST, 0, 1, 1]]
+OUTSIDE += [[0, 0, MOST, MOST], [1, 1, 2, MOST], [2**62, 0, 2**62, 4], [MOST] * 4]
+
+
+@pytest.mark.parametrize("box", OUTSIDE, ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images, permutation, boxes: paste.paste_boxes(images, permutation, boxes),
+        lambda images, permutation, boxes: paste.paste_resized(images, permutation, boxes, "nearest"),
+        lambda images, permutation, boxes: paste.paste_resized(images, permutation, boxes, "bilinear"),
+        lambda images, permutation, boxes: paste.erase_boxes(images, boxes),
+    ],
+    ids=["paste", "nearest", "bilinear", "erase"],
+)
+def test_boxes_that_reach_outside_are_refused(change, box):
+    with pytest.raises(ValueError, match="reach outside"):
+        change(batch(3), torch.tensor([1, 2, 0]), torch.tensor([box] * 3))
+
+
+def test_other_numbers_of_partners_and_shares_are_refused():
+    images, permutation = batch(3), torch.tensor([1, 2, 0])
     with pytest.raises(ValueError, match=r"permutation has shape \(2,\) for 3 images"):
         blend(images, permutation[:2], torch.rand(3))
     with pytest.raises(ValueError, match=r"lam has shape \(2,\) for 3 images"):
         blend(images, permutation, torch.rand(2))
-    with pytest.raises(ValueError, match=r"boxes have shape \(2, 4\) for 3 images"):
-        paste.erase_boxes(images, boxes[:2])
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

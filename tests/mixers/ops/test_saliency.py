@@ -45,10 +45,10 @@ def naive(picture):
     height, width, _ = picture.shape
     grey = [[(9798 * int(r) + 19235 * int(g) + 3735 * int(b) + 16384) // 32768 for r, g, b in row] for row in picture]
 
-    def mirrored(place, size):
+    def mirrored(index, size):
         if size == 1:
             return 0
-        return -place if place < 0 else 2 * (size - 1) - place if place >= size else place
+        return -index if index < 0 else 2 * (size - 1) - index if index >= size else index
 
     for _ in range(2):
         blurred = [[0] * width for _ in range(height)]
@@ -205,7 +205,7 @@ def test_peaks_take_the_first_of_equals_in_reading_order():
     assert rows.tolist() == [2, 4, 1, 0]
     assert columns.tolist() == [6, 6, 3, 0]
     assert rows.dtype == columns.dtype == torch.int64
-    assert [place.shape for place in peaks(maps[:0])] == [(0,), (0,)]
+    assert [index.shape for index in peaks(maps[:0])] == [(0,), (0,)]
 
 
 @pytest.mark.parametrize(

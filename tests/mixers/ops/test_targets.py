@@ -84,9 +84,9 @@ def test_class_numbers_mix_as_their_rows_do(dtype):
     assert torch.equal(mixed, mix_area(torch.eye(5)[labels], permutation, lam))
     equal = labels == labels[permutation]
     assert torch.equal(mixed[equal], torch.eye(5)[labels[equal]]), "exactly 1 where both are of a class"
-    places = torch.arange(4000)[~equal]
-    assert torch.equal(mixed[places, labels[~equal]], lam[~equal])
-    assert torch.equal(mixed[places, labels[permutation][~equal]], (1 - lam)[~equal])
+    rows = torch.arange(4000)[~equal]
+    assert torch.equal(mixed[rows, labels[~equal]], lam[~equal])
+    assert torch.equal(mixed[rows, labels[permutation][~equal]], (1 - lam)[~equal])
 
 
 def test_class_numbers_mix_with_and_without_loops_alike(monkeypatch):
