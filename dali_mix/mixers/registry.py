@@ -75,9 +75,7 @@ def build(
     factory = find(name)
     label = getattr(factory, "__name__", name)
     data = {"num_classes": num_classes, "mean": mean, "std": std}
-    if factory is MixChoice and "mixers" in options:
-        if not isinstance(options["mixers"], (list, tuple)):
-            raise ValueError(f"mixer MixChoice: mixers={options['mixers']!r}: must be a list of mixers")
+    if factory is MixChoice and isinstance(options.get("mixers"), (list, tuple)):
         options["mixers"] = [_member(member, data) for member in options["mixers"]]
     known = _factories.parameters(factory)
     prob = 1.0 if "prob" in known else options.pop("prob", 1.0)

@@ -184,15 +184,15 @@ def test_sources_are_orders_of_the_batch():
     assert stats.chisquare(np.bincount(first, minlength=5)).pvalue > P_MIN
 
 
-def test_default_and_mini_append_a_quarter():
-    for name in ("default", "mini"):
-        for size, appended in ((0, 0), (1, 0), (3, 0), (4, 1), (7, 1), (9, 2)):
-            images, labels = torch.rand(size, 3, 9, 5), torch.zeros(size, dtype=torch.int64)
-            for seed in range(8):
-                mixed, targets = SpliceMix(name, num_classes=3)(images, labels, generator(seed))
-                assert len(mixed) == len(targets) == size + appended
-                assert torch.equal(mixed[:size], images)
-                assert mixed is not images
+@pytest.mark.parametrize("name", ["default", "mini"])
+@pytest.mark.parametrize(("size", "appended"), [(0, 0), (1, 0), (3, 0), (4, 1), (7, 1), (9, 2)])
+def test_default_and_mini_append_a_quarter(name, size, appended):
+    images, labels = torch.rand(size, 3, 9, 5), torch.zeros(size, dtype=torch.int64)
+    for seed in range(8):
+        mixed, targets = SpliceMix(name, num_classes=3)(images, labels, generator(seed))
+        assert len(mixed) == len(targets) == size + appended
+        assert torch.equal(mixed[:size], images)
+        assert mixed is not images
 
 
 def test_custom_grids():

@@ -70,6 +70,9 @@ def test_bilinear_is_torchs(height, width, channels, channels_last):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
 
 
+BOXES, LAM = boxes_for(7), torch.tensor([0.3, 1.0, 0.0, 0.75, 0.5, 0.9, 0.1])
+
+
 @pytest.mark.parametrize(
     "partners",
     [
@@ -79,30 +82,33 @@ def test_bilinear_is_torchs(height, width, channels, channels_last):
         [3, 3, 3, 0, 0, 5, 5],  # no permutation: one image is everybody's partner
     ],
 )
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images, partners, **inplace: paste.paste_boxes(images, partners, BOXES, **inplace),
+        lambda images, partners, **inplace: paste.paste_resized(images, partners, BOXES, "nearest", **inplace),
+        lambda images, partners, **inplace: paste.paste_resized(images, partners, BOXES, "bilinear", **inplace),
+        lambda images, partners, **inplace: paste.erase_boxes(images, BOXES, **inplace),
+        lambda images, partners, **inplace: blend(images, partners, LAM, **inplace),
+    ],
+    ids=["paste", "nearest", "bilinear", "erase", "blend"],
+)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-def test_in_place_reads_what_was_there_before(dtype, channels_last, partners, many_threads):
-    images, boxes = batch(7, dtype, channels_last), boxes_for(7)
-    partners, lam = torch.tensor(partners), torch.tensor([0.3, 1.0, 0.0, 0.75, 0.5, 0.9, 0.1])
-    for change in (
-        lambda images, **inplace: paste.paste_boxes(images, partners, boxes, **inplace),
-        lambda images, **inplace: paste.paste_resized(images, partners, boxes, "nearest", **inplace),
-        lambda images, **inplace: paste.paste_resized(images, partners, boxes, "bilinear", **inplace),
-        lambda images, **inplace: paste.erase_boxes(images, boxes, **inplace),
-        lambda images, **inplace: blend(images, partners, lam, **inplace),
-    ):
-        wanted = change(images)
-        own = images.clone()
-        assert change(own, inplace=True) is own
-        assert torch.equal(own, wanted)
-        odd = torch.cat([images, images], 3)[..., ::2]  # neither contiguous nor channels_last: the plain operations
-        wanted = change(odd.clone(memory_format=torch.contiguous_format))
-        assert backend("paste", odd) == "torch_paste"
-        assert change(odd, inplace=True) is odd
-        if dtype == torch.uint8:  # float32 and float64 sums may round differently
-            assert (odd.int() - wanted.int()).abs().max() <= 1
-        else:
-            torch.testing.assert_close(odd, wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+def test_in_place_reads_what_was_there_before(dtype, channels_last, change, partners, many_threads):
+    images, partners = batch(7, dtype, channels_last), torch.tensor(partners)
+    wanted = change(images, partners)
+    own = images.clone()
+    assert change(own, partners, inplace=True) is own
+    assert torch.equal(own, wanted)
+    odd = torch.cat([images, images], 3)[..., ::2]  # neither contiguous nor channels_last: the plain operations
+    wanted = change(odd.clone(memory_format=torch.contiguous_format), partners)
+    assert backend("paste", odd) == "torch_paste"
+    assert change(odd, partners, inplace=True) is odd
+    if dtype == torch.uint8:  # float32 and float64 sums may round differently
+        assert (odd.int() - wanted.int()).abs().max() <= 1
+    else:
+        torch.testing.assert_close(odd, wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
 
 
 def test_in_place_against_the_loop():
@@ -157,8 +163,8 @@ def test_one_channel_is_contiguous_and_channels_last_at_once(channels_last):
 SMALL_LABELS = torch.tensor([0, 1, 2, 3])
 
 
-def test_partners_outside_the_batch():
+@pytest.mark.parametrize("permutation", [[0, 1, 2, 4], [0, 1, 2, -1], [0.0, 1, 2, 3]])
+def test_partners_outside_the_batch(permutation):
     boxes = torch.tensor([[0, 0, 1, 1]] * 4)
-    for permutation in (torch.tensor([0, 1, 2, 4]), torch.tensor([0, 1, 2, -1]), torch.tensor([0.0, 1, 2, 3])):
-        with pytest.raises(ValueError, match="permutation"):
-            CutMix(4).apply(SMALL, SMALL_LABELS, PasteParams(permutation, boxes, torch.ones(4)))
+    with pytest.raises(ValueError, match="permutation"):
+        CutMix(4).apply(SMALL, SMALL_LABELS, PasteParams(torch.tensor(permutation), boxes, torch.ones(4)))

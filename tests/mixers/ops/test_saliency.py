@@ -160,9 +160,9 @@ def test_views_and_expanded_images():
     assert torch.equal(fine_grained_saliency(grey), fine_grained_saliency(grey.contiguous()))
 
 
-def test_one_colour_is_not_salient():
-    for level in (0, 7, 255):
-        assert not fine_grained_saliency(torch.full((2, 3, 20, 30), level, dtype=torch.uint8)).any()
+@pytest.mark.parametrize("level", [0, 7, 255])
+def test_one_colour_is_not_salient(level):
+    assert not fine_grained_saliency(torch.full((2, 3, 20, 30), level, dtype=torch.uint8)).any()
 
 
 def test_works_without_compiling(tmp_path):
