@@ -22,7 +22,7 @@ import torch
 from _compare import environment, report, table, take_turns, write_json
 
 from dali_mix.mixers import SaliencyMix, fine_grained_saliency
-from dali_mix.mixers.ops import saliency
+from dali_mix.mixers.kernels import torch_saliency
 
 HERE = Path(__file__).resolve().parent
 PEER = HERE.parent / "build" / "opencv_contrib" / "bin" / "python"
@@ -68,7 +68,7 @@ def differing(images: list[np.ndarray], maps: list[np.ndarray]) -> dict[str, int
     """Pixels of ours that are not OpenCV's, for both versions of ours, and how many of OpenCV's wrapped."""
     counts = {"images": len(images), "pixels": 0, "compiled": 0, "torch": 0, "wrapped": 0}
     for image, found in zip(images, maps, strict=True):
-        sums = saliency._sums(as_batch(image))[0].numpy()
+        sums = torch_saliency._sums(as_batch(image))[0].numpy()
         counts["pixels"] += sums.size
         counts["torch"] += int(((sums & 255) != found).sum())
         ours = fine_grained_saliency(as_batch(image))[0].numpy()
@@ -121,7 +121,7 @@ def main() -> int:
                 "ours": lambda: ours(fine_grained_saliency, batch, threads),
                 "ours, 1 thread": lambda: ours(fine_grained_saliency, batch, 1),
                 "ours, from float32": lambda: ours(normalized.saliency, floats, threads),
-                "ours, torch version": lambda: ours(saliency._saliency_torch, batch[:8], threads),
+                "ours, torch version": lambda: ours(torch_saliency.saliency, batch[:8], threads),
                 "OpenCV": opencv,
             }
             rates = take_turns(contestants, args.turns)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dali_mix.losses.checks import MULTI_LABEL, known_entries, known_rows
+from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
+from dali_mix.options import choice, number
 
-REDUCTIONS = ("sum", "mean")
 
-
-class AsymmetricLoss(nn.Module):
+class AsymmetricLoss(MultiLabelLoss):
     """-[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻] with p = σ(z) and q = min(1 - p + clip, 1).
 
     The focusing weights get no gradient, as published. In float32 whatever the autocast. A batch with nothing known
@@ -28,8 +27,6 @@ class AsymmetricLoss(nn.Module):
         ValueError: an argument out of range; from `forward`, shapes or dtypes that do not fit.
     """
 
-    accepts = MULTI_LABEL
-
     def __init__(
         self,
         gamma_neg: float = 4.0,
@@ -40,22 +37,17 @@ class AsymmetricLoss(nn.Module):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, gamma in (("gamma_neg", gamma_neg), ("gamma_pos", gamma_pos)):
-            if not 0 <= gamma < float("inf"):
-                raise ValueError(f"{name}={gamma}: must be a finite number from 0")
         if not 0 <= clip < 1:
             raise ValueError(f"clip={clip}: must be in [0, 1)")
         if not 0 < eps < 1:
             raise ValueError(f"eps={eps}: must be in (0, 1)")
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction={reduction!r}: must be one of {', '.join(REDUCTIONS)}")
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale={scale}: must be positive")
-        self.gamma_neg = gamma_neg
-        self.gamma_pos = gamma_pos
+        self.gamma_neg = number("gamma_neg", gamma_neg, 0)
+        self.gamma_pos = number("gamma_pos", gamma_pos, 0)
         self.clip = clip
         self.eps = eps
-        self.reduction = reduction
+        self.reduction = choice("reduction", reduction, ("sum", "mean"))
         self.scale = scale
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -80,18 +72,8 @@ class AsymmetricLoss(nn.Module):
             total = -(terms * weights * known).sum() * self.scale
             return total if self.reduction == "sum" else total / known.sum().clamp_min(1)
 
-    def counted(self, targets: Tensor) -> Tensor:
-        """How many rows the mean is over."""
-        return known_rows(targets)
 
-    def extra_repr(self) -> str:
-        return (
-            f"gamma_neg={self.gamma_neg}, gamma_pos={self.gamma_pos}, clip={self.clip}, eps={self.eps}, "
-            f"reduction={self.reduction!r}, scale={self.scale}"
-        )
-
-
-class SGRELoss(nn.Module):
+class SGRELoss(MultiLabelLoss):
     """ASL of the prediction + lam · ASL of the auxiliary logits, with SGRE's setting of ASL.
 
     Args:
@@ -102,20 +84,11 @@ class SGRELoss(nn.Module):
         ValueError: an argument out of range; from `forward`, shapes or dtypes that do not fit.
     """
 
-    accepts = MULTI_LABEL
-
     def __init__(
-        self,
-        lam: float = 0.4,
-        gamma_neg: float = 2.0,
-        gamma_pos: float = 0.0,
-        clip: float = 0.0,
-        eps: float = 1e-5,
+        self, lam: float = 0.4, gamma_neg: float = 2.0, gamma_pos: float = 0.0, clip: float = 0.0, eps: float = 1e-5
     ) -> None:
         super().__init__()
-        if not 0 <= lam < float("inf"):
-            raise ValueError(f"lam={lam}: must be a finite number from 0")
-        self.lam = lam
+        self.lam = number("lam", lam, 0)
         self.asl = AsymmetricLoss(gamma_neg, gamma_pos, clip, eps, reduction="mean", scale=1000.0)
 
     def forward(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
@@ -132,10 +105,3 @@ class SGRELoss(nn.Module):
             return self.asl(outputs, targets)
         logits, auxiliary = outputs
         return self.asl(logits, targets) + self.lam * self.asl(auxiliary, targets)
-
-    def counted(self, targets: Tensor) -> Tensor:
-        """How many rows the mean is over."""
-        return known_rows(targets)
-
-    def extra_repr(self) -> str:
-        return f"lam={self.lam}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dali_mix.losses.checks import MULTI_LABEL, known_entries, known_rows
+from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
 
 
-class BinaryCrossEntropy(nn.Module):
+class BinaryCrossEntropy(MultiLabelLoss):
     """Mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over the entries that are known, in float32 whatever the autocast.
 
     A batch with nothing known gives 0, and gradients of 0.
@@ -17,8 +17,6 @@ class BinaryCrossEntropy(nn.Module):
     Raises:
         ValueError: from `forward`, shapes or dtypes that do not fit.
     """
-
-    accepts = MULTI_LABEL
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """
@@ -33,12 +31,8 @@ class BinaryCrossEntropy(nn.Module):
             terms, known = _terms(logits, targets)
             return terms.sum() / known.sum().clamp_min(1)
 
-    def counted(self, targets: Tensor) -> Tensor:
-        """How many rows the mean is over."""
-        return known_rows(targets)
 
-
-class MultiLabelSoftMargin(nn.Module):
+class MultiLabelSoftMargin(MultiLabelLoss):
     """Binary cross-entropy averaged over the known classes of each sample, then over the samples that have any.
 
     Without ignored entries it is torch's `multilabel_soft_margin_loss`, and the same as `BinaryCrossEntropy`; with
@@ -48,8 +42,6 @@ class MultiLabelSoftMargin(nn.Module):
         ValueError: from `forward`, shapes or dtypes that do not fit.
     """
 
-    accepts = MULTI_LABEL
-
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Arguments and result as `BinaryCrossEntropy`."""
         with torch.autocast(logits.device.type, enabled=False):
@@ -58,7 +50,7 @@ class MultiLabelSoftMargin(nn.Module):
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """How many rows the mean is over."""
+        """Count the rows that the mean is over: samples with a known class."""
         return (targets >= 0).any(1).sum()
 
 

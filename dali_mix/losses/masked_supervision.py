@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dali_mix.losses.binary import BinaryCrossEntropy
-from dali_mix.losses.checks import MULTI_LABEL, known_entries, known_rows
+from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
+from dali_mix.options import number
 
 
-class MaskedSupervisionLoss(nn.Module):
+class MaskedSupervisionLoss(MultiLabelLoss):
     """whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), z' being the masked image's logits.
 
     Means over the entries that are known, in float32 whatever the autocast; both branches get gradients of all terms
@@ -23,16 +24,11 @@ class MaskedSupervisionLoss(nn.Module):
         ValueError: a negative weight; from `forward`, shapes or dtypes that do not fit.
     """
 
-    accepts = MULTI_LABEL
-
     def __init__(self, whole: float = 0.3, masked: float = 0.2, agreement: float = 0.5) -> None:
         super().__init__()
-        for name, weight in (("whole", whole), ("masked", masked), ("agreement", agreement)):
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"{name}={weight}: must be a finite number from 0")
-        self.whole = whole
-        self.masked = masked
-        self.agreement = agreement
+        self.whole = number("whole", whole, 0)
+        self.masked = number("masked", masked, 0)
+        self.agreement = number("agreement", agreement, 0)
         self.bce = BinaryCrossEntropy()
 
     def forward(self, logits: Tensor, masked_logits: Tensor, targets: Tensor) -> Tensor:
@@ -51,10 +47,3 @@ class MaskedSupervisionLoss(nn.Module):
             other, _, _ = known_entries(masked_logits, targets)
             difference = F.mse_loss(one.sigmoid(), other.sigmoid(), reduction="sum")
             return supervised + self.agreement * difference / known.sum().clamp_min(1)
-
-    def counted(self, targets: Tensor) -> Tensor:
-        """How many rows the mean is over."""
-        return known_rows(targets)
-
-    def extra_repr(self) -> str:
-        return f"whole={self.whole}, masked={self.masked}, agreement={self.agreement}"

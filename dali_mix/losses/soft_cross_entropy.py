@@ -44,15 +44,12 @@ class SoftCrossEntropy(nn.Module):
         if targets.is_floating_point() != (targets.ndim == 2):
             raise ValueError(f"targets {tuple(targets.shape)} {targets.dtype}: need (B,) int64 or (B,K) float")
         with torch.autocast(logits.device.type, enabled=False):
-            if targets.ndim == 2:
-                total = F.cross_entropy(
-                    logits.float(), targets.float(), reduction="sum", label_smoothing=self.label_smoothing
-                )
-                return total / max(len(targets), 1)
+            count = (targets != -1).sum().clamp_min(1) if targets.ndim == 1 else max(len(targets), 1)
+            truth = targets if targets.ndim == 1 else targets.float()
             total = F.cross_entropy(
-                logits.float(), targets, reduction="sum", ignore_index=-1, label_smoothing=self.label_smoothing
+                logits.float(), truth, reduction="sum", ignore_index=-1, label_smoothing=self.label_smoothing
             )
-            return total / (targets != -1).sum().clamp_min(1)
+            return total / count
 
     def extra_repr(self) -> str:
         return f"label_smoothing={self.label_smoothing}"

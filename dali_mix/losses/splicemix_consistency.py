@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dali_mix.losses.binary import BinaryCrossEntropy
-from dali_mix.losses.checks import MULTI_LABEL, known_rows
+from dali_mix.losses.multilabel import MultiLabelLoss
 
 DROPPED = -1e3  # both sides of a dropped cell: the target σ(-1000) is 0 and so is its cross-entropy
 
 
-class SpliceMixConsistencyLoss(nn.Module):
+class SpliceMixConsistencyLoss(MultiLabelLoss):
     """BCE(all logits, targets) + BCE(cell logits, σ(logits of the regular image in the cell)).
 
     The second mean is over every cell and class, dropped cells counting as 0. Classes that are ignored in a cell's
@@ -24,8 +24,6 @@ class SpliceMixConsistencyLoss(nn.Module):
     Raises:
         ValueError: from `forward`, shapes or dtypes that do not fit.
     """
-
-    accepts = MULTI_LABEL
 
     def __init__(self, detach: bool = True) -> None:
         super().__init__()
@@ -68,10 +66,3 @@ class SpliceMixConsistencyLoss(nn.Module):
                 cells.masked_fill(unknown, DROPPED), shares.masked_fill(unknown, 0.0), reduction="sum"
             )
             return supervised + terms / (~unknown).sum().clamp_min(1)
-
-    def counted(self, targets: Tensor) -> Tensor:
-        """How many rows the first mean is over."""
-        return known_rows(targets)
-
-    def extra_repr(self) -> str:
-        return f"detach={self.detach}"

@@ -22,7 +22,7 @@ class Accuracy:
 
     Args:
         topk: the k's, each ≥ 1.
-        device: of the counters; by default that of the first logits.
+        device: of the counters before the first `update`, then they are where the logits are.
 
     Raises:
         ValueError: a k below 1.
@@ -33,10 +33,9 @@ class Accuracy:
             raise ValueError(f"topk={tuple(topk)}: needs at least one k, each at least 1")
         self.topk = tuple(topk)
         self._counts = torch.zeros(len(self.topk) + 1, dtype=torch.int64, device=device or "cpu")
-        self._placed = device is not None
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Counts a batch; does not wait for the device.
+        """Count a batch; does not wait for the device.
 
         Args:
             logits: (B,K) of any float dtype.
@@ -49,28 +48,25 @@ class Accuracy:
             raise ValueError(
                 f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: need (B,K) and (B,) or (B,K)"
             )
-        if not self._placed:
-            self._counts, self._placed = self._counts.to(logits.device), True
-        logits = logits.detach()
         classes = targets.argmax(1) if targets.ndim == 2 else targets
-        shares, counted = _shares(logits, classes, self.topk)
-        right = [share.sum() for share in shares]
-        self._counts += torch.stack([*right, counted.sum()]).to(self._counts.device)
+        shares, counted = _shares(logits.detach(), classes, self.topk)
+        self._counts = self._counts.to(logits.device)
+        self._counts += torch.stack([*(share.sum() for share in shares), counted.sum()])
 
     def state(self) -> Tensor:
-        """The live counters: (len(topk) + 1,) int64, right answers for each k in `UNIT`s, then samples."""
+        """Return the live counters: (len(topk) + 1,) int64, right answers for each k in `UNIT`s, then samples."""
         return self._counts
 
     def merge(self, state: Tensor) -> None:
-        """Adds the counters of another rank or part."""
+        """Add the counters of another rank or part."""
         self._counts += state.to(self._counts.device)
 
     def reset(self) -> None:
-        """Starts counting anew."""
+        """Set all counters to 0."""
         self._counts.zero_()
 
     def compute(self) -> dict[str, float]:
-        """{"top1": per cent, …}; waits for the device.
+        """Return {"top1": per cent, …}; waits for the device.
 
         Raises:
             ValueError: nothing was counted.
@@ -93,7 +89,7 @@ class ClassAccuracy:
         self._counts = torch.zeros(2, num_classes, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Counts a batch, as `Accuracy.update`; does not wait for the device."""
+        """Count a batch, as `Accuracy.update`; does not wait for the device."""
         classes = targets.argmax(1) if targets.ndim == 2 else targets
         shares, counted = _shares(logits.detach(), classes, (1,))
         own = classes.clamp_min(0)
@@ -101,11 +97,11 @@ class ClassAccuracy:
         self._counts[1].index_add_(0, own, counted.long())
 
     def state(self) -> Tensor:
-        """The live counters: (2,K) int64, right answers in `UNIT`s and samples; sums over ranks are exact."""
+        """Return the live counters: (2,K) int64, right answers in `UNIT`s and samples; sums over ranks are exact."""
         return self._counts
 
     def compute(self) -> list[float]:
-        """Per cent of each class, NaN of one without samples; waits for the device."""
+        """Return per cent of each class, NaN of one without samples; waits for the device."""
         right, counts = self._counts.tolist()
         pairs = zip(right, counts, strict=True)
         return [100.0 * (hits / UNIT) / count if count else float("nan") for hits, count in pairs]

@@ -1,13 +1,15 @@
-"""The crop test of ResizeMix on CIFAR (arXiv 2012.11101): the whole image and its centre, weighed by area."""
+"""The crop test of ResizeMix on CIFAR (arXiv 2012.11101): the full image and its centre, weighted by area."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from dali_mix.options import whole
+
 
 class CropTest(nn.Module):
-    """Wraps a classifier z: images → (1 - a) · z(x) + a · z(x with all but the central crop blacked out).
+    """Wrap a classifier z: images → (1 - a) · z(x) + a · z(x with all but the central crop blacked out).
 
     a = crop² / (H · W); 24² / 32² on CIFAR. For evaluation: it runs the model twice.
 
@@ -22,11 +24,7 @@ class CropTest(nn.Module):
 
     def __init__(self, model: nn.Module, crop: int = 24, fill: float = 0.0) -> None:
         super().__init__()
-        if crop < 1:
-            raise ValueError(f"crop={crop}: must be at least one pixel")
-        self.model = model
-        self.crop = crop
-        self.fill = fill
+        self.model, self.crop, self.fill = model, whole("crop", crop, 1), fill
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]

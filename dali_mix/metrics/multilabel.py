@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PROTOCOLS = ("plain", "voc07", "voc12", "wider")
-TIES = ("random", "order", "sklearn")
+from dali_mix.options import choice, whole
+
 TOP = 3
 _Floats = npt.NDArray[np.floating[Any]]
 _Flags = npt.NDArray[np.bool_]
@@ -56,22 +56,15 @@ class MultiLabelMetrics:
         device: torch.device | str | None = None,
         ties: str = "random",
     ) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: must be at least 1")
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol={protocol!r}: must be one of {', '.join(PROTOCOLS)}")
-        if ties not in TIES:
-            raise ValueError(f"ties={ties!r}: must be one of {', '.join(TIES)}")
-        self.num_classes = num_classes
-        self.protocol = protocol
-        self.ties = ties
+        self.num_classes = whole("num_classes", num_classes, 1)
+        self.protocol = choice("protocol", protocol, ("plain", "voc07", "voc12", "wider"))
+        self.ties = choice("ties", ties, ("random", "order", "sklearn"))
         self.threshold = threshold
         self._device = torch.device(device or "cpu")
-        self._placed = device is not None
         self._rows: list[Tensor] = []
 
     def update(self, scores: Tensor, targets: Tensor, ids: Tensor | None = None) -> None:
-        """Takes a batch; does not wait for the device.
+        """Add a batch; does not wait for the device.
 
         Args:
             scores: (B,K) of any float dtype, higher where the class is likelier.
@@ -89,8 +82,7 @@ class MultiLabelMetrics:
             raise ValueError(f"scores are {scores.dtype}: need a floating point dtype, predictions are made here")
         if ids is not None and (ids.shape != scores.shape[:1] or ids.is_floating_point()):
             raise ValueError(f"ids {tuple(ids.shape)} {ids.dtype}: need ({len(scores)},) of an integer dtype")
-        if not self._placed:
-            self._device, self._placed = scores.device, True
+        self._device = scores.device
         # float64 holds every float32 and every record number as it is, so one tensor can hold a row.
         numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
         parts = (numbers[:, None], scores.detach(), targets)
@@ -99,14 +91,14 @@ class MultiLabelMetrics:
         self._rows.append(torch.cat(rows, 1))
 
     def state(self) -> Tensor:
-        """Everything so far: (n, 1 + 2K) float64; a row is a sample's id (-1 = none), scores and targets."""
+        """Return everything so far: (n, 1 + 2K) float64; a row is a sample's id (-1 = none), scores and targets."""
         width = 1 + 2 * self.num_classes
         rows = self._rows or [torch.zeros(0, width, dtype=torch.float64, device=self._device)]
         self._rows = [torch.cat(rows)]
         return self._rows[0]
 
     def merge(self, state: Tensor) -> None:
-        """Adds the samples of another rank or part.
+        """Add the samples of another rank or part.
 
         Raises:
             ValueError: not a state of this number of classes.
@@ -116,28 +108,22 @@ class MultiLabelMetrics:
         self._rows.append(state.to(self._device, torch.float64))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
-        """Gives every rank the samples of all, in order of rank; each rank calls it once, just before `compute`.
+        """Give every rank the samples of all, in order of rank; each rank calls it once, just before `compute`.
 
         Ranks may hold different numbers of samples, or none. A process alone keeps what it has.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return
-        own = self.state()
-        counts = [torch.zeros(1, dtype=torch.int64, device=own.device) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(counts, torch.tensor([len(own)], device=own.device), group)
-        lengths = [int(count) for count in counts]
-        padded = own.new_zeros(max(lengths), own.shape[1])
-        padded[: len(own)] = own
-        parts = [torch.empty_like(padded) for _ in lengths]
-        dist.all_gather(parts, padded, group)
-        self._rows = [part[:length] for part, length in zip(parts, lengths, strict=True)]
+        parts: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(parts, self.state().cpu(), group)
+        self._rows = [part.to(self._device) for part in parts]
 
     def reset(self) -> None:
-        """Starts anew."""
+        """Forget all samples."""
         self._rows = []
 
     def compute(self) -> dict[str, Any]:
-        """The measures, each 0 … 1; waits for the device.
+        """Return the measures, each 0 … 1; waits for the device.
 
         Returns:
             "mAP" (NaN without any positive), "AP" (a list of K, NaN for classes without positives), "CP", "CR", "CF1",
@@ -151,11 +137,11 @@ class MultiLabelMetrics:
         known, positive = targets >= 0, targets > 0
         columns = (np.ascontiguousarray(part.T) for part in (scores, positive, known))
         precisions = [
-            average_precision(score[keep], truth[keep], self.protocol == "voc12", self.ties)
+            average_precision(precision_at_positives(score[keep], truth[keep], self.ties), self.protocol == "voc12")
             for score, truth, keep in zip(*columns, strict=True)
         ]
         present = [value for value in precisions if not np.isnan(value)]
-        counted = np.ones_like(known) if self.protocol == "wider" else known
+        counted = self.counted(targets)
         predicted = (scores > self.threshold) & counted
         highest = predicted * _top(np.where(counted, scores, -np.inf), TOP, self.ties)
         return {
@@ -165,9 +151,14 @@ class MultiLabelMetrics:
             **{f"{name}_top{TOP}": value for name, value in _rates(highest, positive).items()},
         }
 
+    def counted(self, targets: _Floats) -> _Flags:
+        """Return (n,K) bool, True for the entries that count in precision, recall and F1."""
+        return np.ones_like(targets, bool) if self.protocol == "wider" else targets >= 0
+
     def samples(self) -> tuple[_Floats, _Floats]:
-        """Scores (-inf for NaN of an ignored entry) and targets, (n,K) float64, in order of the ids; waits for the
-        device.
+        """Return scores (-inf for NaN of an ignored entry) and targets, (n,K) float64 each, in order of the ids.
+
+        Waits for the device.
 
         Raises:
             ValueError: no samples; a target that is not 1, 0 or -1; an id that came twice, or ids with some samples
@@ -181,7 +172,7 @@ class MultiLabelMetrics:
             numbers = np.where(rows[:, 0] < 0, np.arange(len(rows)), rows[:, 0])[lost].astype(int)
             raise ValueError(
                 f"the scores of {len(numbers)} of {len(rows)} samples are NaN, the first of them "
-                f"{numbers[:5].tolist()}: no figure can be given for this model"
+                f"{numbers[:5].tolist()}: this model cannot be scored"
             )
         if 0 < self.threshold < 1 and ((scores < 0) | (scores > 1)).any():
             raise ValueError(
@@ -191,7 +182,7 @@ class MultiLabelMetrics:
         return np.where(np.isnan(scores), -np.inf, scores), targets
 
     def _ordered(self, rows: _Floats) -> _Floats:
-        """`rows` in order of their ids, if they have any."""
+        """Return `rows` in order of their ids, if they have any."""
         if not len(rows):
             raise ValueError("no samples were counted: the evaluation set is empty")
         ids = rows[:, 0]
@@ -208,8 +199,8 @@ class MultiLabelMetrics:
         return rows[order]
 
 
-def precision_at_positives(scores: _Floats, positive: _Flags, ties: str = "random") -> _Floats:
-    """Precision among the samples up to each positive, in order of falling score: (positives,).
+def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Floats:
+    """Return the precision among the samples up to each positive, in order of falling score: (positives,).
 
     Args:
         scores: (n,).
@@ -240,17 +231,11 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str = "rando
     return np.repeat(value, size)[hit]
 
 
-def average_precision(scores: _Floats, positive: _Flags, interpolated: bool = False, ties: str = "random") -> float:
-    """Mean over the positives of the precision among the samples up to each, in order of falling score.
+def average_precision(precision: _Floats, interpolated: bool) -> float:
+    """Return the mean of `precision_at_positives`, 0 … 1, or NaN without positives.
 
-    Args:
-        scores, positive, ties: as `precision_at_positives`.
-        interpolated: take the highest precision at this or any later positive instead.
-
-    Returns:
-        0 … 1, or NaN without positives.
+    interpolated: the highest precision at this or any later positive counts instead.
     """
-    precision = precision_at_positives(scores, positive, ties)
     if not len(precision):
         return float("nan")
     if interpolated:
@@ -259,8 +244,10 @@ def average_precision(scores: _Floats, positive: _Flags, interpolated: bool = Fa
 
 
 def _top(scores: _Floats, count: int, ties: str) -> _Floats:
-    """(n,K): 1 for the `count` highest scores of each row. Of equal scores across that limit: with "order" the lower
-    classes, else each the share of random orders that has it among them.
+    """Return (n,K), 1 for the `count` highest scores of each row.
+
+    Of equal scores across that limit: with "order" 1 for the lower classes, else for each the share of random orders
+    that has it among the highest.
     """
     if scores.shape[1] <= count:
         return np.ones(scores.shape)
@@ -272,7 +259,7 @@ def _top(scores: _Floats, count: int, ties: str) -> _Floats:
 
 
 def _rates(predicted: _Flags | _Floats, positive: _Flags) -> dict[str, float]:
-    """Precision, recall and F1 over classes (C…) and over all entries (O…); 0 where there is nothing to divide by.
+    """Return precision, recall and F1 over classes (C…) and over all entries (O…), 0 where the divisor is 0.
 
     Args:
         predicted: (n,K) bool, or the share 0 … 1 to which an entry is predicted.

@@ -1,4 +1,4 @@
-"""What `MultiLabelMetrics` averages, class by class, and the curves its AP is the area under."""
+"""The values that `MultiLabelMetrics` averages, by class, and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ClassReport:
 
 
 def per_class(metrics: MultiLabelMetrics) -> list[ClassReport]:
-    """A report for each class of what `metrics` was given; over ranks after its `gather`.
+    """Return a report for each class of what `metrics` was given; over ranks after its `gather`.
 
     The means over classes are `compute()`'s mAP, CP and CR: protocol and threshold are the same.
 
@@ -32,32 +32,20 @@ def per_class(metrics: MultiLabelMetrics) -> list[ClassReport]:
         ValueError: as `MultiLabelMetrics.samples`.
     """
     scores, targets = metrics.samples()
+    positive = targets > 0
+    predicted = (scores > metrics.threshold) & metrics.counted(targets)
+    hits, guesses, truths = (part.sum(0).tolist() for part in (predicted & positive, predicted, positive))
     reports = []
-    for score, target in zip(scores.T, targets.T, strict=True):
-        known = target >= 0
-        positive = target > 0
-        counted = np.ones_like(known) if metrics.protocol == "wider" else known
-        predicted = (score > metrics.threshold) & counted
-        hits, guesses, truths = int((predicted & positive).sum()), int(predicted.sum()), int(positive.sum())
+    for k, (score, truth, known) in enumerate(zip(scores.T, positive.T, targets.T >= 0, strict=True)):
+        precision = precision_at_positives(score[known], truth[known], metrics.ties)
         reports.append(
             ClassReport(
-                average_precision(score[known], positive[known], metrics.protocol == "voc12", metrics.ties),
-                hits / max(guesses, 1),
-                hits / max(truths, 1),
-                2 * hits / max(guesses + truths, 1),
-                truths,
-                precision_recall(score[known], positive[known], metrics.ties),
+                average_precision(precision, metrics.protocol == "voc12"),
+                hits[k] / max(guesses[k], 1),
+                hits[k] / max(truths[k], 1),
+                2 * hits[k] / max(guesses[k] + truths[k], 1),
+                truths[k],
+                np.stack([np.arange(1, len(precision) + 1) / max(len(precision), 1), precision]),
             )
         )
     return reports
-
-
-def precision_recall(scores: np.ndarray, positive: np.ndarray, ties: str = "random") -> np.ndarray:
-    """Recall and precision among the samples up to each positive, in order of falling score: (2, positives).
-
-    Args:
-        scores, positive, ties: as `precision_at_positives`.
-    """
-    precision = precision_at_positives(scores, positive, ties)
-    count = len(precision)
-    return np.stack([np.arange(1, count + 1) / max(count, 1), precision])

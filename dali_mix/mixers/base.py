@@ -1,11 +1,18 @@
-"""The contract of a mixer: `sample` draws, `apply` changes pixels and targets by what was drawn."""
+"""The contract of a mixer: `sample` draws, `apply` changes pixels and targets by what was drawn.
+
+    generator ── draw ──▶ numbers on the generator's device ── sample ──▶ params, on the images' device
+    images, targets, params ── apply ──▶ mixed images and targets
+
+All randomness is in `sample`, and only there the host may wait for a GPU. `apply` is a pure function: the same params
+give the same pixels on every device, so that a mix can be repeated, described and tested.
+"""
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,11 +21,12 @@ from torch import Tensor
 from dali_mix import _factories
 from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import draws
-from dali_mix.mixers.ops.inplace import check_inplace
+from dali_mix.mixers.ops.paste import check_inplace
 from dali_mix.mixers.ops.targets import Combine, to_soft
-from dali_mix.options import number, whole
+from dali_mix.options import flag, number, whole
 
 Params = TypeVar("Params")
+_Sample = TypeVar("_Sample", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,26 @@ class Unmixed:
     batch_size: int
 
 
-class Mixer(ABC, Generic[Params]):
-    """Mixes the images of a batch, and their targets.
+def _sample_with_prob(sample: _Sample) -> _Sample:
+    @functools.wraps(sample)
+    def drawn(self, batch_size, height, width, generator=None, *args, **options):
+        # An override that calls super().sample() must not draw twice.
+        if self._prob < 1 and type(self).sample is drawn:
+            check_size(batch_size, height, width)
+            if float(draws.uniform(1, generator)) >= self._prob:
+                return Unmixed(batch_size)
+        return sample(self, batch_size, height, width, generator, *args, **options)
 
-    A mixer does not change its input unless told to (`inplace`), keeps dtype, device and memory format of the images,
-    lets gradients pass, and holds no state: the same params give the same batch. `combine` tells how targets combine:
+    return drawn  # type: ignore[return-value]
+
+
+class Mixer(ABC, Generic[Params]):
+    """Mix the images of a batch, and their targets.
+
+    A mixer does not change its input unless `inplace=True`, keeps dtype, device and memory format of the images,
+    lets gradients pass, and holds no state: the same params give the same batch. `combine` says how targets combine:
     "area" (weighted by the share of pixels) or "union" (every label shown); `changes_targets` is False for one that
-    returns them as they came; `in_place` is True for one whose `apply` takes `inplace=True`.
+    returns them unchanged; `in_place` is True for one whose `apply` takes `inplace=True`.
 
     Every mixer takes `prob`, the share of batches that it mixes. The others keep their images; their targets are (B,K)
     if `num_classes` is known, as those of mixed batches. If `prob` is below 1, one number is drawn per batch on the
@@ -67,7 +88,11 @@ class Mixer(ABC, Generic[Params]):
     def __init_subclass__(cls, **options: Any) -> None:
         # Here, not in each mixer: subclasses override `sample` and `apply`, and need to know nothing of `prob`.
         super().__init_subclass__(**options)
-        wrappers = {"sample": _sample_with_prob, "apply": _apply_with_prob, "describe": _describe_with_prob}
+        wrappers: dict[str, Callable[[Any], Any]] = {
+            "sample": _sample_with_prob,
+            "apply": _apply_with_prob,
+            "describe": _describe_with_prob,
+        }
         for name, with_prob in wrappers.items():
             if name in vars(cls):
                 setattr(cls, name, with_prob(vars(cls)[name]))
@@ -85,12 +110,9 @@ class Mixer(ABC, Generic[Params]):
         Raises:
             ValueError: not a number from 0 to 1.
         """
-        share = number("prob", prob)
-        if not 0 <= share <= 1:
-            raise ValueError(f"prob={prob}: must lie between 0 and 1, the share of batches that are mixed")
-        self._prob = share
+        self._prob = number("prob", prob, 0, 1)
 
-    @abstractmethod
+    @_sample_with_prob
     def sample(
         self,
         batch_size: int,
@@ -99,28 +121,37 @@ class Mixer(ABC, Generic[Params]):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Params:
-        """Draws the numbers for one batch of `height` × `width` images.
+        """Draw the numbers for one batch of `height` × `width` images.
 
         Args:
             batch_size: B ≥ 0.
             generator: draws on its own device (None: torch's default CPU generator); the results are then copied to
                 `device` without waiting.
             device: where the images are.
+
+        Raises:
+            ValueError: a size that no batch of images has.
         """
+        check_size(batch_size, height, width)
+        return on_device(self.draw(batch_size, height, width, generator), device)
+
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
+        """Draw as `sample`, on the generator's device. A mixer overrides this, or `sample` itself."""
+        raise NotImplementedError(f"{type(self).__name__} has neither a method sample nor draw")
 
     @abstractmethod
     def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
-        """Mixes by `params`; draws nothing, and does not wait for a GPU.
+        """Mix by `params`; draw nothing, and do not wait for a GPU.
 
         Args:
             images: (B,3,H,W) float32, float16, bfloat16 or uint8 (any number of channels).
             targets: (B,) class numbers, or (B,K) soft or multi-hot rows (-1 = ignore).
             params: as `sample` returned for this B, H and W, on the device of the images.
-            inplace: change the images of the batch given, for who owns it; the same pixels to the bit. Targets are new
+            inplace: change `images` itself, for a caller that owns it; the same pixels to the bit. Targets are new
                 in any case.
 
         Returns:
-            new images (B,3,H,W), or with `inplace` those given; and targets (B,K) float32. More than B of both from a
+            new images (B,3,H,W), or with `inplace` the same ones; and targets (B,K) float32. More than B of both from a
             mixer that says so.
 
         Raises:
@@ -171,27 +202,6 @@ class Mixer(ABC, Generic[Params]):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
 
-def _sample_with_prob(sample: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(sample)
-    def drawn(
-        self: Mixer[Any],
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        *args: Any,
-        **options: Any,
-    ) -> Any:
-        # An override that calls super().sample() must not draw twice.
-        if self._prob < 1 and type(self).sample is drawn:
-            check_size(batch_size, height, width)
-            if float(draws.uniform(1, generator)) >= self._prob:
-                return Unmixed(batch_size)
-        return sample(self, batch_size, height, width, generator, *args, **options)
-
-    return drawn
-
-
 def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(apply)
     def applied(self: Mixer[Any], images: Tensor, targets: Tensor, params: Any, **options: Any) -> Any:
@@ -217,7 +227,7 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return images as they are, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K.
+    """Return images unchanged, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K.
 
     Raises:
         ValueError: as `Mixer.apply`.
@@ -238,13 +248,13 @@ def _unpacked(images: Any, targets: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_size(batch_size: int, height: int, width: int) -> None:
-    """Raises ValueError for a size no batch of images has."""
+    """Raise ValueError for a size that no batch of images has."""
     if batch_size < 0 or height < 1 or width < 1:
         raise ValueError(f"cannot mix {batch_size} images of {height}×{width} pixels")
 
 
 def check_images(images: Tensor) -> None:
-    """Raises ValueError where `images` is no (B,C,H,W) batch of pixels."""
+    """Raise ValueError unless `images` is a (B,C,H,W) batch of pixels."""
     if not isinstance(images, Tensor):
         raise ValueError(f"images are a {type(images).__name__}: a mixer takes a tensor (B,C,H,W)")
     if images.ndim != 4:
@@ -254,7 +264,7 @@ def check_images(images: Tensor) -> None:
 
 
 def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
-    """Raises ValueError where images, targets and params are not of the same number of samples."""
+    """Raise ValueError unless images, targets and params have the same number of samples."""
     check_images(images)
     if not isinstance(targets, Tensor) or not targets.ndim:
         kind = "a single number" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
@@ -265,13 +275,33 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
         )
 
 
-def check_alpha(alpha: float) -> None:
-    """Raises ValueError where `alpha` is no parameter of a Beta distribution."""
-    if not 0 < number("alpha", alpha) < float("inf"):
-        raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (leave the mixer out to mix nothing)")
+def on_device(params: Any, device: torch.device | str) -> Any:
+    """Return params, a dataclass or a tuple of them, with their tensors on `device`, without waiting for it."""
+    if isinstance(params, Tensor):
+        return params.to(device, non_blocking=True)
+    if isinstance(params, tuple):
+        return tuple(on_device(part, device) for part in params)
+    if is_dataclass(params) and not isinstance(params, type):
+        return replace(params, **{name: on_device(part, device) for name, part in vars(params).items()})
+    return params
 
 
-def check_num_classes(num_classes: int | None) -> None:
-    """Raises ValueError where `num_classes` is given and no whole number of at least 1."""
-    if num_classes is not None:
-        whole("num_classes", num_classes, 1)
+def class_count(num_classes: int | None) -> int | None:
+    """Return `num_classes`; raise ValueError unless it is None or a whole number of at least 1."""
+    return None if num_classes is None else whole("num_classes", num_classes, 1)
+
+
+class BetaMixer(Mixer[Params]):
+    """A mixer of pairs, whose λ is drawn from Beta(alpha, alpha), for each image or once for the batch."""
+
+    in_place = True
+
+    def __init__(
+        self, num_classes: int | None, alpha: float = 1.0, per_batch: bool = False, *, prob: float = 1.0
+    ) -> None:
+        super().__init__(prob)
+        if not 0 < number("alpha", alpha) < float("inf"):
+            raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (leave the mixer out to mix nothing)")
+        self.num_classes = class_count(num_classes)
+        self.alpha = alpha
+        self.per_batch = flag("per_batch", per_batch)

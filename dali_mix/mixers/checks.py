@@ -1,9 +1,9 @@
-"""What constructors of mixers ask of their arguments; each raises ValueError naming the argument."""
+"""Checks of the arguments of mixers' constructors; each raises ValueError naming the argument."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import inf
 from typing import Any
 
 from dali_mix.options import number
@@ -33,7 +33,5 @@ def _channels(name: str, values: Any) -> tuple[float, float, float]:
             " units"
         )
     values = values * 3 if len(values) == 1 else values
-    red, green, blue = (number(name, value) for value in values)
-    if not (isfinite(red) and isfinite(green) and isfinite(blue)):
-        raise ValueError(f"{name}={values!r}: must be finite")
+    red, green, blue = (number(name, value, low=-inf) for value in values)
     return red, green, blue

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, check_batch, check_size
+from dali_mix.mixers.base import Mixer, check_size, unmixed
 from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
-from dali_mix.mixers.ops.inplace import check_inplace
 from dali_mix.mixers.ops.targets import to_soft
 from dali_mix.options import number
 
@@ -27,14 +26,14 @@ class ChoiceParams:
 
 
 class MixChoice(Mixer[ChoiceParams]):
-    """Draws one of `mixers` for each batch with `probs`; what is missing to 1 is the share of batches left alone.
+    """Draw one of `mixers` for each batch; with the remaining probability, 1 - sum(probs), the batch is left unmixed.
 
     `MixChoice([CutMix(10)], probs=[0.5])` is the published CIFAR protocol of CutMix. Where a mixer of the choice knows
-    the number of classes, class numbers always leave as (B,K), also from a batch left alone, so that the loss sees one
+    the number of classes, class numbers always leave as (B,K), also from an unmixed batch, so that the loss sees one
     kind of target.
 
     The choice decides which code runs, so the host must know it: with a CUDA generator that is one wait a batch; with a
-    CPU generator (or none given) there is none.
+    CPU generator (or the default one) there is none.
 
     Args:
         mixers: at least one; all with the same `combine`.
@@ -47,27 +46,23 @@ class MixChoice(Mixer[ChoiceParams]):
 
     def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float], *, prob: float = 1.0) -> None:
         super().__init__(prob)
-        if not all(isinstance(given, (list, tuple)) for given in (mixers, probs)):
+        if not all(isinstance(values, (list, tuple)) for values in (mixers, probs)):
             raise ValueError(f"MixChoice takes a list of mixers and a list of shares, not {mixers!r} and {probs!r}")
         for mixer in mixers:
             if not isinstance(mixer, Mixer):
                 raise ValueError(f"MixChoice holds mixers, not {mixer!r}")
-        for share in probs:
-            number("probs", share)
         if not mixers or len(mixers) != len(probs):
             raise ValueError(f"MixChoice needs one share per mixer: {len(mixers)} mixers, {len(probs)} probs")
-        if not all(share >= 0 for share in probs) or not sum(probs) <= 1 + 1e-9:
-            raise ValueError(f"probs={list(probs)}: shares must be ≥ 0 and sum to at most 1 (the rest is left alone)")
+        self.probs = tuple(number("probs", share, 0, 1) for share in probs)
+        if sum(self.probs) > 1 + 1e-9:
+            raise ValueError(f"probs={list(probs)}: must sum to at most 1 (the rest is left unmixed)")
         if len({mixer.combine for mixer in mixers}) > 1:
             ways = ", ".join(f"{type(mixer).__name__}: {mixer.combine}" for mixer in mixers)
             raise ValueError(f"MixChoice cannot hold mixers that combine targets in different ways ({ways})")
-        known = {mixer.num_classes for mixer in mixers} - {None}
+        known = {mixer.num_classes for mixer in mixers if mixer.num_classes is not None}
         if len(known) > 1:
-            raise ValueError(
-                f"the mixers of a MixChoice were made for different num_classes: {sorted(map(str, known))}"
-            )
+            raise ValueError(f"the mixers of a MixChoice were made for different num_classes: {sorted(known)}")
         self.mixers = tuple(mixers)
-        self.probs = tuple(float(share) for share in probs)
         self.num_classes = known.pop() if known else None
         self.combine = mixers[0].combine
         self.changes_targets = any(mixer.changes_targets for mixer in mixers)
@@ -94,15 +89,11 @@ class MixChoice(Mixer[ChoiceParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ChoiceParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`; a batch left alone is returned as it came, not copied."""
-        check_batch(images, targets, params.batch_size)
-        if inplace:  # whichever mixer was chosen, or none
-            check_inplace(images)
-        if params.index >= 0:
-            images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)
-        if self.num_classes is not None:
-            targets = to_soft(targets, self.num_classes)
-        return images, targets
+        """As `Mixer.apply`; an unmixed batch is returned as it is, not copied."""
+        if params.index < 0:
+            return unmixed(self, images, targets, params.batch_size, inplace=inplace)
+        images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)
+        return images, targets if self.num_classes is None else to_soft(targets, self.num_classes)
 
     def describe(self, images: Tensor, params: ChoiceParams) -> list[MixedImage]:
         if params.index < 0:

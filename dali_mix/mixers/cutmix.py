@@ -1,20 +1,19 @@
-"""CutMix: a box of one image pasted at the same place of another (arXiv 1905.04899)."""
+"""CutMix: a box of one image pasted at the same position of another (arXiv 1905.04899)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, PasteParams, check_alpha, check_batch, check_num_classes, check_size
+from dali_mix.mixers.base import BetaMixer, PasteParams, check_batch
 from dali_mix.mixers.ops import boxes as box_ops
-from dali_mix.mixers.ops import draws as random
+from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import paste_boxes
 from dali_mix.mixers.ops.targets import mix_area
-from dali_mix.options import flag
 
 
-class CutMix(Mixer[PasteParams]):
-    """Pastes a box of a partner image, and mixes targets by the area pasted.
+class CutMix(BetaMixer[PasteParams]):
+    """Paste a box of a partner image, and mix targets by the area pasted.
 
     λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around a uniformly drawn pixel and
     is clipped at the border; lam is recomputed from the area left. (The released code halves the sides in integers, so
@@ -23,43 +22,23 @@ class CutMix(Mixer[PasteParams]):
     Args:
         num_classes: K; None where targets are always (B,K).
         alpha: of the Beta distribution; the paper uses 1.
-        per_batch: one box for the whole batch, as the released code does; by default every image has its own.
+        per_batch: one box for the batch, as the released code does; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.
     """
 
-    in_place = True
-
-    def __init__(
-        self, num_classes: int | None, alpha: float = 1.0, per_batch: bool = False, *, prob: float = 1.0
-    ) -> None:
-        super().__init__(prob)
-        check_num_classes(num_classes)
-        check_alpha(alpha)
-        self.num_classes = num_classes
-        self.alpha = alpha
-        self.per_batch = flag("per_batch", per_batch)
-
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> PasteParams:
-        check_size(batch_size, height, width)
-        draws = 1 if self.per_batch else batch_size
-        kept = random.beta(draws, self.alpha, generator)
-        centre_y = random.pixels(draws, height, generator)
-        centre_x = random.pixels(draws, width, generator)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> PasteParams:
+        count = 1 if self.per_batch else batch_size
+        kept = draws.beta(count, self.alpha, generator)
+        centre_y = draws.pixels(count, height, generator)
+        centre_x = draws.pixels(count, width, generator)
         boxes, lam = box_ops.cut(kept, centre_y, centre_x, height, width)
         return PasteParams(
-            permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
-            boxes=random.per_sample(boxes, batch_size).to(device, non_blocking=True),
-            lam=random.per_sample(lam, batch_size).to(device, non_blocking=True),
+            permutation=draws.permutation(batch_size, generator),
+            boxes=draws.per_sample(boxes, batch_size),
+            lam=draws.per_sample(lam, batch_size),
         )
 
     def apply(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, check_batch, check_size
+from dali_mix.mixers.base import Mixer, check_batch
 from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws
@@ -23,7 +23,7 @@ class CutoutParams:
 
 
 class Cutout(Mixer[CutoutParams]):
-    """Blacks out a square around a uniformly drawn pixel, clipped at the border; targets pass unchanged.
+    """Black out a square around a uniformly drawn pixel, clipped at the border; targets stay unchanged.
 
     Pixels become 0, which is the mean colour of normalized images.
 
@@ -42,25 +42,16 @@ class Cutout(Mixer[CutoutParams]):
         super().__init__(prob)
         self.size = whole("size", size, 1)
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> CutoutParams:
-        check_size(batch_size, height, width)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> CutoutParams:
         centre_y = draws.pixels(batch_size, height, generator)
         centre_x = draws.pixels(batch_size, width, generator)
         side = torch.full_like(centre_y, self.size)
-        boxes = box_ops.clipped(centre_y, centre_x, side, side, height, width)
-        return CutoutParams(boxes=boxes.to(device, non_blocking=True))
+        return CutoutParams(boxes=box_ops.clipped(centre_y, centre_x, side, side, height, width))
 
     def apply(
         self, images: Tensor, targets: Tensor, params: CutoutParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`, but targets are returned as they came."""
+        """As `Mixer.apply`, but targets are returned unchanged."""
         check_batch(images, targets, len(params.boxes))
         return erase_boxes(images, params.boxes, inplace=inplace), targets
 

@@ -1,4 +1,4 @@
-"""What is to be seen in mixed images, for captions and outlines."""
+"""A description of mixed images, for captions and outlines."""
 
 from __future__ import annotations
 

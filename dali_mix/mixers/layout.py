@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +11,6 @@ from torch import Tensor
 
 # Keyed by bytes per value: kernels that only move values get them as integers of the same size.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-_HUGE_PAGES_FROM = 1 << 22  # bytes
 
 
 def memory_format(images: Tensor) -> torch.memory_format:
@@ -36,32 +31,17 @@ def empty_like_batch(images: Tensor, count: int) -> Tensor:
 
 
 def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
-    """As `empty_like_batch`, on huge pages if Linux grants them on request (numpy asks likewise).
+    """As `empty_like_batch`, allocated by numpy, which asks Linux for huge pages.
 
     Fresh memory costs a page fault every 4 KiB otherwise, which takes longer than the copy itself.
     """
-    out = empty_like_batch(images, count)
-    advice = getattr(mmap, "MADV_HUGEPAGE", None)
-    start = -(-out.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    size = (out.data_ptr() + out.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-    if out.nbytes >= _HUGE_PAGES_FROM and advice is not None and _madvise() is not None:
-        _madvise()(start, size, advice)  # advice only: a refusal changes nothing
-    return out
-
-
-@functools.cache
-def _madvise() -> Any:
-    """libc's madvise, or None."""
-    try:
-        function = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):
-        return None
-    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return function
+    memory = np.empty((count, *image_shape(images)), f"i{images.element_size()}")
+    out = torch.from_numpy(memory).view(images.dtype)
+    return out.squeeze(4) if images.is_contiguous() else out.squeeze(1).permute(0, 3, 1, 2)
 
 
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    """(C,1,1) float32, filled on `device`: a CUDA graph would replay a copy from host memory."""
+    """Return (C,1,1) float32, filled on `device`: a CUDA graph would replay a copy from host memory."""
     return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
 
 

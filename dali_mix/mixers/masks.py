@@ -1,11 +1,13 @@
-"""Masks of masked supervision (MaskSup, arXiv 2310.18517): what of each image is removed, drawn or from a folder."""
+"""Masks of masked supervision (MaskSup, arXiv 2310.18517): the removed pixels of each image, drawn or from a folder."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic
 
 import numpy as np
 import torch
@@ -13,10 +15,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dali_mix.mixers.base import check_images, check_size
+from dali_mix.mixers.base import Params, check_images, check_size, on_device
 from dali_mix.mixers.layout import keep_format
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.masks import draw_masks
+from dali_mix.options import number, whole
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,37 @@ class FreeFormParams:
     hole_radii: Tensor
 
 
-class FreeFormMasks:
+class Masks(ABC, Generic[Params]):
+    """A source of masks: `sample` draws them, `masks` makes them."""
+
+    @abstractmethod
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
+        """Draw as `sample`, on the generator's device."""
+
+    @abstractmethod
+    def masks(self, params: Params) -> Tensor:
+        """Return (B,1,H,W) bool on the device of the params, True where a pixel is removed."""
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Params:
+        """Draw masks for `batch_size` images; as `Mixer.sample`."""
+        check_size(batch_size, height, width)
+        return on_device(self.draw(batch_size, height, width, generator), device)
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """`sample`, then `masks`, for `images` (B,C,H,W)."""
+        check_images(images)
+        batch_size, _, height, width = images.shape
+        return self.masks(self.sample(batch_size, height, width, generator, images.device))
+
+
+class FreeFormMasks(Masks[FreeFormParams]):
     """Irregular strokes and holes, each image its own: broad broken lines that wander over the image, and discs.
 
     A stroke starts anywhere in a uniform direction; at each of its points it turns by up to `turn` and goes on for a
@@ -64,29 +97,17 @@ class FreeFormMasks:
         holes: tuple[int, int] = (0, 3),
         hole_width: tuple[float, float] = (0.08, 0.3),
     ) -> None:
-        for name, (low, high) in (("length", length), ("stroke_width", stroke_width), ("hole_width", hole_width)):
+        for name, (low, high) in {"length": length, "stroke_width": stroke_width, "hole_width": hole_width}.items():
             if not 0 <= low <= high < math.inf:
                 raise ValueError(f"{name}={(low, high)}: needs 0 ≤ low ≤ high")
-        for name, (low, high) in (("strokes", strokes), ("holes", holes)):
-            if type(low) is not int or type(high) is not int or not 0 <= low <= high:
-                raise ValueError(f"{name}={(low, high)}: needs whole numbers, 0 ≤ low ≤ high")
-        if type(segments) is not int or segments < 1:
-            raise ValueError(f"segments={segments!r}: a stroke has at least one")
-        if not 0 <= turn <= math.pi:
-            raise ValueError(f"turn={turn}: must be an angle of 0 to π")
-        self.strokes, self.segments, self.length, self.stroke_width = strokes, segments, length, stroke_width
-        self.turn, self.holes, self.hole_width = turn, holes, hole_width
+        for name, (fewest, most) in {"strokes": strokes, "holes": holes}.items():
+            whole(name, fewest, 0)
+            whole(name, most, fewest)
+        self.strokes, self.length, self.stroke_width = strokes, length, stroke_width
+        self.holes, self.hole_width = holes, hole_width
+        self.segments, self.turn = whole("segments", segments, 1), number("turn", turn, 0, math.pi)
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> FreeFormParams:
-        """Draws strokes and holes for `batch_size` images; as `Mixer.sample`."""
-        check_size(batch_size, height, width)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> FreeFormParams:
         side, most, discs = math.sqrt(height * width), self.strokes[1], self.holes[1]
 
         def draw(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
@@ -111,27 +132,19 @@ class FreeFormMasks:
             spots(discs),
             radii(discs, self.holes[0], self.hole_width),
         )
-        return FreeFormParams(height, width, *(part.float().to(device, non_blocking=True) for part in drawn))
+        return FreeFormParams(height, width, *(part.float() for part in drawn))
 
     def masks(self, params: FreeFormParams) -> Tensor:
-        """(B,1,H,W) bool, True where a pixel is removed: its centre lies closer to a stroke or hole than the radius.
+        """Return (B,1,H,W) bool, True for a removed pixel: its centre is closer to a stroke or hole than the radius.
 
         Pure, on the device of the params, without waiting for it, in memory of a few images' worth.
         """
         discs = torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
         return draw_masks(_lines(params), discs, params.height, params.width)[:, None]
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """`sample`, then `masks`, for `images` (B,C,H,W)."""
-        check_images(images)
-        batch_size, _, height, width = images.shape
-        return self.masks(self.sample(batch_size, height, width, generator, images.device))
-
 
 def _lines(params: FreeFormParams) -> Tensor:
-    """(B,n,6) float32, a row for each straight part of a stroke: y, x of its start; y, x of its direction, a unit
-    vector; its length; half its width.
-    """
+    """Return (B,n,6) float32, a row for each straight part of a stroke, as `draw_masks` takes it."""
     start = params.strokes[:, :, :-1]
     step = params.strokes[:, :, 1:] - start
     heading = torch.atan2(step[..., 0], step[..., 1])  # of no length: any; atan2 of 0 and 0 is 0
@@ -142,14 +155,14 @@ def _lines(params: FreeFormParams) -> Tensor:
 
 @dataclass(frozen=True)
 class FolderMaskParams:
-    """height, width: of the images. index: (B,) int64, the mask of each, a place in `FolderMasks.names`."""
+    """height, width: of the images. index: (B,) int64, the mask of each, an index into `FolderMasks.names`."""
 
     height: int
     width: int
     index: Tensor
 
 
-class FolderMasks:
+class FolderMasks(Masks[FolderMaskParams]):
     """Masks from the PNG files of a folder: what is above 0 is removed.
 
     All files are read at once, in the order of their names, and kept as bool (a byte a pixel); resized with nearest
@@ -181,21 +194,11 @@ class FolderMasks:
     def __repr__(self) -> str:
         return f"FolderMasks({str(self.folder)!r}: {len(self)} masks)"
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> FolderMaskParams:
-        """Draws a mask for each of `batch_size` images, each equally likely; as `Mixer.sample`."""
-        check_size(batch_size, height, width)
-        index = draws.pixels(batch_size, len(self), generator)
-        return FolderMaskParams(height, width, index.to(device, non_blocking=True))
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> FolderMaskParams:
+        return FolderMaskParams(height, width, draws.pixels(batch_size, len(self), generator))
 
     def masks(self, params: FolderMaskParams) -> Tensor:
-        """(B,1,H,W) bool, True where a pixel is removed. Copies all masks to the device when the size is a new one."""
+        """Return (B,1,H,W) bool, True where a pixel is removed. A new size copies all masks to the device once."""
         key = (params.height, params.width, params.index.device)
         if self._resized is None or self._resized[0] != key:
             size = (params.height, params.width)
@@ -203,15 +206,9 @@ class FolderMasks:
             self._resized = (key, torch.stack(resized).to(params.index.device))
         return self._resized[1][params.index][:, None]
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """`sample`, then `masks`, for `images` (B,C,H,W)."""
-        check_images(images)
-        batch_size, _, height, width = images.shape
-        return self.masks(self.sample(batch_size, height, width, generator, images.device))
-
 
 def _read_mask(path: Path) -> Tensor:
-    """(H,W) bool of one file."""
+    """Return (H,W) bool of one file."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             # Grey of any depth is compared as it is; palettes and colours by their brightness.

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, check_alpha, check_batch, check_num_classes, check_size
+from dali_mix.mixers.base import BetaMixer, check_batch
 from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.blend import blend
 from dali_mix.mixers.ops.targets import mix_area
-from dali_mix.options import flag
 
 
 @dataclass(frozen=True)
@@ -23,48 +22,30 @@ class MixUpParams:
     lam: Tensor
 
 
-class MixUp(Mixer[MixUpParams]):
+class MixUp(BetaMixer[MixUpParams]):
     """lam · image + (1 - lam) · partner, targets likewise; lam ~ Beta(alpha, alpha).
 
-    The mean is taken in float32 for every dtype; uint8 images are rounded to the nearest grey level.
+    The mean is computed in float32 for every dtype; uint8 images are rounded to the nearest grey level.
 
     Args:
         num_classes: K; None where targets are always (B,K).
         alpha: of the Beta distribution; the paper uses .2 on ImageNet and 1 on CIFAR.
-        per_batch: one lam for the whole batch, as published; by default every image has its own.
+        per_batch: one lam for the batch, as published; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
         ValueError: an argument out of range.
     """
 
-    in_place = True
-
     def __init__(
         self, num_classes: int | None, alpha: float = 0.2, per_batch: bool = False, *, prob: float = 1.0
     ) -> None:
-        super().__init__(prob)
-        check_num_classes(num_classes)
-        check_alpha(alpha)
-        self.num_classes = num_classes
-        self.alpha = alpha
-        self.per_batch = flag("per_batch", per_batch)
+        super().__init__(num_classes, alpha, per_batch, prob=prob)
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> MixUpParams:
-        check_size(batch_size, height, width)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> MixUpParams:
         lam = draws.beta(1 if self.per_batch else batch_size, self.alpha, generator)
         lam = draws.per_sample(lam, batch_size).float()
-        return MixUpParams(
-            permutation=draws.permutation(batch_size, generator).to(device, non_blocking=True),
-            lam=lam.to(device, non_blocking=True),
-        )
+        return MixUpParams(permutation=draws.permutation(batch_size, generator), lam=lam)
 
     def apply(
         self, images: Tensor, targets: Tensor, params: MixUpParams, *, inplace: bool = False

@@ -1,20 +1,22 @@
-"""ResizeMix: a whole image, shrunk, pasted into another (arXiv 2012.11101)."""
+"""ResizeMix: a full image, shrunk, pasted into another (arXiv 2012.11101)."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, PasteParams, check_batch, check_num_classes, check_size
+from dali_mix.mixers.base import Mixer, PasteParams, check_batch, class_count
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import Interpolation, paste_resized
 from dali_mix.mixers.ops.targets import mix_area
-from dali_mix.options import flag, number
+from dali_mix.options import choice, flag, number
 
 
 class ResizeMix(Mixer[PasteParams]):
-    """Resizes a partner image to a share of each side, pastes it whole, and mixes targets by the area pasted.
+    """Resize a partner image to a share of each side, paste all of it, and mix targets by the area pasted.
 
     τ ~ U(scale); the partner is resized to ⌊τH⌋ × ⌊τW⌋ (at least one pixel); the box lies around a uniformly drawn
     pixel and is shifted to lie fully inside, so that no part of the object is lost; lam = 1 - ⌊τH⌋⌊τW⌋ / (HW).
@@ -24,7 +26,7 @@ class ResizeMix(Mixer[PasteParams]):
         scale: lowest and highest τ, 0 < low ≤ high ≤ 1; the paper uses .1 and .8.
         interpolation: "nearest", as released: pixel d of n comes from pixel ⌊d · (N / n)⌋, N the side of the image, in
             float32 (torch's `interpolate(mode="nearest")`); or "bilinear", antialiased (`antialias=True` there).
-        per_batch: one τ for the whole batch (centres stay per image), as released; by default every image has its own.
+        per_batch: one τ for the batch (centres stay per image), as released; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
@@ -43,38 +45,23 @@ class ResizeMix(Mixer[PasteParams]):
         prob: float = 1.0,
     ) -> None:
         super().__init__(prob)
-        check_num_classes(num_classes)
         if not isinstance(scale, (list, tuple)) or len(scale) != 2:
             raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
         low, high = (number("scale", end) for end in scale)
         if not 0 < low <= high <= 1:
             raise ValueError(f"scale={tuple(scale)}: needs 0 < low ≤ high ≤ 1")
-        if interpolation not in ("nearest", "bilinear"):
-            raise ValueError(f"interpolation={interpolation!r}: must be 'nearest' or 'bilinear'")
-        self.num_classes = num_classes
+        self.num_classes = class_count(num_classes)
         self.scale = (low, high)
-        self.interpolation = interpolation
+        self.interpolation: Interpolation = choice("interpolation", interpolation, get_args(Interpolation))
         self.per_batch = flag("per_batch", per_batch)
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> PasteParams:
-        check_size(batch_size, height, width)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> PasteParams:
         tau = draws.uniform(1 if self.per_batch else batch_size, generator, *self.scale)
         tau = draws.per_sample(tau, batch_size)
         centre_y = draws.pixels(batch_size, height, generator)
         centre_x = draws.pixels(batch_size, width, generator)
         boxes, lam = box_ops.shrunk(tau, centre_y, centre_x, height, width)
-        return PasteParams(
-            permutation=draws.permutation(batch_size, generator).to(device, non_blocking=True),
-            boxes=boxes.to(device, non_blocking=True),
-            lam=lam.to(device, non_blocking=True),
-        )
+        return PasteParams(draws.permutation(batch_size, generator), boxes, lam)
 
     def apply(
         self, images: Tensor, targets: Tensor, params: PasteParams, *, inplace: bool = False

@@ -16,7 +16,7 @@ from dali_mix.mixers.layout import empty_like_batch, per_channel
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import Interpolation
 from dali_mix.mixers.resizemix import ResizeMix
-from dali_mix.options import number
+from dali_mix.options import number, whole
 
 _SEEDS = 1 << 62
 
@@ -77,29 +77,19 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         from kornia.augmentation.auto import RandAugment
 
         self._resizemix = ResizeMix(num_classes, scale, interpolation, per_batch)
-        means, stds = checks.mean_and_std(mean, std)
-        if isinstance(num_ops, bool) or not isinstance(num_ops, int) or not 1 <= num_ops <= 15:
-            raise ValueError(f"num_ops={num_ops!r}: must be a whole number from 1 to 15, the operations there are")
         if not 0 < number("magnitude", magnitude) < 30:
             raise ValueError(f"magnitude={magnitude}: must lie between 0 and 30")
-        if isinstance(views, bool) or not isinstance(views, int) or views < 1:
-            raise ValueError(f"views={views!r}: must be a whole number of at least 1")
-        self.num_classes = num_classes
+        self.num_classes = self._resizemix.num_classes
         self.scale, self.interpolation, self.per_batch = self._resizemix.scale, interpolation, per_batch
-        self.num_ops, self.magnitude, self.views = num_ops, magnitude, views
+        self.num_ops, self.magnitude, self.views = whole("num_ops", num_ops, 1, 15), magnitude, whole("views", views, 1)
+        means, stds = checks.mean_and_std(mean, std)
         self.mean, self.std = means, stds
+        self._statistics = (means or (0.0,) * 3, stds or (1.0,) * 3)
         self._augment = RandAugment(n=num_ops, m=magnitude, transformation_matrix_mode="skip")
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> ResizeMixPlusParams:
-        """As `Mixer.sample`. kornia draws on the host, from a seed of `generator`: a wait where that is on a GPU."""
-        paste = self._resizemix.sample(batch_size, height, width, generator, device)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> ResizeMixPlusParams:
+        """As `Mixer.draw`. kornia draws on the host, from a seed of `generator`: a wait where that is on a GPU."""
+        paste = self._resizemix.draw(batch_size, height, width, generator)
         seeds = torch.randint(_SEEDS, (self.views,), generator=generator, device=draws.device_of(generator)).tolist()
         views = []
         # kornia draws from torch's default generator, which gets its state back.
@@ -126,10 +116,10 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         batch_size = len(images)
         out = empty_like_batch(images, len(params.views) * batch_size)
         unit = self._to_unit(mixed)
-        for place, view in enumerate(params.views):
+        for index, view in enumerate(params.views):
             if batch_size:
                 augmented = self._augment(unit, params=view)
-                out[place * batch_size : (place + 1) * batch_size] = self._from_unit(augmented, images.dtype)
+                out[index * batch_size : (index + 1) * batch_size] = self._from_unit(augmented, images.dtype)
         return out, mixed_targets.repeat(len(params.views), 1)
 
     def describe(self, images: Tensor, params: ResizeMixPlusParams) -> list[MixedImage]:
@@ -152,13 +142,11 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     def _to_unit(self, images: Tensor) -> Tensor:
         if images.dtype == torch.uint8:
             return images.float() / 255
-        if self.mean is not None and self.std is not None:
-            images = images.float() * per_channel(self.std, images.device) + per_channel(self.mean, images.device)
-        return images.float().clamp(0, 1)
+        mean, std = (per_channel(values, images.device) for values in self._statistics)
+        return (images.float() * std + mean).clamp(0, 1)
 
     def _from_unit(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         if dtype == torch.uint8:
             return (images * 255).round()
-        if self.mean is not None and self.std is not None:
-            return (images - per_channel(self.mean, images.device)) / per_channel(self.std, images.device)
-        return images
+        mean, std = (per_channel(values, images.device) for values in self._statistics)
+        return (images - mean) / std

@@ -1,4 +1,4 @@
-"""SaliencyMix: a box around an image's most salient pixel, pasted at the same place of another (arXiv 2006.01791)."""
+"""SaliencyMix: a box around an image's most salient pixel, pasted into another image (arXiv 2006.01791)."""
 
 from __future__ import annotations
 
@@ -9,29 +9,20 @@ import torch
 from torch import Tensor
 
 from dali_mix.mixers import checks
-from dali_mix.mixers.base import (
-    Mixer,
-    PasteParams,
-    check_alpha,
-    check_batch,
-    check_images,
-    check_num_classes,
-    check_size,
-)
+from dali_mix.mixers.base import BetaMixer, PasteParams, check_batch, check_images
 from dali_mix.mixers.description import MixedImage, pasted
 from dali_mix.mixers.ops import boxes as box_ops
-from dali_mix.mixers.ops import draws as random
+from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.partners import of_partners
 from dali_mix.mixers.ops.paste import paste_boxes
-from dali_mix.mixers.ops.saliency import fine_grained_saliency, normalized_saliency, peaks
+from dali_mix.mixers.ops.saliency import fine_grained_saliency, peaks
 from dali_mix.mixers.ops.targets import mix_area
-from dali_mix.options import flag
 
 
 @dataclass(frozen=True)
 class SaliencyMixParams:
     """What SaliencyMix draws: image i receives a box of image permutation[i]. Where the box lies, and so λ, is known
-    only when the images are: `SaliencyMix.locate` tells.
+    only when the images are: see `SaliencyMix.locate`.
 
     permutation: (B,) int64. sides: (B,2) int64, height and width of the box before it is clipped at the border.
     """
@@ -40,21 +31,21 @@ class SaliencyMixParams:
     sides: Tensor
 
 
-class SaliencyMix(Mixer[SaliencyMixParams]):
-    """Pastes a box around the most salient pixel of a partner image, and mixes targets by the area pasted.
+class SaliencyMix(BetaMixer[SaliencyMixParams]):
+    """Paste a box around the most salient pixel of a partner image, and mix targets by the area pasted.
 
     λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around the pixel of the partner with
     the largest saliency (`fine_grained_saliency`; of several, the first in reading order), is clipped at the border
-    and pasted at the same place; lam is recomputed from the area left.
+    and pasted at the same position; lam is recomputed from the area left.
 
-    Saliency is defined on grey levels. uint8 images are taken as they are. Floating-point images are brought back to
+    Saliency is defined on grey levels. uint8 images are used as they are. Floating-point images are brought back to
     them by `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. That returns the level a pixel had
     exactly from float32 and float16; bfloat16 keeps 8 bits, and may be one level off where |x| ≥ 2 and std > .25.
 
     Args:
         num_classes: K; None where targets are always (B,K).
         alpha: of the Beta distribution; the paper uses 1.
-        per_batch: the released protocol: one box for the whole batch, around the peak of the first image's partner. By
+        per_batch: the released protocol: one box for the batch, around the peak of the first image's partner. By
             default every image has a box of its own, around its own partner's peak.
         mean, std: what the pipeline normalized floating-point images with, three numbers each (red, green, blue) in
             0..1 units, or [one] of grey images. None where images are uint8 only. `dali_mix.engine` gives the
@@ -64,8 +55,6 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
     Raises:
         ValueError: an argument out of range.
     """
-
-    in_place = True
 
     def __init__(
         self,
@@ -77,30 +66,16 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         *,
         prob: float = 1.0,
     ) -> None:
-        super().__init__(prob)
-        check_num_classes(num_classes)
-        check_alpha(alpha)
+        super().__init__(num_classes, alpha, per_batch, prob=prob)
         means, stds = checks.mean_and_std(mean, std)
-        self.num_classes = num_classes
-        self.alpha = alpha
-        self.per_batch = flag("per_batch", per_batch)
         self.mean, self.std = means, stds
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> SaliencyMixParams:
-        check_size(batch_size, height, width)
-        draws = 1 if self.per_batch else batch_size
-        side = random.square_root(1.0 - random.beta(draws, self.alpha, generator))
-        side = random.per_sample(side, batch_size)
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SaliencyMixParams:
+        kept = draws.beta(1 if self.per_batch else batch_size, self.alpha, generator)
+        side = draws.per_sample(draws.square_root(1.0 - kept), batch_size)
         return SaliencyMixParams(
-            permutation=random.permutation(batch_size, generator).to(device, non_blocking=True),
-            sides=torch.stack([(side * height).long(), (side * width).long()], dim=1).to(device, non_blocking=True),
+            permutation=draws.permutation(batch_size, generator),
+            sides=torch.stack([(side * height).long(), (side * width).long()], dim=1),
         )
 
     def apply(
@@ -112,32 +87,31 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
         return paste_boxes(images, located.permutation, located.boxes, inplace=inplace), mixed_targets
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
-        """The boxes that `apply` pastes, and the λ it mixes targets by: `CutMix.apply` with them does the same.
+        """Return the boxes that `apply` pastes, and the λ it mixes targets by: `CutMix.apply` with them does the same.
 
         Args:
             images: as for `apply`.
         """
-        return self._around(*self._centres(images, params.permutation), images, params)
+        return self._locate(images, params)[0]
 
-    def _around(self, centre_y: Tensor, centre_x: Tensor, images: Tensor, params: SaliencyMixParams) -> PasteParams:
+    def _locate(self, images: Tensor, params: SaliencyMixParams) -> tuple[PasteParams, tuple[Tensor, Tensor]]:
+        """As `locate`; and the row and column of the partners' most salient pixels, (B,) int64 each."""
         height, width = images.shape[2:]
+        if self.per_batch:
+            found = peaks(self.saliency(of_partners(images, params.permutation[:1])))
+            centre_y, centre_x = (coordinate.expand(len(images)) for coordinate in found)
+        else:  # every image is someone's partner: each map is made once
+            found = peaks(self.saliency(images))
+            centre_y, centre_x = (of_partners(coordinate, params.permutation) for coordinate in found)
         box_h, box_w = params.sides.unbind(1)
         boxes = box_ops.clipped(centre_y, centre_x, box_h, box_w, height, width)
-        return PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))
-
-    def _centres(self, images: Tensor, permutation: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and column of the partners' most salient pixels, (B,) or (1,) int64 each."""
-        if self.per_batch:
-            return peaks(self.saliency(of_partners(images, permutation[:1])))
-        # Every image is someone's partner: each map is made once.
-        centre_y, centre_x = peaks(self.saliency(images))
-        return of_partners(centre_y, permutation), of_partners(centre_x, permutation)
+        located = PasteParams(params.permutation, boxes, box_ops.kept_share(boxes, height, width))
+        return located, (centre_y, centre_x)
 
     def describe(self, images: Tensor, params: SaliencyMixParams) -> list[MixedImage]:
-        centre_y, centre_x = (centre.expand(len(images)) for centre in self._centres(images, params.permutation))
-        located = self._around(centre_y, centre_x, images, params)
-        peaks_of_partners = list(zip(centre_y.tolist(), centre_x.tolist(), strict=True))
-        return pasted(located.permutation, located.lam, located.boxes, peaks_of_partners)
+        located, (centre_y, centre_x) = self._locate(images, params)
+        centres = list(zip(centre_y.tolist(), centre_x.tolist(), strict=True))
+        return pasted(located.permutation, located.lam, located.boxes, centres)
 
     def saliency(self, images: Tensor) -> Tensor:
         """Return each image's map, (B,H,W) uint8, as `apply` sees it; grey images count as three equal channels.
@@ -163,11 +137,4 @@ class SaliencyMix(Mixer[SaliencyMixParams]):
                     "number each, those that the images were normalized with"
                 )
             images = images.expand(-1, 3, -1, -1).contiguous()
-        if images.is_floating_point():
-            if self.mean is None or self.std is None:
-                raise ValueError(
-                    f"SaliencyMix was given {images.dtype} images, and finds saliency on uint8 ones: give it the mean "
-                    "and std they were normalized with (0..1 units), or uint8 images"
-                )
-            return normalized_saliency(images, self.mean, self.std)
-        return fine_grained_saliency(images)  # which refuses what is not uint8
+        return fine_grained_saliency(images, self.mean, self.std)

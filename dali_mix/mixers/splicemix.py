@@ -10,14 +10,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, check_batch, check_num_classes, check_size
+from dali_mix.mixers.base import Mixer, check_batch, class_count
 from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.splice import splice
 from dali_mix.mixers.ops.targets import to_soft, unite
+from dali_mix.options import whole
 
-# rows, cols, share of batches, as released
-_DEFAULT = ((1, 2, 0.3), (2, 2, 0.4), (2, 3, 0.3))
+# Rows, columns and cells dropped of a grid. "default" draws one of its grids by these shares, as released.
+_NAMED = {"default": ((1, 2, 0), (2, 2, 0), (2, 3, 0)), "mini": ((2, 2, 0),)}
+_SHARES = (0.3, 0.4, 0.3)
 _DROP_SHARE = 0.3
 _TRANSPOSE_SHARE = 0.5
 
@@ -39,12 +41,12 @@ class SpliceMixParams:
 
     @property
     def grids(self) -> tuple[SpliceMixParams, ...]:
-        """All of them; their images follow the batch in this order."""
+        """Return all grids; their images follow the batch in this order."""
         return (self, *self.more)
 
 
 class SpliceMix(Mixer[SpliceMixParams]):
-    """Appends images tiled from cells, each a whole image of the batch resized; the B originals stay as they are.
+    """Append images tiled from cells, each a full image of the batch, resized; the B originals stay as they are.
 
     A cell is a random image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners). Where rows · ⌊H / rows⌋ and
     cols · ⌊W / cols⌋ are not H and W, the tiling is resized to H × W in the same way. An appended image has every label
@@ -76,47 +78,34 @@ class SpliceMix(Mixer[SpliceMixParams]):
         prob: float = 1.0,
     ) -> None:
         super().__init__(prob)
-        check_num_classes(num_classes)
         if isinstance(grids, str):
-            if grids not in ("default", "mini"):
+            if grids not in _NAMED:
                 raise ValueError(f"grids={grids!r}: must be 'default', 'mini', or a list such as ['1x2', '2x3-2']")
             if counts is not None:
                 raise ValueError(f"counts={counts!r}: only for a list of grids; {grids!r} appends ⌊B / 4⌋ images")
-            self._custom: tuple[tuple[int, int, int], ...] = ()
-            longest = 3 if grids == "default" else 2
+            self._cells = _NAMED[grids]
         else:
             if not isinstance(grids, (list, tuple)) or not isinstance(counts, (list, tuple, type(None))):
                 raise ValueError(f"grids={grids!r}, counts={counts!r}: must be lists, as ['1x2', '2x3-2'] and [1, 2]")
-            self._custom = tuple(_parse(grid) for grid in grids)
-            if not self._custom or counts is None or len(counts) != len(self._custom):
+            self._cells = tuple(_parse(grid) for grid in grids)
+            if not grids or counts is None or len(counts) != len(grids):
                 raise ValueError(
                     f"grids={list(grids)} with counts={counts}: needs one count a grid, and a grid; counts=[1] appends "
                     "one image"
                 )
-            if not all(isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in counts):
-                raise ValueError(f"counts={list(counts)}: each must be a whole number of at least 1")
-            longest = max(max(rows, cols) for rows, cols, _ in self._custom)
         self.grids = grids if isinstance(grids, str) else tuple(grids)
-        self.counts = None if counts is None else tuple(counts)
-        self.num_classes = num_classes
-        self._longest = longest
+        self.counts = None if counts is None else tuple(whole("counts", count, 1) for count in counts)
+        self.num_classes = class_count(num_classes)
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> SpliceMixParams:
-        """As `Mixer.sample`; the grid decides sizes, so with a CUDA generator the host waits for it once.
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
+        """As `Mixer.draw`; the grid decides sizes, so with a CUDA generator the host waits for it once.
 
         Raises:
             ValueError: images too small for the grids.
         """
-        check_size(batch_size, height, width)
-        if min(height, width) < self._longest:
-            raise ValueError(f"images of {height}×{width} pixels cannot be cut into {self._longest} cells along a side")
+        longest = max(max(rows, cols) for rows, cols, _ in self._cells)
+        if min(height, width) < longest:
+            raise ValueError(f"images of {height}×{width} pixels cannot be cut into {longest} cells along a side")
         layouts = self._draw_layouts(batch_size, generator)
         cells = [count * rows * cols for rows, cols, _, count in layouts]
         orders = [draws.permutation(batch_size, generator) for _ in range(-(-sum(cells) // max(batch_size, 1)))]
@@ -125,30 +114,23 @@ class SpliceMix(Mixer[SpliceMixParams]):
         for (rows, cols, drops, count), sources in zip(layouts, pool[: sum(cells)].split(cells), strict=True):
             # The `drops` smallest of as many numbers as there are cells: every choice of cells equally likely.
             ranks = draws.uniform(len(sources), generator).view(count, rows * cols).argsort(1).argsort(1)
-            grids.append(
-                SpliceMixParams(
-                    rows,
-                    cols,
-                    sources=sources.view(count, rows * cols).to(device, non_blocking=True),
-                    dropped=(ranks < drops).to(device, non_blocking=True),
-                )
-            )
+            grids.append(SpliceMixParams(rows, cols, sources.view(count, rows * cols), dropped=ranks < drops))
         return replace(grids[0], more=tuple(grids[1:]))
 
     def _draw_layouts(self, batch_size: int, generator: torch.Generator | None) -> list[tuple[int, int, int, int]]:
-        """(rows, cols, cells dropped, images) of each grid."""
+        """Return (rows, cols, cells dropped, images) of each grid."""
         if self.grids == "mini":
             return [(2, 2, 0, batch_size // 4)]
         if self.grids != "default":
-            turn = (draws.uniform(len(self._custom), generator) < _TRANSPOSE_SHARE).tolist()
-            counts = self.counts if batch_size and self.counts else (0,) * len(self._custom)
+            turn = (draws.uniform(len(self._cells), generator) < _TRANSPOSE_SHARE).tolist()
+            counts = self.counts if batch_size and self.counts else (0,) * len(self._cells)
             return [
                 (*((cols, rows) if turned else (rows, cols)), drops, count)
-                for (rows, cols, drops), count, turned in zip(self._custom, counts, turn, strict=True)
+                for (rows, cols, drops), count, turned in zip(self._cells, counts, turn, strict=True)
             ]
         which, turned, drop, how_many = draws.uniform(4, generator).tolist()
-        index = 0 if which < _DEFAULT[0][2] else 1 if which < _DEFAULT[0][2] + _DEFAULT[1][2] else 2
-        rows, cols, _ = _DEFAULT[index]
+        index = 0 if which < _SHARES[0] else 1 if which < _SHARES[0] + _SHARES[1] else 2
+        rows, cols, _ = self._cells[index]
         drops = 1 + int(how_many * (rows * cols - 1)) if drop < _DROP_SHARE else 0
         if rows != cols and turned < _TRANSPOSE_SHARE:
             rows, cols = cols, rows
@@ -159,7 +141,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
     ) -> tuple[Tensor, Tensor]:
         """As `Mixer.apply`, but n images more: (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in place."""
         if inplace:
-            raise ValueError("SpliceMix makes a larger batch, which does not fit into the one given: leave inplace out")
+            raise ValueError("SpliceMix makes a larger batch, which does not fit into the old one: leave inplace out")
         check_batch(images, targets, len(images))
         soft = to_soft(targets, self.num_classes)
         mixed = splice(images, [(grid.rows, grid.cols, grid.sources, grid.dropped) for grid in params.grids])
@@ -180,7 +162,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
 
 
 def _parse(grid: str) -> tuple[int, int, int]:
-    """(rows, cols, cells dropped) of "2x3" or "2x3-2"."""
+    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2"."""
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
     if found is None:
         raise ValueError(f"grid {grid!r}: must read like '2x3', or '2x3-2' to drop two cells")

@@ -1,12 +1,13 @@
-"""Accuracy against counting by hand, over any split of the data; the crop test against its formula."""
+"""Accuracy, of all samples and of each class, against counting by hand, over any split of the data."""
 
+import math
 import operator
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dali_mix.metrics import Accuracy, ClassAccuracy, CropTest
+from dali_mix.metrics import Accuracy, ClassAccuracy
 
 
 def data(count=101, classes=7):
@@ -118,39 +119,30 @@ def test_what_does_not_fit():
         Accuracy().update(torch.zeros(4, 3), torch.zeros(5, dtype=torch.int64))
 
 
-class Sums(torch.nn.Module):
-    """Sums of the left and the right half: a model whose logits can be computed by hand."""
+def test_accuracy_of_each_class_against_a_loop_in_batches():
+    random = torch.Generator().manual_seed(2)
+    logits = torch.randint(0, 3, (50, 4), generator=random).float()  # many ties
+    targets = torch.randint(-1, 3, (50,), generator=random)  # class 3 never comes
+    logits[7], targets[7] = torch.tensor([3.0, math.nan, 0, 0]), 0  # would be right without the NaN
+    counter, whole = ClassAccuracy(4), Accuracy((1,))
+    for part in (slice(0, 20), slice(20, 50)):
+        counter.update(logits[part], targets[part])
+        whole.update(logits[part], targets[part])
+    right, counts = [0] * 4, [0] * 4
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        if target >= 0:
+            counts[target] += 1
+            right[target] += (row[target] == max(row)) / row.count(max(row)) if not any(map(math.isnan, row)) else 0
+    assert counter.state()[1].tolist() == counts
+    accuracy = counter.compute()
+    assert accuracy[:3] == pytest.approx(
+        [100 * hits / count for hits, count in zip(right, counts, strict=True) if count]
+    )
+    assert math.isnan(accuracy[3])
+    assert whole.compute()["top1"] == pytest.approx(100 * sum(right) / sum(counts))
 
-    def forward(self, images):
-        return torch.stack([images[..., :16].sum((1, 2, 3)), images[..., 16:].sum((1, 2, 3))], 1)
 
-
-def test_crop_test_by_hand():
-    images = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
-    before = images.clone()
-    share = 24**2 / 32**2
-    central = torch.zeros_like(images)
-    for y in range(4, 28):
-        for x in range(4, 28):
-            central[:, :, y, x] = images[:, :, y, x]
-    model = Sums()
-    torch.testing.assert_close(CropTest(model)(images), (1 - share) * model(images) + share * model(central))
-    assert torch.equal(images, before)
-    filled = torch.where(central == 0, torch.tensor(-2.0), central)
-    wanted = (1 - share) * model(images) + share * model(filled)
-    torch.testing.assert_close(CropTest(model, fill=-2.0)(images), wanted)
-
-
-def test_crop_test_on_other_shapes():
-    images = torch.rand(2, 3, 41, 30, generator=torch.Generator().manual_seed(1))
-    central = torch.zeros_like(images)
-    for y in range(10, 30):
-        for x in range(5, 25):
-            central[:, :, y, x] = images[:, :, y, x]
-    share = 400 / (41 * 30)
-    wanted = (1 - share) * Sums()(images) + share * Sums()(central)
-    torch.testing.assert_close(CropTest(Sums(), crop=20)(images), wanted)
-    with pytest.raises(ValueError, match="crop=24 is larger than the images, 20×32"):
-        CropTest(Sums())(torch.ones(1, 1, 20, 32))
-    with pytest.raises(ValueError, match="crop=0"):
-        CropTest(Sums(), crop=0)
+def test_soft_targets_count_as_their_largest_entry():
+    counter = ClassAccuracy(3)
+    counter.update(torch.tensor([[0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), torch.tensor([[0.1, 0.8, 0.1], [0.0, 0.3, 0.7]]))
+    assert counter.compute() == pytest.approx([math.nan, 100, 0], nan_ok=True)

@@ -1,30 +1,19 @@
-"""Multi-label measures against published numbers and plain loops; ties, ignored entries, and sums over ranks."""
+"""Multi-label measures against published numbers and plain loops; ignored entries, NaN, what does not fit."""
 
-import itertools
 import math
-import multiprocessing
-import socket
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
 
 from dali_mix.metrics import MultiLabelMetrics
+from tests.metrics.counting import assert_equal, counted, draw
 
 PUBLISHED = np.load(Path(__file__).parent / "data" / "multilabel_metrics.npz")
 SIX = ("OP", "OR", "OF1", "CP", "CR", "CF1")  # in the arrays' order
-
-
-def counted(scores, targets, ids=None, **options):
-    metrics = MultiLabelMetrics(scores.shape[1], **options)
-    metrics.update(scores, targets, ids)
-    return metrics.compute()
 
 
 def published_targets(name):
@@ -59,7 +48,7 @@ def test_published_numbers(protocol, targets, ap, six, top, ties):
 def ap_by_hand(column, truth, interpolated):
     order = sorted((i for i in range(len(column)) if truth[i] >= 0), key=lambda i: (-column[i], i))
     precisions = [
-        sum(truth[j] == 1 for j in order[: place + 1]) / (place + 1) for place, i in enumerate(order) if truth[i] == 1
+        sum(truth[j] == 1 for j in order[: index + 1]) / (index + 1) for index, i in enumerate(order) if truth[i] == 1
     ]
     if interpolated:
         precisions = [max(precisions[i:]) for i in range(len(precisions))]
@@ -110,20 +99,6 @@ def test_by_hand_with_ties_and_ignored_entries(data, samples, classes, protocol)
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-12)
 
 
-def draw(count=61, classes=5, seed=0):
-    """Scores in steps of 1/8, so with many ties; targets; ids in no order."""
-    gen = torch.Generator().manual_seed(seed)
-    scores = torch.randint(9, (count, classes), generator=gen) / 8
-    targets = torch.randint(-1, 2, (count, classes), generator=gen).float()
-    return scores, targets, 3 * torch.randperm(count, generator=gen)
-
-
-def assert_equal(found, wanted):
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        assert np.array_equal(found[name], wanted[name], equal_nan=True), name
-
-
 def test_any_split_and_order_gives_the_same_by_ids():
     scores, targets, ids = draw()
     wanted = counted(scores, targets, ids)
@@ -141,70 +116,6 @@ def test_any_split_and_order_gives_the_same_by_ids():
     assert arrived["AP"] == pytest.approx(wanted["AP"]), "equal scores count alike in any order"
     given = counted(scores[order], targets[order], ties="order")
     assert given["AP"] != counted(scores, targets, ids, ties="order")["AP"], "ties are there, so arrival matters"
-
-
-def test_equal_scores_rank_in_order_of_arrival_or_id():
-    scores, targets = torch.full((4, 1), 0.75), torch.tensor([[1], [0], [0], [1]])
-    assert counted(scores, targets, ties="order")["AP"] == [(1 + 2 / 4) / 2]
-    assert counted(scores, targets, torch.tensor([9, 2, 3, 5]), ties="order")["AP"] == [(1 / 3 + 2 / 4) / 2]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0.1, 0.4, 0.7]), st.integers(-1, 1)), min_size=1, max_size=6))
-def test_equal_scores_count_as_the_mean_over_all_their_orders(samples):
-    orders = []
-    for order in itertools.permutations([sample for sample in samples if sample[1] >= 0]):
-        truth = [positive for _, positive in sorted(order, key=lambda sample: -sample[0])]
-        hits = [sum(truth[: place + 1]) / (place + 1) for place, positive in enumerate(truth) if positive]
-        orders.append(sum(hits) / len(hits) if hits else math.nan)
-    scores, targets = (torch.tensor(column)[:, None] for column in zip(*samples, strict=True))
-    np.testing.assert_allclose(counted(scores, targets)["AP"], [sum(orders) / len(orders)], rtol=1e-12)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from([0.1, 0.4, 0.7]), st.integers(0, 1)), min_size=1, max_size=9))
-def test_one_threshold_for_equal_scores_is_scikit_learns(samples):
-    scores, targets = zip(*samples, strict=True)
-    found = counted(torch.tensor(scores)[:, None], torch.tensor(targets)[:, None], ties="sklearn")["AP"][0]
-    if any(targets):
-        assert found == pytest.approx(average_precision_score(targets, np.float32(scores)), rel=1e-12)
-    else:
-        assert math.isnan(found)
-
-
-@pytest.mark.parametrize("protocol", ["plain", "voc07", "voc12", "wider"])
-@pytest.mark.parametrize("value", [0.0, 0.4, 0.9])
-def test_scores_that_are_all_the_same_get_what_guessing_would(protocol, value):
-    """Whatever the order of the samples: positives first, which used to give 100 %, or last."""
-    share = {1: (0.02, 0.05), 30: (0.15, 0.2), 100: (0.5, 0.52), 199: (0.99, 1)}
-    targets = torch.zeros(200, 4)
-    for column, count in enumerate(share):
-        targets[:count, column] = 1
-    for truth in (targets, targets.flip(0)):
-        found = counted(torch.full((200, 4), value), truth, protocol=protocol)
-        for ap, (low, high) in zip(found["AP"], share.values(), strict=True):
-            assert low < ap < high
-        one_threshold = counted(torch.full((200, 4), value), truth, protocol=protocol, ties="sklearn")
-        assert one_threshold["AP"] == pytest.approx([count / 200 for count in share])
-        if value > 0.5:
-            assert found["OR_top3"] == pytest.approx(0.75) and found["OP_top3"] == pytest.approx(found["OP"])
-
-
-def test_the_three_highest_of_equal_scores_are_shared():
-    scores, targets = torch.tensor([[0.9, 0.7, 0.7, 0.7, 0.7, 0.2]]), torch.tensor([[0, 1, 0, 0, 1, 1]])
-    found = counted(scores, targets)
-    assert found["OP_top3"] == pytest.approx((2 / 4 + 2 / 4) / 3)
-    assert found["OR_top3"] == pytest.approx((2 / 4 + 2 / 4) / 3)
-
-
-def test_the_three_highest_are_of_the_known_classes_and_of_equal_ones_the_lower():
-    scores, targets = torch.tensor([[0.9, 0.7, 0.7, 0.7, 0.7]]), torch.tensor([[-1, 1, 1, 0, 0]])
-    plain, wider = (counted(scores, targets, protocol=protocol, ties="order") for protocol in ("plain", "wider"))
-    assert (plain["OP_top3"], plain["OR_top3"]) == (2 / 3, 1)  # classes 1, 2, 3
-    assert (wider["OP_top3"], wider["OR_top3"]) == (2 / 3, 1)  # classes 0, 1, 2
-    assert (plain["CP_top3"], wider["CP_top3"]) == (2 / 5, 2 / 5)
-    few = counted(scores[:, :2], targets[:, :2])
-    assert (few["OP_top3"], few["OR_top3"]) == (1, 1)
 
 
 def test_classes_without_positives_are_nan_and_no_part_of_the_mean():
@@ -258,82 +169,58 @@ def test_reset_and_nothing_counted():
         metrics.compute()
 
 
-def test_input_that_does_not_fit():
-    for make, message in [
-        (lambda: MultiLabelMetrics(0), "num_classes=0"),
-        (lambda: MultiLabelMetrics(3, "voc"), "protocol='voc': must be one of plain, voc07"),
-        (lambda: MultiLabelMetrics(3, ties="first"), "ties='first': must be one of random, order, sklearn"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            make()
-    metrics, scores, targets = MultiLabelMetrics(3), torch.rand(4, 3), torch.ones(4, 3)
-    for arguments, message in [
-        ((scores, targets[:2]), r"\(4, 3\).*\(2, 3\).*need \(B, 3\)"),
-        ((scores[:, :2], targets[:, :2]), r"need \(B, 3\)"),
-        ((scores > 0.5, targets), "bool: need a floating"),
-        ((scores, targets, torch.arange(3)), r"ids \(3,\).*need \(4,\)"),
-        ((scores, targets, torch.arange(4.0)), "float32: need"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            metrics.update(*arguments)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"protocol": "voc"}, "protocol='voc': must be one of plain, voc07"),
+        ({"ties": "first"}, "ties='first': must be one of random, order, sklearn"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        MultiLabelMetrics(**{"num_classes": 3, **options})
+
+
+SCORES, TARGETS = torch.rand(4, 3), torch.ones(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((SCORES, TARGETS[:2]), r"\(4, 3\).*\(2, 3\).*need \(B, 3\)"),
+        ((SCORES[:, :2], TARGETS[:, :2]), r"need \(B, 3\)"),
+        ((SCORES > 0.5, TARGETS), "bool: need a floating"),
+        ((SCORES, TARGETS, torch.arange(3)), r"ids \(3,\).*need \(4,\)"),
+        ((SCORES, TARGETS, torch.arange(4.0)), "float32: need"),
+    ],
+)
+def test_input_that_does_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MultiLabelMetrics(3).update(*arguments)
+
+
+def test_a_state_of_other_classes_does_not_merge():
     with pytest.raises(ValueError, match=r"state \(4, 3\): need \(n, 7\)"):
-        metrics.merge(scores)
+        MultiLabelMetrics(3).merge(SCORES)
 
 
-def test_values_that_make_no_sense():
-    scores, targets, ids = draw()
-    for arguments, message in [
-        ((scores, targets.masked_fill(targets < 0, 99.0)), "targets hold 99"),
-        ((scores, targets * 0.5), r"targets hold -?0\.5"),
-        ((scores * 4 - 2, targets), "from -2 to 2.*threshold=0.5"),
-        ((scores, targets, ids // 6), "more than once, e.g. id"),
-        ((scores, targets, ids - 3), "1 of 61 samples came without ids"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            counted(*arguments)
+ROWS, TRUTH, IDS = draw()
 
 
-def rank_process(rank, port, out):
-    """One of two ranks: rank 0 takes 40 samples, rank 1 the others; then two samples for rank 1 alone."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    scores, targets, ids = draw()
-    mine = ids.argsort()[40:] if rank else ids.argsort()[:40].flip(0)
-    metrics = MultiLabelMetrics(5)
-    for rows in mine.split(7 + rank):
-        metrics.update(scores[rows], targets[rows], ids[rows])
-    metrics.gather()
-    few = MultiLabelMetrics(5)
-    if rank:
-        few.update(scores[:2], targets[:2])
-    few.gather()
-    tied = MultiLabelMetrics(1, ties="order")
-    tied.update(torch.tensor([[0.75]]), torch.tensor([[1 - rank]]))
-    tied.gather()
-    out.put((rank, metrics.compute(), few.compute(), tied.compute()))
-    dist.destroy_process_group()
-
-
-def test_two_ranks_are_one_process_to_the_last_digit():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.metrics.test_multilabel"])
-    out = context.Queue()
-    processes = [context.Process(target=rank_process, args=(rank, port, out)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    end = time.monotonic() + 60
-    results = {rank: found for rank, *found in (out.get(timeout=end - time.monotonic()) for _ in processes)}
-    for process in processes:
-        process.join(max(end - time.monotonic(), 0.1))
-    assert [process.exitcode for process in processes] == [0, 0]
-    scores, targets, ids = draw()
-    for whole, few, tied in results.values():
-        assert_equal(whole, counted(scores, targets, ids))
-        assert_equal(few, counted(scores[:2], targets[:2]))
-        assert tied["AP"] == [1.0], "without ids the samples of rank 0 come first"
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((ROWS, TRUTH.masked_fill(TRUTH < 0, 99.0)), "targets hold 99"),
+        ((ROWS, TRUTH * 0.5), r"targets hold -?0\.5"),
+        ((ROWS * 4 - 2, TRUTH), "from -2 to 2.*threshold=0.5"),
+        ((ROWS, TRUTH, IDS // 6), "more than once, e.g. id"),
+        ((ROWS, TRUTH, IDS - 3), "1 of 61 samples came without ids"),
+    ],
+)
+def test_values_that_make_no_sense(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        counted(*arguments)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Figures of each class: against loops, and against the means that `MultiLabelMetrics` and `Accuracy` give."""
+"""Figures of each class: against loops, and against the means that `MultiLabelMetrics` gives."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dali_mix.metrics import Accuracy, ClassAccuracy, MultiLabelMetrics, per_class
+from dali_mix.metrics import MultiLabelMetrics, per_class
 
 
 def drawn(seed=0, samples=60, classes=5):
@@ -37,8 +37,8 @@ def test_against_a_loop():
     scores, targets = drawn(1)
     metrics = MultiLabelMetrics(5, threshold=0.0, ties="order")
     metrics.update(scores, targets)
-    for place, one in enumerate(per_class(metrics)):
-        known = [(float(s), int(t)) for s, t in zip(scores[:, place], targets[:, place], strict=True) if t >= 0]
+    for index, one in enumerate(per_class(metrics)):
+        known = [(float(s), int(t)) for s, t in zip(scores[:, index], targets[:, index], strict=True) if t >= 0]
         ranked = sorted(known, key=lambda pair: -pair[0])  # stable: of equal scores the first
         assert one.positives == sum(t for _, t in known)
         recall, precision = [], []
@@ -52,32 +52,3 @@ def test_against_a_loop():
         assert one.precision == (hits / guesses if guesses else 0)
         assert one.f1 == pytest.approx(2 * hits / (guesses + one.positives) if guesses + one.positives else 0)
         assert one.ap == pytest.approx(np.mean(precision) if precision else math.nan, nan_ok=True)
-
-
-def test_accuracy_of_each_class_against_a_loop_in_batches():
-    random = torch.Generator().manual_seed(2)
-    logits = torch.randint(0, 3, (50, 4), generator=random).float()  # many ties
-    targets = torch.randint(-1, 3, (50,), generator=random)  # class 3 never comes
-    logits[7], targets[7] = torch.tensor([3.0, math.nan, 0, 0]), 0  # would be right without the NaN
-    counter, whole = ClassAccuracy(4), Accuracy((1,))
-    for part in (slice(0, 20), slice(20, 50)):
-        counter.update(logits[part], targets[part])
-        whole.update(logits[part], targets[part])
-    right, counts = [0] * 4, [0] * 4
-    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
-        if target >= 0:
-            counts[target] += 1
-            right[target] += (row[target] == max(row)) / row.count(max(row)) if not any(map(math.isnan, row)) else 0
-    assert counter.state()[1].tolist() == counts
-    accuracy = counter.compute()
-    assert accuracy[:3] == pytest.approx(
-        [100 * hits / count for hits, count in zip(right, counts, strict=True) if count]
-    )
-    assert math.isnan(accuracy[3])
-    assert whole.compute()["top1"] == pytest.approx(100 * sum(right) / sum(counts))
-
-
-def test_soft_targets_count_as_their_largest_entry():
-    counter = ClassAccuracy(3)
-    counter.update(torch.tensor([[0.0, 1.0, 0.5], [2.0, 1.0, 0.0]]), torch.tensor([[0.1, 0.8, 0.1], [0.0, 0.3, 0.7]]))
-    assert counter.compute() == pytest.approx([math.nan, 100, 0], nan_ok=True)

@@ -22,4 +22,5 @@ def boxes_for(count, height=HEIGHT, width=WIDTH):
 
 
 def backend(operation, *tensors):
-    return kernels.pick(operation, *tensors).__module__.rpartition(".")[2]
+    function = kernels.pick(operation, *tensors)
+    return getattr(function, "func", function).__module__.rpartition(".")[2]  # of a partial, its function

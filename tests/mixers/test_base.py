@@ -1,11 +1,12 @@
 """What every mixer promises: draws, batch sizes, pairs, gradients, what is refused."""
 
+import functools
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from dali_mix import mixers
-from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix, SpliceMix
+from dali_mix.mixers import CutMix, Cutout, MixChoice, Mixer, MixUp, ResizeMix, SaliencyMix, SpliceMix
 from tests.mixers.batches import batch
 from tests.mixers.drawing import SMALL, generator
 from tests.mixers.every import INPLACE, MAKERS, images, seeded
@@ -33,49 +34,56 @@ def test_gradients_pass(mixer):
 HEIGHT, WIDTH = 48, 32
 
 
-def test_per_batch_draws_once():
-    one_box = CutMix(10, per_batch=True).sample(64, HEIGHT, WIDTH, generator())
-    assert (one_box.boxes == one_box.boxes[0]).all()
-    one_tau = ResizeMix(10, per_batch=True).sample(64, HEIGHT, WIDTH, generator())
-    assert (one_tau.boxes[:, 2:] == one_tau.boxes[0, 2:]).all()
-    assert len(one_tau.boxes[:, :2].unique(dim=0)) > 10, "every image keeps a centre of its own"
-    assert MixUp(10, per_batch=True).sample(64, 8, 8, generator()).lam.unique().numel() == 1
-    for mixer in (CutMix(10), ResizeMix(10)):
-        assert len(mixer.sample(64, HEIGHT, WIDTH, generator()).boxes.unique(dim=0)) > 10
+@pytest.mark.parametrize("kind", [CutMix, ResizeMix])
+def test_every_image_has_a_box_of_its_own(kind):
+    assert len(kind(10).sample(64, HEIGHT, WIDTH, generator()).boxes.unique(dim=0)) > 10
 
 
 @pytest.mark.parametrize("per_batch", [False, True])
 @pytest.mark.parametrize("batch_size", [0, 1, 3])
-def test_any_batch_size(batch_size, per_batch):
+@pytest.mark.parametrize(
+    "kind", [CutMix, ResizeMix, MixUp, functools.partial(ResizeMix, interpolation="bilinear")], ids=str
+)
+def test_any_batch_size(kind, batch_size, per_batch):
     images, labels = torch.rand(batch_size, 3, 9, 5), torch.arange(batch_size)
-    mixers = [CutMix(4, per_batch=per_batch), ResizeMix(4, per_batch=per_batch), MixUp(4, per_batch=per_batch)]
-    for mixer in (*mixers, ResizeMix(4, interpolation="bilinear", per_batch=per_batch)):
-        mixed, targets = mixer(images, labels, generator())
-        assert mixed.shape == images.shape
-        assert targets.shape == (batch_size, 4)
-        torch.testing.assert_close(targets.sum(1), torch.ones(batch_size))
-    assert Cutout(3)(images, labels, generator())[0].shape == images.shape
+    mixed, targets = kind(4, per_batch=per_batch)(images, labels, generator())
+    assert mixed.shape == images.shape
+    assert targets.shape == (batch_size, 4)
+    torch.testing.assert_close(targets.sum(1), torch.ones(batch_size))
 
 
-def test_an_image_of_one_pixel():
-    for mixer in (CutMix(2), ResizeMix(2), MixUp(2), Cutout(16)):
-        mixed, _ = mixer(torch.rand(4, 3, 1, 1), torch.tensor([0, 1, 0, 1]), generator())
-        assert mixed.shape == (4, 3, 1, 1)
+@pytest.mark.parametrize("mixer", [CutMix(2), ResizeMix(2), MixUp(2), Cutout(16)], ids=repr)
+def test_an_image_of_one_pixel(mixer):
+    mixed, _ = mixer(torch.rand(4, 3, 1, 1), torch.tensor([0, 1, 0, 1]), generator())
+    assert mixed.shape == (4, 3, 1, 1)
 
 
-def test_the_generator_decides():
-    for mixer in (CutMix(4), ResizeMix(4), MixUp(4)):
-        first, again, other = (mixer.sample(16, HEIGHT, WIDTH, generator(seed)) for seed in (1, 1, 2))
-        assert torch.equal(first.lam, again.lam)
-        assert torch.equal(first.permutation, again.permutation)
-        assert not torch.equal(first.lam, other.lam)
+@pytest.mark.parametrize("mixer", [CutMix(4), ResizeMix(4), MixUp(4)], ids=repr)
+def test_the_generator_decides(mixer):
+    first, again, other = (mixer.sample(16, HEIGHT, WIDTH, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.lam, again.lam)
+    assert torch.equal(first.permutation, again.permutation)
+    assert not torch.equal(first.lam, other.lam)
 
 
-def test_drawing_and_applying_leave_the_global_generator_alone():
+@pytest.mark.parametrize("name", MAKERS)
+def test_drawing_and_applying_leave_the_global_generator_alone(name):
     state = torch.get_rng_state()
-    for mixer in (CutMix(4), ResizeMix(4), MixUp(4), Cutout(3)):
-        mixer(torch.rand(4, 3, 6, 5, generator=generator()), torch.arange(4), generator())
+    MAKERS[name]()(images(), torch.arange(4), generator())
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_params_are_copied_to_the_device_of_the_images(name):
+    drawn = MAKERS[name]().sample(4, HEIGHT, WIDTH, generator(3), device="meta")
+    on_cpu = MAKERS[name]().sample(4, HEIGHT, WIDTH, generator(3))
+    drawn, on_cpu = getattr(drawn, "params", drawn), getattr(on_cpu, "params", on_cpu)
+    drawn, on_cpu = getattr(drawn, "paste", drawn), getattr(on_cpu, "paste", on_cpu)
+    tensors = {name: value for name, value in vars(drawn).items() if torch.is_tensor(value)}
+    assert tensors, drawn
+    for name, value in tensors.items():
+        assert value.is_meta
+        assert (value.shape, value.dtype) == (getattr(on_cpu, name).shape, getattr(on_cpu, name).dtype)
 
 
 def test_dtypes_and_layout_of_params():
@@ -85,10 +93,19 @@ def test_dtypes_and_layout_of_params():
 
 
 @pytest.mark.parametrize(("batch_size", "height", "width"), [(-1, 4, 4), (2, 0, 4), (2, 4, 0)])
-def test_impossible_sizes(batch_size, height, width):
-    for mixer in (CutMix(4), ResizeMix(4), MixUp(4), Cutout(3)):
-        with pytest.raises(ValueError, match="cannot mix"):
-            mixer.sample(batch_size, height, width, generator())
+@pytest.mark.parametrize("name", MAKERS)
+def test_impossible_sizes(name, batch_size, height, width):
+    with pytest.raises(ValueError, match="cannot mix"):
+        MAKERS[name]().sample(batch_size, height, width, generator())
+
+
+def test_a_mixer_that_cannot_draw_says_so():
+    class Half(Mixer):
+        def apply(self, images, targets, params):
+            return images, targets
+
+    with pytest.raises(NotImplementedError, match="Half has neither a method sample nor draw"):
+        Half().sample(2, 4, 4)
 
 
 FOUR = torch.tensor([0, 1, 2, 3])
@@ -168,17 +185,38 @@ def test_batches_that_do_not_fit():
         CutMix(2).apply(IMAGES, torch.tensor([0, 1, 0, 1]), CutMix(2).sample(2, 6, 5, generator(0)))
 
 
+@pytest.mark.parametrize("kind", [CutMix, MixUp])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"num_classes": 10.0}, "num_classes=10.0: must be a whole number"),
+        ({"num_classes": True}, "num_classes=True"),
+        ({"alpha": 0}, "alpha=0"),
+        ({"alpha": "1"}, "alpha='1': must be a number"),
+        ({"alpha": float("nan")}, "alpha=nan"),
+        ({"alpha": float("inf")}, "alpha=inf"),
+        ({"per_batch": "False"}, "per_batch='False': must be True or False"),
+    ],
+)
+def test_options_out_of_range(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**{"num_classes": 10, **options})
+
+
 def test_options_are_readable():
     assert repr(CutMix(10, alpha=0.5)) == "CutMix(num_classes=10, alpha=0.5, per_batch=False)"
 
 
-def test_wrong_targets_leave_the_images_as_they_were():
-    for mixer in (CutMix(3), ResizeMix(3), MixUp(3), mixers.SaliencyMix(3, mean=(0, 0, 0), std=(1, 1, 1))):
-        images = torch.rand(2, 3, 9, 7)
-        before = images.clone()
-        with pytest.raises(ValueError, match="class numbers span"):
-            mixer(images, torch.tensor([0, 3]), inplace=True)
-        assert torch.equal(images, before)
+@pytest.mark.parametrize(
+    "mixer", [CutMix(3), ResizeMix(3), MixUp(3), SaliencyMix(3, mean=(0, 0, 0), std=(1, 1, 1))], ids=repr
+)
+def test_wrong_targets_leave_the_images_as_they_were(mixer):
+    images = torch.rand(2, 3, 9, 7)
+    before = images.clone()
+    with pytest.raises(ValueError, match="class numbers span"):
+        mixer(images, torch.tensor([0, 3]), inplace=True)
+    assert torch.equal(images, before)
 
 
 MIXERS = [
@@ -219,7 +257,7 @@ SMALL_LABELS = torch.tensor([0, 1, 2, 3])
         (SMALL, SMALL_LABELS[:, None], r"squeeze\(1\)"),
     ],
 )
-def test_batches_refused(images, targets, message):
-    for mixer in (CutMix(4), MixUp(4), SpliceMix(num_classes=4)):
-        with pytest.raises(ValueError, match=message):
-            mixer(images, targets)
+@pytest.mark.parametrize("mixer", [CutMix(4), MixUp(4), SpliceMix(num_classes=4)], ids=repr)
+def test_batches_refused(mixer, images, targets, message):
+    with pytest.raises(ValueError, match=message):
+        mixer(images, targets)

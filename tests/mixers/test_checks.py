@@ -1,35 +1,35 @@
-"""What the constructors of mixers refuse."""
+"""Mean and std that a mixer may be given."""
 
 import pytest
 import torch
 
-from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp, ResizeMix, SaliencyMix
+from dali_mix.mixers.checks import mean_and_std
+
+
+@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, lambda values: torch.tensor(values).numpy()])
+def test_mean_and_std_from_lists_arrays_and_tensors(kind):
+    means, stds = mean_and_std(kind([0.5, 0.4, 0.3]), kind([0.2, 0.3, 0.4]))
+    assert means == pytest.approx((0.5, 0.4, 0.3)) and stds == pytest.approx((0.2, 0.3, 0.4))
+
+
+def test_one_number_counts_for_all_channels():
+    assert mean_and_std([0.13], [0.31]) == ((0.13,) * 3, (0.31,) * 3)
+    assert mean_and_std(None, None) == (None, None)
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("mean", "std", "message"),
     [
-        (lambda: CutMix(0), "num_classes=0"),
-        (lambda: CutMix(2, alpha=0), "alpha=0"),
-        (lambda: MixUp(2, alpha=float("nan")), "alpha=nan"),
-        (lambda: ResizeMix(2, scale=(0.8, 0.1)), "scale="),
-        (lambda: ResizeMix(2, scale=(0.0, 0.5)), "scale="),
-        (lambda: ResizeMix(2, scale=(0.5, 1.5)), "scale="),
-        (lambda: ResizeMix(2, interpolation="cubic"), "cubic"),
-        (lambda: Cutout(0), "size=0"),
-        (lambda: MixChoice([], []), "one share per mixer"),
-        (lambda: MixChoice([CutMix(2)], [0.5, 0.5]), "1 mixers, 2 probs"),
-        (lambda: MixChoice([CutMix(2)], [1.5]), "sum to at most 1"),
-        (lambda: MixChoice([CutMix(2), MixUp(2)], [-0.5, 0.5]), "≥ 0"),
-        (lambda: MixChoice([CutMix(2)], [float("nan")]), "≥ 0"),
-        (lambda: MixChoice([CutMix(2), MixUp(3)], [0.5, 0.5]), "different num_classes"),
+        ((123, 116, 103), (58, 57, 57), "divide both by 255"),
+        ((0.5, 0.5, 0.5), (0.2, 0.0, 0.2), "above 0"),
+        ((0.5, 0.5), None, "give both"),
+        (None, (0.5, 0.5, 0.5), "give both"),
+        (0.5, 0.5, "three numbers"),
+        ((0.5,) * 3, (0.2, 0.2), "std=.*three numbers"),
+        ((float("nan"),) * 3, (0.2,) * 3, "mean=nan: must be a finite number"),
+        (("a", "b", "c"), (0.2,) * 3, "mean='a': must be a number"),
     ],
 )
-def test_constructors_refuse(make, message):
+def test_what_cannot_be_is_named(mean, std, message):
     with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_mean_and_std_from_arrays_and_tensors():
-    for values in ([0.5, 0.4, 0.3], torch.tensor([0.5, 0.4, 0.3]).numpy(), torch.tensor([0.5, 0.4, 0.3])):
-        assert SaliencyMix(4, mean=values, std=values).mean == pytest.approx((0.5, 0.4, 0.3))
+        mean_and_std(mean, std)

@@ -60,3 +60,8 @@ def test_cutmix_boxes(alpha):
     whole = (top > 0) & (left > 0) & (top + box_h < HEIGHT) & (left + box_w < WIDTH)
     assert np.abs(box_h[whole] / HEIGHT - box_w[whole] / WIDTH).max() <= 1 / WIDTH
     assert np.array_equal(drawn.lam.numpy(), (1 - box_h * box_w / (HEIGHT * WIDTH)).astype(np.float32))
+
+
+def test_one_box_for_the_batch():
+    drawn = CutMix(10, per_batch=True).sample(64, HEIGHT, WIDTH, generator())
+    assert (drawn.boxes == drawn.boxes[0]).all() and (drawn.lam == drawn.lam[0]).all()

@@ -40,3 +40,15 @@ def test_cutout_centres_are_uniform():
     centre_x = np.where(left > 0, left + 2, box_w - 3)
     assert stats.chisquare(np.bincount(centre_y, minlength=HEIGHT)).pvalue > P_MIN
     assert stats.chisquare(np.bincount(centre_x, minlength=WIDTH)).pvalue > P_MIN
+
+
+@pytest.mark.parametrize("size", [0, 1.5])
+def test_a_square_has_a_whole_side(size):
+    with pytest.raises(ValueError, match=f"size={size}: must be a whole number of at least 1"):
+        Cutout(size)
+
+
+@pytest.mark.parametrize("batch_size", [0, 1, 3])
+def test_any_batch_size(batch_size):
+    images = torch.rand(batch_size, 3, 9, 5)
+    assert Cutout(3)(images, torch.arange(batch_size), generator())[0].shape == images.shape

@@ -5,7 +5,7 @@ import torch
 
 from dali_mix.mixers import CutMix, Mixer, PasteParams, SpliceMixParams, build
 from dali_mix.mixers.description import MixedImage
-from tests.mixers.test_prob import MAKE
+from tests.mixers.test_base_prob import MAKE
 
 IMAGES = torch.rand(8, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(8) % 4

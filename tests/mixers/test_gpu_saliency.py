@@ -6,9 +6,8 @@ import torch
 
 from dali_mix.mixers import FreeFormMasks, ResizeMixPlus, SaliencyMix, fine_grained_saliency, kernels, mask_out
 from dali_mix.mixers.kernels import torch_saliency
-from dali_mix.mixers.ops.saliency import normalized_saliency, to_uint8
 from tests.mixers.pictures import drawn, drawn_pictures
-from tests.mixers.ties import MEAN, STD, fused_levels, near_ties
+from tests.mixers.ties import MEAN, STD, fused_levels, grey_levels, near_ties
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,9 +63,9 @@ def test_normalized_images_as_on_the_cpu(dtype, channels_last):
         moved = images.cuda()
         if channels_last:
             moved = moved.contiguous(memory_format=torch.channels_last)
-        by_torch = kernels.pick("normalized_saliency", moved) is torch_saliency.normalized_saliency
+        by_torch = kernels.pick("saliency", moved) is torch_saliency.saliency
         assert by_torch == (dtype == torch.float64)
-        assert torch.equal(normalized_saliency(moved, MEAN, STD).cpu(), normalized_saliency(images, MEAN, STD))
+        assert torch.equal(fine_grained_saliency(moved, MEAN, STD).cpu(), fine_grained_saliency(images, MEAN, STD))
 
 
 def test_products_round_before_they_are_added():
@@ -74,7 +73,7 @@ def test_products_round_before_they_are_added():
     from dali_mix.mixers.kernels import triton_saliency
 
     images = near_ties()
-    assert (to_uint8(images, MEAN, STD) != fused_levels(images)).sum() > 50
+    assert (grey_levels(images) != fused_levels(images)).sum() > 50
     scale, shift = [255 * value for value in STD], [255 * value for value in MEAN]
     for channel in range(3):
         plane = images[:, channel : channel + 1].expand(-1, 3, -1, -1).contiguous().cuda()
@@ -84,14 +83,13 @@ def test_products_round_before_they_are_added():
             plane, grey, size, size, 1, *[scale[channel]] * 3, *[shift[channel]] * 3,
             FLOATS=True, BLOCK=triton_saliency.BLOCK, **triton_saliency.UNFUSED,
         )  # fmt: skip
-        assert torch.equal(grey.cpu()[0], to_uint8(images, MEAN, STD)[0, channel])
+        assert torch.equal(grey.cpu()[0], grey_levels(images)[0, channel])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
 def test_saliency_in_a_cuda_graph(dtype):
     def maps(images):
-        normalized = images.is_floating_point()
-        return normalized_saliency(images, MEAN, STD) if normalized else fine_grained_saliency(images)
+        return fine_grained_saliency(images, MEAN, STD)
 
     images = batch(33, 61).cuda()
     images = images if dtype == torch.uint8 else ((images / 255 - 0.45) / 0.22).to(dtype)

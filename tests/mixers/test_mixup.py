@@ -40,3 +40,7 @@ COUNT = 100_000
 def test_mixup_lam():
     lam = MixUp(10, alpha=0.4).sample(COUNT, 8, 8, generator()).lam.numpy()
     assert stats.kstest(lam.astype(np.float64), stats.beta(0.4, 0.4).cdf).pvalue > P_MIN
+
+
+def test_one_lam_for_the_batch():
+    assert MixUp(10, per_batch=True).sample(64, 8, 8, generator()).lam.unique().numel() == 1

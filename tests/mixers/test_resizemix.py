@@ -79,7 +79,28 @@ def test_resizemix_boxes():
             assert stats.chisquare(counts, len(starts) * wanted).pvalue > P_MIN
 
 
-def test_a_small_partner_has_at_least_a_pixel_each_way():
-    for height, width in ((40, 3), (3, 40)):
-        boxes = ResizeMix(10, scale=(0.1, 0.2)).sample(50, height, width, generator()).boxes
-        assert (boxes[:, 2:] >= 1).all()
+@pytest.mark.parametrize(("height", "width"), [(40, 3), (3, 40)])
+def test_a_small_partner_has_at_least_a_pixel_each_way(height, width):
+    boxes = ResizeMix(10, scale=(0.1, 0.2)).sample(50, height, width, generator()).boxes
+    assert (boxes[:, 2:] >= 1).all()
+
+
+def test_one_tau_for_the_batch():
+    boxes = ResizeMix(10, per_batch=True).sample(64, HEIGHT, WIDTH, generator()).boxes
+    assert (boxes[:, 2:] == boxes[0, 2:]).all()
+    assert len(boxes[:, :2].unique(dim=0)) > 10, "every image keeps a centre of its own"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": (0.8, 0.1)}, "scale="),
+        ({"scale": (0.0, 0.5)}, "scale="),
+        ({"scale": (0.5, 1.5)}, "scale="),
+        ({"scale": ("a", "b")}, "scale='a': must be a number"),
+        ({"interpolation": "cubic"}, "interpolation='cubic': must be one of nearest, bilinear"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        ResizeMix(10, **options)

@@ -1,18 +1,14 @@
-"""SaliencyMix: boxes around the peaks, pixels against a loop on images that are not square, draws, floats to uint8."""
+"""SaliencyMix: boxes around the peaks, pixels against a loop on images that are not square, draws."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from dali_mix.pipelines.base import IMAGENET_MEAN, IMAGENET_STD
-from dali_mix.pipelines.cifar import STATISTICS
 from scipy import stats
 
 from dali_mix import mixers
 from dali_mix.mixers import CutMix, MixChoice, SaliencyMix, SaliencyMixParams, fine_grained_saliency
-from dali_mix.mixers.kernels import torch_saliency
-from dali_mix.mixers.ops.saliency import to_uint8
 from tests.mixers import oracles
 from tests.mixers.pictures import drawn
 
@@ -160,43 +156,6 @@ def test_any_batch_size(batch_size, per_batch, dtype):
     torch.testing.assert_close(targets.sum(1), torch.ones(batch_size))
     one_pixel = images[:, :, :1, :1]
     assert mixer(one_pixel, torch.arange(batch_size), generator())[0].shape == (batch_size, 3, 1, 1)
-
-
-LEVELS = torch.arange(256, dtype=torch.uint8).expand(1, 3, 256, 256)
-
-
-def both_versions(images, mean, std):
-    """to_uint8, the compiled version and torch's, which must agree."""
-    levels = to_uint8(images, mean, std)
-    scale, shift = ([255 * value for value in values] for values in (std, mean))
-    assert torch.equal(torch_saliency.to_uint8(images.float(), scale, shift), levels)
-    return levels
-
-
-@pytest.mark.parametrize(
-    ("mean", "std"), [(IMAGENET_MEAN, IMAGENET_STD), *STATISTICS.values(), ((0, 0, 0), (1, 1, 1)), (MEAN, STD)]
-)
-def test_every_grey_level_comes_back(mean, std):
-    for dtype in (torch.float32, torch.float64, torch.float16):
-        assert torch.equal(both_versions(normalized(LEVELS, dtype, mean, std), mean, std), LEVELS), dtype
-    # As the pipelines normalize: one factor, one summand.
-    factor, summand = (np.float32([[1 / (255 * s), -m / s] for m, s in zip(mean, std, strict=True)])).T
-    scaled = LEVELS.float() * torch.tensor(factor)[:, None, None] + torch.tensor(summand)[:, None, None]
-    assert torch.equal(both_versions(scaled, mean, std), LEVELS)
-    off = (both_versions(normalized(LEVELS, torch.bfloat16, mean, std), mean, std).int() - LEVELS.int()).abs()
-    assert off.max() <= (1 if max(std) > 0.25 else 0)
-
-
-@pytest.mark.parametrize("batch_size", [0, 1, 8])
-def test_floats_between_and_beyond_the_levels(batch_size):
-    images = torch.randn(batch_size, 3, 91, 120, generator=generator()) * 2
-    wanted = (images.double().permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)) * 255
-    wanted = wanted.round().clamp(0, 255).permute(0, 3, 1, 2)
-    for given in (images, images.contiguous(memory_format=torch.channels_last)):
-        levels = both_versions(given, MEAN, STD)
-        assert levels.is_contiguous() and levels.dtype == torch.uint8
-        off = (levels.double() - wanted).abs()
-        assert off.numel() == 0 or (off.max() <= 1 and off.mean() < 1e-4)  # rounding of float32 near a half
 
 
 def test_gradients_pass_through_the_paste_only():

@@ -27,19 +27,29 @@ def test_saliency_of_grey_images_is_that_of_three_equal_channels(dtype, per_batc
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_other_numbers_of_channels(channels, dtype):
+@pytest.mark.parametrize("options", [{}, {"mean": MEAN, "std": STD}], ids=str)
+def test_saliency_of_other_numbers_of_channels(options, channels, dtype):
+    with pytest.raises(ValueError, match=rf"\(4, {channels}, 12, 9\): saliency is defined on"):
+        SaliencyMix(4, **options)(images(channels).mul(255).to(dtype), FOUR)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("name", ["CutMix", "ResizeMix", "MixUp", "Cutout", "SpliceMix"])
+def test_others_take_any_number_of_channels(name, channels, dtype):
     batch = images(channels).mul(255).to(dtype)
-    for mixer in (SaliencyMix(4), SaliencyMix(4, mean=MEAN, std=STD)):
-        with pytest.raises(ValueError, match=rf"\(4, {channels}, 12, 9\): saliency is defined on"):
-            mixer(batch, FOUR)
-    for name in ("CutMix", "ResizeMix", "MixUp", "Cutout", "SpliceMix"):
-        assert MAKERS[name]()(batch, FOUR)[0].shape[1:] == batch.shape[1:]
+    assert MAKERS[name]()(batch, FOUR)[0].shape[1:] == batch.shape[1:]
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_randaugment_of_other_numbers_of_channels(channels, dtype):
     with pytest.raises(ValueError, match="RandAugment takes"):
-        ResizeMixPlus(4, mean=MEAN, std=STD)(batch, FOUR)
+        ResizeMixPlus(4, mean=MEAN, std=STD)(images(channels).mul(255).to(dtype), FOUR)
 
 
 def test_grey_images_and_the_mean_of_colours():
     with pytest.raises(ValueError, match=r"one channel, and mean=.* differ by channel: give \[one\] number"):
         SaliencyMix(4, mean=(0.5, 0.4, 0.3), std=STD)(images(channels=1), FOUR)
-    with pytest.raises(ValueError, match="give it the mean"):
+    with pytest.raises(ValueError, match=r"saliency of torch\.float32 images needs the mean and std"):
         SaliencyMix(4)(images(channels=1), FOUR)

@@ -12,7 +12,7 @@ from scipy import stats
 from dali_mix import mixers
 from dali_mix.mixers import MixChoice, SpliceMix, SpliceMixParams, kernels
 from dali_mix.mixers.kernels import threads
-from dali_mix.mixers.ops.targets import union, unite
+from dali_mix.mixers.ops.targets import unite
 from tests.mixers import oracles
 
 # Numbers from a run of the published implementation, float32 on a CPU.
@@ -35,8 +35,8 @@ def pictures(count=6, height=13, width=8, dtype=torch.float32, channels_last=Fal
 def grid(rows, cols, sources, dropped=()):
     """Params of one grid; `dropped` lists (image, cell)."""
     flags = torch.zeros(len(sources), rows * cols, dtype=torch.bool)
-    for place in dropped:
-        flags[place] = True
+    for index in dropped:
+        flags[index] = True
     return SpliceMixParams(rows, cols, torch.tensor(sources), flags)
 
 
@@ -80,12 +80,12 @@ def test_equals_the_loop(dtype, within, height, width, channels_last):
     assert mixed.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     assert torch.equal(images, before)
     assert torch.equal(mixed[:6], images)
-    place = 6
+    index = 6
     for drawn in GRIDS.grids:
         for sources, dropped in zip(drawn.sources.tolist(), drawn.dropped.tolist(), strict=True):
             wanted = oracles.splicemix(images, drawn.rows, drawn.cols, sources, dropped)
-            torch.testing.assert_close(mixed[place].double(), wanted, rtol=0, atol=within)
-            place += 1
+            torch.testing.assert_close(mixed[index].double(), wanted, rtol=0, atol=within)
+            index += 1
     hot = torch.eye(4)
     assert torch.equal(targets[:6], hot[[0, 1, 2, 3, 0, 1]])
     # Images 5 and 0; 2 twice; 1, 2 and 5 of six; 3 of two.
@@ -124,7 +124,8 @@ def test_union_equals_the_loop():
     seen = torch.rand(500, 4, generator=gen) < 0.6
     seen[:, 0] |= ~seen.any(1)
     wanted = [oracles.targets_union(r, s) for r, s in zip(rows.tolist(), seen.tolist(), strict=True)]
-    assert torch.equal(union(rows, seen), torch.tensor(wanted))
+    targets, sources = rows.flatten(0, 1), torch.arange(2000).view(500, 4)
+    assert torch.equal(unite(targets, targets, sources, ~seen), torch.tensor(wanted))
 
 
 def test_class_numbers_unite_as_their_rows_do():
@@ -134,7 +135,7 @@ def test_class_numbers_unite_as_their_rows_do():
     rows = torch.eye(7)[labels]
     for given in (labels, labels.int()):
         united = unite(given, rows, sources, dropped)
-        assert united.is_contiguous() and torch.equal(united, union(rows[sources], ~dropped))
+        assert united.is_contiguous() and torch.equal(united, unite(rows, rows, sources, dropped))
     assert (united.sum(1) == 0).any(), "all cells dropped"
 
 
@@ -183,15 +184,15 @@ def test_sources_are_orders_of_the_batch():
     assert stats.chisquare(np.bincount(first, minlength=5)).pvalue > P_MIN
 
 
-def test_default_and_mini_append_a_quarter():
-    for name in ("default", "mini"):
-        for size, appended in ((0, 0), (1, 0), (3, 0), (4, 1), (7, 1), (9, 2)):
-            images, labels = torch.rand(size, 3, 9, 5), torch.zeros(size, dtype=torch.int64)
-            for seed in range(8):
-                mixed, targets = SpliceMix(name, num_classes=3)(images, labels, generator(seed))
-                assert len(mixed) == len(targets) == size + appended
-                assert torch.equal(mixed[:size], images)
-                assert mixed is not images
+@pytest.mark.parametrize("name", ["default", "mini"])
+@pytest.mark.parametrize(("size", "appended"), [(0, 0), (1, 0), (3, 0), (4, 1), (7, 1), (9, 2)])
+def test_default_and_mini_append_a_quarter(name, size, appended):
+    images, labels = torch.rand(size, 3, 9, 5), torch.zeros(size, dtype=torch.int64)
+    for seed in range(8):
+        mixed, targets = SpliceMix(name, num_classes=3)(images, labels, generator(seed))
+        assert len(mixed) == len(targets) == size + appended
+        assert torch.equal(mixed[:size], images)
+        assert mixed is not images
 
 
 def test_custom_grids():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dali_mix.mixers.kernels import numba_saliency, torch_saliency
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -19,8 +21,16 @@ def near_ties() -> torch.Tensor:
     return torch.from_numpy(np.stack(planes)[None])
 
 
+def grey_levels(images: torch.Tensor, mean: tuple = MEAN, std: tuple = STD) -> torch.Tensor:
+    """The grey levels of normalized images, compiled and by torch, which must agree."""
+    scale, shift = ([255 * value for value in values] for values in (std, mean))
+    levels = torch_saliency.to_uint8(images.float(), scale, shift)
+    assert torch.equal(numba_saliency.to_uint8(images.float(), scale, shift), levels)
+    return levels
+
+
 def fused_levels(images: torch.Tensor) -> torch.Tensor:
-    """`to_uint8` where product and sum round once, as a fused multiply-add has it (in float64, nearly exact)."""
+    """`grey_levels` where product and sum round once, as a fused multiply-add has it (in float64, nearly exact)."""
     scale, shift = (
         torch.tensor([np.float32(255 * value) for value in values], dtype=torch.float64)[:, None, None]
         for values in (STD, MEAN)

@@ -1,4 +1,4 @@
-"""The backends of the operations in `mixers.ops`, and the one place that chooses among them.
+"""The backends of the operations in `mixers.ops`, and the only code that chooses among them.
 
 Every operation is a function of the same name and arguments in each of its backends: plain torch (any device and
 dtype, differentiable, open to torch.compile), numba on a CPU and Triton on CUDA. All give the same pixels.
@@ -53,13 +53,11 @@ OPERATIONS = {
     "draw_masks": Operation(torch_masks, (Backend("cpu", "numba_masks", (torch.float32,)),)),
     "saliency": Operation(
         torch_saliency,
-        (Backend("cpu", "numba_saliency", (torch.uint8,)), Backend("cuda", "triton_saliency", (torch.uint8,))),
+        (
+            Backend("cpu", "numba_saliency", (torch.uint8, *_FLOATS, torch.float64)),
+            Backend("cuda", "triton_saliency", (torch.uint8, *_FLOATS)),
+        ),
     ),
-    "normalized_saliency": Operation(
-        torch_saliency,
-        (Backend("cpu", "numba_saliency", (*_FLOATS, torch.float64)), Backend("cuda", "triton_saliency", _FLOATS)),
-    ),
-    "to_uint8": Operation(torch_saliency, (Backend("cpu", "numba_saliency", (torch.float32,)),)),
     "clipped_boxes": Operation(torch_per_image, (Backend("cpu", "numba_per_image", (torch.float64,)),)),
     "shifted_boxes": Operation(torch_per_image, (Backend("cpu", "numba_per_image", (torch.float64,)),)),
     "boxes_inside": Operation(torch_per_image, (_INT64,)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
 
 
 @jit
-def _draw(shapes: Any, removed: Any) -> None:
-    """The same float32 operations in the same order as by torch, so the same bits."""
+def _draw(shapes, removed):
+    """Mark the pixels by the float32 operations of `torch_masks`, in its order, so with the same bits."""
     _, height, width = removed.shape
     rows = np.arange(height).astype(np.float32) + np.float32(0.5)
     cols = np.arange(width).astype(np.float32) + np.float32(0.5)
@@ -40,11 +39,11 @@ def _draw(shapes: Any, removed: Any) -> None:
             margin = abs(radius) + np.float32(1) + np.float32(1e-5) * (abs(y) + abs(x) + length + abs(radius))
             first, last = _reach(min(y, end_y) - margin, max(y, end_y) + margin, height)
             left, right = _reach(min(x, end_x) - margin, max(x, end_x) + margin, width)
-            places, limit = cols[left:right], radius * radius
+            columns, limit = cols[left:right], radius * radius
             for row in range(first, last):
                 down, line = rows[row] - y, removed[i, row, left:right]
-                for k in range(len(places)):
-                    over = places[k] - x
+                for k in range(len(columns)):
+                    over = columns[k] - x
                     along = down * along_y + over * along_x
                     across = down * along_x - over * along_y
                     beyond = along - min(max(along, np.float32(0)), length)
@@ -52,8 +51,8 @@ def _draw(shapes: Any, removed: Any) -> None:
 
 
 @jit
-def _reach(low: float, high: float, size: int) -> Any:
-    """The pixels from low to high, of 0 … size - 1; all of them where that is no number."""
+def _reach(low, high, size):
+    """Return the range of pixels from low to high, of 0 … size - 1; all of them if an end is NaN or far outside."""
     if not (low > -1e9 and high < 1e9):
         return 0, size
     return min(max(int(low), 0), size), max(min(int(high) + 1, size), 0)

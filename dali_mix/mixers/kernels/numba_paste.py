@@ -25,43 +25,32 @@ from dali_mix.mixers.kernels.threads import cut, threads_for, together
 from dali_mix.mixers.layout import INTEGERS, empty_on_huge_pages, flat, image_shape, int64
 
 
-def paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
-    """Image i with the pixels of image permutation[i] inside box i."""
-    return _paste(images, permutation, boxes, loops.SAME_POSITION, inplace)
-
-
-def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
-    """Image i with image permutation[i], shrunk by nearest neighbour, inside box i."""
-    return _paste(images, permutation, boxes, loops.NEAREST, inplace)
-
-
-def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
-    """Image i with image permutation[i], shrunk by an antialiased bilinear filter, inside box i."""
-    return _paste(images, permutation, boxes, loops.BILINEAR, inplace)
-
-
-def erase(images: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
-    """Image i with zeros inside box i."""
-    return _paste(images, torch.arange(len(images)), boxes, loops.ZEROS, inplace)
-
-
-def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, way: int, inplace: bool) -> Tensor:
+def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool, *, mode: int) -> Tensor:
     out = images if inplace else empty_on_huge_pages(images, len(images))
     # Values that only move are handed over as integers of their size, so that few kernels serve all dtypes.
-    dtype = images.dtype if way == loops.BILINEAR else INTEGERS[images.element_size()]
+    dtype = images.dtype if mode == loops.BILINEAR else INTEGERS[images.element_size()]
     partners, corners, shape = int64(permutation), int64(boxes), image_shape(images)
-    sizes = corners[:, 2] * corners[:, 3] * images.shape[1] if inplace and way != loops.ZEROS else None
+    sizes = corners[:, 2] * corners[:, 3] * images.shape[1] if inplace and mode != loops.ZEROS else None
     batch, result = flat(images, dtype), flat(out, dtype)
 
     def run(stage: Any, staged_at: Any, order: Any, task: int) -> None:
-        if way == loops.BILINEAR:
+        if mode == loops.BILINEAR:
             rounded = dtype == torch.uint8
             loops.paste_bilinear(batch, stage, result, partners, corners, order, staged_at, shape, task, rounded)
         else:
-            loops.paste(batch, stage, result, partners, corners, order, staged_at, shape, task, way)
+            loops.paste(batch, stage, result, partners, corners, order, staged_at, shape, task, mode)
 
     _all_images(run, partners, sizes, batch, inplace)
     return out
+
+
+def erase(images: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
+    return _paste(images, torch.arange(len(images)), boxes, inplace, mode=loops.ZEROS)
+
+
+paste = functools.partial(_paste, mode=loops.SAME_POSITION)
+paste_nearest = functools.partial(_paste, mode=loops.NEAREST)
+paste_bilinear = functools.partial(_paste, mode=loops.BILINEAR)
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Tensor:

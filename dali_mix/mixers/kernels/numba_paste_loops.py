@@ -20,14 +20,14 @@ from dali_mix.compiled import jit, memcpy
 # What a kernel does with each image: write all of it into a new batch; write its box only, from the partner or, where
 # the partner may be changed by then, from the stage; write its box into the stage.
 WHOLE, BOX, STAGE = 0, 1, 2
-# What goes into a box: the partner's pixels of the same position, the whole partner shrunk, zeros.
+# What goes into a box: the partner's pixels of the same position, all of the partner shrunk, zeros.
 SAME_POSITION, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
 
 CACHE_LINE = 64  # bytes
 
 
 @jit
-def chain(partners: Any, forwards: bool) -> Any:
+def chain(partners, forwards):
     """Return the images (B,) int64 as image, its partner, its partner's partner, …, or backwards, so that a partner has
     just been read and is in the cache; and (B,) int64 of -1: no box is staged."""
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
@@ -42,26 +42,34 @@ def chain(partners: Any, forwards: bool) -> Any:
 
 
 @jit
-def _copy(source: Any, start: int, out: Any, to: int, count: int) -> None:
+def _copy(source, start, out, to, count):
     """`count` values of `source`, from `start` on, to `out`, which has the same dtype, from `to` on."""
     size = source.itemsize
     memcpy(out.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
 
 
 @jit
-def _copy_block(
-    source: Any, start: int, row: int, plane: int, out: Any, to: int, out_row: int, out_plane: int, block: Any
-) -> None:
-    """A block of `block` = (planes, rows, values a row); a row and a plane further on are `row` and `plane` values."""
-    planes, rows, count = block
-    for p in range(planes):
-        for y in range(rows):
-            _copy(source, start + p * plane + y * row, out, to + p * out_plane + y * out_row, count)
+def _target(stage, out, i, box, staged_at, shape, task):
+    """Return where box i is to be filled: the array, the offset of its corner, the steps to the next row and plane;
+    and whether it is filled already, from the stage.
+    """
+    planes, height, width, pixel = shape
+    top, left, box_h, box_w = box
+    row, plane, count, staged = width * pixel, height * width * pixel, box_w * pixel, staged_at[i]
+    if task == STAGE:
+        return stage, staged, count, box_h * count, False
+    corner = i * planes * plane + top * row + left * pixel
+    if task == BOX and staged >= 0:
+        for p in range(planes):
+            for y in range(box_h):
+                _copy(stage, staged + (p * box_h + y) * count, out, corner + p * plane + y * row, count)
+        return out, corner, row, plane, True
+    return out, corner, row, plane, False
 
 
 @intrinsic
 def _prefetch(typing: Any, address: Any) -> Any:
-    """Tells the processor that what lies there will be read."""
+    """Tell the processor that this address will be read."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, number = context.get_value_type(types.voidptr), ir.IntType(32)
@@ -76,8 +84,8 @@ def _prefetch(typing: Any, address: Any) -> Any:
 
 
 @jit
-def _fetch(source: Any, start: int, count: int) -> None:
-    """Has `count` values brought into the cache while others are worked on."""
+def _fetch(source, start, count):
+    """Bring `count` values into the cache while others are worked on."""
     size = source.itemsize
     first = source.ctypes.data + start * size
     for address in range(first, first + count * size, CACHE_LINE):
@@ -85,17 +93,7 @@ def _fetch(source: Any, start: int, count: int) -> None:
 
 
 @jit
-def _nearest(
-    images: Any,
-    partner: int,
-    out: Any,
-    to: int,
-    out_row: int,
-    out_plane: int,
-    box_h: int,
-    box_w: int,
-    shape: Any,
-) -> None:
+def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
     """Pixel d of n is pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it."""
     planes, height, width, pixel = shape
     down = np.float32(height) / np.float32(max(box_h, 1))
@@ -111,31 +109,32 @@ def _nearest(
         for p in range(planes):
             _fetch(images, following + p * plane, row)
         # Unsigned numbers find values without a check for counting from the end.
-        source, place = np.uint64(start), np.uint64(to + y * out_row)
+        source, dest = np.uint64(start), np.uint64(to + y * out_row)
         one, two = np.uint64(1), np.uint64(2)
         if planes == 3 and pixel == 1:  # one look at the columns for three values
             apart, out_apart = np.uint64(plane), np.uint64(out_plane)
             for x in range(box_w):
-                first, at = source + columns[x], place + np.uint64(x)
+                first, at = source + columns[x], dest + np.uint64(x)
                 out[at] = images[first]
                 out[at + out_apart] = images[first + apart]
                 out[at + two * out_apart] = images[first + two * apart]
         elif planes == 1 and pixel == 3:
             for x in range(box_w):
-                first, at = source + columns[x], place + np.uint64(3 * x)
+                first, at = source + columns[x], dest + np.uint64(3 * x)
                 out[at] = images[first]
                 out[at + one] = images[first + one]
                 out[at + two] = images[first + two]
         else:
             for p in range(planes):
                 for x in range(box_w):
-                    first, at = source + np.uint64(p * plane) + columns[x], place + np.uint64(p * out_plane + x * pixel)
+                    first = source + np.uint64(p * plane) + columns[x]
+                    at = dest + np.uint64(p * out_plane + x * pixel)
                     for c in range(np.uint64(pixel)):
                         out[at + c] = images[first + c]
 
 
 @jit
-def _weights(size: int, full: int) -> Any:
+def _weights(size, full):
     """For each pixel of `size` made from `full`: first pixel read, how many, and their weights (antialiased bilinear).
 
     Source s weighs 1 - |(2s + 1) · size - (2d + 1) · full| / (2 · full) for pixel d: whole numbers up to the division.
@@ -164,18 +163,7 @@ def _weights(size: int, full: int) -> Any:
 
 
 @jit
-def _bilinear(
-    images: Any,
-    partner: int,
-    out: Any,
-    to: int,
-    out_row: int,
-    out_plane: int,
-    box_h: int,
-    box_w: int,
-    shape: Any,
-    rounded: bool,
-) -> None:
+def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape, rounded):
     """Rows summed by weight into one row, which is then summed across; in float32."""
     planes, height, width, pixel = shape
     top, tall, down = _weights(box_h, height)
@@ -201,19 +189,8 @@ def _bilinear(
 
 
 @jit
-def paste(
-    images: Any,
-    stage: Any,
-    out: Any,
-    partners: Any,
-    boxes: Any,
-    order: Any,
-    staged_at: Any,
-    shape: Any,
-    task: int,
-    way: int,
-) -> None:
-    """Fills the boxes of the images in `order`.
+def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mode):
+    """Fill the boxes of the images in `order`.
 
     images, out: flat batches (the same one in place). stage: flat. partners: (B,) int64. boxes: (B,4) int64.
     order: (n,) int64, image numbers. staged_at: (B,) int64, where in the stage an image's box lies, -1 for not there.
@@ -222,68 +199,44 @@ def paste(
     row, plane = width * pixel, height * width * pixel
     for i in order:
         top, left, box_h, box_w = boxes[i]
-        image, count = i * planes * plane, box_w * pixel
-        target, to, out_row, out_plane = out, image + top * row + left * pixel, row, plane
-        if task == STAGE:
-            target, to, out_row, out_plane = stage, staged_at[i], count, box_h * count
-        elif task == BOX and staged_at[i] >= 0:
-            _copy_block(stage, staged_at[i], count, box_h * count, out, to, row, plane, (planes, box_h, count))
+        image, other_image, count = i * planes * plane, partners[i] * planes * plane, box_w * pixel
+        target, to, out_row, out_plane, filled = _target(stage, out, i, boxes[i], staged_at, shape, task)
+        if filled:
             continue
-        if way == NEAREST:
+        if mode == NEAREST:
             if task == WHOLE:
                 _copy(images, image, out, image, planes * plane)
-            _nearest(images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape)
+            _nearest(images, other_image, target, to, out_row, out_plane, box_h, box_w, shape)
             continue
         for p in range(planes):
-            own, other = image + p * plane, partners[i] * planes * plane + p * plane
+            own, other = image + p * plane, other_image + p * plane
             if task == WHOLE:  # its box again while in the cache: faster than going around it, or row by row
                 _copy(images, own, out, own, plane)
             for y in range(box_h):
                 at = to + p * out_plane + y * out_row
-                if way == SAME_POSITION:
+                if mode == SAME_POSITION:
                     _copy(images, other + (top + y) * row + left * pixel, target, at, count)
                 else:
                     target[at : at + count] = 0
 
 
 @jit
-def paste_bilinear(
-    images: Any,
-    stage: Any,
-    out: Any,
-    partners: Any,
-    boxes: Any,
-    order: Any,
-    staged_at: Any,
-    shape: Any,
-    task: int,
-    rounded: bool,
-) -> None:
-    """As `paste`, the whole partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
+def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
+    """As `paste`, all of the partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
     planes, height, width, pixel = shape
-    row, plane = width * pixel, height * width * pixel
+    size = planes * height * width * pixel
     for i in order:
-        top, left, box_h, box_w = boxes[i]
+        box_h, box_w = boxes[i, 2], boxes[i, 3]
         if task == WHOLE:
-            _copy(images, i * planes * plane, out, i * planes * plane, planes * plane)
-        if box_h == 0 or box_w == 0:
-            continue
-        stage_row, stage_plane = box_w * pixel, box_h * box_w * pixel
-        target, to, out_row, out_plane = out, i * planes * plane + top * row + left * pixel, row, plane
-        if task == STAGE:
-            target, to, out_row, out_plane = stage, staged_at[i], stage_row, stage_plane
-        elif task == BOX and staged_at[i] >= 0:
-            block = (planes, box_h, box_w * pixel)
-            _copy_block(stage, staged_at[i], stage_row, stage_plane, out, to, row, plane, block)
-            continue
-        _bilinear(images, partners[i] * planes * plane, target, to, out_row, out_plane, box_h, box_w, shape, rounded)
+            _copy(images, i * size, out, i * size, size)
+        target, to, out_row, out_plane, filled = _target(stage, out, i, boxes[i], staged_at, shape, task)
+        if not filled and box_h and box_w:
+            _bilinear(images, partners[i] * size, target, to, out_row, out_plane, box_h, box_w, shape, rounded)
 
 
 @jit
-def blend(
-    images: Any, stage: Any, out: Any, partners: Any, lam: Any, order: Any, staged_at: Any, size: int, task: int
-) -> None:
-    """lam · image + (1 - lam) · partner, float32; an image is `size` values, the stage holds whole partners."""
+def blend(images, stage, out, partners, lam, order, staged_at, size, task):
+    """lam · image + (1 - lam) · partner, float32; an image is `size` values, the stage holds full partners."""
     for i in order:
         if task == STAGE:
             _copy(images, partners[i] * size, stage, staged_at[i], size)

@@ -6,7 +6,7 @@ After a batch has gone through the cache, each call of torch takes about 10 µs:
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import numpy as np
 import torch
@@ -16,22 +16,18 @@ from dali_mix.compiled import jit
 from dali_mix.mixers.layout import int64
 
 
-def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    return _boxes(side, centre_y, centre_x, height, width, True)
-
-
-def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    return _boxes(side, centre_y, centre_x, height, width, False)
-
-
 def _boxes(
-    side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int, clip: bool
+    side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int, *, clip: bool
 ) -> tuple[Tensor, Tensor]:
     if not side.shape == centre_y.shape == centre_x.shape:
         side, centre_y, centre_x = torch.broadcast_tensors(side, centre_y, centre_x)
     sides = np.ascontiguousarray(side.numpy())
     boxes, kept = _draw_boxes(sides, int64(centre_y), int64(centre_x), height, width, clip)
     return torch.from_numpy(boxes), torch.from_numpy(kept)
+
+
+clipped_boxes = functools.partial(_boxes, clip=True)
+shifted_boxes = functools.partial(_boxes, clip=False)
 
 
 def boxes_inside(boxes: Tensor, height: int, width: int) -> bool:
@@ -49,7 +45,7 @@ def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: 
 
 
 @jit
-def _draw_boxes(side: Any, centre_y: Any, centre_x: Any, height: int, width: int, clip: bool) -> Any:
+def _draw_boxes(side, centre_y, centre_x, height, width, clip):
     boxes, kept = np.empty((len(centre_y), 4), np.int64), np.empty(len(centre_y), np.float32)
     for i in range(len(centre_y)):
         box_h, box_w = np.int64(side[i] * height), np.int64(side[i] * width)
@@ -68,7 +64,7 @@ def _draw_boxes(side: Any, centre_y: Any, centre_x: Any, height: int, width: int
 
 
 @jit
-def _boxes_inside(boxes: Any, height: int, width: int) -> bool:
+def _boxes_inside(boxes, height, width):
     for i in range(len(boxes)):
         top, left, box_h, box_w = boxes[i]
         # A sum of corner and side would overflow near 2^63.
@@ -78,7 +74,7 @@ def _boxes_inside(boxes: Any, height: int, width: int) -> bool:
 
 
 @jit
-def _in_range(indices: Any, count: int) -> bool:
+def _in_range(indices, count):
     outside = False
     for index in indices:
         outside |= index < 0 or index >= count
@@ -86,7 +82,7 @@ def _in_range(indices: Any, count: int) -> bool:
 
 
 @jit
-def _mix_classes(own: Any, partners: Any, lam: Any, mixed: Any) -> None:
+def _mix_classes(own, partners, lam, mixed):
     for i in range(len(own)):
         other = own[partners[i]]
         mixed[i, other] = np.float32(1) - lam[i]

@@ -1,6 +1,10 @@
 """Fine-grained saliency on a CPU: image by image, small enough for the cache, compiled by numba.
 
-The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed.
+The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed. A row of the integral image is
+
+    REACH zeros │ 0 │ sums of the W columns │ the last sum, REACH times
+
+so that the columns x - radius + 1 and x + radius + 1 exist for every pixel and radius, and the inner loop has no test.
 """
 
 from __future__ import annotations
@@ -19,19 +23,16 @@ from dali_mix.mixers.kernels.threads import cut, threads_for, together
 _COST = 16  # a pixel takes as long as copying this many bytes
 
 RADII = np.array((12, 24, 48, 28, 56, 112))
-REACH = 112  # the largest radius: rows of the integral image go on that far, so that no column needs a test
+REACH = 112  # the largest radius
 
 
-def saliency(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8."""
+def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images become grey levels by `to_uint8` first."""
+    if images.is_floating_point():
+        images = to_uint8(images.float(), scale, shift)
     out = np.empty((len(images), *images.shape[2:]), np.uint8)
     _share(_maps, images, out)
     return torch.from_numpy(out)
-
-
-def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """`saliency` of `to_uint8`."""
-    return saliency(to_uint8(images.float(), scale, shift))
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
@@ -48,7 +49,7 @@ def _share(kernel: Any, images: Tensor, out: Any, *constants: Any) -> None:
 
 
 @jit
-def _levels(images: Any, out: Any, scale: Any, shift: Any) -> None:
+def _levels(images, out, scale, shift):
     for i in range(len(images)):
         for c in range(3):
             plane = images[i, c]
@@ -59,15 +60,12 @@ def _levels(images: Any, out: Any, scale: Any, shift: Any) -> None:
 
 
 @jit
-def _blur(source: Any, out: Any) -> None:
+def _blur(source, out):
     height, width = source.shape
     column = np.empty(width + 2, np.int32)
     for y in range(height):
-        above, row, below = (
-            source[min(abs(y - 1), height - 1)],
-            source[y],
-            source[max(0, height - 1 - abs(y + 2 - height))],
-        )
+        row, above = source[y], source[min(abs(y - 1), height - 1)]
+        below = source[max(0, height - 1 - abs(y + 2 - height))]
         for x in range(width):
             column[x + 1] = np.int32(above[x]) + 2 * np.int32(row[x]) + np.int32(below[x])
         column[0], column[width + 1] = column[1 + min(1, width - 1)], column[1 + max(0, width - 2)]
@@ -76,17 +74,8 @@ def _blur(source: Any, out: Any) -> None:
 
 
 @jit
-def _add_row(
-    above: Any,
-    below: Any,
-    grey: Any,
-    radius: int,
-    rows: int,
-    columns: Any,
-    difference: Any,
-    magnitude: Any,
-) -> None:
-    """Adds one radius to one row of sums; `above` and `below` are rows of the padded integral image."""
+def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
+    """Add one radius to one row of sums; `above` and `below` are rows of the padded integral image."""
     width = len(grey)
     top_left, bottom_left = above[REACH - radius + 1 :], below[REACH - radius + 1 :]
     top_right, bottom_right = above[REACH + radius + 1 :], below[REACH + radius + 1 :]
@@ -100,7 +89,7 @@ def _add_row(
 
 
 @jit
-def _maps(images: Any, out: Any) -> None:
+def _maps(images, out):
     count, _, height, width = images.shape
     out[:] = 0
     if height * width == 1:  # no surround at all
@@ -134,16 +123,8 @@ def _maps(images: Any, out: Any) -> None:
             magnitude[:] = 0
             for k in range(len(RADII)):
                 top, bottom = max(y - RADII[k] + 1, 0), min(y + RADII[k] + 1, height)
-                _add_row(
-                    table[top],
-                    table[bottom],
-                    first[y],
-                    RADII[k],
-                    np.int32(bottom - top),
-                    columns[k],
-                    difference,
-                    magnitude,
-                )
+                rows = np.int32(bottom - top)
+                _add_row(table[top], table[bottom], first[y], RADII[k], rows, columns[k], difference, magnitude)
             for x in range(width):
                 both, apart = magnitude[x], difference[x]
                 on[y, x], off[y, x] = (both + apart) >> 1, (both - apart) >> 1

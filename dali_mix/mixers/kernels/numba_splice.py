@@ -1,6 +1,6 @@
 """SpliceMix on a CPU: the new batch filled in one pass by loops compiled by numba.
 
-An image is copied to its place when the first cell that shows it is made, so that it is read from memory once; only
+An image is copied to the output when the first cell that shows it is made, so that it is read from memory once; only
 images that no cell shows are copied on their own. Cells are resized straight into the image appended; where the tiling
 does not fill it, into a float32 tiling of one image, small enough for the cache, and from there.
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,29 +49,18 @@ def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> 
 
 
 @jit
-def _copy_images(images: Any, out: Any, numbers: Any, size: int) -> None:
+def _copy_images(images, out, numbers, size):
     for i in numbers:
         _copy_image(images, out, i * size, size)
 
 
 @jit
-def _copy_image(images: Any, out: Any, start: int, size: int) -> None:
+def _copy_image(images, out, start, size):
     memcpy(out.ctypes.data + start * out.itemsize, images.ctypes.data + start * images.itemsize, size * out.itemsize)
 
 
 @jit
-def _tile(
-    images: Any,
-    out: Any,
-    first: int,
-    sources: Any,
-    dropped: Any,
-    copied: Any,
-    rows: int,
-    cols: int,
-    shape: Any,
-    rounded: bool,
-) -> None:
+def _tile(images, out, first, sources, dropped, copied, rows, cols, shape, rounded):
     """Make images of a grid, which are in `out` from image `first` on.
 
     sources, dropped, copied: (n, rows · cols); copied: True where the image shown is to be copied as well.
@@ -104,20 +92,8 @@ def _tile(
 
 
 @jit
-def _fill(
-    source: Any,
-    start: int,
-    shape: Any,
-    dropped: bool,
-    out: Any,
-    to: int,
-    out_row: int,
-    out_height: int,
-    box_h: int,
-    box_w: int,
-    rounded: bool,
-) -> None:
-    """The image at `start`, resized (bilinear, aligned corners) to `box_h` × `box_w` at `to`; zeros where dropped.
+def _fill(source, start, shape, dropped, out, to, out_row, out_height, box_h, box_w, rounded):
+    """Write the image at `start`, resized (bilinear, aligned corners) to `box_h` × `box_w` at `to`; zeros if dropped.
 
     As torch's `interpolate`: pixel d of n lies at d · ((N - 1) / (n - 1)) of the N, in float32.
     """

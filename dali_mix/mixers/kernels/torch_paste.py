@@ -13,14 +13,13 @@ from dali_mix.mixers.layout import keep_format
 
 
 def paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """Image i with the pixels of image permutation[i] inside box i."""
     height, width = images.shape[2:]
     mask = inside(boxes, height, width)[:, None]
     return _result(torch.where(mask, images[permutation], images), images, inplace)
 
 
 def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """Image i with image permutation[i], shrunk by nearest neighbour, inside box i, by one gather."""
+    """One gather, which reads a pixel of the partner inside the box and of the image itself outside."""
     batch_size, _, height, width = images.shape
     itself = torch.arange(batch_size, device=images.device)
     rows = torch.arange(height, device=images.device)
@@ -35,7 +34,7 @@ def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: b
 
 
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
-    """Which of `full` pixels becomes `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
+    """Return which of `full` pixels becomes `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
     # In float32, as torch's interpolate does: now and then that is one below the integer quotient pixel * full // size.
     # (The quotient by way of float64 is rounded the same; torch.compile may make a float32 division 1 ulp off.)
     ratio = (full / size.double()).float()
@@ -43,17 +42,16 @@ def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
 
 
 def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """Image i with image permutation[i], shrunk by an antialiased bilinear filter, inside box i.
+    """Two matrix products an image, rows and columns, each with its own weights.
 
-    Two matrix products an image, rows and columns, each with its own weights. They are taken in float64, which neither
-    TF32 nor autocast touches; in float32 a GPU may round the factors to 10 bits and fewer.
+    In float64, which neither TF32 nor autocast touches; in float32 a GPU may round the factors to 10 bits and fewer.
     """
     height, width = images.shape[2:]
     top, left, box_h, box_w = boxes.unbind(1)
     rows = triangle_weights(top, box_h, height)
     cols = triangle_weights(left, box_w, width)
-    whole = images[permutation].double()
-    resized = rows[:, None] @ whole @ cols[:, None].mT
+    partners = images[permutation].double()
+    resized = rows[:, None] @ partners @ cols[:, None].mT
     if not images.is_floating_point():
         # To float32 first, as the loops sum: a tie must not depend on the last bits of a float64.
         resized = resized.float().round()
@@ -73,13 +71,12 @@ def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
 
 
 def erase(images: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """Image i with zeros inside box i."""
     mask = inside(boxes, *images.shape[2:])[:, None]
     return _result(images.masked_fill(mask, 0), images, inplace)
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool = False) -> Tensor:
-    """lam · image + (1 - lam) · partner, taken in float32 (float64 for float64 images)."""
+    """lam · image + (1 - lam) · partner, computed in float32 (float64 for float64 images)."""
     wide = torch.float64 if images.dtype == torch.float64 else torch.float32
     partners = images[permutation].to(wide)
     # Into the gathered partners, which are ours: no third batch.

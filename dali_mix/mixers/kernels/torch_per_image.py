@@ -14,9 +14,11 @@ def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 
 
 def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """`shifted_inside` boxes of the image's aspect ratio, of at least one pixel, and their `kept_share`."""
+    """As `clipped_boxes`, of at least one pixel, but moved to lie fully inside the image instead of clipped."""
     box_h, box_w = (side * height).long().clamp_min(1), (side * width).long().clamp_min(1)
-    boxes = shifted_inside(centre_y, centre_x, box_h, box_w, height, width)
+    top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
+    left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
+    boxes = torch.stack([top, left, box_h, box_w], dim=1)
     return boxes, kept_share(boxes, height, width)
 
 
@@ -37,28 +39,14 @@ def clipped(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, he
     return torch.stack([top, left, bottom - top, right - left], dim=1)
 
 
-def shifted_inside(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, height: int, width: int) -> Tensor:
-    """Return boxes around centres, moved to lie fully inside a `height` × `width` image; never cut.
-
-    Args:
-        centre_y, centre_x, box_h, box_w: (B,) int64, sides in 1 … height and 1 … width.
-
-    Returns:
-        (B,4) int64.
-    """
-    top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
-    left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
-    return torch.stack([top, left, box_h, box_w], dim=1)
-
-
 def kept_share(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(B,) float32: the share of a `height` × `width` image that lies outside its box (the λ of a paste)."""
+    """Return (B,) float32, the share of a `height` × `width` image that lies outside its box (the λ of a paste)."""
     area = boxes[:, 2] * boxes[:, 3]
     return (1.0 - area.double() / (height * width)).float()
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(B, height, width) bool: True inside the box."""
+    """Return (B, height, width) bool, True inside the box."""
     rows = torch.arange(height, device=boxes.device)
     cols = torch.arange(width, device=boxes.device)
     top, left, box_h, box_w = boxes[:, :, None].unbind(1)
@@ -100,7 +88,7 @@ def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: 
 
 
 def zeros(like: Tensor, rows: int, columns: int) -> Tensor:
-    """(rows, columns) float32 on the device of `like`."""
+    """Return zeros (rows, columns) float32 on the device of `like`."""
     if like.device.type == "cpu" and not torch.compiler.is_compiling():
         # torch would fill it on all its threads, which then spin for a while on the cores that the mixing loops need.
         return torch.from_numpy(np.zeros((rows, columns), np.float32))

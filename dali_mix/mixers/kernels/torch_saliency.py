@@ -11,17 +11,13 @@ from dali_mix.mixers.layout import per_channel
 
 RADII = (12, 24, 48, 28, 56, 112)
 GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue
-EXACT = 1 << 24  # float32 holds every integer up to here
 
 
-def saliency(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8."""
+def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images become grey levels by `to_uint8` first."""
+    if images.is_floating_point():
+        images = to_uint8(images.float(), scale, shift)
     return _sums(images).clamp_max_(255).to(torch.uint8)
-
-
-def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """`saliency` of `to_uint8`."""
-    return saliency(to_uint8(images.float(), scale, shift))
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
@@ -49,9 +45,9 @@ def _grey(images: Tensor) -> Tensor:
 def _blurred(grey: Tensor) -> Tensor:
     for dim in (1, 2):
         size = grey.shape[dim]
-        place = torch.arange(size, device=grey.device)
-        before = (place - 1).abs().clamp_max(size - 1)
-        after = (size - 1 - (place + 2 - size).abs()).clamp_min(0)
+        index = torch.arange(size, device=grey.device)
+        before = (index - 1).abs().clamp_max(size - 1)
+        after = (size - 1 - (index + 2 - size).abs()).clamp_min(0)
         grey = grey.index_select(dim, before) + 2 * grey + grey.index_select(dim, after)
     return (grey + 8) >> 4
 
@@ -82,9 +78,9 @@ def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reach(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """First and one past the last row (or column) of every pixel's surround, (size,) int64."""
-    place = torch.arange(size, device=device)
-    return (place - radius + 1).clamp_min(0), (place + radius + 1).clamp_max(size)
+    """Return the first and one past the last row (or column) of every pixel's surround, (size,) int64."""
+    index = torch.arange(size, device=device)
+    return (index - radius + 1).clamp_min(0), (index + radius + 1).clamp_max(size)
 
 
 def _integral(grey: Tensor) -> Tensor:
@@ -92,11 +88,8 @@ def _integral(grey: Tensor) -> Tensor:
     batch_size, height, width = grey.shape
     table = torch.zeros(batch_size, height + 1, width + 1, device=grey.device)
     rows = grey.cumsum(2, dtype=torch.int32)
-    if height * width * 255 <= EXACT:
-        table[:, 1:, 1:] = rows.cumsum(1, dtype=torch.int32)
-    else:  # sums are rounded row by row, as OpenCV's are
-        for y in range(height):
-            torch.add(table[:, y, 1:], rows[:, y], out=table[:, y + 1, 1:])
+    for y in range(height):  # beyond 2^24 sums are rounded row by row, as OpenCV's are
+        torch.add(table[:, y, 1:], rows[:, y], out=table[:, y + 1, 1:])
     return table
 
 

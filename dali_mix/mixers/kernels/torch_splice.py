@@ -35,8 +35,8 @@ def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor
     if dropped.device.type != "cpu" or dropped.any():
         view.masked_fill_(dropped.view(count, rows, cols, 1, 1, 1), 0)
     if not exact:
-        whole = _resize(tiling, (height, width))
-        out.copy_(whole if out.dtype == whole.dtype else whole.round())
+        resized = _resize(tiling, (height, width))
+        out.copy_(resized if out.dtype == resized.dtype else resized.round())
 
 
 def _cells(images: Tensor, sources: Tensor, size: tuple[int, int]) -> Tensor:

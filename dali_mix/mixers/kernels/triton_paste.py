@@ -3,14 +3,16 @@
 Shapes alone decide what is launched, so that a call can be captured in a CUDA graph (after one call outside of it,
 which compiles). Under torch.compile the plain operations are traced instead, which Inductor fuses itself.
 
-An image is `planes · height` rows of `width · pixel` values: a contiguous batch has a plane for each channel and pixels
-of 1 value, a channels_last one has one plane and pixels of C values. A program makes a tile of rows, so that divisions
-are needed once a row and once a column, not once a pixel.
+Arguments and results are those of `ops.paste` and `ops.blend`. An image is `planes · height` rows of `width · pixel`
+values: a contiguous batch has a plane for each channel and pixels of 1 value, a channels_last one has one plane and
+pixels of C values. A program makes a tile of rows, so that divisions are needed once a row and once a column, not once
+a pixel.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 import torch
@@ -31,43 +33,26 @@ def fits(images: Tensor) -> bool:
     return images[:1].numel() < 2**31 and len(images) <= 65535
 
 
-def paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
-    """Image i with the pixels of image permutation[i] inside box i."""
-    return _paste(images, permutation, boxes, SAME_POSITION, inplace)
-
-
-def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
-    """Image i with image permutation[i], shrunk by nearest neighbour, inside box i."""
-    return _paste(images, permutation, boxes, NEAREST, inplace)
-
-
-def erase(images: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
-    """Image i with zeros inside box i."""
-    out = images if inplace else torch.empty_like(images.detach())
-    return _launch(images, out, None, boxes, ZEROS, boxes_only=inplace)
-
-
-def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, way: int, inplace: bool) -> Tensor:
+def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool, *, mode: int) -> Tensor:
     """In place, what goes into the boxes is first put into boxes of a second batch, of which nothing else is touched,
     and copied back: any order of writing is right then, and only the boxes are read and written, twice.
     """
     out = torch.empty_like(images.detach())
-    _launch(images, out, permutation, boxes, way, boxes_only=inplace)
+    _launch(images, out, permutation, boxes, mode, boxes_only=inplace)
     return _launch(out, images, None, boxes, SAME_POSITION, boxes_only=True) if inplace else out
 
 
+paste = functools.partial(_paste, mode=SAME_POSITION)
+paste_nearest = functools.partial(_paste, mode=NEAREST)
+
+
+def erase(images: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
+    out = images if inplace else torch.empty_like(images.detach())
+    return _launch(images, out, None, boxes, ZEROS, boxes_only=inplace)
+
+
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Tensor:
-    """lam · image + (1 - lam) · partner, in float32; uint8 is rounded.
-
-    Args:
-        images: (B,C,H,W) float32, float16, bfloat16 or uint8.
-        permutation: (B,) int64.
-        lam: (B,) float32.
-        inplace: change `images` itself (by way of a second batch, since every pixel may be someone's partner).
-
-    Returns:
-        `images`, or a new batch.
-    """
+    # In place by way of a second batch, since every pixel may be someone's partner.
     out = torch.empty_like(images.detach())
     size = images[:1].numel()
     if images.numel():
@@ -80,7 +65,7 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Te
     return images.copy_(out) if inplace else out
 
 
-def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor, way: int, boxes_only: bool) -> Tensor:
+def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor, mode: int, boxes_only: bool) -> Tensor:
     """partners None: every image is its own."""
     if not images.numel():
         return out
@@ -97,7 +82,7 @@ def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor,
             in_order(images).view(dtype), in_order(out).view(dtype),
             boxes if partners is None else _plain(partners, torch.int64), boxes,
             planes * height, height, width, row, pixel,
-            WAY=way, OWN=partners is None, BOXES_ONLY=boxes_only, ROWS=rows, COLS=cols,
+            MODE=mode, OWN=partners is None, BOXES_ONLY=boxes_only, ROWS=rows, COLS=cols,
         )  # fmt: skip
     return out
 
@@ -112,14 +97,14 @@ def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def in_order(images: Tensor) -> Tensor:
-    """A view of the batch whose memory is contiguous."""
+    """Return a view of the batch whose memory is contiguous."""
     return images.detach() if images.is_contiguous() else images.detach().permute(0, 2, 3, 1)
 
 
 @triton.jit
 def paste_kernel(
     images, out, partners, boxes, image_rows, height, width, row, pixel,
-    WAY: tl.constexpr, OWN: tl.constexpr, BOXES_ONLY: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    MODE: tl.constexpr, OWN: tl.constexpr, BOXES_ONLY: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """A tile of ROWS × COLS values of one image; with BOXES_ONLY nothing outside the box is read or written.
 
@@ -139,18 +124,18 @@ def paste_kernel(
     in_cols = (x >= left) & (x < left + box_w) & (col < row)
     here = i * image_rows * row
     at = y_of_all[:, None] * row + col[None, :]
-    whole = (y_of_all < image_rows)[:, None] & (col < row)[None, :]
+    exists = (y_of_all < image_rows)[:, None] & (col < row)[None, :]
     crosses = (tl.max(in_rows.to(tl.int32), 0) > 0) & (tl.max(in_cols.to(tl.int32), 0) > 0)
     if crosses:
         inside = in_rows[:, None] & in_cols[None, :]
-        if WAY == _ZEROS:
+        if MODE == _ZEROS:
             pasted = tl.zeros((ROWS, COLS), dtype=images.dtype.element_ty)
         else:
             if OWN:
                 there = here
             else:
                 there = tl.load(partners + i) * image_rows * row
-            if WAY == _SAME_POSITION:
+            if MODE == _SAME_POSITION:
                 pasted = tl.load(images + there + at, mask=inside, other=0)
             else:
                 # In float32, as torch's interpolate: quotient first, rounded as IEEE has it, then the product.
@@ -165,11 +150,11 @@ def paste_kernel(
         if BOXES_ONLY:
             tl.store(out + here + at, pasted, mask=inside)
         else:
-            own = tl.load(images + here + at, mask=whole & ~inside, other=0)
-            tl.store(out + here + at, tl.where(inside, pasted, own), mask=whole)
+            own = tl.load(images + here + at, mask=exists & ~inside, other=0)
+            tl.store(out + here + at, tl.where(inside, pasted, own), mask=exists)
     elif not BOXES_ONLY:
         # No box here: a plain copy, whose masks end at the border only and so allow wide loads.
-        tl.store(out + here + at, tl.load(images + here + at, mask=whole), mask=whole)
+        tl.store(out + here + at, tl.load(images + here + at, mask=exists), mask=exists)
 
 
 @triton.jit

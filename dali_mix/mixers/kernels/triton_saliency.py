@@ -1,5 +1,7 @@
 """Fine-grained saliency on a CUDA device: five launches a batch, straight from normalized images if need be.
 
+    images ─grey_levels─▶ grey ─blur─▶ blurred, columns ─integral─▶ table ─on_and_off─▶ sums, most ─to_bytes─▶ maps
+
 The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed. Sums are whole numbers below
 2^24 throughout, so that float32 holds them and the order of additions does not matter. A program reads only what
 earlier launches wrote, and writes values of its own; maxima alone are shared, by atomics.
@@ -15,9 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from dali_mix.mixers.kernels import triton_paste
-from dali_mix.mixers.kernels.torch_saliency import EXACT, RADII
+from dali_mix.mixers.kernels.torch_saliency import RADII
 
-WIDEST = 2048  # a program takes rows whole
+EXACT = 1 << 24  # float32 holds every integer up to here
+WIDEST = 2048  # a program reads complete rows
 STRIP = 32  # rows that are blurred and summed together
 BLOCK, TILE = 512, 1024  # four pixels a thread
 
@@ -29,16 +32,11 @@ UNFUSED = {"enable_fp_fusion": False}
 def fits(images: Tensor) -> bool:
     """Return True for images that a program takes a row of, and whose sums float32 holds."""
     height, width = images.shape[2:]
-    return triton_paste.fits(images) and height * width <= EXACT // 255 and width <= WIDEST
+    return triton_paste.fits(images) and height * width * 255 <= EXACT and width <= WIDEST
 
 
-def saliency(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8."""
-    return normalized_saliency(images, (1, 1, 1), (0, 0, 0))
-
-
-def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """`saliency`; floating-point images are brought to grey levels, 0 … 255, by round(x · scale + shift).
+def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence[float] = (0, 0, 0)) -> Tensor:
+    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images are brought to grey levels by round(x · scale + shift).
 
     scale, shift: three numbers each, which go to the kernel by value, so that a CUDA graph keeps them.
     """
@@ -55,8 +53,8 @@ def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[
     most = torch.empty(count, 2, dtype=torch.int32, device=images.device)
     channel, pixel = (size, 1) if images.is_contiguous() else (1, 3)
     flat = (-(-size // BLOCK), count)
-    whole = max(32, 1 << (width - 1).bit_length())
-    rows, narrow, cols = min(STRIP, 4096 // whole), min(128, whole), min(256, whole)
+    padded = max(32, 1 << (width - 1).bit_length())
+    rows, narrow, cols = min(STRIP, 4096 // padded), min(128, padded), min(256, padded)
     with triton_paste.device_of(images):
         grey_levels[flat](
             triton_paste.in_order(images), grey, size, channel, pixel, *map(float, (*scale, *shift)),
@@ -66,7 +64,7 @@ def normalized_saliency(images: Tensor, scale: Sequence[float], shift: Sequence[
             grey, blurred, columns, height, width, STRIP=STRIP, COLS=narrow, num_warps=max(1, narrow // 64)
         )
         integral[-(-height // rows), count](
-            columns, table, most, height, width, STRIP=STRIP, ROWS=rows, COLS=whole, num_warps=8
+            columns, table, most, height, width, STRIP=STRIP, ROWS=rows, COLS=padded, num_warps=8
         )
         on_and_off[-(-height // (TILE // cols)), -(-width // cols), count](
             blurred, table, sums, most, height, width, RADII=RADII, ROWS=TILE // cols, COLS=cols, num_warps=8
@@ -118,7 +116,7 @@ def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.co
     blurred += i * height * width
     columns += i * height * width
     # Five columns of grey make three of the first blur, which make one of the second; rows come one by one, and the
-    # last two are kept. A mirrored image's blur is the blur's mirrored image, so only places in `grey` are mirrored.
+    # last two are kept. A mirrored image's blur is the blur's mirrored image, so only indices into `grey` are mirrored.
     x0, x1, x2 = _mirrored(x - 2, width), _mirrored(x - 1, width), tl.minimum(x, width - 1)
     x3, x4 = _mirrored(x + 1, width), _mirrored(x + 2, width)
     nothing = tl.zeros((COLS,), dtype=tl.int32)
@@ -143,10 +141,10 @@ def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.co
 
 
 @triton.jit
-def _mirrored(place, size):
-    """`place`, at most two outside 0 … size - 1, reflected at the border without repeating it."""
+def _mirrored(index, size):
+    """`index`, at most two outside 0 … size - 1, reflected at the border without repeating it."""
     last = size - 1
-    return tl.minimum(tl.abs(last - tl.abs(last - tl.abs(place))), last)
+    return tl.minimum(tl.abs(last - tl.abs(last - tl.abs(index))), last)
 
 
 @triton.jit

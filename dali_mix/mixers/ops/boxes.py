@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from dali_mix.mixers import kernels
-from dali_mix.mixers.kernels.torch_per_image import clipped, inside, kept_share, shifted_inside
+from dali_mix.mixers.kernels.torch_per_image import clipped, kept_share
 from dali_mix.mixers.ops import draws
 
-__all__ = ["clipped", "cut", "inside", "kept_share", "shifted_inside", "shrunk"]
+__all__ = ["clipped", "cut", "kept_share", "shrunk"]
 
 
 def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,7 @@ def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: in
 
 
 def shrunk(scale: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes for whole images that are shrunk, moved to lie inside the image, and the share they leave of it.
+    """Return boxes for shrunk images, moved to lie inside the image, and the share they leave of it.
 
     Args:
         scale: (B,) float64 in (0,1]; the sides are ⌊scale · height⌋ and ⌊scale · width⌋, at least 1.

@@ -12,23 +12,23 @@ from torch import Tensor
 
 
 def device_of(generator: torch.Generator | None) -> torch.device:
-    """The device `generator` draws on."""
+    """Return the device that `generator` draws on."""
     return torch.device("cpu") if generator is None else generator.device
 
 
 def uniform(count: int, generator: torch.Generator | None, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """(count,) float64 in [low, high)."""
+    """Draw (count,) float64 in [low, high)."""
     draws = torch.rand(count, generator=generator, device=device_of(generator), dtype=torch.float64)
     return draws if (low, high) == (0.0, 1.0) else low + (high - low) * draws
 
 
 def pixels(count: int, size: int, generator: torch.Generator | None) -> Tensor:
-    """(count,) int64, each of 0 … size - 1 equally likely."""
+    """Draw (count,) int64, each of 0 … size - 1 equally likely."""
     return torch.randint(size, (count,), generator=generator, device=device_of(generator))
 
 
 def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
-    """(count,) float64 from Beta(alpha, alpha)."""
+    """Draw (count,) float64 from Beta(alpha, alpha)."""
     if alpha == 1.0:
         return uniform(count, generator)
     concentration = torch.full((2, count), alpha, dtype=torch.float64, device=device_of(generator))
@@ -39,8 +39,10 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
 
 
 def square_root(draws: Tensor) -> Tensor:
-    """√draws. torch's own starts all its threads for a few numbers (MKL's vector mathematics) on a CPU, and these spin
-    for milliseconds on the cores that the mixing loops need.
+    """Return √draws, by numpy on a CPU.
+
+    torch starts all its threads for a few numbers (MKL's vector mathematics), and these spin for milliseconds on the
+    cores that the mixing loops need.
     """
     if draws.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.from_numpy(np.sqrt(draws.numpy()))
@@ -48,10 +50,10 @@ def square_root(draws: Tensor) -> Tensor:
 
 
 def permutation(count: int, generator: torch.Generator | None) -> Tensor:
-    """(count,) int64, every order equally likely: an image may be its own partner."""
+    """Draw (count,) int64, every order equally likely: an image may be its own partner."""
     return torch.randperm(count, generator=generator, device=device_of(generator))
 
 
 def per_sample(draw: Tensor, batch_size: int) -> Tensor:
-    """One draw for the whole batch, (1, …), written out for each image, (batch_size, …); as many stay as they are."""
+    """Return one draw for the batch, (1, …), repeated for each image, (batch_size, …); as many are left as they are."""
     return draw if draw.shape[0] == batch_size else draw.expand(batch_size, *draw.shape[1:]).contiguous()

@@ -1,26 +1,26 @@
-"""Changing a box of each image by its partner."""
+"""Paste a box of each image from its partner."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from dali_mix.mixers import kernels
-from dali_mix.mixers.ops.inplace import check_inplace
 from dali_mix.mixers.ops.partners import check_partners
 
 Interpolation = Literal["nearest", "bilinear"]
 
 
 def paste_boxes(images: Tensor, permutation: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tensor:
-    """Image i with the pixels of image permutation[i] inside box i.
+    """Paste the pixels of image permutation[i] inside box i into image i.
 
     Args:
         images: (B,C,H,W), any dtype.
         permutation: (B,) int64.
         boxes: (B,4) int64, top, left, height, width, inside the image.
-        inplace: change `images` itself; every pixel pasted is the one that was there before.
+        inplace: change `images` itself; partners are read as they were before.
 
     Returns:
         new images (B,C,H,W), in the memory format of `images`; or `images`.
@@ -37,14 +37,14 @@ def paste_boxes(images: Tensor, permutation: Tensor, boxes: Tensor, *, inplace: 
 def paste_resized(
     images: Tensor, permutation: Tensor, boxes: Tensor, interpolation: Interpolation, *, inplace: bool = False
 ) -> Tensor:
-    """Image i with the whole image permutation[i], resized to box i, inside box i.
+    """Paste all of image permutation[i], resized to box i, into box i of image i.
 
     Args:
         images: (B,C,H,W), any dtype.
         permutation: (B,) int64.
         boxes: (B,4) int64, top, left, height, width, inside the image; an empty one changes nothing.
         interpolation: "nearest" or "bilinear" (antialiased), as torch's `interpolate`; bilinear sums in float32.
-        inplace: change `images` itself; every pixel pasted is made of those that were there before.
+        inplace: change `images` itself; partners are read as they were before.
 
     Returns:
         new images (B,C,H,W), in the memory format of `images`; or `images`.
@@ -58,7 +58,7 @@ def paste_resized(
 
 
 def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tensor:
-    """Image i with zeros inside box i; arguments, result and errors as of `paste_boxes`."""
+    """Set box i of image i to zero; arguments, result and errors as of `paste_boxes`."""
     if inplace:
         check_inplace(images)
     _check_boxes(images, boxes)
@@ -74,6 +74,26 @@ def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
             f"permutation has shape {tuple(permutation.shape)} for {len(images)} images: must be ({len(images)},)"
         )
     check_partners(permutation, len(images))
+
+
+def check_inplace(images: Tensor) -> None:
+    """Raise ValueError where the values of `images` cannot be changed independently of each other and of other tensors.
+
+    They require gradients, are inference tensors outside of inference mode, or some share memory, as after `expand`.
+    """
+    if images.requires_grad:
+        raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")
+    if not torch.compiler.is_compiling() and images.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError("inference tensors cannot be mixed in place outside of inference mode: leave inplace=False")
+    reach = 1  # one past the last value of the dimensions seen so far, the innermost first
+    for stride, size in sorted(zip(images.stride(), images.shape, strict=True)) if images.numel() else ():
+        if size > 1:
+            if stride < reach:
+                raise ValueError(
+                    f"images of shape {tuple(images.shape)}, strides {images.stride()}, share memory, as after expand, "
+                    "and cannot be mixed in place: leave inplace=False, or clone them"
+                )
+            reach += (size - 1) * stride
 
 
 def _check_boxes(images: Tensor, boxes: Tensor) -> None:

@@ -27,55 +27,40 @@ from dali_mix.mixers import kernels
 from dali_mix.mixers.layout import keep_format
 
 
-def fine_grained_saliency(images: Tensor) -> Tensor:
-    """How salient each pixel is, 0 … 255, as OpenCV's `StaticSaliencyFineGrained` times 255 (see the module's text).
+def fine_grained_saliency(
+    images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Tensor:
+    """Return how salient each pixel is, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255 (see the module).
 
     Any size of image gives OpenCV's map, also beyond 2^24 / 255 pixels, where its float32 sums are no longer exact.
+    Floating-point images are first brought back to grey levels, in float32: round(255 · (x · std + mean)), ties to
+    even, clipped to 0 … 255.
 
     Args:
-        images: (B,3,H,W) uint8 RGB, any device and memory format; B ≥ 0, H and W ≥ 1.
+        images: (B,3,H,W) RGB, uint8 or floating-point, any device and memory format; B ≥ 0, H and W ≥ 1.
+        mean, std: what floating-point images were normalized with, three numbers each in 0..1 units.
 
     Returns:
         (B,H,W) uint8, contiguous, on the images' device, without waiting for a GPU. All zero where an image is of one
         colour.
 
     Raises:
-        ValueError: another shape or dtype.
+        ValueError: another shape or dtype, or no mean and std of floating-point images.
     """
-    _check_shape(images)
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images are {images.dtype}: saliency takes uint8, 0 … 255")
-    images = keep_format(images, images)
-    return kernels.pick("saliency", images)(images)
-
-
-def normalized_saliency(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """`fine_grained_saliency(to_uint8(images, mean, std))`; Triton keeps the grey levels in registers.
-
-    Args, returns and raises: as those two; also ValueError where images are not floating-point.
-    """
-    if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}, not normalized: take fine_grained_saliency")
-    _check_shape(images)
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise ValueError(f"images have shape {tuple(images.shape)}: saliency takes (B,3,H,W), H and W at least 1")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: saliency takes uint8, 0 … 255, or normalized floating-point")
     images = keep_format(images.detach(), images)
-    return kernels.pick("normalized_saliency", images)(images, _times_255(std), _times_255(mean))
-
-
-def to_uint8(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalized images back on grey levels: round(255 · (x · std + mean)), ties to even, clipped to 0 … 255.
-
-    Computed in float32, whatever the dtype.
-
-    Args:
-        images: (B,3,H,W) floating-point.
-        mean, std: three numbers each, 0..1 units.
-
-    Returns:
-        (B,3,H,W) uint8, contiguous, on the images' device, without waiting for a GPU.
-    """
-    _check_shape(images)
-    images = images.detach().float()
-    return kernels.pick("to_uint8", images)(images, _times_255(std), _times_255(mean))
+    compute = kernels.pick("saliency", images)
+    if images.dtype == torch.uint8:
+        return compute(images)
+    if mean is None or std is None or not len(mean) == len(std) == 3:
+        raise ValueError(
+            f"saliency of {images.dtype} images needs the mean and std that they were normalized with, three numbers "
+            "each in 0..1 units: give them, or uint8 images"
+        )
+    return compute(images, [255 * value for value in std], [255 * value for value in mean])
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,14 +72,3 @@ def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     index = maps.flatten(1).argmax(1)  # torch promises the first of equals
     width = maps.shape[2]
     return index.div(width, rounding_mode="floor"), index % width
-
-
-def _check_shape(images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(f"images have shape {tuple(images.shape)}: saliency takes (B,3,H,W), H and W at least 1")
-
-
-def _times_255(values: Sequence[float]) -> list[float]:
-    if len(values) != 3:
-        raise ValueError(f"{tuple(values)}: give three numbers, one a channel")
-    return [255 * value for value in values]

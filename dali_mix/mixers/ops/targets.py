@@ -23,7 +23,7 @@ TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
 
 
 def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
-    """What targets of `kind` are after a mixer that combines them by `combine`; None for one that leaves them alone.
+    """Return the kind of targets after a mixer that combines them by `combine` (None: it leaves them unchanged).
 
     Class numbers united are multi-hot: the classes of all images shown. United soft labels keep the larger share of
     each class, so their rows no longer sum to 1.
@@ -37,7 +37,7 @@ def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
 
 
 def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
-    """Targets as (B,K) float32: class numbers become one-hot rows, (B,K) targets keep their values.
+    """Return targets as (B,K) float32: class numbers become one-hot rows, (B,K) targets keep their values.
 
     Args:
         targets: (B,) of an integer dtype, 0 … num_classes - 1, or (B,K) of any dtype.
@@ -77,11 +77,11 @@ def _check(targets: Tensor, num_classes: int | None) -> None:
 
 
 def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int | None = None) -> Tensor:
-    """lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in an image that is seen stays ignored.
+    """Return lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in a visible image stays ignored.
 
     Args:
         targets: (B,) class numbers or (B,K), as `to_soft` takes them. Class numbers are written straight to their
-            places, with the same values: exactly 1 where both are equal.
+            columns, with the same values: exactly 1 where both are equal.
         permutation: (B,) int64.
         lam: (B,) float32 in [0,1], the share of the image itself.
         num_classes: K; None only where targets are (B,K) already.
@@ -106,47 +106,21 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     return (share * own + (1 - share) * other).masked_fill(unknown, -1.0)
 
 
-def mix_union(first: Tensor, second: Tensor) -> Tensor:
-    """Multi-hot targets of an image that shows two: 1 where either has 1, else -1 where either is ignored, else 0.
-
-    Args:
-        first, second: (B,K) float32.
-
-    Returns:
-        (B,K) float32.
-    """
-    most = torch.maximum(first, second)
-    return torch.where(most > 0, most, torch.minimum(first, second))
-
-
-def union(targets: Tensor, seen: Tensor) -> Tensor:
-    """As `mix_union` for images that show several, of which some may not count.
-
-    Args:
-        targets: (n,cells,K) float32, of the image in each cell.
-        seen: (n,cells) bool, False for a cell whose labels do not count; an image with none shows nothing.
-
-    Returns:
-        (n,K) float32.
-    """
-    seen_targets = targets.masked_fill(~seen[:, :, None], 0.0)
-    most, least = seen_targets.amax(1), seen_targets.amin(1)
-    return torch.where(most > 0, most, least)
-
-
 def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
-    """`union` of the images of a batch that are shown.
+    """Return targets of images that show several: 1 where one has 1, else -1 where one is ignored, else 0.
 
     Args:
         targets: (B,) class numbers or (B,K). soft: (B,K) float32, as `to_soft` makes of them.
         sources: (n,cells) int64, the image in each cell. dropped: (n,cells) bool, True for a cell that does not count.
 
     Returns:
-        (n,K) float32.
+        (n,K) float32; 0 for an image with all cells dropped.
     """
     if targets.ndim == 2:
-        return union(soft[sources], ~dropped)
-    # Class numbers are written straight to their places, those of dropped cells to a column that is cut off.
+        shown = soft[sources].masked_fill(dropped[:, :, None], 0.0)
+        most, least = shown.amax(1), shown.amin(1)
+        return torch.where(most > 0, most, least)
+    # Class numbers are written straight to their columns, those of dropped cells to one that is cut off.
     classes = soft.shape[1]
     hot = zeros(targets, len(sources), classes + 1)
     return hot.scatter_(1, targets.long()[sources].masked_fill(dropped, classes), 1.0)[:, :classes].contiguous()

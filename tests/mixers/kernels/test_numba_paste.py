@@ -33,12 +33,12 @@ def test_chains_put_little_aside(count, parts):
     assert len(late) <= cycles + parts - 1
     written = {}
     for part, members in enumerate(order):
-        for place, image in enumerate(members):
-            written[image] = part, place
+        for index, image in enumerate(members):
+            written[image] = part, index
     for image in set(range(count)) - set(late):
-        part, place = written[image]
+        part, index = written[image]
         assert written[partners[image]][0] == part
-        assert written[partners[image]][1] > place
+        assert written[partners[image]][1] > index
 
 
 def test_callers_on_several_threads():

@@ -65,7 +65,11 @@ def test_triton_kernels_in_the_interpreter():
     assert result.stdout == "all equal\n", result.stderr
 
 
-def test_triton_kernels_compile_for_a_gpu():
+@pytest.mark.parametrize(
+    ("mode", "own", "boxes_only"),
+    [("SAME_POSITION", False, False), ("NEAREST", False, True), ("ZEROS", True, False)],
+)
+def test_triton_kernels_compile_for_a_gpu(mode, own, boxes_only):
     """For sm_80 as far as PTX, which needs no GPU; a row without a box must be copied by 16 bytes a load."""
     pytest.importorskip("triton", reason="Triton is not installed")
     import triton
@@ -76,14 +80,10 @@ def test_triton_kernels_compile_for_a_gpu():
 
     pointers = {"images": "*i16", "out": "*i16", "partners": "*i64", "boxes": "*i64"}
     sizes = dict.fromkeys(["image_rows", "height", "width", "row"], "i32")
-    for way, own, boxes_only in (
-        (triton_paste.SAME_POSITION, False, False),
-        (triton_paste.NEAREST, False, True),
-        (triton_paste.ZEROS, True, False),
-    ):
-        constants = {"pixel": 1, "WAY": way, "OWN": own, "BOXES_ONLY": boxes_only, "ROWS": 8, "COLS": 256}
-        signature = {**pointers, **sizes, **dict.fromkeys(constants, "constexpr")}
-        aligned = {(place,): [["tt.divisibility", 16]] for place in range(8)}
-        source = ASTSource(triton_paste.paste_kernel, signature, constants, aligned)
-        ptx = triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
-        assert ("ld.global.v4" in ptx) == (not boxes_only)
+    mode = getattr(triton_paste, mode)
+    constants = {"pixel": 1, "MODE": mode, "OWN": own, "BOXES_ONLY": boxes_only, "ROWS": 8, "COLS": 256}
+    signature = {**pointers, **sizes, **dict.fromkeys(constants, "constexpr")}
+    aligned = {(index,): [["tt.divisibility", 16]] for index in range(8)}
+    source = ASTSource(triton_paste.paste_kernel, signature, constants, aligned)
+    ptx = triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
+    assert ("ld.global.v4" in ptx) == (not boxes_only)

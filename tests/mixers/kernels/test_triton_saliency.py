@@ -12,9 +12,8 @@ import torch
 from dali_mix.mixers import SaliencyMix, fine_grained_saliency, kernels
 from dali_mix.mixers.kernels import torch_saliency
 from dali_mix.mixers.kernels.torch_saliency import RADII
-from dali_mix.mixers.ops.saliency import normalized_saliency, to_uint8
 from tests.mixers.pictures import drawn, drawn_pictures
-from tests.mixers.ties import MEAN, STD, fused_levels, near_ties
+from tests.mixers.ties import MEAN, STD, grey_levels, near_ties
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -77,20 +76,18 @@ def check_normalized():
             (torch.bfloat16, torch.contiguous_format),
         )
     ]
-    wanted = [(mixer.saliency(given), torch_saliency.saliency(plain_levels(given, mixer))) for given, mixer in cases]
-    on_cuda = kernels.OPERATIONS["normalized_saliency"].compiled[-1]
+    wanted = [
+        (mixer.saliency(given), torch_saliency.saliency(grey_levels(given, mixer.mean, mixer.std)))
+        for given, mixer in cases
+    ]
+    on_cuda = kernels.OPERATIONS["saliency"].compiled[-1]
     assert on_cuda.module == "triton_saliency"
     here = kernels.Operation(None, (on_cuda._replace(device="cpu"),))
     kernels.OPERATIONS.clear()
-    kernels.OPERATIONS["normalized_saliency"] = here
+    kernels.OPERATIONS["saliency"] = here
     for (given, mixer), on_cpu in zip(cases, wanted, strict=True):
         maps = mixer.saliency(given.requires_grad_())
         assert all(torch.equal(maps, other) for other in on_cpu), (given.dtype, given.shape)
-
-
-def plain_levels(images, mixer):
-    scale, shift = ([255 * v for v in values] for values in (mixer.std, mixer.mean))
-    return torch_saliency.to_uint8(images.float(), scale, shift)
 
 
 @pytest.mark.parametrize(
@@ -116,14 +113,7 @@ def test_what_is_left_to_torch():
     assert triton_saliency.fits(batch(256, 257))
     assert not triton_saliency.fits(torch.zeros(1, 3, 257, 257, dtype=torch.uint8)), "sums that float32 rounds"
     assert not triton_saliency.fits(torch.zeros(1, 3, 2, 2049, dtype=torch.uint8))
-    assert torch.float64 not in kernels.OPERATIONS["normalized_saliency"].compiled[-1].dtypes
-
-
-def test_normalized_images_on_a_cpu():
-    images = near_ties()
-    wanted = fine_grained_saliency(to_uint8(images, MEAN, STD))
-    assert torch.equal(normalized_saliency(images.requires_grad_(), MEAN, STD), wanted)
-    assert (to_uint8(images, MEAN, STD) != fused_levels(images)).sum() > 50, "the pixels tell how sums are rounded"
+    assert torch.float64 not in kernels.OPERATIONS["saliency"].compiled[-1].dtypes
 
 
 def test_quotients_truncate_as_whole_numbers_do():
@@ -145,8 +135,8 @@ def compiled(kernel, pointers, sizes, constants, floats=(), **options):
         for name in kernel.arg_names
     }  # fmt: skip
     aligned = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(kernel.arg_names)
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(kernel.arg_names)
         if name in pointers or name in sizes
     }
     source = ASTSource(kernel, signature, constants, aligned)

@@ -70,6 +70,9 @@ def test_bilinear_is_torchs(height, width, channels, channels_last):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
 
 
+BOXES, LAM = boxes_for(7), torch.tensor([0.3, 1.0, 0.0, 0.75, 0.5, 0.9, 0.1])
+
+
 @pytest.mark.parametrize(
     "partners",
     [
@@ -79,30 +82,33 @@ def test_bilinear_is_torchs(height, width, channels, channels_last):
         [3, 3, 3, 0, 0, 5, 5],  # no permutation: one image is everybody's partner
     ],
 )
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images, partners, **inplace: paste.paste_boxes(images, partners, BOXES, **inplace),
+        lambda images, partners, **inplace: paste.paste_resized(images, partners, BOXES, "nearest", **inplace),
+        lambda images, partners, **inplace: paste.paste_resized(images, partners, BOXES, "bilinear", **inplace),
+        lambda images, partners, **inplace: paste.erase_boxes(images, BOXES, **inplace),
+        lambda images, partners, **inplace: blend(images, partners, LAM, **inplace),
+    ],
+    ids=["paste", "nearest", "bilinear", "erase", "blend"],
+)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
-def test_in_place_reads_what_was_there_before(dtype, channels_last, partners, many_threads):
-    images, boxes = batch(7, dtype, channels_last), boxes_for(7)
-    partners, lam = torch.tensor(partners), torch.tensor([0.3, 1.0, 0.0, 0.75, 0.5, 0.9, 0.1])
-    for change in (
-        lambda images, **inplace: paste.paste_boxes(images, partners, boxes, **inplace),
-        lambda images, **inplace: paste.paste_resized(images, partners, boxes, "nearest", **inplace),
-        lambda images, **inplace: paste.paste_resized(images, partners, boxes, "bilinear", **inplace),
-        lambda images, **inplace: paste.erase_boxes(images, boxes, **inplace),
-        lambda images, **inplace: blend(images, partners, lam, **inplace),
-    ):
-        wanted = change(images)
-        own = images.clone()
-        assert change(own, inplace=True) is own
-        assert torch.equal(own, wanted)
-        odd = torch.cat([images, images], 3)[..., ::2]  # neither contiguous nor channels_last: the plain operations
-        wanted = change(odd.clone(memory_format=torch.contiguous_format))
-        assert backend("paste", odd) == "torch_paste"
-        assert change(odd, inplace=True) is odd
-        if dtype == torch.uint8:  # float32 and float64 sums may round differently
-            assert (odd.int() - wanted.int()).abs().max() <= 1
-        else:
-            torch.testing.assert_close(odd, wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+def test_in_place_reads_what_was_there_before(dtype, channels_last, change, partners, many_threads):
+    images, partners = batch(7, dtype, channels_last), torch.tensor(partners)
+    wanted = change(images, partners)
+    own = images.clone()
+    assert change(own, partners, inplace=True) is own
+    assert torch.equal(own, wanted)
+    odd = torch.cat([images, images], 3)[..., ::2]  # neither contiguous nor channels_last: the plain operations
+    wanted = change(odd.clone(memory_format=torch.contiguous_format), partners)
+    assert backend("paste", odd) == "torch_paste"
+    assert change(odd, partners, inplace=True) is odd
+    if dtype == torch.uint8:  # float32 and float64 sums may round differently
+        assert (odd.int() - wanted.int()).abs().max() <= 1
+    else:
+        torch.testing.assert_close(odd, wanted, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
 
 
 def test_in_place_against_the_loop():
@@ -112,29 +118,39 @@ def test_in_place_against_the_loop():
     assert torch.equal(paste.paste_boxes(images, torch.tensor(permutation), boxes, inplace=True), wanted)
 
 
-def test_wrong_numbers_are_refused():
-    images, boxes, permutation = batch(3), boxes_for(3), torch.tensor([1, 2, 0])
-    for wrong in ([0, 1, 3], [0, -1, 2]):
-        with pytest.raises(ValueError, match=r"must name images 0 … 2"):
-            paste.paste_boxes(images, torch.tensor(wrong), boxes)
-    most = 2**63 - 1  # sums with it wrap around
-    beyond = ([most, 0, 1, 1], [0, 0, most, most], [1, 1, 2, most], [2**62, 0, 2**62, 4], [most] * 4)
-    for wrong in ([HEIGHT, 0, 1, 1], [0, WIDTH - 1, 1, 2], [-1, 0, 2, 2], [0, 0, -1, 2], *beyond):
-        places = torch.tensor([wrong] * 3)
-        for change in (
-            lambda places: paste.paste_boxes(images, permutation, places),
-            lambda places: paste.paste_resized(images, permutation, places, "nearest"),
-            lambda places: paste.paste_resized(images, permutation, places, "bilinear"),
-            lambda places: paste.erase_boxes(images, places),
-        ):
-            with pytest.raises(ValueError, match="reach outside"):
-                change(places)
+@pytest.mark.parametrize("partners", [[0, 1, 3], [0, -1, 2]])
+def test_partners_that_do_not_exist_are_refused(partners):
+    with pytest.raises(ValueError, match=r"must name images 0 … 2"):
+        paste.paste_boxes(batch(3), torch.tensor(partners), boxes_for(3))
+
+
+MOST = 2**63 - 1  # sums with it wrap around
+OUTSIDE = [[HEIGHT, 0, 1, 1], [0, WIDTH - 1, 1, 2], [-1, 0, 2, 2], [0, 0, -1, 2], [MOST, 0, 1, 1]]
+OUTSIDE += [[0, 0, MOST, MOST], [1, 1, 2, MOST], [2**62, 0, 2**62, 4], [MOST] * 4]
+
+
+@pytest.mark.parametrize("box", OUTSIDE, ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images, permutation, boxes: paste.paste_boxes(images, permutation, boxes),
+        lambda images, permutation, boxes: paste.paste_resized(images, permutation, boxes, "nearest"),
+        lambda images, permutation, boxes: paste.paste_resized(images, permutation, boxes, "bilinear"),
+        lambda images, permutation, boxes: paste.erase_boxes(images, boxes),
+    ],
+    ids=["paste", "nearest", "bilinear", "erase"],
+)
+def test_boxes_that_reach_outside_are_refused(change, box):
+    with pytest.raises(ValueError, match="reach outside"):
+        change(batch(3), torch.tensor([1, 2, 0]), torch.tensor([box] * 3))
+
+
+def test_other_numbers_of_partners_and_shares_are_refused():
+    images, permutation = batch(3), torch.tensor([1, 2, 0])
     with pytest.raises(ValueError, match=r"permutation has shape \(2,\) for 3 images"):
         blend(images, permutation[:2], torch.rand(3))
     with pytest.raises(ValueError, match=r"lam has shape \(2,\) for 3 images"):
         blend(images, permutation, torch.rand(2))
-    with pytest.raises(ValueError, match=r"boxes have shape \(2, 4\) for 3 images"):
-        paste.erase_boxes(images, boxes[:2])
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -147,8 +163,8 @@ def test_one_channel_is_contiguous_and_channels_last_at_once(channels_last):
 SMALL_LABELS = torch.tensor([0, 1, 2, 3])
 
 
-def test_partners_outside_the_batch():
+@pytest.mark.parametrize("permutation", [[0, 1, 2, 4], [0, 1, 2, -1], [0.0, 1, 2, 3]])
+def test_partners_outside_the_batch(permutation):
     boxes = torch.tensor([[0, 0, 1, 1]] * 4)
-    for permutation in (torch.tensor([0, 1, 2, 4]), torch.tensor([0, 1, 2, -1]), torch.tensor([0.0, 1, 2, 3])):
-        with pytest.raises(ValueError, match="permutation"):
-            CutMix(4).apply(SMALL, SMALL_LABELS, PasteParams(permutation, boxes, torch.ones(4)))
+    with pytest.raises(ValueError, match="permutation"):
+        CutMix(4).apply(SMALL, SMALL_LABELS, PasteParams(torch.tensor(permutation), boxes, torch.ones(4)))

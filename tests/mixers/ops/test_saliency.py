@@ -11,7 +11,7 @@ import torch
 
 from dali_mix.mixers import fine_grained_saliency
 from dali_mix.mixers.kernels import torch_saliency
-from dali_mix.mixers.ops.saliency import normalized_saliency, peaks, to_uint8
+from dali_mix.mixers.ops.saliency import peaks
 from tests.mixers.opencv_env import DATA, opencv_maps, opencv_python
 from tests.mixers.pictures import drawn, drawn_pictures, photo_crops
 
@@ -45,10 +45,10 @@ def naive(picture):
     height, width, _ = picture.shape
     grey = [[(9798 * int(r) + 19235 * int(g) + 3735 * int(b) + 16384) // 32768 for r, g, b in row] for row in picture]
 
-    def mirrored(place, size):
+    def mirrored(index, size):
         if size == 1:
             return 0
-        return -place if place < 0 else 2 * (size - 1) - place if place >= size else place
+        return -index if index < 0 else 2 * (size - 1) - index if index >= size else index
 
     for _ in range(2):
         blurred = [[0] * width for _ in range(height)]
@@ -160,9 +160,9 @@ def test_views_and_expanded_images():
     assert torch.equal(fine_grained_saliency(grey), fine_grained_saliency(grey.contiguous()))
 
 
-def test_one_colour_is_not_salient():
-    for level in (0, 7, 255):
-        assert not fine_grained_saliency(torch.full((2, 3, 20, 30), level, dtype=torch.uint8)).any()
+@pytest.mark.parametrize("level", [0, 7, 255])
+def test_one_colour_is_not_salient(level):
+    assert not fine_grained_saliency(torch.full((2, 3, 20, 30), level, dtype=torch.uint8)).any()
 
 
 def test_works_without_compiling(tmp_path):
@@ -205,12 +205,7 @@ def test_peaks_take_the_first_of_equals_in_reading_order():
     assert rows.tolist() == [2, 4, 1, 0]
     assert columns.tolist() == [6, 6, 3, 0]
     assert rows.dtype == columns.dtype == torch.int64
-    assert [place.shape for place in peaks(maps[:0])] == [(0,), (0,)]
-
-
-def test_what_is_not_normalized_has_no_mean_and_std():
-    with pytest.raises(ValueError, match="uint8, not normalized"):
-        normalized_saliency(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), (0.5,) * 3, (0.2,) * 3)
+    assert [index.shape for index in peaks(maps[:0])] == [(0,), (0,)]
 
 
 @pytest.mark.parametrize(
@@ -218,9 +213,15 @@ def test_what_is_not_normalized_has_no_mean_and_std():
     [
         (torch.zeros(1, 1, 40, 40), (0.5,) * 3, r"takes \(B,3,H,W\)"),
         (torch.zeros(1, 3, 4, 4), (0.5,), "three numbers"),
+        (torch.zeros(1, 3, 4, 4), None, "needs the mean and std"),
+        (torch.zeros(1, 3, 4, 5, dtype=torch.int32), (0.5,) * 3, "int32: saliency takes uint8"),
     ],
 )
-def test_grey_levels_of_other_shapes_are_refused(images, mean, message):
-    for levels in (to_uint8, normalized_saliency):
-        with pytest.raises(ValueError, match=message):
-            levels(images, mean, mean)
+def test_what_has_no_grey_levels_is_refused(images, mean, message):
+    with pytest.raises(ValueError, match=message):
+        fine_grained_saliency(images, mean, mean)
+
+
+def test_uint8_images_need_no_mean():
+    images = batch(PICTURES["drawn_48x64"])
+    assert torch.equal(fine_grained_saliency(images, (0.5,) * 3, (0.2,) * 3), fine_grained_saliency(images))

@@ -5,7 +5,7 @@ import torch
 
 from dali_mix.mixers import CutMix, MixUp, MixUpParams, kernels
 from dali_mix.mixers.kernels import numba_per_image
-from dali_mix.mixers.ops.targets import mix_area, mix_union, to_soft
+from dali_mix.mixers.ops.targets import mix_area, to_soft, unite
 from tests.mixers.drawing import generator
 from tests.mixers.five import params, pictures
 
@@ -68,7 +68,9 @@ def test_area_keeps_an_ignored_entry_ignored_while_its_image_is_seen():
 def test_union_shows_what_either_shows():
     first = torch.tensor([1.0, 1, 1, 0, 0, 0, -1, -1, -1])
     second = torch.tensor([1.0, 0, -1, 1, 0, -1, 1, 0, -1])
-    assert torch.equal(mix_union(first, second), torch.tensor([1.0, 1, 1, 1, 0, -1, 1, -1, -1]))
+    rows, wanted = torch.stack([first, second]), torch.tensor([1.0, 1, 1, 1, 0, -1, 1, -1, -1])
+    both = unite(rows, rows, torch.tensor([[0, 1]]), torch.zeros(1, 2, dtype=torch.bool))
+    assert torch.equal(both, wanted[None])
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
@@ -82,9 +84,9 @@ def test_class_numbers_mix_as_their_rows_do(dtype):
     assert torch.equal(mixed, mix_area(torch.eye(5)[labels], permutation, lam))
     equal = labels == labels[permutation]
     assert torch.equal(mixed[equal], torch.eye(5)[labels[equal]]), "exactly 1 where both are of a class"
-    places = torch.arange(4000)[~equal]
-    assert torch.equal(mixed[places, labels[~equal]], lam[~equal])
-    assert torch.equal(mixed[places, labels[permutation][~equal]], (1 - lam)[~equal])
+    rows = torch.arange(4000)[~equal]
+    assert torch.equal(mixed[rows, labels[~equal]], lam[~equal])
+    assert torch.equal(mixed[rows, labels[permutation][~equal]], (1 - lam)[~equal])
 
 
 def test_class_numbers_mix_with_and_without_loops_alike(monkeypatch):

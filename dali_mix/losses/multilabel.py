@@ -1,0 +1,45 @@
+"""What all multi-label losses share: the targets they take, and which entries count."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dali_mix._factories import parameters
+
+
+class MultiLabelLoss(nn.Module):
+    """A loss of multi-label targets (B,K), 0 … 1, or -1 for an entry that is ignored."""
+
+    # Of `dali_mix.mixers.ops.targets.TargetKind`: labels weighted by area are fractions.
+    accepts = frozenset({"multi-hot", "soft multi-hot"})
+
+    def counted(self, targets: Tensor) -> Tensor:
+        """Count the rows that the mean is over: as many as the known entries of (B,K) would fill."""
+        return (targets >= 0).sum() / max(targets.shape[1], 1)
+
+    def extra_repr(self) -> str:
+        options = [name for name in parameters(type(self)) if hasattr(self, name)]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
+
+
+def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (logits, targets, known): both float32 with 0 for ignored entries, and a mask of the others.
+
+    With the zeros no gradient reaches an ignored entry, not even where its logit is infinite.
+
+    Args:
+        logits: (B,K) of any float dtype.
+        targets: (B,K) of any dtype, 0 … 1, or -1 = ignored.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    if logits.ndim != 2 or logits.shape != targets.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: need (B,K) of both, one target for each "
+            "class: 1, 0, or -1 to ignore it"
+        )
+    if not logits.is_floating_point():
+        raise ValueError(f"logits are {logits.dtype}: need a floating point dtype")
+    known = targets >= 0
+    return logits.float().masked_fill(~known, 0.0), targets.float().masked_fill(~known, 0.0), known

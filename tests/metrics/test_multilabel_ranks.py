@@ -1,0 +1,54 @@
+"""`MultiLabelMetrics.gather` over two processes."""
+
+import multiprocessing
+import socket
+import time
+
+import torch
+import torch.distributed as dist
+
+from dali_mix.metrics import MultiLabelMetrics
+from tests.metrics.counting import assert_equal, counted, draw
+
+
+def rank_process(rank, port, out):
+    """One of two ranks: rank 0 takes 40 samples, rank 1 the others; then two samples for rank 1 alone."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    scores, targets, ids = draw()
+    mine = ids.argsort()[40:] if rank else ids.argsort()[:40].flip(0)
+    metrics = MultiLabelMetrics(5)
+    for rows in mine.split(7 + rank):
+        metrics.update(scores[rows], targets[rows], ids[rows])
+    metrics.gather()
+    few = MultiLabelMetrics(5)
+    if rank:
+        few.update(scores[:2], targets[:2])
+    few.gather()
+    tied = MultiLabelMetrics(1, ties="order")
+    tied.update(torch.tensor([[0.75]]), torch.tensor([[1 - rank]]))
+    tied.gather()
+    out.put((rank, metrics.compute(), few.compute(), tied.compute()))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_are_one_process_to_the_last_digit():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.metrics.test_multilabel_ranks"])
+    out = context.Queue()
+    processes = [context.Process(target=rank_process, args=(rank, port, out)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + 60
+    results = {rank: found for rank, *found in (out.get(timeout=end - time.monotonic()) for _ in processes)}
+    for process in processes:
+        process.join(max(end - time.monotonic(), 0.1))
+    assert [process.exitcode for process in processes] == [0, 0]
+    scores, targets, ids = draw()
+    for whole, few, tied in results.values():
+        assert_equal(whole, counted(scores, targets, ids))
+        assert_equal(few, counted(scores[:2], targets[:2]))
+        assert tied["AP"] == [1.0], "without ids the samples of rank 0 come first"
