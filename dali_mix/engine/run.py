@@ -213,7 +213,8 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
     for taken in trainer.parts.weights:
         report.line(f"weights from {taken}")
     if step is not None:
-        report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
+        done = "" if step < trainer.total_steps else ": no step is left to train"
+        report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}{done}")
     elif resume == "auto":
         report.line("--resume=auto: no checkpoint yet, beginning at step 0")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,9 +20,12 @@ class Scores(Protocol):
     """Takes logits batch by batch, then says how good they were: `compute` before the others.
 
     by_class: title of a chart, columns of K figures (the first is drawn), and K precision-recall curves or none.
-    notes: what the user should know of the set.
+    notes: what the user should know of the set. lower_is_better: names of scores; of all others higher is better.
     """
 
+    lower_is_better: ClassVar[Collection[str]] = ("loss",)
+
+    def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None: ...
     def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None: ...
     def compute(self, ranks: Ranks) -> dict[str, float]: ...
     def by_class(self) -> ByClass: ...
@@ -91,4 +94,4 @@ class MultiLabelScores(Scores):
 
 
 # By `Task.metrics`; made of the number of classes, a device and the recipe's `metrics`.
-SCORES: dict[str, Callable[..., Scores]] = {"accuracy": ClassificationScores, "average precision": MultiLabelScores}
+SCORES: dict[str, type[Scores]] = {"accuracy": ClassificationScores, "average precision": MultiLabelScores}

@@ -11,7 +11,7 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import train
 from dali_mix.engine.train.finite import NonFinite, NonFiniteLoss, first_non_finite, statistics, total_norm
-from dali_mix.engine.train.loss_monitor import Pulse
+from dali_mix.engine.train.loss_monitor import LossMonitor
 from tests.engine.processes import newest_state, records, run, said
 from tests.engine.synthetic import make_loaders, recipe
 
@@ -176,8 +176,8 @@ def test_the_flag_on_the_device_holds_the_optimizer_for_any_number():
     for bad in (0, 1):
         model = nn.Linear(4, 2)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
-        pulse = Pulse(Ranks(0, 1, torch.device("cpu")), late=True)
-        optimizer.found_inf = pulse.bad
+        monitor = LossMonitor(Ranks(0, 1, torch.device("cpu")), late=True)
+        optimizer.found_inf = monitor.bad
         for step in range(1, 4):
             before = [p.detach().clone() for p in model.parameters()]
             loss = model(torch.ones(3, 4)).square().mean()
@@ -185,12 +185,12 @@ def test_the_flag_on_the_device_holds_the_optimizer_for_any_number():
             measured = [torch.tensor(1.0), torch.tensor(2.0)]
             if step == 2:
                 measured[bad] = torch.tensor(float("nan"))
-            beat = pulse.beat(step, loss, False, measured)
+            numbers = monitor.exchange(step, loss, False, measured)
             optimizer.step()
             optimizer.zero_grad()
             changed = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
             assert changed == (step < 2)
-        assert beat.step == 2 and not beat.finite
+        assert numbers.step == 2 and not numbers.finite
 
 
 def test_masks_of_infinity_are_no_statistics():

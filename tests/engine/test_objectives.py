@@ -8,7 +8,7 @@ from torch import nn
 from dali_mix.engine.build import build_objective, build_pipeline
 from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.engine.scores import MultiLabelScores
-from dali_mix.engine.train.objectives import MaskedSupervision, Objective, SpliceMixConsistency
+from dali_mix.engine.train.objectives import MaskedSupervision, Objective, SpliceMixConsistency, is_summed
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SpliceMixConsistencyLoss
 from dali_mix.mixers import CutMix, SpliceMix
 from dali_mix.mixers.masks import mask_out
@@ -80,7 +80,7 @@ def test_splicemix_consistency_hands_the_cells_over(detach):
     logits, cells = model(images, (2, drawn.rows, drawn.cols))
     wanted = SpliceMixConsistencyLoss(detach)(logits, cells, targets, drawn.sources, drawn.dropped)
     torch.testing.assert_close(loss, wanted)
-    assert objective.together.detach is detach
+    assert objective.minimised.detach is detach
 
 
 def test_splicemix_consistency_refuses_what_it_cannot_look_into():
@@ -114,7 +114,7 @@ def test_masked_images_run_under_autocast_too():
     objective = MaskedSupervision(Pooled(), BinaryCrossEntropy())
     objective.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
     seen = []
-    objective.together.register_forward_pre_hook(lambda module, given: seen.extend(given[:2]))
+    objective.minimised.register_forward_pre_hook(lambda module, given: seen.extend(given[:2]))
     objective(IMAGES, TARGETS, None, objective.draw(IMAGES, generator()))
     for logits in seen:
         assert logits.dtype == torch.float32
@@ -139,7 +139,8 @@ def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
 
 def test_a_step_is_a_sum_where_the_loss_it_minimises_is_one():
     summed = AsymmetricLoss(reduction="sum")
-    assert Objective(Pooled(), summed).summed and not Objective(Pooled(), BinaryCrossEntropy()).summed
+    assert is_summed(Objective(Pooled(), summed).minimised)
+    assert not is_summed(Objective(Pooled(), BinaryCrossEntropy()).minimised)
     # These minimise a mean of their own; `loss` only scores evaluations.
-    assert not MaskedSupervision(Pooled(), summed).summed
-    assert not SpliceMixConsistency(Pooled(), summed).summed
+    assert not is_summed(MaskedSupervision(Pooled(), summed).minimised)
+    assert not is_summed(SpliceMixConsistency(Pooled(), summed).minimised)

@@ -104,6 +104,14 @@ def test_nothing_is_named_where_nothing_changed(made, tmp_path):
     assert "changed recipe" not in (tmp_path / "run" / "train.log").read_text()
 
 
+def test_a_run_resumed_with_fewer_epochs_than_it_trained_shows_those_it_trained(made, tmp_path):
+    shutil.copytree(made, tmp_path / "run")
+    assert resumed(tmp_path / "run", epochs=1) == "finished"
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "resumed from step-00000006.pt, epoch 2, step 6: no step is left to train" in log
+    assert "epoch 2/2  step 6  validation" in log and "epoch 2/1" not in log
+
+
 def drop(key):
     return lambda state: state.pop(key)
 

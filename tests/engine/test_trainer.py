@@ -13,8 +13,9 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import evaluate_checkpoint, train
+from dali_mix.engine.scores import ClassificationScores
 from dali_mix.engine.train.ema import ModelEma
-from dali_mix.engine.train.loss_monitor import Pulse
+from dali_mix.engine.train.loss_monitor import LossMonitor
 from dali_mix.engine.train.lr_schedules import build_schedule
 from dali_mix.engine.train.optim import build_optimizer, parameter_groups
 from dali_mix.engine.train.progress import Best
@@ -125,23 +126,23 @@ def test_late_pulse_keeps_weights_from_the_bad_step_on():
     """What happens on a GPU, on a CPU: the loss is read one step late, the fused optimizer is held by a device flag."""
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
-    pulse = Pulse(Ranks(0, 1, CPU), late=True)
-    optimizer.found_inf = pulse.bad
-    beats = []
+    monitor = LossMonitor(Ranks(0, 1, CPU), late=True)
+    optimizer.found_inf = monitor.bad
+    numbers = []
     for step in range(1, 5):
         before = [p.detach().clone() for p in model.parameters()]
         loss = model(torch.ones(3, 4)).square().mean() * (float("nan") if step == 3 else 1.0)
         loss.backward()
-        beats.append(pulse.beat(step, loss, False))
+        numbers.append(monitor.exchange(step, loss, False))
         optimizer.step()
         optimizer.zero_grad()
         changed = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
         assert changed == (step < 3)
-    assert beats[0] is None
-    assert [b.step for b in beats[1:]] == [1, 2, 3]
-    assert [b.finite for b in beats[1:]] == [True, True, False]
-    assert pulse.flush().step == 4
-    assert pulse.flush() is None
+    assert numbers[0] is None
+    assert [b.step for b in numbers[1:]] == [1, 2, 3]
+    assert [b.finite for b in numbers[1:]] == [True, True, False]
+    assert monitor.flush().step == 4
+    assert monitor.flush() is None
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -323,10 +324,25 @@ def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
 
 
 def test_a_nan_score_is_never_the_best():
-    best = Best("loss")
+    best = Best("loss", lower_is_better=True)
     for step, value in enumerate([float("nan"), 0.5, float("nan"), 0.4, 0.6]):
         assert bool(best.update({"loss": value}, step)) == (value in (0.5, 0.4))
     assert (best.value, best.step, best.since) == (0.4, 3, 1)
+
+
+@pytest.mark.parametrize(("lower", "best"), [(True, 0.2), (False, 0.5)])
+def test_a_score_says_whether_lower_is_better(lower, best, monkeypatch, tmp_path):
+    """By itself, whatever it is called; also of the averaged weights."""
+    found = Best("loss_like", lower_is_better=lower)
+    for step, value in enumerate([0.3, 0.5, 0.2]):
+        found.update({"loss_like": value}, step)
+    assert found.value == best
+    monkeypatch.setattr(ClassificationScores, "lower_is_better", ("top1",) if lower else ())
+    directions = []
+    config = make_config(recipe(max_steps=1, checkpoint={"best": "ema_top1"}))
+    noted = [lambda trainer: directions.append(trainer.best.lower_is_better)]
+    train(config, tmp_path / "run", make_loaders=make_loaders, observers=noted)
+    assert directions == [lower]
 
 
 def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):

@@ -91,7 +91,7 @@ def build_optimizer(
     """The torch optimizer a recipe names, over `parameter_groups`.
 
     On a GPU the fused implementation is taken where there is one: it is faster, and it can leave the weights alone by a
-    flag on the device, which the trainer needs to stop before a step without waiting for the GPU (see `pulse`).
+    flag on the device, which the trainer needs to stop before a step without waiting for the GPU (see `loss_monitor`).
 
     Raises:
         ValueError: an unknown type or option, or a model without parameters to train.

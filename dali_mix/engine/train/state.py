@@ -34,18 +34,19 @@ class Resumable(Protocol):
     offset: int
     saved_at: int
     steps_per_epoch: int
+    epochs: int
     total_steps: int
 
 
 def capture(trainer: Resumable) -> dict[str, Any]:
     """The state of a run between two optimizer steps; the same on every rank, BatchNorm's statistics aside."""
-    parts, scaler = trainer.parts, trainer.precision.scaler
+    parts = trainer.parts
     return {
         "format": 1,
         "model": parts.model.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
         "groups": group_names(parts),
-        "scaler": None if scaler is None else scaler.state_dict(),
+        "scaler": trainer.precision.scaler.state_dict() or None,
         "ema": None if trainer.ema is None else trainer.ema.state_dict(),
         "loader": parts.train_loader.state_dict(),
         "epoch": trainer.epoch,
@@ -115,7 +116,7 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     parts.model.load_state_dict(state["model"])
     fresh = _restore_optimizer(trainer, state, trained)
     fresh += _restore_average(trainer, state)
-    if trainer.precision.scaler is not None and state.get("scaler"):
+    if state.get("scaler"):
         trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.epoch, trainer.step, trainer.saved_at = state["epoch"], state["step"], state["step"]
     per_epoch, per_epoch_before = trainer.steps_per_epoch, state.get("steps_per_epoch", trainer.steps_per_epoch)
@@ -123,7 +124,8 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     if not strict:  # as many epochs are behind us, and so is that share of the schedule, in steps of another size
         progress = progress * per_epoch // per_epoch_before
     trainer.offset = trainer.step - progress
-    trainer.total_steps += trainer.offset
+    trainer.total_steps = max(trainer.total_steps + trainer.offset, trainer.step)
+    trainer.epochs = max(trainer.epochs, trainer.epoch + 1)
     trainer.window.load_state_dict(state["window"])
     trainer.best.load_state_dict(state["best"])
     changed = [key for key in wanted if key in trained and trained[key] != wanted[key] and key != "resume_strict"]
