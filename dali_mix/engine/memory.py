@@ -7,6 +7,8 @@ record that BatchNorm cannot normalize. A model that does not run on the meta de
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +23,14 @@ from dali_mix.loading.cached import available_memory
 from dali_mix.loading.order import plan
 
 _SINGLE = "more than 1 value per channel"  # torch's words where BatchNorm gets one
-_SMALL = {
-    "step",
-    "mu_product",
-    "eta",
-    "mu",
-    "row_var",
-    "col_var",
-}  # what optimizers keep that is not as large as a weight
+_SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # kept by optimizers, not as large as a weight
 
 
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
     """Raise ValueError if a training step of the recipe cannot work.
 
-    Args:
-        records: in the training set.
-        world_size: processes; those of this machine share its memory.
-
-    Raises:
-        ValueError: a step gives a process one record and the model cannot train on one; or, on a CPU, what a step holds
-            at least is more than the memory that is free.
+    That is if it gives one of `world_size` processes a single of the `records` and the model cannot train on one; or,
+    on a CPU, if it holds at least more than the memory that is free (which processes of one machine share).
     """
     micro = config.per_rank(world_size)
     steps = plan(records, micro, world_size, train=True, drop_last=config.loading.drop_last)
@@ -173,28 +163,38 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
     )
 
 
-def explained(error: Exception, config: RunConfig) -> Exception:
-    """Return a ValueError that says what to do for an error of torch that a recipe can cause; else the error itself."""
-    text = str(error)
+@contextmanager
+def explaining(config: RunConfig) -> Iterator[None]:
+    """Turn an error of torch that a recipe can cause into a ValueError that says what to do."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if not (explanation := _explanation(error, config)):
+            raise
+        raise ValueError(explanation) from error
+
+
+def _explanation(error: Exception, config: RunConfig) -> str:
+    text = str(error).strip()
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return ValueError(
+        return (
             f"the memory of the device is not enough for batch_size={config.batch_size} with accumulate="
-            f"{config.accumulate}: {text.strip().splitlines()[0]}. Choose a smaller batch_size (or val_batch_size), or "
-            "a larger accumulate, which keeps the batch and takes it in smaller parts"
+            f"{config.accumulate}: {text.splitlines()[0]}. Choose a smaller batch_size (or val_batch_size), or "
+            "a larger accumulate, which keeps the batch and computes it in smaller parts"
         )
     if _SINGLE in text:
-        return ValueError(
+        return (
             "a step gave a process one record, and the model's BatchNorm cannot train on one record: set "
             "loader.drop_last=True, or choose another batch_size"
         )
     if "without overflow" in text:
-        return ValueError(
-            f"a number of the optimizer's step (rate, decay, momentum) is too large for its weights: {text.strip()}. "
+        return (
+            f"a number of the optimizer's step (rate, decay, momentum) is too large for its weights: {text}. "
             "Choose a smaller optimizer.lr, a smaller schedule.gamma or min_lr, or smaller multipliers in paramwise"
         )
     if "finished reduction in the prior iteration" in text:
-        return ValueError(
+        return (
             "a parameter had no gradient in a step, which several processes wait for: freeze what is not used "
             "(requires_grad_(False) in the model), or set find_unused_parameters=True"
         )
-    return error
+    return ""

@@ -202,7 +202,7 @@ def test_a_cut_checkpoint_is_not_taken_for_plain_weights(tmp_path, cut):
     config = make_config(recipe())
     assert train(config, tmp_path / "run", make_loaders=make_loaders) == "finished"
     path = tmp_path / "run" / "checkpoints" / "best.pt"
-    assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] > 0
+    assert evaluate_checkpoint(config, path, make_loaders=make_loaders).values["top1"] > 0
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(ValueError, match=r"best\.pt: (cut short|damaged)|best\.pt is a damaged weight file"):
         evaluate_checkpoint(config, path, make_loaders=make_loaders)

@@ -42,12 +42,12 @@ def test_an_epoch_beats_the_untrained_model(sets, tmp_path, system):
     given += ["epochs=1", "batch_size=8", "pipeline.image_size=(36,48)", "visualizer=[]", "loader.num_threads=1"]
     config = load_config(f"multilabel/digit_scenes:{system}", given)
     torch.save(build_model(config, 10).state_dict(), tmp_path / "untrained.pth")
-    before = evaluate_checkpoint(config, tmp_path / "untrained.pth")
+    before = evaluate_checkpoint(config, tmp_path / "untrained.pth").values
     assert train(config, tmp_path / "run") == "finished"
     after = next(r for r in records(tmp_path / "run") if r["kind"] == "val")
     assert after["mAP"] > before["mAP"] + 2, (before["mAP"], after["mAP"])
     assert after["loss"] < before["loss"]
-    again = evaluate_checkpoint(config, tmp_path / "run" / "checkpoints" / "best.pt")
+    again = evaluate_checkpoint(config, tmp_path / "run" / "checkpoints" / "best.pt").values
     assert again["mAP"] == after["mAP"]
 
 

@@ -83,7 +83,9 @@ def test_constant_scores_get_what_guessing_would(tmp_path):
     for name, changes in (("classes", {}), ("labels", several())):
         config = make_config(scoring("constant", max_steps=1, **changes))
         train(config, tmp_path / name, make_loaders=make_loaders)
-        found = evaluate_checkpoint(config, tmp_path / name / "checkpoints" / "latest", make_loaders=make_loaders)
+        found = evaluate_checkpoint(
+            config, tmp_path / name / "checkpoints" / "latest", make_loaders=make_loaders
+        ).values
         if name == "classes":
             assert (found["top1"], found["top5"]) == (25.0, 100.0)
             continue

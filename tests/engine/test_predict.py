@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dali_mix.cli.main import main
-from dali_mix.engine.build import build_model, build_val_loader
+from dali_mix.engine.build import build_model, build_split
 from dali_mix.engine.checkpoint.files import load_checkpoint, save_checkpoint
 from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.engine.distributed.process_group import Ranks
@@ -103,7 +103,7 @@ def test_scores_of_files_are_those_of_the_evaluation(made, best, capsys, monkeyp
 
     config = load_config(str(made / "recipe.py"))
     predictor = Predictor(config, best)
-    loader = build_val_loader(config, Ranks(0, 1, torch.device("cpu")))
+    loader = build_split(config, Ranks(0, 1, torch.device("cpu")), train=False)
     with torch.inference_mode():
         batches = [(predictor.model(batch.images).sigmoid(), batch.targets) for batch in loader]
     loader.close()

@@ -9,7 +9,7 @@ from dali_mix.engine.build import build_model
 from dali_mix.engine.config.recipe_files import list_recipes, load_config
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.memory import check_evaluation, check_step, explained, free_memory, held_by_step
+from dali_mix.engine.memory import check_evaluation, check_step, explaining, free_memory, held_by_step
 from dali_mix.engine.run import evaluate_checkpoint, train
 from tests.engine.processes import newest_state, run, said
 from tests.engine.sets import pack_digits
@@ -182,11 +182,16 @@ def test_the_limit_of_a_control_group_counts(tmp_path):
     ],
 )
 def test_memory_that_runs_out_is_explained(error):
-    found = explained(error, make_config(values()))
-    assert isinstance(found, ValueError)
-    assert "Choose a smaller batch_size" in str(found) and "batch_size=9" in str(found)
-    other = RuntimeError("something else")
-    assert explained(other, make_config(values())) is other
+    with (
+        pytest.raises(ValueError, match=r"batch_size=9.*Choose a smaller batch_size"),
+        explaining(make_config(values())),
+    ):
+        raise error
+
+
+def test_other_errors_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match=r"^something else$"), explaining(make_config(values())):
+        raise RuntimeError("something else")
 
 
 @pytest.mark.parametrize("frozen", [False, True])

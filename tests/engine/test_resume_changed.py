@@ -163,7 +163,7 @@ def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_p
 def evaluated_or_named(path, ema):
     """Whether a checkpoint can be evaluated, or else ends in an error that names it."""
     try:
-        return "top1" in evaluate_checkpoint(make_config(recipe()), path, ema=ema, make_loaders=make_loaders)
+        return "top1" in evaluate_checkpoint(make_config(recipe()), path, ema=ema, make_loaders=make_loaders).values
     except ValueError as error:
         return path.name in str(error)
 

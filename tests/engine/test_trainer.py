@@ -161,17 +161,17 @@ def test_evaluate_checkpoint(tmp_path):
     train(config, tmp_path / "run", make_loaders=make_loaders)
     path = tmp_path / "run" / "checkpoints" / "step-00000015.pt"
     last = [r for r in records(tmp_path / "run") if r["kind"] == "val"][-1]
-    scores = evaluate_checkpoint(config, path, make_loaders=make_loaders)
+    scores = evaluate_checkpoint(config, path, make_loaders=make_loaders).values
     assert scores == {k: last[k] for k in ("top1", "top5", "loss")}
-    averaged = evaluate_checkpoint(config, path, ema=True, make_loaders=make_loaders)
+    averaged = evaluate_checkpoint(config, path, ema=True, make_loaders=make_loaders).values
     assert averaged == {k: last[f"ema_{k}"] for k in ("top1", "top5", "loss")}
-    assert evaluate_checkpoint(config, path.with_name("latest"), make_loaders=make_loaders) == scores
+    assert evaluate_checkpoint(config, path.with_name("latest"), make_loaders=make_loaders).values == scores
     other = make_config(recipe(model=PLAIN))
     with pytest.raises(ValueError, match=r"another model than the recipe's: 1 missing: conv\.bias; 5 unexpected"):
         evaluate_checkpoint(other, path, make_loaders=make_loaders)
     plain = tmp_path / "weights.pt"
     torch.save(newest_state(tmp_path / "run")["model"], plain)
-    assert evaluate_checkpoint(config, plain, make_loaders=make_loaders) == scores
+    assert evaluate_checkpoint(config, plain, make_loaders=make_loaders).values == scores
     with pytest.raises(ValueError, match="plain weights"):
         evaluate_checkpoint(config, plain, ema=True, make_loaders=make_loaders)
 
@@ -183,7 +183,7 @@ def test_ranks_evaluate_the_weights_and_statistics_that_are_saved(tmp_path):
     last = next(r for r in records(tmp_path / "run") if r["kind"] == "val")
     for ema, prefix in ((False, ""), (True, "ema_")):
         latest = tmp_path / "run" / "checkpoints" / "latest"
-        found = evaluate_checkpoint(make_config(values), latest, ema=ema, make_loaders=make_loaders)
+        found = evaluate_checkpoint(make_config(values), latest, ema=ema, make_loaders=make_loaders).values
         assert found["loss"] == pytest.approx(last[f"{prefix}loss"], rel=1e-5), prefix
 
 
@@ -311,7 +311,7 @@ def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
     monkeypatch.setattr(process_group, "environment", lambda: (1, 2, 1))
     monkeypatch.setattr(process_group, "address", lambda: ("127.0.0.1", 1))
     monkeypatch.setattr(process_group, "Rendezvous", lambda *place: store)
-    monkeypatch.setattr(Ranks, "agree", lambda self, value: calls.append("wait"))
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: calls.append("wait"))
     for name in ("PrefixStore", "init_process_group", "destroy_process_group"):
         monkeypatch.setattr(process_group.dist, name, lambda *a, name=name, **k: calls.append(name))
     with pytest.raises(ValueError, match="bad record"), process_group.joined(lambda: (CPU, {})):
@@ -376,7 +376,7 @@ def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
     assert f"weights from {weights}: 8 matched, 0 missing" in (tmp_path / "second" / "train.log").read_text()
     weights.unlink()
     path = tmp_path / "second" / "checkpoints" / "step-00000001.pt"
-    assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] >= 0
+    assert evaluate_checkpoint(config, path, make_loaders=make_loaders).values["top1"] >= 0
 
 
 def test_weights_are_not_needed_to_resume(tmp_path):

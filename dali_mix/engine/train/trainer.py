@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_mix.engine.build import BatchLike, Loader, Parts
+from dali_mix.engine.build import Loader, Parts
 from dali_mix.engine.checkpoint.files import CheckpointFolder
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
@@ -36,6 +36,7 @@ from dali_mix.engine.train.progress import Best, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.train.state import capture, facts
 from dali_mix.engine.train.watch import Watch
+from dali_mix.loading import Batch
 
 
 class Trainer:
@@ -158,7 +159,7 @@ class Trainer:
         if self.window.stop:
             raise Preempted
 
-    def fetch(self) -> Iterator[BatchLike]:
+    def fetch(self) -> Iterator[Batch]:
         """Yield the loader's batches, and note the time spent waiting for them."""
         batches = iter(self.parts.train_loader)
         while True:
@@ -177,7 +178,7 @@ class Trainer:
             self.report.warn(f"left out: {reason}")
         self._skipped[id(loader)] = len(skipped)
 
-    def train_step(self, batches: Iterator[BatchLike]) -> bool:
+    def train_step(self, batches: Iterator[Batch]) -> bool:
         """Take one optimizer step on up to `accumulate` micro-batches; return False if the epoch had none left."""
         # The gradient is that of the mean loss over the rows of the global batch, however it is cut into ranks and
         # micro-batches. Only after the last one it is known how many rows that are, so it is made in two steps:
@@ -226,7 +227,7 @@ class Trainer:
         self.window.images += seen
         return True
 
-    def mix(self, batch: BatchLike, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
+    def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
         """Seed the model's randomness for this micro-step, mix the batch, and draw for the objective."""
         keys = (self.config.seed, self.step, self.ranks.rank, micro)
         seed_model(derive_seed(MODEL, *keys), self.ranks.device)
