@@ -1,4 +1,4 @@
-"""What targets a set gives, a mixer makes of them and a loss takes: what does not fit is told before the first step."""
+"""Check that dataset, mixer and loss agree on the target format before training starts."""
 
 from __future__ import annotations
 
@@ -35,17 +35,12 @@ def accepted(loss: nn.Module) -> Collection[TargetKind] | None:
 
 
 def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module, *, evaluates: bool = True) -> None:
-    """Raises ValueError where the loss cannot take what the set or the mixer gives.
+    """Raise ValueError if the loss cannot take what a set of `task` or the mixer gives, and say what would fit.
 
     Args:
-        task: of the set.
-        mixer: or None.
         loss: one of ours says in `accepts` which kinds it takes (of `ops.targets.TargetKind`); torch's are known; any
             other without `accepts` is not checked.
         evaluates: the loss is also computed on unmixed targets, for evaluation.
-
-    Raises:
-        ValueError: set, mixer and loss do not fit; the message says which would.
     """
     accepts, of_set = accepted(loss), task.target_kind
     if of_set is None and (mixer or accepts):

@@ -41,7 +41,7 @@ from dali_mix.engine.checkpoint.files import CheckpointFolder, check_writable, j
 from dali_mix.engine.checkpoint.trained import Trained, open_trained
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
-from dali_mix.engine.distributed.agreement import file_digest, resume_facts, run_facts
+from dali_mix.engine.distributed.agreement import file_digest, resume_values, run_values
 from dali_mix.engine.distributed.environment import environment
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.distributed.rendezvous import spans
@@ -106,7 +106,7 @@ def train(
         _tune(device)
         report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
         sets = ("train_set", "val_set") if make_loaders is None else ()
-        return device, {**resume_facts(folder, resume), **run_facts(config, device, sets)}
+        return device, {**resume_values(folder, resume), **run_values(config, device, sets)}
 
     stop = StopSignal()
     with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _locked(work_dir, ranks):
@@ -296,8 +296,8 @@ def evaluate_checkpoint(
         if make_loaders is None:
             check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)
         _tune(device)
-        facts = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
-        return device, {**facts, **run_facts(config, device, ("val_set",) if make_loaders is None else ())}
+        values = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
+        return device, {**values, **run_values(config, device, ("val_set",) if make_loaders is None else ())}
 
     with process_group.joined(prepare) as ranks, explaining(config):
         device = ranks.device

@@ -210,7 +210,7 @@ def test_mistakes_are_named(option, match):
         (["mixer.scale=x"], "mixer ResizeMix: scale='x'"),
         (["paramwise.custom={'conv1': {'lr_mult': 'x'}}"], "lr_mult='x': must be a number"),
         (["mixer.scale=5"], "mixer ResizeMix"),
-        (["paramwise.custom.linear=5"], "lr_mult"),
+        (["paramwise.custom.linear=5"], r"paramwise\.custom\['linear'\] must be a dict, not 5"),
     ],
 )
 def test_what_cannot_be_built_is_named(options, match):
@@ -300,6 +300,24 @@ def test_evaluation_takes_the_options_a_run_had(tmp_path):
     ):
         config, found = load_evaluated(name, path)
         assert found is None and (name != "quickstart" or config.batch_size == own)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, ["epochs=0"], "quickstart: epochs=0"),
+        ({}, ["epocs=3"], "quickstart: unknown key 'epocs'"),
+        ({"epochs": 0}, [], r"config\.json: epochs=0"),
+        ({"epochs": 0}, ["seed=-1"], r"config\.json: epochs=0"),
+    ],
+)
+def test_resume_blames_the_option_or_the_file(tmp_path, changes, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_resumed("quickstart", resumable(tmp_path, **changes), options)
+
+
+def test_resume_takes_an_option_in_place_of_a_wrong_value(tmp_path):
+    assert load_resumed("quickstart", resumable(tmp_path, epochs=0), ["epochs=2"]).epochs == 2
 
 
 def test_resume_strict_is_asked_for_each_time(tmp_path):

@@ -47,7 +47,7 @@ def test_values_come_in_the_order_of_ranks():
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("values", "message"),
     [
         ([{"seed": "0"}, {"seed": "1"}], "seed: 0 on rank 0 (a), 1 on rank 1 (b)"),
         ([{"seed": "0"}] * 3 + [{"seed": "1"}] * 2, "seed: 0 on ranks 0-2 (a), 1 on ranks 3-4 (d)"),
@@ -59,11 +59,11 @@ def test_values_come_in_the_order_of_ranks():
         ([{"x": "1" * 99}, {"x": ""}], f"x: {'1' * 47}… on rank 0"),
     ],
 )
-def test_what_differs_is_named_with_ranks_and_values(facts, message):
-    found = differences(facts, list("abcde")[: len(facts)])
+def test_what_differs_is_named_with_ranks_and_values(values, message):
+    found = differences(values, list("abcde")[: len(values)])
     assert message in found
     assert "\n" not in found
-    assert differences(facts[:1] * 3, list("abc")) == ""
+    assert differences(values[:1] * 3, list("abc")) == ""
 
 
 def test_ranks_that_differ_all_end_and_one_says_how():
@@ -105,7 +105,7 @@ def test_a_rank_that_fails_is_named_by_the_others(failing):
     def body(rendezvous):
         if rendezvous.rank == failing:
             raise ValueError("no such set")
-        return rendezvous.exchange("facts", "")
+        return rendezvous.exchange("values", "")
 
     found = meet(body, body, body)
     assert str(found[failing]) == "no such set"

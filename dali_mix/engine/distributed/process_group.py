@@ -113,7 +113,7 @@ def joined(
         return
     problem: Exception | None = None
     try:
-        device, facts = prepare()
+        device, values = prepare()
     except Exception as error:
         problem = error
     try:
@@ -125,7 +125,7 @@ def joined(
     with rendezvous.reporting():
         if problem is not None:
             raise problem
-        rendezvous.compare({"WORLD_SIZE": str(world_size), **facts})
+        rendezvous.compare({"WORLD_SIZE": str(world_size), **values})
         extra: dict[str, Any] = {}
         if device.type == "cuda":
             torch.cuda.set_device(device)

@@ -34,7 +34,7 @@ from dali_mix.engine.train.objectives import counted, is_summed
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.progress import Best, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
-from dali_mix.engine.train.state import capture, facts
+from dali_mix.engine.train.state import capture, trained_on
 from dali_mix.engine.train.watch import Watch
 from dali_mix.loading import Batch
 
@@ -354,7 +354,7 @@ class Trainer:
         if better and self.ranks.main:
             average = {} if self.ema is None else {"ema": self.ema.state_dict()}
             metrics = {**values, "step": self.step}
-            best = {"model": self.parts.model.state_dict(), **average, **facts(self.parts), "metrics": metrics}
+            best = {"model": self.parts.model.state_dict(), **average, **trained_on(self.parts), "metrics": metrics}
             self.watch.check_state(best, self.step)
             self.folder.save_best(best)
 
