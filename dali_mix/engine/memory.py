@@ -54,19 +54,17 @@ def check_evaluation(config: RunConfig, num_classes: int, world_size: int, devic
         _check_memory(config, num_classes, batch, 0)
 
 
-def _meta_model(config: RunConfig, num_classes: int, train: bool) -> nn.Module:
-    with torch.device("meta"):
-        return build_model(config, num_classes).train(train)
-
-
-def _images(config: RunConfig, count: int, train: bool) -> Tensor:
+def _on_meta(config: RunConfig, num_classes: int, count: int, train: bool) -> tuple[nn.Module, Tensor]:
+    """Return the recipe's model and `count` images, without memory."""
     height, width = build_pipeline(config, train).image_size
-    return torch.zeros(count, 3, height, width, device="meta")
+    with torch.device("meta"):
+        return build_model(config, num_classes).train(train), torch.zeros(count, 3, height, width)
 
 
 def _refuses_one(config: RunConfig, num_classes: int) -> bool:
     try:
-        _meta_model(config, num_classes, True)(_images(config, 1, True))
+        model, images = _on_meta(config, num_classes, 1, True)
+        model(images)
     except Exception as error:  # a model that does not run on the meta device says nothing
         return _SINGLE in str(error)
     return False
@@ -132,7 +130,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
     """Raise ValueError if `count` records do not fit: in training with `accumulate` parts, in evaluation with 0."""
     free, train = free_memory(), accumulate > 0
     try:
-        model, images = _meta_model(config, num_classes, train), _images(config, count, train)
+        model, images = _on_meta(config, num_classes, count, train)
         if train:
             activations = held_by_step(model, images) * OBJECTIVES[config.objective["type"]].passes
         else:

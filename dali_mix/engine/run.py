@@ -113,7 +113,7 @@ def train(
         # Noted until all ranks have left: one that has nothing more to do must not end before the one that saves.
         until_all_left.enter_context(handled(stop.note, signal.SIGTERM, signal.SIGINT))
         with explaining(config), closing(report), ExitStack() as opened:
-            step = _newest(folder, resume, ranks)
+            step = ranks.gather(folder.newest() if ranks.main and resume != "no" else None)[0]
             loaders = (make_loaders or build_loaders)(config, ranks)
             for loader in loaders:
                 if loader is not None:
@@ -164,13 +164,12 @@ def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.
 
 
 def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
-    held = folder.path.is_dir() and any(folder.path.iterdir())
-    if resume == "no" and held:
+    if resume == "no" and folder.path.is_dir() and any(folder.path.iterdir()):
         raise FileExistsError(
             f"{folder.path} already holds checkpoints: go on from them with --resume, or choose another --work-dir"
         )
-    if resume == "must" and not held:
-        raise FileNotFoundError(f"{folder.path}: nothing to resume from; leave --resume out to begin a run there")
+    if resume == "must" and not folder.steps() and not (folder.path / "latest").exists():
+        raise FileNotFoundError(f"{folder.path}: nothing to resume from; to begin a run leave --resume out, or choose another --work-dir")
 
 
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
@@ -232,14 +231,6 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     val_set = None if parts.val_loader is None else parts.val_loader.dataset.metainfo.get("fingerprint")
     if val_set is not None and val_set == parts.train_loader.dataset.metainfo.get("fingerprint"):
         yield "val_set holds the records of train_set: its scores say nothing about new images"
-
-
-def _newest(folder: CheckpointFolder, resume: str, ranks: Ranks) -> int | None:
-    """Return the step of the newest checkpoint that is not damaged, the same on all ranks; None to begin at step 0."""
-    step = folder.newest() if ranks.main and resume != "no" else None
-    if ranks.main and step is None and resume == "must":
-        raise FileNotFoundError(f"{folder.path}: holds no checkpoint to resume from")
-    return ranks.gather(step)[0]
 
 
 def _tune(device: torch.device) -> None:

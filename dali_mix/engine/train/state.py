@@ -217,30 +217,15 @@ def _restore_average(trainer: Resumable, state: Mapping[str, Any]) -> list[str]:
     return []  # named among what has changed
 
 
-# Entries of a checkpoint to resume from and their kinds. "offset" … "scaler" are missing in older ones.
+# Entries of a checkpoint to resume from, and their kinds.
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    "optimizer": dict,
-    "optimizer.state": dict,
-    "optimizer.param_groups": list,
-    "loader": dict,
-    "loader.epoch": int,
-    "loader.samples_seen": int,
-    "window": dict,
+    **dict.fromkeys(("optimizer", "loader", "window", "best", "recipe", "optimizer.state"), dict),
+    **dict.fromkeys(("optimizer.param_groups", "groups"), list),
+    **dict.fromkeys(("epoch", "step", "offset", "steps_per_epoch", "seed", "batch_size", "window.steps"), int),
+    **dict.fromkeys(("loader.epoch", "loader.samples_seen", "best.step", "best.since"), int),
     "window.loss": (float, int),
-    "window.steps": int,
-    "best": dict,
     "best.name": str,
     "best.value": (float, int, type(None)),
-    "best.step": int,
-    "best.since": int,
-    "epoch": int,
-    "step": int,
-    "seed": int,
-    "batch_size": int,
-    "offset": int,
-    "steps_per_epoch": int,
-    "groups": list,
-    "recipe": dict,
     "scaler": (dict, type(None)),
 }
 _OPTIONAL = ("loader.epoch", "loader.samples_seen", "offset", "steps_per_epoch", "groups", "recipe", "scaler")
