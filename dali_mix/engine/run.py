@@ -169,7 +169,9 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
             f"{folder.path} already holds checkpoints: go on from them with --resume, or choose another --work-dir"
         )
     if resume == "must" and not folder.steps() and not (folder.path / "latest").exists():
-        raise FileNotFoundError(f"{folder.path}: nothing to resume from; to begin a run leave --resume out, or choose another --work-dir")
+        raise FileNotFoundError(
+            f"{folder.path}: nothing to resume from; to begin a run leave --resume out, or choose another --work-dir"
+        )
 
 
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:

@@ -7,7 +7,6 @@ from torch import nn
 
 from dali_mix.engine.build import build_objective, build_pipeline
 from dali_mix.engine.config.recipe_files import load_config
-from dali_mix.engine.scores import MultiLabelScores
 from dali_mix.engine.train.objectives import MaskedSupervision, Objective, SpliceMixConsistency, is_summed
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SpliceMixConsistencyLoss
 from dali_mix.mixers import CutMix, SpliceMix
@@ -19,6 +18,8 @@ def generator(seed=3):
 
 
 IMAGES = torch.rand(4, 3, 30, 44, generator=generator())
+
+
 TARGETS = (torch.rand(4, 5, generator=generator()) < 0.5).float()
 
 
@@ -119,22 +120,6 @@ def test_masked_images_run_under_autocast_too():
     for logits in seen:
         assert logits.dtype == torch.float32
         assert torch.equal(logits, logits.bfloat16().float()), "logits of bfloat16"
-
-
-def test_a_probability_above_a_half_is_a_positive_in_evaluations():
-    scores = MultiLabelScores(2, torch.device("cpu"))
-    logits, targets = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]), torch.eye(2)
-    scores.update(logits, targets, torch.arange(2))
-    found = scores.compute(None)  # one process: nothing to sum
-    assert found["CR"] == found["OF1"] == 100.0
-
-
-def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
-    targets = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
-    for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
-        scores = MultiLabelScores(1, torch.device("cpu"), ties="order")
-        scores.update(torch.zeros(4, 1), targets[order], torch.tensor(order))
-        assert scores.compute(None)["mAP"] == pytest.approx(100 * (1 / 1 + 2 / 4) / 2)
 
 
 def test_a_step_is_a_sum_where_the_loss_it_minimises_is_one():

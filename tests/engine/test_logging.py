@@ -1,19 +1,19 @@
-"""Logs: damaged lines are named, a full disk names the file and leaves none that is empty, a run says what made it."""
+"""Logs: damaged lines are named, a full disk names the file and leaves none that is empty, visualizers."""
 
 import contextlib
-import json
 import resource
 import signal
 
 import pytest
 
 from dali_mix.engine.checkpoint.files import write_text
-from dali_mix.engine.config.saved import load_resumed
+from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.engine.config.schema import make_config
-from dali_mix.engine.logging import LineFile, keep_lines, read_records
+from dali_mix.engine.logging import LineFile, keep_lines, read_records, visualizer_names
 from dali_mix.engine.run import train
 from dali_mix.reports import curves
 from dali_mix.reports.style import new_figure, save
+from tests.engine.processes import records
 from tests.engine.synthetic import make_loaders, recipe
 
 LINES = [
@@ -50,15 +50,6 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     assert curves(path, tmp_path / "c.png").is_file()
 
 
-@pytest.mark.parametrize("text", [b"\xff\xfe{}", b"[" * 100000, b'{"a": ' * 500 + b"1" + b"}" * 500, b"[1]", b'{"a": '])
-def test_a_damaged_config_is_named(tmp_path, text):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "step-00000001.pt").touch()
-    (tmp_path / "config.json").write_bytes(text)
-    with pytest.raises(ValueError, match=r"config\.json: damaged \(.*with it deleted, the recipe's own values count"):
-        load_resumed("quickstart", tmp_path)
-
-
 def test_a_full_disk_names_the_file_and_leaves_none_that_is_empty(tmp_path):
     figure = new_figure(2, 2)
     files = {name: tmp_path / name for name in ("a.json", "b.png", "c.log")}
@@ -82,11 +73,43 @@ def test_a_full_disk_ends_a_run_and_it_goes_on_later(tmp_path):
     assert train(config, tmp_path / "run", resume="auto", make_loaders=make_loaders) == "finished"
 
 
-def test_a_run_says_what_made_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["dali-mix", "train", "my recipe.py"])
-    train(make_config(recipe(max_steps=1)), tmp_path / "run", make_loaders=make_loaders)
-    made = json.loads((tmp_path / "run" / "config.json").read_text())["made_by"]
-    assert made["command"] == "dali-mix train 'my recipe.py'"
-    assert {"dali_mix", "python", "torch"} <= made["versions"].keys()
-    log = (tmp_path / "run" / "train.log").read_text()
-    assert f"torch {made['versions']['torch']}" in log and "; dali-mix train 'my recipe.py'" in log
+@pytest.mark.parametrize("kill_at_log", [True, False])
+def test_the_last_interval_is_logged_once(tmp_path, kill_at_log):
+    """Killed before the last interval is logged, or in the last evaluation."""
+    values = recipe(epochs=1, log_interval=3, checkpoint={"interval_steps": 2}, evaluate_epochs=1)
+
+    class Killed(Exception):
+        pass
+
+    def killed(trainer):
+        def die(*_):
+            raise Killed
+
+        if trainer.step == 4:
+            trainer.log, trainer.evaluate = (die, trainer.evaluate) if kill_at_log else (trainer.log, die)
+
+    with pytest.raises(Killed):
+        train(make_config(values), tmp_path / "run", make_loaders=make_loaders, observers=[killed])
+    train(make_config(values), tmp_path / "run", resume="must", make_loaders=make_loaders)
+    train(make_config(values), tmp_path / "whole", make_loaders=make_loaders)
+    assert records(tmp_path / "run") == records(tmp_path / "whole")
+    assert [(r["kind"], r["step"]) for r in records(tmp_path / "run")] == [("train", 3), ("train", 5), ("val", 5)]
+
+
+def test_tensorboard_through_mmengine(tmp_path):
+    config = make_config(recipe(epochs=1, visualizer=["tensorboard"]))
+    train(config, tmp_path / "run", make_loaders=make_loaders)
+    events = list((tmp_path / "run" / "tensorboard").rglob("events*"))
+    assert events
+    assert b"train/loss" in events[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"), [("tensorboard", ["tensorboard"]), (["tensorboard"], ["tensorboard"]), ([], [])]
+)
+def test_visualizers_by_a_word_or_a_list(setting, names, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "tensorboard" or None)
+    assert visualizer_names(load_config("quickstart", [f"visualizer={setting}"]).visualizer) == names
+    for other, message in (("tb", "visualizer 'tb' is unknown"), (["wandb"], "not installed: pip install wandb")):
+        with pytest.raises(ValueError, match=message):
+            visualizer_names(load_config("quickstart", [f"visualizer={other}"]).visualizer)
