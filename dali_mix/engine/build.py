@@ -28,7 +28,7 @@ from dali_mix.tasks import CLASSIFICATION, Task, trainable
 class Loader(Protocol):
     """What the engine asks of a loader; `dali_mix.build_loader` makes one.
 
-    Each batch is in memory of its own: a mixer that works in place changes it.
+    Batches do not share memory: a mixer that works in place changes them.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Rehearse a step on the meta device before the run: shapes only, nothing is computed and no memory is taken.
+"""Rehearse a step on the meta device before the run: shapes only, nothing is computed and no memory is used.
 
 This finds a batch that cannot fit into the memory of a CPU, where the system would kill the process, and a step of one
 record that BatchNorm cannot normalize. A model that does not run on the meta device is not rehearsed.

@@ -71,7 +71,7 @@ def train(
 
     Args:
         work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/. On several machines it must be shared.
-        resume: "no"; "must" (go on from a checkpoint, which has to be there); "auto" (go on if there is one).
+        resume: "no"; "must" (continue from a checkpoint, which must exist); "auto" (continue if there is one).
         recipe: the name of what `config` was made from, noted in config.json.
         make_loaders: makes (training loader, evaluation loader or None) in place of the recipe's packed sets.
         observers: called with the trainer after every optimizer step.
@@ -166,7 +166,7 @@ def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.
 def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
     if resume == "no" and folder.path.is_dir() and any(folder.path.iterdir()):
         raise FileExistsError(
-            f"{folder.path} already holds checkpoints: go on from them with --resume, or choose another --work-dir"
+            f"{folder.path} already holds checkpoints: continue from them with --resume, or choose another --work-dir"
         )
     if resume == "must" and not folder.steps() and not (folder.path / "latest").exists():
         raise FileNotFoundError(

@@ -25,16 +25,20 @@ def test_doctor(sets, capsys):
     assert "BROKEN" in capsys.readouterr().out
 
 
-def test_doctor_on_sets_of_other_tasks(tmp_path, capsys):
-    box = [1, 0.4, 0.4, 0.6, 0.6, 0]  # in the middle, so that no crop loses it
-    cases = {
-        "detection": ([[2, 6, *box, *box], [2, 6], [2, 6, *box]], "3 boxes carried along"),
-        "multilabel": ([[1, 1], [0, -1], [0, 1]], "3 positive labels"),
-    }
-    for task, (labels, found) in cases.items():
-        prefix = str(tmp_path / task)
-        write_set(prefix, [(encoded("JPEG", 30, 50), label) for label in labels], task=task, classes="ab")
-        findings = doctor.Findings()
-        findings.guard(prefix, lambda checked, prefix=prefix: doctor.check_set(checked, prefix))
-        assert findings.broken == 0
-        assert f"3 records, 2 classes, {task}; a batch (3, 3, 224, 224) with {found}" in capsys.readouterr().out
+BOX = [1, 0.4, 0.4, 0.6, 0.6, 0]  # in the middle, so that no crop loses it
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "found"),
+    [
+        ("detection", [[2, 6, *BOX, *BOX], [2, 6], [2, 6, *BOX]], "3 boxes carried along"),
+        ("multilabel", [[1, 1], [0, -1], [0, 1]], "3 positive labels"),
+    ],
+)
+def test_doctor_on_sets_of_other_tasks(tmp_path, capsys, task, labels, found):
+    prefix = str(tmp_path / task)
+    write_set(prefix, [(encoded("JPEG", 30, 50), label) for label in labels], task=task, classes="ab")
+    findings = doctor.Findings()
+    findings.guard(prefix, lambda checked: doctor.check_set(checked, prefix))
+    assert findings.broken == 0
+    assert f"3 records, 2 classes, {task}; a batch (3, 3, 224, 224) with {found}" in capsys.readouterr().out

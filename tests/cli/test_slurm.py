@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
 PROGRAMS = {  # stand-ins for those of Slurm, and for Python: what would be run, and on how many cores
     "scontrol": 'case "$1 $2" in "show hostnames") echo node7; echo node8;; "show job") echo "   JobState=$STATE x";; '
     '*) echo "$@";; esac',
@@ -20,8 +18,6 @@ PROGRAMS = {  # stand-ins for those of Slurm, and for Python: what would be run,
     "[[ -z $TERM_SCRIPT ]] || exec /bin/sleep 9; exit $STATUS",
     "sleep": "exec /bin/sleep 0.1",
 }
-
-
 JOB = {"JOB_ID": "40123", "JOB_NUM_NODES": "2", "JOB_NODELIST": "node[7-8]", "NTASKS": "2"}
 
 

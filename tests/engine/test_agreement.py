@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed.agreement import resume_values, run_values
 from dali_mix.engine.distributed.rendezvous import differences
 from dali_mix.recordio import write_set
+from tests.engine.processes import free_port
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import recipe
 from tests.recordio.samples import encoded
@@ -118,9 +118,7 @@ def start(rank, world_size, port, command, options):
 
 def run_two(commands, options):
     """(exit statuses, error lines of both) of two ranks that are started by nobody but the variables."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = [start(rank, 2, port, commands[rank], options[rank]) for rank in range(2)]
     errors = [rank.communicate(timeout=150)[1] for rank in ranks]
     lines = [line for error in errors for line in error.splitlines() if "error:" in line or "ended:" in line]

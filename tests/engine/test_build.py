@@ -111,14 +111,18 @@ def test_what_does_not_fit_is_told_before_the_first_step(scene_sets, tmp_path, c
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_classification_recipe_on_a_multi_label_set_is_told(scene_sets, tmp_path, capsys):
-    for options, match in (([], "Choose a multi-label loss"), (["metrics.protocol=wider"], "multi-label loss")):
-        given = [f"train_set={scene_sets['train_set']}", f"val_set={scene_sets['val_set']}", "visualizer=[]", *options]
-        assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--cfg-options", *given]) == 1
-        assert match in capsys.readouterr().err
-    digits = [f"train_set={scene_sets['digits']}", f"val_set={scene_sets['digits']}", "metrics.protocol=voc12"]
-    assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--cfg-options", *digits]) == 1
-    assert "classification has no choice of protocol" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("train", "val", "options", "message"),
+    [
+        ("train_set", "val_set", [], "Choose a multi-label loss"),
+        ("train_set", "val_set", ["metrics.protocol=wider"], "multi-label loss"),
+        ("digits", "digits", ["metrics.protocol=voc12"], "classification has no choice of protocol"),
+    ],
+)
+def test_a_classification_recipe_on_a_multi_label_set(scene_sets, tmp_path, capsys, train, val, options, message):
+    given = [f"train_set={scene_sets[train]}", f"val_set={scene_sets[val]}", "visualizer=[]", *options]
+    assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--cfg-options", *given]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_what_digit_scenes_positions_see_lies_where_it_is_drawn():

@@ -11,20 +11,10 @@ from dali_mix.mixers.ops.targets import mixed_kind
 from dali_mix.tasks import CLASSIFICATION, TASKS
 
 BY_AREA = [CutMix(4), ResizeMix(4), MixUp(4), ResizeMixPlus(4), MixChoice([CutMix(4), Cutout(2)], [0.5, 0.5])]
-
-
 LEFT_ALONE = [None, Cutout(2), MixChoice([Cutout(2)], [0.5])]
-
-
 UNION = [SpliceMix(num_classes=4), MixChoice([SpliceMix(num_classes=4)], [0.5])]
-
-
 SINGLE = [SoftCrossEntropy(), nn.CrossEntropyLoss()]
-
-
 CLASSES_ONLY = [nn.NLLLoss(), nn.MultiMarginLoss()]
-
-
 MULTI = [nn.BCEWithLogitsLoss(), nn.MultiLabelSoftMarginLoss(), BinaryCrossEntropy(), AsymmetricLoss()]
 
 
@@ -38,30 +28,29 @@ class Both(nn.Module):
     accepts = frozenset({"class", "multi-hot"})
 
 
+FITTING = {
+    ("classification", "alone"): [*SINGLE, *CLASSES_ONLY, Both()],
+    ("classification", "area"): SINGLE,
+    ("classification", "union"): [Both()],
+    ("multilabel", "alone"): [*MULTI, Strict(), Both()],
+    ("multilabel", "area"): MULTI,
+    ("multilabel", "union"): [*MULTI, Strict(), Both()],
+}
+
+
+@pytest.mark.parametrize(
+    "loss", [*SINGLE, *CLASSES_ONLY, *MULTI, Strict(), Both()], ids=lambda loss: type(loss).__name__
+)
 @pytest.mark.parametrize("mixer", [*LEFT_ALONE, *BY_AREA, *UNION], ids=repr)
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
-def test_every_combination(task, mixer):
+def test_every_combination(task, mixer, loss):
     """The table of docs/mixers.md, row by row."""
-    fits = {
-        "classification": {
-            "alone": [*SINGLE, *CLASSES_ONLY, Both()],
-            "area": SINGLE,
-            "union": [Both()],
-        },
-        "multilabel": {
-            "alone": [*MULTI, Strict(), Both()],
-            "area": MULTI,
-            "union": [*MULTI, Strict(), Both()],
-        },
-    }
     kind = "alone" if mixer in LEFT_ALONE else "area" if mixer in BY_AREA else "union"
-    fitting = [type(loss) for loss in fits[task][kind]]
-    for loss in [*SINGLE, *CLASSES_ONLY, *MULTI, Strict(), Both()]:
-        if type(loss) in fitting:
-            check_targets(TASKS[task], mixer, loss)
-        else:
-            with pytest.raises(ValueError, match=f"loss {type(loss).__name__} takes .*(not the|not)"):
-                check_targets(TASKS[task], mixer, loss)
+    if type(loss) in map(type, FITTING[task, kind]):
+        check_targets(TASKS[task], mixer, loss)
+        return
+    with pytest.raises(ValueError, match=f"loss {type(loss).__name__} takes .*(not the|not)"):
+        check_targets(TASKS[task], mixer, loss)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +94,19 @@ def test_a_loss_that_does_not_say_is_not_checked():
         check_targets(CLASSIFICATION, None, Mine())
 
 
-def test_every_loss_says_what_it_takes():
-    for name in losses.__all__:
-        assert getattr(losses, name).accepts
+@pytest.mark.parametrize("name", losses.__all__)
+def test_every_loss_says_what_it_takes(name):
+    assert getattr(losses, name).accepts
 
 
-def test_kinds_after_mixing():
-    table = {
-        "class": ("class", "soft", "multi-hot"),
-        "soft": ("soft", "soft", "soft multi-hot"),
-        "multi-hot": ("multi-hot", "soft multi-hot", "multi-hot"),
-        "soft multi-hot": ("soft multi-hot", "soft multi-hot", "soft multi-hot"),
-    }
-    for kind, (alone, area, union) in table.items():
-        assert (mixed_kind(kind, None), mixed_kind(kind, "area"), mixed_kind(kind, "union")) == (alone, area, union)
+@pytest.mark.parametrize(
+    ("kind", "mixed"),
+    [
+        ("class", ("class", "soft", "multi-hot")),
+        ("soft", ("soft", "soft", "soft multi-hot")),
+        ("multi-hot", ("multi-hot", "soft multi-hot", "multi-hot")),
+        ("soft multi-hot", ("soft multi-hot", "soft multi-hot", "soft multi-hot")),
+    ],
+)
+def test_kinds_after_mixing(kind, mixed):
+    assert tuple(mixed_kind(kind, combine) for combine in (None, "area", "union")) == mixed

@@ -5,11 +5,7 @@ import pytest
 from dali_mix.engine.distributed import environment as env
 
 SLURM = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"}
-
-
 SLURM |= {"SLURM_JOB_ID": "100", "SLURM_STEP_ID": "2"}
-
-
 PLAIN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
 
 

@@ -14,7 +14,7 @@ from dali_mix.engine.run import train
 from dali_mix.reports import curves
 from dali_mix.reports.style import new_figure, save
 from tests.engine.processes import records
-from tests.engine.synthetic import make_loaders, recipe
+from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
 LINES = [
     b'{"kind": "train"}', b'{"kind": "train", "step": "5"}', b'{"step": null}', b'{"step": true}', b'{"step": -1}',
@@ -50,17 +50,18 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     assert curves(path, tmp_path / "c.png").is_file()
 
 
-def test_a_full_disk_names_the_file_and_leaves_none_that_is_empty(tmp_path):
-    figure = new_figure(2, 2)
-    files = {name: tmp_path / name for name in ("a.json", "b.png", "c.log")}
-    with full_disk():
-        for name, write in {
-            "a.json": lambda path: write_text(path, "{}"),
-            "b.png": lambda path: save(figure, path),
-            "c.log": lambda path: LineFile(path, "w").write("text"),
-        }.items():
-            with pytest.raises(OSError, match=rf"could not write \S+{name}: "):
-                write(files[name])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_text(path, "{}"),
+        lambda path: save(new_figure(2, 2), path),
+        lambda path: LineFile(path, "w").write("text"),
+    ],
+    ids=["small file", "figure", "log"],
+)
+def test_a_full_disk_names_the_file_and_leaves_none_that_is_empty(tmp_path, write):
+    with full_disk(), pytest.raises(OSError, match=r"could not write \S+a\.png: "):
+        write(tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,16 +90,15 @@ def test_the_last_interval_is_logged_once(tmp_path, kill_at_log):
             trainer.log, trainer.evaluate = (die, trainer.evaluate) if kill_at_log else (trainer.log, die)
 
     with pytest.raises(Killed):
-        train(make_config(values), tmp_path / "run", make_loaders=make_loaders, observers=[killed])
-    train(make_config(values), tmp_path / "run", resume="must", make_loaders=make_loaders)
-    train(make_config(values), tmp_path / "whole", make_loaders=make_loaders)
+        train_synthetic(values, tmp_path / "run", observers=[killed])
+    train_synthetic(values, tmp_path / "run", resume="must")
+    train_synthetic(values, tmp_path / "whole")
     assert records(tmp_path / "run") == records(tmp_path / "whole")
     assert [(r["kind"], r["step"]) for r in records(tmp_path / "run")] == [("train", 3), ("train", 5), ("val", 5)]
 
 
 def test_tensorboard_through_mmengine(tmp_path):
-    config = make_config(recipe(epochs=1, visualizer=["tensorboard"]))
-    train(config, tmp_path / "run", make_loaders=make_loaders)
+    train_synthetic(recipe(epochs=1, visualizer=["tensorboard"]), tmp_path / "run")
     events = list((tmp_path / "run" / "tensorboard").rglob("events*"))
     assert events
     assert b"train/loss" in events[0].read_bytes()

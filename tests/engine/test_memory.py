@@ -13,11 +13,9 @@ from dali_mix.engine.memory import check_evaluation, check_step, explaining, fre
 from dali_mix.engine.run import evaluate_checkpoint, train
 from tests.engine.processes import newest_state, run, said
 from tests.engine.sets import pack_digits
-from tests.engine.synthetic import make_loaders, recipe
+from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
 CPU = torch.device("cpu")
-
-
 POOLED = {"type": "tests.engine.broken:Pooled"}
 
 
@@ -207,4 +205,4 @@ def test_other_errors_are_left_as_they_are():
 )
 def test_rates_beyond_float32_are_named(tmp_path, changes):
     with pytest.raises(ValueError, match=r"rate, decay, momentum\) is too large .* Choose a smaller optimizer\.lr"):
-        train(make_config(recipe(**changes)), tmp_path / "run", make_loaders=make_loaders)
+        train_synthetic(recipe(**changes), tmp_path / "run")

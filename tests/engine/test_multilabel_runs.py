@@ -12,11 +12,9 @@ from dali_mix.engine.train.seeding import INIT, MIXER, derive_seed
 from dali_mix.losses import BinaryCrossEntropy
 from dali_mix.mixers import SpliceMix
 from tests.engine.processes import assert_same_run, newest_state, records, run, said
-from tests.engine.synthetic import TinyNet, make_loaders, recipe
+from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe
 
 SYSTEMS = ["csra", "msl", "splicemix", "splicemix_cl", "sgre"]
-
-
 NET = {"type": "multilabel", "backbone": "wrn-10-1"}
 
 
@@ -24,9 +22,6 @@ def values(**changes):
     """A run over made-up images of 32 pixels with several labels."""
     base = {"pipeline": {"type": "multilabel", "image_size": 32}, "loss": {"type": "BinaryCrossEntropy"}, "mixer": None}
     return recipe(**{**base, "epochs": 2, **changes})
-
-
-PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -18,8 +18,6 @@ def generator(seed=3):
 
 
 IMAGES = torch.rand(4, 3, 30, 44, generator=generator())
-
-
 TARGETS = (torch.rand(4, 5, generator=generator()) < 0.5).float()
 
 
@@ -84,16 +82,18 @@ def test_splicemix_consistency_hands_the_cells_over(detach):
     assert objective.minimised.detach is detach
 
 
-def test_splicemix_consistency_refuses_what_it_cannot_look_into():
-    objective = SpliceMixConsistency(Pooled(), BinaryCrossEntropy())
-    for mixer, message in (
+@pytest.mark.parametrize(
+    ("mixer", "message"),
+    [
         (CutMix(5), "must be SpliceMix"),
         (None, "must be SpliceMix"),
         (SpliceMix(["2x2"], [1]), "one grid a batch"),
         (SpliceMix("mini"), "head 'max'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            objective.check(mixer)
+    ],
+)
+def test_splicemix_consistency_refuses_what_it_cannot_look_into(mixer, message):
+    with pytest.raises(ValueError, match=message):
+        SpliceMixConsistency(Pooled(), BinaryCrossEntropy()).check(mixer)
 
 
 def test_the_model_runs_under_autocast_and_the_loss_in_float32():

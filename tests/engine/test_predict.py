@@ -145,43 +145,45 @@ def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, c
         assert not said.out
 
 
-def test_what_cannot_be(digit_scenes, best, bare, tmp_path, capsys):
-    image, recipe = digit_scenes / "scenes" / "00.png", digit_scenes / "recipe.py"
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predict {recipe} {best} {here}/empty", "no image in it"),
+        ("predict {recipe} {best} {here}/none.png", "none.png: no such image or folder"),
+        ("predict {recipe} {here}/none.pt {image}", "no such checkpoint"),
+        ("predict {recipe} {here}/text.pt {image}", "text.pt"),
+        ("predict {here}/other.py {best} {image}", "of another model than the recipe's"),
+        ("predict {here}/none.py {best} {image}", "no such recipe"),
+        ("predict {recipe} {best} {image} --ema", "holds no averaged weights"),
+        ("predict {recipe} {best} {image} --top-k 0", "top_k=0"),
+        ("predict {recipe} {best} {image} --threshold 50", "threshold=50"),
+        ("predict {recipe} {best} {image} --json {here}/no/a.json", "its folder is not there"),
+        ("predict {recipe} {best} {image} --csv {here}/no/a.csv", "its folder is not there"),
+        ("predict {recipe} {best} {image} --json {here}/empty", "--json {here}/empty: is a folder"),
+        ("predict {recipe} {best} {image} --classes {here}/none.txt", "none.txt: no such file"),
+        (
+            "attention {recipe} {best} {image} --out {here}/out --classes 7,dog",
+            "has no class 'dog'; its 10 begin with 0",
+        ),
+        ("attention {recipe} {best} {image} --out {here}/out --top-k 0", "top_k=0"),
+        ("attention {recipe} {best} {here}/empty --out {here}/out", "no image in it"),
+        ("attention {recipe} {best} {image} --out {here}/file", "file"),
+        ("attention {recipe} {best} {image} --out {here}/file/below", "file"),
+        ("evaluate {recipe} {best} --report {here}/file", "is a file"),
+    ],
+)
+def test_what_cannot_be(digit_scenes, best, tmp_path, capsys, command, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
     (tmp_path / "text.pt").write_text("no weights")
     (tmp_path / "other.py").write_text(RECIPE.format(folder=digit_scenes, head='"max"'))
-    cases = [
-        ((recipe, best, tmp_path / "empty"), "no image in it"),
-        ((recipe, best, tmp_path / "none.png"), "none.png: no such image or folder"),
-        ((recipe, tmp_path / "none.pt", image), "no such checkpoint"),
-        ((recipe, tmp_path / "text.pt", image), "text.pt"),
-        ((tmp_path / "other.py", best, image), "of another model than the recipe's"),
-        ((tmp_path / "none.py", best, image), "no such recipe"),
-        ((recipe, best, image, "--ema"), "holds no averaged weights"),
-        ((recipe, best, image, "--top-k", 0), "top_k=0"),
-        ((recipe, best, image, "--threshold", 50), "threshold=50"),
-        ((recipe, best, image, "--json", tmp_path / "no" / "a.json"), "its folder is not there"),
-        ((recipe, best, image, "--csv", tmp_path / "no" / "a.csv"), "its folder is not there"),
-        ((recipe, best, image, "--json", tmp_path / "empty"), f"--json {tmp_path / 'empty'}: is a folder"),
-        ((recipe, best, image, "--classes", tmp_path / "none.txt"), "none.txt: no such file"),
-    ]
-    for arguments, message in cases:
-        assert cli("predict", *arguments) == 1
-        said = capsys.readouterr()
-        assert message in said.err, said.err
-        assert "prediction" not in said.out
-    out = ["--out", tmp_path / "sheets"]
-    (tmp_path / "file").write_text("")
-    for arguments, message in [
-        ((image, *out, "--classes", "7,dog"), "the model has no class 'dog'; its 10 begin with 0, 1"),
-        ((image, *out, "--top-k", 0), "top_k=0"),
-        ((tmp_path / "empty", *out), "no image in it"),
-        ((image, "--out", tmp_path / "file"), "file"),
-        ((image, "--out", tmp_path / "file" / "below"), "file"),
-    ]:
-        assert cli("attention", recipe, best, *arguments) == 1
-        assert message in capsys.readouterr().err
-    assert cli("evaluate", recipe, best, "--report", tmp_path / "file") == 1
-    assert "is a file" in capsys.readouterr().err
+    paths = {"recipe": digit_scenes / "recipe.py", "best": best, "image": digit_scenes / "scenes" / "00.png"}
+    assert cli(*command.format(**paths, here=tmp_path).split()) == 1
+    said = capsys.readouterr()
+    assert message.format(here=tmp_path) in said.err
+    assert "prediction" not in said.out
+
+
+def test_no_images(digit_scenes, best):
     with pytest.raises(ValueError, match="no images"):
-        predict(load_config(str(recipe)), best, [])
+        predict(load_config(str(digit_scenes / "recipe.py")), best, [])

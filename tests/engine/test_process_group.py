@@ -10,8 +10,6 @@ from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.process_group import Ranks, pick_device
 
 PLAIN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
-
-
 CPU = torch.device("cpu")
 
 

@@ -6,7 +6,7 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.run import train
 from dali_mix.engine.scores import ClassificationScores
 from dali_mix.engine.train.progress import Best
-from tests.engine.synthetic import make_loaders, recipe
+from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
 
 def test_a_nan_score_is_never_the_best():
@@ -25,9 +25,8 @@ def test_a_score_says_whether_lower_is_better(lower, best, monkeypatch, tmp_path
     assert found.value == best
     monkeypatch.setattr(ClassificationScores, "lower_is_better", ("top1",) if lower else ())
     directions = []
-    config = make_config(recipe(max_steps=1, checkpoint={"best": "ema_top1"}))
     noted = [lambda trainer: directions.append(trainer.best.lower_is_better)]
-    train(config, tmp_path / "run", make_loaders=make_loaders, observers=noted)
+    train_synthetic(recipe(max_steps=1, checkpoint={"best": "ema_top1"}), tmp_path / "run", observers=noted)
     assert directions == [lower]
 
 

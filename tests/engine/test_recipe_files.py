@@ -17,8 +17,6 @@ from dali_mix.engine.config.recipe_files import (
 from dali_mix.engine.config.saved import load_evaluated, load_resumed
 
 VARIANTS = [name for name in list_recipes() if ":" in name]
-
-
 OWN = """\"\"\"Mine, {title}.\"\"\"
 model = {"type": "wrn-16-1"}
 train_set = "data/mine"

@@ -9,17 +9,12 @@ import pytest
 
 from dali_mix._signals import handled
 from dali_mix.engine.distributed.rendezvous import RankLost, Rendezvous, differences, spans
-
-
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.engine.processes import free_port
 
 
 def meet(*bodies, world_size=None, ranks=None, seconds=20.0):
     """Run `body(rendezvous)` of each rank in a thread; what each returned or raised."""
-    found, place, kept = [None] * len(bodies), ("127.0.0.1", port()), []
+    found, place, kept = [None] * len(bodies), ("127.0.0.1", free_port()), []
 
     def run(index, body):
         try:
@@ -86,7 +81,7 @@ def test_two_processes_of_one_rank():
 
 def test_rank_0_that_is_not_there_or_twice_or_has_no_address():
     with pytest.raises(ConnectionError, match=r"rank 1 on .* waited 1 s for rank 0 at 127.0.0.1:\d+"):
-        Rendezvous(1, 2, "127.0.0.1", port(), seconds=1.0)
+        Rendezvous(1, 2, "127.0.0.1", free_port(), seconds=1.0)
     with socket.socket() as used:
         used.bind(("0.0.0.0", 0))
         used.listen()
@@ -116,7 +111,7 @@ def test_sigterm_does_not_hide_an_error_that_is_reported(monkeypatch):
     monkeypatch.setattr("dali_mix.engine.distributed.rendezvous._LINGER_SECONDS", 0.6)
     received = []
     with handled(lambda number, frame: received.append(number), signal.SIGTERM):
-        first = Rendezvous(0, 2, "127.0.0.1", port())
+        first = Rendezvous(0, 2, "127.0.0.1", free_port())
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
         timer.start()
         with pytest.raises(ValueError, match="no such set"), first.reporting():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.recordio import RecordSet
 from dali_mix.reports.sheet import CELL, GAP, MARGIN
 from dali_mix.reports.style import DPI
-from tests.engine.processes import context, finish
+from tests.engine.processes import context, finish, free_port
 from tests.engine.scenes import DIGITS, cli, table
 from tests.engine.sets import pack_digits
 
@@ -123,9 +122,7 @@ def test_report_of_a_multilabel_model_on_one_and_two_ranks(digit_scenes, best, t
     names = ["per_class.csv", "per_class.png", "pr_curves.png"]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = [
         context().Process(target=one_rank, args=([*command, str(tmp_path / "two")], rank, port, str(tmp_path / "said")))
         for rank in range(2)

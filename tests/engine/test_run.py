@@ -11,9 +11,7 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.recordio import RecordSet
 from tests.engine.processes import newest_state, records, run
-from tests.engine.synthetic import make_loaders, recipe
-
-PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0}
+from tests.engine.synthetic import PLAIN, make_loaders, recipe, train_synthetic
 
 
 def test_evaluate_checkpoint(tmp_path):
@@ -57,8 +55,7 @@ def test_existing_run_is_not_overwritten(tmp_path):
 
 
 def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
-    config = make_config(recipe(max_steps=1))
-    train(config, tmp_path / "first", make_loaders=make_loaders)
+    train_synthetic(recipe(max_steps=1), tmp_path / "first")
     weights = tmp_path / "weights.pt"
     torch.save(newest_state(tmp_path / "first")["model"], weights)
     config = make_config(recipe(max_steps=1, weights=str(weights), optimizer={"type": "SGD", "lr": 1e-12}))
@@ -72,11 +69,10 @@ def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
 
 
 def test_weights_are_not_needed_to_resume(tmp_path):
-    config = make_config(recipe(max_steps=1))
-    train(config, tmp_path / "first", make_loaders=make_loaders)
+    train_synthetic(recipe(max_steps=1), tmp_path / "first")
     weights = tmp_path / "weights.pt"
     torch.save(newest_state(tmp_path / "first")["model"], weights)
-    train(make_config(recipe(max_steps=2, weights=str(weights))), tmp_path / "cut", make_loaders=make_loaders)
+    train_synthetic(recipe(max_steps=2, weights=str(weights)), tmp_path / "cut")
     config = make_config(recipe(max_steps=3, weights=str(weights)))
     weights.unlink()
     for resume in ("no", "auto"):
@@ -93,15 +89,15 @@ def test_one_run_in_a_folder(tmp_path):
     with (tmp_path / "run" / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(BlockingIOError, match="another run is writing here"):
-            train(make_config(recipe()), tmp_path / "run", make_loaders=make_loaders)
+            train_synthetic(recipe(), tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    assert train(make_config(recipe()), tmp_path / "run", make_loaders=make_loaders) == "finished"
+    assert train_synthetic(recipe(), tmp_path / "run") == "finished"
 
 
 def test_a_work_dir_that_is_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match=r"file is a file; choose another folder"):
-        train(make_config(recipe()), tmp_path / "file" / "run", make_loaders=make_loaders)
+        train_synthetic(recipe(), tmp_path / "file" / "run")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +108,7 @@ def test_a_work_dir_that_is_a_file(tmp_path):
     ],
 )
 def test_odd_settings_are_pointed_out(tmp_path, capsys, changes, said):
-    train(make_config(recipe(**changes)), tmp_path / "run", make_loaders=make_loaders)
+    train_synthetic(recipe(**changes), tmp_path / "run")
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
 

@@ -48,7 +48,7 @@ from tests.engine.synthetic import recipe
         ("loader.prefetch=none", "prefetch"),
         ("seed=9223372036854775808", "2\\^63"),
         ("train_set=none", "train_set"),
-        ("model.num_classes=10", "stands by itself"),
+        ("model.num_classes=10", "a variable of its own"),
         ("epochs", "KEY=VALUE"),
         ("seed.x=1", "leads nowhere"),
     ],

@@ -8,14 +8,8 @@ from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.scores import ClassificationScores, MultiLabelScores
 
 CPU = torch.device("cpu")
-
-
 NAMES = tuple("abcdefgh")
-
-
 LEFT = "mAP is the mean over the others"
-
-
 CASES = {
     "none": ([[1] * 8], ""),
     "one": ([[1, 0, 1, 1, 1, 1, 1, 1]], f"1 of 8 classes have no positive example in the val_set (b): {LEFT}"),

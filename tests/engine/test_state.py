@@ -7,27 +7,23 @@ import torch
 
 from dali_mix.engine.checkpoint.files import load_checkpoint, save_checkpoint
 from dali_mix.engine.config.schema import make_config
-from dali_mix.engine.run import evaluate_checkpoint, train
+from dali_mix.engine.run import evaluate_checkpoint
 from dali_mix.engine.train.optim import kept_by
 from tests.engine.processes import newest_state
-from tests.engine.synthetic import TinyNet, make_loaders, recipe
+from tests.engine.synthetic import TinyNet, make_loaders, recipe, train_synthetic
 
 SGD = {"type": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
-
-
 ADAMW = {"type": "AdamW", "lr": 1e-3}
-
-
 HALF = {name: {"custom": {name: {"lr_mult": 0.5}}} for name in ("conv", "head.bias")}
 
 
 def begun(work_dir, **changes):
     """A run of six steps of fifteen."""
-    train(make_config(recipe(max_steps=6, **changes)), work_dir, make_loaders=make_loaders)
+    train_synthetic(recipe(max_steps=6, **changes), work_dir)
 
 
 def resumed(work_dir, **changes):
-    return train(make_config(recipe(**changes)), work_dir, resume="must", make_loaders=make_loaders)
+    return train_synthetic(recipe(**changes), work_dir, resume="must")
 
 
 class Other(TinyNet):
@@ -72,7 +68,7 @@ def evaluated_or_named(path, ema):
         ({"optimizer": {"type": "Adam", "lr": 1e-3}}, {"optimizer": ADAMW}, r"optimizer Adam\(.*now says AdamW"),
         ({"optimizer": ADAMW}, {"optimizer": {**ADAMW, "amsgrad": True}}, r"keeps .*max_exp_avg_sq.* of a parameter"),
         ({}, {"optimizer": {"type": "SGD", "lr": 0.05}}, "which keeps nothing of a parameter, not momentum_buffer"),
-        ({"paramwise": HALF["conv"]}, {"paramwise": HALF["head.bias"]}, "other parameters into its groups"),
+        ({"paramwise": HALF["conv"]}, {"paramwise": HALF["head.bias"]}, "the recipe's has 2, with other parameters"),
         ({"ema": None}, {}, r"trained with ema=None, the recipe now says ema=0\.99"),
         ({}, {"ema": None}, r"trained with ema=0\.99, the recipe now says ema=None"),
         ({}, {"model": {"type": f"{__name__}:Other"}}, r"with model \S+:TinyNet, the recipe now says \S+:Other"),
@@ -125,7 +121,7 @@ def test_what_may_change_is_named_before_the_first_step(made, tmp_path, changes,
 
 def test_nothing_is_named_where_nothing_changed(made, tmp_path):
     shutil.copytree(made, tmp_path / "run")
-    assert train(make_config(recipe(max_steps=6)), tmp_path / "run", resume="must", make_loaders=make_loaders)
+    assert train_synthetic(recipe(max_steps=6), tmp_path / "run", resume="must")
     assert "changed recipe" not in (tmp_path / "run" / "train.log").read_text()
 
 
@@ -175,7 +171,7 @@ def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_p
 def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
     """Saved by Adam's plain implementation (a CPU's), resumed with the fused one (a GPU's), picky about `step`."""
     adam = {"type": "Adam", "lr": 1e-3}
-    train(make_config(recipe(optimizer=adam, max_steps=4)), tmp_path / "run", make_loaders=make_loaders)
+    train_synthetic(recipe(optimizer=adam, max_steps=4), tmp_path / "run")
     state = newest_state(tmp_path / "run")
     for moments in state["optimizer"]["state"].values():
         moments["step"] = moments["step"].double()  # stands for what the other device has
@@ -186,6 +182,7 @@ def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
         moments = next(iter(trainer.parts.optimizer.state.values()))
         seen.append((trainer.parts.optimizer.param_groups[0]["fused"], moments["step"].item(), moments["step"].dtype))
 
-    config = make_config(recipe(optimizer={**adam, "fused": True}, max_steps=6))
-    train(config, tmp_path / "run", resume="must", make_loaders=make_loaders, observers=[observer])
+    train_synthetic(
+        recipe(optimizer={**adam, "fused": True}, max_steps=6), tmp_path / "run", resume="must", observers=[observer]
+    )
     assert seen == [(True, 5.0, torch.float32), (True, 6.0, torch.float32)]

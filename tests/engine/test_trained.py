@@ -78,17 +78,16 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, 
     assert "of another model than the recipe's" in capsys.readouterr().err
 
 
-def test_classes_in_another_order_are_not_evaluated(digit_scenes, best, tmp_path, capsys):
-    state = load_checkpoint(best)
-    for classes, said in (
-        (DIGITS[::-1], ": class 0 is '0', not '9'"),
-        (DIGITS[:-1], "knows 9 classes, others than the 10"),
-    ):
-        save_checkpoint(tmp_path / "other.pt", {**state, "classes": list(classes)})
-        assert cli("evaluate", digit_scenes / "recipe.py", tmp_path / "other.pt") == 1
-        found = capsys.readouterr()
-        assert "other.pt knows" in found.err and said in found.err
-        assert "mAP" not in found.out
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [(DIGITS[::-1], ": class 0 is '0', not '9'"), (DIGITS[:-1], "knows 9 classes, others than the 10")],
+)
+def test_classes_in_another_order_are_not_evaluated(digit_scenes, best, tmp_path, capsys, classes, said):
+    save_checkpoint(tmp_path / "other.pt", {**load_checkpoint(best), "classes": list(classes)})
+    assert cli("evaluate", digit_scenes / "recipe.py", tmp_path / "other.pt") == 1
+    found = capsys.readouterr()
+    assert "other.pt knows" in found.err and said in found.err
+    assert "mAP" not in found.out
 
 
 def test_a_run_goes_on_from_an_older_checkpoint(digit_scenes, tmp_path):

@@ -11,17 +11,10 @@ from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.run import train
 from dali_mix.engine.train.seeding import derive_seed
 from dali_mix.mixers import CutMix
-from tests.engine.processes import newest_state, records, run, said
-from tests.engine.synthetic import TinyNet, make_loaders, recipe
+from tests.engine.processes import losses, newest_state, records, run, said
+from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe, train_synthetic
 
 CPU = torch.device("cpu")
-
-
-PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0}
-
-
-def losses(work_dir):
-    return torch.tensor([r["loss"] for r in records(work_dir) if r["kind"] == "train"], dtype=torch.float64)
 
 
 def test_ranks_and_accumulation_follow_one_process(tmp_path):
@@ -59,10 +52,9 @@ def test_a_step_mixes_in_place_where_the_mixer_can(tmp_path, monkeypatch):
         return made
 
     monkeypatch.setattr(CutMix, "apply", noted)
-    config = make_config(recipe(model=PLAIN, mixer={"type": "CutMix"}, max_steps=3, ema=None))
     for in_place in (True, False):
         monkeypatch.setattr(CutMix, "in_place", in_place)
-        train(config, tmp_path / str(in_place), make_loaders=make_loaders)
+        train_synthetic(recipe(model=PLAIN, mixer={"type": "CutMix"}, max_steps=3, ema=None), tmp_path / str(in_place))
     assert [where for where, _ in mixed] == [True] * 3 + [False] * 3
     for (_, ours), (_, copied) in zip(mixed[:3], mixed[3:], strict=True):
         assert torch.equal(ours, copied)
@@ -115,7 +107,7 @@ def test_nan_loss_stops_before_the_step(tmp_path, ranks):
 
 
 def test_the_last_line_says_where_the_run_ended(tmp_path, capsys):
-    trained = train(make_config(recipe(epochs=1)), tmp_path / "run", make_loaders=make_loaders)
+    trained = train_synthetic(recipe(epochs=1), tmp_path / "run")
     log = (tmp_path / "run" / "train.log").read_text()
     val = next(r for r in records(tmp_path / "run") if r["kind"] == "val")
     folder = tmp_path / "run" / "checkpoints"

@@ -7,11 +7,9 @@ import torch
 from torch import nn
 
 from dali_mix.engine.checkpoint.files import load_checkpoint
-from dali_mix.engine.config.schema import make_config
-from dali_mix.engine.run import train
 from dali_mix.engine.train.finite import NonFinite, NonFiniteLoss
 from tests.engine.processes import newest_state, records, run, said
-from tests.engine.synthetic import make_loaders, recipe
+from tests.engine.synthetic import recipe, train_synthetic
 
 BROKEN = "tests.engine.broken:Broken"
 
@@ -67,14 +65,14 @@ def values(**changes):
 )
 def test_a_step_that_is_not_finite_is_not_taken(tmp_path, changes, word):
     with pytest.raises(NonFiniteLoss, match="stopped before that optimizer step") as error:
-        train(make_config(broken(**changes)), tmp_path / "run", make_loaders=make_loaders)
+        train_synthetic(broken(**changes), tmp_path / "run")
     assert word in str(error.value)
     state = newest_state(tmp_path / "run")
     assert state["step"] == 3
     for content in saved(tmp_path / "run").values():
         assert_all_finite(content)
     whole = recipe(model={"type": BROKEN, "at": 99}, mixer=None, batch_size=10, log_interval=1, **changes_of(changes))
-    train(make_config({**whole, "max_steps": 4}), tmp_path / "whole", make_loaders=make_loaders)
+    train_synthetic({**whole, "max_steps": 4}, tmp_path / "whole")
     ids = [record["ids"] for record in records(tmp_path / "whole", "ids-rank0.jsonl")]
     assert f"Records in it: {ids[3]}. " in str(error.value)
 
@@ -100,7 +98,7 @@ def test_ranks_stop_together_where_one_of_them_breaks(tmp_path, how, rank):
 
 def test_the_records_of_all_micro_batches_are_named(tmp_path):
     with pytest.raises(NonFiniteLoss, match=r"at step 2 .*though") as error:
-        train(make_config(broken(accumulate=2)), tmp_path / "run", make_loaders=make_loaders)
+        train_synthetic(broken(accumulate=2), tmp_path / "run")
     assert len(str(error.value).partition("in it: [")[2].partition("]")[0].split(", ")) == 10
 
 
@@ -113,7 +111,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path, steps):
     with pytest.raises(
         NonFinite, match=r"holds NaN or infinity, so nothing|became NaN or infinite in the update of step"
     ):
-        train(make_config(values), tmp_path / "run", make_loaders=make_loaders)
+        train_synthetic(values, tmp_path / "run")
     for content in saved(tmp_path / "run").values():
         assert_all_finite(content)
 
@@ -125,29 +123,29 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path):
         if trainer.step == 1:
             next(iter(trainer.parts.optimizer.state.values()))["exp_avg_sq"][0] = float("inf")
 
-    config = make_config(broken(optimizer={"type": "Adam", "lr": 1e-3}, model={"at": 99}))
     with pytest.raises(NonFinite, match="step 2: exp_avg_sq of the optimizer, parameter 0 holds NaN or infinity"):
-        train(config, tmp_path / "run", make_loaders=make_loaders, observers=[overflow])
+        train_synthetic(
+            broken(optimizer={"type": "Adam", "lr": 1e-3}, model={"at": 99}), tmp_path / "run", observers=[overflow]
+        )
     assert list(saved(tmp_path / "run")) == ["step-00000001.pt"]
 
 
 @pytest.mark.parametrize("entry", ["conv.weight", "norm.running_var", "head.bias"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused_at_the_start(tmp_path, entry, value):
-    train(make_config(recipe(max_steps=1)), tmp_path / "first", make_loaders=make_loaders)
+    train_synthetic(recipe(max_steps=1), tmp_path / "first")
     weights = newest_state(tmp_path / "first")["model"]
     weights[entry].view(-1)[-1] = value
     torch.save(weights, tmp_path / "weights.pt")
-    config = make_config(recipe(weights=str(tmp_path / "weights.pt")))
     with pytest.raises(NonFinite, match=rf"{entry} holds NaN or infinity before the first step; .*weights\.pt"):
-        train(config, tmp_path / "second", make_loaders=make_loaders)
+        train_synthetic(recipe(weights=str(tmp_path / "weights.pt")), tmp_path / "second")
     assert not (tmp_path / "second" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_parameters_without_a_gradient_are_named_on_one_process(tmp_path, capsys, frozen):
     model = {"type": "tests.engine.broken:Unused", "frozen": frozen}
-    train(make_config(values(model=model, max_steps=3)), tmp_path / "run", make_loaders=make_loaders)
+    train_synthetic(values(model=model, max_steps=3), tmp_path / "run")
     said = capsys.readouterr().err
     assert said.count("no gradient reaches aux.weight, aux.bias, which will not be trained: freeze") == (not frozen)
 

@@ -15,11 +15,7 @@ from dali_mix.engine.build import check_recipe
 from dali_mix.engine.config.recipe_files import list_recipes, load_config, parse_option, recipe_text
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}
-
-
 MULTILABEL = {"voc2007": 20, "coco": 80, "wider": 14, "nus_wide": 81, "vg500": 500}
-
-
 ROOT = Path(__file__).parents[2]
 
 

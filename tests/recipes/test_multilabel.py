@@ -14,8 +14,6 @@ SETS = {
     "nus_wide": ("data/nus_wide_train", "data/nus_wide_test"),
     "vg500": ("data/vg500_train", "data/vg500_test"),
 }
-
-
 BACKBONES = {
     "resnet101": ("resnet101", "resnet101.pth"),
     "resnet101_cutmix": ("resnet101", "resnet101_cutmix.pth"),
@@ -24,14 +22,8 @@ BACKBONES = {
     "swin_l_384": ("swin_large_patch4_window12_384", "swin_large_384.safetensors"),
     **{f"tresnet_{size}": (f"tresnet_{size}", f"tresnet_{size}.safetensors") for size in ("m", "l", "xl")},
 }
-
-
 NAMES = re.compile(rf"multilabel/({'|'.join(SETS)})_(csra|msl|splicemix_cl|splicemix|sgre)_({'|'.join(BACKBONES)})")
-
-
 NONE, HALF = ((0, 0, 0), (1, 1, 1)), ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 

@@ -31,22 +31,29 @@ def test_protocols_of_the_papers():
     assert (shake.epochs, shake.optimizer["lr"], shake.optimizer["weight_decay"]) == (1800, 0.04, 1e-4)
 
 
-def test_protocols_of_saliencymix():
-    for name in ("cifar10/saliencymix:wrn28_10", "cifar100/saliencymix:resnet50"):
-        cifar = load_config(name)
-        assert (cifar.batch_size, cifar.epochs, cifar.mixer["probs"]) == (128, 200, [0.5])
-        sgd = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-        assert cifar.optimizer == sgd
-        assert cifar.schedule == {"type": "step", "milestones": [60, 120, 160], "gamma": 0.2}
+SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True}
+
+
+@pytest.mark.parametrize("name", ["cifar10/saliencymix:wrn28_10", "cifar100/saliencymix:resnet50"])
+def test_protocols_of_saliencymix_on_cifar(name):
+    config = load_config(name)
+    assert (config.batch_size, config.epochs, config.mixer["probs"]) == (128, 200, [0.5])
+    assert config.optimizer == {**SGD, "weight_decay": 5e-4}
+    assert config.schedule == {"type": "step", "milestones": [60, 120, 160], "gamma": 0.2}
+
+
+def test_models_of_saliencymix_on_cifar():
     assert load_config("cifar100/saliencymix:wrn28_10").model == {"type": "wrn-28-10", "dropout": 0.3}
     assert load_config("cifar10/saliencymix:resnet50").model == {"type": "cifar_resnet50"}
-    for name in ("imagenet/saliencymix:resnet50", "tiny_imagenet/resnet50_saliencymix"):
-        config = load_config(name)
-        assert (config.batch_size, config.epochs, config.mixer["type"]) == (256, 300, "SaliencyMix")
-        sgd = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
-        assert config.optimizer == sgd
-        assert config.schedule == {"type": "step", "milestones": [75, 150, 225], "gamma": 0.1}
-        assert config.train_pipeline == {"color_jitter": 0.4, "pca_lighting": 0.1}
+
+
+@pytest.mark.parametrize("name", ["imagenet/saliencymix:resnet50", "tiny_imagenet/resnet50_saliencymix"])
+def test_protocols_of_saliencymix_on_imagenet(name):
+    config = load_config(name)
+    assert (config.batch_size, config.epochs, config.mixer["type"]) == (256, 300, "SaliencyMix")
+    assert config.optimizer == {**SGD, "weight_decay": 1e-4}
+    assert config.schedule == {"type": "step", "milestones": [75, 150, 225], "gamma": 0.1}
+    assert config.train_pipeline == {"color_jitter": 0.4, "pca_lighting": 0.1}
 
 
 @pytest.mark.parametrize(

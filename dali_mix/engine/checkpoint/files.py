@@ -188,7 +188,7 @@ class CheckpointFolder:
 
     Args:
         path: the folder; made when first written to.
-        keep: how many of the newest to keep (`best.pt` is kept besides).
+        keep: how many of the newest to keep (and `best.pt`).
         warn: called with warnings.
     """
 

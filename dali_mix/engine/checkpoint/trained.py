@@ -64,7 +64,7 @@ class Trained:
                 model.load_state_dict(self.weights)
             except RuntimeError as error:
                 first = str(error).strip().splitlines()[0]
-                raise ValueError(f"{self.path}: its tensors cannot be taken over: {first}") from error
+                raise ValueError(f"{self.path}: its tensors cannot be loaded: {first}") from error
         if name := first_non_finite(dict(model.named_parameters()) | statistics(model)):
             raise NonFinite(f"{self.path}: {name} holds NaN or infinity: take an earlier checkpoint")
         return notes

@@ -45,7 +45,7 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
     before = former_names().get(str(before), before)
     values.pop("made_by", None)
     if before not in (None, name):
-        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
+        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to resume it")
     base = read_recipe(recipe)
     values["resume_strict"] = base.get("resume_strict", True)  # resuming in spite of differences is asked for each time
     merged, trusted = merge_options(values, pairs), set(code_named(base).values())

@@ -37,11 +37,11 @@ def _typed(name: str, value: Any) -> None:
         hint = f" ({name}.type={value})" if isinstance(value, str) else ""
         raise ValueError(f"{name} must be a dict with a 'type', not {value!r}{hint}")
     if "num_classes" in value:
-        raise ValueError(f"{name}.num_classes: num_classes stands by itself in a recipe, or is taken from the set")
+        raise ValueError(f"{name}.num_classes: num_classes is a variable of its own in a recipe, or the set's")
 
 
 def _decay(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+    if not is_finite(value) or not 0 <= value < 1:
         raise ValueError(f"{name} is a decay in [0, 1) or None, not {value!r}")
 
 

@@ -48,7 +48,7 @@ def run_values(config: RunConfig, device: torch.device, sets: tuple[str, ...]) -
 
 
 def resume_values(folder: CheckpointFolder, resume: str) -> dict[str, str]:
-    """Return what a resumed run goes on from; it differs where the work directory is not shared."""
+    """Return what a run resumes from; it differs between ranks if the work directory is not shared."""
     steps = folder.steps() if resume != "no" else []
     newest = "none"
     if steps:

@@ -21,7 +21,7 @@ from dali_mix.engine.distributed.rendezvous import Rendezvous
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others. One process alone is rank 0 of 1, and nothing below communicates."""
+    """The rank of this process among `world_size`. A single process is rank 0 of 1 and communicates with nobody."""
 
     rank: int
     world_size: int
@@ -146,7 +146,7 @@ def joined(
 
 
 class StopSignal:
-    """Records SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
+    """Record SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
     Later SIGTERMs change nothing (launchers forward what the scheduler sent as well): SIGKILL ends what hangs. A second
     Ctrl-C stops at once. `name` is what asked first.

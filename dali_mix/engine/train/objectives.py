@@ -67,7 +67,7 @@ class Objective(nn.Module):
 
 
 class MaskedSupervision(Objective):
-    """The same model sees each image whole and with parts blacked out (MaskSup, MSL, arXiv 2310.18517).
+    """Run the model on each image and on a copy with parts blacked out (MaskSup, MSL, arXiv 2310.18517).
 
     Args:
         model, loss: as `Objective`; `loss` scores evaluations.

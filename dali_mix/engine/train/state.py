@@ -139,20 +139,14 @@ def _restore_optimizer(trainer: Resumable, state: dict[str, Any], before: Mappin
     config, optimizer = trainer.config, trainer.parts.optimizer
     saved, names = state["optimizer"], group_names(trainer.parts)
     settings, now = before.get("optimizer", {}), recipe(trainer)["optimizer"]
+    sizes = [len(group["params"]) for group in saved["param_groups"]]
     reason = ""
     if settings.get("type", now["type"]) != now["type"]:
         reason = f"this run was trained with optimizer {_named(settings)}, the recipe now says {_named(now)}"
-    elif len(saved["param_groups"]) != len(names):
+    elif state.get("groups", names) != names or sizes != [len(group) for group in names]:
         reason = (
             f"the checkpoint is of another optimizer: its optimizer has {len(saved['param_groups'])} groups of "
-            f"parameters, the recipe's has {len(names)} (see `paramwise`)"
-        )
-    elif state.get("groups", names) != names or any(
-        len(group["params"]) != len(mine) for group, mine in zip(saved["param_groups"], names, strict=True)
-    ):
-        reason = (
-            "the checkpoint is of another optimizer: the recipe now puts other parameters into its groups (see "
-            "`paramwise` and what is frozen)"
+            f"parameters, the recipe's has {len(names)}, with other parameters (see `paramwise` and what is frozen)"
         )
     elif wrong := _misfit(trainer, saved["state"]):
         was = f"trained with optimizer {_named(settings)}" if settings else "trained with another optimizer"

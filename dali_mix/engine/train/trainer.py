@@ -40,7 +40,7 @@ from dali_mix.loading import Batch
 
 
 class Trainer:
-    """Trains `parts` as `config` says.
+    """Train `parts` as `config` says.
 
     Args:
         observers: called with the trainer after every optimizer step.
@@ -133,7 +133,7 @@ class Trainer:
                 self.epoch += 1
         except Preempted:
             self.save()
-            self.report.line(f"{self.stop.name}: saved at step {self.step}; go on with --resume")
+            self.report.line(f"{self.stop.name}: saved at step {self.step}; continue with --resume")
             return "interrupted" if self.stop.name == "Ctrl-C" else "preempted"
 
     def end(self, how: str) -> str:
@@ -236,7 +236,7 @@ class Trainer:
         if self.parts.mixer is not None:
             size, _, height, width = images.shape
             params = self.parts.mixer.sample(size, height, width, generator, images.device)
-            # The loader's batches are ours: mixed in place, none needs a second one.
+            # The trainer owns the loader's batches, so it mixes in place: no second batch in memory.
             images, targets = self.parts.mixer.apply(images, targets, params, inplace=self.parts.mixer.in_place)
         return images, targets, params, self.parts.objective.draw(images, generator)
 
@@ -339,7 +339,7 @@ class Trainer:
                 for note in () if self._evaluated else measure.notes(self.parts.classes):
                     self.report.line(f"note: {note}")
                 self._evaluated = True
-            except NonFiniteScores as error:  # the weights are finite: training may go on, this is never the best
+            except NonFiniteScores as error:  # the weights are finite: training continues, this is never the best
                 if self.ranks.main:
                     self.report.warn(f"step {self.step}{', averaged weights' if prefix else ''}: {error}")
                 scores = dict.fromkeys(task.measured, math.nan)
