@@ -1,7 +1,4 @@
-"""From a checked `RunConfig` to the objects a run is made of.
-
-More than 300 lines: a function for each key of a recipe, which read best side by side.
-"""
+"""From a checked `RunConfig` to the objects a run is made of: a function for each key of a recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dali_mix import _factories, losses, mixers, models, pipelines, tasks
 from dali_mix._text import differ_in_form
@@ -22,27 +19,16 @@ from dali_mix.engine.scores import SCORES
 from dali_mix.engine.train.objectives import OBJECTIVES, Objective
 from dali_mix.engine.train.optim import build_optimizer
 from dali_mix.engine.train.seeding import INIT, derive_seed
-from dali_mix.loading import build_loader
-from dali_mix.options import did_you_mean
+from dali_mix.loading import Batch, build_loader
+from dali_mix.options import choice, did_you_mean
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import CLASSIFICATION, Task, trainable
-
-
-class BatchLike(Protocol):
-    """images (B,3,H,W), targets, ids (B,) int64."""
-
-    @property
-    def images(self) -> Tensor: ...
-    @property
-    def targets(self) -> Tensor: ...
-    @property
-    def ids(self) -> Tensor: ...
 
 
 class Loader(Protocol):
     """What the engine asks of a loader; `dali_mix.build_loader` makes one.
 
-    Each batch is in memory of its own: a mixer that works in place changes it.
+    Batches do not share memory: a mixer that works in place changes them.
     """
 
     @property
@@ -54,7 +40,7 @@ class Loader(Protocol):
     @property
     def dataset(self) -> Any: ...
     def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[BatchLike]: ...
+    def __iter__(self) -> Iterator[Batch]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None: ...
     def close(self) -> None: ...
@@ -71,13 +57,13 @@ class Parts:
     mixer: mixers.Mixer | None
     train_loader: Loader
     val_loader: Loader | None
-    weights: tuple[models.MatchReport, ...] = ()  # what of the recipe's weight files was taken over
+    weights: tuple[models.MatchReport, ...] = ()  # how the recipe's weight files matched
     task: Task = CLASSIFICATION
     classes: tuple[str, ...] = ()
 
 
 def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
-    """Opens the packed sets (cheap checks only) and returns their task and the number of classes.
+    """Open the packed sets (cheap checks only) and return their task and the number of classes.
 
     Args:
         train: also open the training set; evaluation needs only the other.
@@ -120,11 +106,7 @@ def _class_difference(ours: tuple[str, ...], others: tuple[str, ...]) -> str:
 
 
 def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
-    """The model's number of classes: the recipe's `num_classes`, which must agree with the set's, or the set's.
-
-    Raises:
-        ValueError: they differ.
-    """
+    """Return the number of the set's classes. Raise ValueError if the recipe's `num_classes` differs."""
     if config.num_classes not in (None, len(classes)):
         raise ValueError(
             f"num_classes={config.num_classes}, but {config.train_set} has {len(classes)} classes: "
@@ -134,7 +116,7 @@ def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
 
 
 def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATION) -> None:
-    """Builds what is cheap to build, pipelines, mixer, loss and the model without memory, to find mistakes early.
+    """Build what is cheap to build, pipelines, mixer, loss and the model without memory, to find mistakes early.
 
     Args:
         task: of the training set.
@@ -146,46 +128,40 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     for train in (True, False):
         build_pipeline(config, train)
     mixer, loss = build_mixer(config, num_classes), build_loss(config)
-    # First of all: what else is wrong of a recipe for another task follows from this.
+    # First, since other mistakes of a recipe for another task follow from this one.
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     config.best_score(task)
     SCORES[task.metrics](num_classes, torch.device("cpu"), **config.metrics)
     with torch.device("meta"):
-        model = _model(config, num_classes)
+        model = build_model(config, num_classes)
     build_objective(config, model, loss, mixer)
     build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
 
 
 def build_pipeline(config: RunConfig, train: bool) -> pipelines.Pipeline:
-    """The recipe's pipeline for training or evaluation, without a loader."""
+    """Return the recipe's pipeline for training or evaluation, without a loader."""
     name, options = config.pipeline_options(train)
     return pipelines.build(name, train, options)
 
 
 def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | None]:
-    """The training loader, and the evaluation loader where the recipe names a `val_set`."""
-    return _loader(config, ranks, train=True), build_val_loader(config, ranks) if config.val_set else None
+    """Return the training loader, and the evaluation loader if the recipe names a `val_set`."""
+    train_loader = build_split(config, ranks, train=True)
+    return train_loader, build_split(config, ranks, train=False) if config.val_set else None
 
 
-def build_val_loader(config: RunConfig, ranks: Ranks) -> Loader:
-    """The evaluation loader; never drops a record."""
-    return _loader(config, ranks, train=False)
-
-
-def _loader(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
+def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
+    """Return the loader of the recipe's `train_set`, or of its `val_set`, which never drops a record."""
     name, options = config.pipeline_options(train)
-    settings = dict(config.loader)
-    if train:
-        prefix, batch_size = config.train_set, config.per_rank(ranks.world_size)
-    else:
+    settings, prefix, batch_size = dict(config.loader), config.train_set, config.batch_size // config.accumulate
+    if not train:
         assert config.val_set is not None
-        prefix = config.val_set
-        batch_size = max(1, (config.val_batch_size or config.batch_size) // ranks.world_size)
+        prefix, batch_size = config.val_set, config.val_batch_size or config.batch_size
         settings.update(drop_last=False)
     return build_loader(
         name,
         prefix,
-        batch_size=batch_size,
+        batch_size=max(1, batch_size // ranks.world_size),
         train=train,
         seed=config.seed,
         device=ranks.device.type,
@@ -197,12 +173,8 @@ def _loader(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
 
 
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:
-    """The recipe's model on the CPU, with the same initial weights on every rank."""
+    """Return the recipe's model on the CPU, with the same initial weights on every rank."""
     torch.manual_seed(derive_seed(INIT, config.seed))
-    return _model(config, num_classes)
-
-
-def _model(config: RunConfig, num_classes: int) -> nn.Module:
     options = dict(config.model)
     model = options.pop("type")
     if ":" in model:
@@ -227,24 +199,16 @@ def _multilabel_model(config: RunConfig, num_classes: int, options: dict[str, An
 
 
 def weight_files(config: RunConfig) -> dict[str, str]:
-    """The weight files a recipe names, by the part of the model they are for ("" for all of it)."""
+    """Return the weight files a recipe names, by the part of the model they are for ("" for all of it)."""
     backbone = config.model.get("backbone")
     inner = backbone.get("weights") if isinstance(backbone, dict) else None
     return {part: path for part, path in (("", config.weights), ("backbone", inner)) if path}
 
 
 def build_objective(config: RunConfig, model: nn.Module, loss: nn.Module, mixer: mixers.Mixer | None) -> Objective:
-    """The recipe's objective around model and loss.
-
-    Raises:
-        ValueError: an unknown one or unknown options, or a mixer or model it cannot work with.
-    """
+    """Return the recipe's objective around model and loss. Raise ValueError if it cannot work with these."""
     options = dict(config.objective)
-    kind = options.pop("type")
-    if kind not in OBJECTIVES:
-        raise ValueError(
-            f"objective type {kind!r} is unknown{did_you_mean(kind, OBJECTIVES)}; there are {', '.join(OBJECTIVES)}"
-        )
+    kind = choice("objective.type", options.pop("type"), OBJECTIVES)
     if kind == "MaskedSupervision":
         pipeline = build_pipeline(config, True)
         black = [-mean / std for mean, std in zip(pipeline.mean, pipeline.std, strict=True)]
@@ -255,7 +219,7 @@ def build_objective(config: RunConfig, model: nn.Module, loss: nn.Module, mixer:
 
 
 def build_loss(config: RunConfig) -> nn.Module:
-    """The recipe's loss: (logits, targets) → mean over the batch."""
+    """Return the recipe's loss: (logits, targets) → mean over the batch."""
     options = dict(config.loss)
     kind = options.pop("type")
     # Losses of more than logits and targets belong to an objective.
@@ -271,7 +235,7 @@ def build_loss(config: RunConfig) -> nn.Module:
 
 
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
-    """The recipe's mixer, or None; it gets the number of classes and the pipeline's mean and std, if it takes them."""
+    """Return the recipe's mixer, or None. It gets the number of classes and the pipeline's mean and std."""
     if config.mixer is None:
         return None
     options = dict(config.mixer)
@@ -283,7 +247,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
-    """Moves the model to the rank's device and applies channels_last (GPU only), SyncBN and compilation.
+    """Move the model to the rank's device and apply channels_last (GPU only), SyncBN and compilation.
 
     Raises:
         ValueError: sync_bn on a CPU, where torch has none.
@@ -303,13 +267,10 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
 def build_parts(
     config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
 ) -> Parts:
-    """Everything else, for the loaders given.
+    """Build everything else that a run with these loaders needs. Raise ValueError naming a part that cannot be built.
 
     Args:
-        pretrained: begin with the recipe's `weights`; not for a model that is about to take a checkpoint's.
-
-    Raises:
-        ValueError: any part of the recipe that cannot be built; the message names it.
+        pretrained: load the recipe's `weights`; not for a model that is about to get a checkpoint's.
     """
     metainfo = train_loader.dataset.metainfo
     num_classes = class_count(config, metainfo["classes"])
@@ -332,7 +293,7 @@ def build_parts(
 
 
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
-    """Takes over the weight files the recipe names; of a backbone's at least 95 % of the tensors must fit."""
+    """Load the weight files the recipe names; of a backbone's at least 95 % of the tensors must fit."""
     return tuple(
         models.load_weights(model.get_submodule(part), path, min_match=0.95 if part else 1.0)
         for part, path in weight_files(config).items()

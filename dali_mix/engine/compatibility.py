@@ -1,4 +1,4 @@
-"""What targets a set gives, a mixer makes of them and a loss takes: what does not fit is told before the first step."""
+"""Check that dataset, mixer and loss agree on the target format before training starts."""
 
 from __future__ import annotations
 
@@ -35,17 +35,12 @@ def accepted(loss: nn.Module) -> Collection[TargetKind] | None:
 
 
 def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module, *, evaluates: bool = True) -> None:
-    """Raises ValueError where the loss cannot take what the set or the mixer gives.
+    """Raise ValueError if the loss cannot take what a set of `task` or the mixer gives, and say what would fit.
 
     Args:
-        task: of the set.
-        mixer: or None.
         loss: one of ours says in `accepts` which kinds it takes (of `ops.targets.TargetKind`); torch's are known; any
             other without `accepts` is not checked.
         evaluates: the loss is also computed on unmixed targets, for evaluation.
-
-    Raises:
-        ValueError: set, mixer and loss do not fit; the message says which would.
     """
     accepts, of_set = accepted(loss), task.target_kind
     if of_set is None and (mixer or accepts):
@@ -57,17 +52,17 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module, *, evaluates
         raise ValueError(f"loss {type(loss).__name__} accepts {sorted(wrong)}, which no set or mixer makes")
     mixed = mixed_kind(of_set, mixer.combine if mixer is not None and mixer.changes_targets else None)
     name = type(loss).__name__
-    taken = f"loss {name} takes {' or '.join(_WORDS[kind] for kind in _WORDS if kind in accepts)}"
+    takes = f"loss {name} takes {' or '.join(_WORDS[kind] for kind in _WORDS if kind in accepts)}"
     if mixed not in accepts:
         if mixed == of_set:
             by = f"the {task.name} set gives"
         else:
             assert mixer is not None
             by = f"mixer {type(mixer).__name__} makes, by {mixer.combine}, of a {task.name} set's"
-        raise ValueError(f"{taken}, not the {_WORDS[mixed]} that {by}. {_advice(of_set, mixed, accepts)}")
+        raise ValueError(f"{takes}, not the {_WORDS[mixed]} that {by}. {_advice(of_set, mixed, accepts)}")
     if evaluates and of_set not in accepts:
         raise ValueError(
-            f"{taken}: what mixer {type(mixer).__name__} makes, but not the {_WORDS[of_set]} that the {task.name} set "
+            f"{takes}: what mixer {type(mixer).__name__} makes, but not the {_WORDS[of_set]} that the {task.name} set "
             f"gives for evaluation. {_advice(of_set, mixed, accepts)}"
         )
 

@@ -34,7 +34,7 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     each: Callable[[int], object] = lambda done: None,
 ) -> dict[str, float]:
-    """Scores in per cent, and the loss per record (of what is known), over everything `loader` yields on all ranks.
+    """Return scores in per cent, and the loss per record, over everything `loader` yields on all ranks.
 
     Args:
         model: not wrapped in DDP: ranks may hold different numbers of batches. Its mode is put back.
@@ -42,12 +42,9 @@ def evaluate(
         loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if it says `reduction == "sum"`.
         scores: what is measured.
         autocast: makes the context the model runs in.
-        stop: asked between batches; once it says True on any rank, every rank raises `Preempted`: none is left waiting
+        stop: asked between batches; once it returns True on any rank, every rank raises `Preempted`, so that none waits
             for the sums of one that has gone.
         each: called after each batch with the number of batches done.
-
-    Returns:
-        the scores and "loss", equal on every rank.
 
     Raises:
         NonFiniteScores: on every rank, naming the first records the model gave NaN for.

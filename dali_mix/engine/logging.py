@@ -1,4 +1,4 @@
-"""What a run says: lines to the terminal and train.log, numbers to metrics.jsonl and mmengine's visualizer."""
+"""Log a run: lines to the terminal and train.log, numbers to metrics.jsonl and mmengine's visualizer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend",
 
 
 def visualizer_names(setting: str | list[str]) -> list[str]:
-    """Return the backends that a recipe's `visualizer`, a name or a list, asks for.
-
-    "auto" by itself is TensorBoard if it is installed.
+    """Return the backends that a recipe's `visualizer`, a name or a list, asks for; "auto" is TensorBoard if installed.
 
     Raises:
         ValueError: an unknown backend, or one that is asked for by name and not installed.
@@ -63,11 +61,7 @@ def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrites a .jsonl file without the records that are not wanted, and without a last line that was cut off.
-
-    Raises:
-        ValueError: as `read_records`.
-    """
+    """Rewrite a .jsonl file without the records that are not wanted, and without a last line that was cut off."""
     if path.is_file():
         write_text(path, "".join(line for line, record in read_records(path) if wanted(record)))
 
@@ -90,7 +84,7 @@ class LineFile:
         except OSError as error:
             self.close()
             why = f"could not write {self.path}: {error.strerror or error}"
-            raise type(error)(f"{why}. Free disk space, then go on with --resume") from error
+            raise type(error)(f"{why}. Free disk space, then continue with --resume") from error
 
     def close(self) -> None:
         """Close the file, and remove it if it is empty. What could not be written was an error of `write`."""
@@ -102,17 +96,16 @@ class LineFile:
 
 
 class Report:
-    """Writes a run's log on the main rank; every method does nothing on the others, `warn` aside.
+    """Write a run's log on the main rank; on the others only `warn` and `ids` do something.
 
     metrics.jsonl holds one JSON object a line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
     "wait_share"} each log interval, where epoch is a fraction, and {"kind": "val", "step", "epoch", "top1", …} each
     evaluation; a value that is NaN or infinite is null. A resumed run first drops what the killed one logged after the
-    checkpoint it goes on from.
+    checkpoint it continues from.
 
     Args:
-        work_dir: the run's folder.
         main: whether this is the rank that writes.
-        visualizer: names as `visualizer_names` gives them.
+        visualizer: names as `visualizer_names` returns them.
     """
 
     def __init__(self, work_dir: Path, *, main: bool, visualizer: list[str]) -> None:
@@ -126,15 +119,11 @@ class Report:
         self._backends = visualizer
 
     def open(self, resumed_at: int | None, *, logged: bool = True) -> None:
-        """Opens the files; those of a run resumed at a step lose what came after it, those of a new run all.
+        """Open the files: those of a run resumed at a step lose what came after it, those of a new run everything.
 
         Args:
-            resumed_at: the step of the checkpoint the run goes on from.
+            resumed_at: the step of the checkpoint the run continues from.
             logged: whether the interval that ends at that step was logged before it was saved; else it is logged now.
-
-        Raises:
-            ValueError: a file holds a line that is no record.
-            OSError: they cannot be written.
         """
         if not self.main:
             return
@@ -155,18 +144,14 @@ class Report:
             self._visualizer = Visualizer(name=f"dali_mix-{id(self)}", vis_backends=backends)
 
     def close(self) -> None:
-        """Closes everything that is open."""
-        if self._bar is not None:
-            self._bar.close()
-        for file in (self._log, self._metrics, self._ids):
-            if file is not None:
-                file.close()
-        if self._visualizer is not None:
-            self._visualizer.close()
+        """Close everything that is open."""
+        for part in (self._bar, self._log, self._metrics, self._ids, self._visualizer):
+            if part is not None:
+                part.close()
         self._bar = self._log = self._metrics = self._ids = self._visualizer = None
 
     def line(self, text: str) -> None:
-        """One line to the terminal and to train.log, with the time."""
+        """Write a line with the time to the terminal and to train.log."""
         if not self.main:
             return
         stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}"
@@ -178,13 +163,13 @@ class Report:
             self._log.write(stamped)
 
     def warn(self, text: str) -> None:
-        """A warning to the error stream, from any rank, and to train.log."""
+        """Write a warning to the error stream, from any rank, and to train.log."""
         print(f"WARNING: {text}", file=sys.stderr, flush=True)
         if self._log is not None:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  WARNING: {text}")
 
     def numbers(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """One record to metrics.jsonl and to the visualizer's backends."""
+        """Write a record to metrics.jsonl and to the visualizer's backends."""
         if not self.main:
             return
         if self._metrics is not None:
@@ -194,17 +179,17 @@ class Report:
             self._visualizer.add_scalars(scalars, step=step)
 
     def ids(self, rank: int, step: int, ids: list[int]) -> None:
-        """The record numbers this rank trained on at a step, to ids-rankN.jsonl; on every rank."""
+        """Write the record numbers that this rank trained on at a step to ids-rankN.jsonl; on every rank."""
         if self._ids is None:
             self._ids = LineFile(self.work_dir / f"ids-rank{rank}.jsonl", "a")
         self._ids.write(json_text({"step": step, "ids": ids}))
 
     def start_bar(self, step: int, total: int) -> None:
-        """A progress bar over steps, when somebody watches the terminal."""
+        """Show a progress bar over steps on a terminal."""
         if self.main and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def advance(self) -> None:
-        """One step further on the bar."""
+        """Move the bar by one step."""
         if self._bar is not None:
             self._bar.update()

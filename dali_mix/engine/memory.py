@@ -1,4 +1,4 @@
-"""Rehearse a step on the meta device before the run: shapes only, nothing is computed and no memory is taken.
+"""Rehearse a step on the meta device before the run: shapes only, nothing is computed and no memory is used.
 
 This finds a batch that cannot fit into the memory of a CPU, where the system would kill the process, and a step of one
 record that BatchNorm cannot normalize. A model that does not run on the meta device is not rehearsed.
@@ -7,6 +7,8 @@ record that BatchNorm cannot normalize. A model that does not run on the meta de
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +23,14 @@ from dali_mix.loading.cached import available_memory
 from dali_mix.loading.order import plan
 
 _SINGLE = "more than 1 value per channel"  # torch's words where BatchNorm gets one
-_SMALL = {
-    "step",
-    "mu_product",
-    "eta",
-    "mu",
-    "row_var",
-    "col_var",
-}  # what optimizers keep that is not as large as a weight
+_SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # kept by optimizers, not as large as a weight
 
 
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
     """Raise ValueError if a training step of the recipe cannot work.
 
-    Args:
-        records: in the training set.
-        world_size: processes; those of this machine share its memory.
-
-    Raises:
-        ValueError: a step gives a process one record and the model cannot train on one; or, on a CPU, what a step holds
-            at least is more than the memory that is free.
+    That is if it gives one of `world_size` processes a single of the `records` and the model cannot train on one; or,
+    on a CPU, if it holds at least more than the memory that is free (which processes of one machine share).
     """
     micro = config.per_rank(world_size)
     steps = plan(records, micro, world_size, train=True, drop_last=config.loading.drop_last)
@@ -64,19 +54,17 @@ def check_evaluation(config: RunConfig, num_classes: int, world_size: int, devic
         _check_memory(config, num_classes, batch, 0)
 
 
-def _meta_model(config: RunConfig, num_classes: int, train: bool) -> nn.Module:
-    with torch.device("meta"):
-        return build_model(config, num_classes).train(train)
-
-
-def _images(config: RunConfig, count: int, train: bool) -> Tensor:
+def _on_meta(config: RunConfig, num_classes: int, count: int, train: bool) -> tuple[nn.Module, Tensor]:
+    """Return the recipe's model and `count` images, without memory."""
     height, width = build_pipeline(config, train).fixed_size
-    return torch.zeros(count, 3, height, width, device="meta")
+    with torch.device("meta"):
+        return build_model(config, num_classes).train(train), torch.zeros(count, 3, height, width)
 
 
 def _refuses_one(config: RunConfig, num_classes: int) -> bool:
     try:
-        _meta_model(config, num_classes, True)(_images(config, 1, True))
+        model, images = _on_meta(config, num_classes, 1, True)
+        model(images)
     except Exception as error:  # a model that does not run on the meta device says nothing
         return _SINGLE in str(error)
     return False
@@ -142,7 +130,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
     """Raise ValueError if `count` records do not fit: in training with `accumulate` parts, in evaluation with 0."""
     free, train = free_memory(), accumulate > 0
     try:
-        model, images = _meta_model(config, num_classes, train), _images(config, count, train)
+        model, images = _on_meta(config, num_classes, count, train)
         if train:
             activations = held_by_step(model, images) * OBJECTIVES[config.objective["type"]].passes
         else:
@@ -173,28 +161,38 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
     )
 
 
-def explained(error: Exception, config: RunConfig) -> Exception:
-    """Return a ValueError that says what to do for an error of torch that a recipe can cause; else the error itself."""
-    text = str(error)
+@contextmanager
+def explaining(config: RunConfig) -> Iterator[None]:
+    """Turn an error of torch that a recipe can cause into a ValueError that says what to do."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if not (explanation := _explanation(error, config)):
+            raise
+        raise ValueError(explanation) from error
+
+
+def _explanation(error: Exception, config: RunConfig) -> str:
+    text = str(error).strip()
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return ValueError(
+        return (
             f"the memory of the device is not enough for batch_size={config.batch_size} with accumulate="
-            f"{config.accumulate}: {text.strip().splitlines()[0]}. Choose a smaller batch_size (or val_batch_size), or "
-            "a larger accumulate, which keeps the batch and takes it in smaller parts"
+            f"{config.accumulate}: {text.splitlines()[0]}. Choose a smaller batch_size (or val_batch_size), or "
+            "a larger accumulate, which keeps the batch and computes it in smaller parts"
         )
     if _SINGLE in text:
-        return ValueError(
+        return (
             "a step gave a process one record, and the model's BatchNorm cannot train on one record: set "
             "loader.drop_last=True, or choose another batch_size"
         )
     if "without overflow" in text:
-        return ValueError(
-            f"a number of the optimizer's step (rate, decay, momentum) is too large for its weights: {text.strip()}. "
+        return (
+            f"a number of the optimizer's step (rate, decay, momentum) is too large for its weights: {text}. "
             "Choose a smaller optimizer.lr, a smaller schedule.gamma or min_lr, or smaller multipliers in paramwise"
         )
     if "finished reduction in the prior iteration" in text:
-        return ValueError(
+        return (
             "a parameter had no gradient in a step, which several processes wait for: freeze what is not used "
             "(requires_grad_(False) in the model), or set find_unused_parameters=True"
         )
-    return error
+    return ""

@@ -7,13 +7,16 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import dali_mix
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
+_PACKAGES = ("torchvision", "timm", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
 
 def provenance() -> dict[str, Any]:
@@ -21,17 +24,17 @@ def provenance() -> dict[str, Any]:
 
     The commit is of dali_mix's own checkout, with "-dirty" where files differ from it; None if it is installed.
     """
-    versions = {"dali_mix": dali_mix.__version__, "python": platform.python_version()}
-    found = {package: _version(package) for package in _PACKAGES}
-    versions |= {package: version for package, version in found.items() if version is not None}
-    return {"versions": versions, "commit": _commit(), "command": shlex.join(sys.argv)}
+    found = {"dali_mix": dali_mix.__version__, "python": platform.python_version(), **versions()}
+    return {"versions": found, "commit": _commit(), "command": shlex.join(sys.argv)}
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def versions() -> dict[str, str]:
+    """Return the versions of the installed packages that decide a result."""
+    found = {"torch": str(torch.__version__)}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _commit() -> str | None:

@@ -1,6 +1,12 @@
 """A run from its config to its end: everything is checked before any process group or pipeline starts.
 
-More than 300 lines: training and evaluation are set up by the same few steps, in this file only.
+Every rank goes through the same steps. One that fails says so to the others, which end as well:
+
+    prepare   what a rank can check by itself: device, work directory, sets, recipe, weight files
+    join      ranks meet and compare what decides the run: settings, versions, code, sets, the newest checkpoint
+    lock      rank 0 locks the work directory, all check that they see the same one
+    build     rank 0 picks the newest checkpoint that is not damaged; loaders, model, optimizer
+    restore   from that checkpoint, or begin; then train
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +31,7 @@ from dali_mix.engine.build import (
     build_loss,
     build_model,
     build_parts,
-    build_val_loader,
+    build_split,
     check_recipe,
     check_sets,
     place_model,
@@ -35,13 +41,13 @@ from dali_mix.engine.checkpoint.files import CheckpointFolder, check_writable, j
 from dali_mix.engine.checkpoint.trained import Trained, open_trained
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
-from dali_mix.engine.distributed.agreement import file_digest, resume_facts, run_facts
+from dali_mix.engine.distributed.agreement import file_digest, resume_values, run_values
 from dali_mix.engine.distributed.environment import environment
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.distributed.rendezvous import spans
 from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
-from dali_mix.engine.memory import check_evaluation, check_step, explained
+from dali_mix.engine.memory import check_evaluation, check_step, explaining
 from dali_mix.engine.provenance import provenance
 from dali_mix.engine.scores import SCORES, Scores
 from dali_mix.engine.train.precision import Precision
@@ -61,11 +67,11 @@ def train(
     make_loaders: MakeLoaders | None = None,
     observers: Sequence[Callable[[Trainer], None]] = (),
 ) -> str:
-    """Trains `config` into `work_dir`; under torchrun every rank calls this.
+    """Train `config` into `work_dir`; under torchrun every rank calls this.
 
     Args:
         work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/. On several machines it must be shared.
-        resume: "no"; "must" (go on from a checkpoint, which has to be there); "auto" (go on if there is one).
+        resume: "no"; "must" (continue from a checkpoint, which must exist); "auto" (continue if there is one).
         recipe: the name of what `config` was made from, noted in config.json.
         make_loaders: makes (training loader, evaluation loader or None) in place of the recipe's packed sets.
         observers: called with the trainer after every optimizer step.
@@ -100,15 +106,18 @@ def train(
         _tune(device)
         report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
         sets = ("train_set", "val_set") if make_loaders is None else ()
-        return device, {**resume_facts(folder, resume), **run_facts(config, device, sets)}
+        return device, {**resume_values(folder, resume), **run_values(config, device, sets)}
 
     stop = StopSignal()
-    with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _alone(work_dir, ranks):
+    with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _locked(work_dir, ranks):
         # Noted until all ranks have left: one that has nothing more to do must not end before the one that saves.
         until_all_left.enter_context(handled(stop.note, signal.SIGTERM, signal.SIGINT))
-        step = _newest(folder, resume, ranks)
-        loaders = (make_loaders or build_loaders)(config, ranks)
-        try:
+        with explaining(config), closing(report), ExitStack() as opened:
+            step = ranks.gather(folder.newest() if ranks.main and resume != "no" else None)[0]
+            loaders = (make_loaders or build_loaders)(config, ranks)
+            for loader in loaders:
+                if loader is not None:
+                    opened.enter_context(closing(loader))
             if make_loaders is None:
                 dataset = loaders[0].dataset
                 classes = len(dataset.metainfo["classes"])
@@ -117,43 +126,32 @@ def train(
             trainer = Trainer(config, parts, ranks, folder, report, stop, observers)
             _begin(trainer, step, resume, recipe)
             return trainer.fit()
-        except (RuntimeError, ValueError) as error:
-            if (told := explained(error, config)) is error:
-                raise
-            raise told from error
-        finally:
-            report.close()
-            for loader in loaders:
-                if loader is not None:
-                    loader.close()
 
 
 @contextmanager
-def _alone(work_dir: Path, ranks: Ranks) -> Iterator[None]:
+def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
     """Keep a second run out of `work_dir` by a lock of the main rank, and check that all ranks see the same folder."""
-    if not ranks.main:
-        token = ranks.exchange("work_dir", "")[0]
-        _check_shared(work_dir, ranks, token)
-        yield
-        return
-    work_dir.mkdir(parents=True, exist_ok=True)
-    with (work_dir / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"{work_dir}: another run is writing here; choose another --work-dir") from None
-        except OSError:  # a file system without locks
-            pass
-        file.truncate(0)
-        file.write(token := uuid.uuid4().hex)
-        file.flush()
-        os.fsync(file.fileno())
+    token = ""
+    with ExitStack() as held:
+        if ranks.main:
+            work_dir.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context((work_dir / ".lock").open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BlockingIOError(f"{work_dir}: another run is writing here; choose another --work-dir") from None
+            except OSError:  # a file system without locks
+                pass
+            file.truncate(0)
+            file.write(token := uuid.uuid4().hex)
+            file.flush()
+            os.fsync(file.fileno())
         _check_shared(work_dir, ranks, ranks.exchange("work_dir", token)[0])
         yield
 
 
 def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.0) -> None:
-    """Raise ValueError on every rank when one does not see what the main rank wrote `seconds` ago."""
+    """Raise ValueError on every rank when one does not see within `seconds` what the main rank wrote."""
     lock, end = work_dir / ".lock", time.monotonic() + seconds
     while not (seen := lock.is_file() and lock.read_text(encoding="utf-8") == token) and time.monotonic() < end:
         time.sleep(0.2)
@@ -166,17 +164,18 @@ def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.
 
 
 def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
-    held = folder.path.is_dir() and any(folder.path.iterdir())
-    if resume == "no" and held:
+    if resume == "no" and folder.path.is_dir() and any(folder.path.iterdir()):
         raise FileExistsError(
-            f"{folder.path} already holds checkpoints: go on from them with --resume, or choose another --work-dir"
+            f"{folder.path} already holds checkpoints: continue from them with --resume, or choose another --work-dir"
         )
-    if resume == "must" and not held:
-        raise FileNotFoundError(f"{folder.path}: nothing to resume from; leave --resume out to begin a run there")
+    if resume == "must" and not folder.steps() and not (folder.path / "latest").exists():
+        raise FileNotFoundError(
+            f"{folder.path}: nothing to resume from; to begin a run leave --resume out, or choose another --work-dir"
+        )
 
 
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
-    """Restores the checkpoint of `step`, unless None, and writes what the run begins with."""
+    """Restore the checkpoint of `step`, unless None, and log what the run begins with."""
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
     changes = []
     if step is not None:
@@ -194,66 +193,46 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
             ) from error
     trainer.watch.check_start(report.path for report in trainer.parts.weights)
     report.open(step, logged=not trainer.window.steps)
+    made = provenance()
     if ranks.main:
-        _write_config(trainer, recipe)
-    for change in changes if ranks.main else ():
-        report.warn(f"resumed with a changed recipe: {change}")
+        name = {} if recipe is None else {"recipe": recipe}
+        record = {**name, **trainer.config.resolved(), "made_by": made}
+        write_text(report.work_dir / "config.json", json_text(record, indent=2) + "\n")
+        for change in changes:
+            report.warn(f"resumed with a changed recipe: {change}")
     parameters = sum(p.numel() for p in trainer.parts.model.parameters()) / 1e6
     report.line(
         f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
-    made = provenance()
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     report.line(f"{versions}; commit {made['commit'] or 'none'}; {made['command']}")
-    for odd in _oddities(trainer) if ranks.main else ():
-        report.warn(odd)
+    for warning in _unusual_settings(trainer) if ranks.main else ():
+        report.warn(warning)
     if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
         report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")
-    for taken in trainer.parts.weights:
-        report.line(f"weights from {taken}")
+    for match in trainer.parts.weights:
+        report.line(f"weights from {match}")
     if step is not None:
-        report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}")
+        done = "" if step < trainer.total_steps else ": no step is left to train"
+        report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}{done}")
     elif resume == "auto":
         report.line("--resume=auto: no checkpoint yet, beginning at step 0")
 
 
-def _oddities(trainer: Trainer) -> Iterator[str]:
-    """Settings that work but are seldom meant."""
-    config, records = trainer.config, len(trainer.parts.train_loader.dataset)
+def _unusual_settings(trainer: Trainer) -> Iterator[str]:
+    """Yield a warning for each setting that works but is seldom meant."""
+    config, parts = trainer.config, trainer.parts
+    records = len(parts.train_loader.dataset)
     if config.batch_size > records:
         yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
     if 0 < config.epochs <= config.schedule.get("warmup_epochs", 0):
         yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
     if config.amp == "fp16" and trainer.ranks.device.type == "cpu":
         yield "amp='fp16' on a CPU is very slow: use amp='auto'"
-    sets = [
-        loader.dataset.metainfo
-        for loader in (trainer.parts.train_loader, trainer.parts.val_loader)
-        if loader is not None
-    ]
-    if len(sets) == 2 and sets[0].get("fingerprint") == sets[1].get("fingerprint", ""):
+    val_set = None if parts.val_loader is None else parts.val_loader.dataset.metainfo.get("fingerprint")
+    if val_set is not None and val_set == parts.train_loader.dataset.metainfo.get("fingerprint"):
         yield "val_set holds the records of train_set: its scores say nothing about new images"
-
-
-_NONE = -1
-
-
-def _newest(folder: CheckpointFolder, resume: str, ranks: Ranks) -> int | None:
-    """The step of the newest whole checkpoint, the same on all ranks; None to begin at step 0."""
-    if resume == "no":
-        return None
-    step = folder.newest() if ranks.main else None
-    if ranks.main and step is None and resume == "must":
-        raise FileNotFoundError(f"{folder.path}: holds no checkpoint to resume from")
-    found = ranks.agree(_NONE if step is None else step)
-    return None if found == _NONE else found
-
-
-def _write_config(trainer: Trainer, recipe: str | None) -> None:
-    name = {} if recipe is None else {"recipe": recipe}
-    record = {**name, **trainer.config.resolved(), "made_by": provenance()}
-    write_text(trainer.report.work_dir / "config.json", json_text(record, indent=2) + "\n")
 
 
 def _tune(device: torch.device) -> None:
@@ -266,9 +245,12 @@ def _tune(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found. values: as `evaluate_checkpoint`. scores: what measured them, for the figures of each
-    class. main: whether this is the rank that writes. notes: on the file of weights, see
-    `MatchReport.notes`, on classes without a positive example, and on the `skipped` records that were left out."""
+    """What an evaluation found, the same on every rank.
+
+    values: the scores of the set's task in per cent, and "loss". scores: what measured them, for the figures of each
+    class. main: whether this is the rank that writes. notes: on the file of weights (see `MatchReport.notes`), on
+    classes without a positive example, and on the `skipped` records that were left out.
+    """
 
     values: dict[str, float]
     scores: Scores
@@ -279,25 +261,6 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    config: RunConfig, checkpoint: str | Path, *, ema: bool = False, make_loaders: MakeLoaders | None = None
-) -> dict[str, float]:
-    """Evaluates a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
-
-    Args:
-        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
-        ema: take the averaged weights of a checkpoint.
-
-    Returns:
-        the scores of the set's task in per cent, and "loss"; under torchrun the same on every rank.
-
-    Raises:
-        FileNotFoundError, ValueError: as `train`; also a checkpoint of other classes than the `val_set`'s, or without
-            averaged weights when `ema` is set.
-    """
-    return evaluate_in_detail(config, checkpoint, ema=ema, make_loaders=make_loaders).values
-
-
-def evaluate_in_detail(
     config: RunConfig,
     checkpoint: str | Path,
     *,
@@ -305,10 +268,17 @@ def evaluate_in_detail(
     make_loaders: MakeLoaders | None = None,
     each: Callable[[int, int], object] = lambda done, total: None,
 ) -> Evaluation:
-    """As `evaluate_checkpoint`, with what it was measured by.
+    """Evaluate a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
 
     Args:
+        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+        ema: use the averaged weights of a checkpoint.
+        make_loaders: as `train`.
         each: called after each batch with the number of batches done and of all batches, of this rank.
+
+    Raises:
+        FileNotFoundError, ValueError: as `train`; also a checkpoint of other classes than the `val_set`'s, or without
+            averaged weights when `ema` is set.
     """
     trained: Trained
 
@@ -319,35 +289,32 @@ def evaluate_in_detail(
         if make_loaders is None:
             check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)
         _tune(device)
-        facts = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
-        return device, {**facts, **run_facts(config, device, ("val_set",) if make_loaders is None else ())}
+        values = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
+        return device, {**values, **run_values(config, device, ("val_set",) if make_loaders is None else ())}
 
-    with process_group.joined(prepare) as ranks:
+    with process_group.joined(prepare) as ranks, explaining(config):
         device = ranks.device
-        loader = build_val_loader(config, ranks) if make_loaders is None else make_loaders(config, ranks)[1]
+        loader = build_split(config, ranks, train=False) if make_loaders is None else make_loaders(config, ranks)[1]
         if loader is None:
             raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
-        try:
+        with closing(loader):
             metainfo = loader.dataset.metainfo
             classes, task = tuple(map(str, metainfo["classes"])), tasks.get(metainfo.get("task", "classification"))
             trained.check_set(task.name, classes, f"val_set {config.val_set}")
             model = build_model(config, len(classes))
             notes = trained.load_into(model)
-            model = place_model(model, config, ranks)
-            loss = build_loss(config).to(device)
             scores = SCORES[task.metrics](len(classes), device, **config.metrics)
-            autocast = Precision(config.amp, device).autocast
             batches = len(loader)
             values = evaluate(
-                model, loader, loss, ranks, scores=scores, autocast=autocast, each=lambda done: each(done, batches)
+                place_model(model, config, ranks),
+                loader,
+                build_loss(config).to(device),
+                ranks,
+                scores=scores,
+                autocast=Precision(config.amp, device).autocast,
+                each=lambda done: each(done, batches),
             )
             notes += scores.notes(classes)
             found = ranks.gather([reason for _, reason in getattr(loader, "skipped", ())])
             skipped = [f"left out: {reason}" for reasons in found for reason in reasons]
             return Evaluation(values, scores, classes, ranks.main, (*notes, *skipped), len(skipped))
-        except RuntimeError as error:
-            if (told := explained(error, config)) is error:
-                raise
-            raise told from error
-        finally:
-            loader.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,12 +17,15 @@ _SHOWN = 6
 
 
 class Scores(Protocol):
-    """Takes logits batch by batch, then says how good they were: `compute` before the others.
+    """Take logits batch by batch, then measure them: `compute` before the others.
 
     by_class: title of a chart, columns of K figures (the first is drawn), and K precision-recall curves or none.
-    notes: what the user should know of the set.
+    notes: what the user should know of the set. lower_is_better: names of scores; of all others higher is better.
     """
 
+    lower_is_better: ClassVar[Collection[str]] = ("loss",)
+
+    def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None: ...
     def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None: ...
     def compute(self, ranks: Ranks) -> dict[str, float]: ...
     def by_class(self) -> ByClass: ...
@@ -39,12 +42,12 @@ class ClassificationScores(Scores):
         self.accuracy, self.accuracies = Accuracy(topk=(1, 5), device=device), ClassAccuracy(num_classes, device)
 
     def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
-        """Counts a batch: logits (B,K), targets (B,)."""
+        """Count a batch: logits (B,K), targets (B,)."""
         self.accuracy.update(logits, targets)
         self.accuracies.update(logits, targets)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """{"top1", "top5"}, equal on every rank."""
+        """Return {"top1", "top5"}, equal on every rank."""
         ranks.sum_(self.accuracy.state())
         ranks.sum_(self.accuracies.state())
         return self.accuracy.compute()
@@ -63,11 +66,11 @@ class MultiLabelScores(Scores):
         self.details: dict[str, Any] = {}
 
     def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
-        """Takes a batch: logits and targets (B,K), ids (B,)."""
+        """Add a batch: logits and targets (B,K), ids (B,)."""
         self.metrics.update(logits, targets, ids.to(logits.device))
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """{"mAP", "CP", … "OF1_top3"}, equal on every rank."""
+        """Return {"mAP", "CP", … "OF1_top3"}, equal on every rank."""
         self.metrics.gather()
         self.details = self.metrics.compute()
         return {name: 100.0 * value for name, value in self.details.items() if isinstance(value, float)}
@@ -91,4 +94,4 @@ class MultiLabelScores(Scores):
 
 
 # By `Task.metrics`; made of the number of classes, a device and the recipe's `metrics`.
-SCORES: dict[str, Callable[..., Scores]] = {"accuracy": ClassificationScores, "average precision": MultiLabelScores}
+SCORES: dict[str, type[Scores]] = {"accuracy": ClassificationScores, "average precision": MultiLabelScores}

@@ -99,12 +99,16 @@ def terminated_in_evaluation(make, config, ranks):
     return train_loader, val_loader
 
 
-def start(values, work_dir, *, ranks=1, **options):
-    """Starts a run's processes and returns them."""
+def free_port():
+    """A port that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = []
+        return probe.getsockname()[1]
+
+
+def start(values, work_dir, *, ranks=1, **options):
+    """Starts a run's processes and returns them."""
+    started, port = [], free_port()
     for rank in range(ranks):
         env = {}
         if ranks > 1:
@@ -148,6 +152,11 @@ def records(work_dir, name="metrics.jsonl"):
     """A .jsonl file's records, without what depends on the clock."""
     found = [json.loads(line) for line in (Path(work_dir) / name).read_text().splitlines()]
     return [{k: v for k, v in r.items() if k not in ("images_per_s", "wait_share")} for r in found]
+
+
+def losses(work_dir):
+    """The logged losses, float64."""
+    return torch.tensor([r["loss"] for r in records(work_dir) if r["kind"] == "train"], dtype=torch.float64)
 
 
 def assert_same(one, two, where="state"):

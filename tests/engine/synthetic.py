@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.run import train
+
 CLASSES = 4
 
 
@@ -129,6 +132,9 @@ class TinyNet(nn.Module):
         return self.head(self.dropout(nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)))
 
 
+PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0}  # no statistics, nothing random
+
+
 def recipe(**changes):
     """Plain values of a run over the loaders and the model above: 5 steps an epoch, the last one short."""
     return {
@@ -149,3 +155,8 @@ def recipe(**changes):
         "visualizer": [],
         **changes,
     }
+
+
+def train_synthetic(values, work_dir, **options):
+    """Train a recipe's plain values over the loaders above; return how it ended."""
+    return train(make_config(values), work_dir, make_loaders=make_loaders, **options)

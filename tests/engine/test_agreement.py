@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -11,9 +10,10 @@ import torch
 
 from dali_mix.engine.checkpoint.files import CheckpointFolder
 from dali_mix.engine.config.schema import make_config
-from dali_mix.engine.distributed.agreement import resume_facts, run_facts
+from dali_mix.engine.distributed.agreement import resume_values, run_values
 from dali_mix.engine.distributed.rendezvous import differences
 from dali_mix.recordio import write_set
+from tests.engine.processes import free_port
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import recipe
 from tests.recordio.samples import encoded
@@ -21,9 +21,9 @@ from tests.recordio.samples import encoded
 CPU = torch.device("cpu")
 
 
-def facts(**changes):
+def values(**changes):
     sets = tuple(name for name in ("train_set", "val_set") if name in changes)
-    return run_facts(make_config(recipe(**changes)), CPU, sets)
+    return run_values(make_config(recipe(**changes)), CPU, sets)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def facts(**changes):
     ],
 )
 def test_what_decides_a_run_is_compared_by_name(change, name):
-    message = differences([facts(), facts(**change)], ["a", "b"], most=99)
+    message = differences([values(), values(**change)], ["a", "b"], most=99)
     assert f"{name}: " in message
 
 
@@ -53,18 +53,18 @@ def test_what_decides_a_run_is_compared_by_name(change, name):
     "change", [{"visualizer": []}, {"loader": {"num_threads": 3, "prefetch": 4}}, {"device": "cpu"}]
 )
 def test_what_may_differ(change):
-    assert differences([facts(visualizer="auto"), facts(**change)], ["a", "b"]) == ""
+    assert differences([values(visualizer="auto"), values(**change)], ["a", "b"]) == ""
 
 
 def test_content_counts_not_the_path(tmp_path):
     for name, color in (("one", 1), ("copy", 1), ("other", 200)):
         write_set(str(tmp_path / name), [(encoded("PNG", 8, 8, seed=color), 0)], classes=["a"])
-    one, copy, other = (facts(train_set=str(tmp_path / name)) for name in ("one", "copy", "other"))
+    one, copy, other = (values(train_set=str(tmp_path / name)) for name in ("one", "copy", "other"))
     assert one == copy
     assert "train_set: 1 records, sha256" in differences([one, other], ["a", "b"])
     for name, content in (("w1", b"1"), ("w2", b"1"), ("w3", b"2")):
         (tmp_path / f"{name}.pt").write_bytes(content)
-    first, same, changed = (facts(weights=str(tmp_path / f"{name}.pt")) for name in ("w1", "w2", "w3"))
+    first, same, changed = (values(weights=str(tmp_path / f"{name}.pt")) for name in ("w1", "w2", "w3"))
     assert first == same
     assert "weights: sha256" in differences([first, changed], ["a", "b"])
 
@@ -76,12 +76,12 @@ def test_checkpoints_that_differ_ask_for_a_shared_disk(tmp_path):
         if content is not None:
             folder.path.mkdir()
             folder.file(8).write_bytes(content)
-        found.append(resume_facts(folder, "auto"))
+        found.append(resume_values(folder, "auto"))
     message = differences(found, ["a", "b", "c"])
     assert "is --work-dir on a disk that all ranks share?" in message
     assert "none on rank 2 (c)" in message
     assert (
-        differences([resume_facts(CheckpointFolder(tmp_path / name, 2, print), "no") for name in "ac"], ["a", "c"])
+        differences([resume_values(CheckpointFolder(tmp_path / name, 2, print), "no") for name in "ac"], ["a", "c"])
         == ""
     )
 
@@ -96,7 +96,7 @@ def test_code_of_the_recipe_is_compared(tmp_path, monkeypatch, changes):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "own_net.py").write_text(texts.format(len(folder) + len(found)))
         monkeypatch.syspath_prepend(tmp_path / folder)
-        found.append(facts(**changes))
+        found.append(values(**changes))
     assert "the code of own_net:Net: sha256" in differences(found, ["a", "b"])
 
 
@@ -118,9 +118,7 @@ def start(rank, world_size, port, command, options):
 
 def run_two(commands, options):
     """(exit statuses, error lines of both) of two ranks that are started by nobody but the variables."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = [start(rank, 2, port, commands[rank], options[rank]) for rank in range(2)]
     errors = [rank.communicate(timeout=150)[1] for rank in ranks]
     lines = [line for error in errors for line in error.splitlines() if "error:" in line or "ended:" in line]

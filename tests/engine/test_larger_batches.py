@@ -10,9 +10,8 @@ from dali_mix.engine.run import train
 from dali_mix.engine.train.seeding import MIXER, derive_seed
 from dali_mix.mixers import ResizeMixPlus
 from tests.engine.processes import assert_same_run, newest_state, records, run, said
-from tests.engine.synthetic import TinyNet, make_loaders, recipe
+from tests.engine.synthetic import PLAIN, TinyNet, make_loaders, recipe
 
-PLAIN = {"type": "tests.engine.synthetic:TinyNet", "norm": False, "dropout": 0.0}
 PLUS = {"type": "ResizeMixPlus", "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 

@@ -7,8 +7,7 @@ from torch import nn
 
 from dali_mix.engine.build import build_objective, build_pipeline
 from dali_mix.engine.config.recipe_files import load_config
-from dali_mix.engine.scores import MultiLabelScores
-from dali_mix.engine.train.objectives import MaskedSupervision, Objective, SpliceMixConsistency
+from dali_mix.engine.train.objectives import MaskedSupervision, Objective, SpliceMixConsistency, is_summed
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SpliceMixConsistencyLoss
 from dali_mix.mixers import CutMix, SpliceMix
 from dali_mix.mixers.masks import mask_out
@@ -80,19 +79,21 @@ def test_splicemix_consistency_hands_the_cells_over(detach):
     logits, cells = model(images, (2, drawn.rows, drawn.cols))
     wanted = SpliceMixConsistencyLoss(detach)(logits, cells, targets, drawn.sources, drawn.dropped)
     torch.testing.assert_close(loss, wanted)
-    assert objective.together.detach is detach
+    assert objective.minimised.detach is detach
 
 
-def test_splicemix_consistency_refuses_what_it_cannot_look_into():
-    objective = SpliceMixConsistency(Pooled(), BinaryCrossEntropy())
-    for mixer, message in (
+@pytest.mark.parametrize(
+    ("mixer", "message"),
+    [
         (CutMix(5), "must be SpliceMix"),
         (None, "must be SpliceMix"),
         (SpliceMix(["2x2"], [1]), "one grid a batch"),
         (SpliceMix("mini"), "head 'max'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            objective.check(mixer)
+    ],
+)
+def test_splicemix_consistency_refuses_what_it_cannot_look_into(mixer, message):
+    with pytest.raises(ValueError, match=message):
+        SpliceMixConsistency(Pooled(), BinaryCrossEntropy()).check(mixer)
 
 
 def test_the_model_runs_under_autocast_and_the_loss_in_float32():
@@ -114,32 +115,17 @@ def test_masked_images_run_under_autocast_too():
     objective = MaskedSupervision(Pooled(), BinaryCrossEntropy())
     objective.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
     seen = []
-    objective.together.register_forward_pre_hook(lambda module, given: seen.extend(given[:2]))
+    objective.minimised.register_forward_pre_hook(lambda module, given: seen.extend(given[:2]))
     objective(IMAGES, TARGETS, None, objective.draw(IMAGES, generator()))
     for logits in seen:
         assert logits.dtype == torch.float32
         assert torch.equal(logits, logits.bfloat16().float()), "logits of bfloat16"
 
 
-def test_a_probability_above_a_half_is_a_positive_in_evaluations():
-    scores = MultiLabelScores(2, torch.device("cpu"))
-    logits, targets = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]), torch.eye(2)
-    scores.update(logits, targets, torch.arange(2))
-    found = scores.compute(None)  # one process: nothing to sum
-    assert found["CR"] == found["OF1"] == 100.0
-
-
-def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
-    targets = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
-    for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
-        scores = MultiLabelScores(1, torch.device("cpu"), ties="order")
-        scores.update(torch.zeros(4, 1), targets[order], torch.tensor(order))
-        assert scores.compute(None)["mAP"] == pytest.approx(100 * (1 / 1 + 2 / 4) / 2)
-
-
 def test_a_step_is_a_sum_where_the_loss_it_minimises_is_one():
     summed = AsymmetricLoss(reduction="sum")
-    assert Objective(Pooled(), summed).summed and not Objective(Pooled(), BinaryCrossEntropy()).summed
+    assert is_summed(Objective(Pooled(), summed).minimised)
+    assert not is_summed(Objective(Pooled(), BinaryCrossEntropy()).minimised)
     # These minimise a mean of their own; `loss` only scores evaluations.
-    assert not MaskedSupervision(Pooled(), summed).summed
-    assert not SpliceMixConsistency(Pooled(), summed).summed
+    assert not is_summed(MaskedSupervision(Pooled(), summed).minimised)
+    assert not is_summed(SpliceMixConsistency(Pooled(), summed).minimised)

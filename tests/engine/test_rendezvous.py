@@ -6,23 +6,15 @@ import socket
 import threading
 
 import pytest
-import torch
 
 from dali_mix._signals import handled
-from dali_mix.engine.distributed import environment as env
-from dali_mix.engine.distributed.process_group import pick_device
 from dali_mix.engine.distributed.rendezvous import RankLost, Rendezvous, differences, spans
-
-
-def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.engine.processes import free_port
 
 
 def meet(*bodies, world_size=None, ranks=None, seconds=20.0):
     """Run `body(rendezvous)` of each rank in a thread; what each returned or raised."""
-    found, place, kept = [None] * len(bodies), ("127.0.0.1", port()), []
+    found, place, kept = [None] * len(bodies), ("127.0.0.1", free_port()), []
 
     def run(index, body):
         try:
@@ -47,7 +39,7 @@ def test_values_come_in_the_order_of_ranks():
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("values", "message"),
     [
         ([{"seed": "0"}, {"seed": "1"}], "seed: 0 on rank 0 (a), 1 on rank 1 (b)"),
         ([{"seed": "0"}] * 3 + [{"seed": "1"}] * 2, "seed: 0 on ranks 0-2 (a), 1 on ranks 3-4 (d)"),
@@ -59,11 +51,11 @@ def test_values_come_in_the_order_of_ranks():
         ([{"x": "1" * 99}, {"x": ""}], f"x: {'1' * 47}… on rank 0"),
     ],
 )
-def test_what_differs_is_named_with_ranks_and_values(facts, message):
-    found = differences(facts, list("abcde")[: len(facts)])
+def test_what_differs_is_named_with_ranks_and_values(values, message):
+    found = differences(values, list("abcde")[: len(values)])
     assert message in found
     assert "\n" not in found
-    assert differences(facts[:1] * 3, list("abc")) == ""
+    assert differences(values[:1] * 3, list("abc")) == ""
 
 
 def test_ranks_that_differ_all_end_and_one_says_how():
@@ -89,7 +81,7 @@ def test_two_processes_of_one_rank():
 
 def test_rank_0_that_is_not_there_or_twice_or_has_no_address():
     with pytest.raises(ConnectionError, match=r"rank 1 on .* waited 1 s for rank 0 at 127.0.0.1:\d+"):
-        Rendezvous(1, 2, "127.0.0.1", port(), seconds=1.0)
+        Rendezvous(1, 2, "127.0.0.1", free_port(), seconds=1.0)
     with socket.socket() as used:
         used.bind(("0.0.0.0", 0))
         used.listen()
@@ -105,7 +97,7 @@ def test_a_rank_that_fails_is_named_by_the_others(failing):
     def body(rendezvous):
         if rendezvous.rank == failing:
             raise ValueError("no such set")
-        return rendezvous.exchange("facts", "")
+        return rendezvous.exchange("values", "")
 
     found = meet(body, body, body)
     assert str(found[failing]) == "no such set"
@@ -119,7 +111,7 @@ def test_sigterm_does_not_hide_an_error_that_is_reported(monkeypatch):
     monkeypatch.setattr("dali_mix.engine.distributed.rendezvous._LINGER_SECONDS", 0.6)
     received = []
     with handled(lambda number, frame: received.append(number), signal.SIGTERM):
-        first = Rendezvous(0, 2, "127.0.0.1", port())
+        first = Rendezvous(0, 2, "127.0.0.1", free_port())
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
         timer.start()
         with pytest.raises(ValueError, match="no such set"), first.reporting():
@@ -159,66 +151,3 @@ def test_a_transport_error_is_the_loss_of_another_rank():
 
 def test_spans():
     assert [spans(ranks) for ranks in ([3], [0, 1], [0, 1, 2, 5, 7, 8])] == ["rank 3", "ranks 0-1", "ranks 0-2, 5, 7-8"]
-
-
-SLURM = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "gpu[07-08]"}
-SLURM |= {"SLURM_JOB_ID": "100", "SLURM_STEP_ID": "2"}
-PLAIN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected", "place"),
-    [
-        ({}, (0, 1, 0), None),
-        (PLAIN, (1, 2, 1), ("node7", 29500)),
-        ({**PLAIN, "LOCAL_RANK": "0"}, (1, 2, 0), ("node7", 29500)),
-        (SLURM, (3, 4, 1), ("gpu07", 21602)),
-        ({**SLURM, "MASTER_ADDR": "ib7", "MASTER_PORT": "1234"}, (3, 4, 1), ("ib7", 1234)),
-        ({**SLURM, **PLAIN}, (1, 2, 1), ("node7", 29500)),
-        ({**SLURM, "WORLD_SIZE": "1"}, (0, 1, 0), None),
-        ({**SLURM, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, (0, 1, 0), None),
-    ],
-)
-def test_variables_of_a_start(variables, expected, place):
-    assert env.environment(variables) == expected
-    if place:
-        assert env.address(variables) == place
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"RANK": "2"}, "RANK is 2, but there are 2 ranks"),
-        ({"RANK": "-1"}, "RANK must be a whole number"),
-        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a whole number of at least 1, not 'x'"),
-        ({"WORLD_SIZE": ""}, "RANK is 1, but WORLD_SIZE is 1 or not set"),
-        ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
-        ({"LOCAL_RANK": "a"}, "LOCAL_RANK must"),
-    ],
-)
-def test_variables_that_cannot_be(change, message):
-    with pytest.raises(ValueError, match=message):
-        env.environment({**PLAIN, **change})
-
-
-@pytest.mark.parametrize(
-    ("nodelist", "first"),
-    [("node7", "node7"), ("a,b", "a"), ("n[1-2],x", "n1"), ("rack[03-07,9]-b[2,4]", "rack03-b2"), ("", "")],
-)
-def test_first_host(nodelist, first):
-    assert env.first_host(nodelist) == first
-
-
-@pytest.mark.parametrize(("gpus", "expected"), [(1, "cuda:0"), (4, "cuda:3"), (2, "there are 2 GPUs")])
-def test_the_gpu_of_a_rank_without_local_rank(monkeypatch, gpus, expected):
-    """A container or a task that sees one GPU uses it, whatever its rank."""
-    for name, value in {**PLAIN, "RANK": "3", "WORLD_SIZE": "4"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    try:
-        found = str(pick_device("auto"))
-    except ValueError as error:
-        found = str(error)
-    assert expected in found

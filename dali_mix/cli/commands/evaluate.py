@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
     out = Path(args.json) if args.json else None
     from dali_mix.engine.checkpoint.files import check_out, check_writable, json_text, write_text
-    from dali_mix.engine.run import evaluate_in_detail
+    from dali_mix.engine.run import evaluate_checkpoint
 
     if out is not None:
         check_out("--json", out)
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if environment()[0] == 0:
         tell_values(of_run)
     with Bar("evaluate", "batch", shown=environment()[0] == 0) as bar:
-        evaluation = evaluate_in_detail(config, args.checkpoint, ema=args.ema, each=bar.reach)
+        evaluation = evaluate_checkpoint(config, args.checkpoint, ema=args.ema, each=bar.reach)
     scores = evaluation.values
     if environment()[0] == 0:
         tell_notes(evaluation.notes)

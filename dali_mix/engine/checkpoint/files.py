@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or absent: written aside, synced, renamed; checked by sha256; read without running code.
+"""Checkpoints that are complete or absent: written under a temporary name, synced, renamed; checked by sha256.
 
 A checkpoint is what `torch.save` writes, a zip archive, with a standard zip comment "sha256:<hex>" over every byte
-before the comment. So it is one file, moved into place by one rename, and `torch.load` and `unzip` read it as any.
+before the comment. So it is one file, written in one rename, and `torch.load` and `unzip` read it as any. It is read
+with `weights_only=True`: nothing in it runs.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -27,32 +29,39 @@ _CHUNK = 1 << 22
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors and plain values) under `path`, or raises and leaves what was there untouched.
-
-    Raises:
-        OSError: the file could not be written (disk full, quota, permissions).
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write `state` (tensors and plain values) to `path`, or raise OSError and leave what was there untouched."""
     try:
-        with open_new(aside, "w+b") as file:
+        with _replacing(path, "w+b") as file:
             torch.save(state, file)
             _append_digest(file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-        aside.unlink(missing_ok=True)
         why = error.strerror if isinstance(error, OSError) and error.strerror else "the disk did not take all of it"
         held = any(_STEP.fullmatch(other.name) for other in path.parent.iterdir())
-        then = (
-            "earlier ones are untouched: start again with --resume" if held else "there is no earlier one: begin anew"
-        )
+        then = "earlier ones are untouched: start again with --resume" if held else "there is no earlier one"
         raise OSError(f"could not write the checkpoint {path}: {why}. Free disk space; {then}") from error
-    _sync_folder(path.parent)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _replacing(path: Path, mode: str, encoding: str | None = None) -> Iterator[IO[Any]]:
+    """Open a temporary file that becomes `path`, synced, in one rename at the end of the block; on an error it goes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open_new(temporary, mode, encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state under `path`, on the CPU.
+    """Return the state in `path`, on the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,24 +76,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: refused, it holds more than tensors and plain values, or damage ({first})"
         ) from error
-    if not isinstance(state, dict) or not _is_state_dict(state.get("model")):
+    if not _has_model(state):
         raise ValueError(f"{path}: not a checkpoint of dali_mix: it holds no 'model' of tensors by name")
     average = state.get("ema")
-    if average is not None and not (
-        isinstance(average, dict)
-        and _is_state_dict(average.get("model"))
-        and isinstance(average.get("updates", 0), int)
-    ):
+    if average is not None and not (_has_model(average) and isinstance(average.get("updates", 0), int)):
         raise ValueError(f"{path}: not a checkpoint of dali_mix: its 'ema' holds no 'model' of tensors by name")
     return state
 
 
-def _is_state_dict(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
+def _has_model(state: object) -> bool:
+    model = state.get("model") if isinstance(state, dict) else None
+    return isinstance(model, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in model.items())
 
 
 def is_checkpoint(path: Path) -> bool:
-    """True when the file ends in our checksum, right, wrong or cut short, so that `load_checkpoint` is to read it."""
+    """Return True if the file ends in our checksum, right, wrong or cut short: then `load_checkpoint` is to read it."""
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
         end = file.read()
@@ -95,7 +101,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the file under `path`, or None when every byte is as it was written."""
+    """Return what is wrong with the file `path`, or None if every byte is as it was written."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     with path.open("rb") as file:
@@ -134,14 +140,6 @@ def _digest(file: Any, size: int) -> bytes:
     return sha.hexdigest().encode()
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def json_text(value: Any, indent: int | None = None) -> str:
     """Return `value` as JSON that every reader takes: NaN and infinity, which JSON lacks, are null."""
 
@@ -156,23 +154,17 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Puts a small text file in place in one rename, or raises OSError naming it and leaves what was there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a small text file, or raise OSError naming it and leave what was there untouched."""
     try:
-        with open_new(aside, "w", "utf-8") as file:
+        with _replacing(path, "w", "utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
     except OSError as error:
         raise type(error)(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:
-    """Raises OSError naming `folder` where no file can be made in it; a folder that is missing is looked for above."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    """Raise OSError naming `folder` if no file can be made in it, or it is missing and cannot be made."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{folder}: {there} is a file; choose another folder")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -180,7 +172,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_out(option: str, out: Path) -> None:
-    """Raises OSError naming `option` where no file can be put at `out`: before the work, not after it."""
+    """Raise OSError naming `option` if no file can be written to `out`: before the work, not after it."""
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{option} {out}: its folder is not there")
     if out.is_dir():
@@ -196,8 +188,8 @@ class CheckpointFolder:
 
     Args:
         path: the folder; made when first written to.
-        keep: how many of the newest to keep (`best.pt` is kept besides).
-        warn: called with what a user must hear.
+        keep: how many of the newest to keep (and `best.pt`).
+        warn: called with warnings.
     """
 
     def __init__(self, path: Path, keep: int, warn: Callable[[str], None]) -> None:
@@ -206,17 +198,17 @@ class CheckpointFolder:
         self.warn = warn
 
     def steps(self) -> list[int]:
-        """Steps there is a file for, newest first."""
+        """Return the steps with a file, newest first."""
         if not self.path.is_dir():
             return []
         return sorted((int(m[1]) for p in self.path.iterdir() if (m := _STEP.fullmatch(p.name))), reverse=True)
 
     def file(self, step: int) -> Path:
-        """Where the checkpoint of `step` belongs."""
+        """Return the path of the checkpoint of `step`."""
         return self.path / f"step-{step:08d}.pt"
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Writes the checkpoint of `step`; only when it is safely there are older ones removed."""
+        """Write the checkpoint of `step`; older ones are removed once it is safely written."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.file(step)
         save_checkpoint(path, state)
@@ -228,19 +220,20 @@ class CheckpointFolder:
         return path
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Writes `best.pt`."""
+        """Write `best.pt`."""
         self.path.mkdir(parents=True, exist_ok=True)
         save_checkpoint(self.path / "best.pt", state)
 
     def newest(self) -> int | None:
-        """The step of the newest checkpoint that is whole; None when the folder has never held one.
-
-        Damaged ones that are newer are reported and set aside as `*.damaged`, so that pruning never prefers them. The
-        pointer `latest` is for people and programs; an empty, missing or dangling one is reported and not needed.
+        """Return the step of the newest checkpoint that is not damaged; None if the folder has never held one.
 
         Raises:
-            ValueError: there are checkpoints, but not one is whole.
+            ValueError: there are checkpoints, but all are damaged.
         """
+        # The files decide, found by name and checked by their sha256; `latest` is for people and other programs, so
+        # that an empty, missing or dangling one costs a warning only. Damaged files are renamed to *.damaged: else
+        # pruning, which keeps the newest by name, would prefer them to those that can be read. Never step 0 by silence:
+        # where something was saved and nothing can be read, the user decides.
         steps, pointer = self.steps(), self.path / "latest"
         named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
         if not steps and not pointer.exists():
@@ -256,10 +249,10 @@ class CheckpointFolder:
             if reason is None:
                 return step
             reasons.append(f"{path.name}: {reason}")
-            aside = path.with_name(path.name + ".damaged")
-            path.replace(aside)
-            self.warn(f"{path}: {reason}; kept as {aside.name}, going back to the checkpoint before it")
+            damaged = path.with_name(path.name + ".damaged")
+            path.replace(damaged)
+            self.warn(f"{path}: {reason}; kept as {damaged.name}, going back to the checkpoint before it")
         raise ValueError(
             f"{self.path}: no checkpoint to resume from ({'; '.join(reasons) or 'only a pointer is left'}). "
-            f"To begin anew choose another --work-dir"
+            f"To start over choose another --work-dir"
         )

@@ -1,11 +1,10 @@
-"""A trained model out of a checkpoint of ours, or out of a file of weights."""
+"""Read a trained model from a checkpoint of ours, or from a file of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ class Trained:
     task: str = ""
 
     def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
-        """Raises ValueError where the file is of another task, or names other classes, than the set `where`."""
+        """Raise ValueError if the file is of another task, or names other classes, than the set `where`."""
         ours = self.classes
         if self.task not in ("", task):
             raise ValueError(
@@ -39,9 +38,8 @@ class Trained:
             )
         if not ours or ours == tuple(classes):
             return
-        place = next((n for n, (a, b) in enumerate(zip(ours, classes, strict=False)) if a != b), None)
-        which = "" if place is None else f": class {place} is {classes[place]!r}, not {ours[place]!r}"
-        which += "" if place is None else differ_in_form(classes[place], ours[place])
+        pairs = enumerate(zip(classes, ours, strict=False))
+        which = next((f": class {n} is {a!r}, not {b!r}{differ_in_form(a, b)}" for n, (a, b) in pairs if a != b), "")
         raise ValueError(
             f"{self.path} knows {len(ours)} classes, others than the {len(classes)} of {where}{which}. Give a set of "
             f"its classes (--cfg-options val_set=PREFIX), or weights without names (`dali-mix convert --from dali_mix`)"
@@ -66,17 +64,17 @@ class Trained:
                 model.load_state_dict(self.weights)
             except RuntimeError as error:
                 first = str(error).strip().splitlines()[0]
-                raise ValueError(f"{self.path}: its tensors cannot be taken over: {first}") from error
+                raise ValueError(f"{self.path}: its tensors cannot be loaded: {first}") from error
         if name := first_non_finite(dict(model.named_parameters()) | statistics(model)):
             raise NonFinite(f"{self.path}: {name} holds NaN or infinity: take an earlier checkpoint")
         return notes
 
 
 def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
-    """Reads a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+    """Read a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
 
     Args:
-        ema: take the averaged weights of a checkpoint.
+        ema: use the averaged weights of a checkpoint.
 
     Raises:
         FileNotFoundError: no such file.
@@ -95,12 +93,8 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
     state = load_checkpoint(path)
     if ema and not state.get("ema"):
         raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
-    return Trained(path, state["ema"]["model"] if ema else state["model"], *_facts(state))
-
-
-def _facts(state: dict[str, Any]) -> tuple[tuple[str, ...], str]:
-    """Classes and task of a checkpoint; older ones do not say."""
+    weights = state["ema"]["model"] if ema else state["model"]
     classes, task = state.get("classes"), state.get("task")
-    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes) and task in trainable()):
-        return (), ""
-    return tuple(map(printable, classes)), task
+    if isinstance(classes, list) and all(isinstance(name, str) for name in classes) and task in trainable():
+        return Trained(path, weights, tuple(map(printable, classes)), task)
+    return Trained(path, weights)  # an older checkpoint

@@ -12,7 +12,7 @@ Group = TypeVar("Group")
 
 
 def checked(check: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return the metadata of a field that `make` checks by `check(name, value, *arguments)`."""
+    """Return the metadata of a field whose value `make` checks by `check(name, value, *arguments)`."""
     return {"check": lambda name, value: check(name, value, *arguments)}
 
 
@@ -31,12 +31,12 @@ def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group
     required = [name for name, item in known.items() if item.default is item.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         raise ValueError(f"{where}: {', '.join(missing)} missing; required are {', '.join(required)}")
-    taken = dict(values)
+    fitting = dict(values)
     for name, value in values.items():
         if "check" in known[name].metadata and not (value is None and "None" in known[name].type):
             found = known[name].metadata["check"](f"{prefix}{name}", value)  # a plain int of numpy's, for instance
-            taken[name] = value if found is None else found
-    return group(**taken)
+            fitting[name] = value if found is None else found
+    return group(**fitting)
 
 
 def mapping(name: str, value: Any) -> None:
@@ -47,7 +47,7 @@ def mapping(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """As of `dali_mix.loading.build_loader`."""
+    """Options of `dali_mix.loading.build_loader`."""
 
     num_threads: int | None = field(default=None, metadata=checked(whole, 1))
     on_bad_record: str = field(default="raise", metadata=checked(choice, ("raise", "skip")))
@@ -57,7 +57,7 @@ class LoaderOptions:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """When a checkpoint is written, how many are kept, and the score whose best model is kept (None: of no score)."""
+    """When a checkpoint is written, how many are kept, and the score whose best model is kept (None: no best model)."""
 
     interval_epochs: int | None = field(default=1, metadata=checked(whole, 1))
     interval_steps: int | None = field(default=None, metadata=checked(whole, 1))
@@ -73,17 +73,17 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True)
+class Multipliers:
+    """Of the rate and weight decay of some parameters."""
+
+    lr_mult: float = field(default=1.0, metadata=checked(number, 0))
+    decay_mult: float = field(default=1.0, metadata=checked(number, 0))
+
+
+@dataclass(frozen=True)
 class Paramwise:
-    """Weight decay of norms and biases (None: as of others), and rules by parts of names: see `train.optim`."""
+    """Weight decay of norms and biases (None: as of others), and `Multipliers` by parts of names: see `train.optim`."""
 
     norm_decay: float | None = field(default=None, metadata=checked(number, 0))
     bias_decay: float | None = field(default=None, metadata=checked(number, 0))
     custom: dict[str, Any] = field(default_factory=dict, metadata=checked(mapping))
-
-
-@dataclass(frozen=True)
-class MetricOptions:
-    """Of `dali_mix.metrics.MultiLabelMetrics`, which checks the values."""
-
-    protocol: str | None = None
-    ties: str | None = None

@@ -20,6 +20,7 @@ import re
 import sys
 import types
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,8 @@ def _import(path: Path) -> types.ModuleType:
                 variant = types.ModuleType("dali_mix.recipes." + spelling.replace("/", "."))
                 vars(variant).update(read_recipe(name))
                 sys.modules[variant.__name__] = variant
-        # A package of its own around the file's folder, so that `from .base import *` finds its neighbours; taken away
-        # again, so that the next recipe of that name is read afresh.
+        # A package of its own around the file's folder, so that `from .base import *` finds its neighbours; removed
+        # again, so that the next recipe of that name is read from its file.
         package = types.ModuleType("_dali_mix_user_recipes")
         package.__path__ = [str(path.parent)]
         sys.modules[package.__name__] = package
@@ -148,25 +149,20 @@ def _import(path: Path) -> types.ModuleType:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """("a.b", value) from "a.b=value"; the value is a Python literal, true/false/none, or else text.
-
-    Raises:
-        ValueError: no "=" in it.
-    """
+    """Return ("a.b", value) for "a.b=value": the value is a Python literal, true/false/none, or else text."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"--cfg-options takes KEY=VALUE, not {text!r}")
     words = {"true": True, "false": False, "none": None, "null": None}
-    if raw.lower() in words:
-        return key.strip(), words[raw.lower()]
-    try:
-        return key.strip(), ast.literal_eval(raw)
-    except (ValueError, SyntaxError):
-        return key.strip(), raw
+    value: Any = words.get(raw.lower(), raw)
+    if value is raw:
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(raw)
+    return key.strip(), value
 
 
 def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """`values` with dotted keys set; a dict is made where the path has none. List items are reached by number.
+    """Return `values` with dotted keys set; missing dicts on the path are made. List items are named by their index.
 
     Raises:
         ValueError: a path through something that is neither dict nor list, or past a list's end.
@@ -174,17 +170,14 @@ def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) ->
     merged = copy.deepcopy(values)
     for dotted, value in options:
         *path, last = dotted.split(".")
-        place: Any = merged
+        parent: Any = merged
         for depth, part in enumerate(path):
-            if isinstance(place, dict) and place.get(part) is None:
-                place[part] = _default(part) if depth == 0 else {}
-            elif isinstance(place, dict) and isinstance(place[part], str) and tuple(path[: depth + 1]) in _NAMED:
-                place[part] = {"type": place[part]}
-            place = place[_key(place, part, dotted)]
-        if isinstance(place, dict):
-            place[last] = value
-        else:
-            place[_key(place, last, dotted)] = value
+            if isinstance(parent, dict) and parent.get(part) is None:
+                parent[part] = _default(part) if depth == 0 else {}
+            elif isinstance(parent, dict) and isinstance(parent[part], str) and tuple(path[: depth + 1]) in _NAMED:
+                parent[part] = {"type": parent[part]}
+            parent = parent[_key(parent, part, dotted)]
+        parent[_key(parent, last, dotted)] = value
     return merged
 
 
@@ -194,12 +187,12 @@ def _default(name: str) -> Any:
     return made if isinstance(made, dict) else {}
 
 
-def _key(place: Any, part: str, dotted: str) -> Any:
-    if isinstance(place, dict):
+def _key(parent: Any, part: str, dotted: str) -> Any:
+    if isinstance(parent, dict):
         return part
-    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+    if isinstance(parent, list) and part.isdigit() and int(part) < len(parent):
         return int(part)
-    raise ValueError(f"--cfg-options {dotted}: {part!r} leads nowhere: the value there is {place!r}")
+    raise ValueError(f"--cfg-options {dotted}: {part!r} leads nowhere: the value there is {parent!r}")
 
 
 def recipe_name(recipe: str) -> str:
@@ -229,7 +222,7 @@ def find_modules(recipe: str, values: dict[str, Any]) -> None:
 
 
 def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
-    """Reads, merges and checks a recipe.
+    """Read, merge and check a recipe.
 
     Args:
         recipe: name of a bundled recipe ("cifar10/wrn28_10:resizemix"), or path ("mine.py", "mine.py:variant").

@@ -1,11 +1,11 @@
-"""Recipes of runs that exist: the values in their config.json, with new options over them."""
+"""Recipes of existing runs: the values in their config.json, changed by new options."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from dali_mix.engine.config.recipe_files import (
     code_named,
@@ -21,10 +21,10 @@ from dali_mix.engine.config.schema import RunConfig, make_config
 
 
 def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> RunConfig:
-    """The config of a run to go on with: the values in its config.json, with `options` laid over them.
+    """Return the config of a run to resume: the values in its config.json, changed by `options`.
 
     Without checkpoints, or without a config.json, it is `load_config`. Values of config.json are plain and checked; a
-    "module:name" among them, which names code, counts only where the recipe or `options` name the same.
+    "module:name" among them, which names code, counts only if the recipe or `options` name the same.
 
     Raises:
         FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or of another recipe.
@@ -34,8 +34,9 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
         return load_config(recipe, options)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or _nested(values):
-            raise ValueError("not a JSON object, or one nested too deeply")
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        values = copy.deepcopy(values)  # as all that follows: an object nested too deeply ends here
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
     if isinstance(loader := values.get("loader"), dict) and loader.get("source") == "exact":
@@ -44,9 +45,9 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
     before = former_names().get(str(before), before)
     values.pop("made_by", None)
     if before not in (None, name):
-        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to go on with it")
+        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to resume it")
     base = read_recipe(recipe)
-    values["resume_strict"] = base.get("resume_strict", True)  # going on regardless is asked for each time
+    values["resume_strict"] = base.get("resume_strict", True)  # resuming in spite of differences is asked for each time
     merged, trusted = merge_options(values, pairs), set(code_named(base).values())
     for key, value in pairs:
         trusted |= set(code_named(value, key).values())
@@ -57,23 +58,18 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
                 "trust it"
             )
     find_modules(recipe, merged)
-    return make_config(merged, where=str(path))
-
-
-def _nested(value: Any, most: int = 32) -> bool:
-    """Whether lists and dicts in `value` are nested more than `most` deep."""
-    level = [value]
-    for _ in range(most):
-        level = [
-            inner for outer in level if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]  # fmt: skip
-    return bool(level)
+    try:
+        return make_config(merged, where=recipe)
+    except ValueError:
+        make_config(values, where=str(path))  # the file is to blame only if it is wrong without the options
+        raise
 
 
 def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
-    """The config to evaluate `checkpoint` with: where it lies in a run of this recipe the values that run had, so that
-    its figures come out again; else the recipe's. `options` are laid over them. Also the config.json that was read.
+    """Return the config to evaluate `checkpoint` with, and the config.json it was read from, if any.
+
+    A checkpoint in a run of this recipe is evaluated with the values of the run, so that its figures are reproduced;
+    any other with the recipe's. Both are changed by `options`.
 
     Raises:
         FileNotFoundError, ValueError: as `load_resumed`.
@@ -83,8 +79,7 @@ def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -
         before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
     except (OSError, ValueError, AttributeError, RecursionError):
         before = None
-    if checkpoint.absolute().parent.name != "checkpoints" or former_names().get(str(before), before) != recipe_name(
-        recipe
-    ):
-        return load_config(recipe, options), None
-    return load_resumed(recipe, work_dir, options), work_dir / "config.json"
+    of_this_recipe = former_names().get(str(before), before) == recipe_name(recipe)
+    if of_this_recipe and checkpoint.absolute().parent.name == "checkpoints":
+        return load_resumed(recipe, work_dir, options), work_dir / "config.json"
+    return load_config(recipe, options), None

@@ -16,7 +16,6 @@ from dali_mix.engine.config.groups import (
     CheckpointOptions,
     EarlyStopping,
     LoaderOptions,
-    MetricOptions,
     Paramwise,
     checked,
     make,
@@ -38,11 +37,11 @@ def _typed(name: str, value: Any) -> None:
         hint = f" ({name}.type={value})" if isinstance(value, str) else ""
         raise ValueError(f"{name} must be a dict with a 'type', not {value!r}{hint}")
     if "num_classes" in value:
-        raise ValueError(f"{name}.num_classes: num_classes stands by itself in a recipe, or is taken from the set")
+        raise ValueError(f"{name}.num_classes: num_classes is a variable of its own in a recipe, or the set's")
 
 
 def _decay(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+    if not is_finite(value) or not 0 <= value < 1:
         raise ValueError(f"{name} is a decay in [0, 1) or None, not {value!r}")
 
 
@@ -84,7 +83,7 @@ class RunConfig:
     mixer: dict[str, Any] | None = field(default=None, metadata=checked(_typed))
     loss: dict[str, Any] = field(default_factory=lambda: {"type": "SoftCrossEntropy"}, metadata=checked(_typed))
     objective: dict[str, Any] = field(default_factory=lambda: {"type": "Plain"}, metadata=checked(_typed))
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict, metadata=checked(mapping))
     paramwise: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=lambda: {"type": "constant"}, metadata=checked(_typed))
     device: str = field(default="auto", metadata=checked(choice, ("auto", "cpu", "cuda")))
@@ -107,7 +106,7 @@ class RunConfig:
     resume_strict: bool = field(default=True, metadata=checked(flag))
 
     def resolved(self) -> dict[str, Any]:
-        """Every value, as plain JSON types."""
+        """Return every value as plain JSON types."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @cached_property
@@ -141,16 +140,12 @@ class RunConfig:
         return measured[0] if name == "auto" else name
 
     def pipeline_options(self, train: bool) -> tuple[str, dict[str, Any]]:
-        """(pipeline name, its options) for training or evaluation."""
+        """Return the name of the pipeline for training or evaluation, and its options."""
         options = {**self.pipeline, **(self.train_pipeline if train else self.val_pipeline)}
         return options.pop("type"), options
 
     def per_rank(self, world_size: int) -> int:
-        """Records in one rank's micro-batch.
-
-        Raises:
-            ValueError: `batch_size` does not divide by ranks × accumulation steps.
-        """
+        """Return the number of records in one rank's micro-batch. Raise ValueError if `batch_size` does not divide."""
         share, rest = divmod(self.batch_size, world_size * self.accumulate)
         if rest or not share:
             raise ValueError(
@@ -174,7 +169,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         _above_zero("optimizer.lr", config.optimizer.get("lr"))
         check_schedule(config.schedule)
         make(Paramwise, config.paramwise, "paramwise", "paramwise.")
-        make(MetricOptions, config.metrics, "metrics")
+        check_keys("metrics", config.metrics, ("protocol", "ties"))
         _ = config.loading
         config.best_score(*trainable().values())
         if config.stopping is not None and (config.val_set is None or not config.checkpoints.best):
@@ -187,11 +182,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
-    """Where an option's default is a number, or True or False, its value must be one too.
-
-    Raises:
-        ValueError: naming `what` and the option.
-    """
+    """Raise ValueError for a value that is not a number, or True or False, though the option's default is one."""
     for key, value in options.items():
         default = parameters[key].default if key in parameters else None
         if isinstance(default, bool):
@@ -201,10 +192,10 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options:
 
 
 def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
-    """`factory(**options)`, with options it does not know reported as a ValueError naming `what`."""
+    """Return `factory(**options)`. Raise ValueError naming `what` for options that it does not take."""
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
     init = tuple(getattr(factory.__init__, name, "") for name in ("__module__", "__qualname__"))
-    if init == ("torch.nn.modules.module", "Module.__init__"):  # takes any, to refuse them all
+    if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature takes any, its body none
         parameters = {}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         check_keys(what, options, parameters)

@@ -7,7 +7,6 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +17,38 @@ from dali_mix import pipelines
 from dali_mix.engine.checkpoint.files import CheckpointFolder
 from dali_mix.engine.config.recipe_files import code_named
 from dali_mix.engine.config.schema import RunConfig
+from dali_mix.engine.provenance import versions
 from dali_mix.engine.train.precision import Precision
 from dali_mix.recordio import RecordSet
 
 # Compared by content, resolved, or without influence on what is computed.
 _LEFT_OUT = {"train_set", "val_set", "visualizer", "device", "amp", "loader.num_threads", "loader.prefetch"}
-_PACKAGES = ("dali_mix", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "numpy", "timm", "torchvision")
 
 
-def run_facts(config: RunConfig, device: torch.device, sets: tuple[str, ...]) -> dict[str, str]:
+def run_values(config: RunConfig, device: torch.device, sets: tuple[str, ...]) -> dict[str, str]:
     """Return what decides a run, name → value: settings, versions, code, and the content of sets and files.
 
-    A path may differ between machines; the content behind it may not.
+    Two ranks may reach a set or file by different paths, so it is the content that counts: a set by the fingerprint in
+    its manifest, a file that a setting names by its sha256, code by its sources.
 
     Args:
         sets: which of "train_set" and "val_set" are packed sets to compare.
     """
-    facts = {"device": device.type, "amp": Precision(config.amp, device).name}
-    facts |= {
-        name: text for name, value in _flat(config.resolved()) if name not in _LEFT_OUT for text in [_text(value)]
-    }
+    values = {"device": device.type, "amp": Precision(config.amp, device).name}
+    values |= {name: _text(value) for name, value in _flat(config.resolved()) if name not in _LEFT_OUT}
     for name in sets:
         if (prefix := getattr(config, name)) is not None:
             records = RecordSet(prefix)
-            facts[name] = f"{len(records)} records, sha256 {records.fingerprint[:16]}"
-    facts |= {f"the version of {name}": _version(name) for name in _PACKAGES}
-    facts["the version of torch"] = torch.__version__
-    facts["the code of dali_mix"] = _code_digest()
+            values[name] = f"{len(records)} records, sha256 {records.fingerprint[:16]}"
+    values |= {f"the version of {name}": version for name, version in versions().items()}
+    values["the code of dali_mix"] = _code_digest()
     for kind in code_named(config.resolved()).values():
-        facts[f"the code of {kind}"] = _module_digest(kind.partition(":")[0])
-    return facts
+        values[f"the code of {kind}"] = _module_digest(kind.partition(":")[0])
+    return values
 
 
-def resume_facts(folder: CheckpointFolder, resume: str) -> dict[str, str]:
-    """Return what a resumed run goes on from; it differs where the work directory is not shared."""
+def resume_values(folder: CheckpointFolder, resume: str) -> dict[str, str]:
+    """Return what a run resumes from; it differs between ranks if the work directory is not shared."""
     steps = folder.steps() if resume != "no" else []
     newest = "none"
     if steps:
@@ -63,11 +60,8 @@ def resume_facts(folder: CheckpointFolder, resume: str) -> dict[str, str]:
 
 def file_digest(path: str | Path) -> str:
     """Return the sha256 of a file, short."""
-    digest = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return f"sha256 {digest.hexdigest()[:16]}"
+        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -79,16 +73,9 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """A value, or the digest of the file that it names."""
+    """Return a value as text, or the digest of the file that it names."""
     is_path = isinstance(value, str) and (os.sep in value or bool(Path(value).suffix))
     return file_digest(value) if is_path and Path(value).is_file() else str(value)
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 @cache

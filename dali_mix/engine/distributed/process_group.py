@@ -16,14 +16,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dali_mix.engine.distributed.environment import address, environment
-from dali_mix.engine.distributed.rendezvous import RankLost, Rendezvous
-
-__all__ = ["RankLost", "Ranks", "StopSignal", "environment", "joined", "pick_device"]
+from dali_mix.engine.distributed.rendezvous import Rendezvous
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others. One process alone is rank 0 of 1, and nothing below communicates."""
+    """The rank of this process among `world_size`. A single process is rank 0 of 1 and communicates with nobody."""
 
     rank: int
     world_size: int
@@ -36,21 +34,13 @@ class Ranks:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sums `tensor` over all ranks, in place."""
+        """Sum `tensor` over all ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def agree(self, value: int) -> int:
-        """Rank 0's `value`, on every rank; also a barrier."""
-        if self.world_size == 1:
-            return value
-        tensor = torch.tensor([value], dtype=torch.int64, device=self.device)
-        dist.broadcast(tensor, 0)
-        return int(tensor.item())
-
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's `value`, which pickle can carry, in the order of ranks."""
+        """Return every rank's `value`, which pickle can carry, in the order of ranks; also a barrier."""
         found = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(found, value)
@@ -61,14 +51,14 @@ class Ranks:
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Gives every rank rank 0's buffers: BatchNorm's statistics drift apart between forward passes of DDP."""
+        """Give every rank rank 0's buffers: BatchNorm's statistics drift apart between forward passes of DDP."""
         if self.world_size > 1:
             for model in models:
                 for buffer in model.buffers():
                     dist.broadcast(buffer, 0)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Averages gradients that were gathered outside of DDP's own reduction."""
+        """Average gradients that DDP did not reduce."""
         if self.world_size > 1:
             for parameter in model.parameters():
                 if parameter.grad is not None:
@@ -76,21 +66,18 @@ class Ranks:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" → this rank's GPU where there is one, else the CPU; "cpu" or "cuda" as asked.
+    """Return the device of a recipe's `device`: for "auto" this rank's GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: an unknown name, or "cuda" on a machine without.
+        ValueError: "cuda" on a machine without a GPU, or more ranks than GPUs.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device {name!r} is unknown: use auto, cpu or cuda")
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise ValueError("device='cuda', but torch finds no GPU here; `dali-mix doctor` says more")
     if name == "cpu" or not available:
         return torch.device("cpu")
-    local_rank, count = environment()[2], torch.cuda.device_count()
-    if count == 1:  # of this process alone, in a container or a Slurm task
-        local_rank = 0
+    count = torch.cuda.device_count()
+    local_rank = environment()[2] if count > 1 else 0  # one GPU is this process's own, in a container or a Slurm task
     if local_rank >= count:
         raise ValueError(f"this is local rank {local_rank}, but there are {count} GPUs: start fewer processes")
     return torch.device("cuda", local_rank)
@@ -126,7 +113,7 @@ def joined(
         return
     problem: Exception | None = None
     try:
-        device, facts = prepare()
+        device, values = prepare()
     except Exception as error:
         problem = error
     try:
@@ -138,7 +125,7 @@ def joined(
     with rendezvous.reporting():
         if problem is not None:
             raise problem
-        rendezvous.compare({"WORLD_SIZE": str(world_size), **facts})
+        rendezvous.compare({"WORLD_SIZE": str(world_size), **values})
         extra: dict[str, Any] = {}
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -154,12 +141,12 @@ def joined(
         _groups.append(dist.group.WORLD)
         ranks = Ranks(rank, world_size, device, rendezvous)
         yield ranks
-        ranks.agree(0)
+        ranks.gather(None)
         dist.destroy_process_group()
 
 
 class StopSignal:
-    """Records SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
+    """Record SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
     Later SIGTERMs change nothing (launchers forward what the scheduler sent as well): SIGKILL ends what hangs. A second
     Ctrl-C stops at once. `name` is what asked first.

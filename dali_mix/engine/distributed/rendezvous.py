@@ -1,7 +1,17 @@
 """How ranks find each other: a key-value store at rank 0 through which they meet, compare and report failures.
 
 It is open before any process group, so that a missing rank, two processes of one rank, different settings and a rank
-that fails are one message that names them, not a hang or errors of the transport on every other machine.
+that fails are one message that names them, not a hang or errors of the transport on every other machine. Its keys, all
+below dali_mix/ATTEMPT/ (torchrun's store outlives a restart of the ranks):
+
+    joined/RANK    how many processes came as this rank: more than one is an error
+    host/RANK      the machine of the first of them
+    NAME/RANK      what this rank gave to `exchange(NAME, …)`
+    failed         [rank, message] of the rank that failed first: set once, by compare_set
+    seen/RANK      this rank has read how the run ended
+
+Every wait also looks at `failed` and at the deadline. The server is a thread of rank 0 and ends with it, so a rank that
+fails keeps the store open (`_linger`) until all others have seen why.
 """
 
 from __future__ import annotations
@@ -80,7 +90,7 @@ class Rendezvous:
             ConnectionError: ranks did not come in time, or one came twice.
         """
         keys = [f"{name}/{rank}" for rank in range(self.world_size)]
-        with self._reading():
+        try:
             self._check_unique()
             self.store.set(keys[self.rank], value)
             while not self.store.check(keys):
@@ -91,20 +101,20 @@ class Rendezvous:
                     raise RanksMissing(self._missing(keys))
                 time.sleep(_POLL_SECONDS)
             return [self.store.get(key).decode() for key in keys]
+        except RuntimeError as error:  # of the store: its server is gone
+            raise RankLost(f"rank 0 has ended; its output says why ({_first_line(error)})") from error
 
-    def compare(self, facts: dict[str, str]) -> None:
-        """Compare what must be equal on all ranks, by name.
+    def compare(self, values: dict[str, str]) -> None:
+        """Compare what must be equal on all ranks, name → value.
 
         Raises:
             ValueError: naming what differs and which ranks have which value.
             RankLost, ConnectionError: as `exchange`.
         """
-        found = [json.loads(text) for text in self.exchange("facts", json.dumps({"host": self.host, "facts": facts}))]
+        found = [json.loads(text) for text in self.exchange("values", json.dumps([self.host, values]))]
         self._deadline = time.monotonic() + self._seconds
-        message = differences([entry["facts"] for entry in found], [entry["host"] for entry in found])
-        if not message:
-            return
-        raise ValueError(message)
+        if message := differences([of_rank for _, of_rank in found], [host for host, _ in found]):
+            raise ValueError(message)
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
@@ -165,13 +175,6 @@ class Rendezvous:
                     ) from None
             time.sleep(0.2)
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:  # of the store: its server is gone
-            raise RankLost(f"rank 0 has ended; its output says why ({_first_line(error)})") from error
-
     def _missing(self, keys: list[str]) -> str:
         missing = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
         there = [rank for rank in range(self.world_size) if rank not in missing]
@@ -201,22 +204,22 @@ class Rendezvous:
         return f"rank {rank} on {where} failed; its output has the error"
 
 
-def differences(facts: list[dict[str, str]], hosts: list[str], most: int = 3) -> str:
-    """Return the message about values that differ between ranks, or "" when all are equal.
+def differences(values: list[dict[str, str]], hosts: list[str], most: int = 3) -> str:
+    """Return the message about values that differ between ranks, or "" if all are equal.
 
     Args:
-        facts: of each rank, name → value.
+        values: of each rank, name → value.
         hosts: of each rank, its machine.
     """
-    names = dict.fromkeys(name for each in facts for name in each)
+    names = dict.fromkeys(name for each in values for name in each)
     shown = []
     for name in names:
         ranks: dict[str, list[int]] = {}
-        for rank, each in enumerate(facts):
+        for rank, each in enumerate(values):
             ranks.setdefault(each.get(name, "not set"), []).append(rank)
         if len(ranks) > 1:
-            values = (f"{_short(value)} on {spans(of)} ({hosts[of[0]]})" for value, of in ranks.items())
-            shown.append(f"{name}: {', '.join(values)}")
+            found = (f"{_short(value)} on {spans(of)} ({hosts[of[0]]})" for value, of in ranks.items())
+            shown.append(f"{name}: {', '.join(found)}")
     if not shown:
         return ""
     more = f"; and {len(shown) - most} more" if len(shown) > most else ""

@@ -1,4 +1,4 @@
-"""Image files through a recipe's evaluation pipeline: temporary sets of them, which the usual loader reads."""
+"""Load image files through a recipe's evaluation pipeline: packed into temporary sets, which the usual loader reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,8 @@ DECODED_PIXELS = 50_000_000  # of a batch, decoded: fewer pictures at a time whe
 
 
 class Seen(NamedTuple):
-    """paths: B files. images: (B,3,H,W) float32, as the model takes them. rows: (B,) of RECORD_DTYPE, what a pipeline
-    knows of each: its height and width in pixels."""
+    """A batch. paths: B files. images: (B,3,H,W) float32, the model's input. rows: (B,) of RECORD_DTYPE, with the
+    height and width of each file in pixels."""
 
     paths: list[Path]
     images: Tensor
@@ -46,12 +47,12 @@ class Unreadable(NamedTuple):
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The files among `paths` as they are given, and those called like images in each folder and below, sorted.
+    """Return the files among `paths` in their order, and for each folder the files named like images below it, sorted.
 
     Raises:
         FileNotFoundError: a path that is not there.
         PermissionError: a folder that may not be read.
-        ValueError: nothing given, or a folder without images.
+        ValueError: no path, or a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -73,13 +74,12 @@ def _images_in(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not no_data(name)]
         for name in files:
-            if (
-                is_image(name)
-                and not no_data(name)
-                and (Path(parent, name).is_file() or Path(parent, name).is_symlink())
-            ):
-                found.append(Path(parent, name))
-            elif not no_data(name):
+            path = Path(parent, name)
+            if no_data(name):
+                continue
+            if is_image(name) and (path.is_file() or path.is_symlink()):
+                found.append(path)
+            else:
                 others[suffix_of(name)] += 1
     notices = unread_images(others)
     if not found:
@@ -97,14 +97,13 @@ def _refuse(error: OSError) -> None:
 def load_images(
     config: RunConfig, paths: Sequence[Path], device: torch.device, unreadable: list[Unreadable]
 ) -> Iterator[Seen]:
-    """Batches of the files, in order, decoded and prepared as in an evaluation of the recipe.
+    """Yield batches of the files, in order, decoded and prepared as in an evaluation of the recipe.
 
-    A set packed with `--resize` holds smaller images than the files, so its pixels may differ slightly.
-
-    Files of which the model is not shown all (several images in one, transparency) are counted in a warning at the end.
+    A set packed with `--resize` holds smaller images than the files, so its pixels may differ slightly. Files of which
+    the model sees only a part (several images in one, transparency) are counted in a warning at the end.
 
     Args:
-        unreadable: gets those that cannot be read, which are left out.
+        unreadable: files that cannot be read are left out and appended here.
     """
     noted: Counter[str] = Counter()
     chunk: list[tuple[Path, Sample]] = []
@@ -130,12 +129,12 @@ def load_images(
 
 
 def _batch_size(config: RunConfig, pixels: int) -> int:
-    """How many pictures of a size are decoded at a time: the recipe's batch, or what `DECODED_PIXELS` allows."""
+    """Return how many images of a size are decoded at a time: the recipe's batch, or what `DECODED_PIXELS` allows."""
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 
 def _sample(path: Path, noted: Counter[str]) -> tuple[Sample, int]:
-    """The record of an image file, and its pixels. What the model is not shown of it is counted in `noted`."""
+    """Return the record of an image file and its number of pixels; count in `noted` what the model does not see."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -157,7 +156,6 @@ def _load_chunk(
     unreadable: list[Unreadable],
 ) -> Iterator[Seen]:
     name, options = config.pipeline_options(train=False)
-    settings = {key: value for key, value in config.loader.items() if key in ("num_threads", "prefetch")}
     with tempfile.TemporaryDirectory(prefix="dali_mix-") as folder:
         write_set(Path(folder, "images"), [sample for _, sample in chunk], classes=["none"])
         records = RecordSet(Path(folder, "images"))
@@ -170,18 +168,18 @@ def _load_chunk(
             rank=0,
             world_size=1,
             on_bad_record="skip",
+            num_threads=config.loading.num_threads,
+            prefetch=config.loading.prefetch,
             pipeline_options=options,
-            **settings,
         )
-        try:
-            for images, _, ids in loader:
-                numbers = ids.numpy()
-                yield Seen([chunk[number][0] for number in numbers], images, np.asarray(records.table[numbers]))
-        except ValueError:
-            if len(loader.skipped) < len(chunk):  # else it says that not one is left
-                raise
-        finally:
-            loader.close()
+        with closing(loader):
+            try:
+                for images, _, ids in loader:
+                    numbers = ids.numpy()
+                    yield Seen([chunk[number][0] for number in numbers], images, np.asarray(records.table[numbers]))
+            except ValueError:
+                if len(loader.skipped) < len(chunk):  # else it says that not one is left
+                    raise
         for number, reason in loader.skipped:
             what = reason.partition(f": record {number}: ")[2] or reason
             unreadable.append(Unreadable(chunk[number][0], what))

@@ -1,4 +1,4 @@
-"""What a trained model says of image files."""
+"""Predict the classes of image files with a trained model."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Predictions:
     unreadable: list[Unreadable]
 
     def chosen(self, row: int, threshold: float | None = None, top_k: int | None = None) -> list[tuple[str, float]]:
-        """(class, score) of file `row`, highest first: the `top_k` highest among those above `threshold`.
+        """Return (class, score) of file `row`, highest first: the `top_k` highest among those above `threshold`.
 
-        With neither given: above .5 of a multi-label model, the five highest of a classification model.
+        With neither given: above 0.5 for a multi-label model, the five highest for a classification model.
         """
         return choose(self.scores[row], self.classes, self.task, threshold, top_k)
 
@@ -45,7 +45,7 @@ class Predictions:
 def choose(
     scores: Tensor, classes: Sequence[str], task: Task, threshold: float | None = None, top_k: int | None = None
 ) -> list[tuple[str, float]]:
-    """As `Predictions.chosen`, of one file's scores (K,).
+    """Return what `Predictions.chosen` does for one file's scores (K,).
 
     Raises:
         ValueError: a threshold outside 0 … 1, or top_k below 1.
@@ -57,7 +57,7 @@ def choose(
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: give 1 or more")
     values, order = scores.sort(descending=True, stable=True)
-    ranked = list(zip((classes[place] for place in order.tolist()), values.tolist(), strict=True))
+    ranked = list(zip((classes[index] for index in order.tolist()), values.tolist(), strict=True))
     return [pair for pair in ranked[:top_k] if threshold is None or pair[1] > threshold]
 
 
@@ -67,12 +67,12 @@ class Predictor:
     Args:
         config: the recipe it was trained by.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
-        ema: take the averaged weights of a checkpoint.
+        ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits; by default those in the checkpoint, or else those of the recipe's
-            `val_set` or `train_set`, one of which must then be there.
+            `val_set` or `train_set`, one of which must then exist.
 
     Raises:
-        FileNotFoundError: no such checkpoint, or no names to be had.
+        FileNotFoundError: no such checkpoint, or no class names.
         ValueError: weights of another model, another number of names, a damaged file.
     """
 
@@ -99,23 +99,20 @@ class Predictor:
         self.autocast = Precision(config.amp, self.device).autocast
 
     def load(self, paths: Sequence[Path], unreadable: list[Unreadable]) -> Iterator[Seen]:
-        """Batches of files as the model takes them, on its device; those that cannot be read go to `unreadable`."""
+        """Yield batches of files for the model, on its device; append those that cannot be read to `unreadable`."""
         return load_images(self.config, paths, self.device, unreadable)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Logits (B,K) → probabilities (B,K) float32, of each class or of sum 1, as the task is."""
+        """Return the task's probabilities (B,K) float32 of logits (B,K)."""
         return self.task.probabilities(in_float32(logits))
 
     def __call__(
         self, images: Iterable[str | Path], each: Callable[[Path, Tensor], object] = lambda path, scores: None
     ) -> Predictions:
-        """Predicts files, and the images in folders.
+        """Predict files and the images in folders, see `find_images`.
 
         Args:
-            each: called with every file and its scores (K,) as soon as they are there.
-
-        Raises:
-            FileNotFoundError, ValueError: a path that is not there, or a folder without images.
+            each: called with every file and its scores (K,) as soon as they are computed.
         """
         unreadable: list[Unreadable] = []
         paths: list[Path] = []
@@ -142,24 +139,18 @@ def predict(
     ema: bool = False,
     classes: Sequence[str] | None = None,
 ) -> Predictions:
-    """Classes of image files by a trained model; the files are decoded and prepared as in an evaluation.
+    """Predict the classes of image files; they are decoded and prepared as in an evaluation.
 
     Args:
-        config, checkpoint, ema, classes: as `Predictor`, which serves better for more than one call.
+        config, checkpoint, ema, classes: as `Predictor`, which is better for more than one call.
         images: files (JPEG, PNG, WebP, BMP, PNM, GIF, TIFF) and folders of them.
-
-    Returns:
-        the scores of every class; files that cannot be read are listed in `unreadable`.
-
-    Raises:
-        FileNotFoundError, ValueError: as `Predictor` and `find_images`.
     """
     files = find_images(images)
     return Predictor(config, checkpoint, ema=ema, classes=classes)(files)
 
 
 def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
-    """Classes and task of the recipe's packed sets."""
+    """Return the classes and task of the recipe's packed sets."""
     for prefix in (config.val_set, config.train_set):
         if prefix and Path(f"{set_prefix(prefix)}.json").is_file():
             info = RecordSet(prefix).info
@@ -171,7 +162,7 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
 
 
 def _task_of_loss(config: RunConfig) -> Task:
-    """What the recipe's loss is for; where it takes several, what the model is for."""
+    """Return the task that the recipe's loss is for; if it is for several, the one that the model is for."""
     accepts = accepted(build_loss(config))
     of_model = sorted(trainable().values(), key=lambda task: config.model["type"] not in task.model_types)
     return next((task for task in of_model if accepts is None or task.target_kind in accepts), CLASSIFICATION)

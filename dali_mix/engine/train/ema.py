@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ModelEma:
-    """Keeps `module`, a copy of a model whose weights follow the model's slowly.
+    """Keep `module`, a copy of a model whose weights follow the model's slowly.
 
     After update t (counted from 1) the average moves by 1 - d with d = min(decay, (1 + t) / (10 + t)): with a fixed
     decay the average would still be mostly the random initial weights thousands of steps later. Floating buffers
@@ -27,7 +27,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Moves the average towards `model`'s present weights; no host sync."""
+        """Move the average towards `model`'s weights; no host sync."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine, theirs = _tensors(self.module), _tensors(model)
@@ -38,11 +38,11 @@ class ModelEma:
                 tensor.copy_(theirs[index])
 
     def state_dict(self) -> dict:
-        """`updates`, and `model`: the averaged weights under the model's own names."""
+        """Return `updates`, and `model`: the averaged weights under the model's own names."""
         return {"updates": self.updates, "model": self.module.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Takes over what `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self.module.load_state_dict(state["model"])
         self.updates = int(state["updates"])
 

@@ -1,9 +1,13 @@
 """What the ranks exchange at every step: the loss, further numbers that must be finite, and requests to stop.
 
-On a CPU the beat of a step is known before its optimizer step. On a GPU reading it there would make the host wait for
-the device at every step. So the beat is copied to pinned memory in the background and read one step later, when it has
-long arrived; meanwhile `bad`, a flag on the device, keeps the fused optimizer from changing any weight from the first
-non-finite number on. All ranks read the same beat at the same step, so they stop together.
+On a CPU the numbers of a step are known before its optimizer step. On a GPU reading them there would make the host wait
+for the device at every step. So they are copied to pinned memory in the background and read one step later:
+
+    step t    GPU: loss, gradients, sum over ranks, `bad` |= not finite, optimizer step unless `bad`
+              CPU: starts the copy of step t, reads the copy of step t - 1, which has long arrived
+
+`bad`, a flag on the device, keeps torch's fused optimizers from changing any weight from the first non-finite number
+on, so a step that is read late does no harm. All ranks read the same numbers at the same step, so they stop together.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from torch import Tensor
 from dali_mix.engine.distributed.process_group import Ranks
 
 
-class Beat(NamedTuple):
+class StepNumbers(NamedTuple):
     """One step, as all ranks know it: its number, the mean loss over the global batch, whether any rank must stop, and
     the means over ranks of the other numbers that were measured.
     """
@@ -30,15 +34,15 @@ class Beat(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        return math.isfinite(self.loss) and all(map(math.isfinite, self.measured))
+        return all(map(math.isfinite, (self.loss, *self.measured)))
 
 
-class Pulse:
-    """Exchanges one `Beat` a step.
+class LossMonitor:
+    """Exchanges the `StepNumbers` of each step.
 
     Args:
         ranks: the ranks that take part.
-        late: read each beat one step later (see above); the optimizer must then honour `bad`.
+        late: read each step's numbers one step later (see above); the optimizer must then honour `bad`.
     """
 
     def __init__(self, ranks: Ranks, *, late: bool) -> None:
@@ -47,8 +51,8 @@ class Pulse:
         self.bad = torch.zeros((), dtype=torch.float32, device=ranks.device)  # 1 from the first non-finite number on
         self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
-    def beat(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> Beat | None:
-        """Sends this step's beat; returns it, or when `late` the one before (None at first).
+    def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:
+        """Send this step's numbers; return them, or when `late` those of the step before (None at first).
 
         Args:
             step: number of the step under way.
@@ -71,8 +75,8 @@ class Pulse:
         self._waiting = (step, packet, event)
         return before
 
-    def flush(self) -> Beat | None:
-        """The beat still under way, waited for; None when there is none."""
+    def flush(self) -> StepNumbers | None:
+        """Wait for the numbers still under way and return them; None if there are none."""
         if self._waiting is None:
             return None
         step, packet, event = self._waiting
@@ -81,6 +85,6 @@ class Pulse:
             event.synchronize()
         return self._read(step, packet)
 
-    def _read(self, step: int, packet: Tensor) -> Beat:
+    def _read(self, step: int, packet: Tensor) -> StepNumbers:
         loss, stop, *measured = packet.tolist()
-        return Beat(step, loss, stop > 0, tuple(number / self.ranks.world_size for number in measured))
+        return StepNumbers(step, loss, stop > 0, tuple(number / self.ranks.world_size for number in measured))

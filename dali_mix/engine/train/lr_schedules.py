@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step: nothing to save, nothing to restore, any step can be asked for.
+"""Learning rates as pure functions of the step: nothing to save, nothing to restore.
 
 A schedule gives a *factor*; a parameter group's rate is its own base rate (the optimizer's `lr` times the group's
 `lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` at step 0 to 1 where it ends.
@@ -20,17 +20,17 @@ def _cosine(progress: float, start: float, end: float) -> float:
 
 
 def cosine(total: int, *, lr: float, min_lr: float = 0.0) -> Factor:
-    """From 1 at step 0 to `min_lr` / `lr` at step `total` along half a cosine (arXiv 1608.03983, without restarts)."""
+    """Fall from 1 at step 0 to `min_lr` / `lr` at step `total` along half a cosine (arXiv 1608.03983, no restarts)."""
     return lambda step: _cosine(step / max(total, 1), 1.0, min_lr / lr)
 
 
 def step_decay(milestones: Sequence[int], gamma: float = 0.1) -> Factor:
-    """`gamma` to the number of `milestones` (steps) already reached."""
+    """Return `gamma` to the power of the number of `milestones` (steps) reached."""
     return lambda step: gamma ** sum(step >= milestone for milestone in milestones)
 
 
 def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Factor:
-    """Up from 1/`div_factor` over the first `pct_start` of the steps, then down to 1/(`div_factor`·`final_div_factor`).
+    """Rise from 1/`div_factor` in the first `pct_start` of the steps, fall to 1/(`div_factor`·`final_div_factor`).
 
     Both along half a cosine; the same values as torch's OneCycleLR with its defaults (`lr` is its `max_lr`).
     """
@@ -46,14 +46,14 @@ def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, f
 
 
 def constant() -> Factor:
-    """1 at every step."""
+    """Return 1 at every step."""
     return lambda step: 1.0
 
 
 def with_warmup(factor: Factor, steps: int, start: float = 0.0) -> Factor:
-    """Linear from `start` to `factor(0)` over the first `steps` steps; `factor` is then counted from there.
+    """Rise linearly from `start` to `factor(0)` over the first `steps` steps, then follow `factor` from its step 0.
 
-    The first step is never at a rate of zero: it takes the rate the line has one step in.
+    The first step is never at a rate of zero: step i has the rate of the line at i + 1.
     """
     if steps <= 0:
         return factor
@@ -95,10 +95,10 @@ def build_schedule(settings: Mapping[str, Any], *, lr: float, steps_per_epoch: i
 
     Args:
         settings: `type`, a key of `SCHEDULES`, `warmup_epochs` (may be a fraction), `warmup_factor`, and the options of
-            the type (`milestones` in epochs of the whole run, warm-up included); checked by `check_schedule`.
+            the type (`milestones` in epochs of the run, warm-up included); checked by `check_schedule`.
         lr: the optimizer's base rate; `min_lr` is an absolute rate and is divided by it.
         steps_per_epoch: optimizer steps in an epoch.
-        total_steps: optimizer steps in the whole run.
+        total_steps: optimizer steps in the run.
     """
     options = dict(settings)
     kind = options.pop("type")

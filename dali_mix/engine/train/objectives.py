@@ -30,27 +30,11 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.loss = loss
+        self.minimised = loss  # the loss of a step; `loss` scores evaluations
         self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
 
-    @property
-    def minimised(self) -> nn.Module:
-        """The loss of a step; `loss` scores evaluations."""
-        return self.loss
-
-    @property
-    def summed(self) -> bool:
-        """Whether the loss of a step is the sum over its records rather than their mean."""
-        return is_summed(self.minimised)
-
-    @property
-    def counted(self) -> Callable[[Tensor], Tensor] | None:
-        """Of mixed targets, how many rows the loss of a step is a mean over, where ignored ones may leave fewer than
-        there are; None where they cannot, or where it is a sum.
-        """
-        return counted(self.minimised)
-
     def check(self, mixer: Mixer | None) -> None:
-        """Raises ValueError where the objective cannot work with this mixer, its model or its loss."""
+        """Raise ValueError if the objective cannot work with this mixer, its model or its loss."""
         known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")  # others may take what they like
         fits = type(self) is Objective and (isinstance(self.loss, SGRELoss) or not known)
         head = getattr(self.model, "head", None)
@@ -64,31 +48,26 @@ class Objective(nn.Module):
             raise ValueError("loss SGRELoss is for head 'sgre', which gives it two logits: take AsymmetricLoss")
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
-        """What `forward` needs drawn for a batch, if anything; for one of the same shape the same from the same
-        generator.
-        """
+        """Draw what `forward` needs for a batch, if anything; it depends on the batch's shape only."""
         return None
 
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
-        """
+        """Return the loss, a scalar float32, of images and targets as the mixer left them.
+
         Args:
-            images, targets: as the mixer left them.
             mixed: what the mixer drew, or None.
             drawn: what `draw` drew.
-
-        Returns:
-            scalar float32.
         """
         return self.loss(in_float32(self.run(images)), targets)
 
     def run(self, *inputs: Any) -> Any:
-        """The model's outputs, under the autocast of the run."""
+        """Run the model under the autocast of the run."""
         with self.autocast():
             return self.model(*inputs)
 
 
 class MaskedSupervision(Objective):
-    """The same model sees each image whole and with parts blacked out (MaskSup, MSL, arXiv 2310.18517).
+    """Run the model on each image and on a copy with parts blacked out (MaskSup, MSL, arXiv 2310.18517).
 
     Args:
         model, loss: as `Objective`; `loss` scores evaluations.
@@ -114,12 +93,8 @@ class MaskedSupervision(Objective):
     ) -> None:
         super().__init__(model, loss)
         self.masks = FreeFormMasks() if masks == "free-form" else FolderMasks(masks)
-        self.together = MaskedSupervisionLoss(whole, masked, agreement)
+        self.minimised = MaskedSupervisionLoss(whole, masked, agreement)
         self.fill = fill
-
-    @property
-    def minimised(self) -> nn.Module:
-        return self.together
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
         batch_size, _, height, width = images.shape
@@ -127,7 +102,7 @@ class MaskedSupervision(Objective):
 
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
         logits, masked = self.run(images), self.run(mask_out(images, self.masks.masks(drawn), self.fill))
-        return self.together(in_float32(logits), in_float32(masked), targets)
+        return self.minimised(in_float32(logits), in_float32(masked), targets)
 
 
 class SpliceMixConsistency(Objective):
@@ -141,11 +116,7 @@ class SpliceMixConsistency(Objective):
 
     def __init__(self, model: nn.Module, loss: nn.Module, detach: bool = True) -> None:
         super().__init__(model, loss)
-        self.together = SpliceMixConsistencyLoss(detach)
-
-    @property
-    def minimised(self) -> nn.Module:
-        return self.together
+        self.minimised = SpliceMixConsistencyLoss(detach)
 
     def check(self, mixer: Mixer | None) -> None:
         if not isinstance(mixer, SpliceMix):
@@ -160,7 +131,7 @@ class SpliceMixConsistency(Objective):
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
         count = len(mixed.sources)
         logits, cells = self.run(images, (count, mixed.rows, mixed.cols))
-        return self.together(in_float32(logits), in_float32(cells), targets, mixed.sources, mixed.dropped)
+        return self.minimised(in_float32(logits), in_float32(cells), targets, mixed.sources, mixed.dropped)
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -171,15 +142,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def is_summed(loss: object) -> bool:
-    """Whether a loss is the sum over a batch's records rather than their mean."""
+    """Return True if a loss is the sum over a batch's records rather than their mean."""
     return getattr(loss, "reduction", "mean") == "sum"
 
 
 def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
-    """The `counted` of a loss that is a mean and has one (see `dali_mix.losses`)."""
+    """Return the function that counts the rows a mean loss averages over, where ignored targets reduce it; else None.
+
+    It is the loss's own `counted` (see `dali_mix.losses`): mixed targets → number of rows.
+    """
     return None if is_summed(loss) else getattr(loss, "counted", None)
 
 
 def in_float32(outputs: Any) -> Any:
-    """Outputs of a model, a tensor or a tuple of them, as float32."""
+    """Return the outputs of a model, a tensor or a tuple of them, as float32."""
     return tuple(map(in_float32, outputs)) if isinstance(outputs, tuple) else outputs.float()

@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
+from dali_mix.engine.config.groups import Multipliers, make
 from dali_mix.engine.config.schema import check_kinds
-from dali_mix.options import did_you_mean, number
+from dali_mix.options import check_keys, choice, did_you_mean
 
-NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-    *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()),
-)
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+OPTIMIZERS = {
+    name: kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+}
 
 
 def parameter_groups(
@@ -29,13 +30,13 @@ def parameter_groups(
     bias_decay: float | None = None,
     custom: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameters of `model` that train, grouped by rate and weight decay.
+    """Return the parameters of `model` that train, grouped by rate and weight decay.
 
     Args:
         lr, weight_decay: of every parameter no rule below names.
         norm_decay: weight decay of the scales and shifts of normalization layers.
         bias_decay: weight decay of every other parameter named `bias`.
-        custom: part of a parameter's dotted name (whole components: "backbone", "layer4.0") →
+        custom: part of a parameter's dotted name (complete components: "backbone", "layer4.0") →
             {"lr_mult": …, "decay_mult": …}. The longest key that fits wins, and goes before the two rules above.
 
     Returns:
@@ -44,36 +45,27 @@ def parameter_groups(
     Raises:
         ValueError: a key of `custom` that fits no parameter, or an unknown multiplier.
     """
-    custom = custom or {}
-    for key, rule in custom.items():
-        if not isinstance(rule, dict):
-            raise ValueError(f"paramwise.custom[{key!r}] must be a dict of lr_mult and decay_mult, not {rule!r}")
-        if unknown := set(rule) - {"lr_mult", "decay_mult"}:
-            raise ValueError(f"paramwise.custom[{key!r}]: unknown {sorted(unknown)}; use lr_mult and decay_mult")
-        for name, value in rule.items():
-            number(f"paramwise.custom[{key!r}].{name}", value, 0)
-    norm_names = {
-        f"{name}.{own}" if name else own
-        for name, module in model.named_modules()
-        if isinstance(module, NORMS)
-        for own, _ in module.named_parameters(recurse=False)
-    }
+    rules = {}
+    for key, rule in (custom or {}).items():
+        where = f"paramwise.custom[{key!r}]"
+        rules[key] = make(Multipliers, rule, where, f"{where}.")
+    of_norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(False)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     fitted: set[str] = set()
     for name, parameter in model.named_parameters():
         rate, decay = lr, weight_decay
-        keys = sorted((key for key in custom if f".{key}." in f".{name}."), key=len)
+        keys = sorted((key for key in rules if f".{key}." in f".{name}."), key=len)
         fitted.update(keys)
         if keys:
-            rule = custom[keys[-1]]
-            rate, decay = lr * rule.get("lr_mult", 1.0), weight_decay * rule.get("decay_mult", 1.0)
-        elif name in norm_names:
+            fitting = rules[keys[-1]]
+            rate, decay = lr * fitting.lr_mult, weight_decay * fitting.decay_mult
+        elif id(parameter) in of_norms:
             decay = weight_decay if norm_decay is None else norm_decay
         elif name.rpartition(".")[2] == "bias":
             decay = weight_decay if bias_decay is None else bias_decay
         if parameter.requires_grad:
             groups.setdefault((rate, decay), []).append(parameter)
-    for key in set(custom) - fitted:
+    for key in set(rules) - fitted:
         parts = sorted({part for name, _ in model.named_parameters() for part in name.split(".")})
         raise ValueError(
             f"paramwise.custom names {key!r}{did_you_mean(key, parts)}, which is part of no parameter's name; "
@@ -88,31 +80,20 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, settings: dict[str, Any], paramwise: dict[str, Any], device: torch.device
 ) -> torch.optim.Optimizer:
-    """The torch optimizer a recipe names, over `parameter_groups`.
+    """Return the torch optimizer a recipe names, over `parameter_groups`.
 
-    On a GPU the fused implementation is taken where there is one: it is faster, and it can leave the weights alone by a
-    flag on the device, which the trainer needs to stop before a step without waiting for the GPU (see `pulse`).
+    On a GPU it is the fused implementation if there is one: it is faster, and a flag on the device can keep it from
+    changing weights, which the trainer needs to stop before a step without waiting for the GPU (see `loss_monitor`).
 
     Raises:
         ValueError: an unknown type or option, or a model without parameters to train.
     """
     options = dict(settings)
     kind = options.pop("type")
-    cls = getattr(torch.optim, kind, None)
-    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)) or cls is torch.optim.Optimizer:
-        names = [
-            n
-            for n, c in vars(torch.optim).items()
-            if isinstance(c, type) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer
-        ]
-        hint = did_you_mean(kind, names)
-        raise ValueError(f"optimizer.type {kind!r} is not in torch.optim{hint}; there are {', '.join(names)}")
+    cls = OPTIMIZERS[choice("optimizer.type", kind, OPTIMIZERS)]
     known = inspect.signature(cls).parameters
-    if unknown := set(options) - set(known):
-        raise ValueError(f"optimizer: {kind} knows no {sorted(unknown)}; it takes {sorted(set(known) - {'params'})}")
+    check_keys(f"optimizer {kind}", options, set(known) - {"params"})
     check_kinds(known, f"optimizer {kind}", options)
-    if "lr" not in options:
-        raise ValueError("optimizer.lr is missing: give the base learning rate")
     if cls in _UNUSABLE:
         raise ValueError(f"optimizer {kind}: {_UNUSABLE[cls]}; use SGD with momentum, or AdamW")
     groups = parameter_groups(model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise)
@@ -156,7 +137,7 @@ def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[st
         parameter = torch.nn.Parameter(torch.ones(shape, device=device))
         parameter.grad = torch.ones_like(parameter)
         try:
-            optimizer = getattr(torch.optim, kind)([parameter], **options)
+            optimizer = OPTIMIZERS[kind]([parameter], **options)
             optimizer.step()
         except Exception as error:  # of any kind: each optimizer has its own
             first = (str(error).strip() or type(error).__name__).splitlines()[0]

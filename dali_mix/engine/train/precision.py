@@ -23,7 +23,7 @@ class Precision:
             native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             amp = "bf16" if native else "off"
         self.name = amp
-        self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")  # without fp16 it changes nothing
         self.autocast: Callable[[], AbstractContextManager] = nullcontext
         if amp != "off":
             dtype = torch.bfloat16 if amp == "bf16" else torch.float16
@@ -32,13 +32,10 @@ class Precision:
         self._steps = 0
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Takes an optimizer step; with loss scaling one of infinite gradients is left out and the scale is lowered."""
-        if self.scaler is None:
-            optimizer.step()
-        else:
-            self.scaler.step(optimizer)
-            self.scaler.update()
-            self._steps += 1
+        """Step the optimizer; loss scaling leaves out a step of infinite gradients and lowers the scale."""
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        self._steps += 1
 
     def check_scale(self, scale: float) -> None:
         """Note the loss scale of a step. Raise NonFinite once it is below 1: every step before was left out."""
@@ -50,9 +47,9 @@ class Precision:
                 f"Use amp='bf16' or amp='off', a lower rate or clip_grad_norm"
             )
 
-    def check_taken(self) -> None:
-        """Raise NonFinite if not one step of this process was taken; waits for the device."""
-        if self.scaler is None or self._start is None or not self._steps:
+    def check_any_step(self) -> None:
+        """Raise NonFinite if every step of this process was left out; waits for the device."""
+        if self._start is None or not self._steps:
             return
         if self.scaler.get_scale() <= self._start * self.scaler.get_backoff_factor() ** self._steps:
             raise NonFinite(

@@ -1,10 +1,10 @@
-"""The trainer's small memories: the log interval under way, and the best score so far."""
+"""The log interval under way, and the best score so far."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass
@@ -21,11 +21,11 @@ class Window:
     _first: int = 0
 
     def start_clock(self) -> None:
-        """Leaves out what was not training (an evaluation, a start-up) from the rates."""
+        """Leave out of the rates what was not training (an evaluation, a start-up)."""
         self._start, self._first, self.images, self.waited = time.perf_counter(), self.steps, 0, 0.0
 
     def close(self) -> dict[str, float]:
-        """Mean loss over the interval, and rates over the time since the clock was started; begins a new interval."""
+        """Return the interval's mean loss, and rates since the clock was started; begin a new interval."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
         timed = max(self.steps - self._first, 1)
         self.seconds_per_step = seconds / timed
@@ -47,28 +47,29 @@ class Window:
 
 @dataclass
 class Best:
-    """The best value so far of the score called `name`; lower is better for a loss, higher for all else."""
+    """The best value so far of the score called `name`; "" for none."""
 
     name: str
+    lower_is_better: bool = False
     value: float | None = None
     step: int = 0
-    since: int = 0
+    since: int = 0  # evaluations without a better one
 
-    def update(self, scores: dict[str, float], step: int) -> str:
-        """Takes an evaluation in; returns what to say when it is the best yet, else ""."""
+    def update(self, scores: dict[str, float], step: int) -> bool:
+        """Take in the scores of an evaluation; return True if they are the best so far."""
         if not self.name:
-            return ""
+            return False
         value = scores[self.name]
-        sign = -1 if self.name.endswith("loss") else 1
+        sign = -1 if self.lower_is_better else 1
         if math.isnan(value) or (self.value is not None and sign * value <= sign * self.value):
             self.since += 1
-            return ""
+            return False
         self.value, self.step, self.since = value, step, 0
-        return f"  (best {self.name})"
+        return True
 
     def state_dict(self) -> dict[str, object]:
-        return asdict(self)
+        return {"name": self.name, "value": self.value, "step": self.step, "since": self.since}
 
     def load_state_dict(self, state: dict) -> None:
-        if state["name"] == self.name:  # another score asked for: its history begins here
+        if state["name"] == self.name:  # else another score is asked for, whose history begins here
             self.value, self.step, self.since = state["value"], state["step"], state["since"]

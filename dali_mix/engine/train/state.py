@@ -16,11 +16,11 @@ from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.progress import Best, Window
 from dali_mix.models import differences
 
-_ANYWAY = "--cfg-options resume_strict=False goes on all the same"
+_ANYWAY = "--cfg-options resume_strict=False resumes anyway"
 
 
 class Resumable(Protocol):
-    """What of a `Trainer` makes its state."""
+    """The attributes of a `Trainer` that make its state."""
 
     config: RunConfig
     parts: Parts
@@ -34,18 +34,19 @@ class Resumable(Protocol):
     offset: int
     saved_at: int
     steps_per_epoch: int
+    epochs: int
     total_steps: int
 
 
 def capture(trainer: Resumable) -> dict[str, Any]:
-    """The state of a run between two optimizer steps; the same on every rank, BatchNorm's statistics aside."""
-    parts, scaler = trainer.parts, trainer.precision.scaler
+    """Return the state of a run between two optimizer steps; equal on all ranks but for BatchNorm's statistics."""
+    parts = trainer.parts
     return {
         "format": 1,
         "model": parts.model.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
         "groups": group_names(parts),
-        "scaler": None if scaler is None else scaler.state_dict(),
+        "scaler": trainer.precision.scaler.state_dict() or None,
         "ema": None if trainer.ema is None else trainer.ema.state_dict(),
         "loader": parts.train_loader.state_dict(),
         "epoch": trainer.epoch,
@@ -58,7 +59,7 @@ def capture(trainer: Resumable) -> dict[str, Any]:
         "batch_size": trainer.config.batch_size,
         "train_set": trainer.config.train_set,
         "recipe": recipe(trainer),
-        **facts(parts),
+        **trained_on(parts),
     }
 
 
@@ -73,21 +74,21 @@ def group_names(parts: Parts) -> list[list[str]]:
     return [[names[parameter] for parameter in group["params"]] for group in parts.optimizer.param_groups]
 
 
-def facts(parts: Parts) -> dict[str, Any]:
-    """What a checkpoint says of the training set, so that prediction does without it: task, and classes in order."""
+def trained_on(parts: Parts) -> dict[str, Any]:
+    """Return what a checkpoint says of the training set, so that prediction does without it: task and class names."""
     return {"task": parts.task.name, "classes": list(parts.classes)}
 
 
 def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
-    """Goes on from what `capture` gave. Rates and decays are the recipe's, not the checkpoint's.
+    """Restore what `capture` returned. Rates and decays are the recipe's, not the checkpoint's.
 
     Returns:
         a sentence for each value of the recipe that is not the checkpoint's.
 
     Raises:
         ValueError: it was saved with another seed, batch size, data set, type of model, optimizer, parameter groups, or
-            with an average where there is none now or the other way round, unless `resume_strict` is off: then what
-            cannot be carried over begins afresh. Also one whose tensors are of another model.
+            with an average while there is none now or the other way round, unless `resume_strict` is off: then what
+            cannot be carried over starts from its initial state. Also one whose tensors are of another model.
     """
     config, parts = trainer.config, trainer.parts
     strict = config.resume_strict
@@ -101,7 +102,7 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     position = dict(state["loader"])
     if strict and position.get("fingerprint") != parts.train_loader.state_dict().get("fingerprint"):
         before, now = state.get("train_set", "another set"), config.train_set
-        what = f"{now} has been packed anew since" if before == now else f"on {before}, this run has train_set={now}"
+        what = f"{now} has been packed again since" if before == now else f"on {before}, this run has train_set={now}"
         raise ValueError(f"the checkpoint was saved in training on other records: {what}; {_ANYWAY}")
     trained, wanted = state.get("recipe") or {}, recipe(trainer)
     kinds = [dict(values.get("model") or {}).get("type") for values in (trained, wanted)]
@@ -115,7 +116,7 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     parts.model.load_state_dict(state["model"])
     fresh = _restore_optimizer(trainer, state, trained)
     fresh += _restore_average(trainer, state)
-    if trainer.precision.scaler is not None and state.get("scaler"):
+    if state.get("scaler"):
         trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.epoch, trainer.step, trainer.saved_at = state["epoch"], state["step"], state["step"]
     per_epoch, per_epoch_before = trainer.steps_per_epoch, state.get("steps_per_epoch", trainer.steps_per_epoch)
@@ -123,7 +124,8 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     if not strict:  # as many epochs are behind us, and so is that share of the schedule, in steps of another size
         progress = progress * per_epoch // per_epoch_before
     trainer.offset = trainer.step - progress
-    trainer.total_steps += trainer.offset
+    trainer.total_steps = max(trainer.total_steps + trainer.offset, trainer.step)
+    trainer.epochs = max(trainer.epochs, trainer.epoch + 1)
     trainer.window.load_state_dict(state["window"])
     trainer.best.load_state_dict(state["best"])
     changed = [key for key in wanted if key in trained and trained[key] != wanted[key] and key != "resume_strict"]
@@ -133,32 +135,26 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
 
 
 def _restore_optimizer(trainer: Resumable, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Load the optimizer's state, or with `resume_strict` off leave it fresh where it is another's, and say so."""
+    """Load the optimizer's state; with `resume_strict` off leave it fresh if it is another's, and return a sentence."""
     config, optimizer = trainer.config, trainer.parts.optimizer
     saved, names = state["optimizer"], group_names(trainer.parts)
     settings, now = before.get("optimizer", {}), recipe(trainer)["optimizer"]
+    sizes = [len(group["params"]) for group in saved["param_groups"]]
     reason = ""
     if settings.get("type", now["type"]) != now["type"]:
         reason = f"this run was trained with optimizer {_named(settings)}, the recipe now says {_named(now)}"
-    elif len(saved["param_groups"]) != len(names):
+    elif state.get("groups", names) != names or sizes != [len(group) for group in names]:
         reason = (
             f"the checkpoint is of another optimizer: its optimizer has {len(saved['param_groups'])} groups of "
-            f"parameters, the recipe's has {len(names)} (see `paramwise`)"
-        )
-    elif state.get("groups", names) != names or any(
-        len(group["params"]) != len(mine) for group, mine in zip(saved["param_groups"], names, strict=True)
-    ):
-        reason = (
-            "the checkpoint is of another optimizer: the recipe now puts other parameters into its groups (see "
-            "`paramwise` and what is frozen)"
+            f"parameters, the recipe's has {len(names)}, with other parameters (see `paramwise` and what is frozen)"
         )
     elif wrong := _misfit(trainer, saved["state"]):
         was = f"trained with optimizer {_named(settings)}" if settings else "trained with another optimizer"
         reason = f"this run was {was}, the recipe now says {_named(now)}, and {wrong}"
     if reason and config.resume_strict:
-        raise ValueError(f"{reason}. Its state cannot be carried over; {_ANYWAY}, with that state begun afresh")
+        raise ValueError(f"{reason}. Its state cannot be carried over; {_ANYWAY}, with a new state")
     if reason:
-        return [f"{reason}; its state begins afresh"]
+        return [f"{reason}; its state is new"]
     # With the rules in place beforehand torch puts what it restores where this device's implementation wants it.
     rules = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     groups = [{**old, **rule} for old, rule in zip(saved["param_groups"], rules, strict=True)]
@@ -191,7 +187,7 @@ def _misfit(trainer: Resumable, saved: Mapping[Any, Any]) -> str:
 
 
 def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
-    """Whether each side of `value` is 1 or the parameter's, as of the factors that Adafactor keeps."""
+    """Return True if each side of `value` is 1 or the parameter's, as of the factors that Adafactor keeps."""
     pairs = zip(value.shape, parameter.shape, strict=False)
     return value.dim() == parameter.dim() and all(side in (1, wanted) for side, wanted in pairs)
 
@@ -215,35 +211,31 @@ def _restore_average(trainer: Resumable, state: Mapping[str, Any]) -> list[str]:
     return []  # named among what has changed
 
 
-_OF_OPTIMIZER = {"state": dict, "param_groups": list}
-_NEEDED: dict[str, type | tuple[type, ...]] = {
-    "optimizer": dict, "loader": dict, "epoch": int, "step": int, "window": dict, "best": dict, "seed": int,
-    "batch_size": int,
-}  # fmt: skip
-_OPTIONAL: dict[str, type | tuple[type, ...]] = {
-    "offset": int, "steps_per_epoch": int, "groups": list, "recipe": dict, "scaler": (dict, type(None)),
-}  # fmt: skip
+# Entries of a checkpoint to resume from, and their kinds.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("optimizer", "loader", "window", "best", "recipe", "optimizer.state"), dict),
+    **dict.fromkeys(("optimizer.param_groups", "groups"), list),
+    **dict.fromkeys(("epoch", "step", "offset", "steps_per_epoch", "seed", "batch_size", "window.steps"), int),
+    **dict.fromkeys(("loader.epoch", "loader.samples_seen", "best.step", "best.since"), int),
+    "window.loss": (float, int),
+    "best.name": str,
+    "best.value": (float, int, type(None)),
+    "scaler": (dict, type(None)),
+}
+_OPTIONAL = ("loader.epoch", "loader.samples_seen", "offset", "steps_per_epoch", "groups", "recipe", "scaler")
+_LEAST = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}  # of other integers: 0
 
 
 def _check_kinds(state: Mapping[str, Any]) -> None:
     """Raise ValueError if an entry is missing, or is not of the kind that `capture` gives."""
-    if missing := _NEEDED.keys() - state.keys():
-        raise ValueError(f"not a checkpoint to resume from: it lacks {', '.join(sorted(missing))}")
-    best = state["best"] if isinstance(state["best"], dict) else {}
-    window = state["window"] if isinstance(state["window"], dict) else {}
-    entries = [(name, state[name], kind) for name, kind in (_NEEDED | _OPTIONAL).items() if name in state]
-    entries += [(f"best.{name}", best.get(name), int) for name in ("step", "since")]
-    entries += [("best.value", best.get("value"), (float, int, type(None))), ("best.name", best.get("name"), str)]
-    entries += [("window.loss", window.get("loss"), (float, int)), ("window.steps", window.get("steps"), int)]
-    loader = state["loader"] if isinstance(state["loader"], dict) else {}
-    entries += [(f"loader.{name}", loader.get(name, 0), int) for name in ("epoch", "samples_seen")]
-    optimizer = state["optimizer"] if isinstance(state["optimizer"], dict) else {}
-    entries += [(f"optimizer.{name}", optimizer.get(name), kind) for name, kind in _OF_OPTIMIZER.items()]
-    for name, value, kind in entries:
-        least = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}.get(name, 0)
-        if (
-            not isinstance(value, kind)
-            or isinstance(value, bool)
-            or (isinstance(value, int) and not least <= value < 1 << 62)
-        ):
+    for name, kind in _KINDS.items():
+        outer, _, key = name.rpartition(".")
+        entries = state[outer] if outer else state
+        if key not in entries:
+            if name in _OPTIONAL:
+                continue
+            raise ValueError(f"not a checkpoint to resume from: it lacks {name}")
+        value = entries[key]
+        in_range = not isinstance(value, int) or _LEAST.get(name, 0) <= value < 1 << 62
+        if not isinstance(value, kind) or isinstance(value, bool) or not in_range:
             raise ValueError(f"not a checkpoint to resume from: its {name} is {str(value)[:40]!r}")

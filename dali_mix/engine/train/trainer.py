@@ -2,7 +2,7 @@
 
 Randomness is derived, never carried along: the model's (dropout, Shake-Shake) from (seed, step, rank, micro-step), the
 mixer's likewise, the loader's from (seed, epoch, record). So a run is its state (`train.state`), tensors and plain
-values, and going on from it gives what would have been without the stop; on a CPU to the bit.
+values, and a resumed run equals one that was never stopped; on a CPU to the bit.
 
 More than 300 lines: one class, whose methods are the parts of a step and share that state.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_mix.engine.build import BatchLike, Loader, Parts
+from dali_mix.engine.build import Loader, Parts
 from dali_mix.engine.checkpoint.files import CheckpointFolder
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
@@ -28,17 +28,19 @@ from dali_mix.engine.logging import Report
 from dali_mix.engine.scores import SCORES
 from dali_mix.engine.train.ema import ModelEma
 from dali_mix.engine.train.finite import total_norm
-from dali_mix.engine.train.loss_monitor import Beat, Pulse
+from dali_mix.engine.train.loss_monitor import LossMonitor, StepNumbers
 from dali_mix.engine.train.lr_schedules import build_schedule
+from dali_mix.engine.train.objectives import counted, is_summed
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.progress import Best, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
-from dali_mix.engine.train.state import capture, facts
+from dali_mix.engine.train.state import capture, trained_on
 from dali_mix.engine.train.watch import Watch
+from dali_mix.loading import Batch
 
 
 class Trainer:
-    """Trains `parts` as `config` says.
+    """Train `parts` as `config` says.
 
     Args:
         observers: called with the trainer after every optimizer step.
@@ -62,8 +64,9 @@ class Trainer:
         self.step = 0  # optimizer steps done
         self.offset = 0  # how many of them are more than this recipe takes as far: resumed with another batch size
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
-        self.total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
         self.steps_per_epoch = steps_per_epoch
+        self.epochs = config.epochs  # `restore` raises both if the checkpoint is beyond the end of this recipe
+        self.total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
         self.factor = build_schedule(
             config.schedule,
             lr=config.optimizer["lr"],
@@ -73,31 +76,35 @@ class Trainer:
         self.precision = Precision(config.amp, ranks.device)
         parts.objective.autocast = self.precision.autocast
         self.objective: torch.nn.Module = parts.objective
+        self.no_sync: Callable[[], AbstractContextManager] = (
+            nullcontext  # backward inside leaves gradients to each rank
+        )
         if ranks.world_size > 1:
-            gpu = [ranks.device.index] if ranks.device.type == "cuda" else None
             self.objective = DistributedDataParallel(
                 parts.objective,
-                device_ids=gpu,
+                device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
                 find_unused_parameters=config.find_unused_parameters,
             )
+            self.no_sync = self.objective.no_sync
         self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)  # after DDP: rank 0's weights
-        # Read late only where the optimizer itself can be kept from stepping; see `pulse`.
-        late = bool(parts.optimizer.defaults.get("fused")) and self.precision.scaler is None
-        self.pulse = Pulse(ranks, late=late and ranks.device.type == "cuda")
-        if self.pulse.late:
-            parts.optimizer.found_inf = self.pulse.bad  # type: ignore[attr-defined]  # read by torch's fused kernels
+        # Read late only where the optimizer itself can be kept from stepping; see `loss_monitor`.
+        late = bool(parts.optimizer.defaults.get("fused")) and not self.precision.scaler.is_enabled()
+        self.monitor = LossMonitor(ranks, late=late and ranks.device.type == "cuda")
+        if self.monitor.late:
+            parts.optimizer.found_inf = self.monitor.bad  # type: ignore[attr-defined]  # read by torch's fused kernels
         self.watch = Watch(parts.model, ranks)
         self.generator = torch.Generator()
         self.window = Window()
-        self.best = Best(config.best_score(parts.task))
+        best = config.best_score(parts.task)
+        self.best = Best(best, best.removeprefix("ema_") in SCORES[parts.task.metrics].lower_is_better)
         self._evaluated = False  # whether notes on the val_set were logged
         self._first = True  # no step of this process has been done
         self.saved_at = -1
-        self._skipped: dict[int, int] = {}  # records that each loader has left out so far, and were told of
+        self._skipped: dict[int, int] = {}  # by id of a loader: records left out that were warned of
 
     def fit(self) -> str:
-        """Trains to the end and returns "finished", "stopped early", or after saving "preempted" or "interrupted".
+        """Train to the end; return "finished", "stopped early", or after saving "preempted" or "interrupted".
 
         Raises:
             NonFinite: a loss or gradient is NaN or infinite, before the optimizer step it belongs to; or a checkpoint
@@ -108,9 +115,9 @@ class Trainer:
         try:
             while True:
                 self.run_epoch()
-                last = self.step >= self.total_steps or self.epoch + 1 >= self.config.epochs
+                last = self.step >= self.total_steps or self.epoch + 1 >= self.epochs
                 if last:
-                    self.precision.check_taken()
+                    self.precision.check_any_step()
                 if last and self.window.steps:  # the rest of the last interval
                     self.log()
                 # Saved before the evaluation, which a resumed run simply does again.
@@ -126,23 +133,21 @@ class Trainer:
                 self.epoch += 1
         except Preempted:
             self.save()
-            self.report.line(f"{self.stop.name}: saved at step {self.step}; go on with --resume")
+            self.report.line(f"{self.stop.name}: saved at step {self.step}; continue with --resume")
             return "interrupted" if self.stop.name == "Ctrl-C" else "preempted"
 
     def end(self, how: str) -> str:
-        """Says where the run ended and what it leaves, and returns `how`."""
-        best = ""
+        """Log where the run ended and what it leaves; return `how`."""
+        best, name = "", self.best.name
         if self.best.value is not None:
-            best = (
-                f", best {self.best.name} {self.best.value:.4g} at step {self.best.step} ({self.folder.path}/best.pt)"
-            )
+            best = f", best {name} {self.best.value:.4g} at step {self.best.step} ({self.folder.path}/best.pt)"
         elif self.best.since:
-            best = f", no best.pt ({self.best.name} was NaN in all {self.best.since} evaluations)"
+            best = f", no best.pt ({name} was NaN in all {self.best.since} evaluations)"
         self.report.line(f"{how}: step {self.step}{best}, last checkpoint {self.folder.path}/latest")
         return how
 
     def run_epoch(self) -> None:
-        """Trains from where the loader stands to the end of the epoch."""
+        """Train from where the loader is to the end of the epoch."""
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
         self.objective.train()
@@ -150,12 +155,12 @@ class Trainer:
         batches = self.fetch()
         while self.step < self.total_steps and self.train_step(batches):
             self.observe()
-        self.take(self.pulse.flush())
+        self.record(self.monitor.flush())
         if self.window.stop:
             raise Preempted
 
-    def fetch(self) -> Iterator[BatchLike]:
-        """The loader's batches; the time spent waiting for them is noted."""
+    def fetch(self) -> Iterator[Batch]:
+        """Yield the loader's batches, and note the time spent waiting for them."""
         batches = iter(self.parts.train_loader)
         while True:
             start = time.perf_counter()
@@ -173,19 +178,19 @@ class Trainer:
             self.report.warn(f"left out: {reason}")
         self._skipped[id(loader)] = len(skipped)
 
-    def train_step(self, batches: Iterator[BatchLike]) -> bool:
-        """One optimizer step on up to `accumulate` micro-batches; False when the epoch had none left.
-
-        Each rank's loss is weighted by its share of the global batch, so that the gradient is that of the mean over
-        all its records, whatever the number of ranks, however uneven the last batch, and if bad records are left out.
-        Where ignored targets leave fewer to a loss than came, its share is what it counts. A loss that is a sum over
-        records stays one.
-        """
+    def train_step(self, batches: Iterator[Batch]) -> bool:
+        """Take one optimizer step on up to `accumulate` micro-batches; return False if the epoch had none left."""
+        # The gradient is that of the mean loss over the rows of the global batch, however it is cut into ranks and
+        # micro-batches. Only after the last one it is known how many rows that are, so it is made in two steps:
+        #   before backward  each micro-batch's mean × its rows / expected   (× ranks, since DDP divides by them)
+        #   before the step  gradient × expected / rows that came on all ranks
+        # expected: the planned rows. Fewer come at an epoch's end, if bad records are left out, and if a loss ignores
+        # targets (it then counts its rows itself, on the device). A loss that is a sum over rows is left as it is.
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
         expected, seen = 0, 0
         came: int | Tensor = 0
-        summed = self.parts.objective.summed
-        rows = self.parts.objective.counted if world_size * accumulate > 1 else None
+        summed = is_summed(self.parts.objective.minimised)
+        rows = counted(self.parts.objective.minimised) if world_size * accumulate > 1 else None
         mean_loss = torch.zeros((), device=self.ranks.device)
         for micro in range(accumulate):
             batch = next(batches, None)
@@ -193,14 +198,14 @@ class Trainer:
                 break
             expected = loader.global_size if accumulate == 1 else loader.global_batch_size * accumulate
             inputs = self.mix(batch, micro)
-            counted = len(batch.ids) if rows is None else rows(inputs[1])
-            share = 1 if summed else counted / expected
-            with self.exchange_gradients(micro == accumulate - 1):
+            count = len(batch.ids) if rows is None else rows(inputs[1])
+            share = 1 if summed else count / expected
+            with nullcontext() if micro == accumulate - 1 else self.no_sync():
                 loss = self.objective(*inputs) * (share * world_size)
-                self.scaled(loss).backward()
+                self.precision.scaler.scale(loss).backward()
             mean_loss += loss.detach() / world_size
             seen += loader.global_size
-            came = came + counted
+            came = came + count
             self.watch.note(self.step + 1, batch.ids)
         if not seen:
             return False
@@ -217,18 +222,13 @@ class Trainer:
         if self._first:
             self.check_gradients()
         norm, measured = self.measure()
-        self.take(self.pulse.beat(self.step + 1, mean_loss, self.stop.asked, measured))
+        self.record(self.monitor.exchange(self.step + 1, mean_loss, self.stop.asked, measured))
         self.update(norm)
         self.window.images += seen
         return True
 
-    def exchange_gradients(self, now: bool) -> AbstractContextManager:
-        """Whether backward inside averages gradients over ranks, or leaves that to the last micro-batch."""
-        wrapped = self.objective
-        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and not now else nullcontext()
-
-    def mix(self, batch: BatchLike, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
-        """Seeds the model's randomness for this micro-step, mixes the batch, and draws for the objective."""
+    def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
+        """Seed the model's randomness for this micro-step, mix the batch, and draw for the objective."""
         keys = (self.config.seed, self.step, self.ranks.rank, micro)
         seed_model(derive_seed(MODEL, *keys), self.ranks.device)
         generator = self.generator.manual_seed(derive_seed(MIXER, *keys))
@@ -236,13 +236,9 @@ class Trainer:
         if self.parts.mixer is not None:
             size, _, height, width = images.shape
             params = self.parts.mixer.sample(size, height, width, generator, images.device)
-            # The loader's batches are ours: mixed in place, none needs a second one.
+            # The trainer owns the loader's batches, so it mixes in place: no second batch in memory.
             images, targets = self.parts.mixer.apply(images, targets, params, inplace=self.parts.mixer.in_place)
         return images, targets, params, self.parts.objective.draw(images, generator)
-
-    def scaled(self, loss: Tensor) -> Tensor:
-        """The loss as it goes into backward: scaled up for fp16."""
-        return loss if self.precision.scaler is None else self.precision.scaler.scale(loss)
 
     def check_gradients(self) -> None:
         """Raise ValueError on several ranks, and warn in a single process, if the first step left out a parameter."""
@@ -258,23 +254,22 @@ class Trainer:
         """Return the norm of the gradient, None for scaled ones, and what must be finite for this step to be taken."""
         scaler = self.precision.scaler
         buffers = [total_norm(self.watch.statistics.values())] if self.watch.statistics else []
-        if scaler is not None:  # infinite gradients are usual: the scaler leaves that step out and lowers its scale
+        if scaler.is_enabled():  # infinite gradients are usual: the scaler leaves that step out and lowers its scale
             return None, [scaler.scale(torch.ones((), device=self.ranks.device)), *buffers]
         norm = total_norm(p.grad for p in self.parts.model.parameters() if p.grad is not None)
         return norm, [norm, *buffers]
 
     def update(self, norm: Tensor | None) -> None:
-        """Clips to the gradient's `norm`, steps at this step's rate, and follows with the average."""
-        optimizer, scaler = self.parts.optimizer, self.precision.scaler
+        """Clip to the gradient's `norm`, step at this step's rate, and update the average."""
+        optimizer = self.parts.optimizer
         factor = self.factor(self.step - self.offset)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         if self.config.clip_grad_norm:
             parameters = list(self.parts.model.parameters())
-            if scaler is not None:
-                scaler.unscale_(optimizer)
+            if norm is None:
+                self.precision.scaler.unscale_(optimizer)
                 norm = total_norm(p.grad for p in parameters if p.grad is not None)
-            assert norm is not None
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_grad_norm, norm)
         self.precision.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
@@ -282,32 +277,27 @@ class Trainer:
             self.ema.update(self.parts.model)
         self.step += 1
 
-    def take(self, beat: Beat | None) -> None:
-        """Takes note of a step's loss; stops everything where that or another number of it is not finite.
-
-        Raises:
-            NonFiniteLoss: on every rank.
-        """
-        if beat is None:
+    def record(self, numbers: StepNumbers | None) -> None:
+        """Add a step's loss to the log interval. Raise NonFiniteLoss on every rank if a number is not finite."""
+        if numbers is None:
             return
-        self.watch.check_step(beat)
-        if self.precision.scaler is not None:
-            self.precision.check_scale(beat.measured[0])
-        self.window.loss += beat.loss
+        self.watch.check_step(numbers)
+        if self.precision.scaler.is_enabled():
+            self.precision.check_scale(numbers.measured[0])
+        self.window.loss += numbers.loss
         self.window.steps += 1
-        self.window.stop |= beat.stop
+        self.window.stop |= numbers.stop
 
     def observe(self) -> None:
-        """Logs, saves and stops where it is time to; calls the observers."""
+        """Log, save and stop if it is time to; call the observers."""
         interval = self.config.checkpoints.interval_steps
-        due = interval is not None and self.step % interval == 0
         if self.config.log_ids:
             self.report.ids(self.ranks.rank, self.step, self.watch.ids(self.step))
         if self.step % self.config.log_interval == 0 or self.step == self.total_steps:
-            self.take(self.pulse.flush())
+            self.record(self.monitor.flush())
             self.log()
         self.report.advance()
-        if due:
+        if interval is not None and self.step % interval == 0:
             self.save()
         for observer in self.observers:
             observer(self)
@@ -315,19 +305,19 @@ class Trainer:
             raise Preempted
 
     def log(self) -> None:
-        """One line and one record of the interval that ends here."""
+        """Write a line and a record of the interval that ends here."""
         lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
         values = {"epoch": (self.step - self.offset) / self.steps_per_epoch, "lr": lr, **self.window.close()}
         self.report.numbers("train", self.step, values)
         left = self.window.seconds_per_step * (self.total_steps - self.step)
         self.report.line(
-            f"epoch {self.epoch + 1}/{self.config.epochs}  step {self.step}/{self.total_steps}  "
+            f"epoch {self.epoch + 1}/{self.epochs}  step {self.step}/{self.total_steps}  "
             f"loss {values['loss']:.4f}  lr {lr:.3g}  {values['images_per_s']:.0f} img/s  "
             f"wait {100 * values['wait_share']:.1f}%  eta {left // 3600:.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f}"
         )
 
     def evaluate(self) -> None:
-        """Evaluates the model and its average, and keeps the best."""
+        """Evaluate the model and its average; keep the best."""
         if self.parts.val_loader is None:
             return
         models = {"": self.parts.model} if self.ema is None else {"": self.parts.model, "ema_": self.ema.module}
@@ -349,7 +339,7 @@ class Trainer:
                 for note in () if self._evaluated else measure.notes(self.parts.classes):
                     self.report.line(f"note: {note}")
                 self._evaluated = True
-            except NonFiniteScores as error:  # the weights are finite: training may go on, this is never the best
+            except NonFiniteScores as error:  # the weights are finite: training continues, this is never the best
                 if self.ranks.main:
                     self.report.warn(f"step {self.step}{', averaged weights' if prefix else ''}: {error}")
                 scores = dict.fromkeys(task.measured, math.nan)
@@ -359,17 +349,18 @@ class Trainer:
         in_short = [name for name in values if name != "epoch" and not name.endswith("_top3")]
         shown = "  ".join(f"{name} {values[name]:.4g}" for name in in_short)
         better = self.best.update(values, self.step)
-        self.report.line(f"epoch {self.epoch + 1}/{self.config.epochs}  step {self.step}  validation  {shown}{better}")
+        shown += f"  (best {self.best.name})" if better else ""
+        self.report.line(f"epoch {self.epoch + 1}/{self.epochs}  step {self.step}  validation  {shown}")
         if better and self.ranks.main:
             average = {} if self.ema is None else {"ema": self.ema.state_dict()}
             metrics = {**values, "step": self.step}
-            best = {"model": self.parts.model.state_dict(), **average, **facts(self.parts), "metrics": metrics}
+            best = {"model": self.parts.model.state_dict(), **average, **trained_on(self.parts), "metrics": metrics}
             self.watch.check_state(best, self.step)
             self.folder.save_best(best)
 
     def save(self) -> None:
-        """Writes this step's checkpoint, on the main rank; needs no word from the others."""
-        self.take(self.pulse.flush())
+        """Write this step's checkpoint, on the main rank; nothing is exchanged with the others."""
+        self.record(self.monitor.flush())
         if self.step == self.saved_at:
             return
         if self.ranks.main:

@@ -1,7 +1,12 @@
-"""What a run checks of its model: finite numbers at the start, at each step and in what is saved, and gradients."""
+"""What a run checks of its model: finite numbers at the start, at each step and in what is saved, and gradients.
+
+A single NaN spreads to every weight within a step. So a step is measured before it is taken (loss, norm of the
+gradient, norm of the model's statistics), and whatever is about to be saved is checked once more.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.train.finite import NonFinite, NonFiniteLoss, check_state, diagnosis, first_non_finite, statistics
-from dali_mix.engine.train.loss_monitor import Beat
+from dali_mix.engine.train.finite import NonFinite, NonFiniteLoss, first_non_finite, statistics
+from dali_mix.engine.train.loss_monitor import StepNumbers
 
 
 class Watch:
@@ -35,11 +40,7 @@ class Watch:
         return torch.cat(self._ids.get(step, [torch.zeros(0, dtype=torch.int64)])).tolist()
 
     def check_start(self, files: Iterable[Any]) -> None:
-        """Raise NonFinite if a weight or statistic is not finite before the first step.
-
-        Args:
-            files: the files that the weights were read from.
-        """
+        """Raise NonFinite if a weight or statistic, read from `files`, is not finite before the first step."""
         if name := first_non_finite(dict(self.model.named_parameters()) | self.statistics):
             named = ", ".join(map(str, files))
             raise NonFinite(
@@ -57,13 +58,13 @@ class Watch:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         return f"no gradient reaches {', '.join(found[:5])}{more}"
 
-    def check_step(self, beat: Beat) -> None:
+    def check_step(self, numbers: StepNumbers) -> None:
         """Raise NonFiniteLoss if a number of a step is not finite, naming the number and the records of all ranks."""
-        if beat.finite:
+        if numbers.finite:
             return
         names = self.ranks.gather(first_non_finite(self.statistics))
         statistic = next((name for name in names if name), None)
-        step, what = diagnosis(self.model, statistic, beat.step, beat.loss)
+        step, what = self._diagnose(numbers.step, numbers.loss, statistic)
         ids = self.ranks.gather(self.ids(step))
         listed = ", ".join(f"{of} on rank {rank}" for rank, of in enumerate(ids)) if len(ids) > 1 else ids[0]
         raise NonFiniteLoss(
@@ -71,7 +72,39 @@ class Watch:
             f"with `dali-mix inspect`"
         )
 
+    def _diagnose(self, step: int, loss: float, statistic: str | None) -> tuple[int, str]:
+        """Return the step that made a number not finite, and a sentence that names the number.
+
+        `step` is the first that was measured as not finite, `statistic` one of any rank's that is not.
+        """
+        if name := first_non_finite(dict(self.model.named_parameters())):
+            return step - 1, f"{name} became NaN or infinite in the update of step {step - 1}; that was not saved"
+        note = ""
+        if not math.isfinite(loss):
+            what = f"the loss is {loss}"
+        elif statistic is not None:
+            what, note = f"{statistic} is NaN or infinite", f" (loss {loss:.4g})"
+        else:
+            name = first_non_finite({name: parameter.grad for name, parameter in self.model.named_parameters()})
+            where = f" (first in {name})" if name else ""
+            what, note = "the gradient is NaN or infinite", f"{where}, though the loss is {loss:.4g}"
+        return step, f"{what} at step {step}{note}; stopped before that optimizer step"
+
     def check_state(self, state: dict[str, Any], step: int) -> None:
-        """Raise NonFinite if `state`, about to be saved, holds a weight, statistic or moment that is not finite."""
-        watched = [name for name, _ in self.model.named_parameters()]
-        check_state(state, [*watched, *self.statistics], f"step {step}")
+        """Raise NonFinite if `state`, about to be saved, holds a weight, statistic or moment that is not finite.
+
+        Args:
+            state: "model" and, if there are any, "ema" and "optimizer", as `train.state.capture` gives them.
+            step: begins the message.
+        """
+        names = {*dict(self.model.named_parameters()), *self.statistics}
+        found = {name: value for name, value in state["model"].items() if name in names}
+        if average := state.get("ema"):
+            found |= {f"ema {name}": value for name, value in average["model"].items() if name in names}
+        for number, moments in state.get("optimizer", {"state": {}})["state"].items():
+            found |= {f"{key} of the optimizer, parameter {number}": value for key, value in moments.items()}
+        if name := first_non_finite(found):
+            raise NonFinite(
+                f"step {step}: {name} holds NaN or infinity, so nothing was saved. Go on from an earlier checkpoint "
+                f"with --resume and a lower rate, clip_grad_norm or amp='off'"
+            )

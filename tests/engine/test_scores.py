@@ -1,4 +1,4 @@
-"""Classes without a positive example in the validation set have no part in mAP: said by evaluate, once by training."""
+"""What evaluations measure, and the note on classes without a positive example."""
 
 import pytest
 import torch
@@ -51,3 +51,19 @@ def test_training_logs_it_once_and_evaluation_prints_it(tmp_path, capsys):
     capsys.readouterr()
     assert main(["evaluate", recipe, str(run / "checkpoints" / "latest"), "--cfg-options", *values]) == 0
     assert capsys.readouterr().err.count("of 10 classes have no positive example in the val_set (") == 1
+
+
+def test_a_probability_above_a_half_is_a_positive_in_evaluations():
+    scores = MultiLabelScores(2, torch.device("cpu"))
+    logits, targets = torch.tensor([[0.3, -0.3], [-0.3, 0.3]]), torch.eye(2)
+    scores.update(logits, targets, torch.arange(2))
+    found = scores.compute(None)  # one process: nothing to sum
+    assert found["CR"] == found["OF1"] == 100.0
+
+
+def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
+    targets = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
+    for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
+        scores = MultiLabelScores(1, torch.device("cpu"), ties="order")
+        scores.update(torch.zeros(4, 1), targets[order], torch.tensor(order))
+        assert scores.compute(None)["mAP"] == pytest.approx(100 * (1 / 1 + 2 / 4) / 2)

@@ -1,6 +1,7 @@
-"""Checkpoints are whole or absent."""
+"""Checkpoints and small files are complete or absent, and never run code."""
 
-import fcntl
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -8,16 +9,26 @@ import pickle
 import resource
 import signal
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from dali_mix.engine.checkpoint import files
-from dali_mix.engine.checkpoint.files import CheckpointFolder, damage, is_checkpoint, load_checkpoint, save_checkpoint
-from dali_mix.engine.config.schema import make_config
-from dali_mix.engine.run import evaluate_checkpoint, train
+from dali_mix.engine.checkpoint.files import (
+    CheckpointFolder,
+    damage,
+    is_checkpoint,
+    json_text,
+    load_checkpoint,
+    save_checkpoint,
+    write_text,
+)
+from dali_mix.engine.logging import keep_lines
+from dali_mix.models.weights.files import write_weight_file
 from tests.engine.processes import assert_same_run, records, run, said
-from tests.engine.synthetic import make_loaders, recipe
+from tests.engine.synthetic import recipe
 
 STATE = {"model": {"w": torch.arange(2000.0)}, "step": 3, "window": {"loss": 0.5}, "note": None}
 
@@ -30,6 +41,28 @@ def warnings():
 @pytest.fixture
 def folder(tmp_path, warnings):
     return CheckpointFolder(tmp_path / "checkpoints", 2, warnings.append)
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "step.pt": lambda path: save_checkpoint(path, {"model": {}, "step": 1}),
+    "latest": lambda path: write_text(path, "step_1.pt"),
+    "a.pth": lambda path: write_weight_file(path, {"w": torch.zeros(2)}),
+    "a.safetensors": lambda path: write_weight_file(path, {"w": torch.zeros(2)}),
+    "metrics.jsonl": lambda path: keep_lines(path, lambda line: line["step"] < 2),
+}
+
+
+def strict(text):
+    """A record of strict JSON."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
 def test_round_trip_and_what_others_read(tmp_path):
@@ -118,14 +151,6 @@ def test_nothing_whole_is_an_error_never_step_0(folder):
         folder.newest()  # the pointer alone is left
 
 
-class Evil:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (self.marker,)
-
-
 @pytest.mark.parametrize("signed", [True, False], ids=["with our checksum", "plain"])
 def test_code_in_a_checkpoint_is_refused(tmp_path, signed):
     marker, path = tmp_path / "marker", tmp_path / "evil.pt"
@@ -197,62 +222,23 @@ def test_config_is_saved_as_json_and_never_read_back_as_code(tmp_path):
         assert word not in source, word
 
 
-@pytest.mark.parametrize("cut", [1, 20, 50, 80, 120])
-def test_a_cut_checkpoint_is_not_taken_for_plain_weights(tmp_path, cut):
-    config = make_config(recipe())
-    assert train(config, tmp_path / "run", make_loaders=make_loaders) == "finished"
-    path = tmp_path / "run" / "checkpoints" / "best.pt"
-    assert evaluate_checkpoint(config, path, make_loaders=make_loaders)["top1"] > 0
-    path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(ValueError, match=r"best\.pt: (cut short|damaged)|best\.pt is a damaged weight file"):
-        evaluate_checkpoint(config, path, make_loaders=make_loaders)
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_planted_link_is_not_followed(tmp_path: Path, name: str) -> None:
+    path, victim = tmp_path / "out" / name, tmp_path / "victim"
+    path.parent.mkdir()
+    victim.write_bytes(b"somebody's")
+    if name == "metrics.jsonl":
+        path.write_text('{"kind": "train", "step": 1}\n{"kind": "train", "step": 2}\n')
+    for aside in (f".{name}.{os.getpid()}.tmp", f".{name}.tmp"):
+        (path.parent / aside).symlink_to(victim)
+    WRITERS[name](path)
+    assert victim.read_bytes() == b"somebody's"
+    assert path.is_file() and not path.is_symlink() and path.stat().st_size
+    if name == "step.pt":
+        assert load_checkpoint(path) == {"model": {}, "step": 1}
 
 
-def test_a_folder_is_no_checkpoint(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "best.pt").touch()
-    with pytest.raises(FileNotFoundError, match=r"a folder; give a checkpoint in it: checkpoints/best\.pt"):
-        evaluate_checkpoint(make_config(recipe()), tmp_path, make_loaders=make_loaders)
-
-
-def test_one_run_in_a_folder(tmp_path):
-    (tmp_path / "run").mkdir()
-    with (tmp_path / "run" / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError, match="another run is writing here"):
-            train(make_config(recipe()), tmp_path / "run", make_loaders=make_loaders)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    assert train(make_config(recipe()), tmp_path / "run", make_loaders=make_loaders) == "finished"
-
-
-def test_a_work_dir_that_is_a_file(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match=r"file is a file; choose another folder"):
-        train(make_config(recipe()), tmp_path / "file" / "run", make_loaders=make_loaders)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"batch_size": 90}, "batch_size=90 is more than the 40 records"),
-        ({"epochs": 1}, "warmup_epochs=1 of 1: the warm-up does not end"),
-    ],
-)
-def test_odd_settings_are_pointed_out(tmp_path, capsys, changes, said):
-    train(make_config(recipe(**changes)), tmp_path / "run", make_loaders=make_loaders)
-    captured = capsys.readouterr()
-    assert said in captured.out + captured.err
-
-
-@pytest.mark.parametrize(("prints", "noted"), [(("a", "a"), True), (("a", "b"), False), ((None, None), False)])
-def test_validation_on_the_training_set_is_pointed_out(tmp_path, capsys, prints, noted):
-    def loaders(config, ranks):
-        made = make_loaders(config, ranks)
-        for loader, fingerprint in zip(made, prints, strict=True):
-            if fingerprint is not None:
-                loader.dataset.metainfo = {**loader.dataset.metainfo, "fingerprint": fingerprint}
-        return made
-
-    train(make_config(recipe(epochs=1)), tmp_path / "run", make_loaders=loaders)
-    captured = capsys.readouterr()
-    assert ("val_set holds the records of train_set" in captured.out + captured.err) == noted
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_json_knows_no_nan(value):
+    text = json_text({"a": [1, value, {"b": (value, 2.5)}], "c": "NaN", "d": value})
+    assert strict(text) == {"a": [1, None, {"b": [None, 2.5]}], "c": "NaN", "d": None}

@@ -1,4 +1,4 @@
-"""Going on with another recipe: what cannot be carried over is refused by name, the rest is named before it counts."""
+"""Resuming with another recipe: what cannot be carried over is refused by name, the rest is named before it counts."""
 
 import shutil
 
@@ -7,10 +7,10 @@ import torch
 
 from dali_mix.engine.checkpoint.files import load_checkpoint, save_checkpoint
 from dali_mix.engine.config.schema import make_config
-from dali_mix.engine.run import evaluate_checkpoint, train
-from dali_mix.engine.train.optim import build_optimizer, kept_by
-from tests.engine.processes import newest_state, records
-from tests.engine.synthetic import TinyNet, make_loaders, recipe
+from dali_mix.engine.run import evaluate_checkpoint
+from dali_mix.engine.train.optim import kept_by
+from tests.engine.processes import newest_state
+from tests.engine.synthetic import TinyNet, make_loaders, recipe, train_synthetic
 
 SGD = {"type": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
 ADAMW = {"type": "AdamW", "lr": 1e-3}
@@ -19,7 +19,15 @@ HALF = {name: {"custom": {name: {"lr_mult": 0.5}}} for name in ("conv", "head.bi
 
 def begun(work_dir, **changes):
     """A run of six steps of fifteen."""
-    train(make_config(recipe(max_steps=6, **changes)), work_dir, make_loaders=make_loaders)
+    train_synthetic(recipe(max_steps=6, **changes), work_dir)
+
+
+def resumed(work_dir, **changes):
+    return train_synthetic(recipe(**changes), work_dir, resume="must")
+
+
+class Other(TinyNet):
+    """Tensors of TinyNet, in another model."""
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +38,25 @@ def made(tmp_path_factory):
     return work_dir
 
 
-def resumed(work_dir, **changes):
-    return train(make_config(recipe(**changes)), work_dir, resume="must", make_loaders=make_loaders)
+def drop(key):
+    return lambda state: state.pop(key)
+
+
+def put(value, *path):
+    def change(state):
+        for key in path[:-1]:
+            state = state[key]
+        state[path[-1]] = value
+
+    return change
+
+
+def evaluated_or_named(path, ema):
+    """Whether a checkpoint can be evaluated, or else ends in an error that names it."""
+    try:
+        return "top1" in evaluate_checkpoint(make_config(recipe()), path, ema=ema, make_loaders=make_loaders).values
+    except ValueError as error:
+        return path.name in str(error)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +68,7 @@ def resumed(work_dir, **changes):
         ({"optimizer": {"type": "Adam", "lr": 1e-3}}, {"optimizer": ADAMW}, r"optimizer Adam\(.*now says AdamW"),
         ({"optimizer": ADAMW}, {"optimizer": {**ADAMW, "amsgrad": True}}, r"keeps .*max_exp_avg_sq.* of a parameter"),
         ({}, {"optimizer": {"type": "SGD", "lr": 0.05}}, "which keeps nothing of a parameter, not momentum_buffer"),
-        ({"paramwise": HALF["conv"]}, {"paramwise": HALF["head.bias"]}, "other parameters into its groups"),
+        ({"paramwise": HALF["conv"]}, {"paramwise": HALF["head.bias"]}, "the recipe's has 2, with other parameters"),
         ({"ema": None}, {}, r"trained with ema=None, the recipe now says ema=0\.99"),
         ({}, {"ema": None}, r"trained with ema=0\.99, the recipe now says ema=None"),
         ({}, {"model": {"type": f"{__name__}:Other"}}, r"with model \S+:TinyNet, the recipe now says \S+:Other"),
@@ -65,10 +90,6 @@ def test_what_cannot_be_carried_over_is_refused_or_begins_afresh(tmp_path, befor
     kept = kept_by(settings, torch.device("cpu"))
     assert {frozenset(moments) for moments in state["optimizer"]["state"].values()} <= {*map(frozenset, kept.values())}
     assert (state["ema"] is None) == (after.get("ema", 0.99) is None)
-
-
-class Other(TinyNet):
-    """Tensors of TinyNet, in another model."""
 
 
 @pytest.mark.parametrize(
@@ -100,21 +121,16 @@ def test_what_may_change_is_named_before_the_first_step(made, tmp_path, changes,
 
 def test_nothing_is_named_where_nothing_changed(made, tmp_path):
     shutil.copytree(made, tmp_path / "run")
-    assert train(make_config(recipe(max_steps=6)), tmp_path / "run", resume="must", make_loaders=make_loaders)
+    assert train_synthetic(recipe(max_steps=6), tmp_path / "run", resume="must")
     assert "changed recipe" not in (tmp_path / "run" / "train.log").read_text()
 
 
-def drop(key):
-    return lambda state: state.pop(key)
-
-
-def put(value, *path):
-    def change(state):
-        for key in path[:-1]:
-            state = state[key]
-        state[path[-1]] = value
-
-    return change
+def test_a_run_resumed_with_fewer_epochs_than_it_trained_shows_those_it_trained(made, tmp_path):
+    shutil.copytree(made, tmp_path / "run")
+    assert resumed(tmp_path / "run", epochs=1) == "finished"
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "resumed from step-00000006.pt, epoch 2, step 6: no step is left to train" in log
+    assert "epoch 2/2  step 6  validation" in log and "epoch 2/1" not in log
 
 
 @pytest.mark.parametrize(
@@ -152,73 +168,21 @@ def test_a_checkpoint_that_was_changed_and_signed_again_is_our_error(made, tmp_p
         assert evaluated_or_named(path, ema)
 
 
-def evaluated_or_named(path, ema):
-    """Whether a checkpoint can be evaluated, or else ends in an error that names it."""
-    try:
-        return "top1" in evaluate_checkpoint(make_config(recipe()), path, ema=ema, make_loaders=make_loaders)
-    except ValueError as error:
-        return path.name in str(error)
+def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
+    """Saved by Adam's plain implementation (a CPU's), resumed with the fused one (a GPU's), picky about `step`."""
+    adam = {"type": "Adam", "lr": 1e-3}
+    train_synthetic(recipe(optimizer=adam, max_steps=4), tmp_path / "run")
+    state = newest_state(tmp_path / "run")
+    for moments in state["optimizer"]["state"].values():
+        moments["step"] = moments["step"].double()  # stands for what the other device has
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004.pt", state)
+    seen = []
 
+    def observer(trainer):
+        moments = next(iter(trainer.parts.optimizer.state.values()))
+        seen.append((trainer.parts.optimizer.param_groups[0]["fused"], moments["step"].item(), moments["step"].dtype))
 
-@pytest.mark.parametrize("kill_at_log", [True, False])
-def test_the_last_interval_is_logged_once(tmp_path, kill_at_log):
-    """Killed before the last interval is logged, or in the last evaluation."""
-    values = recipe(epochs=1, log_interval=3, checkpoint={"interval_steps": 2}, evaluate_epochs=1)
-
-    class Killed(Exception):
-        pass
-
-    def killed(trainer):
-        def die(*_):
-            raise Killed
-
-        if trainer.step == 4:
-            trainer.log, trainer.evaluate = (die, trainer.evaluate) if kill_at_log else (trainer.log, die)
-
-    with pytest.raises(Killed):
-        train(make_config(values), tmp_path / "run", make_loaders=make_loaders, observers=[killed])
-    train(make_config(values), tmp_path / "run", resume="must", make_loaders=make_loaders)
-    train(make_config(values), tmp_path / "whole", make_loaders=make_loaders)
-    assert records(tmp_path / "run") == records(tmp_path / "whole")
-    assert [(r["kind"], r["step"]) for r in records(tmp_path / "run")] == [("train", 3), ("train", 5), ("val", 5)]
-
-
-@pytest.mark.parametrize(
-    ("settings", "word"),
-    [
-        ({"type": "LBFGS"}, "optimizer LBFGS: it evaluates the loss several times .*use SGD with momentum, or"),
-        ({"type": "SparseAdam"}, "optimizer SparseAdam: it takes sparse gradients only.*use SGD"),
-        ({"type": "Muon"}, r"Muon: .*2D.*\(conv.weight is not\)\. Use SGD with momentum|Muon' is not in torch"),
-        ({"type": "Adam", "capturable": True}, "optimizer Adam: it cannot take a step with .*capturable"),
-        ({"type": "SGD", "differentiable": True}, "optimizer SGD: it cannot take a step with .*differentiable"),
-        ({"type": "FusedAdam"}, "'FusedAdam' is not in torch.optim .*Adam"),
-        ({"type": "FusedLAMB"}, "'FusedLAMB' is not in torch.optim"),
-    ],
-    ids=lambda value: value["type"] if isinstance(value, dict) else "",
-)
-def test_optimizers_that_cannot_work_are_refused_by_name(settings, word):
-    with pytest.raises(ValueError, match=word):
-        build_optimizer(TinyNet(4), {**settings, "lr": 1.0}, {}, torch.device("cpu"))
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "ASGD",
-        "Adadelta",
-        "Adafactor",
-        "Adagrad",
-        "Adam",
-        "AdamW",
-        "Adamax",
-        "NAdam",
-        "RAdam",
-        "RMSprop",
-        "Rprop",
-        "SGD",
-    ],
-)
-def test_every_other_optimizer_steps_and_resumes(tmp_path, kind):
-    settings = {"type": kind, "lr": 1e-3}
-    begun(tmp_path / "run", optimizer=settings)
-    assert resumed(tmp_path / "run", optimizer=settings) == "finished"
+    train_synthetic(
+        recipe(optimizer={**adam, "fused": True}, max_steps=6), tmp_path / "run", resume="must", observers=[observer]
+    )
+    assert seen == [(True, 5.0, torch.float32), (True, 6.0, torch.float32)]

@@ -1,4 +1,4 @@
-"""What the launcher makes of how its ranks ended."""
+"""The launcher on one machine: how ranks are started, and what their ends become."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,23 @@ import pytest
 from dali_mix.cli import launch
 from dali_mix.cli.launch import outcome
 from dali_mix.cli.rank import Ended
+from tests.engine.processes import records
+from tests.engine.sets import pack_digits, pack_photos
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    train, val = pack_digits(folder)
+    return {"digits": train, "digits_val": val, "photos": pack_photos(folder / "photos", 48)}
+
+
+def workers(launcher):
+    """Processes that torchrun started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(pid) for pid in children if "dali_mix" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 @pytest.mark.parametrize(
@@ -129,3 +147,71 @@ def test_a_mistake_of_a_rank_comes_before_a_port_in_use(tmp_path):
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "no.pt: no such checkpoint" in done.stderr  # its own mistake first: it needs no other rank
+
+
+def test_launcher_two_processes(sets, tmp_path):
+    """Every record once an epoch; SIGTERM saves; a killed process ends the run within a minute."""
+    options = [f"train_set={sets['digits']}", f"val_set={sets['digits_val']}", "log_ids=true", "visualizer=[]"]
+    work_dir, port = tmp_path / "run", {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = [ROOT / "scripts" / "train_dist.sh", "quickstart", "2", "--work-dir", work_dir]
+    command += ["--cfg-options", *options, "checkpoint.interval_epochs=1"]
+
+    def launch(*more):
+        with (tmp_path / "out.txt").open("a") as out:
+            return subprocess.Popen([*map(str, command), *more], env={**os.environ, **port}, stdout=out, stderr=out)
+
+    def until_epoch(number, process):
+        end = time.monotonic() + 90
+        while (
+            len(
+                lines := [r for r in records(work_dir) if r["kind"] == "val"]
+                if (work_dir / "metrics.jsonl").exists()
+                else []
+            )
+            < number
+        ):
+            assert process.poll() is None, (tmp_path / "out.txt").read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return lines
+
+    process = launch()
+    until_epoch(1, process)
+    process.terminate()
+    assert process.wait(60) == 75
+    assert "Traceback" not in (tmp_path / "out.txt").read_text()
+    assert "SIGTERM: saved at step" in (work_dir / "train.log").read_text()
+    ids = [(r["step"], i) for rank in range(2) for r in records(work_dir, f"ids-rank{rank}.jsonl") for i in r["ids"]]
+    assert sorted(i for step, i in ids if step <= 23) == list(range(1438))
+    assert max(Counter(i for step, i in ids if 23 < step <= 46).values()) == 1
+
+    process = launch("--resume")
+    try:
+        until_epoch(2, process)
+        pids = workers(process.pid)
+        assert len(pids) == 2
+        os.kill(pids[1], signal.SIGKILL)
+        assert process.wait(60) == 1
+        said = (tmp_path / "out.txt").read_text()
+        assert "rank 1 was ended by SIGKILL" in said
+        assert "Traceback" not in said
+    finally:
+        process.kill()
+
+
+def test_launcher_tells_an_error_once(tmp_path):
+    command = [str(ROOT / "scripts" / "train_dist.sh"), "quickstart", "2", "--work-dir", str(tmp_path / "run")]
+    env = {**os.environ, "PYTHON": sys.executable}
+    for more, status in ((["--cfg-options", "train_set=/nowhere/x"], 1), (["--nonsense"], 2)):
+        done = subprocess.run([*command, *more], env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == status
+        assert done.stderr.count("error:") == 1, done.stderr
+        assert len(done.stderr.splitlines()) == 1 or status == 2
+
+
+@pytest.mark.parametrize("script", ["train_dist.sh", "train_slurm.sh"])
+def test_launchers_help_and_usage(script):
+    path = str(ROOT / "scripts" / script)
+    shown = subprocess.run([path, "--help"], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert shown.startswith("Usage: ")
+    assert subprocess.run([path], capture_output=True, timeout=20).returncode == 2

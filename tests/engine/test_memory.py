@@ -1,4 +1,4 @@
-"""What a rehearsal on the meta device finds before the run: a batch that cannot fit, a step of one record."""
+"""What a rehearsal on the meta device finds before the run, and how errors of torch are explained."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from dali_mix.engine.build import build_model
 from dali_mix.engine.config.recipe_files import list_recipes, load_config
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.memory import check_evaluation, check_step, explained, free_memory, held_by_step
+from dali_mix.engine.memory import check_evaluation, check_step, explaining, free_memory, held_by_step
 from dali_mix.engine.run import evaluate_checkpoint, train
 from tests.engine.processes import newest_state, run, said
 from tests.engine.sets import pack_digits
-from tests.engine.synthetic import make_loaders, recipe
+from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
 CPU = torch.device("cpu")
 POOLED = {"type": "tests.engine.broken:Pooled"}
@@ -29,6 +29,15 @@ def digits(tmp_path_factory):
 def values(**changes):
     pipeline = {"type": "cifar", "image_size": 8, "padding": 0, "flip": 0.0}
     return recipe(**{"pipeline": pipeline, "mixer": None, "epochs": 1, "log_ids": False, "ema": None, **changes})
+
+
+class Reading(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(3, num_classes)
+
+    def forward(self, images):
+        return self.head(images.mean((2, 3)) * images.sum().item())
 
 
 @pytest.mark.parametrize(
@@ -146,15 +155,6 @@ def test_a_model_that_does_not_run_without_numbers_is_not_rehearsed(monkeypatch)
     check_step(make_config(values(model={"type": f"{__name__}:Reading"})), 10, 41, 1, CPU)
 
 
-class Reading(nn.Module):
-    def __init__(self, num_classes):
-        super().__init__()
-        self.head = nn.Linear(3, num_classes)
-
-    def forward(self, images):
-        return self.head(images.mean((2, 3)) * images.sum().item())
-
-
 def test_what_a_step_holds_is_counted_once():
     """Two layers that keep one input of 10 × 100 floats, and a ReLU whose output is kept with its own."""
     with torch.device("meta"):
@@ -182,30 +182,27 @@ def test_the_limit_of_a_control_group_counts(tmp_path):
     ],
 )
 def test_memory_that_runs_out_is_explained(error):
-    found = explained(error, make_config(values()))
-    assert isinstance(found, ValueError)
-    assert "Choose a smaller batch_size" in str(found) and "batch_size=9" in str(found)
-    other = RuntimeError("something else")
-    assert explained(other, make_config(values())) is other
+    with (
+        pytest.raises(ValueError, match=r"batch_size=9.*Choose a smaller batch_size"),
+        explaining(make_config(values())),
+    ):
+        raise error
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_parameters_without_a_gradient_are_named_on_one_process(tmp_path, capsys, frozen):
-    model = {"type": "tests.engine.broken:Unused", "frozen": frozen}
-    train(make_config(values(model=model, max_steps=3)), tmp_path / "run", make_loaders=make_loaders)
-    said = capsys.readouterr().err
-    assert said.count("no gradient reaches aux.weight, aux.bias, which will not be trained: freeze") == (not frozen)
+def test_other_errors_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match=r"^something else$"), explaining(make_config(values())):
+        raise RuntimeError("something else")
 
 
 @pytest.mark.parametrize(
-    ("model", "word"),
-    [("Unused", "no gradient reaches aux.weight, aux.bias: freeze"), ("Sometimes", "a parameter had no gradient|aux")],
+    "changes",
+    [
+        {"schedule": {"type": "step", "milestones": [1], "gamma": 1e300}},
+        {"schedule": {"type": "cosine", "min_lr": 1e300}},
+        {"paramwise": {"bias_decay": 1e39}},
+        {"optimizer": {"type": "SGD", "lr": 1.0, "momentum": 0.9, "dampening": 1e300}},
+    ],
 )
-def test_parameters_without_a_gradient_are_refused_on_several_processes(tmp_path, model, word):
-    given = values(model={"type": f"tests.engine.broken:{model}"}, batch_size=10)
-    assert run(given, tmp_path / "run", ranks=2) == [1, 1]
-    text = said(tmp_path / "run", 0) + said(tmp_path / "run", 1)  # one of them may only say that the other failed
-    assert any(part in text for part in word.split("|"))
-    assert "find_unused_parameters=True" in text
-    given |= {"find_unused_parameters": True}
-    assert run(given, tmp_path / "found", ranks=2) == [0, 0], said(tmp_path / "found")
+def test_rates_beyond_float32_are_named(tmp_path, changes):
+    with pytest.raises(ValueError, match=r"rate, decay, momentum\) is too large .* Choose a smaller optimizer\.lr"):
+        train_synthetic(recipe(**changes), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Recipe files with VARIANTS: names, former names, headers, runs begun under a former name, files of a user's own."""
+"""Recipe files: found by name, former name or path, with variants and bases, and changed by options."""
 
 import json
 
@@ -9,6 +9,7 @@ from dali_mix.engine.config.recipe_files import (
     find_recipe,
     list_recipes,
     load_config,
+    parse_option,
     read_recipe,
     recipe_name,
     recipe_text,
@@ -21,6 +22,74 @@ model = {"type": "wrn-16-1"}
 train_set = "data/mine"
 VARIANTS = {"wide": {"about": {"title": "wide"}, "model.type": "wrn-16-2", "loader.num_threads": 1}, "same": {}}
 """
+
+
+def test_user_recipe_builds_on_bundled_and_neighbour(tmp_path):
+    base = "from mmengine.config import read_base\nwith read_base():\n    from {} import *\n"
+    (tmp_path / "_mine.py").write_text(base.format("dali_mix.recipes.quickstart") + "epochs = 7\n")
+    (tmp_path / "mine.py").write_text(base.format("._mine") + "seed = 5\n")
+    config = load_config(str(tmp_path / "mine.py"), ["optimizer.lr=0.5", "mixer=none", "loader.num_threads=3"])
+    assert (config.epochs, config.seed, config.optimizer["lr"], config.mixer) == (7, 5, 0.5, None)
+    assert config.loader == {"num_threads": 3}
+    assert load_config("quickstart").optimizer["lr"] != 0.5
+    (tmp_path / "mine.py").write_text("epochs = 1\n")
+    with pytest.raises(ValueError, match="train_set"):  # read afresh, and incomplete
+        load_config(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.b=1", ("a.b", 1)),
+        ("a=1e-3", ("a", 1e-3)),
+        ("a=true", ("a", True)),
+        ("a=None", ("a", None)),
+        ("a=[1,2]", ("a", [1, 2])),
+        ("a={'type': 'x'}", ("a", {"type": "x"})),
+        ("a=data/x=y", ("a", "data/x=y")),
+        ("a=__import__('os').getcwd()", ("a", "__import__('os').getcwd()")),
+    ],
+)
+def test_parse_option(text, expected):
+    assert parse_option(text) == expected
+
+
+def test_unknown_recipe_names_close_ones():
+    with pytest.raises(FileNotFoundError, match="cifar10/wrn28_10:resizemix"):
+        find_recipe("cifar10/wrn28_resizemix")
+    with pytest.raises(FileNotFoundError, match="no such recipe file"):
+        find_recipe("nowhere/mine.py")
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_yaml_is_not_read(tmp_path, suffix):
+    """The tag that would run code is never looked at."""
+    marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
+    path.write_text(f"x: !!python/object/apply:os.mkdir ['{marker}']\n")
+    with pytest.raises(ValueError, match="YAML and JSON are not read"):
+        load_config(str(path))
+    assert not marker.exists()
+
+
+def test_recipe_of_other_than_plain_values_or_broken(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("x = {1, 2}\n")
+    with pytest.raises(ValueError, match="x is not made of plain values"):
+        read_recipe(path)
+    path.write_text("x = 1 / 0\n")
+    with pytest.raises(ValueError, match="does not import: ZeroDivisionError"):
+        read_recipe(path)
+
+
+def test_recipes_command(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in list_recipes())
+    assert "_wrn28_10" not in listed
+    assert main(["recipes", "quickstart"]) == 0
+    assert capsys.readouterr().out == find_recipe("quickstart")[0].read_text()
+    assert main(["recipes", "quickstar"]) == 1
+    assert "quickstart" in capsys.readouterr().err
 
 
 def test_every_former_name_is_listed_under_its_file():
@@ -104,3 +173,24 @@ def test_a_file_of_ones_own_builds_on_a_variant(tmp_path, module):
     text = f"from mmengine.config import read_base\nwith read_base():\n    from dali_mix.recipes.{module} import *\n"
     path.write_text(text + "epochs = 7\n")
     assert read_recipe(path) == {**read_recipe(module.replace(".", "/")), "epochs": 7}
+
+
+@pytest.mark.parametrize(
+    ("options", "model"),
+    [
+        (["model.head.lam=0.5"], {"type": "csra", "num_heads": 1, "lam": 0.5}),
+        (["model.head=max", "model.head.x=1"], {"type": "max", "x": 1}),
+        (["model.head.type=average"], {"type": "average"}),
+    ],
+)
+def test_a_head_by_name_takes_options(options, model):
+    head = load_config("multilabel/voc_style_csra_resnet18", options).model["head"]
+    assert {key: head[key] for key in model} == model
+
+
+@pytest.mark.parametrize(
+    "option", ["train_set.x=1", "model.type.x=1", "model.backbone.type.x=1", "optimizer.type.lr=1"]
+)
+def test_other_names_lead_nowhere(option):
+    with pytest.raises(ValueError, match="leads nowhere"):
+        load_config("multilabel/voc_style_csra_resnet18", [option])

@@ -1,0 +1,96 @@
+"""scripts/train_slurm.sh, with stand-ins for Slurm's programs."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = {  # stand-ins for those of Slurm, and for Python: what would be run, and on how many cores
+    "scontrol": 'case "$1 $2" in "show hostnames") echo node7; echo node8;; "show job") echo "   JobState=$STATE x";; '
+    '*) echo "$@";; esac',
+    "srun": 'echo "cores ${SRUN_CPUS_PER_TASK-}"; while [[ $1 == --* ]]; do shift; done; SLURM_NODEID=1 "$@" & '
+    "echo $! >step; [[ -z $TERM_SCRIPT ]] || kill -TERM $PPID; wait $!; echo $? >ended; exit $(cat ended)",
+    "scancel": 'echo "$@"; kill -TERM $(cat step)',
+    "python": 'echo "$NODE_RANK of $NNODES at $MASTER_ADDR:$MASTER_PORT: $@"; '
+    "[[ -z $TERM_SCRIPT ]] || exec /bin/sleep 9; exit $STATUS",
+    "sleep": "exec /bin/sleep 0.1",
+}
+JOB = {"JOB_ID": "40123", "JOB_NUM_NODES": "2", "JOB_NODELIST": "node[7-8]", "NTASKS": "2"}
+
+
+def slurm(tmp_path, *arguments, status=0, state="RUNNING", more=(), **variables):
+    """(exit status, lines) of scripts/train_slurm.sh with stand-ins, from another folder as sbatch's copy is."""
+    for name, body in PROGRAMS.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    script = shutil.copy(ROOT / "scripts" / "train_slurm.sh", tmp_path / "slurm_script")
+    env = {f"SLURM_{name}": value for name, value in {**JOB, **variables}.items()}
+    env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NODE_RANK": "", "STATUS": str(status), "STATE": state}
+    env |= {"TERM_SCRIPT": ""}
+    done = subprocess.run(
+        [script, "quickstart", "--work-dir", *arguments],
+        cwd=tmp_path, env={**env, **dict(more)}, capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("variables", "processes"),
+    [({"GPUS_ON_NODE": "4", "CPUS_PER_TASK": "96"}, 4), ({"GPUS_ON_NODE": "2"}, 2), ({}, 1)],
+)
+def test_slurm_starts_one_launcher_a_node(tmp_path, variables, processes):
+    status, lines = slurm(tmp_path, "w", "--cfg-options", "seed=1", status=3, **variables)
+    assert status == 3
+    assert lines == [
+        f"cores {variables.get('CPUS_PER_TASK', '')}",
+        f"1 of 2 at node7:20123: -m dali_mix.cli.launch --nproc {processes} -- train quickstart --resume=auto "
+        "--work-dir w --cfg-options seed=1",
+    ]
+
+
+def test_slurm_takes_a_task_for_a_rank_where_there_are_several_a_node(tmp_path):
+    _, lines = slurm(tmp_path, "w", NTASKS="4", GPUS_ON_NODE="2")
+    assert lines[1:] == [" of 2 at node7:20123: -m dali_mix train quickstart --resume=auto --work-dir w"]
+
+
+@pytest.mark.parametrize("written", ["runs/$SLURM_ARRAY_TASK_ID/$SLURM_JOB_ID", "runs/${SLURM_ARRAY_TASK_ID}/40123"])
+def test_slurm_arrays(tmp_path, written):
+    _, lines = slurm(tmp_path, written, ARRAY_TASK_ID="7")
+    assert lines[1].endswith(" --work-dir runs/7/40123")
+
+
+@pytest.mark.parametrize(
+    ("status", "options", "requeued"),
+    [
+        (75, {}, True),
+        (75, {"RESTART_COUNT": "99"}, True),
+        (75, {"RESTART_COUNT": "100"}, False),
+        (75, {"more": {"MAX_RESTARTS": "0"}}, False),
+        (75, {"state": "COMPLETING Reason=None"}, False),
+        (75, {"state": "COMPLETING Reason=TimeLimit"}, True),
+        *((status, {}, False) for status in (0, 1, 2, 3, 130)),
+    ],
+)
+def test_slurm_requeues_after_saving_alone(tmp_path, status, options, requeued):
+    found, lines = slurm(tmp_path, "w", status=status, **options)
+    assert found == status
+    assert (lines[-1] == "requeue 40123") == requeued
+
+
+@pytest.mark.parametrize(
+    ("python", "task", "script"), [(1, 201, 1), (2, 202, 2), (3, 3, 3), (75, 75, 75), (143, 75, 75)]
+)
+def test_slurm_an_error_of_one_task_is_above_75_of_the_others(tmp_path, python, task, script):
+    """srun ends with the highest status of its tasks. 143: SIGTERM while Python itself starts."""
+    assert slurm(tmp_path, "w", status=python)[0] == script
+    assert (tmp_path / "ended").read_text() == f"{task}\n"
+
+
+def test_slurm_sigterm_for_the_script_alone_ends_the_step_and_requeues(tmp_path):
+    status, lines = slurm(tmp_path, "w", more={"TERM_SCRIPT": "1"})
+    assert status == 75
+    assert "--signal=TERM 40123" in lines
+    assert lines[-1] == "requeue 40123"

@@ -1,0 +1,45 @@
+"""Packed digit scenes and a run on them, made once for all tests of this folder that ask."""
+
+import pytest
+
+from dali_mix.recordio import RecordSet
+from tests.engine.scenes import CSRA, RECIPE, cli, pack_scenes
+from tests.engine.sets import pack_digits
+
+
+@pytest.fixture(scope="session")
+def scene_sets(tmp_path_factory):
+    """Values of a recipe that name packed scenes, and a set of another task as "digits"."""
+    folder = tmp_path_factory.mktemp("scenes")
+    pack_scenes(folder, train=160, val=60)
+    return {"train_set": str(folder / "train"), "val_set": str(folder / "val"), "digits": pack_digits(folder, 40)[0]}
+
+
+@pytest.fixture(scope="session")
+def digit_scenes(tmp_path_factory):
+    """A folder with packed scenes, a recipe, a run of it, and the validation scenes as files in scenes/."""
+    folder = tmp_path_factory.mktemp("multilabel")
+    pack_scenes(folder, train=100, val=30)
+    (folder / "recipe.py").write_text(RECIPE.format(folder=folder, head=CSRA))
+    assert cli("train", folder / "recipe.py", "--work-dir", folder / "run") == 0
+    records = RecordSet(folder / "val")
+    (folder / "scenes").mkdir()
+    for row in range(len(records)):
+        (folder / "scenes" / f"{row:02d}.png").write_bytes(records.encoded(row).tobytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def best(digit_scenes):
+    """The best checkpoint of that run."""
+    return digit_scenes / "run" / "checkpoints" / "best.pt"
+
+
+@pytest.fixture(scope="session")
+def bare(digit_scenes):
+    """(recipe, checkpoint) that lie in no run, of sets that are not there."""
+    away = digit_scenes / "away"
+    away.mkdir()
+    (away / "recipe.py").write_text(RECIPE.format(folder="/nowhere", head=CSRA))
+    (away / "best.pt").write_bytes((digit_scenes / "run" / "checkpoints" / "best.pt").read_bytes())
+    return away / "recipe.py", away / "best.pt"

@@ -1,0 +1,175 @@
+"""Parts of a run from its recipe, and what does not fit: named before the first step."""
+
+import numpy as np
+import pytest
+import torch
+
+from dali_mix.cli.main import main
+from dali_mix.engine.build import build_mixer, build_model, check_recipe, weight_files
+from dali_mix.engine.config.recipe_files import list_recipes, load_config
+from dali_mix.mixers import ResizeMixPlus
+from dali_mix.models import build_multilabel
+
+MULTILABEL = [name for name in list_recipes() if load_config(name).model["type"] == "multilabel"]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["model.type=wrn-28"], "wrn"),
+        (["model.type=tests.engine.synthetic:Nothing"], "cannot be imported"),
+        (["mixer.type=ResizeMic"], "ResizeMix"),
+        (["loss.type=SoftCrossEntrop"], "SoftCrossEntropy"),
+        (["loss.smoothing=1"], "smoothing"),
+        (["pipeline.type=cifat"], "cifar"),
+        (["pipeline.pading=1"], "padding"),
+        (["optimizer.type=SDG"], "SGD"),
+        (["optimizer.momentum=a"], "optimizer SGD: momentum='a': must be a number"),
+        (["optimizer.weight_decay=-1"], "optimizer SGD: Invalid weight_decay"),
+        (["optimizer.nesterov=x"], "nesterov='x': must be True or False"),
+        (["loss.label_smoothing=x"], "loss SoftCrossEntropy: label_smoothing='x': must be a number"),
+        (["mixer={'type': 'CutMix', 'alpha': 'x'}"], "mixer CutMix: .*alpha='x'"),
+        (["mixer={'type': 'MixUp', 'per_batch': 'x'}"], "mixer MixUp: per_batch"),
+        (["mixer={'type': 'MixChoice', 'mixers': 5}"], "mixer MixChoice: mixers=5"),
+        (["mixer={'type': 'MixChoice', 'mixers': [5], 'probs': [1]}"], "mixer MixChoice: 5"),
+        (["mixer.scale=x"], "mixer ResizeMix: scale='x'"),
+        (["paramwise.custom={'conv1': {'lr_mult': 'x'}}"], "lr_mult='x': must be a number"),
+        (["mixer.scale=5"], "mixer ResizeMix"),
+        (["paramwise.custom.linear=5"], r"paramwise\.custom\['linear'\] must be a dict, not 5"),
+    ],
+)
+def test_what_cannot_be_built_is_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        check_recipe(load_config("quickstart", options), 10)
+
+
+def test_the_mixer_knows_how_the_pipeline_normalizes():
+    choice = build_mixer(load_config("cifar100/saliencymix:wrn28_10"), 100)
+    assert (choice.mixers[0].mean, choice.mixers[0].std) == ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    mixer = build_mixer(load_config("imagenet/saliencymix:resnet50", ["train_pipeline.mean=(.1,.2,.3)"]), 1000)
+    assert (mixer.mean, mixer.std) == ((0.1, 0.2, 0.3), (0.229, 0.224, 0.225))
+    own = load_config("tiny_imagenet/resnet50_saliencymix", ["mixer.mean=(.4,.4,.4)", "mixer.std=(.2,.2,.2)"])
+    assert (build_mixer(own, 200).mean, build_mixer(own, 200).std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["mixer={'type': 'SpliceMix'}"], "mixer SpliceMix makes, by union"),
+        (["loss={'type': 'torch.nn:NLLLoss'}"], "soft labels.*ResizeMix makes"),
+        (["loss={'type': 'torch.nn:BCEWithLogitsLoss'}"], "BCEWithLogitsLoss takes multi-hot"),
+        (["mixer=none", "loss={'type': 'torch.nn:MultiLabelSoftMarginLoss'}"], "classification set gives"),
+    ],
+)
+def test_recipes_are_checked_before_anything_starts(options, match):
+    with pytest.raises(ValueError, match=match):
+        check_recipe(load_config("quickstart", options), 10)
+
+
+def test_the_pipelines_statistics_reach_the_mixer():
+    config = load_config("cifar100/wrn28_10:resizemix_plus")
+    mixer = build_mixer(config, 100)
+    assert isinstance(mixer, ResizeMixPlus)
+    assert (mixer.mean, mixer.std) == (config.pipeline["mean"], config.pipeline["std"])
+    assert (mixer.num_ops, mixer.magnitude, mixer.views, mixer.per_batch) == (2, 14, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        ("splicemix_cl", ["mixer=none"], "the mixer must be SpliceMix"),
+        ("splicemix_cl", ["mixer={'type': 'CutMix'}"], "the mixer must be SpliceMix"),
+        ("splicemix_cl", ["mixer={'type': 'SpliceMix', 'grids': ['2x2'], 'counts': [2]}"], "one grid a batch"),
+        ("splicemix_cl", ["model.head={'type': 'csra'}"], "needs model multilabel with head 'max'"),
+        ("csra", ["train_set={digits}", "val_set=none"], "'mAP' is not measured in classification"),
+        ("csra", ["train_set={digits}"], "hold different tasks: classification and multilabel"),
+        ("csra", ["val_set={digits}"], "hold different tasks: multilabel and classification"),
+        ("csra", ["train_set={digits}", "val_set={digits}"], "is for multi-label sets, this one has a class a record"),
+        ("csra", ["metrics.protocol=voc08"], "voc08"),
+        ("csra", ["metrics.protokol=voc07"], "protocol"),
+        ("csra", ["checkpoint.best=top1"], "not measured in multilabel"),
+        ("csra", ["loss={'type': 'SoftCrossEntropy'}"], "Choose a multi-label loss"),
+        ("csra", ["loss={'type': 'MaskedSupervisionLoss'}"], "unknown"),
+        ("csra", ["model.head={'type': 'csra', 'num_heads': 3}"], "num_heads=3"),
+        ("csra", ["model.head={'type': 'cssra'}"], "cssra"),
+        ("csra", ["model.backbone.weights=nowhere.pth"], "model.backbone.weights: nowhere.pth is not there"),
+        ("msl", ["objective.masks=nowhere"], "nowhere"),
+        ("msl", ["objective.whole=-1"], "whole=-1"),
+        ("sgre", ["model.head.embeddings=nowhere.npy"], "no label embeddings at nowhere.npy"),
+        ("sgre", ["loss={'type': 'BinaryCrossEntropy'}"], "SGRELoss"),
+        ("sgre", ["loss.type=BinaryCrossEntropy"], "loss BinaryCrossEntropy: unknown key 'lam'; known: none"),
+        ("csra", ["loss={'type': 'SGRELoss'}"], "loss SGRELoss is for head 'sgre'"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_the_first_step(scene_sets, tmp_path, capsys, name, options, match):
+    given = [f"train_set={scene_sets['train_set']}", f"val_set={scene_sets['val_set']}", "visualizer=[]", "max_steps=1"]
+    given += [option.replace("{digits}", scene_sets["digits"]) for option in options]
+    command = ["train", f"multilabel/digit_scenes:{name}", "--work-dir", str(tmp_path / "run"), "--cfg-options", *given]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert any(part in error for part in match.split("|")), error
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "options", "message"),
+    [
+        ("train_set", "val_set", [], "Choose a multi-label loss"),
+        ("train_set", "val_set", ["metrics.protocol=wider"], "multi-label loss"),
+        ("digits", "digits", ["metrics.protocol=voc12"], "classification has no choice of protocol"),
+    ],
+)
+def test_a_classification_recipe_on_a_multi_label_set(scene_sets, tmp_path, capsys, train, val, options, message):
+    given = [f"train_set={scene_sets[train]}", f"val_set={scene_sets[val]}", "visualizer=[]", *options]
+    assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--cfg-options", *given]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_what_digit_scenes_positions_see_lies_where_it_is_drawn():
+    torch.manual_seed(0)
+    model = build_model(load_config("multilabel/digit_scenes:csra"), 10).eval()
+    images = torch.randn(4, 3, 96, 128, requires_grad=True)
+    features = model.forward_features(images)
+    assert features.shape[2:] == (12, 16)
+    features[:, :, 6, 8].square().sum().backward()
+    seen = images.grad.abs().sum((0, 1))
+    for axis, drawn in ((0, 6.5 * 8), (1, 8.5 * 8)):
+        places = torch.arange(seen.shape[axis]) + 0.5
+        centre = float((seen.sum(1 - axis) * places).sum() / seen.sum())
+        assert abs(centre - drawn) < 5, (axis, centre, drawn)
+
+
+def test_embeddings_reach_the_head(tmp_path):
+    rows = np.arange(20, dtype=np.float32).reshape(10, 2)
+    np.save(tmp_path / "e.npy", rows)
+    config = load_config("multilabel/digit_scenes:sgre", [f"model.head.embeddings={tmp_path / 'e.npy'}"])
+    head = build_model(config, 10).head
+    assert torch.equal(head.embeddings, torch.from_numpy(rows)) and "embeddings" not in dict(head.named_parameters())
+
+
+@pytest.mark.parametrize("name", MULTILABEL)
+def test_weights_of_any_backbone(name):
+    """Also where the recipe gives the backbone as a name alone; the options of the backbone stay."""
+    before, config = load_config(name), load_config(name, ["model.backbone.weights=mine.pth"])
+    assert weight_files(config) == {"backbone": "mine.pth"}
+    backbone = before.model["backbone"]
+    given = {"type": backbone} if isinstance(backbone, str) else backbone
+    assert config.model == {**before.model, "backbone": {**given, "weights": "mine.pth"}}
+    assert weight_files(load_config(name, ["model.backbone.weights=none"])) == {}
+
+
+def test_the_weights_of_a_backbone_by_name_arrive(tmp_path):
+    """As the header of the recipe for one's own images says, from a file of a classifier."""
+    torch.manual_seed(1)  # the recipe's is 0
+    donor = build_multilabel("resnet18", "max", num_classes=3).backbone
+    torch.save(
+        {"state_dict": {f"model.{key}": value for key, value in donor.state_dict().items()}}, tmp_path / "w.ckpt"
+    )
+    config = load_config("multilabel/voc_style_csra_resnet18", [f"model.backbone.weights={tmp_path / 'w.ckpt'}"])
+    from dali_mix.engine.build import load_files
+
+    model = build_model(config, 4)
+    assert not torch.equal(model.backbone.conv1.weight, donor.conv1.weight)
+    (report,) = load_files(model, config)
+    assert torch.equal(model.backbone.conv1.weight, donor.conv1.weight) and report.share == 1
+    assert "model." in str(report)

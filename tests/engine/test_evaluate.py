@@ -1,0 +1,118 @@
+"""Evaluations: exact over ranks and batches; scores that are NaN or all the same are never a plausible figure."""
+
+import json
+
+import pytest
+import torch
+
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.evaluate import NonFiniteScores, evaluate
+from dali_mix.engine.run import evaluate_checkpoint
+from dali_mix.engine.scores import MultiLabelScores
+from dali_mix.engine.train.objectives import is_summed
+from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, MultiLabelSoftMargin, SGRELoss
+from dali_mix.reports import curves
+from tests.engine.processes import records, run, said
+from tests.engine.synthetic import PLAIN, Batch, SyntheticLoader, make_loaders, recipe, train_synthetic
+
+
+def scoring(how, **changes):
+    return recipe(model={"type": "tests.engine.broken:Scoring", "how": how}, mixer=None, **changes)
+
+
+def strict(text):
+    """A record of strict JSON."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def bright():
+    """Records of the evaluation set that `Scoring` gives NaN for."""
+    batches = list(SyntheticLoader(22, 22, train=False))
+    found = [number for number, image in zip(batches[0].ids.tolist(), batches[0].images, strict=True)
+             if image.mean() > 0.25]  # fmt: skip
+    assert 5 < len(found) < 22
+    return found
+
+
+def several(**changes):
+    """The same over made-up images with several labels."""
+    pipeline, loss = {"type": "multilabel", "image_size": 8}, {"type": "BinaryCrossEntropy"}
+    return {**changes, "pipeline": pipeline, "loss": loss}
+
+
+def values(**changes):
+    """A run over made-up images of 32 pixels with several labels."""
+    base = {"pipeline": {"type": "multilabel", "image_size": 32}, "loss": {"type": "BinaryCrossEntropy"}, "mixer": None}
+    return recipe(**{**base, "epochs": 2, **changes})
+
+
+def evaluated(tmp_path, values):
+    """Scores of the model after one step."""
+    train_synthetic(values, tmp_path / "run")
+    latest = tmp_path / "run" / "checkpoints" / "latest"
+    return evaluate_checkpoint(make_config(values), latest, make_loaders=make_loaders).values
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_training_goes_on_without_a_best_and_says_why(tmp_path, ranks):
+    values = scoring("nan", batch_size=8, early_stopping={"patience": 2}, epochs=9)
+    assert run(values, tmp_path / "run", ranks=ranks) == [0] * ranks, said(tmp_path / "run")
+    found = bright()
+    text = said(tmp_path / "run")
+    assert f"step 5: the model gives NaN for {len(found)} records, among them {found[:5]}" in text
+    assert "step 5, averaged weights: the model gives NaN" in text
+    assert "stopped early: step 10, no best.pt (top1 was NaN in all 2 evaluations)" in text
+    assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+    lines = [strict(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validations = [line for line in lines if line["kind"] == "val"]
+    assert [line["step"] for line in validations] == [5, 10]
+    assert all(line[key] is None for line in validations for key in ("top1", "top5", "loss", "ema_top1", "ema_loss"))
+    assert curves(tmp_path / "run", tmp_path / "curves.png").is_file()
+    assert (
+        run({**values, "early_stopping": {"patience": 3}}, tmp_path / "run", ranks=ranks, resume="must") == [0] * ranks
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, several()], ids=["classification", "multi-label"])
+def test_an_evaluation_names_the_records_it_gives_nan_for(tmp_path, changes):
+    with pytest.raises(NonFiniteScores, match=r"gives NaN for \d+ records, among them \[\d+, .*there is no figure"):
+        evaluated(tmp_path, scoring("nan", max_steps=1, **changes))
+
+
+def test_constant_scores_of_classes_get_what_guessing_would(tmp_path):
+    found = evaluated(tmp_path, scoring("constant", max_steps=1))
+    assert (found["top1"], found["top5"]) == (25.0, 100.0)
+
+
+def test_constant_scores_of_labels_get_what_guessing_would(tmp_path):
+    found = evaluated(tmp_path, scoring("constant", max_steps=1, **several()))
+    rows = torch.cat([batch.targets for batch in SyntheticLoader(22, 22, train=False, multilabel=True)])
+    shares = [(rows[:, k] == 1).sum().item() / (rows[:, k] >= 0).sum().item() for k in range(4)]
+    assert 100 * sum(shares) / 4 < found["mAP"] < 100 * sum(shares) / 4 + 15
+    assert found["OP"] == pytest.approx(100 * (rows == 1).sum().item() / (rows >= 0).sum().item())
+
+
+def test_two_ranks_evaluate_as_one_process(tmp_path):
+    """Every score to the last digit, of 22 records that 2 ranks × 4 do not divide evenly, some of them unknown."""
+    still = {"model": PLAIN, "max_steps": 1, "ema": None, "optimizer": {"type": "SGD", "lr": 1e-20}, "batch_size": 8}
+    for ranks in (1, 2):
+        assert run(values(**still), tmp_path / str(ranks), ranks=ranks) == [0] * ranks, said(tmp_path / str(ranks))
+    one, two = (next(r for r in records(tmp_path / n) if r["kind"] == "val") for n in ("1", "2"))
+    assert 0 < one["mAP"] < 100
+    assert one.pop("loss") == pytest.approx(two.pop("loss"), rel=1e-6)
+    assert one == two
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), MultiLabelSoftMargin(), SGRELoss(), AsymmetricLoss()])
+def test_the_loss_of_an_evaluation_is_that_of_all_records_at_once(loss):
+    logits = 3 * torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(-1, 2, (9, 4), generator=torch.Generator().manual_seed(1)).float()
+    targets[4:6] = -1
+    ids, ranks = torch.arange(9), Ranks(0, 1, torch.device("cpu"))
+    whole = loss(logits, targets).item() / (9 if is_summed(loss) else 1)
+    for sizes in ((9,), (4, 2, 3), (1, 5, 1, 2)):
+        batches = [Batch(*parts) for parts in zip(*(x.split(sizes) for x in (logits, targets, ids)), strict=True)]
+        scores = MultiLabelScores(4, ranks.device)
+        found = evaluate(torch.nn.Identity(), batches, loss, ranks, scores=scores)
+        assert found["loss"] == pytest.approx(whole, rel=1e-6), sizes

@@ -1,0 +1,39 @@
+"""The best score so far."""
+
+import pytest
+
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.run import train
+from dali_mix.engine.scores import ClassificationScores
+from dali_mix.engine.train.progress import Best
+from tests.engine.synthetic import make_loaders, recipe, train_synthetic
+
+
+def test_a_nan_score_is_never_the_best():
+    best = Best("loss", lower_is_better=True)
+    for step, value in enumerate([float("nan"), 0.5, float("nan"), 0.4, 0.6]):
+        assert bool(best.update({"loss": value}, step)) == (value in (0.5, 0.4))
+    assert (best.value, best.step, best.since) == (0.4, 3, 1)
+
+
+@pytest.mark.parametrize(("lower", "best"), [(True, 0.2), (False, 0.5)])
+def test_a_score_says_whether_lower_is_better(lower, best, monkeypatch, tmp_path):
+    """By itself, whatever it is called; also of the averaged weights."""
+    found = Best("loss_like", lower_is_better=lower)
+    for step, value in enumerate([0.3, 0.5, 0.2]):
+        found.update({"loss_like": value}, step)
+    assert found.value == best
+    monkeypatch.setattr(ClassificationScores, "lower_is_better", ("top1",) if lower else ())
+    directions = []
+    noted = [lambda trainer: directions.append(trainer.best.lower_is_better)]
+    train_synthetic(recipe(max_steps=1, checkpoint={"best": "ema_top1"}), tmp_path / "run", observers=noted)
+    assert directions == [lower]
+
+
+def test_best_without_anything_to_evaluate_is_said(tmp_path):
+    def training_only(config, ranks):
+        return make_loaders(config, ranks)[0], None
+
+    config = make_config(recipe(val_set=None, max_steps=1, checkpoint={"best": "loss"}))
+    train(config, tmp_path / "run", make_loaders=training_only)
+    assert "there will be no best.pt by loss" in (tmp_path / "run" / "train.log").read_text()
