@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from dali_mix._text import composed, printable
-from dali_mix.datasets.base import SPLIT_NAMES
+from dali_mix.datasets.base import SPLIT_NAMES, first_of
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
 
 # Suffixes of images that are left out since neither DALI nor the packer reads them.
@@ -18,7 +17,6 @@ _UNREAD = frozenset((
     ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw",
     ".x3f", ".raw", ".3fr", ".iiq",
 ))  # fmt: skip
-_SHOWN = 6
 
 
 def class_folders(
@@ -69,7 +67,7 @@ def class_folders(
     names = [name for folder in folders for name in images[folder]]
     labels = [number_of[folder] for folder in folders for _ in images[folder]]
     if empty := [folder for folder, found in images.items() if not found]:
-        notices.append(f"{where}: no image in the class folders {_listed(empty)}")
+        notices.append(f"{where}: no image in the class folders {first_of(empty)}")
     return names, labels, classes, _report(where, sum(others.values(), Counter()), loose_images, notices)
 
 
@@ -135,7 +133,7 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
             base = outer
             continue
         if split_folders == "yes":
-            there = ", ".join(folders[:_SHOWN]) or "none"
+            there = first_of(folders) or "none"
             raise ValueError(f"{tree.where(base)}: no folder {split!r}; the folders are {there}: choose --split")
         if not named and split_folders != "no" and (meant := _mistyped(split)):
             raise ValueError(f"{tree.where(base)}: no folder {split!r}; did you mean --split {meant}?")
@@ -155,13 +153,13 @@ def _are_splits(
     if not holding:
         return False, []
     is_split = free or len(holding) > 1
-    where, shown = tree.where(base), _listed(others)
+    where, shown = tree.where(base), first_of(others)
     if is_split:
         return True, [
-            f"{where}: {_listed(named)} read as splits, {shown} left out; if all are classes, pass --split-folders no"
+            f"{where}: {first_of(named)} read as splits, {shown} left out; if all are classes, pass --split-folders no"
         ]
     return False, [
-        f"{where}: {_listed(named)} read as a class like {shown}; if it is a split, pass --split-folders yes"
+        f"{where}: {first_of(named)} read as a class like {shown}; if it is a split, pass --split-folders yes"
     ]
 
 
@@ -184,7 +182,7 @@ def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
         doubled = _join(base, f"{name}/{name}")
         if tree.exists(doubled) and _unwrapped(tree, _join(base, name), name) != _join(base, name):
             return [
-                f"{tree.where(base)}: {_listed(folders)} read as classes, though {name}/{name} holds folders; if they"
+                f"{tree.where(base)}: {first_of(folders)} read as classes, though {name}/{name} holds folders; if they"
                 f" are splits, pass --split {name}"
             ]
     inner = tree.folders(_join(base, folders[0])) if len(folders) > 1 else []
@@ -193,7 +191,7 @@ def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
     if any(_has_images(tree, _join(base, name), direct=True) for name in folders):
         return []
     return [
-        f"{tree.where(base)}: {_listed(folders)} read as classes, though each holds the folders {_listed(inner)};"
+        f"{tree.where(base)}: {first_of(folders)} read as classes, though each holds the folders {first_of(inner)};"
         f" if they are splits, pass --split {folders[0]}"
     ]
 
@@ -208,10 +206,6 @@ def _has_images(tree: Tree, folder: str, direct: bool | None = None) -> bool:
 
 def _join(base: str, name: str) -> str:
     return f"{base}/{name}" if base else name
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + ", …" * (len(names) > _SHOWN)
 
 
 def _mistyped(split: str) -> str:

@@ -94,7 +94,7 @@ def test_class_names_in_a_given_order(root: Path, capsys: Capture) -> None:
     ],
 )
 def test_names_that_join_others_may_be_several_labels(root: Path, labels: tuple[str, ...], noted: bool) -> None:
-    (root / "train.txt").write_text("".join(f"sub/0.jpg\t{label}\n" for label in labels))
+    (root / "train.txt").write_text("".join(f"sub/{row}.jpg\t{label}\n" for row, label in enumerate(labels)))
     listing = LAYOUTS["list"](root, "train", Options())
     assert listing.classes == tuple(sorted(labels))
     assert ("1 classes join the names of others" in str(listing.report)) == noted
@@ -226,6 +226,26 @@ def test_bad_rows(root: Path, capsys: Capture, name: str, text: str, reason: str
     assert status == 1 and error.count("\n") == 1
     assert reason in error and ("a." in error or "sub/1.jpg" in error)
     assert not out.with_suffix(".json").exists() and not out.with_suffix(".rec").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("a.csv", "path,label\nsub/0.jpg,cat\nsub/1.jpg,cat\nsub/0.jpg,dog\n", (4, 2)),
+        ("a.csv", "path,cat,dog\nsub/0.jpg,1,0\n./sub/0.jpg,0,1\n", (3, 2)),
+        ("a.txt", "sub/0.jpg\t0\nsub/0.jpg \t1\n", (2, 1)),
+        ("a.lst", "0\t0\tsub/0.jpg\n1\t1\tsub/0.jpg\n", (2, 1)),
+    ],
+)
+def test_a_path_with_two_labels(root: Path, capsys: Capture, name: str, text: str, lines: tuple[int, int]) -> None:
+    assert pack(root, name, text)[0] == 1
+    error = capsys.readouterr().err
+    assert f"{name}: line {lines[0]}: sub/0.jpg has another label in line {lines[1]}: give each image one row" in error
+
+
+def test_a_path_twice_with_one_label_counts_twice(root: Path) -> None:
+    status, out = pack(root, "a.csv", "path,label\nsub/0.jpg,cat\nsub/1.jpg,dog\nsub/0.jpg,cat\n")
+    assert status == 0 and RecordSet(out).labels(np.arange(3)).tolist() == [0, 1, 0]
 
 
 def test_a_missing_image_is_named_with_its_line(root: Path, capsys: Capture) -> None:

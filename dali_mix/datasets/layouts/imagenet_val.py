@@ -13,7 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_lines, tree_of
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_lines
 from dali_mix.datasets.trees import Tree
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -24,7 +25,7 @@ _PLACES = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
 def imagenet_val(root: Path, split: str, options: Options) -> Listing:
     """Lists the flat images of root (or root/split, root/val) with the labels of `--list`, or of a known file in the
     root."""
-    tree = tree_of(root, options)
+    tree = open_tree(root, options.follow_links)
     folder = next((name for name in (split, "val", "ILSVRC2012_img_val") if name in tree.folders()), "")
     images = [name for name in tree.images(folder) if name.count("/") == folder.count("/") + bool(folder)]
     if not images:
