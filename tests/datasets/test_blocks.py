@@ -13,20 +13,20 @@ from dali_mix.datasets.base import Listing
 from dali_mix.datasets.images import Transform
 from dali_mix.datasets.packer import pack
 from dali_mix.datasets.trees import FolderTree
-from dali_mix.recordio import Block, RecordSet, Sample, SetWriter, write_set
+from dali_mix.recordio import Block, ImageHeader, RecordSet, Sample, SetWriter, write_set
 from dali_mix.recordio.verify import verify_set
 from dali_mix.tasks import CLASSIFICATION
 from tests.recordio.samples import encoded, jpeg_with_magic
 
 
-def folder_of(root: Path, images: list[bytes], **facts: object) -> Listing:
-    """A listing of `images`, of classes 0, 1, 0, 1 unless `facts` has labels."""
+def folder_of(root: Path, images: list[bytes], **changes: object) -> Listing:
+    """A listing of `images`, of classes 0, 1, 0, 1 unless `changes` has labels."""
     root.mkdir()
     names = [f"{number:03}.jpg" for number in range(len(images))]
     for name, image in zip(names, images, strict=True):
         (root / name).write_bytes(image)
     labels = [number % 2 for number in range(len(images))]
-    values = {"labels": labels, "classes": ("ant", "bee"), "source": "list", "split": "val"} | facts
+    values = {"labels": labels, "classes": ("ant", "bee"), "source": "list", "split": "val"} | changes
     return Listing(FolderTree(root), names, **values)  # type: ignore[arg-type]  # of several types
 
 
@@ -50,14 +50,14 @@ def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
 
 
 def test_a_block_is_full_by_records_or_bytes() -> None:
-    facts = {"height": 1, "width": 1, "encoding": "jpeg"}
+    header = ImageHeader("jpeg", 1, 1)
     block = Block(CLASSIFICATION, 1)
     for row in range(16):
         assert not block.full
-        block.add(row, b"an image", 0, row, **facts)
+        block.add(row, b"an image", 0, row, header)
     assert block.full
     block.clear()
-    block.add(0, bytes(1 << 22), 0, 0, **facts)
+    block.add(0, bytes(1 << 22), 0, 0, header)
     assert block.full and len(block.entries) == 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dali_mix.datasets.packer import _in_turn
-from dali_mix.recordio import RecordSet, SetWriter
+from dali_mix.recordio import ImageHeader, RecordSet, SetWriter
 from dali_mix.recordio.part import Part
 from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import encoded
@@ -106,8 +106,7 @@ def test_blocks_stored_in_any_order_by_several_threads_over_many_shards(tmp_path
             for number in range(start, start + 8, 4):
                 block = writer.spare_block()
                 for position in range(number, number + 4):
-                    facts = {"height": 12, "width": 20, "encoding": "png"}
-                    block.add(position, images[position], 0, position, **facts)
+                    block.add(position, images[position], 0, position, ImageHeader("png", 12, 20))
                 stores.append(writer.place(block))
             threads = [threading.Thread(target=store) for store in reversed(stores)]
             for thread in threads:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dali_mix.recordio import Block, framing, pack_record, unpack_record
+from dali_mix.recordio import Block, ImageHeader, framing, pack_record, unpack_record
 from dali_mix.recordio.framing import MAGIC, MAGIC_BYTES
 from dali_mix.recordio.header import pack_header
 from dali_mix.tasks import CLASSIFICATION, MULTILABEL
@@ -36,10 +36,10 @@ def test_no_magic_is_left_inside_a_frame(payload: bytes) -> None:
     framed = framing.frame(payload)
     words = np.frombuffer(framed, dtype="<u4")
     heads = [place for place in range(len(words)) if words[place] == MAGIC]
-    assert len(heads) == 1 + len(framing.magic_places(payload))
+    assert len(heads) == 1 + len(framing.magic_offsets(payload))
 
 
-facts = {"height": 1, "width": 1, "encoding": "jpeg"}
+HEADER = ImageHeader("jpeg", 1, 1)
 
 
 @given(st.lists(st.tuples(hostile, st.booleans()), min_size=1, max_size=6))
@@ -51,14 +51,14 @@ def test_a_block_is_the_frames_one_after_another(images: list[tuple[bytes, bool]
             room = block.room(len(image) + 9, 3)
             room[: len(image)] = image
             encoded = room[: len(image)]
-        block.add(row, encoded, 3, row, **facts)
+        block.add(row, encoded, 3, row, HEADER)
         payload = pack_record(3, row, image)
         framed = framing.frame(payload)
         wanted += framed
         entry = block.entries[-1]
         assert (entry.position, entry.size) == (row, len(framed))
         assert entry.row[:2] == (len(payload), zlib.crc32(payload))
-        assert bool(entry.row[-1]) == (len(framing.magic_places(payload)) > 0)
+        assert bool(entry.row[-1]) == (len(framing.magic_offsets(payload)) > 0)
     assert bytes(block.view()) == wanted
 
 
@@ -68,7 +68,7 @@ def test_a_block_grows_and_is_used_again() -> None:
         for row in range(5):
             room = block.room(len(image), [1.0, 0.0])
             room[:] = image
-            block.add(row, room, [1.0, 0.0], row, **facts)
+            block.add(row, room, [1.0, 0.0], row, HEADER)
         frames = [framing.frame(pack_record([1.0, 0.0], row, image)) for row in range(5)]
         assert bytes(block.view()) == b"".join(frames)
         block.clear()
@@ -79,7 +79,7 @@ def test_an_image_put_elsewhere_than_its_label_asks_for_is_copied() -> None:
     block = Block(MULTILABEL, 2)
     room = block.room(8, 3)  # for a label without floats
     room[:] = b"an image"
-    block.add(0, room, [1.0, 0.0], 0, **facts)
+    block.add(0, room, [1.0, 0.0], 0, HEADER)
     assert bytes(block.view()) == framing.frame(pack_record([1.0, 0.0], 0, b"an image"))
 
 
@@ -131,7 +131,7 @@ def test_a_label_of_too_many_floats() -> None:
 
 def test_a_record_of_half_a_gigabyte() -> None:
     with pytest.raises(ValueError, match=r"536,870,936 bytes does not fit RecordIO"):
-        Block(CLASSIFICATION, 4).add(0, bytes(1 << 29), 3, 0, **facts)
+        Block(CLASSIFICATION, 4).add(0, bytes(1 << 29), 3, 0, HEADER)
     with pytest.raises(ValueError, match="does not fit"):
         framing.frame(bytes(1 << 29))
 
