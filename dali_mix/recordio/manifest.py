@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix._text import printable
+from dali_mix.options import choice, whole
 from dali_mix.tasks import TASKS
 
 VERSION = 1
@@ -176,11 +177,6 @@ def again(manifest: Path) -> str:
 
 
 def _checked(data: dict[str, Any]) -> SetInfo:
-    def integer(value: Any, field: str, low: int, high: int) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"the field {field!r} is {value!r}, not a whole number from {low} to {high}")
-        return value
-
     def text(value: Any, field: str) -> str:
         if not isinstance(value, str):
             raise ValueError(f"the field {field!r} is {value!r}, not a text")
@@ -190,28 +186,23 @@ def _checked(data: dict[str, Any]) -> SetInfo:
         name = text(value["name"], field + ".name")
         if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
             raise ValueError(f"the field '{field}.name' is {name!r}, not the plain name of a file beside the manifest")
-        return FileInfo(
-            name, integer(value["size"], field + ".size", 0, 1 << 62), text(value["sha256"], field + ".sha256")
-        )
+        return FileInfo(name, whole(f"{field}.size", value["size"], 0), text(value["sha256"], field + ".sha256"))
 
-    if data["task"] not in tuple(TASKS):  # it may be a list
-        raise ValueError(f"the field 'task' is {data['task']!r}, not one of {', '.join(TASKS)}")
-    if not isinstance(data["classes"], list) or not isinstance(data["parts"], list):
-        raise ValueError("the fields 'classes' and 'parts' must be lists")
-    if not 0 < len(data["parts"]) <= MAX_PARTS:
-        raise ValueError(f"the field 'parts' lists {len(data['parts'])} files")
-    if not isinstance(data["options"], dict) or not isinstance(data["report"], dict):
-        raise ValueError("the fields 'options' and 'report' must be objects")
+    for names, kind in ((("classes", "parts"), list), (("options", "report"), dict)):
+        for name in names:
+            if not isinstance(data[name], kind):
+                raise ValueError(f"the field {name!r} is no {'list' if kind is list else 'object'}")
+    whole("the number of parts", len(data["parts"]), 1, MAX_PARTS)
     if data.get("sha256", found := _content_sha256(data)) != found:  # older sets have none
         raise ValueError(
             f"its content has sha256 {found}, its field 'sha256' says {data['sha256']!r}: it changed since it was"
             " written; copy it again, or remove that field if you changed it on purpose"
         )
     return SetInfo(
-        task=data["task"],
+        task=choice("task", data["task"], TASKS),
         classes=tuple(text(name, "classes") for name in data["classes"]),
-        label_width=integer(data["label_width"], "label_width", 0, 1 << 20),
-        count=integer(data["count"], "count", 1, 1 << 40),
+        label_width=whole("label_width", data["label_width"], 0, 1 << 20),
+        count=whole("count", data["count"], 1, 1 << 40),
         parts=tuple(file(part, "parts") for part in data["parts"]),
         index=file(data["index"], "index"),
         table=file(data["table"], "table"),

@@ -203,9 +203,7 @@ def write_set(
     task: str = "classification",
     classes: Iterable[str],
     shards: int = 1,
-    source: str = "",
     split: str = "",
-    options: dict[str, Any] | None = None,
     force: bool = False,
 ) -> SetInfo:
     """Write `samples` (`Sample`, or tuples of its fields: encoded, label[, height, width]) as the set `prefix`.
@@ -214,17 +212,8 @@ def write_set(
     sample that is wrong.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
-    with SetWriter(
-        prefix,
-        task=task,
-        classes=classes,
-        total=len(listed),
-        shards=shards,
-        source=source,
-        split=split,
-        options=options,
-        force=force,
-    ) as writer:
+    total = len(listed)
+    with SetWriter(prefix, task=task, classes=classes, total=total, shards=shards, split=split, force=force) as writer:
         block = writer.spare_block()
         for position, sample in enumerate(listed):
             try:

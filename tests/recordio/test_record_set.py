@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import pickle
@@ -163,12 +164,15 @@ def test_a_manifest_with_a_wrong_field(tmp_path: Path, field: str, value: object
 
 
 def test_any_byte_of_the_manifest_that_flips_is_found(tmp_path: Path) -> None:
-    small_set(tmp_path / "set", source="list", options={"quality": 95.5, "é": None}, split="zürich")
+    info = dataclasses.replace(
+        small_set(tmp_path / "set", split="zürich"), source="list", options={"quality": 95.5, "é": None}
+    )
     path = tmp_path / "set.json"
+    path.write_text(info.to_json(), encoding="utf-8")
     text = path.read_bytes()
-    info = RecordSet(tmp_path / "set").info
-    for place in range(len(text)):
-        path.write_bytes(text[:place] + bytes([text[place] ^ 1]) + text[place + 1 :])
+    assert RecordSet(tmp_path / "set").info == info
+    for offset in range(len(text)):
+        path.write_bytes(text[:offset] + bytes([text[offset] ^ 1]) + text[offset + 1 :])
         try:
             found = read_info(path)
         except ValueError as error:

@@ -82,19 +82,8 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     if split in PUBLISHED and len(classes) == COCO_CLASSES:
         published = against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
         report = join_reports(report, published)
-    listing = Listing(
-        tree,
-        names,
-        labels,
-        classes,
-        "coco",
-        split,
-        task=task.name,
-        ids=ids,
-        places=[f"{where}: images[{row}]" for row in range(len(names))],
-        sizes=sizes,
-        report=report,
-    )
+    places = [f"{where}: images[{row}]" for row in range(len(names))]
+    listing = Listing(tree, names, labels, classes, "coco", split, task.name, ids, places, sizes=sizes, report=report)
     return labelled(listing, options, keep=task.boxes)
 
 

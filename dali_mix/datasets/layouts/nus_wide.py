@@ -50,18 +50,9 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
     report = against_published(len(paths), PUBLISHED[part], f"{_LISTS[part]} of NUS-WIDE")
     if len(concepts) != NUS_CONCEPTS:
         report = {}  # another set in the same layout
-    listing = Listing(
-        tree,
-        [f"{base}Flickr/{name}" for name in paths],
-        list(targets),
-        concepts,
-        "nus-wide",
-        split,
-        task="multilabel",
-        ids=rows.tolist(),
-        places=list(paths.values()),
-        report=report,
-    )
+    names = [f"{base}Flickr/{path}" for path in paths]
+    ids, places = rows.tolist(), list(paths.values())
+    listing = Listing(tree, names, list(targets), concepts, "nus-wide", split, "multilabel", ids, places, report=report)
     return labelled(listing, options, keep=False)
 
 

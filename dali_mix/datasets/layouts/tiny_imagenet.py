@@ -6,14 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, find_archive
+from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, find_archive, numbered_lines
 from dali_mix.datasets.class_folders import class_folders
 from dali_mix.datasets.trees import Tree
 
 
 def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
-    """Lists split "train" or "val"; labels count the wnids of wnids.txt in sorted order. The test split has no
-    labels."""
+    """List split "train" or "val"; labels count the wnids of wnids.txt in sorted order. Split test has no labels."""
     if split not in ("train", "val"):
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")
     if options.classes_file is not None:
@@ -40,22 +39,20 @@ def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
 
 
 def _base(tree: Tree) -> str | None:
-    places = ["", *(f"{folder}/" for folder in tree.folders())]
-    return next((place for place in places if tree.exists(f"{place}wnids.txt")), None)
+    bases = ["", *(f"{folder}/" for folder in tree.folders())]
+    return next((base for base in bases if tree.exists(f"{base}wnids.txt")), None)
 
 
 def _annotated(tree: Tree, folder: str, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
     where = tree.where(f"{folder}/val_annotations.txt")
     number_of = {wnid: number for number, wnid in enumerate(classes)}
     label_of: dict[str, int] = {}
-    for number, line in enumerate(decode_lines(tree.read(f"{folder}/val_annotations.txt"), where), start=1):
+    for spot, line in numbered_lines(tree.read(f"{folder}/val_annotations.txt"), where):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in number_of:
-            raise ValueError(
-                f"{where}: line {number} is {line[:80]!r}: expected `file<TAB>wnid…` with a wnid of wnids.txt"
-            )
+            raise ValueError(f"{spot} is {line[:80]!r}: expected `file<TAB>wnid…` with a wnid of wnids.txt")
         if fields[0] in label_of:
-            raise ValueError(f"{where}: line {number}: {fields[0]} is listed twice")
+            raise ValueError(f"{spot}: {fields[0]} is listed twice")
         label_of[fields[0]] = number_of[fields[1]]
     names = [f"{folder}/images/{file}" for file in sorted(label_of)]
     return names, [label_of[file] for file in sorted(label_of)]

@@ -58,17 +58,8 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
         names.append(f"{folder_of.get(file, _FOLDERS[0])}/{file}")
         labels.append(multi_hot(found, VG_CLASSES))
     report = against_published(len(names), PUBLISHED[part], f"{part}_list_500.txt")
-    listing = Listing(
-        tree,
-        names,
-        labels,
-        classes,
-        "vg500",
-        split,
-        task="multilabel",
-        places=list(files.values()),
-        report=report,
-    )
+    places = list(files.values())
+    listing = Listing(tree, names, labels, classes, "vg500", split, "multilabel", places=places, report=report)
     return labelled(listing, options, keep=False)
 
 

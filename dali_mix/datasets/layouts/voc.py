@@ -88,18 +88,8 @@ def voc(root: Path, split: str, options: Options) -> Listing:
         labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
     else:
         labels = [_targets(image, number_of, -1 if split not in TRAINING_SPLITS else 0) for image in images]
-    listing = Listing(
-        tree,
-        [image.name for image in images],
-        labels,
-        classes,
-        "voc",
-        split,
-        task=task.name,
-        places=[image.listed for image in images],
-        sizes=sizes,
-        report=report,
-    )
+    names, places = [image.name for image in images], [image.listed for image in images]
+    listing = Listing(tree, names, labels, classes, "voc", split, task.name, places=places, sizes=sizes, report=report)
     return labelled(listing, options, keep=True)
 
 
