@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import HEADER_WIDTH, MAX_CLASS, OBJECT_WIDTH, boxes_of, label_of
+from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, boxes_of, check_class, label_of
 from dali_mix.datasets.base import first_of, numbered_classes
 from dali_mix.options import did_you_mean
 from dali_mix.recordio.header import Label
@@ -54,16 +54,15 @@ def guess_task(rows: list[Row]) -> Task:
 
 
 def _classes(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
-    values = []
+    texts = []
     for row in rows:
         if len(row.values) != 1:
             raise ValueError(f"{row.where}: {len(row.values)} label fields where a class has one (--task multilabel?)")
-        if isinstance(row.values[0], bool) or not isinstance(row.values[0], (str, int, float)):
-            raise ValueError(f"{row.where}: label {row.values[0]!r} is not a class: give its number or name")
-        values.append(row.values[0])
-    texts = [str(value).strip() for value in values]
-    for row, text in zip(rows, texts, strict=True):
-        if not text:
+        value = row.values[0]
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError(f"{row.where}: label {value!r} is not a class: give its number or name")
+        texts.append(str(value).strip())
+        if not texts[-1]:
             raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")
     if given is None and not any(_is_number(text) for text in texts):
         given = tuple(sorted(set(texts)))
@@ -75,22 +74,20 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label
             return [number_of[text] for text in texts], given
         if not all(_is_number(text) for text in texts):
             first = min(unknown, key=lambda number: _is_number(texts[number]))
+            hint = did_you_mean(texts[first], given)
             raise ValueError(
-                f"{rows[first].where}: class {texts[first]!r:.60} is not among the {len(given)} classes"
-                f"{did_you_mean(texts[first], given)}"
+                f"{rows[first].where}: class {texts[first]!r:.60} is not among the {len(given)} classes{hint}"
             )
-    labels = [_class_number(text, row.where) for row, text in zip(rows, texts, strict=True)]
+    labels = []
+    for row, text in zip(rows, texts, strict=True):
+        number = _number(text, row.where)
+        try:
+            check_class(number)
+        except ValueError as error:
+            raise ValueError(f"{row.where}: {error}") from None
+        labels.append(int(number))
     highest = max(range(len(labels)), key=labels.__getitem__)
     return list(labels), given or numbered_classes(labels[highest], rows[highest].where)
-
-
-def _class_number(text: str, where: str) -> int:
-    value = _number(text, where)
-    if value < 0 or value > MAX_CLASS or value != int(value):
-        raise ValueError(
-            f"{where}: label {text:.60} is not a class: whole numbers from 0 to {MAX_CLASS} (exact as float32)"
-        )
-    return int(value)
 
 
 def _multilabel(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:

@@ -30,7 +30,7 @@ from dali_mix.recordio.manifest import (
     open_table,
     read_info,
     set_prefix,
-    table_header,
+    table_bytes,
 )
 from dali_mix.recordio.publish import Publication
 from dali_mix.recordio.reader import map_file
@@ -77,7 +77,7 @@ def adopt(
     for path in paths:
         if path.resolve().parent != base.parent.resolve():
             raise ValueError(f"{path}: not in the folder of {base}; the manifest lies beside its .rec files")
-    asked = None if task is None else tasks.get(task)
+    asked = tasks.get(task) if task else None
     names = [base.name + suffix for suffix in (".idx", ".npy", ".json")]
     with Publication(base, force=force) as files:
         files.check_free(names[1:])
@@ -87,36 +87,31 @@ def adopt(
         if renumber:
             table["id"] = np.arange(len(table))
         else:
-            try:
-                check_ids(table["id"], str(base))
-            except ValueError as error:
-                raise ValueError(f"{error}; --renumber numbers them by their place") from None
+            check_ids(table["id"], str(base), "; --renumber numbers them in the order of the file")
         parts = tuple(FileInfo(path.name, path.stat().st_size, file_sha256(path)) for path in paths)
         index = index_bytes(table, [part.size for part in parts])
         if (base.parent / names[0]).exists() and not reindex:
             index = _kept_index(base.parent / names[0], table, parts)
         label_names = tuple(classes) if classes is not None else tuple(map(str, range(kind.count_classes(scan.labels))))
-        content = table_header(len(table)) + table.tobytes()
         info = SetInfo(
             task=kind.name,
             classes=label_names,
             label_width=scan.label_width(kind),
             count=len(table),
             parts=parts,
-            index=FileInfo.of(names[0], index),
-            table=FileInfo.of(names[1], content),
+            index=files.write(names[0], index),
+            table=files.write(names[1], table_bytes(table)),
             source="adopted",
             options={"renumber": True} if renumber else {},
             report=scan.report(kind, label_names, guessed=task is None),
         )
         for row, label in enumerate(scan.labels):
-            where = f"{paths[table['part'][row]]}: record {row}"
             try:
                 kind.check_stored(label, info, "label")
             except ValueError as error:
+                where = f"{paths[table['part'][row]]}: record {row}"
                 raise ValueError(f"{where}: {error}; say what the labels are with --task and --classes") from None
-        for name, data in zip(names, (index, content, info.to_json().encode()), strict=True):
-            files.write(name, data)
+        files.write(names[2], info.to_json().encode())
         files.publish(names, remove_old=False)  # the older set's records are not ours to remove
         return info
 

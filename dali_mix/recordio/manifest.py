@@ -221,6 +221,11 @@ def table_header(count: int) -> bytes:
     return head.getvalue()
 
 
+def table_bytes(table: np.ndarray) -> bytes:
+    """Return the .npy file that holds a table."""
+    return table_header(len(table)) + table.tobytes()
+
+
 def open_table(path: Path, count: int) -> np.memmap:
     """Map the table read-only: (count,) of RECORD_DTYPE. Raise FileNotFoundError, or ValueError for any other file."""
     header = table_header(count)

@@ -21,7 +21,7 @@ from dali_mix.recordio.manifest import (
     RECORD_DTYPE,
     FileInfo,
     SetInfo,
-    table_header,
+    table_bytes,
 )
 from dali_mix.recordio.part import Part, write_errors
 from dali_mix.recordio.publish import Publication
@@ -147,7 +147,7 @@ class SetWriter:
             count=len(table),
             parts=parts,
             index=self._files.write(self._tail[0], index_bytes(table, [part.size for part in parts])),
-            table=self._files.write(self._tail[1], table_header(len(table)) + table.tobytes()),
+            table=self._files.write(self._tail[1], table_bytes(table)),
             source=self._source,
             split=self._split,
             options=self._options,
@@ -172,14 +172,16 @@ class SetWriter:
             self._rows = []
 
 
-def check_ids(ids: np.ndarray, where: str) -> None:
+def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
     """Raise ValueError if two records have the same id."""
     ordered = np.sort(ids)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if twice.size:
         double = ordered[twice[0]]
         rows = np.flatnonzero(ids == double)[:2].tolist()
-        raise ValueError(f"{where}: records {rows[0]} and {rows[1]} have the same id {double}; ids must be unique")
+        raise ValueError(
+            f"{where}: records {rows[0]} and {rows[1]} have the same id {double}; ids must be unique{advice}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -286,7 +286,7 @@ CASES = [
          "inspect set", "adopt set-00000.rec set-00001.rec --out set --force"),
     Case("`dali-mix adopt set.rec --force`", damaged(".json"), "verify set", "adopt set.rec --force"),
     Case("`dali-mix adopt set.rec --force`", damaged(".npy"), "inspect set", "adopt set.rec --force"),
-    Case("--renumber numbers them by their place", repeated, "adopt set.rec", "+ --renumber"),
+    Case("--renumber numbers them in the order of the file", repeated, "adopt set.rec", "+ --renumber"),
     Case("pass --task classification", vectors, "adopt set.rec", "+ --task classification"),
     Case("as in insightface's sets, pass --task classification", vectors, "adopt set.rec", "+ --task classification"),
     Case("labels of 2 floats read as multi-label targets; if the first is the class, pass --task classification",
