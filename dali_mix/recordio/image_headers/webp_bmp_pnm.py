@@ -8,6 +8,7 @@ import struct
 from dali_mix.recordio.image_headers.common import ImageHeader, cut_short, merged, read_exif, sized
 
 PNM_MAXIMA = 255, 65535  # DALI 2.4 does not scale by a PNM's greatest value
+_PNM_NUMBER = re.compile(rb"(?:\s|#[^\n]*\n)*(\d{1,10})")  # after spaces and comments
 _ORDER = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")  # else libwebp ignores the rest, EXIF included
 _ANIMATION, _EXIF = 0x02, 0x08  # flags of VP8X
 
@@ -137,21 +138,11 @@ def read_pnm(data: bytes) -> ImageHeader:
 
 def pnm_numbers(data: bytes) -> tuple[int, int, int, int]:
     """Return width, height and greatest value of a binary PNM, and the byte its header ends at. Raise ValueError."""
-    numbers: list[int] = []
-    at = 2
-    while len(numbers) < 3:
-        while data[at : at + 1].isspace():
-            at += 1
-        if data[at : at + 1] == b"#":
-            at = data.find(b"\n", at)
-            if at < 0:
-                raise cut_short("PNM", data)
-            continue
-        end = at
-        while data[end : end + 1].isdigit() and end - at < 10:
-            end += 1
-        if end == at:
-            raise ValueError(f"a damaged PNM: no number at byte {at} of its header")
-        numbers.append(int(data[at:end]))
-        at = end
+    numbers, at = [], 2
+    for _ in range(3):
+        found = _PNM_NUMBER.match(data, at)
+        if found is None:
+            raise ValueError(f"a damaged or cut PNM: no number after byte {at} of its header")
+        numbers.append(int(found[1]))
+        at = found.end()
     return numbers[0], numbers[1], numbers[2], at
