@@ -119,7 +119,7 @@ def _years_in(tree: Tree, base: str) -> list[str]:
 
 
 def _images(tree: Tree, base: str, split: str) -> list[_Image]:
-    listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main', '--split names a list')}.txt"
+    listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main', '--split')}.txt"
     if not tree.exists(listed):
         folder = f"{base}ImageSets/Main"
         if not tree.exists(folder):

@@ -1,4 +1,4 @@
-"""Packing in blocks: what is read straight into a block, and blocks that are used again, must not change a byte."""
+"""Images that are read straight into blocks of records: large ones, changing ones, full disks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dali_mix.datasets.base import Listing
 from dali_mix.datasets.images import Transform
 from dali_mix.datasets.packer import pack
 from dali_mix.datasets.trees import FolderTree
-from dali_mix.recordio import Block, ImageHeader, RecordSet, Sample, SetWriter, write_set
+from dali_mix.recordio import Block, RecordSet, Sample, SetWriter, write_set
 from dali_mix.recordio.verify import verify_set
 from dali_mix.tasks import CLASSIFICATION
 from tests.recordio.samples import encoded, jpeg_with_magic
@@ -47,18 +47,6 @@ def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
     write_set(tmp_path / "wanted", list(zip(images, listing.labels, strict=True)), classes="ab", shards=shards)
     for ours, wanted in zip(records.rec_paths, RecordSet(tmp_path / "wanted").rec_paths, strict=True):
         assert ours.read_bytes() == wanted.read_bytes()
-
-
-def test_a_block_is_full_by_records_or_bytes() -> None:
-    header = ImageHeader("jpeg", 1, 1)
-    block = Block(CLASSIFICATION, 1)
-    for row in range(16):
-        assert not block.full
-        block.add(row, b"an image", 0, row, header)
-    assert block.full
-    block.clear()
-    block.add(0, bytes(1 << 22), 0, 0, header)
-    assert block.full and len(block.entries) == 1
 
 
 @pytest.mark.parametrize(("found", "kept"), [(-40, 160), (0, 200), (40, 200)])
