@@ -277,9 +277,7 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "train", {"000005": [DOG], "000007": [DOG]})
     listed = base / "ImageSets" / "Main" / "train.txt"
     assert "val.txt: no such file; choose --split among train" in refused(tmp_path, capsys, "--split", "val")
-    assert "--split: '../val' is not a path below ImageSets/Main" in refused(
-        tmp_path, capsys, "--split", "../val"
-    )
+    assert "--split: '../val' is not a path below ImageSets/Main" in refused(tmp_path, capsys, "--split", "../val")
     (base / "JPEGImages" / "000007.jpg").unlink()
     error = refused(tmp_path, capsys)
     assert f"000007.jpg: no such file, listed at {listed}: line 2 (--skip-bad" in error
