@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dali_mix._text import printable
-from dali_mix.datasets.archives import ARCHIVES
+from dali_mix.datasets.archives import ARCHIVES, open_tree
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.recordio.header import Label
 
@@ -185,15 +186,16 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
     return tuple(str(number) for number in range(highest + 1))
 
 
-def find_archive(root: Path, words: Sequence[str]) -> Path | None:
-    """Return the archive in folder `root` whose name holds all `words`; None without. Raise ValueError for several."""
-    if not root.is_dir():
-        return None
-    found = sorted(
-        path
-        for path in root.iterdir()
-        if path.name.lower().endswith(ARCHIVES) and all(word in path.name.lower() for word in words) and path.is_file()
-    )
-    if len(found) > 1:
-        raise ValueError(f"{root}: {' and '.join(path.name for path in found)} both fit; give one of them as --root")
-    return found[0] if found else None
+def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
+    """Yield the tree of `root`, then those of the archives in it whose names, in small letters, match `patterns`.
+
+    Raise ValueError for several archives that match one pattern.
+    """
+    yield open_tree(root, options.follow_links)
+    archives = [path for path in root.iterdir() if path.name.lower().endswith(ARCHIVES)] if root.is_dir() else []
+    for pattern in patterns:
+        found = sorted(path.name for path in archives if re.search(pattern, path.name.lower()))
+        if len(found) > 1:
+            raise ValueError(f"{root}: {' and '.join(found)} both fit; give one of them as --root")
+        if found:
+            yield open_tree(root / found[0])

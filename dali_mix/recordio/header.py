@@ -20,10 +20,8 @@ Label = float | int | Sequence[float] | np.ndarray
 class Unpacked(NamedTuple):
     """The parts of a payload."""
 
-    flag: int
     label: np.ndarray  # (flag,) float32, or (1,) for flag 0; a view of the payload
     id: int
-    id2: int
     encoded: np.ndarray  # (n,) uint8, a view of the payload
 
 
@@ -65,7 +63,7 @@ def unpack_record(payload: memoryview | bytes) -> Unpacked:
     """Return the parts of a payload. Raise ValueError if its header is cut or claims more floats than it holds."""
     if len(payload) < HEADER.size:
         raise ValueError(f"the payload has {len(payload)} bytes, fewer than the {HEADER.size} of its header")
-    flag, label, record_id, id2 = HEADER.unpack_from(payload)
+    flag, label, record_id, _ = HEADER.unpack_from(payload)
     start = HEADER.size + 4 * flag
     if flag > MAX_FLOATS or start > len(payload):
         raise ValueError(f"the header claims {flag} label floats, more than a payload of {len(payload)} bytes holds")
@@ -73,4 +71,4 @@ def unpack_record(payload: memoryview | bytes) -> Unpacked:
         floats = np.frombuffer(payload, dtype="<f4", count=flag, offset=HEADER.size)
     else:
         floats = np.array([label], dtype="<f4")
-    return Unpacked(flag, floats, record_id, id2, np.frombuffer(payload, dtype=np.uint8)[start:])
+    return Unpacked(floats, record_id, np.frombuffer(payload, dtype=np.uint8)[start:])

@@ -161,7 +161,7 @@ def _record_problem(
     payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
 ) -> str:
     """Return what is wrong with a record and what to do, or "". Bytes that changed since packing are one problem."""
-    found = next(_check_record(payload, record, entry, info, decode), "")
+    found = _differs(payload, record, entry, info, decode)
     crc = zlib.crc32(payload)
     if crc == entry["crc32"]:
         return found if not found or "; " in found else f"{found}; pack the set again"
@@ -169,28 +169,27 @@ def _record_problem(
     return f"{changed}{' (' + found.partition('; ')[0] + ')' if found else ''}; {_COPY}"
 
 
-def _check_record(
-    payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
-) -> Iterator[str]:
+def _differs(payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None) -> str:
     if record.length != entry["length"] or record.split != bool(entry["flags"] & FLAG_SPLIT):
-        yield f"{record.length} bytes{', split' if record.split else ''}; the manifest says {entry['length']}"
+        return f"{record.length} bytes{', split' if record.split else ''}; the manifest says {entry['length']}"
     try:
         unpacked = unpack_record(payload)
         if unpacked.id != entry["id"] and not info.options.get("renumber"):
-            yield f"id is {unpacked.id}, the manifest says {entry['id']}"
+            return f"id is {unpacked.id}, the manifest says {entry['id']}"
         task = TASKS[info.task]
         task.check_stored(unpacked.label, info, "label")
         scalar = task.scalar(unpacked.label)
         if not math.isnan(scalar) and scalar != entry["label"]:
-            yield f"label is {scalar:g}, the manifest says {entry['label']:g}"
+            return f"label is {scalar:g}, the manifest says {entry['label']:g}"
         header = read_image_header(unpacked.encoded.tobytes())
         found = header.height, header.width
         if found != (entry["height"], entry["width"]) or ENCODINGS.index(header.encoding) != entry["encoding"]:
             stated = f"{entry['width']}x{entry['height']}"
-            yield f"a {header.encoding} of {found[1]}x{found[0]} pixels, the manifest says {stated}"
+            return f"a {header.encoding} of {found[1]}x{found[0]} pixels, the manifest says {stated}"
         if decode is not None:
             height, width = decode(unpacked.encoded)
             if (height, width) != found:
-                yield f"decodes to {width}x{height} pixels, its header says {found[1]}x{found[0]}"
+                return f"decodes to {width}x{height} pixels, its header says {found[1]}x{found[0]}"
     except ValueError as error:
-        yield str(error)
+        return str(error)
+    return ""

@@ -5,14 +5,12 @@ Arrays are stored as PNG, without loss. The pickles are read without running any
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, find_archive, numbered_classes
+from dali_mix.datasets.base import Listing, Options, numbered_classes, trees_of
 from dali_mix.datasets.class_folders import class_folders, split_base
 from dali_mix.datasets.images import encode
 from dali_mix.datasets.safe_pickle import as_text, load_plain
@@ -38,25 +36,15 @@ def _cifar(root: Path, split: str, options: Options, layout: str) -> Listing:
     if options.classes_file is not None:
         raise ValueError(f"{layout} knows its classes: --classes does not apply")
     part = "train" if split == "train" else "test"
-    for tree in _trees(root, options, part, layout):
+    number = layout.removeprefix("cifar")
+    called = (rf"^(?=.*{part}).*cifar-?{number}_", f"cifar-{number}-python", f"cifar-{number}-binary", layout)
+    for tree in trees_of(root, options, *called):
         if listing := _in_tree(tree, part, split, layout):
             return listing
     raise FileNotFoundError(
         f"{root}: no {layout} in it for split {split!r}: neither the Python nor the binary version, nor"
         f" {part}/CLASS/IMAGE, nor an archive of them; --download fetches it"
     )
-
-
-def _trees(root: Path, options: Options, part: str, layout: str) -> Iterator[Tree]:
-    """Yield the root, then the archives in it that are called like the set."""
-    yield open_tree(root, options.follow_links)
-    number = layout.removeprefix("cifar")
-    archive = find_archive(root, ("cifar", number, part))
-    if archive is not None and f"cifar{number}_" in archive.name.replace("-", "").lower():
-        yield open_tree(archive)
-    for name in (f"cifar-{number}-python", f"cifar-{number}-binary", layout):
-        if archive := find_archive(root, (name,)):
-            yield open_tree(archive)
 
 
 def _in_tree(tree: Tree, part: str, split: str, layout: str) -> Listing | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, find_archive, numbered_lines
+from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, numbered_lines, trees_of
 from dali_mix.datasets.class_folders import class_folders
 from dali_mix.datasets.trees import Tree
 
@@ -17,16 +16,12 @@ def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")
     if options.classes_file is not None:
         raise ValueError("tiny-imagenet takes its classes from wnids.txt: --classes does not apply")
-    tree = open_tree(root, options.follow_links)
-    base = _base(tree)
-    if base is None:
-        archive = find_archive(root, ("tiny-imagenet",))
-        if archive is None:
-            raise FileNotFoundError(f"{root}: no wnids.txt in it; --root is the folder tiny-imagenet-200, or its .zip")
-        tree = open_tree(archive)
+    for tree in trees_of(root, options, "tiny-imagenet"):
         base = _base(tree)
-        if base is None:
-            raise FileNotFoundError(f"{archive}: no wnids.txt in it; fetch it again")
+        if base is not None:
+            break
+    else:
+        raise FileNotFoundError(f"{root}: no wnids.txt in it; --root is the folder tiny-imagenet-200, or its .zip")
     wnids_name = f"{base}wnids.txt"
     wnids = [line.strip() for line in decode_lines(tree.read(wnids_name), tree.where(wnids_name)) if line.strip()]
     check_unique(wnids, tree.where(wnids_name))
