@@ -29,16 +29,16 @@ def of_share(listing: Listing, options: Options, base: str = "") -> Listing:
     """Return the part of `listing` that is its split by `--val-share`, if given; names count from folder `base`.
 
     A class of one image is in "train" only, any other class in both. Raise ValueError if the tree has a folder "val"
-    beside `base`, or a part would be empty.
+    next to `base`, or a part would be empty.
     """
     share = options.val_share
     if share is None:
         return listing
     parts = base.split("/") if base else []
     for depth in range(len(parts)):
-        beside = "/".join([*parts[:depth], "val"])
-        if listing.tree.exists(beside):
-            raise ValueError(f"{listing.tree.where(beside)}: there is a split val already: leave --val-share out")
+        sibling = "/".join([*parts[:depth], "val"])
+        if listing.tree.exists(sibling):
+            raise ValueError(f"{listing.tree.where(sibling)}: there is a split val already: leave --val-share out")
     relative = (name[len(base) :].lstrip("/") for name in listing.names)
     keys = [hashlib.sha256(composed(name).encode(errors="surrogateescape")).digest() for name in relative]
     by_class: dict[int, list[int]] = {}

@@ -25,10 +25,10 @@ from dali_mix.recordio.manifest import (
     SUFFIXES,
     FileInfo,
     SetInfo,
-    beside,
     file_sha256,
     open_table,
     read_info,
+    set_file,
     set_prefix,
     table_bytes,
 )
@@ -68,7 +68,7 @@ def adopt(
     paths = [Path(rec) for rec in recs]
     if reindex and not force and (prefix is not None or len(paths) == 1):
         existing = set_prefix(paths[0] if prefix is None else prefix)
-        if beside(existing, ".json").exists():
+        if set_file(existing, ".json").exists():
             return _reindexed(existing, paths)
     for path in paths:
         if not path.is_file():
@@ -199,7 +199,7 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
 
 
 def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
-    manifest = beside(base, ".json")
+    manifest = set_file(base, ".json")
     listed = [part.name for part in read_info(manifest).parts]
     given = [path.name for path in paths]
     if given not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
@@ -216,7 +216,7 @@ def _write_index(base: Path) -> SetInfo:
     It is the same byte for byte, unless the set was adopted with an index of another program: its keys and order are
     in no other file, so the new one has the records' ids in the order of the files, and the manifest takes it over.
     """
-    manifest = beside(base, ".json")
+    manifest = set_file(base, ".json")
     info = read_info(manifest)
     path, table_path = base.parent / info.index.name, base.parent / info.table.name
     table = open_table(table_path, info.count)

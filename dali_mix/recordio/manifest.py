@@ -118,10 +118,10 @@ def set_prefix(path: str | os.PathLike[str]) -> Path:
         return found
     plain, shard = found.with_suffix(""), _SHARD.fullmatch(found.name)
     candidates = [found, plain, *([found.with_name(shard[1])] if shard else [])]
-    return next((prefix for prefix in candidates if beside(prefix, ".json").exists()), plain)
+    return next((prefix for prefix in candidates if set_file(prefix, ".json").exists()), plain)
 
 
-def beside(prefix: Path, suffix: str) -> Path:
+def set_file(prefix: Path, suffix: str) -> Path:
     """Return the path PREFIX + `suffix`, whatever the prefix ends in."""
     return prefix.with_name(prefix.name + suffix)
 

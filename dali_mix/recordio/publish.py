@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dali_mix._files import open_new
-from dali_mix.recordio.manifest import SUFFIXES, FileInfo, beside, read_info, set_prefix
+from dali_mix.recordio.manifest import SUFFIXES, FileInfo, read_info, set_file, set_prefix
 from dali_mix.recordio.part import write_errors
 
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -159,7 +159,7 @@ class Publication:
     def _old_names(self) -> set[str]:
         """Return the files of the set to be replaced: an old set of more shards must not leave some behind."""
         try:
-            info = read_info(beside(self.prefix, ".json"))
+            info = read_info(set_file(self.prefix, ".json"))
         except (OSError, ValueError):
             return set()
         names = {part.name for part in info.parts} | {info.index.name, info.table.name}

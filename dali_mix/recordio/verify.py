@@ -21,10 +21,10 @@ from dali_mix.recordio.manifest import (
     FLAG_SPLIT,
     FileInfo,
     SetInfo,
-    beside,
     file_sha256,
     open_table,
     read_info,
+    set_file,
     set_prefix,
 )
 from dali_mix.recordio.reader import check_names, check_size, map_file
@@ -43,13 +43,15 @@ def verify_set(
     """Yield every problem of the set `prefix` once, naming file and record and what to do.
 
     Checked are: sizes and sha256 of all files, the index line by line, the framing of every record, its crc32, header
-    and label, and that its image is one, whole by its header, with the dimensions of the table. `decode` (encoded (n,)
-    uint8 → height, width; ValueError when it cannot) decodes every image as well. `progress` is called with the number
-    of records done since the last call.
+    and label, and that its image is one, complete by its header, with the dimensions of the table.
+
+    Args:
+        decode: decodes every image as well: encoded (n,) uint8 → height, width; ValueError when it cannot.
+        progress: called with the number of records done since the last call.
     """
     base = set_prefix(prefix)
     try:
-        info = read_info(beside(base, ".json"))
+        info = read_info(set_file(base, ".json"))
         check_names(base, info)
         table = open_table(base.parent / info.table.name, info.count)
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Layout `vg500`: Visual Genome's 500 most frequent categories as multi-label targets, in the partition of SSGRL.
 
 VG_100K/ and VG_100K_2/ (or one of them with all images), ssgrl_partition/{train,test}_list_500.txt with a file name a
-line, and vg_category_500_labels_index.json, {file name: [category numbers]}, in the root or beside the lists (SSGRL,
+line, and vg_category_500_labels_index.json, {file name: [category numbers]}, in the root or next to the lists (SSGRL,
 arXiv 1908.07325; its categories have numbers only, so names come from `--classes`).
 """
 
