@@ -8,6 +8,7 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -29,9 +30,9 @@ def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
 
 
 def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
-    """Reads a JSON file. Fields called as in `unused` are let go of while it is read: COCO's take most of the memory.
+    """Read a JSON file, without the fields called as in `unused`: COCO's take most of the memory.
 
-    Raises FileNotFoundError, ValueError saying where it is no JSON, or (without `unused`) has a name twice in one
+    Raise FileNotFoundError, or ValueError saying where it is no JSON or (without `unused`) has a name twice in one
     object.
     """
     where = tree.where(name)
@@ -62,15 +63,13 @@ def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) < len(pairs):
-        double = first_double([key for key, _ in pairs])
-        assert double is not None
+    if len(found) < len(pairs) and (double := first_double([key for key, _ in pairs])):
         raise ValueError(f"{pairs[double[0]][0]!r} is twice in one object")
     return found
 
 
 def entries_of(content: Any, key: str, where: str) -> list[Any]:
-    """The list `key` of a JSON object. Raises ValueError when it is not there."""
+    """Return the list `key` of a JSON object. Raise ValueError when it is not there."""
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise ValueError(f"{where}: no list {key!r} in it; is it the right file?")
@@ -80,7 +79,7 @@ def entries_of(content: Any, key: str, where: str) -> list[Any]:
 def column(
     entries: list[Any], key: str, fits: Callable[[Any], bool], expected: str, where: str, missing: Any = None
 ) -> list[Any]:
-    """Field `key` of each entry. Raises ValueError naming the first entry whose field does not fit."""
+    """Return field `key` of each entry. Raise ValueError naming the first entry whose field does not fit."""
     values = []
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
@@ -91,32 +90,28 @@ def column(
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a JSON value is a whole number that fits 64 bits and is not negative."""
+    """Return True for a JSON value that is a whole number, not negative, and fits 64 bits."""
     return type(value) is int and 0 <= value < 1 << 63
 
 
 def is_text(value: Any) -> bool:
-    """Whether a JSON value is a text with something in it."""
+    """Return True for a JSON value that is a text with something in it."""
     return isinstance(value, str) and bool(value.strip())
 
 
 def boxes_of(entries: list[Any], key: str, where: str) -> np.ndarray:
-    """Field `key` of each entry as (N, 4) float64: x, y, width, height. Raises ValueError naming the first entry whose
-    field is no box.
+    """Return field `key` of each entry as (N, 4) float64: x, y, width, height. Raise ValueError naming the first entry
+    whose field is no box.
     """
-    flat = list(chain.from_iterable(column(entries, key, _has_four, _BOX, where)))
+    expected = "x, y, width, height, finite, sides not negative"
+    flat = list(chain.from_iterable(column(entries, key, _has_four, expected, where)))
     if set(map(type, flat)) <= {int, float}:
-        try:
+        with suppress(OverflowError):  # a whole number of hundreds of digits
             boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
-        except OverflowError:  # a whole number of hundreds of digits
-            boxes = np.full((1, 4), np.nan)
-        if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
-            return boxes
-    column(entries, key, _is_box, _BOX, where)
-    raise AssertionError("the column holds a value that is no box")
-
-
-_BOX = "x, y, width, height, finite, sides not negative"
+            if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
+                return boxes
+    column(entries, key, _is_box, expected, where)  # raises for the first that is none
+    raise AssertionError
 
 
 def _has_four(value: Any) -> bool:
@@ -139,7 +134,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
-    """Reads an XML file whose outermost element is `root`. Raises FileNotFoundError, ValueError saying where it is
+    """Read an XML file whose outermost element is `root`. Raise FileNotFoundError, or ValueError saying where it is
     malformed, and for a DOCTYPE: without one there are no entities to expand.
     """
     where = tree.where(name)
@@ -159,7 +154,7 @@ def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
 
 
 def xml_number(element: ElementTree.Element, path: str, where: str, missing: float | None = None) -> float:
-    """The finite number in the child `path`. Raises ValueError naming the field."""
+    """Return the finite number in the child `path`. Raise ValueError naming the field."""
     text = element.findtext(path)
     if text is None and missing is not None:
         return missing
@@ -173,9 +168,9 @@ def xml_number(element: ElementTree.Element, path: str, where: str, missing: flo
 
 
 def detection_label(objects: np.ndarray, height: int, width: int, where: str, num_classes: int) -> np.ndarray:
-    """A label (2 + 6n,) float32 in mxnet's detection layout from `objects` (n, 6): class, x1, y1, x2, y2 in pixels of
-    the height x width image, difficult. Raises ValueError, beginning with `where`, for a box that is empty, or leaves
-    the image by more than a pixel and 1 %.
+    """Return a label (2 + 6n,) float32 in mxnet's detection layout from `objects` (n, 6): class, x1, y1, x2, y2 in
+    pixels of the height x width image, difficult. Raise ValueError, beginning with `where`, for a box that is empty, or
+    leaves the image by more than a pixel and 1 %.
     """
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused below
         label = label_of(objects / (1, width, height, width, height, 1))
@@ -187,17 +182,17 @@ def detection_label(objects: np.ndarray, height: int, width: int, where: str, nu
 
 
 def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
-    """A multi-label target (K,) float32 with 1 at `classes`, 0 elsewhere."""
+    """Return a multi-label target (K,) float32 with 1 at `classes`, 0 elsewhere."""
     target = np.zeros(num_classes, dtype=np.float32)
     target[list(classes)] = 1
     return target
 
 
 def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
-    """The listing without its unlabelled images where `--unlabelled` or, unless said, `keep` wants it so.
+    """Return the listing without unlabelled images, or with them as `--unlabelled` or else `keep` says.
 
-    An image is unlabelled when no class is positive in it (multi-label), or it has no object (detection). Raises
-    ValueError when none would be left.
+    An image is unlabelled if no class is positive in it (multi-label), or it has no object (detection). Raise
+    ValueError if none would be left.
     """
     if options.unlabelled is not None:
         keep = options.unlabelled == "keep"
@@ -214,7 +209,7 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
 
 
 def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:
-    """What to report when a split has another size than its publishers say: nothing when it agrees."""
+    """Return a report with a notice if a split has another size than its publishers say."""
     if published is None or count == published:
         return {}
     return {"notices": [f"{what} has {count:,} {unit} here, {published:,} as published: a part of it?"]}

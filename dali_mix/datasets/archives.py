@@ -22,7 +22,7 @@ _MAX_UNPACKED = 256 << 20  # below this no ratio is suspicious
 
 
 class _ArchiveTree(Tree):
-    """What .zip and .tar have in common: names checked and indexed when opened."""
+    """An archive whose names are checked and indexed when it is opened."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -51,18 +51,14 @@ class _ArchiveTree(Tree):
         self._known.add(tidy)
         if found := no_data_in(tidy):
             self._no_data[found[0]] = found[1]
-        else:
-            self._files.append(tidy)
+            return tidy
+        self._files.append(tidy)
+        folder = ""
+        for part in tidy.split("/")[:-1]:
+            self._inside[folder].add(part)
+            folder = f"{folder}/{part}" if folder else part
+            self._inside.setdefault(folder, set())
         return tidy
-
-    def _finish(self) -> None:
-        self._files.sort()
-        self._inside = {"": set()}
-        for name in self._files:
-            parts = name.split("/")[:-1]
-            for depth, part in enumerate(parts):
-                self._inside.setdefault("/".join(parts[:depth]), set()).add(part)
-                self._inside.setdefault("/".join(parts[: depth + 1]), set())
 
     def _found(self, name: str) -> str:
         """Return the file called `name`, in any Unicode normalization. Raise FileNotFoundError without one."""
@@ -80,6 +76,7 @@ class _ArchiveTree(Tree):
     def walk(self, name: str = "") -> Iterator[str]:
         start = f"{name}/" if name else ""
         self.left_out |= {path: kind for path, kind in self._no_data.items() if path.startswith(start)}
+        self._files.sort()  # at once where they are sorted already
         return (file for file in self._files if file.startswith(start))
 
 
@@ -106,7 +103,6 @@ class ZipTree(_ArchiveTree):
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise ValueError(f"{path}: {shown} is a symbolic link; unpack the archive yourself if you trust it")
             self._members[self._register(member.filename, member.file_size)] = member
-        self._finish()
 
     def read(self, name: str) -> bytes:
         member = self._members[self._found(name)]
@@ -122,16 +118,16 @@ class ZipTree(_ArchiveTree):
 
 
 def _stated_count(path: Path) -> int:
-    """How many members the end of a zip file states, modulo 2^16; 0xFFFF where it does not say. zipfile ignores it."""
+    """Return how many members the end of a zip file states, modulo 2^16; 0xFFFF if it does not. zipfile ignores it."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
         tail = file.read()
-    place = tail.rfind(b"PK\5\6")
-    return 0xFFFF if place < 0 or place + 12 > len(tail) else int.from_bytes(tail[place + 10 : place + 12], "little")
+    end = tail.rfind(b"PK\5\6")
+    return 0xFFFF if end < 0 or end + 12 > len(tail) else int.from_bytes(tail[end + 10 : end + 12], "little")
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A member's header. Where tarfile takes a damaged or missing header for the end, without a word, this raises."""
+    """A member's header. Raise for a damaged or missing header, which tarfile silently takes for the end."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictInfo:
@@ -148,7 +144,7 @@ class TarTree(_ArchiveTree):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._places: dict[str, tuple[int, int]] = {}
+        self._extents: dict[str, tuple[int, int]] = {}  # offset and size in the temporary file
         with self._spooling():
             self._spool = tempfile.TemporaryFile(prefix="dali_mix-")  # noqa: SIM115  # lives as long as the tree
         weakref.finalize(self, self._spool.close)
@@ -173,7 +169,6 @@ class TarTree(_ArchiveTree):
             if str(error).startswith(f"{path}: "):
                 raise
             raise ValueError(f"{path}: not a readable tar file{last}: {_reason(error)}; fetch it again") from None
-        self._finish()
 
     def _spool_member(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
         start = self._spool.tell()
@@ -182,7 +177,7 @@ class TarTree(_ArchiveTree):
         while block := source.read(1 << 20):
             with self._spooling():
                 self._spool.write(block)
-        self._places[name] = start, self._spool.tell() - start
+        self._extents[name] = start, self._spool.tell() - start
 
     @contextmanager
     def _spooling(self) -> Iterator[None]:
@@ -196,18 +191,18 @@ class TarTree(_ArchiveTree):
             ) from None
 
     def read(self, name: str) -> bytes:
-        start, size = self._places[self._found(name)]
+        start, size = self._extents[self._found(name)]
         return os.pread(self._spool.fileno(), size, start)
 
 
 def _reason(error: Exception) -> str:
-    """What an error says; its name where it says nothing that can be understood alone."""
+    """Return what an error says, with its name where that cannot be understood alone."""
     text = str(error)
     return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__} {text}".strip()
 
 
 def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:
-    """The tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file. `follow_links`: see `FolderTree`."""
+    """Return the tree of a folder, or of a .zip, .tar, .tar.gz or .tgz file. `follow_links`: see `FolderTree`."""
     path = Path(root)
     if path.is_file():
         if follow_links:

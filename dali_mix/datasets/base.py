@@ -1,15 +1,16 @@
-"""What a layout hands to the packer: the files of one split, their labels, and where to read them."""
+"""What a layout gives to the packer: the files of one split, their labels, and where to read them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dali_mix._text import printable
 from dali_mix.datasets.archives import ARCHIVES, open_tree
-from dali_mix.datasets.trees import Tree
+from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.recordio.header import Label
 
 TRAINING_SPLITS = frozenset(("train", "trainval", "training"))
@@ -19,56 +20,45 @@ MAX_NUMBERED_CLASSES = 100_000  # numbered classes are written out in the manife
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may say about a layout: a list of files and labels, class names in order ("auto": from the data),
-    the task, the years of VOC or COCO, whether images without labels are to "keep" or "drop" (None: the layout's own
-    rule), and for digit-scenes how many and their seed. `split_folders`: whether the root has a folder for each split
-    ("yes", "no", or "auto": by what is there). `val_share`: which share of each class is split "val", the rest being
-    "train". `follow_links`: whether symbolic links may leave the root. `exif`: as in
-    `PackOptions`.
-    """
+    """The options of `dali-mix pack` that concern the layout."""
 
-    list_file: Path | None = None
-    classes_file: Path | None = None
+    list_file: Path | None = None  # of files and labels
+    classes_file: Path | None = None  # class names in order; "auto": from the data
     task: str | None = None
-    years: tuple[str, ...] = ()
-    unlabelled: str | None = None
-    scenes: int | None = None
-    seed: int = 0
-    split_folders: str = "auto"
-    val_share: float | None = None
-    follow_links: bool = False
-    exif: str | None = None
+    years: tuple[str, ...] = ()  # of VOC or COCO
+    unlabelled: str | None = None  # "keep" or "drop" images without labels; None: the layout's own rule
+    scenes: int | None = None  # of digit-scenes: how many
+    seed: int = 0  # of digit-scenes
+    split_folders: str = "auto"  # "yes" or "no": whether the root has a folder for each split; "auto": by what is there
+    val_share: float | None = None  # this share of each class is split "val", the rest "train"
+    follow_links: bool = False  # symbolic links may leave the root
+    exif: str | None = None  # as in `PackOptions`
 
     def class_names(self) -> tuple[str, ...] | None:
-        """The names in `classes_file`, one a line; None without it. Raises ValueError for doubles and empty lines."""
-        if self.classes_file is None:
-            return None
-        return read_names(self.classes_file)
+        """Return the names in `classes_file`, one a line; None without it. Raise ValueError as `read_names`."""
+        return None if self.classes_file is None else read_names(self.classes_file)
 
 
 @dataclass(frozen=True)
 class Listing:
     """One split, ready to be packed, in a fixed order.
 
-    `names` are relative to `tree`, which reads them; `labels` one a name, checked against `task` and `classes` when
-    packed; `ids` one a name (unique), the position when None; `places` where each name is listed (file and line), for
-    messages. `crops` one a name: the part of the image to store, x, y, width, height in pixels; `sizes` one a name:
-    (height, width) the labels were made for, which the image must have. `report` goes into the manifest; its list
-    `notices` is shown to the user.
+    `labels`, `ids`, `places`, `crops` and `sizes` have one item for each name. Labels are checked against `task` and
+    `classes` when they are packed.
     """
 
     tree: Tree
-    names: Sequence[str]
+    names: Sequence[str]  # relative to `tree`, which reads them
     labels: Sequence[Label]
     classes: tuple[str, ...]
-    source: str
+    source: str  # the layout's name
     split: str
     task: str = "classification"
-    ids: Sequence[int] | None = None
-    places: Sequence[str] | None = None
-    crops: Sequence[tuple[float, float, float, float]] | None = None
-    sizes: Sequence[tuple[int, int]] | None = None
-    report: dict[str, Any] = field(default_factory=dict)
+    ids: Sequence[int] | None = None  # unique; None: the position
+    places: Sequence[str] | None = None  # file and line that list the name, for messages
+    crops: Sequence[tuple[float, float, float, float]] | None = None  # part to store: x, y, width, height in pixels
+    sizes: Sequence[tuple[int, int]] | None = None  # (height, width) the labels are for, which the image must have
+    report: dict[str, Any] = field(default_factory=dict)  # goes into the manifest; "notices" are shown to the user
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -79,7 +69,7 @@ class Listing:
         assert len(self.names) == len(self.labels)
 
     def only(self, rows: Sequence[int]) -> Listing:
-        """The listing of these rows."""
+        """Return the listing of these rows."""
         columns = {name: getattr(self, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
         kept: dict[str, Any] = {
             name: [values[row] for row in rows] for name, values in columns.items() if values is not None
@@ -88,7 +78,7 @@ class Listing:
 
     @property
     def training(self) -> bool:
-        """Whether the split is one to train on, and so is shuffled unless asked otherwise."""
+        """True for a split to train on, which is shuffled unless asked otherwise."""
         return self.split.rstrip("0123456789") in TRAINING_SPLITS  # train2017 too
 
 
@@ -96,7 +86,7 @@ Layout = Callable[[Path, str, Options], Listing]
 
 
 def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
-    """One report of several, with the notices of all."""
+    """Return one report of several, with the notices of all."""
     joined: dict[str, Any] = {}
     notices: list[str] = []
     for report in reports:
@@ -106,16 +96,12 @@ def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_lines(path: Path, option: str) -> list[str]:
-    """The lines of the UTF-8 text file given as `option`. Raises ValueError naming the line that is not UTF-8, OSError
-    when it cannot be read.
-    """
+    """Return the lines of the text file a user gave as `option`. Raise as `read_given` and `decode_lines`."""
     return decode_lines(read_given(path, option), str(path))
 
 
 def read_given(path: Path, option: str) -> bytes:
-    """The content of a file the user gave as `option`. Raises FileNotFoundError, or OSError saying why it cannot be
-    read.
-    """
+    """Return the content of a file a user gave as `option`. Raise OSError saying why it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -125,7 +111,7 @@ def read_given(path: Path, option: str) -> bytes:
 
 
 def decode_lines(data: bytes, where: str) -> list[str]:
-    """The lines of UTF-8 text, without a byte order mark. Raises ValueError naming the line that is not UTF-8."""
+    """Return the lines of UTF-8 text, without a byte order mark. Raise ValueError naming the line that is not UTF-8."""
     try:
         return data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -133,8 +119,32 @@ def decode_lines(data: bytes, where: str) -> list[str]:
         raise ValueError(f"{where}: line {line} is not UTF-8 text; save the file as UTF-8") from None
 
 
+def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
+    """Yield each line of UTF-8 text that is not blank, after its file and number for messages."""
+    for number, line in enumerate(decode_lines(data, where), start=1):
+        if line.strip():
+            yield f"{where}: line {number}", line
+
+
+def listed_paths(tree: Tree, name: str, base: str, *, last_part: bool = False) -> dict[str, str]:
+    """Return the paths in a list of files, one a line, or the last part of each, with file and line for messages.
+
+    Raise FileNotFoundError, or ValueError naming the line for a path that leaves the folder `base` or is there twice.
+    """
+    found: dict[str, str] = {}
+    for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):
+        path = check_name(line.strip(), base, spot)
+        path = path.rpartition("/")[2] if last_part else path
+        if path in found:
+            raise ValueError(f"{spot}: {path} was on {found[path].rpartition(': ')[2]} already; remove it")
+        found[path] = spot
+    if not found:
+        raise ValueError(f"{tree.where(name)}: lists no image; fetch it again")
+    return found
+
+
 def read_names(path: Path) -> tuple[str, ...]:
-    """Class names, one a line. Raises ValueError for an empty line or a name that is there twice."""
+    """Return class names, one a line. Raise ValueError for an empty line or a name that is there twice."""
     names = [line.strip() for line in read_lines(path, "--classes")]
     for number, name in enumerate(names, start=1):
         if not name:
@@ -146,26 +156,29 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
-    """Raises ValueError naming the first of `names` that is there twice."""
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names, start=1):
-        if name in seen:
-            raise ValueError(f"{where}: line {number}: {name!r} was on line {seen[name]} already")
-        seen[name] = number
+    """Raise ValueError naming the first line of `names` that is there twice."""
+    if double := first_double(names):
+        again, before = double
+        raise ValueError(f"{where}: line {again + 1}: {names[again]!r} was on line {before + 1} already")
 
 
 def first_double(values: Sequence[Any]) -> tuple[int, int] | None:
-    """The places of the first value that is there again, and of where it was before; None where all differ."""
+    """Return the index of the first value that was there before, and that earlier index; None if all differ."""
     seen: dict[Any, int] = {}
-    for place, value in enumerate(values):
-        before = seen.setdefault(value, place)
-        if before != place:
-            return place, before
+    for index, value in enumerate(values):
+        before = seen.setdefault(value, index)
+        if before != index:
+            return index, before
     return None
 
 
+def first_of(names: Sequence[str], most: int = 6) -> str:
+    """Return the first `most` names for a message, with "…" where there are more."""
+    return ", ".join(names[:most]) + ", …" * (len(names) > most)
+
+
 def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
-    """Classes "0" to `highest`. Raises ValueError for more than are sensible without names."""
+    """Return the classes "0" to `highest`. Raise ValueError for more than are sensible without names."""
     if highest >= MAX_NUMBERED_CLASSES:
         raise ValueError(
             f"{where}: label {highest} would make {highest + 1:,} classes; name them with --classes FILE if so"
@@ -173,23 +186,16 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
     return tuple(str(number) for number in range(highest + 1))
 
 
-def find_archive(root: Path, words: Sequence[str]) -> Path | None:
-    """An archive in folder `root` whose name holds all `words`; None without. Raises ValueError when there are
-    several."""
-    if not root.is_dir():
-        return None
-    found = sorted(
-        path
-        for path in root.iterdir()
-        if path.name.lower().endswith(ARCHIVES) and all(word in path.name.lower() for word in words) and path.is_file()
-    )
-    if len(found) > 1:
-        raise ValueError(f"{root}: {' and '.join(path.name for path in found)} both fit; give one of them as --root")
-    return found[0] if found else None
+def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
+    """Yield the tree of `root`, then those of the archives in it whose names, in small letters, match `patterns`.
 
-
-def tree_of(root: Path, options: Options | None = None) -> Tree:
-    """The tree to read `root` from. Raises FileNotFoundError when it does not exist."""
-    if not root.exists():
-        raise FileNotFoundError(f"{root}: no such folder or archive; check --root")
-    return open_tree(root, options is not None and options.follow_links)
+    Raise ValueError for several archives that match one pattern.
+    """
+    yield open_tree(root, options.follow_links)
+    archives = [path for path in root.iterdir() if path.name.lower().endswith(ARCHIVES)] if root.is_dir() else []
+    for pattern in patterns:
+        found = sorted(path.name for path in archives if re.search(pattern, path.name.lower()))
+        if len(found) > 1:
+            raise ValueError(f"{root}: {' and '.join(found)} both fit; give one of them as --root")
+        if found:
+            yield open_tree(root / found[0])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from dali_mix._text import composed, printable
-from dali_mix.datasets.base import SPLIT_NAMES
+from dali_mix.datasets.base import SPLIT_NAMES, first_of
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
 
 # Suffixes of images that are left out since neither DALI nor the packer reads them.
@@ -18,15 +17,14 @@ _UNREAD = frozenset((
     ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".raf", ".orf", ".rw2", ".pef", ".srw",
     ".x3f", ".raw", ".3fr", ".iiq",
 ))  # fmt: skip
-_SHOWN = 6
 
 
 def class_folders(
     tree: Tree, base: str, classes: tuple[str, ...] | None
 ) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
-    """Images of `base`/class/…: names, labels, classes (sorted unless given), and the report on other files among them.
+    """Return the images of `base`/class/…: names, labels, classes (sorted unless given), and a report on other files.
 
-    Raises ValueError for a class without images unless the classes are given, or a folder that is none of those.
+    Raise ValueError for a class without images unless the classes are given, or a folder that is none of those.
     """
     where = tree.where(base)
     folders = tree.folders(base)
@@ -34,17 +32,15 @@ def class_folders(
         loose = any(is_image(file) for file in tree.walk(base))
         advice = "; if it is a class itself, pass --split-folders no" if loose and base else ""
         raise ValueError(f"{where}: no class folders in it; expected {where}/CLASS/IMAGE{advice}")
-    notices = _doubts(where, folders) if classes is None else []
     given = classes is not None
-    if classes is None:
-        classes = tuple(folders)
-        number_of = {name: number for number, name in enumerate(classes)}
-    else:
-        numbers = {composed(name): number for number, name in enumerate(classes)}
-        for folder in folders:
-            if composed(folder) not in numbers:
-                raise ValueError(f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes")
-        number_of = {folder: numbers[composed(folder)] for folder in folders}
+    classes = tuple(folders) if classes is None else classes
+    notices = [] if given else _doubts(where, folders)
+    # Given names may be in another Unicode normalization; folders may differ in nothing else.
+    same = composed if given else str
+    number_of = {same(name): number for number, name in enumerate(classes)}
+    for folder in folders:
+        if same(folder) not in number_of:
+            raise ValueError(f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes")
     images: dict[str, list[str]] = {folder: [] for folder in folders}
     others: dict[str, Counter[str]] = {folder: Counter() for folder in folders}
     loose_images = 0
@@ -67,14 +63,14 @@ def class_folders(
                 " or name the classes with --classes FILE if only this split has none of it"
             )
     names = [name for folder in folders for name in images[folder]]
-    labels = [number_of[folder] for folder in folders for _ in images[folder]]
+    labels = [number_of[same(folder)] for folder in folders for _ in images[folder]]
     if empty := [folder for folder, found in images.items() if not found]:
-        notices.append(f"{where}: no image in the class folders {_listed(empty)}")
+        notices.append(f"{where}: no image in the class folders {first_of(empty)}")
     return names, labels, classes, _report(where, sum(others.values(), Counter()), loose_images, notices)
 
 
 def _doubts(where: str, folders: list[str]) -> list[str]:
-    """Notices on classes that may be others than the user takes them for."""
+    """Return a notice on classes that may not be what the user takes them for."""
     if len(folders) == 1:
         return [f"{where}: there is one class only, {folders[0]!r}; if it is none, correct --root or --split"]
     if all(name.isascii() and name.isdigit() for name in folders):
@@ -111,13 +107,12 @@ def _counted(suffixes: Counter[str]) -> str:
 
 
 def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str, list[str]]:
-    """The folder that holds the classes of `split`, and notices where the tree can be read in two ways.
+    """Return the folder that holds the classes of `split`, and notices where the tree can be read in two ways.
 
-    It is the folder called like the split, or the root where the tree has no folder for each split. Folders called like
-    splits are classes when other folders with images are beside them, unless at least two of them hold class folders;
-    `split_folders` "yes" or "no" decides instead. The single outer folder of an archive is passed through. Raises
-    ValueError when other splits are there, but not this one, and for the name of a split mistyped where there is no
-    folder to compare it with.
+    It is the folder called like the split, or the root of a tree without a folder for each split. Folders called like
+    splits are classes if other folders with images are beside them, unless at least two of them hold class folders;
+    `split_folders` "yes" or "no" decides instead. The single outer folder of an archive is passed through. Raise
+    ValueError if other splits are there, but not this one, or if a free name looks like a mistyped split.
     """
     base = ""
     while True:
@@ -135,7 +130,7 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
             base = outer
             continue
         if split_folders == "yes":
-            there = ", ".join(folders[:_SHOWN]) or "none"
+            there = first_of(folders) or "none"
             raise ValueError(f"{tree.where(base)}: no folder {split!r}; the folders are {there}: choose --split")
         if not named and split_folders != "no" and (meant := _mistyped(split)):
             raise ValueError(f"{tree.where(base)}: no folder {split!r}; did you mean --split {meant}?")
@@ -145,7 +140,7 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
 def _are_splits(
     tree: Tree, base: str, folders: list[str], named: list[str], free: bool, split_folders: str
 ) -> tuple[bool, list[str]]:
-    """Whether the folders `named` are splits, not classes; and a notice where both are possible."""
+    """Return whether the folders `named` are splits, not classes; and a notice where both are possible."""
     if split_folders != "auto" or not named:
         return split_folders != "no", []
     others = [name for name in folders if name not in named and _has_images(tree, _join(base, name))]
@@ -155,13 +150,13 @@ def _are_splits(
     if not holding:
         return False, []
     is_split = free or len(holding) > 1
-    where, shown = tree.where(base), _listed(others)
+    where, shown = tree.where(base), first_of(others)
     if is_split:
         return True, [
-            f"{where}: {_listed(named)} read as splits, {shown} left out; if all are classes, pass --split-folders no"
+            f"{where}: {first_of(named)} read as splits, {shown} left out; if all are classes, pass --split-folders no"
         ]
     return False, [
-        f"{where}: {_listed(named)} read as a class like {shown}; if it is a split, pass --split-folders yes"
+        f"{where}: {first_of(named)} read as a class like {shown}; if it is a split, pass --split-folders yes"
     ]
 
 
@@ -179,12 +174,12 @@ def _unwrapped(tree: Tree, base: str, split: str) -> str:
 
 
 def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
-    """A notice where the folders look like splits under other names: each holds the same several folders."""
+    """Return a notice where the folders look like splits under other names: each holds the same several folders."""
     for name in folders:
         doubled = _join(base, f"{name}/{name}")
         if tree.exists(doubled) and _unwrapped(tree, _join(base, name), name) != _join(base, name):
             return [
-                f"{tree.where(base)}: {_listed(folders)} read as classes, though {name}/{name} holds folders; if they"
+                f"{tree.where(base)}: {first_of(folders)} read as classes, though {name}/{name} holds folders; if they"
                 f" are splits, pass --split {name}"
             ]
     inner = tree.folders(_join(base, folders[0])) if len(folders) > 1 else []
@@ -193,13 +188,13 @@ def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
     if any(_has_images(tree, _join(base, name), direct=True) for name in folders):
         return []
     return [
-        f"{tree.where(base)}: {_listed(folders)} read as classes, though each holds the folders {_listed(inner)};"
+        f"{tree.where(base)}: {first_of(folders)} read as classes, though each holds the folders {first_of(inner)};"
         f" if they are splits, pass --split {folders[0]}"
     ]
 
 
 def _has_images(tree: Tree, folder: str, direct: bool | None = None) -> bool:
-    """Whether `folder` holds an image: directly in it, only further down (`direct` False), or anywhere (None)."""
+    """Return True if `folder` holds an image: directly in it, only further down (`direct` False), or anywhere."""
     depth = folder.count("/") + 1
     return any(
         is_image(file) and (direct is None or direct == (file.count("/") == depth)) for file in tree.walk(folder)
@@ -210,18 +205,12 @@ def _join(base: str, name: str) -> str:
     return f"{base}/{name}" if base else name
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + ", …" * (len(names) > _SHOWN)
-
-
 def _mistyped(split: str) -> str:
-    """The split that was probably meant by `split`, a free name; "" when it is unlike any."""
+    """Return the split that was probably meant by `split`, a free name; "" when it is unlike any."""
     lower = split.lower()
-    for name in sorted(SPLIT_NAMES):
-        turned = sorted(lower) == sorted(name)  # "vla", "trian"
-        near = (
-            lower[:1] == name[0] and abs(len(lower) - len(name)) < 2 and bool(get_close_matches(lower, [name], 1, 0.75))
-        )
-        if split != name and (turned or near) and not split.startswith(name):
-            return "" if split in SPLIT_NAMES else name
-    return ""
+    if split in SPLIT_NAMES:
+        return ""
+    swapped = [name for name in SPLIT_NAMES if sorted(lower) == sorted(name)]  # "vla", "trian"
+    alike = [name for name in SPLIT_NAMES if lower[:1] == name[0] and abs(len(lower) - len(name)) < 2]
+    meant = sorted(swapped + get_close_matches(lower, alike, cutoff=0.75))
+    return next((name for name in meant if not split.startswith(name)), "")

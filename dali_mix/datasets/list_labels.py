@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import HEADER_WIDTH, MAX_CLASS, OBJECT_WIDTH, boxes_of, label_of
-from dali_mix.datasets.base import numbered_classes
+from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, boxes_of, check_class, label_of
+from dali_mix.datasets.base import first_of, numbered_classes
 from dali_mix.options import did_you_mean
 from dali_mix.recordio.header import Label
 from dali_mix.tasks import CLASSIFICATION, DETECTION, MULTILABEL, Task
@@ -19,23 +19,26 @@ from dali_mix.tasks import CLASSIFICATION, DETECTION, MULTILABEL, Task
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = frozenset(("nan", "null", "none", "na", "n/a", "<na>"))  # as programs write a value that is missing
 
-_SHOWN = 6
 _TRUTH = {"true": "1", "false": "0"}  # as pandas writes columns of yes and no
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image of a list.
+    """One image of a list."""
 
-    where: file and line, for messages. values: of the label, texts or numbers; one array of boxes (n, 6) for detection
-    from JSON. columns: the names of `values`, if the list has any.
-    """
-
-    where: str
+    where: str  # file and line, for messages
     path: str
-    values: tuple[Any, ...]
+    values: tuple[Any, ...]  # of the label, texts or numbers; one array of boxes (n, 6) for detection from JSON
     id: int | None = None
-    columns: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()  # the names of `values`, if the list has any
+
+
+def read_id(text: str, where: str) -> int:
+    """Return a record's id. Raise ValueError, beginning with `where`, unless it is from 0 to 2^64 - 1."""
+    value = text.strip()
+    if not (value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 20 and int(value[-20:]) < 1 << 64):
+        raise ValueError(f"{where}: id {text!r:.60} is not a whole number from 0 to 2^64 - 1")
+    return int(value[-20:])
 
 
 def guess_task(rows: list[Row]) -> Task:
@@ -51,16 +54,15 @@ def guess_task(rows: list[Row]) -> Task:
 
 
 def _classes(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
-    values = []
+    texts = []
     for row in rows:
         if len(row.values) != 1:
             raise ValueError(f"{row.where}: {len(row.values)} label fields where a class has one (--task multilabel?)")
-        if isinstance(row.values[0], bool) or not isinstance(row.values[0], (str, int, float)):
-            raise ValueError(f"{row.where}: label {row.values[0]!r} is not a class: give its number or name")
-        values.append(row.values[0])
-    texts = [str(value).strip() for value in values]
-    for row, text in zip(rows, texts, strict=True):
-        if not text:
+        value = row.values[0]
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError(f"{row.where}: label {value!r} is not a class: give its number or name")
+        texts.append(str(value).strip())
+        if not texts[-1]:
             raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")
     if given is None and not any(_is_number(text) for text in texts):
         given = tuple(sorted(set(texts)))
@@ -72,22 +74,20 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label
             return [number_of[text] for text in texts], given
         if not all(_is_number(text) for text in texts):
             first = min(unknown, key=lambda number: _is_number(texts[number]))
+            hint = did_you_mean(texts[first], given)
             raise ValueError(
-                f"{rows[first].where}: class {texts[first]!r:.60} is not among the {len(given)} classes"
-                f"{did_you_mean(texts[first], given)}"
+                f"{rows[first].where}: class {texts[first]!r:.60} is not among the {len(given)} classes{hint}"
             )
-    labels = [_class_number(text, row.where) for row, text in zip(rows, texts, strict=True)]
+    labels = []
+    for row, text in zip(rows, texts, strict=True):
+        number = _number(text, row.where)
+        try:
+            check_class(number)
+        except ValueError as error:
+            raise ValueError(f"{row.where}: {error}") from None
+        labels.append(int(number))
     highest = max(range(len(labels)), key=labels.__getitem__)
     return list(labels), given or numbered_classes(labels[highest], rows[highest].where)
-
-
-def _class_number(text: str, where: str) -> int:
-    value = _number(text, where)
-    if value < 0 or value > MAX_CLASS or value != int(value):
-        raise ValueError(
-            f"{where}: label {text:.60} is not a class: whole numbers from 0 to {MAX_CLASS} (exact as float32)"
-        )
-    return int(value)
 
 
 def _multilabel(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
@@ -128,7 +128,7 @@ def _detection(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Lab
 
 
 def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """A notice for classes whose names may stand for labels that are missing."""
+    """Return a notice for each class whose name may stand for labels that are missing."""
     return [
         f"{labels.count(number):,} labels {name!r} read as a class of this name; leave these lines out if they have no"
         " label"
@@ -138,7 +138,7 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """A notice on numbered classes without any image or box: labels that count from 1, or that are no class numbers."""
+    """Return a notice on numbered classes without image or box: labels that count from 1, or are no class numbers."""
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
     used = np.bincount(np.concatenate(numbers).astype(np.int64), minlength=len(classes))
@@ -148,14 +148,14 @@ def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
     renumber = "pass --classes FILE with the numbers that are classes, one a line in order"
     if empty == [0]:
         return [f"labels begin at 1, so class 0 is empty; if they count from 1, {renumber}"]
-    which = ", ".join(map(str, empty[:_SHOWN])) + ", …" * (len(empty) > _SHOWN)
+    which = first_of([str(number) for number in empty])
     return [
         f"{len(empty):,} of {len(classes):,} numbered classes are empty ({which}); if no split has them, {renumber}"
     ]
 
 
 def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """A notice on classes whose names join those of others, as "cat|dog" does: they may be several labels in one."""
+    """Return a notice on classes that join names of others, as "cat|dog" does: they may be several labels in one."""
     known = frozenset(classes)
     joined = [
         name
@@ -186,8 +186,8 @@ def _float32(values: Any) -> np.ndarray:
 
 def _floats(row: Row) -> list[float]:
     numbers = []
-    for place, value in enumerate(row.values):
-        column = f": column {row.columns[place]!r}" if row.columns else ""
+    for index, value in enumerate(row.values):
+        column = f": column {row.columns[index]!r}" if row.columns else ""
         if row.columns and isinstance(value, str):
             value = _TRUTH.get(value.lower(), value)
         numbers.append(_number(value, row.where + column, "; several labels are 1, 0 or -1 for each class, or boxes"))
@@ -195,11 +195,9 @@ def _floats(row: Row) -> list[float]:
 
 
 def _number(value: Any, where: str, advice: str = "") -> float:
-    if isinstance(value, str):
-        finite = value.strip().lower().lstrip("+-") not in ("nan", "inf", "infinity")
-        if finite and not _is_number(value):
-            raise ValueError(f"{where}: label {value!r:.60} is not a number{advice}")
     try:
+        if isinstance(value, str) and ("_" in value or not value.isascii()):  # which float() reads
+            raise ValueError
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{where}: label {value!r:.60} is not a number{advice}") from None
@@ -212,5 +210,5 @@ def _number(value: Any, where: str, advice: str = "") -> float:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a text is a decimal number; "nan", "inf" and "1_000", which Python reads too, are names."""
+    """Return True for a decimal number; "nan", "inf" and "1_000", which Python reads too, are names."""
     return _NUMBER.fullmatch(text.strip()) is not None

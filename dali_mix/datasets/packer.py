@@ -1,12 +1,18 @@
 """The parallel packer: threads read, check, encode, hash and write, each its own images. The bytes do not depend on the
 number of threads.
 
-Only sha256 goes in the order of the file: a thread waits for its turn, hashes its block, and lets the next one have its
-turn while it writes. So an image stays in one core's cache on its way, and no thread hands it to another.
+A job is some sixteen images. Each thread takes its job all the way, so that the images stay in one core's cache; only
+the middle step, which gives records their offsets and goes on with the file's sha256, is done in the jobs' order:
 
-Threads suffice: reading, decoding, resizing, encoding, crc32 and sha256 all let go of Python's lock. There is then no
-worker process whose death could go unnoticed: killing the packer kills all of it, and leaves nothing under a final
-name.
+    thread 1   make job 0 ──── place 0 ─ store 0 ── make job 2 ──── place 2 ─ store 2
+    thread 2   make job 1 ─────────────── place 1 ─ store 1 ── make job 3 ──────────── …
+
+Invariant of the turns: between job n and job n + 1 there is one queue, which gets one item when n has been placed, or
+failed: whether n + 1 may be placed. So nothing is placed after a job that failed, and a thread that waits is always
+woken.
+
+Threads suffice: reading, decoding, resizing, encoding, crc32 and sha256 all release Python's lock. There is no worker
+process whose death could go unnoticed: killing the packer kills all of it, and leaves nothing under a final name.
 """
 
 from __future__ import annotations
@@ -36,30 +42,27 @@ from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_headers.header import ImageHeader
 
-_CHUNK = 16
+_CHUNK = 16  # images of a job
 
-_Turn = SimpleQueue[bool]  # holds whether to go on, once those before have been placed
+_Turn = SimpleQueue[bool]
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How a listing is packed. `shuffle`: None keeps the listing's order, a number is the seed; `workers` None: one a
-    core. `exif`: boxes and crops are for the picture turned by EXIF ("apply"; None: likewise, with a notice) or for the
-    pixels as stored ("ignore")."""
+    """How a listing is packed."""
 
     transform: Transform = field(default_factory=Transform)
-    shuffle: int | None = None
+    shuffle: int | None = None  # the seed; None keeps the listing's order
     shards: int = 1
-    workers: int | None = None
+    workers: int | None = None  # threads; None: one a core
     skip_bad: bool = False
     force: bool = False
-    exif: str | None = None
+    exif: str | None = None  # boxes are for the picture turned by EXIF ("apply"; None: with a notice), or "ignore" it
 
     def recorded(self) -> dict[str, Any]:
-        """What the manifest keeps: all that decides the bytes."""
-        return {**asdict(self.transform), "shuffle": self.shuffle, "shards": self.shards, "skip_bad": self.skip_bad} | (
-            {"exif": self.exif} if self.exif else {}
-        )
+        """Return what the manifest keeps: all that decides the bytes."""
+        kept = {"shuffle": self.shuffle, "shards": self.shards, "skip_bad": self.skip_bad}
+        return asdict(self.transform) | kept | ({"exif": self.exif} if self.exif else {})
 
 
 @dataclass
@@ -67,11 +70,9 @@ class _Done:
     """What a worker made of some images."""
 
     blocks: list[Block]
+    images: int
     skipped: list[dict[str, str]] = field(default_factory=list)
-    reencoded: int = 0
-    clipped: int = 0
-    images: int = 0
-    turned: int = 0  # by EXIF, with boxes
+    counts: Counter[str] = field(default_factory=Counter)  # "reencoded", "clipped_boxes", "turned" by EXIF, with boxes
     odd: Counter[str] = field(default_factory=Counter)  # why decoders may differ on an image → how many
     targets: list[Label] = field(default_factory=list)  # of the images packed, for multi-label sets
 
@@ -82,9 +83,9 @@ def pack(
     options: PackOptions,
     progress: Callable[[int], object] | None = None,
 ) -> SetInfo:
-    """Packs `listing` as the set `prefix`; `progress` is called with the number of images done since the last call.
+    """Pack `listing` as the set `prefix`; `progress` is called with the number of images done since the last call.
 
-    Raises ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
+    Raise ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
     listed in the manifest's report instead), FileExistsError when the set exists, OSError when it cannot be written.
     Nothing is published then.
     """
@@ -100,9 +101,8 @@ def pack(
         order = np.random.Generator(np.random.Philox(options.shuffle)).permutation(count)
     report: dict[str, Any] = dict(listing.report)
     skipped: list[dict[str, str]] = []
-    totals = {"reencoded": 0, "clipped_boxes": 0}
+    counts: Counter[str] = Counter()
     normalized: Counter[str] = Counter()
-    turned = 0
     targets = np.zeros((3, len(listing.classes)), dtype=np.int64)
     keep_freed_memory()
     threads_before = cv2.getNumThreads()
@@ -120,24 +120,23 @@ def pack(
             force=options.force,
         ) as writer:
             jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, count, _CHUNK))
-            for done in _in_turn(_work, partial(_place, writer), jobs, workers):
+            for done in _in_turn(_work, lambda done: [writer.place(block) for block in done.blocks], jobs, workers):
                 skipped += done.skipped
-                totals["reencoded"] += done.reencoded
-                totals["clipped_boxes"] += done.clipped
+                counts += done.counts
                 normalized += done.odd
-                turned += done.turned
                 if done.targets:
                     targets += count_targets(np.asarray(done.targets))
                 if progress:
                     progress(done.images)
-            if turned:
+            if turned := counts["turned"]:
                 notices = [] if options.exif else [turned_notice(turned)]
                 report = join_reports(report, {"turned_by_exif": turned, "notices": notices})
             if task.ignores:
                 report = join_reports(report, report_targets(targets, listing.classes))
             if left_out := listing.tree.count_left_out():
                 report["left_out"] = left_out
-            report |= {"skipped": sorted(skipped, key=lambda entry: entry["file"]), **totals}
+            report["skipped"] = sorted(skipped, key=lambda entry: entry["file"])
+            report |= {name: counts[name] for name in ("reencoded", "clipped_boxes")}
             if normalized:
                 report["normalized"] = dict(sorted(normalized.items()))
             return writer.finish(report)
@@ -151,21 +150,20 @@ def _in_turn(
     jobs: Iterator[tuple[Any, ...]],
     workers: int,
 ) -> Iterator[_Done]:
-    """Takes jobs through `make`, `place` and what that returned, each in one of `workers` threads; `place` is called in
-    the jobs' order, after all `place` of jobs before it. Yields what was made, in order; the first job to fail raises,
-    and none after it is placed. Few jobs are in flight, so memory stays small.
-
-    No executor: Ctrl-C inside a future's Python code leaves its lock taken, and the end of the pool waits for ever. A
-    `SimpleQueue` is one C call.
+    """Take each job through `make`, `place` and the functions that this returned, in one of `workers` threads, `place`
+    in the jobs' order. Yield what was made, in order; the first job to fail raises. Few jobs are in flight, so memory
+    stays small.
     """
+    # No executor: Ctrl-C inside a future's Python code leaves its lock taken, and the end of the pool waits for ever. A
+    # SimpleQueue is one C call.
     todo: SimpleQueue[tuple[tuple[Any, ...], _Turn, _Turn, SimpleQueue[_Done | BaseException]] | None] = SimpleQueue()
     pending: deque[SimpleQueue[_Done | BaseException]] = deque()
     turn: _Turn = SimpleQueue()
     turn.put(True)
 
     def run() -> None:
-        while (taken := todo.get()) is not None:
-            job, turn, following, result = taken
+        while (item := todo.get()) is not None:
+            job, turn, following, result = item
             outcome: _Done | BaseException
             placed: list[Callable[[], None]] = []
             going = False
@@ -214,10 +212,6 @@ def _in_turn(
                 thread.join()
 
 
-def _place(writer: SetWriter, done: _Done) -> list[Callable[[], None]]:
-    return [writer.place(block) for block in done.blocks]
-
-
 def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
     done = _Done([writer.spare_block()], images=len(sources))
     for position, source in enumerate(sources, start=start):
@@ -248,26 +242,25 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
         try:
             if writer.task.boxes:
                 if header.orientation != 1 and np.size(label) > HEADER_WIDTH:
-                    done.turned += 1
+                    done.counts["turned"] += 1
                     label = _turned(label, header.orientation) if options.exif == "ignore" else label
                 label, clipped = clip_boxes(np.asarray(label, dtype=np.float32), header.height, header.width)
-                done.clipped += clipped
+                done.counts["clipped_boxes"] += clipped
             number = source if listing.ids is None else listing.ids[source]
-            height, width, encoding = header.height, header.width, header.encoding
-            block.add(position, data, label, number, height=height, width=width, encoding=encoding)
+            block.add(position, data, label, number, header)
         except ValueError as error:
             raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
         if why:
-            done.reencoded += 1
+            done.counts["reencoded"] += 1
             done.odd[why] += why != AS_ASKED
-        done.turned += crop is not None and header.orientation != 1
+        done.counts["turned"] += crop is not None and header.orientation != 1
         if writer.task.ignores:
             done.targets.append(label)
     return done
 
 
 def _turned(label: Label, orientation: int) -> np.ndarray:
-    """A detection label whose boxes are for the stored pixels, for the picture that EXIF makes of them."""
+    """Return a detection label made for the stored pixels as one for the picture that EXIF makes of them."""
     turned = np.array(label, dtype=np.float32)
     boxes = objects_of(turned)[:, 1:5]
     boxes[:] = turn_boxes(boxes, orientation)
@@ -275,7 +268,7 @@ def _turned(label: Label, orientation: int) -> np.ndarray:
 
 
 def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOptions) -> None:
-    """Raises ValueError when the packed image cannot come from one of the size its boxes were made for."""
+    """Raise ValueError if the packed image cannot come from one of the size its boxes were made for."""
     if header.orientation >= 5 and options.exif == "ignore":
         annotated = annotated[::-1]
     height, width = options.transform.size(*annotated)

@@ -25,51 +25,50 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class Tree(ABC):
-    """Files by relative name, with forward slashes. `root` says in messages where they are.
+    """Files by relative name, with forward slashes.
 
-    Names that are no data (`no_data`) are not listed, but can be read. `left_out` has those met so far: path → the name
-    it is counted under.
+    Names that are no data (`no_data`) are not listed, but can be read. A tree that makes files on demand lists none.
     """
 
-    root: str
+    root: str  # in messages
 
     def __init__(self) -> None:
-        self.left_out: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}  # what was met and is no data: path → the name it is counted under
         self._composed: dict[str, dict[str, str]] = {}
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The content of a file. Raises FileNotFoundError or ValueError naming it."""
+        """Return the content of a file. Raise FileNotFoundError or ValueError naming it."""
 
     def read_needed(self, name: str) -> bytes:
-        """As `read`, of a file without which there is no set: the message for one that is not there says what to do."""
+        """Read a file without which there is no set: the message for one that is missing says what to do."""
         try:
             return self.read(name)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; fetch it, or correct --root") from None
 
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
-        """As `read`; where that saves a copy, into the memory that `room(size)` gives, whose beginning is returned."""
+        """Read a file, if that saves a copy into the memory that `room(size)` gives, and return the part it fills."""
         return self.read(name)
 
-    @abstractmethod
     def exists(self, name: str) -> bool:
-        """Whether there is a file or folder of this name."""
+        """Return True if there is a file or folder of this name."""
+        return False
 
-    @abstractmethod
     def folders(self, name: str = "") -> list[str]:
-        """Plain names of the folders directly in folder `name`, sorted."""
+        """Return the plain names of the folders directly in folder `name`, sorted."""
+        return []
 
-    @abstractmethod
     def walk(self, name: str = "") -> Iterator[str]:
-        """Relative names of all files in folder `name` and below, sorted within each folder."""
+        """Return the relative names of all files in folder `name` and below, sorted within each folder."""
+        return iter(())
 
     def count_left_out(self) -> dict[str, int]:
-        """Files and folders met so far that are no data, counted by name."""
+        """Count the files and folders met so far that are no data, by name."""
         return dict(sorted(Counter(self.left_out.values()).items()))
 
     def images(self, name: str = "") -> list[str]:
-        """Relative names of the files below `name` that are called like images."""
+        """Return the relative names of the files below `name` that are called like images."""
         return [file for file in self.walk(name) if is_image(file)]
 
     def _alike(self, names: Callable[[], Iterable[str]], wanted: str, key: str = "") -> str | None:
@@ -92,27 +91,28 @@ class Tree(ABC):
         return False
 
     def where(self, name: str = "") -> str:
-        """The file as messages name it."""
+        """Return the name of a file for messages."""
         return printable(f"{self.root}/{name}" if name else self.root)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is called like an image; hidden files are not."""
+    """Return True if a file is called like an image; hidden files are not."""
     return not name.rpartition("/")[2].startswith(".") and suffix_of(name) in IMAGE_SUFFIXES
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name, in small letters and with its dot; "" without one."""
-    base = name.rpartition("/")[2]
-    return base[base.rfind(".") :].lower() if "." in base else ""
+    """Return the suffix of a file's name, in small letters and with its dot; "" without one."""
+    _, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return (dot + suffix).lower() if dot else ""
 
 
-def check_name(name: str, root: str) -> str:
-    """Returns `name` tidied. Raises ValueError when it is absolute or climbs out of the root."""
+def check_name(name: str, root: str, where: str = "") -> str:
+    """Return `name` tidied. Raise ValueError, beginning with `where`, if it is absolute or climbs out of `root`."""
     tidy = name.replace("\\", "/")
     parts = PurePosixPath(tidy).parts
     if not parts or tidy.startswith("/") or ".." in parts or "\0" in tidy or (len(tidy) > 1 and tidy[1] == ":"):
-        raise ValueError(f"{name!r} is not a path below {root}: absolute paths and '..' are refused")
+        begin = f"{where}: " if where else ""
+        raise ValueError(f"{begin}{name!r} is not a path below {root}: absolute paths and '..' are refused")
     return "/".join(parts)
 
 
@@ -126,7 +126,7 @@ class FolderTree(Tree):
         self.path = Path(root)
         self._follow_links = follow_links
         if not self.path.is_dir():
-            raise FileNotFoundError(f"{root}: no such folder; check --root")
+            raise FileNotFoundError(f"{root}: no such folder or archive; check --root")
         self.root = str(self.path)
         self._real = os.path.realpath(self.path)
         self._checked_folders: set[str] = set()
@@ -235,7 +235,7 @@ class FolderTree(Tree):
             self._check_real(entry.path)
 
     def _check_folder(self, name: str) -> None:
-        """Checks each folder once; a file that is itself a link is found when it is opened."""
+        """Check each folder once; a file that is itself a link is found when it is opened."""
         folder = name.rpartition("/")[0]
         if folder not in self._checked_folders:
             check_name(name, self.root)
@@ -277,20 +277,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 class MemoryTree(Tree):
     """Files made on demand by `read(name)`: arrays that become images when packed."""
 
-    def __init__(self, root: str, names: list[str], read: Callable[[str], bytes]) -> None:
+    def __init__(self, root: str, read: Callable[[str], bytes]) -> None:
         super().__init__()
         self.root = root
-        self._names = names
         self._read = read
 
     def read(self, name: str) -> bytes:
         return self._read(name)
-
-    def exists(self, name: str) -> bool:
-        return name in self._names
-
-    def folders(self, name: str = "") -> list[str]:
-        return []
-
-    def walk(self, name: str = "") -> Iterator[str]:
-        yield from self._names

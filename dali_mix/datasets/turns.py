@@ -25,7 +25,7 @@ def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
 def turn_crop(
     crop: tuple[float, float, float, float], height: int, width: int, orientation: int
 ) -> tuple[float, float, float, float]:
-    """A crop x, y, width, height in pixels as stored, as one of the turned picture of `height` x `width` pixels."""
+    """Return a crop x, y, width, height of the stored pixels as one of the turned picture of `height` x `width`."""
     stored = (height, width) if orientation < 5 else (width, height)
     scale = np.array([stored[1], stored[0]] * 2, dtype=np.float64)
     corners = np.array([[crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]]])
@@ -34,7 +34,7 @@ def turn_crop(
 
 
 def turned_notice(count: int) -> str:
-    """What the user is told of images with boxes that EXIF turns, where `--exif` does not say."""
+    """Return the notice on images with boxes that EXIF turns, where `--exif` does not say what they were drawn on."""
     return (
         f"{count:,} images with boxes are turned by EXIF; the boxes are taken for the turned picture, as viewers show"
         " it. If they were drawn on the pixels as stored, pack with --exif ignore, else with --exif apply"

@@ -1,4 +1,4 @@
-"""One folder or list as two splits, "train" and "val": which image belongs to which follows from its name alone.
+"""One folder or list as two splits, "train" and "val": the name of an image decides where it belongs.
 
 In each class the images are ordered by the sha256 of their name; the first `share` of them are "val". So both splits
 are disjoint and complete, the same on every machine, and each class has its share in both. When files are added, few
@@ -15,9 +15,7 @@ from dali_mix.datasets.base import Listing, Options
 
 
 def shared_split(options: Options, split: str) -> str:
-    """The split to read from disk: with `--val-share` both splits are parts of "train". Raises ValueError for a share
-    or a split that does not fit.
-    """
+    """Return the split to read from disk: with `--val-share` "train", for both. Raise ValueError for others."""
     if options.val_share is None:
         return split
     if not 0 < options.val_share < 1:
@@ -28,20 +26,19 @@ def shared_split(options: Options, split: str) -> str:
 
 
 def of_share(listing: Listing, options: Options, base: str = "") -> Listing:
-    """The part of `listing` that is its split by `--val-share`; names count from folder `base`. Without the option the
-    listing itself.
+    """Return the part of `listing` that is its split by `--val-share`, if given; names count from folder `base`.
 
-    A class of one image is in "train" only, any other class in both. Raises ValueError when the tree has a folder "val"
-    beside `base`, or a part would be empty.
+    A class of one image is in "train" only, any other class in both. Raise ValueError if the tree has a folder "val"
+    next to `base`, or a part would be empty.
     """
     share = options.val_share
     if share is None:
         return listing
     parts = base.split("/") if base else []
     for depth in range(len(parts)):
-        beside = "/".join([*parts[:depth], "val"])
-        if listing.tree.exists(beside):
-            raise ValueError(f"{listing.tree.where(beside)}: there is a split val already: leave --val-share out")
+        sibling = "/".join([*parts[:depth], "val"])
+        if listing.tree.exists(sibling):
+            raise ValueError(f"{listing.tree.where(sibling)}: there is a split val already: leave --val-share out")
     relative = (name[len(base) :].lstrip("/") for name in listing.names)
     keys = [hashlib.sha256(composed(name).encode(errors="surrogateescape")).digest() for name in relative]
     by_class: dict[int, list[int]] = {}

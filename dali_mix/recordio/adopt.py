@@ -1,8 +1,8 @@
-"""Takes a .rec that mxnet, im2rec or anything else wrote as a set: walks it, builds table and manifest, and the index
-when missing."""
+"""Make a set of a .rec that mxnet, im2rec or anything else wrote: table, manifest, and the index if it is missing."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import zlib
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from dali_mix import tasks
-from dali_mix._files import open_new
 from dali_mix._labels import count_targets, report_targets
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_headers.header import read_image_header
-from dali_mix.recordio.index import index_bytes, read_index
+from dali_mix.recordio.index import index_bytes, joint_offsets, read_index
 from dali_mix.recordio.manifest import (
     ENCODINGS,
     FLAG_SPLIT,
@@ -26,15 +25,16 @@ from dali_mix.recordio.manifest import (
     SUFFIXES,
     FileInfo,
     SetInfo,
+    file_sha256,
+    open_table,
     read_info,
+    set_file,
     set_prefix,
-    table_header,
+    table_bytes,
 )
-from dali_mix.recordio.part import write_errors
 from dali_mix.recordio.publish import Publication
-from dali_mix.recordio.reader import file_sha256, map_file
-from dali_mix.recordio.reindex import reindex as write_index
-from dali_mix.recordio.writer import bytes_info, check_ids
+from dali_mix.recordio.reader import map_file
+from dali_mix.recordio.writer import check_ids
 from dali_mix.tasks import Task
 
 
@@ -50,20 +50,26 @@ def adopt(
     force: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> SetInfo:
-    """Writes manifest and table for the .rec files `recs`, in this order, and PREFIX.idx when it is missing (or with
-    `reindex`). With `reindex` and without `force`, a manifest that is there stays: only its .idx is written anew; the
-    prefix itself then does for a set's .rec files.
+    """Write manifest and table for the .rec files `recs`, in this order, and PREFIX.idx if it is missing.
 
-    `prefix` (default: the .rec without its suffix) must lie in their folder. `task` and `classes` are taken from the
-    labels when None: flag 0 or one float is a class, equal numbers of 1, 0, -1 are multi-label, mxnet's layout of boxes
-    is detection. With `task` "classification" the class is the first float of each label, as in insightface's sets.
-    `renumber` gives the rows their numbers as ids where those in the file repeat. `skip_bad` passes over
-    records without a readable image and lists them in the manifest's report. The .rec files are never written to.
-    Raises ValueError or FileNotFoundError naming file and record.
+    The .rec files are never written to. Raise ValueError or FileNotFoundError naming file and record.
+
+    Args:
+        prefix: in the folder of the .rec files; default: the .rec without its suffix.
+        task: None: by the labels. Flag 0 or one float is a class, equal numbers of 1, 0, -1 are multi-label, mxnet's
+            layout of boxes is detection. For "classification" the class is the first float of each label, as in
+            insightface's sets.
+        classes: names; None: numbers.
+        reindex: replace an index that is there. Without `force`, a manifest that is there stays: only its .idx is
+            written again, and `recs` may be the set's prefix.
+        renumber: make the row numbers the ids, where those in the file repeat.
+        skip_bad: pass over records without a readable image; the manifest's report lists them.
     """
     paths = [Path(rec) for rec in recs]
-    if reindex and not force and (existing := _existing_set(paths, prefix)):
-        return _reindexed(existing, paths)
+    if reindex and not force and (prefix is not None or len(paths) == 1):
+        existing = set_prefix(paths[0] if prefix is None else prefix)
+        if set_file(existing, ".json").exists():
+            return _reindexed(existing, paths)
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; name the .rec files")
@@ -71,7 +77,7 @@ def adopt(
     for path in paths:
         if path.resolve().parent != base.parent.resolve():
             raise ValueError(f"{path}: not in the folder of {base}; the manifest lies beside its .rec files")
-    asked = None if task is None else tasks.get(task)
+    asked = tasks.get(task) if task else None
     names = [base.name + suffix for suffix in (".idx", ".npy", ".json")]
     with Publication(base, force=force) as files:
         files.check_free(names[1:])
@@ -81,37 +87,31 @@ def adopt(
         if renumber:
             table["id"] = np.arange(len(table))
         else:
-            try:
-                check_ids(table["id"], str(base))
-            except ValueError as error:
-                raise ValueError(f"{error}; --renumber numbers them by their place") from None
+            check_ids(table["id"], str(base), "; --renumber numbers them in the order of the file")
         parts = tuple(FileInfo(path.name, path.stat().st_size, file_sha256(path)) for path in paths)
         index = index_bytes(table, [part.size for part in parts])
         if (base.parent / names[0]).exists() and not reindex:
             index = _kept_index(base.parent / names[0], table, parts)
         label_names = tuple(classes) if classes is not None else tuple(map(str, range(kind.count_classes(scan.labels))))
-        content = table_header(len(table)) + table.tobytes()
         info = SetInfo(
             task=kind.name,
             classes=label_names,
             label_width=scan.label_width(kind),
             count=len(table),
             parts=parts,
-            index=bytes_info(names[0], index),
-            table=bytes_info(names[1], content),
+            index=files.write(names[0], index),
+            table=files.write(names[1], table_bytes(table)),
             source="adopted",
             options={"renumber": True} if renumber else {},
             report=scan.report(kind, label_names, guessed=task is None),
         )
         for row, label in enumerate(scan.labels):
-            where = f"{paths[table['part'][row]]}: record {row}"
             try:
                 kind.check_stored(label, info, "label")
             except ValueError as error:
+                where = f"{paths[table['part'][row]]}: record {row}"
                 raise ValueError(f"{where}: {error}; say what the labels are with --task and --classes") from None
-        for name, data in zip(names, (index, content, info.to_json().encode()), strict=True):
-            with write_errors(files.partial(name)), open_new(files.partial(name)) as file:
-                file.write(data)
+        files.write(names[2], info.to_json().encode())
         files.publish(names, remove_old=False)  # the older set's records are not ours to remove
         return info
 
@@ -153,12 +153,12 @@ class _Scan:
         self.labels.append(unpacked.label.copy())
 
     def label_width(self, task: Task) -> int:
-        """Floats a label, 0 where it varies."""
+        """Return the floats of each label, 0 where that varies."""
         widths = {label.size for label in self.labels}
         return widths.pop() if len(widths) == 1 and not task.boxes else 0
 
     def report(self, task: Task, classes: Sequence[str], *, guessed: bool) -> dict[str, Any]:
-        """What the manifest keeps, and notices for the user."""
+        """Return what the manifest keeps, and notices for the user."""
         report: dict[str, Any] = {"passed_over": self.bad} if self.bad else {}
         if task.ignores and all(label.size == len(classes) for label in self.labels):
             report |= report_targets(count_targets(np.stack(self.labels)), classes)
@@ -174,7 +174,7 @@ class _Scan:
 
 
 def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
-    """The records of a file. Raises ValueError, saying what to do, where the framing breaks."""
+    """Yield the records of a file. Raise ValueError, saying what to do, where the framing breaks."""
     buffer = map_file(path)
     try:
         yield from framing.walk(buffer)
@@ -187,10 +187,10 @@ def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
 
 
 def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:
-    """The index that is there, when it lists the records; else ValueError."""
-    offsets = read_index(path, sum(part.size for part in parts))
-    starts = np.concatenate([[0], np.cumsum([part.size for part in parts])]).astype(np.uint64)
-    if not np.array_equal(offsets, np.sort(table["offset"] + starts[table["part"]])):
+    """Return the index that is there. Raise ValueError unless it lists the records."""
+    sizes = [part.size for part in parts]
+    offsets = read_index(path, sum(sizes))
+    if not np.array_equal(offsets, np.sort(joint_offsets(table, sizes))):
         raise ValueError(
             f"{path}: {len(offsets)} lines that are not the {len(table)} records; --reindex"
             " replaces it, or keep it for the program that wrote it and name the set otherwise with --out PREFIX"
@@ -198,16 +198,8 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
     return path.read_bytes()
 
 
-def _existing_set(paths: Sequence[Path], prefix: str | os.PathLike[str] | None) -> Path | None:
-    """The prefix of the set that is to get a new index; None when it has no manifest yet."""
-    if prefix is None and len(paths) != 1:
-        return None
-    base = set_prefix(paths[0] if prefix is None else prefix)
-    return base if base.with_name(base.name + ".json").exists() else None
-
-
 def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
-    manifest = base.with_name(base.name + ".json")
+    manifest = set_file(base, ".json")
     listed = [part.name for part in read_info(manifest).parts]
     given = [path.name for path in paths]
     if given not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
@@ -215,7 +207,33 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
             f"{manifest}: is of {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
             f" run `dali-mix adopt --reindex {base}` for its index, or give --force to replace the manifest"
         )
-    return write_index(base)
+    return _write_index(base)
+
+
+def _write_index(base: Path) -> SetInfo:
+    """Replace the .idx of the set `base` unless it is the one of its manifest.
+
+    It is the same byte for byte, unless the set was adopted with an index of another program: its keys and order are
+    in no other file, so the new one has the records' ids in the order of the files, and the manifest takes it over.
+    """
+    manifest = set_file(base, ".json")
+    info = read_info(manifest)
+    path, table_path = base.parent / info.index.name, base.parent / info.table.name
+    table = open_table(table_path, info.count)
+    with Publication(base, force=True) as files:
+        content = index_bytes(table, [part.size for part in info.parts])
+        index = FileInfo.of(path.name, content)
+        if index != info.index and file_sha256(table_path) != info.table.sha256:
+            raise ValueError(f"{table_path}: changed, so the index cannot be made from it; copy it again or pack again")
+        if path.is_file() and file_sha256(path) == info.index.sha256:
+            return info  # nothing is wrong with it; another program's keys are kept
+        written = [(path, content)]
+        if index != info.index:
+            info = dataclasses.replace(info, index=index)
+            written.append((manifest, info.to_json().encode()))
+        for target, data in written:
+            files.replace(target.name, data)
+    return info
 
 
 def _default_prefix(paths: Sequence[Path]) -> Path:

@@ -1,7 +1,11 @@
-"""Framed records side by side in one buffer: each is read, hashed and written without being joined or copied again.
+"""Framed records one after another in one buffer, which is hashed and written as it is.
 
-A thread that hashes or writes piece by piece wakes and asks for Python's lock at every piece. With a block it does so
-once for some sixteen images, and an image that is stored as it is goes from its file straight to its place.
+    | record                                          | record …
+    | frame head | IRHeader | label floats | image, 0 | frame head …
+                            ^ what `room` reserves, so that a file is read to where it is stored
+
+A thread that hashes or writes piece by piece asks for Python's lock at every piece; with a block it does so once for
+some sixteen images.
 """
 
 from __future__ import annotations
@@ -9,8 +13,9 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
-from dali_mix.recordio.framing import FRAME_HEAD, MAGIC, check_length, frame, magic_places
+from dali_mix.recordio.framing import FRAME_HEAD, MAGIC, check_length, frame, magic_offsets
 from dali_mix.recordio.header import HEADER, Label, pack_header
+from dali_mix.recordio.image_headers.common import ImageHeader
 from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
 from dali_mix.tasks import Task
 
@@ -27,41 +32,41 @@ class Entry(NamedTuple):
 
 
 class Block:
-    """Some framed records. `entries` tells which; `view()` is their bytes. Not safe for several threads at once."""
+    """Some framed records, described by `entries`. Not safe for several threads at once."""
 
     def __init__(self, task: Task, num_classes: int) -> None:
         self._task, self._num_classes = task, num_classes
         self.entries: list[Entry] = []
         self._buffer = bytearray(_SMALLEST)
         self._size = 0
-        self._promised = -1  # where `room` said an image may be put
+        self._reserved = -1  # the offset that `room` gave out
 
     @property
     def capacity(self) -> int:
-        """Bytes held in memory."""
+        """Return the bytes held in memory."""
         return len(self._buffer)
 
     @property
     def full(self) -> bool:
-        """Whether it holds as many records, or bytes, as go together: the next belongs to another block."""
+        """Return True if the block has as many records, or bytes, as go together."""
         return len(self.entries) >= _MOST or self._size >= _FULL
 
     def clear(self) -> None:
-        """Forgets the records; the memory is kept."""
+        """Remove the records; the memory is kept."""
         self.entries = []
         self._size = 0
 
     def view(self) -> memoryview:
-        """The records' bytes, valid until the next change."""
+        """Return the records' bytes, valid until the next change."""
         return memoryview(self._buffer)[: self._size]
 
     def room(self, size: int, label: Label) -> memoryview:
-        """Where an image of up to `size` bytes may be put before it is added with `label`, to save a copy.
+        """Return memory for an image of up to `size` bytes, to be added next with `label`; that saves a copy.
 
-        Raises ValueError for 2^29 bytes, before any memory is taken.
+        Raise ValueError for 2^29 bytes, before any memory is taken.
         """
-        self._promised = self._body(label, size)
-        return memoryview(self._buffer)[self._promised : self._promised + size]
+        self._reserved = self._body(label, size)
+        return memoryview(self._buffer)[self._reserved : self._reserved + size]
 
     def add(
         self,
@@ -69,14 +74,11 @@ class Block:
         encoded: bytes | memoryview,
         label: Label,
         record_id: int,
-        *,
-        height: int,
-        width: int,
-        encoding: str,
+        header: ImageHeader,
     ) -> None:
-        """Appends one image (encoded bytes, or the beginning of what `room` gave) with its checked label.
+        """Append an image (encoded bytes, or the beginning of what `room` gave) and its label.
 
-        Raises ValueError for a label that does not fit, or 2^29 bytes.
+        Raise ValueError for a label that does not fit, or 2^29 bytes.
         """
         self._task.check(label, self._num_classes)
         head = pack_header(label, record_id)
@@ -84,15 +86,15 @@ class Block:
         body = self._body(label, len(encoded))
         start, payload = self._size, body - len(head)
         view = memoryview(self._buffer)
-        in_place = isinstance(encoded, memoryview) and encoded.obj is self._buffer and self._promised == body
+        in_place = isinstance(encoded, memoryview) and encoded.obj is self._buffer and self._reserved == body
         if not in_place:
             view[body : body + len(encoded)] = bytes(encoded)
         view[payload:body] = head
-        whole = view[payload : payload + length]
-        crc = zlib.crc32(whole)
-        split = len(magic_places(whole)) > 0
+        record = view[payload : payload + length]
+        crc = zlib.crc32(record)
+        split = len(magic_offsets(record)) > 0
         if split:
-            framed = frame(bytes(whole))
+            framed = frame(bytes(record))
             self._reserve(start + len(framed))
             self._buffer[start : start + len(framed)] = framed
             self._size = start + len(framed)
@@ -101,12 +103,13 @@ class Block:
             self._size = payload + (length + 3 & ~3)
             view[payload + length : self._size] = bytes(self._size - payload - length)
         flags = FLAG_SPLIT if split else 0
-        row = (length, crc, height, width, record_id, self._task.scalar(label), ENCODINGS.index(encoding), flags)
+        encoding = ENCODINGS.index(header.encoding)
+        row = (length, crc, header.height, header.width, record_id, self._task.scalar(label), encoding, flags)
         self.entries.append(Entry(position, self._size - start, row))
 
     def _body(self, label: Label, size: int) -> int:
-        """Where the next record's image begins, with memory for `size` bytes and the padding after it."""
-        floats = 0 if isinstance(label, (int, float)) or not hasattr(label, "__len__") else len(label)
+        """Return where the next record's image begins, with memory for `size` bytes and the padding after it."""
+        floats = len(label) if hasattr(label, "__len__") else 0
         check_length(HEADER.size + 4 * floats + size)
         body = self._size + FRAME_HEAD.size + HEADER.size + 4 * floats
         self._reserve(body + size + 3)

@@ -1,9 +1,9 @@
-"""RecordIO's framing: how payloads lie in a .rec file, as mxnet 1.9.1 writes and reads it.
+"""RecordIO's framing: how payloads are stored in a .rec file, as mxnet 1.9.1 writes and reads it.
 
 A frame is `uint32 MAGIC`, `uint32 (cflag << 29 | length)`, the payload, zeros up to a multiple of four bytes;
 little-endian. A payload that holds MAGIC at a multiple of four from its start is cut there: the magic itself is
-dropped, and the pieces become frames of their own with cflag 1 (first), 2 (middle) and 3 (last). A whole payload has
-cflag 0.
+dropped, and the pieces become frames of their own with cflag 1 (first), 2 (middle) and 3 (last). One that is not cut
+has cflag 0.
 """
 
 from __future__ import annotations
@@ -24,35 +24,28 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length % 4
 
 
 class Record(NamedTuple):
-    """One record found in a buffer: where it begins and ends (bytes), the payload's length and whether it was split."""
+    """One record found in a buffer, in bytes."""
 
     offset: int
     end: int
-    length: int
+    length: int  # of the payload
     split: bool
 
 
-def magic_places(payload: bytes | bytearray | memoryview) -> np.ndarray:
-    """Offsets (int64, bytes, multiples of four) at which `payload` holds MAGIC and must be cut."""
+def magic_offsets(payload: bytes | bytearray | memoryview) -> np.ndarray:
+    """Return the offsets (int64, bytes, multiples of four) at which `payload` holds MAGIC and must be cut."""
     found = np.frombuffer(payload, dtype="<u4", count=len(payload) // 4) == MAGIC
     return np.flatnonzero(found) * 4 if found.any() else _NOWHERE
 
 
 def frame(payload: bytes) -> bytes:
-    """The bytes of `payload` as one record, cut into several frames where it holds MAGIC. Raises ValueError at 2^29
-    bytes.
-    """
+    """Return the bytes of `payload` as one record, cut where it holds MAGIC. Raise ValueError at 2^29 bytes."""
     check_length(len(payload))
-    cuts = magic_places(payload).tolist()
+    cuts = magic_offsets(payload).tolist()
+    cflags = [FIRST, *[MIDDLE] * (len(cuts) - 1), LAST] if cuts else [WHOLE]
     out = bytearray()
     start = 0
-    for number, cut in enumerate([*cuts, len(payload)]):
-        if not cuts:
-            cflag = WHOLE
-        elif number == len(cuts):
-            cflag = LAST
-        else:
-            cflag = MIDDLE if number else FIRST
+    for cflag, cut in zip(cflags, [*cuts, len(payload)], strict=True):
         length = cut - start
         out += FRAME_HEAD.pack(MAGIC, cflag << 29 | length)
         out += payload[start:cut]
@@ -62,7 +55,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def check_length(length: int) -> None:
-    """Raises ValueError when a payload of `length` bytes does not fit a record."""
+    """Raise ValueError when a payload of `length` bytes does not fit a record."""
     if length >= MAX_LENGTH:
         raise ValueError(
             f"a record of {length:,} bytes does not fit RecordIO, whose limit is {MAX_LENGTH - 1:,} bytes;"
@@ -71,9 +64,9 @@ def check_length(length: int) -> None:
 
 
 def read_record(buffer: memoryview, offset: int) -> tuple[memoryview, Record]:
-    """The payload at `offset`: a view of `buffer` when it is whole, a joined copy when it was split.
+    """Return the payload at `offset`: a view of `buffer`, or a joined copy of one that was split.
 
-    Raises ValueError when no sound record begins there: wrong magic, out of bounds, pieces out of order.
+    Raise ValueError if no sound record begins there: wrong magic, out of bounds, pieces out of order.
     """
     first, cflag, end = _read_frame(buffer, offset)
     if cflag == WHOLE:
@@ -114,9 +107,9 @@ def _read_frame(buffer: memoryview, offset: int) -> tuple[memoryview, int, int]:
     return buffer[start : start + length], word >> 29, end
 
 
-def walk(buffer: memoryview, start: int = 0) -> Iterator[tuple[memoryview, Record]]:
-    """Every (payload, Record) of a .rec file from byte `start` on. Raises ValueError where the framing breaks."""
-    offset = start
+def walk(buffer: memoryview) -> Iterator[tuple[memoryview, Record]]:
+    """Yield every (payload, Record) of a .rec file. Raise ValueError where the framing breaks."""
+    offset = 0
     while offset < len(buffer):
         payload, record = read_record(buffer, offset)
         yield payload, record

@@ -1,4 +1,4 @@
-"""What a payload begins with: mxnet's IRHeader, then the label's floats, then the encoded image."""
+"""Payloads: mxnet's IRHeader, then the label's floats, then the encoded image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dali_mix._labels import check_class
-from dali_mix.recordio.framing import MAGIC_BYTES
+from dali_mix.recordio.framing import MAGIC_BYTES, magic_offsets
 
 HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
 MAX_FLOATS = 1 << 20  # a label of a million floats is damage, not data
@@ -18,21 +18,17 @@ Label = float | int | Sequence[float] | np.ndarray
 
 
 class Unpacked(NamedTuple):
-    """A payload taken apart. `label` (flag,) float32, or (1,) for flag 0; `encoded` (n,) uint8; both are views of the
-    payload.
-    """
+    """The parts of a payload."""
 
-    flag: int
-    label: np.ndarray
+    label: np.ndarray  # (flag,) float32, or (1,) for flag 0; a view of the payload
     id: int
-    id2: int
-    encoded: np.ndarray
+    encoded: np.ndarray  # (n,) uint8, a view of the payload
 
 
 def pack_header(label: Label, record_id: int) -> bytes:
-    """The bytes before the image: 24, and four for each float of a label that is a sequence (flag = its length).
+    """Return the bytes before the image: 24, and four for each float of a label that is a sequence (flag = its length).
 
-    Raises ValueError for a label that is NaN or infinite, a class that is negative, fractional or above 2^24, and for a
+    Raise ValueError for a label that is NaN or infinite, a class that is negative, fractional or above 2^24, and for a
     header that contains RecordIO's magic, which DALI's reader refuses.
     """
     if not 0 <= record_id < 1 << 64:
@@ -49,30 +45,25 @@ def pack_header(label: Label, record_id: int) -> bytes:
         if not np.isfinite(floats).all():
             raise ValueError(f"label field {int(np.flatnonzero(~np.isfinite(floats))[0]) + 1} is not a finite number")
         head = HEADER.pack(floats.size, 0.0, record_id, 0) + floats.tobytes()
-    place = head.find(MAGIC_BYTES)
-    while place >= 0 and place % 4:
-        place = head.find(MAGIC_BYTES, place + 1)
-    if place >= 0:
+    if MAGIC_BYTES in head and len(found := magic_offsets(head)):
+        cause = f"id {record_id}" if found[0] < HEADER.size else "a label"
         raise ValueError(
-            f"the header contains RecordIO's magic at byte {place}"
-            f" ({'id ' + str(record_id) if place < 24 else 'a label'}),"
-            " which DALI's reader refuses; choose another id"
+            f"the header contains RecordIO's magic at byte {found[0]} ({cause}), which DALI's reader refuses;"
+            " choose another id"
         )
     return head
 
 
 def pack_record(label: Label, record_id: int, encoded: bytes) -> bytes:
-    """A whole payload: header, floats, image. `label` a class (flag 0) or a sequence of floats (flag = its length)."""
+    """Return a payload. `label`: a class (flag 0) or a sequence of floats (flag = its length)."""
     return pack_header(label, record_id) + encoded
 
 
 def unpack_record(payload: memoryview | bytes) -> Unpacked:
-    """Takes a payload apart without copying. Raises ValueError when its header is cut or claims more floats than there
-    are bytes.
-    """
+    """Return the parts of a payload. Raise ValueError if its header is cut or claims more floats than it holds."""
     if len(payload) < HEADER.size:
         raise ValueError(f"the payload has {len(payload)} bytes, fewer than the {HEADER.size} of its header")
-    flag, label, record_id, id2 = HEADER.unpack_from(payload)
+    flag, label, record_id, _ = HEADER.unpack_from(payload)
     start = HEADER.size + 4 * flag
     if flag > MAX_FLOATS or start > len(payload):
         raise ValueError(f"the header claims {flag} label floats, more than a payload of {len(payload)} bytes holds")
@@ -80,10 +71,4 @@ def unpack_record(payload: memoryview | bytes) -> Unpacked:
         floats = np.frombuffer(payload, dtype="<f4", count=flag, offset=HEADER.size)
     else:
         floats = np.array([label], dtype="<f4")
-    return Unpacked(
-        flag,
-        floats,
-        record_id,
-        id2,
-        np.frombuffer(payload, dtype=np.uint8, offset=start) if start < len(payload) else np.empty(0, np.uint8),
-    )
+    return Unpacked(floats, record_id, np.frombuffer(payload, dtype=np.uint8)[start:])

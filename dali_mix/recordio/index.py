@@ -12,9 +12,9 @@ _LINE = re.compile(rb"\d{1,20}\t\d{1,18}")
 
 
 def read_index(path: Path, size: int) -> np.ndarray:
-    """The offsets (n,) uint64 of an index, ascending. `size`: bytes of the .rec files together.
+    """Return the offsets (n,) uint64 of an index, ascending. `size`: bytes of the .rec files together.
 
-    Raises FileNotFoundError, or ValueError naming the line: garbage, an offset not a multiple of four, twice, or past
+    Raise FileNotFoundError, or ValueError naming the line: garbage, an offset not a multiple of four, twice, or past
     the end.
     """
     try:
@@ -42,16 +42,20 @@ def read_index(path: Path, size: int) -> np.ndarray:
     return ordered
 
 
-def index_bytes(table: np.ndarray, sizes: list[int]) -> bytes:
-    """The text of an .idx for a table: `id\\toffset` a line, offsets cumulative over the .rec files of `sizes` bytes.
-
-    So DALI reads several .rec files with one index.
+def joint_offsets(table: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """Return the records' offsets (n,) uint64 counted over all .rec files, which have `sizes` bytes: so DALI reads
+    several files with one index.
     """
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint64)
-    offsets = (table["offset"] + starts[table["part"]]).tolist()
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
+    return table["offset"] + starts[np.minimum(table["part"], len(sizes))]
+
+
+def index_bytes(table: np.ndarray, sizes: list[int]) -> bytes:
+    """Return the text of an .idx for a table."""
+    offsets = joint_offsets(table, sizes).tolist()
     return "".join([f"{key}\t{offset}\n" for key, offset in zip(table["id"].tolist(), offsets, strict=True)]).encode()
 
 
 def reindex_advice(path: Path) -> str:
-    """What to do about the index `path`, for the end of a message."""
+    """Return what to do about the index `path`, for the end of a message."""
     return f"rebuild it with `dali-mix adopt --reindex {path.with_name(path.name.removesuffix('.idx'))}`"

@@ -1,4 +1,4 @@
-"""The manifest: PREFIX.json says what a set is, PREFIX.npy where each record lies. Written last; a set without it does
+"""The manifest: PREFIX.json says what a set is, PREFIX.npy where each record is. Written last; a set without it does
 not exist.
 
 Neither file can run code: the JSON is read by the standard library, and of the .npy only the one header our writer
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix._text import printable
+from dali_mix.options import choice, whole
 from dali_mix.tasks import TASKS
 
 VERSION = 1
@@ -54,18 +55,25 @@ class FileInfo:
     size: int
     sha256: str
 
+    @classmethod
+    def of(cls, name: str, content: bytes) -> FileInfo:
+        """Describe a file of this name and content."""
+        return cls(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 @dataclasses.dataclass(frozen=True)
 class SetInfo:
-    """What PREFIX.json holds.
-
-    `label_width`: floats a record (1 for a class, K for multi-label, 0 where it varies: detection). `report`: what
-    packing skipped, clipped or re-encoded. Control characters in names become escapes (\\x1b).
-    """
+    """The content of PREFIX.json. Control characters in names become escapes (\\x1b)."""
 
     task: str
     classes: tuple[str, ...]
-    label_width: int
+    label_width: int  # floats a record: 1 for a class, K for multi-label, 0 where it varies (detection)
     count: int
     parts: tuple[FileInfo, ...]
     index: FileInfo
@@ -73,7 +81,7 @@ class SetInfo:
     source: str = ""
     split: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    report: dict[str, Any] = dataclasses.field(default_factory=dict)
+    report: dict[str, Any] = dataclasses.field(default_factory=dict)  # what packing skipped, clipped or re-encoded
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -83,43 +91,49 @@ class SetInfo:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are: K."""
+        """Return the number of classes, K."""
         return len(self.classes)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over all that decides what a training run sees; names, options and reports do not count."""
+        """Return the sha256 (hex) of what decides a training run, so not of names, options and reports."""
         files = [[part.size, part.sha256] for part in self.parts]
         content = [self.version, self.task, self.classes, self.label_width, self.count, files, self.table.sha256]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The text of PREFIX.json: the same for the same set, whenever and wherever it is written. Its last field,
-        `sha256`, is that of all others."""
+        """Return the text of PREFIX.json, the same for the same set. Its last field is the sha256 of all others."""
         content = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, allow_nan=False))
         content["sha256"] = _content_sha256(content)
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def set_prefix(path: str | os.PathLike[str]) -> Path:
-    """The prefix of a set, from itself or from one of the set's files: PREFIX.json, .rec, .idx, .npy, PREFIX-00000.rec.
+    """Return the prefix of a set, from itself or a file of the set: PREFIX.json, .rec, .idx, .npy, PREFIX-00000.rec.
 
-    A prefix that has a manifest is taken as it is, whatever it ends in.
+    A prefix that has a manifest stays as it is, whatever it ends in.
     """
     found = Path(path)
     if found.suffix not in SUFFIXES:
         return found
     plain, shard = found.with_suffix(""), _SHARD.fullmatch(found.name)
     candidates = [found, plain, *([found.with_name(shard[1])] if shard else [])]
-    return next((prefix for prefix in candidates if prefix.with_name(prefix.name + ".json").exists()), plain)
+    return next((prefix for prefix in candidates if set_file(prefix, ".json").exists()), plain)
+
+
+def set_file(prefix: Path, suffix: str) -> Path:
+    """Return the path PREFIX + `suffix`, whatever the prefix ends in."""
+    return prefix.with_name(prefix.name + suffix)
 
 
 def read_info(path: Path) -> SetInfo:
-    """Reads and checks PREFIX.json. Raises FileNotFoundError, or ValueError naming the field that is wrong."""
+    """Read and check PREFIX.json. Raise FileNotFoundError, or ValueError naming the field that is wrong."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(_missing(path)) from None
+        if _records(path):
+            raise FileNotFoundError(f"{path}: no manifest beside the records: {again(path)}") from None
+        raise FileNotFoundError(f"{path}: no such set; pack one with `dali-mix pack`, or check the prefix") from None
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -139,19 +153,13 @@ def read_info(path: Path) -> SetInfo:
 
 
 def _content_sha256(data: dict[str, Any]) -> str:
-    """sha256 (hex) of the manifest's fields and values but `sha256`; how they are spaced and ordered does not count."""
+    """Return the sha256 (hex) of the manifest's fields but `sha256`; how they are spaced and ordered does not count."""
     content = {name: value for name, value in data.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _missing(path: Path) -> str:
-    if _records(path):
-        return f"{path}: no manifest beside the records: {again(path)}"
-    return f"{path}: no such set; pack one with `dali-mix pack`, or check the prefix"
-
-
 def _records(manifest: Path) -> list[Path]:
-    """The .rec files that are called like those of a set."""
+    """Return the .rec files that are called like those of a set."""
     name = manifest.name.removesuffix(".json")
     single = manifest.with_name(f"{name}.rec")
     shards = f"{glob.escape(name)}-{'[0-9]' * 5}.rec"
@@ -159,7 +167,7 @@ def _records(manifest: Path) -> list[Path]:
 
 
 def again(manifest: Path) -> str:
-    """What to do about a manifest or table that is lost or damaged, for the end of a message."""
+    """Return what to do about a manifest or table that is lost or damaged, for the end of a message."""
     recs = _records(manifest)
     if not recs:
         return "pack the set again"
@@ -169,11 +177,6 @@ def again(manifest: Path) -> str:
 
 
 def _checked(data: dict[str, Any]) -> SetInfo:
-    def integer(value: Any, field: str, low: int, high: int) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"the field {field!r} is {value!r}, not a whole number from {low} to {high}")
-        return value
-
     def text(value: Any, field: str) -> str:
         if not isinstance(value, str):
             raise ValueError(f"the field {field!r} is {value!r}, not a text")
@@ -183,28 +186,23 @@ def _checked(data: dict[str, Any]) -> SetInfo:
         name = text(value["name"], field + ".name")
         if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
             raise ValueError(f"the field '{field}.name' is {name!r}, not the plain name of a file beside the manifest")
-        return FileInfo(
-            name, integer(value["size"], field + ".size", 0, 1 << 62), text(value["sha256"], field + ".sha256")
-        )
+        return FileInfo(name, whole(f"{field}.size", value["size"], 0), text(value["sha256"], field + ".sha256"))
 
-    if data["task"] not in tuple(TASKS):  # it may be a list
-        raise ValueError(f"the field 'task' is {data['task']!r}, not one of {', '.join(TASKS)}")
-    if not isinstance(data["classes"], list) or not isinstance(data["parts"], list):
-        raise ValueError("the fields 'classes' and 'parts' must be lists")
-    if not 0 < len(data["parts"]) <= MAX_PARTS:
-        raise ValueError(f"the field 'parts' lists {len(data['parts'])} files")
-    if not isinstance(data["options"], dict) or not isinstance(data["report"], dict):
-        raise ValueError("the fields 'options' and 'report' must be objects")
+    for names, kind in ((("classes", "parts"), list), (("options", "report"), dict)):
+        for name in names:
+            if not isinstance(data[name], kind):
+                raise ValueError(f"the field {name!r} is no {'list' if kind is list else 'object'}")
+    whole("the number of parts", len(data["parts"]), 1, MAX_PARTS)
     if data.get("sha256", found := _content_sha256(data)) != found:  # older sets have none
         raise ValueError(
             f"its content has sha256 {found}, its field 'sha256' says {data['sha256']!r}: it changed since it was"
             " written; copy it again, or remove that field if you changed it on purpose"
         )
     return SetInfo(
-        task=data["task"],
+        task=choice("task", data["task"], TASKS),
         classes=tuple(text(name, "classes") for name in data["classes"]),
-        label_width=integer(data["label_width"], "label_width", 0, 1 << 20),
-        count=integer(data["count"], "count", 1, 1 << 40),
+        label_width=whole("label_width", data["label_width"], 0, 1 << 20),
+        count=whole("count", data["count"], 1, 1 << 40),
         parts=tuple(file(part, "parts") for part in data["parts"]),
         index=file(data["index"], "index"),
         table=file(data["table"], "table"),
@@ -216,15 +214,20 @@ def _checked(data: dict[str, Any]) -> SetInfo:
 
 
 def table_header(count: int) -> bytes:
-    """The header of the .npy file that holds a table of `count` records."""
+    """Return the header of the .npy file that holds a table of `count` records."""
     head = io.BytesIO()
     description = np.lib.format.dtype_to_descr(RECORD_DTYPE)
     np.lib.format.write_array_header_1_0(head, {"descr": description, "fortran_order": False, "shape": (count,)})
     return head.getvalue()
 
 
+def table_bytes(table: np.ndarray) -> bytes:
+    """Return the .npy file that holds a table."""
+    return table_header(len(table)) + table.tobytes()
+
+
 def open_table(path: Path, count: int) -> np.memmap:
-    """Maps the table read-only: (count,) of RECORD_DTYPE. Raises FileNotFoundError, ValueError for any other file."""
+    """Map the table read-only: (count,) of RECORD_DTYPE. Raise FileNotFoundError, or ValueError for any other file."""
     header = table_header(count)
     expected = len(header) + count * RECORD_DTYPE.itemsize
     try:

@@ -1,9 +1,15 @@
 """Files appear under their final names all together, complete, and the manifest last; or not at all.
 
-While packing, files are written beside their final place as `.NAME.partial`, under a lock that dies with its process.
-What a killed packer left is cleared by the next one for the same prefix: partial files, and files already renamed when
-it died while publishing (its journal lists them). Where it was replacing an older set with `force`, what is left of
-that one is remembered as abandoned until a set takes its place: no second `force` is asked for.
+    .PREFIX.lock         held from start to end; it dies with its process
+    .NAME.partial        the new files while they are written
+    .PREFIX.publishing   the journal, written before the first rename: {"new": names, "old": names to be removed}
+    .NAME.kept           second names of an older set's files, to undo renames that fail
+
+Publishing: write the journal, remove the old manifest, rename the new files with their manifest last, remove what only
+the old set had, remove the journal. Invariant: with a manifest the set is complete; without one, what lies under final
+names is known from the journal. So the next packer for the prefix clears what a killed one left: partial files, and
+with the journal the files that were renamed already. What is left of an older set that was being replaced stays known
+as abandoned until a set takes its place, so that no second `force` is asked for.
 """
 
 from __future__ import annotations
@@ -12,22 +18,23 @@ import errno
 import fcntl
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from dali_mix._files import open_new
-from dali_mix.recordio.manifest import SUFFIXES, read_info, set_prefix
+from dali_mix.recordio.manifest import SUFFIXES, FileInfo, read_info, set_file, set_prefix
+from dali_mix.recordio.part import write_errors
 
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Publication:
-    """Writes the files of the set `prefix`: `with Publication(prefix, force) as files: files.partial(name) …
-    files.publish([...])`.
+    """Write the files of the set `prefix`: `with Publication(prefix) as files: files.write(…); files.publish(…)`.
 
-    Raises FileExistsError when the set is there and `force` is not given, OSError when another packer works on it.
-    Leaving the block without `publish` removes every partial file and leaves an old set as it was.
+    Raise FileExistsError if the set is there and `force` is not given, OSError if another packer works on it. Leaving
+    the block without `publish` removes every partial file and leaves an old set as it was.
     """
 
     def __init__(self, prefix: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -66,7 +73,7 @@ class Publication:
         self._release()
 
     def check_free(self, names: list[str]) -> None:
-        """Raises FileExistsError when a file of `names` is there already, unless `force` was asked for, or a folder."""
+        """Raise FileExistsError if a file of `names` is there, unless `force` was asked for, or a folder."""
         for name in names:
             if (self.folder / name).is_dir():
                 raise FileExistsError(f"{self.folder / name} is a folder; remove it, or choose another prefix")
@@ -74,11 +81,25 @@ class Publication:
                 raise FileExistsError(f"{self.folder / name} exists; give --force to replace it, or another prefix")
 
     def partial(self, name: str) -> Path:
-        """Where the file that will be called `name` is written until it is published."""
+        """Return where the file that will be called `name` is written until it is published."""
         return self.folder / f".{name}.partial"
 
+    def write(self, name: str, content: bytes) -> FileInfo:
+        """Write the partial file of `name`."""
+        with write_errors(self.partial(name)), open_new(self.partial(name)) as file:
+            file.write(content)
+        return FileInfo.of(name, content)
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Write and publish one file of a set that is complete without it."""
+        self.write(name, content)
+        with write_errors(self.folder / name):
+            sync(self.partial(name))
+            self.partial(name).replace(self.folder / name)
+            sync(self.folder)
+
     def publish(self, names: list[str], *, remove_old: bool = True) -> None:
-        """Makes the partial files final, in this order; the last one is the manifest, which makes the set exist.
+        """Give the partial files their names, in this order; the last one is the manifest, which makes the set exist.
 
         `remove_old`: files a packer wrote for an older set of this prefix, and the new one does not have, are removed.
         Where a file cannot be renamed, an older set is put back as it was (on file systems that have hard links).
@@ -102,7 +123,7 @@ class Publication:
         self._journal.unlink()
 
     def _note(self, new: list[str], old: set[str]) -> None:
-        """Writes the journal: what is about to be renamed, and what is removed then."""
+        """Write the journal: what is about to be renamed, and what is removed then."""
         aside = self._journal.with_name(self._journal.name + ".new")
         try:
             with open_new(aside, "w", "utf-8") as file:
@@ -117,7 +138,7 @@ class Publication:
         return self.folder / f".{name}.kept"
 
     def _keep(self, names: list[str]) -> list[str]:
-        """Gives the files of an older set second names, until the new ones are in place; which have one."""
+        """Give the files of an older set second names until the new ones are there. Return those that got one."""
         kept = []
         for name in names:
             with suppress(OSError):  # not there, or a file system without hard links
@@ -126,7 +147,7 @@ class Publication:
         return kept
 
     def _put_back(self, names: list[str], kept: list[str]) -> None:
-        """Undoes a publication that failed: first the new files go, the manifest comes back last."""
+        """Undo a publication that failed: first the new files go, the manifest comes back last."""
         for name in names:
             if name in kept:
                 self._kept(name).replace(self.folder / name)
@@ -136,13 +157,13 @@ class Publication:
             self._journal.unlink(missing_ok=True)
 
     def _old_names(self) -> set[str]:
-        """Files of the set to be replaced: an old set of more shards must not leave some behind."""
+        """Return the files of the set to be replaced: an old set of more shards must not leave some behind."""
         try:
-            info = read_info(self.prefix.with_name(self.prefix.name + ".json"))
+            info = read_info(set_file(self.prefix, ".json"))
         except (OSError, ValueError):
             return set()
         names = {part.name for part in info.parts} | {info.index.name, info.table.name}
-        return {name for name in names if name.startswith(self.prefix.name) and _belongs(name, self.prefix.name)}
+        return {name for name in names if self._is_ours(name)}
 
     def _recover(self) -> None:
         if self._journal.exists():
@@ -153,10 +174,8 @@ class Publication:
             except (ValueError, TypeError, LookupError):
                 new, old = [], []  # killed while writing the journal: nothing had been renamed yet
             if (self.folder / manifest).exists():
-                if (
-                    manifest in new and not self.partial(manifest).exists()
-                ):  # the new set is there, only clearing up was missing
-                    for name in set(old) - set(new):
+                if manifest in new and not self.partial(manifest).exists():
+                    for name in set(old) - set(new):  # the new set is there, only clearing up was missing
                         (self.folder / name).unlink(missing_ok=True)
             else:
                 for name in new:
@@ -175,14 +194,13 @@ class Publication:
             path.unlink(missing_ok=True)
 
     def _partials(self) -> list[Path]:
-        name = self.prefix.name
-        return [
-            path
-            for path in self.folder.iterdir()
-            if path.name.startswith(f".{name}")
-            and path.suffix in (".partial", ".kept")
-            and _belongs(path.name[1:].removesuffix(path.suffix), name)
-        ]
+        hidden = (path for path in self.folder.iterdir() if path.suffix in (".partial", ".kept"))
+        return [path for path in hidden if path.name[0] == "." and self._is_ours(path.stem[1:])]
+
+    def _is_ours(self, name: str) -> bool:
+        """Return True for a file of this set, not of one whose prefix merely begins alike."""
+        rest = name.removeprefix(self.prefix.name)
+        return rest != name and (rest in SUFFIXES or re.fullmatch(r"-\d{5}\.rec", rest) is not None)
 
     def _acquire(self) -> None:
         while True:
@@ -211,16 +229,8 @@ class Publication:
         os.close(self._lock)
 
 
-def _belongs(name: str, prefix: str) -> bool:
-    """Whether `name` is a file of the set `prefix`, and not of one whose prefix merely begins alike."""
-    rest = name.removeprefix(prefix)
-    if rest in SUFFIXES:
-        return True
-    return len(rest) == 10 and rest[0] == "-" and rest[1:6].isdigit() and rest[6:] == ".rec"
-
-
 def sync(path: Path) -> None:
-    """Has the system write a file's, or a folder's, content to the disk."""
+    """Have the system write the content of a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

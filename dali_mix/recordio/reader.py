@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import mmap
 import os
 import zlib
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from dali_mix.recordio import framing
-from dali_mix.recordio.header import unpack_record
+from dali_mix.recordio.header import Unpacked, unpack_record
 from dali_mix.recordio.index import reindex_advice
-from dali_mix.recordio.manifest import SetInfo, open_table, read_info, set_prefix
+from dali_mix.recordio.manifest import SetInfo, file_sha256, open_table, read_info, set_file, set_prefix
 from dali_mix.tasks import TASKS, Task
 
 _MAP_FIXED = 0x10  # of Linux
@@ -29,17 +28,17 @@ HASH_INDEX_BELOW = 8 << 20  # opening hashes an index up to this size: at most ~
 class RecordSet:
     """A packed set opened for reading: `PREFIX.json`, `.npy`, `.idx` and its .rec files.
 
-    Rows are record numbers, 0 to len - 1, in the order of the files. Everything handed out is read-only and, where the
-    record is whole, a view of the mapped file. Picklable (a worker maps the files anew) and safe after a fork.
+    Rows are record numbers, 0 to len - 1, in the order of the files. Everything returned is read-only and, unless the
+    record is split, a view of the mapped file. Picklable (a worker maps the files itself) and safe after a fork.
 
     Opening checks what is cheap: that all files are there, have the manifest's sizes, and that the index is the one
-    written with it. `dali_mix.recordio.verify` checks every byte. Raises FileNotFoundError or ValueError, naming the
+    written with it. `dali_mix.recordio.verify` checks every byte. Raise FileNotFoundError or ValueError, naming the
     file and what to do.
     """
 
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
         self.prefix = set_prefix(prefix)
-        self.info: SetInfo = read_info(_beside(self.prefix, ".json"))
+        self.info: SetInfo = read_info(set_file(self.prefix, ".json"))
         self.task: Task = TASKS[self.info.task]
         check_names(self.prefix, self.info)
         folder = self.prefix.parent
@@ -68,89 +67,78 @@ class RecordSet:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) that identifies what the set holds, whatever its files are called."""
+        """Return the sha256 (hex) that identifies what the set holds, whatever its files are called."""
         return self.info.fingerprint
 
     def payload(self, row: int) -> memoryview:
-        """Header, label floats and image of a record. Raises ValueError, naming file and record, when its framing is
-        damaged.
+        """Return header, label floats and image of a record. Raise ValueError, naming file and record, if its framing
+        is damaged.
         """
-        buffer, entry = self._locate(row)
-        try:
-            payload, record = framing.read_record(buffer, int(entry["offset"]))
-            if record.length != entry["length"]:
-                raise ValueError(f"it has {record.length} bytes, the manifest says {entry['length']}")
-        except ValueError as error:
-            raise ValueError(
-                f"{self.rec_paths[entry['part']]}: record {row}: {error}; {_REPACK.format(self.prefix)}"
-            ) from None
-        return payload
-
-    def checked_payload(self, row: int) -> memoryview:
-        """Like `payload`, and compares its crc32 with the manifest's. Raises ValueError when a byte has changed."""
-        payload = self.payload(row)
-        found, expected = zlib.crc32(payload), int(self.table["crc32"][row])
-        if found != expected:
-            path = self.rec_paths[self.table["part"][row]]
-            raise ValueError(
-                f"{path}: record {row}: crc32 is {found:08x}, not {expected:08x}: its bytes changed;"
-                f" {_REPACK.format(self.prefix)}"
-            )
-        return payload
-
-    def encoded(self, row: int) -> np.ndarray:
-        """The encoded image, (n,) uint8: a view of the mapped file unless the record is split. Raises ValueError as
-        `payload` does.
-        """
-        payload = self.payload(row)
-        try:
-            return unpack_record(payload).encoded
-        except ValueError as error:
-            path = self.rec_paths[self.table["part"][row]]
-            raise ValueError(f"{path}: record {row}: {error}; {_REPACK.format(self.prefix)}") from None
-
-    def label(self, row: int) -> np.ndarray:
-        """The floats of a record's label, as written: (1,) for a class, (flag,) float32 otherwise."""
-        try:
-            return unpack_record(self.payload(row)).label
-        except ValueError as error:
-            raise ValueError(f"{self.prefix}: record {row}: {error}") from None
-
-    def labels(self, rows: np.ndarray) -> Any:
-        """The labels of `rows` (B,), by task.
-
-        classification: (B,) int64. multilabel: (B, K) float32 in {1, 0, -1 = ignore}. detection: a list of B arrays (n,
-        6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult. Raises ValueError for a label that does
-        not fit the task.
-        """
-        rows = np.asarray(rows, dtype=np.int64)
-        return self.task.targets(self, rows)
-
-    def _locate(self, row: int) -> tuple[memoryview, np.void]:
         if not 0 <= row < len(self):
             raise IndexError(f"{self.prefix}: record {row} of a set of {len(self)}")
         entry = self.table[row]
         if entry["part"] >= len(self._buffers):
-            raise ValueError(
-                f"{self.prefix}: record {row}: the table names part {entry['part']} of {len(self._buffers)};"
-                f" {_REPACK.format(self.prefix)}"
-            )
-        return self._buffers[entry["part"]], entry
+            raise self._damaged(row, f"the table names part {entry['part']} of {len(self._buffers)}")
+        try:
+            payload, record = framing.read_record(self._buffers[entry["part"]], int(entry["offset"]))
+        except ValueError as error:
+            raise self._damaged(row, error) from None
+        if record.length != entry["length"]:
+            raise self._damaged(row, f"it has {record.length} bytes, the manifest says {entry['length']}")
+        return payload
+
+    def checked_payload(self, row: int) -> memoryview:
+        """Return `payload(row)`. Raise ValueError also if its crc32 is not the manifest's."""
+        payload = self.payload(row)
+        found, expected = zlib.crc32(payload), int(self.table["crc32"][row])
+        if found != expected:
+            raise self._damaged(row, f"crc32 is {found:08x}, not {expected:08x}: its bytes changed")
+        return payload
+
+    def encoded(self, row: int) -> np.ndarray:
+        """Return the encoded image, (n,) uint8. Raise ValueError as `payload`."""
+        return self._unpacked(row).encoded
+
+    def label(self, row: int) -> np.ndarray:
+        """Return the floats of a record's label as written: (1,) for a class, (flag,) float32 otherwise."""
+        return self._unpacked(row).label
+
+    def labels(self, rows: np.ndarray) -> Any:
+        """Return the labels of `rows` (B,), by task.
+
+        classification: (B,) int64. multilabel: (B, K) float32 in {1, 0, -1 = ignore}. detection: a list of B arrays (n,
+        6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult. Raise ValueError for a label that does
+        not fit the task.
+        """
+        return self.task.targets(self, np.asarray(rows, dtype=np.int64))
+
+    def _unpacked(self, row: int) -> Unpacked:
+        payload = self.payload(row)
+        try:
+            return unpack_record(payload)
+        except ValueError as error:
+            raise self._damaged(row, error) from None
+
+    def _damaged(self, row: int, reason: object) -> ValueError:
+        part = self.table["part"][row]
+        path = self.rec_paths[part] if part < len(self.rec_paths) else self.prefix
+        advice = f"run `dali-mix verify {self.prefix}`; copy the set again, or pack it again"
+        return ValueError(f"{path}: record {row}: {reason}; {advice}")
 
 
 def check_names(prefix: Path, info: SetInfo) -> None:
-    """Raises FileNotFoundError when the files of the set `prefix` were renamed since they were packed."""
+    """Raise FileNotFoundError if the files of the set `prefix` were renamed since they were packed."""
     index = prefix.parent / info.index.name
     if info.index.name != f"{prefix.name}.idx" and not index.exists():
         packed = info.index.name.removesuffix(".idx")
         raise FileNotFoundError(
-            f"{_beside(prefix, '.json')}: is the manifest of {packed!r}, and there is no {index}: the files of a set"
+            f"{set_file(prefix, '.json')}: is the manifest of {packed!r}, and there is no {index}: the files of a set"
             f" keep the names they were packed with; rename them back to {packed}.*, or pack the set as {prefix.name!r}"
         )
 
 
 def check_size(path: Path, size: int, advice: str = "copy it again, or pack the set again") -> None:
-    """Raises FileNotFoundError or ValueError, ending with `advice`, unless the file `path` has `size` bytes."""
+    """Raise FileNotFoundError or ValueError, ending with `advice`, unless the file `path` has `size` bytes."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:
@@ -158,15 +146,6 @@ def check_size(path: Path, size: int, advice: str = "copy it again, or pack the 
     if found != size:
         how = "cut short" if found < size else "longer than it was written"
         raise ValueError(f"{path}: {how}: {found:,} bytes, the manifest says {size:,}; {advice}")
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def map_file(path: Path) -> memoryview:
@@ -183,10 +162,3 @@ def map_file(path: Path) -> memoryview:
         if _MMAP(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, file.fileno(), 0) != address:
             raise OSError(ctypes.get_errno(), f"cannot be mapped: {os.strerror(ctypes.get_errno())}", str(path))
     return memoryview(reserved)
-
-
-def _beside(prefix: Path, suffix: str) -> Path:
-    return prefix.with_name(prefix.name + suffix)
-
-
-_REPACK = "run `dali-mix verify {0}`; copy the set again, or pack it again"

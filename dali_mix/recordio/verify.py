@@ -1,4 +1,4 @@
-"""Checks every byte of a set against its manifest, and says what is wrong where."""
+"""Check every byte of a set against its manifest, and say what is wrong where."""
 
 from __future__ import annotations
 
@@ -15,9 +15,19 @@ from dali_mix._text import worded
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
 from dali_mix.recordio.image_headers.header import read_image_header
-from dali_mix.recordio.index import read_index, reindex_advice
-from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, FileInfo, SetInfo, open_table, read_info, set_prefix
-from dali_mix.recordio.reader import check_names, check_size, file_sha256, map_file
+from dali_mix.recordio.index import joint_offsets, read_index, reindex_advice
+from dali_mix.recordio.manifest import (
+    ENCODINGS,
+    FLAG_SPLIT,
+    FileInfo,
+    SetInfo,
+    file_sha256,
+    open_table,
+    read_info,
+    set_file,
+    set_prefix,
+)
+from dali_mix.recordio.reader import check_names, check_size, map_file
 from dali_mix.tasks import TASKS
 
 Decode = Callable[[np.ndarray], tuple[int, int]]
@@ -30,17 +40,18 @@ def verify_set(
     decode: Decode | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Iterator[str]:
-    """Yields every problem of the set `prefix`, each once, naming file and record and what to do; nothing when it is
-    sound.
+    """Yield every problem of the set `prefix` once, naming file and record and what to do.
 
     Checked are: sizes and sha256 of all files, the index line by line, the framing of every record, its crc32, header
-    and label, and that its image is one, whole by its header, with the dimensions of the table. `decode` (encoded (n,)
-    uint8 → height, width; ValueError when it cannot) decodes every image as well. `progress` is called with the number
-    of records done since the last call.
+    and label, and that its image is one, complete by its header, with the dimensions of the table.
+
+    Args:
+        decode: decodes every image as well: encoded (n,) uint8 → height, width; ValueError when it cannot.
+        progress: called with the number of records done since the last call.
     """
     base = set_prefix(prefix)
     try:
-        info = read_info(base.with_name(base.name + ".json"))
+        info = read_info(set_file(base, ".json"))
         check_names(base, info)
         table = open_table(base.parent / info.table.name, info.count)
     except (OSError, ValueError) as error:
@@ -88,16 +99,15 @@ def _check_index(folder: Path, info: SetInfo, table: np.ndarray) -> str:
         offsets = read_index(path, sum(sizes))
     except (OSError, ValueError) as error:
         return worded(error)
-    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
-    expected = np.sort(table["offset"] + starts[np.minimum(table["part"], len(sizes))])
+    expected = np.sort(joint_offsets(table, sizes))
     if len(offsets) != len(expected):
         return f"{path}: has {len(offsets)} lines for {len(expected)} records: it is stale; {reindex_advice(path)}"
     wrong = np.flatnonzero(offsets != expected)
     if not wrong.size:
         return ""
-    place = wrong[0]
-    found = f"points at byte {offsets[place]}, the record is at {expected[place]}"
-    return f"{path}: line {place + 1} (by offset) {found}: it is stale; {reindex_advice(path)}"
+    line = wrong[0]
+    found = f"points at byte {offsets[line]}, the record is at {expected[line]}"
+    return f"{path}: line {line + 1} (by offset) {found}: it is stale; {reindex_advice(path)}"
 
 
 def _check_part(
@@ -152,8 +162,8 @@ def _passed_over(info: SetInfo) -> list[dict[str, int]]:
 def _record_problem(
     payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
 ) -> str:
-    """What is wrong with a record and what to do, or "": bytes that changed since it was packed are one fault."""
-    found = next(_check_record(payload, record, entry, info, decode), "")
+    """Return what is wrong with a record and what to do, or "". Bytes that changed since packing are one problem."""
+    found = _differs(payload, record, entry, info, decode)
     crc = zlib.crc32(payload)
     if crc == entry["crc32"]:
         return found if not found or "; " in found else f"{found}; pack the set again"
@@ -161,28 +171,27 @@ def _record_problem(
     return f"{changed}{' (' + found.partition('; ')[0] + ')' if found else ''}; {_COPY}"
 
 
-def _check_record(
-    payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
-) -> Iterator[str]:
+def _differs(payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None) -> str:
     if record.length != entry["length"] or record.split != bool(entry["flags"] & FLAG_SPLIT):
-        yield f"{record.length} bytes{', split' if record.split else ''}; the manifest says {entry['length']}"
+        return f"{record.length} bytes{', split' if record.split else ''}; the manifest says {entry['length']}"
     try:
         unpacked = unpack_record(payload)
         if unpacked.id != entry["id"] and not info.options.get("renumber"):
-            yield f"id is {unpacked.id}, the manifest says {entry['id']}"
+            return f"id is {unpacked.id}, the manifest says {entry['id']}"
         task = TASKS[info.task]
         task.check_stored(unpacked.label, info, "label")
         scalar = task.scalar(unpacked.label)
         if not math.isnan(scalar) and scalar != entry["label"]:
-            yield f"label is {scalar:g}, the manifest says {entry['label']:g}"
+            return f"label is {scalar:g}, the manifest says {entry['label']:g}"
         header = read_image_header(unpacked.encoded.tobytes())
         found = header.height, header.width
         if found != (entry["height"], entry["width"]) or ENCODINGS.index(header.encoding) != entry["encoding"]:
             stated = f"{entry['width']}x{entry['height']}"
-            yield f"a {header.encoding} of {found[1]}x{found[0]} pixels, the manifest says {stated}"
+            return f"a {header.encoding} of {found[1]}x{found[0]} pixels, the manifest says {stated}"
         if decode is not None:
             height, width = decode(unpacked.encoded)
             if (height, width) != found:
-                yield f"decodes to {width}x{height} pixels, its header says {found[1]}x{found[0]}"
+                return f"decodes to {width}x{height} pixels, its header says {found[1]}x{found[0]}"
     except ValueError as error:
-        yield str(error)
+        return str(error)
+    return ""

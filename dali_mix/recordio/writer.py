@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -13,17 +12,16 @@ from typing import Any
 import numpy as np
 
 from dali_mix import tasks
-from dali_mix._files import open_new
 from dali_mix.recordio.block import Block, Entry
 from dali_mix.recordio.header import Label
-from dali_mix.recordio.image_headers.header import read_image_header
+from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
 from dali_mix.recordio.index import index_bytes
 from dali_mix.recordio.manifest import (
     MAX_PARTS,
     RECORD_DTYPE,
     FileInfo,
     SetInfo,
-    table_header,
+    table_bytes,
 )
 from dali_mix.recordio.part import Part, write_errors
 from dali_mix.recordio.publish import Publication
@@ -32,12 +30,11 @@ _LARGEST_SPARE = 1 << 23  # bytes; a block of huge images is not kept
 
 
 class SetWriter:
-    """Writes records one after another; `finish` publishes them. Use it as a context manager: leaving early publishes
-    nothing.
+    """Write records one after another; `finish` publishes them. A context manager: leaving early publishes nothing.
 
     `total`: how many records are meant to come, which says where one shard ends and the next begins. Several threads
-    may share the work of writing (`place`); the rest is for one at a time. Raises FileExistsError when the set exists
-    and `force` is not given; OSError naming the file when the disk is full.
+    may share the work of writing (`place`); the rest is for one at a time. Raise FileExistsError if the set exists and
+    `force` is not given, OSError naming the file if the disk is full.
     """
 
     def __init__(
@@ -47,7 +44,6 @@ class SetWriter:
         task: str,
         classes: Iterable[str],
         total: int,
-        label_width: int | None = None,
         shards: int = 1,
         source: str = "",
         split: str = "",
@@ -59,8 +55,7 @@ class SetWriter:
         if not 1 <= shards <= most:
             raise ValueError(f"{shards} shards for {total} records: every shard needs one (--shards 1 to {most})")
         self.classes = tuple(classes)
-        self._label_width = self.task.width(len(self.classes)) if label_width is None else label_width
-        self._facts = {"source": source, "split": split, "options": dict(options or {})}
+        self._source, self._split, self._options = source, split, dict(options or {})
         self._total, self._shards = total, shards
         self._files = Publication(prefix, force=force)
         name = self._files.prefix.name
@@ -89,15 +84,15 @@ class SetWriter:
             self._files.__exit__(*error)
 
     def write(self, block: Block) -> None:
-        """Appends the records of `block`, whose positions (0 to total - 1, rising) are those among all that are meant
-        to come. It is the writer's from then on; `spare_block` hands it out again.
+        """Append the records of `block`, whose positions (0 to total - 1, rising) are those among all that are meant to
+        come. The block is the writer's from then on; `spare_block` returns it again.
         """
         self.place(block)()
 
     def place(self, block: Block) -> Callable[[], None]:
-        """The part of `write` that has to be done in order: gives the records their places and hashes them.
+        """Do the part of `write` that has to be done in order: give the records their offsets and hash them.
 
-        Returns the rest, which writes them: to be called once before `finish`, in any thread, also while others do the
+        Return a function that writes them: to be called once before `finish`, in any thread, also while others do the
         same or `place` further blocks.
         """
         view, start = block.view(), 0
@@ -115,25 +110,23 @@ class SetWriter:
             self._settle()
 
         def store() -> None:
-            for part, piece, at in pieces:
-                part.store(piece, at)
-            self._recycle(block)
+            for part, piece, offset in pieces:
+                part.store(piece, offset)
+            if block.capacity <= _LARGEST_SPARE:
+                block.clear()
+                self._spare.append(block)
 
         return store
 
     def spare_block(self) -> Block:
-        """An empty block, in memory used before where there is some: the last used, which a cache still holds. Safe to
-        call from any thread.
-        """
+        """Return an empty block, the last one used if there is one: a cache still holds it. Safe in any thread."""
         try:
             return self._spare.pop()
         except IndexError:
             return Block(self.task, len(self.classes))
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
-        """Writes index, table and manifest, then publishes the set. Raises ValueError when there is no record, or a
-        shard has none.
-        """
+        """Write index, table and manifest, then publish the set. Raise ValueError if it, or a shard, has no record."""
         self._settle()
         table = np.concatenate(self._blocks) if self._blocks else np.empty(0, RECORD_DTYPE)
         if not len(table):
@@ -150,15 +143,17 @@ class SetWriter:
         info = SetInfo(
             task=self.task.name,
             classes=self.classes,
-            label_width=self._label_width,
+            label_width=self.task.width(len(self.classes)),
             count=len(table),
             parts=parts,
-            index=self._save(self._tail[0], index_bytes(table, [part.size for part in parts])),
-            table=self._save(self._tail[1], table_header(len(table)) + table.tobytes()),
+            index=self._files.write(self._tail[0], index_bytes(table, [part.size for part in parts])),
+            table=self._files.write(self._tail[1], table_bytes(table)),
+            source=self._source,
+            split=self._split,
+            options=self._options,
             report=report or {},
-            **self._facts,  # type: ignore[arg-type]  # source, split, options, each of its own type
         )
-        self._save(self._tail[2], info.to_json().encode())
+        self._files.write(self._tail[2], info.to_json().encode())
         with write_errors(self._files.prefix):
             self._files.publish([*self._names, *self._tail])
         return info
@@ -171,42 +166,28 @@ class SetWriter:
             self._parts[-1].end()
         self._parts.append(Part(self._files.partial(self._names[len(self._parts)])))
 
-    def _recycle(self, block: Block) -> None:
-        if block.capacity <= _LARGEST_SPARE:
-            block.clear()
-            self._spare.append(block)
-
     def _settle(self) -> None:
         if self._rows:
             self._blocks.append(np.array(self._rows, dtype=RECORD_DTYPE))
             self._rows = []
 
-    def _save(self, name: str, content: bytes) -> FileInfo:
-        path = self._files.partial(name)
-        with write_errors(path), open_new(path) as file:
-            file.write(content)
-        return bytes_info(name, content)
 
-
-def bytes_info(name: str, content: bytes) -> FileInfo:
-    """Describes a file of this name and content."""
-    return FileInfo(name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def check_ids(ids: np.ndarray, where: str) -> None:
-    """Raises ValueError when two records share an id."""
+def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
+    """Raise ValueError if two records have the same id."""
     ordered = np.sort(ids)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if twice.size:
         double = ordered[twice[0]]
         rows = np.flatnonzero(ids == double)[:2].tolist()
-        raise ValueError(f"{where}: records {rows[0]} and {rows[1]} have the same id {double}; ids must be unique")
+        raise ValueError(
+            f"{where}: records {rows[0]} and {rows[1]} have the same id {double}; ids must be unique{advice}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """An encoded image and its label. Height, width (pixels, after EXIF turning) and encoding are read from its header
-    when None; `id` is the position when None.
+    unless all are given.
     """
 
     encoded: bytes
@@ -214,7 +195,7 @@ class Sample:
     height: int | None = None
     width: int | None = None
     encoding: str | None = None
-    id: int | None = None
+    id: int | None = None  # None: the position
 
 
 def write_set(
@@ -224,39 +205,26 @@ def write_set(
     task: str = "classification",
     classes: Iterable[str],
     shards: int = 1,
-    source: str = "",
     split: str = "",
-    options: dict[str, Any] | None = None,
     force: bool = False,
 ) -> SetInfo:
-    """Writes `samples` (`Sample`, or tuples of its fields: encoded, label[, height, width]) as the set `prefix`, from
-    memory.
+    """Write `samples` (`Sample`, or tuples of its fields: encoded, label[, height, width]) as the set `prefix`.
 
-    For tests and small sets; `dali_mix.datasets` packs folders in parallel. Raises ValueError naming the sample that is
-    wrong.
+    For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise ValueError naming the
+    sample that is wrong.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
-    with SetWriter(
-        prefix,
-        task=task,
-        classes=classes,
-        total=len(listed),
-        shards=shards,
-        source=source,
-        split=split,
-        options=options,
-        force=force,
-    ) as writer:
+    total = len(listed)
+    with SetWriter(prefix, task=task, classes=classes, total=total, shards=shards, split=split, force=force) as writer:
         block = writer.spare_block()
         for position, sample in enumerate(listed):
             try:
-                height, width, encoding = sample.height, sample.width, sample.encoding
-                if height is None or width is None or encoding is None:
-                    header = read_image_header(sample.encoded)
-                    height, width = height or header.height, width or header.width
-                    encoding = encoding or header.encoding
                 number = position if sample.id is None else sample.id
-                block.add(position, sample.encoded, sample.label, number, height=height, width=width, encoding=encoding)
+                if sample.height is None or sample.width is None or sample.encoding is None:
+                    header = read_image_header(sample.encoded)
+                else:
+                    header = ImageHeader(sample.encoding, sample.height, sample.width)
+                block.add(position, sample.encoded, sample.label, number, header)
             except ValueError as error:
                 raise ValueError(f"sample {position}: {error}") from None
             if block.full:

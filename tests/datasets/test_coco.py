@@ -146,10 +146,14 @@ def test_how_far_a_box_may_leave_the_image(tmp_path: Path) -> None:
     expected = [[0, 0, 0, 15.1 / 500, 1, 0], [0, 480 / 500, 290 / 300, 1, 1, 0]]
     assert np.allclose(np.asarray(listing.labels[0])[2:].reshape(-1, 6), expected, atol=1e-6)
     assert (listing.report["boxes_over_the_border"], listing.report["boxes_without_area"]) == (3, 1)
-    for box in ([-5.1, 0, 20, 20], [0, -3.1, 20, 20], [480, 0, 25.1, 20], [0, 290, 20, 13.1]):
-        coco(tmp_path, images=images, annotations=[note(1, 9, 1, box)])
-        with pytest.raises(ValueError, match=r"leaves the 500x300 image"):
-            LAYOUTS["coco"](tmp_path, "val2014", Options(task="detection"))
+
+
+@pytest.mark.parametrize("box", [[-5.1, 0, 20, 20], [0, -3.1, 20, 20], [480, 0, 25.1, 20], [0, 290, 20, 13.1]])
+def test_a_box_that_leaves_the_image(tmp_path: Path, box: list[float]) -> None:
+    images = [image(9, "val2014") | {"width": 500, "height": 300}]
+    coco(tmp_path, images=images, annotations=[note(1, 9, 1, box)])
+    with pytest.raises(ValueError, match=r"leaves the 500x300 image"):
+        LAYOUTS["coco"](tmp_path, "val2014", Options(task="detection"))
 
 
 def test_boxes_are_grouped_as_one_by_one(tmp_path: Path) -> None:

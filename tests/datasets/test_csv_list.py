@@ -1,28 +1,24 @@
-"""CSV lists: names of columns are classes, an index is not; odd names and numbers work, or the message says how."""
+"""CSV lists: names of columns are classes, an index is not."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dali_mix.cli.main import main
-from dali_mix.datasets import LAYOUTS, Listing, Options
 from dali_mix.engine.build import check_sets
 from dali_mix.engine.config.schema import FIELDS, RunConfig
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import MULTILABEL
-from tests.recordio.samples import encoded, image_folder
+from tests.datasets.lists import listed
+from tests.recordio.samples import encoded
 
 HUGE = "1" * 400
+
+
 LONGER = "1" * 5000  # more than Python reads
-
-
-def listed(folder: Path, text: str | bytes, name: str = "train.csv", **options: object) -> Listing:
-    (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
-    return LAYOUTS["list"](folder, "train", Options(list_file=folder / name, **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -101,75 +97,6 @@ def test_what_is_refused(tmp_path: Path, text: str | bytes, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.json", f'[{{"path": "a.jpg", "label": {HUGE}}}]'),
-        ("a.json", f'[{{"path": "a.jpg", "label": [1, {HUGE}]}}]'),
-        ("a.json", f'[{{"path": "a.jpg", "label": {LONGER}}}]'),
-        ("a.json", f'[{{"path": "a.jpg", "label": 1, "id": {HUGE}}}]'),
-        ("a.json", f'[{{"path": "a.jpg", "boxes": [[{HUGE}, 0, 0, 1, 1]]}}]'),
-        ("a.json", f'[{{"path": "a.jpg", "boxes": [[0, 0, 0, 1, -{HUGE}]]}}]'),
-        ("a.jsonl", f'{{"path": "a.jpg", "label": {LONGER}}}'),
-        ("a.jsonl", f'{{"path": "a.jpg", "boxes": [[0, 0, 0, 1, 1e{HUGE[:3]}]]}}'),
-        ("a.lst", f"{HUGE}\t1\ta.jpg"),
-        ("a.lst", f"0\t{HUGE}\ta.jpg"),
-        ("a.lst", f"0\t2\t6\t{HUGE}\t0\t0\t1\t1\t0\ta.jpg"),
-        ("a.txt", f"a.jpg\t{LONGER}\t1"),
-        ("a.txt", "a.jpg\t1\t1e111"),
-        ("a.lst", "0\t2\t6\t0\t0\t0\t1e111\t1\t0\ta.jpg"),
-    ],
-)
-def test_numbers_of_hundreds_of_digits(tmp_path: Path, name: str, text: str) -> None:
-    with pytest.raises(ValueError, match=rf"a\.{name[2:]}: ") as caught:
-        listed(tmp_path, text, name)
-    assert len(str(caught.value)) < 300 + len(str(tmp_path))
-
-
-ODD = ["nan", "null", "None", "NA", "true", "False", "inf", "1_0", "ünïcode", "with space", "x,y", "-", "1.0.0"]
-
-
-@pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("suffix", ["csv", "txt", "json"])
-def test_classes_of_odd_names(tmp_path: Path, name: str, suffix: str) -> None:
-    text = {
-        "csv": f'path,label\na.jpg,cat\nb.jpg,"{name}"\n',
-        "txt": f"a.jpg\tcat\nb.jpg\t{name}\n",
-        "json": json.dumps([{"path": "a.jpg", "label": "cat"}, {"path": "b.jpg", "label": name}]),
-    }[suffix]
-    listing = listed(tmp_path, text, f"train.{suffix}")
-    assert [listing.classes[label] for label in listing.labels] == ["cat", name]  # type: ignore[index]
-    missing = name.lower() in ("nan", "null", "none", "na")
-    assert ("read as a class of this name" in str(listing.report)) == missing
-
-
-@pytest.mark.parametrize("name", [*ODD[:-3], "1.0", "2"])
-def test_class_folders_of_odd_names(tmp_path: Path, name: str) -> None:
-    image_folder(tmp_path, 1, 1)
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "0.jpg").write_bytes(encoded("JPEG"))
-    assert set(LAYOUTS["imagefolder"](tmp_path, "train", Options()).classes) == {"class0", name}
-
-
-def test_names_that_are_numbers(tmp_path: Path) -> None:
-    (tmp_path / "names").write_text("1\n2\n3\n")
-    given = tmp_path / "names"
-    assert listed(tmp_path, "path,label\na.jpg,1\nb.jpg,3\n", classes_file=given).labels == [0, 2]  # names
-    assert listed(tmp_path, "path,label\na.jpg,0\nb.jpg,1\n", classes_file=given).labels == [0, 1]  # numbers: 0 is none
-    (tmp_path / "names").write_text("nan\ncat\n")
-    assert listed(tmp_path, "path,label\na.jpg,cat\nb.jpg,nan\n", classes_file=given).labels == [1, 0]
-
-
-def test_given_classes_order_the_columns(tmp_path: Path) -> None:
-    (tmp_path / "names").write_text("cat\ndog\n")
-    for text in ("path,dog,cat\na.jpg,0,1\nb.jpg,1,-1\n", "path,cat,dog\na.jpg,1,0\nb.jpg,-1,1\n"):
-        listing = listed(tmp_path, text, classes_file=tmp_path / "names")
-        assert listing.classes == ("cat", "dog") and np.array(listing.labels).tolist() == [[1, 0], [-1, 1]]
-    assert listed(tmp_path, "path,a,b\na.jpg,0,1\n", classes_file=tmp_path / "names").classes == ("cat", "dog")
-    with pytest.raises(ValueError, match="column 'emu' is not among the classes of --classes"):
-        listed(tmp_path, "path,emu,cat\na.jpg,0,1\n", classes_file=tmp_path / "names")
-
-
-@pytest.mark.parametrize(
     ("val", "message"),
     [
         ("dog,cat", "the same classes in another order (class 0 is 'cat' and 'dog')"),
@@ -194,8 +121,3 @@ def test_train_and_val_with_other_columns_refuse_each_other(tmp_path: Path, val:
         check_sets(config)
     assert message in str(caught.value) and "--classes FILE" in str(caught.value)
     assert RecordSet(tmp_path / "val").info.classes == tuple(val.split(","))
-
-
-def test_true_and_false_as_classes(tmp_path: Path) -> None:
-    listing = listed(tmp_path, "Path,label\na.jpg,True\nb.jpg,False\n")
-    assert listing.task == "classification" and listing.classes == ("False", "True") and listing.labels == [1, 0]

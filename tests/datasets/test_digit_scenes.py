@@ -103,15 +103,17 @@ def test_a_digit_where_it_was_drawn() -> None:
     assert image[10 + 8 : 10 + 16, 60 + 11 : 60 + 13].reshape(-1, 3).min(axis=0).tolist() == [200, 210, 220]
 
 
-def test_wrong_options(tmp_path: Path, capsys: Capture) -> None:
-    command = ["pack", "digit-scenes", "--out", str(tmp_path / "set")]
-    for options, reason in (
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
         (["--scenes", "0"], "0 scenes of seed 0"),
         (["--seed", "-1"], "of seed -1"),
         (["--split", "trainval"], "has the splits train and val"),
         (["--task", "classification"], "is for --task multilabel or detection"),
-        (["--root", str(tmp_path)], "leave --root out"),
+        (["--root", "/"], "leave --root out"),
         (["--classes", "names.txt"], "has the classes 0 to 9: leave --classes out"),
-    ):
-        assert main([*command, *options]) == 1
-        assert reason in capsys.readouterr().err
+    ],
+)
+def test_wrong_options(tmp_path: Path, capsys: Capture, options: list[str], reason: str) -> None:
+    assert main(["pack", "digit-scenes", "--out", str(tmp_path / "set"), *options]) == 1
+    assert reason in capsys.readouterr().err

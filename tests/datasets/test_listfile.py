@@ -9,28 +9,11 @@ import numpy as np
 import pytest
 
 from dali_mix.cli.main import main
-from dali_mix.datasets import LAYOUTS, Options
 from dali_mix.recordio import RecordSet
+from tests.datasets.lists import pack
 from tests.recordio.samples import encoded
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "root" / "sub"
-    folder.mkdir(parents=True)
-    for number in range(4):
-        (folder / f"{number}.jpg").write_bytes(encoded("JPEG", 20, 40, seed=number))
-    return tmp_path / "root"
-
-
-def pack(root: Path, name: str, text: str, *options: str) -> tuple[int, Path]:
-    path = root / name
-    path.write_text(text, encoding="utf-8")
-    out = root.parent / "set"
-    arguments = ["--root", str(root), "--list", str(path), "--out", str(out), "--no-shuffle", "--force", "--quiet"]
-    return main(["pack", "list", *arguments, *options]), out
 
 
 SAME = {
@@ -65,41 +48,6 @@ def test_the_list_is_found_by_the_split(root: Path) -> None:
     assert records.labels(np.arange(2)).tolist() == [1, 0]
 
 
-def test_class_names_in_a_given_order(root: Path, capsys: Capture) -> None:
-    (root / "names").write_text("cat\nbee\nant\n")
-    status, out = pack(root, "a.txt", "sub/0.jpg\tcat\nsub/1.jpg\tant\n", "--classes", str(root / "names"))
-    assert status == 0
-    assert RecordSet(out).labels(np.arange(2)).tolist() == [0, 2]
-    status, _ = pack(root, "a.txt", "sub/0.jpg\tcat\nsub/1.jpg\twasp\n", "--classes", str(root / "names"))
-    assert status == 1
-    assert "a.txt: line 2: class 'wasp' is not among the 3 classes" in capsys.readouterr().err
-    for labels in ("bees\t", "7\tbees", "cat\tbees", "2\tbees"):  # alone, and with a number or a name that is known
-        rows = "".join(f"sub/{row}.jpg\t{label}\n" for row, label in enumerate(labels.split("\t")) if label)
-        assert pack(root, "a.txt", rows, "--classes", str(root / "names"))[0] == 1
-        assert "class 'bees' is not among the 3 classes (did you mean bee?)" in capsys.readouterr().err
-    status, _ = pack(root, "a.txt", "sub/0.jpg\t2\nsub/1.jpg\t3\n", "--classes", str(root / "names"))
-    assert status == 1
-    assert "a.txt: line 2: label 3 is out of range" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("labels", "noted"),
-    [
-        (("cat|dog", "dog"), True),
-        (("cat; dog", "dog"), True),
-        (("scab rust", "scab", "rust"), True),
-        (("cat, big", "dog"), False),
-        (("hot dog", "dog"), False),
-        (("a|b", "c|d"), False),
-    ],
-)
-def test_names_that_join_others_may_be_several_labels(root: Path, labels: tuple[str, ...], noted: bool) -> None:
-    (root / "train.txt").write_text("".join(f"sub/0.jpg\t{label}\n" for label in labels))
-    listing = LAYOUTS["list"](root, "train", Options())
-    assert listing.classes == tuple(sorted(labels))
-    assert ("1 classes join the names of others" in str(listing.report)) == noted
-
-
 def test_multilabel(root: Path) -> None:
     status, out = pack(root, "a.txt", "sub/0.jpg\t1\t0\t-1\nsub/1.jpg\t0\t0\t1\n")
     assert status == 0
@@ -108,20 +56,26 @@ def test_multilabel(root: Path) -> None:
     assert records.labels(np.arange(2)).tolist() == [[1, 0, -1], [0, 0, 1]]
 
 
-def test_detection_from_im2rec_s_list_and_from_json(root: Path) -> None:
-    lst = "0\t2\t6\t1\t0.25\t0.5\t0.5\t1\t1\tsub/0.jpg\n1\t4\t5\t40\t20\t0\t0\t0\t1\t1\tsub/1.jpg\n"
-    entries = [
-        {"path": "sub/0.jpg", "boxes": [[1, 0.25, 0.5, 0.5, 1, 1]]},
-        {"path": "sub/1.jpg", "boxes": [[0, 0, 0, 1, 1]]},
-    ]
-    for name, text in (("a.lst", lst), ("a.json", json.dumps(entries))):
-        status, out = pack(root, name, text)
-        assert status == 0
-        records = RecordSet(out)
-        assert records.info.task == "detection"
-        first, second = records.labels(np.arange(2))
-        assert first.tolist() == [[1, 0.25, 0.5, 0.5, 1, 1]]
-        assert second.tolist() == [[0, 0, 0, 1, 1, 0]]
+BOXES = {
+    "a.lst": "0\t2\t6\t1\t0.25\t0.5\t0.5\t1\t1\tsub/0.jpg\n1\t4\t5\t40\t20\t0\t0\t0\t1\t1\tsub/1.jpg\n",
+    "a.json": json.dumps(
+        [
+            {"path": "sub/0.jpg", "boxes": [[1, 0.25, 0.5, 0.5, 1, 1]]},
+            {"path": "sub/1.jpg", "boxes": [[0, 0, 0, 1, 1]]},
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_detection_from_im2rec_s_list_and_from_json(root: Path, name: str) -> None:
+    status, out = pack(root, name, BOXES[name])
+    assert status == 0
+    records = RecordSet(out)
+    assert records.info.task == "detection"
+    first, second = records.labels(np.arange(2))
+    assert first.tolist() == [[1, 0.25, 0.5, 0.5, 1, 1]]
+    assert second.tolist() == [[0, 0, 0, 1, 1, 0]]
 
 
 def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, capsys: Capture) -> None:
@@ -134,28 +88,37 @@ def test_boxes_a_little_beyond_the_image_are_clipped_and_counted(root: Path, cap
     assert records.info.report["clipped_boxes"] == 2
     found = records.labels(np.arange(1))[0]
     assert found[:, 1:5].tolist() == [[0, 0, 0.5, 1], [0, 0, 1, 1], [0.5, 0.5, 1, 1]]
-    for box in ([0, -0.03, 0, 0.5, 1, 0], [0, 0, 0, 1, 1.06, 0]):
-        status, _ = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": [boxes[1], box]}]))
-        assert status == 1
-        error = capsys.readouterr().err
-        assert "sub/0.jpg: object 2: the box" in error and "leaves the 40x20 image" in error
 
 
-def test_names_with_spaces_and_labels_as_floats(root: Path, capsys: Capture) -> None:
-    """BVLC/caffe#1951, apache/mxnet#11884."""
-    (root / "a b").mkdir()
-    for number, name in enumerate(("my cat 1.jpg", "x 0.jpg")):
-        (root / "a b" / name).write_bytes(encoded("JPEG", 20, 40, seed=number))
-    for name, text in (
+@pytest.mark.parametrize("box", [[0, -0.03, 0, 0.5, 1, 0], [0, 0, 0, 1, 1.06, 0]])
+def test_boxes_further_beyond_the_image(root: Path, capsys: Capture, box: list[float]) -> None:
+    status, _ = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": [[0, 0, 0, 1, 1, 0], box]}]))
+    assert status == 1
+    error = capsys.readouterr().err
+    assert "sub/0.jpg: object 2: the box" in error and "leaves the 40x20 image" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
         ("a.txt", "a b/my cat 1.jpg\t1.000000\na b/x 0.jpg\t0.000000\n"),
         ("a.lst", "0\t1.000000\ta b/my cat 1.jpg\n1\t0.000000\ta b/x 0.jpg\n"),
         ("a.csv", "path,label\na b/my cat 1.jpg,1.0\na b/x 0.jpg,0.0\n"),
         ("a.jsonl", '{"path": "a b/my cat 1.jpg", "label": 1.0}\n{"path": "a b/x 0.jpg", "label": 0.0}\n'),
-    ):
-        status, out = pack(root, name, text)
-        assert status == 0
-        assert RecordSet(out).labels(np.arange(2)).tolist() == [1, 0]
-        assert RecordSet(out).encoded(0).tobytes() == (root / "a b" / "my cat 1.jpg").read_bytes()
+    ],
+)
+def test_names_with_spaces_and_labels_as_floats(root: Path, name: str, text: str) -> None:
+    """BVLC/caffe#1951, apache/mxnet#11884."""
+    (root / "a b").mkdir()
+    for number, file in enumerate(("my cat 1.jpg", "x 0.jpg")):
+        (root / "a b" / file).write_bytes(encoded("JPEG", 20, 40, seed=number))
+    status, out = pack(root, name, text)
+    assert status == 0
+    assert RecordSet(out).labels(np.arange(2)).tolist() == [1, 0]
+    assert RecordSet(out).encoded(0).tobytes() == (root / "a b" / "my cat 1.jpg").read_bytes()
+
+
+def test_spaces_are_no_tabs(root: Path, capsys: Capture) -> None:
     assert pack(root, "a.txt", "a b/my cat 1.jpg 1\n")[0] == 1
     assert "line 1: 'a b/my cat 1.jpg 1' has no tab" in capsys.readouterr().err
 
@@ -228,6 +191,26 @@ def test_bad_rows(root: Path, capsys: Capture, name: str, text: str, reason: str
     assert not out.with_suffix(".json").exists() and not out.with_suffix(".rec").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("a.csv", "path,label\nsub/0.jpg,cat\nsub/1.jpg,cat\nsub/0.jpg,dog\n", (4, 2)),
+        ("a.csv", "path,cat,dog\nsub/0.jpg,1,0\n./sub/0.jpg,0,1\n", (3, 2)),
+        ("a.txt", "sub/0.jpg\t0\nsub/0.jpg \t1\n", (2, 1)),
+        ("a.lst", "0\t0\tsub/0.jpg\n1\t1\tsub/0.jpg\n", (2, 1)),
+    ],
+)
+def test_a_path_with_two_labels(root: Path, capsys: Capture, name: str, text: str, lines: tuple[int, int]) -> None:
+    assert pack(root, name, text)[0] == 1
+    error = capsys.readouterr().err
+    assert f"{name}: line {lines[0]}: sub/0.jpg has another label in line {lines[1]}: give each image one row" in error
+
+
+def test_a_path_twice_with_one_label_counts_twice(root: Path) -> None:
+    status, out = pack(root, "a.csv", "path,label\nsub/0.jpg,cat\nsub/1.jpg,dog\nsub/0.jpg,cat\n")
+    assert status == 0 and RecordSet(out).labels(np.arange(3)).tolist() == [0, 1, 0]
+
+
 def test_a_missing_image_is_named_with_its_line(root: Path, capsys: Capture) -> None:
     assert pack(root, "a.txt", "sub/0.jpg\t1\nsub/none.jpg\t0\n")[0] == 1
     assert f"{root}/sub/none.jpg: no such file, listed at {root}/a.txt: line 2 (--skip-bad" in capsys.readouterr().err
@@ -241,35 +224,6 @@ def test_a_list_that_is_not_text(root: Path, capsys: Capture) -> None:
         main(["pack", "list", "--root", str(root), "--list", str(root / "none.txt"), "--out", str(root / "set")]) == 1
     )
     assert "none.txt: no such file" in capsys.readouterr().err
-
-
-EMPTY = {
-    "from 1": (["1", "2", "3"], "labels begin at 1, so class 0 is empty"),
-    "numbers of a database": (["7", "4004", "12"], "4,002 of 4,005 numbered classes are empty (0, 1, 2, 3, 4, 5, …)"),
-    "a gap": (["0", "1", "3"], "1 of 4 numbered classes are empty (2)"),
-    "from 2": (["2", "3", "4"], "2 of 5 numbered classes are empty (0, 1)"),
-}
-
-
-@pytest.mark.parametrize(("labels", "said"), EMPTY.values(), ids=EMPTY)
-def test_numbered_classes_without_images(root: Path, capsys: Capture, labels: list[str], said: str) -> None:
-    text = "".join(f"sub/{number}.jpg\t{label}\n" for number, label in enumerate(labels))
-    assert pack(root, "a.txt", text)[0] == 0
-    note = capsys.readouterr().err
-    assert note.count("note:") == 1 and said in note and "--classes FILE" in note
-    (root / "names").write_text("\n".join(sorted(labels, key=int)))  # as the note advises
-    status, out = pack(root, "a.txt", text, "--classes", str(root / "names"))
-    assert status == 0 and not capsys.readouterr().err
-    records = RecordSet(out)
-    assert [records.info.classes[label] for label in records.labels(np.arange(3))] == labels
-
-
-@pytest.mark.parametrize(("box_class", "said"), [(1, "labels begin at 1"), (0, ""), (3, "3 of 4 numbered classes")])
-def test_numbered_classes_without_boxes(root: Path, capsys: Capture, box_class: int, said: str) -> None:
-    entries = [{"path": "sub/0.jpg", "boxes": [[box_class, 0, 0, 1, 1]]}, {"path": "sub/1.jpg", "boxes": []}]
-    assert pack(root, "a.json", json.dumps(entries))[0] == 0
-    note = capsys.readouterr().err
-    assert said in note and bool(note) == bool(said)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.tsv", "a.lst", "a.json", "a.jsonl"])

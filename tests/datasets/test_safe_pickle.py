@@ -112,3 +112,11 @@ def test_damage_is_a_value_error(data: st.DataObject) -> None:
         load_plain(bytes(content), "file")
     except ValueError as error:
         assert str(error).startswith("file: ")
+
+
+@pytest.mark.parametrize("description", [b"i4,(", b"i4,O", b"u1,u1"])
+def test_a_pickle_s_array_of_records_is_refused(description: bytes) -> None:
+    dtype = b"cnumpy\ndtype\n(U" + bytes([len(description)]) + description + b"tR"
+    data = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(tR(K\x01K\x01\x85" + dtype + b"\x89U\x04\0\0\0\0tb."
+    with pytest.raises(ValueError, match=r"data_batch: at byte .* an array of type"):
+        load_plain(data, "data_batch")

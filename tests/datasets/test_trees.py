@@ -1,17 +1,15 @@
-"""Files are read below the root only, and archives cannot fill the disk."""
+"""Files are read below the root only, links included."""
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from dali_mix.cli.main import main
-from dali_mix.datasets.archives import TarTree, ZipTree, open_tree
+from dali_mix.datasets import LAYOUTS, Options
+from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.trees import FolderTree, check_name
 from dali_mix.recordio import RecordSet
 from tests.recordio.samples import encoded, image_folder
@@ -79,100 +77,93 @@ def test_what_is_not_a_regular_file(tmp_path: Path) -> None:
         FolderTree(tmp_path).read("pipe.jpg")  # and it does not wait for a writer
 
 
-def zip_of(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
+def test_a_folder_below_that_is_a_link_outwards_is_refused(tmp_path: Path) -> None:
+    image_folder(tmp_path / "outside", classes=2)
+    inner = tmp_path / "root" / "tiny-imagenet-200"
+    inner.mkdir(parents=True)
+    (inner / "wnids.txt").write_text("class0\nclass1\n")
+    (inner / "train").symlink_to(tmp_path / "outside")
+    with pytest.raises(ValueError, match="train: a symbolic link that leaves"):
+        LAYOUTS["tiny-imagenet"](tmp_path / "root", "train", Options())
+    tree = FolderTree(tmp_path / "root")
+    for listed in (tree.folders, lambda name: list(tree.walk(name))):
+        with pytest.raises(ValueError, match="a symbolic link that leaves"):
+            listed("tiny-imagenet-200/train")
 
 
-def tar_of(path: Path, files: dict[str, bytes], *links: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-        for link in links:
-            archive.addfile(link)
-    return path
+@pytest.mark.parametrize("target", ["..", ".", "../.."])
+def test_a_link_back_adds_no_image(tmp_path: Path, target: str) -> None:
+    root = image_folder(tmp_path / "images", classes=2, each=3)
+    (root / "class0" / "deep").mkdir()
+    (root / "class0" / "deep" / "loop").symlink_to(target)
+    listing = LAYOUTS["imagefolder"](root, "train", Options())
+    assert list(listing.names) == [f"class{label}/{number}.jpeg" for label in range(2) for number in range(3)]
+    assert list(listing.labels) == [0, 0, 0, 1, 1, 1]
 
 
-FILES = {f"data/train/{label}/{number}.jpg": encoded("JPEG", seed=number) for label in "ab" for number in range(3)}
+DANGLING = {"outside": "/nowhere/x.jpeg", "inside": "gone.jpeg", "below a folder": "../gone/x.jpeg"}
 
 
-@pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tar.gz", "set.tgz"])
-def test_archives_pack_like_folders(tmp_path: Path, name: str) -> None:
-    path = (zip_of if name.endswith("zip") else tar_of)(tmp_path / name, FILES)
-    assert pack(path, tmp_path / "packed", "--no-shuffle") == 0
-    for file, data in FILES.items():
-        target = tmp_path / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    assert pack(tmp_path / "data", tmp_path / "folder", "--no-shuffle") == 0
-    assert (tmp_path / "packed.rec").read_bytes() == (tmp_path / "folder.rec").read_bytes()
-    tree = open_tree(path)
-    assert tree.exists("data/train") and tree.folders("data/train") == ["a", "b"]
-    with pytest.raises(FileNotFoundError, match="not in the archive"):
-        tree.read("data/none.jpg")
-
-
-@pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "a/../../evil.jpg"])
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_archive_with_names_that_climb(tmp_path: Path, capsys: Capture, name: str, kind: str) -> None:
-    files = {**FILES, name: encoded("JPEG")}
-    path = zip_of(tmp_path / "set.zip", files) if kind == "zip" else tar_of(tmp_path / "set.tar", files)
-    assert pack(path, tmp_path / "packed") == 1
+@pytest.mark.parametrize("options", [(), ("--follow-links",)], ids=["inside only", "anywhere"])
+@pytest.mark.parametrize("target", DANGLING.values(), ids=DANGLING)
+def test_a_dangling_link_is_an_unreadable_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, options: tuple[str, ...]
+) -> None:
+    root = image_folder(tmp_path / "root", classes=2, each=3)
+    (root / "class0" / "9.jpeg").symlink_to(target)
+    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set"), "--quiet", *options]
+    assert main(command) == 1
     error = capsys.readouterr().err
-    assert f"{path}: " in error and "do not trust this archive" in error
-    assert not list(tmp_path.rglob("evil*")) and not (tmp_path / "packed.json").exists()
+    assert f"9.jpeg: a dangling symbolic link: {target} does not exist" in error and "that leaves" not in error
+    assert main([*command, "--skip-bad"]) == 0
+    shown = capsys.readouterr()
+    assert "skipped class0/9.jpeg: a dangling symbolic link" in shown.out and not shown.err
+    assert "set: 6 images packed, 1 skipped, in " in shown.out
 
 
-def test_an_archive_with_links(tmp_path: Path) -> None:
-    link = tarfile.TarInfo("data/link.jpg")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    with pytest.raises(ValueError, match=r"set\.tar: data/link\.jpg is a link or device"):
-        TarTree(tar_of(tmp_path / "set.tar", FILES, link))
-    entry = zipfile.ZipInfo("data/link.jpg")
-    entry.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        archive.writestr(entry, "/etc/passwd")
-    with pytest.raises(ValueError, match=r"set\.zip: data/link\.jpg is a symbolic link"):
-        ZipTree(tmp_path / "set.zip")
+def test_a_link_to_itself_is_an_unreadable_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = image_folder(tmp_path / "root", classes=2, each=3)
+    (root / "class0" / "9.jpeg").symlink_to("9.jpeg")
+    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set"), "--quiet"]
+    assert main(command) == 1
+    assert "9.jpeg: cannot be read: Too many levels of symbolic links" in capsys.readouterr().err
+    assert main([*command, "--skip-bad"]) == 0
+    assert "set: 6 images packed, 1 skipped, in " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_a_bomb(tmp_path: Path, capsys: Capture, kind: str) -> None:
-    files = {f"train/a/{number}.jpg": bytes(100 << 20) for number in range(3)}
-    path = tmp_path / f"bomb.{kind}"
-    if kind == "zip":
-        zip_of(path, files, zipfile.ZIP_DEFLATED)
+def test_a_listed_image_in_a_folder_that_dangles(tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to("/nowhere")
+    with pytest.raises(FileNotFoundError, match="images: a dangling symbolic link: /nowhere does not exist"):
+        FolderTree(tmp_path).read("images/deep/1.jpg")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "root"])
+def test_links_out_are_followed_when_asked(tmp_path: Path, capsys: Capture, kind: str) -> None:
+    image_folder(tmp_path / "outside", 2, 3)
+    root = tmp_path / "links"
+    root.mkdir()
+    if kind == "file":
+        for label in range(2):
+            (root / f"class{label}").mkdir()
+            for number in range(3):
+                file = f"class{label}/{number}.jpeg"
+                (root / file).symlink_to(tmp_path / "outside" / file)
+    elif kind == "folder":
+        for label in range(2):
+            (root / f"class{label}").symlink_to(tmp_path / "outside" / f"class{label}")
     else:
-        tar_of(path, files)
-    assert path.stat().st_size < 1 << 20
-    assert pack(path, tmp_path / "packed") == 1
-    assert "a decompression bomb" in capsys.readouterr().err
+        (root / "train").symlink_to(tmp_path / "outside")
+    command = ["pack", "imagefolder", "--root", str(root), "--out", str(tmp_path / "set"), "--quiet"]
+    assert main(command) == 1
+    assert "pass --follow-links" in capsys.readouterr().err
+    assert main([*command, "--follow-links"]) == 0
+    assert RecordSet(tmp_path / "set").info.count == 6
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-@pytest.mark.parametrize("damage", ["garbage", "cut", "empty"])
-def test_a_damaged_archive(tmp_path: Path, capsys: Capture, kind: str, damage: str) -> None:
-    path = tmp_path / f"set.{kind}"
-    data = (zip_of if kind == "zip" else tar_of)(path, FILES).read_bytes()
-    path.write_bytes({"garbage": b"garbage" * 500, "cut": data[: len(data) // 2], "empty": b""}[damage])
-    assert pack(path, tmp_path / "packed") == 1
-    assert f"{path}: " in capsys.readouterr().err
-
-
-def test_a_changed_byte_in_a_zip(tmp_path: Path, capsys: Capture) -> None:
-    path = zip_of(tmp_path / "set.zip", FILES)
-    data = bytearray(path.read_bytes())
-    data[data.index(b"\xff\xd8\xff") + 200] ^= 1
-    path.write_bytes(data)
-    assert pack(path, tmp_path / "packed") == 1
-    assert "cannot be unpacked" in capsys.readouterr().err
-
-
-def test_what_is_neither_folder_nor_archive(tmp_path: Path) -> None:
-    (tmp_path / "file.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match="neither a folder nor"):
-        open_tree(tmp_path / "file.bin")
+def test_a_loop_of_links_out_ends(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "root", 2, 2)
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "back").symlink_to(root)
+    (root / "class0" / "out").symlink_to(tmp_path / "away")
+    names = list(open_tree(root, follow_links=True).walk())
+    assert {"class0/0.jpeg", "class1/1.jpeg"} <= set(names) and len(names) < 20

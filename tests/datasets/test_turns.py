@@ -1,122 +1,157 @@
-"""The packer's threads: what goes in order, what need not, and what is left when a job fails."""
+"""Boxes and crops on photographs that EXIF turns."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import threading
-import time
-from collections.abc import Callable
+import io
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
-from dali_mix.datasets.packer import _in_turn
-from dali_mix.recordio import RecordSet, SetWriter
-from dali_mix.recordio.part import Part
-from dali_mix.recordio.verify import verify_set
-from tests.recordio.samples import encoded
+from dali_mix.cli.main import main
+from dali_mix.datasets import Listing, PackOptions, Transform
+from dali_mix.datasets.packer import pack as pack_listing
+from dali_mix.datasets.trees import FolderTree
+from dali_mix.recordio import RecordSet
 
-
-def nothing(_: int) -> list[Callable[[], None]]:
-    return []
-
-
-def numbers(count: int) -> list[tuple[int]]:
-    return [(number,) for number in range(count)]
+Capture = pytest.CaptureFixture[str]
 
 
-def test_placing_goes_in_order_however_long_making_takes() -> None:
-    placed: list[int] = []
-
-    def make(number: int) -> int:
-        time.sleep(0.02 if number % 3 == 0 else 0)
-        return number
-
-    def place(number: int) -> list[Callable[[], None]]:
-        placed.append(number)
-        return []
-
-    assert list(_in_turn(make, place, iter(numbers(20)), 4)) == list(range(20))
-    assert placed == list(range(20))
+X, Y, W, H = 5, 6, 20, 10  # of the red object, in pixels as stored
 
 
-def test_a_job_is_placed_while_the_one_before_is_being_stored() -> None:
-    second_placed = threading.Event()
-
-    def place(number: int) -> list[Callable[[], None]]:
-        if number == 1:
-            second_placed.set()
-        return [lambda: waited.append(second_placed.wait(20))] if number == 0 else []
-
-    waited: list[bool] = []
-    assert list(_in_turn(lambda number: number, place, iter(numbers(2)), 2)) == [0, 1]
-    assert waited == [True]
+def photo(turn: int, height: int = 48, width: int = 64) -> bytes:
+    pixels = np.full((height, width, 3), 40, np.uint8)
+    pixels[Y : Y + H, X : X + W] = (250, 30, 30)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", exif=exif)
+    return out.getvalue()
 
 
-@pytest.mark.parametrize("stage", ["make", "place", "store"])
-def test_the_first_job_to_fail_is_the_one_named_and_none_after_it_is_placed(stage: str) -> None:
-    placed: list[int] = []
-    later_failed = threading.Event()
-
-    def failing(number: int, here: str) -> None:
-        if here == stage and number in (5, 6):
-            if number == 5 and stage == "make":
-                assert later_failed.wait(20)  # 6 has failed before 5 does
-            later_failed.set()
-            raise ValueError(f"job {number}")
-
-    def make(number: int) -> int:
-        failing(number, "make")
-        return number
-
-    def place(number: int) -> list[Callable[[], None]]:
-        failing(number, "place")
-        placed.append(number)
-        return [lambda: failing(number, "store")]
-
-    done: list[int] = []
-    with pytest.raises(ValueError, match="job 5"):
-        done.extend(_in_turn(make, place, iter(numbers(30)), 3))
-    assert placed[:5] == [0, 1, 2, 3, 4]
-    if stage != "store":  # jobs that follow may be placed before a store fails
-        assert placed == [0, 1, 2, 3, 4]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pack")]
-
-
-def test_pieces_are_hashed_in_order_and_stored_in_any(tmp_path: Path) -> None:
-    pieces = [os.urandom(size) for size in (100, 1, 5000, 64)]
-    part = Part(tmp_path / "part")
-    places = [part.place(memoryview(piece)) for piece in pieces]
-    part.end()
-    for piece, at in reversed(list(zip(pieces, places, strict=True))):
-        assert not part.closed
-        part.store(memoryview(piece), at)
-    assert part.closed  # with the last one
-    assert (tmp_path / "part").read_bytes() == b"".join(pieces)
-    assert part.sha256 == hashlib.sha256(b"".join(pieces)).hexdigest() and part.size == 5165
+def lay(root: Path, layout: str, turns: list[int], size: tuple[int, int], stated: bool = True) -> None:
+    """Images turned by `turns`, each with the box of its object as stored, in a layout's files."""
+    height, width = size
+    images = {f"{number}.png": photo(turn, height, width) for number, turn in enumerate(turns)}
+    folder = {"coco": "val", "voc": "JPEGImages", "list": "."}[layout]
+    (root / folder).mkdir(parents=True)
+    for name, data in images.items():
+        (root / folder / name).write_bytes(data)
+    if layout == "coco":
+        sides = {"width": width, "height": height} if stated else {}
+        content = {
+            "images": [{"id": row, "file_name": name, **sides} for row, name in enumerate(images)],
+            "categories": [{"id": 1, "name": "red"}],
+            "annotations": [
+                {"id": row, "image_id": row, "category_id": 1, "bbox": [X, Y, W, H], "iscrowd": 0}
+                for row in range(len(images))
+            ],
+        }
+        (root / "annotations").mkdir()
+        (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    elif layout == "voc":
+        (root / "ImageSets" / "Main").mkdir(parents=True)
+        (root / "Annotations").mkdir()
+        (root / "ImageSets" / "Main" / "val.txt").write_text("\n".join(name[:-4] for name in images))
+        size_text = f"<size><width>{width}</width><height>{height}</height></size>" if stated else ""
+        box = f"<xmin>{X + 1}</xmin><ymin>{Y + 1}</ymin><xmax>{X + W}</xmax><ymax>{Y + H}</ymax>"
+        text = f"<annotation>{size_text}<object><name>red</name><bndbox>{box}</bndbox></object></annotation>"
+        for name in images:
+            (root / "Annotations" / f"{name[:-4]}.xml").write_text(text)
+    else:
+        box = [0, X / width, Y / height, (X + W) / width, (Y + H) / height]
+        (root / "val.json").write_text(json.dumps([{"path": name, "boxes": [box]} for name in images]))
 
 
-def test_blocks_stored_in_any_order_by_several_threads_over_many_shards(tmp_path: Path) -> None:
-    descriptors = []
-    images = [encoded("PNG", 12, 20, seed=number) for number in range(64)]
-    with SetWriter(tmp_path / "set", task="classification", classes="a", total=64, shards=32) as writer:
-        for start in range(0, 64, 8):
-            stores = []
-            for number in range(start, start + 8, 4):
-                block = writer.spare_block()
-                for position in range(number, number + 4):
-                    facts = {"height": 12, "width": 20, "encoding": "png"}
-                    block.add(position, images[position], 0, position, **facts)
-                stores.append(writer.place(block))
-            threads = [threading.Thread(target=store) for store in reversed(stores)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            descriptors.append(len(list(Path("/proc/self/fd").iterdir())))
-        writer.finish()
-    assert max(descriptors) == min(descriptors)  # finished shards are closed at once
+def pack(root: Path, layout: str, out: Path, *options: str) -> int:
+    more = ["--classes", "auto"] if layout == "voc" else []
+    command = ["pack", layout, "--root", str(root), "--split", "val", "--task", "detection", "--out", str(out)]
+    return main([*command, "--quiet", *more, *options])
+
+
+def found(records: RecordSet, row: int) -> np.ndarray:
+    """The stored picture as viewers show it."""
+    with Image.open(io.BytesIO(records.encoded(row).tobytes())) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def check_boxes(records: RecordSet) -> None:
+    for row, boxes in enumerate(records.labels(np.arange(len(records)))):
+        picture = found(records, row)
+        x1, y1, x2, y2 = np.round(boxes[0, 1:5] * np.tile(picture.shape[1::-1], 2)).astype(int)
+        red = (picture[:, :, 0] > 150) & (picture[:, :, 1] < 100)
+        expected = np.zeros_like(red)
+        expected[y1:y2, x1:x2] = True
+        assert (red == expected).mean() > 0.99, row
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc", "list"])
+@pytest.mark.parametrize("size", [(48, 64), (40, 40)])
+@pytest.mark.parametrize("options", [[], ["--encoding", "png"], ["--resize", "24"]])
+def test_boxes_follow_the_pixels(
+    tmp_path: Path, capsys: Capture, layout: str, size: tuple[int, int], options: list[str]
+) -> None:
+    lay(tmp_path / "in", layout, list(range(1, 9)), size)
+    assert pack(tmp_path / "in", layout, tmp_path / "set", "--exif", "ignore", *options) == 0
+    captured = capsys.readouterr()
+    assert "note" not in captured.err and "turned_by_exif 7" in captured.out
     records = RecordSet(tmp_path / "set")
-    assert [records.encoded(row).tobytes() for row in range(64)] == images
-    assert list(verify_set(tmp_path / "set")) == []
+    check_boxes(records)
+    assert records.info.options["exif"] == "ignore" and records.info.report["turned_by_exif"] == 7
+
+
+@pytest.mark.parametrize("layout", ["voc"])
+def test_a_size_that_is_not_stated_is_the_stored_one(tmp_path: Path, layout: str) -> None:
+    lay(tmp_path / "in", layout, [1, 6, 8], (48, 64), stated=False)
+    assert pack(tmp_path / "in", layout, tmp_path / "set", "--exif", "ignore") == 0
+    check_boxes(RecordSet(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc", "list"])
+@pytest.mark.parametrize(("turns", "count"), [([1, 1], 0), ([3, 1], 1), ([2, 4, 3, 1], 3)])
+def test_a_note_counts_them(tmp_path: Path, capsys: Capture, layout: str, turns: list[int], count: int) -> None:
+    lay(tmp_path / "in", layout, turns, (48, 64))
+    assert pack(tmp_path / "in", layout, tmp_path / "set") == 0
+    error = capsys.readouterr().err
+    assert (f"note: {count} images with boxes are turned by EXIF" in error) == (count > 0)
+    assert ("--exif ignore" in error) == (count > 0)
+    assert pack(tmp_path / "in", layout, tmp_path / "set", "--force", "--exif", "apply") == 0
+    assert "note:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["coco", "voc"])
+@pytest.mark.parametrize("turn", [5, 6, 7, 8])
+def test_a_refused_size_says_which_way_fits(tmp_path: Path, capsys: Capture, layout: str, turn: int) -> None:
+    lay(tmp_path / "in", layout, [turn], (48, 64))
+    assert pack(tmp_path / "in", layout, tmp_path / "set") == 1
+    assert "drawn on the pixels as stored, pack with --exif ignore" in capsys.readouterr().err
+    assert pack(tmp_path / "in", layout, tmp_path / "set", "--exif", "ignore") == 0
+    (tmp_path / "in").rename(tmp_path / "stored")
+    lay(tmp_path / "in", layout, [turn], (64, 48))
+    for path in (tmp_path / "in").rglob("*.png"):
+        path.write_bytes(photo(turn, 48, 64))  # stated as shown, 64 high and 48 wide
+    assert pack(tmp_path / "in", layout, tmp_path / "other", "--exif", "ignore") == 1
+    assert "drawn on the turned picture, pack with --exif apply" in capsys.readouterr().err
+    assert pack(tmp_path / "in", layout, tmp_path / "other", "--exif", "apply") == 0
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_crops_follow_the_pixels(tmp_path: Path, turn: int) -> None:
+    (tmp_path / "0.png").write_bytes(photo(turn))
+    crops = [(float(X), float(Y), float(W), float(H))]
+    listing = Listing(
+        FolderTree(tmp_path), ["0.png"], [np.ones(1, np.float32)], ("red",), "own", "val", "multilabel", crops=crops
+    )
+    pack_listing(listing, tmp_path / "set", PackOptions(Transform(encoding="png"), exif="ignore"))
+    picture = found(RecordSet(tmp_path / "set"), 0)
+    assert picture.shape[:2] == ((H, W) if turn < 5 else (W, H)) and (picture[:, :, 0] > 200).all()
+
+
+def test_exif_is_for_boxes(tmp_path: Path, capsys: Capture) -> None:
+    lay(tmp_path / "in", "coco", [3], (48, 64))
+    command = ["pack", "coco", "--root", str(tmp_path / "in"), "--split", "val", "--out", str(tmp_path / "set")]
+    assert main([*command, "--exif", "ignore", "--quiet"]) == 1
+    assert "--exif is for boxes, and multilabel labels have none: leave it out" in capsys.readouterr().err

@@ -74,12 +74,14 @@ def test_multilabel_targets(tmp_path: Path, split: str, only_difficult: int) -> 
     assert list(verify_set(tmp_path / "set")) == []
 
 
-def test_unlabelled_images_are_dropped_on_demand(tmp_path: Path) -> None:
-    devkit(tmp_path, "2007", "train", IMAGES)
-    devkit(tmp_path, "2007", "test", IMAGES)  # an ignored class labels nothing either
-    for split, task, left in (("train", "multilabel", 2), ("test", "multilabel", 2), ("train", "detection", 3)):
-        listing = LAYOUTS["voc"](tmp_path, split, Options(task=task, unlabelled="drop"))
-        assert len(listing.names) == left and listing.report["unlabelled_dropped"] == 4 - left
+@pytest.mark.parametrize(
+    ("split", "task", "left"),
+    [("train", "multilabel", 2), ("test", "multilabel", 2), ("train", "detection", 3)],
+)
+def test_unlabelled_images_are_dropped_on_demand(tmp_path: Path, split: str, task: str, left: int) -> None:
+    devkit(tmp_path, "2007", split, IMAGES)  # an ignored class of "test" labels nothing either
+    listing = LAYOUTS["voc"](tmp_path, split, Options(task=task, unlabelled="drop"))
+    assert len(listing.names) == left and listing.report["unlabelled_dropped"] == 4 - left
 
 
 def test_boxes_count_from_one_and_include_the_last_pixel(tmp_path: Path) -> None:
@@ -228,14 +230,14 @@ def test_pictures_are_found_by_their_whole_name(tmp_path: Path, capsys: Capture)
     assert LAYOUTS["voc"](tmp_path, "train", Options()).names == names[1:]
 
 
-def test_out_of_an_archive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["multilabel", "detection"])
+def test_out_of_an_archive(tmp_path: Path, task: str) -> None:
     devkit(tmp_path / "data", "2007", "test", IMAGES)
     with tarfile.open(tmp_path / "VOCtest_06-Nov-2007.tar", "w") as tar:
         tar.add(tmp_path / "data" / "VOCdevkit", "VOCdevkit")
-    for task in ("multilabel", "detection"):
-        for root, out in ((tmp_path / "data", "folder"), (tmp_path / "VOCtest_06-Nov-2007.tar", "tar")):
-            assert pack(root, tmp_path / out / task, "--split", "test", "--task", task) == 0
-        assert (tmp_path / "folder" / f"{task}.rec").read_bytes() == (tmp_path / "tar" / f"{task}.rec").read_bytes()
+    for root, out in ((tmp_path / "data", "folder"), (tmp_path / "VOCtest_06-Nov-2007.tar", "tar")):
+        assert pack(root, tmp_path / out, "--split", "test", "--task", task) == 0
+    assert (tmp_path / "folder.rec").read_bytes() == (tmp_path / "tar.rec").read_bytes()
 
 
 BOMB = (
@@ -275,7 +277,7 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
     base = devkit(tmp_path, "2007", "train", {"000005": [DOG], "000007": [DOG]})
     listed = base / "ImageSets" / "Main" / "train.txt"
     assert "val.txt: no such file; choose --split among train" in refused(tmp_path, capsys, "--split", "val")
-    assert "--split '../val' is not a path below ImageSets/Main" in refused(tmp_path, capsys, "--split", "../val")
+    assert "--split: '../val' is not a path below ImageSets/Main" in refused(tmp_path, capsys, "--split", "../val")
     (base / "JPEGImages" / "000007.jpg").unlink()
     error = refused(tmp_path, capsys)
     assert f"000007.jpg: no such file, listed at {listed}: line 2 (--skip-bad" in error

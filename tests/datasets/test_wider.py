@@ -71,14 +71,16 @@ def test_targets_and_splits(tmp_path: Path, capsys: Capture) -> None:
     assert records.info.classes == tuple(NAMES) and records.info.task == "multilabel"
     assert records.labels(np.arange(3)).tolist() == expected_targets(0)
     assert list(verify_set(tmp_path / "set")) == []
-    for split, names, unspecified in (
-        ("train", [TRAINVAL[0][0]] * 2, 0),
-        ("val", [TRAINVAL[1][0]], -1),
-        ("test", [TEST[0][0]], -1),
-    ):
-        listing = LAYOUTS["wider"](root, split, Options())
-        assert list(listing.names) == [f"Image/{name}" for name in names]
-        assert np.asarray(listing.labels)[0].tolist() == expected_targets(unspecified)[0]
+
+
+@pytest.mark.parametrize(
+    ("split", "names", "unspecified"),
+    [("train", [TRAINVAL[0][0]] * 2, 0), ("val", [TRAINVAL[1][0]], -1), ("test", [TEST[0][0]], -1)],
+)
+def test_unspecified_attributes(tmp_path: Path, split: str, names: list[str], unspecified: int) -> None:
+    listing = LAYOUTS["wider"](wider(tmp_path / "wider"), split, Options())
+    assert list(listing.names) == [f"Image/{name}" for name in names]
+    assert np.asarray(listing.labels)[0].tolist() == expected_targets(unspecified)[0]
 
 
 def slice_by_hand(image: np.ndarray, left: int, top: int, right: int, bottom: int) -> np.ndarray:

@@ -232,8 +232,3 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         small_set(Path("/proc/none/set"))
     with pytest.raises(OSError, match=r"/proc/set: cannot write into /proc: .*; choose another prefix"):
         small_set(Path("/proc/set"))
-
-
-def test_a_shard_that_would_be_empty(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="shards"):
-        small_set(tmp_path / "set", 2, shards=3)

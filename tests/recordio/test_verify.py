@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -127,7 +128,8 @@ def test_a_damaged_index(tmp_path: Path, capsys: pytest.CaptureFixture[str], dam
 def test_the_advice_repairs_the_index_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, shards: int
 ) -> None:
-    small_set(tmp_path / "set", shards=shards, options={"quality": 90})
+    info = dataclasses.replace(small_set(tmp_path / "set", shards=shards), options={"quality": 90})
+    (tmp_path / "set.json").write_text(info.to_json())
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     IDX[damage][0](tmp_path / "set.idx")
     advice = f"dali-mix adopt --reindex {tmp_path}/set"

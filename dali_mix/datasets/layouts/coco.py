@@ -27,7 +27,8 @@ from dali_mix.datasets.annotations import (
     labelled,
     read_json,
 )
-from dali_mix.datasets.base import Listing, Options, first_double, join_reports, tree_of
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import Listing, Options, first_double, first_of, join_reports
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.tasks import DETECTION, MULTILABEL
 
@@ -35,18 +36,17 @@ from dali_mix.tasks import DETECTION, MULTILABEL
 # listed in github.com/cocodataset/cocoapi/issues/76; val2017: 5,000 less 48.
 PUBLISHED = {"train2014": 82081, "val2014": 40137, "train2017": 117266, "val2017": 4952}
 COCO_CLASSES = 80
-_SHOWN = 6
 
 
 def coco(root: Path, split: str, options: Options) -> Listing:
-    """Lists split "train2014", "val2017", …; "train" with `--years 2014`, or where one year is there. `--task
+    """List split "train2014", "val2017", …; "train" with `--years 2014`, or where one year is there. `--task
     multilabel` (default) drops images without annotation, detection keeps them as negatives; `--unlabelled` says
     otherwise. Records have the image ids of COCO.
 
-    Raises FileNotFoundError or ValueError naming file, entry and field for what is missing, malformed or contradictory.
+    Raise FileNotFoundError or ValueError naming file, entry and field for what is missing, malformed or contradictory.
     """
     task = choose_task("coco", options, MULTILABEL, DETECTION)
-    tree = tree_of(root, options)
+    tree = open_tree(root, options.follow_links)
     split = _full_split(tree, split, options.years)
     file = f"annotations/instances_{split}.json"
     where = tree.where(file)
@@ -54,8 +54,8 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     classes, categories = _classes(content, where)
     images = entries_of(content, "images", where)
     spot = f"{where}: images"
-    ids = np.array(column(images, "id", is_whole, "a whole number", spot), dtype=np.int64)
-    _check_unique(ids.tolist(), "id", spot)
+    ids = column(images, "id", is_whole, "a whole number", spot)
+    _check_unique(ids, "id", spot)
     files = column(images, "file_name", is_text, "a file's name", spot)
     notes = entries_of(content, "annotations", where)
     spot = f"{where}: annotations"
@@ -82,19 +82,8 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     if split in PUBLISHED and len(classes) == COCO_CLASSES:
         published = against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
         report = join_reports(report, published)
-    listing = Listing(
-        tree,
-        names,
-        labels,
-        classes,
-        "coco",
-        split,
-        task=task.name,
-        ids=ids.tolist(),
-        places=[f"{where}: images[{row}]" for row in range(len(names))],
-        sizes=sizes,
-        report=report,
-    )
+    places = [f"{where}: images[{row}]" for row in range(len(names))]
+    listing = Listing(tree, names, labels, classes, "coco", split, task.name, ids, places, sizes=sizes, report=report)
     return labelled(listing, options, keep=task.boxes)
 
 
@@ -124,16 +113,13 @@ def _folder(tree: Tree, split: str) -> str:
 
 
 def _name(folder: str, file: str, where: str) -> str:
-    try:
-        name = check_name(file, folder)
-    except ValueError as error:
-        raise ValueError(f"{where}: field 'file_name': {error}") from None
+    name = check_name(file, folder, f"{where}: field 'file_name'")
     own = folder.rpartition("/")[2] + "/"
     return f"{folder}/{name.removeprefix(own)}"  # some tools write the folder too
 
 
 def _sizes(images: list[Any], where: str) -> list[tuple[int, int]]:
-    """Height and width of each image, which boxes need; some tools write 64.0, others nothing or -1."""
+    """Return height and width of each image, which boxes need; some tools write 64.0, others nothing or -1."""
     expected = "a number of pixels (--task multilabel needs none)"
     heights, widths = (map(int, column(images, side, _is_side, expected, where)) for side in ("height", "width"))
     return list(zip(heights, widths, strict=True))
@@ -143,18 +129,18 @@ def _is_side(value: Any) -> bool:
     return type(value) in (int, float) and 1 <= value < 1 << 20 and value == int(value)
 
 
-def _classes(content: Any, where: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names and ids of the categories, by id."""
+def _classes(content: Any, where: str) -> tuple[tuple[str, ...], list[int]]:
+    """Return the names and ids of the categories, by id."""
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"
-    ids = np.array(column(entries, "id", is_whole, "a whole number", spot), dtype=np.int64)
+    ids = column(entries, "id", is_whole, "a whole number", spot)
     names = column(entries, "name", is_text, "a name", spot)
     if not names:
         raise ValueError(f"{spot}: there are none, so there is nothing to learn; is it the right file?")
-    _check_unique(ids.tolist(), "id", spot)
+    _check_unique(ids, "id", spot)
     _check_unique(names, "name", spot)
-    order = np.argsort(ids)
-    return tuple(names[row] for row in order.tolist()), ids[order]
+    name_of = dict(zip(ids, names, strict=True))
+    return tuple(name_of[number] for number in sorted(ids)), sorted(ids)
 
 
 def _renumbered(classes: tuple[str, ...], kind: np.ndarray, given: tuple[str, ...], where: str) -> np.ndarray:
@@ -172,11 +158,9 @@ def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str,
     unused = [name for name, used in zip(classes, np.bincount(kind, minlength=len(classes)), strict=True) if not used]
     if not unused or len(unused) == len(classes):
         return {}
-    listed = ", ".join(map(repr, unused[:_SHOWN])) + ", …" * (len(unused) > _SHOWN)
-    notice = (
-        f"{len(unused)} of {len(classes)} classes have no annotation here: {listed} (--classes FILE sets the classes)"
-    )
-    return {"notices": [notice]}
+    listed = first_of([repr(name) for name in unused])
+    notice = f"{len(unused)} of {len(classes)} classes have no annotation here: {listed}"
+    return {"notices": [f"{notice} (--classes FILE sets the classes)"]}
 
 
 def _check_unique(values: list[Any], key: str, where: str) -> None:
@@ -186,22 +170,20 @@ def _check_unique(values: list[Any], key: str, where: str) -> None:
         raise ValueError(f"{where}[{again}]: field {key!r} is {values[again]!r}, as in {other} already; remove one")
 
 
-def _rows_of(notes: list[Any], key: str, ids: np.ndarray, none: str, where: str) -> np.ndarray:
-    """The place among `ids` of each annotation's field `key`."""
-    wanted = np.array(column(notes, key, is_whole, "a whole number", where), dtype=np.int64)
-    order = np.argsort(ids)
-    places = np.minimum(np.searchsorted(ids, wanted, sorter=order), max(0, len(ids) - 1))
-    found = order[places] if len(ids) else places
-    wrong = np.flatnonzero(ids[found] != wanted) if len(ids) else np.arange(len(wanted))
-    if wrong.size:
+def _rows_of(notes: list[Any], key: str, ids: list[int], none: str, where: str) -> np.ndarray:
+    """Return the row of `ids` that each annotation's field `key` names."""
+    wanted = column(notes, key, is_whole, "a whole number", where)
+    row_of = {value: row for row, value in enumerate(ids)}
+    rows = np.array([row_of.get(value, -1) for value in wanted], dtype=np.int64)
+    if (wrong := np.flatnonzero(rows < 0)).size:
         raise ValueError(f"{where}[{wrong[0]}]: field {key!r} is {wanted[wrong[0]]}, but {none} has that id")
-    return found
+    return rows
 
 
 def _boxes(
     boxes: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, sizes: list[tuple[int, int]], where: str
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """A label an image from all boxes (N, 4), x, y, width, height in pixels."""
+    """Return a label for each image from all boxes (N, 4), x, y, width, height in pixels."""
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     limits = np.array(sizes, dtype=np.float64).reshape(-1, 2)[owner][:, [1, 0, 1, 0]]
     reach = np.maximum(1, 0.01 * limits)

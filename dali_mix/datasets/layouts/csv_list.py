@@ -8,37 +8,20 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from dali_mix.datasets.base import decode_lines, first_double
+from dali_mix.datasets.list_labels import Row, read_id
 
 _SEPARATORS = ",;\t|"
 _INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # as pandas names the column of an index it wrote
 
 
-@dataclass(frozen=True)
-class CsvRow:
-    """One line: where it is, and its fields."""
+def read_csv(data: bytes, where: str) -> tuple[list[Row], list[str]]:
+    """Return the rows of a CSV list, and notices on the columns left out since they are a pandas index.
 
-    where: str
-    path: str
-    id: str | None
-    values: tuple[str, ...]
+    Columns with neither name nor content are left out too.
 
-
-@dataclass(frozen=True)
-class CsvList:
-    """A file's rows, the names of their values, and what the user is told about columns left out."""
-
-    columns: tuple[str, ...]
-    rows: list[CsvRow]
-    notices: list[str] = field(default_factory=list)
-
-
-def read_csv(data: bytes, where: str) -> CsvList:
-    """Read a CSV list. Columns that are a pandas index, or have neither name nor content, are left out.
-
-    Raises ValueError naming the line for text that is not UTF-8, a malformed line, no column `path` or no label column,
+    Raise ValueError naming the line for text that is not UTF-8, a malformed line, no column `path` or no label column,
     a column that has no name, or one that is there twice.
     """
     decode_lines(data, where)
@@ -74,13 +57,13 @@ def read_csv(data: bytes, where: str) -> CsvList:
             raise ValueError(f"{where}: line 1: column {column + 1} has no name; name it, or remove it")
     if not labels:
         raise ValueError(f"{where}: line 1: no label column beside `path` in {head[:6]}; add one")
-    place = head.index("path")
-    key = head.index("id") if "id" in head else None
-    rows = [
-        CsvRow(at, fields[place], None if key is None else fields[key], tuple(fields[column] for column in labels))
-        for at, fields in lines
-    ]
-    return CsvList(tuple(head[column] for column in labels), rows, notices)
+    columns = tuple(head[column] for column in labels)
+    rows = []
+    for spot, fields in lines:
+        record_id = read_id(fields[head.index("id")], spot) if "id" in head else None
+        label = tuple(fields[column] for column in labels)
+        rows.append(Row(spot, fields[head.index("path")], label, record_id, columns))
+    return rows, notices
 
 
 def _head(names: list[str]) -> list[str]:
@@ -92,7 +75,7 @@ def _head(names: list[str]) -> list[str]:
 
 
 def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line that has any."""
+    """Yield number and fields of each line that has any."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         for fields in reader:
@@ -103,5 +86,5 @@ def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[st
 
 
 def _counts_rows(values: list[str]) -> bool:
-    """Whether these are whole numbers, each once."""
+    """Return True for whole numbers, each once."""
     return len(set(values)) == len(values) and all(value.isascii() and value.isdigit() for value in values)

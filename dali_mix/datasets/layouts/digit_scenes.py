@@ -40,7 +40,7 @@ class Digit(NamedTuple):
 
 
 def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
-    """Lists split "train" (2,000 scenes unless `--scenes` says otherwise) or "val" (500; also called "test"), with
+    """List split "train" (2,000 scenes unless `--scenes` says otherwise) or "val" (500; also called "test"), with
     `--task multilabel` (default; which digits are there) or detection (a box around the ink of each).
     """
     task = choose_task("digit-scenes", options, MULTILABEL, DETECTION)
@@ -71,7 +71,7 @@ def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
             labels.append(detection_label(np.array(objects, dtype=np.float64), HEIGHT, WIDTH, name, 10))
         else:
             labels.append(multi_hot(classes, 10))
-    tree = MemoryTree("scikit-learn", names, read)
+    tree = MemoryTree("scikit-learn", read)
     report = {"seed": options.seed}
     return Listing(tree, names, labels, tuple("0123456789"), "digit-scenes", split, task=task.name, report=report)
 
@@ -81,7 +81,7 @@ def _generator(seed: int, split: str, number: int, pixels: bool = False) -> np.r
 
 
 def _draw(random: np.random.Generator, rows: np.ndarray) -> list[Digit]:
-    """What a scene shows: digits that do not overlap, fewer than drawn where there is no room left."""
+    """Draw what a scene shows: digits that do not overlap, fewer than drawn where there is no room left."""
     digits: list[Digit] = []
     for _ in range(int(random.integers(1, MOST_DIGITS + 1))):
         scan, side = int(rows[random.integers(len(rows))]), int(random.integers(SIDES[0], SIDES[1] + 1))
@@ -101,7 +101,7 @@ def _draw(random: np.random.Generator, rows: np.ndarray) -> list[Digit]:
 
 
 def render(scene: list[Digit], scans: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The pixels of a scene, (96, 128, 3) uint8 RGB; `scans` (N, 8, 8) float32 in 0..1."""
+    """Return the pixels of a scene, (96, 128, 3) uint8 RGB; `scans` (N, 8, 8) float32 in 0..1."""
     image = random.integers(0, 60, 3) + random.normal(0, 5, (HEIGHT, WIDTH, 3))
     for digit in scene:
         ink = cv2.resize(scans[digit.scan], (digit.side, digit.side), interpolation=cv2.INTER_LINEAR)[:, :, None]
@@ -111,7 +111,7 @@ def render(scene: list[Digit], scans: np.ndarray, random: np.random.Generator) -
 
 
 def ink_box(digit: Digit, scans: np.ndarray) -> tuple[float, float, float, float]:
-    """The box (x1, y1, x2, y2) in pixels around the cells of the scan that hold ink."""
+    """Return the box (x1, y1, x2, y2) in pixels around the cells of the scan that hold ink."""
     ink = scans[digit.scan] > 0
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     scale = digit.side / _SCANS

@@ -21,8 +21,7 @@ _HELD_OUT = 0.2
 
 
 def digits(root: Path | None, split: str, options: Options) -> Listing:
-    """Lists split "train", "val" (also called "test") or "all"; `root` is not read. Images are made when they are
-    packed."""
+    """List split "train", "val" (also called "test") or "all"; `root` is not read."""
     if split not in ("train", "val", "test", "all"):
         raise ValueError(f"digits has the splits train, val (test is the same) and all, not {split!r}")
     from sklearn.datasets import load_digits
@@ -38,12 +37,12 @@ def digits(root: Path | None, split: str, options: Options) -> Listing:
         return encode(np.repeat(enlarged[:, :, None], 3, axis=2), "png")
 
     classes = tuple(str(digit) for digit in range(10))
-    tree = MemoryTree("scikit-learn", names, read)
+    tree = MemoryTree("scikit-learn", read)
     return Listing(tree, names, labels[chosen].tolist(), classes, "digits", split, ids=chosen.tolist())
 
 
 def held_out_rows(labels: np.ndarray, split: str) -> np.ndarray:
-    """The rows of `labels` (N,), digits, that are in `split`: "train", "all", or the held-out rest."""
+    """Return the rows of `labels` (N,), digits, that are in `split`: "train", "all", or the held-out rest."""
     if split == "all":
         return np.arange(len(labels))
     random = np.random.Generator(np.random.Philox(_SPLIT_KEY))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dali_mix.datasets.base import Listing, Options, join_reports, tree_of
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import Listing, Options, join_reports
 from dali_mix.datasets.class_folders import class_folders, split_base
 from dali_mix.datasets.val_share import of_share, shared_split
 
 
 def imagefolder(root: Path, split: str, options: Options) -> Listing:
-    """Lists root/split/class/… or, when the root has no folder for each split, root/class/…; with `--val-share` the
+    """List root/split/class/… or, when the root has no folder for each split, root/class/…; with `--val-share` the
     part of root/train/class/… or root/class/… that is `split`.
     """
-    tree = tree_of(root, options)
+    tree = open_tree(root, options.follow_links)
     base, notices = split_base(tree, shared_split(options, split), options.split_folders)
     names, labels, classes, report = class_folders(tree, base, options.class_names())
     report = join_reports({"notices": notices}, report)

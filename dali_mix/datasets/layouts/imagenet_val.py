@@ -13,18 +13,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_lines, tree_of
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_lines
 from dali_mix.datasets.trees import Tree
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _LISTS = ("LOC_val_solution.csv", "val.txt", "val_map.txt", "imagenet_2012_validation_synset_labels.txt", GROUND_TRUTH)
-_PLACES = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
+_FOLDERS = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
 
 
 def imagenet_val(root: Path, split: str, options: Options) -> Listing:
-    """Lists the flat images of root (or root/split, root/val) with the labels of `--list`, or of a known file in the
+    """List the flat images of root (or root/split, root/val) with the labels of `--list`, or of a known file in the
     root."""
-    tree = tree_of(root, options)
+    tree = open_tree(root, options.follow_links)
     folder = next((name for name in (split, "val", "ILSVRC2012_img_val") if name in tree.folders()), "")
     images = [name for name in tree.images(folder) if name.count("/") == folder.count("/") + bool(folder)]
     if not images:
@@ -45,7 +46,7 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Labels by the given names: found by name where these are wnids, by their place otherwise."""
+    """Return labels by the given names: found by name where these are wnids, else numbered alike."""
     wnids = not classes[0].isdigit()
     if wnids and set(classes) <= set(names):
         number_of = {name: number for number, name in enumerate(names)}
@@ -59,7 +60,7 @@ def _label_lines(tree: Tree, options: Options) -> tuple[str, list[str]]:
     if options.list_file is not None:
         where, lines = str(options.list_file), read_lines(options.list_file, "--list")
     else:
-        found = next((place + name for name in _LISTS for place in _PLACES if tree.exists(place + name)), None)
+        found = _find(tree, *_LISTS)
         if found is None:
             raise FileNotFoundError(f"{tree.root}: none of {', '.join(_LISTS)} in it; give the labels with --list FILE")
         where, lines = tree.where(found), decode_lines(tree.read(found), tree.where(found))
@@ -69,8 +70,13 @@ def _label_lines(tree: Tree, options: Options) -> tuple[str, list[str]]:
     return where, lines
 
 
+def _find(tree: Tree, *names: str) -> str | None:
+    """Return the first of `names` that is in one of the folders where downloads put it."""
+    return next(filter(tree.exists, (folder + name for name in names for folder in _FOLDERS)), None)
+
+
 def _by_position(tree: Tree, images: list[str], where: str, lines: list[str]) -> tuple[list[int], tuple[str, ...]]:
-    """Labels for the images in sorted order: wnids, or ILSVRC2012_IDs."""
+    """Return labels for the images in sorted order: wnids, or ILSVRC2012_IDs."""
     if len(lines) != len(images):
         raise ValueError(f"{where}: {len(lines)} labels for {len(images)} images")
     values = [line.strip() for line in lines]
@@ -84,51 +90,51 @@ def _by_position(tree: Tree, images: list[str], where: str, lines: list[str]) ->
     for number, value in enumerate(values, start=1):
         if int(value) not in wnids:
             raise ValueError(f"{where}: line {number}: {value} is no ILSVRC2012_ID")
-    ordered = {wnid: place for place, wnid in enumerate(sorted(wnids.values()))}
-    return [ordered[wnids[int(value)]] for value in values], tuple(ordered)
+    number_of = {wnid: number for number, wnid in enumerate(sorted(wnids.values()))}
+    return [number_of[wnids[int(value)]] for value in values], tuple(number_of)
 
 
 def _by_name(images: list[str], where: str, lines: list[str]) -> tuple[list[int], tuple[str, ...]]:
     values: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         fields = line.replace(",", " ").split()
-        name = fields[0].rpartition("/")[2].partition(".")[0]
+        name = _stem(fields[0])
         if len(fields) < 2:
             raise ValueError(f"{where}: line {number} is {line!r}: expected `file label`")
         if name in values:
             raise ValueError(f"{where}: line {number}: {fields[0]} is listed twice")
         values[name] = fields[1]
-    chosen = []
     for image in images:
-        stem = image.rpartition("/")[2].partition(".")[0]
-        if stem not in values:
+        if _stem(image) not in values:
             raise ValueError(f"{where}: no label for {image}")
-        chosen.append(values[stem])
-    if len(values) != len(images):
-        missing = sorted(set(values) - {image.rpartition("/")[2].partition(".")[0] for image in images})
+    if missing := sorted(set(values) - set(map(_stem, images))):
         raise FileNotFoundError(f"{where}: {missing[0]} is listed, but not among the images ({len(missing)} such)")
-    if all(value.isascii() and value.isdigit() and len(value) < 9 for value in values.values()):
+    chosen = [values[_stem(image)] for image in images]
+    if all(value.isascii() and value.isdigit() and len(value) < 9 for value in chosen):
         labels = [int(value) for value in chosen]
         return labels, numbered_classes(max(labels), where)
     return _from_wnids(chosen, where)
+
+
+def _stem(file: str) -> str:
+    return file.rpartition("/")[2].partition(".")[0]
 
 
 def _from_wnids(values: list[str], where: str) -> tuple[list[int], tuple[str, ...]]:
     for number, value in enumerate(values, start=1):
         if not (len(value) == 9 and value[0] == "n" and value[1:].isdigit()):
             raise ValueError(f"{where}: label {number} is {value!r}, not a wnid like n01440764")
-    ordered = {wnid: place for place, wnid in enumerate(sorted(set(values)))}
-    return [ordered[value] for value in values], tuple(ordered)
+    number_of = {wnid: number for number, wnid in enumerate(sorted(set(values)))}
+    return [number_of[value] for value in values], tuple(number_of)
 
 
 def _wnids_by_id(tree: Tree) -> dict[int, str]:
-    """ILSVRC2012_ID → wnid of the 1,000 leaf classes, from the development kit's meta.mat."""
-    found = next((place + "meta.mat" for place in _PLACES if tree.exists(place + "meta.mat")), None)
+    """Return ILSVRC2012_ID → wnid of the 1,000 leaf classes, from the development kit's meta.mat."""
+    found = _find(tree, "meta.mat")
     if found is None:
         raise FileNotFoundError(
-            f"{tree.root}: {GROUND_TRUTH} counts classes by ILSVRC2012_ID, which only the development kit's"
-            " meta.mat translates:"
-            " put ILSVRC2012_devkit_t12 into the root, or give a list of `file wnid` with --list"
+            f"{tree.root}: {GROUND_TRUTH} counts classes by ILSVRC2012_ID, which only the development kit's meta.mat"
+            " translates: put ILSVRC2012_devkit_t12 into the root, or give a list of `file wnid` with --list"
         )
     command = [sys.executable, "-c", _READ_META]
     safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # not what lies in the folder we run in

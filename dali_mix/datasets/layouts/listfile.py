@@ -22,9 +22,10 @@ import numpy as np
 
 from dali_mix._labels import clip_boxes
 from dali_mix.datasets.annotations import choose_task
-from dali_mix.datasets.base import Listing, Options, decode_lines, read_given, tree_of
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines, read_given
 from dali_mix.datasets.layouts.csv_list import read_csv
-from dali_mix.datasets.list_labels import LABELS, Row, guess_task
+from dali_mix.datasets.list_labels import LABELS, Row, guess_task, read_id
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.recordio.header import Label
@@ -32,13 +33,13 @@ from dali_mix.tasks import Task
 
 
 def list_file(root: Path, split: str, options: Options) -> Listing:
-    """Lists what `--list FILE` (default: SPLIT.lst, .txt, .tsv, .csv, .json or .jsonl in the root) names, relative to
+    """List what `--list FILE` (default: SPLIT.lst, .txt, .tsv, .csv, .json or .jsonl in the root) names, relative to
     the root.
 
-    Raises ValueError naming file and line for a malformed row, a path that leaves the root, a label that is not finite,
-    out of range or of another length than the others, and for an id that is there twice.
+    Raise ValueError naming file and line for a malformed row, a path that leaves the root, a label that is not finite,
+    out of range or of another length than the others, an id that is there twice, and a path with two labels.
     """
-    tree = tree_of(root, options)
+    tree = open_tree(root, options.follow_links)
     shared_split(options, split)
     path = options.list_file or _default(root, split)
     data = read_given(path, "--list")
@@ -49,9 +50,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
         raise ValueError(f"{path}: its suffix is none of {', '.join(_SUFFIXES)}, so its format is unknown")
     notices: list[str] = []
     if suffix == ".csv":
-        content = read_csv(data, str(path))
-        notices += content.notices
-        rows = [_csv_row(row.where, row.path, row.values, row.id, content.columns) for row in content.rows]
+        rows, notices = read_csv(data, str(path))
     else:
         rows = list(_READERS[suffix](data, str(path)))
     if not rows:
@@ -64,6 +63,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     labels, classes = read(rows, given)
     for row, label in zip(rows, labels, strict=True):
         _check(row, label, task, len(classes))
+    _check_labels_agree(rows, names, labels)
     if given is None:
         notices += [notice for check in checks for notice in check(classes, labels)]
     places = [row.where for row in rows]
@@ -72,23 +72,31 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     return of_share(listing, options)
 
 
-def _csv_row(where: str, path: str, values: tuple[str, ...], record_id: str | None, columns: tuple[str, ...]) -> Row:
-    return Row(where, path, values, None if record_id is None else _id(record_id, where), columns)
-
-
 def _check(row: Row, label: Label, task: Task, num_classes: int) -> None:
     try:
         if task.boxes:  # beyond the image by a pixel is clipped when packed, all else is wrong now
             label, _ = clip_boxes(np.asarray(label), 1, 1)
         task.check(label, num_classes)
     except ValueError as error:
-        columns = ", ".join(row.columns[:6]) + ", …" * (len(row.columns) > 6)
+        columns = first_of(row.columns)
         advice = f"; the label columns are {columns}: remove what is no class" if len(row.columns) > 1 else ""
         if task.boxes:
             advice = "; boxes in a list are shares of width and height, 0..1"
         elif not row.columns and len(row.values) > 4:
             advice = "; boxes begin with 2 and how many numbers an object has (5 or 6)"
         raise ValueError(f"{row.where}: {error}{advice}") from None
+
+
+def _check_labels_agree(rows: list[Row], names: list[str], labels: list[Label]) -> None:
+    """Raise ValueError for a path that is listed with two labels. With the same label it counts twice."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        before = first.setdefault(name, index)
+        if before != index and not np.array_equal(labels[before], labels[index]):
+            raise ValueError(
+                f"{rows[index].where}: {name} has another label in {rows[before].where.rpartition(': ')[2]}: give each"
+                " image one row; several labels are a column of 1 and 0 for each class (--task multilabel)"
+            )
 
 
 def _default(root: Path, split: str) -> Path:
@@ -102,32 +110,23 @@ def _default(root: Path, split: str) -> Path:
 
 
 def _lst(data: bytes, where: str) -> Iterator[Row]:
-    for line_where, line in _lines(data, where):
+    for spot, line in numbered_lines(data, where):
         fields = line.split("\t")
         if len(fields) < 3:
-            raise ValueError(f"{line_where}: {line[:80]!r} has {len(fields)} fields: expected `id<TAB>label…<TAB>path`")
-        yield Row(line_where, fields[-1], tuple(fields[1:-1]), _id(fields[0], line_where))
+            raise ValueError(f"{spot}: {line[:80]!r} has {len(fields)} fields: expected `id<TAB>label…<TAB>path`")
+        yield Row(spot, fields[-1], tuple(fields[1:-1]), read_id(fields[0], spot))
 
 
 def _txt(data: bytes, where: str) -> Iterator[Row]:
-    for line_where, line in _lines(data, where):
+    for spot, line in numbered_lines(data, where):
         fields = line.split("\t")
         if len(fields) < 2:
-            raise ValueError(f"{line_where}: {line[:80]!r} has no tab: expected `path<TAB>label…`")
-        yield Row(line_where, fields[0], tuple(fields[1:]))
-
-
-def _lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(decode_lines(data, where), start=1):
-        if line.strip():
-            yield f"{where}: line {number}", line
+            raise ValueError(f"{spot}: {line[:80]!r} has no tab: expected `path<TAB>label…`")
+        yield Row(spot, fields[0], tuple(fields[1:]))
 
 
 def _json(data: bytes, where: str) -> Iterator[Row]:
-    try:
-        entries = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON: {error}") from None
+    entries = _parsed(data, where)
     if not isinstance(entries, list):
         raise ValueError(f"{where}: expected a list of objects, not a {type(entries).__name__}")
     for number, entry in enumerate(entries, start=1):
@@ -135,13 +134,13 @@ def _json(data: bytes, where: str) -> Iterator[Row]:
 
 
 def _jsonl(data: bytes, where: str) -> Iterator[Row]:
-    for line_where, line in _lines(data, where):
-        yield _json_row(_json_line(line, line_where), line_where)
+    for spot, line in numbered_lines(data, where):
+        yield _json_row(_parsed(line, spot), spot)
 
 
-def _json_line(line: str, where: str) -> Any:
+def _parsed(text: str | bytes, where: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
 
@@ -153,7 +152,7 @@ def _json_row(entry: Any, where: str) -> Row:
         or ("label" in entry) == ("boxes" in entry)
     ):
         raise ValueError(f'{where}: expected {{"path": …, "label": …}} or {{"path": …, "boxes": […]}}')
-    record_id = None if entry.get("id") is None else _id(str(entry["id"]), where)
+    record_id = None if entry.get("id") is None else read_id(str(entry["id"]), where)
     if "label" in entry:
         label = entry["label"]
         return Row(where, entry["path"], tuple(label) if isinstance(label, list) else (label,), record_id)
@@ -174,30 +173,20 @@ _SUFFIXES = (*_READERS, ".csv")
 
 def _checked_path(row: Row, tree: Tree) -> str:
     """Return the file's name; spaces around it belong to it if there is such a file, else they are removed."""
-    stripped = row.path.strip()
-    try:
-        if stripped != row.path and tree.exists(written := check_name(row.path, tree.root)):
-            return written
-        return check_name(stripped, tree.root)
-    except ValueError as error:
-        raise ValueError(f"{row.where}: {error}") from None
-
-
-def _id(text: str, where: str) -> int:
-    value = text.strip()
-    if not (value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 20 and int(value[-20:]) < 1 << 64):
-        raise ValueError(f"{where}: id {text!r:.60} is not a whole number from 0 to 2^64 - 1")
-    return int(value[-20:])
+    written = check_name(row.path, tree.root, row.where)
+    stripped = check_name(row.path.strip(), tree.root, row.where)
+    return written if written != stripped and tree.exists(written) else stripped
 
 
 def _ids(rows: list[Row]) -> list[int] | None:
     if all(row.id is None for row in rows):
         return None
-    seen: dict[int, Row] = {}
+    ids = []
     for row in rows:
         if row.id is None:
             raise ValueError(f"{row.where}: has no id, others have")
-        if row.id in seen:
-            raise ValueError(f"{row.where}: id {row.id} was given by {seen[row.id].where} already; ids must be unique")
-        seen[row.id] = row
-    return list(seen)
+        ids.append(row.id)
+    if double := first_double(ids):
+        again, before = (rows[index] for index in double)
+        raise ValueError(f"{again.where}: id {again.id} was given by {before.where} already; ids must be unique")
+    return ids

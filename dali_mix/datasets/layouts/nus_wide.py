@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dali_mix.datasets.annotations import against_published, choose_task, labelled
-from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, tree_of
-from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, listed_paths
+from dali_mix.datasets.trees import Tree
 from dali_mix.tasks import MULTILABEL
 
 _LISTS = {"train": "TrainImagelist.txt", "test": "TestImagelist.txt"}
@@ -23,9 +24,9 @@ NUS_CONCEPTS = 81
 
 
 def nus_wide(root: Path, split: str, options: Options) -> Listing:
-    """Lists the official split "train" or "test" (also called "val"); records have the row in Imagelist.txt as id.
+    """List the official split "train" or "test" (also called "val"); records have the row in Imagelist.txt as id.
 
-    Raises FileNotFoundError or ValueError naming file and line for what is missing, malformed or contradictory.
+    Raise FileNotFoundError or ValueError naming file and line for what is missing, malformed or contradictory.
     """
     choose_task("nus-wide", options, MULTILABEL)
     part = {"val": "test"}.get(split, split)
@@ -33,17 +34,15 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
         raise ValueError(f"nus-wide has the official splits train and test (val is the same), not {split!r}")
     if options.classes_file is not None:
         raise ValueError("nus-wide takes its classes from Concepts81.txt: --classes does not apply")
-    tree = tree_of(root, options)
+    tree = open_tree(root, options.follow_links)
     base = next((base for base in ("", "NUS-WIDE/") if tree.exists(f"{base}ImageList")), "")
     concepts = _concepts(tree, base)
-    all_images = _paths(tree, f"{base}ImageList/Imagelist.txt")
+    all_images = listed_paths(tree, f"{base}ImageList/Imagelist.txt", "Flickr/")
     row_of = {path: row for row, path in enumerate(all_images)}
-    listed = f"{base}ImageList/{_LISTS[part]}"
-    paths = _paths(tree, listed)
-    where = tree.where(listed)
-    for path, line in paths.items():
+    paths = listed_paths(tree, f"{base}ImageList/{_LISTS[part]}", "Flickr/")
+    for path, spot in paths.items():
         if path not in row_of:
-            raise ValueError(f"{where}: line {line}: {path} is not in Imagelist.txt, so it has no labels; correct it")
+            raise ValueError(f"{spot}: {path} is not in Imagelist.txt, so it has no labels; correct it")
     rows = np.array([row_of[path] for path in paths], dtype=np.int64)
     targets = np.empty((len(rows), len(concepts)), dtype=np.float32)
     for column, concept in enumerate(concepts):
@@ -51,26 +50,17 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
     report = against_published(len(paths), PUBLISHED[part], f"{_LISTS[part]} of NUS-WIDE")
     if len(concepts) != NUS_CONCEPTS:
         report = {}  # another set in the same layout
-    listing = Listing(
-        tree,
-        [f"{base}Flickr/{name}" for name in paths],
-        list(targets),
-        concepts,
-        "nus-wide",
-        split,
-        task="multilabel",
-        ids=rows.tolist(),
-        places=[f"{where}: line {line}" for line in paths.values()],
-        report=report,
-    )
+    names = [f"{base}Flickr/{path}" for path in paths]
+    ids, places = rows.tolist(), list(paths.values())
+    listing = Listing(tree, names, list(targets), concepts, "nus-wide", split, "multilabel", ids, places, report=report)
     return labelled(listing, options, keep=False)
 
 
 def _concepts(tree: Tree, base: str) -> tuple[str, ...]:
-    places = [f"{base}{folder}Concepts81.txt" for folder in ("", "ConceptsList/")]
-    found = next((place for place in places if tree.exists(place)), None)
+    files = [f"{base}{folder}Concepts81.txt" for folder in ("", "ConceptsList/")]
+    found = next(filter(tree.exists, files), None)
     if found is None:
-        raise FileNotFoundError(f"{tree.where(places[0])}: no such file, nor ConceptsList/Concepts81.txt; check --root")
+        raise FileNotFoundError(f"{tree.where(files[0])}: no such file, nor ConceptsList/Concepts81.txt; check --root")
     where = tree.where(found)
     names = [line.strip() for line in decode_lines(tree.read(found), where)]
     while names and not names[-1]:
@@ -82,26 +72,8 @@ def _concepts(tree: Tree, base: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _paths(tree: Tree, name: str) -> dict[str, int]:
-    """The paths a list names, with forward slashes, and the line of each."""
-    where = tree.where(name)
-    lines: dict[str, int] = {}
-    for number, line in enumerate(decode_lines(tree.read_needed(name), where), start=1):
-        if not line.strip():
-            continue
-        try:
-            path = check_name(line.strip(), "Flickr/")
-        except ValueError as error:
-            raise ValueError(f"{where}: line {number}: {error}") from None
-        if lines.setdefault(path, number) != number:
-            raise ValueError(f"{where}: line {number}: {path} was on line {lines[path]} already; remove it")
-    if not lines:
-        raise ValueError(f"{where}: lists no image; fetch it again")
-    return lines
-
-
 def _truth(tree: Tree, name: str, count: int) -> np.ndarray:
-    """The labels (count,) bool of one concept."""
+    """Return the labels (count,) bool of one concept."""
     tokens = tree.read_needed(name).split()
     where = tree.where(name)
     if not set(tokens) <= {b"0", b"1"}:

@@ -5,28 +5,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, find_archive, tree_of
+from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, numbered_lines, trees_of
 from dali_mix.datasets.class_folders import class_folders
 from dali_mix.datasets.trees import Tree
 
 
 def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
-    """Lists split "train" or "val"; labels count the wnids of wnids.txt in sorted order. The test split has no
-    labels."""
+    """List split "train" or "val"; labels count the wnids of wnids.txt in sorted order. Split test has no labels."""
     if split not in ("train", "val"):
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")
     if options.classes_file is not None:
         raise ValueError("tiny-imagenet takes its classes from wnids.txt: --classes does not apply")
-    tree = tree_of(root, options)
-    base = _base(tree)
-    if base is None:
-        archive = find_archive(root, ("tiny-imagenet",))
-        if archive is None:
-            raise FileNotFoundError(f"{root}: no wnids.txt in it; --root is the folder tiny-imagenet-200, or its .zip")
-        tree = tree_of(archive)
+    for tree in trees_of(root, options, "tiny-imagenet"):
         base = _base(tree)
-        if base is None:
-            raise FileNotFoundError(f"{archive}: no wnids.txt in it; fetch it again")
+        if base is not None:
+            break
+    else:
+        raise FileNotFoundError(f"{root}: no wnids.txt in it; --root is the folder tiny-imagenet-200, or its .zip")
     wnids_name = f"{base}wnids.txt"
     wnids = [line.strip() for line in decode_lines(tree.read(wnids_name), tree.where(wnids_name)) if line.strip()]
     check_unique(wnids, tree.where(wnids_name))
@@ -39,22 +34,20 @@ def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
 
 
 def _base(tree: Tree) -> str | None:
-    places = ["", *(f"{folder}/" for folder in tree.folders())]
-    return next((place for place in places if tree.exists(f"{place}wnids.txt")), None)
+    bases = ["", *(f"{folder}/" for folder in tree.folders())]
+    return next((base for base in bases if tree.exists(f"{base}wnids.txt")), None)
 
 
 def _annotated(tree: Tree, folder: str, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
     where = tree.where(f"{folder}/val_annotations.txt")
     number_of = {wnid: number for number, wnid in enumerate(classes)}
     label_of: dict[str, int] = {}
-    for number, line in enumerate(decode_lines(tree.read(f"{folder}/val_annotations.txt"), where), start=1):
+    for spot, line in numbered_lines(tree.read(f"{folder}/val_annotations.txt"), where):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in number_of:
-            raise ValueError(
-                f"{where}: line {number} is {line[:80]!r}: expected `file<TAB>wnid…` with a wnid of wnids.txt"
-            )
+            raise ValueError(f"{spot} is {line[:80]!r}: expected `file<TAB>wnid…` with a wnid of wnids.txt")
         if fields[0] in label_of:
-            raise ValueError(f"{where}: line {number}: {fields[0]} is listed twice")
+            raise ValueError(f"{spot}: {fields[0]} is listed twice")
         label_of[fields[0]] = number_of[fields[1]]
     names = [f"{folder}/images/{file}" for file in sorted(label_of)]
     return names, [label_of[file] for file in sorted(label_of)]

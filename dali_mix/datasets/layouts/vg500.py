@@ -1,7 +1,7 @@
 """Layout `vg500`: Visual Genome's 500 most frequent categories as multi-label targets, in the partition of SSGRL.
 
 VG_100K/ and VG_100K_2/ (or one of them with all images), ssgrl_partition/{train,test}_list_500.txt with a file name a
-line, and vg_category_500_labels_index.json, {file name: [category numbers]}, in the root or beside the lists (SSGRL,
+line, and vg_category_500_labels_index.json, {file name: [category numbers]}, in the root or next to the lists (SSGRL,
 arXiv 1908.07325; its categories have numbers only, so names come from `--classes`).
 """
 
@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dali_mix.datasets.annotations import against_published, choose_task, labelled, multi_hot, read_json
-from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, tree_of
-from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import Listing, Options, listed_paths, numbered_classes
+from dali_mix.datasets.trees import Tree
 from dali_mix.tasks import MULTILABEL
 
 VG_CLASSES = 500
@@ -24,9 +25,9 @@ _LABELS = "vg_category_500_labels_index.json"
 
 
 def vg500(root: Path, split: str, options: Options) -> Listing:
-    """Lists split "train" or "test" (also called "val"). Images without a category are dropped.
+    """List split "train" or "test" (also called "val"). Images without a category are dropped.
 
-    Raises FileNotFoundError or ValueError naming file and line or entry for what is missing, malformed or twice there.
+    Raise FileNotFoundError or ValueError naming file and line or entry for what is missing, malformed or twice there.
     """
     choose_task("vg500", options, MULTILABEL)
     part = {"val": "test"}.get(split, split)
@@ -35,53 +36,30 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
     classes = options.class_names() or numbered_classes(VG_CLASSES - 1, "vg500")
     if len(classes) != VG_CLASSES:
         raise ValueError(f"{options.classes_file}: {len(classes)} names for the {VG_CLASSES} categories of vg500")
-    tree = tree_of(root, options)
-    index = next((place for place in (_LABELS, _PARTITION + _LABELS) if tree.exists(place)), _LABELS)
+    tree = open_tree(root, options.follow_links)
+    index = next(filter(tree.exists, (_LABELS, _PARTITION + _LABELS)), _LABELS)
     categories = read_json(tree, index)
     index_where = tree.where(index)
     if not isinstance(categories, dict):
         raise ValueError(f"{index_where}: expected an object {{file: [categories]}}, not a {type(categories).__name__}")
     folder_of = _folder_of_each(tree)
     listed = f"{_PARTITION}{part}_list_500.txt"
-    where = tree.where(listed)
+    files = listed_paths(tree, listed, "VG_100K/", last_part=True)  # some lists name the folder too
     names: list[str] = []
-    places: list[str] = []
     labels: list[np.ndarray] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(decode_lines(tree.read_needed(listed), where), start=1):
-        if not line.strip():
-            continue
-        place = f"{where}: line {number}"
-        try:
-            file = check_name(line.strip(), "VG_100K/").rpartition("/")[2]  # some lists name the folder too
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
-        if seen.setdefault(file, number) != number:
-            raise ValueError(f"{place}: {file} was on line {seen[file]} already; remove it")
+    for file, spot in files.items():
         if file not in categories:
-            raise ValueError(f"{place}: {file} has no entry in {index_where}; fetch both files again")
+            raise ValueError(f"{spot}: {file} has no entry in {index_where}; fetch both files again")
         found = categories[file]
         if not isinstance(found, list) or not all(type(kind) is int and 0 <= kind < VG_CLASSES for kind in found):
             raise ValueError(
                 f"{index_where}: {file}: {found!r:.60} is not a list of numbers from 0 to {VG_CLASSES - 1}"
             )
         names.append(f"{folder_of.get(file, _FOLDERS[0])}/{file}")
-        places.append(place)
         labels.append(multi_hot(found, VG_CLASSES))
-    if not names:
-        raise ValueError(f"{where}: lists no image; fetch it again")
     report = against_published(len(names), PUBLISHED[part], f"{part}_list_500.txt")
-    listing = Listing(
-        tree,
-        names,
-        labels,
-        classes,
-        "vg500",
-        split,
-        task="multilabel",
-        places=places,
-        report=report,
-    )
+    places = list(files.values())
+    listing = Listing(tree, names, labels, classes, "vg500", split, "multilabel", places=places, report=report)
     return labelled(listing, options, keep=False)
 
 

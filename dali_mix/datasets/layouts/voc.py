@@ -22,7 +22,8 @@ from dali_mix.datasets.annotations import (
     read_xml,
     xml_number,
 )
-from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, decode_lines, join_reports, tree_of
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, join_reports, listed_paths
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.tasks import DETECTION, MULTILABEL
@@ -55,14 +56,14 @@ class _Image(NamedTuple):
 
 
 def voc(root: Path, split: str, options: Options) -> Listing:
-    """Lists split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of the years there, or of
+    """List split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of the years there, or of
     `--years`; `--task multilabel` (default) or detection. Classes: the standard 20, `--classes FILE`, or `--classes
     auto`: those in all annotations of these years, sorted, so that every split has the same.
 
-    Raises FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
+    Raise FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
     """
     task = choose_task("voc", options, MULTILABEL, DETECTION)
-    tree = tree_of(root, options)
+    tree = open_tree(root, options.follow_links)
     years = _years(tree, options.years)
     images = [image for year, base in years for image in _images(tree, base, split)]
     if options.classes_file == Path("auto"):
@@ -87,23 +88,13 @@ def voc(root: Path, split: str, options: Options) -> Listing:
         labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
     else:
         labels = [_targets(image, number_of, -1 if split not in TRAINING_SPLITS else 0) for image in images]
-    listing = Listing(
-        tree,
-        [image.name for image in images],
-        labels,
-        classes,
-        "voc",
-        split,
-        task=task.name,
-        places=[image.listed for image in images],
-        sizes=sizes,
-        report=report,
-    )
+    names, places = [image.name for image in images], [image.listed for image in images]
+    listing = Listing(tree, names, labels, classes, "voc", split, task.name, places=places, sizes=sizes, report=report)
     return labelled(listing, options, keep=True)
 
 
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Year and folder of each year to read."""
+    """Return year and folder of each year to read."""
     devkit = next(
         (base for base in ("VOCdevkit/", "") if tree.exists(base + "Annotations") or _years_in(tree, base)), ""
     )
@@ -128,10 +119,7 @@ def _years_in(tree: Tree, base: str) -> list[str]:
 
 
 def _images(tree: Tree, base: str, split: str) -> list[_Image]:
-    try:
-        listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main')}.txt"
-    except ValueError as error:
-        raise ValueError(f"--split {error}; name a list of ImageSets/Main") from None
+    listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main', '--split')}.txt"
     if not tree.exists(listed):
         folder = f"{base}ImageSets/Main"
         if not tree.exists(folder):
@@ -142,32 +130,20 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
     for folder in ("Annotations", "JPEGImages"):
         if not tree.exists(base + folder):
             raise FileNotFoundError(f"{tree.where(base + folder)}: no such folder; fetch the devkit again")
-    where = tree.where(listed)
     files_of: dict[str, list[str]] = {}
     for name in tree.images(f"{base}JPEGImages"):
         key = name.removeprefix(f"{base}JPEGImages/").rpartition(".")[0]
         files_of.setdefault(composed(key), []).append(name)
     images: list[_Image] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(decode_lines(tree.read(listed), where), start=1):
-        key = line.strip()
-        if not key:
-            continue
-        place = f"{where}: line {number}"
-        if key in seen:
-            raise ValueError(f"{place}: {key} was on line {seen[key]} already; remove it")
-        seen[key] = number
+    for key, spot in listed_paths(tree, listed, base).items():
         try:
-            key = check_name(key, base)
             annotation = f"{base}Annotations/{key}.xml"
             name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])
             if others:
-                raise ValueError(f"{key} may be {name} or {others[0]}: remove one of them")
-            images.append(_annotated(tree, name, place, annotation))
+                raise ValueError(f"{spot}: {key} may be {name} or {others[0]}: remove one of them")
+            images.append(_annotated(tree, name, spot, annotation))
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{place}: {error}; fetch it, or correct the list") from None
-        except ValueError as error:
-            raise ValueError(str(error) if str(error).startswith(tree.root) else f"{place}: {error}") from None
+            raise FileNotFoundError(f"{spot}: {error}; fetch it, or correct the list") from None
     return images
 
 
@@ -188,21 +164,21 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
     content = read_xml(tree, annotation, "annotation")
     objects = []
     for number, item in enumerate(content.findall("object"), start=1):
-        place = f"{where}: object {number}"
+        spot = f"{where}: object {number}"
         kind = (item.findtext("name") or "").strip()
         if not kind:
-            raise ValueError(f"{place}: field 'name' is missing or empty; correct it")
-        difficult = xml_number(item, "difficult", place, missing=0)
+            raise ValueError(f"{spot}: field 'name' is missing or empty; correct it")
+        difficult = xml_number(item, "difficult", spot, missing=0)
         if difficult not in (0, 1):
-            raise ValueError(f"{place}: field 'difficult' is {difficult:g}, expected 0 or 1")
-        corners = [xml_number(item, f"bndbox/{corner}", place) for corner in ("xmin", "ymin", "xmax", "ymax")]
+            raise ValueError(f"{spot}: field 'difficult' is {difficult:g}, expected 0 or 1")
+        corners = [xml_number(item, f"bndbox/{corner}", spot) for corner in ("xmin", "ymin", "xmax", "ymax")]
         box = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
         if box[0] >= box[2] or box[1] >= box[3]:
             raise ValueError(
-                f"{place}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
+                f"{spot}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
                 " width and a height? correct it"
             )
-        objects.append(_Object(kind, box, bool(difficult), place))
+        objects.append(_Object(kind, box, bool(difficult), spot))
     height, width = (xml_number(content, f"size/{side}", where, missing=0) for side in ("height", "width"))
     for side, pixels in (("height", height), ("width", width)):
         if pixels >= 1 << 20:

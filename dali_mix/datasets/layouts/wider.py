@@ -21,7 +21,8 @@ from dali_mix.datasets.annotations import (
     is_text,
     read_json,
 )
-from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, tree_of
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options
 from dali_mix.datasets.trees import check_name
 from dali_mix.tasks import MULTILABEL
 
@@ -32,16 +33,16 @@ ATTRIBUTES = 14
 
 
 def wider(root: Path, split: str, options: Options) -> Listing:
-    """Lists split "trainval", "test", or "train" or "val" (the images of trainval below Image/train or Image/val).
+    """List split "trainval", "test", or "train" or "val" (the images of trainval below Image/train or Image/val).
 
-    Raises FileNotFoundError or ValueError naming file, image and person for what is missing or malformed.
+    Raise FileNotFoundError or ValueError naming file, image and person for what is missing or malformed.
     """
     choose_task("wider", options, MULTILABEL)
     if split not in _FILES:
         raise ValueError(f"wider has the splits {', '.join(_FILES)}, not {split!r}")
     if options.classes_file is not None:
         raise ValueError("wider takes its attributes' names from its annotations: --classes does not apply")
-    tree = tree_of(root, options)
+    tree = open_tree(root, options.follow_links)
     file = f"Annotations/wider_attribute_{_FILES[split]}.json"
     where = tree.where(file)
     content = read_json(tree, file)
@@ -54,10 +55,7 @@ def wider(root: Path, split: str, options: Options) -> Listing:
     first: dict[str, int] = {}
     for number, file_name in enumerate(column(images, "file_name", is_text, "a file's name", f"{where}: images")):
         spot = f"{where}: images[{number}]"
-        try:
-            name = check_name(file_name, "Image/")
-        except ValueError as error:
-            raise ValueError(f"{spot}: field 'file_name': {error}") from None
+        name = check_name(file_name, "Image/", f"{spot}: field 'file_name'")
         if first.setdefault(name, number) != number:
             raise ValueError(f"{spot}: field 'file_name' is {name!r}, as in images[{first[name]}] already; join them")
         if split in ("train", "val") and not name.startswith(f"{split}/"):
@@ -88,7 +86,7 @@ def _is_attribute(value: Any) -> bool:
 
 
 def _attributes(content: Any, where: str) -> tuple[str, ...]:
-    """The names, by number."""
+    """Return the names, by number."""
     names = content.get("attribute_id_map") if isinstance(content, dict) else None
     expected = {str(number) for number in range(ATTRIBUTES)}
     if not isinstance(names, dict) or set(names) != expected or not all(is_text(name) for name in names.values()):

@@ -117,7 +117,7 @@ def pixel_chunks(data: bytes) -> bytes:
 
 
 def check_pixels(data: bytes) -> None:
-    """Raise ValueError unless the compressed pixels are whole: libpng's readers differ in what they forgive.
+    """Raise ValueError unless the compressed pixels are complete: libpng's readers differ in what they forgive.
 
     `data` is what `read_png` accepted.
     """

@@ -8,6 +8,7 @@ import struct
 from dali_mix.recordio.image_headers.common import ImageHeader, cut_short, merged, read_exif, sized
 
 PNM_MAXIMA = 255, 65535  # DALI 2.4 does not scale by a PNM's greatest value
+_PNM_NUMBER = re.compile(rb"(?:\s|#[^\n]*\n)*(\d{1,10})")  # after spaces and comments
 _ORDER = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")  # else libwebp ignores the rest, EXIF included
 _ANIMATION, _EXIF = 0x02, 0x08  # flags of VP8X
 
@@ -20,12 +21,11 @@ def read_webp(data: bytes) -> ImageHeader:
     if end > len(data):
         raise cut_short("WebP", data)
     kind = data[12:16]
-    if kind in (b"VP8 ", b"VP8L"):
-        _riff_chunk(data, 12, end)
-        return sized("webp", *_webp_frame(data, 12))
-    if kind != b"VP8X":
+    if kind not in (b"VP8 ", b"VP8L", b"VP8X"):
         raise ValueError(f"a damaged WebP: its first chunk is {kind!r}; fetch the file again")
     _riff_chunk(data, 12, end)
+    if kind != b"VP8X":
+        return sized("webp", *_webp_frame(data, 12))
     flags = data[20]
     if data[16:20] != b"\x0a\0\0\0":
         raise ValueError("a damaged WebP: its VP8X chunk has not 10 bytes; fetch the file again")
@@ -37,14 +37,15 @@ def read_webp(data: bytes) -> ImageHeader:
     padded = misread = False
     at = 30
     while at + 8 <= end:
+        kind = data[at : at + 4]
         start, stop = _riff_chunk(data, at, end)
-        kinds.append(data[at : at + 4])
-        if kinds[-1] == b"VP8X":
+        kinds.append(kind)
+        if kind == b"VP8X":
             raise ValueError("a damaged WebP: it has two canvases; fetch the file again")
-        if data[at : at + 4] == b"EXIF":
+        if kind == b"EXIF":
             misread |= padded
             exif.append(read_exif(data[start:stop].removeprefix(b"Exif\0\0")))
-        elif data[at : at + 4] in (b"VP8 ", b"VP8L"):
+        elif kind in (b"VP8 ", b"VP8L"):
             if frame is not None:
                 raise ValueError("a damaged WebP: it has two images; fetch the file again")
             frame = _webp_frame(data, at)
@@ -63,7 +64,7 @@ def read_webp(data: bytes) -> ImageHeader:
 
 
 def _riff_chunk(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Where the content of the chunk at byte `at` begins and ends. Raise ValueError when it is cut."""
+    """Return where the content of the chunk at byte `at` begins and ends. Raise ValueError if it is cut."""
     stop = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
     if stop > end:
         raise cut_short("WebP", data)
@@ -71,7 +72,7 @@ def _riff_chunk(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _webp_frame(data: bytes, at: int) -> tuple[int, int]:
-    """Height and width of the image in the chunk at byte `at`."""
+    """Return height and width of the image in the chunk at byte `at`."""
     if len(data) < at + 18:
         raise cut_short("WebP", data)
     if data[at : at + 4] == b"VP8L":
@@ -116,8 +117,9 @@ def read_bmp(data: bytes) -> ImageHeader:
 
 
 def read_pnm(data: bytes) -> ImageHeader:
-    """Return the header of a binary PGM or PPM. Raise ValueError for one that is damaged, cut or of another white than
-    DALI takes it for."""
+    """Return the header of a binary PGM or PPM. Raise ValueError for one that is damaged, cut or whose white is not
+    DALI's.
+    """
     width, height, maximum, end = pnm_numbers(data)
     if not 0 < maximum < 65536:
         raise ValueError(f"a damaged PNM: its greatest value is {maximum}")
@@ -135,22 +137,12 @@ def read_pnm(data: bytes) -> ImageHeader:
 
 
 def pnm_numbers(data: bytes) -> tuple[int, int, int, int]:
-    """Width, height and greatest value a binary PNM states, and the byte its header ends at. Raises ValueError."""
-    numbers: list[int] = []
-    at = 2
-    while len(numbers) < 3:
-        while data[at : at + 1].isspace():
-            at += 1
-        if data[at : at + 1] == b"#":
-            at = data.find(b"\n", at)
-            if at < 0:
-                raise cut_short("PNM", data)
-            continue
-        end = at
-        while data[end : end + 1].isdigit() and end - at < 10:
-            end += 1
-        if end == at:
-            raise ValueError(f"a damaged PNM: no number at byte {at} of its header")
-        numbers.append(int(data[at:end]))
-        at = end
+    """Return width, height and greatest value of a binary PNM, and the byte its header ends at. Raise ValueError."""
+    numbers, at = [], 2
+    for _ in range(3):
+        found = _PNM_NUMBER.match(data, at)
+        if found is None:
+            raise ValueError(f"a damaged or cut PNM: no number after byte {at} of its header")
+        numbers.append(int(found[1]))
+        at = found.end()
     return numbers[0], numbers[1], numbers[2], at

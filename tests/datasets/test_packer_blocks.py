@@ -1,4 +1,4 @@
-"""Packing in blocks: what is read straight into a block, and blocks that are used again, must not change a byte."""
+"""Images that are read straight into blocks of records: large ones, changing ones, full disks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dali_mix.tasks import CLASSIFICATION
 from tests.recordio.samples import encoded, jpeg_with_magic
 
 
-def folder_of(root: Path, images: list[bytes], **facts: object) -> Listing:
-    """A listing of `images`, of classes 0, 1, 0, 1 unless `facts` has labels."""
+def folder_of(root: Path, images: list[bytes], **changes: object) -> Listing:
+    """A listing of `images`, of classes 0, 1, 0, 1 unless `changes` has labels."""
     root.mkdir()
     names = [f"{number:03}.jpg" for number in range(len(images))]
     for name, image in zip(names, images, strict=True):
         (root / name).write_bytes(image)
     labels = [number % 2 for number in range(len(images))]
-    values = {"labels": labels, "classes": ("ant", "bee"), "source": "list", "split": "val"} | facts
+    values = {"labels": labels, "classes": ("ant", "bee"), "source": "list", "split": "val"} | changes
     return Listing(FolderTree(root), names, **values)  # type: ignore[arg-type]  # of several types
 
 
@@ -47,18 +47,6 @@ def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
     write_set(tmp_path / "wanted", list(zip(images, listing.labels, strict=True)), classes="ab", shards=shards)
     for ours, wanted in zip(records.rec_paths, RecordSet(tmp_path / "wanted").rec_paths, strict=True):
         assert ours.read_bytes() == wanted.read_bytes()
-
-
-def test_a_block_is_full_by_records_or_bytes() -> None:
-    facts = {"height": 1, "width": 1, "encoding": "jpeg"}
-    block = Block(CLASSIFICATION, 1)
-    for row in range(16):
-        assert not block.full
-        block.add(row, b"an image", 0, row, **facts)
-    assert block.full
-    block.clear()
-    block.add(0, bytes(1 << 22), 0, 0, **facts)
-    assert block.full and len(block.entries) == 1
 
 
 @pytest.mark.parametrize(("found", "kept"), [(-40, 160), (0, 200), (40, 200)])

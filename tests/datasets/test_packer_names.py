@@ -1,4 +1,4 @@
-"""Control characters in names are escapes in every message, table and log; the files they name are packed."""
+"""Control characters and bytes that are no text in names are escapes in every message, table and log."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import pytest
 
 from dali_mix._text import printable
 from dali_mix.cli.main import main
+from dali_mix.datasets import LAYOUTS, Options, PackOptions, pack
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.adopt import adopt
-from tests.recordio.samples import encoded, small_set
+from tests.recordio.samples import encoded, image_folder, small_set
 from tests.recordio.test_adopt import classes, foreign
 
 Capture = pytest.CaptureFixture[str]
+
+
 ODD = {
     "escape": "a\x1b[31mred", "newline": "a\nb", "return": "a\rb", "bell": "a\x07", "delete": "a\x7f", "csi": "a\x9b2J",
     "turned": "a\u202egpj", "line": "a\u2028b", "tab": "a\tb",
@@ -108,3 +111,15 @@ def test_given_names(tmp_path: Path, capsys: Capture) -> None:
     assert "set\\x1b[2J.rec: record 0" in clean(capsys)
     assert main(["verify", str(tmp_path / "none\x1b[2J"), "--quiet"]) == 1
     assert "none\\x1b[2J.json: no such set" in clean(capsys)
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", classes=2)
+    (root / "class0" / os.fsdecode(b"\xff.jpg")).write_bytes(b"<html>")
+    listing = LAYOUTS["imagefolder"](root, "train", Options())
+    pack(listing, tmp_path / "set", PackOptions(skip_bad=True))
+    skipped = RecordSet(tmp_path / "set").info.report["skipped"]
+    assert [entry["file"] for entry in skipped] == ["class0/\\udcff.jpg"]
+    (root / "class1").rename(root / os.fsdecode(b"\xff"))
+    with pytest.raises(ValueError, match=r"images: the class name '\\\\udcff' is not UTF-8"):
+        LAYOUTS["imagefolder"](root, "train", Options())

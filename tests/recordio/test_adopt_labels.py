@@ -1,4 +1,4 @@
-"""A set is opened by its prefix or any of its files; labels may be vectors whose first float is the class."""
+"""Labels and indices of other programs' sets."""
 
 from __future__ import annotations
 
@@ -11,52 +11,11 @@ import dali_mix
 from dali_mix.cli.main import main
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.adopt import adopt
-from dali_mix.recordio.manifest import set_prefix
 from dali_mix.recordio.verify import verify_set
-from tests.recordio.samples import encoded, image_folder, small_set
+from tests.recordio.samples import encoded
 from tests.recordio.test_adopt import foreign
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.mark.parametrize("suffix", ["", ".json", ".rec", ".idx", ".npy"])
-def test_any_file_of_a_set_names_it(tmp_path: Path, capsys: Capture, suffix: str) -> None:
-    small_set(tmp_path / "set")
-    given = f"{tmp_path}/set{suffix}"
-    assert RecordSet(given).prefix == tmp_path / "set"
-    assert list(verify_set(given)) == []
-    assert len(list(dali_mix.build_loader("imagenet", given, batch_size=10, train=False))) == 1
-    (tmp_path / "set.idx").unlink()
-    for command in (
-        ["adopt", "--reindex"],
-        ["verify", "--quiet"],
-        ["inspect"],
-        ["gallery", "--out", f"{tmp_path}/g.png"],
-    ):
-        assert main([command[0], given, *command[1:]]) == 0, capsys.readouterr().err
-    out = ["--from", "random", "--out", str(tmp_path / "e.npy")]
-    assert main(["embed-labels", given, *out]) == 0
-    image_folder(tmp_path / "in")
-    command = ["pack", "imagefolder", "--root", str(tmp_path / "in"), "--quiet", "--out", f"{tmp_path}/new{suffix}"]
-    assert main(command) == 0
-    assert f"{tmp_path}/new: 12 images" in capsys.readouterr().out and (tmp_path / "new.rec").exists()
-    assert main(command) == 1  # the same prefix
-
-
-def test_a_shard_names_its_set(tmp_path: Path) -> None:
-    small_set(tmp_path / "set", shards=3)
-    assert RecordSet(tmp_path / "set-00001.rec").prefix == tmp_path / "set"
-    assert set_prefix(tmp_path / "other-00001.rec") == tmp_path / "other-00001"
-
-
-@pytest.mark.parametrize("name", ["v1.json", "a.rec", "b.idx", "set.v2", "set.2026.01", ".hidden", "x.npy"])
-def test_a_prefix_that_ends_like_a_file(tmp_path: Path, name: str) -> None:
-    (tmp_path / "plain.json").write_text("{}")
-    small_set(tmp_path / "plain2")
-    for path in list(tmp_path.glob("plain2.*")):
-        path.rename(tmp_path / f"{name}{path.suffix}")
-    assert set_prefix(tmp_path / name) == tmp_path / name
-    assert set_prefix(tmp_path / f"{name}.rec") == tmp_path / name
 
 
 def vectors(*labels: list[float], first: int = 0) -> list[tuple[object, int, bytes]]:

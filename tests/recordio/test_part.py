@@ -1,0 +1,22 @@
+"""A .rec file that several threads write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from dali_mix.recordio.part import Part
+
+
+def test_pieces_are_hashed_in_order_and_stored_in_any(tmp_path: Path) -> None:
+    pieces = [os.urandom(size) for size in (100, 1, 5000, 64)]
+    part = Part(tmp_path / "part")
+    places = [part.place(memoryview(piece)) for piece in pieces]
+    part.end()
+    for piece, at in reversed(list(zip(pieces, places, strict=True))):
+        assert not part.closed
+        part.store(memoryview(piece), at)
+    assert part.closed  # with the last one
+    assert (tmp_path / "part").read_bytes() == b"".join(pieces)
+    assert part.sha256 == hashlib.sha256(b"".join(pieces)).hexdigest() and part.size == 5165
