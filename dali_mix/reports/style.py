@@ -8,6 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dali_mix._files import replacing
+
 INK = "#1f2933"
 FAINT = "#7b8794"
 GRID = "#e4e7eb"
@@ -18,12 +20,12 @@ DPI = 160
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure of `width` × `height` inches, drawn without a screen."""
+    """Return an empty white figure of `width` × `height` inches, drawn without a screen."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
 
 def plain(axes: Axes, title: str) -> None:
-    """A panel with a title on the left, light horizontal lines, and no frame but the two axes."""
+    """Give a panel a title on the left, light horizontal lines, and no frame but the two axes."""
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold", pad=8)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -35,7 +37,7 @@ def plain(axes: Axes, title: str) -> None:
 
 
 def check_out(out: str | Path) -> Path:
-    """`out`, where a PNG can be written.
+    """Return `out` as a path, where a PNG can be written.
 
     Raises:
         ValueError: it is called something else than .png.
@@ -52,18 +54,12 @@ def check_out(out: str | Path) -> Path:
 
 
 def save(figure: Figure, out: str | Path) -> Path:
-    """Writes `figure` as a PNG, whole or not at all.
+    """Write `figure` as a PNG, completely or not at all, and return its path.
 
     Raises:
         ValueError, OSError: as `check_out`; also when it cannot be written.
     """
     out = check_out(out)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png", dpi=DPI)
-        part.replace(out)
-    except OSError as error:
-        raise type(error)(f"could not write {out}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(out) as aside:
+        figure.savefig(aside, format="png", dpi=DPI)
     return out

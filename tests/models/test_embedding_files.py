@@ -1,6 +1,7 @@
 """A damaged .npy of label embeddings is an error with its name, whatever numpy raises for it."""
 
 import io
+import os
 import random
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_any_damage_to_the_header(tmp_path):
 def test_embeddings_written_aside_follow_no_link(tmp_path):
     small_set(tmp_path / "set")
     (tmp_path / "victim").write_bytes(b"somebody's")
-    (tmp_path / "e.npy.part").symlink_to(tmp_path / "victim")
+    (tmp_path / f".e.npy.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
     assert main(["embed-labels", str(tmp_path / "set"), "--from", "random", "--out", str(tmp_path / "e.npy")]) == 0
     assert (tmp_path / "victim").read_bytes() == b"somebody's"
     assert load_embeddings(tmp_path / "e.npy").shape[0] == 3

@@ -317,7 +317,7 @@ def test_trying_out_changes_nothing():
     [
         ({"backbone": "resnet1O1"}, r"no model is called 'resnet1O1'.*did you mean .*resnet101"),
         ({"backbone": "timm/resnet1O1"}, r"no model is called 'timm/resnet1O1'.*timm/resnet101"),
-        ({"head": "scra"}, r"head 'scra' is unknown \(did you mean csra\?\): use one of average, max, csra, sgre"),
+        ({"head": "scra"}, r"head='scra': must be one of average, max, csra, sgre \(did you mean csra\?\)"),
         ({"num_classes": 0}, "num_classes=0"),
         ({"head_options": {"heads": 2}}, "head 'csra' has no option 'heads'; it has num_heads, lam$"),
         ({"head_options": {"num_heads": 5}}, "num_heads=5"),

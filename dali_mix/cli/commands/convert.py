@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             _tell(f"head: {before - len(state)} tensors left out")
     except ValueError as error:
         raise ValueError(f"{args.source}: {error}") from error
-    if args.out.suffix in files.SAFETENSORS:
+    if args.out.suffix == files.SAFETENSORS:
         wrapper = ""
     files.write_weight_file(args.out, state, wrapper)
     _tell(f"wrote {args.out}: {len(state)} tensors" + (f" under {wrapper!r}" if wrapper else ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dali_mix._files import open_new
+from dali_mix._files import replacing
 from dali_mix.recordio.manifest import read_info, set_prefix
 
 
@@ -54,13 +54,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         make = embeddings.bert_embeddings if args.source == "bert" else embeddings.glove_embeddings
         rows = make(names, args.weights)
-    part = args.out.with_name(args.out.name + ".part")
-    try:
-        with open_new(part) as file:
-            np.save(file, rows, allow_pickle=False)
-        part.replace(args.out)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(args.out) as aside, aside.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
     for name in names:
         if not drawn and (spelled := embeddings.spell(name)) != name:
             print(f"{name} was read as {spelled!r}")

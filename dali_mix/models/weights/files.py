@@ -1,8 +1,7 @@
-"""Weight files: read without running anything, written whole or not at all."""
+"""Weight files: read without running anything, written completely or not at all."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import warnings
@@ -16,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dali_mix._files import open_new
+from dali_mix._files import replacing
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 # What torch's own wrappers insert into keys, anywhere: torch.compile, FSDP, activation checkpointing; and DDP in front.
 _INSERTED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _DDP = "module."
-SAFETENSORS, TORCH = (".safetensors",), (".pth", ".pt", ".bin")
+SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class WeightFile:
 
 
 def follow_pointer(path: str | Path) -> Path:
-    """The checkpoint that a run's `latest` names; any other path as it is."""
+    """Return the checkpoint that a run's `latest` names; any other path as it is."""
     path = Path(path)
     if path.name != "latest" or not path.is_file() or path.stat().st_size > 255:
         return path
@@ -54,7 +53,7 @@ def follow_pointer(path: str | Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads a weight file as `load_weights` does: key → tensor on the CPU, wrappers and prefixes taken off.
+    """Read a weight file as `load_weights` does: key → tensor on the CPU, wrappers and prefixes taken off.
 
     Raises:
         FileNotFoundError, ValueError: as `load_weights`.
@@ -63,7 +62,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
-    """Reads a safetensors file, what `torch.save` wrote of plain tensors, or the checkpoint that `latest` names.
+    """Read a safetensors file, what `torch.save` wrote of plain tensors, or the checkpoint that `latest` names.
 
     Raises:
         FileNotFoundError, ValueError: as `load_weights`.
@@ -132,7 +131,7 @@ def _tensors(content: Any, depth: int = 3) -> int:
 
 
 def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = "") -> None:
-    """Writes `state` aside and moves it into place, bit for bit; on an error what was there is untouched.
+    """Write `state` bit for bit; on an error what was under `path` stays.
 
     Args:
         path: `.safetensors`, or `.pth`, `.pt`, `.bin` for `torch.save`.
@@ -145,30 +144,22 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
     check_suffix(path)
     # Copies: safetensors refuses tensors that share memory, and torch.save would write a view's whole storage.
     plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        open_new(aside).close()
-        mode = aside.stat().st_mode
-        if path.suffix in SAFETENSORS:
-            save_file(plain, aside, metadata={"format": "pt"})
-            aside.chmod(mode)  # safetensors makes files that only their owner reads
-        else:
-            torch.save({wrapper: plain} if wrapper else plain, aside)
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's zip writer gives RuntimeErrors
+        with replacing(path) as aside:
+            mode = aside.stat().st_mode
+            if path.suffix == SAFETENSORS:
+                save_file(plain, aside, metadata={"format": "pt"})
+                aside.chmod(mode)  # safetensors makes files that only their owner reads
+            else:
+                torch.save({wrapper: plain} if wrapper else plain, aside)
+    except (RuntimeError, SafetensorError) as error:  # torch's zip writer gives RuntimeErrors
         raise OSError(f"could not write {path}: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def check_suffix(path: Path) -> None:
-    """Raises ValueError for a name that says no kind of weight file."""
-    if path.suffix not in (*SAFETENSORS, *TORCH):
-        raise ValueError(
-            f"{path}: call it *{SAFETENSORS[0]}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save"
-        )
+    """Raise ValueError for a name without the suffix of a weight file."""
+    if path.suffix not in (SAFETENSORS, *TORCH):
+        raise ValueError(f"{path}: call it *{SAFETENSORS}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save")
 
 
 def _read(path: Path) -> Any:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_mix.models.init import he_init
+from dali_mix.models.zoo.init import he_init
 
 Shake = Literal["image", "batch"]
 
@@ -99,12 +99,7 @@ class ShakeShake(nn.Module):
         self.layer2 = _stage(width, 2 * width, 2, shake)
         self.layer3 = _stage(2 * width, 4 * width, 2, shake)
         self.fc_out = nn.Linear(4 * width, num_classes)
-        he_init(self)
-        if zero_init_residual:
-            for block in self.modules():
-                if isinstance(block, ShakeBlock):
-                    for branch in (block.branch1, block.branch2):
-                        nn.init.zeros_(branch.get_parameter("5.weight"))
+        he_init(self, zeros=("branch1.5.weight", "branch2.5.weight") if zero_init_residual else ())
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B,3,H,W) → the last map, (B, 4·width, H/4, W/4)."""

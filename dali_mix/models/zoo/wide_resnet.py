@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_mix.models.init import he_init
+from dali_mix.models.zoo.init import he_init
 
 
 class WideBlock(nn.Module):
@@ -60,11 +60,7 @@ class WideResNet(nn.Module):
         self.layer3 = _stage(32 * widen, 64 * widen, blocks, 2, dropout)
         self.bn1 = nn.BatchNorm2d(64 * widen)
         self.linear = nn.Linear(64 * widen, num_classes)
-        he_init(self)
-        if zero_init_residual:
-            for block in self.modules():
-                if isinstance(block, WideBlock):
-                    nn.init.zeros_(block.conv2.weight)
+        he_init(self, zeros=("conv2.weight",) if zero_init_residual else ())
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B,3,H,W) → the last map, (B, 64·widen, H/4, W/4)."""
