@@ -49,3 +49,10 @@ class Parser(argparse.ArgumentParser):
             if hint := did_you_mean(name, self._option_string_actions):
                 message += f"; {name} is unknown{hint}"
         super().error(message)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the recipe and the values to set in it."""
+    values = "set values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none"
+    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=values)

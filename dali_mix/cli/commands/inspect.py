@@ -15,7 +15,7 @@ from dali_mix.recordio.summary import lines, summarize
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments."""
+    """Add the arguments."""
     parser.add_argument("prefix", help="the set: its path without .json")
     parser.add_argument("--record", type=int, metavar="ROW", help="show this record, counted from 0")
     parser.add_argument("--save", type=Path, metavar="FILE", help="with --record: write its encoded image here")
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the set's figures, or a record's."""
+    """Print the set's figures, or a record's."""
     records = RecordSet(args.prefix)
     if args.record is None:
         if args.save:

@@ -14,17 +14,16 @@ from dali_mix.recordio.verify import verify_set
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments."""
+    """Add the arguments."""
     parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
-    parser.add_argument(
-        "--decode", action="store_true", help="decode every image as well: finds what was damaged before packing (slow)"
-    )
+    slow = "decode every image as well: finds what was damaged before packing (slow)"
+    parser.add_argument("--decode", action="store_true", help=slow)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints each problem on standard error; 1 when there was one."""
+    """Print each problem on the error stream; return 1 if there was one."""
     decode = None
     if args.decode:
         from dali_mix.datasets.decoding import decoded_size
