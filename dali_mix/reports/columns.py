@@ -1,4 +1,4 @@
-"""The columns of a gallery: the images as they are, and what one mixer makes of them."""
+"""Columns of a gallery: the images as they are, and what one mixer makes of them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Batch:
 
 
 def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
-    """The images as they are, and beside them their saliency where it is asked for."""
+    """Return a column with the images as they are, and one with their saliency if `maps`."""
     rows = range(batch.rows)
     maps_u8 = fine_grained_saliency(batch.images[: batch.rows])
-    marks = _places(maps_u8) if peaks else [None] * batch.rows
+    found = zip(*(index.tolist() for index in peaks_of(maps_u8)), strict=True)
+    marks = list(found) if peaks else [None] * batch.rows
     originals = [Picture(batch.images[i], _labels(batch.targets[i], batch.classes), peak=marks[i]) for i in rows]
     columns = [Column("original", originals)]
     if maps:
@@ -41,10 +42,9 @@ def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
 
 
 def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, options: str = "") -> list[Column]:
-    """What `mixer` makes of the batch: a column, or one a view where it returns the whole batch several times.
+    """Return a column with what `mixer` makes of the batch, or one a view if it returns the batch several times.
 
-    Args:
-        options: written beside the mixer's name.
+    `options` are written after the mixer's name.
     """
     count, size = len(batch.images), batch.images.shape[-1]
     name = f"{type(mixer).__name__} {options}".strip()
@@ -74,7 +74,7 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
 
 
 def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
-    """The images a mixer appends to the batch. A grid is drawn for the batch: each row shows a batch of its own."""
+    """Return the images a mixer appends to the batch. A grid is drawn for a batch: each row is from one of its own."""
     count, size = len(batch.images), batch.images.shape[-1]
     pictures = []
     for row in range(batch.rows):
@@ -97,7 +97,7 @@ def _seeded(seed: int) -> torch.Generator:
 
 
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Mean and std (3,1,1) to normalize by: what the mixer was told, else the batch's mean; None for uint8 images."""
+    """Return mean and std (3,1,1) to normalize by: the mixer's, else the batch's mean; None for uint8 images."""
     mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
     if mean is None or std is None:
         return None
@@ -114,12 +114,8 @@ def _pixels(images: Tensor, mixer: Mixer[Any], batch: Batch) -> Tensor:
     return images if scale is None else (255 * (images * scale[1] + scale[0])).round().clamp(0, 255).byte()
 
 
-def _places(maps: Tensor) -> list[tuple[int, int]]:
-    return list(zip(*(place.tolist() for place in peaks_of(maps)), strict=True))
-
-
 def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
-    """λ and the labels of the image itself, 1-λ and its partner's; of other images the note and the mixed labels."""
+    """Return λ and the image's own labels, 1-λ and its partner's; of other images the note and the mixed labels."""
     if image.own is None:
         return [image.note, *wrapped(_names(target, batch.classes))]
     if image.partner is None or image.lam is None:
@@ -130,7 +126,7 @@ def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
 
 
 def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """The class; of a multi-hot row every label; of soft targets the two largest, a line each."""
+    """Return the class; of a multi-hot row every label; of soft targets the two largest, a line each."""
     if target.ndim == 0 or ((target == 1) | (target <= 0)).all():
         return wrapped(_names(target, classes))
     names, largest = _short(classes), sorted(range(len(target)), key=lambda index: -float(target[index]))[:2]
@@ -138,7 +134,7 @@ def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """The names of a class number, or of the labels above 0 of a row (K,)."""
+    """Return the names of a class number, or of the labels above 0 of a row (K,)."""
     numbers = [int(target)] if target.ndim == 0 else (target > 0).nonzero().flatten().tolist()
     names = _short(classes)
     return [names[number] for number in numbers]

@@ -18,7 +18,7 @@ Records = list[dict[str, Any]]
 
 
 def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
-    """Draws loss, accuracy or mAP, learning rate and speed over the steps of a run, as a PNG.
+    """Draw loss, accuracy or mAP, learning rate and speed over the steps of a run, as a PNG.
 
     Args:
         metrics: a metrics.jsonl, or the work directory that holds it. Of steps logged twice (a run resumed from before
@@ -55,9 +55,9 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
 
 
 def read_metrics(path: Path) -> tuple[Records, Records]:
-    """The train and the val records of a metrics.jsonl, each in order of steps, each step once.
+    """Return the train and the val records of a metrics.jsonl, each in order of steps, each step once.
 
-    A last line without its end was cut off by a kill and is passed over.
+    A last line without its end was cut off by a kill and is skipped.
 
     Raises:
         FileNotFoundError, ValueError: as `curves`.
@@ -75,31 +75,22 @@ def read_metrics(path: Path) -> tuple[Records, Records]:
 
 
 def _series(records: Records, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the records that have a finite number under `key`."""
-    found = [(record["step"], record.get(key)) for record in records]
-    finite = [(step, float(value)) for step, value in found if value is not None and is_finite(value)]
-    return [step for step, _ in finite], [value for _, value in finite]
+    """Return the steps and values of the records that have a finite number under `key`."""
+    finite = [record for record in records if is_finite(record.get(key))]
+    return [record["step"] for record in finite], [float(record[key]) for record in finite]
 
 
 def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
     style.plain(axes, "Loss")
     steps, losses = _series(train, "loss")
+    if len(losses) >= 20:  # noisy
+        axes.plot(steps, losses, color=style.BLUE, alpha=0.25, linewidth=1.2)
+        losses = _smoothed(losses).tolist()
     if steps:
-        noisy = len(losses) >= 20
-        axes.plot(steps, losses, color=style.BLUE, alpha=0.25 if noisy else 1.0, linewidth=1.2 if noisy else 1.6)
-        axes.plot(
-            steps,
-            _smoothed(losses) if noisy else losses,
-            color=style.BLUE,
-            linewidth=1.6,
-            marker=_marker(steps, 1),
-            label="training",
-        )
-    val_steps, val_losses = _series(val, "loss")
+        axes.plot(steps, losses, color=style.BLUE, linewidth=1.6, marker=_marker(steps, 1), label="training")
+    val_steps, values = _series(val, "loss")
     if val_steps:
-        axes.plot(
-            val_steps, val_losses, color=style.ORANGE, linewidth=1.6, marker=_marker(val_steps), label="evaluation"
-        )
+        axes.plot(val_steps, values, color=style.ORANGE, linewidth=1.6, marker=_marker(val_steps), label="evaluation")
     _legend_or_note(axes, bool(steps or val_steps), "no losses logged yet", legend=True)
 
 
@@ -116,17 +107,11 @@ def _draw_accuracy(axes: Axes, val: Records) -> None:
         axes.plot(steps, values, color=color, linewidth=1.6, marker=_marker(steps), label=name)
         if key == main:
             best = max(range(len(values)), key=values.__getitem__)
-            axes.plot(steps[best], values[best], "o", color=color, markersize=6, markeredgecolor="white")
-            beyond_middle = steps[best] > steps[-1] / 2
-            axes.annotate(
-                f"best {values[best]:.2f}",
-                (steps[best], values[best]),
-                xytext=(-4 if beyond_middle else 6, -13),
-                textcoords="offset points",
-                ha="right" if beyond_middle else "left",
-                fontsize=8,
-                color=style.INK,
-            )
+            point = steps[best], values[best]
+            axes.plot(*point, "o", color=color, markersize=6, markeredgecolor="white")
+            offset, side = (-4, "right") if steps[best] > steps[-1] / 2 else (6, "left")
+            look: dict[str, Any] = {"ha": side, "fontsize": 8, "color": style.INK}
+            axes.annotate(f"best {values[best]:.2f}", point, (offset, -13), textcoords="offset points", **look)
     _legend_or_note(axes, drawn, "not evaluated yet", legend=True)
 
 
@@ -150,12 +135,12 @@ def _legend_or_note(axes: Axes, drawn: bool, note: str, legend: bool = False) ->
 
 
 def _smoothed(values: list[float]) -> np.ndarray:
-    """The mean over a centred window of about a twenty-fifth of the series, narrower towards its ends."""
+    """Return the mean over a centred window of about a twenty-fifth of the series, narrower towards its ends."""
     half = max(len(values) // 50, 2)
     total = np.concatenate([[0.0], np.cumsum(values)])
-    place = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(place, len(values) - 1 - place))
-    return (total[place + reach + 1] - total[place - reach]) / (2 * reach + 1)
+    index = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
+    return (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
 
 
 def _marker(steps: list[int], most: int = 40) -> str:

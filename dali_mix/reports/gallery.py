@@ -11,6 +11,7 @@ import torch
 
 from dali_mix import mixers as mixer_room
 from dali_mix.mixers import Mixer
+from dali_mix.options import whole
 from dali_mix.recordio import RecordSet
 from dali_mix.reports import style
 from dali_mix.reports.columns import Batch, mixed, plain
@@ -34,7 +35,7 @@ def gallery(
     maps: bool = False,
     title: str | None = None,
 ) -> Path:
-    """Draws `rows` images of a packed set, plain and by each mixer, as a PNG.
+    """Draw `rows` images of a packed set, plain and by each mixer, as a PNG.
 
     Images are the central squares of randomly drawn records; partners come from a batch of 32 or more. Each mixer draws
     with the same seed. Below a picture stand λ with the image's own labels and 1-λ with its partner's; for SpliceMix
@@ -61,19 +62,11 @@ def gallery(
     if not isinstance(records, RecordSet):
         records = RecordSet(records)
     size = natural_size(records) if image_size is None else image_size
-    if rows < 1 or size < 8 or not mixers:
-        raise ValueError(f"a gallery needs rows ≥ 1 ({rows}), a mixer ({len(mixers)}) and image_size ≥ 8 ({size})")
-    if min(rows, len(records)) > MOST_ROWS:
-        raise ValueError(f"rows={rows}: a picture has at most {MOST_ROWS} rows; draw several with different seeds")
-    if size > LARGEST_IMAGE:
-        raise ValueError(f"image_size={size}: an image is at most {LARGEST_IMAGE} pixels a side; choose a smaller one")
-    if not len(records):
-        raise ValueError(f"{records.prefix} holds no records to show")
+    whole("rows", rows, 1, MOST_ROWS)
+    whole("image_size", size, 8, LARGEST_IMAGE)
+    if not mixers:
+        raise ValueError("a gallery needs a mixer: name one, such as resizemix")
     classes = records.info.classes
-    for mixer in mixers:  # a wrong name is told before images are read
-        if isinstance(mixer, str):
-            parse_mixer(mixer, len(classes), size, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
-
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(records), generator=generator)[: max(2 * rows, SMALLEST_BATCH)].tolist()
     images, targets = read_images(records, chosen, size), read_targets(records, chosen)
@@ -83,11 +76,11 @@ def gallery(
 
     columns = plain(batch, peaks, maps)
     for mixer in mixers:
-        given = ""
+        options = ""
         if isinstance(mixer, str):
-            given = _in_words(mixer)
+            options = _in_words(mixer)
             mixer = parse_mixer(mixer, len(classes), size, tuple(mean.tolist()), (1.0, 1.0, 1.0))
-        columns += mixed(mixer, batch, seed, boxes, peaks, given)
+        columns += mixed(mixer, batch, seed, boxes, peaks, options)
     heading = title or f"{records.prefix.name}: {len(records):,} images, {len(classes):,} classes"
     return style.save(draw(columns, heading), out)
 
@@ -135,7 +128,7 @@ def _name_and_options(text: str) -> tuple[str, list[str]]:
 
 
 def _in_words(text: str) -> str:
-    """The options of a mixer's text as its column shows them: `per_batch=True` is per_batch, `grids=mini` is mini."""
+    """Return the options of a mixer's text for its column: `per_batch=True` is per_batch, `grids=mini` is mini."""
     words = []
     for key, _, value in (pair.partition("=") for pair in _name_and_options(text)[1]):
         words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,21 +16,19 @@ SMALLEST, LARGEST = 32, 224
 
 
 def natural_size(records: RecordSet) -> int:
-    """A side, in pixels, that suits the set: its median shorter side, but 32 at least and 224 at most."""
-    rows = np.linspace(0, len(records) - 1, min(len(records), 1000)).astype(np.int64)
-    table = records.table[rows]
-    shorter = statistics.median(np.minimum(table["height"], table["width"]).tolist())
+    """Return a side, in pixels, that suits the set: its median shorter side, at least 32 and at most 224."""
+    shorter = np.median(np.minimum(records.table["height"], records.table["width"]))
     return min(max(int(shorter), SMALLEST), LARGEST)
 
 
 def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
-    """(len(rows), 3, size, size) uint8 RGB: the central square of each image.
+    """Return the central square of each image: (len(rows), 3, size, size) uint8 RGB.
 
     Raises:
         ValueError: a record that cannot be decoded; the message names it.
     """
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         data = records.encoded(row).tobytes()
         try:
             upright = Image.fromarray(decode_bgr(data, read_image_header(data, plain=False))[:, :, ::-1])
@@ -41,13 +38,13 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
             ) from error
         # Enlarged pixels stay sharp squares; reduced ones are averaged.
         enlarged = min(upright.size) < size
-        way = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
-        images[place] = np.asarray(ImageOps.fit(upright, (size, size), way))
+        resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+        images[index] = np.asarray(ImageOps.fit(upright, (size, size), resampling))
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
-    """(B,) int64 class numbers or (B,K) float32 multi-hot rows.
+    """Return (B,) int64 class numbers or (B,K) float32 multi-hot rows.
 
     Raises:
         ValueError: a set whose targets mixers do not take.

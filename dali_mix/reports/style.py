@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -60,6 +61,7 @@ def save(figure: Figure, out: str | Path) -> Path:
         ValueError, OSError: as `check_out`; also when it cannot be written.
     """
     out = check_out(out)
-    with replacing(out) as aside:
+    with replacing(out) as aside, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name: an empty box says so
         figure.savefig(aside, format="png", dpi=DPI)
     return out

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dali_mix._text import printable
+from dali_mix._text import csv_text, printable
 from dali_mix.cli.arguments import add_recipe
 from dali_mix.cli.bars import Bar
 from dali_mix.engine.distributed.environment import environment
@@ -131,10 +129,8 @@ def _json(found: Predictions, args: argparse.Namespace) -> str:
 
 
 def _csv(found: Predictions, args: argparse.Namespace) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "prediction", *found.classes])
+    table: list[list[object]] = [["image", "prediction", *found.classes]]
     for row, path in enumerate(found.paths):
         names = ",".join(name for name, _ in found.chosen(row, args.threshold, args.top_k))
-        table.writerow([path, names, *(f"{score:.6f}" for score in found.scores[row].tolist())])
-    return text.getvalue()
+        table.append([path, names, *(f"{score:.6f}" for score in found.scores[row].tolist())])
+    return csv_text(table)
