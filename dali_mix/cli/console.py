@@ -41,7 +41,9 @@ def install() -> None:
     place of Python's own are left alone.
     """
     for number in range(3):
-        if not _is_open(number):
+        try:
+            os.fstat(number)
+        except OSError:
             _to_null(number)
     sys.stdout = _replaced(sys.stdout, sys.__stdout__, 1, "standard output")
     sys.stderr = _replaced(sys.stderr, sys.__stderr__, 2, "standard error")
@@ -62,14 +64,6 @@ def _replaced(stream: TextIO | None, original: TextIO | None, number: int, name:
         errors="backslashreplace",
         line_buffering=original is None or bool(original.line_buffering) or getattr(original, "write_through", False),
     )
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 def _to_null(number: int) -> None:

@@ -22,9 +22,8 @@ SHARED = (
     "nvidia-libnvcomp-cu12 nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg nvidia-nvjpeg2k-cu13 "
     "nvidia-nvtiff-cu13 nvidia-libnvcomp-cu13"
 )
-# Import names that differ from the distribution's.
+# Import names that differ from the distribution's, and other distributions of the same module.
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-learn": "sklearn"}
-# Other distributions of the same module.
 ALSO = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")}
 
 

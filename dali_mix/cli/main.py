@@ -89,9 +89,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for name, (module, summary) in COMMANDS.items():
         # add_help off where the module is not loaded: its own parser answers --help.
         wanted = bool(arguments) and arguments[0] == name
-        subparser = subparsers.add_parser(
-            name, help=summary, add_help=wanted, description=f"{summary[0].upper()}{summary[1:]}."
-        )
+        sentence = f"{summary[0].upper()}{summary[1:]}."
+        subparser = subparsers.add_parser(name, help=summary, add_help=wanted, description=sentence)
         if wanted:
             importlib.import_module(module).configure(subparser)
     return parser.parse_args(arguments)

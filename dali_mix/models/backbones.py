@@ -74,11 +74,7 @@ def full_name(name: str) -> str:
 
 
 def _forward_features(model: Any, images: Tensor) -> Tensor:
-    """Return the last map of one of timm's models or of ours: they give maps, maps with channels last, or tokens.
-
-    Raises:
-        ValueError: a model of several branches, or tokens that make no grid.
-    """
+    """Return the last map of one of timm's models or of ours: they give maps, maps with channels last, or tokens."""
     features = model.forward_features(images)
     if not isinstance(features, Tensor):
         raise ValueError(f"it gives {len(features)} results where one map is needed: take another")

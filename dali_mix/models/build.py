@@ -55,10 +55,10 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
         raise ValueError(f"no model is called {name!r}{hint}; names are timm/NAME, torchvision/NAME, {', '.join(_OWN)}")
     make, known = maker
     if unknown := [option for option in options if option not in known]:
+        names = f"{', '.join(map(repr, unknown))}{did_you_mean(unknown[0], known)}"
         raise ValueError(
-            f"model {name!r} has no option {', '.join(map(repr, unknown))}{did_you_mean(unknown[0], known)}; its "
-            "options are the arguments of its class. Weights are not downloaded, and no option loads them: use "
-            "`weights = PATH` in a recipe, or dali_mix.models.load_weights(model, PATH)"
+            f"model {name!r} has no option {names}; its options are the arguments of its class. Weights are not "
+            "downloaded: use `weights = PATH` in a recipe, or dali_mix.models.load_weights(model, PATH)"
         )
     try:
         return make(num_classes=num_classes, **options)

@@ -144,9 +144,8 @@ def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
 def _build_head(head: str, channels: int, num_classes: int, options: dict[str, Any]) -> nn.Module:
     known = [name for name in inspect.signature(HEADS[head]).parameters if name not in _OF_BUILD]
     if unknown := [name for name in options if name not in known]:
-        raise ValueError(
-            f"head {head!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}"
-        )
+        names = ", ".join(map(repr, unknown))
+        raise ValueError(f"head {head!r} has no option {names}; it has {', '.join(known) or 'none'}")
     try:
         if head == "sgre":
             return SGREHead(channels, _embeddings(options, num_classes), **options)
@@ -170,12 +169,7 @@ def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
 
 
 def load_embeddings(path: str | Path) -> Tensor:
-    """Read label embeddings (K,E), as `dali-mix embed-labels` writes them.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no .npy file of a table of finite numbers.
-    """
+    """Read label embeddings (K,E), as `dali-mix embed-labels` writes them; raise ValueError for any other file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")

@@ -18,7 +18,7 @@ from dali_mix.engine.checkpoint.files import check_writable
 from dali_mix.engine.inference.image_files import Seen, Unreadable, find_images
 from dali_mix.engine.inference.predict import Predictor
 from dali_mix.models.maps import Looked, look
-from dali_mix.options import did_you_mean
+from dali_mix.options import did_you_mean, whole
 from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw
 
@@ -55,8 +55,7 @@ def attention(
         FileNotFoundError: a path that is not there.
         OSError: `out` cannot be made or written to.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k={top_k}: give 1 or more classes to draw")
+    whole("top_k", top_k, 1)
     chosen = None if classes is None else [_index(name, predictor.classes) for name in classes]
     files, folder = find_images(images), Path(out)
     check_writable(folder)
@@ -69,8 +68,6 @@ def attention(
             looked = look(predictor.model, seen.images)
         pictures = shown(predictor, seen)
         scores = predictor.scores(looked.logits).cpu()
-        attended = None if looked.attention is None else looked.attention.float().cpu()
-        looked = Looked(looked.logits, looked.class_maps.float().cpu(), attended)
         for row, path in enumerate(seen.paths):
             numbers = chosen or scores[row].argsort(descending=True, stable=True)[:top_k].tolist()
             size = f"seen as {seen.images.shape[3]}×{seen.images.shape[2]} pixels"
@@ -87,11 +84,11 @@ def _columns(
     picture: Tensor, scores: Tensor, looked: Looked, row: int, numbers: Sequence[int], classes: Sequence[str]
 ) -> Iterator[Column]:
     for number in numbers:
-        heat = looked.class_maps[row, number]
+        heat = looked.class_maps[row, number].float().cpu()
         caption = [f"probability {scores[number]:.3f}", f"logits {float(heat.min()):.3g} … {float(heat.max()):.3g}"]
         pictures = [Picture(overlaid(picture, heat), caption)]
         if looked.attention is not None:
-            shares = 100 * looked.attention[row, number]
+            shares = 100 * looked.attention[row, number].float().cpu()
             caption = ["attention", f"{float(shares.min()):.2g} … {float(shares.max()):.2g} %"]
             pictures.append(Picture(overlaid(picture, shares), caption))
         yield Column(classes[number], pictures)

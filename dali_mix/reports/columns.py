@@ -46,54 +46,59 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
 
     `options` are written after the mixer's name.
     """
-    count, size = len(batch.images), batch.images.shape[-1]
+    count = len(batch.images)
     name = f"{type(mixer).__name__} {options}".strip()
-    params = mixer.sample(count, size, size, _seeded(seed))
+    params = _sample(mixer, batch, seed)
     while isinstance(params, (ChoiceParams, Unmixed)):
         if isinstance(params, Unmixed) or params.index < 0:
             return [replace(plain(batch, False, False)[0], name=f"{name}: none")]
         assert isinstance(mixer, MixChoice)
         mixer, params = mixer.mixers[params.index], params.params
         name = f"{name}: {type(mixer).__name__}"
-    inputs = _inputs(mixer, batch)
-    described = mixer.describe(inputs, params)
+    described = mixer.describe(_inputs(mixer, batch), params)
     if any(image.own is None for image in described):
         return [_appended(name, mixer, batch, seed, boxes)]
-    images, targets = mixer.apply(inputs.clone(), batch.targets.clone(), params)
-    pixels = _pixels(images, mixer, batch)
+    pixels, targets = _apply(mixer, batch, params)
     columns = []
-    for view in range(len(images) // count):
+    for view in range(len(pixels) // count):
         pictures = []
         for index in range(view * count, view * count + batch.rows):
             shown = described[index] if index < len(described) else MixedImage(index % count)
             caption = _caption(shown, batch, targets[index])
             outlines = shown.boxes if boxes else ()
             pictures.append(Picture(pixels[index], caption, outlines, shown.peak if peaks else None))
-        columns.append(Column(f"{name}, view {view + 1}" if len(images) > count else name, pictures))
+        columns.append(Column(f"{name}, view {view + 1}" if len(pixels) > count else name, pictures))
     return columns
 
 
 def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
     """Return the images a mixer appends to the batch. A grid is drawn for a batch: each row is from one of its own."""
-    count, size = len(batch.images), batch.images.shape[-1]
     pictures = []
     for row in range(batch.rows):
-        params = mixer.sample(count, size, size, _seeded(seed + row))
+        params = _sample(mixer, batch, seed + row)
         if isinstance(params, Unmixed):
             pictures.append(Picture(batch.images[row], ["not mixed"]))
             continue
-        inputs = _inputs(mixer, batch)
-        appended = ((index, image) for index, image in enumerate(mixer.describe(inputs, params)) if image.own is None)
+        described = enumerate(mixer.describe(_inputs(mixer, batch), params))
+        appended = ((index, image) for index, image in described if image.own is None)
         firsts = [next(group) for _, group in itertools.groupby(appended, key=lambda pair: pair[1])]
         index, shown = firsts[row % len(firsts)]  # of several grids each in turn
-        images, targets = mixer.apply(inputs.clone(), batch.targets.clone(), params)
-        picture = _pixels(images[index], mixer, batch)
-        pictures.append(Picture(picture, _caption(shown, batch, targets[index]), shown.boxes if boxes else ()))
+        pixels, targets = _apply(mixer, batch, params)
+        pictures.append(Picture(pixels[index], _caption(shown, batch, targets[index]), shown.boxes if boxes else ()))
     return Column(name, pictures)
 
 
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _sample(mixer: Mixer[Any], batch: Batch, seed: int) -> Any:
+    count, _, height, width = batch.images.shape
+    return mixer.sample(count, height, width, torch.Generator().manual_seed(seed))
+
+
+def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor]:
+    """Return the mixed images, as uint8, and targets."""
+    images, targets = mixer.apply(_inputs(mixer, batch).clone(), batch.targets.clone(), params)
+    if (scale := _scale(mixer, batch)) is not None:
+        images = (255 * (images * scale[1] + scale[0])).round().clamp(0, 255).byte()
+    return images, targets
 
 
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
@@ -107,11 +112,6 @@ def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
 def _inputs(mixer: Mixer[Any], batch: Batch) -> Tensor:
     scale = _scale(mixer, batch)
     return batch.images if scale is None else (batch.images / 255 - scale[0]) / scale[1]
-
-
-def _pixels(images: Tensor, mixer: Mixer[Any], batch: Batch) -> Tensor:
-    scale = _scale(mixer, batch)
-    return images if scale is None else (255 * (images * scale[1] + scale[0])).round().clamp(0, 255).byte()
 
 
 def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:

@@ -18,14 +18,11 @@ Records = list[dict[str, Any]]
 
 
 def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
-    """Draw loss, accuracy or mAP, learning rate and speed over the steps of a run, as a PNG.
+    """Draw loss, accuracy or mAP, learning rate and speed over the steps of a run, as the PNG `out`.
 
     Args:
         metrics: a metrics.jsonl, or the work directory that holds it. Of steps logged twice (a run resumed from before
             them) the later counts.
-
-    Returns:
-        `out`.
 
     Raises:
         FileNotFoundError: no metrics there, or no folder to write to.
@@ -58,9 +55,6 @@ def read_metrics(path: Path) -> tuple[Records, Records]:
     """Return the train and the val records of a metrics.jsonl, each in order of steps, each step once.
 
     A last line without its end was cut off by a kill and is skipped.
-
-    Raises:
-        FileNotFoundError, ValueError: as `curves`.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no metrics at {path}: give the work directory of a run, or its metrics.jsonl")
@@ -91,19 +85,18 @@ def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
     val_steps, values = _series(val, "loss")
     if val_steps:
         axes.plot(val_steps, values, color=style.ORANGE, linewidth=1.6, marker=_marker(val_steps), label="evaluation")
-    _legend_or_note(axes, bool(steps or val_steps), "no losses logged yet", legend=True)
+    _legend_or_note(axes, "no losses logged yet", legend=True)
 
 
 def _draw_accuracy(axes: Axes, val: Records) -> None:
     title, names = _watched(val)
     style.plain(axes, f"Evaluation {title}, %")
-    main, drawn = next(iter(names)), False
+    main = next(iter(names))
     for key, name in reversed(names.items()):  # the main one on top
         color = style.ORANGE if key == main else style.FAINT
         steps, values = _series(val, key)
         if not steps or (key == "top5" and min(values) >= 100):
             continue
-        drawn = True
         axes.plot(steps, values, color=color, linewidth=1.6, marker=_marker(steps), label=name)
         if key == main:
             best = max(range(len(values)), key=values.__getitem__)
@@ -112,7 +105,7 @@ def _draw_accuracy(axes: Axes, val: Records) -> None:
             offset, side = (-4, "right") if steps[best] > steps[-1] / 2 else (6, "left")
             look: dict[str, Any] = {"ha": side, "fontsize": 8, "color": style.INK}
             axes.annotate(f"best {values[best]:.2f}", point, (offset, -13), textcoords="offset points", **look)
-    _legend_or_note(axes, drawn, "not evaluated yet", legend=True)
+    _legend_or_note(axes, "not evaluated yet", legend=True)
 
 
 def _draw_series(axes: Axes, train: Records, key: str, title: str, color: str) -> None:
@@ -123,11 +116,11 @@ def _draw_series(axes: Axes, train: Records, key: str, title: str, color: str) -
         axes.set_ylim(0, max(values) * 1.1 or 1)
     if key != "lr":
         axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
-    _legend_or_note(axes, bool(steps), "nothing logged yet")
+    _legend_or_note(axes, "nothing logged yet")
 
 
-def _legend_or_note(axes: Axes, drawn: bool, note: str, legend: bool = False) -> None:
-    if not drawn:
+def _legend_or_note(axes: Axes, note: str, legend: bool = False) -> None:
+    if not axes.lines:
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=style.FAINT, fontsize=9)
         axes.set_yticks([])
     elif legend:  # above the panel, where it covers no curve

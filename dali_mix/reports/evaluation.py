@@ -28,14 +28,8 @@ POINTS = 200  # of a curve, at most
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
     """Write `per_class.csv` and `per_class.png`, and of a multi-label model `pr_curves.png`; figures in per cent.
 
-    Args:
-        out: a folder, created if it is missing. Files of an earlier report are replaced.
-
-    Returns:
-        the files; none on a rank that does not write.
-
-    Raises:
-        OSError: they cannot be written.
+    `out` is a folder, created if it is missing; files of an earlier report are replaced. Return the files: none on a
+    rank that does not write.
     """
     if not evaluation.main:
         return []
@@ -60,7 +54,7 @@ def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
             return "" if math.isnan(value) else f"{value:.4f}"
         return value
 
-    return csv_text([head, *([field(value) for value in row] for row in rows)])
+    return csv_text([head, *(map(field, row) for row in rows)])
 
 
 def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Figure:

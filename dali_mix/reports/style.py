@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dali_mix._files import replacing
+from dali_mix.engine.checkpoint import files
 
 INK = "#1f2933"
 FAINT = "#7b8794"
@@ -30,36 +30,22 @@ def plain(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold", pad=8)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(colors=FAINT, labelsize=8, length=0, pad=5)
 
 
 def check_out(out: str | Path) -> Path:
-    """Return `out` as a path, where a PNG can be written.
-
-    Raises:
-        ValueError: it is called something else than .png.
-        FileNotFoundError: the folder is missing.
-    """
+    """Return `out` as a path; raise ValueError or OSError if no PNG can be written there."""
     out = Path(out)
     if out.suffix.lower() != ".png":
         raise ValueError(f"cannot write {out}: pictures are PNGs, give a name that ends in .png")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {out}: the folder {out.parent} does not exist")
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"cannot write {out}: the folder {out.parent.absolute()} is read-only; choose another")
+    files.check_out("picture", out)
     return out
 
 
 def save(figure: Figure, out: str | Path) -> Path:
-    """Write `figure` as a PNG, completely or not at all, and return its path.
-
-    Raises:
-        ValueError, OSError: as `check_out`; also when it cannot be written.
-    """
+    """Write `figure` as a PNG, completely or not at all, and return its path."""
     out = check_out(out)
     with replacing(out) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name: an empty box says so

@@ -16,15 +16,6 @@ DATA = Path(__file__).parent / "data"
 CSRA, SPLICED, SGRE = (np.load(DATA / f"{name}.npz") for name in ("csra_head", "splicemix_cl", "sgre_head"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Maps here are so small that threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tensor(archive, name):
     return torch.from_numpy(np.asarray(archive[name]))
 

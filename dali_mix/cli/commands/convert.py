@@ -94,11 +94,7 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 
 
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
-    """Return the model that `state` is of, or None for one of ours (`sure`) that shapes do not tell.
-
-    Raises:
-        ValueError: not ours, as far as can be told.
-    """
+    """Return the model of `state`, or None for one of ours (`sure`) that shapes do not tell; else raise ValueError."""
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters
     from dali_mix.models.weights.recognize import recognize

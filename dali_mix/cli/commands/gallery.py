@@ -17,7 +17,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "here mixup's alpha is 1 and cutout's size half the image's unless given"
     )
     outlines = "outline what was pasted or cut, and the cells of a grid (default: yes)"
-    peaks = "mark the most salient pixel of each image, and of what SaliencyMix pasted"
     add("prefix", help="packed set: PREFIX of PREFIX.json")
     add("--mixers", default="resizemix,cutmix,mixup,cutout", help=mixers)
     add("--out", type=Path, required=True, help="PNG to write")
@@ -25,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="chooses images and mixes (default: %(default)s)")
     add("--image-size", type=int, help="side in pixels before mixing (default: what suits the set)")
     add("--boxes", action=argparse.BooleanOptionalAction, default=True, help=outlines)
-    add("--peaks", action="store_true", help=peaks)
+    add(
+        "--peaks", action="store_true", help="mark the most salient pixel of each image, and of what SaliencyMix pasted"
+    )
     add("--maps", action="store_true", help="a column with the saliency of each image")
     add("--title", help="heading (default: the set's name and size)")
 

@@ -28,9 +28,8 @@ def run(args: argparse.Namespace) -> int:
     if args.record is None:
         if args.save:
             raise ValueError("--save writes one record's image: say which with --record ROW")
-        figures = summarize(records.info, records.table)
-        figures["class_names"] = list(records.info.classes)
-        figures["options"] = records.info.options
+        names = list(records.info.classes)
+        figures = summarize(records.info, records.table) | {"class_names": names, "options": records.info.options}
     else:
         if not 0 <= args.record < len(records):
             raise ValueError(f"--record {args.record}: {args.prefix} has records 0 to {len(records) - 1}")
@@ -39,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
             args.save.write_bytes(records.encoded(args.record).tobytes())
     if args.json:
         print(json.dumps(figures, indent=1, ensure_ascii=False))
-        return 0
-    if args.record is None:
+    elif args.record is None:
         names = figures.pop("class_names")
         print("\n".join(lines(figures)))
         print("class names:", ", ".join(names[:20]) + (f", … ({len(names)})" if len(names) > 20 else ""))

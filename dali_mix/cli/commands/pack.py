@@ -47,12 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _configure_reading(add: Callable[..., object]) -> None:
     add("--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)")
-    add(
-        "--classes",
-        type=Path,
-        metavar="FILE|auto",
-        help="class names in order, one a line; auto: voc's annotations say",
-    )
+    add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one a line; voc: auto finds them")
     add("--task", choices=TASKS, help="what the labels are (voc, coco, digit-scenes: multilabel; list: by its labels)")
     add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)")
     add("--unlabelled", choices=("keep", "drop"), help="images without labels (dropped by nus-wide, vg500 and coco)")
@@ -126,9 +121,8 @@ def run(args: argparse.Namespace) -> int:
     )
     listing = find_layout(args.layout)(args.root or Path(), args.split, options)
     if not isinstance(listing, Listing):
-        raise ValueError(
-            f"layout {args.layout} returned a {type(listing).__name__}, not a Listing; correct its function"
-        )
+        found = type(listing).__name__
+        raise ValueError(f"layout {args.layout} returned a {found}, not a Listing; correct its function")
     if args.task not in (None, listing.task):
         raise ValueError(f"layout {args.layout} is for --task {listing.task}, not {args.task}")
     _print_notices(listing.report, 0)

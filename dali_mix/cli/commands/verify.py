@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,11 +33,9 @@ def run(args: argparse.Namespace) -> int:
     failed = False
     for prefix in args.prefix:
         prefix = str(set_prefix(prefix))
-        try:
+        problems, total = 0, None
+        with suppress(OSError, ValueError):  # verify_set says why
             total = read_info(Path(prefix + ".json")).count
-        except (OSError, ValueError):
-            total = None  # verify_set says why
-        problems = 0
         with tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar:
             for problem in verify_set(prefix, decode=decode, progress=bar.update):
                 problems += 1

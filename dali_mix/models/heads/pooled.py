@@ -43,19 +43,10 @@ class MaxPoolHead(_PooledHead):
         return self.fc(as_tokens(features, self.in_channels).amax(1))
 
     def cells(self, features: Tensor, rows: int, columns: int) -> Tensor:
-        """Logits of each cell of spliced images, for `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200).
+        """Return the logits of each cell of spliced images, (n, rows · columns, K), row by row, of maps (n,C,H,W).
 
-        A map that the grid does not divide is first resized (bilinear, align_corners) to the multiple below.
-
-        Args:
-            features: (n,C,H,W), maps of the spliced images.
-            rows, columns: of the grid.
-
-        Returns:
-            (n, rows · columns, K), row by row.
-
-        Raises:
-            ValueError: no maps, or a grid finer than the maps.
+        For `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200). A map that the grid does not divide is first
+        resized (bilinear, align_corners) to the multiple below. Raise ValueError for a grid finer than the maps.
         """
         if features.ndim != 4 or features.shape[1] != self.in_channels:
             raise ValueError(f"features {tuple(features.shape)}: cells are cut from maps (n,{self.in_channels},H,W)")

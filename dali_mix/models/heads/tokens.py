@@ -1,4 +1,4 @@
-"""Maps and tokens: what heads take, and what they give for pictures."""
+"""Maps and tokens: the features of heads, and their positions."""
 
 from __future__ import annotations
 
@@ -9,38 +9,28 @@ from torch import Tensor
 
 
 def as_tokens(features: Tensor, channels: int) -> Tensor:
-    """(B,C,H,W) or (B,N,C) → (B,N,C), positions row by row.
-
-    Raises:
-        ValueError: another number of dimensions or of channels.
-    """
+    """Return (B,C,H,W) or (B,N,C) as (B,N,C), positions row by row; raise ValueError for any other shape."""
     if features.ndim == 4 and features.shape[1] == channels:
         return features.flatten(2).transpose(1, 2)
     if features.ndim == 3 and features.shape[2] == channels:
         return features
-    raise ValueError(
-        f"features {tuple(features.shape)}: this head needs maps (B,{channels},H,W) or tokens (B,N,{channels})"
-    )
+    needed = f"maps (B,{channels},H,W) or tokens (B,N,{channels})"
+    raise ValueError(f"features {tuple(features.shape)}: this head needs {needed}")
 
 
 def as_maps(values: Tensor, features: Tensor) -> Tensor:
-    """(B,K,N) → (B,K,H,W) where `features` were maps, else as it is."""
+    """Return `values` (B,K,N) as (B,K,H,W) if `features` were maps, else as they are."""
     return values.unflatten(2, features.shape[2:]) if features.ndim == 4 else values
 
 
 def grid_of(features: Tensor) -> tuple[int, int]:
-    """(rows, columns) of the positions; tokens are taken for a square.
-
-    Raises:
-        ValueError: tokens that make no square.
-    """
+    """Return (rows, columns) of the positions; raise ValueError for tokens that make no square."""
     if features.ndim == 4:
         return features.shape[2], features.shape[3]
-    side = math.isqrt(features.shape[1])
-    if side * side != features.shape[1]:
-        raise ValueError(
-            f"{features.shape[1]} tokens are no square grid: give maps (B,C,H,W), which say where each position is"
-        )
+    count = features.shape[1]
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(f"{count} tokens are no square grid: give maps (B,C,H,W), which say where each position is")
     return side, side
 
 

@@ -27,6 +27,7 @@ from dali_mix.models.weights.prefixes import best_prefix, without_prefix
 from dali_mix.models.weights.recognize import Recognized, count, recognize
 from dali_mix.options import choice
 
+Grid = tuple[int, int]  # rows, columns
 POSITIONS = "position_embedding.pe"  # SGRE's table of positions, which our head computes
 EMBEDDINGS = "embeddings"
 _MOST = 0.8  # of the keys have a prefix that is removed before the release is looked at
@@ -63,37 +64,29 @@ def to_ours(
     layout = _layout_of(state, release, model)
     given = dict(state)
     if layout.head == "sgre":
-        if (EMBEDDINGS in given) == (embeddings is not None):
-            raise ValueError(
-                "the file has no label embeddings: they are in an .npy file of their own; give it as --embeddings"
-                if embeddings is None
-                else "the file has label embeddings of its own: leave --embeddings out"
-            )
+        if EMBEDDINGS in given and embeddings is not None:
+            raise ValueError("the file has label embeddings of its own: leave --embeddings out")
+        if EMBEDDINGS not in given and embeddings is None:
+            raise ValueError("the file has no label embeddings: give their .npy file as --embeddings")
         if embeddings is not None:
             given[EMBEDDINGS] = embeddings
     ours = _names(given, layout, back=False)
     found = recognize(ours, model)
     if found is None:
-        raise ValueError(
-            "neither a ResNet (layer1 to layer4) nor a ViT (pos_embed, patch_embed.proj.weight) whose size its shapes "
-            f"tell; --model NAME says what it is{advice(state, release)}"
-        )
+        known = "a ResNet (layer1 to layer4) nor a ViT (pos_embed, patch_embed.proj.weight) whose size its shapes tell"
+        raise ValueError(f"neither {known}; --model NAME says what it is{advice(state, release)}")
     if layout.head and found.head == "pooled":
         found = replace(found, head=layout.head)
     positions = given.get(POSITIONS)
     if differ := differences(_expected(found, layout, given, positions), given, most=20):
-        other = "" if model else ". If it is another model, --model NAME says which"
-        raise ValueError(
-            f"as a checkpoint of {release} it would be {found}, but {differ}{other}{advice(state, release)}"
-        )
+        other = ("" if model else ". If it is another model, --model NAME says which") + advice(state, release)
+        raise ValueError(f"as a checkpoint of {release} it would be {found}, but {differ}{other}")
     if positions is not None:
         notes.append(_check_positions(positions))
     if layout.head == "csra":
         notes.append("lam is not in the file: published are .1 on VOC, .4 on COCO (ViT-L 1), .3 on WIDER")
     if layout.head == "sgre":
-        notes.append(
-            "the encoder's heads (8) and the attention's temperature are not in the file: set them in the model"
-        )
+        notes.append("the encoder's heads (8) and the attention's temperature are not in the file: set them yourself")
     return Converted(ours, layout, found, tuple(notes))
 
 
@@ -124,7 +117,7 @@ def to_theirs(
     release: str,
     *,
     model: str = "",
-    grid: tuple[int, int] = (14, 14),
+    grid: Grid = (14, 14),
     embeddings: Tensor | None = None,
 ) -> Converted:
     """Convert our state dict to the names of a release, so that the published code loads it.
@@ -157,19 +150,13 @@ def to_theirs(
     theirs = _names(state, layout, back=True, grid=grid)
     if embeddings is not None:
         if layout.head != "sgre" or not torch.equal(theirs[EMBEDDINGS], embeddings.to(theirs[EMBEDDINGS].dtype)):
-            raise ValueError(
-                "the embeddings given are not those of the checkpoint; leave --embeddings out to keep them"
-            )
+            raise ValueError("--embeddings are not those of the checkpoint; leave the option out to keep them")
         del theirs[EMBEDDINGS]
     return Converted(theirs, layout, found, ())
 
 
 def without_head(state: Mapping[str, Tensor], found: Recognized | None) -> dict[str, Tensor]:
-    """Return the backbone alone, by its library's keys, of our multi-label or classification weights.
-
-    Raises:
-        ValueError: a classifier of an unknown model.
-    """
+    """Return the backbone of our weights, by its library's keys; raise ValueError if `found` is needed and None."""
     if backbone := without_prefix(state, "backbone.")[0]:
         return backbone
     if found is None:
@@ -203,9 +190,7 @@ def advice(state: Mapping[str, Tensor], release: str) -> str:
     return ""
 
 
-def _names(
-    state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: tuple[int, int] | None = None
-) -> dict[str, Tensor]:
+def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Grid | None = None) -> dict[str, Tensor]:
     """Rename every tensor; keys without another name keep theirs, for `differences` to find."""
     if layout.head == "csra":
         state = _split(state) if back else _join(state)
@@ -234,9 +219,8 @@ def _join(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     rest = {key: value for key, value in state.items() if key not in names}
     shapes = {tuple(head.shape) for head in heads}
     if len(heads) < len(names) or len(shapes) != 1 or any(len(shape) != 4 or shape[2:] != (1, 1) for shape in shapes):
-        found = ", ".join(
-            f"{key} {tuple(value.shape)}" for key, value in state.items() if key.startswith("classifier.")
-        )
+        classifier = {key: tuple(value.shape) for key, value in state.items() if key.startswith("classifier.")}
+        found = ", ".join(f"{key} {shape}" for key, shape in classifier.items())
         raise ValueError(f"heads must be numbered from 0 and all of one shape (classes, channels, 1, 1), not {found}")
     return {**rest, "head.weight": torch.stack(heads).flatten(2)}
 

@@ -53,20 +53,12 @@ def follow_pointer(path: str | Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a weight file as `load_weights` does: key → tensor on the CPU, wrappers and prefixes taken off.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_weights`.
-    """
+    """Read a weight file as `load_weights` does: key → tensor on the CPU, without torch's wrappers in the keys."""
     return read_weight_file(path).state
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
-    """Read a safetensors file, what `torch.save` wrote of plain tensors, or the checkpoint that `latest` names.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_weights`.
-    """
+    """Read a safetensors file, what `torch.save` wrote of plain tensors, or the checkpoint that `latest` names."""
     path = follow_pointer(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
@@ -103,11 +95,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str]]:
-    """Return the key of `content` that the weights lie under (None: they are in `content` itself) and other such keys.
-
-    Raises:
-        ValueError: two sets of weights, under keys that do not tell which one is wanted.
-    """
+    """Return the key of `content` that the weights are under (None: `content` itself), and other such keys."""
     sizes = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
     named = next((key for key in WRAPPERS if key in sizes), None)
     name = named or max(sizes, key=lambda key: sizes[key], default=None)
@@ -115,10 +103,9 @@ def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str
         return None, []
     rivals = [str(key) for key in sizes if key != name and sizes[key] and 2 * sizes[key] >= sizes[name]]
     if rivals and named is None:
-        raise ValueError(
-            f"{path} holds weights under {' and '.join([str(name), *rivals])}, which of them is not said: save the one "
-            f"you want in a file of its own, with torch.save(checkpoint[{name!r}], PATH)"
-        )
+        both = " and ".join([str(name), *rivals])
+        advice = f"save the one you want in a file of its own, with torch.save(checkpoint[{name!r}], PATH)"
+        raise ValueError(f"{path} holds weights under {both}, which of them is not said: {advice}")
     return name, rivals
 
 
@@ -133,13 +120,7 @@ def _tensors(content: Any, depth: int = 3) -> int:
 def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = "") -> None:
     """Write `state` bit for bit; on an error what was under `path` stays.
 
-    Args:
-        path: `.safetensors`, or `.pth`, `.pt`, `.bin` for `torch.save`.
-        wrapper: the key to put the state dict under; safetensors has no such thing and leaves it out.
-
-    Raises:
-        ValueError: another suffix.
-        OSError: it could not be written.
+    `path` ends in `.safetensors`, or `.pth`, `.pt`, `.bin` for `torch.save`, which puts it under the key `wrapper`.
     """
     check_suffix(path)
     # Copies: safetensors refuses tensors that share memory, and torch.save would write a view's whole storage.
@@ -176,10 +157,9 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise ValueError(
-            f"{path} was refused: it is no plain file of tensors, and reading it could run code"
-            f"{f' ({code[1]})' if code else ''}. If you trust it, write its state dict anew with safetensors"
-        ) from None
+        why = f"it is no plain file of tensors, and reading it could run code{f' ({code[1]})' if code else ''}"
+        advice = "If you trust it, save its state dict again with safetensors"
+        raise ValueError(f"{path} was refused: {why}. {advice}") from None
     except MemoryError:
         raise
     except Exception:  # torch's reader meets damage with errors of nearly every kind

@@ -14,7 +14,7 @@ from dali_mix.models.weights.prefixes import best_prefix, without_prefix
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What of a weight file fitted a model; each entry is a key of the model (`unexpected`: of the file).
+    """How a weight file fitted a model; each entry is a key of the model (`unexpected`: of the file).
 
     matched: loaded. missing: not in the file. misshaped: "key: file shape, model shape". fresh: keys of the head that
     were left as they were because the file's head has another number of classes. unexpected: in the file only.
@@ -55,7 +55,7 @@ class MatchReport:
 def load_weights(
     model: nn.Module, path: str | Path, *, strict_head: bool = False, min_match: float = 1.0
 ) -> MatchReport:
-    """Load weights from `path` into `model`, in place; on an error the model is unchanged.
+    """Load weights from `path` into `model`, in place, and report what matched; on an error the model is unchanged.
 
     Args:
         model: any module; values are copied to its dtypes and devices.
@@ -68,13 +68,10 @@ def load_weights(
         min_match: the share of the model's tensors (head aside) that must be found. Below 1 for a backbone out of a
             larger model; what is mis-shaped is an error always.
 
-    Returns:
-        what matched and what did not.
-
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a weight file, one that would run code, one that holds two sets of weights that fit, or one
-            that does not fit; the keys are listed.
+        ValueError: not a weight file, or one that would run code, holds two sets of weights that fit, or does not fit;
+            the keys are listed.
     """
     file = read_weight_file(path)
     path, wanted = file.path, model.state_dict()
@@ -104,17 +101,9 @@ def load_weights(
         matched = [key for key in matched if key not in fresh]
     unexpected = (*(f"{prefix}{key}" for key in found if key not in wanted), *others)
     in_file = {key: file.names.get(f"{prefix}{key}", key) for key in matched}
-    report = MatchReport(
-        str(path),
-        tuple(matched),
-        tuple(missing),
-        tuple(misshaped),
-        tuple(fresh),
-        unexpected,
-        wrapper=file.wrapper,
-        prefix=next((name.removesuffix(key) for key, name in in_file.items() if name.endswith(key)), prefix),
-        unread=file.unread,
-    )
+    removed = next((name.removesuffix(key) for key, name in in_file.items() if name.endswith(key)), prefix)
+    keys = tuple(matched), tuple(missing), tuple(misshaped), tuple(fresh), unexpected
+    report = MatchReport(str(path), *keys, file.wrapper, removed, file.unread)
     if misshaped or not matched or report.share < min_match:
         brief = _brief(_kinds(missing, misshaped, unexpected))
         hint = "" if matched else ". Checkpoints of published code go through `dali-mix convert`"

@@ -57,11 +57,7 @@ class Recognized:
     head_options: dict[str, Any] = field(default_factory=dict)
 
     def state(self) -> dict[str, Tensor]:
-        """Return its keys and shapes, as tensors on the meta device.
-
-        Raises:
-            ValueError: no such model.
-        """
+        """Return its keys and shapes, as tensors on the meta device; raise ValueError if there is no such model."""
         return self._build().state_dict()
 
     def classifier(self) -> str:
@@ -77,9 +73,8 @@ class Recognized:
             if self.head == "sgre":
                 options["embeddings"] = torch.empty(self.num_classes, options.pop("label_dim"))
             head = "max" if self.head == "pooled" else self.head
-            return build_multilabel(
-                self.name, head, num_classes=self.num_classes, backbone_options=self.options, head_options=options
-            )
+            parts: dict[str, Any] = {"backbone_options": self.options, "head_options": options}
+            return build_multilabel(self.name, head, num_classes=self.num_classes, **parts)
 
     def __str__(self) -> str:
         text = f"{self.name}{_options(self.options)}, {self.num_classes} classes"
@@ -90,13 +85,8 @@ class Recognized:
 def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None:
     """Return the model whose keys, as ours, `state` has; None if its kind is unknown here.
 
-    Sizes are read off a few shapes: whether the rest fits is for the caller to compare with `Recognized.state()`.
-
-    Args:
-        model: the name of the classifier, or of a multi-label model's backbone, where shapes are not to tell it.
-
-    Raises:
-        ValueError: no model of that name, or `state` has no last layer of its.
+    Sizes are read off a few shapes: callers compare the rest with `Recognized.state()`. `model` is the classifier, or
+    a multi-label model's backbone, if shapes are not to tell it; raise ValueError if `state` lacks its last layer.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     if not any(key.startswith("backbone.") for key in shapes):

@@ -38,9 +38,6 @@ class WideResNet(nn.Module):
         num_classes: outputs of the linear head.
         dropout: between a block's convolutions; .3 in the SaliencyMix CIFAR protocol, 0 in ResizeMix's.
         zero_init_residual: each block starts as its shortcut.
-
-    Raises:
-        ValueError: an argument out of range.
     """
 
     def __init__(
