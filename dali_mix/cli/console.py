@@ -1,4 +1,4 @@
-"""Console streams that never fail: what cannot be printed is dropped, and the command goes on."""
+"""Console streams that never fail: what cannot be printed is dropped, and the command continues."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def install() -> None:
 
     Standard descriptors that are closed (`2>&-`) are opened on /dev/null, so that no other file gets their number.
     Characters that the console's encoding lacks are written as backslash escapes. Streams that somebody else put in
-    place of Python's own are left alone.
+    place of Python's own stay.
     """
     for number in range(3):
         try:

@@ -118,7 +118,7 @@ class _Ranks:
             self._processes[number].send_signal(self.asked)
 
     def wait(self) -> dict[int, int]:
-        """Wait until all have ended; return rank → exit status of those that ended before the others were told to."""
+        """Wait until all have ended; return rank → exit status of those that ended before the others were stopped."""
         first: dict[int, int] = {}
         deadline = None
         while any(process.poll() is None for process in self._processes.values()):

@@ -20,7 +20,7 @@ from dali_mix.reports.sheet import fitted
 
 # Inches.
 BAR, NAME, LENGTH, GAP, TOP, MARGIN = 0.165, 1.15, 1.5, 0.3, 0.7, 0.25
-FEWEST, MOST_COLUMNS = 40, 7  # bars a column, columns beside one another
+FEWEST, MOST_COLUMNS = 40, 7  # bars a column, columns at most
 ACROSS, UP, CELL_GAP, CAPTION = 1.2, 0.95, 0.16, 0.2
 POINTS = 200  # of a curve, at most
 

@@ -133,6 +133,6 @@ def _inches(text: str, size: float, weight: str) -> float:
     # Dollars are escaped: class names hold no formulas.
     plain = text.replace("$", r"\$")
     font = FontProperties(size=size, weight=weight)
-    # An ink-less end counts too, hence the bar that is taken off again.
+    # Trailing blanks count too: hence a bar after the text, whose width is subtracted.
     ends = [TextPath((0, 0), piece, prop=font).get_extents().x1 if piece else 0.0 for piece in (plain + "|", "|")]
     return float(ends[0] - ends[1]) / 72

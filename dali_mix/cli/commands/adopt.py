@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("rec", nargs="+", type=Path, help="the .rec file, or several in the order they are read")
     add("--out", type=Path, metavar="PREFIX", help="the set's prefix, in the same folder (FILE without .rec)")
-    add("--task", choices=TASKS, help="what the labels are (by default told from them)")
+    add("--task", choices=TASKS, help="what the labels are (default: by what they look like)")
     add("--classes", type=Path, metavar="FILE", help="class names, one a line (the numbers)")
     add("--reindex", action="store_true", help="rewrite an .idx that does not match; a manifest that is there stays")
     add("--renumber", action="store_true", help="number the records where their ids repeat")

@@ -85,7 +85,7 @@ def _years(text: str) -> tuple[str, ...]:
 def run(args: argparse.Namespace) -> int:
     """Pack and print the set's figures."""
     if args.shuffle is not None and (args.no_shuffle or args.shuffle < 0):
-        raise ValueError("--shuffle takes a seed from 0 on, and not --no-shuffle beside it")
+        raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers {args.workers}: at least one is needed")
     transform = Transform(

@@ -35,7 +35,7 @@ def grid_of(features: Tensor) -> tuple[int, int]:
 
 
 def sine_positions(dim: int, rows: int, columns: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sine embedding of the positions of a grid (arXiv 2005.12872, normalized): (rows · columns, dim) float32.
+    """Return the sine embedding of a grid (arXiv 2005.12872, normalized): (rows · columns, dim) float32.
 
     The first half of the channels tells the row, the second the column; wavelengths go from 2π to 10000 · 2π, and a
     grid spans 2π. `dim` is a multiple of 4.

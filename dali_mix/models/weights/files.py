@@ -26,11 +26,11 @@ SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".bin")
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a weight file holds.
+    """Content of a weight file.
 
     state: key → tensor on the CPU, without what torch's wrappers put into the keys. path: the file itself, where a
     pointer was given. wrapper: the keys the state dict lay under, joined by dots. prefix: what was removed from the
-    first key. others: the entries beside it, tensors or not, that are no weights of this state dict. unread: those of
+    first key. others: other entries, tensors or not, that are no weights of this state dict. unread: those of
     them that are sets of weights themselves. names: key → what the file calls it.
     """
 
@@ -123,7 +123,7 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
     `path` ends in `.safetensors`, or `.pth`, `.pt`, `.bin` for `torch.save`, which puts it under the key `wrapper`.
     """
     check_suffix(path)
-    # Copies: safetensors refuses tensors that share memory, and torch.save would write a view's whole storage.
+    # Copies: safetensors refuses tensors that share memory, and torch.save would write all of a view's storage.
     plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
     try:
         with replacing(path) as aside:

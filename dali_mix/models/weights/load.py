@@ -62,7 +62,7 @@ def load_weights(
         path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, also under a key
             (state_dict, model, model_ema …), and with any prefix before its keys (`model.` of Lightning, `module.` of
             DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. So our checkpoints are read as well
-            (of a run's `latest` the one it names), and for a backbone those of whole multi-label models.
+            (of a run's `latest` the one it names), and for a backbone those of multi-label models.
         strict_head: an error also where only the last layer's number of classes differs; otherwise that layer is left
             as it was, and reported.
         min_match: the share of the model's tensors (head aside) that must be found. Below 1 for a backbone out of a

@@ -26,7 +26,7 @@ class _Mix(torch.autograd.Function):
 
 
 class Shortcut(nn.Module):
-    """Halves the map by two 1×1 convolutions, the second of the map shifted by one pixel, side by side."""
+    """Halve the map by two 1×1 convolutions, the second of the map shifted by one pixel, side by side."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

@@ -9,8 +9,7 @@ from dali_mix.models.zoo.init import he_init
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv, dropout, BN-ReLU-conv, beside a shortcut. As released, convolutions have biases, and the second
-    one strides."""
+    """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut. As released, with biases; the second one strides."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
