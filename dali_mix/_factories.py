@@ -18,14 +18,9 @@ _ANY = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def resolve(kind: str, what: str) -> Any:
-    """Return the class or function that "module:attribute" names.
+    """Return the class or function that `kind`, "package.module:attribute", names; `what` it is for is for messages.
 
-    Args:
-        kind: "package.module:attribute".
-        what: what it is for, in messages.
-
-    Raises:
-        ValueError: it cannot be imported, is not there, or is not callable.
+    Raise ValueError if it cannot be imported, is not there, or is not callable.
     """
     module, _, attribute = kind.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), attribute)):
@@ -48,12 +43,7 @@ def resolve(kind: str, what: str) -> Any:
 def installed(group: str, what: str, name: str, ours: Iterable[str], *others: str) -> tuple[Any, str]:
     """Return what an installed package offers as `name` in a group of entry points, and its origin for messages.
 
-    Args:
-        what: what it is for, in messages.
-        ours, others: what else there is to choose from, if no package offers it.
-
-    Raises:
-        ValueError: no package offers it, or it does not load.
+    Raise ValueError if no package offers it, naming `ours` and `others` as well, or if it does not load.
     """
     offered = {point.name: point for point in entry_points(group=group)}
     if name not in offered:
@@ -82,8 +72,7 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 def import_from(folder: Path, kinds: list[str]) -> None:
     """Make the modules in `folder` importable for "module:attribute" texts, after all installed ones.
 
-    Raises:
-        ValueError: one of the modules named is in `folder`, and Python finds or has loaded another one of its name.
+    Raise ValueError if a module named is in `folder`, and Python finds or has loaded another one of its name.
     """
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new, empty file in the folder of `path` to write to; the end of the block renames it to `path`.
+
+    If the block fails, the file is removed and what was under `path` stays. OSErrors then name `path`.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        open_new(aside).close()
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise type(error)(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def open_new(path: str | os.PathLike[str], mode: str = "wb", encoding: str | None = None) -> IO[Any]:
@@ -12,12 +33,7 @@ def open_new(path: str | os.PathLike[str], mode: str = "wb", encoding: str | Non
 
     Raises OSError when it cannot be made, FileExistsError when another process makes it at the same time.
     """
-    descriptor = new_descriptor(path)
-    try:
-        return os.fdopen(descriptor, mode, encoding=encoding)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    return os.fdopen(new_descriptor(path), mode, encoding=encoding)
 
 
 def new_descriptor(path: str | os.PathLike[str]) -> int:

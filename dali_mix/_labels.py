@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,34 +13,26 @@ _HEADER = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
 
 
 def check_class(label: Any) -> None:
-    """Raises ValueError unless `label` is a whole number from 0 to 2^24, exact as a float32."""
+    """Raise ValueError unless `label` is a whole number from 0 to 2^24, exact as a float32."""
     value = float(label)
-    if not math.isfinite(value):
-        raise ValueError(f"label {value} is not a finite number")
-    if value < 0 or value > MAX_CLASS or value != int(value):
-        raise ValueError(
-            f"label {label} is not a class: classes are whole numbers from 0 to {MAX_CLASS} (exact as float32)"
-        )
+    if not 0 <= value <= MAX_CLASS or value != int(value):  # false of NaN
+        wanted = f"classes are whole numbers from 0 to {MAX_CLASS} (exact as float32)"
+        raise ValueError(f"label {label} is not a class: {wanted}")
 
 
 def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
-    """Boxes (n, 6) float32 of a detection label in mxnet's layout: header width A, object width B, A - 2 floats, then n
-    × B floats.
+    """Return the boxes (n, 6) float32 of a detection label in mxnet's layout.
 
-    A missing sixth float (difficult) counts as 0. Raises ValueError, beginning with `where`, for floats that are not
-    that layout.
+    That is header width A, object width B, A - 2 floats, then n × B floats; a missing sixth float (difficult) counts as
+    0. Raise ValueError, beginning with `where`, for any other layout.
     """
+    wrong = f"{where}: not a detection label"
     if label.size < 2 or not (2 <= label[0] <= label.size and 5 <= label[1] <= 64):
-        raise ValueError(
-            f"{where}: not a detection label: it begins with {label[:2].tolist()}, not header width >= 2 and"
-            " object width >= 5"
-        )
+        raise ValueError(f"{wrong}: it begins with {label[:2].tolist()}, not header width >= 2 and object width >= 5")
     header, width = int(label[0]), int(label[1])
     if header != label[0] or width != label[1] or (label.size - header) % width:
-        raise ValueError(
-            f"{where}: not a detection label: {label.size} floats do not divide into a header of {header} and"
-            f" objects of {width}"
-        )
+        parts = f"a header of {header} and objects of {width}"
+        raise ValueError(f"{wrong}: {label.size} floats do not divide into {parts}")
     objects = label[header:].reshape(-1, width)
     out = np.zeros((len(objects), 6), dtype=np.float32)
     out[:, : min(width, 6)] = objects[:, :6]
@@ -50,16 +41,10 @@ def boxes_of(label: np.ndarray, where: str) -> np.ndarray:
 
 def objects_of(label: np.ndarray) -> np.ndarray:
     """Return the objects (n, 6) of a detection label (2 + 6n,), a view. Raise ValueError for another layout."""
-    if (
-        label.ndim != 1
-        or label.size < HEADER_WIDTH
-        or (label.size - HEADER_WIDTH) % OBJECT_WIDTH
-        or list(label[:2]) != [HEADER_WIDTH, OBJECT_WIDTH]
-    ):
-        raise ValueError(
-            f"a detection label is 2, 6, then six numbers an object; this one has {label.size} and begins with"
-            f" {label[:2].tolist()}"
-        )
+    widths = [HEADER_WIDTH, OBJECT_WIDTH]
+    if label.ndim != 1 or list(label[:2]) != widths or (label.size - HEADER_WIDTH) % OBJECT_WIDTH:
+        found = f"this one has {label.size} and begins with {label[:2].tolist()}"
+        raise ValueError(f"a detection label is 2, 6, then six numbers an object; {found}")
     return label[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
 
 
@@ -69,33 +54,29 @@ def label_of(objects: np.ndarray) -> np.ndarray:
 
 
 def check_boxes(label: np.ndarray, num_classes: int) -> None:
-    """Raises ValueError for a detection label (2 + 6n,) float32 that is not 2, 6, then class, x1 < x2, y1 < y2 in 0..1,
-    difficult 0/1.
-    """
+    """Raise ValueError unless `label` (2 + 6n,) is 2, 6, then class, x1 < x2, y1 < y2 in 0..1, difficult 0/1."""
     for number, (kind, x1, y1, x2, y2, difficult) in enumerate(objects_of(label).tolist(), start=1):
         if not np.isfinite([kind, x1, y1, x2, y2, difficult]).all():
             raise ValueError(f"object {number}: not a finite number among {[kind, x1, y1, x2, y2, difficult]}")
         if not 0 <= kind < num_classes or kind != int(kind):
             raise ValueError(f"object {number}: class {kind:g} is out of range: there are {num_classes} classes")
         if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
-            raise ValueError(
-                f"object {number}: the box x {x1:g}..{x2:g}, y {y1:g}..{y2:g} is empty, turned round or beyond 0..1"
-            )
+            box = f"the box x {x1:g}..{x2:g}, y {y1:g}..{y2:g}"
+            raise ValueError(f"object {number}: {box} is empty, turned round or beyond 0..1")
         if difficult not in (0.0, 1.0):
             raise ValueError(f"object {number}: 'difficult' is {difficult:g}, not 0 or 1")
 
 
 def count_targets(labels: np.ndarray) -> np.ndarray:
-    """How many of multi-label targets (N, K) are 1, 0 and -1 in each class: (3, K) int64."""
+    """Return how many of multi-label targets (N, K) are 1, 0 and -1 in each class: (3, K) int64."""
     return np.stack([(labels == value).sum(axis=0) for value in (1, 0, -1)])
 
 
 def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """What a set's report says of the counts (3, K) of its targets: totals, and a notice on classes without a 0."""
+    """Return a set's report on the counts (3, K) of its targets: totals, and a notice on classes without a 0."""
     positive, negative, ignored = counts.sum(axis=1).tolist()
-    report: dict[str, Any] = {
-        "targets": {"1 (positive)": positive, "0 (negative)": negative, "-1 (ignored)": ignored},
-    }
+    targets = {"1 (positive)": positive, "0 (negative)": negative, "-1 (ignored)": ignored}
+    report: dict[str, Any] = {"targets": targets}
     suspect = np.flatnonzero((counts[1] == 0) & (counts[2] > 0)).tolist()
     if suspect:
         which = ", ".join(classes[number] for number in suspect[:6]) + ", …" * (len(suspect) > 6)
@@ -107,10 +88,9 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
 
 
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
-    """Clips the boxes of a detection label (2 + 6n,) float32 to the image of `height` x `width` pixels; also how many
-    it clipped.
+    """Clip the boxes of a detection label (2 + 6n,) float32 to the image; return it and how many were clipped.
 
-    A box that leaves the image by at most one pixel or one per cent is clipped. Raises ValueError for one further out.
+    A box may leave the image by a pixel or one per cent. Raise ValueError for one further out.
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]
@@ -120,10 +100,8 @@ def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, 
     if too_far.any():
         number = int(np.flatnonzero(too_far.any(axis=1))[0])
         corners = np.round(boxes[number] * scale, 2).tolist()
-        raise ValueError(
-            f"object {number + 1}: the box {corners} (x1, y1, x2, y2 in pixels)"
-            f" leaves the {width}x{height} image by more than a pixel and 1 %"
-        )
+        box = f"object {number + 1}: the box {corners} (x1, y1, x2, y2 in pixels)"
+        raise ValueError(f"{box} leaves the {width}x{height} image by more than a pixel and 1 %")
     beyond = int(((boxes < 0) | (boxes > 1)).any(axis=1).sum())
     np.clip(boxes, 0, 1, out=boxes)
     return clipped, beyond

@@ -1,4 +1,12 @@
-"""Signal handlers for the length of a block."""
+"""Signal handlers for the length of a block.
+
+Handlers nest: each level restores the one below, so the one in charge is always the innermost.
+
+    cli.main        SIGINT    KeyboardInterrupt; ends at once while torch or DALI are imported
+    commands.train  SIGTERM   before the first step: ends with status 75, nothing to save
+    engine.run      both      the trainer's StopSignal: finish the step, save, end; a second SIGINT ends at once
+    cli.launch      both      passed on to the ranks
+"""
 
 from __future__ import annotations
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 
 # Control characters, line separators, marks that turn the direction of writing, and bytes that are no UTF-8.
 _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_PERMISSIONS = "; change the permissions of it and of the folders above it, or choose another path"
 _ADVICE = {
-    errno.EACCES: "; change the permissions of it and of the folders above it, or choose another path",
-    errno.EPERM: "; change the permissions of it and of the folders above it, or choose another path",
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
     errno.EISDIR: "; a file is needed: remove the folder, or choose another path",
     errno.ENOTDIR: "; a folder is needed where there is a file: choose another path",
     errno.EROFS: "; choose a path that can be written to",
@@ -21,7 +25,11 @@ _ADVICE = {
 
 def printable(text: str, keep: str = "") -> str:
     r"""Return `text` with control characters as escapes such as \x1b, except those in `keep`."""
-    return _ESCAPED.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+    def escape(found: re.Match[str]) -> str:
+        return found[0] if found[0] in keep else found[0].encode("unicode_escape").decode("ascii")
+
+    return _ESCAPED.sub(escape, text)
 
 
 def composed(text: str) -> str:
@@ -37,12 +45,15 @@ def differ_in_form(ours: str, others: str) -> str:
 
 
 def worded(error: Exception) -> str:
-    """Return the message of an error; of one that the system raised, the file first and what to do last."""
+    """Return the message of an error; if the system raised it, the file first and what to do last."""
     if not (isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike)) and error.strerror):
         return str(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
     return f"{' to '.join(names)}: {error.strerror}{_ADVICE.get(error.errno or 0, '')}"
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return a table as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,4 +1,4 @@
-"""Functions compiled by numba, kept on disk: beside their file, in the user's cache folder, or in `caches.fallback()`.
+"""Functions compiled by numba, kept on disk: next to their file, in the user's cache folder, or in `caches.fallback()`.
 
 numba's cache notices a change of the file that a function is in, not of other files: a compiled function calls only
 those of its own file.
@@ -43,5 +43,5 @@ def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> 
 # Compiled at the first call for each dtype; runs without the interpreter lock.
 jit = compiled(numba.njit, nogil=True, error_model="numpy")
 
-# The C library's memcpy(to, from, bytes): a fifth faster than a compiled loop for a whole plane.
+# The C library's memcpy(to, from, bytes): a fifth faster than a compiled loop over a plane.
 memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))

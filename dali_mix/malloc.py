@@ -10,12 +10,11 @@ _TRIM_THRESHOLD = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc's malloc keep what is freed instead of returning it to the system; False where there is no glibc.
+    """Make glibc's malloc keep freed memory instead of returning it to the system; return False without glibc.
 
-    A training step frees all its activations and takes the same sizes again at once, and so does a packer with images.
-    By default each round trip goes through the kernel, which hands out every page anew and zeroed: about a sixth of a
-    small network's step on a CPU. Packing without decoding gained 2 to 5 %, which is within its noise.
-    Tensors of 1 GiB and more (32 MiB on older versions) still come and go.
+    A training step frees all its activations and allocates the same sizes again, and so does a packer with images. By
+    default each round trip goes through the kernel, which zeroes every page: about a sixth of a small network's step on
+    a CPU. Tensors of 1 GiB and more (32 MiB on older versions) are still returned.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

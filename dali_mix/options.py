@@ -39,16 +39,13 @@ def is_finite(value: Any) -> bool:
 
 
 def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
-    """Return `value` as a float. Raise ValueError naming it unless it is a number, and if `low` is given a finite one
-    from `low` to `high`.
-    """
+    """Return `value` as a float; raise ValueError unless it is a number, with `low` a finite one up to `high`."""
     real: Any = value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r:.40}: must be a number")
     if low is not None and not (is_finite(real) and low <= real <= high):
-        wanted = (
-            f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}" if low > -math.inf else ""
-        )
+        least = f" of at least {low:g}" if low > -math.inf else ""
+        wanted = f" from {low:g} to {high:g}" if math.isfinite(high) else least
         raise ValueError(f"{name}={real!r:.40}: must be a finite number{wanted}")
     return float(real)
 
@@ -83,6 +80,5 @@ def check_keys(name: str, given: Iterable[str], known: Iterable[str]) -> None:
     known = sorted(known)
     for key in given:
         if key not in known:
-            raise ValueError(
-                f"{name}: unknown key {key!r}{did_you_mean(key, known)}; known: {', '.join(known) or 'none'}"
-            )
+            others = f"{did_you_mean(key, known)}; known: {', '.join(known) or 'none'}"
+            raise ValueError(f"{name}: unknown key {key!r}{others}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -22,17 +22,15 @@ class Parser(argparse.ArgumentParser):
         self._unknown: list[str] = []
 
     def parse_known_args(self, args=None, namespace=None):
-        if self._subparsers is None and args is not None:
-            self._unknown = self._unknown_options(args)
-            namespace, extra = super().parse_known_args(args, namespace)
-            if extra:
-                self.error(f"unrecognized arguments: {' '.join(extra)}")
-            return namespace, extra
-        # The words of a subcommand are not options of this parser.
-        self._unknown = self._unknown_options(list(takewhile(lambda word: word.startswith("-"), args or ())))
-        return super().parse_known_args(args, namespace)
+        # The words of a subcommand are not options of the parser above.
+        own = args if self._subparsers is None else takewhile(lambda word: word.startswith("-"), args)
+        self._unknown = self._unknown_options(own)
+        namespace, extra = super().parse_known_args(args, namespace)
+        if extra and self._subparsers is None:
+            self.error(f"unrecognized arguments: {' '.join(extra)}")
+        return namespace, extra
 
-    def _unknown_options(self, words: Sequence[str]) -> list[str]:
+    def _unknown_options(self, words: Iterable[str]) -> list[str]:
         """Return the words that look like options of this parser and are none, without their values."""
         names = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
         return [name for name in names if re.match(r"--?[A-Za-z]", name) and name not in self._option_string_actions]
@@ -49,3 +47,10 @@ class Parser(argparse.ArgumentParser):
             if hint := did_you_mean(name, self._option_string_actions):
                 message += f"; {name} is unknown{hint}"
         super().error(message)
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the recipe and the values to set in it."""
+    values = "set values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none"
+    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=values)

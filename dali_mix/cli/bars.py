@@ -7,27 +7,20 @@ import sys
 from tqdm import tqdm
 
 
-class Bar:
+class Bar(tqdm):
     """A context with a progress bar over `total` things, which may be unknown (None) at first."""
 
     def __init__(self, what: str, unit: str, total: int | None = None, *, shown: bool = True) -> None:
-        self._bar = tqdm(
-            total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False, disable=None if shown else True
-        )
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        off = None if shown else True  # None: unless the error stream is a terminal
+        super().__init__(total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False, disable=off)
 
     def reach(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
+        self.total = total
+        self.update(done - self.n)
 
     def line(self, text: str) -> None:
         """Print a line to stdout, and count one more as done."""
         with tqdm.external_write_mode(file=sys.stdout):
             print(text)
-        self._bar.update()
+        self.update()

@@ -1,4 +1,4 @@
-"""Console streams that never fail: what cannot be printed is dropped, and the command goes on."""
+"""Console streams that never fail: what cannot be printed is dropped, and the command continues."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ def install() -> None:
 
     Standard descriptors that are closed (`2>&-`) are opened on /dev/null, so that no other file gets their number.
     Characters that the console's encoding lacks are written as backslash escapes. Streams that somebody else put in
-    place of Python's own are left alone.
+    place of Python's own stay.
     """
     for number in range(3):
-        if not _is_open(number):
+        try:
+            os.fstat(number)
+        except OSError:
             _to_null(number)
     sys.stdout = _replaced(sys.stdout, sys.__stdout__, 1, "standard output")
     sys.stderr = _replaced(sys.stderr, sys.__stderr__, 2, "standard error")
@@ -62,14 +64,6 @@ def _replaced(stream: TextIO | None, original: TextIO | None, number: int, name:
         errors="backslashreplace",
         line_buffering=original is None or bool(original.line_buffering) or getattr(original, "write_through", False),
     )
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 def _to_null(number: int) -> None:

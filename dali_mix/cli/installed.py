@@ -1,13 +1,15 @@
-"""What `dali-mix doctor` says of the packages that dali_mix requires, and of DALI's builds for CUDA 12 and 13."""
+"""Checks of `dali-mix doctor`: the packages that dali_mix requires, and DALI's builds for CUDA 12 and 13."""
 
 from __future__ import annotations
 
 import importlib
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import metadata
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from dali_mix import caches
 
@@ -20,17 +22,15 @@ SHARED = (
     "nvidia-libnvcomp-cu12 nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg nvidia-nvjpeg2k-cu13 "
     "nvidia-nvtiff-cu13 nvidia-libnvcomp-cu13"
 )
-# Import names that differ from the distribution's.
+# Import names that differ from the distribution's, and other distributions of the same module.
 MODULES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-learn": "sklearn"}
-# Other distributions of the same module.
 ALSO = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")}
 
 
 class Findings:
-    """Prints one line a check and counts what is broken."""
+    """Print one line a check and count what is broken."""
 
-    def __init__(self) -> None:
-        self.broken = 0
+    broken = 0
 
     def ok(self, what: str, text: str) -> None:
         print(f"  ok      {what:<14} {text}")
@@ -43,7 +43,7 @@ class Findings:
         self.broken += 1
 
     def guard(self, what: str, check: Callable[[Findings], None]) -> None:
-        """Runs a check; whatever it raises is a finding, so that the other checks still run."""
+        """Run a check; whatever it raises is a finding, so that the other checks still run."""
         try:
             check(self)
         except Exception as error:  # a broken installation can raise anything, and that is the news here
@@ -52,8 +52,12 @@ class Findings:
 
 def switch_dali(cuda: str) -> str:
     """Return the command that replaces all builds of DALI by the one for CUDA 12 ("120") or 13 ("130")."""
-    floor = next(str(need.specifier) for need in requirements() if need.name.startswith(DALI))
-    return f'pip uninstall -y {SHARED} && pip install "{DALI}{cuda}{floor}"'
+    return f'pip uninstall -y {SHARED} && pip install "{DALI}{cuda}{dali_floor()}"'
+
+
+def dali_floor() -> SpecifierSet:
+    """Return the versions of DALI that dali_mix works with."""
+    return next(need.specifier for need in requirements() if need.name.startswith(DALI))
 
 
 def requirements(distribution: str = "dali_mix") -> Iterator[Requirement]:
@@ -73,10 +77,8 @@ def extra_of(need: Requirement) -> str:
 def version_of(name: str) -> str | None:
     """Return the version of an installed distribution, or of another one of the same module; None if there is none."""
     for each in (name, *ALSO.get(name, ())):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             return metadata.version(each)
-        except metadata.PackageNotFoundError:
-            continue
     return None
 
 
@@ -122,43 +124,39 @@ def dali_builds() -> list[str]:
 def check_dali(findings: Findings) -> None:
     """Report whether there is one build of DALI, recent enough, with its own codecs only, for the CUDA of torch."""
     builds = dali_builds()
-    if len(builds) > 1:
+    if len(builds) != 1:
         names = " and ".join(f"{DALI}{cuda}" for cuda in builds)
-        findings.bad("DALI", f"{names} share one folder, keep one: {switch_dali('120')}")
-        return
-    if not builds:
-        findings.bad("DALI", f"not installed: {switch_dali('120')}")
+        why = f"{names} share one folder, keep one" if builds else "not installed"
+        findings.bad("DALI", f"{why}: {switch_dali('120')}")
         return
     cuda = builds[0]
-    name, version = f"{DALI}{cuda}", version_of(f"{DALI}{cuda}")
-    floor = next(need.specifier for need in requirements() if need.name.startswith(DALI))
-    if not floor.contains(str(version), prereleases=True):
-        findings.bad("DALI", f"{name} {version} does not satisfy {floor}: {switch_dali(cuda)}")
-        return
-    if wrong := codecs(cuda):
-        findings.bad("DALI", f"{name} {version}, but {'; '.join(wrong)}: {switch_dali(cuda)}")
+    name, version, floor = f"{DALI}{cuda}", version_of(f"{DALI}{cuda}"), dali_floor()
+    old = [] if floor.contains(str(version), prereleases=True) else [f"{version} does not satisfy {floor}"]
+    if wrong := old + codecs(cuda):
+        findings.bad("DALI", f"{name}: {'; '.join(wrong)}: {switch_dali(cuda)}")
         return
     importlib.import_module("nvidia.dali")
     findings.ok("DALI", f"{name} {version} ({floor})")
     import torch
 
-    if torch.version.cuda is None:
+    built_for = torch.version.cuda
+    if built_for is None:
         findings.note("CUDA", "this torch is built for CPUs only")
-    elif torch.version.cuda.split(".")[0] != cuda[:2]:
-        text = f"torch is for CUDA {torch.version.cuda}, {name} for {cuda[:2]}: both work on a driver for the newer one"
-        findings.note("CUDA", f"{text}; README.md, Install, says how to match them")
+    elif built_for.split(".")[0] == cuda[:2]:
+        findings.ok("CUDA", f"torch {built_for} and {name} agree")
     else:
-        findings.ok("CUDA", f"torch {torch.version.cuda} and {name} agree")
+        text = f"torch is for CUDA {built_for}, {name} for {cuda[:2]}: both work on a driver for the newer one"
+        findings.note("CUDA", f"{text}; README.md, Install, says how to match them")
 
 
 def codecs(cuda: str) -> list[str]:
     """Return what is wrong with the libraries that DALI's build for `cuda` loads: missing, old, for other CUDAs."""
     wrong = []
-    for need in requirements(f"{DALI}{cuda}"):
-        version = version_of(need.name) if need.name.startswith("nvidia-") else ""
+    for need in (need for need in requirements(f"{DALI}{cuda}") if need.name.startswith("nvidia-")):
+        version = version_of(need.name)
         if version is None:
             wrong.append(f"{need.name} is not installed")
-        elif version and not need.specifier.contains(version, prereleases=True):
+        elif not need.specifier.contains(version, prereleases=True):
             wrong.append(f"{need.name} {version} does not satisfy {need.specifier}")
     other = {"12": "-cu13", "13": "-cu12"}.get(cuda[:2], "-cu")
     wrong += [f"{name} is for another CUDA" for name in SHARED.split() if name.endswith(other) and version_of(name)]
@@ -174,11 +172,10 @@ def check_compiling(findings: Findings) -> None:
         return
     from dali_mix.mixers.kernels import numba_paste_loops
 
-    folder = numba_paste_loops.chain.stats.cache_path
-    if folder is None:
+    if (folder := numba_paste_loops.chain.stats.cache_path) is None:
         text = "no folder to keep compiled functions in, every process compiles again: set NUMBA_CACHE_DIR"
         findings.note("numba", f"{text} to a folder that only you can write")
-    else:
-        moved = folder.startswith(str(caches.fallback() or "/dev/null"))
-        why = "; the home folder cannot be written, NUMBA_CACHE_DIR names another" if moved else ""
-        findings.ok("numba", f"compiled functions are kept in {folder}{why}")
+        return
+    moved = folder.startswith(str(caches.fallback() or "/dev/null"))
+    why = "; the home folder cannot be written, NUMBA_CACHE_DIR names another" if moved else ""
+    findings.ok("numba", f"compiled functions are kept in {folder}{why}")

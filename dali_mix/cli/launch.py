@@ -1,8 +1,13 @@
 """What `scripts/train_dist.sh` runs: one process a rank of this machine, one message for all, their exit status.
 
 `python -m dali_mix.cli.launch --nproc N -- train RECIPE …`; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT come from
-the environment. A rank that fails ends the others; SIGTERM and Ctrl-C are passed on. The ranks are killed when this
-process is.
+the environment.
+
+    launcher  starts the ranks, each in a session of its own, so that Ctrl-C reaches the launcher alone;
+              passes SIGTERM and SIGINT on; after the first failure sends SIGTERM, and SIGKILL when the grace is over
+    rank      runs `cli.main`; writes (status, message) to FOLDER/RANK.json; is killed by Linux if the launcher ends
+    outcome   reads these files and the exit statuses; what counts first: a rank killed by the system, an error of a
+              rank, "saved" (75), "asked to stop". An error that is only the loss of another rank never hides these.
 """
 
 from __future__ import annotations
@@ -62,19 +67,18 @@ def main(argv: list[str]) -> int:
 
 
 def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
-    """The variables that all ranks of this machine get, and the first of these ranks."""
+    """Return the variables that all ranks of this machine get, and the first of these ranks."""
     nodes, node = _number("NNODES", 1, 1), 0
-    given = {name: os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")}
-    if nodes == 1:
-        given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    else:
+    address, port = "127.0.0.1", ""
+    if nodes > 1:
         if missing := [name for name in ("NODE_RANK", "MASTER_ADDR") if not os.environ.get(name)]:
             raise ValueError(f"NNODES is {nodes}: set {' and '.join(missing)} as well (scripts/train_dist.sh --help)")
         node = _number("NODE_RANK", 0, 0)
         if node >= nodes:
             raise ValueError(f"NODE_RANK is {node}, but NNODES is {nodes}: it goes from 0 to {nodes - 1}")
-        given["MASTER_PORT"] = given["MASTER_PORT"] or "29500"
-    shared = {**os.environ, **given, "WORLD_SIZE": str(nodes * nproc), "LOCAL_WORLD_SIZE": str(nproc)}
+        address, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT") or "29500"
+    shared = {**os.environ, "MASTER_ADDR": address, "MASTER_PORT": port or str(_free_port())}
+    shared |= {"WORLD_SIZE": str(nodes * nproc), "LOCAL_WORLD_SIZE": str(nproc)}
     shared.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc)))
     return shared, node * nproc
 
@@ -114,23 +118,22 @@ class _Ranks:
             self._processes[number].send_signal(self.asked)
 
     def wait(self) -> dict[int, int]:
-        """Wait until all have ended; return rank → exit status of those that ended before the others were told to."""
+        """Wait until all have ended; return rank → exit status of those that ended before the others were stopped."""
         first: dict[int, int] = {}
         deadline = None
         while any(process.poll() is None for process in self._processes.values()):
-            if not first:
-                first = {number: p.returncode for number, p in self._processes.items() if p.returncode}
-                if first:
-                    saved = set(first.values()) == {PREEMPTED}
-                    deadline = time.monotonic() + (_SAVE_SECONDS if saved else _GRACE_SECONDS)
-                    if not saved:
-                        self.send(signal.SIGTERM)
+            if not first and (first := self._failed()):
+                saved = set(first.values()) == {PREEMPTED}
+                deadline = time.monotonic() + (_SAVE_SECONDS if saved else _GRACE_SECONDS)
+                if not saved:
+                    self.send(signal.SIGTERM)
             elif deadline is not None and time.monotonic() > deadline:
                 self.send(signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
-        return first or {
-            number: process.returncode for number, process in self._processes.items() if process.returncode
-        }
+        return first or self._failed()
+
+    def _failed(self) -> dict[int, int]:
+        return {number: process.returncode for number, process in self._processes.items() if process.returncode}
 
     def pass_on(self, number: int, frame: FrameType | None) -> None:
         self.asked = self.asked or signal.Signals(number)
@@ -149,8 +152,7 @@ def outcome(
 
     Args:
         reports: rank → how it ended, of the ranks that could still write it.
-        ended: rank → exit status as the system saw it, negative for a signal, of the ranks that ended first; only
-            those that are not 0.
+        ended: rank → exit status, negative for a signal, of the ranks that ended first; only those that are not 0.
         asked: the signal this launcher got.
     """
     for number, code in sorted(ended.items()):

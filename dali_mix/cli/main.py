@@ -5,7 +5,7 @@ which returns the exit status. Modules are imported when their command is asked 
 
 Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 3 ended only because another rank has; 75 stopped
 by SIGTERM after saving a checkpoint, or before the first step; 130 interrupted (training has then saved a checkpoint,
-unless it was told twice).
+unless it was interrupted twice). With DALI_MIX_DEBUG=1 in the environment errors are printed with their traceback.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import importlib
 import os
 import signal
 import sys
+import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
+from dali_mix import __file__ as package
 from dali_mix import __version__
 from dali_mix._signals import handled
 from dali_mix._text import printable, worded
@@ -45,10 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 LOST = 3  # lower than 75: of the statuses of its tasks srun takes the highest
 
 
-class Tell(Protocol):
-    """Called with the message of an error; lost: it is only that another rank has ended."""
-
-    def __call__(self, message: str, *, lost: bool = False) -> None: ...
+Tell = Callable[..., None]  # (message, *, lost=False); lost: it is only that another rank has ended
 
 
 def _to_stderr(message: str, *, lost: bool = False) -> None:
@@ -57,10 +56,9 @@ def _to_stderr(message: str, *, lost: bool = False) -> None:
 
 
 def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
-    """Runs `dali-mix` with `argv` (default: the process's arguments) and returns its exit status.
+    """Run `dali-mix` with `argv` (default: the process's arguments) and return its exit status.
 
-    Args:
-        tell: called with the message of an error.
+    `tell` is called with the message of an error.
     """
     console.install()
     _spin_briefly()
@@ -84,26 +82,25 @@ def _decided(ends: bool) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The arguments, read; wrong usage ends the process with status 2."""
+    """Parse the arguments; wrong usage ends the process with status 2."""
     parser = Parser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
         # add_help off where the module is not loaded: its own parser answers --help.
         wanted = bool(arguments) and arguments[0] == name
-        subparser = subparsers.add_parser(
-            name, help=summary, add_help=wanted, description=f"{summary[0].upper()}{summary[1:]}."
-        )
+        sentence = f"{summary[0].upper()}{summary[1:]}."
+        subparser = subparsers.add_parser(name, help=summary, add_help=wanted, description=sentence)
         if wanted:
             importlib.import_module(module).configure(subparser)
     return parser.parse_args(arguments)
 
 
 def _spin_briefly() -> None:
-    """Has torch's threads on a CPU wait some microseconds for the next operation, not milliseconds, before they sleep.
+    """Have torch's threads on a CPU wait microseconds for the next operation, not milliseconds, before they sleep.
 
-    On a machine that runs something else as well, they spin on cores that the others need, themselves included:
-    docs/decisions.md has figures. libgomp reads this when torch is loaded.
+    Longer spinning takes cores that other threads need (figures: docs/decisions.md). libgomp reads this when torch is
+    loaded.
     """
     if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
         os.environ["GOMP_SPINCOUNT"] = "1000"
@@ -135,9 +132,20 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
             if os.environ.get("DALI_MIX_DEBUG"):
                 traceback.print_exc()
             lost = getattr(error, "lost", False)
-            text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {worded(error)}"
+            text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {worded(error)}{_own_line(error)}"
             tell(printable(text, keep="\n"), lost=lost)
             return LOST if lost else 1
+
+
+def _own_line(error: Exception) -> str:
+    """Return " (FILE, line N)" of the innermost code of the user's in the traceback, or "" if there is none."""
+    root = Path(package).parents[1]
+    known = (f"{root}/dali_mix/", f"{root}/pipelines/", sysconfig.get_path("stdlib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = frame.filename
+        if not path.startswith(known) and "-packages/" not in path and Path(path).is_file():
+            return f" ({path}, line {frame.lineno})"
+    return ""
 
 
 if __name__ == "__main__":

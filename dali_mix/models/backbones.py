@@ -19,43 +19,50 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_i
 
 
 def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Features]:
-    """A model of fresh weights without its classifier, and the function (model, images (B,3,H,W)) → maps (B,C,h,w).
+    """Build a model without its classifier; also return the function (model, images (B,3,H,W)) → maps (B,C,h,w).
 
     Keys of the model are those of the library, so that its weight files load into it.
 
     Raises:
         ValueError: an unknown name or option, or a torchvision model whose last map is not known here.
     """
-    library = name.partition("/")[0]
-    if library == "torchvision":
-        model = build_model(name, 1, **options)
-        return model, _torchvision_features(model, name)
-    if library != "timm":
-        model = build_model(name, 1, **options)
-        setattr(model, str(head_name(model)), nn.Identity())
-        return model, _forward_features
-    for extra in _ANY_SIZE:
+    of_timm = name.startswith("timm/")
+    for extra in _ANY_SIZE if of_timm else ({},):
         try:
             model = build_model(name, 1, **{**extra, **options})
             break
         except ValueError:
             if not extra:
                 raise
-    if hasattr(model, "reset_classifier"):  # encoders alone have none
+    features = features_of(model)
+    if features is None:
+        raise ValueError(f"backbone {name!r}: where its last map is, is not known here; take one of timm's")
+    if not of_timm:
+        setattr(model, str(head_name(model)).partition(".")[0], nn.Identity())
+    elif hasattr(model, "reset_classifier"):  # encoders alone have none
         model.reset_classifier(0)  # type: ignore[operator]
-    return model, _forward_features
+    return model, features
 
 
 def features_of(model: nn.Module) -> Features | None:
-    """The function (model, images) → maps (B,C,h,w) of a model with its classifier; None where it is not known."""
-    kind = _torchvision_kind(model)
-    if kind is not None:
-        return kind[1]
-    return _forward_features if hasattr(model, "forward_features") else None
+    """Return the function (model, images) → maps (B,C,h,w) of a model, or None if it is not known."""
+    from torchvision import models
+
+    sequential = (models.ConvNeXt, models.EfficientNet, models.MobileNetV2, models.MobileNetV3, models.VGG)
+    kinds: tuple[tuple[Any, Features], ...] = (
+        (models.ResNet, _resnet),
+        (models.RegNet, _regnet),
+        (models.VisionTransformer, _vit),
+        (models.SwinTransformer, _swin),
+        (models.DenseNet, _densenet),
+        (sequential, _sequential),
+    )
+    known = next((features for kind, features in kinds if isinstance(model, kind)), None)
+    return known or (_forward_features if hasattr(model, "forward_features") else None)
 
 
 def full_name(name: str) -> str:
-    """`resnet101` → `timm/resnet101`: timm's model of that name, else torchvision's, else the name as it is."""
+    """Return `timm/resnet101` for `resnet101`: timm's model of that name, else torchvision's, else `name` itself."""
     import timm
     from torchvision import models
 
@@ -67,11 +74,7 @@ def full_name(name: str) -> str:
 
 
 def _forward_features(model: Any, images: Tensor) -> Tensor:
-    """What timm's models and our own give: maps, maps with the channels last, or tokens with some in front.
-
-    Raises:
-        ValueError: a model of several branches, or tokens that make no grid.
-    """
+    """Return the last map of one of timm's models or of ours: they give maps, maps with channels last, or tokens."""
     features = model.forward_features(images)
     if not isinstance(features, Tensor):
         raise ValueError(f"it gives {len(features)} results where one map is needed: take another")
@@ -84,38 +87,12 @@ def _forward_features(model: Any, images: Tensor) -> Tensor:
 
 
 def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
-    """(B,N,C) → (B,C,h,w) with h : w as the images' height : width."""
+    """Reshape (B,N,C) to (B,C,h,w) with h : w as the images' height : width."""
     count, (height, width) = tokens.shape[1], images.shape[2:]
     rows = round((count * height / width) ** 0.5)
     if not rows or count % rows:
         raise ValueError(f"{count} tokens are no grid of the shape of images of {height}×{width}")
     return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
-
-
-def _torchvision_features(model: nn.Module, name: str) -> Features:
-    """The function for a torchvision model, whose classifier is taken off."""
-    kind = _torchvision_kind(model)
-    if kind is None:
-        raise ValueError(f"backbone {name!r}: where its last map is, is not known here; take one of timm's")
-    classifier, features = kind
-    setattr(model, classifier, nn.Identity())
-    return features
-
-
-def _torchvision_kind(model: nn.Module) -> tuple[str, Features] | None:
-    """(name of the classifier, features) of a torchvision model; None where they are not known."""
-    from torchvision import models
-
-    plain = (models.ConvNeXt, models.EfficientNet, models.MobileNetV2, models.MobileNetV3, models.VGG)
-    kinds: tuple[tuple[Any, str, Features], ...] = (
-        (models.ResNet, "fc", _resnet),
-        (models.RegNet, "fc", _regnet),
-        (models.VisionTransformer, "heads", _vit),
-        (models.SwinTransformer, "head", _swin),
-        (models.DenseNet, "classifier", _densenet),
-        (plain, "classifier", _plain),
-    )
-    return next(((classifier, features) for kind, classifier, features in kinds if isinstance(model, kind)), None)
 
 
 def _resnet(model: Any, images: Tensor) -> Tensor:
@@ -141,5 +118,5 @@ def _densenet(model: Any, images: Tensor) -> Tensor:
     return F.relu(model.features(images))
 
 
-def _plain(model: Any, images: Tensor) -> Tensor:
+def _sequential(model: Any, images: Tensor) -> Tensor:
     return model.features(images)

@@ -15,7 +15,7 @@ from dali_mix import _factories
 from dali_mix.models.zoo.cifar_resnet import CifarResNet
 from dali_mix.models.zoo.shakeshake import ShakeShake
 from dali_mix.models.zoo.wide_resnet import WideResNet
-from dali_mix.options import did_you_mean
+from dali_mix.options import did_you_mean, whole
 
 # What may stand after a name's numbers is in the pattern; the numbers go to the class, in order.
 _OWN: dict[str, tuple[str, Callable[..., nn.Module]]] = {
@@ -30,7 +30,7 @@ _EXAMPLES = (
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """Makes a classification model, images (B,3,H,W) → logits (B, num_classes), with fresh weights.
+    """Build a classification model, images (B,3,H,W) → logits (B, num_classes), with fresh weights.
 
     Nothing is ever downloaded or loaded: published weights come from a file, by `load_weights`.
 
@@ -45,8 +45,7 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
         ValueError: unknown name (close ones are named), unknown option, option out of range, or an option that would
             load or fetch weights.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: must be at least 1")
+    whole("num_classes", num_classes, 1)
     for option in ("pretrained", "weights"):
         if not options.get(option):
             options.pop(option, None)
@@ -56,10 +55,10 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
         raise ValueError(f"no model is called {name!r}{hint}; names are timm/NAME, torchvision/NAME, {', '.join(_OWN)}")
     make, known = maker
     if unknown := [option for option in options if option not in known]:
+        names = f"{', '.join(map(repr, unknown))}{did_you_mean(unknown[0], known)}"
         raise ValueError(
-            f"model {name!r} has no option {', '.join(map(repr, unknown))}{did_you_mean(unknown[0], known)}; its "
-            "options are the arguments of its class. Weights are not downloaded, and no option loads them: use "
-            "`weights = PATH` in a recipe, or dali_mix.models.load_weights(model, PATH)"
+            f"model {name!r} has no option {names}; its options are the arguments of its class. Weights are not "
+            "downloaded: use `weights = PATH` in a recipe, or dali_mix.models.load_weights(model, PATH)"
         )
     try:
         return make(num_classes=num_classes, **options)

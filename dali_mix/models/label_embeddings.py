@@ -9,16 +9,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dali_mix.options import whole
+
 # VOC's names that are several words in one.
 SPELLINGS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 WIDTH = 768  # of random embeddings, BERT-base's
+BERT_FILES = {
+    "configuration": ["config.json"],
+    "vocabulary": ["vocab.txt", "tokenizer.json"],
+    "weights": ["model.safetensors", "pytorch_model.bin"],
+}
 
 
 def spell(name: str) -> str:
-    """A class name in plain words: "diningtable" → "dining table", "trafficLight", "Traffic_light" → "traffic light".
+    """Return a class name in plain words: "diningtable" → "dining table", "trafficLight" → "traffic light".
 
-    VOC's run-together names are in `SPELLINGS`; underscores, hyphens, slashes and changes from small to capital letters
-    part words; all become lower case.
+    VOC's compounds are in `SPELLINGS`; "_", "-", "/" and changes from small to capital letters separate words.
     """
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = " ".join(re.sub(r"[\s_/-]+", " ", parted).lower().split())
@@ -26,20 +32,15 @@ def spell(name: str) -> str:
 
 
 def random_embeddings(names: Sequence[str], width: int = WIDTH, seed: int = 0) -> np.ndarray:
-    """(K, width) float32, standard normal; the same for the same number of classes, width and seed.
-
-    Raises:
-        ValueError: a width below 1 or a seed that is none.
-    """
-    if width < 1 or not 0 <= seed < 1 << 63:
-        raise ValueError(f"width={width}, seed={seed}: a width of at least 1 and a seed from 0 are needed")
-    return torch.randn(len(names), width, generator=torch.Generator().manual_seed(seed)).numpy()
+    """Return (K, width) float32, standard normal; the same for the same number of classes, width and seed."""
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0))
+    return torch.randn(len(names), whole("width", width, 1), generator=generator).numpy()
 
 
 def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
-    """The sum of the vectors of each name's words: (K, width of the file) float32; as SGRE does with GloVe 840B, 300.
+    """Return the sum of the vectors of each name's words: (K, width of the file) float32; SGRE has GloVe 840B, 300.
 
-    The file is read line by line, "word number number …", and no further than to the last word wanted.
+    The file is read line by line, "word number number …", and no further than to the last word needed.
 
     Raises:
         FileNotFoundError: no such file.
@@ -56,17 +57,16 @@ def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
             word, _, values = line.rstrip("\n").partition(" ")
             if word not in wanted or word in found:
                 continue
-            found[word] = _vector(values, f"{path}, line {number} ({word})")
+            where = f"{path}, line {number} ({word})"
+            found[word] = _vector(values, where)
             width = len(next(iter(found.values())))
             if len(found[word]) != width:
-                raise ValueError(f"{path}, line {number} ({word}): {len(found[word])} numbers, others have {width}")
+                raise ValueError(f"{where}: {len(found[word])} numbers, others have {width}")
             if len(found) == len(wanted):
                 break
-    if missing := [f"{word} (of {name})" for name, words in zip(names, spelled, strict=True) for word in words or [name]
-                   if word not in found]:  # fmt: skip
-        raise ValueError(
-            f"{path} has no vector for {', '.join(missing)}: spell these classes otherwise when packing, or use BERT"
-        )
+    words_of = [(word, name) for name, words in zip(names, spelled, strict=True) for word in words or [name]]
+    if missing := ", ".join(f"{word} (of {name})" for word, name in words_of if word not in found):
+        raise ValueError(f"{path} has no vector for {missing}: spell these classes otherwise when packing, or use BERT")
     return np.stack([np.sum([found[word] for word in words], axis=0, dtype=np.float32) for words in spelled])
 
 
@@ -81,38 +81,28 @@ def _vector(values: str, where: str) -> np.ndarray:
 
 
 def bert_embeddings(names: Sequence[str], folder: str | Path) -> np.ndarray:
-    """BERT's last layer for each name: (K, 768) float32 with BERT-base.
+    """Return BERT's last layer for each name: (K, 768) float32 with BERT-base. Nothing is downloaded.
 
-    The input is [CLS] and the name's tokens, without [SEP] and all of the second segment, as SGRE has it; the name's
-    own token is taken where it is but one, else [CLS]. Nothing is downloaded.
-
-    Args:
-        folder: of the weights, as `save_pretrained` of transformers or a copy of the model's repository has them.
+    The input is [CLS] and the name's tokens, without [SEP] and all of the second segment, as SGRE has it; the row is
+    that of the name's token if it has one only, else of [CLS]. `folder`: what transformers' `save_pretrained` writes.
 
     Raises:
         FileNotFoundError: the folder, or its config.json, vocabulary or weights are not there.
         ValueError: transformers is not installed, or the folder holds something else than a BERT.
     """
     folder = Path(folder)
-    for kind, choices in (
-        ("configuration", ["config.json"]),
-        ("vocabulary", ["vocab.txt", "tokenizer.json"]),
-        ("weights", ["model.safetensors", "pytorch_model.bin"]),
-    ):
+    for kind, choices in BERT_FILES.items():
         if not any((folder / file).is_file() for file in choices):
-            raise FileNotFoundError(
-                f"{folder}: no {kind} ({' or '.join(choices)}) there. Nothing is downloaded: copy the files of "
-                "bert-base-uncased into a folder and name that"
-            )
+            how = "Nothing is downloaded: copy the files of bert-base-uncased into a folder and name that"
+            raise FileNotFoundError(f"{folder}: no {kind} ({' or '.join(choices)}) there. {how}")
     try:
         from transformers import BertModel, BertTokenizer
     except ImportError as error:
         raise ValueError(f"BERT needs transformers ({error}): pip install 'dali_mix[bert]'") from None
     try:
         tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
-        model, info = BertModel.from_pretrained(
-            folder, local_files_only=True, add_pooling_layer=False, output_loading_info=True
-        )
+        options = {"local_files_only": True, "add_pooling_layer": False, "output_loading_info": True}
+        model, info = BertModel.from_pretrained(folder, **options)
     except Exception as error:  # whatever transformers makes of a file that is none
         raise ValueError(f"{folder}: cannot be read as a BERT: {type(error).__name__}: {error}") from error
     if absent := sorted(info["missing_keys"]):

@@ -13,11 +13,11 @@ from torch.func import functional_call
 
 from dali_mix.models.backbones import Features, build_backbone, full_name
 from dali_mix.models.heads import AveragePoolHead, CSRAHead, MaxPoolHead, SGREHead
-from dali_mix.options import did_you_mean
+from dali_mix.options import choice, whole
 
-HEADS = ("average", "max", "csra", "sgre")
+HEADS: dict[str, Any] = {"average": AveragePoolHead, "max": MaxPoolHead, "csra": CSRAHead, "sgre": SGREHead}
 LABEL_DIM = 768  # of random label embeddings, as SGRE has them
-_OF_BUILD = ("in_channels", "dim", "num_classes")  # what a head is told, and a recipe does not say
+_OF_BUILD = ("in_channels", "dim", "num_classes")  # arguments of the heads that are no options
 
 
 class MultiLabelModel(nn.Module):
@@ -38,11 +38,12 @@ class MultiLabelModel(nn.Module):
         self._features = features
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) → the last map, (B,C,h,w); of a transformer the patches, without class token."""
+        """Return the last map (B,C,h,w) of images (B,3,H,W); of a transformer the patches, without class token."""
         return self._features(self.backbone, images)
 
     def forward(self, images: Tensor, spliced: tuple[int, int, int] | None = None) -> Any:
-        """
+        """Return the logits.
+
         Args:
             images: (B,3,H,W).
             spliced: (n, rows, columns): the last n images are SpliceMix's, on that grid.
@@ -65,7 +66,7 @@ class MultiLabelModel(nn.Module):
         return self.head(features), self.head.cells(features[len(features) - count :], rows, columns)
 
     def class_maps(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) → what speaks for each class at each position, (B,K,h,w); see the heads."""
+        """Return each class's evidence at each position, (B,K,h,w), of images (B,3,H,W); see the heads."""
         return self.head.class_maps(self.forward_features(images))  # type: ignore[operator]
 
 
@@ -78,10 +79,10 @@ def build_multilabel(
     head_options: dict[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> MultiLabelModel:
-    """A multi-label model of fresh weights.
+    """Build a multi-label model of fresh weights.
 
-    Weights of a backbone come from a file: `load_weights(model.backbone, PATH)`; a classifier in the file is passed
-    over. For the head's own learning rate, `paramwise = {"custom": {"head": {"lr_mult": 10}}}`.
+    Weights of a backbone come from a file: `load_weights(model.backbone, PATH)` skips a classifier in it.
+    For the head's own learning rate, `paramwise = {"custom": {"head": {"lr_mult": 10}}}`.
 
     timm's ViTs and Swins take images of any size their patches divide: positions are interpolated, and weights of
     another size load. (`backbone_options={"img_size": 448}` makes a table of positions of that size instead.)
@@ -101,10 +102,8 @@ def build_multilabel(
             images of `image_size` do not go through the backbone.
         FileNotFoundError: no file of embeddings.
     """
-    if head not in HEADS:
-        raise ValueError(f"head {head!r} is unknown{did_you_mean(head, HEADS)}: use one of {', '.join(HEADS)}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: must be at least 1")
+    choice("head", head, HEADS)
+    whole("num_classes", num_classes, 1)
     options = dict(backbone_options or {})
     name = full_name(backbone)
     body, features = build_backbone(name, options)
@@ -117,19 +116,19 @@ def build_multilabel(
 
 
 def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
-    """Channels of the last map; freezes weights that have no part in it (DDP would wait for their gradients).
+    """Return the channels of the last map; freeze weights it does not depend on (DDP waits for their gradients).
 
-    Shapes only: the tensors are on the meta device, nothing is computed.
+    Runs on the meta device: shapes only, nothing is computed.
     """
-    weights = {key: torch.empty_like(value, device="meta") for key, value in model.named_parameters()}
-    buffers = {key: torch.empty_like(value, device="meta") for key, value in model.named_buffers()}
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {key: torch.empty_like(value, device="meta") for key, value in tensors.items()}
     trained = {key: value for key, value in model.named_parameters() if value.requires_grad}
     training = model.training
     model.eval()
     try:
         with torch.enable_grad():
-            leaves = [weights[key].requires_grad_() for key in trained]
-            maps = functional_call(model, {**weights, **buffers}, (torch.empty(2, 3, *size, device="meta"),))
+            leaves = [tensors[key].requires_grad_() for key in trained]
+            maps = functional_call(model, tensors, (torch.empty(2, 3, *size, device="meta"),))
             used = torch.autograd.grad(maps.sum(), leaves, allow_unused=True)
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
         height, width = size
@@ -143,22 +142,20 @@ def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
 
 
 def _build_head(head: str, channels: int, num_classes: int, options: dict[str, Any]) -> nn.Module:
-    kinds: dict[str, Any] = {"average": AveragePoolHead, "max": MaxPoolHead, "csra": CSRAHead, "sgre": SGREHead}
-    known = [name for name in inspect.signature(kinds[head]).parameters if name not in _OF_BUILD]
+    known = [name for name in inspect.signature(HEADS[head]).parameters if name not in _OF_BUILD]
     if unknown := [name for name in options if name not in known]:
-        raise ValueError(
-            f"head {head!r} has no option {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}"
-        )
+        names = ", ".join(map(repr, unknown))
+        raise ValueError(f"head {head!r} has no option {names}; it has {', '.join(known) or 'none'}")
     try:
         if head == "sgre":
             return SGREHead(channels, _embeddings(options, num_classes), **options)
-        return kinds[head](channels, num_classes, **options)
+        return HEADS[head](channels, num_classes, **options)
     except TypeError as error:
         raise ValueError(f"head {head!r} does not take these options ({', '.join(options)}): {error}") from error
 
 
 def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
-    """Takes the embeddings out of `options`; random ones learn unless told otherwise."""
+    """Remove the embeddings from `options` and return them; random ones are learned by default."""
     given = options.pop("embeddings", None)
     if given is None:
         options.setdefault("learn_embeddings", True)
@@ -172,12 +169,7 @@ def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
 
 
 def load_embeddings(path: str | Path) -> Tensor:
-    """Label embeddings (K,E), as `dali-mix embed-labels` writes them.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no .npy file of a table of finite numbers.
-    """
+    """Read label embeddings (K,E), as `dali-mix embed-labels` writes them; raise ValueError for any other file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no label embeddings at {path}: `dali-mix embed-labels` writes them")

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from dali_mix import pipelines
 from dali_mix.engine.build import build_pipeline
+from dali_mix.engine.checkpoint.files import check_writable
 from dali_mix.engine.inference.image_files import Seen, Unreadable, find_images
 from dali_mix.engine.inference.predict import Predictor
 from dali_mix.models.maps import Looked, look
-from dali_mix.options import did_you_mean
+from dali_mix.options import did_you_mean, whole
 from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw
 
@@ -34,15 +35,15 @@ def attention(
     top_k: int = 3,
     each: Callable[[Path], object] = lambda sheet: None,
 ) -> tuple[list[Path], list[Unreadable]]:
-    """Draws a sheet for each image: what the model was shown, and beside it a map a class, from dark to bright.
+    """Draw a sheet for each image: what the model was shown, and next to it a map a class, from dark to bright.
 
-    Maps are those of `dali_mix.models.maps.look`: what speaks for the class at each position. Each is scaled from its
-    own least to its own greatest value, which stand below it with the class's probability. Models whose labels look
-    for their places (SGRE) have a second row: where each looks, as shares in per cent.
+    Maps are those of `dali_mix.models.maps.look`: the class's evidence at each position. Each is scaled from its own
+    least to its own greatest value, which stand below it with the class's probability. Models with attention of labels
+    to positions (SGRE) have a second row: where each looks, as shares in per cent.
 
     Args:
         images: files, and folders of them.
-        out: the folder for `NAME.png`, made where it is not there; of files of one name the second is `NAME-2.png`.
+        out: the folder for `NAME.png`, created if it is missing; of files of one name the second is `NAME-2.png`.
         classes: names of those to draw; by default the `top_k` of highest probability.
         each: called with every sheet as soon as it is written.
 
@@ -54,14 +55,11 @@ def attention(
         FileNotFoundError: a path that is not there.
         OSError: `out` cannot be made or written to.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k={top_k}: give 1 or more classes to draw")
-    chosen = None if classes is None else [_place(name, predictor.classes) for name in classes]
+    whole("top_k", top_k, 1)
+    chosen = None if classes is None else [_index(name, predictor.classes) for name in classes]
     files, folder = find_images(images), Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{folder}: cannot be a folder for sheets: {error.strerror}") from error
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     sheets: list[Path] = []
     unreadable: list[Unreadable] = []
     names: set[str] = set()
@@ -70,12 +68,11 @@ def attention(
             looked = look(predictor.model, seen.images)
         pictures = shown(predictor, seen)
         scores = predictor.scores(looked.logits).cpu()
-        attended = None if looked.attention is None else looked.attention.float().cpu()
-        looked = Looked(looked.logits, looked.class_maps.float().cpu(), attended)
         for row, path in enumerate(seen.paths):
-            places = chosen or scores[row].argsort(descending=True, stable=True)[:top_k].tolist()
-            columns = [Column("input", [Picture(pictures[row], [_size(seen.images)])])]
-            columns += _columns(pictures[row], scores[row], looked, row, places, predictor.classes)
+            numbers = chosen or scores[row].argsort(descending=True, stable=True)[:top_k].tolist()
+            size = f"seen as {seen.images.shape[3]}×{seen.images.shape[2]} pixels"
+            columns = [Column("input", [Picture(pictures[row], [size])])]
+            columns += _columns(pictures[row], scores[row], looked, row, numbers, predictor.classes)
             tries = (f"{path.stem}-{number}" if number > 1 else path.stem for number in count(1))
             names.add(name := next(name for name in tries if name not in names))
             sheets.append(style.save(draw(columns, path.name), folder / f"{name}.png"))
@@ -84,25 +81,21 @@ def attention(
 
 
 def _columns(
-    picture: Tensor, scores: Tensor, looked: Looked, row: int, places: Sequence[int], classes: Sequence[str]
+    picture: Tensor, scores: Tensor, looked: Looked, row: int, numbers: Sequence[int], classes: Sequence[str]
 ) -> Iterator[Column]:
-    for place in places:
-        heat = looked.class_maps[row, place]
-        caption = [f"probability {scores[place]:.3f}", f"logits {float(heat.min()):.3g} … {float(heat.max()):.3g}"]
+    for number in numbers:
+        heat = looked.class_maps[row, number].float().cpu()
+        caption = [f"probability {scores[number]:.3f}", f"logits {float(heat.min()):.3g} … {float(heat.max()):.3g}"]
         pictures = [Picture(overlaid(picture, heat), caption)]
         if looked.attention is not None:
-            shares = 100 * looked.attention[row, place]
+            shares = 100 * looked.attention[row, number].float().cpu()
             caption = ["attention", f"{float(shares.min()):.2g} … {float(shares.max()):.2g} %"]
             pictures.append(Picture(overlaid(picture, shares), caption))
-        yield Column(classes[place], pictures)
+        yield Column(classes[number], pictures)
 
 
 def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
-    """A heat map (h,w), scaled from its least to its greatest value, over a picture (3,H,W) uint8 turned grey.
-
-    Returns:
-        (3,H,W) uint8.
-    """
+    """Lay a heat map (h,w), scaled from its least to its greatest value, over a picture (3,H,W) uint8 turned grey."""
     low, high = heat.min(), heat.max()
     scaled = (heat - low) / (high - low).clamp_min(1e-12)
     large = F.interpolate(scaled[None, None], picture.shape[1:], mode="bicubic", align_corners=False)[0, 0].clamp(0, 1)
@@ -112,7 +105,7 @@ def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
 
 
 def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
-    """What of each file the model was shown, in colours, unsquashed: B pictures (3,H,W) uint8 on the CPU."""
+    """Return what the model was shown of each file, in colours, unsquashed: B pictures (3,H,W) uint8 on the CPU."""
     pipeline = build_pipeline(predictor.config, False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (pipeline.mean, pipeline.std))
     images = seen.images.float().cpu() * std + mean
@@ -125,16 +118,12 @@ def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
 
 
 def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
-    """Width / height of the part of each image that an evaluation shows, before it is squashed.
-
-    Args:
-        rows: (B,) of RECORD_DTYPE.
-    """
+    """Return width / height of the part of each image, `rows` (B,) of RECORD_DTYPE, that an evaluation shows."""
     height, width = pipeline.fixed_size
     draws = pipeline.draw(rows, pipelines.SampleRandom(0, 0, np.arange(len(rows))))
     found = []
     for sample, row in enumerate(rows):
-        try:  # where the whole image would lie
+        try:  # where the entire image would lie
             left, top, right, bottom = pipeline.map_boxes(np.array([[0.0, 0.0, 1.0, 1.0]]), row, draws, sample)[0]
         except ValueError:  # pipelines for images of one size
             found.append(width / height)
@@ -143,12 +132,8 @@ def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
     return found
 
 
-def _place(name: str, classes: Sequence[str]) -> int:
+def _index(name: str, classes: Sequence[str]) -> int:
     if name in classes:
         return classes.index(name)
     hint = did_you_mean(name, classes, most=5, cutoff=0.5)
     raise ValueError(f"the model has no class {name!r}{hint}; its {len(classes)} begin with {', '.join(classes[:10])}")
-
-
-def _size(images: Tensor) -> str:
-    return f"seen as {images.shape[3]}×{images.shape[2]} pixels"

@@ -1,4 +1,4 @@
-"""The columns of a gallery: the images as they are, and what one mixer makes of them."""
+"""Columns of a gallery: the images as they are, and what one mixer makes of them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Batch:
 
 
 def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
-    """The images as they are, and beside them their saliency where it is asked for."""
+    """Return a column with the images as they are, and one with their saliency if `maps`."""
     rows = range(batch.rows)
     maps_u8 = fine_grained_saliency(batch.images[: batch.rows])
-    marks = _places(maps_u8) if peaks else [None] * batch.rows
+    found = zip(*(index.tolist() for index in peaks_of(maps_u8)), strict=True)
+    marks = list(found) if peaks else [None] * batch.rows
     originals = [Picture(batch.images[i], _labels(batch.targets[i], batch.classes), peak=marks[i]) for i in rows]
     columns = [Column("original", originals)]
     if maps:
@@ -41,63 +42,67 @@ def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
 
 
 def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, options: str = "") -> list[Column]:
-    """What `mixer` makes of the batch: a column, or one a view where it returns the whole batch several times.
+    """Return a column with what `mixer` makes of the batch, or one a view if it returns the batch several times.
 
-    Args:
-        options: written beside the mixer's name.
+    `options` are written after the mixer's name.
     """
-    count, size = len(batch.images), batch.images.shape[-1]
+    count = len(batch.images)
     name = f"{type(mixer).__name__} {options}".strip()
-    params = mixer.sample(count, size, size, _seeded(seed))
+    params = _sample(mixer, batch, seed)
     while isinstance(params, (ChoiceParams, Unmixed)):
         if isinstance(params, Unmixed) or params.index < 0:
             return [replace(plain(batch, False, False)[0], name=f"{name}: none")]
         assert isinstance(mixer, MixChoice)
         mixer, params = mixer.mixers[params.index], params.params
         name = f"{name}: {type(mixer).__name__}"
-    inputs = _inputs(mixer, batch)
-    described = mixer.describe(inputs, params)
+    described = mixer.describe(_inputs(mixer, batch), params)
     if any(image.own is None for image in described):
         return [_appended(name, mixer, batch, seed, boxes)]
-    images, targets = mixer.apply(inputs.clone(), batch.targets.clone(), params)
-    pixels = _pixels(images, mixer, batch)
+    pixels, targets = _apply(mixer, batch, params)
     columns = []
-    for view in range(len(images) // count):
+    for view in range(len(pixels) // count):
         pictures = []
         for index in range(view * count, view * count + batch.rows):
             shown = described[index] if index < len(described) else MixedImage(index % count)
             caption = _caption(shown, batch, targets[index])
             outlines = shown.boxes if boxes else ()
             pictures.append(Picture(pixels[index], caption, outlines, shown.peak if peaks else None))
-        columns.append(Column(f"{name}, view {view + 1}" if len(images) > count else name, pictures))
+        columns.append(Column(f"{name}, view {view + 1}" if len(pixels) > count else name, pictures))
     return columns
 
 
 def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
-    """The images a mixer appends to the batch. A grid is drawn for the batch: each row shows a batch of its own."""
-    count, size = len(batch.images), batch.images.shape[-1]
+    """Return the images a mixer appends to the batch. A grid is drawn for a batch: each row is from one of its own."""
     pictures = []
     for row in range(batch.rows):
-        params = mixer.sample(count, size, size, _seeded(seed + row))
+        params = _sample(mixer, batch, seed + row)
         if isinstance(params, Unmixed):
             pictures.append(Picture(batch.images[row], ["not mixed"]))
             continue
-        inputs = _inputs(mixer, batch)
-        appended = ((index, image) for index, image in enumerate(mixer.describe(inputs, params)) if image.own is None)
+        described = enumerate(mixer.describe(_inputs(mixer, batch), params))
+        appended = ((index, image) for index, image in described if image.own is None)
         firsts = [next(group) for _, group in itertools.groupby(appended, key=lambda pair: pair[1])]
         index, shown = firsts[row % len(firsts)]  # of several grids each in turn
-        images, targets = mixer.apply(inputs.clone(), batch.targets.clone(), params)
-        picture = _pixels(images[index], mixer, batch)
-        pictures.append(Picture(picture, _caption(shown, batch, targets[index]), shown.boxes if boxes else ()))
+        pixels, targets = _apply(mixer, batch, params)
+        pictures.append(Picture(pixels[index], _caption(shown, batch, targets[index]), shown.boxes if boxes else ()))
     return Column(name, pictures)
 
 
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def _sample(mixer: Mixer[Any], batch: Batch, seed: int) -> Any:
+    count, _, height, width = batch.images.shape
+    return mixer.sample(count, height, width, torch.Generator().manual_seed(seed))
+
+
+def _apply(mixer: Mixer[Any], batch: Batch, params: Any) -> tuple[Tensor, Tensor]:
+    """Return the mixed images, as uint8, and targets."""
+    images, targets = mixer.apply(_inputs(mixer, batch).clone(), batch.targets.clone(), params)
+    if (scale := _scale(mixer, batch)) is not None:
+        images = (255 * (images * scale[1] + scale[0])).round().clamp(0, 255).byte()
+    return images, targets
 
 
 def _scale(mixer: Mixer[Any], batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Mean and std (3,1,1) to normalize by: what the mixer was told, else the batch's mean; None for uint8 images."""
+    """Return mean and std (3,1,1) to normalize by: the mixer's, else the batch's mean; None for uint8 images."""
     mean, std = getattr(mixer, "mean", batch.mean), getattr(mixer, "std", (1.0, 1.0, 1.0))
     if mean is None or std is None:
         return None
@@ -109,17 +114,8 @@ def _inputs(mixer: Mixer[Any], batch: Batch) -> Tensor:
     return batch.images if scale is None else (batch.images / 255 - scale[0]) / scale[1]
 
 
-def _pixels(images: Tensor, mixer: Mixer[Any], batch: Batch) -> Tensor:
-    scale = _scale(mixer, batch)
-    return images if scale is None else (255 * (images * scale[1] + scale[0])).round().clamp(0, 255).byte()
-
-
-def _places(maps: Tensor) -> list[tuple[int, int]]:
-    return list(zip(*(place.tolist() for place in peaks_of(maps)), strict=True))
-
-
 def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
-    """λ and the labels of the image itself, 1-λ and its partner's; of other images the note and the mixed labels."""
+    """Return λ and the image's own labels, 1-λ and its partner's; of other images the note and the mixed labels."""
     if image.own is None:
         return [image.note, *wrapped(_names(target, batch.classes))]
     if image.partner is None or image.lam is None:
@@ -130,7 +126,7 @@ def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
 
 
 def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """The class; of a multi-hot row every label; of soft targets the two largest, a line each."""
+    """Return the class; of a multi-hot row every label; of soft targets the two largest, a line each."""
     if target.ndim == 0 or ((target == 1) | (target <= 0)).all():
         return wrapped(_names(target, classes))
     names, largest = _short(classes), sorted(range(len(target)), key=lambda index: -float(target[index]))[:2]
@@ -138,7 +134,7 @@ def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """The names of a class number, or of the labels above 0 of a row (K,)."""
+    """Return the names of a class number, or of the labels above 0 of a row (K,)."""
     numbers = [int(target)] if target.ndim == 0 else (target > 0).nonzero().flatten().tolist()
     names = _short(classes)
     return [names[number] for number in numbers]

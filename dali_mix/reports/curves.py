@@ -18,14 +18,11 @@ Records = list[dict[str, Any]]
 
 
 def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) -> Path:
-    """Draws loss, accuracy or mAP, learning rate and speed over the steps of a run, as a PNG.
+    """Draw loss, accuracy or mAP, learning rate and speed over the steps of a run, as the PNG `out`.
 
     Args:
         metrics: a metrics.jsonl, or the work directory that holds it. Of steps logged twice (a run resumed from before
             them) the later counts.
-
-    Returns:
-        `out`.
 
     Raises:
         FileNotFoundError: no metrics there, or no folder to write to.
@@ -55,12 +52,9 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
 
 
 def read_metrics(path: Path) -> tuple[Records, Records]:
-    """The train and the val records of a metrics.jsonl, each in order of steps, each step once.
+    """Return the train and the val records of a metrics.jsonl, each in order of steps, each step once.
 
-    A last line without its end was cut off by a kill and is passed over.
-
-    Raises:
-        FileNotFoundError, ValueError: as `curves`.
+    A last line without its end was cut off by a kill and is skipped.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no metrics at {path}: give the work directory of a run, or its metrics.jsonl")
@@ -75,59 +69,43 @@ def read_metrics(path: Path) -> tuple[Records, Records]:
 
 
 def _series(records: Records, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the records that have a finite number under `key`."""
-    found = [(record["step"], record.get(key)) for record in records]
-    finite = [(step, float(value)) for step, value in found if value is not None and is_finite(value)]
-    return [step for step, _ in finite], [value for _, value in finite]
+    """Return the steps and values of the records that have a finite number under `key`."""
+    finite = [record for record in records if is_finite(record.get(key))]
+    return [record["step"] for record in finite], [float(record[key]) for record in finite]
 
 
 def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
     style.plain(axes, "Loss")
     steps, losses = _series(train, "loss")
+    if len(losses) >= 20:  # noisy
+        axes.plot(steps, losses, color=style.BLUE, alpha=0.25, linewidth=1.2)
+        losses = _smoothed(losses).tolist()
     if steps:
-        noisy = len(losses) >= 20
-        axes.plot(steps, losses, color=style.BLUE, alpha=0.25 if noisy else 1.0, linewidth=1.2 if noisy else 1.6)
-        axes.plot(
-            steps,
-            _smoothed(losses) if noisy else losses,
-            color=style.BLUE,
-            linewidth=1.6,
-            marker=_marker(steps, 1),
-            label="training",
-        )
-    val_steps, val_losses = _series(val, "loss")
+        axes.plot(steps, losses, color=style.BLUE, linewidth=1.6, marker=_marker(steps, 1), label="training")
+    val_steps, values = _series(val, "loss")
     if val_steps:
-        axes.plot(
-            val_steps, val_losses, color=style.ORANGE, linewidth=1.6, marker=_marker(val_steps), label="evaluation"
-        )
-    _legend_or_note(axes, bool(steps or val_steps), "no losses logged yet", legend=True)
+        axes.plot(val_steps, values, color=style.ORANGE, linewidth=1.6, marker=_marker(val_steps), label="evaluation")
+    _legend_or_note(axes, "no losses logged yet", legend=True)
 
 
 def _draw_accuracy(axes: Axes, val: Records) -> None:
     title, names = _watched(val)
     style.plain(axes, f"Evaluation {title}, %")
-    main, drawn = next(iter(names)), False
+    main = next(iter(names))
     for key, name in reversed(names.items()):  # the main one on top
         color = style.ORANGE if key == main else style.FAINT
         steps, values = _series(val, key)
         if not steps or (key == "top5" and min(values) >= 100):
             continue
-        drawn = True
         axes.plot(steps, values, color=color, linewidth=1.6, marker=_marker(steps), label=name)
         if key == main:
             best = max(range(len(values)), key=values.__getitem__)
-            axes.plot(steps[best], values[best], "o", color=color, markersize=6, markeredgecolor="white")
-            beyond_middle = steps[best] > steps[-1] / 2
-            axes.annotate(
-                f"best {values[best]:.2f}",
-                (steps[best], values[best]),
-                xytext=(-4 if beyond_middle else 6, -13),
-                textcoords="offset points",
-                ha="right" if beyond_middle else "left",
-                fontsize=8,
-                color=style.INK,
-            )
-    _legend_or_note(axes, drawn, "not evaluated yet", legend=True)
+            point = steps[best], values[best]
+            axes.plot(*point, "o", color=color, markersize=6, markeredgecolor="white")
+            offset, side = (-4, "right") if steps[best] > steps[-1] / 2 else (6, "left")
+            look: dict[str, Any] = {"ha": side, "fontsize": 8, "color": style.INK}
+            axes.annotate(f"best {values[best]:.2f}", point, (offset, -13), textcoords="offset points", **look)
+    _legend_or_note(axes, "not evaluated yet", legend=True)
 
 
 def _draw_series(axes: Axes, train: Records, key: str, title: str, color: str) -> None:
@@ -138,11 +116,11 @@ def _draw_series(axes: Axes, train: Records, key: str, title: str, color: str) -
         axes.set_ylim(0, max(values) * 1.1 or 1)
     if key != "lr":
         axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
-    _legend_or_note(axes, bool(steps), "nothing logged yet")
+    _legend_or_note(axes, "nothing logged yet")
 
 
-def _legend_or_note(axes: Axes, drawn: bool, note: str, legend: bool = False) -> None:
-    if not drawn:
+def _legend_or_note(axes: Axes, note: str, legend: bool = False) -> None:
+    if not axes.lines:
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=style.FAINT, fontsize=9)
         axes.set_yticks([])
     elif legend:  # above the panel, where it covers no curve
@@ -150,12 +128,12 @@ def _legend_or_note(axes: Axes, drawn: bool, note: str, legend: bool = False) ->
 
 
 def _smoothed(values: list[float]) -> np.ndarray:
-    """The mean over a centred window of about a twenty-fifth of the series, narrower towards its ends."""
+    """Return the mean over a centred window of about a twenty-fifth of the series, narrower towards its ends."""
     half = max(len(values) // 50, 2)
     total = np.concatenate([[0.0], np.cumsum(values)])
-    place = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(place, len(values) - 1 - place))
-    return (total[place + reach + 1] - total[place - reach]) / (2 * reach + 1)
+    index = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
+    return (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)
 
 
 def _marker(steps: list[int], most: int = 40) -> str:

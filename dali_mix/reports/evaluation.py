@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
+from dali_mix._text import csv_text
 from dali_mix.engine.checkpoint.files import write_text
 from dali_mix.engine.run import Evaluation
 from dali_mix.metrics import ClassReport
@@ -21,22 +20,16 @@ from dali_mix.reports.sheet import fitted
 
 # Inches.
 BAR, NAME, LENGTH, GAP, TOP, MARGIN = 0.165, 1.15, 1.5, 0.3, 0.7, 0.25
-FEWEST, MOST_COLUMNS = 40, 7  # bars a column, columns beside one another
+FEWEST, MOST_COLUMNS = 40, 7  # bars a column, columns at most
 ACROSS, UP, CELL_GAP, CAPTION = 1.2, 0.95, 0.16, 0.2
 POINTS = 200  # of a curve, at most
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Writes `per_class.csv` and `per_class.png`, and of a multi-label model `pr_curves.png`; figures in per cent.
+    """Write `per_class.csv` and `per_class.png`, and of a multi-label model `pr_curves.png`; figures in per cent.
 
-    Args:
-        out: a folder, made where it is not there. Files of an earlier report are replaced.
-
-    Returns:
-        the files; none on a rank that does not write.
-
-    Raises:
-        OSError: they cannot be written.
+    `out` is a folder, created if it is missing; files of an earlier report are replaced. Return the files: none on a
+    rank that does not write.
     """
     if not evaluation.main:
         return []
@@ -54,24 +47,19 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
 
 
 def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as text; NaN is an empty field, other fractions have four digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    for row in rows:
-        writer.writerow([_field(value) for value in row])
-    return text.getvalue()
+    """Return a table as text; NaN is an empty field, other fractions have four digits."""
 
+    def field(value: object) -> object:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.4f}"
+        return value
 
-def _field(value: object) -> object:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4f}"
-    return value
+    return csv_text([head, *(map(field, row) for row in rows)])
 
 
 def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Figure:
-    """A bar a class, 0 … 100, highest first, in columns that read downwards; classes without a value last."""
-    order = sorted(range(len(classes)), key=lambda place: (math.isnan(values[place]), -values[place], place))
+    """Draw a bar a class, 0 … 100, highest first, in columns that read downwards; classes without a value last."""
+    order = sorted(range(len(classes)), key=lambda index: (math.isnan(values[index]), -values[index], index))
     rows = max(FEWEST, math.ceil(len(order) / MOST_COLUMNS))
     columns = math.ceil(len(order) / rows)
     rows = math.ceil(len(order) / columns)
@@ -88,21 +76,20 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
             axes.plot((x, x), (TOP - 0.05, TOP + rows * BAR), color=style.GRID, linewidth=0.8, zorder=0)
             axes.text(x, TOP - 0.08, f"{100 * share:.0f}", fontsize=6, color=style.FAINT, ha="center")
     bars = []
-    for number, place in enumerate(order):
+    for number, index in enumerate(order):
         start, top = MARGIN + number // rows * pitch + NAME, TOP + number % rows * BAR
-        middle, value = top + BAR / 2, values[place]
-        name = fitted(classes[place], NAME - 0.1, 7)
+        middle, value = top + BAR / 2, values[index]
+        name = fitted(classes[index], NAME - 0.1, 7)
         look: dict[str, Any] = {"fontsize": 7, "va": "center_baseline", "parse_math": False}
         axes.text(start - 0.06, middle, name, ha="right", color=style.INK, **look)
         if math.isnan(value):
             axes.text(start + 0.04, middle, "no sample", color=style.FAINT, **look)
             continue
         bars.append((start, middle, value / 100 * LENGTH))
-        # Inside where there is room, in white.
-        inside = value >= 30
-        x = start + value / 100 * LENGTH + (-0.04 if inside else 0.04)
-        color = "white" if inside else style.INK
-        axes.text(x, middle, f"{value:.1f}", ha="right" if inside else "left", color=color, **look | {"fontsize": 6})
+        # Inside the bar if there is room, in white.
+        offset, side, color = (-0.04, "right", "white") if value >= 30 else (0.04, "left", style.INK)
+        x = start + value / 100 * LENGTH + offset
+        axes.text(x, middle, f"{value:.1f}", ha=side, color=color, **look | {"fontsize": 6})
     starts, middles, lengths = zip(*bars, strict=True) if bars else ((), (), ())
     axes.barh(middles, lengths, BAR * 0.7, left=starts, color=style.BLUE)
     axes.set(xlim=(0, width), ylim=(height, 0))
@@ -110,7 +97,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
 
 
 def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: str) -> Figure:
-    """A small panel a class, in the order of the classes: precision (up) over recall (right), both 0 … 1."""
+    """Draw a small panel a class, in the order of the classes: precision (up) over recall (right), both 0 … 1."""
     columns = min(len(classes), max(5, math.ceil(math.sqrt(1.2 * len(classes)))))
     rows = math.ceil(len(classes) / columns)
     across, down = ACROSS + CELL_GAP, UP + CAPTION + CELL_GAP
@@ -144,12 +131,10 @@ def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: s
 
 
 def thinned(count: int) -> np.ndarray:
-    """At most `POINTS` of `count` places, evenly, the first and the last among them."""
+    """Return at most `POINTS` of `count` indices, evenly, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 
 def _title(figure: Figure, title: str, width: float, height: float) -> None:
-    figure.text(
-        MARGIN / width, 1 - 0.2 / height, title, fontsize=11, fontweight="bold", color=style.INK, va="top",
-        parse_math=False,
-    )  # fmt: skip
+    look: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "va": "top", "parse_math": False}
+    figure.text(MARGIN / width, 1 - 0.2 / height, title, color=style.INK, **look)

@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from dali_mix import mixers as mixer_room
+from dali_mix.datasets.decoding import decode_bgr
 from dali_mix.mixers import Mixer
-from dali_mix.recordio import RecordSet
+from dali_mix.options import whole
+from dali_mix.recordio import RecordSet, read_image_header
 from dali_mix.reports import style
 from dali_mix.reports.columns import Batch, mixed, plain
-from dali_mix.reports.samples import natural_size, read_images, read_targets
 from dali_mix.reports.sheet import draw
 
 MOST_ROWS, LARGEST_IMAGE = 100, 2048  # of a picture that matplotlib draws within a minute, and viewers open
@@ -34,7 +38,7 @@ def gallery(
     maps: bool = False,
     title: str | None = None,
 ) -> Path:
-    """Draws `rows` images of a packed set, plain and by each mixer, as a PNG.
+    """Draw `rows` images of a packed set, plain and by each mixer, as the PNG `out`.
 
     Images are the central squares of randomly drawn records; partners come from a batch of 32 or more. Each mixer draws
     with the same seed. Below a picture stand λ with the image's own labels and 1-λ with its partner's; for SpliceMix
@@ -49,9 +53,6 @@ def gallery(
         peaks: mark the most salient pixel: of each image, and, for SaliencyMix, of what was pasted.
         maps: a column with the saliency of each image.
 
-    Returns:
-        `out`.
-
     Raises:
         ValueError: an unknown mixer, no rows or more than 100, image_size not in 8 … 2048, a detection set,
             an image that cannot be decoded, `out` not called .png.
@@ -61,19 +62,11 @@ def gallery(
     if not isinstance(records, RecordSet):
         records = RecordSet(records)
     size = natural_size(records) if image_size is None else image_size
-    if rows < 1 or size < 8 or not mixers:
-        raise ValueError(f"a gallery needs rows ≥ 1 ({rows}), a mixer ({len(mixers)}) and image_size ≥ 8 ({size})")
-    if min(rows, len(records)) > MOST_ROWS:
-        raise ValueError(f"rows={rows}: a picture has at most {MOST_ROWS} rows; draw several with different seeds")
-    if size > LARGEST_IMAGE:
-        raise ValueError(f"image_size={size}: an image is at most {LARGEST_IMAGE} pixels a side; choose a smaller one")
-    if not len(records):
-        raise ValueError(f"{records.prefix} holds no records to show")
+    whole("rows", rows, 1, MOST_ROWS)
+    whole("image_size", size, 8, LARGEST_IMAGE)
+    if not mixers:
+        raise ValueError("a gallery needs a mixer: name one, such as resizemix")
     classes = records.info.classes
-    for mixer in mixers:  # a wrong name is told before images are read
-        if isinstance(mixer, str):
-            parse_mixer(mixer, len(classes), size, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
-
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(records), generator=generator)[: max(2 * rows, SMALLEST_BATCH)].tolist()
     images, targets = read_images(records, chosen, size), read_targets(records, chosen)
@@ -83,31 +76,23 @@ def gallery(
 
     columns = plain(batch, peaks, maps)
     for mixer in mixers:
-        given = ""
+        options = _in_words(mixer) if isinstance(mixer, str) else ""
         if isinstance(mixer, str):
-            given = _in_words(mixer)
             mixer = parse_mixer(mixer, len(classes), size, tuple(mean.tolist()), (1.0, 1.0, 1.0))
-        columns += mixed(mixer, batch, seed, boxes, peaks, given)
+        columns += mixed(mixer, batch, seed, boxes, peaks, options)
     heading = title or f"{records.prefix.name}: {len(records):,} images, {len(classes):,} classes"
     return style.save(draw(columns, heading), out)
 
 
-def parse_mixer(
-    text: str,
-    num_classes: int,
-    image_size: int,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> Mixer[Any]:
+Normal = Sequence[float] | None
+
+
+def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = None, std: Normal = None) -> Mixer[Any]:
     """Make a mixer from a text: its name, then options, all between colons.
 
     For instance `resizemix`, `mixup:alpha=1.0:per_batch=True`, or `my_module:MyMixer:alpha=1.0` for one of your own.
-
-    Where they are not given, Cutout's size is half the side of the images, and MixUp's alpha is 1: with .2 nearly every
-    picture would look unmixed.
-
-    Args:
-        mean, std: what images are normalized with, for mixers that need to know.
+    By default Cutout's size is half the side of the images, and MixUp's alpha is 1: with .2 nearly every picture would
+    look unmixed. `mean` and `std` are for mixers that need the normalization of the images.
 
     Raises:
         ValueError: unknown mixer or option.
@@ -135,8 +120,38 @@ def _name_and_options(text: str) -> tuple[str, list[str]]:
 
 
 def _in_words(text: str) -> str:
-    """The options of a mixer's text as its column shows them: `per_batch=True` is per_batch, `grids=mini` is mini."""
+    """Return the options of a mixer's text for its column: `per_batch=True` is per_batch, `grids=mini` is mini."""
     words = []
     for key, _, value in (pair.partition("=") for pair in _name_and_options(text)[1]):
         words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")
     return " ".join(words)
+
+
+def natural_size(records: RecordSet) -> int:
+    """Return a side, in pixels, that suits the set: its median shorter side, at least 32 and at most 224."""
+    shorter = np.median(np.minimum(records.table["height"], records.table["width"]))
+    return min(max(int(shorter), 32), 224)
+
+
+def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
+    """Return the central square of each image: (len(rows), 3, size, size) uint8 RGB."""
+    images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+    for index, row in enumerate(rows):
+        data = records.encoded(row).tobytes()
+        try:
+            upright = Image.fromarray(decode_bgr(data, read_image_header(data, plain=False))[:, :, ::-1])
+        except ValueError as error:
+            advice = f"`dali-mix verify --decode {records.prefix}` finds all such"
+            raise ValueError(f"{records.prefix}: record {row}: {error} ({advice})") from error
+        # Enlarged pixels stay sharp squares; reduced ones are averaged.
+        enlarged = min(upright.size) < size
+        resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
+        images[index] = np.asarray(ImageOps.fit(upright, (size, size), resampling))
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
+    """Return (B,) int64 class numbers or (B,K) float32 multi-hot rows."""
+    if (task := records.task).target_kind is None:
+        raise ValueError(f"{records.prefix} is a {task.name} set: mixers take class numbers or multi-hot labels")
+    return torch.from_numpy(np.asarray(records.labels(np.asarray(rows, dtype=np.int64))))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
@@ -42,20 +43,62 @@ class Column:
 
 
 def draw(columns: Sequence[Column], title: str) -> Figure:
-    """The sheet. Text that is wider than its place is shortened, rows are as high as their longest caption."""
+    """Draw a sheet: pictures as wide as `CELL`, placed to the hundredth of an inch, with their captions below.
+
+    Text that is too wide is shortened; rows are as high as their longest caption and the tallest picture, at most
+    `CELL`.
+    """
+    pictures = [picture for column in columns for picture in column.pictures]
     rows = max(len(column.pictures) for column in columns)
-    lines = max((len(picture.caption) for column in columns for picture in column.pictures), default=0)
-    return _Sheet(rows, columns, lines, title).figure
+    lines = max((len(picture.caption) for picture in pictures), default=0)
+    shapes = [picture.image.shape for picture in pictures]
+    tall = CELL * min(1.0, max((height / width for _, height, width in shapes), default=1.0))
+    width = 2 * MARGIN + len(columns) * CELL + (len(columns) - 1) * GAP
+    height = TITLE + HEAD + rows * row_height(lines, tall) + MARGIN / 2
+    figure = style.new_figure(width, height)
+
+    def write(left: float, top: float, text: str, **look: Any) -> None:
+        # parse_math off: class names may hold dollar signs.
+        figure.text(left / width, 1 - top / height, text, va="top", parse_math=False, **look)
+
+    title = fitted(title, width - 2 * MARGIN, LARGE, "bold")
+    write(MARGIN, 0.20, title, fontsize=LARGE, fontweight="bold", color=style.INK)
+    for number, column in enumerate(columns):
+        left = MARGIN + number * (CELL + GAP)
+        write(left, TITLE + 0.02, fitted(column.name, CELL, MIDDLE), fontsize=MIDDLE, color=style.INK)
+        for row, picture in enumerate(column.pictures):
+            top = TITLE + HEAD + row * row_height(lines, tall)
+            axes = figure.add_axes((left / width, 1 - (top + tall) / height, CELL / width, tall / height))
+            _show(axes, picture)
+            caption = "\n".join(fitted(line, CELL) for line in picture.caption)
+            write(left, top + tall + 0.06, caption, fontsize=SMALL, color=style.FAINT, linespacing=1.25)
+    return figure
+
+
+def _show(axes: Axes, picture: Picture) -> None:
+    smooth = picture.image.shape[-1] > 64
+    axes.imshow(picture.image.permute(1, 2, 0).numpy(), interpolation="antialiased" if smooth else "nearest")
+    axes.set_axis_off()
+    axes.set_anchor("W")  # above its caption if it is narrow
+    # White under colour, so that lines show on any picture.
+    for y, x, height, width in picture.outlines:
+        for color, line in (("white", 2.0), (style.ORANGE, 1.0)):
+            box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color, linewidth=line)
+            axes.add_patch(box).set_clip_on(False)  # lines at the border are not cut
+    if picture.peak is not None:
+        y, x = picture.peak
+        for color, line in (("white", 3.0), (style.BLUE, 1.4)):
+            look: dict[str, Any] = {"color": color, "markersize": 11, "markeredgewidth": line}
+            axes.plot(x, y, "+", scalex=False, scaley=False, clip_on=False, **look)
 
 
 def row_height(lines: int, tall: float = CELL) -> float:
-    """Inches from the top of a picture, `tall` inches high, to the top of the next, where captions have up to `lines`
-    lines."""
+    """Return the inches from the top of a picture to the next; `tall`: of the picture, `lines`: of its caption."""
     return tall + CAPTION + LINE * max(lines - 2, 0) + GAP
 
 
 def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal") -> str:
-    """`text`, its end replaced by … where it is longer than `width` inches in letters of `size` points."""
+    """Return `text`, its end replaced by … if it is longer than `width` inches in letters of `size` points."""
     if _inches(text, size, weight) <= width:
         return text
     kept = text
@@ -65,23 +108,23 @@ def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal")
 
 
 def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> list[str]:
-    """Lines of names with commas between, none wider than a picture; the first begins with `first`.
+    """Break names, with commas between, into lines as wide as a picture; the first begins with `first`.
 
     A name too long for a line of its own is shortened. Past `most` lines it is only said how many names are missing.
     """
     lines: list[str] = []
     indent = INDENT if first else ""
     shown = 0  # names on the lines before the last
-    for place, name in enumerate(names):
-        piece = name if place == len(names) - 1 else f"{name},"
-        if place and _inches(f"{lines[-1]} {piece}", SMALL, "normal") <= CELL:
+    for index, name in enumerate(names):
+        piece = name if index == len(names) - 1 else f"{name},"
+        if index and _inches(f"{lines[-1]} {piece}", SMALL, "normal") <= CELL:
             lines[-1] += f" {piece}"
             continue
         if len(lines) == most:
             lines[-1] = f"{indent}and {len(names) - shown} more"
             break
-        lines.append(fitted((indent if place else first) + piece, CELL))
-        shown = place
+        lines.append(fitted((indent if index else first) + piece, CELL))
+        shown = index
     return lines or [first]
 
 
@@ -90,50 +133,6 @@ def _inches(text: str, size: float, weight: str) -> float:
     # Dollars are escaped: class names hold no formulas.
     plain = text.replace("$", r"\$")
     font = FontProperties(size=size, weight=weight)
-    # An ink-less end counts too, hence the bar that is taken off again.
+    # Trailing blanks count too: hence a bar after the text, whose width is subtracted.
     ends = [TextPath((0, 0), piece, prop=font).get_extents().x1 if piece else 0.0 for piece in (plain + "|", "|")]
     return float(ends[0] - ends[1]) / 72
-
-
-class _Sheet:
-    """A grid of pictures with captions, placed to the hundredth of an inch: as wide as high, less high where all are
-    wider."""
-
-    def __init__(self, rows: int, columns: Sequence[Column], lines: int, title: str) -> None:
-        shapes = [picture.image.shape for column in columns for picture in column.pictures]
-        self.tall = CELL * min(1.0, max((height / width for _, height, width in shapes), default=1.0))
-        self.pitch = row_height(lines, self.tall)
-        self.width = 2 * MARGIN + len(columns) * CELL + (len(columns) - 1) * GAP
-        self.height = TITLE + HEAD + rows * self.pitch + MARGIN / 2
-        self.figure: Figure = style.new_figure(self.width, self.height)
-        title = fitted(title, self.width - 2 * MARGIN, LARGE, "bold")
-        self._text(MARGIN, 0.20, title, fontsize=LARGE, fontweight="bold", color=style.INK)
-        for number, column in enumerate(columns):
-            left = MARGIN + number * (CELL + GAP)
-            self._text(left, TITLE + 0.02, fitted(column.name, CELL, MIDDLE), fontsize=MIDDLE, color=style.INK)
-            for row, picture in enumerate(column.pictures):
-                self._picture(left, TITLE + HEAD + row * self.pitch, picture)
-
-    def _picture(self, left: float, top: float, picture: Picture) -> None:
-        place = (left / self.width, 1 - (top + self.tall) / self.height, CELL / self.width, self.tall / self.height)
-        axes = self.figure.add_axes(place)
-        smooth = picture.image.shape[-1] > 64
-        axes.imshow(picture.image.permute(1, 2, 0).numpy(), interpolation="antialiased" if smooth else "nearest")
-        axes.set_axis_off()
-        axes.set_anchor("W")  # above its caption where it is narrow
-        # White under colour, so that lines show on any picture.
-        for y, x, height, width in picture.outlines:
-            for color, line in (("white", 2.0), (style.ORANGE, 1.0)):
-                box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color, linewidth=line)
-                axes.add_patch(box).set_clip_on(False)  # lines at the border are whole
-        if picture.peak is not None:
-            y, x = picture.peak
-            for color, line in (("white", 3.0), (style.BLUE, 1.4)):
-                look: dict[str, Any] = {"color": color, "markersize": 11, "markeredgewidth": line}
-                axes.plot(x, y, "+", scalex=False, scaley=False, clip_on=False, **look)
-        caption = "\n".join(fitted(line, CELL) for line in picture.caption)
-        self._text(left, top + self.tall + 0.06, caption, fontsize=SMALL, color=style.FAINT, linespacing=1.25)
-
-    def _text(self, left: float, top: float, text: str, **look: Any) -> None:
-        # parse_math off: class names may hold dollar signs.
-        self.figure.text(left / self.width, 1 - top / self.height, text, va="top", parse_math=False, **look)

@@ -16,7 +16,7 @@ from dali_mix.mixers import CutMix, FreeFormMasks, MixChoice, MixUp, mask_out
 from dali_mix.recordio import RecordSet
 from dali_mix.reports import gallery, style
 from dali_mix.reports.columns import Batch, mixed, plain
-from dali_mix.reports.samples import read_images, read_targets
+from dali_mix.reports.gallery import read_images, read_targets
 from dali_mix.reports.sheet import Column, Picture, draw
 
 HERE = Path(__file__).parent

@@ -81,4 +81,4 @@ def test_a_line_counts_one_and_a_total_may_come_later(capsys):
     with Bar("evaluate", "batch") as bar:
         for done in (1, 2, 3):
             bar.reach(done, 3)
-        assert bar._bar.total == 3
+        assert bar.total == 3

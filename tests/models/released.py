@@ -2,10 +2,15 @@
 
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+from dali_mix.models import build_model
+from dali_mix.models.weights.convert import to_ours
 
 LAYOUTS = json.loads(gzip.decompress((Path(__file__).parent / "data" / "checkpoint_layouts.json.gz").read_bytes()))
 
@@ -153,3 +158,78 @@ def csra_logits(w, maps, lam):
             attention = ((scores * temperature).softmax(2) * scores).sum(2)
         total, i = total + scores.mean(2) + lam * attention, i + 1
     return total
+
+
+def sine_table(dim, rows, columns):
+    """DETR's table (arXiv 2005.12872) as SGRE saves it, (1,dim,rows,columns), one number after the other."""
+    table = np.zeros((1, dim, rows, columns), np.float64)
+    half = dim // 2
+    for y, x in np.ndindex(rows, columns):
+        for i in range(half):
+            wave = 10000 ** (2 * (i // 2) / half)
+            for channel, place in ((i, (y + 1) / (rows + 1e-6)), (half + i, (x + 1) / (columns + 1e-6))):
+                angle = place * 2 * np.pi / wave
+                table[0, channel, y, x] = np.sin(angle) if i % 2 == 0 else np.cos(angle)
+    return torch.from_numpy(table).float()
+
+
+def same(state, other):
+    return state.keys() == other.keys() and all(
+        value.dtype == other[key].dtype and torch.equal(value, other[key]) for key, value in state.items()
+    )
+
+
+def images(height=64, width=96):
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def sgre_state(classes=5, label_dim=6, rank=16, feedforward=24, dim=512, rows=3, columns=2):
+    wanted = resnet18_shapes("backbone.") | {
+        "embeddings": (classes, label_dim),
+        "encoder.layers.0.self_attn.in_proj_weight": (3 * dim, dim),
+        "encoder.layers.0.self_attn.in_proj_bias": (3 * dim,),
+        "attention.linear1.weight": (rank, dim),
+        "attention.linear2.weight": (rank, label_dim),
+    }
+    layers = {
+        "encoder.layers.0.self_attn.out_proj": (dim, dim),
+        "encoder.layers.0.linear1": (feedforward, dim),
+        "encoder.layers.0.linear2": (dim, feedforward),
+        "encoder.layers.0.norm1": (dim,),
+        "encoder.layers.0.norm2": (dim,),
+        "attention.hidden_linear": (rank, rank),
+        "attention.target_linear": (1, rank),
+        "fc": (classes, dim),
+        "fc2.0": (2 * dim, 2 * dim),
+        "fc2.3": (classes, 2 * dim),
+    }
+    for name, shape in layers.items():
+        wanted |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    for i in (1, 2, 3, 4):
+        wanted |= {f"net{i}.0.weight": (dim, dim, 1), **norm_shapes(f"net{i}.1", dim)}
+    return filled(wanted) | {"position_embedding.pe": sine_table(dim, rows, columns)}
+
+
+def small(release):
+    """A whole checkpoint of a release, small; the dict is a fresh one."""
+    return dict(_small(release))
+
+
+@cache
+def _small(release):
+    states = {
+        "msl": lambda: resnet18_shapes() | {"classifier.multi_head.0.head.weight": (5, 512, 1, 1)},
+        "splicemix": lambda: resnet18_shapes("backbone.", LISTED) | {"cls.weight": (5, 512), "cls.bias": (5,)},
+        "torchvision": lambda: resnet18_shapes() | {"fc.weight": (5, 512), "fc.bias": (5,)},
+        "timm": lambda: vit_shapes() | {"head.weight": (5, 192), "head.bias": (5,)},
+        "resizemix": lambda: {k: tuple(v.shape) for k, v in build_model("wrn-10-1", 5).state_dict().items()},
+    }
+    return sgre_state() if release == "sgre" else filled(states[release]())
+
+
+def converted_model(given, release, build, **options):
+    """The model of ours with the converted weights, and that they come back as they were."""
+    converted = to_ours(given, release, **options)
+    model = build().eval()
+    model.load_state_dict(converted.state, strict=True)
+    return model, converted

@@ -1,13 +1,15 @@
-"""A damaged .npy of label embeddings is an error with its name, whatever numpy raises for it."""
+"""Label embeddings from files: what the head makes of them, and errors that name the file, whatever numpy raises."""
 
 import io
+import os
 import random
 
 import numpy as np
 import pytest
+import torch
 
 from dali_mix.cli.main import main
-from dali_mix.models.multilabel import load_embeddings
+from dali_mix.models.multilabel import build_multilabel, load_embeddings
 from tests.recordio.samples import small_set
 
 
@@ -61,7 +63,56 @@ def test_any_damage_to_the_header(tmp_path):
 def test_embeddings_written_aside_follow_no_link(tmp_path):
     small_set(tmp_path / "set")
     (tmp_path / "victim").write_bytes(b"somebody's")
-    (tmp_path / "e.npy.part").symlink_to(tmp_path / "victim")
+    (tmp_path / f".e.npy.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
     assert main(["embed-labels", str(tmp_path / "set"), "--from", "random", "--out", str(tmp_path / "e.npy")]) == 0
     assert (tmp_path / "victim").read_bytes() == b"somebody's"
     assert load_embeddings(tmp_path / "e.npy").shape[0] == 3
+
+
+VALUES = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+
+
+def head(**options):
+    options = {"heads": 2, "feedforward": 16, "rank": 8, **options}
+    return build_multilabel("wrn-10-1", "sgre", num_classes=3, head_options=options).head
+
+
+@pytest.mark.parametrize("kind", ["path", "text", "tensor", "swapped bytes"])
+def test_given_embeddings_stay_as_they_are(tmp_path, kind):
+    path = tmp_path / "e.npy"
+    np.save(path, VALUES.astype(">f4") if kind == "swapped bytes" else VALUES)
+    given = {"text": str(path), "tensor": torch.from_numpy(VALUES)}.get(kind, path)
+    found = head(embeddings=given).embeddings
+    assert np.array_equal(found.numpy(), VALUES) and not found.requires_grad
+
+
+def test_embeddings_that_learn():
+    assert head(embeddings=torch.from_numpy(VALUES), learn_embeddings=True).embeddings.requires_grad
+    assert head().embeddings.shape == (3, 768) and head().embeddings.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (np.array([{}] * 3), r"e\.npy is no \.npy file of numbers"),
+        (np.zeros(3, np.float32), r"e\.npy: float32 \(3,\); label embeddings are a table"),
+        (np.float32(1), r"e\.npy: float32 \(\)"),
+        (np.zeros((3, 5), np.int64), r"e\.npy: int64 \(3, 5\)"),
+        (np.where(VALUES[1, 2] == VALUES, np.nan, VALUES), r"e\.npy: row 1 holds a number that is NaN"),
+        (np.zeros((4, 5), np.float32), r"e\.npy: 4 label embeddings for 3 classes"),
+    ],
+)
+def test_tables_that_are_no_embeddings(tmp_path, table, message):
+    np.save(tmp_path / "e.npy", table, allow_pickle=True)
+    with pytest.raises(ValueError, match=message) as error:
+        head(embeddings=tmp_path / "e.npy")
+    assert "allow_pickle" not in str(error.value)
+
+
+def test_a_file_without_numbers_and_no_file(tmp_path):
+    (tmp_path / "text.npy").write_text("no numbers")
+    with pytest.raises(ValueError, match=r"text\.npy is no \.npy file") as error:
+        head(embeddings=tmp_path / "text.npy")
+    assert "allow_pickle" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match="absent"):
+        head(embeddings=tmp_path / "absent.npy")

@@ -16,15 +16,6 @@ DATA = Path(__file__).parent / "data"
 CSRA, SPLICED, SGRE = (np.load(DATA / f"{name}.npz") for name in ("csra_head", "splicemix_cl", "sgre_head"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Maps here are so small that threads would only wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tensor(archive, name):
     return torch.from_numpy(np.asarray(archive[name]))
 
@@ -275,7 +266,6 @@ def test_features_that_do_not_fit(head, shape):
         (lambda: SGREHead(16, torch.zeros(4, 8, dtype=torch.int64)), "int64: need"),
         (lambda: SGREHead(16, torch.zeros(4, 8), temperature=0), "temperature=0"),
         (lambda: HEADS["sgre"](torch.zeros(2, 15, 16)), "15 tokens are no square grid"),
-        (lambda: sine_positions(6, 2, 2), "dim=6"),
     ],
 )
 def test_settings_that_do_not_fit(make, message):

@@ -58,7 +58,7 @@ def test_glove_sums_words_and_takes_the_first_of_two_lines(prefix, tmp_path, cap
     assert main([*command, str(tmp_path / "e.npy")]) == 1
     assert "--force" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "e.npy"), "--force"]) == 0
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(

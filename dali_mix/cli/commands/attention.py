@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from dali_mix.cli.bars import Bar
-from dali_mix.cli.commands.predict import CLASS_FILE_HELP, add_model_arguments, tell_notes, tell_unreadable, tell_values
+from dali_mix.cli.commands.predict import CLASS_FILE_HELP, add_model_arguments, open_predictor, report_unreadable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,27 +19,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dali_mix.datasets.base import read_names
-    from dali_mix.engine.config.saved import load_evaluated
-    from dali_mix.engine.inference.image_files import find_images
-
-    config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
-    files = find_images(args.images)
-    names = None if args.class_file is None else read_names(args.class_file)
-
-    from dali_mix.engine.inference.predict import Predictor
     from dali_mix.reports.attention import attention
 
-    tell_values(of_run)
-    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=names)
-    tell_notes(predictor.notes)
+    predictor, files = open_predictor(args)
+    classes = None if args.classes is None else [name.strip() for name in args.classes.split(",")]
     with Bar("attention", "img", len(files)) as bar:
-        _, unreadable = attention(
-            predictor,
-            files,
-            args.out,
-            classes=None if args.classes is None else [name.strip() for name in args.classes.split(",")],
-            top_k=args.top_k,
-            each=lambda sheet: bar.line(f"wrote {sheet}"),
-        )
-    return tell_unreadable("attention", unreadable)
+
+        def show(sheet: Path) -> None:
+            bar.line(f"wrote {sheet}")
+
+        _, unreadable = attention(predictor, files, args.out, classes=classes, top_k=args.top_k, each=show)
+    return report_unreadable("attention", unreadable)

@@ -16,41 +16,26 @@ RELEASES = ("msl", "csra", "splicemix", "sgre", "resizemix", "saliencymix", "tor
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--from",
-        dest="origin",
-        choices=(*RELEASES, "dali_mix"),
-        help="whose IN is; dali_mix: a checkpoint of a run, to take the weights out of",
-    )
-    parser.add_argument(
-        "--to", choices=RELEASES, help="write what this code loads (IN is ours unless --from says more)"
-    )
-    parser.add_argument(
-        "source", metavar="IN", type=Path, help="a safetensors file, or what torch.save wrote of tensors"
-    )
-    parser.add_argument("out", metavar="OUT", type=Path, help="*.safetensors; or *.pth, *.pt, *.bin by torch.save")
-    parser.add_argument(
-        "--model",
-        default="",
-        metavar="NAME",
-        help="the classifier (timm/NAME, torchvision/NAME), or the backbone of a multi-label model, "
-        "where shapes do not tell it",
-    )
-    parser.add_argument("--ema", action="store_true", help="take the averaged weights of a checkpoint of ours")
-    parser.add_argument("--drop-head", action="store_true", help="write the backbone alone, without class scores")
-    parser.add_argument(
-        "--embeddings", type=Path, metavar="NPY", help="label embeddings of SGRE, kept outside its files"
-    )
-    parser.add_argument(
-        "--grid", default="14x14", metavar="RxC", help="of SGRE's positions, image size / 32 (default: %(default)s)"
-    )
-    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    add = parser.add_argument
+    origin = "whose IN is; dali_mix: a checkpoint of a run, to take the weights out of"
+    add("--from", dest="origin", choices=(*RELEASES, "dali_mix"), help=origin)
+    add("--to", choices=RELEASES, help="write what this code loads (IN is ours unless --from says more)")
+    add("source", metavar="IN", type=Path, help="a safetensors file, or what torch.save wrote of tensors")
+    add("out", metavar="OUT", type=Path, help="*.safetensors; or *.pth, *.pt, *.bin by torch.save")
+    named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if shapes do not tell it"
+    add("--model", default="", metavar="NAME", help=named)
+    add("--ema", action="store_true", help="take the averaged weights of a checkpoint of ours")
+    add("--drop-head", action="store_true", help="write the backbone alone, without class scores")
+    add("--embeddings", type=Path, metavar="NPY", help="label embeddings of SGRE, kept outside its files")
+    add("--grid", default="14x14", metavar="RxC", help="of SGRE's positions, image size / 32 (default: %(default)s)")
+    add("--force", action="store_true", help="overwrite OUT")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.origin is None and args.to is None:
         raise ValueError(f"say --from or --to, and one of {', '.join(RELEASES)}")
-    grid = _grid(args.grid)
+    if (grid := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", args.grid)) is None:
+        raise ValueError(f"--grid {args.grid}: give rows and columns, as in 14x14")
     _check_out(args)
     from dali_mix.models.multilabel import load_embeddings
     from dali_mix.models.weights import files
@@ -64,58 +49,52 @@ def run(args: argparse.Namespace) -> int:
             converted = to_ours(state, args.origin, model=args.model, embeddings=embeddings)
             embeddings = None  # they are part of it now
             state, found = converted.state, converted.model
-            _tell(f"model: {found}", *converted.notes)
+            print(f"model: {found}", *converted.notes, sep="\n")
         else:
             found = _recognize(state, args.model, sure=ours)
-            _tell(f"model: {found or 'not one that shapes tell; keys stay as they are'}")
+            print(f"model: {found or 'not one that shapes tell; keys stay as they are'}")
         if args.to:
-            converted = to_theirs(state, args.to, model=args.model, grid=grid, embeddings=embeddings)
+            size = int(grid[1]), int(grid[2])
+            converted = to_theirs(state, args.to, model=args.model, grid=size, embeddings=embeddings)
             state, wrapper = converted.state, converted.layout.wrapper
             state = {f"{converted.layout.prefix}{key}": value for key, value in state.items()}
         elif args.drop_head:
             before = len(state)
             state = without_head(state, found)
-            _tell(f"head: {before - len(state)} tensors left out")
+            print(f"head: {before - len(state)} tensors left out")
     except ValueError as error:
         raise ValueError(f"{args.source}: {error}") from error
-    if args.out.suffix in files.SAFETENSORS:
+    if args.out.suffix == files.SAFETENSORS:
         wrapper = ""
     files.write_weight_file(args.out, state, wrapper)
-    _tell(f"wrote {args.out}: {len(state)} tensors" + (f" under {wrapper!r}" if wrapper else ""))
+    print(f"wrote {args.out}: {len(state)} tensors" + (f" under {wrapper!r}" if wrapper else ""))
     return 0
 
 
 def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
-    """The state dict of IN, and whether it is a checkpoint of a run of ours."""
+    """Return the state dict of IN, and whether it is a checkpoint of a run of ours."""
     from dali_mix.engine.checkpoint.files import is_checkpoint
     from dali_mix.engine.checkpoint.trained import open_trained
     from dali_mix.models.weights.files import follow_pointer, read_weight_file
 
     path = follow_pointer(args.source)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weight file at {path}")
-    ours = args.origin in (None, "dali_mix") and is_checkpoint(path)
-    if ours:
+    if args.origin in (None, "dali_mix") and path.is_file() and is_checkpoint(path):
         state = open_trained(path, ema=args.ema).weights or {}
-        _tell(f"read {path}: {len(state)} tensors, {'the averaged' if args.ema else 'the'} weights of a run of ours")
+        print(f"read {path}: {len(state)} tensors, {'the averaged' if args.ema else 'the'} weights of a run of ours")
         return state, True
     if args.ema:
         raise ValueError(f"{path}: --ema is for checkpoints of runs of dali_mix, which this is not")
     file = read_weight_file(path)
     parts = [f"under {file.wrapper!r}"] if file.wrapper else []
     parts += [f"prefix {file.prefix!r}"] if file.prefix else []
-    _tell(f"read {path}: {', '.join([f'{len(file.state)} tensors', *parts])}")
+    print(f"read {path}: {', '.join([f'{len(file.state)} tensors', *parts])}")
     if file.others:
-        _tell(f"left out: {', '.join(file.others[:20])}{' …' if len(file.others) > 20 else ''}")
+        print(f"left out: {', '.join(file.others[:20])}{' …' if len(file.others) > 20 else ''}")
     return file.state, False
 
 
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
-    """Our model, or None for one of ours (`sure`) that shapes do not tell.
-
-    Raises:
-        ValueError: not ours, as far as can be told.
-    """
+    """Return the model of `state`, or None for one of ours (`sure`) that shapes do not tell; else raise ValueError."""
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters
     from dali_mix.models.weights.recognize import recognize
@@ -131,28 +110,17 @@ def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognize
 
 
 def _check_out(args: argparse.Namespace) -> None:
+    from dali_mix.engine.checkpoint.files import check_out
     from dali_mix.models.weights.files import check_suffix, follow_pointer
 
     check_suffix(args.out)
-    if not args.out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{args.out}: its folder is not there")
+    check_out("OUT", args.out)
     if args.out.exists():
         if args.source.exists() and args.out.samefile(follow_pointer(args.source)):
             raise ValueError(f"{args.out} is IN itself: give OUT another name")
-        if args.out.is_dir() or not args.force:
+        if not args.force:
             raise ValueError(f"{args.out} is there already; --force overwrites a file")
     if args.drop_head and args.to:
         raise ValueError("--drop-head is for files of ours: published checkpoints have their head; leave --to out")
     if args.embeddings is not None and "sgre" not in (args.origin, args.to):
         raise ValueError("--embeddings is for --from sgre and --to sgre")
-
-
-def _grid(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise ValueError(f"--grid {text}: give rows and columns, as in 14x14")
-    return int(match[1]), int(match[2])
-
-
-def _tell(*lines: str) -> None:
-    print("\n".join(lines))

@@ -6,6 +6,7 @@ The exit status is 1 if anything is broken, else 0.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import io
 import shutil
 import tempfile
@@ -36,35 +37,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_gpu(findings: Findings) -> None:
-    """The GPUs torch sees, and whether the driver is new enough for both torch and DALI."""
+    """Report the GPUs torch sees, and whether the driver is new enough for both torch and DALI."""
     import torch
 
     driver = driver_cuda()
+    if driver is None:
+        findings.note("GPU", "none found: everything runs on the CPU")
+        return
     if not torch.cuda.is_available():
-        if driver is not None:
-            findings.bad(
-                "GPU",
-                f"there is a driver (CUDA {driver}), but torch {torch.__version__} cannot use it: update the driver",
-            )
-        else:
-            findings.note("GPU", "none found: everything runs on the CPU")
+        why = f"there is a driver (CUDA {driver}), but torch {torch.__version__} cannot use it"
+        findings.bad("GPU", f"{why}: update the driver")
         return
     for index in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(index)
+        gpu = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16"
-        findings.ok(f"GPU {index}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {bf16}")
+        findings.ok(f"GPU {index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {bf16}")
     needs = max((int(cuda[:2]) for cuda in installed.dali_builds()), default=0)
-    if driver is not None and int(driver.split(".")[0]) < needs:
+    if int(driver.split(".")[0]) < needs:
         how = installed.switch_dali("120")
         findings.bad("driver", f"it is for CUDA {driver}, DALI needs {needs}: update it, or {how}")
-    elif driver is not None:
+    else:
         findings.ok("driver", f"CUDA {driver}")
 
 
 def driver_cuda() -> str | None:
-    """The newest CUDA the installed driver supports ("13.0"), or None without a driver."""
-    import ctypes
-
+    """Return the newest CUDA the installed driver supports ("13.0"), or None without a driver."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -76,16 +73,17 @@ def driver_cuda() -> str | None:
 
 
 def check_disk(findings: Findings) -> None:
-    """Room where runs and sets are written."""
+    """Report the space where runs and sets are written."""
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / 2**30:.1f} GiB free in {Path.cwd()}"
-    (findings.note if free < LOW_DISK else findings.ok)(
-        "disk", text + (": little for sets and runs" if free < LOW_DISK else "")
-    )
+    if free < LOW_DISK:
+        findings.note("disk", f"{text}: little for sets and runs")
+    else:
+        findings.ok("disk", text)
 
 
 def check_batch(findings: Findings) -> None:
-    """Packs pictures made here, loads a batch through the pipeline, and compares labels, shapes and pixels."""
+    """Pack pictures made here, load a batch through the pipeline, and compare labels, shapes and pixels."""
     import numpy as np
     from PIL import Image
 
@@ -104,20 +102,19 @@ def check_batch(findings: Findings) -> None:
         try:
             images, targets, ids = next(iter(loader))
             found = (tuple(images.shape), targets.tolist(), ids.tolist())
+            mean = images.float().mean((1, 2, 3)).tolist()
             if found != ((4, 3, 32, 32), [0, 1, 0, 1], [0, 1, 2, 3]):
                 findings.bad("one batch", f"wrong shape, labels or ids: {found}")
-                return
-            mean = images.float().mean((1, 2, 3)).tolist()
-            if not max(mean[0], mean[2]) < min(mean[1], mean[3]):
+            elif not max(mean[0], mean[2]) < min(mean[1], mean[3]):
                 findings.bad("one batch", f"bright pictures do not come out brighter: {mean}")
-                return
-            findings.ok("one batch", f"packed, decoded and normalized on {images.device}")
+            else:
+                findings.ok("one batch", f"packed, decoded and normalized on {images.device}")
         finally:
             loader.close()
 
 
 def check_set(findings: Findings, prefix: str) -> None:
-    """Opens a packed set and loads one batch of it."""
+    """Open a packed set and load one batch of it."""
     from dali_mix.loading import build_loader
     from dali_mix.recordio import RecordSet
 
@@ -129,6 +126,5 @@ def check_set(findings: Findings, prefix: str) -> None:
     finally:
         loader.close()
     text = f"{prefix}: {len(records)} records, {len(info.classes)} classes, {info.task}; a batch"
-    count = records.task.count(batch.targets)
-    text += f" {tuple(batch.images.shape)}" + (f" with {count}" if count else "")
-    findings.ok("set", text)
+    objects = records.task.count(batch.targets)
+    findings.ok("set", f"{text} {tuple(batch.images.shape)}" + (f" with {objects}" if objects else ""))

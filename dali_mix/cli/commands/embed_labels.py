@@ -5,30 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dali_mix._files import open_new
+from dali_mix._files import replacing
 from dali_mix.recordio.manifest import read_info, set_prefix
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments."""
-    parser.add_argument("prefix", metavar="PREFIX", help="the packed set whose classes are wanted")
-    parser.add_argument(
-        "--from", dest="source", required=True, choices=("bert", "glove", "random"), help="what makes them"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="E.npy", help="file to write: (K, width) float32")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="PATH",
-        help="bert: the folder of its files; glove: its text file (not downloaded)",
-    )
-    parser.add_argument("--seed", type=int, help="random: of what is drawn (0)")
-    parser.add_argument("--width", type=int, help="random: numbers a class (768)")
-    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    """Add the arguments."""
+    add = parser.add_argument
+    add("prefix", metavar="PREFIX", help="the packed set whose classes are wanted")
+    add("--from", dest="source", required=True, choices=("bert", "glove", "random"), help="what makes them")
+    add("--out", type=Path, required=True, metavar="E.npy", help="file to write: (K, width) float32")
+    add("--weights", type=Path, metavar="PATH", help="bert: the folder of its files; glove: its text file")
+    add("--seed", type=int, help="random: of what is drawn (0)")
+    add("--width", type=int, help="random: numbers a class (768)")
+    add("--force", action="store_true", help="replace an existing file")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the file and prints how each class was spelled."""
+    """Write the file and print how each class was spelled."""
     import numpy as np
 
     from dali_mix.engine.checkpoint.files import check_out
@@ -40,29 +34,23 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists() and not args.force:
         raise FileExistsError(f"{args.out} is there already: choose another --out, or --force to replace it")
     check_out("--out", args.out)
-    drawn = args.source == "random"
-    if drawn and args.weights is not None:
-        raise ValueError("--weights is for bert and glove: leave it out")
-    if not drawn and (args.seed is not None or args.width is not None):
-        raise ValueError("--seed and --width are for random: leave them out")
-    if not drawn and args.weights is None:
-        what = "the folder of a BERT's files" if args.source == "bert" else "GloVe's text file"
-        raise ValueError(f"--from {args.source} needs --weights, {what}; nothing is downloaded")
-    if drawn:
+    if args.source == "random":
+        if args.weights is not None:
+            raise ValueError("--weights is for bert and glove: leave it out")
         width = embeddings.WIDTH if args.width is None else args.width
         rows = embeddings.random_embeddings(names, width, args.seed or 0)
     else:
+        if args.seed is not None or args.width is not None:
+            raise ValueError("--seed and --width are for random: leave them out")
+        if args.weights is None:
+            what = "BERT's folder or GloVe's text file; nothing is downloaded"
+            raise ValueError(f"--from {args.source} needs --weights, {what}")
         make = embeddings.bert_embeddings if args.source == "bert" else embeddings.glove_embeddings
         rows = make(names, args.weights)
-    part = args.out.with_name(args.out.name + ".part")
-    try:
-        with open_new(part) as file:
-            np.save(file, rows, allow_pickle=False)
-        part.replace(args.out)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(args.out) as aside, aside.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
     for name in names:
-        if not drawn and (spelled := embeddings.spell(name)) != name:
+        if args.source != "random" and (spelled := embeddings.spell(name)) != name:
             print(f"{name} was read as {spelled!r}")
     print(f"{args.out}: {len(rows)} classes of {args.prefix}, {rows.shape[1]} numbers each, from {args.source}")
     return 0

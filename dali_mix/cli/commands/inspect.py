@@ -15,7 +15,7 @@ from dali_mix.recordio.summary import lines, summarize
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments."""
+    """Add the arguments."""
     parser.add_argument("prefix", help="the set: its path without .json")
     parser.add_argument("--record", type=int, metavar="ROW", help="show this record, counted from 0")
     parser.add_argument("--save", type=Path, metavar="FILE", help="with --record: write its encoded image here")
@@ -23,14 +23,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the set's figures, or a record's."""
+    """Print the set's figures, or a record's."""
     records = RecordSet(args.prefix)
     if args.record is None:
         if args.save:
             raise ValueError("--save writes one record's image: say which with --record ROW")
-        figures = summarize(records.info, records.table)
-        figures["class_names"] = list(records.info.classes)
-        figures["options"] = records.info.options
+        names = list(records.info.classes)
+        figures = summarize(records.info, records.table) | {"class_names": names, "options": records.info.options}
     else:
         if not 0 <= args.record < len(records):
             raise ValueError(f"--record {args.record}: {args.prefix} has records 0 to {len(records) - 1}")
@@ -39,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
             args.save.write_bytes(records.encoded(args.record).tobytes())
     if args.json:
         print(json.dumps(figures, indent=1, ensure_ascii=False))
-        return 0
-    if args.record is None:
+    elif args.record is None:
         names = figures.pop("class_names")
         print("\n".join(lines(figures)))
         print("class names:", ", ".join(names[:20]) + (f", … ({len(names)})" if len(names) > 20 else ""))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -32,93 +34,45 @@ _ONLY_FOR = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments."""
-    parser.add_argument("layout", choices=layout_names(), help="how the files lie")
-    parser.add_argument(
-        "--root", type=Path, help="the dataset's folder, or an archive of it (digits and digit-scenes need none)"
-    )
-    parser.add_argument("--out", required=True, metavar="PREFIX", help="write PREFIX.rec, .idx, .npy and .json")
-    parser.add_argument("--split", default="train", help="which split (train)")
-    source = parser.add_argument_group("what is read")
-    source.add_argument(
-        "--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)"
-    )
-    source.add_argument(
-        "--classes",
-        type=Path,
-        metavar="FILE|auto",
-        help="class names in order, one a line; voc: auto takes those in the annotations",
-    )
-    source.add_argument(
-        "--task",
-        choices=TASKS,
-        help="what the labels are: multilabel (default) or detection for voc, coco and digit-scenes; list: taken from"
-        " them",
-    )
-    source.add_argument(
-        "--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)"
-    )
-    source.add_argument(
-        "--unlabelled",
-        choices=("keep", "drop"),
-        help="images without labels (dropped by coco multilabel, nus-wide and vg500, else kept)",
-    )
-    source.add_argument(
-        "--val-share",
-        type=float,
-        metavar="F",
-        help="imagefolder, list: no split val is there; share F of each class becomes --split val, the rest train",
-    )
-    source.add_argument(
-        "--split-folders",
-        choices=("auto", "yes", "no"),
-        help="imagefolder: whether the root has a folder for each split: root/SPLIT/CLASS (by what is there)",
-    )
-    source.add_argument(
-        "--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them"
-    )
-    source.add_argument(
-        "--exif",
-        choices=CHOICES,
-        help="voc, coco, list, wider: boxes are for the picture turned by EXIF (apply, the default, with a note) or for"
-        " the pixels as stored (ignore)",
-    )
-    source.add_argument("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
-    source.add_argument("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
-    source.add_argument(
-        "--download", action="store_true", help="cifar10, cifar100: fetch it into the root through torchvision"
-    )
-    source.add_argument(
-        "--max-pixels", type=int, default=Transform.max_pixels, metavar="N", help="refuse larger images (%(default)s)"
-    )
-    source.add_argument(
-        "--check",
-        choices=("header", "decode"),
-        default="header",
-        help="header (default): dimensions and end of each image, not damage between; decode: the pixels too (slower)",
-    )
-    source.add_argument(
-        "--skip-bad", action="store_true", help="leave unreadable images out and list them in the manifest"
-    )
-    images = parser.add_argument_group("what is written")
-    images.add_argument(
-        "--resize", type=int, metavar="SHORTER_SIDE", help="make the shorter side this long; never enlarges"
-    )
-    images.add_argument("--max-side", type=int, metavar="N", help="make the longer side at most this long")
-    images.add_argument("--quality", type=int, default=95, help="of JPEGs that are encoded anew (95)")
-    images.add_argument(
-        "--encoding", choices=TARGETS, default="keep", help="keep (default) stores files as they are if it can"
-    )
-    images.add_argument(
-        "--shuffle", type=int, metavar="SEED", help="shuffle (training splits: by default, with seed 0)"
-    )
-    images.add_argument("--no-shuffle", action="store_true", help="keep the listed order")
-    images.add_argument("--shards", type=int, default=1, metavar="N", help="write N .rec files (1)")
-    images.add_argument(
-        "--workers", type=int, metavar="N", help="threads (by the cores); the bytes are the same for any number"
-    )
-    images.add_argument("--force", action="store_true", help="replace an existing set")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    """Add the arguments."""
+    add = parser.add_argument
+    add("layout", choices=layout_names(), help="how the files lie")
+    add("--root", type=Path, help="the dataset's folder or an archive of it (digits and digit-scenes need none)")
+    add("--out", required=True, metavar="PREFIX", help="write PREFIX.rec, .idx, .npy and .json")
+    add("--split", default="train", help="which split (train)")
+    add("--quiet", action="store_true", help="no progress bar")
+    _configure_reading(parser.add_argument_group("what is read").add_argument)
+    _configure_writing(parser.add_argument_group("what is written").add_argument)
+
+
+def _configure_reading(add: Callable[..., object]) -> None:
+    add("--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)")
+    add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one a line; voc: auto finds them")
+    add("--task", choices=TASKS, help="what the labels are (voc, coco, digit-scenes: multilabel; list: by its labels)")
+    add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)")
+    add("--unlabelled", choices=("keep", "drop"), help="images without labels (dropped by nus-wide, vg500 and coco)")
+    add("--val-share", type=float, metavar="F", help="imagefolder, list: share of each class that becomes --split val")
+    add("--split-folders", choices=("auto", "yes", "no"), help="imagefolder: root/SPLIT/CLASS (by what is there)")
+    add("--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them")
+    add("--exif", choices=CHOICES, help="boxes are for pictures turned by EXIF (apply, default) or as stored (ignore)")
+    add("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
+    add("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
+    add("--download", action="store_true", help="cifar10, cifar100: fetch it into the root through torchvision")
+    add("--max-pixels", type=int, default=Transform.max_pixels, metavar="N", help="refuse larger images (%(default)s)")
+    add("--check", choices=("header", "decode"), default="header", help="decode: check the pixels too (slower)")
+    add("--skip-bad", action="store_true", help="leave unreadable images out and list them in the manifest")
+
+
+def _configure_writing(add: Callable[..., object]) -> None:
+    add("--resize", type=int, metavar="SHORTER_SIDE", help="make the shorter side this long; never enlarges")
+    add("--max-side", type=int, metavar="N", help="make the longer side at most this long")
+    add("--quality", type=int, default=95, help="of JPEGs that are encoded here (95)")
+    add("--encoding", choices=TARGETS, default="keep", help="keep (default) stores files as they are if it can")
+    add("--shuffle", type=int, metavar="SEED", help="shuffle (training splits: by default, with seed 0)")
+    add("--no-shuffle", action="store_true", help="keep the listed order")
+    add("--shards", type=int, default=1, metavar="N", help="write N .rec files (1)")
+    add("--workers", type=int, metavar="N", help="threads (by the cores); the bytes are the same for any number")
+    add("--force", action="store_true", help="replace an existing set")
 
 
 def _years(text: str) -> tuple[str, ...]:
@@ -129,9 +83,9 @@ def _years(text: str) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Packs and prints the set's figures."""
+    """Pack and print the set's figures."""
     if args.shuffle is not None and (args.no_shuffle or args.shuffle < 0):
-        raise ValueError("--shuffle takes a seed from 0 on, and not --no-shuffle beside it")
+        raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers {args.workers}: at least one is needed")
     transform = Transform(
@@ -167,36 +121,36 @@ def run(args: argparse.Namespace) -> int:
     )
     listing = find_layout(args.layout)(args.root or Path(), args.split, options)
     if not isinstance(listing, Listing):
-        raise ValueError(
-            f"layout {args.layout} returned a {type(listing).__name__}, not a Listing; correct its function"
-        )
+        found = type(listing).__name__
+        raise ValueError(f"layout {args.layout} returned a {found}, not a Listing; correct its function")
     if args.task not in (None, listing.task):
         raise ValueError(f"layout {args.layout} is for --task {listing.task}, not {args.task}")
-    for notice in listing.report.get("notices", ()):
-        print(printable(f"note: {notice}"), file=sys.stderr)
+    _print_notices(listing.report, 0)
     seed = args.shuffle
     if seed is None and listing.training and not args.no_shuffle:
         seed = 0
     how = PackOptions(transform, seed, args.shards, args.workers, args.skip_bad, args.force, args.exif)
     with tqdm(total=len(listing.names), unit="img", desc="pack", disable=args.quiet or None) as bar:
         info = pack(listing, args.out, how, bar.update)
-    for notice in info.report.get("notices", [])[len(listing.report.get("notices", ())) :]:
-        print(printable(f"note: {notice}"), file=sys.stderr)
-    seconds = time.perf_counter() - start
-    _summary(args.out, seconds)
+    _print_notices(info.report, len(listing.report.get("notices", ())))
+    _print_summary(args.out, time.perf_counter() - start)
     return 0
 
 
+def _print_notices(report: dict[str, Any], first: int) -> None:
+    for notice in report.get("notices", [])[first:]:
+        print(printable(f"note: {notice}"), file=sys.stderr)
+
+
 def _check_options(args: argparse.Namespace) -> None:
-    """Raises ValueError for an option the layout would not look at; layouts of other packages may look at any."""
-    for option, layouts in _ONLY_FOR.items():
-        if getattr(args, option) and args.layout in LAYOUTS and args.layout not in layouts:
-            raise ValueError(
-                f"--{option.replace('_', '-')} is for {', '.join(layouts)}, not {args.layout}: leave it out"
-            )
+    """Raise ValueError for an option that the layout ignores; layouts of other packages may use any."""
+    for option, layouts in _ONLY_FOR.items() if args.layout in LAYOUTS else ():
+        if getattr(args, option) and args.layout not in layouts:
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name} is for {', '.join(layouts)}, not {args.layout}: leave it out")
 
 
-def _summary(prefix: str, seconds: float) -> None:
+def _print_summary(prefix: str, seconds: float) -> None:
     records = RecordSet(prefix)
     print("\n".join(lines(summarize(records.info, records.table))))
     skipped = records.info.report["skipped"]

@@ -3,100 +3,100 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dali_mix._text import printable
+from dali_mix._text import csv_text, printable
+from dali_mix.cli.arguments import add_recipe
 from dali_mix.cli.bars import Bar
+from dali_mix.engine.distributed.environment import environment
 
 if TYPE_CHECKING:
+    from dali_mix.engine.config.schema import RunConfig
     from dali_mix.engine.inference.image_files import Unreadable
-    from dali_mix.engine.inference.predict import Predictions
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
-    parser.add_argument("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
-    parser.add_argument(
-        "--threshold", type=float, metavar="P", help="name classes above this probability (multi-label: .5)"
-    )
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help="name the K highest (classification: 5); with --threshold both count"
-    )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write predictions and all scores to this file")
-    parser.add_argument("--csv", type=Path, metavar="OUT", help="the same as a table: a row an image, a column a class")
-
+    from dali_mix.engine.inference.predict import Predictions, Predictor
 
 CLASS_FILE_HELP = "class names in order, one a line (default: those in the checkpoint, or of the recipe's sets)"
 
 
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    add = parser.add_argument
+    add("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
+    add("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
+    add("--threshold", type=float, metavar="P", help="name classes above this probability (multi-label: .5)")
+    add("--top-k", type=int, metavar="K", help="name the K highest (classification: 5); with --threshold both count")
+    add("--json", type=Path, metavar="OUT", help="write predictions and all scores to this file")
+    add("--csv", type=Path, metavar="OUT", help="the same as a table: a row an image, a column a class")
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the recipe, the checkpoint, and how they are taken."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    """Add the recipe, the checkpoint, and which of their weights and values to use."""
+    add_recipe(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a file of weights")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set values of the recipe"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    from dali_mix.datasets.base import read_names
-    from dali_mix.engine.config.saved import load_evaluated
-    from dali_mix.engine.inference.image_files import find_images
-
-    config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
-    files = find_images(args.images)
-    classes = None if args.class_file is None else read_names(args.class_file)
-
     import torch
 
     from dali_mix.engine.checkpoint.files import check_out, write_text
-    from dali_mix.engine.inference.predict import Predictor, choose
+    from dali_mix.engine.inference.predict import choose
     from dali_mix.tasks import MULTILABEL
 
-    for option in ("json", "csv"):
-        if (out := getattr(args, option)) is not None:
-            check_out(f"--{option}", out)
-
-    choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # wrong ones are told before the work
-    tell_values(of_run)
-    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
-    tell_notes(predictor.notes)
-
+    for option, out in (("--json", args.json), ("--csv", args.csv)):
+        if out is not None:
+            check_out(option, out)
+    choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # refuse wrong values before the work
+    predictor, files = open_predictor(args)
     with Bar("predict", "img", len(files)) as bar:
 
-        def tell(path: Path, scores: torch.Tensor) -> None:
+        def show(path: Path, scores: torch.Tensor) -> None:
             chosen = choose(scores, predictor.classes, predictor.task, args.threshold, args.top_k)
             bar.line(_line(printable(str(path)), chosen))
 
-        found = predictor(files, each=tell)
+        found = predictor(files, each=show)
     if args.json is not None:
         write_text(args.json, _json(found, args))
     if args.csv is not None:
         write_text(args.csv, _csv(found, args))
-    return tell_unreadable("predict", found.unreadable)
+    return report_unreadable("predict", found.unreadable)
 
 
-def tell_notes(notes: Iterable[str]) -> None:
-    """Print how a file of weights was read."""
-    for note in notes:
+def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
+    """Return the model that the arguments name, ready to predict, and the image files."""
+    from dali_mix.datasets.base import read_names
+    from dali_mix.engine.inference.image_files import find_images
+
+    config, files = load_values(args), find_images(args.images)
+    classes = None if args.class_file is None else read_names(args.class_file)
+
+    from dali_mix.engine.inference.predict import Predictor
+
+    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
+    print_notes(predictor.notes)
+    return predictor, files
+
+
+def load_values(args: argparse.Namespace) -> RunConfig:
+    """Return the values of the recipe, or of the run that the checkpoint belongs to."""
+    from dali_mix.engine.config.saved import load_evaluated
+
+    config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
+    print_notes([f"with the values of {of_run}"] if of_run else [])
+    return config
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print lines on the error stream of rank 0."""
+    for note in notes if environment()[0] == 0 else ():
         print(note, file=sys.stderr)
 
 
-def tell_values(of_run: Path | None) -> None:
-    """Says where the recipe's values come from when it is not the recipe."""
-    if of_run is not None:
-        print(f"with the values of {of_run}", file=sys.stderr)
-
-
-def tell_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
-    """Names the files that were left out; the exit status, 1 if there are any."""
+def report_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
+    """Name the files that were left out; return the exit status, 1 if there are any."""
     status = 0
     for path, reason in unreadable:
         print(printable(f"dali-mix {command}: left out {path}: {reason}"), file=sys.stderr)
@@ -129,10 +129,8 @@ def _json(found: Predictions, args: argparse.Namespace) -> str:
 
 
 def _csv(found: Predictions, args: argparse.Namespace) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "prediction", *found.classes])
+    table: list[list[object]] = [["image", "prediction", *found.classes]]
     for row, path in enumerate(found.paths):
         names = ",".join(name for name, _ in found.chosen(row, args.threshold, args.top_k))
-        table.writerow([path, names, *(f"{score:.6f}" for score in found.scores[row].tolist())])
-    return text.getvalue()
+        table.append([path, names, *(f"{score:.6f}" for score in found.scores[row].tolist())])
+    return csv_text(table)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from dali_mix._signals import handled
+from dali_mix.cli.arguments import add_recipe
 
 PREEMPTED, INTERRUPTED = 75, 130
 NOTHING_TO_SAVE = "SIGTERM while no step was under way: nothing to save; start it again (with --resume=auto)"
@@ -18,29 +19,17 @@ NOTHING_TO_SAVE = "SIGTERM while no step was under way: nothing to save; start i
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "A run killed at any point goes on from its newest checkpoint with --resume, and on a CPU ends with the same\n"
+        "A run killed at any point continues from its newest checkpoint with --resume, on a CPU to the same\n"
         "weights. SIGTERM and Ctrl-C finish the step, save, and exit with status 75 and 130; a second Ctrl-C stops at\n"
         "once. Several processes: scripts/train_dist.sh; status 3: ended only because another process has."
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    add_recipe(parser)
     parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="must",
-        default="no",
-        choices=("must", "auto"),
-        help="go on from the newest checkpoint, with the values in the run's config.json; an error without one; "
-        "--resume=auto then begins at step 0",
+    resume = (
+        "continue from the newest checkpoint, with the values in the run's config.json; an error without one; "
+        "--resume=auto then begins at step 0"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="set values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none",
-    )
+    parser.add_argument("--resume", nargs="?", const="must", default="no", choices=("must", "auto"), help=resume)
 
 
 def run(args: argparse.Namespace) -> int:

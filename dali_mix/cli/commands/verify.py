@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,17 +15,16 @@ from dali_mix.recordio.verify import verify_set
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments."""
+    """Add the arguments."""
     parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
-    parser.add_argument(
-        "--decode", action="store_true", help="decode every image as well: finds what was damaged before packing (slow)"
-    )
+    slow = "decode every image as well: finds what was damaged before packing (slow)"
+    parser.add_argument("--decode", action="store_true", help=slow)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints each problem on standard error; 1 when there was one."""
+    """Print each problem on the error stream; return 1 if there was one."""
     decode = None
     if args.decode:
         from dali_mix.datasets.decoding import decoded_size
@@ -33,11 +33,9 @@ def run(args: argparse.Namespace) -> int:
     failed = False
     for prefix in args.prefix:
         prefix = str(set_prefix(prefix))
-        try:
+        problems, total = 0, None
+        with suppress(OSError, ValueError):  # verify_set says why
             total = read_info(Path(prefix + ".json")).count
-        except (OSError, ValueError):
-            total = None  # verify_set says why
-        problems = 0
         with tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar:
             for problem in verify_set(prefix, decode=decode, progress=bar.update):
                 problems += 1

@@ -9,6 +9,16 @@ from dali_mix.models.heads.tokens import as_maps, as_tokens
 
 
 class _PooledHead(nn.Module):
+    """A linear layer on pooled features (B,C,H,W) or (B,N,C) → logits (B,K).
+
+    Args:
+        in_channels: C of the features.
+        num_classes: K.
+
+    Raises:
+        ValueError: from the methods, features that do not fit.
+    """
+
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -20,50 +30,23 @@ class _PooledHead(nn.Module):
 
 
 class AveragePoolHead(_PooledHead):
-    """The mean over positions, then a linear layer; `class_maps` average to the logits.
-
-    Args:
-        in_channels: C of the features.
-        num_classes: K.
-
-    Raises:
-        ValueError: from the methods, features that do not fit.
-    """
+    """The mean over positions, then a linear layer; `class_maps` average to the logits."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B,C,H,W) or (B,N,C) → logits (B,K)."""
         return self.fc(as_tokens(features, self.in_channels).mean(1))
 
 
 class MaxPoolHead(_PooledHead):
-    """The maximum of each channel over positions, then a linear layer, as SpliceMix has it.
-
-    Args:
-        in_channels: C of the features.
-        num_classes: K.
-
-    Raises:
-        ValueError: from the methods, features that do not fit.
-    """
+    """The maximum of each channel over positions, then a linear layer, as SpliceMix has it."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B,C,H,W) or (B,N,C) → logits (B,K)."""
         return self.fc(as_tokens(features, self.in_channels).amax(1))
 
     def cells(self, features: Tensor, rows: int, columns: int) -> Tensor:
-        """Logits of each cell of spliced images, for `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200).
+        """Return the logits of each cell of spliced images, (n, rows · columns, K), row by row, of maps (n,C,H,W).
 
-        A map that the grid does not divide is first resized (bilinear, align_corners) to the multiple below.
-
-        Args:
-            features: (n,C,H,W), maps of the spliced images.
-            rows, columns: of the grid.
-
-        Returns:
-            (n, rows · columns, K), row by row.
-
-        Raises:
-            ValueError: no maps, or a grid finer than the maps.
+        For `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200). A map that the grid does not divide is first
+        resized (bilinear, align_corners) to the multiple below. Raise ValueError for a grid finer than the maps.
         """
         if features.ndim != 4 or features.shape[1] != self.in_channels:
             raise ValueError(f"features {tuple(features.shape)}: cells are cut from maps (n,{self.in_channels},H,W)")

@@ -133,9 +133,8 @@ class SGREHead(nn.Module):
         alpha = self.attention(tokens, self.embeddings)
         found = alpha.to(tokens.dtype) @ tokens
         auxiliary = (found * self.fc.weight).sum(2) + self.fc.bias
-        queries, keys, values = (
-            net(x.transpose(1, 2)) for net, x in ((self.net1, tokens), (self.net2, found), (self.net3, found))
-        )
+        queries = self.net1(tokens.transpose(1, 2))
+        keys, values = self.net2(found.transpose(1, 2)), self.net3(found.transpose(1, 2))
         back = (queries.transpose(1, 2) @ keys).softmax(2).to(values.dtype) @ values.transpose(1, 2)
         enhanced = self.net4(back.transpose(1, 2)).transpose(1, 2)
         return self.fc2(torch.cat([tokens, enhanced.to(tokens.dtype)], 2)), auxiliary, alpha

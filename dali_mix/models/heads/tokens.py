@@ -1,4 +1,4 @@
-"""Maps and tokens: what heads take, and what they give for pictures."""
+"""Maps and tokens: the features of heads, and their positions."""
 
 from __future__ import annotations
 
@@ -9,59 +9,44 @@ from torch import Tensor
 
 
 def as_tokens(features: Tensor, channels: int) -> Tensor:
-    """(B,C,H,W) or (B,N,C) → (B,N,C), positions row by row.
-
-    Raises:
-        ValueError: another number of dimensions or of channels.
-    """
+    """Return (B,C,H,W) or (B,N,C) as (B,N,C), positions row by row; raise ValueError for any other shape."""
     if features.ndim == 4 and features.shape[1] == channels:
         return features.flatten(2).transpose(1, 2)
     if features.ndim == 3 and features.shape[2] == channels:
         return features
-    raise ValueError(
-        f"features {tuple(features.shape)}: this head needs maps (B,{channels},H,W) or tokens (B,N,{channels})"
-    )
+    needed = f"maps (B,{channels},H,W) or tokens (B,N,{channels})"
+    raise ValueError(f"features {tuple(features.shape)}: this head needs {needed}")
 
 
 def as_maps(values: Tensor, features: Tensor) -> Tensor:
-    """(B,K,N) → (B,K,H,W) where `features` were maps, else as it is."""
+    """Return `values` (B,K,N) as (B,K,H,W) if `features` were maps, else as they are."""
     return values.unflatten(2, features.shape[2:]) if features.ndim == 4 else values
 
 
 def grid_of(features: Tensor) -> tuple[int, int]:
-    """(rows, columns) of the positions; tokens are taken for a square.
-
-    Raises:
-        ValueError: tokens that make no square.
-    """
+    """Return (rows, columns) of the positions; raise ValueError for tokens that make no square."""
     if features.ndim == 4:
         return features.shape[2], features.shape[3]
-    side = math.isqrt(features.shape[1])
-    if side * side != features.shape[1]:
-        raise ValueError(
-            f"{features.shape[1]} tokens are no square grid: give maps (B,C,H,W), which say where each position is"
-        )
+    count = features.shape[1]
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(f"{count} tokens are no square grid: give maps (B,C,H,W), which say where each position is")
     return side, side
 
 
 def sine_positions(dim: int, rows: int, columns: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sine embedding of the positions of a grid (arXiv 2005.12872, normalized): (rows · columns, dim) float32.
+    """Return the sine embedding of a grid (arXiv 2005.12872, normalized): (rows · columns, dim) float32.
 
     The first half of the channels tells the row, the second the column; wavelengths go from 2π to 10000 · 2π, and a
-    grid spans 2π.
-
-    Raises:
-        ValueError: dim no multiple of 4.
+    grid spans 2π. `dim` is a multiple of 4.
     """
-    if dim % 4:
-        raise ValueError(f"dim={dim}: sine positions need a multiple of 4 channels")
     steps = torch.arange(dim // 4, device=device, dtype=torch.float32)
     waves = 10000 ** (steps / (dim // 4))
     sides = []
     for count in (rows, columns):
         # 1e-6 as published: a table of other rounding would move a trained head.
-        place = torch.arange(1, count + 1, device=device, dtype=torch.float32) / (count + 1e-6) * (2 * math.pi)
-        angles = place[:, None] / waves
+        phases = torch.arange(1, count + 1, device=device, dtype=torch.float32) / (count + 1e-6) * (2 * math.pi)
+        angles = phases[:, None] / waves
         sides.append(torch.stack([angles.sin(), angles.cos()], 2).flatten(1))
     down, across = sides
     grid = (rows, columns, dim // 2)

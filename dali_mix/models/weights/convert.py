@@ -1,8 +1,19 @@
-"""Checkpoints of published code into ours and back: the same tensors, bit for bit, under other names."""
+"""Checkpoints of published code into ours and back: the same tensors, bit for bit, under other names.
+
+A conversion never trusts names alone. With `theirs` the keys of a file and `ours` what `Layout` calls them:
+
+    theirs --(prefix off, Layout.ours)--> ours --(recognize)--> Recognized --(build on meta)--> all its keys and shapes
+       |                                                                                              |
+       +---------------- differences: key by key, in the names of the file <--(Layout.theirs)---------+
+
+So a file converts only if the model that its shapes suggest has exactly its keys; what differs is named as in the file.
+Three tensors are more than renamed: CSRA's heads (one convolution each there, one tensor here), SGRE's table of
+positions (computed here), and SGRE's label embeddings (a file of their own there).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,8 +25,9 @@ from dali_mix.models.weights.layouts import LAYOUTS, Layout
 from dali_mix.models.weights.load import differences
 from dali_mix.models.weights.prefixes import best_prefix, without_prefix
 from dali_mix.models.weights.recognize import Recognized, count, recognize
-from dali_mix.options import did_you_mean
+from dali_mix.options import choice
 
+Grid = tuple[int, int]  # rows, columns
 POSITIONS = "position_embedding.pe"  # SGRE's table of positions, which our head computes
 EMBEDDINGS = "embeddings"
 _MOST = 0.8  # of the keys have a prefix that is removed before the release is looked at
@@ -24,7 +36,7 @@ COUNTER = "num_batches_tracked"  # of BatchNorm: files older than it lack it, an
 
 @dataclass(frozen=True)
 class Converted:
-    """state: to be written. layout: of the release. model: what it is. notes: what a user should know."""
+    """Weights under other names. state: to be written. layout: of the release. notes: for the user."""
 
     state: dict[str, Tensor]
     layout: Layout
@@ -35,7 +47,7 @@ class Converted:
 def to_ours(
     state: Mapping[str, Tensor], release: str, *, model: str = "", embeddings: Tensor | None = None
 ) -> Converted:
-    """A published checkpoint as one that loads into our model, strictly.
+    """Convert a published checkpoint into one that loads into our model, strictly.
 
     Args:
         state: as `read_state_dict` gives it.
@@ -47,41 +59,34 @@ def to_ours(
     Raises:
         ValueError: an unknown release; keys or shapes that are not its own, by the names the file has for them.
     """
+    choice("release", release, LAYOUTS)
     state, notes = _unprefixed(state, release, model)
     layout = _layout_of(state, release, model)
     given = dict(state)
     if layout.head == "sgre":
-        if (EMBEDDINGS in given) == (embeddings is not None):
-            raise ValueError(
-                "the file has no label embeddings: they are in an .npy file of their own; give it as --embeddings"
-                if embeddings is None
-                else "the file has label embeddings of its own: leave --embeddings out"
-            )
+        if EMBEDDINGS in given and embeddings is not None:
+            raise ValueError("the file has label embeddings of its own: leave --embeddings out")
+        if EMBEDDINGS not in given and embeddings is None:
+            raise ValueError("the file has no label embeddings: give their .npy file as --embeddings")
         if embeddings is not None:
             given[EMBEDDINGS] = embeddings
     ours = _names(given, layout, back=False)
     found = recognize(ours, model)
     if found is None:
-        raise ValueError(
-            "neither a ResNet (layer1 to layer4) nor a ViT (pos_embed, patch_embed.proj.weight) whose size its shapes "
-            f"tell; --model NAME says what it is{advice(state, release)}"
-        )
+        known = "a ResNet (layer1 to layer4) nor a ViT (pos_embed, patch_embed.proj.weight) whose size its shapes tell"
+        raise ValueError(f"neither {known}; --model NAME says what it is{advice(state, release)}")
     if layout.head and found.head == "pooled":
         found = replace(found, head=layout.head)
     positions = given.get(POSITIONS)
     if differ := differences(_expected(found, layout, given, positions), given, most=20):
-        other = "" if model else ". If it is another model, --model NAME says which"
-        raise ValueError(
-            f"as a checkpoint of {release} it would be {found}, but {differ}{other}{advice(state, release)}"
-        )
+        other = ("" if model else ". If it is another model, --model NAME says which") + advice(state, release)
+        raise ValueError(f"as a checkpoint of {release} it would be {found}, but {differ}{other}")
     if positions is not None:
         notes.append(_check_positions(positions))
     if layout.head == "csra":
         notes.append("lam is not in the file: published are .1 on VOC, .4 on COCO (ViT-L 1), .3 on WIDER")
     if layout.head == "sgre":
-        notes.append(
-            "the encoder's heads (8) and the attention's temperature are not in the file: set them in the model"
-        )
+        notes.append("the encoder's heads (8) and the attention's temperature are not in the file: set them yourself")
     return Converted(ours, layout, found, tuple(notes))
 
 
@@ -90,8 +95,7 @@ def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[
     if model.startswith(f"{release}/"):
         prefix = best_prefix(state, Recognized("named", model, 2).state())
     else:
-        marks = [layout.marks for layout in LAYOUTS.get(release, ()) if layout.marks]
-        prefixes = set().union(*(_before(state, keys) for keys in marks))
+        prefixes = {prefix for layout in LAYOUTS[release] for prefix in _before(state, layout.marks)}
         prefix = prefixes.pop() if len(prefixes) == 1 else ""
         if sum(key.startswith(prefix) for key in state) < _MOST * len(state):
             return state, []
@@ -105,7 +109,7 @@ def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[
 def _before(state: Mapping[str, Tensor], marks: tuple[str, ...]) -> set[str]:
     """Return the prefixes, "" too, with which all of `marks` are keys of `state`."""
     ends = [{key.removesuffix(mark) for key in state if f".{key}".endswith(f".{mark}")} for mark in marks]
-    return set.intersection(*ends)
+    return set.intersection(*ends) if ends else set()
 
 
 def to_theirs(
@@ -113,10 +117,10 @@ def to_theirs(
     release: str,
     *,
     model: str = "",
-    grid: tuple[int, int] = (14, 14),
+    grid: Grid = (14, 14),
     embeddings: Tensor | None = None,
 ) -> Converted:
-    """Our state dict under the names of a release, so that the published code loads it.
+    """Convert our state dict to the names of a release, so that the published code loads it.
 
     Args:
         state, release, model: as for `to_ours`.
@@ -124,9 +128,9 @@ def to_theirs(
         embeddings: SGRE's, to be left out of the file; they must be those in `state`.
 
     Raises:
-        ValueError: what the release has no layout for, or a state dict that is not whole.
+        ValueError: what the release has no layout for, or an incomplete state dict.
     """
-    _layouts(release)
+    choice("release", release, LAYOUTS)
     found = recognize(state, model)
     if found is None:
         raise ValueError(f"this is none of our models that shapes tell; --model NAME says it{advice(state, '')}")
@@ -134,7 +138,7 @@ def to_theirs(
         name: layout
         for name, layouts in LAYOUTS.items()
         for layout in reversed(layouts)
-        if layout.takes(found.family, found.head) and (layout.marks or model.startswith(f"{name}/"))
+        if layout.fits(found.family, found.head) and (layout.marks or model.startswith(f"{name}/"))
     }
     if release not in fitting:
         raise ValueError(f"{release} has no layout for {found}; it can be written as {', '.join(fitting) or 'none'}")
@@ -146,71 +150,48 @@ def to_theirs(
     theirs = _names(state, layout, back=True, grid=grid)
     if embeddings is not None:
         if layout.head != "sgre" or not torch.equal(theirs[EMBEDDINGS], embeddings.to(theirs[EMBEDDINGS].dtype)):
-            raise ValueError(
-                "the embeddings given are not those of the checkpoint; leave --embeddings out to keep them"
-            )
+            raise ValueError("--embeddings are not those of the checkpoint; leave the option out to keep them")
         del theirs[EMBEDDINGS]
     return Converted(theirs, layout, found, ())
 
 
 def without_head(state: Mapping[str, Tensor], found: Recognized | None) -> dict[str, Tensor]:
-    """The backbone alone, by its library's keys: of our multi-label or classification weights.
-
-    Raises:
-        ValueError: a classifier of an unknown model.
-    """
-    if any(key.startswith("backbone.") for key in state):
-        part = "backbone."
-        return {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}
+    """Return the backbone of our weights, by its library's keys; raise ValueError if `found` is needed and None."""
+    if backbone := without_prefix(state, "backbone.")[0]:
+        return backbone
     if found is None:
         raise ValueError("which layer is the classifier is not known of this model: --model NAME says it")
     classifier = f"{found.classifier()}."
     return {key: value for key, value in state.items() if not key.startswith(classifier)}
 
 
-def _layouts(release: str) -> Sequence[Layout]:
-    if release not in LAYOUTS:
-        raise ValueError(
-            f"there is no layout called {release!r}{did_you_mean(release, LAYOUTS)}: use one of {', '.join(LAYOUTS)}"
-        )
-    return LAYOUTS[release]
-
-
 def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
-    layouts = _layouts(release)
+    layouts = LAYOUTS[release]
     named = [layout for layout in layouts if not layout.marks]
     if named and model.startswith(f"{release}/"):
         return named[0]
-    for layout in layouts:
-        if layout.marks and all(mark in state for mark in layout.marks):
-            return layout
+    if layout := next((layout for layout in layouts if layout.marked(state)), None):
+        return layout
     needed = " or ".join(" and ".join(layout.marks) for layout in layouts if layout.marks)
     name = f" (of its other models say --model {release}/NAME)" if named else ""
     raise ValueError(f"not a checkpoint of {release}, which has {needed}{name}{advice(state, release)}")
 
 
 def advice(state: Mapping[str, Tensor], release: str) -> str:
-    """The releases whose marks the file has; nothing when it has those of the one asked for."""
-    found = {
-        name
-        for name, layouts in LAYOUTS.items()
-        for layout in layouts
-        if layout.marks and all(mark in state for mark in layout.marks)
-    }
+    """Return the releases whose marks the file has, for a message; "" if it has those of `release`."""
+    found = [name for name, layouts in LAYOUTS.items() if any(layout.marked(state) for layout in layouts)]
     if release in found:
         return ""
     if found:
-        return f". It has the keys of: --from {' or '.join(name for name in LAYOUTS if name in found)}"
+        return f". It has the keys of: --from {' or '.join(found)}"
     ours = MultiLabelModel.classifier_name
     if any(key.startswith("backbone.") for key in state) and any(key.startswith(f"{ours}.") for key in state):
         return ". It has the keys of our own multi-label models: --from dali_mix"
     return ""
 
 
-def _names(
-    state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: tuple[int, int] | None = None
-) -> dict[str, Tensor]:
-    """Every tensor under its other name; keys that have none keep theirs, for `differences` to find."""
+def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Grid | None = None) -> dict[str, Tensor]:
+    """Rename every tensor; keys without another name keep theirs, for `differences` to find."""
     if layout.head == "csra":
         state = _split(state) if back else _join(state)
     renamed: dict[str, Tensor] = {}
@@ -232,15 +213,14 @@ _MULTI_HEAD = "classifier.multi_head.#.head.weight"
 
 
 def _join(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CSRA's 1×1 convolutions (K,C,1,1), one a head → `head.weight` (heads,K,C)."""
+    """Join CSRA's 1×1 convolutions (K,C,1,1), one a head, in `head.weight` (heads,K,C)."""
     names = [_MULTI_HEAD.replace("#", str(i)) for i in range(count(state, _MULTI_HEAD))]
     heads = [state[name] for name in names if name in state]
     rest = {key: value for key, value in state.items() if key not in names}
     shapes = {tuple(head.shape) for head in heads}
     if len(heads) < len(names) or len(shapes) != 1 or any(len(shape) != 4 or shape[2:] != (1, 1) for shape in shapes):
-        found = ", ".join(
-            f"{key} {tuple(value.shape)}" for key, value in state.items() if key.startswith("classifier.")
-        )
+        classifier = {key: tuple(value.shape) for key, value in state.items() if key.startswith("classifier.")}
+        found = ", ".join(f"{key} {shape}" for key, shape in classifier.items())
         raise ValueError(f"heads must be numbered from 0 and all of one shape (classes, channels, 1, 1), not {found}")
     return {**rest, "head.weight": torch.stack(heads).flatten(2)}
 
@@ -254,7 +234,7 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _expected(
     found: Recognized, layout: Layout, given: Mapping[str, Tensor], positions: Tensor | None
 ) -> dict[str, Tensor]:
-    """What the release has for this model, by its own names, on the meta device."""
+    """Return what the release has for this model, by its own names, on the meta device."""
     grid = (positions.shape[2], positions.shape[3]) if positions is not None and positions.ndim == 4 else None
     expected = _names(found.state(), layout, back=True, grid=grid)
     # One layer may have had two names in the course of a release.
@@ -264,7 +244,7 @@ def _expected(
 
 
 def without_counters(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`expected`, less BatchNorm's step counters where `given` has none at all."""
+    """Return `expected`, without BatchNorm's step counters if `given` has none at all."""
     if any(key.endswith(COUNTER) for key in given):
         return dict(expected)
     return {key: value for key, value in expected.items() if not key.endswith(COUNTER)}
@@ -276,7 +256,5 @@ def _check_positions(table: Tensor) -> str:
     far = float((table.double() - wanted.double()).abs().max())
     if not far < 1e-3:
         raise ValueError(f"{POSITIONS} is {far:.3g} away from the sine table that our head computes")
-    grid = f"{rows}x{columns}"
-    return f"{POSITIONS} is computed here; back: --grid {grid}" + (
-        "" if far == 0 else f", within {far:.1g} of this file"
-    )
+    within = f", within {far:.1g} of this file" if far else ""
+    return f"{POSITIONS} is computed here; back: --grid {rows}x{columns}{within}"

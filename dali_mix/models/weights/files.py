@@ -1,8 +1,7 @@
-"""Weight files: read without running anything, written whole or not at all."""
+"""Weight files: read without running anything, written completely or not at all."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import warnings
@@ -16,22 +15,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dali_mix._files import open_new
+from dali_mix._files import replacing
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 # What torch's own wrappers insert into keys, anywhere: torch.compile, FSDP, activation checkpointing; and DDP in front.
 _INSERTED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _DDP = "module."
-SAFETENSORS, TORCH = (".safetensors",), (".pth", ".pt", ".bin")
+SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a weight file holds.
+    """Content of a weight file.
 
     state: key → tensor on the CPU, without what torch's wrappers put into the keys. path: the file itself, where a
     pointer was given. wrapper: the keys the state dict lay under, joined by dots. prefix: what was removed from the
-    first key. others: the entries beside it, tensors or not, that are no weights of this state dict. unread: those of
+    first key. others: other entries, tensors or not, that are no weights of this state dict. unread: those of
     them that are sets of weights themselves. names: key → what the file calls it.
     """
 
@@ -45,7 +44,7 @@ class WeightFile:
 
 
 def follow_pointer(path: str | Path) -> Path:
-    """The checkpoint that a run's `latest` names; any other path as it is."""
+    """Return the checkpoint that a run's `latest` names; any other path as it is."""
     path = Path(path)
     if path.name != "latest" or not path.is_file() or path.stat().st_size > 255:
         return path
@@ -54,20 +53,12 @@ def follow_pointer(path: str | Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads a weight file as `load_weights` does: key → tensor on the CPU, wrappers and prefixes taken off.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_weights`.
-    """
+    """Read a weight file as `load_weights` does: key → tensor on the CPU, without torch's wrappers in the keys."""
     return read_weight_file(path).state
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
-    """Reads a safetensors file, what `torch.save` wrote of plain tensors, or the checkpoint that `latest` names.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_weights`.
-    """
+    """Read a safetensors file, what `torch.save` wrote of plain tensors, or the checkpoint that `latest` names."""
     path = follow_pointer(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
@@ -104,11 +95,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str]]:
-    """Return the key of `content` that the weights lie under (None: they are in `content` itself) and other such keys.
-
-    Raises:
-        ValueError: two sets of weights, under keys that do not tell which one is wanted.
-    """
+    """Return the key of `content` that the weights are under (None: `content` itself), and other such keys."""
     sizes = {key: _tensors(value) for key, value in content.items() if isinstance(value, Mapping)}
     named = next((key for key in WRAPPERS if key in sizes), None)
     name = named or max(sizes, key=lambda key: sizes[key], default=None)
@@ -116,10 +103,9 @@ def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str
         return None, []
     rivals = [str(key) for key in sizes if key != name and sizes[key] and 2 * sizes[key] >= sizes[name]]
     if rivals and named is None:
-        raise ValueError(
-            f"{path} holds weights under {' and '.join([str(name), *rivals])}, which of them is not said: save the one "
-            f"you want in a file of its own, with torch.save(checkpoint[{name!r}], PATH)"
-        )
+        both = " and ".join([str(name), *rivals])
+        advice = f"save the one you want in a file of its own, with torch.save(checkpoint[{name!r}], PATH)"
+        raise ValueError(f"{path} holds weights under {both}, which of them is not said: {advice}")
     return name, rivals
 
 
@@ -132,43 +118,29 @@ def _tensors(content: Any, depth: int = 3) -> int:
 
 
 def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = "") -> None:
-    """Writes `state` aside and moves it into place, bit for bit; on an error what was there is untouched.
+    """Write `state` bit for bit; on an error what was under `path` stays.
 
-    Args:
-        path: `.safetensors`, or `.pth`, `.pt`, `.bin` for `torch.save`.
-        wrapper: the key to put the state dict under; safetensors has no such thing and leaves it out.
-
-    Raises:
-        ValueError: another suffix.
-        OSError: it could not be written.
+    `path` ends in `.safetensors`, or `.pth`, `.pt`, `.bin` for `torch.save`, which puts it under the key `wrapper`.
     """
     check_suffix(path)
-    # Copies: safetensors refuses tensors that share memory, and torch.save would write a view's whole storage.
+    # Copies: safetensors refuses tensors that share memory, and torch.save would write all of a view's storage.
     plain = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        open_new(aside).close()
-        mode = aside.stat().st_mode
-        if path.suffix in SAFETENSORS:
-            save_file(plain, aside, metadata={"format": "pt"})
-            aside.chmod(mode)  # safetensors makes files that only their owner reads
-        else:
-            torch.save({wrapper: plain} if wrapper else plain, aside)
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's zip writer gives RuntimeErrors
+        with replacing(path) as aside:
+            mode = aside.stat().st_mode
+            if path.suffix == SAFETENSORS:
+                save_file(plain, aside, metadata={"format": "pt"})
+                aside.chmod(mode)  # safetensors makes files that only their owner reads
+            else:
+                torch.save({wrapper: plain} if wrapper else plain, aside)
+    except (RuntimeError, SafetensorError) as error:  # torch's zip writer gives RuntimeErrors
         raise OSError(f"could not write {path}: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def check_suffix(path: Path) -> None:
-    """Raises ValueError for a name that says no kind of weight file."""
-    if path.suffix not in (*SAFETENSORS, *TORCH):
-        raise ValueError(
-            f"{path}: call it *{SAFETENSORS[0]}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save"
-        )
+    """Raise ValueError for a name without the suffix of a weight file."""
+    if path.suffix not in (SAFETENSORS, *TORCH):
+        raise ValueError(f"{path}: call it *{SAFETENSORS}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save")
 
 
 def _read(path: Path) -> Any:
@@ -185,10 +157,9 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise ValueError(
-            f"{path} was refused: it is no plain file of tensors, and reading it could run code"
-            f"{f' ({code[1]})' if code else ''}. If you trust it, write its state dict anew with safetensors"
-        ) from None
+        why = f"it is no plain file of tensors, and reading it could run code{f' ({code[1]})' if code else ''}"
+        advice = "If you trust it, save its state dict again with safetensors"
+        raise ValueError(f"{path} was refused: {why}. {advice}") from None
     except MemoryError:
         raise
     except Exception:  # torch's reader meets damage with errors of nearly every kind

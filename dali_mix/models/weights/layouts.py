@@ -1,8 +1,9 @@
-"""What published codebases call the weights they save, beside what we call them. Tables only; `convert` reads them."""
+"""Tables of the names that published codebases give the weights they save, and of ours; `convert` reads them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 Pairs = tuple[tuple[str, str], ...]
@@ -26,16 +27,20 @@ class Layout:
     wrapper: str = ""
     prefix: str = ""
 
-    def takes(self, family: str, head: str) -> bool:
-        """Whether it is for such a model; "pooled" is a linear head on the maximum or the average."""
+    def marked(self, state: Container[str]) -> bool:
+        """Return True if `state` has all the keys by which this layout is known."""
+        return bool(self.marks) and all(mark in state for mark in self.marks)
+
+    def fits(self, family: str, head: str) -> bool:
+        """Return True if it is for such a model; "pooled" is a linear head on the maximum or the average."""
         return family in self.families and head in (self.head, "pooled" if self.head == "max" else self.head)
 
     def ours(self, key: str) -> str:
-        """What we call it."""
+        """Return our name of the release's `key`."""
         return _renamed(key, self.pairs)
 
     def theirs(self, key: str) -> str:
-        """What the release calls it."""
+        """Return the release's name of our `key`."""
         return _renamed(key, tuple((here, there) for there, here in self.pairs))
 
 
@@ -58,18 +63,7 @@ _SPLICEMIX: Pairs = (
     ("backbone.7.", "backbone.layer4."),
     ("cls.", "head.fc."),
 )
-_SGRE: Pairs = (
-    ("backbone.", "backbone."),
-    ("embeddings", "head.embeddings"),
-    ("encoder.", "head.encoder."),
-    ("attention.", "head.attention."),
-    ("fc.", "head.fc."),
-    ("fc2.", "head.fc2."),
-    ("net1.", "head.net1."),
-    ("net2.", "head.net2."),
-    ("net3.", "head.net3."),
-    ("net4.", "head.net4."),
-)
+_SGRE: Pairs = (("backbone.", "backbone."), ("", "head."))
 _CSRA: Pairs = (("head.weight", "head.weight"), ("classifier.", "classifier."), ("", "backbone."))
 # torchvision's ViTs as timm calls them; linear_1 and linear_2 are what its first version saved.
 _BLOCK = "encoder.layers.encoder_layer_#"

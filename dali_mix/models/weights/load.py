@@ -14,7 +14,7 @@ from dali_mix.models.weights.prefixes import best_prefix, without_prefix
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What of a weight file fitted a model; each entry is a key of the model (`unexpected`: of the file).
+    """How a weight file fitted a model; each entry is a key of the model (`unexpected`: of the file).
 
     matched: loaded. missing: not in the file. misshaped: "key: file shape, model shape". fresh: keys of the head that
     were left as they were because the file's head has another number of classes. unexpected: in the file only.
@@ -34,13 +34,13 @@ class MatchReport:
 
     @property
     def share(self) -> float:
-        """The share of the model's tensors that were found, not counting a head left fresh."""
+        """Return the share of the model's tensors that were found, not counting a head left fresh."""
         wanted = len(self.matched) + len(self.missing) + len(self.misshaped)
         return len(self.matched) / wanted if wanted else 0.0
 
     @property
     def notes(self) -> list[str]:
-        """What was removed from the keys, and what else of the file might have been meant, a line each."""
+        """Return what was removed from the keys, and what else in the file might have been meant, a line each."""
         prefix = [f"prefix {self.prefix!r} removed from the file's keys"] if self.prefix else []
         return prefix + ([f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else [])
 
@@ -48,38 +48,30 @@ class MatchReport:
         counts = f"{len(self.matched)} matched, {len(self.missing)} missing, {len(self.misshaped)} mis-shaped"
         lines = [f"{self.path}: {counts}, {len(self.fresh)} left fresh, {len(self.unexpected)} unexpected"]
         lines += [f"  {note}" for note in self.notes]
-        named = {
-            "missing": self.missing,
-            "mis-shaped": self.misshaped,
-            "fresh": self.fresh,
-            "unexpected": self.unexpected,
-        }
-        return "\n".join(lines + [f"  {name}: {_listed(keys)}" for name, keys in named.items() if keys])
+        kinds = _kinds(self.missing, self.misshaped, self.unexpected) | {"fresh": self.fresh}
+        return "\n".join(lines + [f"  {kind}: {_listed(keys)}" for kind, keys in kinds.items() if keys])
 
 
 def load_weights(
     model: nn.Module, path: str | Path, *, strict_head: bool = False, min_match: float = 1.0
 ) -> MatchReport:
-    """Loads weights from `path` into `model`, in place; on an error the model is unchanged.
+    """Load weights from `path` into `model`, in place, and report what matched; on an error the model is unchanged.
 
     Args:
         model: any module; values are copied to its dtypes and devices.
         path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, also under a key
             (state_dict, model, model_ema …), and with any prefix before its keys (`model.` of Lightning, `module.` of
             DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. So our checkpoints are read as well
-            (of a run's `latest` the one it names), and for a backbone those of whole multi-label models.
+            (of a run's `latest` the one it names), and for a backbone those of multi-label models.
         strict_head: an error also where only the last layer's number of classes differs; otherwise that layer is left
             as it was, and reported.
         min_match: the share of the model's tensors (head aside) that must be found. Below 1 for a backbone out of a
             larger model; what is mis-shaped is an error always.
 
-    Returns:
-        what was matched, and what not.
-
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a weight file, one that would run code, one that holds two sets of weights that fit, or one
-            that does not fit; the keys are listed.
+        ValueError: not a weight file, or one that would run code, holds two sets of weights that fit, or does not fit;
+            the keys are listed.
     """
     file = read_weight_file(path)
     path, wanted = file.path, model.state_dict()
@@ -91,8 +83,8 @@ def load_weights(
     if renamed := getattr(model, "renamed", None):
         found = {renamed(key): value for key, value in found.items()}
     # What has not the prefix may still belong to the model, a classifier outside of what was wrapped for instance.
-    for key in [key for key, value in others.items() if key not in found and _fits(value, wanted.get(key))]:
-        found[key] = others.pop(key)
+    outside = [key for key in others if key in wanted and key not in found and others[key].shape == wanted[key].shape]
+    found |= {key: others.pop(key) for key in outside}
     head = head_name(model)
     matched, missing, misshaped, fresh = [], [], [], []
     for key, value in wanted.items():
@@ -105,50 +97,37 @@ def load_weights(
         elif not strict_head and head is not None and _other_classes(key, head, found[key], value):
             fresh.append(key)
         else:
-            misshaped.append(f"{key}: {tuple(found[key].shape)} in the file, {tuple(value.shape)} in the model")
-    if fresh:  # a head is loaded whole or not at all
-        fresh = [key for key in wanted if head is not None and key.startswith(f"{head}.")]
+            misshaped.append(_misshaped(key, found[key], value))
+    if fresh:  # either all of a head is loaded or nothing of it
+        fresh = [key for key in wanted if key.startswith(f"{head}.")]
         matched = [key for key in matched if key not in fresh]
     left = (key for key in found if key not in wanted and not key.endswith("num_batches_tracked"))
     unexpected = (*(f"{prefix}{key}" for key in left), *others)
     in_file = {key: file.names.get(f"{prefix}{key}", key) for key in matched}
-    report = MatchReport(
-        str(path),
-        tuple(matched),
-        tuple(missing),
-        tuple(misshaped),
-        tuple(fresh),
-        unexpected,
-        wrapper=file.wrapper,
-        prefix=next((name.removesuffix(key) for key, name in in_file.items() if name.endswith(key)), prefix),
-        unread=file.unread,
-    )
+    removed = next((name.removesuffix(key) for key, name in in_file.items() if name.endswith(key)), prefix)
+    keys = tuple(matched), tuple(missing), tuple(misshaped), tuple(fresh), unexpected
+    report = MatchReport(str(path), *keys, file.wrapper, removed, file.unread)
     if misshaped or not matched or report.share < min_match:
-        kinds = {"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected}
+        brief = _brief(_kinds(missing, misshaped, unexpected))
         hint = "" if matched else ". Checkpoints of published code go through `dali-mix convert`"
-        raise ValueError(
-            f"{path}: {report.share:.1%} of the model's weights fit, {min_match:.0%} must; {_brief(kinds)}{hint}"
-        )
+        raise ValueError(f"{path}: {report.share:.1%} of the model's weights fit, {min_match:.0%} must; {brief}{hint}")
     model.load_state_dict({key: found[key] for key in matched}, strict=False)
     return report
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], most: int = 3) -> str:
-    """What keeps the state dict `found` from fitting `wanted` key by key, in one line; "" when nothing does.
+    """Return why the state dict `found` does not fit `wanted` key by key, in one line; "" if it fits.
 
     Of each kind of difference `most` keys are named.
     """
-    misshaped = [
-        f"{key}: {tuple(found[key].shape)} in the file, {tuple(value.shape)} in the model"
-        for key, value in wanted.items()
-        if key in found and found[key].shape != value.shape
-    ]
+    both = [key for key in wanted if key in found]
+    misshaped = [_misshaped(key, found[key], wanted[key]) for key in both if found[key].shape != wanted[key].shape]
     missing, unexpected = [key for key in wanted if key not in found], [key for key in found if key not in wanted]
-    return _brief({"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected}, most)
+    return _brief(_kinds(missing, misshaped, unexpected), most)
 
 
 def head_name(model: nn.Module) -> str | None:
-    """The name of what gives the class scores: the model's own or timm's word for it, else the last linear layer."""
+    """Return the name of the layer that gives the class scores: the model's or timm's word, else the last linear."""
     modules = dict(model.named_modules())
     own = getattr(model, "classifier_name", None)
     if isinstance(own, str) and own in modules:
@@ -162,22 +141,26 @@ def head_name(model: nn.Module) -> str | None:
 
 
 def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
-    """Whether only the number of classes differs: the first dimension, or the second of CSRA's (heads, K, C)."""
+    """Return True if only the number of classes differs: the first dimension, or the second of CSRA's (heads, K, C)."""
     if not key.startswith(f"{head}.") or found.ndim != wanted.ndim:
         return False
     differs = [i for i, (one, other) in enumerate(zip(found.shape, wanted.shape, strict=True)) if one != other]
     return differs == [0] or (differs == [1] and wanted.ndim == 3)
 
 
-def _fits(found: Tensor, wanted: Tensor | None) -> bool:
-    return wanted is not None and found.shape == wanted.shape
+def _misshaped(key: str, found: Tensor, wanted: Tensor) -> str:
+    return f"{key}: {tuple(found.shape)} in the file, {tuple(wanted.shape)} in the model"
+
+
+def _kinds(missing: Sequence[str], misshaped: Sequence[str], unexpected: Sequence[str]) -> dict[str, Sequence[str]]:
+    return {"missing": missing, "mis-shaped": misshaped, "unexpected": unexpected}
 
 
 def _brief(kinds: Mapping[str, Sequence[str]], most: int = 3) -> str:
-    """Counts of the kinds that have any, and the first few of each."""
-    return "; ".join(f"{len(keys)} {kind}: {_listed(tuple(keys), most)}" for kind, keys in kinds.items() if keys)
+    """Return the counts of the kinds that have any, and the first few of each."""
+    return "; ".join(f"{len(keys)} {kind}: {_listed(keys, most)}" for kind, keys in kinds.items() if keys)
 
 
-def _listed(keys: tuple[str, ...], most: int = 20) -> str:
+def _listed(keys: Sequence[str], most: int = 20) -> str:
     rest = f" … and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(keys[:most]) + rest

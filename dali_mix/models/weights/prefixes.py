@@ -13,17 +13,11 @@ _RIVAL = 0.5  # another prefix that fits at least this share of what the best on
 
 
 def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Return the dotted prefix whose removal from the keys of `found` makes most of them keys of `wanted`.
+    """Return the prefix whose removal from the keys of `found`, a file, makes most of them keys of `wanted`, a model.
 
     Lightning saves `model.…`, DDP `module.…`, a wrapper of the user's own whatever it called the model, and one may be
-    inside the other; not all keys need to have the prefix. Tensors of the right shape count first, then keys.
-
-    Args:
-        found: key → tensor, of a file.
-        wanted: key → tensor, of a model.
-
-    Returns:
-        the prefix with its dot, "" where no prefix fits half of the model, or none better than no prefix does.
+    inside the other; not all keys need to have the prefix. Tensors of the right shape count first, then keys. It ends
+    in a dot, or is "" if none fits half of the model, or none better than no prefix does.
 
     Raises:
         ValueError: weights that differ stand under two prefixes (student and teacher, two encoders).
@@ -49,13 +43,10 @@ def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> st
         if rival not in ("", best) and shapes[rival] >= _RIVAL * max(1, shapes[best]):
             shared = [key for key in wanted if f"{best}{key}" in found and f"{rival}{key}" in found]
             if not all(torch.equal(found[f"{best}{key}"], found[f"{rival}{key}"]) for key in shared):
-                keep = (
-                    f"{{key.removeprefix({best!r}): value for key, value in state.items() if key.startswith({best!r})}}"
-                )
-                raise ValueError(
-                    f"it holds fitting weights under {best!r} ({shapes[best]} tensors) and other ones under {rival!r} "
-                    f"({shapes[rival]}). Save those you want in a file of their own, with torch.save({keep}, PATH)"
-                )
+                both = f"{best!r} ({shapes[best]} tensors) and other ones under {rival!r} ({shapes[rival]})"
+                keep = f"k.removeprefix({best!r}): v for k, v in state.items() if k.startswith({best!r})"
+                advice = f"Save those you want in a file of their own, with torch.save({{{keep}}}, PATH)"
+                raise ValueError(f"it holds fitting weights under {both}. {advice}")
     return best
 
 

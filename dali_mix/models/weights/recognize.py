@@ -1,4 +1,16 @@
-"""Which model a state dict belongs to, told by its keys and shapes; what they do not tell is not guessed."""
+"""Tell by its keys and shapes which model a state dict belongs to; what they do not tell is not guessed.
+
+Each family is known by a few keys that no other has, and each size by a few shapes:
+
+    family        known by                                      read off
+    cifar_resnet  conv0, layer1.0.convBn1                       depth: blocks of layer3
+    shakeshake    c_in, layer1.0.branch1                        width: channels of the first branch
+    wrn           conv1.bias, layer1.0.conv1 of 16 k channels   depth: blocks of layer1; widen: k
+    resnet        layer4                                        nearest row of RESNETS
+    vit           pos_embed, patch_embed.proj                   width, patch; image size: number of positions
+
+A wrong guess is harmless: callers build the model on the meta device and compare every key and shape with it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +44,7 @@ CLASSIFIERS = {"resnet": "fc", "vit": "head", "wrn": "linear", "shakeshake": "fc
 
 @dataclass(frozen=True)
 class Recognized:
-    """A model: what `build_model` or, with a `head`, `build_multilabel` is given.
+    """A model: the arguments of `build_model` or, with a `head`, of `build_multilabel`.
 
     family: the kind of backbone. head: "" of a classifier; "pooled" where it may be "max" or "average".
     """
@@ -45,15 +57,11 @@ class Recognized:
     head_options: dict[str, Any] = field(default_factory=dict)
 
     def state(self) -> dict[str, Tensor]:
-        """Its keys and shapes; the tensors are on the meta device.
-
-        Raises:
-            ValueError: no such model.
-        """
+        """Return its keys and shapes, as tensors on the meta device; raise ValueError if there is no such model."""
         return self._build().state_dict()
 
     def classifier(self) -> str:
-        """The name of what gives the class scores."""
+        """Return the name of the layer that gives the class scores."""
         return head_name(self._build()) or ""
 
     def _build(self) -> nn.Module:
@@ -65,9 +73,8 @@ class Recognized:
             if self.head == "sgre":
                 options["embeddings"] = torch.empty(self.num_classes, options.pop("label_dim"))
             head = "max" if self.head == "pooled" else self.head
-            return build_multilabel(
-                self.name, head, num_classes=self.num_classes, backbone_options=self.options, head_options=options
-            )
+            parts: dict[str, Any] = {"backbone_options": self.options, "head_options": options}
+            return build_multilabel(self.name, head, num_classes=self.num_classes, **parts)
 
     def __str__(self) -> str:
         text = f"{self.name}{_options(self.options)}, {self.num_classes} classes"
@@ -76,15 +83,10 @@ class Recognized:
 
 
 def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None:
-    """The model whose keys, as ours, `state` has; None where its kind is unknown here.
+    """Return the model whose keys, as ours, `state` has; None if its kind is unknown here.
 
-    Sizes are read off a few shapes: whether the rest fits is for the caller to compare with `Recognized.state()`.
-
-    Args:
-        model: the name of the classifier, or of a multi-label model's backbone, where shapes are not to tell it.
-
-    Raises:
-        ValueError: no model of that name, or `state` has no last layer of its.
+    Sizes are read off a few shapes: callers compare the rest with `Recognized.state()`. `model` is the classifier, or
+    a multi-label model's backbone, if shapes are not to tell it; raise ValueError if `state` lacks its last layer.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     if not any(key.startswith("backbone.") for key in shapes):
@@ -105,7 +107,7 @@ def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None
 
 
 def recognize_backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str, dict[str, Any]]:
-    """(family, name, options) by keys → shapes; empty strings for one unknown here."""
+    """Return (family, name, options) by keys → shapes; empty strings if it is unknown here."""
     if _rank(shapes, "conv0.weight") == 4 and "layer1.0.convBn1.conv.weight" in shapes:
         return "cifar_resnet", f"cifar_resnet{50 if count(shapes, 'layer3.#.') <= 6 else 101}", {}
     if _rank(shapes, "c_in.weight") == 4 and _rank(shapes, "layer1.0.branch1.1.weight") == 4:
@@ -121,7 +123,7 @@ def recognize_backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str,
 
 
 def recognize_head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int, dict[str, Any]]:
-    """(kind, classes, options) of a multi-label model's head; "pooled" is "max" or "average"."""
+    """Return (kind, classes, options) of a multi-label model's head; "pooled" is "max" or "average"."""
     if _rank(shapes, "head.weight") == 3:
         heads, num_classes, _ = shapes["head.weight"]
         return "csra", num_classes, {"num_heads": heads}
@@ -131,13 +133,12 @@ def recognize_head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int, dic
     inner = [f"head.{key}" for key in ("attention.linear2.weight", "encoder.layers.0.linear1.weight")]
     if all(_rank(shapes, key) == 2 for key in inner):
         (rank, label_dim), (feedforward, _) = (shapes[key] for key in inner)
-        options = {"rank": rank, "feedforward": feedforward}
-        return "sgre", num_classes, {key: options[key] for key in options} | {"label_dim": label_dim}
+        return "sgre", num_classes, {"rank": rank, "feedforward": feedforward, "label_dim": label_dim}
     return "pooled", num_classes, {}
 
 
 def count(keys: Mapping[str, Any], template: str) -> int:
-    """How many numbers stand in place of # at the start of keys."""
+    """Count the different numbers that keys have where `template`, which they start with, has #."""
     pattern = re.compile(re.escape(template).replace(r"\#", r"(\d+)"))
     return len({match[1] for key in keys if (match := pattern.match(key))})
 
@@ -147,7 +148,7 @@ def _rank(shapes: Mapping[str, tuple[int, ...]], key: str) -> int:
 
 
 def _resnet(shapes: Mapping[str, tuple[int, ...]], channels: int) -> str:
-    """The nearest of the published ones, so that what a file lacks or has too many of can be named."""
+    """Return the nearest of the published ones, so that what a file lacks or has too many of can be named."""
     blocks = [count(shapes, f"layer{stage}.#.") for stage in (1, 2, 3, 4)]
     bottlenecks = count(shapes, "layer#.0.conv3.") > 0
 

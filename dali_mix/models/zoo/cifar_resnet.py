@@ -10,7 +10,7 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_mix.models.init import he_init
+from dali_mix.models.zoo.init import he_init
 
 STAGES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 EXPANSION = 4
@@ -56,9 +56,6 @@ class CifarResNet(nn.Module):
         depth: 50 or 101.
         num_classes: outputs of the linear head.
         zero_init_residual: each block starts as its shortcut (arXiv 1706.02677).
-
-    Raises:
-        ValueError: another depth.
     """
 
     def __init__(self, depth: int, num_classes: int, zero_init_residual: bool = False) -> None:
@@ -73,11 +70,7 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(128 * EXPANSION, 256, counts[2], 2)
         self.layer4 = _stage(256 * EXPANSION, 512, counts[3], 2)
         self.fc = nn.Linear(512 * EXPANSION, num_classes)
-        he_init(self)
-        if zero_init_residual:
-            for block in self.modules():
-                if isinstance(block, Bottleneck):
-                    nn.init.zeros_(block.convBn3.bn.weight)
+        he_init(self, zeros=("convBn3.bn.weight",) if zero_init_residual else ())
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B,3,H,W) → the last map, (B, 2048, H/8, W/8)."""

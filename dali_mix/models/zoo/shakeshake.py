@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_mix.models.init import he_init
-
-Shake = Literal["image", "batch"]
+from dali_mix.models.zoo.init import he_init
 
 
 class _Mix(torch.autograd.Function):
@@ -28,7 +26,7 @@ class _Mix(torch.autograd.Function):
 
 
 class Shortcut(nn.Module):
-    """Halves the map by two 1×1 convolutions, the second of the map shifted by one pixel, side by side."""
+    """Halve the map by two 1×1 convolutions, the second of the map shifted by one pixel, side by side."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -40,22 +38,19 @@ class Shortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
         shifted = F.pad(x, (-1, 1, -1, 1))
-        halves = [
-            convolution(view[:, :, :: self.stride, :: self.stride])
-            for convolution, view in ((self.conv1, x), (self.conv2, shifted))
-        ]
+        step = self.stride
+        halves = self.conv1(x[:, :, ::step, ::step]), self.conv2(shifted[:, :, ::step, ::step])
         return self.bn(torch.cat(halves, 1))
 
 
 class ShakeBlock(nn.Module):
-    """Two branches, summed with random shares: drawn anew for the forward and for the backward pass, 1/2 in evaluation.
+    """Two branches, summed with random shares of each image, others for the backward pass; 1/2 in evaluation.
 
     Draws come from torch's default generator of the device, as dropout's do.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int, shake: Shake) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.shake = shake
         self.same_shape = in_channels == channels
         self.shortcut = Shortcut(in_channels, channels, stride)
         if self.same_shape:
@@ -67,8 +62,7 @@ class ShakeBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.branch1(x), self.branch2(x)
         if self.training:
-            shape = (x.shape[0] if self.shake == "image" else 1, 1, 1, 1)
-            forward_share, backward_share = torch.rand((2, *shape), dtype=first.dtype, device=x.device)
+            forward_share, backward_share = torch.rand((2, len(x), 1, 1, 1), dtype=first.dtype, device=x.device)
             mixed = _Mix.apply(first, second, forward_share, backward_share)
         else:
             mixed = (first + second) * 0.5
@@ -81,30 +75,19 @@ class ShakeShake(nn.Module):
     Args:
         width: N of 2×Nd, even; 32, 64, 96 and 112 are published.
         num_classes: outputs of the linear head.
-        shake: shares drawn for each "image" (the paper's best) or once for the "batch".
         zero_init_residual: each block starts as its shortcut.
-
-    Raises:
-        ValueError: an argument out of range.
     """
 
-    def __init__(self, width: int, num_classes: int, shake: Shake = "image", zero_init_residual: bool = False) -> None:
+    def __init__(self, width: int, num_classes: int, zero_init_residual: bool = False) -> None:
         super().__init__()
         if width < 2 or width % 2:
             raise ValueError(f"width={width}: must be even and at least 2")
-        if shake not in ("image", "batch"):
-            raise ValueError(f"shake={shake!r}: must be 'image' or 'batch'")
         self.c_in = nn.Conv2d(3, 16, 3, padding=1)
-        self.layer1 = _stage(16, width, 1, shake)
-        self.layer2 = _stage(width, 2 * width, 2, shake)
-        self.layer3 = _stage(2 * width, 4 * width, 2, shake)
+        self.layer1 = _stage(16, width, 1)
+        self.layer2 = _stage(width, 2 * width, 2)
+        self.layer3 = _stage(2 * width, 4 * width, 2)
         self.fc_out = nn.Linear(4 * width, num_classes)
-        he_init(self)
-        if zero_init_residual:
-            for block in self.modules():
-                if isinstance(block, ShakeBlock):
-                    for branch in (block.branch1, block.branch2):
-                        nn.init.zeros_(branch.get_parameter("5.weight"))
+        he_init(self, zeros=("branch1.5.weight", "branch2.5.weight") if zero_init_residual else ())
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B,3,H,W) → the last map, (B, 4·width, H/4, W/4)."""
@@ -126,6 +109,6 @@ def _branch(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     )
 
 
-def _stage(in_channels: int, channels: int, stride: int, shake: Shake) -> nn.Sequential:
-    first = ShakeBlock(in_channels, channels, stride, shake)
-    return nn.Sequential(first, *(ShakeBlock(channels, channels, 1, shake) for _ in range(3)))
+def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    first = ShakeBlock(in_channels, channels, stride)
+    return nn.Sequential(first, *(ShakeBlock(channels, channels, 1) for _ in range(3)))

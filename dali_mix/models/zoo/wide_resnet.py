@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_mix.models.init import he_init
+from dali_mix.models.zoo.init import he_init
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv, dropout, BN-ReLU-conv, beside a shortcut. As released, convolutions have biases, and the second
-    one strides."""
+    """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut. As released, with biases; the second one strides."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -38,9 +37,6 @@ class WideResNet(nn.Module):
         num_classes: outputs of the linear head.
         dropout: between a block's convolutions; .3 in the SaliencyMix CIFAR protocol, 0 in ResizeMix's.
         zero_init_residual: each block starts as its shortcut.
-
-    Raises:
-        ValueError: an argument out of range.
     """
 
     def __init__(
@@ -60,11 +56,7 @@ class WideResNet(nn.Module):
         self.layer3 = _stage(32 * widen, 64 * widen, blocks, 2, dropout)
         self.bn1 = nn.BatchNorm2d(64 * widen)
         self.linear = nn.Linear(64 * widen, num_classes)
-        he_init(self)
-        if zero_init_residual:
-            for block in self.modules():
-                if isinstance(block, WideBlock):
-                    nn.init.zeros_(block.conv2.weight)
+        he_init(self, zeros=("conv2.weight",) if zero_init_residual else ())
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B,3,H,W) → the last map, (B, 64·widen, H/4, W/4)."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 
-def he_init(model: nn.Module) -> None:
-    """He's normal initialisation (arXiv 1502.01852), in place: convolutions by fan-out, biases 0, BatchNorm 1 and 0.
+def he_init(model: nn.Module, zeros: tuple[str, ...] = ()) -> None:
+    """Initialize in place as He does (arXiv 1502.01852): convolutions by fan-out, biases 0, BatchNorm 1 and 0.
 
-    Linear layers keep torch's uniform weights, with biases 0.
+    Linear layers keep torch's uniform weights, with biases 0. Weights whose names end in one of `zeros` become 0: the
+    last of each residual branch, so that a block starts as its shortcut.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -19,3 +20,6 @@ def he_init(model: nn.Module) -> None:
             continue
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith(zeros):
+            nn.init.zeros_(parameter)

@@ -33,14 +33,6 @@ CASES = {  # release → its state without prefix, its wrapper, its prefix
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def identical(state, other):
     return state.keys() == other.keys() and all(
         value.dtype == other[key].dtype and torch.equal(value, other[key]) for key, value in state.items()
