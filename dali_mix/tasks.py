@@ -206,6 +206,11 @@ class Detection(Task):
 
     name = "detection"
     boxes = True
+    metrics = "average precision of boxes"
+    measured = ("AP50", "AP50_11", "AP", "AP75", "AR1", "AR10", "AR100")
+    chart = "AP50", {"AP50": "AP50", "AP": "AP"}
+    model_types = ("detector",)
+    threshold = 0.5
 
     def check(self, label: Any, num_classes: int) -> None:
         check_boxes(np.asarray(label, dtype=np.float32), num_classes)

@@ -13,7 +13,7 @@ from torch import nn
 from dali_mix import _factories, losses, mixers, models, pipelines, tasks
 from dali_mix._text import differ_in_form
 from dali_mix.engine.compatibility import check_targets
-from dali_mix.engine.config.schema import RunConfig, call_with, check_kinds
+from dali_mix.engine.config.schema import DEFAULT_LOSS, RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.scores import SCORES
 from dali_mix.engine.train.objectives import OBJECTIVES, Objective
@@ -51,7 +51,7 @@ class Parts:
     """The objects of a run, on this rank's device."""
 
     model: nn.Module
-    loss: nn.Module
+    loss: nn.Module | None
     objective: Objective  # around both
     optimizer: torch.optim.Optimizer
     mixer: mixers.Mixer | None
@@ -130,8 +130,13 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     mixer, loss = build_mixer(config, num_classes), build_loss(config)
     # First, since other mistakes of a recipe for another task follow from this one.
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
-    config.best_score(task)
-    SCORES[task.metrics](num_classes, torch.device("cpu"), **config.metrics)
+    best = config.best_score(task)
+    measured = SCORES[task.metrics](num_classes, torch.device("cpu"), **config.metrics).names
+    if best and best.removeprefix("ema_") not in measured:
+        raise ValueError(
+            f"checkpoint.best={best!r} is not measured with metrics={config.metrics}: choose one of"
+            f" {', '.join(measured)}"
+        )
     with torch.device("meta"):
         model = build_model(config, num_classes)
     build_objective(config, model, loss, mixer)
@@ -180,22 +185,28 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
     if ":" in model:
         return call_with(_factories.resolve(model, "model"), f"model {model}", {"num_classes": num_classes, **options})
     if model == "multilabel":
-        return _multilabel_model(config, num_classes, options)
+        options = {"image_size": build_pipeline(config, True).image_size, **_parts(options, "backbone", "head")}
+        return call_with(models.build_multilabel, "model multilabel", {"num_classes": num_classes, **options})
+    if model == "detector":
+        options = {"num_classes": num_classes, **_parts(options, "backbone")}
+        return call_with(models.build_detector, "model detector", options)
     return models.build_model(model, num_classes, **options)
 
 
-def _multilabel_model(config: RunConfig, num_classes: int, options: dict[str, Any]) -> nn.Module:
-    """`backbone` and `head` are a name, or a dict of a type and options; the backbone's may name `weights`, a file."""
-    parts: dict[str, Any] = {}
-    for part in ("backbone", "head"):
-        given = options.pop(part, None)
+def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the options of a model, each of the parts `names` split into its type and its options.
+
+    A part is a name, or a dict of a type and options; the backbone's may name `weights`, a file.
+    """
+    found = {name: value for name, value in options.items() if name not in names}
+    for part in names:
+        given = options.get(part)
         inner = {"type": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
         if not isinstance(inner.get("type"), str):
             raise ValueError(f"model.{part} must be a name, or a dict with a 'type', not {given!r}")
-        parts |= {part: inner.pop("type"), f"{part}_options": inner}
-    parts["backbone_options"].pop("weights", None)
-    options = {"image_size": build_pipeline(config, True).image_size, **parts, **options}
-    return call_with(models.build_multilabel, "model multilabel", {"num_classes": num_classes, **options})
+        found |= {part: inner.pop("type"), f"{part}_options": inner}
+    found["backbone_options"].pop("weights", None)
+    return found
 
 
 def weight_files(config: RunConfig) -> dict[str, str]:
@@ -205,7 +216,9 @@ def weight_files(config: RunConfig) -> dict[str, str]:
     return {part: path for part, path in (("", config.weights), ("backbone", inner)) if path}
 
 
-def build_objective(config: RunConfig, model: nn.Module, loss: nn.Module, mixer: mixers.Mixer | None) -> Objective:
+def build_objective(
+    config: RunConfig, model: nn.Module, loss: nn.Module | None, mixer: mixers.Mixer | None
+) -> Objective:
     """Return the recipe's objective around model and loss. Raise ValueError if it cannot work with these."""
     options = dict(config.objective)
     kind = choice("objective.type", options.pop("type"), OBJECTIVES)
@@ -218,8 +231,14 @@ def build_objective(config: RunConfig, model: nn.Module, loss: nn.Module, mixer:
     return objective
 
 
-def build_loss(config: RunConfig) -> nn.Module:
-    """Return the recipe's loss: (logits, targets) → mean over the batch."""
+def build_loss(config: RunConfig) -> nn.Module | None:
+    """Return the recipe's loss, (logits, targets) → mean over the batch; None for objective Detection, whose model
+    gives its own.
+    """
+    if config.objective["type"] == "Detection":
+        if config.loss != DEFAULT_LOSS:
+            raise ValueError(f"loss={config.loss!r}: objective Detection sums the losses of the model; leave loss out")
+        return None
     options = dict(config.loss)
     kind = options.pop("type")
     # Losses of more than logits and targets belong to an objective.
@@ -277,7 +296,9 @@ def build_parts(
     model = build_model(config, num_classes)
     weights = load_files(model, config) if pretrained else ()
     model = place_model(model, config, ranks)
-    mixer, loss = build_mixer(config, num_classes), build_loss(config).to(ranks.device)
+    mixer, loss = build_mixer(config, num_classes), build_loss(config)
+    if loss is not None:
+        loss = loss.to(ranks.device)
     return Parts(
         model=model,
         loss=loss,
@@ -294,7 +315,8 @@ def build_parts(
 
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
     """Load the weight files the recipe names; of a backbone's at least 95 % of the tensors must fit."""
-    return tuple(
-        models.load_weights(model.get_submodule(part), path, min_match=0.95 if part else 1.0)
-        for part, path in weight_files(config).items()
-    )
+    found = []
+    for part, path in weight_files(config).items():
+        name = "backbone.body" if part and isinstance(model, models.Detector) else part
+        found.append(models.load_weights(model.get_submodule(name), path, min_match=0.95 if part else 1.0))
+    return tuple(found)

@@ -34,19 +34,25 @@ def accepted(loss: nn.Module) -> Collection[TargetKind] | None:
     return getattr(loss, "accepts", None) or _TORCH.get(type(loss))
 
 
-def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module, *, evaluates: bool = True) -> None:
+def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, evaluates: bool = True) -> None:
     """Raise ValueError if the loss cannot take what a set of `task` or the mixer gives, and say what would fit.
 
     Args:
-        loss: one of ours says in `accepts` which kinds it takes (of `ops.targets.TargetKind`); torch's are known; any
-            other without `accepts` is not checked.
+        loss: None for objective Detection. One of ours says in `accepts` which kinds it takes (of
+            `ops.targets.TargetKind`); torch's are known; any other without `accepts` is not checked.
         evaluates: the loss is also computed on unmixed targets, for evaluation.
     """
-    accepts, of_set = accepted(loss), task.target_kind
-    if of_set is None and (mixer or accepts):
+    if task.boxes != (loss is None):
+        raise ValueError(
+            f"a set for {task.name} is trained with objective Detection and model detector"
+            if task.boxes
+            else f"objective Detection is for sets with boxes; this is a set for {task.name}"
+        )
+    of_set = task.target_kind
+    if of_set is None and mixer is not None:
         known = " and ".join(name for name, other in TASKS.items() if other.target_kind)
-        raise ValueError(f"a set for {task.name} has no targets to mix: mixers and losses know {known}")
-    if accepts is None or of_set is None:
+        raise ValueError(f"a set for {task.name} has no targets to mix: mixers know {known}")
+    if loss is None or of_set is None or (accepts := accepted(loss)) is None:
         return
     if wrong := set(accepts) - set(get_args(TargetKind)):
         raise ValueError(f"loss {type(loss).__name__} accepts {sorted(wrong)}, which no set or mixer makes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ class Preempted(Exception):
 def evaluate(
     model: nn.Module,
     loader: Loader,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Tensor, Tensor], Tensor] | None,
     ranks: Ranks,
     *,
     scores: Scores,
@@ -34,12 +35,13 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     each: Callable[[int], object] = lambda done: None,
 ) -> dict[str, float]:
-    """Return scores in per cent, and the loss per record, over everything `loader` yields on all ranks.
+    """Return scores in per cent, and the loss per record if there is one, over everything `loader` yields on all ranks.
 
     Args:
         model: not wrapped in DDP: ranks may hold different numbers of batches. Its mode is put back.
         loader: an evaluation loader; read from its start to the end of its epoch.
-        loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if it says `reduction == "sum"`.
+        loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if it says `reduction == "sum"`. None
+            for a model that takes images and targets, of which it reads sizes only, and returns predictions.
         scores: what is measured.
         autocast: makes the context the model runs in.
         stop: asked between batches; once it returns True on any rank, every rank raises `Preempted`, so that none waits
@@ -61,13 +63,14 @@ def evaluate(
                     total[2] += 1
                     break
                 with autocast():
-                    logits = model(batch.images)
-                logits = in_float32(logits)
-                scores.update(logits, batch.targets, batch.ids)
-                seen.append((batch.ids, logits.isnan().flatten(1).any(1)))
-                count = len(batch.ids) if rows is None else rows(batch.targets)
-                total[0] += loss(logits, batch.targets).double() * (1 if is_summed(loss) else count)
-                total[1] += count
+                    outputs = model(batch.images) if loss is not None else model(batch.images, batch.targets)
+                if loss is not None:
+                    outputs = in_float32(outputs)
+                    count = len(batch.ids) if rows is None else rows(batch.targets)
+                    total[0] += loss(outputs, batch.targets).double() * (1 if is_summed(loss) else count)
+                    total[1] += count
+                seen.append((batch.ids, _nan(outputs)))
+                scores.update(outputs, batch.targets, batch.ids)
                 each(done)
     finally:
         model.train(training)
@@ -76,7 +79,15 @@ def evaluate(
     if stopped:
         raise Preempted
     check_scores(seen, ranks)
-    return {**scores.compute(ranks), "loss": loss_sum / records if records else 0.0}
+    mean = {} if loss is None else {"loss": loss_sum / records if records else 0.0}
+    return {**scores.compute(ranks), **mean}
+
+
+def _nan(outputs: Any) -> Tensor:
+    """Return (B,) bool: whether an image's logits, or its predictions, hold a NaN."""
+    if isinstance(outputs, Tensor):
+        return outputs.isnan().flatten(1).any(1)
+    return torch.stack([one["boxes"].isnan().any() | one["scores"].isnan().any() for one in outputs])
 
 
 _NAMED = 5

@@ -249,7 +249,8 @@ class Evaluation:
 
     values: the scores of the set's task in per cent, and "loss". scores: what measured them, for the figures of each
     class. main: whether this is the rank that writes. notes: on the file of weights (see `MatchReport.notes`), on
-    classes without a positive example, and on the `skipped` records that were left out.
+    classes without a positive example, and on the `skipped` records that were left out. val_set: what was evaluated,
+    None if `make_loaders` gave it.
     """
 
     values: dict[str, float]
@@ -258,6 +259,7 @@ class Evaluation:
     main: bool
     notes: tuple[str, ...] = ()
     skipped: int = 0
+    val_set: str | None = None
 
 
 def evaluate_checkpoint(
@@ -308,7 +310,7 @@ def evaluate_checkpoint(
             values = evaluate(
                 place_model(model, config, ranks),
                 loader,
-                build_loss(config).to(device),
+                None if (loss := build_loss(config)) is None else loss.to(device),
                 ranks,
                 scores=scores,
                 autocast=Precision(config.amp, device).autocast,
@@ -317,4 +319,5 @@ def evaluate_checkpoint(
             notes += scores.notes(classes)
             found = ranks.gather([reason for _, reason in getattr(loader, "skipped", ())])
             skipped = [f"left out: {reason}" for reasons in found for reason in reasons]
-            return Evaluation(values, scores, classes, ranks.main, (*notes, *skipped), len(skipped))
+            val_set = config.val_set if make_loaders is None else None
+            return Evaluation(values, scores, classes, ranks.main, (*notes, *skipped), len(skipped), val_set)

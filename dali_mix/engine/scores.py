@@ -10,23 +10,28 @@ import torch
 from torch import Tensor
 
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.metrics import Accuracy, ClassAccuracy, ClassReport, MultiLabelMetrics, per_class
+from dali_mix.metrics import Accuracy, ClassAccuracy, ClassReport, DetectionMetrics, MultiLabelMetrics, per_class
+from dali_mix.metrics.detection import COCO_STATS
+from dali_mix.options import number
+from dali_mix.tasks import CLASSIFICATION, MULTILABEL
 
 ByClass = tuple[str, dict[str, list[float]], Sequence[ClassReport]]
 _SHOWN = 6
 
 
 class Scores(Protocol):
-    """Take logits batch by batch, then measure them: `compute` before the others.
+    """Take outputs of a model batch by batch, then measure them: `compute` before the others.
 
-    by_class: title of a chart, columns of K figures (the first is drawn), and K precision-recall curves or none.
-    notes: what the user should know of the set. lower_is_better: names of scores; of all others higher is better.
+    names: of the scores, and "loss" if the model is scored by one. by_class: title of a chart, columns of K figures (
+    the first is drawn), and K precision-recall curves or none. notes: what the user should know of the set.
+    lower_is_better: names of scores; of all others higher is better.
     """
 
+    names: Sequence[str]
     lower_is_better: ClassVar[Collection[str]] = ("loss",)
 
     def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None: ...
-    def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None: ...
+    def update(self, outputs: Any, targets: Any, ids: Tensor) -> None: ...
     def compute(self, ranks: Ranks) -> dict[str, float]: ...
     def by_class(self) -> ByClass: ...
     def notes(self, classes: Sequence[str]) -> list[str]:
@@ -36,15 +41,17 @@ class Scores(Protocol):
 class ClassificationScores(Scores):
     """Top-1 and top-5 accuracy in per cent."""
 
+    names = CLASSIFICATION.measured
+
     def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None:
         if options:
             raise ValueError(f"metrics={options}: classification has no choice of protocol or ties; leave it out")
         self.accuracy, self.accuracies = Accuracy(topk=(1, 5), device=device), ClassAccuracy(num_classes, device)
 
-    def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
+    def update(self, outputs: Tensor, targets: Tensor, ids: Tensor) -> None:
         """Count a batch: logits (B,K), targets (B,)."""
-        self.accuracy.update(logits, targets)
-        self.accuracies.update(logits, targets)
+        self.accuracy.update(outputs, targets)
+        self.accuracies.update(outputs, targets)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
         """Return {"top1", "top5"}, equal on every rank."""
@@ -60,14 +67,16 @@ class ClassificationScores(Scores):
 class MultiLabelScores(Scores):
     """The measures of `MultiLabelMetrics` in per cent; AP of each class is in `details`."""
 
+    names = MULTILABEL.measured
+
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
         # Logits above 0 are probabilities above .5, and do not saturate at 1.
         self.metrics = MultiLabelMetrics(num_classes, protocol, threshold=0.0, device=device, ties=ties)
         self.details: dict[str, Any] = {}
 
-    def update(self, logits: Tensor, targets: Tensor, ids: Tensor) -> None:
+    def update(self, outputs: Tensor, targets: Tensor, ids: Tensor) -> None:
         """Add a batch: logits and targets (B,K), ids (B,)."""
-        self.metrics.update(logits, targets, ids.to(logits.device))
+        self.metrics.update(outputs, targets, ids.to(outputs.device))
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
         """Return {"mAP", "CP", … "OF1_top3"}, equal on every rank."""
@@ -84,14 +93,63 @@ class MultiLabelScores(Scores):
 
     def notes(self, classes: Sequence[str]) -> list[str]:
         """Return a note on the classes that no record has."""
-        absent = [name for name, value in zip(classes, self.details["AP"], strict=True) if math.isnan(value)]
-        if not absent:
-            return []
-        which = ", ".join(absent[:_SHOWN]) + ", …" * (len(absent) > _SHOWN)
-        left = "mAP is the mean over the others" if len(absent) < len(classes) else "there is no mAP"
-        some = f"{len(absent):,} of {len(classes):,} classes"
-        return [f"{some} have no positive example in the val_set ({which}): {left}"]
+        return _absent(classes, self.details["AP"], "positive example", "mAP")
+
+
+class DetectionScores(Scores):
+    """The measures of `DetectionMetrics` in per cent, in pixels of the packed images; no loss.
+
+    metrics: the predictions and true boxes, after `compute` those of all ranks.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device, protocol: str = "voc", threshold: float = 0.5) -> None:
+        self.metrics = DetectionMetrics(num_classes, protocol, number("metrics.threshold", threshold, 0.0, 1.0))
+        self.names = ("AP50", "AP50_11") if protocol == "voc" else tuple(COCO_STATS)
+        self.device = device
+        self.details: dict[str, Any] = {}
+
+    def update(self, outputs: Any, targets: Any, ids: Tensor) -> None:
+        """Add a batch: for each image a detector's predictions, and its target (see `Batch`)."""
+        found, true = [], []
+        for output, target in zip(outputs, targets, strict=True):
+            scale = torch.tensor(target["original"]).double() / torch.tensor(target["size"])
+            scale = scale.flip(0).repeat(2)
+            found.append({**output, "boxes": output["boxes"].cpu() * scale})
+            true.append({**target, "boxes": target["boxes"].cpu() * scale})
+        self.metrics.update(found, true, ids)
+
+    def compute(self, ranks: Ranks) -> dict[str, float]:
+        """Return the measures of `names`, equal on every rank."""
+        self.metrics.gather(self.device)
+        self.details = self.metrics.compute()
+        return {name: 100.0 * self.details[name] for name in self.names}
+
+    def by_class(self) -> ByClass:
+        reports = self.metrics.per_class()
+        shares = {"AP50": "ap", "precision": "precision", "recall": "recall", "F1": "f1"}
+        columns = {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
+        columns["objects"] = [report.positives for report in reports]
+        mean = sum(report.ap for report in reports if report.positives) / max(sum(r.positives > 0 for r in reports), 1)
+        return f"AP50 by class, %   (mean {100 * mean:.2f})", columns, reports
+
+    def notes(self, classes: Sequence[str]) -> list[str]:
+        """Return a note on the classes that no record has."""
+        name = f"{self.names[0]} by class"
+        return _absent(classes, self.details[name], "object to be found", self.names[0])
+
+
+def _absent(classes: Sequence[str], values: Sequence[float], what: str, mean: str) -> list[str]:
+    absent = [name for name, value in zip(classes, values, strict=True) if math.isnan(value)]
+    if not absent:
+        return []
+    which = ", ".join(absent[:_SHOWN]) + ", …" * (len(absent) > _SHOWN)
+    left = f"{mean} is the mean over the others" if len(absent) < len(classes) else f"there is no {mean}"
+    return [f"{len(absent):,} of {len(classes):,} classes have no {what} in the val_set ({which}): {left}"]
 
 
 # By `Task.metrics`; made of the number of classes, a device and the recipe's `metrics`.
-SCORES: dict[str, type[Scores]] = {"accuracy": ClassificationScores, "average precision": MultiLabelScores}
+SCORES: dict[str, type[Scores]] = {
+    "accuracy": ClassificationScores,
+    "average precision": MultiLabelScores,
+    "average precision of boxes": DetectionScores,
+}

@@ -28,13 +28,14 @@ class Batch(NamedTuple):
         """Return the batch with images and targets on `device`; boxes go in one copy."""
         targets = self.targets
         if isinstance(targets, list):
-            targets = _boxes_to(targets, device)
+            targets = boxes_to(targets, device)
         else:
             targets = targets.to(device, non_blocking=True)
         return Batch(self.images.to(device, non_blocking=True), targets, self.ids)
 
 
-def _boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
+def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
+    """Return detection targets on `device`, moved in one copy."""
     packed = [torch.column_stack([own["boxes"], own["labels"], own["difficult"]]) for own in targets]
     moved = torch.cat(packed).to(device, non_blocking=True)
     boxes, labels, difficult = moved[:, :4].contiguous(), moved[:, 4].long(), moved[:, 5] > 0

@@ -69,7 +69,7 @@ class DetectionMetrics:
             ids: (B,) numbers of the images, each given once over all ranks.
 
         Raises:
-            ValueError: lengths that do not agree, or a NaN.
+            ValueError: lengths that do not agree.
         """
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} ids")
@@ -78,7 +78,7 @@ class DetectionMetrics:
             self._found.append(_rows(number, found["boxes"], found["scores"], found["labels"]))
             self._true.append(_rows(number, true["boxes"], true["difficult"], true["labels"]))
 
-    def gather(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
+    def gather(self, device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None) -> None:
         """Give every rank the images of all; each rank calls it once, just before `compute`.
 
         Args:
@@ -97,9 +97,12 @@ class DetectionMetrics:
         "AP75", "AR1", "AR10", "AR100", and "AP by class".
 
         Raises:
-            ValueError: an image came twice.
+            ValueError: an image came twice; a NaN.
         """
         images = torch.cat([torch.empty(0, dtype=torch.float64), *self._images])
+        for table in self._tables():
+            if (nan := table.isnan().any(1)).any():
+                raise ValueError(f"image {int(table[nan][0, 0])}: a box or a score is NaN")
         if len(images.unique()) < len(images):
             raise ValueError(f"{len(images) - len(images.unique())} images came twice: give each once over all ranks")
         if self.protocol == "coco":
@@ -128,6 +131,23 @@ class DetectionMetrics:
             )
         return reports
 
+    def matched(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the predictions above the threshold and the true boxes of an image, matched by VOC's rules.
+
+        Returns:
+            predictions (n, 6) x1, y1, x2, y2, score, label; true boxes (m, 6) x1, y1, x2, y2, difficult, label; states
+            (n,), RIGHT, WRONG or IGNORED; taken (m,) bool, whether a prediction found the box.
+        """
+        found, true = (table[table[:, 0] == number, 1:].numpy() for table in self._tables())
+        found = found[found[:, 4] > self.threshold]
+        found = found[np.argsort(-found[:, 4], kind="stable")]
+        states, taken = np.full(len(found), WRONG), np.zeros(len(true), bool)
+        for label in np.unique(found[:, 5]).tolist():
+            mine, own = np.flatnonzero(found[:, 5] == label), np.flatnonzero(true[:, 5] == label)
+            states[mine], hit = match(found[mine, :4], true[own, :5])
+            taken[own[hit]] = True
+        return found, true, states, taken
+
     def _tables(self) -> tuple[Tensor, Tensor]:
         empty = torch.empty(0, 7, dtype=torch.float64)
         return torch.cat([empty, *self._found]), torch.cat([empty, *self._true])
@@ -140,7 +160,7 @@ class DetectionMetrics:
         keys = [_keys(table, self.num_classes) for table in (found, true)]
         for key in np.unique(keys[0]).tolist():
             at = np.flatnonzero(keys[0] == key)
-            states[at] = match(found[at, 1:5], true[keys[1] == key, 1:6])
+            states[at], _ = match(found[at, 1:5], true[keys[1] == key, 1:6])
         counts = np.bincount(true[true[:, 5] == 0, 6].astype(np.int64), minlength=self.num_classes)
         ranked = []
         for label, positives in enumerate(counts.tolist()):
@@ -199,28 +219,29 @@ class _Ranked:
         return rule(*self.curve()) if self.positives else float("nan")
 
 
-def match(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Return RIGHT, WRONG or IGNORED for predictions (n, 4) of one image and class, by falling score; VOC's rules.
+def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Match predictions (n, 4) of one image and class, by falling score, to true boxes; VOC's rules.
 
-    true: (m, 5), x1, y1, x2, y2 and difficult.
+    true: (m, 5), x1, y1, x2, y2 and difficult. Return RIGHT, WRONG or IGNORED for each prediction, and the indices of
+    the true boxes that were found.
     """
     states = np.full(len(found), WRONG)
     if not len(true):
-        return states
+        return states, []
     low = np.maximum(found[:, None, :2], true[:, :2])
     high = np.minimum(found[:, None, 2:], true[:, 2:4])
     shared = np.clip(high - low, 0, None).prod(axis=2)
     areas = (found[:, 2:] - found[:, :2]).prod(axis=1)[:, None] + (true[:, 2:4] - true[:, :2]).prod(axis=1)
     iou = shared / np.maximum(areas - shared, 1e-12)
-    best, taken = iou.argmax(axis=1), set()
-    for index, other in enumerate(best.tolist()):
+    taken: list[int] = []
+    for index, other in enumerate(iou.argmax(axis=1).tolist()):
         if iou[index, other] >= VOC_IOU:
             if true[other, 4]:
                 states[index] = IGNORED
             elif other not in taken:
-                taken.add(other)
+                taken.append(other)
                 states[index] = RIGHT
-    return states
+    return states, taken
 
 
 def area_under(recall: np.ndarray, precision: np.ndarray) -> float:
@@ -249,10 +270,7 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
 
 def _rows(number: int, boxes: Tensor, extra: Tensor, labels: Tensor) -> Tensor:
     columns = [torch.full_like(extra, number, dtype=torch.float64), *boxes.double().T, extra.double(), labels.double()]
-    rows = torch.stack(columns, 1).cpu()
-    if rows.isnan().any():
-        raise ValueError(f"image {number}: a box or a score is NaN")
-    return rows
+    return torch.stack(columns, 1).cpu()
 
 
 def _keys(table: np.ndarray, num_classes: int) -> np.ndarray:

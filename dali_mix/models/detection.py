@@ -116,6 +116,7 @@ def build_detector(
     channels: int = 256,
     hidden: int = 1024,
     rois: int = 512,
+    proposals: Sequence[int] = (2000, 1000),
     score_threshold: float = 0.05,
     nms_threshold: float = 0.5,
     detections: int = 100,
@@ -134,6 +135,8 @@ def build_detector(
         channels: of the pyramid.
         hidden: width of the two layers of the box head.
         rois: regions sampled for training an image.
+        proposals: regions kept of each level, and then of all, in training and in evaluation. Their suppression takes a
+            third of a step on small images (docs/decisions.md).
         score_threshold, nms_threshold, detections: predictions of an image have a score above the first; of one class,
             an IoU of at most the second with one of higher score; and are at most so many.
         backbone_options: arguments of the backbone.
@@ -144,6 +147,7 @@ def build_detector(
     choice("neck", neck, ("fpn", "c5"))
     for name, value in (("channels", channels), ("hidden", hidden), ("rois", rois), ("detections", detections)):
         whole(name, value, 1)
+    train, test = (whole("proposals", count, 1) for count in proposals)
     sides = tuple(whole("anchors", side, 1) for side in anchors)
     if neck == "fpn" and len(sides) != len(STRIDES) + 1:
         raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels, so give as many sides")
@@ -158,6 +162,10 @@ def build_detector(
         box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(len(maps))], POOLED, sampling_ratio=2),
         box_head=TwoMLPHead(base.out_channels * POOLED**2, hidden),
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
+        rpn_pre_nms_top_n_train=train,
+        rpn_post_nms_top_n_train=train,
+        rpn_pre_nms_top_n_test=test,
+        rpn_post_nms_top_n_test=test,
         box_batch_size_per_image=rois,
         box_score_thresh=score_threshold,
         box_nms_thresh=nms_threshold,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +72,7 @@ def attention(
             size = f"seen as {seen.images.shape[3]}×{seen.images.shape[2]} pixels"
             columns = [Column("input", [Picture(pictures[row], [size])])]
             columns += _columns(pictures[row], scores[row], looked, row, numbers, predictor.classes)
-            tries = (f"{path.stem}-{number}" if number > 1 else path.stem for number in count(1))
-            names.add(name := next(name for name in tries if name not in names))
-            sheets.append(style.save(draw(columns, path.name), folder / f"{name}.png"))
+            sheets.append(style.save(draw(columns, path.name), folder / f"{style.unused(path.stem, names)}.png"))
             each(sheets[-1])
     return sheets, unreadable
 

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from dali_mix._text import csv_text
 from dali_mix.engine.checkpoint.files import write_text
 from dali_mix.engine.run import Evaluation
+from dali_mix.engine.scores import DetectionScores
 from dali_mix.metrics import ClassReport
-from dali_mix.reports import style
+from dali_mix.recordio import RecordSet
+from dali_mix.reports import boxes, style
 from dali_mix.reports.sheet import fitted
 
 # Inches.
@@ -26,7 +28,8 @@ POINTS = 200  # of a curve, at most
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write `per_class.csv` and `per_class.png`, and of a multi-label model `pr_curves.png`; figures in per cent.
+    """Write `per_class.csv` and `per_class.png`, with precision-recall curves `pr_curves.png`, and of a detector
+    `boxes.png`, images with what was found and missed; figures in per cent.
 
     `out` is a folder, created if it is missing; files of an earlier report are replaced. Return the files: none on a
     rank that does not write.
@@ -43,6 +46,8 @@ def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
     if reports:
         curves = draw_curves(classes, reports, "Precision over recall, with AP in %")
         files.append(style.save(curves, folder / "pr_curves.png"))
+    if isinstance(evaluation.scores, DetectionScores) and evaluation.val_set is not None:
+        files.append(boxes.sheet(evaluation.scores.metrics, RecordSet(evaluation.val_set), folder / "boxes.png"))
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def plain(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(colors=FAINT, labelsize=8, length=0, pad=5)
+
+
+def unused(stem: str, used: set[str]) -> str:
+    """Return `stem`, or `stem-2`, `stem-3`, …, whichever is not in `used` yet, and add it there."""
+    names = (f"{stem}-{number}" if number > 1 else stem for number in itertools.count(1))
+    used.add(name := next(name for name in names if name not in used))
+    return name
 
 
 def check_out(out: str | Path) -> Path:

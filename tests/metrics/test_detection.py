@@ -227,5 +227,7 @@ def test_an_image_counts_once():
 def test_nan_is_an_error():
     prediction = {"boxes": torch.full((1, 4), torch.nan), "scores": torch.ones(1), "labels": torch.zeros(1)}
     target = empty() | {"difficult": torch.zeros(0, dtype=torch.bool)}
+    metrics = DetectionMetrics(1)
+    metrics.update([prediction], [target], torch.tensor([3]))
     with pytest.raises(ValueError, match="image 3: a box or a score is NaN"):
-        DetectionMetrics(1).update([prediction], [target], torch.tensor([3]))
+        metrics.compute()

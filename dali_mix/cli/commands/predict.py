@@ -1,4 +1,4 @@
-"""`dali-mix predict RECIPE CHECKPOINT IMAGES…`: what a trained model says of image files."""
+"""`dali-mix predict RECIPE CHECKPOINT IMAGES…`: classes, or boxes, that a trained model finds in image files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from dali_mix.cli.bars import Bar
 from dali_mix.engine.distributed.environment import environment
 
 if TYPE_CHECKING:
+    import torch
+
     from dali_mix.engine.config.schema import RunConfig
     from dali_mix.engine.inference.image_files import Unreadable
     from dali_mix.engine.inference.predict import Predictions, Predictor
@@ -26,10 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
     add("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
-    add("--threshold", type=float, metavar="P", help="name classes above this probability (multi-label: .5)")
+    add("--threshold", type=float, metavar="P", help="name classes, or boxes, above this score (0.5)")
     add("--top-k", type=int, metavar="K", help="name the K highest (classification: 5); with --threshold both count")
     add("--json", type=Path, metavar="OUT", help="write predictions and all scores to this file")
-    add("--csv", type=Path, metavar="OUT", help="the same as a table: a row an image, a column a class")
+    add("--csv", type=Path, metavar="OUT", help="the same as a table: a row an image, a column a class; or a row a box")
+    add("--draw", type=Path, metavar="DIR", help="write the images with the boxes drawn on them to this folder")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +54,10 @@ def run(args: argparse.Namespace) -> int:
             check_out(option, out)
     choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # refuse wrong values before the work
     predictor, files = open_predictor(args)
+    if predictor.task.boxes:
+        return _detect(args, predictor, files)
+    if args.draw is not None:
+        raise ValueError(f"--draw is for boxes; this model is for {predictor.task.name}")
     with Bar("predict", "img", len(files)) as bar:
 
         def show(path: Path, scores: torch.Tensor) -> None:
@@ -62,6 +69,45 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.json, _json(found, args))
     if args.csv is not None:
         write_text(args.csv, _csv(found, args))
+    return report_unreadable("predict", found.unreadable)
+
+
+def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -> int:
+    from dali_mix.engine.checkpoint.files import check_writable, json_text, write_text
+
+    if args.top_k is not None:
+        raise ValueError("--top-k is for classes; --threshold chooses boxes")
+    drawings = None
+    if args.draw is not None:
+        from dali_mix.reports.boxes import Drawings
+
+        check_writable(args.draw)
+        drawings = Drawings(args.draw, predictor.classes)
+    with Bar("predict", "img", len(files)) as bar:
+
+        def show(path: Path, boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -> None:
+            names = [f"{predictor.classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+            bar.line(f"{printable(str(path))} boxes: {', '.join(names) or 'none above the threshold'}")
+            if drawings is not None:
+                drawings.write(path, boxes, scores, labels)
+
+        found = predictor.detect(files, args.threshold, show)
+    rows = [
+        [str(path), found.classes[label], round(score, 6), *(round(side, 2) for side in box)]
+        for path, *parts in zip(found.paths, found.boxes, found.scores, found.labels, strict=True)
+        for box, score, label in zip(*(part.tolist() for part in parts), strict=True)
+    ]
+    if args.csv is not None:
+        write_text(args.csv, csv_text([["image", "class", "score", "x1", "y1", "x2", "y2"], *rows]))
+    if args.json is not None:
+        images: dict[str, list[dict[str, object]]] = {str(path): [] for path in found.paths}
+        for path, name, score, *box in rows:
+            images[str(path)].append({"class": name, "score": score, "box": box})
+        record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": "detection"}
+        left_out = [{"image": str(path), "reason": reason} for path, reason in found.unreadable]
+        listed = [{"image": path, "boxes": boxes} for path, boxes in images.items()]
+        record |= {"classes": list(found.classes), "images": listed, "left_out": left_out}
+        write_text(args.json, json_text(record, indent=2) + "\n")
     return report_unreadable("predict", found.unreadable)
 
 

@@ -27,6 +27,9 @@ from dali_mix.recordio.manifest import set_prefix
 from dali_mix.tasks import Task, trainable
 
 
+DEFAULT_LOSS = {"type": "SoftCrossEntropy"}
+
+
 def _path(name: str, value: Any) -> None:
     if not (isinstance(value, str) and value):
         raise ValueError(f"{name} must be a path, not {value!r}")
@@ -63,8 +66,8 @@ class RunConfig:
 
     Paths are relative to the current directory. `batch_size` is global: it is shared evenly by ranks and accumulation
     steps. `type` in `model`, `mixer`, `loss` is a name of ours or "module:attribute", in `optimizer` torch.optim's, in
-    `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics`: {"protocol": …, "ties": …} of
-    `MultiLabelMetrics`.
+    `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics`: options of `MultiLabelMetrics`
+    or `DetectionMetrics`.
     """
 
     train_set: str = field(metadata=checked(_path))
@@ -81,7 +84,7 @@ class RunConfig:
     seed: int = field(default=0, metadata=checked(whole, 0))
     weights: str | None = field(default=None, metadata=checked(_path))
     mixer: dict[str, Any] | None = field(default=None, metadata=checked(_typed))
-    loss: dict[str, Any] = field(default_factory=lambda: {"type": "SoftCrossEntropy"}, metadata=checked(_typed))
+    loss: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LOSS), metadata=checked(_typed))
     objective: dict[str, Any] = field(default_factory=lambda: {"type": "Plain"}, metadata=checked(_typed))
     metrics: dict[str, Any] = field(default_factory=dict, metadata=checked(mapping))
     paramwise: dict[str, Any] = field(default_factory=dict)
@@ -169,7 +172,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         _above_zero("optimizer.lr", config.optimizer.get("lr"))
         check_schedule(config.schedule)
         make(Paramwise, config.paramwise, "paramwise", "paramwise.")
-        check_keys("metrics", config.metrics, ("protocol", "ties"))
+        check_keys("metrics", config.metrics, ("protocol", "ties", "threshold"))
         _ = config.loading
         config.best_score(*trainable().values())
         if config.stopping is not None and (config.val_set is None or not config.checkpoints.best):

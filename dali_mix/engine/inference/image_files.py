@@ -22,6 +22,7 @@ from dali_mix.datasets.no_data import no_data
 from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image, suffix_of
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.loading import build_loader
+from dali_mix.pipelines import SampleRandom
 from dali_mix.recordio import RecordSet, Sample, write_set
 
 _log = logging.getLogger(__name__)
@@ -32,11 +33,12 @@ DECODED_PIXELS = 50_000_000  # of a batch, decoded: fewer pictures at a time whe
 
 class Seen(NamedTuple):
     """A batch. paths: B files. images: (B,3,H,W) float32, the model's input. rows: (B,) of RECORD_DTYPE, with the
-    height and width of each file in pixels."""
+    height and width of each file in pixels. sizes: (B,2), height and width of each image without padding."""
 
     paths: list[Path]
     images: Tensor
     rows: np.ndarray
+    sizes: np.ndarray
 
 
 class Unreadable(NamedTuple):
@@ -176,7 +178,10 @@ def _load_chunk(
             try:
                 for images, _, ids in loader:
                     numbers = ids.numpy()
-                    yield Seen([chunk[number][0] for number in numbers], images, np.asarray(records.table[numbers]))
+                    rows = np.asarray(records.table[numbers])
+                    draws = loader.pipeline.draw(rows, SampleRandom(0, 0, numbers))  # nothing random in an evaluation
+                    sizes = loader.pipeline.sizes(rows, draws)
+                    yield Seen([chunk[number][0] for number in numbers], images, rows, sizes)
             except ValueError:
                 if len(loader.skipped) < len(chunk):  # else it says that not one is left
                     raise

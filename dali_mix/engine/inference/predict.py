@@ -18,9 +18,10 @@ from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.inference.image_files import Seen, Unreadable, find_images, load_images
 from dali_mix.engine.train.objectives import in_float32
 from dali_mix.engine.train.precision import Precision
+from dali_mix.options import number
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.manifest import set_prefix
-from dali_mix.tasks import CLASSIFICATION, Task, trainable
+from dali_mix.tasks import CLASSIFICATION, DETECTION, Task, trainable
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,22 @@ def choose(
     values, order = scores.sort(descending=True, stable=True)
     ranked = list(zip((classes[index] for index in order.tolist()), values.tolist(), strict=True))
     return [pair for pair in ranked[:top_k] if threshold is None or pair[1] > threshold]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in image files.
+
+    paths: N files. boxes: for each (n,4) x1, y1, x2, y2 in pixels of the file as it is shown, turned by EXIF. scores:
+    (n,) falling. labels: (n,) int64, of `classes`, K names. unreadable: as `Predictions`. All on the CPU.
+    """
+
+    paths: list[Path]
+    boxes: list[Tensor]
+    scores: list[Tensor]
+    labels: list[Tensor]
+    classes: tuple[str, ...]
+    unreadable: list[Unreadable]
 
 
 class Predictor:
@@ -114,6 +131,8 @@ class Predictor:
         Args:
             each: called with every file and its scores (K,) as soon as they are computed.
         """
+        if self.task.boxes:
+            raise ValueError("this model finds boxes: call detect")
         unreadable: list[Unreadable] = []
         paths: list[Path] = []
         found = [torch.zeros(0, len(self.classes))]
@@ -130,6 +149,42 @@ class Predictor:
                 found.append(row[None])
         return Predictions(paths, torch.cat(found), self.classes, self.task, unreadable)
 
+    def detect(
+        self,
+        images: Iterable[str | Path],
+        threshold: float | None = None,
+        each: Callable[[Path, Tensor, Tensor, Tensor], object] = lambda path, boxes, scores, labels: None,
+    ) -> Detections:
+        """Find boxes in files and in the images of folders, with a detector.
+
+        Args:
+            threshold: keep boxes with scores above it; by default 0.5.
+            each: called with every file, its boxes, scores and labels as soon as they are computed.
+
+        Raises:
+            ValueError: a model that finds no boxes; a threshold outside 0 … 1.
+        """
+        if not self.task.boxes:
+            raise ValueError(f"this model is for {self.task.name}: it finds no boxes")
+        least = number("threshold", self.task.threshold if threshold is None else threshold, 0.0, 1.0)
+        result = Detections([], [], [], [], self.classes, [])
+        for seen in self.load(find_images(images), result.unreadable):
+            with torch.inference_mode(), self.autocast():
+                found = self.model(seen.images, [{"size": size} for size in seen.sizes.tolist()])
+            for path, row, size, one in zip(seen.paths, seen.rows, seen.sizes, found, strict=True):
+                boxes, scores, labels = (one[name].cpu() for name in ("boxes", "scores", "labels"))
+                if boxes.isnan().any() or scores.isnan().any():
+                    result.unreadable.append(Unreadable(path, "the model gives NaN for it"))
+                    continue
+                kept = scores > least
+                scale = torch.tensor([row["width"] / size[1], row["height"] / size[0]]).float().repeat(2)
+                values = boxes[kept].float() * scale, scores[kept].float(), labels[kept]
+                each(path, *values)
+                result.paths.append(path)
+                for part, value in zip((result.boxes, result.scores, result.labels), values, strict=True):
+                    part.append(value)
+        return result
+
 
 def predict(
     config: RunConfig,
@@ -139,7 +194,8 @@ def predict(
     ema: bool = False,
     classes: Sequence[str] | None = None,
 ) -> Predictions:
-    """Predict the classes of image files; they are decoded and prepared as in an evaluation.
+    """Predict the classes of image files; they are decoded and prepared as in an evaluation. Boxes: see
+    `Predictor.detect`.
 
     Args:
         config, checkpoint, ema, classes: as `Predictor`, which is better for more than one call.
@@ -163,6 +219,9 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
 
 def _task_of_loss(config: RunConfig) -> Task:
     """Return the task that the recipe's loss is for; if it is for several, the one that the model is for."""
-    accepts = accepted(build_loss(config))
+    loss = build_loss(config)
+    if loss is None:
+        return DETECTION
+    accepts = accepted(loss)
     of_model = sorted(trainable().values(), key=lambda task: config.model["type"] not in task.model_types)
     return next((task for task in of_model if accepts is None or task.target_kind in accepts), CLASSIFICATION)

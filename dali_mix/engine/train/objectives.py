@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dali_mix.loading.batch import boxes_to
 from dali_mix.losses import MaskedSupervisionLoss, SGRELoss, SpliceMixConsistencyLoss
 from dali_mix.mixers import Mixer, SpliceMix
 from dali_mix.mixers.masks import FolderMasks, FreeFormMasks, mask_out
-from dali_mix.models import MultiLabelModel
+from dali_mix.models import Detector, MultiLabelModel
 from dali_mix.models.heads import MaxPoolHead, SGREHead
 
 
@@ -21,20 +22,26 @@ class Objective(nn.Module):
 
     Args:
         model: images (B,3,H,W) → logits, or several outputs that `loss` takes.
-        loss: (outputs, targets) → scalar.
+        loss: (outputs, targets) → scalar; None where the model itself gives losses.
+
+    Attributes:
+        parts: the terms of the loss of the last step by name, to be logged; scalars.
     """
 
     passes = 1  # of the model in a step
 
-    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module | None) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
-        self.minimised = loss  # the loss of a step; `loss` scores evaluations
+        self.parts: dict[str, Tensor] = {}
+        self.minimised: Any = loss  # the loss of a step; `loss` scores evaluations
         self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
 
     def check(self, mixer: Mixer | None) -> None:
         """Raise ValueError if the objective cannot work with this mixer, its model or its loss."""
+        if isinstance(self.model, Detector):
+            raise ValueError("model detector gives its own losses: take objective Detection")
         known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")  # others may take what they like
         fits = type(self) is Objective and (isinstance(self.loss, SGRELoss) or not known)
         head = getattr(self.model, "head", None)
@@ -58,6 +65,7 @@ class Objective(nn.Module):
             mixed: what the mixer drew, or None.
             drawn: what `draw` drew.
         """
+        assert self.loss is not None
         return self.loss(in_float32(self.run(images)), targets)
 
     def run(self, *inputs: Any) -> Any:
@@ -134,10 +142,30 @@ class SpliceMixConsistency(Objective):
         return self.minimised(in_float32(logits), in_float32(cells), targets, mixed.sources, mixed.dropped)
 
 
+class Detection(Objective):
+    """The sum of the losses that a detector gives for images and boxes; `parts` has each of the last step.
+
+    Args:
+        model: (images, targets) → in training losses by name, in evaluation predictions, as `dali_mix.models.Detector`.
+    """
+
+    def __init__(self, model: nn.Module, loss: None = None) -> None:
+        super().__init__(model, loss)
+
+    def check(self, mixer: Mixer | None) -> None:
+        pass
+
+    def forward(self, images: Tensor, targets: Any, mixed: Any = None, drawn: Any = None) -> Tensor:
+        losses = self.run(images, boxes_to(targets, images.device))
+        self.parts = {name: value.detach() for name, value in losses.items()}
+        return torch.stack([in_float32(value) for value in losses.values()]).sum()
+
+
 OBJECTIVES: dict[str, type[Objective]] = {
     "Plain": Objective,
     "MaskedSupervision": MaskedSupervision,
     "SpliceMixConsistency": SpliceMixConsistency,
+    "Detection": Detection,
 }
 
 

@@ -308,7 +308,8 @@ class Trainer:
         """Write a line and a record of the interval that ends here."""
         lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
         values = {"epoch": (self.step - self.offset) / self.steps_per_epoch, "lr": lr, **self.window.close()}
-        self.report.numbers("train", self.step, values)
+        parts = {name: value.item() for name, value in self.parts.objective.parts.items()}  # of the last step
+        self.report.numbers("train", self.step, {**values, **parts})
         left = self.window.seconds_per_step * (self.total_steps - self.step)
         self.report.line(
             f"epoch {self.epoch + 1}/{self.epochs}  step {self.step}/{self.total_steps}  "
@@ -342,7 +343,7 @@ class Trainer:
             except NonFiniteScores as error:  # the weights are finite: training continues, this is never the best
                 if self.ranks.main:
                     self.report.warn(f"step {self.step}{', averaged weights' if prefix else ''}: {error}")
-                scores = dict.fromkeys(task.measured, math.nan)
+                scores = dict.fromkeys(measure.names, math.nan)
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
         # All of them are in metrics.jsonl.

@@ -1,0 +1,25 @@
+"""`dali-mix detect train|evaluate|predict …`: the same as without `detect`, for those who look for detection here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+COMMANDS = {
+    "train": "fine-tune a detector by a recipe, or resume it",
+    "evaluate": "evaluate a checkpoint, each image exactly once",
+    "predict": "find boxes in image files",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="detect")
+    for name, about in COMMANDS.items():
+        module = importlib.import_module(f"dali_mix.cli.commands.{name}")
+        inner = commands.add_parser(name, help=about, description=about)
+        module.configure(inner)
+        inner.set_defaults(run=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    return args.run(args)

@@ -1,0 +1,1 @@
+"""Recipes on sets whose images have several labels."""

@@ -1,0 +1,91 @@
+"""Boxes drawn on images: predictions on files, and a sheet of what an evaluation found and missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dali_mix._files import replacing
+from dali_mix.datasets.decoding import converted_header, decode_bgr, needs_conversion
+from dali_mix.metrics import DetectionMetrics
+from dali_mix.metrics.detection import RIGHT
+from dali_mix.recordio import RecordSet
+from dali_mix.recordio.image_headers.header import read_image_header
+from dali_mix.reports import style
+from dali_mix.reports.sheet import Column, Picture, draw
+
+PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#469990")
+SHOWN, COLUMNS, SIDE = 20, 5, 480  # images of a sheet, across, longer side in pixels
+
+
+class Drawings:
+    """Write image files with boxes on them to a folder, `NAME.png`; of files of one name the second is `NAME-2.png`."""
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self.folder, self.classes = folder, classes
+        self._used: set[str] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, path: Path, boxes: Tensor, scores: Tensor, labels: Tensor) -> Path:
+        """Draw boxes (n, 4), in pixels of the file turned by EXIF, with their classes and scores (n,)."""
+        captions = [f"{self.classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+        colors = [PALETTE[label % len(PALETTE)] for label in labels.tolist()]
+        image = outlined(pixels_of(path.read_bytes()), boxes.numpy(), colors, captions)
+        out = self.folder / f"{style.unused(path.stem, self._used)}.png"
+        with replacing(out) as aside:
+            image.save(aside, format="PNG")
+        return out
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    """Return the pixels of an image file, (H, W, 3) uint8 RGB, turned by EXIF."""
+    header = converted_header(data) if needs_conversion(data) else read_image_header(data)
+    return np.ascontiguousarray(decode_bgr(data, header)[:, :, ::-1])
+
+
+def outlined(
+    pixels: np.ndarray, boxes: np.ndarray, colors: Sequence[str], captions: Sequence[str] = (), width: int | None = None
+) -> Image.Image:
+    """Return an image (H, W, 3) uint8 with boxes (n, 4) in their colors, and captions above them."""
+    image = Image.fromarray(pixels)
+    pen, line = ImageDraw.Draw(image), width or max(2, round(max(image.size) / 400))
+    font = ImageFont.load_default(size=max(11, max(image.size) // 50))
+    for index, (box, color) in enumerate(zip(boxes.tolist(), colors, strict=True)):
+        x1, y1, x2, y2 = box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)
+        pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
+        if captions:
+            left, top, right, bottom = pen.textbbox((0, 0), captions[index], font=font)
+            y = y1 - (bottom - top) - 4 if y1 > bottom - top + 4 else y1
+            pen.rectangle((x1, y, x1 + right - left + 4, y + bottom - top + 4), fill=color)
+            pen.text((x1 + 2 - left, y + 2 - top), captions[index], fill="white", font=font)
+    return image
+
+
+def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
+    """Draw images of an evaluation, evenly out of the set, with what was found, missed and wrong, at IoU 0.5.
+
+    Found objects are green, predictions that match none orange, missed objects red. Predictions count above the
+    threshold of `metrics`; difficult objects are not called missed.
+    """
+    numbers = np.unique(np.linspace(0, len(records) - 1, min(SHOWN, len(records))).round().astype(int)).tolist()
+    columns: list[list[Picture]] = [[] for _ in range(min(COLUMNS, len(numbers)))]
+    for index, number in enumerate(numbers):
+        found, true, states, taken = metrics.matched(number)
+        missed = true[~taken & (true[:, 4] == 0), :4]
+        right, wrong = found[states == RIGHT, :4], found[states == 0, :4]
+        pixels = pixels_of(records.encoded(number).tobytes())
+        scale = min(1.0, SIDE / max(pixels.shape[:2]))
+        size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+        small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+        boxes = np.concatenate([right, wrong, missed]) * scale
+        colors = ["#2ca02c"] * len(right) + ["#ff8c00"] * len(wrong) + ["#e0182d"] * len(missed)
+        image = torch.from_numpy(np.array(outlined(small, boxes, colors))).permute(2, 0, 1)
+        caption = [f"{len(right)} found, {len(missed)} missed, {len(wrong)} wrong"]
+        columns[index % len(columns)].append(Picture(image, caption))
+    title = "Found (green), missed (red), wrong (orange)"
+    return style.save(draw([Column("", pictures) for pictures in columns], title), out)
