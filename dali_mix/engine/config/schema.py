@@ -26,7 +26,6 @@ from dali_mix.options import check_keys, choice, did_you_mean, flag, is_finite, 
 from dali_mix.recordio.manifest import set_prefix
 from dali_mix.tasks import Task, trainable
 
-
 DEFAULT_LOSS = {"type": "SoftCrossEntropy"}
 
 
