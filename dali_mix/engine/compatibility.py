@@ -7,9 +7,9 @@ from typing import get_args
 
 from torch import nn
 
-from dali_mix.mixers import Mixer
+from dali_mix.mixers import MIXERS, Mixer
 from dali_mix.mixers.ops.targets import TargetKind, mixed_kind
-from dali_mix.tasks import TASKS, Task
+from dali_mix.tasks import Task
 
 _WORDS: dict[TargetKind, str] = {
     "class": "class numbers (B,)",
@@ -49,9 +49,14 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
             else f"objective Detection is for sets with boxes; this is a set for {task.name}"
         )
     of_set = task.target_kind
-    if of_set is None and mixer is not None:
-        known = " and ".join(name for name, other in TASKS.items() if other.target_kind)
-        raise ValueError(f"a set for {task.name} has no targets to mix: mixers know {known}")
+    if mixer is not None and mixer.takes_boxes != task.boxes:
+        known = ", ".join(name for name, other in MIXERS.items() if other.takes_boxes)
+        kind = type(mixer).__name__
+        raise ValueError(
+            f"mixer {kind} does not carry boxes along: choose one of {known} for a set for {task.name}"
+            if task.boxes
+            else f"mixer {kind} is for sets with boxes; this is a set for {task.name}"
+        )
     if loss is None or of_set is None or (accepts := accepted(loss)) is None:
         return
     if wrong := set(accepts) - set(get_args(TargetKind)):

@@ -4,6 +4,7 @@ Every mixer is usable alone, in any PyTorch loop: `images, targets = CutMix(1000
 """
 
 from dali_mix.mixers.base import Mixer, PasteParams, Unmixed
+from dali_mix.mixers.boxes import BoxPasteParams, BoxResizeMix, BoxSpliceMix, BoxSpliceParams
 from dali_mix.mixers.choice import ChoiceParams, MixChoice
 from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout, CutoutParams
@@ -19,6 +20,10 @@ from dali_mix.mixers.splicemix import SpliceMix, SpliceMixParams
 
 __all__ = [
     "MIXERS",
+    "BoxPasteParams",
+    "BoxResizeMix",
+    "BoxSpliceMix",
+    "BoxSpliceParams",
     "ChoiceParams",
     "CutMix",
     "Cutout",

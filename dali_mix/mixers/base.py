@@ -68,7 +68,8 @@ class Mixer(ABC, Generic[Params]):
     A mixer does not change its input unless `inplace=True`, keeps dtype, device and memory format of the images,
     lets gradients pass, and holds no state: the same params give the same batch. `combine` says how targets combine:
     "area" (weighted by the share of pixels) or "union" (every label shown); `changes_targets` is False for one that
-    returns them unchanged; `in_place` is True for one whose `apply` takes `inplace=True`.
+    returns them unchanged; `in_place` is True for one whose `apply` takes `inplace=True`; `takes_boxes` for one whose
+    targets are lists of dicts with boxes (see `mixers.boxes`).
 
     Every mixer takes `prob`, the share of batches that it mixes. The others keep their images; their targets are (B,K)
     if `num_classes` is known, as those of mixed batches. If `prob` is below 1, one number is drawn per batch on the
@@ -79,6 +80,7 @@ class Mixer(ABC, Generic[Params]):
     combine: Combine = "area"
     changes_targets: bool = True
     in_place: bool = False
+    takes_boxes: bool = False
     num_classes: int | None = None
     _prob: float = 1.0
 
@@ -232,7 +234,8 @@ def unmixed(
     Raises:
         ValueError: as `Mixer.apply`.
     """
-    check_batch(images, targets, batch_size)
+    if not mixer.takes_boxes:
+        check_batch(images, targets, batch_size)
     if inplace:
         check_inplace(images)
     return images, targets if mixer.num_classes is None else to_soft(targets, mixer.num_classes)

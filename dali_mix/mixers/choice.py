@@ -66,6 +66,9 @@ class MixChoice(Mixer[ChoiceParams]):
         self.num_classes = known.pop() if known else None
         self.combine = mixers[0].combine
         self.changes_targets = any(mixer.changes_targets for mixer in mixers)
+        if len({mixer.takes_boxes for mixer in mixers}) > 1:
+            raise ValueError("MixChoice cannot hold mixers for boxes beside others")
+        self.takes_boxes = mixers[0].takes_boxes
         self.in_place = all(mixer.in_place for mixer in mixers)
 
     def sample(

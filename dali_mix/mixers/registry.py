@@ -8,6 +8,7 @@ from typing import Any
 
 from dali_mix import _factories
 from dali_mix.mixers.base import Mixer
+from dali_mix.mixers.boxes import BoxResizeMix, BoxSpliceMix
 from dali_mix.mixers.choice import MixChoice
 from dali_mix.mixers.cutmix import CutMix
 from dali_mix.mixers.cutout import Cutout
@@ -20,7 +21,18 @@ from dali_mix.options import did_you_mean
 
 MIXERS: dict[str, type[Mixer[Any]]] = {
     mixer.__name__: mixer
-    for mixer in (CutMix, ResizeMix, MixUp, Cutout, SaliencyMix, ResizeMixPlus, SpliceMix, MixChoice)
+    for mixer in (
+        CutMix,
+        ResizeMix,
+        MixUp,
+        Cutout,
+        SaliencyMix,
+        ResizeMixPlus,
+        SpliceMix,
+        BoxResizeMix,
+        BoxSpliceMix,
+        MixChoice,
+    )
 }
 
 

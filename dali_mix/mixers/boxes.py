@@ -1,0 +1,242 @@
+"""Mixers of images with boxes: full images, resized in proportion, so that no object is cut but by what covers it.
+
+Box-aware versions of ResizeMix (arXiv 2012.11101) and SpliceMix (arXiv 2311.15200) of our own; losses stay unweighted.
+Only the valid part of a padded image is mixed. Targets are lists of dicts, as in `dali_mix.loading.Batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dali_mix.mixers.base import Mixer, check_images
+from dali_mix.mixers.description import MixedImage
+from dali_mix.mixers.ops import draws
+from dali_mix.mixers.ops.paste import check_inplace
+from dali_mix.options import number
+
+SHORTEST = 4  # pixels: boxes with a shorter side are dropped
+KEPT_AS_IS, DROPPED = 0.7, 0.3  # shares of a box left visible
+
+Target = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BoxPasteParams:
+    """permutation: (B,) int64, the partner of each image. tau: (B,) float32, its size as a share of the largest that
+    fits. position: (B,2) float32 in [0, 1), top and left within the room there is."""
+
+    permutation: Tensor
+    tau: Tensor
+    position: Tensor
+
+
+@dataclass(frozen=True)
+class BoxSpliceParams:
+    """sources: (B,4) int64, the image in each cell: top left, top right, bottom left, bottom right."""
+
+    sources: Tensor
+
+
+class BoxMixer(Mixer[Any]):
+    """A mixer of images with boxes."""
+
+    in_place = True
+    takes_boxes = True
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Any:
+        """Draw as `Mixer.sample`; the numbers stay on the CPU, where the boxes are."""
+        return super().sample(batch_size, height, width, generator, "cpu")
+
+
+class BoxResizeMix(BoxMixer):
+    """Paste a partner, resized in proportion, into each image at a uniformly drawn position; take over its boxes.
+
+    A box of the host of which the patch leaves at least 0.7 visible stays as it is; one of which it leaves 0.3 or more
+    is cut to the visible part where the patch spans one of its sides, else it stays; others are dropped.
+
+    Args:
+        scale: lowest and highest τ, the patch's size as a share of the largest that fits into the host; 0 < low ≤ high
+            ≤ 1. At τ below 0.3 most objects of a photo are too small to be found.
+        prob: share of batches that are mixed; see `Mixer`.
+    """
+
+    def __init__(self, scale: Sequence[float] = (0.3, 0.8), *, prob: float = 1.0) -> None:
+        super().__init__(prob)
+        if not isinstance(scale, (list, tuple)) or len(scale) != 2:
+            raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
+        low, high = (number("scale", end) for end in scale)
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"scale={tuple(scale)}: needs 0 < low ≤ high ≤ 1")
+        self.scale = (low, high)
+
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> BoxPasteParams:
+        tau = draws.uniform(batch_size, generator, *self.scale).float()
+        position = draws.uniform(2 * batch_size, generator).float().view(batch_size, 2)
+        return BoxPasteParams(draws.permutation(batch_size, generator), tau, position)
+
+    def apply(  # type: ignore[override]  # targets are boxes
+        self, images: Tensor, targets: list[Target], params: BoxPasteParams, *, inplace: bool = False
+    ) -> tuple[Tensor, list[Target]]:
+        check_boxes(images, targets, len(params.permutation), inplace)
+        patches = self._patches(targets, params)
+        resized = [_resized(images, targets, partner, box[2:]) for partner, box in patches]
+        out = images if inplace else images.clone()
+        mixed = []
+        for index, (pixels, (partner, box)) in enumerate(zip(resized, patches, strict=True)):
+            top, left, height, width = box
+            out[index, :, top : top + height, left : left + width] = pixels
+            host, other = targets[index], targets[partner]
+            boxes, visible = uncovered(host["boxes"], torch.tensor([left, top, left + width, top + height]))
+            mixed.append(joined(host, [kept(host, boxes, visible), moved(other, box)]))
+        return out, mixed
+
+    def describe(self, images: Tensor, params: BoxPasteParams) -> list[MixedImage]:
+        return [MixedImage(own, partner) for own, partner in enumerate(params.permutation.tolist())]
+
+    def _patches(self, targets: list[Target], params: BoxPasteParams) -> list[tuple[int, tuple[int, int, int, int]]]:
+        """Return the partner of each image, and the top, left, height and width of its patch."""
+        found = []
+        drawn = zip(params.permutation.tolist(), params.tau.tolist(), params.position.tolist(), strict=True)
+        for own, (partner, tau, (u, v)) in zip(targets, drawn, strict=True):
+            (height, width), (h, w) = own["size"], targets[partner]["size"]
+            factor = tau * min(height / h, width / w)
+            h, w = min(height, max(1, round(h * factor))), min(width, max(1, round(w * factor)))
+            found.append((partner, (int(u * (height - h + 1)), int(v * (width - w + 1)), h, w)))
+        return found
+
+
+class BoxSpliceMix(BoxMixer):
+    """Tile four images, each in proportion in its cell, to one of the first one's size, and take over all boxes.
+
+    Each image is in one cell of every fourth image on average; what is left of a cell stays 0, the padding's value.
+
+    Args:
+        prob: share of batches that are mixed; see `Mixer`.
+    """
+
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> BoxSpliceParams:
+        order = [torch.arange(batch_size, device=None if generator is None else generator.device)]
+        order += [draws.permutation(batch_size, generator) for _ in range(3)]
+        return BoxSpliceParams(torch.stack(order, dim=1))
+
+    def apply(  # type: ignore[override]  # targets are boxes
+        self, images: Tensor, targets: list[Target], params: BoxSpliceParams, *, inplace: bool = False
+    ) -> tuple[Tensor, list[Target]]:
+        check_boxes(images, targets, len(params.sources), inplace)
+        spliced, mixed = torch.zeros_like(images), []
+        for index, sources in enumerate(params.sources.tolist()):
+            parts = []
+            for source, cell in zip(sources, _cells(*targets[index]["size"]), strict=True):
+                box = _centred(cell, targets[source]["size"])
+                top, left, height, width = box
+                pixels = _resized(images, targets, source, (height, width))
+                spliced[index, :, top : top + height, left : left + width] = pixels
+                parts.append(moved(targets[source], box))
+            mixed.append(joined(targets[index], parts))
+        return (images.copy_(spliced) if inplace else spliced), mixed
+
+    def describe(self, images: Tensor, params: BoxSpliceParams) -> list[MixedImage]:
+        return [MixedImage(None, note="images " + ", ".join(map(str, row))) for row in params.sources.tolist()]
+
+
+def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> None:
+    """Raise ValueError unless images (B,C,H,W), targets and params are of the same B, and sizes fit the images."""
+    check_images(images)
+    if not isinstance(targets, list) or not all(isinstance(one, dict) and "size" in one for one in targets):
+        raise ValueError("targets are no list of dicts with boxes, labels and size: this mixer is for sets with boxes")
+    if not len(images) == len(targets) == drawn_for:
+        raise ValueError(
+            f"{len(images)} images, {len(targets)} targets and params drawn for {drawn_for} do not fit together"
+        )
+    for one in targets:
+        if not (1 <= one["size"][0] <= images.shape[2] and 1 <= one["size"][1] <= images.shape[3]):
+            raise ValueError(f"an image of size {one['size']} in a batch of {tuple(images.shape[2:])}")
+    if inplace:
+        check_inplace(images)
+
+
+def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is seen of boxes (n,4) beside a patch (4,), x1, y1, x2, y2: boxes (n,4), and the share left (n,).
+
+    A box is cut to its visible part where the patch spans one of its sides and leaves less than `KEPT_AS_IS`.
+    """
+    low, high = torch.maximum(boxes[:, :2], patch[:2]), torch.minimum(boxes[:, 2:], patch[2:])
+    shared = (high - low).clamp_min(0)
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp_min(1e-6)
+    share = 1 - (shared / sides).prod(1)
+    spans = shared >= sides  # (n,2): all of the width, all of the height
+    cut = boxes.clone()
+    for axis in (0, 1):
+        other = 1 - axis  # cut along `axis` where the patch spans the other
+        begins, ends = patch[axis] <= boxes[:, axis], patch[axis + 2] >= boxes[:, axis + 2]
+        cut[:, axis] = torch.where(
+            spans[:, other] & begins, torch.maximum(boxes[:, axis], patch[axis + 2]), cut[:, axis]
+        )
+        cut[:, axis + 2] = torch.where(
+            spans[:, other] & ends, torch.minimum(boxes[:, axis + 2], patch[axis]), cut[:, axis + 2]
+        )
+    return torch.where((share < KEPT_AS_IS)[:, None], cut, boxes), share
+
+
+def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
+    """Return the boxes of which enough is left, with their labels."""
+    return _chosen(target, boxes, share >= DROPPED)
+
+
+def moved(target: Target, box: tuple[int, int, int, int]) -> Target:
+    """Return the boxes of an image that now fills `box` (top, left, height, width), with their labels."""
+    top, left, height, width = box
+    scale = torch.tensor([width / target["size"][1], height / target["size"][0]]).repeat(2)
+    boxes = target["boxes"] * scale + torch.tensor([left, top, left, top])
+    return _chosen(target, boxes, torch.ones(len(boxes), dtype=torch.bool))
+
+
+def joined(target: Target, parts: Sequence[Target]) -> Target:
+    """Return `target` with the boxes of `parts` in place of its own."""
+    return target | {name: torch.cat([part[name] for part in parts]) for name in ("boxes", "labels", "difficult")}
+
+
+def _chosen(target: Target, boxes: Tensor, keep: Tensor) -> Target:
+    keep = keep & ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= SHORTEST)
+    return {"boxes": boxes[keep], "labels": target["labels"][keep], "difficult": target["difficult"][keep]}
+
+
+def _resized(images: Tensor, targets: list[Target], index: int, size: Sequence[int]) -> Tensor:
+    """Return the valid part of an image, resized to (height, width), antialiased."""
+    height, width = targets[index]["size"]
+    pixels = images[index : index + 1, :, :height, :width]
+    resized = F.interpolate(pixels.float(), tuple(size), mode="bilinear", antialias=True)[0]
+    return resized.round().clamp(0, 255).to(images.dtype) if images.dtype == torch.uint8 else resized.to(images.dtype)
+
+
+def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """Return top, left, height and width of the four cells; the first ones are the smaller where a side is odd."""
+    h, w = max(1, height // 2), max(1, width // 2)
+    bottom, right = max(1, height - h), max(1, width - w)
+    return [
+        (0, 0, h, w),
+        (0, width - right, h, right),
+        (height - bottom, 0, bottom, w),
+        (height - bottom, width - right, bottom, right),
+    ]
+
+
+def _centred(cell: tuple[int, int, int, int], size: Sequence[int]) -> tuple[int, int, int, int]:
+    """Return where an image of `size` lies in a cell: in proportion, as large as fits, in the middle."""
+    top, left, height, width = cell
+    factor = min(height / size[0], width / size[1])
+    h, w = min(height, max(1, round(size[0] * factor))), min(width, max(1, round(size[1] * factor)))
+    return top + (height - h) // 2, left + (width - w) // 2, h, w
