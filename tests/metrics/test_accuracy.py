@@ -104,6 +104,12 @@ def test_fewer_classes_than_k():
     assert accuracy.compute() == {"top1": 0.0, "top5": 100.0}
 
 
+def test_counters_are_where_the_logits_are():
+    accuracy = Accuracy()
+    accuracy.update(torch.empty(4, 7, device="meta"), torch.empty(4, dtype=torch.int64, device="meta"))
+    assert accuracy.state().is_meta
+
+
 def test_reset_and_nothing_counted():
     accuracy = Accuracy()
     accuracy.update(*data())

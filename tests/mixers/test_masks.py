@@ -131,6 +131,11 @@ def test_free_form_refuses(options, message):
         FreeFormMasks(**options)
 
 
+def test_params_are_copied_to_the_device_of_the_images():
+    drawn = FreeFormMasks().sample(2, HEIGHT, WIDTH, generator(), device="meta")
+    assert drawn.strokes.is_meta and drawn.stroke_radii.is_meta and drawn.holes.is_meta and drawn.hole_radii.is_meta
+
+
 @pytest.fixture
 def folder(tmp_path):
     rng = np.random.default_rng(0)

@@ -28,8 +28,9 @@ CACHE_LINE = 64  # bytes
 
 @jit
 def chain(partners, forwards):
-    """Return the images (B,) int64 as image, its partner, its partner's partner, …, or backwards, so that a partner has
-    just been read and is in the cache; and (B,) int64 of -1: no box is staged."""
+    """Return the images (B,) int64 in the order image, its partner, its partner's partner, …, and (B,) int64 of -1: no
+    box is staged. Backwards, an image's partner has just been read and is in the cache.
+    """
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
     for start in range(len(partners)):
         image = start
@@ -43,15 +44,16 @@ def chain(partners, forwards):
 
 @jit
 def _copy(source, start, out, to, count):
-    """`count` values of `source`, from `start` on, to `out`, which has the same dtype, from `to` on."""
+    """Copy `count` values of `source`, from `start` on, to `out`, which has the same dtype, from `to` on."""
     size = source.itemsize
     memcpy(out.ctypes.data + to * size, source.ctypes.data + start * size, count * size)
 
 
 @jit
 def _target(stage, out, i, box, staged_at, shape, task):
-    """Return where box i is to be filled: the array, the offset of its corner, the steps to the next row and plane;
-    and whether it is filled already, from the stage.
+    """Return where box i is to be filled: the array, the offset of its corner, the steps to the next row and plane.
+
+    And whether it is filled already: a staged box is copied here, when the order comes to its image.
     """
     planes, height, width, pixel = shape
     top, left, box_h, box_w = box
@@ -164,7 +166,7 @@ def _weights(size, full):
 
 @jit
 def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape, rounded):
-    """Rows summed by weight into one row, which is then summed across; in float32."""
+    """Sum rows by weight into one row, which is then summed across; in float32."""
     planes, height, width, pixel = shape
     top, tall, down = _weights(box_h, height)
     left, wide, across = _weights(box_w, width)

@@ -34,9 +34,8 @@ def fits(images: Tensor) -> bool:
 
 
 def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool, *, mode: int) -> Tensor:
-    """In place, what goes into the boxes is first put into boxes of a second batch, of which nothing else is touched,
-    and copied back: any order of writing is right then, and only the boxes are read and written, twice.
-    """
+    # In place, the boxes are made in a second batch, of which nothing else is touched, and copied back: any order of
+    # writing is right then, and only the boxes are read and written, twice.
     out = torch.empty_like(images.detach())
     _launch(images, out, permutation, boxes, mode, boxes_only=inplace)
     return _launch(out, images, None, boxes, SAME_POSITION, boxes_only=True) if inplace else out
