@@ -212,10 +212,11 @@ def _same_name(image: _Image) -> bool:
 
 
 def _size_of(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
+    data = tree.read(name)
     try:
-        header = read_image_header(tree.read(name), plain=False)
+        header = read_image_header(data, plain=False)
     except ValueError as error:
-        raise ValueError(f"{tree.where(name)}: {str(error).removeprefix(tree.where(name) + ': ')}") from None
+        raise ValueError(f"{tree.where(name)}: {error}") from None
     turned = stored and header.orientation >= 5
     return (header.width, header.height) if turned else (header.height, header.width)
 
