@@ -89,6 +89,14 @@ def column(
     return values
 
 
+def check_unique_field(values: list[Any], key: str, where: str) -> None:
+    """Raise ValueError naming the first entry whose field `key` has the value of an earlier one."""
+    if double := first_double(values):
+        again, before = double
+        earlier = f"{where.rpartition(' ')[2]}[{before}]"
+        raise ValueError(f"{where}[{again}]: field {key!r} is {values[again]!r}, as in {earlier} already; remove one")
+
+
 def is_whole(value: Any) -> bool:
     """Return True for a JSON value that is a whole number, not negative, and fits 64 bits."""
     return type(value) is int and 0 <= value < 1 << 63

@@ -36,10 +36,7 @@ class _ArchiveTree(Tree):
         self._inside: dict[str, set[str]] = {"": set()}
 
     def _register(self, name: str, size: int) -> str:
-        try:
-            tidy = check_name(name, "the archive")
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}; do not trust this archive") from None
+        tidy = check_name(name, "the archive (do not trust it)", str(self.path))
         self._unpacked += size
         if self._unpacked > max(_MAX_UNPACKED, _MAX_RATIO * self._packed):
             raise ValueError(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from dali_mix import tasks
-from dali_mix.recordio.block import Block, Entry
+from dali_mix.recordio.block import Block
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
 from dali_mix.recordio.index import index_bytes
@@ -61,18 +61,16 @@ class SetWriter:
         name = self._files.prefix.name
         self._names = [f"{name}.rec"] if shards == 1 else [f"{name}-{shard:05d}.rec" for shard in range(shards)]
         self._tail = [f"{name}.idx", f"{name}.npy", f"{name}.json"]
-        self._rows: list[tuple[Any, ...]] = []
-        self._blocks: list[np.ndarray] = []
+        self._table = np.empty(total, RECORD_DTYPE)
+        self._count = 0  # rows that are filled
         self._parts: list[Part] = []
         self._spare: list[Block] = []
 
     def __enter__(self) -> SetWriter:
-        self._files.__enter__()
-        try:
+        with ExitStack() as undo:
+            undo.enter_context(self._files)
             self._files.check_free([*self._names, *self._tail])
-        except BaseException:
-            self._files.__exit__(None, None, None)
-            raise
+            undo.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -97,17 +95,20 @@ class SetWriter:
         """
         view, start = block.view(), 0
         pieces: list[tuple[Part, memoryview, int]] = []
-        for shard, entries in groupby(block.entries, self._shard_of):
+        rows: list[tuple[Any, ...]] = []
+        for shard, entries in groupby(block.entries, lambda entry: entry.position * self._shards // self._total):
             while len(self._parts) <= shard:
-                self._open()
+                if self._parts:
+                    self._parts[-1].end()
+                self._parts.append(Part(self._files.partial(self._names[len(self._parts)])))
             part, end = self._parts[-1], start
             for entry in entries:
-                self._rows.append((part.size + end - start, *entry.row[:6], shard, *entry.row[6:]))
+                rows.append((part.size + end - start, *entry.row[:6], shard, *entry.row[6:]))
                 end += entry.size
             pieces.append((part, view[start:end], part.place(view[start:end])))
             start = end
-        if len(self._rows) >= 1 << 16:
-            self._settle()
+        self._table[self._count : self._count + len(rows)] = rows
+        self._count += len(rows)
 
         def store() -> None:
             for part, piece, offset in pieces:
@@ -127,12 +128,10 @@ class SetWriter:
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
         """Write index, table and manifest, then publish the set. Raise ValueError if it, or a shard, has no record."""
-        self._settle()
-        table = np.concatenate(self._blocks) if self._blocks else np.empty(0, RECORD_DTYPE)
+        table = self._table[: self._count]
         if not len(table):
             raise ValueError(f"{self._files.prefix}: no record to write: every image was skipped, or there was none")
-        if self._parts:
-            self._parts[-1].end()
+        self._parts[-1].end()
         assert all(part.closed for part in self._parts), "what `place` returned was not called"
         if len(self._parts) < self._shards or any(part.size == 0 for part in self._parts):
             raise ValueError(f"{self._files.prefix}: a shard would be empty after skipping; use fewer --shards")
@@ -157,19 +156,6 @@ class SetWriter:
         with write_errors(self._files.prefix):
             self._files.publish([*self._names, *self._tail])
         return info
-
-    def _shard_of(self, entry: Entry) -> int:
-        return entry.position * self._shards // max(1, self._total)
-
-    def _open(self) -> None:
-        if self._parts:
-            self._parts[-1].end()
-        self._parts.append(Part(self._files.partial(self._names[len(self._parts)])))
-
-    def _settle(self) -> None:
-        if self._rows:
-            self._blocks.append(np.array(self._rows, dtype=RECORD_DTYPE))
-            self._rows = []
 
 
 def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:

@@ -62,11 +62,11 @@ def test_a_damaged_byte_anywhere(tmp_path: Path, kind: str) -> None:
     read_all(path)
     good = path.read_bytes()
     chosen = random.Random(0)
-    places = range(len(good)) if len(good) < 400 else sorted(chosen.sample(range(len(good)), 400))
+    offsets = range(len(good)) if len(good) < 400 else sorted(chosen.sample(range(len(good)), 400))
     refused = 0
-    for place in places:
+    for offset in offsets:
         data = bytearray(good)
-        data[place] ^= chosen.randrange(1, 256)
+        data[offset] ^= chosen.randrange(1, 256)
         path.write_bytes(data)
         try:
             read_all(path)

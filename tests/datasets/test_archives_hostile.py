@@ -64,7 +64,7 @@ def test_an_archive_with_names_that_climb(tmp_path: Path, capsys: Capture, name:
     path = zip_of(tmp_path / "set.zip", files) if kind == "zip" else tar_of(tmp_path / "set.tar", files)
     assert pack(path, tmp_path / "packed") == 1
     error = capsys.readouterr().err
-    assert f"{path}: " in error and "do not trust this archive" in error
+    assert f"{path}: " in error and "do not trust it" in error
     assert not list(tmp_path.rglob("evil*")) and not (tmp_path / "packed.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""Folders of classes: which are splits, which are classes, and what is told about others."""
+"""Folders of classes: which are splits, which are classes, and what the user is told about others."""
 
 from __future__ import annotations
 

@@ -290,14 +290,3 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "val2014").rename(tmp_path / "elsewhere")
     assert "val2014: no such folder; unpack the images" in refused(tmp_path, capsys)
     assert "annotations: no such folder" in refused(tmp_path / "elsewhere", capsys)
-
-
-def test_options_of_other_layouts(tmp_path: Path, capsys: Capture) -> None:
-    command = ["pack", "imagefolder", "--root", str(tmp_path), "--out", str(tmp_path / "set")]
-    assert main([*command, "--years", "2007"]) == 1
-    assert "--years is for voc, coco, not imagefolder" in capsys.readouterr().err
-    assert main([*command, "--list", "labels.txt"]) == 1
-    assert "--list is for list, imagenet-val, not imagefolder" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([*command, "--years", "2007,2007"])
-    assert "not a year" in capsys.readouterr().err

@@ -162,8 +162,8 @@ def run_pack(root: Path, out: Path, *options: str, layout: str = "imagefolder") 
 def test_decoding_as_a_check(tmp_path: Path, capsys: Capture) -> None:
     root = image_folder(tmp_path / "images", 1, 2, "PNG")
     data = bytearray(encoded("PNG", 40, 40))
-    place = data.index(b"IDAT") + 20
-    data[place : place + 30] = bytes(30)
+    offset = data.index(b"IDAT") + 20
+    data[offset : offset + 30] = bytes(30)
     (root / "class0" / "torn.png").write_bytes(with_checksums(bytes(data)))
     assert run_pack(root, tmp_path / "set") == 0
     assert run_pack(root, tmp_path / "set", "--check", "decode", "--force") == 1

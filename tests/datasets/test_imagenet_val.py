@@ -80,6 +80,10 @@ def test_imagenet_val(tmp_path: Path, write: object) -> None:
         ("1\n" * 5, "a column of numbers alone"),
         ("a.JPEG n01000000\n" * 2, "listed twice"),
         ("a.JPEG n01000000\n", "no label for val/ILSVRC2012_val_00000001.JPEG"),
+        (
+            "".join(f"ILSVRC2012_val_{number:08d}.JPEG 0\n" for number in range(1, 8)),
+            "is listed, but not among the images",
+        ),
         ("", "no labels in it"),
         ("wnid\n" * 5, "not a wnid"),
     ],

@@ -46,7 +46,7 @@ def test_sizes(tmp_path: Path, options: list[str], size: tuple[int, int]) -> Non
     assert list(zip(records.table["height"], records.table["width"], strict=True)) == [size[::-1], size]
     for row in range(2):
         image = Image.open(io.BytesIO(records.encoded(row).tobytes()))
-        if size != (48, 80):  # encoded anew: turned upright, no EXIF left
+        if size != (48, 80):  # encoded again: turned upright, no EXIF left
             assert image.size == (records.table["width"][row], records.table["height"][row])
             assert image.getexif().get(0x0112, 1) == 1
     assert (records.encoded(1).tobytes() == original) == (size == (48, 80))

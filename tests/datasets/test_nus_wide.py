@@ -61,7 +61,7 @@ def test_official_splits_without_unlabelled_photos(tmp_path: Path, split: str, r
     assert records.info.classes == CONCEPTS and records.info.task == "multilabel"
     assert records.table["id"].tolist() == rows
     assert np.array_equal(records.labels(np.arange(len(rows))), TRUTH[rows])
-    stored = [records.encoded(place).tobytes() for place in range(len(rows))]
+    stored = [records.encoded(row).tobytes() for row in range(len(rows))]
     assert stored == [(root / "Flickr" / FILES[row].replace("\\", "/")).read_bytes() for row in rows]
     assert records.info.report["unlabelled_dropped"] == dropped
     assert "notices" not in records.info.report  # not the 81 concepts, so another set

@@ -174,3 +174,14 @@ def test_options_are_not_abbreviated(tmp_path: Path, capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["pack", "digits", "--out", str(tmp_path / "set"), "--shard", "2"])
     assert "unrecognized arguments: --shard 2" in capsys.readouterr().err
+
+
+def test_options_of_other_layouts(tmp_path: Path, capsys: Capture) -> None:
+    command = ["pack", "imagefolder", "--root", str(tmp_path), "--out", str(tmp_path / "set")]
+    assert main([*command, "--years", "2007"]) == 1
+    assert "--years is for voc, coco, not imagefolder" in capsys.readouterr().err
+    assert main([*command, "--list", "labels.txt"]) == 1
+    assert "--list is for list, imagenet-val, not imagefolder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--years", "2007,2007"])
+    assert "not a year" in capsys.readouterr().err

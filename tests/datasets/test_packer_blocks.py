@@ -123,7 +123,7 @@ def test_a_full_disk_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_disk_that_says_only_when_a_file_is_closed_that_it_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As network file systems do: nothing stays behind, and the first error is the one that is told."""
+    """As network file systems do: nothing stays behind, and the first error is the one reported."""
     close = os.close
 
     def full(descriptor: int) -> None:

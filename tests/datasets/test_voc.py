@@ -19,7 +19,7 @@ Capture = pytest.CaptureFixture[str]
 HEIGHT, WIDTH = 30, 50
 Item = tuple[str, tuple[float, float, float, float], int]  # name, xmin ymin xmax ymax, difficult
 
-DOG: Item = ("dog", (1, 1, 50, 30), 0)  # the whole image
+DOG: Item = ("dog", (1, 1, 50, 30), 0)  # the complete image
 HARD_CAT: Item = ("cat", (11, 4, 20, 6), 1)
 PERSON: Item = ("person", (26, 16, 50, 30), 0)
 HARD_PERSON: Item = ("person", (2, 2, 3, 3), 1)

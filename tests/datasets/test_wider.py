@@ -92,11 +92,11 @@ def test_crops_are_the_persons_pixels(tmp_path: Path) -> None:
     root = wider(tmp_path / "wider", kind="PNG")  # called .jpg, but without loss
     assert pack(root, tmp_path / "set", "--split", "trainval", "--no-shuffle", "--encoding", "png") == 0
     records = RecordSet(tmp_path / "set")
-    whole = [np.asarray(Image.open(root / "Image" / name)) for name, _ in TRAINVAL]
+    image = [np.asarray(Image.open(root / "Image" / name)) for name, _ in TRAINVAL]
     expected = [
-        slice_by_hand(whole[0], 10, 5, 40, 55),  # to 39.6 and 55.2: corners are rounded, not sides
-        slice_by_hand(whole[0], 0, 0, 17, 28),  # right edge at 16.6
-        slice_by_hand(whole[1], 80, 40, 100, 60),
+        slice_by_hand(image[0], 10, 5, 40, 55),  # to 39.6 and 55.2: corners are rounded, not sides
+        slice_by_hand(image[0], 0, 0, 17, 28),  # right edge at 16.6
+        slice_by_hand(image[1], 80, 40, 100, 60),
     ]
     for row, pixels in enumerate(expected):
         found = np.asarray(Image.open(io.BytesIO(records.encoded(row).tobytes())))
@@ -108,8 +108,8 @@ def test_crops_are_encoded_once_at_quality_95(tmp_path: Path) -> None:
     root = wider(tmp_path / "wider")
     assert pack(root, tmp_path / "set", "--split", "test") == 0
     records = RecordSet(tmp_path / "set")
-    whole = cv2.imread(str(root / "Image" / TEST[0][0]))
-    assert records.encoded(0).tobytes() == cv2.imencode(".jpg", whole, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    image = cv2.imread(str(root / "Image" / TEST[0][0]))
+    assert records.encoded(0).tobytes() == cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
     assert records.info.report["reencoded"] == 1
     assert pack(root, tmp_path / "small", "--split", "trainval", "--resize", "10", "--no-shuffle") == 0
     table = RecordSet(tmp_path / "small").table

@@ -63,6 +63,17 @@ def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
         adopt([tmp_path / "set"], reindex=True)
 
 
+def test_a_new_index_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_set(tmp_path / "set", 4)
+    (tmp_path / "set.idx").write_text("0\t0\n")
+    synced: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        "dali_mix.recordio.publish.sync", lambda path: synced.append((path.name, (tmp_path / "set.idx").read_text()))
+    )
+    adopt([tmp_path / "set"], reindex=True)
+    assert synced[0] == (".set.idx.partial", "0\t0\n") and synced[1][0] == tmp_path.name
+
+
 def test_a_lost_index_of_another_order_is_made_anew_from_the_ids(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(2))
     offsets = [record.offset for _, record in framing.walk(memoryview(rec.read_bytes()))]

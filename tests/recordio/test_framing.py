@@ -32,7 +32,7 @@ def test_every_payload_comes_back(payloads: list[bytes]) -> None:
 def test_no_magic_is_left_inside_a_frame(payload: bytes) -> None:
     framed = framing.frame(payload)
     words = np.frombuffer(framed, dtype="<u4")
-    heads = [place for place in range(len(words)) if words[place] == MAGIC]
+    heads = [index for index in range(len(words)) if words[index] == MAGIC]
     assert len(heads) == 1 + len(framing.magic_offsets(payload))
 
 
@@ -47,7 +47,7 @@ def test_the_layout_by_hand() -> None:
 def test_the_magic_twice_makes_a_middle_piece() -> None:
     payload = MAGIC_BYTES + b"word" + MAGIC_BYTES
     buffer = memoryview(framing.frame(payload))
-    kinds = [struct.unpack_from("<I", buffer, place + 4)[0] >> 29 for place in (0, 8, 20)]
+    kinds = [struct.unpack_from("<I", buffer, offset + 4)[0] >> 29 for offset in (0, 8, 20)]
     assert kinds == [framing.FIRST, framing.MIDDLE, framing.LAST]
     assert bytes(framing.read_record(buffer, 0)[0]) == payload
 

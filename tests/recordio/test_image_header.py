@@ -1,4 +1,4 @@
-"""Dimensions, turning and format from headers; and what is no whole image."""
+"""Dimensions, turning and format from headers; and what is truncated or no image."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from dali_mix.recordio.part import Part
 def test_pieces_are_hashed_in_order_and_stored_in_any(tmp_path: Path) -> None:
     pieces = [os.urandom(size) for size in (100, 1, 5000, 64)]
     part = Part(tmp_path / "part")
-    places = [part.place(memoryview(piece)) for piece in pieces]
+    offsets = [part.place(memoryview(piece)) for piece in pieces]
     part.end()
-    for piece, at in reversed(list(zip(pieces, places, strict=True))):
+    for piece, at in reversed(list(zip(pieces, offsets, strict=True))):
         assert not part.closed
         part.store(memoryview(piece), at)
     assert part.closed  # with the last one

@@ -160,8 +160,8 @@ def test_a_record_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_decoding_finds_what_headers_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     png = bytearray(encoded("PNG", 40, 40))
-    place = png.index(b"IDAT") + 20
-    png[place : place + 30] = bytes(30)
+    offset = png.index(b"IDAT") + 20
+    png[offset : offset + 30] = bytes(30)
     write_set(tmp_path / "set", [(with_checksums(bytes(png)), 0)], classes="a")
     assert verify(tmp_path / "set", capsys)[0] == 0
     status, text = verify(tmp_path / "set", capsys, "--decode")

@@ -19,6 +19,7 @@ from dali_mix._text import composed
 from dali_mix.datasets.annotations import (
     against_published,
     boxes_of,
+    check_unique_field,
     choose_task,
     column,
     entries_of,
@@ -28,7 +29,7 @@ from dali_mix.datasets.annotations import (
     read_json,
 )
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, first_double, first_of, join_reports
+from dali_mix.datasets.base import Listing, Options, first_of, join_reports
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.tasks import DETECTION, MULTILABEL
 
@@ -55,7 +56,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     images = entries_of(content, "images", where)
     spot = f"{where}: images"
     ids = column(images, "id", is_whole, "a whole number", spot)
-    _check_unique(ids, "id", spot)
+    check_unique_field(ids, "id", spot)
     files = column(images, "file_name", is_text, "a file's name", spot)
     notes = entries_of(content, "annotations", where)
     spot = f"{where}: annotations"
@@ -78,7 +79,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         labels = list(targets)
     folder = _folder(tree, split)
     names = [_name(folder, name, f"{where}: images[{number}]") for number, name in enumerate(files)]
-    _check_unique(names, "file_name", f"{where}: images")
+    check_unique_field(names, "file_name", f"{where}: images")
     if split in PUBLISHED and len(classes) == COCO_CLASSES:
         published = against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
         report = join_reports(report, published)
@@ -137,8 +138,8 @@ def _classes(content: Any, where: str) -> tuple[tuple[str, ...], list[int]]:
     names = column(entries, "name", is_text, "a name", spot)
     if not names:
         raise ValueError(f"{spot}: there are none, so there is nothing to learn; is it the right file?")
-    _check_unique(ids, "id", spot)
-    _check_unique(names, "name", spot)
+    check_unique_field(ids, "id", spot)
+    check_unique_field(names, "name", spot)
     name_of = dict(zip(ids, names, strict=True))
     return tuple(name_of[number] for number in sorted(ids)), sorted(ids)
 
@@ -161,13 +162,6 @@ def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str,
     listed = first_of([repr(name) for name in unused])
     notice = f"{len(unused)} of {len(classes)} classes have no annotation here: {listed}"
     return {"notices": [f"{notice} (--classes FILE sets the classes)"]}
-
-
-def _check_unique(values: list[Any], key: str, where: str) -> None:
-    if double := first_double(values):
-        again, before = double
-        other = f"{where.rpartition(' ')[2]}[{before}]"
-        raise ValueError(f"{where}[{again}]: field {key!r} is {values[again]!r}, as in {other} already; remove one")
 
 
 def _rows_of(notes: list[Any], key: str, ids: list[int], none: str, where: str) -> np.ndarray:

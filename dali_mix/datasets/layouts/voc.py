@@ -95,10 +95,9 @@ def voc(root: Path, split: str, options: Options) -> Listing:
 
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return year and folder of each year to read."""
-    devkit = next(
-        (base for base in ("VOCdevkit/", "") if tree.exists(base + "Annotations") or _years_in(tree, base)), ""
-    )
-    there = _years_in(tree, devkit)
+    devkit = "VOCdevkit/" if tree.exists("VOCdevkit") else ""
+    folders = tree.folders(devkit.rstrip("/"))
+    there = [name[3:] for name in folders if name.startswith("VOC") and name[3:].isdigit()]
     if not there:
         if tree.exists(f"{devkit}Annotations") and not asked:
             return [("", devkit)]  # the root is one year's folder itself
@@ -109,13 +108,6 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
     if not asked and len(there) > 1:
         raise ValueError(f"{tree.root}: the years {', '.join(there)} are there: choose, e.g. --years {','.join(there)}")
     return [(year, f"{devkit}VOC{year}/") for year in asked or there]
-
-
-def _years_in(tree: Tree, base: str) -> list[str]:
-    if base and not tree.exists(base.rstrip("/")):
-        return []
-    found = (name[3:] for name in tree.folders(base.rstrip("/")) if name.startswith("VOC"))
-    return [year for year in found if year.isdigit()]
 
 
 def _images(tree: Tree, base: str, split: str) -> list[_Image]:
@@ -212,10 +204,11 @@ def _same_name(image: _Image) -> bool:
 
 
 def _size_of(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
+    data = tree.read(name)
     try:
-        header = read_image_header(tree.read(name), plain=False)
+        header = read_image_header(data, plain=False)
     except ValueError as error:
-        raise ValueError(f"{tree.where(name)}: {str(error).removeprefix(tree.where(name) + ': ')}") from None
+        raise ValueError(f"{tree.where(name)}: {error}") from None
     turned = stored and header.orientation >= 5
     return (header.width, header.height) if turned else (header.height, header.width)
 

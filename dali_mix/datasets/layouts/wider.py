@@ -15,6 +15,7 @@ import numpy as np
 from dali_mix.datasets.annotations import (
     against_published,
     boxes_of,
+    check_unique_field,
     choose_task,
     column,
     entries_of,
@@ -52,12 +53,11 @@ def wider(root: Path, split: str, options: Options) -> Listing:
     places: list[str] = []
     targets: list[np.ndarray] = []
     crops: list[tuple[float, float, float, float]] = []
-    first: dict[str, int] = {}
-    for number, file_name in enumerate(column(images, "file_name", is_text, "a file's name", f"{where}: images")):
+    files = column(images, "file_name", is_text, "a file's name", f"{where}: images")
+    files = [check_name(file, "Image/", f"{where}: images[{row}]: field 'file_name'") for row, file in enumerate(files)]
+    check_unique_field(files, "file_name", f"{where}: images")
+    for number, name in enumerate(files):
         spot = f"{where}: images[{number}]"
-        name = check_name(file_name, "Image/", f"{spot}: field 'file_name'")
-        if first.setdefault(name, number) != number:
-            raise ValueError(f"{spot}: field 'file_name' is {name!r}, as in images[{first[name]}] already; join them")
         if split in ("train", "val") and not name.startswith(f"{split}/"):
             continue
         people = entries_of(images[number], "targets", spot)
