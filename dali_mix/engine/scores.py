@@ -105,7 +105,6 @@ class DetectionScores(Scores):
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "voc", threshold: float = 0.5) -> None:
         self.metrics = DetectionMetrics(num_classes, protocol, number("metrics.threshold", threshold, 0.0, 1.0))
         self.names = ("AP50", "AP50_11") if protocol == "voc" else tuple(COCO_STATS)
-        self.device = device
         self.details: dict[str, Any] = {}
 
     def update(self, outputs: Any, targets: Any, ids: Tensor) -> None:
@@ -120,7 +119,7 @@ class DetectionScores(Scores):
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
         """Return the measures of `names`, equal on every rank."""
-        self.metrics.gather(self.device)
+        self.metrics.gather()
         self.details = self.metrics.compute()
         return {name: 100.0 * self.details[name] for name in self.names}
 

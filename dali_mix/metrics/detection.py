@@ -78,16 +78,14 @@ class DetectionMetrics:
             self._found.append(_rows(number, found["boxes"], found["scores"], found["labels"]))
             self._true.append(_rows(number, true["boxes"], true["difficult"], true["labels"]))
 
-    def gather(self, device: torch.device | str = "cpu", group: dist.ProcessGroup | None = None) -> None:
-        """Give every rank the images of all; each rank calls it once, just before `compute`.
-
-        Args:
-            device: on which the process group exchanges tensors.
-        """
+    def gather(self, group: dist.ProcessGroup | None = None) -> None:
+        """Give every rank the images of all; each rank calls it once, just before `compute`."""
         if dist.is_available() and dist.is_initialized():
-            parts = (torch.cat([torch.empty(0, dtype=torch.float64), *self._images])[:, None], *self._tables())
-            images, self._found, self._true = ([gather_rows(part.to(device), group).cpu()] for part in parts)
-            self._images = [images[0][:, 0]]
+            parts: list[Any] = [None] * dist.get_world_size(group)
+            dist.all_gather_object(parts, (self._images, *self._tables()), group)
+            self._images = [own for images, _, _ in parts for own in images]
+            self._found = [found for _, found, _ in parts]
+            self._true = [true for _, _, true in parts]
 
     def compute(self) -> dict[str, Any]:
         """Return the measures, each 0 to 1: NaN where there is no object to find.
@@ -254,18 +252,6 @@ def eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
     """Return the mean of the highest precision at a recall of at least 0, 0.1, …, 1 (VOC 2007)."""
     points = [precision[recall >= tenth / 10 - 1e-12].max(initial=0.0) for tenth in range(11)]
     return float(np.mean(points))
-
-
-def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Return the rows (n, k) of all ranks, in order of rank; ranks may hold different numbers of rows, or none."""
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device), group)
-    lengths = [int(count) for count in counts]
-    padded = rows.new_zeros(max(lengths), rows.shape[1])
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded, group)
-    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
 def _rows(number: int, boxes: Tensor, extra: Tensor, labels: Tensor) -> Tensor:

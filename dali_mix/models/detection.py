@@ -152,7 +152,7 @@ def build_detector(
     if neck == "fpn" and len(sides) != len(STRIDES) + 1:
         raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels, so give as many sides")
     body, maps = _body(backbone, neck, backbone_options or {})
-    _freeze(body, freeze.split(",") if isinstance(freeze, str) else freeze, backbone)
+    _freeze(body, [part for part in freeze.split(",") if part] if isinstance(freeze, str) else freeze, backbone)
     levels = [(side,) for side in sides] if neck == "fpn" else [sides]
     base = Backbone(body, maps, channels if neck == "fpn" else None)
     return Detector(

@@ -70,6 +70,7 @@ def child(values, work_dir, env, options):
 
         process_group.dist.destroy_process_group = terminated
     make = functools.partial(synthetic.make_loaders, nan_at=options.get("nan_at", ()), bad=options.get("bad", ()))
+    make = None if options.get("packed") else make  # the packed sets that the recipe names
     if options.get("term_in_evaluation") == rank:
         make = functools.partial(terminated_in_evaluation, make)
     try:

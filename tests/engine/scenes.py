@@ -27,11 +27,11 @@ def cli(*arguments):
     return main([str(argument) for argument in arguments])
 
 
-def pack_scenes(folder, **counts):
+def pack_scenes(folder, task="multilabel", **counts):
     """Pack digit scenes, split=count, to `folder`/split."""
     for split, count in counts.items():
-        command = ["pack", "digit-scenes", "--split", split, "--scenes", count, "--out", folder / split, "--quiet"]
-        assert cli(*command) == 0
+        command = ["pack", "digit-scenes", "--split", split, "--scenes", count, "--out", folder / split]
+        assert cli(*command, "--task", task, "--quiet") == 0
 
 
 def old_checkpoint(best, path):

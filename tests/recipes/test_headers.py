@@ -16,6 +16,7 @@ from dali_mix.engine.config.recipe_files import list_recipes, load_config, parse
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}
 MULTILABEL = {"voc2007": 20, "coco": 80, "wider": 14, "nus_wide": 81, "vg500": 500}
+DETECTION = {"voc0712": 20, "coco": 80, "bccd": 3}
 ROOT = Path(__file__).parents[2]
 
 
@@ -53,6 +54,8 @@ def test_bundled_recipe(name, tmp_path, monkeypatch):
     assert json.loads(json.dumps(config.resolved()))["epochs"] == config.epochs
     folder, _, own = name.rpartition("/")
     task, classes = tasks.CLASSIFICATION, CLASSES.get(folder, 10)
+    if folder == "detection":
+        task, classes = tasks.DETECTION, DETECTION.get(own.partition("_")[0], 10)
     if folder == "multilabel":
         task, classes = tasks.MULTILABEL, next((k for data, k in MULTILABEL.items() if own.startswith(data)), 10)
         monkeypatch.chdir(tmp_path)
@@ -89,4 +92,4 @@ def test_options_in_headers_can_be_set(name, tmp_path, monkeypatch):
         for key, value in map(parse_option, words):
             assert value_at(config.resolved(), key) == value
         if "sgre" not in name:  # which need a file of label embeddings
-            check_recipe(config, 20, tasks.MULTILABEL)
+            check_recipe(config, 20, tasks.DETECTION if name.startswith("detection/") else tasks.MULTILABEL)

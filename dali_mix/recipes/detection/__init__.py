@@ -1,1 +1,1 @@
-"""Recipes on sets whose images have several labels."""
+"""Recipes on sets with boxes."""

@@ -1,0 +1,207 @@
+"""Detection in the engine: digit scenes trained, killed and resumed, on ranks, evaluated and predicted."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.inference.predict import Predictor
+from dali_mix.engine.run import evaluate_checkpoint, train
+from dali_mix.models import build_model
+from dali_mix.recordio import RecordSet
+from dali_mix.reports.evaluation import evaluation_report
+from tests.engine.processes import assert_same_run, finish, records, run, said, start
+from tests.engine.scenes import cli, pack_scenes
+
+KILLED = -signal.SIGKILL
+MODEL = {
+    "type": "detector",
+    "backbone": {"type": "timm/resnet10t"},
+    "freeze": "",
+    "anchors": (16, 24, 32, 48, 64),
+    "channels": 64,
+    "hidden": 128,
+    "rois": 32,
+    "proposals": (128, 96),
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    pack_scenes(folder, "detection", train=1200, val=60)
+    return folder
+
+
+def recipe(folder, **changes):
+    return {
+        "train_set": str(folder / "train"),
+        "val_set": str(folder / "val"),
+        "pipeline": {"type": "detection", "shorter": 96, "longest": 128, "flip": 0.0},
+        "batch_size": 8,
+        "epochs": 1,
+        "model": MODEL,
+        "objective": {"type": "Detection"},
+        "optimizer": {"type": "AdamW", "lr": 1e-3, "weight_decay": 1e-2},
+        "device": "cpu",
+        "log_interval": 2,
+        "log_ids": True,
+        "checkpoint": {"interval_steps": 2, "keep": 3},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(scenes):
+    """A run that finds digits."""
+    values = recipe(scenes, schedule={"type": "onecycle", "pct_start": 0.2}, checkpoint={"interval_epochs": 1})
+    assert finish(start(values, scenes / "run", packed=True), 250) == [0], said(scenes / "run")
+    return make_config(values), scenes / "run"
+
+
+def test_digits_are_found(trained):
+    _, work_dir = trained
+    train_lines = [record for record in records(work_dir) if record["kind"] == "train"]
+    parts = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
+    assert all(set(parts) <= record.keys() for record in train_lines)
+    scores = [record for record in records(work_dir) if record["kind"] == "val"]
+    assert "loss" not in scores[-1]
+    assert scores[-1]["AP50"] > 25
+
+
+def test_evaluation_report_and_prediction_agree(trained, tmp_path):
+    config, work_dir = trained
+    found = evaluate_checkpoint(config, work_dir / "checkpoints" / "latest")
+    last = [record for record in records(work_dir) if record["kind"] == "val"][-1]
+    assert found.values["AP50"] == pytest.approx(last["AP50"], abs=1e-9)
+    names = [path.name for path in evaluation_report(found, tmp_path / "report")]
+    assert names == ["per_class.csv", "per_class.png", "pr_curves.png", "boxes.png"]
+    # The same images as files, one at a time, in pixels of the file.
+    val = RecordSet(config.val_set)
+    for number in range(20):
+        (tmp_path / f"{number:02}.png").write_bytes(val.encoded(number).tobytes())
+    predicted = Predictor(config, work_dir / "checkpoints" / "latest").detect([tmp_path], threshold=0.3)
+    assert len(predicted.paths) == 20
+    for number, (boxes, scores) in enumerate(zip(predicted.boxes, predicted.scores, strict=True)):
+        table = found.scores.metrics._tables()[0]
+        own = table[(table[:, 0] == number) & (table[:, 5] > 0.3)]
+        assert len(own) == len(boxes)
+        np.testing.assert_allclose(boxes, own[:, 1:5], atol=0.02)
+        np.testing.assert_allclose(scores, own[:, 5], atol=1e-4)
+
+
+def test_boxes_are_in_pixels_of_the_file_as_it_is_shown(trained, tmp_path):
+    """Twice as large, and stored lying on its side with an orientation that turns it back."""
+    config, work_dir = trained
+    val = RecordSet(config.val_set)
+    (tmp_path / "small.png").write_bytes(val.encoded(3).tobytes())
+    small = Image.open(tmp_path / "small.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = small.resize((256, 192)).transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "turned.jpg", quality=98, subsampling=0, exif=exif)
+    one, other = (
+        Predictor(config, work_dir / "checkpoints" / "latest").detect([tmp_path / name], threshold=0.5)
+        for name in ("small.png", "turned.jpg")
+    )
+    assert len(one.boxes[0]) and one.labels[0].tolist() == other.labels[0].tolist()
+    np.testing.assert_allclose(2 * one.boxes[0], other.boxes[0], atol=4)
+
+
+@pytest.fixture(scope="module")
+def straight(scenes, tmp_path_factory):
+    """An uninterrupted run of a few steps, with everything random that there is."""
+    values = recipe(scenes, max_steps=8, mixer={"type": "BoxResizeMix"}, ema=0.9)
+    values["pipeline"] = {"type": "detection", "shorter": (80, 96), "longest": 128, "iou_crop": 0.5, "photometric": 0.5}
+    work_dir = tmp_path_factory.mktemp("straight") / "run"
+    assert run(values, work_dir, packed=True) == [0], said(work_dir)
+    return values, work_dir
+
+
+@pytest.mark.parametrize("step", [3, 4, 7])
+def test_killed_and_resumed_bit_for_bit(straight, tmp_path, step):
+    values, one = straight
+    assert run(values, tmp_path / "run", packed=True, kill_at=step) == [KILLED]
+    assert run(values, tmp_path / "run", packed=True, resume="must") == [0], said(tmp_path / "run")
+    assert_same_run(one, tmp_path / "run")
+
+
+def test_two_ranks_killed_and_resumed(straight, tmp_path):
+    values, _ = straight
+    for name, options in (("straight", [{}]), ("killed", [{"kill_at": 5}, {"resume": "must"}])):
+        for number, option in enumerate(options):
+            codes = run(values, tmp_path / name, ranks=2, packed=True, **option)
+            assert codes == ([KILLED] * 2 if number < len(options) - 1 else [0, 0]), said(tmp_path / name)
+    assert_same_run(tmp_path / "straight", tmp_path / "killed")
+
+
+def test_two_ranks_evaluate_as_one(trained, tmp_path):
+    """With a batch of one an image has the same padding everywhere."""
+    config, work_dir = trained
+    values = {**config.resolved(), "weights": str(work_dir / "checkpoints" / "best.pt"), "max_steps": 1}
+    values |= {"val_batch_size": 2, "optimizer": {"type": "SGD", "lr": 1e-12}, "schedule": {"type": "constant"}}
+    assert run(values, tmp_path / "two", ranks=2, packed=True) == [0, 0], said(tmp_path / "two")
+    (found,) = [record for record in records(tmp_path / "two") if record["kind"] == "val"]
+    alone = evaluate_checkpoint(
+        make_config({**values, "val_batch_size": 1}), tmp_path / "two" / "checkpoints" / "latest"
+    )
+    assert found["AP50"] == pytest.approx(alone.values["AP50"], abs=1e-6)
+
+
+def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
+    torch.save(build_model("timm/resnet10t", 7).state_dict(), tmp_path / "backbone.pth")
+    model = {**MODEL, "backbone": {"type": "timm/resnet10t", "weights": str(tmp_path / "backbone.pth")}}
+    train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "run")
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "backbone.pth: " in log and " 0 missing, 0 mis-shaped" in log
+    torch.save(build_model("timm/resnet18", 7).state_dict(), tmp_path / "backbone.pth")
+    with pytest.raises(ValueError, match="of the model's weights fit, 95% must"):
+        train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": {"type": "BinaryCrossEntropy"}}, "sums the losses of the model; leave loss out"),
+        ({"objective": {"type": "Plain"}}, "a set for detection is trained with objective Detection"),
+        ({"mixer": {"type": "CutMix"}}, "CutMix does not carry boxes along: choose one of BoxResizeMix, BoxSpliceMix"),
+        ({"metrics": {"protocol": "coca"}}, "protocol='coca'"),
+        ({"checkpoint": {"best": "AP"}}, "checkpoint.best='AP' is not measured with metrics={}: choose one of AP50"),
+        ({"model": {**MODEL, "neck": "fpm"}}, "neck='fpm'"),
+        ({"model": {**MODEL, "backbon": 1}}, "did you mean backbone"),
+        ({"pipeline": {"type": "imagenet", "auto_augment": "randaugment"}}, "auto"),
+    ],
+)
+def test_mistakes_end_before_anything_starts(scenes, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(make_config(recipe(scenes, **changes)), tmp_path / "run")
+
+
+def test_a_set_without_boxes_is_refused(scene_sets, scenes, tmp_path):
+    values = recipe(scenes, train_set=scene_sets["train_set"], val_set=None)
+    with pytest.raises(ValueError, match="objective Detection is for sets with boxes; this is a set for multilabel"):
+        train(make_config(values), tmp_path / "run")
+
+
+def test_the_command(trained, tmp_path, capsys):
+    config, work_dir = trained
+    image = tmp_path / "scene.png"
+    image.write_bytes(RecordSet(config.val_set).encoded(3).tobytes())
+    best = work_dir / "checkpoints" / "best.pt"
+    (tmp_path / "recipe.py").write_text("\n".join(f"{name} = {value!r}" for name, value in config.resolved().items()))
+    outs = ("--json", tmp_path / "p.json", "--csv", tmp_path / "p.csv", "--draw", tmp_path / "drawn")
+    assert cli("detect", "predict", tmp_path / "recipe.py", best, image, image, *outs) == 0
+    assert "scene.png boxes: " in capsys.readouterr().out
+    assert (tmp_path / "p.csv").read_text().startswith("image,class,score,x1,y1,x2,y2\n")
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["scene-2.png", "scene.png"]
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / "scene.png"))
+    assert (drawn != np.asarray(Image.open(image))).any() and drawn.shape == (96, 128, 3)
+    assert cli("detect", "evaluate", tmp_path / "recipe.py", best) == 0
+    assert "AP50 " in capsys.readouterr().out
+    assert cli("predict", tmp_path / "recipe.py", best, image, "--top-k", 3) == 1
+    assert "--threshold chooses boxes" in capsys.readouterr().err
+    assert Path(work_dir).is_dir()
