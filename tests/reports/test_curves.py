@@ -160,3 +160,10 @@ def test_multi_label_runs_are_judged_by_map(tmp_path):
     assert _summary(found) == ": mAP 61.50 %, best 61.50 %"
     assert _summary([val(1, 50.0)]) == ": top-1 50.00 %, best 50.00 %"
     assert curves(tmp_path / "metrics.jsonl", tmp_path / "c.png").is_file()
+
+
+@pytest.mark.parametrize(("top5", "drawn"), [(100.0, ["top-1"]), (99.0, ["top-1", "top-5"])])
+def test_a_top_5_that_is_always_100_is_left_out(top5, drawn):
+    axes = style.new_figure(3, 3).add_subplot()
+    _draw_accuracy(axes, [val(10, 40.0, top5), val(20, 50.0, 100.0)])
+    assert sorted(text.get_text() for text in axes.get_legend().get_texts()) == drawn
