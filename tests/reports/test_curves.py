@@ -103,17 +103,16 @@ def test_lines_are_where_the_numbers_are(tmp_path):
     assert count(pixels, GREEN) > 200 and count(pixels, BLUE) > 400
 
 
-def test_few_and_many_records_can_be_drawn(tmp_path):
-    for records in (
-        [train(0)],
-        [val(3)],
-        [train(step, 1 + step % 3) for step in range(1, 300)],
-        [train(5, float("nan"))],
-    ):
-        write(tmp_path / "m.jsonl", records)
-        pixels = colors_of(curves(tmp_path / "m.jsonl", tmp_path / "c.png"))
-        assert pixels.shape == (992, 1600, 3)
-        assert count(pixels, BLUE) > 0 or not _series(records, "lr")[0]
+@pytest.mark.parametrize(
+    "records",
+    [[train(0)], [val(3)], [train(step, 1 + step % 3) for step in range(1, 300)], [train(5, float("nan"))]],
+    ids=["train", "val", "many", "nan"],
+)
+def test_few_and_many_records_can_be_drawn(tmp_path, records):
+    write(tmp_path / "m.jsonl", records)
+    pixels = colors_of(curves(tmp_path / "m.jsonl", tmp_path / "c.png"))
+    assert pixels.shape == (992, 1600, 3)
+    assert count(pixels, BLUE) > 0 or not _series(records, "lr")[0]
 
 
 def test_the_command(tmp_path, capsys):
