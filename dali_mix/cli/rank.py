@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+from dali_mix._files import replacing
 from dali_mix.cli import main as program
 
 FOLDER = "DALI_MIX_RANKS"  # the environment variable that names the launcher's folder
@@ -42,10 +43,8 @@ def main() -> int:
     except Exception:  # a bug: its traceback is the message
         status = 1
         tell(traceback.format_exc().rstrip())
-    path = Path(os.environ[FOLDER], f"{os.environ['RANK']}.json")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(Ended(status, "\n".join(messages))), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(Path(os.environ[FOLDER], f"{os.environ['RANK']}.json")) as aside:
+        aside.write_text(json.dumps(Ended(status, "\n".join(messages))), encoding="utf-8")
     return status
 
 

@@ -101,14 +101,19 @@ def test_maps_pooled_are_what_the_whole_model_classifies(tmp_path, name, classif
         torch.testing.assert_close(whole.get_submodule(classifier)(pooled), whole(images()), rtol=1e-4, atol=1e-4)
 
 
-def test_patches_of_a_vit_without_the_tokens_in_front():
-    for name, front in (("timm/vit_tiny_patch16_224", 1), ("timm/deit_tiny_distilled_patch16_224", 2)):
-        model = build_multilabel(name, num_classes=3, backbone_options={"depth": 1}).eval()
-        tokens = model.backbone.forward_features(images())
-        maps = model.forward_features(images())
-        assert tokens.shape[1] == 4 * 6 + front
-        for row, column in np.ndindex(4, 6):
-            assert torch.equal(maps[:, :, row, column], tokens[:, front + 6 * row + column])
+@pytest.mark.parametrize(
+    ("name", "front"), [("timm/vit_tiny_patch16_224", 1), ("timm/deit_tiny_distilled_patch16_224", 2)]
+)
+def test_patches_of_a_vit_without_the_tokens_in_front(name, front):
+    model = build_multilabel(name, num_classes=3, backbone_options={"depth": 1}).eval()
+    tokens = model.backbone.forward_features(images())
+    maps = model.forward_features(images())
+    assert tokens.shape[1] == 4 * 6 + front
+    for row, column in np.ndindex(4, 6):
+        assert torch.equal(maps[:, :, row, column], tokens[:, front + 6 * row + column])
+
+
+def test_patches_of_a_vit_of_torchvision():
     model = build_multilabel("torchvision/vit_b_16", num_classes=3, backbone_options={"image_size": 32}).eval()
     seen = []
     model.backbone.encoder.register_forward_hook(lambda module, args, out: seen.append(out))

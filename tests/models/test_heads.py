@@ -128,9 +128,16 @@ def test_cells_go_row_by_row():
     resized = F.interpolate(maps(rows=5, columns=7), (4, 6), mode="bilinear", align_corners=True)
     torch.testing.assert_close(head.cells(maps(rows=5, columns=7), 2, 3), head.cells(resized, 2, 3))
     assert head.cells(features[:0], 2, 3).shape == (0, 6, 4)
-    for features, message in ((maps(rows=1), "2×3 cells is finer than the map, 1×5"), (torch.ones(2, 9, 16), "maps")):
-        with pytest.raises(ValueError, match=message):
-            head.cells(features, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [(maps(rows=1), "2×3 cells is finer than the map, 1×5"), (torch.ones(2, 9, 16), "maps")],
+    ids=["too fine", "tokens"],
+)
+def test_features_that_have_no_cells(features, message):
+    with pytest.raises(ValueError, match=message):
+        MaxPoolHead(16, 4).cells(features, 2, 3)
 
 
 def small_sgre(**options):

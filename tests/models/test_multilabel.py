@@ -113,11 +113,19 @@ def test_spliced_images_give_the_logits_of_their_cells():
     none = (torch.zeros(0, 6, dtype=torch.int64), torch.zeros(0, 6, dtype=torch.bool))
     loss = SpliceMixConsistencyLoss()(logits, cells, targets, *none)
     torch.testing.assert_close(loss, BinaryCrossEntropy()(logits, targets))
-    for wrong in ((6, 1, 2), (-1, 1, 2)):
-        with pytest.raises(ValueError, match="of 5 images cannot be spliced"):
-            model(batch, spliced=wrong)
-    with pytest.raises(ValueError, match="CSRAHead gives no logits of cells"):
-        build_multilabel("wrn-10-1", num_classes=3)(batch, spliced=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("head", "spliced", "message"),
+    [
+        ("max", (6, 1, 2), "6 of 5 images cannot be spliced"),
+        ("max", (-1, 1, 2), "-1 of 5 images cannot be spliced"),
+        ("csra", (1, 2, 3), "CSRAHead gives no logits of cells"),
+    ],
+)
+def test_what_cannot_be_spliced(head, spliced, message):
+    with pytest.raises(ValueError, match=message):
+        build_multilabel("wrn-10-1", head, num_classes=3)(torch.randn(5, 3, 16, 24), spliced=spliced)
 
 
 def test_trying_out_changes_nothing():

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dali_mix.cli.main import main
 from dali_mix.models import build_model, build_multilabel, load_weights, read_state_dict
+from dali_mix.models.weights.prefixes import best_prefix
 
 
 def make(seed=0, num_classes=5):
@@ -198,3 +199,10 @@ def test_convert_takes_prefixes_off(tmp_path, capsys, origin, name):
     found = read_state_dict(tmp_path / "out.safetensors")
     assert found.keys() == saved.state_dict().keys()
     assert all(torch.equal(value, found[key]) for key, value in saved.state_dict().items())
+
+
+@pytest.mark.parametrize(("fitting", "prefix"), [(1, ""), (2, "body."), (4, "body.")])
+def test_a_prefix_must_fit_half_of_the_model(fitting, prefix):
+    wanted = {name: torch.zeros(2) for name in "abcd"}
+    found = {f"body.{name}": torch.zeros(2) for name in "abcd"[:fitting]}
+    assert best_prefix(found, wanted) == prefix

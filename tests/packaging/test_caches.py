@@ -70,7 +70,7 @@ def test_kernels_are_compiled_once_and_kept_where_only_this_user_reads(read_only
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("squat", ["file", "link", "open", "listed"])
+@pytest.mark.parametrize("squat", ["file", "link", "open", "listed", "group"])
 def test_a_folder_that_others_could_have_made_is_not_used(read_only: Path, tmp_path: Path, squat: str) -> None:
     folder = tmp_path / f"dali_mix-{os.geteuid()}"
     if squat == "file":
@@ -80,7 +80,7 @@ def test_a_folder_that_others_could_have_made_is_not_used(read_only: Path, tmp_p
         folder.symlink_to(tmp_path / "target")
     else:
         folder.mkdir()
-        folder.chmod(0o777 if squat == "open" else 0o755)
+        folder.chmod({"open": 0o777, "listed": 0o755, "group": 0o770}[squat])
     said = python("from dali_mix import caches; print(caches.fallback())", tmp_path, PYTHONPATH=str(read_only))
     assert said.stdout == "None\n"
     if squat == "link":  # and the functions work all the same

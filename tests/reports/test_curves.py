@@ -103,17 +103,16 @@ def test_lines_are_where_the_numbers_are(tmp_path):
     assert count(pixels, GREEN) > 200 and count(pixels, BLUE) > 400
 
 
-def test_few_and_many_records_can_be_drawn(tmp_path):
-    for records in (
-        [train(0)],
-        [val(3)],
-        [train(step, 1 + step % 3) for step in range(1, 300)],
-        [train(5, float("nan"))],
-    ):
-        write(tmp_path / "m.jsonl", records)
-        pixels = colors_of(curves(tmp_path / "m.jsonl", tmp_path / "c.png"))
-        assert pixels.shape == (992, 1600, 3)
-        assert count(pixels, BLUE) > 0 or not _series(records, "lr")[0]
+@pytest.mark.parametrize(
+    "records",
+    [[train(0)], [val(3)], [train(step, 1 + step % 3) for step in range(1, 300)], [train(5, float("nan"))]],
+    ids=["train", "val", "many", "nan"],
+)
+def test_few_and_many_records_can_be_drawn(tmp_path, records):
+    write(tmp_path / "m.jsonl", records)
+    pixels = colors_of(curves(tmp_path / "m.jsonl", tmp_path / "c.png"))
+    assert pixels.shape == (992, 1600, 3)
+    assert count(pixels, BLUE) > 0 or not _series(records, "lr")[0]
 
 
 def test_the_command(tmp_path, capsys):
@@ -160,3 +159,10 @@ def test_multi_label_runs_are_judged_by_map(tmp_path):
     assert _summary(found) == ": mAP 61.50 %, best 61.50 %"
     assert _summary([val(1, 50.0)]) == ": top-1 50.00 %, best 50.00 %"
     assert curves(tmp_path / "metrics.jsonl", tmp_path / "c.png").is_file()
+
+
+@pytest.mark.parametrize(("top5", "drawn"), [(100.0, ["top-1"]), (99.0, ["top-1", "top-5"])])
+def test_a_top_5_that_is_always_100_is_left_out(top5, drawn):
+    axes = style.new_figure(3, 3).add_subplot()
+    _draw_accuracy(axes, [val(10, 40.0, top5), val(20, 50.0, 100.0)])
+    assert sorted(text.get_text() for text in axes.get_legend().get_texts()) == drawn

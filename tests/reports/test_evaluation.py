@@ -52,6 +52,14 @@ def test_bars_are_sorted_and_as_long_as_their_values(tmp_path):
     assert found == pytest.approx([LENGTH * share for share in (1, 0.625, 0.25, 0, 0)], abs=0.02)
 
 
+def test_values_stand_in_their_bars_where_they_fit():
+    axes = draw_bars(["long", "short"], [30.0, 29.9], "AP by class").axes[0]
+    looks = {text.get_text(): (text.get_ha(), text.get_color()) for text in axes.texts}
+    assert looks["30.0"] == ("right", "white") and looks["29.9"] == ("left", style.INK)
+    ends = {text.get_text(): text.get_position()[0] for text in axes.texts}
+    assert ends["30.0"] < MARGIN + NAME + 0.3 * LENGTH and ends["29.9"] > MARGIN + NAME + 0.299 * LENGTH
+
+
 @pytest.mark.parametrize(("count", "columns"), [(20, 1), (80, 2), (500, 7), (1000, 7)])
 def test_many_classes_stand_in_columns(count, columns, tmp_path):
     figure = draw_bars([f"class {number}" for number in range(count)], [50.0] * count, "title")

@@ -17,7 +17,6 @@ from dali_mix.tasks import TASKS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     add = parser.add_argument
     add("rec", nargs="+", type=Path, help="the .rec file, or several in the order they are read")
     add("--out", type=Path, metavar="PREFIX", help="the set's prefix, in the same folder (FILE without .rec)")

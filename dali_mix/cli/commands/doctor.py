@@ -119,12 +119,11 @@ def check_set(findings: Findings, prefix: str) -> None:
     from dali_mix.recordio import RecordSet
 
     records = RecordSet(prefix)
-    info = records.info
     loader = build_loader("imagenet", records, batch_size=min(8, len(records)), train=False)
     try:
         batch = next(iter(loader))
     finally:
         loader.close()
-    text = f"{prefix}: {len(records)} records, {len(info.classes)} classes, {info.task}; a batch"
+    text = f"{prefix}: {len(records)} records, {len(records.info.classes)} classes, {records.info.task}; a batch"
     objects = records.task.count(batch.targets)
     findings.ok("set", f"{text} {tuple(batch.images.shape)}" + (f" with {objects}" if objects else ""))

@@ -10,7 +10,6 @@ from dali_mix.recordio.manifest import read_info, set_prefix
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     add = parser.add_argument
     add("prefix", metavar="PREFIX", help="the packed set whose classes are wanted")
     add("--from", dest="source", required=True, choices=("bert", "glove", "random"), help="what makes them")

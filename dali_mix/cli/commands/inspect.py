@@ -15,7 +15,6 @@ from dali_mix.recordio.summary import lines, summarize
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.add_argument("prefix", help="the set: its path without .json")
     parser.add_argument("--record", type=int, metavar="ROW", help="show this record, counted from 0")
     parser.add_argument("--save", type=Path, metavar="FILE", help="with --record: write its encoded image here")

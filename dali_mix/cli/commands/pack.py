@@ -34,7 +34,6 @@ _ONLY_FOR = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     add = parser.add_argument
     add("layout", choices=layout_names(), help="how the files lie")
     add("--root", type=Path, help="the dataset's folder or an archive of it (digits and digit-scenes need none)")
@@ -50,16 +49,21 @@ def _configure_reading(add: Callable[..., object]) -> None:
     add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one a line; voc: auto finds them")
     add("--task", choices=TASKS, help="what the labels are (voc, coco, digit-scenes: multilabel; list: by its labels)")
     add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)")
-    add("--unlabelled", choices=("keep", "drop"), help="images without labels (dropped by nus-wide, vg500 and coco)")
-    add("--val-share", type=float, metavar="F", help="imagefolder, list: share of each class that becomes --split val")
-    add("--split-folders", choices=("auto", "yes", "no"), help="imagefolder: root/SPLIT/CLASS (by what is there)")
+    unlabelled = "images without labels (dropped by multi-label coco, nus-wide and vg500, else kept)"
+    add("--unlabelled", choices=("keep", "drop"), help=unlabelled)
+    share = "imagefolder, list: no split val is there; share F of each class becomes --split val, the rest train"
+    add("--val-share", type=float, metavar="F", help=share)
+    folders = "imagefolder: whether the root has a folder for each split: root/SPLIT/CLASS (by what is there)"
+    add("--split-folders", choices=("auto", "yes", "no"), help=folders)
     add("--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them")
-    add("--exif", choices=CHOICES, help="boxes are for pictures turned by EXIF (apply, default) or as stored (ignore)")
+    boxes = "voc, coco, list, wider: boxes are for pictures as turned by EXIF (apply, default) or as stored (ignore)"
+    add("--exif", choices=CHOICES, help=boxes)
     add("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
     add("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
     add("--download", action="store_true", help="cifar10, cifar100: fetch it into the root through torchvision")
     add("--max-pixels", type=int, default=Transform.max_pixels, metavar="N", help="refuse larger images (%(default)s)")
-    add("--check", choices=("header", "decode"), default="header", help="decode: check the pixels too (slower)")
+    check = "header (default): dimensions and end of each image, not damage between; decode: the pixels too (slower)"
+    add("--check", choices=("header", "decode"), default="header", help=check)
     add("--skip-bad", action="store_true", help="leave unreadable images out and list them in the manifest")
 
 

@@ -15,7 +15,6 @@ from dali_mix.recordio.verify import verify_set
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
     parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
     slow = "decode every image as well: finds what was damaged before packing (slow)"
     parser.add_argument("--decode", action="store_true", help=slow)
