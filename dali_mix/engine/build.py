@@ -130,8 +130,10 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     mixer, loss = build_mixer(config, num_classes), build_loss(config)
     # First, since other mistakes of a recipe for another task follow from this one.
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
+    if config.mixer_until is not None and config.objective["type"] == "SpliceMixConsistency":
+        raise ValueError("mixer_until: objective SpliceMixConsistency needs cells in every batch; leave it out")
     best = config.best_score(task)
-    measured = SCORES[task.metrics](num_classes, torch.device("cpu"), **config.metrics).names
+    measured = SCORES[task.metrics](num_classes, torch.device("cpu"), **config.metrics).names or task.measured
     if best and best.removeprefix("ema_") not in measured:
         raise ValueError(
             f"checkpoint.best={best!r} is not measured with metrics={config.metrics}: choose one of"

@@ -13,7 +13,6 @@ from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.metrics import Accuracy, ClassAccuracy, ClassReport, DetectionMetrics, MultiLabelMetrics, per_class
 from dali_mix.metrics.detection import COCO_STATS
 from dali_mix.options import number
-from dali_mix.tasks import CLASSIFICATION, MULTILABEL
 
 ByClass = tuple[str, dict[str, list[float]], Sequence[ClassReport]]
 _SHOWN = 6
@@ -22,12 +21,12 @@ _SHOWN = 6
 class Scores(Protocol):
     """Take outputs of a model batch by batch, then measure them: `compute` before the others.
 
-    names: of the scores, and "loss" if the model is scored by one. by_class: title of a chart, columns of K figures (
+    names: of the scores if they are not all that the task measures. by_class: title of a chart, columns of K figures (
     the first is drawn), and K precision-recall curves or none. notes: what the user should know of the set.
     lower_is_better: names of scores; of all others higher is better.
     """
 
-    names: Sequence[str]
+    names: Sequence[str] = ()
     lower_is_better: ClassVar[Collection[str]] = ("loss",)
 
     def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None: ...
@@ -40,8 +39,6 @@ class Scores(Protocol):
 
 class ClassificationScores(Scores):
     """Top-1 and top-5 accuracy in per cent."""
-
-    names = CLASSIFICATION.measured
 
     def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None:
         if options:
@@ -66,8 +63,6 @@ class ClassificationScores(Scores):
 
 class MultiLabelScores(Scores):
     """The measures of `MultiLabelMetrics` in per cent; AP of each class is in `details`."""
-
-    names = MULTILABEL.measured
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
         # Logits above 0 are probabilities above .5, and do not saturate at 1.

@@ -82,13 +82,15 @@ def test_evaluation_report_and_prediction_agree(trained, tmp_path):
     assert names == ["per_class.csv", "per_class.png", "pr_curves.png", "boxes.png"]
     # The same images as files, one at a time, in pixels of the file.
     val = RecordSet(config.val_set)
+    (tmp_path / "files").mkdir()
     for number in range(20):
-        (tmp_path / f"{number:02}.png").write_bytes(val.encoded(number).tobytes())
-    predicted = Predictor(config, work_dir / "checkpoints" / "latest").detect([tmp_path], threshold=0.3)
+        (tmp_path / "files" / f"{number:02}.png").write_bytes(val.encoded(number).tobytes())
+    predicted = Predictor(config, work_dir / "checkpoints" / "latest").detect([tmp_path / "files"], threshold=0.2)
+    assert sum(map(len, predicted.boxes)) > 20
     assert len(predicted.paths) == 20
     for number, (boxes, scores) in enumerate(zip(predicted.boxes, predicted.scores, strict=True)):
         table = found.scores.metrics._tables()[0]
-        own = table[(table[:, 0] == number) & (table[:, 5] > 0.3)]
+        own = table[(table[:, 0] == number) & (table[:, 5] > 0.2)]
         assert len(own) == len(boxes)
         np.testing.assert_allclose(boxes, own[:, 1:5], atol=0.02)
         np.testing.assert_allclose(scores, own[:, 5], atol=1e-4)
@@ -105,18 +107,19 @@ def test_boxes_are_in_pixels_of_the_file_as_it_is_shown(trained, tmp_path):
     turned = small.resize((256, 192)).transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "turned.jpg", quality=98, subsampling=0, exif=exif)
     one, other = (
-        Predictor(config, work_dir / "checkpoints" / "latest").detect([tmp_path / name], threshold=0.5)
+        Predictor(config, work_dir / "checkpoints" / "latest").detect([tmp_path / name], threshold=0.2)
         for name in ("small.png", "turned.jpg")
     )
-    assert len(one.boxes[0]) and one.labels[0].tolist() == other.labels[0].tolist()
-    np.testing.assert_allclose(2 * one.boxes[0], other.boxes[0], atol=4)
+    assert len(one.boxes[0]) and one.labels[0][0] == other.labels[0][0]
+    np.testing.assert_allclose(2 * one.boxes[0][0], other.boxes[0][0], atol=4)
 
 
 @pytest.fixture(scope="module")
 def straight(scenes, tmp_path_factory):
     """An uninterrupted run of a few steps, with everything random that there is."""
-    values = recipe(scenes, max_steps=8, mixer={"type": "BoxResizeMix"}, ema=0.9)
-    values["pipeline"] = {"type": "detection", "shorter": (80, 96), "longest": 128, "iou_crop": 0.5, "photometric": 0.5}
+    model = {**MODEL, "channels": 16, "hidden": 32, "rois": 16, "proposals": (32, 32)}
+    values = recipe(scenes, max_steps=8, mixer={"type": "BoxResizeMix"}, ema=0.9, model=model)
+    values["pipeline"] = {"type": "detection", "shorter": (48, 56), "longest": 80, "iou_crop": 0.5, "photometric": 0.5}
     work_dir = tmp_path_factory.mktemp("straight") / "run"
     assert run(values, work_dir, packed=True) == [0], said(work_dir)
     return values, work_dir
@@ -194,7 +197,7 @@ def test_the_command(trained, tmp_path, capsys):
     best = work_dir / "checkpoints" / "best.pt"
     (tmp_path / "recipe.py").write_text("\n".join(f"{name} = {value!r}" for name, value in config.resolved().items()))
     outs = ("--json", tmp_path / "p.json", "--csv", tmp_path / "p.csv", "--draw", tmp_path / "drawn")
-    assert cli("detect", "predict", tmp_path / "recipe.py", best, image, image, *outs) == 0
+    assert cli("detect", "predict", tmp_path / "recipe.py", best, image, image, "--threshold", 0.2, *outs) == 0
     assert "scene.png boxes: " in capsys.readouterr().out
     assert (tmp_path / "p.csv").read_text().startswith("image,class,score,x1,y1,x2,y2\n")
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["scene-2.png", "scene.png"]

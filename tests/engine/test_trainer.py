@@ -43,6 +43,26 @@ def test_step_is_the_plain_step(tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize(("until", "count"), [(0.4, 6), (0.0, 0), (1.0, 15), (None, 15)])
+def test_a_mixer_stops_after_a_share_of_the_run(tmp_path, monkeypatch, until, count):
+    """Resumed in between, too; unmixed targets are of the mixed ones' kind."""
+    calls, apply = [], CutMix.apply
+    monkeypatch.setattr(CutMix, "apply", lambda *args, **options: calls.append(1) or apply(*args, **options))
+    values = recipe(model=PLAIN, mixer_until=until, ema=None)
+    with pytest.raises(KeyboardInterrupt):
+        train_synthetic(values, tmp_path / "run", observers=[stop_at(5)])
+    train_synthetic(values, tmp_path / "run", resume="must")
+    assert len(calls) == count + min(1, max(0, count - 4))  # step 5 is done again: the checkpoint is of step 4
+
+
+def stop_at(step):
+    def stop(trainer):
+        if trainer.step == step:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 def test_a_step_mixes_in_place_where_the_mixer_can(tmp_path, monkeypatch):
     mixed, apply = [], CutMix.apply
 

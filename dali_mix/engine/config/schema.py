@@ -83,6 +83,7 @@ class RunConfig:
     seed: int = field(default=0, metadata=checked(whole, 0))
     weights: str | None = field(default=None, metadata=checked(_path))
     mixer: dict[str, Any] | None = field(default=None, metadata=checked(_typed))
+    mixer_until: float | None = field(default=None, metadata=checked(number, 0.0, 1.0))
     loss: dict[str, Any] = field(default_factory=lambda: dict(DEFAULT_LOSS), metadata=checked(_typed))
     objective: dict[str, Any] = field(default_factory=lambda: {"type": "Plain"}, metadata=checked(_typed))
     metrics: dict[str, Any] = field(default_factory=dict, metadata=checked(mapping))

@@ -37,6 +37,7 @@ from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.train.state import capture, trained_on
 from dali_mix.engine.train.watch import Watch
 from dali_mix.loading import Batch
+from dali_mix.mixers.base import unmixed
 
 
 class Trainer:
@@ -233,7 +234,10 @@ class Trainer:
         seed_model(derive_seed(MODEL, *keys), self.ranks.device)
         generator = self.generator.manual_seed(derive_seed(MIXER, *keys))
         images, targets, params = batch.images, batch.targets, None
-        if self.parts.mixer is not None:
+        until = self.config.mixer_until
+        if self.parts.mixer is not None and until is not None and self.step >= round(until * self.total_steps):
+            images, targets = unmixed(self.parts.mixer, images, targets, len(images))
+        elif self.parts.mixer is not None:
             size, _, height, width = images.shape
             params = self.parts.mixer.sample(size, height, width, generator, images.device)
             # The trainer owns the loader's batches, so it mixes in place: no second batch in memory.
@@ -343,7 +347,7 @@ class Trainer:
             except NonFiniteScores as error:  # the weights are finite: training continues, this is never the best
                 if self.ranks.main:
                     self.report.warn(f"step {self.step}{', averaged weights' if prefix else ''}: {error}")
-                scores = dict.fromkeys(measure.names, math.nan)
+                scores = dict.fromkeys(measure.names or task.measured, math.nan)
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
         # All of them are in metrics.jsonl.

@@ -5,8 +5,8 @@ Command:  dali-mix pack voc --root BCCD/VOCdevkit --task detection --classes aut
           dali-mix train detection/bccd_frcnn_r18 --work-dir work_dirs/bccd \\
               --cfg-options model.backbone.weights=work_dirs/pretrained/checkpoints/best.pt
 Hardware: 2 CPU cores
-Source:   Faster R-CNN with a feature pyramid (arXiv 1506.01497, 1612.03144) with a smaller backbone, pyramid and head; the
-          set is Shenggan/BCCD_Dataset (MIT). No published figure for this size
+Source:   Faster R-CNN with a feature pyramid (arXiv 1506.01497, 1612.03144), smaller backbone and head; the set:
+          Shenggan/BCCD_Dataset (MIT). No published figure for this size
 Expected: EXPECTED
 """
 

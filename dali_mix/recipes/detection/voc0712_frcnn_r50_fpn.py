@@ -1,6 +1,7 @@
 """VOC 2007+2012, ResNet-50 with a feature pyramid: mmdetection's protocol.
 
-Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval --years 2007,2012 --out data/voc0712_boxes
+Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval --years 2007,2012 \\
+              --out data/voc0712_boxes
           dali-mix pack voc --root VOCdevkit --task detection --split test --years 2007 --out data/voc07_test_boxes
           dali-mix train detection/voc0712_frcnn_r50_fpn --work-dir work_dirs/voc_frcnn_fpn \\
               --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
