@@ -12,6 +12,7 @@ from dali_mix.cli.main import parse
 from dali_mix.engine.config.schema import FIELDS
 from dali_mix.engine.logging import _BACKENDS
 from dali_mix.engine.train.objectives import OBJECTIVES
+from dali_mix.loading import Batch
 from dali_mix.mixers import MIXERS
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +54,11 @@ def test_the_code_runs(page):
     images_u8 = torch.randint(256, (8, 3, 24, 36), dtype=torch.uint8, generator=generator)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    one = {"boxes": torch.tensor([[4.0, 3, 20, 18]]), "labels": torch.tensor([2]), "difficult": torch.tensor([False])}
+    boxed = Batch(images_u8 / 255, [{**one, "size": (24, 36), "original": (24, 36)}] * 8, torch.arange(8))
     given = {
         "torch": torch,
+        "batch": boxed,
         "images_u8": images_u8,
         "images": images_u8 / 255,
         "normalized": (images_u8 / 255 - next(scale)) / next(scale),
