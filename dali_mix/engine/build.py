@@ -61,6 +61,15 @@ class Parts:
     task: Task = CLASSIFICATION
     classes: tuple[str, ...] = ()
 
+    def group_names(self) -> list[list[str]]:
+        """Return the names of the parameters in each of the optimizer's groups, in the order of its state."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [[names[parameter] for parameter in group["params"]] for group in self.optimizer.param_groups]
+
+    def trained_on(self) -> dict[str, Any]:
+        """Return what a checkpoint says of the training set, so that prediction does without it: task and classes."""
+        return {"task": self.task.name, "classes": list(self.classes)}
+
 
 def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
     """Open the packed sets (cheap checks only) and return their task and the number of classes.

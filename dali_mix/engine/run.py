@@ -3,8 +3,8 @@
 Every rank goes through the same steps. One that fails says so to the others, which end as well:
 
     prepare   what a rank can check by itself: device, work directory, sets, recipe, weight files
-    join      ranks meet and compare what decides the run: settings, versions, code, sets, the newest checkpoint
-    lock      rank 0 locks the work directory, all check that they see the same one
+    join      ranks meet and compare what decides the run: settings, versions, code, sets
+    lock      rank 0 locks the work directory, all check that they see the same one, and so the same checkpoints
     build     rank 0 picks the newest checkpoint that is not damaged; loaders, model, optimizer
     restore   from that checkpoint, or begin; then train
 """
@@ -41,7 +41,7 @@ from dali_mix.engine.checkpoint.files import CheckpointFolder, check_writable, j
 from dali_mix.engine.checkpoint.trained import Trained, open_trained
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
-from dali_mix.engine.distributed.agreement import file_digest, resume_values, run_values
+from dali_mix.engine.distributed.agreement import file_digest, run_values
 from dali_mix.engine.distributed.environment import environment
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.distributed.rendezvous import spans
@@ -106,7 +106,7 @@ def train(
         _tune(device)
         report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
         sets = ("train_set", "val_set") if make_loaders is None else ()
-        return device, {**resume_values(folder, resume), **run_values(config, device, sets)}
+        return device, {"--resume": resume, **run_values(config, device, sets)}
 
     stop = StopSignal()
     with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _locked(work_dir, ranks):

@@ -8,9 +8,8 @@ import sys
 import pytest
 import torch
 
-from dali_mix.engine.checkpoint.files import CheckpointFolder
 from dali_mix.engine.config.schema import make_config
-from dali_mix.engine.distributed.agreement import resume_values, run_values
+from dali_mix.engine.distributed.agreement import run_values
 from dali_mix.engine.distributed.rendezvous import differences
 from dali_mix.recordio import write_set
 from tests.engine.processes import free_port
@@ -67,23 +66,6 @@ def test_content_counts_not_the_path(tmp_path):
     first, same, changed = (values(weights=str(tmp_path / f"{name}.pt")) for name in ("w1", "w2", "w3"))
     assert first == same
     assert "weights: sha256" in differences([first, changed], ["a", "b"])
-
-
-def test_checkpoints_that_differ_ask_for_a_shared_disk(tmp_path):
-    found = []
-    for name, content in (("a", b"x" * 99), ("b", b"y" * 99), ("c", None)):
-        folder = CheckpointFolder(tmp_path / name, 2, print)
-        if content is not None:
-            folder.path.mkdir()
-            folder.file(8).write_bytes(content)
-        found.append(resume_values(folder, "auto"))
-    message = differences(found, ["a", "b", "c"])
-    assert "is --work-dir on a disk that all ranks share?" in message
-    assert "none on rank 2 (c)" in message
-    assert (
-        differences([resume_values(CheckpointFolder(tmp_path / name, 2, print), "no") for name in "ac"], ["a", "c"])
-        == ""
-    )
 
 
 @pytest.mark.parametrize(

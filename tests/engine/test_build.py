@@ -1,12 +1,15 @@
 """Parts of a run from its recipe, and what does not fit: named before the first step."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
 
 from dali_mix.cli.main import main
-from dali_mix.engine.build import build_mixer, build_model, check_recipe, weight_files
+from dali_mix.engine.build import build_mixer, build_model, build_split, check_recipe, weight_files
 from dali_mix.engine.config.recipe_files import list_recipes, load_config
+from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.mixers import ResizeMixPlus
 from dali_mix.models import build_multilabel
 
@@ -173,3 +176,13 @@ def test_the_weights_of_a_backbone_by_name_arrive(tmp_path):
     (report,) = load_files(model, config)
     assert torch.equal(model.backbone.conv1.weight, donor.conv1.weight) and report.share == 1
     assert "model." in str(report)
+
+
+@pytest.mark.parametrize(("train", "records"), [(True, 32), (False, 40)])
+def test_drop_last_is_for_training_only(scene_sets, train, records):
+    """Of 40 digits in batches of 16."""
+    digits = scene_sets["digits"]
+    options = [f"train_set={digits}", f"val_set={digits}", "batch_size=16", "loader.drop_last=True"]
+    config = load_config("quickstart", [*options, "loader.num_threads=1"])
+    with closing(build_split(config, Ranks(0, 1, torch.device("cpu")), train=train)) as loader:
+        assert sum(len(batch.ids) for batch in loader) == records

@@ -182,7 +182,6 @@ def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
         moments = next(iter(trainer.parts.optimizer.state.values()))
         seen.append((trainer.parts.optimizer.param_groups[0]["fused"], moments["step"].item(), moments["step"].dtype))
 
-    train_synthetic(
-        recipe(optimizer={**adam, "fused": True}, max_steps=6), tmp_path / "run", resume="must", observers=[observer]
-    )
+    values = recipe(optimizer={**adam, "fused": True}, max_steps=6)
+    train_synthetic(values, tmp_path / "run", resume="must", observers=[observer])
     assert seen == [(True, 5.0, torch.float32), (True, 6.0, torch.float32)]

@@ -207,7 +207,7 @@ class CheckpointFolder:
         """Return the path of the checkpoint of `step`."""
         return self.path / f"step-{step:08d}.pt"
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
+    def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the checkpoint of `step`; older ones are removed once it is safely written."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.file(step)
@@ -217,7 +217,6 @@ class CheckpointFolder:
             self.file(old).unlink(missing_ok=True)
         for left in self.path.glob(".*.tmp"):  # of processes killed while writing
             left.unlink(missing_ok=True)
-        return path
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Write `best.pt`."""

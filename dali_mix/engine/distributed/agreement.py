@@ -14,7 +14,6 @@ import torch
 
 import dali_mix
 from dali_mix import pipelines
-from dali_mix.engine.checkpoint.files import CheckpointFolder
 from dali_mix.engine.config.recipe_files import code_named
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.provenance import versions
@@ -45,17 +44,6 @@ def run_values(config: RunConfig, device: torch.device, sets: tuple[str, ...]) -
     for kind in code_named(config.resolved()).values():
         values[f"the code of {kind}"] = _module_digest(kind.partition(":")[0])
     return values
-
-
-def resume_values(folder: CheckpointFolder, resume: str) -> dict[str, str]:
-    """Return what a run resumes from; it differs between ranks if the work directory is not shared."""
-    steps = folder.steps() if resume != "no" else []
-    newest = "none"
-    if steps:
-        with folder.file(steps[0]).open("rb") as file:
-            file.seek(-min(16, os.fstat(file.fileno()).st_size), os.SEEK_END)
-            newest = f"step {steps[0]}, sha256 …{file.read().hex()}"
-    return {"--resume": resume, "the newest checkpoint (is --work-dir on a disk that all ranks share?)": newest}
 
 
 def file_digest(path: str | Path) -> str:

@@ -90,9 +90,7 @@ _groups: list[Any] = []
 
 
 @contextmanager
-def joined(
-    prepare: Callable[[], tuple[torch.device, dict[str, str]]], timeout_seconds: float = 600.0
-) -> Iterator[Ranks]:
+def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterator[Ranks]:
     """Join the other ranks (NCCL on GPUs, gloo on CPUs) for the length of a block, after comparing with them.
 
     After an error the group is not left in order: NCCL's orderly end waits for the other ranks, and those wait for this
@@ -100,7 +98,6 @@ def joined(
 
     Args:
         prepare: checks everything this process can check alone; returns its device and what must be equal on all ranks.
-        timeout_seconds: of one exchange, in which a rank that died is not noticed otherwise.
 
     Raises:
         ValueError: the ranks differ, or what `prepare` raises.
@@ -135,7 +132,7 @@ def joined(
             store=dist.PrefixStore("group", rendezvous.store),
             rank=rank,
             world_size=world_size,
-            timeout=timedelta(seconds=timeout_seconds),
+            timeout=timedelta(minutes=10),  # of one exchange in which a rank that died is not noticed otherwise
             **extra,
         )
         _groups.append(dist.group.WORLD)

@@ -19,6 +19,7 @@ OPTIMIZERS = {
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
 }
+_ADVICE = "Change its options, or use SGD with momentum or AdamW"
 
 
 def parameter_groups(
@@ -94,34 +95,24 @@ def build_optimizer(
     known = inspect.signature(cls).parameters
     check_keys(f"optimizer {kind}", options, set(known) - {"params"})
     check_kinds(known, f"optimizer {kind}", options)
-    if cls in _UNUSABLE:
-        raise ValueError(f"optimizer {kind}: {_UNUSABLE[cls]}; use SGD with momentum, or AdamW")
+    if device.type != "meta":
+        kept_by(settings, device)
     groups = parameter_groups(model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise)
     if not groups:
         raise ValueError("the model has no parameter to train: all are frozen")
     if device.type == "cuda" and "fused" in known and not {"fused", "foreach"} & set(options):
         options["fused"] = True
     try:
-        optimizer = cls(groups, **options)
+        return cls(groups, **options)
     except (TypeError, ValueError) as error:
-        several = [name for name, parameter in model.named_parameters() if parameter.dim() != 2]
-        advice = f" ({several[0]} is not). Use SGD with momentum, or AdamW" if several and "2D" in str(error) else ""
-        raise ValueError(f"optimizer {kind}: {error}{advice}") from error
-    if device.type != "meta":
-        kept_by(settings, device)
-    return optimizer
-
-
-_UNUSABLE: dict[type, str] = {
-    torch.optim.LBFGS: "it evaluates the loss several times in a step (a closure), and the trainer once",
-    torch.optim.SparseAdam: "it takes sparse gradients only, and those of images are dense",
-}
+        raise ValueError(f"optimizer {kind}: {error}. {_ADVICE}") from error
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
     """Return the names of what an optimizer keeps of a parameter, of one dimension (False) and of more (True).
 
-    They are found by a step on a small parameter, which also tells whether the options work.
+    They are found by a step on a small parameter, which also tells whether optimizer and options work: LBFGS (which
+    evaluates the loss several times in a step), SparseAdam and Muon (for matrices only) do not.
 
     Args:
         settings: the type and options of a torch optimizer that `build_optimizer` takes.
@@ -141,9 +132,6 @@ def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[st
             optimizer.step()
         except Exception as error:  # of any kind: each optimizer has its own
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            if not several and "2D" in first:  # an optimizer of matrices alone
-                names[several] = set()
-                continue
-            raise ValueError(f"optimizer {kind}: it cannot take a step with {options}: {first}") from error
+            raise ValueError(f"optimizer {kind} cannot take a step with {options}: {first}. {_ADVICE}") from error
         names[several] = set(optimizer.state[parameter])
     return names

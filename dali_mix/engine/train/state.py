@@ -1,86 +1,26 @@
-"""The state of a run in tensors and plain values, and how a run resumes from it."""
+"""How a run resumes from what `Trainer.state_dict` returned: what fits is restored, what does not is named.
+
+With `resume_strict` a difference in what decides the run is an error. Without it what cannot be carried over starts
+from its initial state, and the run continues from the same fraction of its schedule: `offset` is the number of steps
+done beyond those that this recipe takes to get there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from dali_mix.engine.build import Parts
-from dali_mix.engine.config.schema import RunConfig
-from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.train.ema import ModelEma
 from dali_mix.engine.train.optim import kept_by
-from dali_mix.engine.train.precision import Precision
-from dali_mix.engine.train.progress import Best, Window
+from dali_mix.engine.train.trainer import Trainer
 from dali_mix.models import differences
 
 _ANYWAY = "--cfg-options resume_strict=False resumes anyway"
 
 
-class Resumable(Protocol):
-    """The attributes of a `Trainer` that make its state."""
-
-    config: RunConfig
-    parts: Parts
-    ranks: Ranks
-    precision: Precision
-    ema: ModelEma | None
-    window: Window
-    best: Best
-    epoch: int
-    step: int
-    offset: int
-    saved_at: int
-    steps_per_epoch: int
-    epochs: int
-    total_steps: int
-
-
-def capture(trainer: Resumable) -> dict[str, Any]:
-    """Return the state of a run between two optimizer steps; equal on all ranks but for BatchNorm's statistics."""
-    parts = trainer.parts
-    return {
-        "format": 1,
-        "model": parts.model.state_dict(),
-        "optimizer": parts.optimizer.state_dict(),
-        "groups": group_names(parts),
-        "scaler": trainer.precision.scaler.state_dict() or None,
-        "ema": None if trainer.ema is None else trainer.ema.state_dict(),
-        "loader": parts.train_loader.state_dict(),
-        "epoch": trainer.epoch,
-        "step": trainer.step,
-        "offset": trainer.offset,
-        "steps_per_epoch": trainer.steps_per_epoch,
-        "window": trainer.window.state_dict(),
-        "best": trainer.best.state_dict(),
-        "seed": trainer.config.seed,
-        "batch_size": trainer.config.batch_size,
-        "train_set": trainer.config.train_set,
-        "recipe": recipe(trainer),
-        **trained_on(parts),
-    }
-
-
-def recipe(trainer: Resumable) -> dict[str, Any]:
-    """Return the run's values as plain JSON types; `amp` as this device understands it."""
-    return {**trainer.config.resolved(), "amp": trainer.precision.name}
-
-
-def group_names(parts: Parts) -> list[list[str]]:
-    """Return the names of the parameters in each of the optimizer's groups, in the order of its state."""
-    names = {parameter: name for name, parameter in parts.model.named_parameters()}
-    return [[names[parameter] for parameter in group["params"]] for group in parts.optimizer.param_groups]
-
-
-def trained_on(parts: Parts) -> dict[str, Any]:
-    """Return what a checkpoint says of the training set, so that prediction does without it: task and class names."""
-    return {"task": parts.task.name, "classes": list(parts.classes)}
-
-
-def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
-    """Restore what `capture` returned. Rates and decays are the recipe's, not the checkpoint's.
+def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
+    """Restore a checkpoint. Rates and decays are the recipe's, not the checkpoint's.
 
     Returns:
         a sentence for each value of the recipe that is not the checkpoint's.
@@ -104,7 +44,7 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
         before, now = state.get("train_set", "another set"), config.train_set
         what = f"{now} has been packed again since" if before == now else f"on {before}, this run has train_set={now}"
         raise ValueError(f"the checkpoint was saved in training on other records: {what}; {_ANYWAY}")
-    trained, wanted = state.get("recipe") or {}, recipe(trainer)
+    trained, wanted = state.get("recipe") or {}, trainer.recipe()
     kinds = [dict(values.get("model") or {}).get("type") for values in (trained, wanted)]
     if strict and None not in kinds and kinds[0] != kinds[1]:
         raise ValueError(f"this run was trained with model {kinds[0]}, the recipe now says {kinds[1]}; {_ANYWAY}")
@@ -121,7 +61,7 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     trainer.epoch, trainer.step, trainer.saved_at = state["epoch"], state["step"], state["step"]
     per_epoch, per_epoch_before = trainer.steps_per_epoch, state.get("steps_per_epoch", trainer.steps_per_epoch)
     progress = trainer.step - state.get("offset", 0)
-    if not strict:  # as many epochs are behind us, and so is that share of the schedule, in steps of another size
+    if not strict:  # as many epochs are done, and that fraction of the schedule, in steps of another size
         progress = progress * per_epoch // per_epoch_before
     trainer.offset = trainer.step - progress
     trainer.total_steps = max(trainer.total_steps + trainer.offset, trainer.step)
@@ -134,11 +74,11 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> list[str]:
     ]
 
 
-def _restore_optimizer(trainer: Resumable, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
+def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
     """Load the optimizer's state; with `resume_strict` off leave it fresh if it is another's, and return a sentence."""
     config, optimizer = trainer.config, trainer.parts.optimizer
-    saved, names = state["optimizer"], group_names(trainer.parts)
-    settings, now = before.get("optimizer", {}), recipe(trainer)["optimizer"]
+    saved, names = state["optimizer"], trainer.parts.group_names()
+    settings, now = before.get("optimizer", {}), trainer.recipe()["optimizer"]
     sizes = [len(group["params"]) for group in saved["param_groups"]]
     reason = ""
     if settings.get("type", now["type"]) != now["type"]:
@@ -167,7 +107,7 @@ def _named(settings: Mapping[str, Any]) -> str:
     return f"{settings.get('type')}({', '.join(f'{k}={v!r}' for k, v in settings.items() if k != 'type')})"
 
 
-def _misfit(trainer: Resumable, saved: Mapping[Any, Any]) -> str:
+def _misfit(trainer: Trainer, saved: Mapping[Any, Any]) -> str:
     """Return what in an optimizer's saved state is not as the recipe's optimizer keeps it; "" if all fits."""
     kept = kept_by(trainer.config.optimizer, trainer.ranks.device)
     parameters = [parameter for group in trainer.parts.optimizer.param_groups for parameter in group["params"]]
@@ -192,7 +132,7 @@ def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
     return value.dim() == parameter.dim() and all(side in (1, wanted) for side, wanted in pairs)
 
 
-def _restore_average(trainer: Resumable, state: Mapping[str, Any]) -> list[str]:
+def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
     """Load the average of the weights; with `resume_strict` off it begins or ends here, and a sentence says so."""
     saved, ema = state.get("ema"), trainer.ema
     if saved and ema is not None:
@@ -227,7 +167,7 @@ _LEAST = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}  # of oth
 
 
 def _check_kinds(state: Mapping[str, Any]) -> None:
-    """Raise ValueError if an entry is missing, or is not of the kind that `capture` gives."""
+    """Raise ValueError if an entry is missing, or is of another kind."""
     for name, kind in _KINDS.items():
         outer, _, key = name.rpartition(".")
         entries = state[outer] if outer else state

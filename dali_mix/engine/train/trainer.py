@@ -1,8 +1,8 @@
 """The trainer: fetch, mix, forward, loss, backward, step, observe.
 
 Randomness is derived, never carried along: the model's (dropout, Shake-Shake) from (seed, step, rank, micro-step), the
-mixer's likewise, the loader's from (seed, epoch, record). So a run is its state (`train.state`), tensors and plain
-values, and a resumed run equals one that was never stopped; on a CPU to the bit.
+mixer's likewise, the loader's from (seed, epoch, record). So a run is its `state_dict`, tensors and plain values, and a
+run resumed from it (`train.state`) equals one that was never stopped; on a CPU to the bit.
 
 More than 300 lines: one class, whose methods are the parts of a step and share that state.
 """
@@ -34,7 +34,6 @@ from dali_mix.engine.train.objectives import counted, is_summed
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.progress import Best, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
-from dali_mix.engine.train.state import capture, trained_on
 from dali_mix.engine.train.watch import Watch
 from dali_mix.loading import Batch
 from dali_mix.mixers.base import unmixed
@@ -63,7 +62,7 @@ class Trainer:
         self.observers = observers
         self.epoch = 0  # under way
         self.step = 0  # optimizer steps done
-        self.offset = 0  # how many of them are more than this recipe takes as far: resumed with another batch size
+        self.offset = 0  # how many of them are beyond those this recipe takes as far: see `train.state`
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
         self.steps_per_epoch = steps_per_epoch
         self.epochs = config.epochs  # `restore` raises both if the checkpoint is beyond the end of this recipe
@@ -359,7 +358,7 @@ class Trainer:
         if better and self.ranks.main:
             average = {} if self.ema is None else {"ema": self.ema.state_dict()}
             metrics = {**values, "step": self.step}
-            best = {"model": self.parts.model.state_dict(), **average, **trained_on(self.parts), "metrics": metrics}
+            best = {"model": self.parts.model.state_dict(), **average, **self.parts.trained_on(), "metrics": metrics}
             self.watch.check_state(best, self.step)
             self.folder.save_best(best)
 
@@ -369,7 +368,35 @@ class Trainer:
         if self.step == self.saved_at:
             return
         if self.ranks.main:
-            state = capture(self)
+            state = self.state_dict()
             self.watch.check_state(state, self.step)
             self.folder.save(self.step, state)
         self.saved_at = self.step
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the run's values as plain JSON types; `amp` as this device understands it."""
+        return {**self.config.resolved(), "amp": self.precision.name}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state between two optimizer steps; equal on all ranks but for BatchNorm's statistics."""
+        parts = self.parts
+        return {
+            "format": 1,
+            "model": parts.model.state_dict(),
+            "optimizer": parts.optimizer.state_dict(),
+            "groups": parts.group_names(),
+            "scaler": self.precision.scaler.state_dict() or None,
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "loader": parts.train_loader.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "offset": self.offset,
+            "steps_per_epoch": self.steps_per_epoch,
+            "window": self.window.state_dict(),
+            "best": self.best.state_dict(),
+            "seed": self.config.seed,
+            "batch_size": self.config.batch_size,
+            "train_set": self.config.train_set,
+            "recipe": self.recipe(),
+            **parts.trained_on(),
+        }

@@ -94,7 +94,7 @@ class Watch:
         """Raise NonFinite if `state`, about to be saved, holds a weight, statistic or moment that is not finite.
 
         Args:
-            state: "model" and, if there are any, "ema" and "optimizer", as `train.state.capture` gives them.
+            state: "model" and, if there are any, "ema" and "optimizer", as `Trainer.state_dict` returns them.
             step: begins the message.
         """
         names = {*dict(self.model.named_parameters()), *self.statistics}
