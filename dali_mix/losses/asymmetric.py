@@ -51,14 +51,7 @@ class AsymmetricLoss(MultiLabelLoss):
         self.scale = scale
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """
-        Args:
-            logits: (B,K) of any float dtype.
-            targets: (B,K), 0 … 1 (soft ones too), -1 = ignored.
-
-        Returns:
-            scalar float32.
-        """
+        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             logits, targets, known = known_entries(logits, targets)
             positive = logits.sigmoid()
@@ -92,14 +85,12 @@ class SGRELoss(MultiLabelLoss):
         self.asl = AsymmetricLoss(gamma_neg, gamma_pos, clip, eps, reduction="mean", scale=1000.0)
 
     def forward(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
-        """
+        """Return a scalar float32.
+
         Args:
             outputs: (logits, auxiliary logits), each (B,K), as SGREHead gives in training; or the logits alone, as it
                 gives in evaluation: then the loss is that of the prediction.
             targets: (B,K), 0 … 1, -1 = ignored.
-
-        Returns:
-            scalar float32.
         """
         if isinstance(outputs, Tensor):
             return self.asl(outputs, targets)

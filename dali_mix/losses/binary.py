@@ -19,14 +19,7 @@ class BinaryCrossEntropy(MultiLabelLoss):
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """
-        Args:
-            logits: (B,K) of any float dtype.
-            targets: (B,K), 0 … 1 (soft ones too), -1 = ignored.
-
-        Returns:
-            scalar float32.
-        """
+        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             terms, known = _terms(logits, targets)
             return terms.sum() / known.sum().clamp_min(1)

@@ -32,13 +32,11 @@ class MaskedSupervisionLoss(MultiLabelLoss):
         self.bce = BinaryCrossEntropy()
 
     def forward(self, logits: Tensor, masked_logits: Tensor, targets: Tensor) -> Tensor:
-        """
+        """Return a scalar float32.
+
         Args:
             logits, masked_logits: (B,K) of any float dtype, of the images and of the images with holes.
             targets: (B,K), 0 … 1, -1 = ignored.
-
-        Returns:
-            scalar float32.
         """
         with torch.autocast(logits.device.type, enabled=False):
             supervised = self.whole * self.bce(logits, targets) + self.masked * self.bce(masked_logits, targets)

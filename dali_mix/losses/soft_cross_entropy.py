@@ -29,13 +29,11 @@ class SoftCrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """
+        """Return a scalar float32.
+
         Args:
             logits: (B,K) of any float dtype.
             targets: (B,) int64, or (B,K) float whose rows sum to 1.
-
-        Returns:
-            scalar float32.
         """
         if logits.ndim != 2 or targets.shape not in (logits.shape, logits.shape[:1]):
             raise ValueError(

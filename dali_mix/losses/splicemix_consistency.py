@@ -31,16 +31,14 @@ class SpliceMixConsistencyLoss(MultiLabelLoss):
         self.bce = BinaryCrossEntropy()
 
     def forward(self, logits: Tensor, cell_logits: Tensor, targets: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
-        """
+        """Return a scalar float32.
+
         Args:
             logits: (B+n, K) of any float dtype: B regular images, then n spliced ones.
             cell_logits: (n, cells, K): row by row, see `dali_mix.models.heads.MaxPoolHead.cells`.
             targets: (B+n, K), 0 … 1, -1 = ignored.
             sources: (n, cells) int64, the regular image in each cell, 0 … B-1.
             dropped: (n, cells) bool.
-
-        Returns:
-            scalar float32.
         """
         if cell_logits.ndim != 3 or cell_logits.shape[2:] != logits.shape[1:] or len(cell_logits) > len(logits):
             raise ValueError(

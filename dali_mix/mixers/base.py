@@ -135,7 +135,8 @@ class Mixer(ABC, Generic[Params]):
             ValueError: a size that no batch of images has.
         """
         check_size(batch_size, height, width)
-        return on_device(self.draw(batch_size, height, width, generator), device)
+        # Boxes are on the CPU, and with them the numbers by which they move.
+        return on_device(self.draw(batch_size, height, width, generator), "cpu" if self.takes_boxes else device)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
         """Draw as `sample`, on the generator's device. A mixer overrides this, or `sample` itself."""
@@ -287,6 +288,16 @@ def on_device(params: Any, device: torch.device | str) -> Any:
     if is_dataclass(params) and not isinstance(params, type):
         return replace(params, **{name: on_device(part, device) for name, part in vars(params).items()})
     return params
+
+
+def check_scale(scale: Sequence[float]) -> tuple[float, float]:
+    """Return `scale`; raise ValueError unless it is two numbers, 0 < low ≤ high ≤ 1."""
+    if not isinstance(scale, (list, tuple)) or len(scale) != 2:
+        raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
+    low, high = (number("scale", end) for end in scale)
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"scale={tuple(scale)}: needs 0 < low ≤ high ≤ 1")
+    return low, high
 
 
 def class_count(num_classes: int | None) -> int | None:

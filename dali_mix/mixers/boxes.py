@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, check_images
+from dali_mix.mixers.base import Mixer, check_images, check_scale
 from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import check_inplace
-from dali_mix.options import number
 
 SHORTEST = 4  # pixels: boxes with a shorter side are dropped
 KEPT_AS_IS, DROPPED = 0.7, 0.3  # shares of a box left visible
@@ -49,17 +48,6 @@ class BoxMixer(Mixer[Any]):
     in_place = True
     takes_boxes = True
 
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Any:
-        """Draw as `Mixer.sample`; the numbers stay on the CPU, where the boxes are."""
-        return super().sample(batch_size, height, width, generator, "cpu")
-
 
 class BoxResizeMix(BoxMixer):
     """Paste a partner, resized in proportion, into each image at a uniformly drawn position; take over its boxes.
@@ -75,12 +63,7 @@ class BoxResizeMix(BoxMixer):
 
     def __init__(self, scale: Sequence[float] = (0.3, 0.8), *, prob: float = 1.0) -> None:
         super().__init__(prob)
-        if not isinstance(scale, (list, tuple)) or len(scale) != 2:
-            raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
-        low, high = (number("scale", end) for end in scale)
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"scale={tuple(scale)}: needs 0 < low ≤ high ≤ 1")
-        self.scale = (low, high)
+        self.scale = check_scale(scale)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> BoxPasteParams:
         tau = draws.uniform(batch_size, generator, *self.scale).float()

@@ -7,12 +7,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, PasteParams, check_batch, class_count
+from dali_mix.mixers.base import Mixer, PasteParams, check_batch, check_scale, class_count
 from dali_mix.mixers.ops import boxes as box_ops
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.paste import Interpolation, paste_resized
 from dali_mix.mixers.ops.targets import mix_area
-from dali_mix.options import choice, flag, number
+from dali_mix.options import choice, flag
 
 
 class ResizeMix(Mixer[PasteParams]):
@@ -45,13 +45,8 @@ class ResizeMix(Mixer[PasteParams]):
         prob: float = 1.0,
     ) -> None:
         super().__init__(prob)
-        if not isinstance(scale, (list, tuple)) or len(scale) != 2:
-            raise ValueError(f"scale={scale!r}: needs two numbers, 0 < low ≤ high ≤ 1")
-        low, high = (number("scale", end) for end in scale)
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"scale={tuple(scale)}: needs 0 < low ≤ high ≤ 1")
         self.num_classes = class_count(num_classes)
-        self.scale = (low, high)
+        self.scale = check_scale(scale)
         self.interpolation: Interpolation = choice("interpolation", interpolation, get_args(Interpolation))
         self.per_batch = flag("per_batch", per_batch)
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import torch
 
-from dali_mix._files import open_new
+from dali_mix._files import open_new, replacing
 
 _STEP = re.compile(r"step-(\d{8,})\.pt")
 _TAG = b"sha256:"
@@ -31,7 +31,7 @@ _CHUNK = 1 << 22
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain values) to `path`, or raise OSError and leave what was there untouched."""
     try:
-        with _replacing(path, "w+b") as file:
+        with _replacing(path) as file:
             torch.save(state, file)
             _append_digest(file)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
@@ -47,11 +47,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _replacing(path: Path, mode: str, encoding: str | None = None) -> Iterator[IO[Any]]:
+def _replacing(path: Path) -> Iterator[IO[Any]]:
     """Open a temporary file that becomes `path`, synced, in one rename at the end of the block; on an error it goes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open_new(temporary, mode, encoding) as file:
+        with open_new(temporary, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -155,11 +155,8 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file, or raise OSError naming it and leave what was there untouched."""
-    try:
-        with _replacing(path, "w", "utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise type(error)(f"could not write {path}: {error.strerror or error}") from error
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def check_writable(folder: Path) -> None:
