@@ -52,12 +52,12 @@ class MultiLabel(Pipeline):
         fuse: bool = True,
         steps: Sequence[Step | Mapping[str, Any]] = (),
     ) -> None:
-        mean, std = NORMALIZATIONS[choice("normalization", _name(normalization), NORMALIZATIONS)]
+        mean, std = NORMALIZATIONS[choice("normalization", normalization or "none", NORMALIZATIONS)]
         size = size_of(image_size, 32, 1024)
         crops = {"random-resized": RandomResizedCrop(scale, ratio), "multi-scale": MultiScaleCrop(), "none": Crop()}
         resize = Resize(size, fuse=bool(fuse))
         training = [
-            crops[choice("crop", _name(crop), crops)].on_branch(1),
+            crops[choice("crop", crop or "none", crops)].on_branch(1),
             resize,
             Cutout(cutout).on_branch(2),
             AutoAugment(auto_augment, size, augment_count, augment_magnitude).on_branch(3),
@@ -66,8 +66,3 @@ class MultiLabel(Pipeline):
         ]
         chosen = training if train else [Crop(), resize]
         super().__init__(train=train, image_size=size, mean=mean, std=std, steps=chosen)
-
-
-def _name(option: str | None) -> str:
-    """Return "none" for None, which is what `--cfg-options` makes of that word."""
-    return "none" if option is None else option

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dali_mix.options import whole
+
 ROUND_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -44,10 +46,7 @@ class SampleRandom:
     """
 
     def __init__(self, seed: int, epoch: int, ids: np.ndarray, stream: int = 0) -> None:
-        if not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed is {seed}: choose one from 0 to 2^64 - 1")
-        if not 0 <= epoch < 1 << 32:
-            raise ValueError(f"epoch is {epoch}: it must be from 0 to 2^32 - 1")
+        seed, epoch = whole("seed", seed, 0, (1 << 64) - 1), whole("epoch", epoch, 0, (1 << 32) - 1)
         self._key = (seed & 0xFFFFFFFF, seed >> 32)
         self._epoch = epoch
         self._ids = np.asarray(ids, dtype=np.uint64)
@@ -61,9 +60,7 @@ class SampleRandom:
         """A generator for the same records with streams of its own, 1,024 for each `number` from 1 to 63, whatever was
         drawn before.
         """
-        if not 1 <= number <= 63:
-            raise ValueError(f"branch {number}: they count from 1 to 63")
-        return SampleRandom(self._seed, self._epoch, self._ids, 1024 * number)
+        return SampleRandom(self._seed, self._epoch, self._ids, 1024 * whole("branch", number, 1, 63))
 
     def words(self, k: int) -> np.ndarray:
         """(B, k) uint32, k a multiple of 4."""
