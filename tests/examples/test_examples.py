@@ -63,7 +63,17 @@ def test_every_example_is_run_here():
         "plain_loop.py",
         "dataloader_collate.py",
         "mmengine_runner.py",
+        "three_steps.py",
     }
+
+
+def test_one_backbone_goes_through_three_steps(tmp_path):
+    printed = run("three_steps.py", "--work-dir", tmp_path / "run", "--scenes", "40", "--max-steps", "3")
+    last = re.fullmatch(r"pretrained: top-1 .* %; several labels: mAP .* %; boxes: AP50 .* %", printed.splitlines()[-1])
+    assert last
+    for step in ("labels", "boxes"):  # all of the backbone came from the first step
+        log = (tmp_path / "run" / step / "train.log").read_text()
+        assert re.search(r"weights from .*pretrained.*: \d+ matched, 0 missing, 0 mis-shaped", log)
 
 
 def test_the_collate_function_mixes_alike_in_workers(example):
