@@ -15,7 +15,7 @@ def requirements(source: str) -> list[str]:
             found += ast.literal_eval(node.value)
         elif isinstance(node, ast.keyword) and node.arg == "extras_require":
             found += [line for lines in ast.literal_eval(node.value).values() for line in lines]
-    return found
+    return list(dict.fromkeys(found))  # an extra's may be the developers', too
 
 
 def floor(requirement: str) -> str:

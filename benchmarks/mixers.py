@@ -47,7 +47,7 @@ def registered() -> dict[str, mixers.Mixer[Any]]:
     offered = {"num_classes": CLASSES, "mean": MEAN, "std": STD, "size": 112}
     made = {}
     for name, kind in mixers.MIXERS.items():
-        if kind is not mixers.MixChoice:
+        if kind is not mixers.MixChoice and not kind.takes_boxes:
             wanted = inspect.signature(kind).parameters
             made[name] = kind(**{option: value for option, value in offered.items() if option in wanted})
     made["ResizeMix bilinear"] = mixers.ResizeMix(CLASSES, interpolation="bilinear")

@@ -99,7 +99,7 @@ class Pipeline:
                     )
             if self.draws_from_boxes:
                 boxes = [
-                    _carried(step, boxes[at], sizes[at], {name: value[at] for name, value in own.items()})[0]
+                    step.map_boxes(boxes[at], sizes[at], {name: value[at] for name, value in own.items()})
                     for at in range(len(rows))
                 ]
             sizes = step.resized(sizes, own)
@@ -192,9 +192,8 @@ class Pipeline:
             self.map_boxes(np.empty((0, 4)), rows[0], self.draw(rows, SampleRandom(0, 0, np.arange(1))), 0)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
-        """Carry one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of the batch.
-
-        Boxes are clipped to the image after each step. One that is not in the image any more has no area.
+        """Carry one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of the batch, not
+        clipped to the image there. Boxes that a step dropped have no area.
 
         A pipeline without steps is refused for detection sets.
         """
@@ -204,7 +203,7 @@ class Pipeline:
         boxes = boxes * np.tile(size[::-1].astype(np.float64), 2)
         for index, step in enumerate(self.steps):
             own = {name: values[sample] for name, values in _own(draws, index).items()}
-            boxes, size = _carried(step, boxes, size, own)
+            boxes, size = step.map_boxes(boxes, size, own), step.resized(size, own)
         return boxes
 
 
@@ -222,11 +221,6 @@ def _padding(canvas: DataNode, mirror: Any) -> dict[str, Any]:
         "crop_pos_y": 0.0,
         "out_of_bounds_policy": "pad",
     }
-
-
-def _carried(step: Step, boxes: np.ndarray, size: np.ndarray, own: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    left = step.resized(size, own)
-    return np.clip(step.map_boxes(boxes, size, own), 0, np.tile(left[::-1], 2)), left
 
 
 def sizes_of(rows: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.poolers import initLevelMapper
 
 from dali_mix.models.backbones import build_backbone
 from dali_mix.options import choice, whole
@@ -159,7 +161,7 @@ def build_detector(
         base,
         None,  # type: ignore[arg-type]  # torchvision's way to say that the predictor knows
         rpn_anchor_generator=AnchorGenerator(tuple(levels), (RATIOS,) * len(levels)),
-        box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(len(maps))], POOLED, sampling_ratio=2),
+        box_roi_pool=_pooling(len(maps)),
         box_head=TwoMLPHead(base.out_channels * POOLED**2, hidden),
         box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
         rpn_pre_nms_top_n_train=train,
@@ -171,6 +173,19 @@ def build_detector(
         box_nms_thresh=nms_threshold,
         box_detections_per_img=detections,
     )
+
+
+def _pooling(levels: int) -> MultiScaleRoIAlign:
+    """Return the pooling of regions from the last maps.
+
+    Its scales are set here. By itself it infers them from the first batch that it sees, and keeps them: wrong ones
+    where padding is large beside the images, and others in a resumed run.
+    """
+    pooling = MultiScaleRoIAlign([str(level) for level in range(levels)], POOLED, sampling_ratio=2)
+    strides = STRIDES[-levels:]
+    pooling.scales = [1 / stride for stride in strides]
+    pooling.map_levels = initLevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
+    return pooling
 
 
 def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:

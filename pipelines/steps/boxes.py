@@ -57,7 +57,8 @@ class ZoomOut(Step):
         return draws["shape"]
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        return boxes - np.tile(draws["anchor"][::-1], 2)
+        # What a crop before cut off must not come back on the larger canvas.
+        return np.clip(boxes, 0, np.tile(size[::-1], 2)) - np.tile(draws["anchor"][::-1], 2)
 
 
 class IoUCrop(Crop):

@@ -31,7 +31,7 @@ def floors():
 
 
 NEEDED = [Requirement(line) for line in floors().requirements((ROOT / "setup.py").read_text(encoding="utf-8"))]
-OPTIONAL = {"tensorboard": "vis", "transformers": "bert"}
+OPTIONAL = {"tensorboard": "vis", "transformers": "bert", "pycocotools": "detection"}
 DEV = {"hypothesis", "import-linter", "mypy", "pytest", "pytest-timeout", "ruff"}
 REQUIRED = [need for need in NEEDED if need.name not in OPTIONAL and need.name not in DEV]
 

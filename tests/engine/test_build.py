@@ -33,7 +33,7 @@ MULTILABEL = [name for name in list_recipes() if load_config(name).model["type"]
         (["loss.label_smoothing=x"], "loss SoftCrossEntropy: label_smoothing='x': must be a number"),
         (["mixer={'type': 'CutMix', 'alpha': 'x'}"], "mixer CutMix: .*alpha='x'"),
         (["mixer={'type': 'MixUp', 'per_batch': 'x'}"], "mixer MixUp: per_batch"),
-        (["mixer={'type': 'MixChoice', 'mixers': 5}"], "mixer MixChoice: mixers=5"),
+        (["mixer={'type': 'MixChoice', 'mixers': 5}"], "mixer MixChoice: missing a required argument: 'probs'"),
         (["mixer={'type': 'MixChoice', 'mixers': [5], 'probs': [1]}"], "mixer MixChoice: 5"),
         (["mixer.scale=x"], "mixer ResizeMix: scale='x'"),
         (["paramwise.custom={'conv1': {'lr_mult': 'x'}}"], "lr_mult='x': must be a number"),

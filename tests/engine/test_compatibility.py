@@ -72,7 +72,7 @@ def test_every_combination(task, mixer, loss):
             "classification", SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(),
             r"what mixer SpliceMix makes, but not the class numbers .* for evaluation",
         ),
-        ("detection", None, SoftCrossEntropy(), r"detection has no targets to mix"),
+        ("detection", None, SoftCrossEntropy(), r"a set for detection is trained with objective Detection"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(task, mixer, loss, message):

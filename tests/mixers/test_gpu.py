@@ -12,6 +12,7 @@ import torch
 from dali_mix.mixers import MIXERS, CutMix, ResizeMix
 from dali_mix.mixers.kernels import torch_paste
 from dali_mix.mixers.ops import paste
+from tests.mixers.test_boxes import batch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,6 +25,7 @@ OPTIONS = {
     "MixChoice": {"mixers": [CutMix(4), ResizeMix(4)], "probs": [0.5, 0.5]},
     "SaliencyMix": {"mean": (0, 0, 0), "std": (1, 1, 1)},
 }
+WITH_BOXES = [name for name, kind in MIXERS.items() if kind.takes_boxes]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.uint8]
 STEPS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.uint8: 1}
 # These move pixels, so that the two devices agree to the bit; what else there is may round differently.
@@ -39,6 +41,8 @@ def made(name):
 
 def cases():
     for name in MIXERS:
+        if name in WITH_BOXES:
+            continue
         yield pytest.param(made(name), name in EXACT, id=name)
     yield pytest.param(ResizeMix(4, interpolation="bilinear"), False, id="ResizeMix-bilinear")
 
@@ -237,13 +241,24 @@ def test_gradients(mixer, exact):
     torch.testing.assert_close(images.grad.cpu(), on_cpu.grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in MIXERS if name not in {"MixChoice", *HOST_BOUND}])
+@pytest.mark.parametrize("name", [name for name in MIXERS if name not in {"MixChoice", *HOST_BOUND, *WITH_BOXES}])
 def test_a_generator_on_the_gpu(name):
     mixer, images, labels = made(name), pictures().cuda(), labels_of().cuda()
     first = mixer(images, labels, torch.Generator("cuda").manual_seed(3))
     again = mixer(images, labels, torch.Generator("cuda").manual_seed(3))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
+
+
+@pytest.mark.parametrize("name", WITH_BOXES)
+def test_boxes_on_the_cpu_with_images_on_the_gpu(name):
+    images, targets = batch()
+    mixer = MIXERS[name]()
+    params = mixer.sample(len(images), *images.shape[2:], torch.Generator().manual_seed(1), "cuda")
+    wanted, boxes = mixer.apply(images, targets, params)
+    found, moved = mixer.apply(images.cuda(), targets, params)
+    torch.testing.assert_close(found.cpu(), wanted, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(one["boxes"], two["boxes"]) for one, two in zip(moved, boxes, strict=True))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -44,7 +44,7 @@ def test_multilabel_and_detection_labels(tmp_path: Path) -> None:
     ("task", "label", "reason"),
     [
         ("classification", 3, "out of range"),
-        ("classification", float("nan"), "not a finite"),
+        ("classification", float("nan"), "label nan is not a class"),
         ("classification", [1.0, 0.0], "is one class"),
         ("multilabel", [1, 0], "2 label fields where"),
         ("multilabel", [1, 0, 0.5], "field 3"),
