@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +16,11 @@ from dali_mix._files import replacing
 from dali_mix.datasets.decoding import converted_header, decode_bgr, needs_conversion
 from dali_mix.metrics import DetectionMetrics
 from dali_mix.metrics.detection import RIGHT
+from dali_mix.mixers import Mixer
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.reports import style
-from dali_mix.reports.sheet import Column, Picture, draw
+from dali_mix.reports.sheet import Column, Picture, draw, wrapped
 
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#469990")
 SHOWN, COLUMNS, SIDE = 20, 5, 480  # images of a sheet, across, longer side in pixels
@@ -89,3 +92,44 @@ def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
         columns[index % len(columns)].append(Picture(image, caption))
     title = "Found (green), missed (red), wrong (orange)"
     return style.save(draw([Column("", pictures) for pictures in columns], title), out)
+
+
+def with_boxes(
+    images: Sequence[Image.Image],
+    labels: Sequence[np.ndarray],
+    size: int,
+    rows: int,
+    classes: Sequence[str],
+    mixer: Mixer[Any] | None = None,
+    seed: int = 0,
+) -> list[Column]:
+    """Return a column with the first `rows` images and their boxes, as they are or as `mixer` leaves the batch.
+
+    Args:
+        labels: of each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.
+        size: the shorter side that images are brought to, pixels; the longer one is at most twice that.
+    """
+    targets: Any = []
+    small = []
+    for image, label in zip(images, labels, strict=True):
+        factor = min(size / min(image.size), 2 * size / max(image.size))
+        width, height = (max(1, round(side * factor)) for side in image.size)
+        small.append(torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BILINEAR))))
+        boxes = torch.from_numpy(label[:, 1:5].astype(np.float32)) * torch.tensor([width, height, width, height])
+        kinds, difficult = torch.from_numpy(label[:, 0].astype(np.int64)), torch.from_numpy(label[:, 5] > 0)
+        targets.append({"boxes": boxes, "labels": kinds, "difficult": difficult, "size": (height, width)})
+    canvas = [max(target["size"][axis] for target in targets) for axis in (0, 1)]
+    batch = torch.zeros(len(small), 3, *canvas, dtype=torch.uint8)
+    for index, one in enumerate(small):
+        batch[index, :, : one.shape[0], : one.shape[1]] = one.permute(2, 0, 1)
+    if mixer is not None:
+        batch, targets = mixer(batch, targets, torch.Generator().manual_seed(seed))
+    pictures = []
+    for image, target in list(zip(batch, targets, strict=True))[:rows]:
+        pixels = image[:, : target["size"][0], : target["size"][1]].permute(1, 2, 0).numpy()
+        kinds = target["labels"].tolist()
+        colors = [PALETTE[kind % len(PALETTE)] for kind in kinds]
+        drawn = outlined(np.ascontiguousarray(pixels), target["boxes"].numpy(), colors, width=1 + max(canvas) // 300)
+        caption = wrapped([f"{count} {classes[kind]}" for kind, count in sorted(Counter(kinds).items())], most=2)
+        pictures.append(Picture(torch.from_numpy(np.array(drawn)).permute(2, 0, 1), caption))
+    return [Column("original" if mixer is None else type(mixer).__name__, pictures)]

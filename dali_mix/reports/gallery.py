@@ -18,6 +18,7 @@ from dali_mix.mixers import Mixer
 from dali_mix.options import whole
 from dali_mix.recordio import RecordSet, read_image_header
 from dali_mix.reports import style
+from dali_mix.reports.boxes import with_boxes
 from dali_mix.reports.columns import Batch, mixed, plain
 from dali_mix.reports.sheet import draw
 
@@ -43,10 +44,11 @@ def gallery(
     Images are the central squares of randomly drawn records; partners come from a batch of 32 or more. Each mixer draws
     with the same seed. Below a picture stand λ with the image's own labels and 1-λ with its partner's; for SpliceMix
     its grid and every label shown. Of a mixer that appends images (SpliceMix) these are shown, each row from a draw of
-    its own; one that returns several views of the batch (ResizeMixPlus) has a column a view.
+    its own; one that returns several views of the batch (ResizeMixPlus) has a column a view. Images of a set with boxes
+    keep their proportions and are drawn with their boxes.
 
     Args:
-        records: a classification or multi-label set, or its prefix.
+        records: a packed set, or its prefix. Of one with boxes: mixers that carry boxes along.
         mixers: mixers, or texts as `parse_mixer` takes them.
         image_size: side in pixels that images are brought to before mixing; by default one that suits the set.
         boxes: outline what was pasted or cut, and the cells of a grid.
@@ -54,8 +56,8 @@ def gallery(
         maps: a column with the saliency of each image.
 
     Raises:
-        ValueError: an unknown mixer, no rows or more than 100, image_size not in 8 … 2048, a detection set,
-            an image that cannot be decoded, `out` not called .png.
+        ValueError: an unknown mixer, or one for other targets; no rows or more than 100, image_size not in 8 … 2048, an
+            image that cannot be decoded, `out` not called .png.
         FileNotFoundError: no such set, or no folder to write to.
     """
     style.check_out(out)
@@ -69,17 +71,26 @@ def gallery(
     classes = records.info.classes
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(records), generator=generator)[: max(2 * rows, SMALLEST_BATCH)].tolist()
-    images, targets = read_images(records, chosen, size), read_targets(records, chosen)
-    # As in training, 0 is the mean colour while mixing.
-    mean = images.float().mean((0, 2, 3)) / 255
-    batch = Batch(images, targets, mean, classes, min(rows, len(chosen)))
-
-    columns = plain(batch, peaks, maps)
+    if records.task.boxes:
+        pixels = [read_image(records, row) for row in chosen]
+        columns = with_boxes(pixels, records.labels(np.array(chosen)), size, rows, classes)
+        mean = torch.zeros(3)
+    else:
+        images, targets = read_images(records, chosen, size), read_targets(records, chosen)
+        mean = images.float().mean((0, 2, 3)) / 255  # as in training, 0 is the mean colour while mixing
+        batch = Batch(images, targets, mean, classes, min(rows, len(chosen)))
+        columns = plain(batch, peaks, maps)
     for mixer in mixers:
         options = _in_words(mixer) if isinstance(mixer, str) else ""
         if isinstance(mixer, str):
             mixer = parse_mixer(mixer, len(classes), size, tuple(mean.tolist()), (1.0, 1.0, 1.0))
-        columns += mixed(mixer, batch, seed, boxes, peaks, options)
+        if mixer.takes_boxes != records.task.boxes:
+            kind = "is for sets with boxes" if mixer.takes_boxes else "does not carry boxes along"
+            raise ValueError(f"{records.prefix} is a {records.task.name} set: mixer {type(mixer).__name__} {kind}")
+        if records.task.boxes:
+            columns += with_boxes(pixels, records.labels(np.array(chosen)), size, rows, classes, mixer, seed)
+        else:
+            columns += mixed(mixer, batch, seed, boxes, peaks, options)
     heading = title or f"{records.prefix.name}: {len(records):,} images, {len(classes):,} classes"
     return style.save(draw(columns, heading), out)
 
@@ -137,12 +148,7 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
     """Return the central square of each image: (len(rows), 3, size, size) uint8 RGB."""
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for index, row in enumerate(rows):
-        data = records.encoded(row).tobytes()
-        try:
-            upright = Image.fromarray(decode_bgr(data, read_image_header(data, plain=False))[:, :, ::-1])
-        except ValueError as error:
-            advice = f"`dali-mix verify --decode {records.prefix}` finds all such"
-            raise ValueError(f"{records.prefix}: record {row}: {error} ({advice})") from error
+        upright = read_image(records, row)
         # Enlarged pixels stay sharp squares; reduced ones are averaged.
         enlarged = min(upright.size) < size
         resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
@@ -150,8 +156,16 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
+def read_image(records: RecordSet, row: int) -> Image.Image:
+    """Return a record's image, turned by EXIF."""
+    data = records.encoded(row).tobytes()
+    try:
+        return Image.fromarray(np.ascontiguousarray(decode_bgr(data, read_image_header(data, plain=False))[:, :, ::-1]))
+    except ValueError as error:
+        advice = f"`dali-mix verify --decode {records.prefix}` finds all such"
+        raise ValueError(f"{records.prefix}: record {row}: {error} ({advice})") from error
+
+
 def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
     """Return (B,) int64 class numbers or (B,K) float32 multi-hot rows."""
-    if (task := records.task).target_kind is None:
-        raise ValueError(f"{records.prefix} is a {task.name} set: mixers take class numbers or multi-hot labels")
     return torch.from_numpy(np.asarray(records.labels(np.asarray(rows, dtype=np.int64))))

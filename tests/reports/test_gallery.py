@@ -15,7 +15,7 @@ from dali_mix.mixers import (
 )
 from dali_mix.recordio import RecordSet, write_set
 from dali_mix.reports import gallery
-from dali_mix.reports.gallery import _in_words, parse_mixer, read_images, read_targets
+from dali_mix.reports.gallery import _in_words, parse_mixer, read_images
 from dali_mix.reports.sheet import CAPTION, CELL, GAP, HEAD, MARGIN, TITLE, row_height
 from dali_mix.reports.style import BLUE, DPI, ORANGE
 from tests.recordio.samples import with_checksums
@@ -75,14 +75,6 @@ def test_a_record_that_cannot_be_decoded_is_named(tmp_path, two_colors):
     write_set(tmp_path / "bad", [(good, 0), (damaged, 0)], classes=["one"])
     with pytest.raises(ValueError, match=r"bad: record 1: cannot be decoded.*dali-mix verify --decode"):
         read_images(RecordSet(tmp_path / "bad"), [0, 1], 20)
-
-
-def test_detection_sets_are_refused(tmp_path):
-    good = encode(np.zeros((20, 20, 3), dtype=np.uint8))
-    label = np.array([2, 6, 0, 0.1, 0.1, 0.5, 0.5, 0], dtype=np.float32)
-    write_set(tmp_path / "det", [(good, label)], task="detection", classes=["one"])
-    with pytest.raises(ValueError, match="detection set"):
-        read_targets(RecordSet(tmp_path / "det"), [0])
 
 
 def test_mixers_from_texts():

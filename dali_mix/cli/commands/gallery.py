@@ -6,19 +6,21 @@ import argparse
 import re
 from pathlib import Path
 
+DEFAULT, WITH_BOXES = "resizemix,cutmix,mixup,cutout", "boxresizemix,boxsplicemix"
 _OWN = re.compile(r"[\w.]+:\w+(:|$)")  # module:name, where a name of ours is followed by option=value
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     mixers = (
-        "comma-separated, options after colons, as in resizemix,mixup:alpha=0.2 (default: %(default)s); "
+        "comma-separated, options after colons, as in resizemix,mixup:alpha=0.2 (default: "
+        f"{DEFAULT}, of a set with boxes {WITH_BOXES}); "
         "or module:name for your own, from the current folder or an installed package; "
         "here mixup's alpha is 1 and cutout's size half the image's unless given"
     )
     outlines = "outline what was pasted or cut, and the cells of a grid (default: yes)"
     add("prefix", help="packed set: PREFIX of PREFIX.json")
-    add("--mixers", default="resizemix,cutmix,mixup,cutout", help=mixers)
+    add("--mixers", help=mixers)
     add("--out", type=Path, required=True, help="PNG to write")
     add("--rows", type=int, default=4, help="how many images (default: %(default)s)")
     add("--seed", type=int, default=0, help="chooses images and mixes (default: %(default)s)")
@@ -33,8 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dali_mix import _factories
+    from dali_mix.recordio import RecordSet
     from dali_mix.reports import gallery
 
+    if args.mixers is None:
+        args.mixers = WITH_BOXES if RecordSet(args.prefix).task.boxes else DEFAULT
     apart = re.split(r",(?![^(\[]*[)\]])", args.mixers)  # not at a comma in brackets
     mixers = [name.strip() for name in apart if name.strip()]
     if own := [name for name in mixers if _OWN.match(name)]:
