@@ -104,16 +104,17 @@ class BoxResizeMix(BoxMixer):
 class BoxSpliceMix(BoxMixer):
     """Tile four images, each in proportion in its cell, to one of the first one's size, and take over all boxes.
 
-    Each image is in one cell of every fourth image on average; what is left of a cell stays 0, the padding's value.
+    Each image is in four of the tiled ones; what is left of a cell stays 0, the padding's value.
 
     Args:
         prob: share of batches that are mixed; see `Mixer`.
     """
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> BoxSpliceParams:
-        order = [torch.arange(batch_size, device=None if generator is None else generator.device)]
-        order += [draws.permutation(batch_size, generator) for _ in range(3)]
-        return BoxSpliceParams(torch.stack(order, dim=1))
+        order = draws.permutation(batch_size, generator)
+        sources = order.new_empty(batch_size, 4)
+        sources[order] = torch.stack([order.roll(-shift) for shift in range(4)], dim=1)  # four images if there are four
+        return BoxSpliceParams(sources)
 
     def apply(  # type: ignore[override]  # targets are boxes
         self, images: Tensor, targets: list[Target], params: BoxSpliceParams, *, inplace: bool = False

@@ -76,6 +76,14 @@ def test_in_place_and_input(mixer):
     assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(mixed, again, strict=True))
 
 
+def test_four_different_images_are_tiled_the_first_in_its_own_place():
+    sources = BoxSpliceMix().sample(9, *CANVAS, torch.Generator().manual_seed(4)).sources
+    assert sources[:, 0].tolist() == list(range(9))
+    assert all(len(set(row)) == 4 for row in sources.tolist())
+    assert torch.bincount(sources.flatten()).tolist() == [4] * 9
+    assert BoxSpliceMix().sample(1, *CANVAS).sources.tolist() == [[0, 0, 0, 0]]
+
+
 def test_the_patch_is_the_partner_resized():
     images, targets = batch()
     images[:] = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))

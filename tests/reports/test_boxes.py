@@ -33,9 +33,9 @@ def test_outlines_lie_on_the_border_inside():
 
 
 def test_colours_of_an_evaluation(boxed, tmp_path):
-    metrics = DetectionMetrics(2)
+    metrics, box = DetectionMetrics(2), torch.tensor([[30.0, 20, 90, 60]])
     true = {
-        "boxes": torch.tensor([[30.0, 20, 90, 60]]),
+        "boxes": box,
         "labels": torch.tensor([0]),
         "difficult": torch.tensor([False]),
     }
