@@ -10,6 +10,8 @@ from dali_mix.pipelines.pipeline import Pipeline
 from dali_mix.pipelines.plugins import build_steps
 from dali_mix.pipelines.steps import Crop, Flip, IoUCrop, PhotometricDistort, ShorterSide, ZoomOut
 
+from dali_mix.options import flag
+
 
 class Detection(Pipeline):
     """Resize in proportion, flip, pad; more changes for training where options ask for them.
@@ -45,7 +47,7 @@ class Detection(Pipeline):
         fuse: bool = True,
         steps: Sequence[Step | Mapping[str, Any]] = (),
     ) -> None:
-        resize = ShorterSide(shorter, longest, fuse=bool(fuse))
+        resize = ShorterSide(shorter, longest, fuse=flag("fuse", fuse))
         training = [
             ZoomOut(zoom_out, mean).on_branch(1),
             IoUCrop(iou_crop).on_branch(2),
@@ -54,6 +56,6 @@ class Detection(Pipeline):
             resize,
             Flip(flip),
         ]
-        evaluation = [Crop(), ShorterSide(int(resize.shorter.max()), longest, fuse=bool(fuse))]
+        evaluation = [Crop(), ShorterSide(int(resize.shorter.max()), longest, fuse=fuse)]
         super().__init__(train=train, image_size=None, mean=mean, std=std, steps=training if train else evaluation)
         self.one_orientation = train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from dali_mix._text import differ_in_form
 from dali_mix.engine.compatibility import check_targets
 from dali_mix.engine.config.schema import DEFAULT_LOSS, RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.scores import SCORES
+from dali_mix.engine.scores import SCORES, Scores
 from dali_mix.engine.train.objectives import OBJECTIVES, Objective
 from dali_mix.engine.train.optim import build_optimizer
 from dali_mix.engine.train.seeding import INIT, derive_seed
@@ -142,7 +143,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     if config.mixer_until is not None and config.objective["type"] == "SpliceMixConsistency":
         raise ValueError("mixer_until: objective SpliceMixConsistency needs cells in every batch; leave it out")
     best = config.best_score(task)
-    measured = SCORES[task.metrics](num_classes, torch.device("cpu"), **config.metrics).names or task.measured
+    measured = build_scores(config, task, num_classes, torch.device("cpu")).names or task.measured
     if best and best.removeprefix("ema_") not in measured:
         raise ValueError(
             f"checkpoint.best={best!r} is not measured with metrics={config.metrics}: choose one of"
@@ -152,6 +153,12 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
         model = build_model(config, num_classes)
     build_objective(config, model, loss, mixer)
     build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
+
+
+def build_scores(config: RunConfig, task: Task, num_classes: int, device: torch.device) -> Scores:
+    """Return what measures an evaluation on a set of `task`, with the recipe's `metrics`."""
+    what = f"metrics of a set for {task.name}"
+    return call_with(functools.partial(SCORES[task.metrics], num_classes, device), what, config.metrics)
 
 
 def build_pipeline(config: RunConfig, train: bool) -> pipelines.Pipeline:

@@ -87,7 +87,7 @@ def _nan(outputs: Any) -> Tensor:
     """Return (B,) bool: whether an image's logits, or its predictions, hold a NaN."""
     if isinstance(outputs, Tensor):
         return outputs.isnan().flatten(1).any(1)
-    return torch.stack([one["boxes"].isnan().any() | one["scores"].isnan().any() for one in outputs])
+    return torch.stack([~one["finite"] for one in outputs])
 
 
 _NAMED = 5

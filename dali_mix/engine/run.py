@@ -31,6 +31,8 @@ from dali_mix.engine.build import (
     build_loss,
     build_model,
     build_parts,
+    build_pipeline,
+    build_scores,
     build_split,
     check_recipe,
     check_sets,
@@ -49,7 +51,7 @@ from dali_mix.engine.evaluate import evaluate
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.memory import check_evaluation, check_step, explaining
 from dali_mix.engine.provenance import provenance
-from dali_mix.engine.scores import SCORES, Scores
+from dali_mix.engine.scores import Scores
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
@@ -103,7 +105,7 @@ def train(
         for part, path in ({} if begun else weight_files(config)).items():
             if not Path(path).is_file():
                 raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
-        _tune(device)
+        _tune(device, config)
         report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
         sets = ("train_set", "val_set") if make_loaders is None else ()
         return device, {"--resume": resume, **run_values(config, device, sets)}
@@ -235,9 +237,11 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
         yield "val_set holds the records of train_set: its scores say nothing about new images"
 
 
-def _tune(device: torch.device) -> None:
-    if device.type == "cuda":  # fixed shapes, and fp32 matrix work in TF32 where autocast is off
-        torch.backends.cudnn.benchmark = True
+def _tune(device: torch.device, config: RunConfig) -> None:
+    if device.type == "cuda":  # fp32 matrix work in TF32 where autocast is off
+        torch.backends.cudnn.benchmark = (
+            build_pipeline(config, True).image_size is not None
+        )  # worth it for fixed shapes
         torch.set_float32_matmul_precision("high")
     else:
         keep_freed_memory()
@@ -290,7 +294,7 @@ def evaluate_checkpoint(
         device = process_group.pick_device(config.device)
         if make_loaders is None:
             check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)
-        _tune(device)
+        _tune(device, config)
         values = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
         return device, {**values, **run_values(config, device, ("val_set",) if make_loaders is None else ())}
 
@@ -305,7 +309,7 @@ def evaluate_checkpoint(
             trained.check_set(task.name, classes, f"val_set {config.val_set}")
             model = build_model(config, len(classes))
             notes = trained.load_into(model)
-            scores = SCORES[task.metrics](len(classes), device, **config.metrics)
+            scores = build_scores(config, task, len(classes), device)
             batches = len(loader)
             values = evaluate(
                 place_model(model, config, ranks),

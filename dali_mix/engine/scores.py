@@ -104,12 +104,13 @@ class DetectionScores(Scores):
 
     def update(self, outputs: Any, targets: Any, ids: Tensor) -> None:
         """Add a batch: for each image a detector's predictions, and its target (see `Batch`)."""
-        found, true = [], []
+        found, true, names = [], [], ("boxes", "labels", "scores", "difficult")
         for output, target in zip(outputs, targets, strict=True):
             scale = torch.tensor(target["original"]).double() / torch.tensor(target["size"])
             scale = scale.flip(0).repeat(2)
-            found.append({**output, "boxes": output["boxes"].cpu() * scale})
-            true.append({**target, "boxes": target["boxes"].cpu() * scale})
+            output, target = ({name: one[name].cpu() for name in names if name in one} for one in (output, target))
+            found.append(output | {"boxes": output["boxes"] * scale})
+            true.append(target | {"boxes": target["boxes"] * scale})
         self.metrics.update(found, true, ids)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:

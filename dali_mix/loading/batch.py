@@ -36,6 +36,8 @@ class Batch(NamedTuple):
 
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
     """Return detection targets on `device`, moved in one copy."""
+    if all(own["boxes"].device == torch.device(device) for own in targets):
+        return targets
     packed = [torch.column_stack([own["boxes"], own["labels"], own["difficult"]]) for own in targets]
     moved = torch.cat(packed).to(device, non_blocking=True)
     boxes, labels, difficult = moved[:, :4].contiguous(), moved[:, 4].long(), moved[:, 5] > 0

@@ -86,6 +86,7 @@ class Loader:
         self.global_size = 0
         self.dropped_boxes = 0
         self._source = source
+        self._group_step = source.group_step
         self._bad = bad
         self._resuming = False  # a loaded position waits for the first batch to be taken
         self._running: object | None = None  # identifies the iterator that may go on
@@ -122,6 +123,8 @@ class Loader:
         if not self._resuming:
             self._note_restart()
             self.samples_seen = 0
+            if self._group_step is not None:  # a resumed epoch had the blocks of another batch size
+                self._source.regroup(self._group_step)
         self._running = iterator = object()
         return self._batches(iterator)
 
@@ -237,15 +240,15 @@ class Loader:
         still fit the set.
         """
         mine = self.state_dict()
-        missing = [key for key in mine if key not in state]
+        missing = [key for key in mine if key not in state and key != "group_step"]
         if missing:
             raise ValueError(f"the loader's state lacks {', '.join(missing)}: it was not written by state_dict()")
         if strict:
-            for key in ("seed", "fingerprint", "global_batch_size", "train"):
-                if state[key] != mine[key]:
+            for key in ("seed", "fingerprint", "global_batch_size", "train", "group_step"):
+                if state.get(key) != mine.get(key):
                     raise ValueError(
-                        f"the state was taken with {key} {state[key]!r}, this loader has {mine[key]!r}: use the same,"
-                        " or strict=False to go on regardless"
+                        f"the state was taken with {key} {state.get(key)!r}, this loader has {mine.get(key)!r}: use the"
+                        " same, or strict=False to go on regardless"
                     )
         epoch, seen = int(state["epoch"]), int(state["samples_seen"])
         if epoch < 0 or not 0 <= seen <= len(self.dataset):
@@ -254,7 +257,7 @@ class Loader:
             )
         if seen and not self._source.steps_left(seen) and (self.train or seen == len(self.dataset)):
             epoch, seen = epoch + 1, 0  # completed
-        if "group_step" in mine:
+        if "group_step" in mine and "group_step" in state:
             self._source.regroup(int(state["group_step"]))
         self._move(epoch, seen)
         self._resuming = True

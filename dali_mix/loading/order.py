@@ -24,10 +24,12 @@ def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
 def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[int, int]) -> np.ndarray:
     """Return `order` (count,) rearranged so that every block of `step` records but the last ones has one group.
 
-    Each group's records, in their order, are cut into blocks; the blocks are shuffled by `key`; what fills no block
-    comes last, in its order. groups: (count,) int64 of each record.
+    Each group's records, in their order, are cut into blocks; the blocks are shuffled by `key`; records that fill no
+    block come last, in their order. The end of `order` that fills no step stays the end: it may be dropped, and must
+    not always be the rest of a small group. groups: (count,) int64 of each record.
     """
     blocks, rest = [], []
+    order, end = np.split(order, [len(order) // step * step])
     of_order = groups[order]
     for group in np.unique(groups):
         own = np.flatnonzero(of_order == group)
@@ -35,7 +37,8 @@ def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[i
         blocks += list(own[:full].reshape(-1, step))
         rest.append(own[full:])
     shuffled = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)).jumped()).permutation(len(blocks))
-    return order[np.concatenate([*(blocks[block] for block in shuffled), np.sort(np.concatenate(rest))])]
+    chosen = [*(blocks[block] for block in shuffled), np.sort(np.concatenate([np.empty(0, np.int64), *rest]))]
+    return np.concatenate([order[np.concatenate(chosen)], end])
 
 
 @dataclasses.dataclass(frozen=True)

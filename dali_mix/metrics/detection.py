@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,7 @@ class DetectionMetrics:
         threshold: scores above it count in precision and recall of `per_class`.
 
     Raises:
-        ValueError: num_classes below 1, unknown protocol.
-        ImportError: "coco" without pycocotools.
+        ValueError: num_classes below 1, unknown protocol, "coco" without pycocotools.
     """
 
     def __init__(self, num_classes: int, protocol: str = "voc", threshold: float = 0.5) -> None:
@@ -129,6 +128,10 @@ class DetectionMetrics:
             )
         return reports
 
+    def images(self) -> list[int]:
+        """Return the numbers of the images, sorted."""
+        return sorted(int(number) for part in self._images for number in part.tolist())
+
     def matched(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return the predictions above the threshold and the true boxes of an image, matched by VOC's rules.
 
@@ -155,10 +158,9 @@ class DetectionMetrics:
         # By falling score; equal ones by image, then in the order given.
         found = found[np.lexsort((np.arange(len(found)), found[:, 0], -found[:, 5]))]
         states = np.empty(len(found), np.int64)
-        keys = [_keys(table, self.num_classes) for table in (found, true)]
-        for key in np.unique(keys[0]).tolist():
-            at = np.flatnonzero(keys[0] == key)
-            states[at], _ = match(found[at, 1:5], true[keys[1] == key, 1:6])
+        truth = dict(_by_image_and_class(true, self.num_classes))
+        for key, at in _by_image_and_class(found, self.num_classes):
+            states[at], _ = match(found[at, 1:5], true[truth.get(key, []), 1:6])
         counts = np.bincount(true[true[:, 5] == 0, 6].astype(np.int64), minlength=self.num_classes)
         ranked = []
         for label, positives in enumerate(counts.tolist()):
@@ -259,8 +261,12 @@ def _rows(number: int, boxes: Tensor, extra: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(columns, 1).cpu()
 
 
-def _keys(table: np.ndarray, num_classes: int) -> np.ndarray:
-    return table[:, 0].astype(np.int64) * num_classes + table[:, 6].astype(np.int64)
+def _by_image_and_class(table: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Return a key of each image and class that a table has, with its rows in their order."""
+    keys = table[:, 0].astype(np.int64) * num_classes + table[:, 6].astype(np.int64)
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+    return zip(keys[order][starts].tolist(), np.split(order, starts[1:]), strict=False)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -287,7 +293,7 @@ def _pycocotools() -> tuple[Any, Any]:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             f"protocol 'coco' needs pycocotools ({error}): pip install 'dali_mix[detection]', or take protocol 'voc'"
         ) from error
     return COCO, COCOeval

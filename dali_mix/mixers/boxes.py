@@ -146,6 +146,8 @@ def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> 
             f"{len(images)} images, {len(targets)} targets and params drawn for {drawn_for} do not fit together"
         )
     for one in targets:
+        if one["boxes"].device.type != "cpu":
+            raise ValueError("boxes are on a GPU: mix before they are moved there, as a loader yields them")
         if not (1 <= one["size"][0] <= images.shape[2] and 1 <= one["size"][1] <= images.shape[3]):
             raise ValueError(f"an image of size {one['size']} in a batch of {tuple(images.shape[2:])}")
     if inplace:
@@ -177,7 +179,8 @@ def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
 
 def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
     """Return the boxes of which enough is left, with their labels."""
-    return _chosen(target, boxes, share >= DROPPED)
+    small = (boxes[:, 2:] - boxes[:, :2]).amin(1) < SHORTEST
+    return _chosen(target, boxes, (share >= DROPPED) & ~(small & (boxes != target["boxes"]).any(1)))
 
 
 def moved(target: Target, box: tuple[int, int, int, int]) -> Target:
@@ -185,7 +188,7 @@ def moved(target: Target, box: tuple[int, int, int, int]) -> Target:
     top, left, height, width = box
     scale = torch.tensor([width / target["size"][1], height / target["size"][0]]).repeat(2)
     boxes = target["boxes"] * scale + torch.tensor([left, top, left, top])
-    return _chosen(target, boxes, torch.ones(len(boxes), dtype=torch.bool))
+    return _chosen(target, boxes, (boxes[:, 2:] - boxes[:, :2]).amin(1) >= SHORTEST)
 
 
 def joined(target: Target, parts: Sequence[Target]) -> Target:
@@ -194,7 +197,6 @@ def joined(target: Target, parts: Sequence[Target]) -> Target:
 
 
 def _chosen(target: Target, boxes: Tensor, keep: Tensor) -> Target:
-    keep = keep & ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= SHORTEST)
     return {"boxes": boxes[keep], "labels": target["labels"][keep], "difficult": target["difficult"][keep]}
 
 

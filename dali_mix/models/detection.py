@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models._utils import IntermediateLayerGetter
@@ -20,7 +21,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
 from dali_mix.models.backbones import build_backbone
-from dali_mix.options import choice, whole
+from dali_mix.options import choice, number, whole
 
 STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
@@ -49,20 +50,25 @@ class Detector(FasterRCNN):
 
         Returns:
             in training the four losses by name, scalars; in evaluation a dict for each image: `boxes` (n, 4) in pixels,
-            `scores` (n,) falling, `labels` (n,).
+            `scores` (n,) falling, `labels` (n,), and `finite` (): False if the batch's scores hold NaN or infinity, of
+            which no box is left.
         """
-        sizes = [tuple(target["size"]) for target in targets]
+        sizes = [tuple(map(int, target["size"])) for target in targets]
         truth = None
         if self.training:
             truth = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
         features = self.backbone(images)
         if isinstance(features, Tensor):
-            features = OrderedDict([("0", features)])
-        proposals, proposal_losses = self.rpn(ImageList(images, sizes), features, truth)
-        found, losses = self.roi_heads(features, proposals, sizes, truth)
+            features = {"0": features}
+        # Boxes are as precise as the maps they are made from: bfloat16 has steps of 8 pixels above 1,024.
+        with torch.autocast(images.device.type, enabled=False):
+            features = OrderedDict((name, one.float()) for name, one in features.items())
+            proposals, proposal_losses = self.rpn(ImageList(images, sizes), features, truth)
+            found, losses = self.roi_heads(features, proposals, sizes, truth)
         if self.training:
             return {**losses, **proposal_losses}
-        return [{**one, "labels": one["labels"] - 1} for one in found]
+        finite = self.roi_heads.box_predictor.finite
+        return [{**one, "labels": one["labels"] - 1, "finite": finite} for one in found]
 
     @staticmethod
     def renamed(key: str) -> str:
@@ -73,6 +79,17 @@ class Detector(FasterRCNN):
 def _inserted(match: re.Match[str]) -> str:
     inside = ".0.0." if match[1].startswith("rpn") else ".0."
     return f"{match[1]}{inside}{match[2]}"
+
+
+class _BoxPredictor(FastRCNNPredictor):
+    """Remember whether the last outputs were finite: torchvision drops boxes whose scores are NaN."""
+
+    finite: Tensor
+
+    def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        scores, deltas = super().forward(regions)
+        self.finite = scores.detach().isfinite().all() & deltas.detach().isfinite().all()
+        return scores, deltas
 
 
 class Backbone(nn.Module):
@@ -113,7 +130,7 @@ def build_detector(
     num_classes: int,
     *,
     neck: str = "fpn",
-    freeze: str | Sequence[str] = ("stem", "layer1", "norm"),
+    freeze: str | Sequence[str] = ("stem", "stage1", "norm"),
     anchors: Sequence[int] = (32, 64, 128, 256, 512),
     channels: int = 256,
     hidden: int = 1024,
@@ -131,8 +148,8 @@ def build_detector(
         num_classes: K, without background.
         neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", the last map alone, at stride 32.
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, whose statistics stay, too; "stem",
-            what comes before the first stage; or the beginning of parameters' names, as "layer1". A text is split at
-            commas.
+            what comes before the first stage; "stage1", that one; or the beginning of parameters' names, as "layer2". A
+            text is split at commas.
         anchors: side of the square anchor in pixels: of each of the five levels of the pyramid, or all on the one map.
         channels: of the pyramid.
         hidden: width of the two layers of the box head.
@@ -149,12 +166,14 @@ def build_detector(
     choice("neck", neck, ("fpn", "c5"))
     for name, value in (("channels", channels), ("hidden", hidden), ("rois", rois), ("detections", detections)):
         whole(name, value, 1)
-    train, test = (whole("proposals", count, 1) for count in proposals)
-    sides = tuple(whole("anchors", side, 1) for side in anchors)
+    for name, share in (("score_threshold", score_threshold), ("nms_threshold", nms_threshold)):
+        number(name, share, 0.0, 1.0)
+    train, test = _whole_numbers("proposals", proposals, 2)
+    sides = _whole_numbers("anchors", anchors)
     if neck == "fpn" and len(sides) != len(STRIDES) + 1:
         raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels, so give as many sides")
     body, maps = _body(backbone, neck, backbone_options or {})
-    _freeze(body, [part for part in freeze.split(",") if part] if isinstance(freeze, str) else freeze, backbone)
+    _freeze(body, [part for part in freeze.split(",") if part] if isinstance(freeze, str) else list(freeze), backbone)
     levels = [(side,) for side in sides] if neck == "fpn" else [sides]
     base = Backbone(body, maps, channels if neck == "fpn" else None)
     return Detector(
@@ -163,7 +182,7 @@ def build_detector(
         rpn_anchor_generator=AnchorGenerator(tuple(levels), (RATIOS,) * len(levels)),
         box_roi_pool=_pooling(len(maps)),
         box_head=TwoMLPHead(base.out_channels * POOLED**2, hidden),
-        box_predictor=FastRCNNPredictor(hidden, num_classes + 1),
+        box_predictor=_BoxPredictor(hidden, num_classes + 1),
         rpn_pre_nms_top_n_train=train,
         rpn_post_nms_top_n_train=train,
         rpn_pre_nms_top_n_test=test,
@@ -173,6 +192,12 @@ def build_detector(
         box_nms_thresh=nms_threshold,
         box_detections_per_img=detections,
     )
+
+
+def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
+    if not isinstance(values, (list, tuple)) or not values or count not in (None, len(values)):
+        raise ValueError(f"{name}={values!r}: must be a list of {'' if count is None else f'{count} '}whole numbers")
+    return tuple(whole(name, value, 1) for value in values)
 
 
 def _pooling(levels: int) -> MultiScaleRoIAlign:
@@ -212,19 +237,14 @@ def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, 
 def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
     """Stop the training of parts of a backbone: see `build_detector`."""
     names = [key for key, _ in body.named_parameters()]
-    first_stage = next(
-        (key.partition(".")[0] for key in names if re.match(r"(layer1|stages|blocks|layers)\b", key)), None
-    )
+    stages = [match[0] for key in names if (match := re.match(r"layer1|(stages|blocks|layers)[._]0", key))]
+    first = [key for key in names if stages and key.startswith(f"{stages[0]}.")]
+    known = {"norm": [], "stem": names[: names.index(first[0])] if first else [], "stage1": first}
     for part in parts:
-        if part == "norm":
-            continue
-        if part == "stem" and first_stage is not None:
-            own = names[: next(at for at, key in enumerate(names) if key.startswith(f"{first_stage}."))]
-        else:
-            own = [key for key in names if key == part or key.startswith(f"{part}.")]
-        if not own:
-            children = ", ".join(dict.fromkeys(key.partition(".")[0] for key in names))
-            raise ValueError(f"freeze={part!r}: backbone {name!r} has no such part; it has norm, stem, {children}")
+        own = known.get(part) or [key for key in names if key == part or key.startswith(f"{part}.")]
+        if not own and part != "norm":
+            children = ", ".join(dict.fromkeys([*known, *(key.partition(".")[0] for key in names)]))
+            raise ValueError(f"freeze={part!r}: backbone {name!r} has no such part; it has {children}")
         for key in own:
             body.get_parameter(key).requires_grad_(False)
     if "norm" in parts:

@@ -70,12 +70,15 @@ def outlined(
 
 
 def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
-    """Draw images of an evaluation, evenly out of the set, with what was found, missed and wrong, at IoU 0.5.
+    """Draw images of an evaluation, evenly chosen, with what was found, missed and wrong, at IoU 0.5.
 
     Found objects are green, predictions that match none orange, missed objects red. Predictions count above the
     threshold of `metrics`; difficult objects are not called missed.
     """
-    numbers = np.unique(np.linspace(0, len(records) - 1, min(SHOWN, len(records))).round().astype(int)).tolist()
+    images = metrics.images()
+    numbers = [
+        images[at] for at in np.unique(np.linspace(0, len(images) - 1, min(SHOWN, len(images))).round().astype(int))
+    ]
     columns: list[list[Picture]] = [[] for _ in range(min(COLUMNS, len(numbers)))]
     for index, number in enumerate(numbers):
         found, true, states, taken = metrics.matched(number)

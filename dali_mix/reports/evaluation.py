@@ -124,6 +124,8 @@ def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: s
         if not one.positives:
             axes.text(left + ACROSS / 2, bottom - UP / 2, "no sample", ha="center", color=style.FAINT, fontsize=6)
             continue
+        if not one.curve.shape[1]:  # nothing right was found
+            continue
         recall, precision = one.curve[:, thinned(one.curve.shape[1])]
         points = np.stack([left + ACROSS * recall, bottom - UP * precision], 1)
         points = np.concatenate([[(left, points[0, 1])], points])

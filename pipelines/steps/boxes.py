@@ -134,7 +134,7 @@ class ShorterSide(Resize):
     """
 
     def __init__(self, shorter: int | Sequence[int], longest: int, antialias: bool = True, fuse: bool = True) -> None:
-        sides = (shorter,) if isinstance(shorter, int) else tuple(shorter)
+        sides = shorter if isinstance(shorter, (list, tuple)) else (shorter,)
         if not sides:
             raise ValueError("shorter=[]: must be a number of pixels, or several")
         self.shorter = np.array([whole("shorter", side, 16, LARGEST_SIDE) for side in sides])

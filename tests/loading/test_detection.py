@@ -77,7 +77,17 @@ def test_resumed_with_another_batch_size_each_record_comes_once(boxed):
     left = rows(other)
     assert sorted([*rows(taken), *left]) == list(range(41))
     assert same(left, {number: value for number, value in rows(loader(boxed)).items() if number in left})
-    assert sorted(rows(other)) == list(range(41))  # and in the next epoch
+    again = list(other)  # and in the next epoch, whose blocks are its own
+    assert sorted(rows(again)) == list(range(41)) and other.state_dict()["group_step"] == 5
+    taller = np.asarray(boxed.table["height"]) > boxed.table["width"]
+    assert all(len(set(taller[batch.ids.numpy()].tolist())) == 1 for batch in again[:-3])
+
+
+def test_the_state_of_another_order_is_refused(boxed):
+    grouped, plain = loader(boxed), build_loader("multilabel", boxed, batch_size=4, train=True, device="cpu")
+    for one, other, message in ((grouped, plain, "group_step None"), (plain, grouped, "group_step 4")):
+        with pytest.raises(ValueError, match=message):
+            one.load_state_dict(other.state_dict())
 
 
 def test_a_large_picture_with_many_boxes(tmp_path):

@@ -110,13 +110,24 @@ def test_grouped_blocks_have_one_group(groups, step, epoch):
     order = epoch_order(len(groups), 5, epoch, train=True)
     found = grouped_order(order, groups, step, (5, epoch))
     assert sorted(found) == list(range(len(groups)))
-    full = sum((groups == group).sum() // step for group in range(3))
+    steps = len(groups) // step * step
+    assert found[steps:].tolist() == order[steps:].tolist()  # what a loader may drop is not chosen by its group
+    full = sum((groups[order[:steps]] == group).sum() // step for group in range(3))
     for block in range(full):
         assert len(set(groups[found[block * step : (block + 1) * step]])) == 1
     position = {row: at for at, row in enumerate(order.tolist())}
     rest = [position[row] for row in found[full * step :].tolist()]
     assert rest == sorted(rest)  # in the order that they had
     assert found.tolist() == grouped_order(order, groups, step, (5, epoch)).tolist()
+
+
+def test_no_record_of_a_small_group_is_always_dropped():
+    groups = np.array([0] * 100 + [1] * 3)
+    seen = set()
+    for epoch in range(30):
+        order = epoch_order(103, 0, epoch, train=True)
+        seen |= set(grouped_order(order, groups, 8, (0, epoch))[: 103 // 8 * 8].tolist())
+    assert seen == set(range(103))
 
 
 def test_grouped_blocks_are_shuffled():

@@ -107,6 +107,60 @@ def test_images_without_any_box_train():
     sum(losses.values()).backward()
 
 
+@pytest.mark.parametrize("neck", ["fpn", "c5"])
+def test_predictions_do_not_depend_on_the_batches_before(neck):
+    """torchvision's pooling keeps the scales that it infers from the first batch: here one of mostly padding."""
+    model = build_detector("torchvision/resnet18", 5, neck=neck, **SMALL).eval()
+    images, targets = batch()
+    one = model(images, targets)
+    other = build_detector("torchvision/resnet18", 5, neck=neck, **SMALL).eval()
+    other.load_state_dict(model.state_dict())
+    other(images, [{"size": (20, 60)}, {"size": (10, 12)}])
+    two = other(images, targets)
+    for first, second in zip(one, two, strict=True):
+        assert torch.equal(first["boxes"], second["boxes"]) and torch.equal(first["scores"], second["scores"])
+
+
+def test_boxes_are_float32_under_autocast():
+    model = build_detector("torchvision/resnet18", 5, score_threshold=0.0, **SMALL)
+    images, targets = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.eval()(images, targets)
+        losses = model.train()(images, targets)
+    assert all(one["boxes"].dtype == torch.float32 and one["scores"].dtype == torch.float32 for one in found)
+    for one, (height, width) in zip(found, SIZES, strict=True):
+        assert (one["boxes"][:, 2] <= width).all() and (one["boxes"][:, 3] <= height).all()
+        assert len(one["boxes"].flatten().unique()) > 100  # coordinates between the steps of bfloat16
+    assert all(value.dtype == torch.float32 for value in losses.values())
+
+
+def test_scores_that_are_not_finite_are_told():
+    model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
+    images, targets = batch()
+    assert all(bool(one["finite"]) for one in model(images, targets))
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[2] = torch.nan
+    assert not any(bool(one["finite"]) for one in model(images, targets))
+
+
+@pytest.mark.parametrize("backbone", ["timm/convnext_atto", "timm/mobilenetv3_small_050", "torchvision/resnet18"])
+def test_the_default_freezes_stem_and_first_stage_of_any_backbone(backbone):
+    model = build_detector(backbone, 5, **SMALL)
+    frozen = {
+        name.split(".")[2] + name.split(".")[3][:1] for name, p in model.named_parameters() if not p.requires_grad
+    }
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and name.startswith("backbone.body")]
+    assert (
+        frozen
+        and trained
+        and not any(
+            name.split(".", 2)[2].startswith(("stem", "conv1", "layer1.", "stages.0", "blocks.0"))
+            for name in trained
+            if not name.endswith(("bn1.weight", "bn1.bias"))
+        )
+    )
+
+
 def test_what_is_frozen():
     model = build_detector("torchvision/resnet18", 5, **SMALL)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
@@ -174,9 +228,14 @@ def test_c5_is_torchvisions_faster_rcnn_on_one_map():
         ({"anchors": (32, 64)}, "a pyramid has 5 levels"),
         (
             {"freeze": "layer9"},
-            "freeze='layer9': backbone 'torchvision/resnet18' has no such part; it has norm, stem, conv1",
+            "freeze='layer9': backbone 'torchvision/resnet18' has no such part; it has norm, stem, stage1, conv1",
         ),
         ({"channels": 0}, "channels=0"),
+        ({"proposals": (100,)}, r"proposals=\(100,\): must be a list of 2 whole numbers"),
+        ({"proposals": 500}, "proposals=500: must be a list of 2 whole numbers"),
+        ({"anchors": 128}, "anchors=128: must be a list of whole numbers"),
+        ({"score_threshold": "high"}, "score_threshold='high'"),
+        ({"nms_threshold": 5}, "nms_threshold=5"),
         ({"backbone": "timm/vit_tiny_patch16_224"}, r"strides \(16, 16, 16, 16\)"),
         ({"backbone": "wrn-16-2"}, "takes torchvision's ResNets"),
         ({"backbone": "torchvision/vgg11"}, "takes torchvision's ResNets"),

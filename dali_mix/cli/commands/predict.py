@@ -82,6 +82,8 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
         from dali_mix.reports.boxes import Drawings
 
         check_writable(args.draw)
+        if any(path.parent.resolve() == args.draw.resolve() for path in files):
+            raise ValueError(f"--draw {args.draw}: images are read from this folder; choose another one")
         drawings = Drawings(args.draw, predictor.classes)
     with Bar("predict", "img", len(files)) as bar:
 
@@ -92,20 +94,23 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
                 drawings.write(path, boxes, scores, labels)
 
         found = predictor.detect(files, args.threshold, show)
-    rows = [
-        [str(path), found.classes[label], round(score, 6), *(round(side, 2) for side in box)]
+    images = [
+        (
+            str(path),
+            [
+                {"class": found.classes[label], "score": round(score, 6), "box": [round(side, 2) for side in box]}
+                for box, score, label in zip(*(part.tolist() for part in parts), strict=True)
+            ],
+        )
         for path, *parts in zip(found.paths, found.boxes, found.scores, found.labels, strict=True)
-        for box, score, label in zip(*(part.tolist() for part in parts), strict=True)
     ]
     if args.csv is not None:
+        rows = [[path, one["class"], one["score"], *one["box"]] for path, boxes in images for one in boxes]
         write_text(args.csv, csv_text([["image", "class", "score", "x1", "y1", "x2", "y2"], *rows]))
     if args.json is not None:
-        images: dict[str, list[dict[str, object]]] = {str(path): [] for path in found.paths}
-        for path, name, score, *box in rows:
-            images[str(path)].append({"class": name, "score": score, "box": box})
         record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": "detection"}
         left_out = [{"image": str(path), "reason": reason} for path, reason in found.unreadable]
-        listed = [{"image": path, "boxes": boxes} for path, boxes in images.items()]
+        listed = [{"image": path, "boxes": boxes} for path, boxes in images]
         record |= {"classes": list(found.classes), "images": listed, "left_out": left_out}
         write_text(args.json, json_text(record, indent=2) + "\n")
     return report_unreadable("predict", found.unreadable)

@@ -173,7 +173,7 @@ class Predictor:
                 found = self.model(seen.images, [{"size": size} for size in seen.sizes.tolist()])
             for path, row, size, one in zip(seen.paths, seen.rows, seen.sizes, found, strict=True):
                 boxes, scores, labels = (one[name].cpu() for name in ("boxes", "scores", "labels"))
-                if boxes.isnan().any() or scores.isnan().any():
+                if not one["finite"]:
                     result.unreadable.append(Unreadable(path, "the model gives NaN for it"))
                     continue
                 kept = scores > least

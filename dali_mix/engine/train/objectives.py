@@ -145,6 +145,8 @@ class SpliceMixConsistency(Objective):
 class Detection(Objective):
     """The sum of the losses that a detector gives for images and boxes; `parts` has each of the last step.
 
+    Difficult objects are not learned from (see `without_difficult`).
+
     Args:
         model: (images, targets) → in training losses by name, in evaluation predictions, as `dali_mix.models.Detector`.
     """
@@ -153,12 +155,21 @@ class Detection(Objective):
         super().__init__(model, loss)
 
     def check(self, mixer: Mixer | None) -> None:
-        pass
+        library = type(self.model).__module__.partition(".")[0]
+        if library in ("dali_mix", "timm", "torchvision") and not isinstance(self.model, Detector):
+            raise ValueError(f"objective Detection needs model detector, not {type(self.model).__name__}")
 
     def forward(self, images: Tensor, targets: Any, mixed: Any = None, drawn: Any = None) -> Tensor:
         losses = self.run(images, boxes_to(targets, images.device))
         self.parts = {name: value.detach() for name, value in losses.items()}
         return torch.stack([in_float32(value) for value in losses.values()]).sum()
+
+
+def without_difficult(targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return detection targets without VOC's difficult objects and COCO's crowds, which one box surrounds."""
+    kept = [~target["difficult"] for target in targets]
+    names = ("boxes", "labels", "difficult")
+    return [target | {name: target[name][keep] for name in names} for target, keep in zip(targets, kept, strict=True)]
 
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_mix.engine.build import Loader, Parts
+from dali_mix.engine.build import Loader, Parts, build_scores
 from dali_mix.engine.checkpoint.files import CheckpointFolder
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
@@ -30,12 +30,13 @@ from dali_mix.engine.train.ema import ModelEma
 from dali_mix.engine.train.finite import total_norm
 from dali_mix.engine.train.loss_monitor import LossMonitor, StepNumbers
 from dali_mix.engine.train.lr_schedules import build_schedule
-from dali_mix.engine.train.objectives import counted, is_summed
+from dali_mix.engine.train.objectives import counted, is_summed, without_difficult
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.progress import Best, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.train.watch import Watch
 from dali_mix.loading import Batch
+from dali_mix.loading.batch import boxes_to
 from dali_mix.mixers.base import unmixed
 
 
@@ -234,13 +235,16 @@ class Trainer:
         generator = self.generator.manual_seed(derive_seed(MIXER, *keys))
         images, targets, params = batch.images, batch.targets, None
         until = self.config.mixer_until
-        if self.parts.mixer is not None and until is not None and self.step >= round(until * self.total_steps):
+        done, planned = self.step - self.offset, self.total_steps - self.offset
+        if self.parts.mixer is not None and until is not None and done >= round(until * planned):
             images, targets = unmixed(self.parts.mixer, images, targets, len(images))
         elif self.parts.mixer is not None:
             size, _, height, width = images.shape
             params = self.parts.mixer.sample(size, height, width, generator, images.device)
             # The trainer owns the loader's batches, so it mixes in place: no second batch in memory.
             images, targets = self.parts.mixer.apply(images, targets, params, inplace=self.parts.mixer.in_place)
+        if self.parts.task.boxes:
+            targets = boxes_to(without_difficult(targets), images.device)
         return images, targets, params, self.parts.objective.draw(images, generator)
 
     def check_gradients(self) -> None:
@@ -329,7 +333,7 @@ class Trainer:
         values, task = {"epoch": float(self.epoch + 1)}, self.parts.task
         for prefix, model in models.items():
             try:
-                measure = SCORES[task.metrics](len(self.parts.classes), self.ranks.device, **self.config.metrics)
+                measure = build_scores(self.config, task, len(self.parts.classes), self.ranks.device)
                 scores = evaluate(
                     model,
                     self.parts.val_loader,
