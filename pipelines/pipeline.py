@@ -84,7 +84,8 @@ class Pipeline:
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)
-        boxes = [own * np.tile(size[::-1], 2) for own, size in zip(boxes, sizes, strict=True)]
+        if self.draws_from_boxes:
+            boxes = [own * np.tile(size[::-1], 2) for own, size in zip(boxes, sizes, strict=True)]
         for index, step in enumerate(self.steps):
             generator = random.branch(step.branch) if step.branch else random
             if step.draws_from_boxes:

@@ -1,5 +1,6 @@
 """Detection in the engine: digit scenes trained, killed and resumed, on ranks, evaluated and predicted."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -178,6 +179,8 @@ def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
         ({"objective": {"type": "Plain"}}, "a set for detection is trained with objective Detection"),
         ({"mixer": {"type": "CutMix"}}, "CutMix does not carry boxes along: choose one of BoxResizeMix, BoxSpliceMix"),
         ({"metrics": {"protocol": "coca"}}, "protocol='coca'"),
+        ({"metrics": {"ties": "random"}}, "metrics of a set for detection: unknown key 'ties'"),
+        ({"model": {"type": "torchvision/resnet18"}}, "objective Detection needs model detector, not ResNet"),
         ({"checkpoint": {"best": "AP"}}, "checkpoint.best='AP' is not measured with metrics={}: choose one of AP50"),
         ({"model": {**MODEL, "neck": "fpm"}}, "neck='fpm'"),
         ({"model": {**MODEL, "backbon": 1}}, "did you mean backbone"),
@@ -204,6 +207,11 @@ def test_the_command(trained, tmp_path, capsys):
     outs = ("--json", tmp_path / "p.json", "--csv", tmp_path / "p.csv", "--draw", tmp_path / "drawn")
     assert cli("detect", "predict", tmp_path / "recipe.py", best, image, image, "--threshold", 0.1, *outs) == 0
     assert "scene.png boxes: " in capsys.readouterr().out
+    listed = json.loads((tmp_path / "p.json").read_text())["images"]
+    assert len(listed) == 2 and listed[0] == listed[1] and listed[0]["boxes"]
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 1 + 2 * len(listed[0]["boxes"])
+    assert cli("predict", tmp_path / "recipe.py", best, image, "--draw", tmp_path) == 1
+    assert "images are read from this folder; choose another one" in capsys.readouterr().err
     assert (tmp_path / "p.csv").read_text().startswith("image,class,score,x1,y1,x2,y2\n")
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["scene-2.png", "scene.png"]
     drawn = np.asarray(Image.open(tmp_path / "drawn" / "scene.png"))
