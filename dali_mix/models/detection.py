@@ -172,6 +172,8 @@ def build_detector(
     sides = _whole_numbers("anchors", anchors)
     if neck == "fpn" and len(sides) != len(STRIDES) + 1:
         raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels, so give as many sides")
+    if not isinstance(freeze, (str, list, tuple)):
+        raise ValueError(f"freeze={freeze!r}: must be names of parts, as 'stem,stage1,norm'")
     body, maps = _body(backbone, neck, backbone_options or {})
     _freeze(body, [part for part in freeze.split(",") if part] if isinstance(freeze, str) else list(freeze), backbone)
     levels = [(side,) for side in sides] if neck == "fpn" else [sides]

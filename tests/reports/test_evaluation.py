@@ -93,9 +93,9 @@ def test_curves_run_where_they_belong():
 
 def test_a_class_of_which_nothing_right_was_found_has_an_empty_panel():
     none = ClassReport(0.0, 0.0, 0.0, 0.0, 4, np.zeros((2, 0)))
-    figure = draw_curves(["found", "missed"], [report([0.5, 1.0], [1.0, 0.5]), none], "title")
+    figure = draw_curves(["found", "missed"], [report(0.9, (0.5, 1.0), (1.0, 0.5)), none], "title")
     frames, areas, lines = figure.axes[0].collections
-    assert len(frames.get_segments()) == 2 and len(lines.get_segments()) == len(areas.get_paths()) == 1
+    assert len(frames.get_paths()) == 2 and len(lines.get_paths()) == len(areas.get_paths()) == 1
 
 
 def test_five_hundred_curves_fit(tmp_path):

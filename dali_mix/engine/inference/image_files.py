@@ -48,7 +48,7 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
+def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """Return the files among `paths` in their order, and for each folder the files named like images below it, sorted.
 
     Raises:
@@ -57,7 +57,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         ValueError: no path, or a folder without images.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
         if path.is_dir():
             found += _images_in(path)
         elif path.is_file():

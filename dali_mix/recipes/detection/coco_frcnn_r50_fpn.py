@@ -2,12 +2,12 @@
 
 Command:  dali-mix pack coco --root coco --split train2017 --task detection --out data/coco_train_boxes
           dali-mix pack coco --root coco --split val2017 --task detection --out data/coco_val_boxes
-          scripts/train_dist.sh detection/coco_frcnn_r50_fpn 8 --work-dir work_dirs/coco_frcnn \\
-              --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
+          scripts/train_dist.sh detection/coco_frcnn_r50_fpn 8 --work-dir work_dirs/coco_frcnn
 Hardware: 8 GPUs of 16 GB
 Source:   torchvision's references/detection (800 × 1333, rate 0.02 for 16 images, 26 epochs, × 0.1 after 16 and 22,
           batches of one orientation, 1,000 steps of warm-up; images without boxes are left out there). Not run here
-Expected: AP 37.0 (published there, from ImageNet weights)
+Expected: AP 37.0 (published there, from ImageNet weights);
+          backbone: --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
 """
 
 train_set = "data/coco_train_boxes"

@@ -1,19 +1,18 @@
 """{title}.
 
-Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval --years 2007,2012 \\
-              --out data/voc0712_boxes
-          dali-mix pack voc --root VOCdevkit --task detection --split test --years 2007 --out data/voc07_test_boxes
-          dali-mix train detection/voc0712_frcnn_r50_c5:{variant} --work-dir work_dirs/voc_frcnn_c5 \\
-              --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
+Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval --years 2007,2012 --out data/voc0712
+          dali-mix pack voc --root VOCdevkit --task detection --split test --years 2007 --out data/voc07_test
+          dali-mix train detection/voc0712_frcnn_r50_c5:{variant} --work-dir work_dirs/voc_frcnn_c5
 Hardware: 1 GPU of 16 GB
 Source:   SaliencyMix (arXiv 2006.01791), table 3: Faster R-CNN on the last map of a ResNet-50, stem, first stage and
           every BatchNorm frozen; learning rate and batch as there. Not run here
 Expected: AP50 by the pretraining's mixer: none 76.71, Cutout 77.17, MixUp 77.98, CutMix 78.31, SaliencyMix 78.48
-          (published)
+          (published);
+          backbone: --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
 """
 
-train_set = "data/voc0712_boxes"
-val_set = "data/voc07_test_boxes"
+train_set = "data/voc0712"
+val_set = "data/voc07_test"
 pipeline = {"type": "detection", "shorter": 600, "longest": 1000}
 batch_size = 8
 seed = 0

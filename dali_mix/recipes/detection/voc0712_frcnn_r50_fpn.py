@@ -1,17 +1,16 @@
 """VOC 2007+2012, ResNet-50 with a feature pyramid: mmdetection's protocol.
 
-Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval --years 2007,2012 \\
-              --out data/voc0712_boxes
-          dali-mix pack voc --root VOCdevkit --task detection --split test --years 2007 --out data/voc07_test_boxes
-          dali-mix train detection/voc0712_frcnn_r50_fpn --work-dir work_dirs/voc_frcnn_fpn \\
-              --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
+Command:  dali-mix pack voc --root VOCdevkit --task detection --split trainval --years 2007,2012 --out data/voc0712
+          dali-mix pack voc --root VOCdevkit --task detection --split test --years 2007 --out data/voc07_test
+          dali-mix train detection/voc0712_frcnn_r50_fpn --work-dir work_dirs/voc_frcnn_fpn
 Hardware: 1 GPU of 24 GB
 Source:   mmdetection's configs/pascal_voc (1000 × 600, rate 0.01 for 16 images, 12 epochs, × 0.1 after 9). Not run here
-Expected: AP50 by eleven points 79.5 (published there, from ImageNet weights): `AP50_11`
+Expected: AP50 by eleven points 79.5 (published there, from ImageNet weights): `AP50_11`;
+          backbone: --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
 """
 
-train_set = "data/voc0712_boxes"
-val_set = "data/voc07_test_boxes"
+train_set = "data/voc0712"
+val_set = "data/voc07_test"
 pipeline = {"type": "detection", "shorter": 600, "longest": 1000}
 batch_size = 16
 epochs = 12
