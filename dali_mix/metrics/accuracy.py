@@ -22,7 +22,7 @@ class Accuracy:
 
     Args:
         topk: the k's, each ≥ 1.
-        device: of the counters before the first `update`, then they are where the logits are.
+        device: of the counters; by default that of the first logits.
 
     Raises:
         ValueError: a k below 1.
@@ -33,6 +33,7 @@ class Accuracy:
             raise ValueError(f"topk={tuple(topk)}: needs at least one k, each at least 1")
         self.topk = tuple(topk)
         self._counts = torch.zeros(len(self.topk) + 1, dtype=torch.int64, device=device or "cpu")
+        self._placed = device is not None
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count a batch; does not wait for the device.
@@ -50,8 +51,9 @@ class Accuracy:
             )
         classes = targets.argmax(1) if targets.ndim == 2 else targets
         shares, counted = _shares(logits.detach(), classes, self.topk)
-        self._counts = self._counts.to(logits.device)
-        self._counts += torch.stack([*(share.sum() for share in shares), counted.sum()])
+        if not self._placed:
+            self._counts, self._placed = self._counts.to(logits.device), True
+        self._counts += torch.stack([*(share.sum() for share in shares), counted.sum()]).to(self._counts.device)
 
     def state(self) -> Tensor:
         """Return the live counters: (len(topk) + 1,) int64, right answers for each k in `UNIT`s, then samples."""

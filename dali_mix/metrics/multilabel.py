@@ -42,7 +42,7 @@ class MultiLabelMetrics:
             one: the published evaluators, which sort. "sklearn": they are one threshold, as in scikit-learn's
             `average_precision_score`; among one sample's classes as "random".
         threshold: scores above it are predictions: .5 for probabilities, 0 for logits.
-        device: of the rows before the first `update`; by default the CPU.
+        device: of the rows; by default that of the first scores.
 
     Raises:
         ValueError: num_classes below 1, unknown protocol or ties.
@@ -61,6 +61,7 @@ class MultiLabelMetrics:
         self.ties = choice("ties", ties, ("random", "order", "sklearn"))
         self.threshold = threshold
         self._device = torch.device(device or "cpu")
+        self._placed = device is not None
         self._rows: list[Tensor] = []
 
     def update(self, scores: Tensor, targets: Tensor, ids: Tensor | None = None) -> None:
@@ -82,7 +83,8 @@ class MultiLabelMetrics:
             raise ValueError(f"scores are {scores.dtype}: need a floating point dtype, predictions are made here")
         if ids is not None and (ids.shape != scores.shape[:1] or ids.is_floating_point()):
             raise ValueError(f"ids {tuple(ids.shape)} {ids.dtype}: need ({len(scores)},) of an integer dtype")
-        self._device = scores.device
+        if not self._placed:
+            self._device, self._placed = scores.device, True
         # float64 holds every float32 and every record number as it is, so one tensor can hold a row.
         numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
         parts = (numbers[:, None], scores.detach(), targets)

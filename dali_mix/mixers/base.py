@@ -9,10 +9,11 @@ give the same pixels on every device, so that a mix can be repeated, described a
 
 from __future__ import annotations
 
+import copy
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -280,13 +281,19 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
 
 
 def on_device(params: Any, device: torch.device | str) -> Any:
-    """Return params, a dataclass or a tuple of them, with their tensors on `device`, without waiting for it."""
+    """Return params, also dataclasses, tuples, lists and dicts of them, on `device`, without waiting for it."""
     if isinstance(params, Tensor):
         return params.to(device, non_blocking=True)
-    if isinstance(params, tuple):
-        return tuple(on_device(part, device) for part in params)
+    if isinstance(params, (tuple, list)):
+        parts = [on_device(part, device) for part in params]
+        return type(params)(*parts) if hasattr(params, "_fields") else type(params)(parts)  # a NamedTuple
+    if isinstance(params, dict):
+        return {key: on_device(part, device) for key, part in params.items()}
     if is_dataclass(params) and not isinstance(params, type):
-        return replace(params, **{name: on_device(part, device) for name, part in vars(params).items()})
+        moved = copy.copy(params)  # `replace` refuses fields with init=False
+        for part in fields(params):
+            object.__setattr__(moved, part.name, on_device(getattr(params, part.name), device))
+        return moved
     return params
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_mix.mixers.base import Mixer, unmixed
+from dali_mix.mixers.base import Mixer, check_size, unmixed
 from dali_mix.mixers.description import MixedImage
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.targets import to_soft
@@ -71,13 +71,20 @@ class MixChoice(Mixer[ChoiceParams]):
         self.takes_boxes = mixers[0].takes_boxes
         self.in_place = all(mixer.in_place for mixer in mixers)
 
-    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> ChoiceParams:
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> ChoiceParams:
+        check_size(batch_size, height, width)
         draw = float(draws.uniform(1, generator))
         reached = 0.0
         for index, share in enumerate(self.probs):
             reached += share
             if draw < reached:
-                device = "cpu" if generator is None else generator.device
                 params = self.mixers[index].sample(batch_size, height, width, generator, device)
                 return ChoiceParams(index, params, batch_size)
         return ChoiceParams(-1, None, batch_size)

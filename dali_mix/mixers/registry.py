@@ -17,7 +17,7 @@ from dali_mix.mixers.resizemix import ResizeMix
 from dali_mix.mixers.resizemix_plus import ResizeMixPlus
 from dali_mix.mixers.saliencymix import SaliencyMix
 from dali_mix.mixers.splicemix import SpliceMix
-from dali_mix.options import did_you_mean
+from dali_mix.options import did_you_mean, flag
 
 MIXERS: dict[str, type[Mixer[Any]]] = {
     mixer.__name__: mixer
@@ -97,6 +97,9 @@ def build(
     except TypeError as error:
         raise ValueError(f"mixer {label}: {error}; it takes {', '.join(known)}") from None
     try:
+        for option, value in options.items():
+            if option in known and isinstance(known[option].default, bool):
+                flag(option, value)
         mixer = factory(**options)
         if prob != 1 and isinstance(mixer, Mixer):
             mixer.set_prob(prob)
@@ -107,6 +110,8 @@ def build(
         raise ValueError(f"mixer {label}: a value of the wrong kind in {values} ({error})") from None
     if not isinstance(mixer, Mixer):
         raise ValueError(f"mixer {name}: makes a {type(mixer).__name__}; derive it from dali_mix.mixers.Mixer")
+    if type(mixer).sample is Mixer.sample and type(mixer).draw is Mixer.draw:
+        raise ValueError(f"mixer {name}: {type(mixer).__name__} has neither a method sample nor draw")
     return mixer
 
 

@@ -69,6 +69,12 @@ def gallery(
     if not mixers:
         raise ValueError("a gallery needs a mixer: name one, such as resizemix")
     classes = records.info.classes
+    for mixer in mixers:  # a wrong one is told before images are read
+        if isinstance(mixer, str):
+            mixer = parse_mixer(mixer, len(classes), size, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+        if mixer.takes_boxes != records.task.boxes:
+            kind = "is for sets with boxes" if mixer.takes_boxes else "does not carry boxes along"
+            raise ValueError(f"{records.prefix} is a {records.task.name} set: mixer {type(mixer).__name__} {kind}")
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(records), generator=generator)[: max(2 * rows, SMALLEST_BATCH)].tolist()
     if records.task.boxes:
@@ -84,9 +90,6 @@ def gallery(
         options = _in_words(mixer) if isinstance(mixer, str) else ""
         if isinstance(mixer, str):
             mixer = parse_mixer(mixer, len(classes), size, tuple(mean.tolist()), (1.0, 1.0, 1.0))
-        if mixer.takes_boxes != records.task.boxes:
-            kind = "is for sets with boxes" if mixer.takes_boxes else "does not carry boxes along"
-            raise ValueError(f"{records.prefix} is a {records.task.name} set: mixer {type(mixer).__name__} {kind}")
         if records.task.boxes:
             columns += with_boxes(pixels, records.labels(np.array(chosen)), size, rows, classes, mixer, seed)
         else:

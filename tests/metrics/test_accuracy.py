@@ -110,6 +110,12 @@ def test_counters_are_where_the_logits_are():
     assert accuracy.state().is_meta
 
 
+def test_counters_stay_on_a_device_that_was_named():
+    accuracy = Accuracy(device="meta")
+    accuracy.update(*data())
+    assert accuracy.state().is_meta
+
+
 def test_reset_and_nothing_counted():
     accuracy = Accuracy()
     accuracy.update(*data())

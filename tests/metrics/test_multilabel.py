@@ -223,6 +223,12 @@ def test_values_that_make_no_sense(arguments, message):
         counted(*arguments)
 
 
+def test_rows_stay_on_a_device_that_was_named():
+    metrics = MultiLabelMetrics(5, device="meta")
+    metrics.update(torch.rand(2, 5), torch.zeros(2, 5))
+    assert metrics.state().is_meta
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_rows_stay_on_the_gpu_and_give_the_same():

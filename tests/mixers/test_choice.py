@@ -1,9 +1,12 @@
 """MixChoice: its shares, and what it refuses."""
 
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
 import pytest
 import torch
 
-from dali_mix.mixers import CutMix, Cutout, MixChoice, MixUp
+from dali_mix.mixers import CutMix, Cutout, MixChoice, Mixer, MixUp
 from tests.mixers.drawing import generator
 
 IMAGES = torch.rand(4, 3, 6, 5, generator=generator(0))
@@ -89,3 +92,36 @@ def test_a_mixer_without_inplace_is_one_of_a_choice(seed):
 def test_choice_refuses(mixers, probs, message):
     with pytest.raises(ValueError, match=message):
         MixChoice(mixers, probs)
+
+
+@dataclass(slots=True)
+class Slots:
+    lam: torch.Tensor
+    other: torch.Tensor = field(init=False)
+
+
+class Named(NamedTuple):
+    lam: torch.Tensor
+
+
+@pytest.mark.parametrize("method", ["sample", "draw"])
+@pytest.mark.parametrize("kind", [Slots, Named, list, dict])
+def test_params_of_any_kind_are_on_the_device_of_the_images(kind, method):
+    def params(device):
+        lam = torch.zeros(2, device=device)
+        if kind is Slots:
+            drawn = Slots(lam)
+            drawn.other = lam
+            return drawn
+        return Named(lam) if kind is Named else [lam] if kind is list else {"lam": lam}
+
+    methods = {
+        "apply": lambda self, images, targets, params: (images, targets),
+        "sample": lambda self, batch_size, height, width, generator, device: params(device),
+        "draw": lambda self, batch_size, height, width, generator: params("cpu"),
+    }
+    own = type("Own", (Mixer,), {name: methods[name] for name in ("apply", method)})()
+    drawn = MixChoice([own], [1.0]).sample(2, 4, 4, device="meta").params
+    assert type(drawn) is kind
+    parts = [drawn.lam, drawn.other] if kind is Slots else drawn.values() if kind is dict else drawn
+    assert all(part.is_meta for part in parts)

@@ -5,12 +5,20 @@ import shutil
 import pytest
 import torch
 
-from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix
+from dali_mix.mixers import CutMix, Cutout, MixUp, ResizeMix, SaliencyMix
 from tests.mixers.batches import HEIGHT, WIDTH, batch
 
 
 @pytest.mark.parametrize(
-    "mixer", [CutMix(4), ResizeMix(4), ResizeMix(4, interpolation="bilinear"), MixUp(4), Cutout(5)]
+    "mixer",
+    [
+        CutMix(4),
+        ResizeMix(4),
+        ResizeMix(4, interpolation="bilinear"),
+        MixUp(4),
+        Cutout(5),
+        SaliencyMix(4, mean=(0.5, 0.5, 0.5), std=(1, 1, 1)),
+    ],
 )
 def test_torch_compile_traces_apply_whole(mixer):
     images, labels = batch(4), torch.tensor([0, 1, 2, 3])

@@ -3,7 +3,7 @@
 import pytest
 
 from dali_mix import mixers
-from dali_mix.mixers import CutMix, Cutout, ResizeMix
+from dali_mix.mixers import CutMix, Cutout, Mixer, ResizeMix
 from dali_mix.mixers.registry import build
 
 
@@ -35,6 +35,26 @@ def test_build_by_name():
 def test_build_refuses(name, options, message):
     with pytest.raises(ValueError, match=message):
         mixers.build(name, num_classes=4, **options)
+
+
+class Half(Mixer):
+    def __init__(self, loud=False):
+        super().__init__()
+
+    def apply(self, images, targets, params):
+        return images, targets
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "Half has neither a method sample nor draw"),
+        ({"loud": "False"}, "Half: loud='False': must be True"),
+    ],
+)
+def test_build_refuses_a_mixer_of_one_s_own(options, message):
+    with pytest.raises(ValueError, match=message):
+        mixers.build(f"{__name__}:Half", **options)
 
 
 def test_what_a_mixer_of_a_choice_names_itself_comes_before_the_set_s():

@@ -75,6 +75,8 @@ def test_a_record_that_cannot_be_decoded_is_named(tmp_path, two_colors):
     write_set(tmp_path / "bad", [(good, 0), (damaged, 0)], classes=["one"])
     with pytest.raises(ValueError, match=r"bad: record 1: cannot be decoded.*dali-mix verify --decode"):
         read_images(RecordSet(tmp_path / "bad"), [0, 1], 20)
+    with pytest.raises(ValueError, match="no mixer is called 'resizmix'"):  # before images are read
+        gallery(tmp_path / "bad", ["cutmix", "resizmix"], tmp_path / "g.png")
 
 
 def test_mixers_from_texts():

@@ -1,29 +1,20 @@
-"""Threads for the loops that mix on a CPU: a pool for the process, which grows to what its callers need at one time.
+"""Threads for the loops that mix on a CPU: started when first wanted, asleep between calls.
 
-Waking a thread takes 40 µs, a per cent of the time in which a batch of photographs is mixed.
+Each belongs to one call at a time, so callers on several threads do not wait for one another.
 """
 
 from __future__ import annotations
 
-import functools
+import _thread
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 import torch
 
 _COST_OF_A_THREAD = 1 << 20  # bytes that are copied in the time that a thread must save
-_MOST_THREADS = 256  # one is started only if all others are at work
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MOST_THREADS, "dali_mix")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # its threads are the parent's
 
 
 def threads_for(count: int, cost: int) -> int:
@@ -37,26 +28,72 @@ def cut(count: int, parts: int) -> list[slice]:
     return [slice(start, end) for start, end in itertools.pairwise(bounds)]
 
 
+@dataclass
+class _Call:
+    """What the threads of a call tell it: errors, how many jobs have ended, and a bell after each."""
+
+    errors: list[BaseException] = field(default_factory=list)
+    ended: list[None] = field(default_factory=list)
+    bell: SimpleQueue[None] = field(default_factory=SimpleQueue)
+
+
+# No executor: Ctrl-C inside a future's Python code leaves its lock taken, which hangs. A SimpleQueue is one C call.
+_Inbox = SimpleQueue[tuple[Callable[[], None], _Call]]
+_idle: list[_Inbox] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # its threads are the parent's
+
+
+def _serve(inbox: _Inbox) -> None:
+    """Run one job after another."""
+    while True:
+        job, call = inbox.get()
+        try:
+            job()
+        except BaseException as error:
+            call.errors.append(error)
+        del job  # a batch, perhaps
+        _idle.append(inbox)
+        call.ended.append(None)
+        call.bell.put(None)
+        del call  # its errors hold what was worked on
+
+
+def _threads(count: int) -> list[_Inbox]:
+    """Return the inboxes of `count` threads that no other call has."""
+    inboxes: list[_Inbox] = []
+    try:
+        while len(inboxes) < count:
+            try:
+                inboxes.append(_idle.pop())
+            except IndexError:  # another thread may take the last one
+                inbox: _Inbox = SimpleQueue()
+                _thread.start_new_thread(_serve, (inbox,))  # threading.Thread would wait until it runs
+                inboxes.append(inbox)
+    except BaseException:  # the system starts no more threads
+        _idle.extend(inboxes)
+        raise
+    return inboxes
+
+
 def together(jobs: Sequence[Callable[[], None]]) -> None:
     """Run the jobs side by side, the first on the caller's thread; return or raise when all have ended, not before."""
     own, *others = jobs
-    futures = [_pool().submit(job) for job in others]
+    call = _Call()
+    inboxes = _threads(len(others))
+    handed: list[None] = []
     try:
+        # In C, so that Ctrl-C comes before it or after, and `handed` is right.
+        handed.extend(map(SimpleQueue.put, inboxes, [(job, call) for job in others]))
         own()
-    finally:
-        _wait(futures)
-    for future in futures:
-        future.result()
-
-
-def _wait(futures: Sequence[Future[None]]) -> None:
-    """Wait for all, Ctrl-C or not: only then the batch that they work on is the caller's again."""
-    interrupts = []
-    for future in futures:
-        while not future.done():
-            try:
-                future.exception()
-            except BaseException as interrupt:  # not of the job, whose error is returned
-                interrupts.append(interrupt)
-    if interrupts:
-        raise interrupts[0]
+    except BaseException as error:
+        call.errors.append(error)
+    while True:
+        try:
+            while len(call.ended) < len(handed):
+                call.bell.get()
+            break
+        except BaseException as error:  # Ctrl-C: only when all have ended, the batch is the caller's again
+            call.errors.append(error)
+    if call.errors:
+        raise call.errors.pop(0)

@@ -11,6 +11,7 @@ from dali_mix.mixers.layout import per_channel
 
 RADII = (12, 24, 48, 28, 56, 112)
 GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue
+EXACT = 1 << 24  # float32 holds every integer up to here
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
@@ -88,8 +89,11 @@ def _integral(grey: Tensor) -> Tensor:
     batch_size, height, width = grey.shape
     table = torch.zeros(batch_size, height + 1, width + 1, device=grey.device)
     rows = grey.cumsum(2, dtype=torch.int32)
-    for y in range(height):  # beyond 2^24 sums are rounded row by row, as OpenCV's are
-        torch.add(table[:, y, 1:], rows[:, y], out=table[:, y + 1, 1:])
+    if height * width * 255 <= EXACT:
+        table[:, 1:, 1:] = rows.cumsum(1, dtype=torch.int32)
+    else:  # sums are rounded row by row, as OpenCV's are
+        for y in range(height):
+            torch.add(table[:, y, 1:], rows[:, y], out=table[:, y + 1, 1:])
     return table
 
 

@@ -17,9 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from dali_mix.mixers.kernels import triton_paste
-from dali_mix.mixers.kernels.torch_saliency import RADII
+from dali_mix.mixers.kernels.torch_saliency import EXACT, RADII
 
-EXACT = 1 << 24  # float32 holds every integer up to here
 WIDEST = 2048  # a program reads complete rows
 STRIP = 32  # rows that are blurred and summed together
 BLOCK, TILE = 512, 1024  # four pixels a thread

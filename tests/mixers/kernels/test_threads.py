@@ -2,6 +2,8 @@
 
 import multiprocessing
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -30,10 +32,10 @@ def test_threads_are_woken_again():
         return seen
 
     idents()
-    started = threading.active_count()
+    asleep = len(threads._idle)
     for _ in range(5):
         idents()
-    assert threading.active_count() < started + 5  # of ten jobs; one may come before a thread has fallen asleep
+    assert len(threads._idle) == asleep >= 2
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
@@ -64,12 +66,13 @@ def test_a_job_is_forgotten_when_it_has_run():
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
-def test_an_interrupt_waits_for_the_jobs():
+def test_an_interrupt_waits_for_the_jobs_and_loses_no_thread():
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    ended = []
+    threads.together([lambda: None] * 3)
+    asleep, ended = len(threads._idle), []
     try:
         for _ in range(3):
             signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -79,6 +82,65 @@ def test_an_interrupt_waits_for_the_jobs():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert len(ended) == 6
+    assert len(threads._idle) == asleep
+
+
+def _run(code):
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_interrupts_at_any_time_hang_nothing():
+    code = """
+import random, signal
+from dali_mix.mixers.kernels import threads
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+interrupts = 0
+while interrupts < 500:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 5e-4))
+        while True:
+            threads.together([lambda: None] * 4)
+    except KeyboardInterrupt:
+        interrupts += 1
+"""
+    _run(code)
+
+
+def test_jobs_run_once_the_main_thread_has_ended():
+    code = """
+import atexit, threading
+from dali_mix.mixers.kernels import threads
+
+done = []
+jobs = [lambda: done.append(1)] * 2
+
+def work():
+    threading.main_thread().join()
+    threads.together(jobs)
+
+threading.Thread(target=work).start()
+atexit.register(lambda: print(len(done)))
+atexit.register(threads.together, jobs)
+"""
+    assert _run(code) == "4\n"
+
+
+def test_a_thread_that_cannot_be_started_loses_no_other(monkeypatch):
+    threads.together([lambda: None] * 3)
+    asleep = len(threads._idle)
+
+    def refuse(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads._thread, "start_new_thread", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        threads.together([lambda: None] * (asleep + 2))
+    assert len(threads._idle) == asleep
+    threads.together([lambda: None] * (asleep + 1))
 
 
 def test_a_job_may_have_others_run():
@@ -108,6 +170,7 @@ def _mixed(sender):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_starts_its_own():
     threads.together([lambda: None] * 4)
+    assert threads._idle
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     child = fork.Process(target=_mixed, args=(sender,), daemon=True)
