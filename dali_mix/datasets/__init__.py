@@ -23,6 +23,7 @@ from dali_mix.datasets.layouts.tiny_imagenet import tiny_imagenet
 from dali_mix.datasets.layouts.vg500 import vg500
 from dali_mix.datasets.layouts.voc import voc
 from dali_mix.datasets.layouts.wider import wider
+from dali_mix.datasets.layouts.yolo import yolo
 from dali_mix.datasets.packer import PackOptions, pack
 
 LAYOUTS: dict[str, Layout] = {
@@ -33,6 +34,7 @@ LAYOUTS: dict[str, Layout] = {
     "cifar100": cifar100,
     "voc": voc,
     "coco": coco,
+    "yolo": yolo,
     "nus-wide": nus_wide,
     "vg500": vg500,
     "wider": wider,

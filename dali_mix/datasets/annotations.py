@@ -1,4 +1,4 @@
-"""What the layouts with annotation files share: reading JSON and XML that may be wrong, and building their labels."""
+"""Shared by layouts with annotation files: reading JSON, XML and YAML that may be wrong, and building labels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import yaml
 
 from dali_mix._labels import check_boxes, clip_boxes, label_of
 from dali_mix.datasets.base import Listing, Options, decode_lines, first_double
 from dali_mix.datasets.trees import Tree
+from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.tasks import TASKS, Task
 
 
@@ -132,6 +134,26 @@ def _is_box(value: Any) -> bool:
     return all(abs(item) < 1e300 for item in value) and value[2] >= 0 and value[3] >= 0  # nan compares false
 
 
+def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
+    """Read a YAML file of `key: value` lines: strings, and lists and dicts of them.
+
+    Raise FileNotFoundError, or ValueError saying where it is no YAML, or has no keys.
+    """
+    where = tree.where(name)
+    text = "\n".join(decode_lines(tree.read_needed(name), where))
+    try:
+        # BaseLoader knows no other types, whatever the tags say: no code runs, and a class called `no` stays a string
+        content = yaml.BaseLoader(text).get_single_data()
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"{where}: {line}cannot be read as YAML: {reason}; correct it") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: no `key: value` lines in it; is it the right file?")
+    return content
+
+
 class _Doctype(Exception):
     pass
 
@@ -187,6 +209,19 @@ def detection_label(objects: np.ndarray, height: int, width: int, where: str, nu
     except ValueError as error:
         raise ValueError(f"{where}: {error}; correct it") from None
     return label
+
+
+def image_size(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
+    """Return height and width of an image, turned by EXIF or, with `stored`, not. Raise FileNotFoundError or ValueError
+    naming it.
+    """
+    data = tree.read(name)
+    try:
+        header = read_image_header(data, plain=False)
+    except ValueError as error:
+        raise ValueError(f"{tree.where(name)}: {error}") from None
+    turned = stored and header.orientation >= 5
+    return (header.width, header.height) if turned else (header.height, header.width)
 
 
 def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:

@@ -184,7 +184,12 @@ class FolderTree(Tree):
         return None if found == name + "/" else found[:-1]
 
     def exists(self, name: str) -> bool:
-        return (self.path / name).exists()
+        try:
+            return (self.path / name).exists()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return False
+            raise
 
     def dangles(self, name: str) -> bool:
         return _dangles(f"{self.root}/{name}")

@@ -168,6 +168,12 @@ def two_recs(root: Path) -> None:
     foreign(root / "b.rec", classes(2))
 
 
+def yolo(root: Path) -> None:
+    lay(root / "in", "train/a.jpg")
+    (root / "in" / "train" / "a.txt").write_text("1 0.5 0.5 1 1\n")
+    (root / "names.txt").write_text("cat\ndog\n")
+
+
 COCO, VOC = "pack coco --root in --split val --out set", "pack voc --root in --split val --out set"
 
 
@@ -258,6 +264,9 @@ CASES = [
     Case("--root is what holds them", vg500, "pack vg500 --root part --split val --out set", "+ --root in"),
     Case("pack one with `dali-mix pack`, or check the prefix", lambda root: small_set(root / "set"), "inspect sett",
          "inspect set"),
+    Case("pass --classes FILE", lambda root: (yolo(root), (root / "in" / "data.yaml").write_text("train: train\n")),
+         "pack yolo --root in --out set", "+ --classes names.txt"),
+    Case("or name the classes with --classes FILE", yolo, "pack yolo --root in --out set", "+ --classes names.txt"),
     Case("or --classes auto", of_voc, VOC, "+ --classes auto"),
     Case("choose, e.g. --years ", lambda root: voc(root, "2007", "2012"),
          "pack voc --root in --split val --classes auto --out set", "+ --years 2007,2012"),

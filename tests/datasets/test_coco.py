@@ -290,3 +290,83 @@ def test_missing_files(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "val2014").rename(tmp_path / "elsewhere")
     assert "val2014: no such folder; unpack the images" in refused(tmp_path, capsys)
     assert "annotations: no such folder" in refused(tmp_path / "elsewhere", capsys)
+
+
+def roboflow(root: Path, split: str, **changes: Any) -> Path:
+    """SPLIT/_annotations.coco.json with its images beside it, as Roboflow exports them; the JSON's path."""
+    names = {0: ("animals", "none"), 1: ("cat", "animals"), 2: ("dog", "animals")}
+    file = root / split / "_annotations.coco.json"
+    file.parent.mkdir(parents=True)
+    images = [{"id": n, "license": 1, "file_name": f"{n}_jpg.rf.8f.jpg", "height": 30, "width": 50} for n in (0, 1)]
+    for entry in images:
+        (file.parent / str(entry["file_name"])).write_bytes(encoded("JPEG", HEIGHT, WIDTH))
+    made = {
+        "images": images,
+        "annotations": [note(0, 0, 2, [5, 3, 10, 6]), note(1, 0, 1, [0, 0, 50, 30])],
+        "categories": [{"id": key, "name": name, "supercategory": above} for key, (name, above) in names.items()],
+    }
+    file.write_text(json.dumps(made | changes))
+    return file
+
+
+def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture) -> None:
+    roboflow(tmp_path, "train")
+    roboflow(tmp_path, "valid")
+    for split in ("train", "valid"):
+        assert pack(tmp_path, tmp_path / "set", "--split", split, "--task", "detection", "--no-shuffle", "--force") == 0
+        records = RecordSet(tmp_path / "set")
+        assert records.info.classes == ("cat", "dog") and records.table["id"].tolist() == [0, 1]
+        boxes, none = records.labels(np.arange(2))
+        assert np.allclose(boxes, [[1, 0.1, 0.1, 0.3, 0.3, 0], [0, 0, 0, 1, 1, 0]], atol=1e-6) and not len(none)
+        said = capsys.readouterr().err
+        assert "note: category 0, 'animals', is the parent of the others and has no annotation: it is no class" in said
+    error = refused(tmp_path, capsys)
+    assert "val2014/_annotations.coco.json: no such file; choose --split among train, valid" in error
+
+
+@pytest.mark.parametrize(
+    ("categories", "classes"),
+    [
+        ([(0, "dog", "none"), (1, "dog", "dog"), (2, "cat", "dog")], ("dog", "cat")),  # the parent is called like one
+        ([(0, "cat", "none"), (1, "dog", "none"), (2, "cow", "none")], ("cat", "dog", "cow")),  # no parent
+        ([(0, "cat", "cat"), (1, "dog", "pet"), (2, "cow", "pet")], ("cat", "dog", "cow")),  # its own
+        ([(3, "pets", "none"), (1, "dog", "pets"), (2, "cow", "pets")], ("dog", "cow", "pets")),  # not 0
+    ],
+)
+def test_only_an_unused_parent_is_left_out(
+    tmp_path: Path, categories: list[tuple[int, str, str]], classes: tuple[str, ...]
+) -> None:
+    """roboflow/rf-detr#1303, roboflow/rf-detr#609."""
+    entries = [{"id": key, "name": name, "supercategory": above} for key, name, above in categories]
+    roboflow(tmp_path, "train", categories=entries)
+    assert LAYOUTS["coco"](tmp_path, "train", Options()).classes == classes
+
+
+def test_a_parent_with_annotations_is_a_class(tmp_path: Path) -> None:
+    roboflow(tmp_path, "train", annotations=[note(0, 0, 0, [5, 3, 10, 6])])
+    assert LAYOUTS["coco"](tmp_path, "train", Options()).classes == ("animals", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("folder", "prefix"),
+    [
+        ("images/default", ""),
+        ("images", ""),
+        ("default", ""),
+        ("images/default", "default/"),
+        ("images", "images/"),
+    ],
+)
+def test_an_export_of_cvat(tmp_path: Path, capsys: Capture, folder: str, prefix: str) -> None:
+    images = [image(number, "default") for number in (9, 25, 30)]
+    coco(tmp_path, "default", images=[{**one, "file_name": prefix + one["file_name"]} for one in images])
+    (tmp_path / "default").rename(tmp_path / "aside")
+    (tmp_path / folder).parent.mkdir(exist_ok=True)
+    (tmp_path / "aside").rename(tmp_path / folder)
+    assert pack(tmp_path, tmp_path / "set", "--split", "default", "--task", "detection") == 0
+    assert RecordSet(tmp_path / "set").table["id"].tolist() == [9, 25, 30]
+    assert pack(tmp_path, tmp_path / "no") == 1  # --split train
+    assert "no instances_train.json; choose --split among default" in capsys.readouterr().err
+    (tmp_path / folder).rename(tmp_path / "aside")
+    assert pack(tmp_path, tmp_path / "no", "--split", "default") == 1
+    assert f"{tmp_path / 'default'}: no such folder; unpack the images of default there" in capsys.readouterr().err

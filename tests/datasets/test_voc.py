@@ -294,3 +294,69 @@ def test_missing_and_doubled_files(tmp_path: Path, capsys: Capture) -> None:
     (base / "moved").rename(base / "JPEGImages")
     assert "no VOCdevkit/VOC2007 or the like" in refused(base / "JPEGImages", capsys)
     assert "is for --task multilabel or detection" in refused(tmp_path, capsys, "--task", "classification")
+
+
+def roboflow(root: Path, split: str, images: dict[str, list[Item]]) -> Path:
+    """SPLIT/NAME.jpg with SPLIT/NAME.xml beside it, as Roboflow exports them; the folder."""
+    folder = root / split
+    folder.mkdir(parents=True)
+    for number, (key, items) in enumerate(images.items()):
+        (folder / f"{key}.xml").write_text(annotation(items))
+        (folder / f"{key}.jpg").write_bytes(encoded("JPEG", HEIGHT, WIDTH, seed=number))
+    (root / "README.roboflow.txt").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("names", [None, "RBC\nWBC\nPlatelets\n", "auto"])
+def test_an_export_of_roboflow(tmp_path: Path, capsys: Capture, names: str | None) -> None:
+    root = tmp_path / "root"
+    box: Item = ("WBC", (6, 4, 25, 15), 0)
+    roboflow(root, "train", {"a_jpg.rf.1": [box, ("RBC", (1, 1, 50, 30), 1)], "b_jpg.rf.2": []})
+    roboflow(root, "valid", {"c": [("Platelets", (1, 1, 50, 30), 0)]})
+    options = ["--split", "train", "--task", "detection", "--no-shuffle"]
+    if names:
+        (tmp_path / "names").write_text(names)
+        options += ["--classes", "auto" if names == "auto" else str(tmp_path / "names")]
+    assert pack(root, tmp_path / "set", *options) == 0
+    records = RecordSet(tmp_path / "set")
+    found = records.info.classes
+    assert found == (("RBC", "WBC", "Platelets") if "\n" in (names or "") else ("Platelets", "RBC", "WBC"))
+    boxes, none = records.labels(np.arange(2))
+    white, red = found.index("WBC"), found.index("RBC")
+    assert np.allclose(boxes, [[white, 0.1, 0.1, 0.5, 0.5, 0], [red, 0, 0, 1, 1, 1]], atol=1e-6) and not len(none)
+    assert pack(root, tmp_path / "valid", *options[2:], "--split", "valid") == 0
+    assert RecordSet(tmp_path / "valid").info.classes == found
+    error = refused(root, capsys, "--split", "val")
+    assert f"{root / 'val'}: no annotations there; choose --split among train, valid" in error
+
+
+def test_files_of_roboflow_without_the_other(tmp_path: Path, capsys: Capture) -> None:
+    folder = roboflow(tmp_path, "train", {"a": [("WBC", (6, 4, 25, 15), 0)], "b": []})
+    (folder / "b.xml").unlink()
+    assert f"{folder / 'b.jpg'}: no .xml file beside it" in refused(tmp_path, capsys)
+    (folder / "b.jpg").unlink()
+    (folder / "a.png").write_bytes(encoded("PNG", HEIGHT, WIDTH))
+    assert f"{folder / 'a.png'}: no .xml file beside it, or another image has it" in refused(tmp_path, capsys)
+    (folder / "a.png").unlink()
+    (folder / "a.jpg").unlink()
+    assert f"{folder / 'a.xml'}: no image beside it; fetch it" in refused(tmp_path, capsys)
+
+
+LABEL_MAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\nfish:0,0,128::\n"
+
+
+def test_an_export_of_cvat(tmp_path: Path, capsys: Capture) -> None:
+    """Its corners count from 0, and exclude the last pixel: cvat-ai/datumaro writes x, y, x + w, y + h."""
+    base = devkit(tmp_path, "2007", "default", {"a": [("dog", (5.0, 3.0, 25.0, 15.0), 0)], "b": []})
+    base = base.rename(tmp_path / "task")
+    (base / "labelmap.txt").write_text(LABEL_MAP)
+    command = ["--split", "default", "--task", "detection"]
+    assert pack(base, tmp_path / "set", *command) == 0
+    records = RecordSet(tmp_path / "set")
+    assert records.info.classes == ("cat", "dog", "fish")  # also those that are not in this export
+    assert np.allclose(records.labels(np.arange(2))[0], [[1, 0.1, 0.1, 0.5, 0.5, 0]], atol=1e-6)
+    assert pack(base, tmp_path / "auto", *command, "--classes", "auto") == 0
+    assert RecordSet(tmp_path / "auto").info.classes == ("dog",)
+    assert "train.txt: no such file; choose --split among default" in refused(base, capsys)
+    (base / "Annotations" / "b.xml").write_text(annotation([("cow", (1, 1, 9, 9), 0)]))
+    assert "b.xml: object 1: class 'cow' is not among the 3 classes" in refused(base, capsys, *command)

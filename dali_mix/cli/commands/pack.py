@@ -26,8 +26,8 @@ _ONLY_FOR = {
     "years": ("voc", "coco"),
     "split_folders": ("imagefolder",),
     "val_share": ("imagefolder", "list"),
-    "exif": ("voc", "coco", "list", "wider"),
-    "unlabelled": ("voc", "coco", "nus-wide", "vg500"),
+    "exif": ("voc", "coco", "yolo", "list", "wider"),
+    "unlabelled": ("voc", "coco", "yolo", "nus-wide", "vg500"),
     "scenes": ("digit-scenes",),
     "seed": ("digit-scenes",),
 }
@@ -56,7 +56,7 @@ def _configure_reading(add: Callable[..., object]) -> None:
     folders = "imagefolder: whether the root has a folder for each split: root/SPLIT/CLASS (by what is there)"
     add("--split-folders", choices=("auto", "yes", "no"), help=folders)
     add("--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them")
-    boxes = "voc, coco, list, wider: boxes are for pictures as turned by EXIF (apply, default) or as stored (ignore)"
+    boxes = "voc, coco, yolo, list, wider: boxes are for images turned by EXIF (apply, default) or as stored (ignore)"
     add("--exif", choices=CHOICES, help=boxes)
     add("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
     add("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")

@@ -1,10 +1,11 @@
 """Layout `coco`: COCO 2014 and 2017, and any set in the same layout: multi-label targets or boxes.
 
-annotations/instances_SPLIT.json and the folder SPLIT/ (train2014, val2017, …; also below images/). Classes are the
-categories in the order of their ids, counted from 0 without gaps, or the names of `--classes FILE`. Multi-label: a
-class is 1 where it has an annotation, a crowd included. Detection: a crowd's box is marked difficult, so that training
-passes over it and evaluation ignores it; a box without area, of which the published files have a few, is left out and
-counted in the report.
+annotations/instances_SPLIT.json and the folder SPLIT/ (train2014, val2017, …; also below images/, or images/ itself),
+or Roboflow's SPLIT/_annotations.coco.json with the images beside it. Classes are the categories in the order of their
+ids, counted from 0 without gaps, or the names of `--classes FILE`. Multi-label: a class is 1 where it has an
+annotation, a crowd included. Detection: a crowd's box is marked difficult, so that training passes over it and
+evaluation ignores it; a box without area, of which the published files have a few, is left out and counted in the
+report.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from dali_mix.tasks import DETECTION, MULTILABEL
 # listed in github.com/cocodataset/cocoapi/issues/76; val2017: 5,000 less 48.
 PUBLISHED = {"train2014": 82081, "val2014": 40137, "train2017": 117266, "val2017": 4952}
 COCO_CLASSES = 80
+_ROBOFLOW = "_annotations.coco.json"
 
 
 def coco(root: Path, split: str, options: Options) -> Listing:
@@ -48,10 +50,10 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     """
     task = choose_task("coco", options, MULTILABEL, DETECTION)
     tree = open_tree(root, options.follow_links)
-    split = _full_split(tree, split, options.years)
-    file = f"annotations/instances_{split}.json"
+    split, file = _annotation_file(tree, split, options.years)
     where = tree.where(file)
     content = read_json(tree, file, unused=("segmentation",))
+    root_notices = _remove_root(content, where) if file.endswith(_ROBOFLOW) else []
     classes, categories = _classes(content, where)
     images = entries_of(content, "images", where)
     spot = f"{where}: images"
@@ -64,7 +66,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     kind = _rows_of(notes, "category_id", categories, "no category", spot)
     if (given := options.class_names()) is not None:
         classes, kind = given, _renumbered(classes, kind, given, spot)
-    report: dict[str, Any] = _without_annotation(classes, kind)
+    report: dict[str, Any] = join_reports({"notices": root_notices}, _without_annotation(classes, kind))
     labels: list[np.ndarray]
     sizes = None
     if task.boxes:
@@ -77,7 +79,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         targets = np.zeros((len(images), len(classes)), dtype=np.float32)
         targets[owner, kind] = 1
         labels = list(targets)
-    folder = _folder(tree, split)
+    folder = split if file.endswith(_ROBOFLOW) else _folder(tree, split, files)
     names = [_name(folder, name, f"{where}: images[{number}]") for number, name in enumerate(files)]
     check_unique_field(names, "file_name", f"{where}: images")
     if split in PUBLISHED and len(classes) == COCO_CLASSES:
@@ -88,28 +90,38 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     return labelled(listing, options, keep=task.boxes)
 
 
-def _full_split(tree: Tree, split: str, years: tuple[str, ...]) -> str:
+def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[str, str]:
+    """Return the split's full name and its file of annotations."""
     if len(years) > 1:
         raise ValueError(f"coco packs one year at a time, not {', '.join(years)}")
     if years and not split.endswith(years[0]):
         split += years[0]
+    exported = [folder for folder in tree.folders() if tree.exists(f"{folder}/{_ROBOFLOW}")]
+    if split in exported:
+        return split, f"{split}/{_ROBOFLOW}"
     if not tree.exists("annotations"):
-        raise FileNotFoundError(f"{tree.where('annotations')}: no such folder; --root is what holds annotations/")
+        if exported:
+            missing = tree.where(f"{split}/{_ROBOFLOW}")
+            raise FileNotFoundError(f"{missing}: no such file; choose --split among {', '.join(exported)}")
+        raise FileNotFoundError(
+            f"{tree.where('annotations')}: no such folder; --root is what holds annotations/, or train/{_ROBOFLOW}"
+        )
     files = (name.rpartition("/")[2] for name in tree.walk("annotations"))
     there = [name[10:-5] for name in files if name.startswith("instances_") and name.endswith(".json")]
-    if split in there:
-        return split
     fitting = [name for name in there if name.rstrip("0123456789") == split]
-    if len(fitting) == 1:
-        return fitting[0]
+    if split in there or len(fitting) == 1:
+        split = split if split in there else fitting[0]
+        return split, f"annotations/instances_{split}.json"
     choices = ", ".join(fitting or there) or "none"
     raise FileNotFoundError(f"{tree.where('annotations')}: no instances_{split}.json; choose --split among {choices}")
 
 
-def _folder(tree: Tree, split: str) -> str:
+def _folder(tree: Tree, split: str, files: list[str]) -> str:
     for folder in (split, f"images/{split}"):
         if tree.exists(folder):
             return folder
+    if any(tree.exists(f"images/{name.removeprefix('images/')}") for name in files):
+        return "images"
     raise FileNotFoundError(f"{tree.where(split)}: no such folder; unpack the images of {split} there")
 
 
@@ -128,6 +140,30 @@ def _sizes(images: list[Any], where: str) -> list[tuple[int, int]]:
 
 def _is_side(value: Any) -> bool:
     return type(value) in (int, float) and 1 <= value < 1 << 20 and value == int(value)
+
+
+def _remove_root(content: Any, where: str) -> list[str]:
+    """Remove category 0 of a Roboflow export, the parent of all others, unless an annotation has it; return a notice
+    on it. It may be called like one of the others.
+    """
+    entries = entries_of(content, "categories", where)
+    roots = [
+        entry
+        for entry in entries
+        if isinstance(entry, dict)
+        and entry.get("id") == 0
+        and is_text(entry.get("name"))
+        and any(
+            isinstance(other, dict) and other is not entry and other.get("supercategory") == entry.get("name")
+            for other in entries
+        )
+    ]
+    notes = entries_of(content, "annotations", where)
+    if len(roots) != 1 or any(isinstance(note, dict) and note.get("category_id") == 0 for note in notes):
+        return []
+    content["categories"] = [entry for entry in entries if entry is not roots[0]]
+    name = roots[0]["name"]
+    return [f"category 0, {name!r:.60}, is the parent of the others and has no annotation: it is no class here"]
 
 
 def _classes(content: Any, where: str) -> tuple[tuple[str, ...], list[int]]:

@@ -159,7 +159,7 @@ def _json_row(entry: Any, where: str) -> Row:
     try:
         boxes = [np.array(box, dtype=np.float64) for box in entry["boxes"]]
     except (TypeError, ValueError, OverflowError):  # OverflowError: a whole number of hundreds of digits
-        raise ValueError(f"{where}: field 'boxes': not lists of numbers") from None
+        raise ValueError(f"{where}: field 'boxes': not lists of numbers; classes are numbers too") from None
     for number, box in enumerate(boxes, start=1):
         if box.shape not in ((5,), (6,)):
             raise ValueError(f"{where}: box {number}: expected [class, x1, y1, x2, y2] or these and difficult")

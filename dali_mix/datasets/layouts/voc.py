@@ -1,9 +1,10 @@
 """Layout `voc`: PASCAL VOC's devkit, and any set in the same layout: multi-label targets or boxes.
 
 VOCdevkit/VOC<year>/ with Annotations/ID.xml, ImageSets/Main/SPLIT.txt and JPEGImages/ID.jpg. Several years become one
-set (`--years 2007,2012`). Multi-label truth: 1 where a class has an object that is not difficult; where it has only
+set (`--years 2007,2012`). A Roboflow export has SPLIT/ID.jpg and SPLIT/ID.xml; one of CVAT is the folder of one year,
+with labelmap.txt in it. Multi-label truth: 1 where a class has an object that is not difficult; where it has only
 difficult ones 0 in a training split and -1 (ignore) in the others. VOC's corners count pixels from 1 and include the
-last: a box over the whole of a 500-pixel row is 1 to 500, here 0 to 1.
+last: a box over the whole of a 500-pixel row is 1 to 500, here 0 to 1. CVAT writes 0 to 500.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from dali_mix.datasets.annotations import (
     against_published,
     choose_task,
     detection_label,
+    image_size,
     labelled,
     read_xml,
     xml_number,
 )
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, join_reports, listed_paths
-from dali_mix.datasets.trees import Tree, check_name
-from dali_mix.recordio.image_headers.header import read_image_header
+from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, join_reports, listed_paths, numbered_lines
+from dali_mix.datasets.trees import Tree, check_name, is_image
 from dali_mix.tasks import DETECTION, MULTILABEL
 
 VOC_CLASSES = (
@@ -37,6 +38,7 @@ PUBLISHED = {
     ("2007", "train"): 2501, ("2007", "val"): 2510, ("2007", "trainval"): 5011, ("2007", "test"): 4952,
     ("2012", "train"): 5717, ("2012", "val"): 5823, ("2012", "trainval"): 11540,
 }  # fmt: skip
+_LABEL_MAP = "labelmap.txt"  # of CVAT
 
 
 class _Object(NamedTuple):
@@ -53,37 +55,44 @@ class _Image(NamedTuple):
     size: tuple[int, int] | None  # height, width; None where the annotation does not say
     objects: list[_Object]
     filename: str  # what the annotation calls the image
+    first: int  # the number of the first pixel
 
 
 def voc(root: Path, split: str, options: Options) -> Listing:
     """List split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of the years there, or of
-    `--years`; `--task multilabel` (default) or detection. Classes: the standard 20, `--classes FILE`, or `--classes
-    auto`: those in all annotations of these years, sorted, so that every split has the same.
+    `--years`; `--task multilabel` (default) or detection. Classes: `--classes FILE`, or `--classes auto`: those in all
+    annotations of these years, sorted, so that every split has the same. Default: the standard 20, but those of
+    labelmap.txt in an export of CVAT and auto in one of Roboflow.
 
     Raise FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
     """
     task = choose_task("voc", options, MULTILABEL, DETECTION)
     tree = open_tree(root, options.follow_links)
-    years = _years(tree, options.years)
-    images = [image for year, base in years for image in _images(tree, base, split)]
-    if options.classes_file == Path("auto"):
-        classes = _classes_there(tree, [base for _, base in years])
+    exported = [] if options.years else _exported(tree)
+    years = [] if exported else _years(tree, options.years)
+    bases = [base for _, base in years]
+    if exported:
+        images = _beside(tree, split, exported)
     else:
-        classes = options.class_names() or VOC_CLASSES
+        images = [image for base in bases for image in _images(tree, base, split)]
+    if options.classes_file == Path("auto") or (exported and options.classes_file is None):
+        classes = _classes_there(tree, exported or [f"{base}Annotations" for base in bases])
+    else:
+        classes = options.class_names() or _mapped_classes(tree, bases) or VOC_CLASSES
     number_of = {name: number for number, name in enumerate(classes)}
     for item in (item for image in images for item in image.objects):
         if item.name not in number_of:
             advice = "correct it, or name the classes with --classes FILE, or --classes auto"
             raise ValueError(f"{item.where}: class {item.name!r} is not among the {len(classes)} classes; {advice}")
     report = {}
-    if classes == VOC_CLASSES and all((year, split) in PUBLISHED for year, _ in years):
+    if classes == VOC_CLASSES and years and all((year, split) in PUBLISHED for year, _ in years):
         what = f"VOC{'+'.join(year for year, _ in years)} {split}"
         report = against_published(len(images), sum(PUBLISHED[year, split] for year, _ in years), what)
     report = join_reports(report, _doubtful(images, task.boxes))
     labels: list[np.ndarray]
     sizes = None
     if task.boxes:
-        sizes = [image.size or _size_of(tree, image.name, options.exif == "ignore") for image in images]
+        sizes = [image.size or image_size(tree, image.name, options.exif == "ignore") for image in images]
         pairs = zip(images, sizes, strict=True)
         labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
     else:
@@ -101,13 +110,45 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
     if not there:
         if tree.exists(f"{devkit}Annotations") and not asked:
             return [("", devkit)]  # the root is one year's folder itself
-        raise FileNotFoundError(f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root is what holds VOCdevkit")
+        raise FileNotFoundError(
+            f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root is what holds VOCdevkit, or the folders train"
+            " and valid of a Roboflow export"
+        )
     for year in asked:
         if year not in there:
             raise FileNotFoundError(f"{tree.where(devkit)}VOC{year}: no such folder; there is {', '.join(there)}")
     if not asked and len(there) > 1:
         raise ValueError(f"{tree.root}: the years {', '.join(there)} are there: choose, e.g. --years {','.join(there)}")
     return [(year, f"{devkit}VOC{year}/") for year in asked or there]
+
+
+def _exported(tree: Tree) -> list[str]:
+    """Return the splits of a Roboflow export: folders that hold images and annotations; none for a devkit."""
+    folders = tree.folders()
+    if any(name in ("VOCdevkit", "Annotations") or (name[:3] == "VOC" and name[3:].isdigit()) for name in folders):
+        return []
+    return [folder for folder in folders if any(name.endswith(".xml") for name in tree.walk(folder))]
+
+
+def _beside(tree: Tree, split: str, exported: list[str]) -> list[_Image]:
+    """Return the images of a Roboflow export's split, each with its annotation beside it."""
+    if split not in exported:
+        there = ", ".join(exported)
+        raise FileNotFoundError(f"{tree.where(split)}: no annotations there; choose --split among {there}")
+    files = list(tree.walk(split))
+    named = {composed(name.rpartition(".")[0]): name for name in files if name.endswith(".xml")}
+    images = []
+    for name in filter(is_image, files):
+        annotation = named.pop(composed(name.rpartition(".")[0]), None)
+        if annotation is None:
+            raise FileNotFoundError(
+                f"{tree.where(name)}: no .xml file beside it, or another image has it; fetch it, or remove the image"
+            )
+        images.append(_annotated(tree, name, tree.where(annotation), annotation, 1))
+    if named:
+        lost = next(iter(named.values()))
+        raise FileNotFoundError(f"{tree.where(lost)}: no image beside it; fetch it, or remove the annotation")
+    return images
 
 
 def _images(tree: Tree, base: str, split: str) -> list[_Image]:
@@ -127,31 +168,40 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         key = name.removeprefix(f"{base}JPEGImages/").rpartition(".")[0]
         files_of.setdefault(composed(key), []).append(name)
     images: list[_Image] = []
+    first = 0 if tree.exists(base + _LABEL_MAP) else 1
     for key, spot in listed_paths(tree, listed, base).items():
         try:
             annotation = f"{base}Annotations/{key}.xml"
             name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])
             if others:
                 raise ValueError(f"{spot}: {key} may be {name} or {others[0]}: remove one of them")
-            images.append(_annotated(tree, name, spot, annotation))
+            images.append(_annotated(tree, name, spot, annotation, first))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{spot}: {error}; fetch it, or correct the list") from None
     return images
 
 
-def _classes_there(tree: Tree, bases: list[str]) -> tuple[str, ...]:
-    files = [name for base in bases for name in tree.walk(f"{base}Annotations") if name.endswith(".xml")]
+def _mapped_classes(tree: Tree, bases: list[str]) -> tuple[str, ...]:
+    """Return the classes of CVAT's labelmap.txt, `name:color:parts:actions` lines; none without it."""
+    maps = [base + _LABEL_MAP for base in bases if tree.exists(base + _LABEL_MAP)]
+    lines = [line for name in maps for _, line in numbered_lines(tree.read(name), tree.where(name))]
+    names = [line.partition(":")[0].strip() for line in lines if not line.startswith("#")]
+    return tuple(dict.fromkeys(name for name in names if name not in ("", "background")))
+
+
+def _classes_there(tree: Tree, folders: list[str]) -> tuple[str, ...]:
+    files = [name for folder in folders for name in tree.walk(folder) if name.endswith(".xml")]
     found = {
         item.findtext("name", "").strip()
         for name in files
         for item in read_xml(tree, name, "annotation").findall("object")
     }
     if not found - {""}:
-        raise ValueError(f"{tree.where(bases[0])}Annotations: no object in it, so --classes auto finds no class")
+        raise ValueError(f"{tree.where(folders[0])}: no object in it, so --classes auto finds no class")
     return tuple(sorted(found - {""}))
 
 
-def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
+def _annotated(tree: Tree, name: str, listed: str, annotation: str, first: int) -> _Image:
     where = tree.where(annotation)
     content = read_xml(tree, annotation, "annotation")
     objects = []
@@ -164,7 +214,7 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
         if difficult not in (0, 1):
             raise ValueError(f"{spot}: field 'difficult' is {difficult:g}, expected 0 or 1")
         corners = [xml_number(item, f"bndbox/{corner}", spot) for corner in ("xmin", "ymin", "xmax", "ymax")]
-        box = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
+        box = corners[0] - first, corners[1] - first, corners[2], corners[3]
         if box[0] >= box[2] or box[1] >= box[3]:
             raise ValueError(
                 f"{spot}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
@@ -177,7 +227,8 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str) -> _Image:
             raise ValueError(f"{where}: field 'size/{side}' is {pixels:g}, not a number of pixels; correct it")
     filename = (content.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     known = height >= 1 and width >= 1  # some tools leave the size out, or write 0
-    return _Image(name, listed, annotation, (int(height), int(width)) if known else None, objects, filename)
+    size = (int(height), int(width)) if known else None
+    return _Image(name, listed, annotation, size, objects, filename, first)
 
 
 def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
@@ -190,7 +241,7 @@ def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
             f"{len(others):,} annotations name another image in <filename> (first: {own} says {said}); each was taken"
             " for the image of its own name"
         )
-    boxes = [item.box for image in images for item in image.objects] if boxed else []
+    boxes = [item.box for image in images if image.first for item in image.objects] if boxed else []
     if thin := sum(x2 - x1 == 1 or y2 - y1 == 1 for x1, y1, x2, y2 in boxes):
         notices.append(
             f"{thin:,} boxes are one pixel wide or high (xmin = xmax or ymin = ymax): VOC counts the last pixel"
@@ -201,16 +252,6 @@ def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
 def _same_name(image: _Image) -> bool:
     own = image.annotation.rpartition("/")[2].removesuffix(".xml")
     return own in (image.filename, image.filename.rpartition(".")[0])
-
-
-def _size_of(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
-    data = tree.read(name)
-    try:
-        header = read_image_header(data, plain=False)
-    except ValueError as error:
-        raise ValueError(f"{tree.where(name)}: {error}") from None
-    turned = stored and header.orientation >= 5
-    return (header.width, header.height) if turned else (header.height, header.width)
 
 
 def _targets(image: _Image, number_of: dict[str, int], only_difficult: int) -> np.ndarray:

@@ -1,0 +1,185 @@
+"""Layout `yolo`: boxes in text files, as Ultralytics, Roboflow, CVAT and darknet write them.
+
+    data.yaml                     path, train, val, test: folders, lists of images (.txt), or several of them; names
+    images/train/a.jpg            train/images/a.jpg (Roboflow)         obj_train_data/a.jpg (CVAT YOLO 1.1, obj.data)
+    labels/train/a.txt            train/labels/a.txt                    obj_train_data/a.txt
+
+A line is `class cx cy w h`, in 0..1 of width and height, or a class and the points of a polygon, which becomes its
+bounding box. Paths in these files are often those of another machine (`../train/images`, `/content/data/…`,
+`data/train.txt`), so of each the longest end that exists below the root is taken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dali_mix.datasets.annotations import choose_task, image_size, is_text, labelled, read_mapping
+from dali_mix.datasets.archives import open_tree
+from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines
+from dali_mix.datasets.trees import Tree, suffix_of
+from dali_mix.datasets.yolo_labels import read_boxes
+from dali_mix.tasks import DETECTION
+
+_YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_DARKNET = "obj.data"
+_SPLITS = ("train", "val", "valid", "test")
+_ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
+_NOTICES = {
+    "polygons": "{:,} lines are polygons: each became its bounding box",
+    "lines_with_keypoints": "{:,} lines have keypoints, which were left out; their boxes stay",
+    "repeated_lines": "{:,} lines repeat an earlier line of their file, and were left out",
+    "images_without_label_file": "{:,} images have no label file, and count as images without boxes",
+}
+
+
+def yolo(root: Path, split: str, options: Options) -> Listing:
+    """List split "train", "val" (or "valid") or "test" of the set that data.yaml or obj.data in the root describes.
+    `--classes FILE` replaces their class names, and the file: images are then looked for in images/SPLIT, SPLIT/images
+    and SPLIT. Images without label file, or with an empty one, have no boxes.
+
+    Raise FileNotFoundError or ValueError naming file and line for what is missing, malformed or out of range.
+    """
+    task = choose_task("yolo", options, DETECTION)
+    tree = open_tree(root, options.follow_links)
+    given = options.class_names()
+    file, config = _config(tree, given is not None)
+    classes = given or _names(tree, file, config)
+    places = _images(tree, file, config, split)
+    counts: Counter[str] = Counter()
+    labels = []
+    for name in places:
+        file_and_data = _label_file(tree, name)
+        counts["images_without_label_file"] += file_and_data is None
+        where, data = file_and_data or ("", b"")
+        size = partial(image_size, tree, name, options.exif == "ignore")
+        labels.append(read_boxes(data, where, len(classes), "kpt_shape" in config, size, counts))
+    if labels and counts["images_without_label_file"] == len(labels):
+        first = next(iter(places))
+        raise FileNotFoundError(
+            f"{tree.where(_candidates(first)[0])}: no such file, and no other of the {len(labels):,} images has a label"
+            " file: they belong in labels/ as the images in images/, or beside the images; fetch them"
+        )
+    report: dict[str, Any] = {name: counts[name] for name in (*_NOTICES, "boxes_without_area") if counts[name]}
+    if notices := [text.format(counts[name]) for name, text in _NOTICES.items() if counts[name]]:
+        report["notices"] = notices
+    names, spots = list(places), list(places.values())
+    listing = Listing(tree, names, labels, classes, "yolo", split, task.name, places=spots, report=report)
+    return labelled(listing, options, keep=True)
+
+
+def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
+    """Return name and content of the file that describes the set; "" and {} without one if the classes are `named`."""
+    for name in _YAML:
+        if tree.exists(name):
+            return name, read_mapping(tree, name)
+    if tree.exists(_DARKNET):
+        lines = numbered_lines(tree.read_needed(_DARKNET), tree.where(_DARKNET))
+        pairs = [line.partition("=") for _, line in lines]
+        return _DARKNET, {key.strip(): value.strip() for key, _, value in pairs}
+    if named:
+        return "", {}
+    raise FileNotFoundError(
+        f"{tree.where()}: no {_YAML[0]} or {_DARKNET} in it; copy the set's .yaml file there as {_YAML[0]}, or name the"
+        " classes with --classes FILE"
+    )
+
+
+def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the class names of data.yaml or, for darknet, of the file that obj.data names."""
+    where = tree.where(file)
+    names: Any = config.get("names")
+    if file == _DARKNET and is_text(names):
+        listed = _inside(tree, "", names, least=1) or names
+        names = [line.strip() for _, line in numbered_lines(tree.read_needed(listed), tree.where(listed))]
+    if isinstance(names, dict):
+        numbers = [str(number) for number in range(len(names))]
+        if set(names) != set(numbers):
+            keys = first_of([repr(key) for key in names])
+            raise ValueError(f"{where}: the numbers in 'names' are {keys}, expected 0 to {len(names) - 1}, each once")
+        names = [names[number] for number in numbers]
+    if not isinstance(names, list) or not names or not all(map(is_text, names)):
+        raise ValueError(
+            f"{where}: no class names under 'names'; add them in the order of their numbers, as `names: [cat, dog]`, or"
+            " pass --classes FILE"
+        )
+    if double := first_double(names):
+        again, before = double
+        raise ValueError(f"{where}: classes {before} and {again} are both called {names[again]!r}; rename one")
+    stated: Any = config.get("nc", config.get("classes"))
+    if is_text(stated) and stated.strip() != str(len(names)):
+        raise ValueError(f"{where}: it states {stated:.20} classes but names {len(names)}; correct one")
+    return tuple(names)
+
+
+def _images(tree: Tree, file: str, config: dict[str, Any], split: str) -> dict[str, str]:
+    """Return the images of a split, each with the folder, or file and line, that lists it."""
+    keys = _ALIASES.get(split, (split,))
+    if file:
+        where = tree.where(file)
+        value = next((config[key] for key in keys if config.get(key)), None)
+        if value is None:
+            there = ", ".join(key for key in _SPLITS if config.get(key)) or "none"
+            raise FileNotFoundError(f"{where}: no split {split!r} in it; choose --split among {there}")
+    else:
+        where = tree.where()
+        folders = [folder for key in keys for folder in (f"images/{key}", f"{key}/images", key)]
+        value = next((folder for folder in folders if _inside(tree, "", folder)), folders[0])
+    base = config["path"] if is_text(config.get("path")) else ""
+    places: dict[str, str] = {}
+    for entry in value if isinstance(value, list) else [value]:
+        if not is_text(entry):
+            raise ValueError(f"{where}: split {split!r} is neither a path nor a list of paths; correct it")
+        found = _inside(tree, base, entry, least=1 if entry.endswith(".txt") else 2)
+        if found is None:
+            there = f"no {entry!r:.80} below {tree.where()}"
+            raise FileNotFoundError(f"{where}: split {split!r}: {there}; correct the path, or fetch the images")
+        if not found.endswith(".txt"):
+            places |= dict.fromkeys(tree.images(found), tree.where(found))
+            continue
+        for spot, line in numbered_lines(tree.read_needed(found), tree.where(found)):
+            name = _listed(tree, found.rpartition("/")[0], line.strip())
+            if name in places:
+                raise ValueError(f"{spot}: {name} is listed in {places[name]} already; remove it")
+            places[name] = spot
+    return places
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+
+
+def _inside(tree: Tree, base: str, path: str, least: int = 2) -> str | None:
+    """Return the longest end of base/path that exists in the tree, of at least `least` parts if `path` has so many;
+    None without one.
+    """
+    parts, least = [*_parts(base), *_parts(path)], min(least, len(_parts(path)))
+    ends = ("/".join(parts[start:]) for start in range(max(1, len(parts) - least + 1)))
+    return next((end for end in ends if tree.exists(end)), None)
+
+
+def _listed(tree: Tree, base: str, path: str) -> str:
+    """Return the image that a list calls `path`, or what it would be called in the folder that is there."""
+    if found := _inside(tree, base, path):
+        return found
+    *folders, name = _parts(path) or [path]
+    return "/".join([_inside(tree, base, "/".join(folders), least=1) or "/".join(folders), name]).lstrip("/")
+
+
+def _candidates(name: str) -> list[str]:
+    """Return where the labels of an image may be: below labels/ instead of images/, and beside it."""
+    beside = name[: len(name) - len(suffix_of(name))] + ".txt"
+    before, folder, after = f"/{beside}".rpartition("/images/")
+    return [f"{before}/labels/{after}"[1:], beside] if folder else [beside]
+
+
+def _label_file(tree: Tree, name: str) -> tuple[str, bytes] | None:
+    for file in _candidates(name):
+        try:
+            return tree.where(file), tree.read(file)
+        except FileNotFoundError:
+            if tree.dangles(file):
+                raise
+    return None

@@ -1,0 +1,89 @@
+"""The lines of YOLO's label files: what they may be, and the label they become."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from dali_mix._labels import label_of
+from dali_mix.datasets.base import numbered_lines
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in 0..1 of width and height
+
+
+def read_boxes(
+    data: bytes,
+    where: str,
+    num_classes: int,
+    keypoints: bool,
+    size: Callable[[], tuple[int, int]],
+    counts: Counter[str],
+) -> np.ndarray:
+    """Return the detection label (2 + 6n,) float32 of the label file `data`.
+
+    A line is `class cx cy w h`, followed by keypoints if `keypoints`, or a class and the points of a polygon. Boxes
+    that leave the image a little are left as they are, for the packer to clip; those without area, and lines that are
+    there twice, are left out. `counts` gets what was met, by name.
+
+    Raise ValueError naming file and line for anything else, and for a box that leaves the image, height and width of
+    which are `size()`, by more than a pixel and 1 %.
+    """
+    rows: dict[tuple[float, ...], None] = {}
+    for spot, line in numbered_lines(data, where):
+        kind, box = _parsed(line, spot, num_classes, keypoints, counts)
+        if min(box) < -0.01 or max(box) > 1.01:
+            _check_reach(box, size, spot)
+        counts["repeated_lines"] += (kind, *box) in rows
+        rows[(kind, *box)] = None
+    objects = np.array([(*row, 0) for row in rows], dtype=np.float64).reshape(-1, 6)
+    inside = np.clip(objects[:, 1:5], 0, 1).astype(np.float32)
+    good = (inside[:, :2] < inside[:, 2:]).all(axis=1)
+    counts["boxes_without_area"] += int(np.count_nonzero(~good))
+    with np.errstate(over="ignore"):  # of an image that cannot be read, which the packer refuses or leaves out
+        return label_of(objects[good])
+
+
+def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Counter[str]) -> tuple[float, Box]:
+    try:
+        kind, *numbers = map(float, line.split())
+    except ValueError:
+        raise ValueError(f"{where}: {line.strip()[:60]!r} is not numbers with spaces between; correct it") from None
+    if not all(map(math.isfinite, (kind, *numbers))):
+        raise ValueError(f"{where}: {line.strip()[:60]!r} has a number that is not finite; correct it")
+    if not 0 <= kind < num_classes or kind != int(kind):
+        raise ValueError(
+            f"{where}: class {kind:g} is out of range: there are {num_classes} classes, counted from 0; correct it"
+        )
+    count = len(numbers)
+    if count == 4 or (keypoints and count > 4):
+        counts["lines_with_keypoints"] += count > 4
+        x, y, width, height = numbers[:4]
+        if width < 0 or height < 0:
+            raise ValueError(f"{where}: width {width:g} and height {height:g}: sizes are not negative; correct it")
+        return kind, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    if count < 6 or count % 2:
+        hint = "; if the sixth is a confidence, these are predictions, not labels" if count == 5 else ""
+        raise ValueError(
+            f"{where}: {count + 1} numbers where a box has 5 (class cx cy w h) and a polygon a class and at least 3"
+            f" points; correct it{hint}"
+        )
+    counts["polygons"] += 1
+    return kind, (min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2]))
+
+
+def _check_reach(box: Box, size: Callable[[], tuple[int, int]], where: str) -> None:
+    try:
+        height, width = size()
+    except (FileNotFoundError, ValueError):
+        return  # the packer says what is wrong with the image, or leaves it out
+    across, down = max(0.01, 1 / width) + 1e-6, max(0.01, 1 / height) + 1e-6
+    if min(box[0], 1 - box[2]) < -across or min(box[1], 1 - box[3]) < -down:
+        corners = ", ".join(f"{side:g}" for side in box)
+        hint = ": if these are pixels, divide them by width and height" if max(box) > 2 else ""
+        raise ValueError(
+            f"{where}: the box {corners} (x1, y1, x2, y2 in 0..1) leaves the {width}x{height} image by more than a"
+            f" pixel and 1 %; correct it{hint}"
+        )
