@@ -54,8 +54,8 @@ def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
     """Return `value` as an int. Raise ValueError naming it unless it is a whole number from `low` to `high`."""
     integer: Any = value
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= integer <= high:
-        wanted = f"from {low} to {high}" if high < _LONGEST else f"of at least {low}"
-        beyond = " and below 2^63" if isinstance(value, int) and value > _LONGEST else ""
+        wanted = f"from {low} to {high}" if high != _LONGEST else f"of at least {low}"
+        beyond = " and below 2^63" if high == _LONGEST and isinstance(value, int) and value > high else ""
         raise ValueError(f"{name}={integer!r:.40}: must be a whole number {wanted}{beyond}")
     return int(integer)
 

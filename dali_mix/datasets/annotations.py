@@ -91,12 +91,12 @@ def column(
     return values
 
 
-def check_unique_field(values: list[Any], key: str, where: str) -> None:
+def check_unique_field(values: list[Any], key: str, where: str, advice: str = "remove one") -> None:
     """Raise ValueError naming the first entry whose field `key` has the value of an earlier one."""
     if double := first_double(values):
         again, before = double
         earlier = f"{where.rpartition(' ')[2]}[{before}]"
-        raise ValueError(f"{where}[{again}]: field {key!r} is {values[again]!r}, as in {earlier} already; remove one")
+        raise ValueError(f"{where}[{again}]: field {key!r} is {values[again]!r}, as in {earlier} already; {advice}")
 
 
 def is_whole(value: Any) -> bool:

@@ -126,10 +126,13 @@ def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
             yield f"{where}: line {number}", line
 
 
-def listed_paths(tree: Tree, name: str, base: str, *, last_part: bool = False) -> dict[str, str]:
+def listed_paths(
+    tree: Tree, name: str, base: str, *, last_part: bool = False, may_be_empty: bool = False
+) -> dict[str, str]:
     """Return the paths in a list of files, one a line, or the last part of each, with file and line for messages.
 
-    Raise FileNotFoundError, or ValueError naming the line for a path that leaves the folder `base` or is there twice.
+    Raise FileNotFoundError, or ValueError naming the line for a path that leaves the folder `base` or is there twice,
+    or for a list of none unless it `may_be_empty`.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):
@@ -138,7 +141,7 @@ def listed_paths(tree: Tree, name: str, base: str, *, last_part: bool = False) -
         if path in found:
             raise ValueError(f"{spot}: {path} was on {found[path].rpartition(': ')[2]} already; remove it")
         found[path] = spot
-    if not found:
+    if not found and not may_be_empty:
         raise ValueError(f"{tree.where(name)}: lists no image; fetch it again")
     return found
 

@@ -218,6 +218,8 @@ def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:
+        if f"{part}_options" in options:
+            raise ValueError(f"model.{part}_options: give options in model.{part}, a dict with a 'type'")
         given = options.get(part)
         inner = {"type": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
         if not isinstance(inner.get("type"), str):

@@ -35,15 +35,25 @@ class Batch(NamedTuple):
 
 
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
-    """Return detection targets on `device`, moved in one copy."""
-    if all(own["boxes"].device == torch.device(device) for own in targets):
+    """Return detection targets on `device`: those of boxes, labels and difficult that all have go in one copy, other
+    tensors one by one.
+    """
+    device = torch.device(device)
+    tensors = [value for own in targets for value in own.values() if isinstance(value, torch.Tensor)]
+    if all(value.device == device for value in tensors):
         return targets
-    packed = [torch.column_stack([own["boxes"], own["labels"], own["difficult"]]) for own in targets]
-    moved = torch.cat(packed).to(device, non_blocking=True)
-    boxes, labels, difficult = moved[:, :4].contiguous(), moved[:, 4].long(), moved[:, 5] > 0
-    counts = [len(own) for own in packed]
-    parts = zip(boxes.split(counts), labels.split(counts), difficult.split(counts), strict=True)
-    return [
-        own | {"boxes": part[0], "labels": part[1], "difficult": part[2]}
-        for own, part in zip(targets, parts, strict=True)
-    ]
+    names = [name for name in ("boxes", "labels", "difficult") if all(name in own for own in targets)]
+    moved = [{name: own[name] if name in names else _to(own[name], device) for name in own} for own in targets]
+    if names:
+        packed = [torch.column_stack([own[name] for name in names]) for own in targets]
+        counts = [len(own) for own in packed]
+        columns = torch.cat(packed).to(device, non_blocking=True).split([4 if n == "boxes" else 1 for n in names], 1)
+        for name, column in zip(names, columns, strict=True):
+            values = column.contiguous() if name == "boxes" else column[:, 0].to(targets[0][name].dtype)
+            for own, part in zip(moved, values.split(counts), strict=True):
+                own[name] = part
+    return moved
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value

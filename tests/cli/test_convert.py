@@ -180,6 +180,7 @@ def given(tmp_path):
         (["--from", "splicemix", "in.safetensors", "out.txt"], r"call it *.safetensors, or *.pth"),
         (["--from", "splicemix", "in.safetensors", "nowhere/out.pth"], "its folder is not there"),
         (["--from", "splicemix", "absent.pth", "out.pth"], "no weight file at"),
+        (["--from", "dali_mix", "--ema", "absent.pth", "out.safetensors"], "no weight file at absent.pth"),
         (["--from", "msl", "in.safetensors", "out.pth"], "--from splicemix"),
         (["--from", "dali_mix", "in.safetensors", "out.pth"], "--from splicemix"),
         (["--to", "msl", "in.safetensors", "out.pth"], "--from splicemix"),

@@ -162,6 +162,21 @@ def test_several_years_in_one_set(tmp_path: Path, capsys: Capture) -> None:
     assert len(listing.names) == 3 and not listing.report
 
 
+def test_a_year_beside_a_devkit_without_years(tmp_path: Path) -> None:
+    base = devkit(tmp_path, "2007", "trainval", {"000005": [DOG]})
+    base.rename(tmp_path / "VOC2007")
+    (tmp_path / "VOCdevkit" / "VOCcode").mkdir()
+    assert pack(tmp_path, tmp_path / "set", "--split", "trainval") == 0
+
+
+def test_the_list_of_one_of_several_years_may_be_empty(tmp_path: Path, capsys: Capture) -> None:
+    devkit(tmp_path, "2007", "val", {})
+    devkit(tmp_path, "2012", "val", {"2008_000001": [PERSON]})
+    assert pack(tmp_path, tmp_path / "set", "--split", "val", "--years", "2007,2012") == 0
+    assert RecordSet(tmp_path / "set").info.count == 1
+    assert "no image found for split 'val'" in refused(tmp_path, capsys, "--split", "val", "--years", "2007")
+
+
 def test_a_split_of_the_published_size_is_not_remarked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     devkit(tmp_path, "2007", "test", IMAGES)
     assert "notices" in LAYOUTS["voc"](tmp_path, "test", Options()).report

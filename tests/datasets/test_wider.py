@@ -132,7 +132,7 @@ def rewrite(root: Path, edit: Any) -> Path:
         (
             ["images", 1, "file_name"],
             "train\\0--Parade\\a.jpg",
-            "images[1]: field 'file_name' is 'train/0--Parade/a.jpg'",
+            "images[1]: field 'file_name' is 'train/0--Parade/a.jpg', as in images[0] already; join them",
         ),
         (["images", 1, "file_name"], None, "images[1]: field 'file_name' is None"),
         (["images", 0, "targets"], 5, "images[0]: no list 'targets' in it"),

@@ -27,6 +27,16 @@ MULTILABEL = [name for name in list_recipes() if load_config(name).model["type"]
         (["pipeline.type=cifat"], "cifar"),
         (["pipeline.pading=1"], "padding"),
         (["optimizer.type=SDG"], "SGD"),
+        (
+            ["model={'type': 'detector', 'backbone': 'timm/resnet18', 'backbone_options': {}}"],
+            "give.* in model.backbone,",
+        ),
+        (
+            ["model={'type': 'multilabel', 'backbone': 'timm/resnet18', 'head': 'max', 'head_options': {}}"],
+            "give.* in model.head,",
+        ),
+        (["optimizer={'type': 'LBFGS', 'lr': 0.1}"], "optimizer LBFGS cannot take a step"),
+        (["optimizer={'type': 'SparseAdam', 'lr': 0.1}"], "optimizer SparseAdam cannot take a step"),
         (["optimizer.momentum=a"], "optimizer SGD: momentum='a': must be a number"),
         (["optimizer.weight_decay=-1"], "optimizer SGD: Invalid weight_decay"),
         (["optimizer.nesterov=x"], "nesterov='x': must be True or False"),
@@ -67,6 +77,11 @@ def test_the_mixer_knows_how_the_pipeline_normalizes():
 def test_recipes_are_checked_before_anything_starts(options, match):
     with pytest.raises(ValueError, match=match):
         check_recipe(load_config("quickstart", options), 10)
+
+
+@pytest.mark.parametrize("option", ["capturable", "fused"])
+def test_options_of_gpu_optimizers_pass_the_check(option):
+    check_recipe(load_config("quickstart", ["optimizer={'type': 'AdamW', 'lr': 0.1}", f"optimizer.{option}=True"]), 10)
 
 
 def test_the_pipelines_statistics_reach_the_mixer():

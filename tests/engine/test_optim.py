@@ -80,7 +80,7 @@ def test_rates_of_backbone_and_head(name, num_classes, backbone, head, decay):
     [
         ({"type": "LBFGS"}, "optimizer LBFGS cannot take a step .*closure.*use SGD with momentum or"),
         ({"type": "SparseAdam"}, "optimizer SparseAdam cannot take a step .*dense gradients.*use SGD"),
-        ({"type": "Muon"}, r"Muon cannot take a step .*2D.*use SGD with momentum|type='Muon': must be one of"),
+        ({"type": "Muon"}, r"optimizer Muon: .*2D.*use SGD with momentum|type='Muon': must be one of"),
         ({"type": "Adam", "capturable": True}, "optimizer Adam cannot take a step with .*capturable"),
         ({"type": "SGD", "differentiable": True}, "optimizer SGD cannot take a step with .*differentiable"),
         ({"type": "FusedAdam"}, "optimizer.type='FusedAdam': must be one of .*did you mean .*Adam"),

@@ -184,6 +184,12 @@ def test_what_cannot_be(digit_scenes, best, tmp_path, capsys, command, message):
     assert "prediction" not in said.out
 
 
+def test_a_rank_without_a_world_size_is_no_matter_here(digit_scenes, best, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert cli("predict", digit_scenes / "recipe.py", best, digit_scenes / "scenes" / "00.png") == 0
+    assert "with the values of" in capsys.readouterr().err
+
+
 def test_no_images(digit_scenes, best):
     with pytest.raises(ValueError, match="no images"):
         predict(load_config(str(digit_scenes / "recipe.py")), best, [])

@@ -8,6 +8,7 @@ import torch
 
 from dali_mix import build_loader
 from dali_mix.loading import Batch
+from dali_mix.loading.batch import boxes_to
 from dali_mix.recordio import RecordSet, write_set
 from tests.loading.sets import boxed_set, encode, picture
 
@@ -123,3 +124,31 @@ def test_boxes_move_in_one_copy(boxed):
     back = batch.to("cpu")
     for before, after in zip(batch.targets, back.targets, strict=True):
         assert all(torch.equal(before[name], after[name]) for name in ("boxes", "labels", "difficult"))
+
+
+def test_targets_without_difficult_and_with_masks_move():
+    boxes, labels = torch.rand(3, 4), torch.tensor([2, 0, 1])
+    target = {"boxes": boxes, "labels": labels, "masks": torch.ones(3, 8, 8, dtype=torch.bool), "size": (8, 8)}
+    empty = {"boxes": boxes[:0], "labels": labels[:0], "masks": torch.ones(0, 8, 8, dtype=torch.bool), "size": (8, 8)}
+    moved = boxes_to([target, empty], "meta")
+    for before, after in zip([target, empty], moved, strict=True):
+        assert before.keys() == after.keys() and after["size"] == (8, 8)
+        for name in ("boxes", "labels", "masks"):
+            assert after[name].device.type == "meta"
+            assert (after[name].shape, after[name].dtype) == (before[name].shape, before[name].dtype)
+    assert boxes_to([{"masks": target["masks"]}], "meta")[0]["masks"].device.type == "meta"
+    assert target["boxes"] is boxes and target["masks"].device.type == "cpu"
+
+
+def test_moved_targets_keep_their_values(monkeypatch):
+    targets = [
+        {"boxes": torch.rand(n, 4), "labels": torch.arange(n), "difficult": torch.arange(n) % 2 > 0} for n in (2, 0, 3)
+    ]
+
+    def stay(value, to, **_):  # on "meta" the values would be lost
+        return value.type(to) if isinstance(to, torch.dtype) else value
+
+    monkeypatch.setattr(torch.Tensor, "to", stay)
+    for before, after in zip(targets, boxes_to(targets, "meta"), strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert all(before[name].dtype == after[name].dtype for name in before)

@@ -244,6 +244,7 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
         ({"drop_last": "no"}, "drop_last='no'"),
         ({"verify_crc": None}, "verify_crc=None"),
         ({"seed": -1}, "seed=-1: must be a whole number"),
+        ({"seed": 1 << 64}, "must be a whole number from 0 to 18446744073709551615$"),
         ({"rank": 2, "world_size": 2}, "rank is 2 of 2"),
         ({"rank": 1}, "both rank and world_size"),
         ({"prefetch": 0}, "prefetch=0: must be a whole number from 1 to 64"),

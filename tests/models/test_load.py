@@ -3,6 +3,8 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from dali_mix.models import build_model, load_weights
 
@@ -126,3 +128,12 @@ def test_batch_norm_counters_may_be_missing(tmp_path):
     torch.save(state, tmp_path / "w.pth")
     assert not load_weights(model, tmp_path / "w.pth").missing
     assert same(model, saved)
+
+
+def test_counters_are_expected_of_frozen_batch_norms_only(tmp_path):
+    frozen = nn.Sequential(FrozenBatchNorm2d(3))
+    state = {**nn.Sequential(nn.BatchNorm2d(3)).state_dict(), "9.num_batches_tracked": torch.tensor(1)}
+    torch.save(state, tmp_path / "w.pth")
+    report = load_weights(frozen, tmp_path / "w.pth")
+    assert report.share == 1 and report.unexpected == ("9.num_batches_tracked",)
+    assert load_weights(FrozenBatchNorm2d(3), tmp_path / "w.pth").unexpected == ("9.num_batches_tracked",)

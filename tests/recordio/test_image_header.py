@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -118,6 +119,18 @@ def test_what_is_no_whole_image(name: str) -> None:
     data, reason = BROKEN[name]
     with pytest.raises(ValueError, match=reason):
         read_image_header(data)
+
+
+@pytest.mark.parametrize("filler", [b" ", b"#\n", b"\n#"], ids=["spaces", "comments", "lines"])
+def test_a_long_pnm_header_takes_no_memory(filler: bytes) -> None:
+    data = b"P5\n" + filler * (1 << 18)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="no number"):
+            read_image_header(data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=400)

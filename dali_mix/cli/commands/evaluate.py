@@ -17,7 +17,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = load_values(args)
+    main_rank = environment()[0] == 0
+    config = load_values(args, shown=main_rank)
     from dali_mix.engine.checkpoint.files import check_out, check_writable, json_text, write_text
     from dali_mix.engine.run import evaluate_checkpoint
 
@@ -25,11 +26,10 @@ def run(args: argparse.Namespace) -> int:
         check_out("--json", args.json)
     if args.report is not None:
         check_writable(args.report)
-    main_rank = environment()[0] == 0
     with Bar("evaluate", "batch", shown=main_rank) as bar:
         evaluation = evaluate_checkpoint(config, args.checkpoint, ema=args.ema, each=bar.reach)
-    print_notes(evaluation.notes)
     if main_rank:
+        print_notes(evaluation.notes)
         print("  ".join(f"{name} {value:.4f}" for name, value in evaluation.values.items()))
     if main_rank and args.json is not None:
         record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, **evaluation.values}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from dali_mix._text import csv_text, printable
 from dali_mix.cli.arguments import add_recipe
 from dali_mix.cli.bars import Bar
-from dali_mix.engine.distributed.environment import environment
 
 if TYPE_CHECKING:
     import torch
@@ -131,18 +130,18 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
     return predictor, files
 
 
-def load_values(args: argparse.Namespace) -> RunConfig:
-    """Return the values of the recipe, or of the run that the checkpoint belongs to."""
+def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
+    """Return the values of the recipe, or of the run that the checkpoint belongs to, which is printed if `shown`."""
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
-    print_notes([f"with the values of {of_run}"] if of_run else [])
+    print_notes([f"with the values of {of_run}"] if of_run and shown else [])
     return config
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print lines on the error stream of rank 0."""
-    for note in notes if environment()[0] == 0 else ():
+    """Print lines on the error stream."""
+    for note in notes:
         print(note, file=sys.stderr)
 
 

@@ -104,9 +104,11 @@ def voc(root: Path, split: str, options: Options) -> Listing:
 
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
     """Return year and folder of each year to read."""
-    devkit = "VOCdevkit/" if tree.exists("VOCdevkit") else ""
-    folders = tree.folders(devkit.rstrip("/"))
-    there = [name[3:] for name in folders if name.startswith("VOC") and name[3:].isdigit()]
+    for devkit in ("VOCdevkit/", "") if tree.exists("VOCdevkit") else ("",):
+        folders = tree.folders(devkit.rstrip("/"))
+        there = [name[3:] for name in folders if name.startswith("VOC") and name[3:].isdigit()]
+        if there or tree.exists(f"{devkit}Annotations"):
+            break
     if not there:
         if tree.exists(f"{devkit}Annotations") and not asked:
             return [("", devkit)]  # the root is one year's folder itself
@@ -169,7 +171,7 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         files_of.setdefault(composed(key), []).append(name)
     images: list[_Image] = []
     first = 0 if tree.exists(base + _LABEL_MAP) else 1
-    for key, spot in listed_paths(tree, listed, base).items():
+    for key, spot in listed_paths(tree, listed, base, may_be_empty=True).items():
         try:
             annotation = f"{base}Annotations/{key}.xml"
             name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])

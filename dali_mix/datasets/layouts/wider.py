@@ -55,7 +55,7 @@ def wider(root: Path, split: str, options: Options) -> Listing:
     crops: list[tuple[float, float, float, float]] = []
     files = column(images, "file_name", is_text, "a file's name", f"{where}: images")
     files = [check_name(file, "Image/", f"{where}: images[{row}]: field 'file_name'") for row, file in enumerate(files)]
-    check_unique_field(files, "file_name", f"{where}: images")
+    check_unique_field(files, "file_name", f"{where}: images", "join them")
     for number, name in enumerate(files):
         spot = f"{where}: images[{number}]"
         if split in ("train", "val") and not name.startswith(f"{split}/"):

@@ -95,17 +95,20 @@ def build_optimizer(
     known = inspect.signature(cls).parameters
     check_keys(f"optimizer {kind}", options, set(known) - {"params"})
     check_kinds(known, f"optimizer {kind}", options)
-    if device.type != "meta":
-        kept_by(settings, device)
     groups = parameter_groups(model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise)
     if not groups:
         raise ValueError("the model has no parameter to train: all are frozen")
     if device.type == "cuda" and "fused" in known and not {"fused", "foreach"} & set(options):
         options["fused"] = True
     try:
-        return cls(groups, **options)
+        optimizer = cls(groups, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {kind}: {error}. {_ADVICE}") from error
+    if device.type == "meta":  # nothing can step there; a CPU may lack what these two options ask of a GPU
+        settings = {name: value for name, value in settings.items() if name not in ("capturable", "fused")}
+        device = torch.device("cpu")
+    kept_by(settings, device)
+    return optimizer
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:

@@ -17,9 +17,10 @@ class MatchReport:
     """How a weight file fitted a model; each entry is a key of the model (`unexpected`: of the file).
 
     matched: loaded. missing: not in the file. misshaped: "key: file shape, model shape". fresh: keys of the head that
-    were left as they were because the file's head has another number of classes. unexpected: in the file only.
-    wrapper: the keys of the file that the state dict was stored under, joined by dots. prefix: what was removed from
-    the start of its keys. unread: further sets of weights in the file, averages for instance.
+    were left as they were because the file's head has another number of classes. unexpected: in the file only, save
+    for step counters (`num_batches_tracked`) of BatchNorms that are frozen in the model. wrapper: the keys of the file
+    that the state dict was stored under, joined by dots. prefix: what was removed from the start of its keys. unread:
+    further sets of weights in the file, averages for instance.
     """
 
     path: str
@@ -101,7 +102,7 @@ def load_weights(
     if fresh:  # either all of a head is loaded or nothing of it
         fresh = [key for key in wanted if key.startswith(f"{head}.")]
         matched = [key for key in matched if key not in fresh]
-    left = (key for key in found if key not in wanted and not key.endswith("num_batches_tracked"))
+    left = (key for key in found if key not in wanted and not _is_counter_of_frozen(key, wanted))
     unexpected = (*(f"{prefix}{key}" for key in left), *others)
     in_file = {key: file.names.get(f"{prefix}{key}", key) for key in matched}
     removed = next((name.removesuffix(key) for key, name in in_file.items() if name.endswith(key)), prefix)
@@ -146,6 +147,11 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
         return False
     differs = [i for i, (one, other) in enumerate(zip(found.shape, wanted.shape, strict=True)) if one != other]
     return differs == [0] or (differs == [1] and wanted.ndim == 3)
+
+
+def _is_counter_of_frozen(key: str, wanted: Mapping[str, Tensor]) -> bool:
+    layer, dot, name = key.rpartition(".")
+    return name == "num_batches_tracked" and f"{layer}{dot}running_mean" in wanted
 
 
 def _misshaped(key: str, found: Tensor, wanted: Tensor) -> str:
