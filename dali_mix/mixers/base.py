@@ -5,6 +5,8 @@
 
 All randomness is in `sample`, and only there the host may wait for a GPU. `apply` is a pure function: the same params
 give the same pixels on every device, so that a mix can be repeated, described and tested.
+
+More than 300 lines: the contract, and what every mixer gets by it (`prob`, devices, checks), side by side.
 """
 
 from __future__ import annotations

@@ -167,9 +167,10 @@ class Detection(Objective):
 
 def without_difficult(targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return detection targets without VOC's difficult objects and COCO's crowds, which one box surrounds."""
-    kept = [~target["difficult"] for target in targets]
     names = ("boxes", "labels", "difficult")
-    return [target | {name: target[name][keep] for name in names} for target, keep in zip(targets, kept, strict=True)]
+    return [
+        one | {name: one[name][~one["difficult"]] for name in names} if "difficult" in one else one for one in targets
+    ]
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
