@@ -11,26 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from _loader_peers import MEAN, REPEATS, STD, Settings, main
+from _loader_peers import MEAN, REPEATS, STD, Settings, main, stream
 
 
 def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
     """This project's loader: batches of one orientation, resize to padding in one operator."""
-    import dali_mix
-
-    loader = dali_mix.build_loader(
-        "detection",
-        settings["prefix"],
-        batch_size=settings["batch_size"],
-        num_threads=settings["threads"],
-        train=True,
-        drop_last=True,
-        device="cpu",
-        pipeline_options={"shorter": settings["shorter"], "longest": settings["longest"], "fuse": fuse},
-    )
-    while True:
-        for batch in loader:
-            yield batch.images
+    options = {"shorter": settings["shorter"], "longest": settings["longest"], "fuse": fuse}
+    return stream(settings, "detection", options)
 
 
 def ours_stock(settings: Settings) -> Iterator[Any]:

@@ -25,17 +25,22 @@ Settings = dict[str, Any]
 
 def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
     """This project's loader: exact source, manifest, draws a record."""
+    return stream(settings, "imagenet", {"image_size": settings["size"], "fuse": fuse})
+
+
+def stream(settings: Settings, pipeline: str, options: dict[str, Any]) -> Iterator[Any]:
+    """Yield this project's training batches without end."""
     import dali_mix
 
     loader = dali_mix.build_loader(
-        "imagenet",
+        pipeline,
         settings["prefix"],
         batch_size=settings["batch_size"],
         num_threads=settings["threads"],
         train=True,
         drop_last=True,
         device="cpu",
-        pipeline_options={"image_size": settings["size"], "fuse": fuse},
+        pipeline_options=options,
     )
     while True:
         for batch in loader:

@@ -31,7 +31,6 @@ from dali_mix.engine.build import (
     build_loss,
     build_model,
     build_parts,
-    build_pipeline,
     build_scores,
     build_split,
     check_recipe,
@@ -238,10 +237,8 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
 
 
 def _tune(device: torch.device, config: RunConfig) -> None:
-    if device.type == "cuda":  # fp32 matrix work in TF32 where autocast is off
-        torch.backends.cudnn.benchmark = (
-            build_pipeline(config, True).image_size is not None
-        )  # worth it for fixed shapes
+    if device.type == "cuda":  # trials where shapes are fixed, and fp32 matrix work in TF32 where autocast is off
+        torch.backends.cudnn.benchmark = config.objective["type"] != "Detection"
         torch.set_float32_matmul_precision("high")
     else:
         keep_freed_memory()

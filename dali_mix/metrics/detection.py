@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dali_mix.metrics.per_class import ClassReport
+from dali_mix.options import choice, whole
 
 PROTOCOLS = ("voc", "coco")
 VOC_IOU = 0.5
@@ -40,14 +41,10 @@ class DetectionMetrics:
     """
 
     def __init__(self, num_classes: int, protocol: str = "voc", threshold: float = 0.5) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}: must be at least 1")
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol={protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+        self.num_classes = whole("num_classes", num_classes, 1)
+        self.protocol = choice("protocol", protocol, PROTOCOLS)
         if protocol == "coco":
             _pycocotools()
-        self.num_classes = num_classes
-        self.protocol = protocol
         self.threshold = threshold
         self.reset()
 
@@ -150,8 +147,10 @@ class DetectionMetrics:
         return found, true, states, taken
 
     def _tables(self) -> tuple[Tensor, Tensor]:
-        empty = torch.empty(0, 7, dtype=torch.float64)
-        return torch.cat([empty, *self._found]), torch.cat([empty, *self._true])
+        if len(self._found) != 1:  # joined once, not at every call; both have a part for each image
+            empty = torch.empty(0, 7, dtype=torch.float64)
+            self._found, self._true = [torch.cat([empty, *self._found])], [torch.cat([empty, *self._true])]
+        return self._found[0], self._true[0]
 
     def _ranked(self) -> list[_Ranked]:
         found, true = (table.numpy() for table in self._tables())

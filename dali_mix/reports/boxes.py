@@ -16,7 +16,6 @@ from dali_mix._files import replacing
 from dali_mix.datasets.decoding import converted_header, decode_bgr, needs_conversion
 from dali_mix.metrics import DetectionMetrics
 from dali_mix.metrics.detection import RIGHT
-from dali_mix.mixers import Mixer
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.reports import style
@@ -47,7 +46,7 @@ class Drawings:
 
 def pixels_of(data: bytes) -> np.ndarray:
     """Return the pixels of an image file, (H, W, 3) uint8 RGB, turned by EXIF."""
-    header = converted_header(data) if needs_conversion(data) else read_image_header(data)
+    header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
     return np.ascontiguousarray(decode_bgr(data, header)[:, :, ::-1])
 
 
@@ -97,22 +96,16 @@ def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
     return style.save(draw([Column("", pictures) for pictures in columns], title), out)
 
 
-def with_boxes(
-    images: Sequence[Image.Image],
-    labels: Sequence[np.ndarray],
-    size: int,
-    rows: int,
-    classes: Sequence[str],
-    mixer: Mixer[Any] | None = None,
-    seed: int = 0,
-) -> list[Column]:
-    """Return a column with the first `rows` images and their boxes, as they are or as `mixer` leaves the batch.
+def boxed_batch(
+    images: Sequence[Image.Image], labels: Sequence[np.ndarray], size: int
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Return images as a padded batch (B, 3, H, W) uint8, and their targets, as a mixer of boxes takes them.
 
     Args:
         labels: of each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.
         size: the shorter side that images are brought to, pixels; the longer one is at most twice that.
     """
-    targets: Any = []
+    targets: list[dict[str, Any]] = []
     small = []
     for image, label in zip(images, labels, strict=True):
         factor = min(size / min(image.size), 2 * size / max(image.size))
@@ -121,18 +114,24 @@ def with_boxes(
         boxes = torch.from_numpy(label[:, 1:5].astype(np.float32)) * torch.tensor([width, height, width, height])
         kinds, difficult = torch.from_numpy(label[:, 0].astype(np.int64)), torch.from_numpy(label[:, 5] > 0)
         targets.append({"boxes": boxes, "labels": kinds, "difficult": difficult, "size": (height, width)})
-    canvas = [max(target["size"][axis] for target in targets) for axis in (0, 1)]
+    canvas = [max(one.shape[axis] for one in small) for axis in (0, 1)]
     batch = torch.zeros(len(small), 3, *canvas, dtype=torch.uint8)
     for index, one in enumerate(small):
         batch[index, :, : one.shape[0], : one.shape[1]] = one.permute(2, 0, 1)
-    if mixer is not None:
-        batch, targets = mixer(batch, targets, torch.Generator().manual_seed(seed))
+    return batch, targets
+
+
+def boxed_column(
+    name: str, batch: Tensor, targets: Sequence[dict[str, Any]], rows: int, classes: Sequence[str]
+) -> Column:
+    """Return a column with the first `rows` images of a batch, as `boxed_batch` makes it, and their boxes."""
     pictures = []
+    line = 1 + max(batch.shape[2:]) // 300
     for image, target in list(zip(batch, targets, strict=True))[:rows]:
         pixels = image[:, : target["size"][0], : target["size"][1]].permute(1, 2, 0).numpy()
         kinds = target["labels"].tolist()
         colors = [PALETTE[kind % len(PALETTE)] for kind in kinds]
-        drawn = outlined(np.ascontiguousarray(pixels), target["boxes"].numpy(), colors, width=1 + max(canvas) // 300)
+        drawn = outlined(np.ascontiguousarray(pixels), target["boxes"].numpy(), colors, width=line)
         caption = wrapped([f"{count} {classes[kind]}" for kind, count in sorted(Counter(kinds).items())], most=2)
         pictures.append(Picture(torch.from_numpy(np.array(drawn)).permute(2, 0, 1), caption))
-    return [Column("original" if mixer is None else type(mixer).__name__, pictures)]
+    return Column(name, pictures)

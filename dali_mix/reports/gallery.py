@@ -13,12 +13,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dali_mix import mixers as mixer_room
-from dali_mix.datasets.decoding import decode_bgr
 from dali_mix.mixers import Mixer
 from dali_mix.options import whole
-from dali_mix.recordio import RecordSet, read_image_header
+from dali_mix.recordio import RecordSet
 from dali_mix.reports import style
-from dali_mix.reports.boxes import with_boxes
+from dali_mix.reports.boxes import boxed_batch, boxed_column, pixels_of
 from dali_mix.reports.columns import Batch, mixed, plain
 from dali_mix.reports.sheet import draw
 
@@ -78,8 +77,9 @@ def gallery(
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(records), generator=generator)[: max(2 * rows, SMALLEST_BATCH)].tolist()
     if records.task.boxes:
-        pixels = [read_image(records, row) for row in chosen]
-        columns = with_boxes(pixels, records.labels(np.array(chosen)), size, rows, classes)
+        labels = records.labels(np.array(chosen))
+        padded, boxed = boxed_batch([read_image(records, row) for row in chosen], labels, size)
+        columns = [boxed_column("original", padded, boxed, rows, classes)]
         mean = torch.zeros(3)
     else:
         images, targets = read_images(records, chosen, size), read_targets(records, chosen)
@@ -91,7 +91,8 @@ def gallery(
         if isinstance(mixer, str):
             mixer = parse_mixer(mixer, len(classes), size, tuple(mean.tolist()), (1.0, 1.0, 1.0))
         if records.task.boxes:
-            columns += with_boxes(pixels, records.labels(np.array(chosen)), size, rows, classes, mixer, seed)
+            made: Any = mixer((padded, boxed), generator=torch.Generator().manual_seed(seed))
+            columns.append(boxed_column(type(mixer).__name__, made[0], made[1], rows, classes))
         else:
             columns += mixed(mixer, batch, seed, boxes, peaks, options)
     heading = title or f"{records.prefix.name}: {len(records):,} images, {len(classes):,} classes"
@@ -161,9 +162,8 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
 
 def read_image(records: RecordSet, row: int) -> Image.Image:
     """Return a record's image, turned by EXIF."""
-    data = records.encoded(row).tobytes()
     try:
-        return Image.fromarray(np.ascontiguousarray(decode_bgr(data, read_image_header(data, plain=False))[:, :, ::-1]))
+        return Image.fromarray(pixels_of(records.encoded(row).tobytes()))
     except ValueError as error:
         advice = f"`dali-mix verify --decode {records.prefix}` finds all such"
         raise ValueError(f"{records.prefix}: record {row}: {error} ({advice})") from error

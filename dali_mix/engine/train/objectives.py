@@ -58,6 +58,10 @@ class Objective(nn.Module):
         """Draw what `forward` needs for a batch, if anything; it depends on the batch's shape only."""
         return None
 
+    def prepare(self, targets: Any, device: torch.device) -> Any:
+        """Return targets as `forward` takes them; the mixer left them as they are."""
+        return targets
+
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
         """Return the loss, a scalar float32, of images and targets as the mixer left them.
 
@@ -145,7 +149,7 @@ class SpliceMixConsistency(Objective):
 class Detection(Objective):
     """The sum of the losses that a detector gives for images and boxes; `parts` has each of the last step.
 
-    Difficult objects are not learned from (see `without_difficult`).
+    VOC's difficult objects and COCO's crowds, which one box surrounds, are not learned from.
 
     Args:
         model: (images, targets) → in training losses by name, in evaluation predictions, as `dali_mix.models.Detector`.
@@ -159,18 +163,19 @@ class Detection(Objective):
         if library in ("dali_mix", "timm", "torchvision") and not isinstance(self.model, Detector):
             raise ValueError(f"objective Detection needs model detector, not {type(self.model).__name__}")
 
+    def prepare(self, targets: Any, device: torch.device) -> Any:
+        """Return targets without difficult objects, on the device in one copy."""
+        names = ("boxes", "labels", "difficult")
+        easy = [
+            one | {name: one[name][~one["difficult"]] for name in names} if "difficult" in one else one
+            for one in targets
+        ]
+        return boxes_to(easy, device)
+
     def forward(self, images: Tensor, targets: Any, mixed: Any = None, drawn: Any = None) -> Tensor:
-        losses = self.run(images, boxes_to(targets, images.device))
+        losses = self.run(images, targets)
         self.parts = {name: value.detach() for name, value in losses.items()}
         return torch.stack([in_float32(value) for value in losses.values()]).sum()
-
-
-def without_difficult(targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return detection targets without VOC's difficult objects and COCO's crowds, which one box surrounds."""
-    names = ("boxes", "labels", "difficult")
-    return [
-        one | {name: one[name][~one["difficult"]] for name in names} if "difficult" in one else one for one in targets
-    ]
 
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -30,13 +30,12 @@ from dali_mix.engine.train.ema import ModelEma
 from dali_mix.engine.train.finite import total_norm
 from dali_mix.engine.train.loss_monitor import LossMonitor, StepNumbers
 from dali_mix.engine.train.lr_schedules import build_schedule
-from dali_mix.engine.train.objectives import counted, is_summed, without_difficult
+from dali_mix.engine.train.objectives import counted, is_summed
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.progress import Best, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.train.watch import Watch
 from dali_mix.loading import Batch
-from dali_mix.loading.batch import boxes_to
 from dali_mix.mixers.base import unmixed
 
 
@@ -243,9 +242,8 @@ class Trainer:
             params = self.parts.mixer.sample(size, height, width, generator, images.device)
             # The trainer owns the loader's batches, so it mixes in place: no second batch in memory.
             images, targets = self.parts.mixer.apply(images, targets, params, inplace=self.parts.mixer.in_place)
-        if self.parts.task.boxes:
-            targets = boxes_to(without_difficult(targets), images.device)
-        return images, targets, params, self.parts.objective.draw(images, generator)
+        objective = self.parts.objective
+        return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
         """Raise ValueError on several ranks, and warn in a single process, if the first step left out a parameter."""
