@@ -9,7 +9,8 @@ from dali_mix.cli.main import main
 from dali_mix.metrics import DetectionMetrics
 from dali_mix.recordio import RecordSet, write_set
 from dali_mix.reports import gallery
-from dali_mix.reports.boxes import Drawings, outlined, sheet
+from dali_mix.reports.boxes import Drawings, outlined, pixels_of, sheet
+from tests.recordio.odd_images import ODD
 from tests.reports.pictures import encode
 
 
@@ -65,6 +66,11 @@ def test_drawn_files(tmp_path, boxed):
     assert names == ["one.png", "one-2.png"]
     image = np.asarray(Image.open(tmp_path / "out" / "one.png"))
     assert image.shape == (80, 120, 3) and (image[40, 30] != 100).any() and (image[40, 60] == 100).all()
+
+
+@pytest.mark.parametrize(("data", "turn"), ODD.values(), ids=ODD)
+def test_files_that_decoders_differ_on_are_drawn_turned(data, turn):
+    assert pixels_of(data).shape == ((20, 12, 3) if turn >= 5 else (12, 20, 3))
 
 
 def test_gallery_of_a_set_with_boxes(boxed, tmp_path):
