@@ -5,8 +5,9 @@ group "dali_mix.pipelines" (NAME = module:Class), or as "module:Class"; `build(n
 """
 
 from dali_mix.pipelines.base import Step
+from dali_mix.pipelines.normalization import normalize
 from dali_mix.pipelines.pipeline import CachedPipeline, Pipeline
 from dali_mix.pipelines.plugins import BUILTIN, build, get
 from dali_mix.pipelines.random import SampleRandom
 
-__all__ = ["BUILTIN", "CachedPipeline", "Pipeline", "SampleRandom", "Step", "build", "get"]
+__all__ = ["BUILTIN", "CachedPipeline", "Pipeline", "SampleRandom", "Step", "build", "get", "normalize"]

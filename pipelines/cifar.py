@@ -1,4 +1,4 @@
-"""`cifar`: small images, decoded once and kept as uint8; pad-and-crop, flip and normalize per batch."""
+"""`cifar`: small images, decoded once and kept as uint8; pad-and-crop and flip per batch."""
 
 from __future__ import annotations
 
@@ -47,8 +47,6 @@ class Cifar(CachedPipeline):
         padding = whole("padding", padding, 0, min(self.fixed_size))
         self.padding = padding if train else 0
         self.flip = number("flip", flip, 0.0, 1.0)
-        self._scale = (1 / (255 * np.array(self.std))).astype(np.float32)[:, None, None]
-        self._shift = (-np.array(self.mean) / self.std).astype(np.float32)[:, None, None]
 
     @property
     def cached_size(self) -> tuple[int, int]:
@@ -71,23 +69,14 @@ class Cifar(CachedPipeline):
         return torch.nn.functional.pad(images, [self.padding] * 4).contiguous()
 
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """Crops, flips and normalizes the images `ids` of the cache: (B, 3, h, w) float32; channels_last on a GPU."""
+        """Crop and flip the images `ids` of the cache: (B, 3, h, w) uint8."""
         count = len(ids)
         anchor = draws.get("anchor", np.zeros((count, 2), dtype=np.int64))
         mirror = draws.get("mirror", np.zeros(count, dtype=bool))
         if cache.is_cuda:
             packed = torch.from_numpy(np.column_stack([ids, anchor, mirror])).to(cache.device, non_blocking=True)
-            images = gather_torch(cache, packed, self.fixed_size).to(torch.float32, memory_format=torch.channels_last)
-            scale, shift = (
-                torch.from_numpy(value).to(cache.device, non_blocking=True) for value in (self._scale, self._shift)
-            )
-            return images.mul_(scale).add_(shift)
-        # numpy on one thread: torch's threads wait for each other at every step, which costs more than it gives at this
-        # size
-        pixels = gather_numpy(cache.numpy(), ids, anchor, mirror, self.fixed_size).astype(np.float32)
-        pixels *= self._scale
-        pixels += self._shift
-        return torch.from_numpy(pixels)
+            return gather_torch(cache, packed, self.fixed_size)
+        return torch.from_numpy(gather_numpy(cache.numpy(), ids, anchor, mirror, self.fixed_size))
 
 
 def gather_numpy(

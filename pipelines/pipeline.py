@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from dali_mix.pipelines.base import PAD_TO, Step, channels, size_of
 from dali_mix.pipelines.kernels import fused
+from dali_mix.pipelines.normalization import factors
 from dali_mix.pipelines.random import SampleRandom
 from dali_mix.pipelines.steps.geometry import Crop, Flip, decode
 from nvidia.dali import fn, types
@@ -19,29 +20,33 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """Turn encoded images into normalized float32 batches: decode, run `steps` in their order, normalize, pad.
+    """Turn encoded images into batches: decode, run `steps` in their order, pad; loaders then `normalize`.
 
     A pipeline draws and builds its graph apart: `draw` takes all its randomness from the generator it is given, `graph`
-    has none. One that is no list of steps overrides both. A pipeline is constructed with `train` and its options as
-    keyword arguments and validates them there (ValueError). Others add pipelines of their own: see `plugins`.
+    has none. One that is no list of steps overrides both; its graph may end in float32, which loaders leave as it is. A
+    pipeline is constructed with `train` and its options as keyword arguments and validates them there (ValueError).
+    Others add pipelines of their own: see `plugins`.
 
     Attributes:
         name: what recipes call it.
         image_size: (height, width) of the images it makes, pixels; None where each keeps the size its steps give it:
             then the images of a batch are padded, on the right and below, with zeros after normalization, to the
             smallest multiple of `PAD_TO` pixels that holds them all.
-        mean, std: per channel, in 0..1 units; an image leaves as (x / 255 - mean) / std.
+        mean, std: per channel, in 0..1 units, for `normalize`.
         steps: those that are active.
         conditional: whether `graph` has `if`s on drawn values, which DALI then turns into branches.
         draws_from_boxes: whether loaders call `draw_from_boxes` in place of `draw`.
         one_orientation: whether a loader should fill batches for training with images that are all taller than wide, or
             all not.
+        normalizing: whether the operator that resizes on a CPU may also normalize, which gives the same bits and saves
+            a pass over the batch. Loaders set it on a copy of their own.
     """
 
     name: ClassVar[str] = "steps"
     conditional: bool = False
     draws_from_boxes: bool = False
     one_orientation: bool = False
+    normalizing: bool = False
 
     def __init__(
         self,
@@ -132,10 +137,11 @@ class Pipeline:
         return sizes
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Build the DALI graph: encoded bytes and one sample's draws → float32 images, CHW or HWC (the node's layout).
+        """Build the DALI graph: encoded bytes and one sample's draws → uint8 images, CHW or HWC (the node's layout);
+        float32 where `normalizing`, if the graph can.
 
         `device` is "cpu" or "gpu"; the same code serves both. A `Crop` at the head of the list is left to the decoder,
-        a `Flip` at its end to the operator that normalizes.
+        a `Flip` at its end to the operator that pads.
         """
         if not self.steps:
             raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that makes images of image_size")
@@ -157,7 +163,7 @@ class Pipeline:
         canvas: DataNode | None,
         device: str,
     ) -> DataNode:
-        """Run `steps`, each with its draws, then flip where `mirror` is 1, normalize, and pad to `canvas` (h, w, 0).
+        """Run `steps`, each with its draws, then flip where `mirror` is 1 and pad to `canvas` (h, w, 0).
 
         Images leave a GPU as HWC, which the loader hands out as channels_last without moving a byte.
         """
@@ -167,18 +173,18 @@ class Pipeline:
         if fusing is not None:
             if canvas is None:
                 canvas = types.Constant(np.empty((*self.fixed_size, 0), np.uint8), device="cpu")
-            return fused.resize_flip_normalize(images, canvas, self.mean, self.std, mirror, **fusing)
+            normalize = factors(self.mean, self.std) if self.normalizing else None
+            return fused.resize_flip(images, canvas, mirror, normalize=normalize, **fusing)
         mirror = 0 if mirror is None else mirror
         return fn.crop_mirror_normalize(
             images,
             device=device,
-            dtype=types.FLOAT,
+            dtype=types.UINT8,
             output_layout="HWC" if device == "gpu" else "CHW",
             mirror=mirror,
             **({"crop": self.fixed_size} if canvas is None else _padding(canvas, mirror)),
-            mean=[255.0 * value for value in self.mean],
-            std=[255.0 * value for value in self.std],
-            rounding="round",
+            mean=[0.0],
+            std=[1.0],
         )
 
     def check_boxes(self) -> None:
@@ -249,4 +255,4 @@ class CachedPipeline(Pipeline, ABC):
 
     @abstractmethod
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """The batch of records `ids` (B,), in memory of its own: (B, 3, h, w) float32 on the cache's device."""
+        """Return the batch of records `ids` (B,), in memory of its own: (B, 3, h, w) uint8 on the cache's device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ def build_loader(
     train: bool,
     seed: int = 0,
     device: str | torch.device = "auto",
+    decode: str = "auto",
+    dtype: str = "float32",
     rank: int | None = None,
     world_size: int | None = None,
     num_threads: int | None = None,
@@ -49,6 +52,9 @@ def build_loader(
         train: shuffled by (seed, epoch) and augmented; or in order, each record exactly once, none dropped.
         seed: of order and augmentation, 0 to 2^64 - 1.
         device: "auto" (torch's current GPU if there is one), "cpu", "cuda" or "cuda:N".
+        decode: where images are decoded, resized and changed: "cpu", "gpu" (a few grey levels differ), or "auto": on
+            `device`. What a CPU decodes for a GPU moves there as uint8 and is normalized there.
+        dtype: of the batches' images, "float32": normalized; or "uint8": not, see `dali_mix.pipelines.normalize`.
         rank, world_size: from torch.distributed where that is initialised, else 0 of 1.
         num_threads: of DALI; default: the cores this process may use, shared with the other ranks of this machine.
         on_bad_record: "raise" a ValueError naming file and record, or "skip": go on without it, noted in
@@ -75,6 +81,8 @@ def build_loader(
     whole("seed", seed, 0, (1 << 64) - 1)
     whole("prefetch", prefetch, 1, 64)
     choice("on_bad_record", on_bad_record, ("raise", "skip"))
+    choice("decode", decode, ("auto", "cpu", "gpu"))
+    choice("dtype", dtype, ("float32", "uint8"))
     schedule = Schedule(len(records), seed, train, batch_size, rank, world_size, drop_last)
     if train and pipeline.one_orientation:
         taller = np.asarray(records.table["height"]) > records.table["width"]
@@ -94,12 +102,19 @@ def build_loader(
     threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)
     bad = BadRecords(records, skip=on_bad_record == "skip")
 
-    options: dict[str, Any] = {"device": where, "num_threads": threads, "bad": bad, "verify_crc": verify_crc}
+    if decode == "gpu" and where.type == "cpu":
+        raise ValueError("decode is 'gpu', but device is the CPU: choose device='cuda', or decode='cpu'")
+    options: dict[str, Any] = {"num_threads": threads, "bad": bad, "verify_crc": verify_crc}
     if isinstance(pipeline, pipelines.CachedPipeline):
-        source: Source = CachedSource(records, pipeline, schedule, **options)
+        if decode == "gpu":
+            raise ValueError(f"pipeline {pipeline.name!r} decodes a set once, on the CPU: leave out decode='gpu'")
+        source: Source = CachedSource(records, pipeline, schedule, device=where, **options)
     else:
-        source = ExactSource(records, pipeline, schedule, prefetch=prefetch, **options)
-    return Loader(Dataset(records), pipeline, source, bad, schedule, where)
+        decoding = torch.device("cpu") if decode == "cpu" else where
+        running = copy.copy(pipeline)
+        running.normalizing = dtype == "float32" and where.type == "cpu"
+        source = ExactSource(records, running, schedule, device=decoding, prefetch=prefetch, **options)
+    return Loader(Dataset(records), pipeline, source, bad, schedule, where, getattr(torch, dtype))
 
 
 def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:

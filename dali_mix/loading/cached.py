@@ -52,8 +52,7 @@ class CachedSource(Source):
         fed = self._drawn.popleft()
         if not len(fed.rows):
             return fed, None
-        images = self._pipeline.apply(self._cache, fed.rows, fed.draws)
-        return fed, images if images.device == self._device else images.to(self._device, non_blocking=True)
+        return fed, self._pipeline.apply(self._cache, fed.rows, fed.draws)
 
     def _draw(self) -> None:
         steps: list[Step] = []

@@ -16,7 +16,7 @@ from dali_mix.loading.feed import BadRecords, Fed
 from dali_mix.loading.order import Schedule
 from dali_mix.loading.source import Source
 from dali_mix.options import whole
-from dali_mix.pipelines import Pipeline
+from dali_mix.pipelines import Pipeline, normalize
 from dali_mix.recordio import RecordSet
 
 
@@ -71,6 +71,7 @@ class Loader:
         bad: BadRecords,
         schedule: Schedule,
         device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.dataset = dataset
         self.pipeline = pipeline
@@ -79,6 +80,7 @@ class Loader:
         self.train = schedule.train
         self.seed = schedule.seed
         self.device = device
+        self.dtype = dtype
         self.rank = schedule.rank
         self.world_size = schedule.world_size
         self.epoch = 0
@@ -141,7 +143,7 @@ class Loader:
             last = ahead is None if self._bad.skip else not self._source.steps_left(end)
             self.epoch, self.samples_seen = (epoch + 1, 0) if last else (epoch, end)
             self.global_size, self._resuming = end - fed.step.start, False
-            yield Batch(images, self._targets(fed), torch.from_numpy(fed.rows))
+            yield Batch(self._images(fed, images), self._targets(fed), torch.from_numpy(fed.rows))
             if last or self._running is None:
                 return
             self._check_running(iterator)
@@ -183,6 +185,19 @@ class Loader:
                 f" ({fed.step.rows[:5].tolist()} …) and the other ranks would wait for it: pack the set again without"
                 " them"
             )
+
+    def _images(self, fed: Fed, images: torch.Tensor) -> torch.Tensor:
+        images = images.to(self.device, non_blocking=True)
+        if images.dtype == self.dtype:
+            return images
+        if self.dtype == torch.uint8:
+            raise ValueError(f"pipeline {self.pipeline.name!r} makes {images.dtype} images: leave out dtype='uint8'")
+        if images.dtype != torch.uint8:
+            return images
+        sizes = None
+        if self.pipeline.image_size is None:
+            sizes = self.pipeline.sizes(np.asarray(self.dataset.records.table[fed.rows]), fed.draws)
+        return normalize(images, self.pipeline.mean, self.pipeline.std, sizes)
 
     def _targets(self, fed: Fed) -> Any:
         records = self.dataset.records

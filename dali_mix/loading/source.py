@@ -70,8 +70,8 @@ class Source(ABC):
 
     @abstractmethod
     def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
-        """Return the step that begins at `position` of `epoch`, and its images, or None if all its records are bad and
-        skipped.
+        """Return the step that begins at `position` of `epoch`, and its images, uint8 or normalized already, or None if
+        all its records are bad and skipped.
 
         Raise ValueError naming file and record for one that cannot be used, unless bad records are skipped.
         """

@@ -1,4 +1,4 @@
-"""The end of a graph as one operator: resize, crop, flip, normalize, pad; uint8 (H,W,3) → float32 (3,h,w), CPU only.
+"""The end of a graph as one operator: resize, crop, flip, pad; uint8 (H,W,3) → uint8 or float32 (3,h,w), CPU only.
 
 It runs inside the DALI graph, a sample at a time on DALI's own threads, by the operator behind
 `nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and keeps nothing; its
@@ -57,7 +57,7 @@ def _operator() -> type:
 
 
 def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> dict[str, Any] | None:
-    """Return the options with which `resize_flip_normalize` replaces the last of `steps`, each with its draws.
+    """Return the options with which `resize_flip` replaces the last of `steps`, each with its draws.
 
     None if that is not a linear `Resize` on a CPU, or if a derived class has a graph of its own.
     """
@@ -68,38 +68,35 @@ def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> dict
     return None
 
 
-def resize_flip_normalize(
+def resize_flip(
     images: DataNode,
     canvas: DataNode,
-    mean: Sequence[float],
-    std: Sequence[float],
     mirror: DataNode | None = None,
     antialias: bool = True,
     crop: DataNode | None = None,
+    normalize: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> DataNode:
-    """Resize uint8 HWC images, flip where `mirror` (int32 scalars) is not 0, normalize, pad with zeros.
+    """Resize uint8 HWC images, flip where `mirror` (int32 scalars) is not 0, pad with zeros.
 
     canvas: (h, w, 0), the size of the output, equal for all images of a batch; a tensor without elements since DALI
     asks for the output's shape before it runs. crop: int32 (6,): height and width to resize to; top and left, height
-    and width of the window to keep; by default the image is resized to the canvas. mean, std: 3 floats each, for
-    colours in 0..1. Return float32 (3, h, w), (x/255 - mean) / std, within half a grey level of
-    `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` and `fn.crop_mirror_normalize`, whose resize rounds to
-    integers. Needs `available()`.
+    and width of the window to keep; by default the image is resized to the canvas. normalize: scale and shift, see
+    `normalization.factors`. Return uint8 (3, h, w), equal to `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` but
+    for a grey level where its rounding differs; with `normalize` float32. Needs `available()`.
     """
     from dali_mix.pipelines.kernels import resample
 
-    deviation = np.asarray(std, np.float64)
-    scale, bias = 1 / (255 * deviation), -np.asarray(mean, np.float64) / deviation
-    constants = types.Constant(np.array([antialias, *scale, *bias], np.float32), device="cpu")
+    scale, shift = normalize or (np.ones(3), np.zeros(3))
+    constants = types.Constant(np.array([antialias, *scale, *shift], np.float32), device="cpu")
     mirror = types.Constant(np.array(0, np.int32), device="cpu") if mirror is None else mirror
     crop = types.Constant(np.zeros(6, np.int32), device="cpu") if crop is None else crop
-    run, setup = resample.addresses()
+    run, setup = resample.addresses(normalize is not None)
     operator = _operator()(
         run_fn=run,
         setup_fn=setup,
         in_types=[types.UINT8, types.INT32, types.FLOAT, types.INT32, types.UINT8],
         ins_ndim=[3, 0, 1, 1, 3],
-        out_types=[types.FLOAT],
+        out_types=[types.UINT8 if normalize is None else types.FLOAT],
         outs_ndim=[3],
     )
     return fn.reshape(operator(images, mirror, constants, crop, canvas), layout="CHW")

@@ -3,6 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from dali_mix.pipelines import Pipeline, SampleRandom, normalize
+from nvidia.dali import fn, types
 
 from dali_mix import build_loader
 from dali_mix.loading import Batch
@@ -236,6 +238,70 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
             loader(RecordSet(tmp_path / "boxes"), name, train=True, options=options)
 
 
+PIPELINES = [
+    ("imagenet", SMALL),
+    ("imagenet", {**SMALL, "fuse": False, "color_jitter": 0.4}),
+    ("imagenet", {**SMALL, "preset": "resizemix"}),
+    ("multilabel", SMALL),
+    ("cifar", SMALL),
+    ("detection", {"shorter": (20, 33), "longest": 50}),
+    ("detection", {"shorter": 30, "longest": 50, "fuse": False}),
+]
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("name", "options"), PIPELINES)
+def test_normalized_by_the_graph_or_after_it(forty, name, options, train):
+    """float32 batches are those of uint8, normalized: to the bit, whether an operator of the graph did it or not."""
+    made, plain = (loader(forty, name, train=train, options=options, dtype=dtype) for dtype in ("float32", "uint8"))
+    compared = 0
+    for ours, theirs in zip(made, plain, strict=True):
+        pipeline, sizes = made.pipeline, None
+        assert ours.images.dtype == torch.float32 and theirs.images.dtype == torch.uint8
+        if name == "detection":
+            rows = np.asarray(forty.table[ours.ids.numpy()])
+            sizes = pipeline.sizes(rows, pipeline.draw(rows, SampleRandom(0, 0, ours.ids.numpy())))
+            assert (sizes < theirs.images.shape[2:]).any(), "nothing is padded"
+        assert normalize(theirs.images, pipeline.mean, pipeline.std, sizes).equal(ours.images)
+        assert 60 < theirs.images[:, :, :8, :8].float().mean() < 200
+        compared += len(ours.ids)
+    assert compared == 40 and not made.pipeline.normalizing, "the user's pipeline was changed"
+
+
+class Unit(Pipeline):
+    """Numbers of its own."""
+
+    name = "unit"
+
+    def draw(self, rows, random):
+        return {}
+
+    def graph(self, encoded, draws, device):
+        images = fn.resize(fn.decoders.image(encoded), size=[8, 8])
+        return fn.crop_mirror_normalize(images, dtype=types.FLOAT, std=[255.0], mean=[0.0], output_layout="CHW")
+
+
+def test_a_graph_that_ends_in_float32_is_left_alone(forty):
+    pipeline = Unit(train=False, image_size=8, mean=(9, 9, 9), std=(9, 9, 9))
+    images = next(iter(loader(forty, pipeline, train=False, options=None))).images
+    assert images.dtype == torch.float32 and 0 <= images.min() < images.max() <= 1
+    with pytest.raises(ValueError, match=r"pipeline 'unit' makes torch.float32 images: leave out dtype='uint8'"):
+        next(iter(loader(forty, pipeline, train=False, options=None, dtype="uint8")))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("name", "options"), PIPELINES)
+def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
+    """The same bits as without a GPU."""
+    here = loader(forty, name, options=options)
+    there = build_loader(
+        name, forty, batch_size=6, train=True, device="cuda", decode="cpu", num_threads=1, pipeline_options=options
+    )
+    for ours, theirs in zip(here, there, strict=True):
+        assert theirs.images.is_cuda and theirs.images.cpu().equal(ours.images)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -251,6 +317,9 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
         ({"num_threads": -1}, "num_threads=-1: must be a whole number of at least 1"),
         ({"on_bad_record": "ignore"}, "on_bad_record='ignore': must be one of raise, skip"),
         ({"device": "tpu"}, "device is 'tpu'"),
+        ({"decode": "npu"}, "decode='npu': must be one of auto, cpu, gpu"),
+        ({"decode": "gpu"}, "decode is 'gpu', but device is the CPU"),
+        ({"dtype": "float16"}, "dtype='float16': must be one of float32, uint8"),
         ({"pipeline": "imagnet"}, "'imagnet' is not known.*: choose one of cifar, detection, imagenet"),
         ({"pipeline_options": {"siez": 3}}, "no option 'siez': it knows image_size"),
         ({"batch_size": 50, "drop_last": True}, "with drop_last"),

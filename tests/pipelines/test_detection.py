@@ -79,7 +79,7 @@ def test_the_fused_operator_agrees_with_the_stock_graph(photos, train):
     assert fused.available()
     ours, stock = (by_id(batches(photos, train=train, batch_size=5, fuse=fuse)) for fuse in (True, False))
     for number, (pixels, _, _) in ours.items():
-        assert np.abs(pixels - stock[number][0]).max() * 255 < 0.53
+        assert np.abs(pixels - stock[number][0]).max() * 255 < 1.01  # where a number is next to a half
         assert not stock[number][1].any()
     assert any(padding.size for _, padding, _ in ours.values())
     assert any((pixels != stock[number][0]).any() for number, (pixels, _, _) in ours.items()), "the same operators"

@@ -57,11 +57,16 @@ def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 def run_kernel(
     image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool, crop: tuple[int, ...] = (0,) * 6
 ) -> np.ndarray:
-    crop = crop if len(crop) == 6 else (*crop, *size)
-    out = np.full((3, *size), np.nan, np.float32)
-    scale, bias = np.array([1, 2, 4], np.float32), np.array([0, 10, -1000], np.float32)
-    resample.resize_flip_normalize(image, out, np.array(crop, np.int32), flip, antialias, scale, bias)
-    return (out - bias[:, None, None]) / scale[:, None, None]
+    """The uint8 image; the float32 one must be that, scaled and shifted."""
+    crop = np.array(crop if len(crop) == 6 else (*crop, *size), np.int32)
+    scale, shift = np.array([0.017, 2, 4], np.float32), np.array([-2.1, 10.3, -1000], np.float32)
+    levels, numbers = np.full((3, *size), 77, np.uint8), np.full((3, *size), np.nan, np.float32)
+    one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
+    resample.resize_flip(image, levels, crop, flip, antialias, one, zero)
+    resample.resize_flip(image, numbers, crop, flip, antialias, scale, shift)
+    product = levels * scale[:, None, None]
+    np.testing.assert_array_equal(numbers, product + shift[:, None, None])
+    return levels
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -71,7 +76,7 @@ def test_kernel_is_the_matrix_product(shape, size, antialias):
     expected = resized(image, size, antialias)
     for flip in (False, True):
         wanted = expected[:, :, ::-1] if flip else expected
-        assert np.abs(run_kernel(image, size, flip, antialias) - wanted).max() < 0.03
+        assert np.abs(run_kernel(image, size, flip, antialias) - wanted).max() < 0.53
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,7 +89,14 @@ def test_kernel_is_the_matrix_product(shape, size, antialias):
 def test_kernel_on_any_size(shape, size, antialias, seed):
     image = noise(shape, seed)
     error = run_kernel(image, size, True, antialias) - resized(image, size, antialias)[:, :, ::-1]
-    assert np.abs(error).max() < 0.03
+    assert np.abs(error).max() < 0.53
+
+
+def test_kernel_rounds_to_the_nearest_level():
+    """All but a few of the errors are below a half, and they are as many to either side."""
+    image = np.random.default_rng(1).integers(0, 256, (301, 277, 3), dtype=np.uint8)
+    error = run_kernel(image, (224, 224), False, True) - resized(image, (224, 224), True)
+    assert (np.abs(error) > 0.5).mean() < 0.02 and abs(error.mean()) < 0.003
 
 
 @pytest.mark.parametrize("crop", [(40, 71, 0, 0), (40, 71, 8, 24), (40, 71, 3, 11), (32, 47, 0, 0), (150, 90, 77, 41)])
@@ -92,8 +104,8 @@ def test_kernel_on_any_size(shape, size, antialias, seed):
 def test_kernel_cuts_out_of_the_matrix_product(shape, crop):
     image, (tall, wide, top, left) = noise(shape), crop
     expected = resized(image, (tall, wide), True)[:, top : top + 32, left : left + 47]
-    assert np.abs(run_kernel(image, (32, 47), False, True, crop) - expected).max() < 0.03
-    assert np.abs(run_kernel(image, (32, 47), True, True, crop) - expected[:, :, ::-1]).max() < 0.03
+    assert np.abs(run_kernel(image, (32, 47), False, True, crop) - expected).max() < 0.53
+    assert np.abs(run_kernel(image, (32, 47), True, True, crop) - expected[:, :, ::-1]).max() < 0.53
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 255])
@@ -102,13 +114,45 @@ def test_flat_image_stays_exactly_flat(level):
     assert (run_kernel(image, (40, 56), False, True) == level).all()
 
 
+CPUS = {
+    "this one": {},
+    "one without FMA and AVX": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+}
+
+
+def test_any_cpu_gives_the_same_bits(tmp_path):
+    """One whose instructions are fewer, as numba compiles for it; its cache keeps the kinds apart."""
+    code = (
+        "import hashlib, numpy as np\n"
+        "from dali_mix.pipelines.kernels import resample\n"
+        "rng, found = np.random.default_rng(0), hashlib.sha256()\n"
+        "for number in range(40):\n"
+        "    height, width, tall, wide = rng.integers(1, 400, 4)\n"
+        "    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)\n"
+        "    for kind in (np.uint8, np.float32):\n"
+        "        out, crop = np.empty((3, tall, wide), kind), np.zeros(6, np.int32)\n"
+        "        scale, shift = np.array([[0.017, 0.018, 0.019], [-2.1, -2, -1.8]], np.float32)\n"
+        "        if kind is np.uint8: scale, shift = np.ones(3, np.float32), np.zeros(3, np.float32)\n"
+        "        resample.resize_flip(image, out, crop, number % 2 == 0, number % 3 > 0, scale, shift)\n"
+        "        found.update(out.tobytes())\n"
+        "print(found.hexdigest())\n"
+    )
+    found = {}
+    for name, settings_ in CPUS.items():
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), **settings_}
+        command = [sys.executable, "-c", code]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+        found[name] = result.stdout
+    assert len(set(found.values())) == 1, found
+
+
 def images_of_sizes(count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(5)
     return [rng.integers(0, 256, (*rng.integers(1, 130, 2), 3), dtype=np.uint8) for _ in range(count)]
 
 
 def ending(step, draws, image, mirror=None):
-    """The end of a pipeline's graph on a CPU: one step, flip, normalize."""
+    """The end of a pipeline's graph on a CPU: one step, flip."""
     pipeline = Pipeline(train=True, image_size=step.size, mean=MEAN, std=STD, steps=[step])
     return pipeline.finish(image, [(step, draws)], mirror, None, "cpu")
 
@@ -135,7 +179,7 @@ def test_endings_are_recognised(steps, device, takes):
 @pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("size", [(48, 64), (33, 31)])
 def test_graph_agrees_with_dalis_operators(size, antialias):
-    """Half a grey level is what DALI loses by rounding the resized image; every sample has its own size and flip."""
+    """Where the two round a number next to a half differently; every sample has its own size and flip."""
     images, flips = images_of_sizes(24), np.arange(24, dtype=np.int32) % 2
 
     @pipeline_def(batch_size=24, num_threads=2, device_id=None)
@@ -146,17 +190,21 @@ def test_graph_agrees_with_dalis_operators(size, antialias):
             ending(Resize(size, antialias=antialias, fuse=fuse), {}, image, mirror) for fuse in (True, False)
         )
         canvas = types.Constant(np.empty((*size, 0), np.uint8), device="cpu")
-        still = fused.resize_flip_normalize(image, canvas, MEAN, STD, antialias=antialias)
+        still = fused.resize_flip(image, canvas, antialias=antialias)
         return ours, stock, still
 
     outputs = graph().run()
     assert outputs[0].layout() == outputs[1].layout() == "CHW"
     ours, stock, still = (np.array(output.as_tensor()) for output in outputs)
-    grey = 255 * np.array(STD, np.float32)[:, None, None]
-    assert ours.shape == (24, 3, *size)
-    assert np.abs((ours - stock) * grey).max() < 0.53
+    assert ours.shape == (24, 3, *size) and ours.dtype == stock.dtype == np.uint8
+    assert_near(ours, stock)
     np.testing.assert_array_equal(still[::2], ours[::2])
-    np.testing.assert_allclose(still[1::2, :, :, ::-1], ours[1::2], atol=1e-5)
+    np.testing.assert_array_equal(still[1::2, :, :, ::-1], ours[1::2])
+
+
+def assert_near(ours: np.ndarray, stock: np.ndarray) -> None:
+    difference = np.abs(ours.astype(int) - stock)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.02
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -179,7 +227,7 @@ def test_centre_crops_agree_with_dalis_operators(target, antialias):
 
     ours, stock = (np.array(output.as_tensor()) for output in graph().run())
     assert ours.shape == (40, 3, *size)
-    assert 0 < np.abs((ours - stock) * 255 * np.array(STD, np.float32)[:, None, None]).max() < 0.53
+    assert_near(ours, stock)
 
 
 def test_without_compiling_the_stock_operators_are_used():

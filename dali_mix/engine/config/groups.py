@@ -53,6 +53,7 @@ class LoaderOptions:
     on_bad_record: str = field(default="raise", metadata=checked(choice, ("raise", "skip")))
     drop_last: bool = field(default=False, metadata=checked(flag))
     prefetch: int = field(default=2, metadata=checked(whole, 1, 64))
+    decode: str = field(default="auto", metadata=checked(choice, ("auto", "cpu", "gpu")))
 
 
 @dataclass(frozen=True)

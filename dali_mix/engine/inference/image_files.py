@@ -172,6 +172,7 @@ def _load_chunk(
             on_bad_record="skip",
             num_threads=config.loading.num_threads,
             prefetch=config.loading.prefetch,
+            decode=config.loading.decode,
             pipeline_options=options,
         )
         with closing(loader):

@@ -1,0 +1,67 @@
+"""`normalize`: uint8 images to the float32 that a model takes, the same bits on every device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+BLOCK = 1 << 16  # numbers normalized at a time on a CPU: they stay in its cache between the two passes
+
+
+@functools.cache
+def factors(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 scale and shift (3,): (x / 255 - mean) / std = x · scale + shift. mean, std: in 0..1 units."""
+    deviation = np.asarray(std, np.float64)
+    return (1 / (255 * deviation)).astype(np.float32), (-np.asarray(mean, np.float64) / deviation).astype(np.float32)
+
+
+@functools.cache
+def _factors_on(
+    device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scale, shift = (torch.from_numpy(values)[:, None, None].to(device) for values in factors(mean, std))
+    return scale, shift
+
+
+def normalize(
+    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], sizes: np.ndarray | None = None
+) -> torch.Tensor:
+    """Return (x / 255 - mean) / std of each channel, by one product and one sum, each rounded to float32.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        mean, std: per channel, 0..1 units.
+        sizes: (B, 2) height and width of each image, at the top left of its part of the batch; what is beside and below
+            becomes 0. By default each fills its part.
+
+    Returns:
+        (B, 3, H, W) float32 on the same device, in memory of its own; channels_last on a GPU.
+    """
+    mean, std = tuple(mean), tuple(std)
+    if images.is_cuda:
+        out = images.to(torch.float32, memory_format=torch.channels_last)
+        scale, shift = _factors_on(images.device, mean, std)
+        out.mul_(scale).add_(shift)
+        if sizes is not None:
+            height, width = torch.from_numpy(sizes.astype(np.int64)).to(out.device, non_blocking=True).unbind(1)
+            below = torch.arange(out.shape[2], device=out.device) >= height[:, None]
+            beside = torch.arange(out.shape[3], device=out.device) >= width[:, None]
+            out.masked_fill_((below[:, :, None] | beside[:, None, :])[:, None], 0.0)
+        return out
+    # numpy on one thread: torch's threads wait for each other at every step, and DALI's need the cores
+    out = torch.empty(images.shape, dtype=torch.float32)
+    levels, numbers = images.numpy(), out.numpy()
+    factor, offset = (values[:, None, None] for values in factors(mean, std))
+    step = max(1, BLOCK // max(1, levels[:1].size))
+    for start in range(0, len(levels), step):
+        block = numbers[start : start + step]
+        np.multiply(levels[start : start + step], factor, out=block)
+        block += offset
+    if sizes is not None:
+        for image, (height, width) in zip(numbers, sizes.tolist(), strict=True):
+            image[:, height:] = 0.0
+            image[:, :height, width:] = 0.0
+    return out
