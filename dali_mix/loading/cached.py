@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from dali_mix.loading.exact import ExactSource
-from dali_mix.loading.feed import Fed
+from dali_mix.loading.feed import BadRecords, Fed
 from dali_mix.loading.order import Schedule, Step
-from dali_mix.loading.source import Source
+from dali_mix.loading.source import Fetched, Source
 from dali_mix.pipelines import CachedPipeline, Pipeline, SampleRandom
+from dali_mix.recordio import RecordSet
 
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
@@ -32,15 +33,31 @@ class CachedSource(Source):
     not depend on it.
     """
 
-    _pipeline: CachedPipeline
-    _cache: torch.Tensor | None
-    _steps: Iterator[Step]
-    _drawn: deque[Fed]
+    def __init__(
+        self,
+        records: RecordSet,
+        pipeline: CachedPipeline,
+        schedule: Schedule,
+        *,
+        device: torch.device,
+        num_threads: int,
+        bad: BadRecords,
+        verify_crc: bool,
+    ) -> None:
+        super().__init__(schedule, device)
+        self._records = records
+        self._pipeline = pipeline
+        self._num_threads = num_threads
+        self._bad = bad
+        self._verify_crc = verify_crc
+        self.close()
 
-    def _idle(self) -> dict[str, Any]:
-        return {"_cache": None, "_steps": iter(()), "_drawn": deque()}
+    def close(self) -> None:
+        self._cache: torch.Tensor | None = None
+        self._steps: Iterator[Step] = iter(())
+        self._drawn: deque[Fed] = deque()
 
-    def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
+    def fetch(self, epoch: int, position: int) -> Fetched:
         if self._cache is None:
             self._cache = self._fill()
         if not self._drawn:
@@ -51,8 +68,12 @@ class CachedSource(Source):
             self._draw()
         fed = self._drawn.popleft()
         if not len(fed.rows):
-            return fed, None
-        return fed, self._pipeline.apply(self._cache, fed.rows, fed.draws)
+            return Fetched(fed.step, fed.rows)
+        images = self._pipeline.apply(self._cache, fed.rows, fed.draws)
+        return Fetched(fed.step, fed.rows, images, self._records.labels(fed.rows))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_cache": None, "_steps": iter(()), "_drawn": deque()}
 
     def _draw(self) -> None:
         steps: list[Step] = []
@@ -99,10 +120,10 @@ class CachedSource(Source):
         )
         position = 0
         while position < count:
-            fed, decoded = source.fetch(0, position)
-            if decoded is not None:
-                images[torch.from_numpy(fed.rows)] = decoded
-            position = fed.step.end
+            fetched = source.fetch(0, position)
+            if fetched.images is not None:
+                images[torch.from_numpy(fetched.rows)] = fetched.images
+            position = fetched.step.end
         source.close()
         cache = self._pipeline.prepare(images)
         if self._device.type == "cuda" and 2 * cache.numel() < torch.cuda.mem_get_info(self._device)[0]:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from dali_mix.loading.batch import Batch
-from dali_mix.loading.feed import BadRecords, Fed
+from dali_mix.loading.feed import BadRecords
 from dali_mix.loading.order import Schedule
-from dali_mix.loading.source import Source
+from dali_mix.loading.source import Fetched, Source
 from dali_mix.options import whole
 from dali_mix.pipelines import Pipeline, normalize
 from dali_mix.recordio import RecordSet
@@ -136,29 +136,28 @@ class Loader:
         self._running = iterator
         ready = self._fetch(self.epoch, self.samples_seen)
         while ready is not None:
-            fed, images = ready
-            epoch, end = fed.step.epoch, fed.step.end
+            epoch, end = ready.step.epoch, ready.step.end
             # Steps without a readable record at the end are part of this step: found before it completes the epoch.
             ahead = self._fetch(epoch, end) if self._bad.skip else None
             last = ahead is None if self._bad.skip else not self._source.steps_left(end)
             self.epoch, self.samples_seen = (epoch + 1, 0) if last else (epoch, end)
-            self.global_size, self._resuming = end - fed.step.start, False
-            yield Batch(self._images(fed, images), self._targets(fed), torch.from_numpy(fed.rows))
+            self.global_size, self._resuming = end - ready.step.start, False
+            yield Batch(self._images(ready), self._targets(ready), torch.from_numpy(ready.rows))
             if last or self._running is None:
                 return
             self._check_running(iterator)
             ready = ahead or self._fetch(epoch, end)
         self.epoch, self.samples_seen, self._resuming = self.epoch + 1, 0, False
 
-    def _fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor] | None:
+    def _fetch(self, epoch: int, position: int) -> Fetched | None:
         """Return the first step from `position` on that has a readable record; None at the epoch's end."""
         self._source.check_process()
         while self._source.steps_left(position):
-            fed, images = self._source.fetch(epoch, position)
-            if images is not None:
-                return fed, images
-            self._nothing_left(fed)
-            position = fed.step.end
+            fetched = self._source.fetch(epoch, position)
+            if len(fetched.rows):
+                return fetched
+            self._nothing_left(fetched)
+            position = fetched.step.end
         return None
 
     def _check_running(self, iterator: object) -> None:
@@ -178,49 +177,38 @@ class Loader:
                 self,
             )
 
-    def _nothing_left(self, fed: Fed) -> None:
+    def _nothing_left(self, fetched: Fetched) -> None:
         if self.world_size > 1:
+            rows = fetched.step.rows
             raise ValueError(
-                f"{self.dataset.records.prefix}: all {len(fed.step.rows)} records of a step of rank {self.rank} are bad"
-                f" ({fed.step.rows[:5].tolist()} …) and the other ranks would wait for it: pack the set again without"
-                " them"
+                f"{self.dataset.records.prefix}: all {len(rows)} records of a step of rank {self.rank} are bad"
+                f" ({rows[:5].tolist()} …) and the other ranks would wait for it: pack the set again without them"
             )
 
-    def _images(self, fed: Fed, images: torch.Tensor) -> torch.Tensor:
-        images = images.to(self.device, non_blocking=True)
+    def _images(self, fetched: Fetched) -> torch.Tensor:
+        assert fetched.images is not None
+        images = fetched.images.to(self.device, non_blocking=True)
         if images.dtype == self.dtype:
             return images
         if self.dtype == torch.uint8:
             raise ValueError(f"pipeline {self.pipeline.name!r} makes {images.dtype} images: leave out dtype='uint8'")
         if images.dtype != torch.uint8:
             return images
-        sizes = None
-        if self.pipeline.image_size is None:
-            sizes = self.pipeline.sizes(np.asarray(self.dataset.records.table[fed.rows]), fed.draws)
-        return normalize(images, self.pipeline.mean, self.pipeline.std, sizes)
+        return normalize(images, self.pipeline.mean, self.pipeline.std, fetched.sizes)
 
-    def _targets(self, fed: Fed) -> Any:
-        records = self.dataset.records
-        labels = records.labels(fed.rows)
-        if not records.task.boxes:
-            targets = torch.from_numpy(labels)
+    def _targets(self, fetched: Fetched) -> Any:
+        if isinstance(fetched.targets, np.ndarray):
+            targets = torch.from_numpy(fetched.targets)
             return targets.to(self.device, non_blocking=True) if self.device.type == "cuda" else targets
-        rows, found = np.asarray(records.table[fed.rows]), []
-        for sample, (label, size) in enumerate(zip(labels, self.pipeline.sizes(rows, fed.draws).tolist(), strict=True)):
-            boxes = self.pipeline.map_boxes(label[:, 1:5], rows[sample], fed.draws, sample)
-            boxes = np.clip(boxes, 0, [size[1], size[0], size[1], size[0]]).astype(np.float32)
-            keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-            self.dropped_boxes += int(len(keep) - keep.sum())
-            found.append(
-                {
-                    "boxes": torch.from_numpy(boxes[keep]),
-                    "labels": torch.from_numpy(label[keep, 0].astype(np.int64)),
-                    "difficult": torch.from_numpy(label[keep, 5] > 0),
-                    "size": tuple(size),
-                    "original": (int(rows[sample]["height"]), int(rows[sample]["width"])),
-                }
-            )
-        return found
+        self.dropped_boxes += sum(own["dropped"] for own in fetched.targets)
+        return [
+            {
+                name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+                for name, value in own.items()
+                if name != "dropped"
+            }
+            for own in fetched.targets
+        ]
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of `epoch`, also from inside it. Loops over consecutive epochs do not need it.

@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import os
 import weakref
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
-from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
-from dali_mix.loading.feed import BadRecords, Fed
-from dali_mix.loading.order import Schedule
-from dali_mix.pipelines import Pipeline
-from dali_mix.recordio import RecordSet
+from dali_mix.loading.order import Schedule, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetched:
+    """What there is of a step. `rows` (B,): its records without the bad ones; without any, nothing else is set.
+
+    images: (B, 3, H, W) uint8, or float32 that is normalized already. targets: see `targets.targets_of`. sizes: (B, 2)
+    height and width of each image, where the batch is padded.
+    """
+
+    step: Step
+    rows: np.ndarray
+    images: torch.Tensor | None = None
+    targets: Any = None
+    sizes: np.ndarray | None = None
 
 
 class Source(ABC):
-    """Base of the sources that run a DALI pipeline.
+    """Base of the sources: a schedule, and what runs to serve it.
 
-    A source has fixed attributes (records, schedule, …) and running state: the attributes that `_idle` returns, with
-    their values while nothing runs. `close`, pickling and a fork of a running pipeline put a source back into that
-    state; the next fetch starts it again.
-
-    A fork copies the memory of a DALI pipeline but not its threads. In the child both running it and destroying it wait
-    forever for them, so it is leaked there: its destructor must never run, not even at exit.
+    `close`, pickling and a fork stop what runs; the next fetch starts it again.
     """
 
-    _dali: DaliPipeline | None = None
-
-    def __init__(
-        self,
-        records: RecordSet,
-        pipeline: Pipeline,
-        schedule: Schedule,
-        *,
-        device: torch.device,
-        num_threads: int,
-        bad: BadRecords,
-        verify_crc: bool,
-    ) -> None:
-        self._records = records
-        self._pipeline = pipeline
+    def __init__(self, schedule: Schedule, device: torch.device) -> None:
         self._schedule = schedule
         self._device = device
-        self._num_threads = num_threads
-        self._bad = bad
-        self._verify_crc = verify_crc
         self._forked = False
-        vars(self).update(self._idle())
         _sources.add(self)
 
     @property
@@ -65,13 +53,8 @@ class Source(ABC):
             self._schedule = dataclasses.replace(self._schedule, group_step=step)
 
     @abstractmethod
-    def _idle(self) -> dict[str, Any]:
-        """Return the attributes of the running state, each with a new idle value."""
-
-    @abstractmethod
-    def fetch(self, epoch: int, position: int) -> tuple[Fed, torch.Tensor | None]:
-        """Return the step that begins at `position` of `epoch`, and its images, uint8 or normalized already, or None if
-        all its records are bad and skipped.
+    def fetch(self, epoch: int, position: int) -> Fetched:
+        """Return the step that begins at `position` of `epoch`.
 
         Raise ValueError naming file and record for one that cannot be used, unless bad records are skipped.
         """
@@ -80,9 +63,9 @@ class Source(ABC):
         """Return the number of steps this rank takes from `position` of an epoch on."""
         return self._schedule.steps_left(position)
 
+    @abstractmethod
     def close(self) -> None:
         """Free threads and memory. The next fetch starts the source again."""
-        vars(self).update(self._idle())
 
     def check_process(self) -> None:
         """Raise RuntimeError in a forked child when the source uses CUDA."""
@@ -93,16 +76,11 @@ class Source(ABC):
             )
 
     def abandon(self) -> None:
-        """Drop the parent's DALI pipeline in a forked child, without destroying it."""
+        """Drop what ran in the parent, in a forked child."""
         self._forked = self._device.type == "cuda"
-        if self._dali is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._dali._pipe))
-            self._dali._pipe = None  # or DALI's exit handler would destroy it
-            if not self._forked:  # memory of the GPU cannot be freed here
-                self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | self._idle() | {"_forked": False}
+        return vars(self) | {"_forked": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -13,7 +13,7 @@ from dali_mix.pipelines.steps.geometry import RandomResizedCrop
 
 from dali_mix import build_loader
 from dali_mix.cli.main import main
-from dali_mix.loading.exact import wrong_sizes
+from dali_mix.loading.decoder import wrong_sizes
 from dali_mix.recordio import Sample, write_set
 from tests.loading.sets import encode, picture
 from tests.recordio.odd_images import REFUSED, before, exif, tiff

@@ -1,0 +1,266 @@
+"""`Decoder`: runs a pipeline's DALI graph over steps of records, and finds the records that it fails on."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import re
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline as DaliPipeline
+
+from dali_mix.loading.feed import BadRecords, Fed, Feed
+from dali_mix.loading.order import Step
+from dali_mix.loading.source import Fetched
+from dali_mix.loading.targets import targets_of
+from dali_mix.pipelines import Pipeline
+from dali_mix.pipelines.steps.geometry import decode
+from dali_mix.recordio import RecordSet
+
+
+class Decoder:
+    """Decodes the steps it is asked for, `prefetch` batches ahead. It restarts after a fork and in a pickle.
+
+    A fork copies the memory of a DALI pipeline but not its threads. In the child both running it and destroying it wait
+    forever for them, so it is leaked there: its destructor must never run, not even at exit.
+    """
+
+    _dali: DaliPipeline | None
+
+    def __init__(
+        self,
+        records: RecordSet,
+        pipeline: Pipeline,
+        seed: int,
+        *,
+        batch_size: int,
+        device: torch.device,
+        num_threads: int,
+        prefetch: int,
+        bad: BadRecords,
+        verify_crc: bool,
+    ) -> None:
+        self._records = records
+        self._pipeline = pipeline
+        self._batch_size = batch_size
+        self._device = device
+        self._num_threads = num_threads
+        self._prefetch = prefetch
+        self._bad = bad
+        self._feed = Feed(records, pipeline, seed, bad, verify_crc)
+        self._dali = None
+        self._ready: deque[tuple[Fed, torch.Tensor | None]] = deque()
+
+    def fetch(self, epoch: int, position: int, steps: Callable[[int, int], Iterator[Step]]) -> Fetched:
+        """Return the first of `steps(epoch, position)`, the steps from there on. Those after it are decoded ahead.
+
+        Raise ValueError naming file and record for one that cannot be used, unless bad records are skipped.
+        """
+        # Batches prefetched for another position are dropped: at most `prefetch` are decoded in vain.
+        under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
+        if not any((fed.step.epoch, fed.step.start) == (epoch, position) for fed in under_way):
+            self._feed.restart(steps(epoch, position))
+        while True:
+            while not self._ready:
+                self._run(functools.partial(steps, epoch, position))
+            fed, images = self._ready.popleft()
+            if (fed.step.epoch, fed.step.start) == (epoch, position):
+                return self._finish(fed, images)
+
+    def _finish(self, fed: Fed, images: torch.Tensor | None) -> Fetched:
+        if images is None:
+            return Fetched(fed.step, fed.rows)
+        targets = targets_of(self._records, self._pipeline, fed.rows, fed.draws)
+        sizes = None
+        if self._pipeline.image_size is None:
+            sizes = self._pipeline.sizes(np.asarray(self._records.table[fed.rows]), fed.draws)
+        return Fetched(fed.step, fed.rows, images, targets, sizes)
+
+    def close(self) -> None:
+        """Free threads and memory. The next fetch starts again."""
+        self._dali = None
+        self._ready.clear()
+        self._feed.close()
+
+    def abandon(self) -> None:
+        """Drop the parent's DALI pipeline in a forked child, without destroying it."""
+        if self._dali is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._dali._pipe))
+            self._dali._pipe = None  # or DALI's exit handler would destroy it
+            if self._device.type == "cpu":  # memory of the GPU cannot be freed here
+                self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_dali": None, "_ready": deque()}
+
+    def _run(self, again: Callable[[], Iterator[Step]]) -> None:
+        try:
+            if self._dali is None:
+                self._dali = self._build(self._feed, self._batch_size)
+            out, sizes = self._dali.run()
+        except RuntimeError as error:
+            self._recover(error)
+            self._feed.restart(again())
+            return
+        except BaseException:
+            self.close()
+            raise
+        self._note_empty_steps()
+        if wrong := wrong_sizes(self._records, self._feed.under_way[0].rows, sizes):
+            self.close()
+            self._note(wrong)
+            self._feed.restart(again())
+            return
+        self._ready.append((self._feed.under_way.popleft(), to_torch(out)))
+
+    def _note_empty_steps(self) -> None:
+        while self._feed.under_way and not len(self._feed.under_way[0].rows):
+            self._ready.append((self._feed.under_way.popleft(), None))
+
+    def _build(self, source: Callable[[], list[Any]] | Iterator[list[Any]], batch_size: int) -> DaliPipeline:
+        @pipeline_def(enable_conditionals=self._pipeline.conditional)
+        def define() -> tuple[DataNode, DataNode]:
+            encoded, *draws = fn.external_source(
+                source=source, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
+            )
+            named = {name: draws[index] for index, name in enumerate(self._feed.names)}
+            images = self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
+            return images, fn.peek_image_shape(encoded)
+
+        with warnings.catch_warnings(record=True) as caught:
+            dali = define(
+                batch_size=batch_size,
+                num_threads=self._num_threads,
+                device_id=self._device.index,  # None on the CPU
+                prefetch_queue_depth=self._prefetch,
+                exec_dynamic=True,
+            )
+        for warning in caught:
+            # DALI's own augmentations (see auto_augment) call operators by names that DALI has deprecated: not the
+            # user's affair
+            if "nvidia.dali.fn.experimental" not in str(warning.message):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        dali.build()
+        return dali
+
+    def _recover(self, error: RuntimeError) -> None:
+        """Close the pipeline, which DALI gives up over one bad image, and note the bad ones of the steps under way.
+
+        Raise `error` again if there are none: it has another cause.
+        """
+        under_way = list(self._feed.under_way)
+        self.close()
+        for fed in under_way:
+            if found := self._probe(fed) or self._probe_graph(fed):
+                self._note(found)
+                return
+        raise error
+
+    def _note(self, found: list[tuple[int, str]]) -> None:
+        for row, reason in found:
+            self._bad.found(row, f"{self._bad.where(row)}: {reason}", decode=True)
+
+    def _probe(self, fed: Fed) -> list[tuple[int, str]]:
+        """Decode each record of a step alone: return (record, reason) of those that fail or have an unexpected size."""
+        bad: list[tuple[int, str]] = []
+        decoder = None
+        for image, row in zip(fed.inputs[0], fed.rows.tolist(), strict=True):
+            decoder = decoder or SingleDecoder(self._device)
+            try:
+                size = decoder.size(image)
+            except RuntimeError as error:
+                decoder = None
+                bad.append((row, f"the image cannot be decoded: {_reason(error)}"))
+                continue
+            if size != stated_size(self._records, row):
+                bad.append((row, wrong_size(self._records, row, size)))
+        return bad
+
+    def _probe_graph(self, fed: Fed) -> list[tuple[int, str]]:
+        """Run the pipeline for each record of a step alone, which finds what fails in a window only.
+
+        Where all records of several fail, the pipeline does, and none is named.
+        """
+        bad: list[tuple[int, str]] = []
+        for at, row in enumerate(fed.rows.tolist()):
+            alone = [values[at : at + 1] for values in fed.inputs]
+            try:
+                self._build(itertools.repeat(alone), 1).run()
+            except RuntimeError as error:
+                bad.append((row, f"DALI fails on the image: {_reason(error)}"))
+        return bad if len(bad) < len(fed.rows) or len(bad) == 1 else []
+
+
+class SingleDecoder:
+    """Decodes one image at a time, on the same device as the pipeline that failed. After a RuntimeError it is of no
+    more use.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._image = np.empty(0, np.uint8)
+        self._dali = DaliPipeline(
+            batch_size=1,
+            num_threads=1,
+            device_id=device.index,
+            exec_async=False,
+            exec_pipelined=False,
+            prefetch_queue_depth=1,
+        )
+        with self._dali:
+            encoded = fn.external_source(source=lambda: [self._image], batch=True)
+            self._dali.set_outputs(decode(encoded, "gpu" if device.type == "cuda" else "cpu"))
+        self._dali.build()
+
+    def size(self, encoded: np.ndarray) -> tuple[int, int]:
+        """(height, width) it decodes to. Raises RuntimeError when it does not decode."""
+        self._image = encoded
+        (out,) = self._dali.run()
+        height, width, _ = out.shape()[0]
+        return height, width
+
+
+def stated_size(records: RecordSet, row: int) -> tuple[int, int]:
+    """Return height and width of a record as the manifest states them."""
+    return int(records.table["height"][row]), int(records.table["width"][row])
+
+
+def wrong_size(records: RecordSet, row: int, size: Sequence[int]) -> str:
+    """Return the message on a record whose image has another `size` (height, width) than the manifest states."""
+    height, width = stated_size(records, row)
+    return f"the image is {size[0]}×{size[1]} pixels, the manifest says {height}×{width}"
+
+
+def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tuple[int, str]]:
+    """Return the records of a batch, each with a message, whose image DALI sees in another size than the manifest.
+
+    `sizes`: what `fn.peek_image_shape` gave for `rows` (B,), in their order. Windows and resized sizes are drawn from
+    the manifest's: an image of another size would be squashed or cut without a message.
+    """
+    found = np.asarray(sizes.as_tensor())[: len(rows), :2]  # type: ignore[attr-defined]  # as in `to_torch`
+    table = records.table[rows]
+    differ = (found[:, 0] != table["height"]) | (found[:, 1] != table["width"])
+    return [(int(rows[at]), wrong_size(records, int(rows[at]), found[at])) for at in np.flatnonzero(differ)]
+
+
+def to_torch(out: object) -> torch.Tensor:
+    """DALI's output batch → (B, 3, H, W) sharing its memory, which lives as long as the tensor; HWC becomes
+    channels_last.
+    """
+    images = torch.from_dlpack(out.as_tensor())  # type: ignore[attr-defined]  # DALI ships no types for its tensor lists
+    return images.permute(0, 3, 1, 2) if out.layout() == "HWC" else images  # type: ignore[attr-defined]  # as above
+
+
+def _reason(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "encountered:" in lines[:-1]:  # by a DALI operator, which is named before
+        return re.sub(r"^\[\S*\] ", "", lines[lines.index("encountered:") + 1])
+    telling = [line for line in lines if "failure" in line.lower() or "error" in line.lower()]
+    return (telling[-1] if telling else lines[0]) if lines else "no reason given"
