@@ -51,17 +51,22 @@ def normalize(
             beside = torch.arange(out.shape[3], device=out.device) >= width[:, None]
             out.masked_fill_((below[:, :, None] | beside[:, None, :])[:, None], 0.0)
         return out
-    # numpy on one thread: torch's threads wait for each other at every step, and DALI's need the cores
     out = torch.empty(images.shape, dtype=torch.float32)
-    levels, numbers = images.numpy(), out.numpy()
-    factor, offset = (values[:, None, None] for values in factors(mean, std))
-    step = max(1, BLOCK // max(1, levels[:1].size))
-    for start in range(0, len(levels), step):
-        block = numbers[start : start + step]
-        np.multiply(levels[start : start + step], factor, out=block)
-        block += offset
+    normalize_into(out.numpy(), images.numpy(), mean, std)
     if sizes is not None:
-        for image, (height, width) in zip(numbers, sizes.tolist(), strict=True):
+        for image, (height, width) in zip(out.numpy(), sizes.tolist(), strict=True):
             image[:, height:] = 0.0
             image[:, :height, width:] = 0.0
     return out
+
+
+def normalize_into(out: np.ndarray, levels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Write images uint8 (B, 3, H, W), normalized, to `out` float32, by numpy on one thread: torch's threads wait for
+    each other at every step, and DALI's need the cores.
+    """
+    factor, offset = (values[:, None, None] for values in factors(tuple(mean), tuple(std)))
+    step = max(1, BLOCK // max(1, levels[:1].size))
+    for start in range(0, len(levels), step):
+        block = out[start : start + step]
+        np.multiply(levels[start : start + step], factor, out=block)
+        block += offset

@@ -13,14 +13,16 @@ import numpy as np
 import torch
 
 from dali_mix import pipelines
+from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.cached import CachedSource
 from dali_mix.loading.exact import ExactSource
-from dali_mix.loading.feed import BadRecords
-from dali_mix.loading.loader import Dataset, Loader
+from dali_mix.loading.loader import Loader
 from dali_mix.loading.order import Schedule
+from dali_mix.loading.remote import Opened, Pool, RemoteSource, Spec
 from dali_mix.loading.source import Source
 from dali_mix.options import choice, flag, whole
 from dali_mix.recordio import RecordSet
+from dali_mix.tasks import TASKS
 
 
 def build_loader(
@@ -41,6 +43,7 @@ def build_loader(
     prefetch: int = 2,
     verify_crc: bool = True,
     pipeline_options: Mapping[str, Any] | None = None,
+    workers: Pool | None = None,
 ) -> Loader:
     """Return a loader over a packed set.
 
@@ -63,58 +66,78 @@ def build_loader(
         prefetch: batches to prepare ahead.
         verify_crc: compare each record's crc32 with the manifest's, the first time this loader reads it.
         pipeline_options: keyword arguments of the pipeline named.
+        workers: a pool that decodes in other processes, see `dali_mix.service`; `prefix` is then where they find the
+            set, and num_threads and prefetch are theirs.
 
     Raises:
         ValueError, FileNotFoundError: for options that do not fit, or a set that cannot be opened.
     """
     for name, value in (("train", train), ("drop_last", drop_last), ("verify_crc", verify_crc)):
         flag(name, value)
-    records = prefix if isinstance(prefix, RecordSet) else RecordSet(Path(prefix))
-    if isinstance(pipeline, str):
-        pipeline = pipelines.build(pipeline, train, pipeline_options)
-    elif pipeline_options:
-        raise ValueError("pipeline_options belong to a pipeline given by name; this one is constructed already")
-    elif pipeline.train != train:
-        raise ValueError(f"the pipeline was constructed with train={pipeline.train}, the loader with train={train}")
-    rank, world_size = _rank(rank, world_size)
     whole("batch_size", batch_size, 1, 1 << 20)
     whole("seed", seed, 0, (1 << 64) - 1)
     whole("prefetch", prefetch, 1, 64)
     choice("on_bad_record", on_bad_record, ("raise", "skip"))
     choice("decode", decode, ("auto", "cpu", "gpu"))
     choice("dtype", dtype, ("float32", "uint8"))
-    schedule = Schedule(len(records), seed, train, batch_size, rank, world_size, drop_last)
-    if train and pipeline.one_orientation:
-        taller = np.asarray(records.table["height"]) > records.table["width"]
-        schedule = dataclasses.replace(schedule, groups=taller.astype(np.int64), group_step=batch_size * world_size)
+    made = _pipeline(pipeline, train, pipeline_options)
+    if workers is None:
+        opened: RecordSet | Opened = prefix if isinstance(prefix, RecordSet) else RecordSet(Path(prefix))
+    else:
+        if isinstance(made, pipelines.CachedPipeline):
+            raise ValueError(f"pipeline {made.name!r} decodes a set once and keeps it: it needs no workers")
+        if not isinstance(pipeline, str):
+            raise ValueError("workers build the pipeline themselves: give its name and pipeline_options")
+        folder = prefix.prefix if isinstance(prefix, RecordSet) else Path(prefix)
+        options = dict(pipeline_options or {})
+        opened = workers.open(Spec(folder.absolute(), pipeline, options, train, seed, decode, verify_crc))
+    rank, world_size = _rank(rank, world_size)
+    schedule = Schedule(len(opened), seed, train, batch_size, rank, world_size, drop_last)
+    if train and made.one_orientation:
+        groups = opened.taller.astype(np.int64)
+        schedule = dataclasses.replace(schedule, groups=groups, group_step=batch_size * world_size)
     if train and not schedule.steps_left(0):
         raise ValueError(
-            f"{records.prefix}: {len(records)} records do not make a single step of {batch_size} a rank on"
+            f"{opened.prefix}: {len(opened)} records do not make a single step of {batch_size} a rank on"
             f" {world_size} ranks"
             f"{' with drop_last' if drop_last else ''}: use fewer ranks, a smaller batch, or more records"
         )
-    if records.task.boxes:
+    if TASKS[opened.metainfo["task"]].boxes:
         try:
-            pipeline.check_boxes()
+            made.check_boxes()
         except ValueError as error:
-            raise ValueError(f"{records.prefix} is a {records.info.task} set: {error}") from None
+            raise ValueError(f"{opened.prefix} is a {opened.metainfo['task']} set: {error}") from None
     where = _device(device)
-    threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)
-    bad = BadRecords(records, skip=on_bad_record == "skip")
-
-    if decode == "gpu" and where.type == "cpu":
+    if decode == "gpu" and where.type == "cpu" and workers is None:
         raise ValueError("decode is 'gpu', but device is the CPU: choose device='cuda', or decode='cpu'")
-    options: dict[str, Any] = {"num_threads": threads, "bad": bad, "verify_crc": verify_crc}
-    if isinstance(pipeline, pipelines.CachedPipeline):
+    bad = BadRecords(opened.prefix, skip=on_bad_record == "skip")
+    normalizing = dtype == "float32" and where.type == "cpu"  # on a GPU it is done there, on a quarter of the bytes
+
+    if isinstance(opened, Opened):
+        source: Source = RemoteSource(opened.workers, made, schedule, bad, device=where, normalizing=normalizing)
+        return Loader(opened, made, source, bad, schedule, where, getattr(torch, dtype))
+    threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)
+    local: dict[str, Any] = {"num_threads": threads, "bad": bad, "verify_crc": verify_crc}
+    if isinstance(made, pipelines.CachedPipeline):
         if decode == "gpu":
-            raise ValueError(f"pipeline {pipeline.name!r} decodes a set once, on the CPU: leave out decode='gpu'")
-        source: Source = CachedSource(records, pipeline, schedule, device=where, **options)
+            raise ValueError(f"pipeline {made.name!r} decodes a set once, on the CPU: leave out decode='gpu'")
+        source = CachedSource(opened, made, schedule, device=where, **local)
     else:
+        running = copy.copy(made)
+        running.normalizing = normalizing
         decoding = torch.device("cpu") if decode == "cpu" else where
-        running = copy.copy(pipeline)
-        running.normalizing = dtype == "float32" and where.type == "cpu"
-        source = ExactSource(records, running, schedule, device=decoding, prefetch=prefetch, **options)
-    return Loader(Dataset(records), pipeline, source, bad, schedule, where, getattr(torch, dtype))
+        source = ExactSource(opened, running, schedule, device=decoding, prefetch=prefetch, **local)
+    return Loader(opened, made, source, bad, schedule, where, getattr(torch, dtype))
+
+
+def _pipeline(pipeline: str | pipelines.Pipeline, train: bool, options: Mapping[str, Any] | None) -> pipelines.Pipeline:
+    if isinstance(pipeline, str):
+        return pipelines.build(pipeline, train, options)
+    if options:
+        raise ValueError("pipeline_options belong to a pipeline given by name; this one is constructed already")
+    if pipeline.train != train:
+        raise ValueError(f"the pipeline was constructed with train={pipeline.train}, the loader with train={train}")
+    return pipeline
 
 
 def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.exact import ExactSource
-from dali_mix.loading.feed import BadRecords, Fed
+from dali_mix.loading.feed import Fed
 from dali_mix.loading.order import Schedule, Step
 from dali_mix.loading.source import Fetched, Source
 from dali_mix.pipelines import CachedPipeline, Pipeline, SampleRandom

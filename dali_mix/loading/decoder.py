@@ -17,7 +17,9 @@ from nvidia.dali import fn, pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
-from dali_mix.loading.feed import BadRecords, Fed, Feed
+from dali_mix.loading.bad_records import BadRecords
+from dali_mix.loading.chunks import Chunk, Question, pack
+from dali_mix.loading.feed import Fed, Feed
 from dali_mix.loading.order import Step
 from dali_mix.loading.source import Fetched
 from dali_mix.loading.targets import targets_of
@@ -56,6 +58,7 @@ class Decoder:
         self._prefetch = prefetch
         self._bad = bad
         self._feed = Feed(records, pipeline, seed, bad, verify_crc)
+        self._asked = 0
         self._dali = None
         self._ready: deque[tuple[Fed, torch.Tensor | None]] = deque()
 
@@ -83,6 +86,22 @@ class Decoder:
         if self._pipeline.image_size is None:
             sizes = self._pipeline.sizes(np.asarray(self._records.table[fed.rows]), fed.draws)
         return Fetched(fed.step, fed.rows, images, targets, sizes)
+
+    def answer(self, question: Question) -> Chunk:
+        """Return the answer to a question of at most `batch_size` records. Made for `prefetch` 1: it decodes no others.
+
+        Bad records are part of the answer if they are to be skipped; else raise ValueError naming the first.
+        """
+        rows, self._asked = question.rows, self._asked + 1
+        # a position that no question before it had
+        step = Step(question.epoch, self._asked, self._asked + 1, self._asked, rows)
+        if not len(self._bad.without(rows)):
+            return pack(rows[:0], np.empty((0, 3, 0, 0), np.uint8), [], None, self._bad.among(rows))
+        fetched = self.fetch(question.epoch, self._asked, lambda *_: iter([step]))
+        images = np.empty((0, 3, 0, 0), np.uint8)
+        if fetched.images is not None:
+            images = np.ascontiguousarray(fetched.images.cpu().numpy())
+        return pack(fetched.rows, images, fetched.targets, fetched.sizes, self._bad.among(rows))
 
     def close(self) -> None:
         """Free threads and memory. The next fetch starts again."""
@@ -166,7 +185,7 @@ class Decoder:
 
     def _note(self, found: list[tuple[int, str]]) -> None:
         for row, reason in found:
-            self._bad.found(row, f"{self._bad.where(row)}: {reason}", decode=True)
+            self._bad.found(row, f"{self._records.where(row)}: {reason}", decode=True)
 
     def _probe(self, fed: Fed) -> list[tuple[int, str]]:
         """Decode each record of a step alone: return (record, reason) of those that fail or have an unexpected size."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.order import Step
 from dali_mix.pipelines import Pipeline, SampleRandom
 from dali_mix.recordio import RecordSet
@@ -24,53 +25,6 @@ class Fed:
     rows: np.ndarray
     draws: dict[str, np.ndarray]
     inputs: list[Any]
-
-
-class BadRecords:
-    """Which records cannot be used, and what to do about one: raise, or skip it from then on.
-
-    Attributes:
-        skipped: (record number, reason) in the order found.
-    """
-
-    def __init__(self, records: RecordSet, skip: bool) -> None:
-        self.skip = skip
-        self.skipped: list[tuple[int, str]] = []
-        self._records = records
-        self._rows: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, row: int) -> bool:
-        return row in self._rows
-
-    def found(self, row: int, reason: str, *, decode: bool = False) -> None:
-        """Notes a bad record. Raises ValueError naming file and record unless bad records are to be skipped.
-
-        `decode`: whether it takes decoding to find such records.
-        """
-        if not self.skip:
-            option = "--decode " if decode else ""
-            raise ValueError(
-                f"{reason}; run `dali-mix verify {option}{self._records.prefix}` to find all such records, pack the set"
-                " again, or go on without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
-                " loader.on_bad_record=skip)"
-            )
-        if row not in self._rows:
-            self._rows.add(row)
-            self.skipped.append((row, reason))
-
-    def without(self, rows: np.ndarray) -> np.ndarray:
-        """`rows` without the bad ones."""
-        if not self._rows:
-            return rows
-        return np.array([row for row in rows.tolist() if row not in self._rows], dtype=np.int64)
-
-    def where(self, row: int) -> str:
-        """The file and number of a record, for messages."""
-        part = int(self._records.table["part"][row])
-        return f"{self._records.rec_paths[part]}: record {row}"
 
 
 class Feed:
@@ -142,7 +96,7 @@ class Feed:
                 self._unverified[row] = False
             image = self._records.encoded(row)
             if not image.size:
-                raise ValueError(f"{self._bad.where(row)}: there is no image in it")
+                raise ValueError(f"{self._records.where(row)}: there is no image in it")
         except ValueError as error:
             self._bad.found(row, str(error))
             return None

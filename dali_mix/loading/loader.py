@@ -6,35 +6,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.batch import Batch
-from dali_mix.loading.feed import BadRecords
 from dali_mix.loading.order import Schedule
 from dali_mix.loading.source import Fetched, Source
 from dali_mix.options import whole
 from dali_mix.pipelines import Pipeline, normalize
-from dali_mix.recordio import RecordSet
 
 
-class Dataset:
-    """What a loader loads from: `len()` and `metainfo` (classes, num_classes, task, fingerprint)."""
+class Dataset(Protocol):
+    """What a loader loads from: a `RecordSet`, or one that a pool of workers has opened.
 
-    def __init__(self, records: RecordSet) -> None:
-        self.records = records
-        info = records.info
-        self.metainfo: dict[str, Any] = {
-            "classes": tuple(info.classes),
-            "num_classes": len(info.classes),
-            "task": info.task,
-            "fingerprint": records.fingerprint,
-        }
+    metainfo: classes, num_classes, task and fingerprint.
+    """
 
-    def __len__(self) -> int:
-        return len(self.records)
+    @property
+    def prefix(self) -> Path: ...
+
+    @property
+    def metainfo(self) -> dict[str, Any]: ...
+
+    def __len__(self) -> int: ...
 
 
 class Loader:
@@ -56,6 +54,7 @@ class Loader:
     RuntimeError.
 
     Attributes:
+        dataset: what it loads from, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).
         epoch, samples_seen: the position; samples_seen counts over all ranks, in this epoch.
         global_size: records in the batch last yielded, summed over ranks, as planned (without regard to skipped
             records).
@@ -105,7 +104,7 @@ class Loader:
         ]
         if self.world_size > 1:
             parts.append(f"rank {self.rank} of {self.world_size}")
-        return f"Loader({str(self.dataset.records.prefix)!r}: {', '.join(parts)})"
+        return f"Loader({str(self.dataset.prefix)!r}: {', '.join(parts)})"
 
     @property
     def skipped(self) -> list[tuple[int, str]]:
@@ -181,7 +180,7 @@ class Loader:
         if self.world_size > 1:
             rows = fetched.step.rows
             raise ValueError(
-                f"{self.dataset.records.prefix}: all {len(rows)} records of a step of rank {self.rank} are bad"
+                f"{self.dataset.prefix}: all {len(rows)} records of a step of rank {self.rank} are bad"
                 f" ({rows[:5].tolist()} …) and the other ranks would wait for it: pack the set again without them"
             )
 
@@ -229,7 +228,7 @@ class Loader:
             "epoch": self.epoch,
             "samples_seen": self.samples_seen,
             "seed": self.seed,
-            "fingerprint": self.dataset.records.fingerprint,
+            "fingerprint": self.dataset.metainfo["fingerprint"],
             "global_batch_size": self.global_batch_size,
             "train": self.train,
             **({} if grouped is None else {"group_step": grouped}),

@@ -100,12 +100,13 @@ def steps_of_rank(plan: Plan, rank: int, world_size: int) -> int:
 @dataclasses.dataclass(frozen=True)
 class Step:
     """What one rank takes at one step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's
-    records, int64.
+    records, int64, which stand in the order from position `first` on.
     """
 
     epoch: int
     start: int
     end: int
+    first: int
     rows: np.ndarray
 
 
@@ -148,8 +149,8 @@ class Schedule:
             order = self.order(epoch)
             for step in range(mine):
                 start, size = position + todo.start(step), todo.size(step)
-                rows = order[start : start + size][share(size, self.rank, self.world_size)]
-                yield Step(epoch, start, start + size, rows)
+                own = share(size, self.rank, self.world_size)
+                yield Step(epoch, start, start + size, start + own.start, order[start : start + size][own])
             if position == 0 and mine == 0:
                 return
             epoch, position = epoch + 1, 0

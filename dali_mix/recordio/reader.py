@@ -70,6 +70,26 @@ class RecordSet:
         """Return the sha256 (hex) that identifies what the set holds, whatever its files are called."""
         return self.info.fingerprint
 
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """Return classes, num_classes, task and fingerprint, as loops of others look for them."""
+        classes = tuple(self.info.classes)
+        return {
+            "classes": classes,
+            "num_classes": len(classes),
+            "task": self.info.task,
+            "fingerprint": self.fingerprint,
+        }
+
+    @property
+    def taller(self) -> np.ndarray:
+        """Return (count,) bool: whether an image is taller than wide."""
+        return np.asarray(self.table["height"]) > self.table["width"]
+
+    def where(self, row: int) -> str:
+        """Return the file and number of a record, for messages."""
+        return f"{self.rec_paths[int(self.table['part'][row])]}: record {row}"
+
     def payload(self, row: int) -> memoryview:
         """Return header, label floats and image of a record. Raise ValueError, naming file and record, if its framing
         is damaged.

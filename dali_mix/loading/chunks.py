@@ -1,0 +1,130 @@
+"""Chunks: decoded stretches of an epoch's order, which travel from a pool of workers to trainers. Pure functions.
+
+    order      0 ........ 63 | 64 ....... 127 | 128 ...
+    chunks     number 0      | number 1       | number 2
+    steps      0 .... 47 | 48 .... 95 | 96 .... 143 | ...
+
+Every trainer cuts its steps, of any size and for any rank, out of the same chunks, so that a chunk is decoded once for
+all who use one order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dali_mix.loading.order import Step
+from dali_mix.pipelines import Pipeline
+from dali_mix.pipelines.base import PAD_TO
+from dali_mix.pipelines.normalization import normalize_into
+
+POSITIONS = 64  # of the order in a chunk: 9.6 MB at 224 × 224
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question:
+    """What to decode: records `rows` (n,) int64 as `epoch` draws them."""
+
+    epoch: int
+    rows: np.ndarray
+
+    @property
+    def key(self) -> bytes:
+        """Return 16 bytes that identify it among the questions on one set and pipeline."""
+        return hashlib.blake2b(self.rows.tobytes(), digest_size=16, salt=self.epoch.to_bytes(16, "little")).digest()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chunk:
+    """The answer: `rows` (n,), those asked for without the bad ones, and in their order:
+
+    images: uint8, (n, 3, H, W), or where `sizes` (n, 2) are given one image (3, height, width) after the other, flat.
+    targets: see `targets.targets_of`. bad: (record number, reason, whether decoding found it) of the others.
+    """
+
+    rows: np.ndarray
+    images: np.ndarray
+    targets: Any
+    sizes: np.ndarray | None = None
+    bad: tuple[tuple[int, str, bool], ...] = ()
+
+
+def numbers_of(step: Step) -> range:
+    """Return the numbers of the chunks that hold a step's records."""
+    if not len(step.rows):
+        return range(0)
+    return range(step.first // POSITIONS, (step.first + len(step.rows) - 1) // POSITIONS + 1)
+
+
+def question(order: np.ndarray, epoch: int, number: int) -> Question:
+    """Return the question for a chunk of an epoch's `order` (count,)."""
+    return Question(epoch, np.ascontiguousarray(order[POSITIONS * number : POSITIONS * (number + 1)], np.int64))
+
+
+def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray | None, bad: Sequence[Any]) -> Chunk:
+    """Return a chunk of images (n, 3, H, W) in memory of its own; with `sizes`, without their padding."""
+    if sizes is None:
+        return Chunk(rows, images, targets, None, tuple(bad))
+    parts = [image[:, :height, :width].ravel() for image, (height, width) in zip(images, sizes.tolist(), strict=True)]
+    return Chunk(rows, np.concatenate(parts or [images.ravel()]), targets, sizes, tuple(bad))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A step's share of its chunks: fields as of `source.Fetched`."""
+
+    rows: np.ndarray
+    images: torch.Tensor | None
+    targets: Any
+    sizes: np.ndarray | None
+
+
+def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None = None) -> Cut:
+    """Return what `chunks`, which follow one another, hold of `rows` (B,), in memory of its own.
+
+    Images are uint8; with `normalizer`, the pipeline whose mean and std count, and equal sizes, float32.
+    """
+    shares = [(chunk, np.flatnonzero(np.isin(chunk.rows, rows, assume_unique=True))) for chunk in chunks]
+    shares = [(chunk, at) for chunk, at in shares if len(at)]
+    if not shares:
+        return Cut(rows[:0], None, None, None)
+    kept = np.concatenate([chunk.rows[at] for chunk, at in shares])
+    if isinstance(shares[0][0].targets, list):
+        targets: Any = [chunk.targets[index] for chunk, at in shares for index in at.tolist()]
+    else:
+        targets = np.concatenate([chunk.targets[at] for chunk, at in shares])
+    if shares[0][0].sizes is not None:
+        sizes = np.concatenate([chunk.sizes[at] for chunk, at in shares if chunk.sizes is not None])
+        return Cut(kept, _padded(shares, sizes), targets, sizes)
+    dtype = np.uint8 if normalizer is None else np.float32
+    out = torch.from_numpy(np.empty((len(kept), *shares[0][0].images.shape[1:]), dtype))
+    numbers, start = out.numpy(), 0
+    for chunk, at in shares:
+        # Neighbours in the order are neighbours here: bad ones are left out in both.
+        own, into = chunk.images[at[0] : at[-1] + 1], numbers[start : start + len(at)]
+        if normalizer is None:
+            into[:] = own
+        else:
+            normalize_into(into, own, normalizer.mean, normalizer.std)
+        start += len(at)
+    return Cut(kept, out, targets, None)
+
+
+def _padded(shares: Sequence[tuple[Chunk, np.ndarray]], sizes: np.ndarray) -> torch.Tensor:
+    """Return the images on the canvas that `Pipeline.draw` gives a batch of these sizes."""
+    height, width = -(-sizes.max(axis=0) // PAD_TO) * PAD_TO
+    out = np.zeros((len(sizes), 3, height, width), np.uint8)
+    canvases = iter(out)
+    for chunk, at in shares:
+        assert chunk.sizes is not None
+        ends = np.cumsum(3 * chunk.sizes.astype(np.int64).prod(axis=1)).tolist()
+        for index in at.tolist():
+            tall, wide = chunk.sizes[index].tolist()
+            image = chunk.images[ends[index] - 3 * tall * wide : ends[index]]
+            next(canvases)[:, :tall, :wide] = image.reshape(3, tall, wide)
+    return torch.from_numpy(out)
