@@ -63,7 +63,7 @@ class Cifar(CachedPipeline):
         return {"anchor": anchor, "mirror": random.uniform(1)[:, 0] < self.flip}
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Decodes to uint8 HWC of `cached_size`."""
+        """Decode to uint8 HWC of `cached_size`."""
         return Resize(self.cached_size).graph(decode(encoded, device), {}, device)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -71,7 +71,7 @@ class Cifar(CachedPipeline):
         return torch.nn.functional.pad(images, [self.padding] * 4).contiguous()
 
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """Crops, flips and normalizes the images `ids` of the cache: (B, 3, h, w) float32; channels_last on a GPU."""
+        """Crop, flip and normalize the images `ids` of the cache: (B, 3, h, w) float32; channels_last on a GPU."""
         count = len(ids)
         anchor = draws.get("anchor", np.zeros((count, 2), dtype=np.int64))
         mirror = draws.get("mirror", np.zeros(count, dtype=bool))

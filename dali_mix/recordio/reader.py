@@ -71,9 +71,7 @@ class RecordSet:
         return self.info.fingerprint
 
     def payload(self, row: int) -> memoryview:
-        """Return header, label floats and image of a record. Raise ValueError, naming file and record, if its framing
-        is damaged.
-        """
+        """Return header, label floats and image. Raise ValueError naming file and record for damaged framing."""
         if not 0 <= row < len(self):
             raise IndexError(f"{self.prefix}: record {row} of a set of {len(self)}")
         entry = self.table[row]

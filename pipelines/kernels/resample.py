@@ -284,7 +284,8 @@ def _setup(
 
 @functools.cache
 def addresses() -> tuple[int, int]:
-    """Return the addresses of the callbacks that make one sample, and that shape a batch. The first call compiles them
-    (6 s), or loads them from numba's cache (0.2 s).
+    """Return the addresses of the callbacks that make one sample, and that shape a batch.
+
+    The first call compiles them (6 s), or loads them from numba's cache (0.2 s).
     """
     return compiled(cfunc, RUN_SIGNATURE)(_run).address, compiled(cfunc, SETUP_SIGNATURE)(_setup).address
