@@ -91,7 +91,8 @@ def build_loader(
         except ValueError as error:
             raise ValueError(f"{records.prefix} is a {records.info.task} set: {error}") from None
     where = _device(device)
-    threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)
+    cores = len(os.sched_getaffinity(0)) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = max(1, cores) if num_threads is None else whole("num_threads", num_threads, 1)
     bad = BadRecords(records, skip=on_bad_record == "skip")
 
     options: dict[str, Any] = {"device": where, "num_threads": threads, "bad": bad, "verify_crc": verify_crc}
@@ -130,8 +131,3 @@ def _device(device: str | torch.device) -> torch.device:
             )
         where = torch.device("cuda", torch.cuda.current_device() if where.index is None else where.index)
     return where
-
-
-def _default_threads() -> int:
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -22,7 +22,7 @@ from dali_mix.recordio import RecordSet
 
 
 class ExactSource(Source):
-    """Runs a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead."""
+    """Run a pipeline's DALI graph over the steps it is asked for, `prefetch` batches ahead."""
 
     _ready: deque[tuple[Fed, torch.Tensor | None]]
 
@@ -62,17 +62,14 @@ class ExactSource(Source):
         except BaseException:
             self.close()
             raise
-        self._note_empty_steps()
+        while self._feed.under_way and not len(self._feed.under_way[0].rows):  # of steps not fed
+            self._ready.append((self._feed.under_way.popleft(), None))
         if wrong := wrong_sizes(self._records, self._feed.under_way[0].rows, sizes):
             self.close()
             self._note(wrong)
             self._feed.restart(self._schedule.steps_from(epoch, position))
             return
         self._ready.append((self._feed.under_way.popleft(), to_torch(out)))
-
-    def _note_empty_steps(self) -> None:
-        while self._feed.under_way and not len(self._feed.under_way[0].rows):
-            self._ready.append((self._feed.under_way.popleft(), None))
 
     def _build(self, source: Callable[[], list[Any]] | Iterator[list[Any]], batch_size: int) -> DaliPipeline:
         @pipeline_def(enable_conditionals=self._pipeline.conditional)
@@ -149,9 +146,7 @@ class ExactSource(Source):
 
 
 class SingleDecoder:
-    """Decodes one image at a time, on the same device as the pipeline that failed. After a RuntimeError it is of no
-    more use.
-    """
+    """Decode one image at a time on the device of the pipeline that failed. Of no more use after a RuntimeError."""
 
     def __init__(self, device: torch.device) -> None:
         self._image = np.empty(0, np.uint8)
@@ -200,9 +195,7 @@ def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tup
 
 
 def to_torch(out: object) -> torch.Tensor:
-    """DALI's output batch → (B, 3, H, W) sharing its memory, which lives as long as the tensor; HWC becomes
-    channels_last.
-    """
+    """Return DALI's batch as (B, 3, H, W), which shares its memory and keeps it alive; HWC becomes channels_last."""
     images = torch.from_dlpack(out.as_tensor())  # type: ignore[attr-defined]  # DALI ships no types for its tensor lists
     return images.permute(0, 3, 1, 2) if out.layout() == "HWC" else images  # type: ignore[attr-defined]  # as above
 

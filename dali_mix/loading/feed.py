@@ -16,9 +16,7 @@ from dali_mix.recordio import RecordSet
 
 @dataclasses.dataclass
 class Fed:
-    """A step under way. `rows`: the step's records without the bad ones. `inputs` keeps alive what DALI reads without
-    copying.
-    """
+    """A step under way. rows: its records without the bad ones. inputs: keeps alive what DALI reads without copying."""
 
     step: Step
     rows: np.ndarray
@@ -46,7 +44,7 @@ class BadRecords:
         return row in self._rows
 
     def found(self, row: int, reason: str, *, decode: bool = False) -> None:
-        """Notes a bad record. Raises ValueError naming file and record unless bad records are to be skipped.
+        """Note a bad record. Raise ValueError naming file and record unless bad records are to be skipped.
 
         `decode`: whether it takes decoding to find such records.
         """
@@ -92,7 +90,7 @@ class Feed:
         self._steps: Iterator[Step] = iter(())
 
     def restart(self, steps: Iterator[Step]) -> None:
-        """Takes the steps from `steps` from now on; those under way stay."""
+        """Take the steps from `steps` from now on; those under way stay."""
         self._steps = steps
 
     def close(self) -> None:
@@ -116,9 +114,7 @@ class Feed:
                 raise ValueError(f"{self._records.prefix}: none of its records can be read: {self._bad.skipped[0][1]}")
 
     def prepare(self, step: Step) -> Fed:
-        """Reads a step's records and draws for them: DALI's inputs are the encoded images (views of the file), then
-        each draw.
-        """
+        """Read a step's records, draw for them: the inputs are encoded images (views of the file), then each draw."""
         encoded: list[np.ndarray] = []
         rows = self._bad.without(step.rows)
         for row in rows.tolist():

@@ -1,6 +1,4 @@
-"""`Loader`: epochs of batches from a packed set, the same records in the same order whoever asks and wherever it was
-stopped.
-"""
+"""`Loader`: epochs of batches from a packed set, the same records in the same order wherever it was stopped."""
 
 from __future__ import annotations
 
@@ -155,7 +153,12 @@ class Loader:
             fed, images = self._source.fetch(epoch, position)
             if images is not None:
                 return fed, images
-            self._nothing_left(fed)
+            if self.world_size > 1:
+                raise ValueError(
+                    f"{self.dataset.records.prefix}: all {len(fed.step.rows)} records of a step of rank {self.rank} are"
+                    f" bad ({fed.step.rows[:5].tolist()} …) and the other ranks would wait for it: pack the set again"
+                    " without them"
+                )
             position = fed.step.end
         return None
 
@@ -174,14 +177,6 @@ class Loader:
                 "%r: this iter() begins the epoch again, with the same records and crops; before it, call set_epoch()"
                 " to go to another epoch, or load_state_dict(state_dict()) to go on inside this one",
                 self,
-            )
-
-    def _nothing_left(self, fed: Fed) -> None:
-        if self.world_size > 1:
-            raise ValueError(
-                f"{self.dataset.records.prefix}: all {len(fed.step.rows)} records of a step of rank {self.rank} are bad"
-                f" ({fed.step.rows[:5].tolist()} …) and the other ranks would wait for it: pack the set again without"
-                " them"
             )
 
     def _targets(self, fed: Fed) -> Any:
@@ -233,9 +228,9 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Goes where `state` was taken, also on another number of ranks.
+        """Go where `state` was taken, also on another number of ranks.
 
-        Raises ValueError, naming both values, when seed, dataset, global batch size or train/eval differ: the records
+        Raise ValueError, naming both values, when seed, dataset, global batch size or train/eval differ: the records
         left would not be the ones that run had left. `strict=False` goes there all the same; position and epoch must
         still fit the set.
         """

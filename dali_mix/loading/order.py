@@ -43,9 +43,7 @@ def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[i
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the records left in an epoch are shared out: `steps` of `step_size`, then `tail`: the sizes of up to two last
-    steps.
-    """
+    """How the records left are shared: `steps` of `step_size`, then `tail`, the sizes of up to two last steps."""
 
     steps: int
     step_size: int
@@ -64,7 +62,7 @@ class Plan:
 
 
 def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_last: bool = False) -> Plan:
-    """Shares `remaining` records out among `world_size` ranks with up to `batch_size` each a step.
+    """Share `remaining` records out among `world_size` ranks with up to `batch_size` each a step.
 
     All steps are full but the end. A remainder that gives every rank a record is one last, smaller step. A smaller one
     is pooled with the step before, and the two are made equal. Where even that leaves a rank without a record
@@ -84,9 +82,7 @@ def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_
 
 
 def share(size: int, rank: int, world_size: int) -> slice:
-    """The stretch of a step's `size` records that falls to `rank`: contiguous, sizes differ by at most one, larger ones
-    first.
-    """
+    """Return the slice of a step's `size` records for `rank`; sizes differ by at most one, larger ones first."""
     base, extra = divmod(size, world_size)
     start = rank * base + min(rank, extra)
     return slice(start, start + base + (rank < extra))
@@ -99,9 +95,7 @@ def steps_of_rank(plan: Plan, rank: int, world_size: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one rank takes at one step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's
-    records, int64.
-    """
+    """One rank's part of a step. start, end: global positions in the epoch's order. rows: the rank's records, int64."""
 
     epoch: int
     start: int
