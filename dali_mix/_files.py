@@ -19,13 +19,21 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         open_new(aside).close()
         yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(aside)
         aside.replace(path)
     except OSError as error:
         raise type(error)(f"could not write {path}: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the system write the content of a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_new(path: str | os.PathLike[str], mode: str = "wb", encoding: str | None = None) -> IO[Any]:

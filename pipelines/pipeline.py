@@ -240,9 +240,7 @@ def _own(draws: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 class CachedPipeline(Pipeline, ABC):
-    """A pipeline for small sets: `graph` decodes each image once, to uint8 (H, W, 3) of one size; `apply` does the rest
-    per batch.
-    """
+    """A pipeline for small sets: `graph` decodes images once, to uint8 (H, W, 3) of one size; `apply` does the rest."""
 
     @property
     @abstractmethod

@@ -22,20 +22,17 @@ BUILTIN = {
 
 
 def get(name: str) -> type[Pipeline]:
-    """The class of a pipeline. Raises ValueError when no such pipeline is known, or it does not load."""
+    """Return the class of a pipeline. Raise ValueError when no such pipeline is known, or it does not load."""
     return _find("pipeline", BUILTIN.get(name, name), Pipeline)
 
 
 def build(name: str, train: bool, options: Mapping[str, Any] | None = None) -> Pipeline:
-    """Constructs a pipeline by name. Raises ValueError for an unknown name or option, or a value that does not fit."""
+    """Construct a pipeline by name. Raise ValueError for an unknown name or option, or a value that does not fit."""
     return _construct(f"pipeline {name!r}", get(name), options or {}, train=train)
 
 
 def build_steps(steps: Sequence[Step | Mapping[str, Any]]) -> list[Step]:
-    """Make the steps that a user adds: constructed, or dicts of a `type` and options. Each gets a branch of its own.
-
-    Raises ValueError as `build`.
-    """
+    """Make a user's steps, objects or dicts of `type` and options, each on its own branch. Raise as `build`."""
     made = []
     for branch, step in enumerate(steps if isinstance(steps, (list, tuple)) else [steps], 16):
         if not isinstance(step, Step):

@@ -57,9 +57,7 @@ class SampleRandom:
         return len(self._ids)
 
     def branch(self, number: int) -> SampleRandom:
-        """A generator for the same records with streams of its own, 1,024 for each `number` from 1 to 63, whatever was
-        drawn before.
-        """
+        """Return a generator for the same records with 1,024 streams of its own for each `number` from 1 to 63."""
         return SampleRandom(self._seed, self._epoch, self._ids, 1024 * whole("branch", number, 1, 63))
 
     def words(self, k: int) -> np.ndarray:

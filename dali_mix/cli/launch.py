@@ -28,6 +28,7 @@ from dali_mix._signals import handled
 from dali_mix.cli import console, rank
 from dali_mix.cli.commands.train import INTERRUPTED, NOTHING_TO_SAVE, PREEMPTED
 from dali_mix.cli.main import LOST, parse
+from dali_mix.engine.distributed.environment import integer
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 25.0  # from the first rank that failed until the others are killed: one may be saving
@@ -68,12 +69,12 @@ def main(argv: list[str]) -> int:
 
 def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
     """Return the variables that all ranks of this machine get, and the first of these ranks."""
-    nodes, node = _number("NNODES", 1, 1), 0
+    nodes, node = integer(os.environ, "NNODES", 1, 1), 0
     address, port = "127.0.0.1", ""
     if nodes > 1:
         if missing := [name for name in ("NODE_RANK", "MASTER_ADDR") if not os.environ.get(name)]:
             raise ValueError(f"NNODES is {nodes}: set {' and '.join(missing)} as well (scripts/train_dist.sh --help)")
-        node = _number("NODE_RANK", 0, 0)
+        node = integer(os.environ, "NODE_RANK")
         if node >= nodes:
             raise ValueError(f"NODE_RANK is {node}, but NNODES is {nodes}: it goes from 0 to {nodes - 1}")
         address, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT") or "29500"
@@ -81,13 +82,6 @@ def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
     shared |= {"WORLD_SIZE": str(nodes * nproc), "LOCAL_WORLD_SIZE": str(nproc)}
     shared.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc)))
     return shared, node * nproc
-
-
-def _number(name: str, default: int, least: int) -> int:
-    text = os.environ.get(name) or str(default)
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {text!r}")
-    return int(text)
 
 
 def _free_port() -> int:

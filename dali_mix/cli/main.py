@@ -57,10 +57,7 @@ def _to_stderr(message: str, *, lost: bool = False) -> None:
 
 
 def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
-    """Run `dali-mix` with `argv` (default: the process's arguments) and return its exit status.
-
-    `tell` is called with the message of an error.
-    """
+    """Run `dali-mix` with `argv` (default: the process's arguments), `tell` errors, and return its exit status."""
     console.install()
     _spin_briefly()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a rank that ends is warned of with a stack trace

@@ -65,10 +65,7 @@ def layout_names() -> list[str]:
 
 
 def find_layout(name: str) -> Layout:
-    """Return a layout by its name; ours come first.
-
-    Raise ValueError when none has that name, or an installed one does not load or is no function.
-    """
+    """Return a layout by name, ours first. Raise ValueError if none has it, it does not load, or it is no function."""
     if name in LAYOUTS:
         return LAYOUTS[name]
     found, origin = _factories.installed(ENTRY_POINT_GROUP, "layout", name, LAYOUTS)

@@ -110,9 +110,7 @@ def is_text(value: Any) -> bool:
 
 
 def boxes_of(entries: list[Any], key: str, where: str) -> np.ndarray:
-    """Return field `key` of each entry as (N, 4) float64: x, y, width, height. Raise ValueError naming the first entry
-    whose field is no box.
-    """
+    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. Raise ValueError for one that is no box."""
     expected = "x, y, width, height, finite, sides not negative"
     flat = list(chain.from_iterable(column(entries, key, _has_four, expected, where)))
     if set(map(type, flat)) <= {int, float}:
@@ -164,8 +162,10 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
-    """Read an XML file whose outermost element is `root`. Raise FileNotFoundError, or ValueError saying where it is
-    malformed, and for a DOCTYPE: without one there are no entities to expand.
+    """Read an XML file whose outermost element is `root`.
+
+    Raise FileNotFoundError, or ValueError saying where it is malformed, and for a DOCTYPE: without one there are no
+    entities to expand.
     """
     where = tree.where(name)
     data = tree.read(name)
@@ -212,9 +212,7 @@ def detection_label(objects: np.ndarray, height: int, width: int, where: str, nu
 
 
 def image_size(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
-    """Return height and width of an image, turned by EXIF or, with `stored`, not. Raise FileNotFoundError or ValueError
-    naming it.
-    """
+    """Return height and width, turned by EXIF unless `stored`. Raise FileNotFoundError or ValueError naming it."""
     data = tree.read(name)
     try:
         header = read_image_header(data, plain=False)

@@ -161,9 +161,7 @@ def _are_splits(
 
 
 def _unwrapped(tree: Tree, base: str, split: str) -> str:
-    """Return `base`, or the folder called `split` again that holds all its classes: train/train/CLASS, as in Kaggle's
-    archives.
-    """
+    """Return `base`, or its only folder, called `split` again: train/train/CLASS, as in Kaggle's archives."""
     while (
         [name.lower() for name in tree.folders(base)] == [split.lower()]
         and tree.folders(inner := _join(base, tree.folders(base)[0]))

@@ -222,8 +222,9 @@ def as_text(value: Any) -> str:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """Replace the stand-ins by their arrays, and refuse names that were left uncalled. What is shared stays shared:
-    `done` has the results by the id of their originals.
+    """Replace the stand-ins by their arrays, and refuse names that were left uncalled.
+
+    done: results by the id of their originals, so that what is shared stays shared.
     """
     if id(value) in done:
         return done[id(value)]

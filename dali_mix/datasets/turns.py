@@ -9,9 +9,7 @@ _MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # which orientations flip 
 
 
 def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
-    """Return boxes (n, 4), x1, y1, x2, y2 in 0..1 of the stored pixels, as boxes of the picture that EXIF `orientation`
-    (1 to 8) makes of them.
-    """
+    """Turn boxes (n, 4), x1, y1, x2, y2 in 0..1 of the stored pixels, as EXIF `orientation` (1 to 8) says."""
     x, y = boxes[:, [0, 2]], boxes[:, [1, 3]]
     if orientation >= 5:
         x, y = y, x

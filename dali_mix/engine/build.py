@@ -252,9 +252,7 @@ def build_objective(
 
 
 def build_loss(config: RunConfig) -> nn.Module | None:
-    """Return the recipe's loss, (logits, targets) → mean over the batch; None for objective Detection, whose model
-    gives its own.
-    """
+    """Return the recipe's loss, (logits, targets) → mean over the batch; None for Detection: the model has its own."""
     if config.objective["type"] == "Detection":
         if config.loss != DEFAULT_LOSS:
             raise ValueError(f"loss={config.loss!r}: objective Detection sums the losses of the model; leave loss out")

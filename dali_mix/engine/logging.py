@@ -67,11 +67,7 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 class LineFile:
-    """A text file that grows by lines, each written at once.
-
-    Raises:
-        OSError: from `write`, naming the file; one that is still empty is removed.
-    """
+    """A text file written line by line, at once; removed if left empty. `write` raises OSError naming it."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path

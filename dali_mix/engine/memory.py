@@ -106,9 +106,7 @@ def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes that this process can have without swapping, within the limit of its control group (container,
-    job); None where the system does not say.
-    """
+    """Return the bytes left before swapping, within the limit of the control group; None where Linux does not say."""
     free = available_memory()
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),

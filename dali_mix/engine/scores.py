@@ -81,10 +81,7 @@ class MultiLabelScores(Scores):
 
     def by_class(self) -> ByClass:
         reports = per_class(self.metrics)
-        shares = {"AP": "ap", "precision": "precision", "recall": "recall", "F1": "f1"}
-        columns = {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
-        columns["positives"] = [report.positives for report in reports]
-        return f"AP by class, %   (mAP {100 * self.details['mAP']:.2f})", columns, reports
+        return f"AP by class, %   (mAP {100 * self.details['mAP']:.2f})", _columns(reports, "AP", "positives"), reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
         """Return a note on the classes that no record has."""
@@ -121,16 +118,20 @@ class DetectionScores(Scores):
 
     def by_class(self) -> ByClass:
         reports = self.metrics.per_class()
-        shares = {"AP50": "ap", "precision": "precision", "recall": "recall", "F1": "f1"}
-        columns = {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
-        columns["objects"] = [report.positives for report in reports]
         mean = sum(report.ap for report in reports if report.positives) / max(sum(r.positives > 0 for r in reports), 1)
-        return f"AP50 by class, %   (mean {100 * mean:.2f})", columns, reports
+        return f"AP50 by class, %   (mean {100 * mean:.2f})", _columns(reports, "AP50", "objects"), reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
         """Return a note on the classes that no record has."""
         name = f"{self.names[0]} by class"
         return _absent(classes, self.details[name], "object to be found", self.names[0])
+
+
+def _columns(reports: Sequence[ClassReport], ap: str, count: str) -> dict[str, list[float]]:
+    """Return the columns of `by_class`, per cent, with the names of the average precision and of the count."""
+    shares = {ap: "ap", "precision": "precision", "recall": "recall", "F1": "f1"}
+    columns = {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
+    return columns | {count: [report.positives for report in reports]}
 
 
 def _absent(classes: Sequence[str], values: Sequence[float], what: str, mean: str) -> list[str]:

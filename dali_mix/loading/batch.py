@@ -35,9 +35,7 @@ class Batch(NamedTuple):
 
 
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
-    """Return detection targets on `device`: those of boxes, labels and difficult that all have go in one copy, other
-    tensors one by one.
-    """
+    """Return detection targets on `device`; boxes, labels and difficult, those that all have, go in one copy."""
     device = torch.device(device)
     tensors = [value for own in targets for value in own.values() if isinstance(value, torch.Tensor)]
     if all(value.device == device for value in tensors):

@@ -68,11 +68,7 @@ class Accuracy:
         self._counts.zero_()
 
     def compute(self) -> dict[str, float]:
-        """Return {"top1": per cent, …}; waits for the device.
-
-        Raises:
-            ValueError: nothing was counted.
-        """
+        """Return {"top1": per cent, …}; waits for the device. Raise ValueError if nothing was counted."""
         *right, count = self._counts.tolist()
         if not count:
             raise ValueError("no samples were counted: the evaluation set is empty, or all its labels are ignored")
@@ -80,12 +76,7 @@ class Accuracy:
 
 
 class ClassAccuracy:
-    """Top-1 accuracy of each class, counted as `Accuracy` counts.
-
-    Args:
-        num_classes: K.
-        device: of the counters.
-    """
+    """Top-1 accuracy of each of K classes, counted as by `Accuracy`, on `device`."""
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self._counts = torch.zeros(2, num_classes, dtype=torch.int64, device=device)
@@ -110,8 +101,9 @@ class ClassAccuracy:
 
 
 def _shares(logits: Tensor, classes: Tensor, topk: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-    """For each k, the share of the orders of equal logits in which a sample is right, (B,) int64 in `UNIT`s; and which
-    samples count, (B,) bool.
+    """Return for each k the share of the orders of equal logits in which a sample is right, (B,) int64 in `UNIT`s.
+
+    Also which samples count, (B,) bool.
     """
     score = logits.gather(1, classes.clamp_min(0)[:, None])
     higher, equal = (logits > score).sum(1), (logits == score).sum(1).clamp_min(1)

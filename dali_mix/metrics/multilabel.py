@@ -100,11 +100,7 @@ class MultiLabelMetrics:
         return self._rows[0]
 
     def merge(self, state: Tensor) -> None:
-        """Add the samples of another rank or part.
-
-        Raises:
-            ValueError: not a state of this number of classes.
-        """
+        """Add the samples of another rank or part. Raise ValueError unless it is a state of this number of classes."""
         if state.ndim != 2 or state.shape[1] != 1 + 2 * self.num_classes:
             raise ValueError(f"state {tuple(state.shape)}: need (n, {1 + 2 * self.num_classes}), as `state()` gives")
         self._rows.append(state.to(self._device, torch.float64))

@@ -52,6 +52,39 @@ class Unmixed:
     batch_size: int
 
 
+class Sampler(ABC, Generic[Params]):
+    """What draws numbers for a batch. A subclass overrides `draw`, or `sample` itself."""
+
+    takes_boxes: bool = False
+
+    def sample(
+        self,
+        batch_size: int,
+        height: int,
+        width: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Params:
+        """Draw the numbers for one batch of `height` × `width` images.
+
+        Args:
+            batch_size: B ≥ 0.
+            generator: draws on its own device (None: torch's default CPU generator); the results are then copied to
+                `device` without waiting.
+            device: where the images are.
+
+        Raises:
+            ValueError: a size that no batch of images has.
+        """
+        check_size(batch_size, height, width)
+        # Boxes are on the CPU, and with them the numbers by which they move.
+        return on_device(self.draw(batch_size, height, width, generator), "cpu" if self.takes_boxes else device)
+
+    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
+        """Draw as `sample`, on the generator's device."""
+        raise NotImplementedError(f"{type(self).__name__} has neither a method sample nor draw")
+
+
 def _sample_with_prob(sample: _Sample) -> _Sample:
     @functools.wraps(sample)
     def drawn(self, batch_size, height, width, generator=None, *args, **options):
@@ -65,7 +98,7 @@ def _sample_with_prob(sample: _Sample) -> _Sample:
     return drawn  # type: ignore[return-value]
 
 
-class Mixer(ABC, Generic[Params]):
+class Mixer(Sampler[Params]):
     """Mix the images of a batch, and their targets.
 
     A mixer does not change its input unless `inplace=True`, keeps dtype, device and memory format of the images,
@@ -83,7 +116,6 @@ class Mixer(ABC, Generic[Params]):
     combine: Combine = "area"
     changes_targets: bool = True
     in_place: bool = False
-    takes_boxes: bool = False
     num_classes: int | None = None
     _prob: float = 1.0
 
@@ -110,40 +142,10 @@ class Mixer(ABC, Generic[Params]):
         return self._prob == 1
 
     def set_prob(self, prob: float) -> None:
-        """Mix only this share of the batches.
-
-        Raises:
-            ValueError: not a number from 0 to 1.
-        """
+        """Mix only this share of the batches. Raise ValueError unless it is a number from 0 to 1."""
         self._prob = number("prob", prob, 0, 1)
 
-    @_sample_with_prob
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Params:
-        """Draw the numbers for one batch of `height` × `width` images.
-
-        Args:
-            batch_size: B ≥ 0.
-            generator: draws on its own device (None: torch's default CPU generator); the results are then copied to
-                `device` without waiting.
-            device: where the images are.
-
-        Raises:
-            ValueError: a size that no batch of images has.
-        """
-        check_size(batch_size, height, width)
-        # Boxes are on the CPU, and with them the numbers by which they move.
-        return on_device(self.draw(batch_size, height, width, generator), "cpu" if self.takes_boxes else device)
-
-    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
-        """Draw as `sample`, on the generator's device. A mixer overrides this, or `sample` itself."""
-        raise NotImplementedError(f"{type(self).__name__} has neither a method sample nor draw")
+    sample = _sample_with_prob(Sampler.sample)  # as `__init_subclass__` wraps those of subclasses
 
     @abstractmethod
     def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
@@ -233,11 +235,7 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return images unchanged, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K.
-
-    Raises:
-        ValueError: as `Mixer.apply`.
-    """
+    """Return `images` itself and targets as `mixer` gives them: (B,K) if it knows K. Raise ValueError as `apply`."""
     if not mixer.takes_boxes:
         check_batch(images, targets, batch_size)
     if inplace:

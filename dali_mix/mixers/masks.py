@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dali_mix.mixers.base import Params, check_images, check_size, on_device
+from dali_mix.mixers.base import Params, Sampler, check_images
 from dali_mix.mixers.layout import keep_format
 from dali_mix.mixers.ops import draws
 from dali_mix.mixers.ops.masks import draw_masks
@@ -38,28 +37,12 @@ class FreeFormParams:
     hole_radii: Tensor
 
 
-class Masks(ABC, Generic[Params]):
+class Masks(Sampler[Params]):
     """A source of masks: `sample` draws them, `masks` makes them."""
-
-    @abstractmethod
-    def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
-        """Draw as `sample`, on the generator's device."""
 
     @abstractmethod
     def masks(self, params: Params) -> Tensor:
         """Return (B,1,H,W) bool on the device of the params, True where a pixel is removed."""
-
-    def sample(
-        self,
-        batch_size: int,
-        height: int,
-        width: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Params:
-        """Draw masks for `batch_size` images; as `Mixer.sample`."""
-        check_size(batch_size, height, width)
-        return on_device(self.draw(batch_size, height, width, generator), device)
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`sample`, then `masks`, for `images` (B,C,H,W)."""

@@ -87,11 +87,7 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return paste_boxes(images, located.permutation, located.boxes, inplace=inplace), mixed_targets
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
-        """Return the boxes that `apply` pastes, and the λ it mixes targets by: `CutMix.apply` with them does the same.
-
-        Args:
-            images: as for `apply`.
-        """
+        """Return the boxes that `apply` pastes into `images`, and its λ: `CutMix.apply` with them does the same."""
         return self._locate(images, params)[0]
 
     def _locate(self, images: Tensor, params: SaliencyMixParams) -> tuple[PasteParams, tuple[Tensor, Tensor]]:

@@ -1,5 +1,4 @@
-"""The record container: framing, reader, writer, manifest and verification. Needs the standard library and numpy
-only."""
+"""The record container: framing, reader, writer, manifest, verification. Needs the standard library and numpy only."""
 
 from dali_mix.recordio.block import Block
 from dali_mix.recordio.header import pack_record, unpack_record

@@ -199,18 +199,6 @@ def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> byt
 
 
 def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
-    manifest = set_file(base, ".json")
-    listed = [part.name for part in read_info(manifest).parts]
-    given = [path.name for path in paths]
-    if given not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
-        raise ValueError(
-            f"{manifest}: is of {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
-            f" run `dali-mix adopt --reindex {base}` for its index, or give --force to replace the manifest"
-        )
-    return _write_index(base)
-
-
-def _write_index(base: Path) -> SetInfo:
     """Replace the .idx of the set `base` unless it is the one of its manifest.
 
     It is the same byte for byte, unless the set was adopted with an index of another program: its keys and order are
@@ -218,6 +206,13 @@ def _write_index(base: Path) -> SetInfo:
     """
     manifest = set_file(base, ".json")
     info = read_info(manifest)
+    listed = [part.name for part in info.parts]
+    given = [path.name for path in paths]
+    if given not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
+        raise ValueError(
+            f"{manifest}: is of {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
+            f" run `dali-mix adopt --reindex {base}` for its index, or give --force to replace the manifest"
+        )
     path, table_path = base.parent / info.index.name, base.parent / info.table.name
     table = open_table(table_path, info.count)
     with Publication(base, force=True) as files:
@@ -227,12 +222,10 @@ def _write_index(base: Path) -> SetInfo:
             raise ValueError(f"{table_path}: changed, so the index cannot be made from it; copy it again or pack again")
         if path.is_file() and file_sha256(path) == info.index.sha256:
             return info  # nothing is wrong with it; another program's keys are kept
-        written = [(path, content)]
+        files.replace(path.name, content)
         if index != info.index:
             info = dataclasses.replace(info, index=index)
-            written.append((manifest, info.to_json().encode()))
-        for target, data in written:
-            files.replace(target.name, data)
+            files.replace(manifest.name, info.to_json().encode())
     return info
 
 

@@ -1,5 +1,4 @@
-"""The .idx: `id\\toffset` a line. DALI trusts it blindly and stops silently at a malformed line, so it is read strictly
-here."""
+"""The .idx: `id\\toffset` a line. Read strictly: DALI trusts it, and stops silently at a malformed line."""
 
 from __future__ import annotations
 
@@ -43,9 +42,7 @@ def read_index(path: Path, size: int) -> np.ndarray:
 
 
 def joint_offsets(table: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Return the records' offsets (n,) uint64 counted over all .rec files, which have `sizes` bytes: so DALI reads
-    several files with one index.
-    """
+    """Return the records' offsets (n,) uint64 over all .rec files, of `sizes` bytes: DALI reads them with one index."""
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
     return table["offset"] + starts[np.minimum(table["part"], len(sizes))]
 

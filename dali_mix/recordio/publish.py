@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from dali_mix._files import open_new
+from dali_mix._files import open_new, sync
 from dali_mix.recordio.manifest import SUFFIXES, FileInfo, read_info, set_file, set_prefix
 from dali_mix.recordio.part import write_errors
 
@@ -227,12 +227,3 @@ class Publication:
     def _release(self) -> None:
         self._lock_path.unlink(missing_ok=True)
         os.close(self._lock)
-
-
-def sync(path: Path) -> None:
-    """Have the system write the content of a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -91,9 +91,7 @@ class RecordSet:
         return f"{self.rec_paths[int(self.table['part'][row])]}: record {row}"
 
     def payload(self, row: int) -> memoryview:
-        """Return header, label floats and image of a record. Raise ValueError, naming file and record, if its framing
-        is damaged.
-        """
+        """Return header, label floats and image. Raise ValueError naming file and record for damaged framing."""
         if not 0 <= row < len(self):
             raise IndexError(f"{self.prefix}: record {row} of a set of {len(self)}")
         entry = self.table[row]

@@ -12,8 +12,7 @@ from dali_mix.tasks import TASKS
 
 
 def summarize(info: SetInfo, table: np.ndarray) -> dict[str, Any]:
-    """Figures of a set as plain values: records, bytes, encodings, sizes in pixels, records a class, what packing
-    reported."""
+    """Return figures as plain values: records, bytes, encodings, sizes in pixels, records a class, the report."""
     heights, widths = table["height"], table["width"]
     kinds, counts = np.unique(table["encoding"], return_counts=True)
     names = [ENCODINGS[kind] if kind < len(ENCODINGS) else str(kind) for kind in kinds.tolist()]

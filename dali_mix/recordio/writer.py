@@ -82,8 +82,9 @@ class SetWriter:
             self._files.__exit__(*error)
 
     def write(self, block: Block) -> None:
-        """Append the records of `block`, whose positions (0 to total - 1, rising) are those among all that are meant to
-        come. The block is the writer's from then on; `spare_block` returns it again.
+        """Append the records of `block`, whose positions among the `total` meant to come rise from call to call.
+
+        The block is the writer's from then on; `spare_block` returns it again.
         """
         self.place(block)()
 
@@ -172,9 +173,7 @@ def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An encoded image and its label. Height, width (pixels, after EXIF turning) and encoding are read from its header
-    unless all are given.
-    """
+    """An encoded image and its label. Size (pixels, turned by EXIF) and encoding: read from it unless all are given."""
 
     encoded: bytes
     label: Label

@@ -92,8 +92,7 @@ class AutoAugment(Step):
         raise ValueError(f"auto_augment={self.kind!r} would turn and shift images, not boxes: leave it out")
 
     def _apply(self, images: DataNode, operation: DataNode, level: DataNode, low: int, high: int) -> DataNode:
-        """The operation drawn, one of `low` to `high` - 1: halved until one is left, so that each image passes few
-        branches."""
+        """Apply the operation drawn, of `low` to `high` - 1, by halving: so each image passes few branches."""
         if high - low == 1:
             return self.operations[low](images, magnitude_bin=level, num_magnitude_bins=self.bins, fill_value=FILL)
         middle = (low + high) // 2

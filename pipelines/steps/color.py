@@ -31,7 +31,7 @@ DISTORTIONS = np.array([[0.875, 1.125], [0.5, 1.5], [0.5, 1.5], [-0.05, 0.05], [
 
 
 class Color(Step):
-    """Draws and applies colour jitter (as torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
+    """Draw and apply colour jitter (as torchvision's ColorJitter, in an order drawn per record) and PCA lighting.
 
     Args:
         jitter: strengths of brightness, contrast, saturation, hue, or one number for the first three. A strength s is a
@@ -119,9 +119,7 @@ def _chain(kinds: np.ndarray, values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def jitter_step(kind: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One step of the chain, x → L x + C·mean(x): kind (B,) 0 brightness, 1 contrast, 2 saturation, 3 hue; → L, C (B,
-    3, 3).
-    """
+    """Return L, C (B, 3, 3) of a step x → L x + C·mean(x); kind (B,): 0 brightness, 1 contrast, 2 saturation, 3 hue."""
     identity, grey = np.eye(3), np.tile(GREY, (3, 1))
     factor = np.where(kind < 3, value, 1.0)[:, None, None]
     turn = np.where(kind == 3, 2 * np.pi * value, 0.0)

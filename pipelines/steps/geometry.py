@@ -43,7 +43,7 @@ def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | N
 
 
 class Crop(Step):
-    """Keeps the whole image; derived classes draw a smaller window.
+    """Keep the whole image; derived classes draw a smaller window.
 
     A window is anchor (B, 2) int32 as top, left, and shape (B, 2) int32 as height, width: pixels, inside the image, at
     least one. As the first step it is cut out by the decoder, which decodes nothing else if `decode_window` is True.
@@ -114,7 +114,7 @@ class MultiScaleCrop(Crop):
 
 
 class Resize(Step):
-    """Resizes to `size`, a number of pixels or (height, width), whatever the proportions.
+    """Resize to `size`, a number of pixels or (height, width), whatever the proportions.
 
     Args:
         min_filter, mag_filter: used along an axis that shrinks, and along one that grows.
@@ -156,7 +156,7 @@ class Resize(Step):
 
 
 class CentreCrop(Resize):
-    """Resizes in proportion until `ratio` × `size` is just covered, then cuts `size` out of the centre.
+    """Resize in proportion until `ratio` × `size` is just covered, then cut `size` out of the centre.
 
     Sizes round down as torchvision's Resize does, so that the shorter side of a square becomes its side; anchors as its
     CenterCrop does, ties to the even number.
@@ -195,7 +195,7 @@ class CentreCrop(Resize):
 
 
 class Flip(Step):
-    """Flips left to right with probability `prob`."""
+    """Flip left to right with probability `prob`."""
 
     def __init__(self, prob: float = 0.5) -> None:
         self.prob = number("flip", prob, 0.0, 1.0)

@@ -10,6 +10,7 @@ import ctypes
 import io
 import shutil
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from dali_mix.cli import installed
@@ -98,19 +99,17 @@ def check_batch(findings: Findings) -> None:
             Image.fromarray(np.full((48, 64, 3), 30 + 200 * (row % 2), np.uint8)).save(buffer, "JPEG")
             samples.append(Sample(buffer.getvalue(), row % 2))
         write_set(prefix, samples, classes=("dark", "bright"))
-        loader = build_loader("imagenet", prefix, batch_size=4, train=False, pipeline_options={"image_size": 32})
-        try:
+        small = {"image_size": 32}
+        with closing(build_loader("imagenet", prefix, batch_size=4, train=False, pipeline_options=small)) as loader:
             images, targets, ids = next(iter(loader))
-            found = (tuple(images.shape), targets.tolist(), ids.tolist())
-            mean = images.float().mean((1, 2, 3)).tolist()
-            if found != ((4, 3, 32, 32), [0, 1, 0, 1], [0, 1, 2, 3]):
-                findings.bad("one batch", f"wrong shape, labels or ids: {found}")
-            elif not max(mean[0], mean[2]) < min(mean[1], mean[3]):
-                findings.bad("one batch", f"bright pictures do not come out brighter: {mean}")
-            else:
-                findings.ok("one batch", f"packed, decoded and normalized on {images.device}")
-        finally:
-            loader.close()
+    found = (tuple(images.shape), targets.tolist(), ids.tolist())
+    mean = images.float().mean((1, 2, 3)).tolist()
+    if found != ((4, 3, 32, 32), [0, 1, 0, 1], [0, 1, 2, 3]):
+        findings.bad("one batch", f"wrong shape, labels or ids: {found}")
+    elif not max(mean[0], mean[2]) < min(mean[1], mean[3]):
+        findings.bad("one batch", f"bright pictures do not come out brighter: {mean}")
+    else:
+        findings.ok("one batch", f"packed, decoded and normalized on {images.device}")
 
 
 def check_set(findings: Findings, prefix: str) -> None:
@@ -119,11 +118,8 @@ def check_set(findings: Findings, prefix: str) -> None:
     from dali_mix.recordio import RecordSet
 
     records = RecordSet(prefix)
-    loader = build_loader("imagenet", records, batch_size=min(8, len(records)), train=False)
-    try:
+    with closing(build_loader("imagenet", records, batch_size=min(8, len(records)), train=False)) as loader:
         batch = next(iter(loader))
-    finally:
-        loader.close()
     text = f"{prefix}: {len(records)} records, {len(records.info.classes)} classes, {records.info.task}; a batch"
     objects = records.task.count(batch.targets)
     findings.ok("set", f"{text} {tuple(batch.images.shape)}" + (f" with {objects}" if objects else ""))

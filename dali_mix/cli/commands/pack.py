@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from dali_mix.recordio.summary import lines, summarize
 from dali_mix.tasks import TASKS
 
 _SHOWN = 10
+_OPTIONS = {field.name for field in dataclasses.fields(Options)}
 _ROOTLESS = ("digits", "digit-scenes")
 _ONLY_FOR = {
     "list": ("list", "imagenet-val"),
@@ -92,14 +94,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers {args.workers}: at least one is needed")
-    transform = Transform(
-        resize=args.resize,
-        max_side=args.max_side,
-        quality=args.quality,
-        encoding=args.encoding,
-        max_pixels=args.max_pixels,
-        decode=args.check == "decode",
-    )
+    stored = {name: getattr(args, name) for name in ("resize", "max_side", "quality", "encoding", "max_pixels")}
+    transform = Transform(**stored, decode=args.check == "decode")
     if args.root is None and args.layout not in _ROOTLESS:
         raise ValueError(f"layout {args.layout} needs --root")
     if args.root is not None and args.layout in _ROOTLESS:
@@ -110,19 +106,8 @@ def run(args: argparse.Namespace) -> int:
         _download(args.layout, args.root)
     start = time.perf_counter()
     _check_options(args)
-    options = Options(
-        list_file=args.list,
-        classes_file=args.classes,
-        task=args.task,
-        years=args.years,
-        unlabelled=args.unlabelled,
-        scenes=args.scenes,
-        seed=args.seed,
-        split_folders=args.split_folders or "auto",
-        val_share=args.val_share,
-        follow_links=args.follow_links,
-        exif=args.exif,
-    )
+    named_alike = {name: value for name, value in vars(args).items() if name in _OPTIONS and value is not None}
+    options = Options(list_file=args.list, classes_file=args.classes, **named_alike)
     listing = find_layout(args.layout)(args.root or Path(), args.split, options)
     if not isinstance(listing, Listing):
         found = type(listing).__name__

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dali_mix._text import csv_text, printable
 from dali_mix.cli.arguments import add_recipe
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from dali_mix.engine.config.schema import RunConfig
     from dali_mix.engine.inference.image_files import Unreadable
-    from dali_mix.engine.inference.predict import Predictions, Predictor
+    from dali_mix.engine.inference.predict import Detections, Predictions, Predictor
+    from dali_mix.tasks import Task
 
 CLASS_FILE_HELP = "class names in order, one a line (default: those in the checkpoint, or of the recipe's sets)"
 
@@ -65,14 +66,22 @@ def run(args: argparse.Namespace) -> int:
 
         found = predictor(files, each=show)
     if args.json is not None:
-        write_text(args.json, _json(found, args))
+        images = [
+            {
+                "image": str(path),
+                "prediction": [name for name, _ in found.chosen(row, args.threshold, args.top_k)],
+                "scores": [round(score, 6) for score in found.scores[row].tolist()],
+            }
+            for row, path in enumerate(found.paths)
+        ]
+        write_text(args.json, _json(found, predictor.task, images, args))
     if args.csv is not None:
         write_text(args.csv, _csv(found, args))
     return report_unreadable("predict", found.unreadable)
 
 
 def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -> int:
-    from dali_mix.engine.checkpoint.files import check_writable, json_text, write_text
+    from dali_mix.engine.checkpoint.files import check_writable, write_text
 
     if args.top_k is not None:
         raise ValueError("--top-k is for classes; --threshold chooses boxes")
@@ -93,25 +102,21 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
                 drawings.write(path, boxes, scores, labels)
 
         found = predictor.detect(files, args.threshold, show)
-    images = [
-        (
-            str(path),
-            [
+    images: list[dict[str, Any]] = [
+        {
+            "image": str(path),
+            "boxes": [
                 {"class": found.classes[label], "score": round(score, 6), "box": [round(side, 2) for side in box]}
                 for box, score, label in zip(*(part.tolist() for part in parts), strict=True)
             ],
-        )
+        }
         for path, *parts in zip(found.paths, found.boxes, found.scores, found.labels, strict=True)
     ]
     if args.csv is not None:
-        rows = [[path, one["class"], one["score"], *one["box"]] for path, boxes in images for one in boxes]
+        rows = [[of["image"], one["class"], one["score"], *one["box"]] for of in images for one in of["boxes"]]
         write_text(args.csv, csv_text([["image", "class", "score", "x1", "y1", "x2", "y2"], *rows]))
     if args.json is not None:
-        record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": "detection"}
-        left_out = [{"image": str(path), "reason": reason} for path, reason in found.unreadable]
-        listed = [{"image": path, "boxes": boxes} for path, boxes in images]
-        record |= {"classes": list(found.classes), "images": listed, "left_out": left_out}
-        write_text(args.json, json_text(record, indent=2) + "\n")
+        write_text(args.json, _json(found, predictor.task, images, args))
     return report_unreadable("predict", found.unreadable)
 
 
@@ -161,18 +166,10 @@ def _line(path: str, chosen: list[tuple[str, float]]) -> str:
     return f"{path} prediction: {','.join(names)}  ({', '.join(f'{score:.3f}' for score in scores)})"
 
 
-def _json(found: Predictions, args: argparse.Namespace) -> str:
+def _json(found: Predictions | Detections, task: Task, images: list[dict[str, Any]], args: argparse.Namespace) -> str:
     from dali_mix.engine.checkpoint.files import json_text
 
-    images = [
-        {
-            "image": str(path),
-            "prediction": [name for name, _ in found.chosen(row, args.threshold, args.top_k)],
-            "scores": [round(score, 6) for score in found.scores[row].tolist()],
-        }
-        for row, path in enumerate(found.paths)
-    ]
-    record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": found.task.name}
+    record = {"recipe": args.recipe, "checkpoint": str(args.checkpoint), "ema": args.ema, "task": task.name}
     left_out = [{"image": str(path), "reason": reason} for path, reason in found.unreadable]
     record |= {"classes": list(found.classes), "images": images, "left_out": left_out}
     return json_text(record, indent=2) + "\n"

@@ -143,8 +143,9 @@ def _is_side(value: Any) -> bool:
 
 
 def _remove_root(content: Any, where: str) -> list[str]:
-    """Remove category 0 of a Roboflow export, the parent of all others, unless an annotation has it; return a notice
-    on it. It may be called like one of the others.
+    """Remove category 0 of a Roboflow export, the parent of all others, unless an annotation has it; return a notice.
+
+    It may be called like one of the others.
     """
     entries = entries_of(content, "categories", where)
     roots = [

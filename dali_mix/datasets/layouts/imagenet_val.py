@@ -23,8 +23,7 @@ _FOLDERS = ("", "data/", "ILSVRC2012_devkit_t12/data/", "devkit/data/")
 
 
 def imagenet_val(root: Path, split: str, options: Options) -> Listing:
-    """List the flat images of root (or root/split, root/val) with the labels of `--list`, or of a known file in the
-    root."""
+    """List the flat images of root, root/split or root/val with the labels of `--list` or a known file in the root."""
     tree = open_tree(root, options.follow_links)
     folder = next((name for name in (split, "val", "ILSVRC2012_img_val") if name in tree.folders()), "")
     images = [name for name in tree.images(folder) if name.count("/") == folder.count("/") + bool(folder)]

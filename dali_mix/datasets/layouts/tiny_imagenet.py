@@ -1,5 +1,4 @@
-"""Layout `tiny-imagenet`: train/wnid/images/*, val/images/* with val/val_annotations.txt, wnids.txt; a folder or its
-.zip."""
+"""Layout `tiny-imagenet`: train/wnid/images/*, val/images/*, val/val_annotations.txt, wnids.txt; a folder or .zip."""
 
 from __future__ import annotations
 

@@ -13,14 +13,13 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from dali_mix._files import open_new, replacing
+from dali_mix._files import replacing, sync
 
 _STEP = re.compile(r"step-(\d{8,})\.pt")
 _TAG = b"sha256:"
@@ -31,33 +30,15 @@ _CHUNK = 1 << 22
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain values) to `path`, or raise OSError and leave what was there untouched."""
     try:
-        with _replacing(path) as file:
+        with replacing(path) as aside, aside.open("r+b") as file:
             torch.save(state, file)
             _append_digest(file)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "the disk did not take all of it"
+        why = getattr(error.__cause__, "strerror", None) or "the disk did not take all of it"
         held = any(_STEP.fullmatch(other.name) for other in path.parent.iterdir())
         then = "earlier ones are untouched: start again with --resume" if held else "there is no earlier one"
         raise OSError(f"could not write the checkpoint {path}: {why}. Free disk space; {then}") from error
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[Any]]:
-    """Open a temporary file that becomes `path`, synced, in one rename at the end of the block; on an error it goes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open_new(temporary, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

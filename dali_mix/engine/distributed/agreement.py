@@ -19,6 +19,7 @@ from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.provenance import versions
 from dali_mix.engine.train.precision import Precision
 from dali_mix.recordio import RecordSet
+from dali_mix.recordio.manifest import file_sha256
 
 # Compared by content, resolved, or without influence on what is computed.
 _LEFT_OUT = {"train_set", "val_set", "visualizer", "device", "amp", "loader.num_threads", "loader.prefetch"}
@@ -48,8 +49,7 @@ def run_values(config: RunConfig, device: torch.device, sets: tuple[str, ...]) -
 
 def file_digest(path: str | Path) -> str:
     """Return the sha256 of a file, short."""
-    with Path(path).open("rb") as file:
-        return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return f"sha256 {file_sha256(Path(path))[:16]}"
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,9 +20,9 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
         ValueError: a variable is missing, not a number, or a rank is outside of 0 to WORLD_SIZE - 1.
     """
     names = _names(variables)
-    world_size = _number(variables, names[1], 1, least=1)
+    world_size = integer(variables, names[1], 1, least=1)
     if world_size == 1:
-        if _number(variables, names[0], 0):
+        if integer(variables, names[0], 0):
             raise ValueError(f"RANK is {variables['RANK']}, but WORLD_SIZE is 1 or not set: set WORLD_SIZE as well")
         return 0, 1, 0
     required = (names[0],) if _by_slurm(variables) else (names[0], "MASTER_ADDR", "MASTER_PORT")
@@ -31,13 +31,13 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
             f"{names[1]} is {world_size} but {', '.join(missing)} is not set: start with scripts/train_dist.sh or "
             f"torchrun, or set it (docs/clusters.md)"
         )
-    rank = _number(variables, names[0])
+    rank = integer(variables, names[0])
     if rank >= world_size:
         raise ValueError(
             f"{names[0]} is {rank}, but there are {world_size} ranks: it goes from 0 to {world_size - 1} "
             f"(for scripts/train_dist.sh NODE_RANK from 0 to NNODES - 1)"
         )
-    return rank, world_size, _number(variables, names[2], rank)
+    return rank, world_size, integer(variables, names[2], rank)
 
 
 def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
@@ -50,9 +50,9 @@ def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
     host, port = variables.get("MASTER_ADDR", ""), 0
     if _by_slurm(variables):
         host = host or first_host(variables["SLURM_STEP_NODELIST"])
-        step = _number(variables, "SLURM_JOB_ID", 0) * 16 + _number(variables, "SLURM_STEP_ID", 0)
+        step = integer(variables, "SLURM_JOB_ID", 0) * 16 + integer(variables, "SLURM_STEP_ID", 0)
         port = 20000 + step % 20000  # jobs on one machine do not meet
-    port = _number(variables, "MASTER_PORT", port, least=1)
+    port = integer(variables, "MASTER_PORT", port, least=1)
     if port > 65535:
         raise ValueError(f"MASTER_PORT must be from 1 to 65535, not {port}")
     return host, port
@@ -74,7 +74,8 @@ def _names(variables: Mapping[str, str]) -> tuple[str, str, str]:
     return "RANK", "WORLD_SIZE", "LOCAL_RANK"
 
 
-def _number(variables: Mapping[str, str], name: str, default: int = 0, least: int = 0) -> int:
+def integer(variables: Mapping[str, str], name: str, default: int = 0, least: int = 0) -> int:
+    """Return the variable as an int, `default` if it is not set. Raise ValueError unless it is at least `least`."""
     text = variables.get(name) or str(default)
     if not re.fullmatch(r"\d{1,9}", text) or int(text) < least:
         raise ValueError(f"the environment variable {name} must be a whole number of at least {least}, not {text!r}")

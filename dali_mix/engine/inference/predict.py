@@ -46,11 +46,7 @@ class Predictions:
 def choose(
     scores: Tensor, classes: Sequence[str], task: Task, threshold: float | None = None, top_k: int | None = None
 ) -> list[tuple[str, float]]:
-    """Return what `Predictions.chosen` does for one file's scores (K,).
-
-    Raises:
-        ValueError: a threshold outside 0 … 1, or top_k below 1.
-    """
+    """As `Predictions.chosen`, for scores (K,). Raise ValueError for a threshold outside 0 … 1, or top_k below 1."""
     if threshold is None and top_k is None:
         threshold, top_k = task.threshold, task.top_k
     if threshold is not None and not 0 <= threshold <= 1:

@@ -40,11 +40,7 @@ from dali_mix.mixers.base import unmixed
 
 
 class Trainer:
-    """Train `parts` as `config` says.
-
-    Args:
-        observers: called with the trainer after every optimizer step.
-    """
+    """Train `parts` as `config` says; `observers` are called with the trainer after every optimizer step."""
 
     def __init__(
         self,

@@ -9,11 +9,7 @@ from dali_mix.mixers import kernels
 
 
 def of_partners(values: Tensor, permutation: Tensor) -> Tensor:
-    """Gather a per-image tensor of each image's partner (`values[permutation]`).
-
-    Raises:
-        ValueError: as `check_partners`.
-    """
+    """Gather each image's partner's values (`values[permutation]`). Raise ValueError as `check_partners`."""
     check_partners(permutation, len(values))
     return values[permutation]
 

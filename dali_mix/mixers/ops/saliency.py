@@ -64,11 +64,7 @@ def fine_grained_saliency(
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each map's largest value, (B,) int64 each; of several, the first in reading order.
-
-    Args:
-        maps: (B,H,W), H and W ≥ 1.
-    """
+    """Return row and column of each map's largest value, (B,) int64 each; of equals, the first. maps: (B,H,W)."""
     index = maps.flatten(1).argmax(1)  # torch promises the first of equals
     width = maps.shape[2]
     return index.div(width, rounding_mode="floor"), index % width

@@ -117,9 +117,7 @@ def read_bmp(data: bytes) -> ImageHeader:
 
 
 def read_pnm(data: bytes) -> ImageHeader:
-    """Return the header of a binary PGM or PPM. Raise ValueError for one that is damaged, cut or whose white is not
-    DALI's.
-    """
+    """Return the header of a binary PGM or PPM. Raise ValueError if damaged, cut, or of another white than DALI's."""
     width, height, maximum, end = pnm_numbers(data)
     if not 0 < maximum < 65536:
         raise ValueError(f"a damaged PNM: its greatest value is {maximum}")
