@@ -134,13 +134,33 @@ def test_boxes_are_float32_under_autocast():
     assert all(value.dtype == torch.float32 for value in losses.values())
 
 
-def test_scores_that_are_not_finite_are_told():
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone.body.layer4.1.conv2.weight",
+        "backbone.fpn.layer_blocks.0.0.bias",
+        "rpn.head.cls_logits.bias",
+        "rpn.head.bbox_pred.bias",
+        "roi_heads.box_head.fc6.bias",
+        "roi_heads.box_predictor.cls_score.bias",
+        "roi_heads.box_predictor.bbox_pred.bias",
+    ],
+)
+def test_weights_that_are_not_finite_are_reported(name):
+    """Also where torchvision drops all proposals, so that the box head sees none."""
     model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
     images, targets = batch()
     assert all(bool(one["finite"]) for one in model(images, targets))
     with torch.no_grad():
-        model.roi_heads.box_predictor.cls_score.bias[2] = torch.nan
+        model.get_parameter(name).view(-1)[2] = torch.nan
     assert not any(bool(one["finite"]) for one in model(images, targets))
+
+
+def test_an_image_that_is_not_finite_is_reported_alone():
+    model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
+    images, targets = batch()
+    images[1, 0, 5, 5] = torch.nan
+    assert [bool(one["finite"]) for one in model(images, targets)] == [True, False]
 
 
 @pytest.mark.parametrize("backbone", ["timm/convnext_atto", "timm/mobilenetv3_small_050", "torchvision/resnet18"])
