@@ -17,7 +17,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
@@ -143,6 +143,7 @@ def build_detector(
     *,
     neck: str = "fpn",
     freeze: str | Sequence[str] = ("stem", "stage1", "norm"),
+    norm_eps: float | None = None,
     anchors: Sequence[int] = (32, 64, 128, 256, 512),
     channels: int = 256,
     hidden: int = 1024,
@@ -162,6 +163,8 @@ def build_detector(
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, whose statistics stay, too; "stem",
             what comes before the first stage; "stage1", that one; or the beginning of parameters' names, as "layer2". A
             text is split at commas.
+        norm_eps: epsilon of frozen BatchNorms, by default the backbone's, 1e-5. torchvision's detection weights
+            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were made with 0 and give its very outputs with 0 only.
         anchors: side of the square anchor in pixels: of each of the five levels of the pyramid, or all on the one map.
         channels: of the pyramid.
         hidden: width of the two layers of the box head.
@@ -187,7 +190,12 @@ def build_detector(
     if not isinstance(freeze, (str, list, tuple)):
         raise ValueError(f"freeze={freeze!r}: must be names of parts, as 'stem,stage1,norm'")
     body, maps = _body(backbone, neck, backbone_options or {})
-    _freeze(body, [part for part in freeze.split(",") if part] if isinstance(freeze, str) else list(freeze), backbone)
+    parts = [part for part in freeze.split(",") if part] if isinstance(freeze, str) else list(freeze)
+    _freeze(body, parts, backbone)
+    if norm_eps is not None:
+        if "norm" not in parts:
+            raise ValueError(f"norm_eps={norm_eps}: only of frozen BatchNorms; add 'norm' to freeze, or leave it out")
+        _set_eps(body, number("norm_eps", norm_eps, 0.0, 1.0))
     levels = [(side,) for side in sides] if neck == "fpn" else [sides]
     base = Backbone(body, maps, channels if neck == "fpn" else None)
     generator = AnchorGenerator(tuple(levels), (RATIOS,) * len(levels))
@@ -267,3 +275,12 @@ def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
         from timm.layers import freeze_batch_norm_2d
 
         freeze_batch_norm_2d(body)
+
+
+def _set_eps(body: nn.Module, eps: float) -> None:
+    """Set the epsilon of frozen BatchNorms."""
+    from timm.layers import FrozenBatchNormAct2d
+
+    for module in body.modules():
+        if isinstance(module, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
+            module.eps = eps

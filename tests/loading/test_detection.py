@@ -102,7 +102,10 @@ def test_a_state_keeps_its_blocks_through_several_resumes(boxed):
 
 def test_the_state_of_another_order_is_refused(boxed):
     grouped, plain = loader(boxed), build_loader("multilabel", boxed, batch_size=4, train=True, device="cpu")
-    for one, other, message in ((grouped, plain, "without batches of one orien"), (plain, grouped, "taken with batches")):
+    for one, other, message in (
+        (grouped, plain, "without batches of one orien"),
+        (plain, grouped, "taken with batches"),
+    ):
         with pytest.raises(ValueError, match=message):
             one.load_state_dict(other.state_dict())
 

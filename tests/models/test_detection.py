@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from timm.layers import FrozenBatchNormAct2d
 from torch import nn
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
@@ -229,6 +231,43 @@ def test_torchvisions_detection_weights_load(tmp_path, old):
     assert torch.equal(found["rpn.head.conv.0.0.bias"], theirs.state_dict()["rpn.head.conv.0.0.bias"])
 
 
+def test_weights_made_with_epsilon_0_give_torchvisions_outputs():
+    """Of torchvision's detection weights: its loader sets the epsilon of every frozen BatchNorm to 0."""
+    theirs = FasterRCNN(
+        resnet_fpn_backbone(backbone_name="resnet18", weights=None),
+        21,
+        min_size=64,
+        max_size=96,
+        image_mean=[0] * 3,
+        image_std=[1] * 3,
+        box_score_thresh=0.0,
+    ).eval()
+    own_statistics(theirs)
+    overwrite_eps(theirs, 0.0)
+    state = theirs.state_dict()
+    for name in [name for name in state if name.endswith("running_var")]:  # as small as epsilon
+        state[name].mul_(1e-4)
+        state[name.replace("running_var", "weight")].mul_(1e-2)
+    found, images = {}, torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    for eps in (0.0, None):
+        ours = build_detector("torchvision/resnet18", 20, norm_eps=eps, score_threshold=0.0).eval()
+        ours.load_state_dict(theirs.state_dict())
+        with torch.inference_mode():
+            found[eps] = ours(images, [{"size": (64, 96)}] * 2)
+    with torch.inference_mode():
+        wanted = theirs(list(images))
+    for one, other, default in zip(found[0.0], wanted, found[None], strict=True):
+        assert len(one["boxes"]) > 20
+        assert torch.equal(one["boxes"], other["boxes"]) and torch.equal(one["scores"], other["scores"])
+        assert not torch.equal(one["scores"], default["scores"])
+
+
+def test_the_epsilon_of_every_kind_of_frozen_norm():
+    model = build_detector("timm/mobilenetv3_small_050", 5, norm_eps=1e-3, **SMALL)
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNormAct2d)]
+    assert norms and all(module.eps == 1e-3 for module in norms)
+
+
 def test_c5_is_torchvisions_faster_rcnn_on_one_map():
     model = build_detector("torchvision/resnet18", 5, neck="c5", freeze=(), **SMALL)
     backbone = nn.Sequential(*list(build_model("torchvision/resnet18", 1).children())[:-2])
@@ -250,6 +289,8 @@ def test_c5_is_torchvisions_faster_rcnn_on_one_map():
             {"freeze": "layer9"},
             "freeze='layer9': backbone 'torchvision/resnet18' has no such part; it has norm, stem, stage1, conv1",
         ),
+        ({"norm_eps": 0.0, "freeze": "stem"}, "norm_eps=0.0: only of frozen BatchNorms"),
+        ({"norm_eps": -1.0}, "norm_eps=-1.0"),
         ({"channels": 0}, "channels=0"),
         ({"proposals": (100,)}, r"proposals=\(100,\): must be a list of 2 whole numbers"),
         ({"proposals": 500}, "proposals=500: must be a list of 2 whole numbers"),
