@@ -120,12 +120,12 @@ class DetectionScores(Scores):
         return {name: 100.0 * self.details[name] for name in self.names}
 
     def by_class(self) -> ByClass:
-        reports = self.metrics.per_class()
-        shares = {"AP50": "ap", "precision": "precision", "recall": "recall", "F1": "f1"}
-        columns = {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
+        reports, name = self.metrics.per_class(), self.names[0]
+        columns = {name: [100 * value for value in self.details[f"{name} by class"]]}
+        shares = {"precision": "precision", "recall": "recall", "F1": "f1"}  # at IoU 0.5, whatever the protocol
+        columns |= {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
         columns["objects"] = [report.positives for report in reports]
-        mean = sum(report.ap for report in reports if report.positives) / max(sum(r.positives > 0 for r in reports), 1)
-        return f"AP50 by class, %   (mean {100 * mean:.2f})", columns, reports
+        return f"{name} by class, %   (mean {100 * self.details[name]:.2f})", columns, reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
         """Return a note on the classes that no record has."""
