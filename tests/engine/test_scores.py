@@ -82,3 +82,17 @@ def test_the_chart_of_a_detector_is_of_the_protocols_own_measure(protocol, name,
     assert title == f"{name} by class, %   (mean {value:.2f})" and next(iter(columns)) == name
     assert columns[name] == pytest.approx([float("nan"), value], nan_ok=True)
     assert columns["recall"] == [0, 100] and [report.positives for report in reports] == columns["objects"] == [0, 1]
+
+
+def test_boxes_are_measured_in_pixels_of_the_record():
+    """Sides may be resized by different factors, as they are rounded down."""
+    scores = DetectionScores(1, CPU)
+    target = {
+        "boxes": torch.tensor([[1.0, 2, 10, 12]]),
+        "labels": torch.tensor([0]),
+        "difficult": torch.tensor([False]),
+    }
+    found = {"boxes": torch.tensor([[2.0, 1, 8, 10]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}
+    scores.update([found], [target | {"size": (20, 30), "original": (40, 90)}], torch.tensor([5]))
+    tables = scores.metrics._tables()
+    assert [table[0, :5].tolist() for table in tables] == [[5, 6, 2, 24, 20], [5, 3, 4, 30, 24]]

@@ -8,6 +8,7 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import MultiScaleRoIAlign
 
 from dali_mix.models import build_detector, build_model, load_weights
 
@@ -278,6 +279,45 @@ def test_c5_is_torchvisions_faster_rcnn_on_one_map():
     assert model.rpn.head.state_dict().keys() == theirs.rpn.head.state_dict().keys()
     assert model.rpn.head.cls_logits.weight.shape == theirs.rpn.head.cls_logits.weight.shape
     assert model.roi_heads.box_head.fc6.in_features == 512 * 49 == theirs.roi_heads.box_head.fc6.in_features
+
+
+def test_c5_predictions_are_torchvisions():
+    """Its pooling infers the scale of the one map; all else is shared."""
+    anchors = ((16, 32, 64),)
+    ours = build_detector("torchvision/resnet18", 5, neck="c5", anchors=anchors[0], score_threshold=0.0, **SMALL).eval()
+    own_statistics(ours)
+    theirs = FasterRCNN(
+        ours.backbone,
+        None,
+        min_size=64,
+        max_size=96,
+        image_mean=[0] * 3,
+        image_std=[1] * 3,
+        rpn_anchor_generator=AnchorGenerator(anchors, ((0.5, 1.0, 2.0),)),
+        rpn_head=ours.rpn.head,
+        box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+        box_head=ours.roi_heads.box_head,
+        box_predictor=ours.roi_heads.box_predictor,
+        box_score_thresh=0.0,
+    ).eval()
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, wanted = ours(images, [{"size": (64, 96)}] * 2), theirs(list(images))
+    for one, other in zip(found, wanted, strict=True):
+        assert len(one["boxes"]) > 20
+        assert torch.equal(one["boxes"], other["boxes"]) and torch.equal(one["scores"], other["scores"])
+
+
+def test_options_reach_torchvisions_parts():
+    options = {"rois": 7, "proposals": (30, 20), "score_threshold": 0.1, "nms_threshold": 0.4, "detections": 9}
+    model = build_detector("torchvision/resnet18", 5, channels=16, hidden=24, **options)
+    heads = model.roi_heads
+    assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.1, 0.4, 9)
+    assert heads.fg_bg_sampler.batch_size_per_image == 7
+    assert (heads.box_head.fc7.out_features, model.backbone.out_channels) == (24, 16)
+    for training, count in ((True, 30), (False, 20)):
+        model.train(training)
+        assert model.rpn.pre_nms_top_n() == model.rpn.post_nms_top_n() == count
 
 
 @pytest.mark.parametrize(

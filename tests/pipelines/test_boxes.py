@@ -77,6 +77,12 @@ def test_zoom_out_places_the_image_and_its_boxes():
         np.testing.assert_allclose(step.map_boxes(boxes, SIZES[index], drawn), wanted, atol=1e-9)
 
 
+def test_zoom_out_does_not_bring_back_what_a_crop_cut_off():
+    draws = {"shape": np.array([60, 80]), "anchor": np.array([-7, -3])}
+    found = ZoomOut(1.0, (0, 0, 0)).map_boxes(np.array([[-10.0, -5, 30, 70]]), np.array([40, 50]), draws)
+    assert found.tolist() == [[3, 7, 33, 47]]
+
+
 def test_zoom_out_keeps_to_the_largest_side():
     drawn = ZoomOut(1.0, (0, 0, 0)).draw(np.array([[3000, 4000], [9000, 20]], np.int32), randoms(2))
     assert drawn["shape"].max() <= 9000 and (drawn["shape"] >= [[3000, 4000], [9000, 20]]).all()
