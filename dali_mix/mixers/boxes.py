@@ -52,8 +52,9 @@ class BoxMixer(Mixer[Any]):
 class BoxResizeMix(BoxMixer):
     """Paste a partner, resized in proportion, into each image at a uniformly drawn position; take over its boxes.
 
-    A box of the host of which the patch leaves at least 0.7 visible stays as it is; one of which it leaves 0.3 or more
-    is cut to the visible part where the patch spans one of its sides, else it stays; others are dropped.
+    A host's box stays as it is if at least 0.7 of it is visible beside the patch. If 0.3 to 0.7 are, it stays, cut to
+    its visible part where the patch spans one of its sides. Below 0.3 it is dropped, and so
+    is any box that is cut, or resized with its image, to a shorter side under 4 pixels.
 
     Args:
         scale: lowest and highest τ, the patch's size as a share of the largest that fits into the host; 0 < low ≤ high
