@@ -140,8 +140,11 @@ class BoxSpliceMix(BoxMixer):
 def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> None:
     """Raise ValueError unless images (B,C,H,W), targets and params are of the same B, and sizes fit the images."""
     check_images(images)
-    if not isinstance(targets, list) or not all(isinstance(one, dict) and "size" in one for one in targets):
-        raise ValueError("targets are no list of dicts with boxes, labels and size: this mixer is for sets with boxes")
+    names = {"boxes", "labels", "difficult", "size"}
+    if not isinstance(targets, list) or not all(isinstance(one, dict) and names <= one.keys() for one in targets):
+        raise ValueError(
+            "targets are no list of dicts with boxes, labels, difficult and size: this mixer is for sets with boxes"
+        )
     if not len(images) == len(targets) == drawn_for:
         raise ValueError(
             f"{len(images)} images, {len(targets)} targets and params drawn for {drawn_for} do not fit together"

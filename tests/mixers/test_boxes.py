@@ -201,6 +201,7 @@ def test_prob_and_choice():
         (lambda i, t: BoxResizeMix((0, 0.5)), "0 < low ≤ high ≤ 1"),
         (lambda i, t: BoxResizeMix(0.5), "needs two numbers"),
         (lambda i, t: BoxResizeMix()(i, torch.zeros(4)), "sets with boxes"),
+        (lambda i, t: BoxSpliceMix()(i, [{"size": (9, 9)}] * 4), "boxes, labels, difficult and size"),
         (
             lambda i, t: BoxResizeMix()(i, [one | {"boxes": one["boxes"].to("meta")} for one in t]),
             "mix before they are moved there",
