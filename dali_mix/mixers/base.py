@@ -233,7 +233,8 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return images unchanged, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K.
+    """Return images unchanged, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K, and boxes as
+    they are.
 
     Raises:
         ValueError: as `Mixer.apply`.
@@ -242,7 +243,7 @@ def unmixed(
         check_batch(images, targets, batch_size)
     if inplace:
         check_inplace(images)
-    return images, targets if mixer.num_classes is None else to_soft(targets, mixer.num_classes)
+    return images, targets if mixer.takes_boxes or mixer.num_classes is None else to_soft(targets, mixer.num_classes)
 
 
 def _unpacked(images: Any, targets: Any) -> tuple[Tensor, Tensor]:

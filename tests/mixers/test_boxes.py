@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dali_mix.mixers import BoxResizeMix, BoxSpliceMix, MixChoice, build
+from dali_mix.mixers.base import unmixed
 from dali_mix.mixers.boxes import kept, moved, uncovered
 
 SIZES = [(60, 90), (64, 96), (40, 96), (64, 50)]
@@ -179,6 +180,14 @@ def test_images_without_boxes():
     for mixer in (BoxResizeMix(), BoxSpliceMix()):
         _, mixed = mixer(images, targets)
         assert all(one["boxes"].shape == (0, 4) and one["labels"].dtype == torch.int64 for one in mixed)
+
+
+def test_a_mixer_of_boxes_may_know_the_number_of_classes():
+    images, targets = batch()
+    mixer = BoxResizeMix(prob=0.0)
+    mixer.num_classes = 4
+    assert mixer(images, targets) == (images, targets)
+    assert unmixed(mixer, images, targets, 4) == (images, targets)
 
 
 def test_prob_and_choice():
