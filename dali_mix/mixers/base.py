@@ -233,8 +233,8 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return images unchanged, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K, and boxes as
-    they are.
+    """Return images unchanged, not copied, and targets of the kind that `mixer` gives: (B,K) if it knows K, but boxes
+    unchanged, too.
 
     Raises:
         ValueError: as `Mixer.apply`.
