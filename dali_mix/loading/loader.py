@@ -264,8 +264,8 @@ class Loader:
             )
         if seen and not self._source.steps_left(seen) and (self.train or seen == len(self.dataset)):
             epoch, seen = epoch + 1, 0  # completed
-        if "group_step" in mine and "group_step" in state:
-            self._source.regroup(int(state["group_step"]))
+        if self._group_step is not None:  # an epoch that has not begun has this loader's blocks
+            self._source.regroup(int(state.get("group_step", self._group_step)) if seen else self._group_step)
         self._move(epoch, seen)
         self._resuming = True
 

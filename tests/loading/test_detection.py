@@ -100,6 +100,19 @@ def test_a_state_keeps_its_blocks_through_several_resumes(boxed):
     assert left.keys() == rows(itertools.islice(loader(boxed, batch_size=8), 3, None)).keys()
 
 
+@pytest.mark.parametrize("steps", [None, 6])
+def test_an_epoch_that_has_not_begun_has_the_loaders_own_blocks(boxed, steps):
+    """Also where the epoch before was finished in others."""
+    stopped = loader(boxed, batch_size=8)
+    list(itertools.islice(stopped, steps))
+    other = loader(boxed, batch_size=4)
+    other.load_state_dict({**stopped.state_dict(), "global_batch_size": 4})
+    assert (other.epoch, other.samples_seen, other.state_dict()["group_step"]) == (1, 0, 4)
+    wanted = loader(boxed, batch_size=4)
+    wanted.set_epoch(1)
+    assert [batch.ids.tolist() for batch in other] == [batch.ids.tolist() for batch in wanted]
+
+
 def test_the_state_of_another_order_is_refused(boxed):
     grouped, plain = loader(boxed), build_loader("multilabel", boxed, batch_size=4, train=True, device="cpu")
     for one, other, message in (
