@@ -35,6 +35,7 @@ setup(
         "opencv-python>=4.8.0.74",
         "packaging>=24.0",
         "pillow>=10.3.0",
+        "pyyaml>=6.0.1",
         "safetensors>=0.5.0",
         "scikit-learn>=1.4.0",
         "scipy>=1.11.0",

@@ -53,8 +53,8 @@ class Task(ABC):
     def targets(self, records: Any, rows: np.ndarray) -> Any:
         """Return the targets of `rows` (B,) of a `RecordSet`. Raise ValueError for a label that does not fit."""
 
-    def figures(self, table: np.ndarray, num_classes: int) -> dict[str, Any]:
-        """Return what `inspect` adds to the figures of a set."""
+    def figures(self, records: Any) -> dict[str, Any]:
+        """Return what `inspect` and the end of packing add to the figures of a `RecordSet`."""
         return {}
 
     def describe(self, target: Any, classes: Sequence[str]) -> str:
@@ -123,10 +123,8 @@ class Classification(Task):
     def describe(self, target: Any, classes: Sequence[str]) -> str:
         return classes[target]
 
-    def figures(self, table: np.ndarray, num_classes: int) -> dict[str, Any]:
-        labels = table["label"]
-        labels = labels[(labels >= 0) & (labels < num_classes)].astype(np.int64)
-        counts = np.bincount(labels, minlength=num_classes)
+    def figures(self, records: Any) -> dict[str, Any]:
+        counts = _counted(records.table["label"], records.info.num_classes)
         return {
             "records_a_class": {"least": int(counts.min()), "most": int(counts.max())},
             "empty_classes": int(np.count_nonzero(counts == 0)),
@@ -224,6 +222,15 @@ class Detection(Task):
     def targets(self, records: Any, rows: np.ndarray) -> list[np.ndarray]:
         return [boxes_of(records.label(row), f"{records.prefix}: record {row}") for row in rows.tolist()]
 
+    def figures(self, records: Any) -> dict[str, Any]:
+        labels = records.labels(np.arange(len(records)))
+        counts = _counted(np.concatenate([label[:, 0] for label in labels]), records.info.num_classes)
+        return {
+            "boxes": sum(map(len, labels)),
+            "boxes_a_class": dict(zip(records.info.classes, counts.tolist(), strict=True)),
+            "records_without_boxes": sum(not len(label) for label in labels),
+        }
+
     def describe(self, target: Any, classes: Sequence[str]) -> str:
         counts = Counter(classes[int(kind)] for kind in target[:, 0])
         return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "-"
@@ -273,6 +280,11 @@ def guess(labels: Sequence[np.ndarray]) -> Task:
         f" {first} float{'s' * (first != 1)}); if the first float of each is its class, as in insightface's sets, pass"
         " --task classification"
     )
+
+
+def _counted(kinds: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return how many of `kinds` (N,) floats name each class: (K,) int64. Numbers of no class are passed over."""
+    return np.bincount(kinds[(kinds >= 0) & (kinds < num_classes)].astype(np.int64), minlength=num_classes)
 
 
 def _highest(kinds: Sequence[np.ndarray]) -> int:

@@ -20,7 +20,7 @@ class Detection(Pipeline):
     side to the largest of `shorter`.
 
     Args:
-        train: which of the two; evaluation takes the options for training and ignores them.
+        train: whether for training; evaluation ignores the options that only training uses.
         shorter: the shorter side, pixels, or several to draw one from for each image.
         longest: what the longer side may measure at most, pixels.
         flip, zoom_out, iou_crop, photometric: the share of images changed by `Flip`, `ZoomOut`, `IoUCrop` and

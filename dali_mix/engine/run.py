@@ -231,6 +231,7 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
         yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
     if config.amp == "fp16" and trainer.ranks.device.type == "cpu":
         yield "amp='fp16' on a CPU is very slow: use amp='auto'"
+    yield from (f"{match.path}: {match.warning}" for match in parts.weights if match.warning)
     val_set = None if parts.val_loader is None else parts.val_loader.dataset.metainfo.get("fingerprint")
     if val_set is not None and val_set == parts.train_loader.dataset.metainfo.get("fingerprint"):
         yield "val_set holds the records of train_set: its scores say nothing about new images"

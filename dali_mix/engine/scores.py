@@ -117,9 +117,10 @@ class DetectionScores(Scores):
         return {name: 100.0 * self.details[name] for name in self.names}
 
     def by_class(self) -> ByClass:
-        reports = self.metrics.per_class()
-        mean = sum(report.ap for report in reports if report.positives) / max(sum(r.positives > 0 for r in reports), 1)
-        return f"AP50 by class, %   (mean {100 * mean:.2f})", _columns(reports, "AP50", "objects"), reports
+        reports, name = self.metrics.per_class(), self.names[0]
+        by_class = [100 * value for value in self.details[f"{name} by class"]]
+        columns = _columns(reports, name, "objects") | {name: by_class}  # the others at IoU 0.5, whatever the protocol
+        return f"{name} by class, %   (mean {100 * self.details[name]:.2f})", columns, reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
         """Return a note on the classes that no record has."""

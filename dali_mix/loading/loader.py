@@ -238,20 +238,27 @@ class Loader:
         """Goes where `state` was taken, also on another number of ranks.
 
         Raises ValueError, naming both values, when seed, dataset, global batch size or train/eval differ: the records
-        left would not be the ones that run had left. `strict=False` goes there all the same; position and epoch must
-        still fit the set.
+        left would not be the ones that run had left; or when only one of both has batches of one orientation.
+        `strict=False` goes there all the same; position and epoch must still fit the set.
         """
         mine = self.state_dict()
         missing = [key for key in mine if key not in state and key != "group_step"]
         if missing:
             raise ValueError(f"the loader's state lacks {', '.join(missing)}: it was not written by state_dict()")
         if strict:
-            for key in ("seed", "fingerprint", "global_batch_size", "train", "group_step"):
+            for key in ("seed", "fingerprint", "global_batch_size", "train"):
                 if state.get(key) != mine.get(key):
                     raise ValueError(
                         f"the state was taken with {key} {state.get(key)!r}, this loader has {mine.get(key)!r}: use the"
                         " same, or strict=False to go on regardless"
                     )
+            # Not its value: the epoch goes on in the blocks it began with, whatever the batch size is now.
+            grouped, now = "group_step" in state, "group_step" in mine
+            if grouped != now:
+                raise ValueError(
+                    f"the state was taken {'with' if grouped else 'without'} batches of one orientation, this loader is"
+                    f" {'with' if now else 'without'} them: use the same pipeline, or strict=False to go on regardless"
+                )
         epoch, seen = int(state["epoch"]), int(state["samples_seen"])
         if epoch < 0 or not 0 <= seen <= len(self.dataset):
             raise ValueError(
@@ -259,8 +266,8 @@ class Loader:
             )
         if seen and not self._source.steps_left(seen) and (self.train or seen == len(self.dataset)):
             epoch, seen = epoch + 1, 0  # completed
-        if "group_step" in mine and "group_step" in state:
-            self._source.regroup(int(state["group_step"]))
+        if self._group_step is not None:  # an epoch that has not begun has this loader's blocks
+            self._source.regroup(int(state.get("group_step", self._group_step)) if seen else self._group_step)
         self._move(epoch, seen)
         self._resuming = True
 

@@ -251,7 +251,7 @@ def area_under(recall: np.ndarray, precision: np.ndarray) -> float:
 
 def eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
     """Return the mean of the highest precision at a recall of at least 0, 0.1, …, 1 (VOC 2007)."""
-    points = [precision[recall >= tenth / 10 - 1e-12].max(initial=0.0) for tenth in range(11)]
+    points = [precision[recall >= tenth / 10].max(initial=0.0) for tenth in range(11)]
     return float(np.mean(points))
 
 

@@ -235,12 +235,14 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return `images` itself and targets as `mixer` gives them: (B,K) if it knows K. Raise ValueError as `apply`."""
+    """Return `images` itself and targets as `mixer` gives them, (B,K) if it knows K, but boxes unchanged, too. Raise
+    ValueError as `apply`.
+    """
     if not mixer.takes_boxes:
         check_batch(images, targets, batch_size)
     if inplace:
         check_inplace(images)
-    return images, targets if mixer.num_classes is None else to_soft(targets, mixer.num_classes)
+    return images, targets if mixer.takes_boxes or mixer.num_classes is None else to_soft(targets, mixer.num_classes)
 
 
 def _unpacked(images: Any, targets: Any) -> tuple[Tensor, Tensor]:

@@ -52,8 +52,9 @@ class BoxMixer(Mixer[Any]):
 class BoxResizeMix(BoxMixer):
     """Paste a partner, resized in proportion, into each image at a uniformly drawn position; take over its boxes.
 
-    A box of the host of which the patch leaves at least 0.7 visible stays as it is; one of which it leaves 0.3 or more
-    is cut to the visible part where the patch spans one of its sides, else it stays; others are dropped.
+    A host's box stays as it is if at least 0.7 of it is visible beside the patch. If 0.3 to 0.7 are, it stays, cut to
+    its visible part where the patch spans one of its sides. Below 0.3 it is dropped, and so
+    is any box that is cut, or resized with its image, to a shorter side under 4 pixels.
 
     Args:
         scale: lowest and highest τ, the patch's size as a share of the largest that fits into the host; 0 < low ≤ high
@@ -139,8 +140,11 @@ class BoxSpliceMix(BoxMixer):
 def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> None:
     """Raise ValueError unless images (B,C,H,W), targets and params are of the same B, and sizes fit the images."""
     check_images(images)
-    if not isinstance(targets, list) or not all(isinstance(one, dict) and "size" in one for one in targets):
-        raise ValueError("targets are no list of dicts with boxes, labels and size: this mixer is for sets with boxes")
+    names = {"boxes", "labels", "difficult", "size"}
+    if not isinstance(targets, list) or not all(isinstance(one, dict) and names <= one.keys() for one in targets):
+        raise ValueError(
+            "targets are no list of dicts with boxes, labels, difficult and size: this mixer is for sets with boxes"
+        )
     if not len(images) == len(targets) == drawn_for:
         raise ValueError(
             f"{len(images)} images, {len(targets)} targets and params drawn for {drawn_for} do not fit together"

@@ -16,7 +16,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
@@ -50,8 +51,8 @@ class Detector(FasterRCNN):
 
         Returns:
             in training the four losses by name, scalars; in evaluation a dict for each image: `boxes` (n, 4) in pixels,
-            `scores` (n,) falling, `labels` (n,), and `finite` (): False if the batch's scores hold NaN or infinity, of
-            which no box is left.
+            `scores` (n,) falling, `labels` (n,), and `finite` (): False if what the heads give for the image holds NaN
+            or infinity, of which no box is left.
         """
         sizes = [tuple(map(int, target["size"])) for target in targets]
         truth = None
@@ -67,8 +68,9 @@ class Detector(FasterRCNN):
             found, losses = self.roi_heads(features, proposals, sizes, truth)
         if self.training:
             return {**losses, **proposal_losses}
-        finite = self.roi_heads.box_predictor.finite
-        return [{**one, "labels": one["labels"] - 1, "finite": finite} for one in found]
+        regions = self.roi_heads.box_predictor.finite.split([len(one) for one in proposals])
+        finite = [own & rest.all() for own, rest in zip(self.rpn.head.finite, regions, strict=True)]
+        return [{**one, "labels": one["labels"] - 1, "finite": own} for one, own in zip(found, finite, strict=True)]
 
     @staticmethod
     def renamed(key: str) -> str:
@@ -81,14 +83,24 @@ def _inserted(match: re.Match[str]) -> str:
     return f"{match[1]}{inside}{match[2]}"
 
 
-class _BoxPredictor(FastRCNNPredictor):
-    """Remember whether the last outputs were finite: torchvision drops boxes whose scores are NaN."""
+# torchvision drops proposals and boxes that are NaN without a word, so both heads remember which outputs were finite.
 
-    finite: Tensor
+
+class _RPNHead(RPNHead):
+    finite: Tensor  # (B,), of each image
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        scores, deltas = super().forward(x)
+        self.finite = torch.stack([one.detach().isfinite().flatten(1).all(1) for one in (*scores, *deltas)]).all(0)
+        return scores, deltas
+
+
+class _BoxPredictor(FastRCNNPredictor):
+    finite: Tensor  # (R,), of each region
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         scores, deltas = super().forward(regions)
-        self.finite = scores.detach().isfinite().all() & deltas.detach().isfinite().all()
+        self.finite = torch.cat([scores, deltas], dim=1).detach().isfinite().all(1)
         return scores, deltas
 
 
@@ -131,6 +143,7 @@ def build_detector(
     *,
     neck: str = "fpn",
     freeze: str | Sequence[str] = ("stem", "stage1", "norm"),
+    norm_eps: float | None = None,
     anchors: Sequence[int] = (32, 64, 128, 256, 512),
     channels: int = 256,
     hidden: int = 1024,
@@ -150,6 +163,8 @@ def build_detector(
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, whose statistics stay, too; "stem",
             what comes before the first stage; "stage1", that one; or the beginning of parameters' names, as "layer2". A
             text is split at commas.
+        norm_eps: epsilon of frozen BatchNorms, by default the backbone's, 1e-5. torchvision's detection weights
+            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were made with 0 and give its very outputs with 0 only.
         anchors: side of the square anchor in pixels: of each of the five levels of the pyramid, or all on the one map.
         channels: of the pyramid.
         hidden: width of the two layers of the box head.
@@ -175,16 +190,23 @@ def build_detector(
     if not isinstance(freeze, (str, list, tuple)):
         raise ValueError(f"freeze={freeze!r}: must be names of parts, as 'stem,stage1,norm'")
     body, maps = _body(backbone, neck, backbone_options or {})
-    _freeze(body, [part for part in freeze.split(",") if part] if isinstance(freeze, str) else list(freeze), backbone)
+    parts = [part for part in freeze.split(",") if part] if isinstance(freeze, str) else list(freeze)
+    _freeze(body, parts, backbone)
+    if norm_eps is not None:
+        if "norm" not in parts:
+            raise ValueError(f"norm_eps={norm_eps}: only of frozen BatchNorms; add 'norm' to freeze, or leave it out")
+        _set_eps(body, number("norm_eps", norm_eps, 0.0, 1.0))
     levels = [(side,) for side in sides] if neck == "fpn" else [sides]
     base = Backbone(body, maps, channels if neck == "fpn" else None)
+    generator = AnchorGenerator(tuple(levels), (RATIOS,) * len(levels))
     return Detector(
         base,
         None,  # type: ignore[arg-type]  # torchvision's way to say that the predictor knows
-        rpn_anchor_generator=AnchorGenerator(tuple(levels), (RATIOS,) * len(levels)),
+        rpn_anchor_generator=generator,
         box_roi_pool=_pooling(len(maps)),
         box_head=TwoMLPHead(base.out_channels * POOLED**2, hidden),
         box_predictor=_BoxPredictor(hidden, num_classes + 1),
+        rpn_head=_RPNHead(base.out_channels, generator.num_anchors_per_location()[0]),
         rpn_pre_nms_top_n_train=train,
         rpn_post_nms_top_n_train=train,
         rpn_pre_nms_top_n_test=test,
@@ -253,3 +275,12 @@ def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
         from timm.layers import freeze_batch_norm_2d
 
         freeze_batch_norm_2d(body)
+
+
+def _set_eps(body: nn.Module, eps: float) -> None:
+    """Set the epsilon of frozen BatchNorms."""
+    from timm.layers import FrozenBatchNormAct2d
+
+    for module in body.modules():
+        if isinstance(module, (FrozenBatchNorm2d, FrozenBatchNormAct2d)):
+            module.eps = eps

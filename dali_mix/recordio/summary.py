@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from dali_mix._text import printable
-from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT, SetInfo
-from dali_mix.tasks import TASKS
+from dali_mix.recordio.manifest import ENCODINGS, FLAG_SPLIT
+from dali_mix.recordio.reader import RecordSet
+
+_SHOWN = 20  # classes in a line
 
 
-def summarize(info: SetInfo, table: np.ndarray) -> dict[str, Any]:
-    """Return figures as plain values: records, bytes, encodings, sizes in pixels, records a class, the report."""
+def summarize(records: RecordSet) -> dict[str, Any]:
+    """Return figures as plain values: records, bytes, encodings, sizes in pixels, records or boxes a class, report."""
+    info, table = records.info, records.table
     heights, widths = table["height"], table["width"]
     kinds, counts = np.unique(table["encoding"], return_counts=True)
     names = [ENCODINGS[kind] if kind < len(ENCODINGS) else str(kind) for kind in kinds.tolist()]
@@ -32,7 +35,7 @@ def summarize(info: SetInfo, table: np.ndarray) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "report": info.report,
     }
-    return figures | TASKS[info.task].figures(table, info.num_classes)
+    return figures | records.task.figures(records)
 
 
 def _spread(values: np.ndarray) -> dict[str, int]:
@@ -41,11 +44,12 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """The figures as a table of text, a line each; the report's lists as their lengths."""
+    """The figures as a table of text, a line each; the report's lists as their lengths, of many classes the first."""
 
     def shown(value: Any) -> str:
         if isinstance(value, dict):
-            return ", ".join(f"{key} {shown(inner)}" for key, inner in value.items()) or "-"
+            most = [f"{key} {shown(inner)}" for key, inner in list(value.items())[:_SHOWN]]
+            return ", ".join(most + [f"… ({len(value)})"] * (len(value) > _SHOWN)) or "-"
         if isinstance(value, list):
             return str(len(value))
         return f"{value:,}" if isinstance(value, int) else str(value) or "-"

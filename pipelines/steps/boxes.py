@@ -64,10 +64,10 @@ class ZoomOut(Step):
 class IoUCrop(Crop):
     """Cut out a window that keeps an object, with probability `prob` (SSD, arXiv 1512.02325), as torchvision draws it.
 
-    The sides are uniform in `scale` of the image's, their ratio (width to height, as shares) within `ratio`. A window
-    counts if the centre of a box lies in it and the largest IoU with such a box is at least a number drawn from 0, 0.1,
-    0.3, 0.5, 0.7, 0.9; or 1, for which the image stays as it is. Where none of 40 windows counts, another number is
-    drawn, up to 4 times. Boxes with their centre outside are dropped. Images without boxes are not cut.
+    The sides are uniform in `scale` of the image's, width / height is within `ratio`. A window counts if the centre of
+    a box lies in it and the largest IoU with such a box is at least a number drawn from 0, 0.1, 0.3, 0.5, 0.7, 0.9; or
+    1, for which the image stays as it is. Where none of 40 windows counts, another number is drawn, up to 4 times.
+    Boxes with their centre outside are dropped. Images without boxes are not cut.
     """
 
     draws_from_boxes = True
@@ -92,7 +92,7 @@ class IoUCrop(Crop):
         shares = self.scale[0] + (self.scale[1] - self.scale[0]) * u[:, :, :2]
         tried = np.floor(sizes[:, None] * shares)  # (B, tries, 2): height, width
         anchors = np.floor((sizes[:, None] - tried) * u[:, :, 2:])
-        aspect = shares[:, :, 1] / shares[:, :, 0]
+        aspect = tried[:, :, 1] / np.maximum(tried[:, :, 0], 1)
         fits = (self.ratio[0] <= aspect) & (aspect <= self.ratio[1]) & (tried >= 1).all(axis=2)
         anchor, shape = np.zeros_like(sizes), sizes.copy()
         for image in np.flatnonzero(acts).tolist():

@@ -1,9 +1,13 @@
-"""`dali-mix pack`: options that a layout does not take."""
+"""`dali-mix pack`: options that a layout does not take, and what it and `inspect` say of a set with boxes."""
+
+import json
+import re
 
 import pytest
 
 from dali_mix.cli.main import main
-from tests.recordio.samples import image_folder
+from dali_mix.recordio import RecordSet, write_set
+from tests.recordio.samples import encoded, image_folder
 
 
 @pytest.mark.parametrize(
@@ -23,3 +27,31 @@ def test_what_a_layout_does_not_take(tmp_path, capsys, layout, options, message)
     assert main(command) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("set*"))
+
+
+def test_the_boxes_of_a_set_are_counted(tmp_path, capsys):
+    labels = [[0, 0, 2], [], [2], [1, 0]]
+    rows = [[2, 6, *(value for kind in kinds for value in (kind, 0.1, 0.1, 0.5, 0.5, 0))] for kinds in labels]
+    samples = [(encoded("JPEG", 12, 20, seed=number), row) for number, row in enumerate(rows)]
+    write_set(tmp_path / "set", samples, task="detection", classes=["cat", "dog", "cow", "pig"])
+    assert main(["inspect", str(tmp_path / "set")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "boxes 6 boxes a class cat 3, dog 1, cow 2, pig 0 records without boxes 1" in said
+    assert main(["inspect", str(tmp_path / "set"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["boxes_a_class"] == {"cat": 3, "dog": 1, "cow": 2, "pig": 0}
+
+
+def test_many_classes_are_cut_short(tmp_path, capsys):
+    row = [2, 6, 21, 0.1, 0.1, 0.5, 0.5, 0]
+    classes = [f"kind{number}" for number in range(22)]
+    write_set(tmp_path / "set", [(encoded("JPEG", 12, 20), row)], task="detection", classes=classes)
+    assert main(["inspect", str(tmp_path / "set")]) == 0
+    assert "kind18 0, kind19 0, … (22)\n" in capsys.readouterr().out
+
+
+def test_packing_prints_the_boxes(tmp_path, capsys):
+    words = ["--task", "detection", "--split", "val", "--scenes", "7", "--out", str(tmp_path / "set"), "--quiet"]
+    assert main(["pack", "digit-scenes", *words]) == 0
+    labels = RecordSet(tmp_path / "set").labels(range(7))
+    assert re.search(rf"^boxes +{sum(map(len, labels))}$", capsys.readouterr().out, re.MULTILINE)

@@ -98,6 +98,25 @@ def test_evaluation_report_and_prediction_agree(trained, tmp_path):
         np.testing.assert_allclose(scores, own[:, 5], atol=1e-4)
 
 
+def test_a_file_that_the_model_gives_nan_for_is_left_out(trained, tmp_path, monkeypatch):
+    config, work_dir = trained
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(RecordSet(config.val_set).encoded(number).tobytes())
+    predictor = Predictor(config, work_dir / "checkpoints" / "latest")
+    load = predictor.load
+
+    def spoiled(paths, unreadable):
+        for seen in load(paths, unreadable):
+            images = seen.images.clone()
+            images[1, 0, 5, 5] = torch.nan
+            yield seen._replace(images=images)
+
+    monkeypatch.setattr(predictor, "load", spoiled)
+    found = predictor.detect([tmp_path])
+    assert [path.name for path in found.paths] == ["0.png"] and len(found.boxes) == 1
+    assert [(one.path.name, one.reason) for one in found.unreadable] == [("1.png", "the model gives NaN for it")]
+
+
 def surest_scene(config, work_dir):
     """The file of the validation scene with the highest score."""
     table = evaluate_checkpoint(config, work_dir / "checkpoints" / "latest").scores.metrics._tables()[0]

@@ -9,9 +9,10 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.evaluate import NonFiniteScores, evaluate
 from dali_mix.engine.run import evaluate_checkpoint
-from dali_mix.engine.scores import MultiLabelScores
+from dali_mix.engine.scores import DetectionScores, MultiLabelScores
 from dali_mix.engine.train.objectives import is_summed
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, MultiLabelSoftMargin, SGRELoss
+from dali_mix.models import build_detector
 from dali_mix.reports import curves
 from tests.engine.processes import records, run, said
 from tests.engine.synthetic import PLAIN, Batch, SyntheticLoader, make_loaders, recipe, train_synthetic
@@ -52,6 +53,22 @@ def evaluated(tmp_path, values):
     train_synthetic(values, tmp_path / "run")
     latest = tmp_path / "run" / "checkpoints" / "latest"
     return evaluate_checkpoint(make_config(values), latest, make_loaders=make_loaders).values
+
+
+def test_images_that_a_detector_gives_nan_for_are_named():
+    model = build_detector("torchvision/resnet18", 2, channels=16, hidden=16, rois=16).train()
+    images = torch.randn(3, 3, 32, 64, generator=torch.Generator().manual_seed(0))
+    images[1, 0, 3, 3] = torch.nan
+    target = {
+        "boxes": torch.tensor([[2.0, 3, 20, 30]]),
+        "labels": torch.tensor([1]),
+        "difficult": torch.tensor([False]),
+    }
+    targets, cpu = [target | {"size": (32, 64), "original": (32, 64)}] * 3, torch.device("cpu")
+    batches = [Batch(images, targets, torch.tensor([7, 4, 9]))]
+    with pytest.raises(NonFiniteScores, match=r"NaN for 1 records, among them \[4\]"):
+        evaluate(model, batches, None, Ranks(0, 1, cpu), scores=DetectionScores(2, cpu))
+    assert model.training
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -7,10 +7,11 @@ from torch import nn
 
 from dali_mix.engine.build import build_objective, build_pipeline
 from dali_mix.engine.config.recipe_files import load_config
-from dali_mix.engine.train.objectives import MaskedSupervision, Objective, SpliceMixConsistency, is_summed
+from dali_mix.engine.train.objectives import Detection, MaskedSupervision, Objective, SpliceMixConsistency, is_summed
 from dali_mix.losses import AsymmetricLoss, BinaryCrossEntropy, SpliceMixConsistencyLoss
 from dali_mix.mixers import CutMix, SpliceMix
 from dali_mix.mixers.masks import mask_out
+from dali_mix.models import build_detector
 
 
 def generator(seed=3):
@@ -37,6 +38,22 @@ class Pooled(nn.Module):
             return logits
         count, rows, cols = grid
         return logits, logits[:1].expand(count * rows * cols, 5).reshape(count, rows * cols, 5)
+
+
+def test_difficult_objects_are_not_learned_from():
+    """VOC's difficult objects, and COCO's crowds; targets that do not say so are taken as they are."""
+    model = build_detector("torchvision/resnet18", 5, channels=16, hidden=16, rois=16).train()
+    objective = Detection(model)
+    boxes, labels = torch.tensor([[4.0, 4, 30, 24], [8, 2, 40, 28]]), torch.tensor([1, 3])
+    target = {"boxes": boxes, "labels": labels, "difficult": torch.tensor([False, True]), "size": (30, 44)}
+    easy = {"boxes": boxes[:1], "labels": labels[:1], "size": (30, 44)}
+    losses = []
+    for one in (target, easy):
+        torch.manual_seed(0)
+        losses.append(objective(IMAGES[:1], objective.prepare([one], torch.device("cpu"))))
+    assert torch.equal(*losses)
+    torch.testing.assert_close(sum(objective.parts.values()), losses[1].detach())
+    assert len(target["boxes"]) == 2, "the batch's own targets changed"
 
 
 def test_masked_supervision_is_the_published_sum():

@@ -160,6 +160,7 @@ def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, c
         ("predict {recipe} {best} {image} --json {here}/no/a.json", "its folder is not there"),
         ("predict {recipe} {best} {image} --csv {here}/no/a.csv", "its folder is not there"),
         ("predict {recipe} {best} {image} --json {here}/empty", "--json {here}/empty: is a folder"),
+        ("predict {recipe} {best} {image} --json {here}/a --csv {here}/empty/../a", "--json and --csv both write"),
         ("predict {recipe} {best} {image} --classes {here}/none.txt", "none.txt: no such file"),
         (
             "attention {recipe} {best} {image} --out {here}/out --classes 7,dog",

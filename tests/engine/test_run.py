@@ -68,6 +68,15 @@ def test_weights_are_reported_and_not_needed_to_evaluate(tmp_path):
     assert evaluate_checkpoint(config, path, make_loaders=make_loaders).values["top1"] >= 0
 
 
+def test_weights_of_a_larger_architecture_are_a_warning(tmp_path):
+    train_synthetic(recipe(max_steps=1), tmp_path / "first")
+    weights = tmp_path / "weights.pt"
+    torch.save(newest_state(tmp_path / "first")["model"] | {"conv.1.weight": torch.ones(100, 100)}, weights)
+    train(make_config(recipe(max_steps=1, weights=str(weights))), tmp_path / "second", make_loaders=make_loaders)
+    log = (tmp_path / "second" / "train.log").read_text()
+    assert f"WARNING: {weights}: only 89% of the weights (8 of 9 tensors) are used" in log
+
+
 def test_weights_are_not_needed_to_resume(tmp_path):
     train_synthetic(recipe(max_steps=1), tmp_path / "first")
     weights = tmp_path / "weights.pt"

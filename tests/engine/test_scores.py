@@ -5,7 +5,7 @@ import torch
 
 from dali_mix.cli.main import main
 from dali_mix.engine.distributed.process_group import Ranks
-from dali_mix.engine.scores import ClassificationScores, MultiLabelScores
+from dali_mix.engine.scores import ClassificationScores, DetectionScores, MultiLabelScores
 
 CPU = torch.device("cpu")
 NAMES = tuple("abcdefgh")
@@ -67,3 +67,32 @@ def test_of_equal_scores_the_lower_record_ranks_first_whatever_came_first():
         scores = MultiLabelScores(1, torch.device("cpu"), ties="order")
         scores.update(torch.zeros(4, 1), targets[order], torch.tensor(order))
         assert scores.compute(None)["mAP"] == pytest.approx(100 * (1 / 1 + 2 / 4) / 2)
+
+
+@pytest.mark.parametrize(("protocol", "name", "value"), [("voc", "AP50", 100.0), ("coco", "AP", 30.0)])
+def test_the_chart_of_a_detector_is_of_the_protocols_own_measure(protocol, name, value):
+    """A box that overlaps by 0.62 is right at three of COCO's ten thresholds."""
+    scores = DetectionScores(2, CPU, protocol=protocol)
+    target = {"boxes": torch.tensor([[0.0, 0, 100, 10]]), "labels": torch.tensor([1]), "size": (50, 50)}
+    target |= {"difficult": torch.tensor([False]), "original": (50, 50)}
+    found = {"boxes": torch.tensor([[0.0, 0, 62, 10]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([1])}
+    scores.update([found], [target], torch.arange(1))
+    assert scores.compute(Ranks(0, 1, CPU))[name] == pytest.approx(value)
+    title, columns, reports = scores.by_class()
+    assert title == f"{name} by class, %   (mean {value:.2f})" and next(iter(columns)) == name
+    assert columns[name] == pytest.approx([float("nan"), value], nan_ok=True)
+    assert columns["recall"] == [0, 100] and [report.positives for report in reports] == columns["objects"] == [0, 1]
+
+
+def test_boxes_are_measured_in_pixels_of_the_record():
+    """Sides may be resized by different factors, as they are rounded down."""
+    scores = DetectionScores(1, CPU)
+    target = {
+        "boxes": torch.tensor([[1.0, 2, 10, 12]]),
+        "labels": torch.tensor([0]),
+        "difficult": torch.tensor([False]),
+    }
+    found = {"boxes": torch.tensor([[2.0, 1, 8, 10]]), "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}
+    scores.update([found], [target | {"size": (20, 30), "original": (40, 90)}], torch.tensor([5]))
+    tables = scores.metrics._tables()
+    assert [table[0, :5].tolist() for table in tables] == [[5, 6, 2, 24, 20], [5, 3, 4, 30, 24]]

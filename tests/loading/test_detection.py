@@ -84,9 +84,41 @@ def test_resumed_with_another_batch_size_each_record_comes_once(boxed):
     assert all(len(set(taller[batch.ids.numpy()].tolist())) == 1 for batch in again[:-3])
 
 
+def test_a_state_keeps_its_blocks_through_several_resumes(boxed):
+    """The trainer's global batch may be cut into other micro-batches, and an epoch may be stopped more than once."""
+    stopped = loader(boxed, batch_size=8)
+    taken = rows(itertools.islice(stopped, 2))
+    other = loader(boxed, batch_size=4)
+    other.load_state_dict({**stopped.state_dict(), "global_batch_size": 4})
+    taken |= rows(itertools.islice(other, 2))
+    state = other.state_dict()
+    assert (state["group_step"], state["global_batch_size"], state["samples_seen"]) == (8, 4, 24)
+    third = loader(boxed, batch_size=4)
+    third.load_state_dict(state)
+    left = rows(third)
+    assert sorted([*taken, *left]) == list(range(41))
+    assert left.keys() == rows(itertools.islice(loader(boxed, batch_size=8), 3, None)).keys()
+
+
+@pytest.mark.parametrize("steps", [None, 6])
+def test_an_epoch_that_has_not_begun_has_the_loaders_own_blocks(boxed, steps):
+    """Also where the epoch before was finished in others."""
+    stopped = loader(boxed, batch_size=8)
+    list(itertools.islice(stopped, steps))
+    other = loader(boxed, batch_size=4)
+    other.load_state_dict({**stopped.state_dict(), "global_batch_size": 4})
+    assert (other.epoch, other.samples_seen, other.state_dict()["group_step"]) == (1, 0, 4)
+    wanted = loader(boxed, batch_size=4)
+    wanted.set_epoch(1)
+    assert [batch.ids.tolist() for batch in other] == [batch.ids.tolist() for batch in wanted]
+
+
 def test_the_state_of_another_order_is_refused(boxed):
     grouped, plain = loader(boxed), build_loader("multilabel", boxed, batch_size=4, train=True, device="cpu")
-    for one, other, message in ((grouped, plain, "group_step None"), (plain, grouped, "group_step 4")):
+    for one, other, message in (
+        (grouped, plain, "without batches of one orien"),
+        (plain, grouped, "taken with batches"),
+    ):
         with pytest.raises(ValueError, match=message):
             one.load_state_dict(other.state_dict())
 

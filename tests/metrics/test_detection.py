@@ -98,7 +98,7 @@ def obvious_ap(ranked, count):
     for index, (recall, _) in enumerate(points):
         area += (recall - before) * max(precision for _, precision in points[index:])
         before = recall
-    eleven = [max([p for r, p in points if r >= t / 10 - 1e-12], default=0.0) for t in range(11)]
+    eleven = [max([p for r, p in points if r >= t / 10], default=0.0) for t in range(11)]
     return area, sum(eleven) / 11
 
 
@@ -178,6 +178,36 @@ def test_reports_of_each_class():
         assert report.f1 == pytest.approx(2 * sum(above) / (len(above) + count))
         assert report.curve.shape == (2, sum(hit for _, hit in ranked))
         assert report.curve[0, -1] == pytest.approx(sum(hit for _, hit in ranked) / count)
+
+
+def test_a_score_at_the_threshold_does_not_count():
+    box = torch.tensor([[0.0, 0, 9, 9]])
+    true = {"boxes": box, "labels": torch.tensor([0]), "difficult": torch.tensor([False])}
+    for score, recall in ((0.5, 0.0), (0.51, 1.0)):
+        metrics = DetectionMetrics(1)
+        found = {"boxes": box, "scores": torch.tensor([score]), "labels": torch.tensor([0])}
+        metrics.update([found], [true], torch.tensor([0]))
+        assert metrics.per_class()[0].recall == recall and len(metrics.matched(0)[0]) == recall
+
+
+@pytest.mark.parametrize("protocol", ["voc", "coco"])
+def test_ranks_measure_what_one_process_does(monkeypatch, protocol):
+    """Rank 0 has two images of three, in another order; rank 2 has none."""
+    predictions, targets = scenes(3, spread=0.5)
+    ranks = [DetectionMetrics(3, protocol) for _ in range(3)]
+    for index in reversed(range(12)):
+        ranks[index % 3 == 1].update([predictions[index]], [targets[index]], torch.tensor([index]))
+    sent = [(rank._images, *rank._tables()) for rank in ranks]
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda group: 3)
+    monkeypatch.setattr(
+        "torch.distributed.all_gather_object", lambda parts, own, group: parts.__setitem__(slice(3), sent)
+    )
+    one = measured(predictions, targets, protocol).compute()
+    for rank in ranks:
+        rank.gather()
+        for name, value in rank.compute().items():
+            np.testing.assert_array_equal(value, one[name])
 
 
 def empty(count=0):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from dali_mix.mixers import BoxResizeMix, BoxSpliceMix, MixChoice, build
-from dali_mix.mixers.boxes import moved, uncovered
+from dali_mix.mixers.base import unmixed
+from dali_mix.mixers.boxes import kept, moved, uncovered
 
 SIZES = [(60, 90), (64, 96), (40, 96), (64, 50)]
 CANVAS = (64, 96)
@@ -123,6 +124,34 @@ def test_what_is_left_of_a_box(patch, box, share):
         assert boxes.tolist() == [list(map(float, box))]
 
 
+@pytest.mark.parametrize(
+    ("box", "patch", "wanted"),
+    [
+        ((0, 0, 10, 20), (0, 0, 10, 14.2), None),  # 0.29 is left
+        ((0, 0, 10, 20), (0, 0, 10, 13.8), (0, 13.8, 10, 20)),  # 0.31
+        ((0, 0, 10, 10), (0, 0, 10, 6.5), None),  # 0.35, cut to 3.5 pixels
+        ((0, 0, 10, 3), (0, 0, 4, 3), None),  # 0.6, cut, and thin
+        ((0, 0, 10, 3), (0, 0, 2, 3), (0, 0, 10, 3)),  # thin, but not cut: 0.8 is left
+    ],
+)
+def test_which_boxes_of_a_host_stay(box, patch, wanted):
+    target = {"boxes": torch.tensor([box]).float(), "labels": torch.tensor([3]), "difficult": torch.tensor([True])}
+    found = kept(target, *uncovered(target["boxes"], torch.tensor(patch)))
+    assert len(found["boxes"]) == len(found["labels"]) == len(found["difficult"]) == (wanted is not None)
+    if wanted is not None:
+        torch.testing.assert_close(found["boxes"], torch.tensor([wanted]).float())
+
+
+@pytest.mark.parametrize("mixer", [BoxResizeMix(), BoxSpliceMix()], ids=repr)
+def test_bytes_are_rounded(mixer):
+    images, targets = batch()
+    images = torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    params = mixer.sample(4, *CANVAS, torch.Generator().manual_seed(3))
+    found, wanted = (mixer.apply(one, targets, params)[0] for one in (images, images.float()))
+    assert found.dtype == torch.uint8 and torch.equal(found, wanted.round().to(torch.uint8))
+    assert not torch.equal(wanted, wanted.round())
+
+
 def test_small_and_covered_boxes_are_dropped():
     target = {
         "boxes": torch.tensor([[0.0, 0, 10, 40], [0, 0, 40, 40]]),
@@ -153,6 +182,14 @@ def test_images_without_boxes():
         assert all(one["boxes"].shape == (0, 4) and one["labels"].dtype == torch.int64 for one in mixed)
 
 
+def test_a_mixer_of_boxes_may_know_the_number_of_classes():
+    images, targets = batch()
+    mixer = BoxResizeMix(prob=0.0)
+    mixer.num_classes = 4
+    assert mixer(images, targets) == (images, targets)
+    assert unmixed(mixer, images, targets, 4) == (images, targets)
+
+
 def test_prob_and_choice():
     images, targets = batch()
     never = BoxResizeMix(prob=0.0)
@@ -173,6 +210,11 @@ def test_prob_and_choice():
         (lambda i, t: BoxResizeMix((0, 0.5)), "0 < low ≤ high ≤ 1"),
         (lambda i, t: BoxResizeMix(0.5), "needs two numbers"),
         (lambda i, t: BoxResizeMix()(i, torch.zeros(4)), "sets with boxes"),
+        (lambda i, t: BoxSpliceMix()(i, [{"size": (9, 9)}] * 4), "boxes, labels, difficult and size"),
+        (
+            lambda i, t: BoxResizeMix()(i, [one | {"boxes": one["boxes"].to("meta")} for one in t]),
+            "mix before they are moved there",
+        ),
         (lambda i, t: BoxSpliceMix()(i, t[:3]), "4 images, 3 targets and params drawn for 4"),
         (lambda i, t: BoxSpliceMix()(i[:, :, :50], t), r"an image of size \(60, 90\) in a batch of \(50, 96\)"),
         (lambda i, t: MixChoice([BoxResizeMix(), build("CutMix", num_classes=3)], [0.5, 0.5]), "beside others"),

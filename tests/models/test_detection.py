@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from timm.layers import FrozenBatchNormAct2d
 from torch import nn
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import MultiScaleRoIAlign
 
 from dali_mix.models import build_detector, build_model, load_weights
 
@@ -134,13 +137,33 @@ def test_boxes_are_float32_under_autocast():
     assert all(value.dtype == torch.float32 for value in losses.values())
 
 
-def test_scores_that_are_not_finite_are_told():
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone.body.layer4.1.conv2.weight",
+        "backbone.fpn.layer_blocks.0.0.bias",
+        "rpn.head.cls_logits.bias",
+        "rpn.head.bbox_pred.bias",
+        "roi_heads.box_head.fc6.bias",
+        "roi_heads.box_predictor.cls_score.bias",
+        "roi_heads.box_predictor.bbox_pred.bias",
+    ],
+)
+def test_weights_that_are_not_finite_are_reported(name):
+    """Also where torchvision drops all proposals, so that the box head sees none."""
     model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
     images, targets = batch()
     assert all(bool(one["finite"]) for one in model(images, targets))
     with torch.no_grad():
-        model.roi_heads.box_predictor.cls_score.bias[2] = torch.nan
+        model.get_parameter(name).view(-1)[2] = torch.nan
     assert not any(bool(one["finite"]) for one in model(images, targets))
+
+
+def test_an_image_that_is_not_finite_is_reported_alone():
+    model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
+    images, targets = batch()
+    images[1, 0, 5, 5] = torch.nan
+    assert [bool(one["finite"]) for one in model(images, targets)] == [True, False]
 
 
 @pytest.mark.parametrize("backbone", ["timm/convnext_atto", "timm/mobilenetv3_small_050", "torchvision/resnet18"])
@@ -209,6 +232,43 @@ def test_torchvisions_detection_weights_load(tmp_path, old):
     assert torch.equal(found["rpn.head.conv.0.0.bias"], theirs.state_dict()["rpn.head.conv.0.0.bias"])
 
 
+def test_weights_made_with_epsilon_0_give_torchvisions_outputs():
+    """Of torchvision's detection weights: its loader sets the epsilon of every frozen BatchNorm to 0."""
+    theirs = FasterRCNN(
+        resnet_fpn_backbone(backbone_name="resnet18", weights=None),
+        21,
+        min_size=64,
+        max_size=96,
+        image_mean=[0] * 3,
+        image_std=[1] * 3,
+        box_score_thresh=0.0,
+    ).eval()
+    own_statistics(theirs)
+    overwrite_eps(theirs, 0.0)
+    state = theirs.state_dict()
+    for name in [name for name in state if name.endswith("running_var")]:  # as small as epsilon
+        state[name].mul_(1e-4)
+        state[name.replace("running_var", "weight")].mul_(1e-2)
+    found, images = {}, torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    for eps in (0.0, None):
+        ours = build_detector("torchvision/resnet18", 20, norm_eps=eps, score_threshold=0.0).eval()
+        ours.load_state_dict(theirs.state_dict())
+        with torch.inference_mode():
+            found[eps] = ours(images, [{"size": (64, 96)}] * 2)
+    with torch.inference_mode():
+        wanted = theirs(list(images))
+    for one, other, default in zip(found[0.0], wanted, found[None], strict=True):
+        assert len(one["boxes"]) > 20
+        assert torch.equal(one["boxes"], other["boxes"]) and torch.equal(one["scores"], other["scores"])
+        assert not torch.equal(one["scores"], default["scores"])
+
+
+def test_the_epsilon_of_every_kind_of_frozen_norm():
+    model = build_detector("timm/mobilenetv3_small_050", 5, norm_eps=1e-3, **SMALL)
+    norms = [module for module in model.modules() if isinstance(module, FrozenBatchNormAct2d)]
+    assert norms and all(module.eps == 1e-3 for module in norms)
+
+
 def test_c5_is_torchvisions_faster_rcnn_on_one_map():
     model = build_detector("torchvision/resnet18", 5, neck="c5", freeze=(), **SMALL)
     backbone = nn.Sequential(*list(build_model("torchvision/resnet18", 1).children())[:-2])
@@ -221,6 +281,45 @@ def test_c5_is_torchvisions_faster_rcnn_on_one_map():
     assert model.roi_heads.box_head.fc6.in_features == 512 * 49 == theirs.roi_heads.box_head.fc6.in_features
 
 
+def test_c5_predictions_are_torchvisions():
+    """Its pooling infers the scale of the one map; all else is shared."""
+    anchors = ((16, 32, 64),)
+    ours = build_detector("torchvision/resnet18", 5, neck="c5", anchors=anchors[0], score_threshold=0.0, **SMALL).eval()
+    own_statistics(ours)
+    theirs = FasterRCNN(
+        ours.backbone,
+        None,
+        min_size=64,
+        max_size=96,
+        image_mean=[0] * 3,
+        image_std=[1] * 3,
+        rpn_anchor_generator=AnchorGenerator(anchors, ((0.5, 1.0, 2.0),)),
+        rpn_head=ours.rpn.head,
+        box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+        box_head=ours.roi_heads.box_head,
+        box_predictor=ours.roi_heads.box_predictor,
+        box_score_thresh=0.0,
+    ).eval()
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, wanted = ours(images, [{"size": (64, 96)}] * 2), theirs(list(images))
+    for one, other in zip(found, wanted, strict=True):
+        assert len(one["boxes"]) > 20
+        assert torch.equal(one["boxes"], other["boxes"]) and torch.equal(one["scores"], other["scores"])
+
+
+def test_options_reach_torchvisions_parts():
+    options = {"rois": 7, "proposals": (30, 20), "score_threshold": 0.1, "nms_threshold": 0.4, "detections": 9}
+    model = build_detector("torchvision/resnet18", 5, channels=16, hidden=24, **options)
+    heads = model.roi_heads
+    assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.1, 0.4, 9)
+    assert heads.fg_bg_sampler.batch_size_per_image == 7
+    assert (heads.box_head.fc7.out_features, model.backbone.out_channels) == (24, 16)
+    for training, count in ((True, 30), (False, 20)):
+        model.train(training)
+        assert model.rpn.pre_nms_top_n() == model.rpn.post_nms_top_n() == count
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -230,6 +329,8 @@ def test_c5_is_torchvisions_faster_rcnn_on_one_map():
             {"freeze": "layer9"},
             "freeze='layer9': backbone 'torchvision/resnet18' has no such part; it has norm, stem, stage1, conv1",
         ),
+        ({"norm_eps": 0.0, "freeze": "stem"}, "norm_eps=0.0: only of frozen BatchNorms"),
+        ({"norm_eps": -1.0}, "norm_eps=-1.0"),
         ({"channels": 0}, "channels=0"),
         ({"proposals": (100,)}, r"proposals=\(100,\): must be a list of 2 whole numbers"),
         ({"proposals": 500}, "proposals=500: must be a list of 2 whole numbers"),

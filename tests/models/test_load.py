@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from dali_mix.models import build_model, load_weights
+from dali_mix.models import build_detector, build_model, load_weights
 
 
 def make(num_classes=5, seed=0):
@@ -50,6 +50,26 @@ def test_safetensors_whatever_the_name(tmp_path):
     save_file(saved.state_dict(), tmp_path / "weights.bin")
     load_weights(model, tmp_path / "weights.bin")
     assert same(model, saved)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "used"),
+    [
+        ("torchvision/resnet34", "torchvision/resnet18", "51%"),
+        ("timm/resnet34", "timm/resnet18", "51%"),
+        ("torchvision/resnet18", "torchvision/resnet18", None),
+    ],
+)
+def test_the_file_of_a_larger_architecture_is_reported(tmp_path, source, target, used):
+    torch.save({f"module.{k}": v for k, v in build_model(source, 7).state_dict().items()}, tmp_path / "w.pth")
+    model = build_detector(target, 3, channels=16, hidden=16).get_submodule("backbone.body")
+    report = load_weights(model, tmp_path / "w.pth", min_match=0.95)
+    assert report.share == 1
+    if used is None:
+        assert report.unexpected == ("fc.weight", "fc.bias") and not report.warning
+    else:
+        start = f"only {used} of the weights (100 of 196 tensors) are used: the file is of a larger architecture, with "
+        assert report.warning.startswith(f"{start}layer1.2.conv1.weight, ") and report.warning in str(report)
 
 
 def test_values_take_the_dtype_of_the_model(tmp_path):

@@ -1,6 +1,8 @@
 """Rules of the code that ruff has none for."""
 
 import ast
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,30 @@ def test_torch_never_unpickles():
 )
 def test_the_rule_itself(source, lines):
     assert unsafe_loads(source) == lines
+
+
+# Modules that are called otherwise than what installs them, and those that come with another requirement.
+INSTALLED_BY = {"PIL": "pillow", "cv2": "opencv-python", "nvidia": "nvidia-dali-cuda120", "sklearn": "scikit-learn"}
+INSTALLED_BY |= {"yaml": "pyyaml", "llvmlite": "numba", "triton": "torch"}
+
+
+def imported(source):
+    """The names of the top-level modules that a file imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_every_import_is_a_requirement():
+    required = runpy.run_path(str(ROOT / ".ci/floors.py"))["requirements"]((ROOT / "setup.py").read_text("utf-8"))
+    named = {line.partition(">=")[0] for line in required}
+    rooms = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("dali_mix", "pipelines")]
+    found = {module for path in rooms for module in imported(path.read_text(encoding="utf-8"))}
+    others = found - set(sys.stdlib_module_names) - {"dali_mix"}
+    assert len(others) > 10
+    assert sorted(module for module in others if INSTALLED_BY.get(module, module) not in named) == []
 
 
 def is_task(node):

@@ -94,7 +94,7 @@ def test_a_task_of_ones_own_is_loaded(regression):
 
 def test_a_task_of_ones_own_is_verified_and_summarized(regression):
     assert list(verify_set(regression.prefix)) == []
-    assert "records_a_class" not in summarize(regression.info, regression.table)
+    assert "records_a_class" not in summarize(regression)
 
 
 def test_a_task_of_ones_own_is_inspected(regression, capsys):

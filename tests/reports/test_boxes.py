@@ -52,8 +52,34 @@ def test_colours_of_an_evaluation(boxed, tmp_path):
     assert taken == [[True], [False], [False], [False], [True], [False]]
     out = sheet(metrics, boxed, tmp_path / "boxes.png")
     image = np.asarray(Image.open(out).convert("RGB")).astype(int)
-    for color in ((44, 160, 44), (255, 140, 0), (224, 24, 45)):
+    for color in (GREEN, ORANGE, RED):
         assert (np.abs(image - color).max(axis=2) < 12).sum() > 100, color
+
+
+GREEN, ORANGE, RED = (44, 160, 44), (255, 140, 0), (224, 24, 45)
+
+
+@pytest.mark.parametrize(
+    ("guess", "difficult", "colors"),
+    [
+        ("right", False, {GREEN}),
+        ("none", False, {RED}),
+        ("none", True, set()),
+        ("right", True, set()),
+        ("beside", False, {ORANGE, RED}),
+        ("beside", True, {ORANGE}),
+    ],
+)
+def test_the_colour_of_each_case(boxed, tmp_path, guess, difficult, colors):
+    metrics = DetectionMetrics(2)
+    places = {"right": [[30.0, 20, 90, 60]], "beside": [[0.0, 0, 20, 20]], "none": []}[guess]
+    found = {"boxes": torch.tensor(places).reshape(-1, 4), "scores": torch.full((len(places),), 0.9)}
+    found["labels"] = torch.zeros(len(places))
+    true = {"boxes": torch.tensor([[30.0, 20, 90, 60]]), "labels": torch.tensor([0])}
+    metrics.update([found], [true | {"difficult": torch.tensor([difficult])}], torch.arange(1))
+    image = np.asarray(Image.open(sheet(metrics, boxed, tmp_path / "boxes.png")).convert("RGB")).astype(int)
+    drawn = {color for color in (GREEN, ORANGE, RED) if (np.abs(image - color).max(axis=2) < 12).sum() > 50}
+    assert drawn == colors
 
 
 def test_drawn_files(tmp_path, boxed):

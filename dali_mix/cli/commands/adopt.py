@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
     records = RecordSet(args.out or args.rec[0])
     for notice in records.info.report.get("notices", ()):
         print(printable(f"note: {notice}"), file=sys.stderr)
-    print("\n".join(lines(summarize(records.info, records.table))))
+    print("\n".join(lines(summarize(records))))
     return 0

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         if args.save:
             raise ValueError("--save writes one record's image: say which with --record ROW")
         names = list(records.info.classes)
-        figures = summarize(records.info, records.table) | {"class_names": names, "options": records.info.options}
+        figures = summarize(records) | {"class_names": names, "options": records.info.options}
     else:
         if not 0 <= args.record < len(records):
             raise ValueError(f"--record {args.record}: {args.prefix} has records 0 to {len(records) - 1}")

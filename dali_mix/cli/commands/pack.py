@@ -141,7 +141,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _print_summary(prefix: str, seconds: float) -> None:
     records = RecordSet(prefix)
-    print("\n".join(lines(summarize(records.info, records.table))))
+    print("\n".join(lines(summarize(records))))
     skipped = records.info.report["skipped"]
     for entry in skipped[:_SHOWN]:
         print(f"skipped {entry['file']}: {entry['reason']}")

@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     for option, out in (("--json", args.json), ("--csv", args.csv)):
         if out is not None:
             check_out(option, out)
+    if args.json is not None and args.csv is not None and args.json.resolve() == args.csv.resolve():
+        raise ValueError(f"--json and --csv both write {args.csv}: give one of them another name")
     choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # refuse wrong values before the work
     predictor, files = open_predictor(args)
     if predictor.task.boxes:

@@ -20,7 +20,8 @@ class MatchReport:
     were left as they were because the file's head has another number of classes. unexpected: in the file only, save
     for step counters (`num_batches_tracked`) of BatchNorms that are frozen in the model. wrapper: the keys of the file
     that the state dict was stored under, joined by dots. prefix: what was removed from the start of its keys. unread:
-    further sets of weights in the file, averages for instance.
+    further sets of weights in the file, averages for instance. beyond: those of `unexpected` that are further layers of
+    parts that the model has, if they are more than 5 % of the file's numbers.
     """
 
     path: str
@@ -32,6 +33,7 @@ class MatchReport:
     wrapper: str = ""
     prefix: str = ""
     unread: tuple[str, ...] = ()
+    beyond: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -43,7 +45,19 @@ class MatchReport:
     def notes(self) -> list[str]:
         """Return what was removed from the keys, and what else in the file might have been meant, a line each."""
         prefix = [f"prefix {self.prefix!r} removed from the file's keys"] if self.prefix else []
-        return prefix + ([f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else [])
+        unread = [f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else []
+        return prefix + unread + ([self.warning] if self.warning else [])
+
+    @property
+    def warning(self) -> str:
+        """Return a warning if the file is of a larger architecture than the model; else ""."""
+        if not self.beyond:
+            return ""
+        used, both = len(self.matched), len(self.matched) + len(self.beyond)
+        return (
+            f"only {used / both:.0%} of the weights ({used} of {both} tensors) are used: the file is of a larger"
+            f" architecture, with {_listed(self.beyond, 3)}"
+        )
 
     def __str__(self) -> str:
         counts = f"{len(self.matched)} matched, {len(self.missing)} missing, {len(self.misshaped)} mis-shaped"
@@ -102,12 +116,12 @@ def load_weights(
     if fresh:  # either all of a head is loaded or nothing of it
         fresh = [key for key in wanted if key.startswith(f"{head}.")]
         matched = [key for key in matched if key not in fresh]
-    left = (key for key in found if key not in wanted and not _is_counter_of_frozen(key, wanted))
+    left = [key for key in found if key not in wanted and not _is_counter_of_frozen(key, wanted)]
     unexpected = (*(f"{prefix}{key}" for key in left), *others)
     in_file = {key: file.names.get(f"{prefix}{key}", key) for key in matched}
     removed = next((name.removesuffix(key) for key, name in in_file.items() if name.endswith(key)), prefix)
     keys = tuple(matched), tuple(missing), tuple(misshaped), tuple(fresh), unexpected
-    report = MatchReport(str(path), *keys, file.wrapper, removed, file.unread)
+    report = MatchReport(str(path), *keys, file.wrapper, removed, file.unread, _beyond(left, found, wanted))
     if misshaped or not matched or report.share < min_match:
         brief = _brief(_kinds(missing, misshaped, unexpected))
         hint = "" if matched else ". Checkpoints of published code go through `dali-mix convert`"
@@ -147,6 +161,18 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
         return False
     differs = [i for i, (one, other) in enumerate(zip(found.shape, wanted.shape, strict=True)) if one != other]
     return differs == [0] or (differs == [1] and wanted.ndim == 3)
+
+
+def _beyond(left: Sequence[str], found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the keys in `left` that lie in modules of the model, if they hold more than 5 % of the file's numbers.
+
+    A classifier and what surrounds a backbone are modules that the model lacks; a few buffers of other versions are
+    small.
+    """
+    modules = {key.partition(".")[0] for key in wanted}
+    beyond = [key for key in left if key.partition(".")[0] in modules]
+    numbers = sum(found[key].numel() for key in beyond)
+    return tuple(beyond) if numbers > 0.05 * sum(value.numel() for value in found.values()) else ()
 
 
 def _is_counter_of_frozen(key: str, wanted: Mapping[str, Tensor]) -> bool:
