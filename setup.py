@@ -48,6 +48,8 @@ setup(
         "bert": ["transformers>=4.56.0"],
         # COCO's measures: `metrics=dict(protocol="coco")`
         "detection": ["pycocotools>=2.0.8"],
+        # `dali-mix serve`, `build_loader(workers=...)`
+        "service": ["ray>=2.52.0"],
         "vis": ["tensorboard>=2.20.0"],
         "dev": [
             "hypothesis>=6.100.0",

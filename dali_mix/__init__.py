@@ -9,7 +9,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "build_loader"]
 _ROOMS = (
-    *("recordio", "datasets", "pipelines", "loading", "mixers", "models", "losses", "metrics", "engine", "recipes"),
+    *(
+        "recordio",
+        "datasets",
+        "pipelines",
+        "loading",
+        "service",
+        "mixers",
+        "models",
+        "losses",
+        "metrics",
+        "engine",
+        "recipes",
+    ),
     *("reports", "cli"),
 )
 

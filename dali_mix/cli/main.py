@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("dali_mix.cli.commands.inspect", "show what a packed set holds"),
     "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for a .rec that something else wrote"),
     "train": ("dali_mix.cli.commands.train", "train a recipe, or resume it"),
+    "serve": ("dali_mix.cli.commands.serve", "decode for trainers: run a pool of workers, or join one"),
     "evaluate": ("dali_mix.cli.commands.evaluate", "evaluate a checkpoint, each sample exactly once"),
     "predict": ("dali_mix.cli.commands.predict", "name the classes of image files, or find boxes"),
     "detect": ("dali_mix.cli.commands.detect", "train, evaluate and predict with detectors"),

@@ -1,0 +1,134 @@
+"""`dali-mix serve`: runs a pool of workers that decode for trainers, adds a machine to one, or shows what one does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from contextlib import ExitStack
+from types import FrameType
+from typing import Any
+
+from dali_mix._signals import handled
+from dali_mix.options import whole
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "  dali-mix serve --workers 14                    on one machine: prints the address; Ctrl-C ends it\n"
+        "  dali-mix serve --listen 10.0.0.1               for other machines, too\n"
+        "  dali-mix serve --join 10.0.0.1:6379            adds this machine, at any time\n"
+        "  dali-mix train RECIPE --work-dir D --service 10.0.0.1:6379     (on one machine: --service auto)\n"
+        "  dali-mix serve --status                        what the pool does\n"
+        "Whoever has the token may run code on these machines; see docs/service.md."
+    )
+    parser.add_argument(
+        "--workers", type=int, help="processes that decode here; default: one a core (a GPU), 0 for none"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="DALI's threads for each of a worker's two tasks (default 1)"
+    )
+    parser.add_argument("--decode", choices=("cpu", "gpu"), default="cpu", help="what all the pool decodes on")
+    parser.add_argument("--join", metavar="ADDRESS", help="HOST:PORT of the pool that this machine becomes part of")
+    parser.add_argument(
+        "--listen", metavar="IP", help="the address of this machine for others; default: this machine only"
+    )
+    parser.add_argument("--port", type=int, default=6379)
+    parser.add_argument(
+        "--memory", type=float, metavar="GB", help="shared memory for decoded images; default: what fits"
+    )
+    parser.add_argument(
+        "--dashboard", type=int, metavar="PORT", nargs="?", const=8266, help="serve a page and /metrics"
+    )
+    parser.add_argument("--status", metavar="ADDRESS", nargs="?", const="auto", help="show what a pool does, and end")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.status is not None:
+        return _status(args.status)
+    whole("--port", args.port, 1, 65535)
+    whole("--threads", args.threads, 1, 256)
+    if args.workers is None:
+        args.workers = _gpus() if args.decode == "gpu" else len(os.sched_getaffinity(0))
+    whole("--workers", args.workers, 0, 1024)
+    from dali_mix.service.node import Node
+
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+
+    with handled(stop, signal.SIGTERM, signal.SIGINT), ExitStack() as opened:
+        node = opened.enter_context(
+            Node(
+                args.workers,
+                threads=args.threads,
+                decode=args.decode,
+                address=args.join,
+                listen=args.listen,
+                port=args.port,
+                store=None if args.memory is None else int(args.memory * 1e9),
+            )
+        )
+        _tell(node, args)
+        if args.dashboard is not None:
+            from dali_mix.service.cluster import LOOPBACK
+            from dali_mix.service.dashboard import Dashboard
+
+            shown = Dashboard(args.listen or LOOPBACK, args.dashboard, node.address, node.status)
+            opened.callback(shown.close)
+            print(f"page     http://{args.listen or LOOPBACK}:{shown.port}/   (/metrics for Prometheus)", flush=True)
+        while not stopped:
+            if wrong := node.beat():
+                raise ValueError(f"{wrong}; the workers of this machine end")
+            for _ in range(10):
+                if not stopped:
+                    time.sleep(0.1)
+    return 0
+
+
+def _tell(node: Any, args: argparse.Namespace) -> None:
+    from dali_mix.service.cluster import token_file
+
+    count = f"{args.workers} worker{'s' * (args.workers != 1)} here, decoding on the {args.decode.upper()}"
+    print(f"pool     {node.address}, {'joined' if args.join else 'started'}: {count}", flush=True)
+    if not args.join:
+        there = "auto" if args.listen is None else node.address
+        print(f"token    {token_file()}: whoever has it may run code here", flush=True)
+        print(f"train    dali-mix train RECIPE --work-dir DIR --service {there}", flush=True)
+        if args.listen is not None:
+            print(f"more     dali-mix serve --join {node.address}     (on other machines, with that token)", flush=True)
+
+
+def _gpus() -> int:
+    import torch
+
+    if not torch.cuda.device_count():
+        raise ValueError("--decode gpu: torch sees no GPU here")
+    return torch.cuda.device_count()
+
+
+def _status(address: str) -> int:
+    from dali_mix.service import connect
+
+    found = connect(address).status()
+    hours, minutes = divmod(int(found["seconds"]) // 60, 60)
+    print(f"up {hours} h {minutes} min; {found['images_per_second']:,.0f} images/s over the last 10 s")
+    print(
+        f"chunks: {found['asked']:,} asked for, {found['decoded']:,} decoded, {found['shared']:,} answered from memory,"
+        f" {found['second_asks']:,} second asks, {found['lost']:,} lost"
+    )
+    print(f"kept: {found['chunks']:,} chunks, {found['bytes'] / 1e6:,.0f} of {found['capacity'] / 1e6:,.0f} MB")
+    for own in found["workers"]:
+        late = ", late or lost" if own["suspected"] else ""
+        busy = f"{own['images_per_busy_second']:,.0f} images/s when busy"
+        print(f"worker {own['name']}: {own['images']:,} images, {busy}, {own['under_way']} under way{late}")
+    for own in found["trainers"]:
+        print(
+            f"trainer {own['name']}: {own['asked']:,} chunks, {own['second_asks']} second asks, {own['idle']:.0f} s ago"
+        )
+    for own in found["sets"]:
+        print(f"set {own['set']}: pipeline {own['pipeline']}, {'training' if own['train'] else 'evaluation'}")
+    return 0

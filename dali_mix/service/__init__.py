@@ -1,0 +1,9 @@
+"""Decode once, in a pool of worker processes on one machine or many, for any number of trainers; built on Ray.
+
+`dali-mix serve` runs a pool. `connect(address)` returns it for `build_loader(..., workers=...)`, and the recipe's key
+`service` does so for the trainer. Needs the extra `dali_mix[service]`.
+"""
+
+from dali_mix.service.client import RayPool, connect
+
+__all__ = ["RayPool", "connect"]

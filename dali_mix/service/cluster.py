@@ -1,0 +1,179 @@
+"""Where a pool is and how to get in: Ray's settings, the token, and the note that `service="auto"` follows.
+
+Ray's own defaults are open: anyone who reaches a port may run code. Here a token is always asked for, and without
+`--listen` every port is bound to the loopback device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAMESPACE = "dali_mix"
+POOL = "pool"  # the actor's name
+PORT = 6379
+LOOPBACK = "127.0.0.1"
+CHUNK_BYTES = 10 << 20  # about, at 224 × 224
+
+
+def home() -> Path:
+    """Return the folder of the token and of the note on this machine's pool, readable by this user only."""
+    folder = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "dali_mix"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def token_file() -> Path:
+    """Return the file that holds the token: DALI_MIX_SERVICE_TOKEN, or the one in `home()`."""
+    named = os.environ.get("DALI_MIX_SERVICE_TOKEN")
+    return Path(named).expanduser() if named else home() / "service_token"
+
+
+def make_token() -> Path:
+    """Return the file of the token, which is written, for this user only, if there is none."""
+    path = token_file()
+    if not path.exists():
+        written = path.with_name(f"{path.name}.{os.getpid()}")
+        written.touch(0o600)
+        written.write_text(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):  # another was faster
+            os.link(written, path)
+        written.unlink()
+    return path
+
+
+def settings(token: Path, *, loopback: bool) -> dict[str, str]:
+    """Return the environment that Ray's processes are started with."""
+    values = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_DISABLE_MEMORY_MONITOR": "1",
+    }
+    if loopback:  # Ray takes 127.0.0.1 only where it expects no second machine, and else binds to every interface
+        values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    return values
+
+
+def import_ray(token: Path, *, loopback: bool) -> Any:
+    """Return the module ray, set to enter with `token`. Raise ValueError if it is missing, or imported otherwise."""
+    if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise ValueError("ray was imported before without a token: connect to the pool before anything else uses Ray")
+    os.environ.update(settings(token, loopback=loopback))
+    try:
+        import ray  # it reads the environment now
+        from ray._private import ray_constants
+    except ImportError:
+        raise ValueError("the service needs Ray: pip install 'dali_mix[service]'") from None
+    ray_constants.ENABLE_RAY_CLUSTER = not loopback  # it may be the second address of this process
+    return ray
+
+
+def note_address(address: str) -> None:
+    """Note the pool that runs on this machine."""
+    (home() / "service.json").write_text(json.dumps({"address": address, "host": socket.gethostname()}))
+
+
+def forget_address(address: str) -> None:
+    """Remove the note if it is of that pool."""
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((home() / "service.json").read_text())["address"] == address:
+            (home() / "service.json").unlink()
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of HOST, HOST:PORT, or "auto": the pool noted on this machine. Raise ValueError."""
+    if address == "auto":
+        try:
+            address = json.loads((home() / "service.json").read_text())["address"]
+        except (OSError, ValueError, KeyError):
+            raise ValueError(
+                "no pool runs on this machine: start one with `dali-mix serve`, or give the address that it printed"
+            ) from None
+    host, _, port = address.partition(":")
+    if not host or not (port or str(PORT)).isdecimal():
+        raise ValueError(f"{address!r} is no address: give HOST:PORT as `dali-mix serve` prints it, or auto")
+    return host, int(port or PORT)
+
+
+def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
+    """Return True if something listens there."""
+    try:
+        socket.create_connection((host, port), seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+def join(address: str) -> tuple[Any, str]:
+    """Connect this process to the cluster at `address`; return the module ray and HOST:PORT. Raise ValueError."""
+    host, port = split_address(address)
+    where = f"{host}:{port}"
+    token = token_file()
+    if not token.is_file():
+        raise ValueError(f"{token}: no token; copy the one that `dali-mix serve` names on the pool's machine")
+    ray = import_ray(token, loopback=host == LOOPBACK)
+    if ray.is_initialized():
+        if ray.get_runtime_context().gcs_address != where:
+            raise ValueError(f"this process is connected to {ray.get_runtime_context().gcs_address}, not to {where}")
+        return ray, where
+    if not reachable(host, port):
+        raise ValueError(f"no pool answers at {where}: is `dali-mix serve` running there, and the port open?")
+    with _quiet(), _kept_handlers():
+        try:
+            ray.init(
+                address=where,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                configure_logging=False,
+                **({"_node_ip_address": LOOPBACK} if host == LOOPBACK else {}),
+            )
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise ValueError(_why_not(where, token, error)) from error
+    return ray, where
+
+
+def _why_not(where: str, token: Path, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if "ersion" in text and "ython" in text:
+        return f"{where}: the pool runs another Ray or Python: {text}"
+    if "raylet" in text.lower() or "Can't find a" in text or "node" in text.lower():
+        return (
+            f"{where}: this machine is no part of the pool yet: run `dali-mix serve --join {where} --workers 0` on it"
+            f" first ({text})"
+        )
+    return f"{where}: wrong token, or no pool there: the token in {token} must be the one of the pool ({text})"
+
+
+@contextlib.contextmanager
+def _kept_handlers() -> Iterator[None]:
+    """Put signal handlers back: `ray.init` replaces SIGTERM's, and a preempted training would no longer save."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            with contextlib.suppress(ValueError):  # not the main thread, where Ray has set none
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Send to nowhere what Ray's C++ code writes to standard error, a line a second, while it tries to connect."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,40 @@
+"""What makes two workers' answers equal: versions, and the name of a spec."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+
+from dali_mix import __version__
+from dali_mix.loading.remote import Spec
+
+PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide what pixels come out."""
+    found = {"dali_mix": __version__}
+    for name in PACKAGES:
+        try:
+            found[name.partition("-cuda")[0]] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
+    """Return "numba 0.61.0 here, 0.62.0 there; …" of what differs, or ""."""
+    names = sorted({*ours, *theirs})
+    differ = [name for name in names if ours.get(name) != theirs.get(name)]
+    return "; ".join(f"{name} {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there" for name in differ)
+
+
+def key_of(spec: Spec, fingerprint: str) -> str:
+    """Return what names a spec on the set with that fingerprint. Raise ValueError for options that cannot travel."""
+    values = [fingerprint, spec.pipeline, dict(spec.options), spec.train, spec.seed]
+    try:
+        text = json.dumps(values, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"pipeline options for workers must be plain values: {error}") from None
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,100 @@
+"""`Worker`: the actor that decodes. It holds nothing that another could not make again."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import torch
+
+from dali_mix import pipelines
+from dali_mix.loading.bad_records import BadRecords
+from dali_mix.loading.chunks import POSITIONS, Chunk, Question
+from dali_mix.loading.decoder import Decoder
+from dali_mix.loading.remote import Spec
+from dali_mix.recordio import RecordSet
+from dali_mix.service.spec import versions
+
+LANES = 2  # questions at a time: one is decoded while another's answer is copied out
+SPECS = 4  # sets and pipelines kept open
+
+
+class Worker:
+    """Answers questions, `LANES` at a time, each on `threads` threads of DALI's."""
+
+    def __init__(self, decode: str, threads: int) -> None:
+        self.decode = decode
+        self._device = torch.device("cuda", 0) if decode == "gpu" else torch.device("cpu")
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, tuple[RecordSet, list[Decoder]]] = OrderedDict()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the pool keeps of a worker."""
+        return {
+            "versions": versions(),
+            "decode": self.decode,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+
+    def facts(self, spec: Spec) -> dict[str, Any]:
+        """Return count, metainfo and taller of a set. Raise ValueError or FileNotFoundError naming the machine."""
+        records = self._records(spec)
+        pipelines.build(spec.pipeline, spec.train, spec.options)
+        return {"count": len(records), "metainfo": records.metainfo, "taller": records.taller}
+
+    def _records(self, spec: Spec) -> RecordSet:
+        try:
+            return RecordSet(spec.prefix)
+        except (OSError, ValueError) as error:
+            raise type(error)(f"on the pool's machine {socket.gethostname()}: {error}") from None
+
+    def answer(self, key: str, spec: Spec, fingerprint: str, question: Question) -> tuple[Chunk, dict[str, Any]]:
+        """Return a chunk, and (bytes, seconds, images) of it."""
+        begun = time.monotonic()
+        decoder = self._take(key, spec, fingerprint)
+        chunk = decoder.answer(question)
+        with self._lock:
+            if key in self._open:
+                self._open[key][1].append(decoder)
+            else:
+                decoder.close()
+        return chunk, {
+            "bytes": chunk.images.nbytes,
+            "seconds": time.monotonic() - begun,
+            "images": len(chunk.rows),
+        }
+
+    def _take(self, key: str, spec: Spec, fingerprint: str) -> Decoder:
+        with self._lock:
+            if key not in self._open:
+                records = self._records(spec)
+                if records.fingerprint != fingerprint:
+                    raise ValueError(
+                        f"{spec.prefix} is another set on {socket.gethostname()} (fingerprint"
+                        f" {records.fingerprint[:16]}) than where the pool opened it ({fingerprint[:16]})"
+                    )
+                self._open[key] = records, []
+                while len(self._open) > SPECS:
+                    for decoder in self._open.popitem(last=False)[1][1]:
+                        decoder.close()
+            self._open.move_to_end(key)
+            records, idle = self._open[key]
+            if idle:
+                return idle.pop()
+        return Decoder(
+            records,
+            pipelines.build(spec.pipeline, spec.train, spec.options),
+            spec.seed,
+            batch_size=POSITIONS,
+            device=self._device,
+            num_threads=self._threads,
+            prefetch=1,
+            bad=BadRecords(records.prefix, skip=True),
+            verify_crc=spec.verify_crc,
+        )
