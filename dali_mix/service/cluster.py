@@ -170,7 +170,7 @@ def _kept_handlers() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Send to nowhere what Ray's C++ code writes to standard error, a line a second, while it tries to connect."""
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
