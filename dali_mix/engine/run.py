@@ -40,6 +40,7 @@ from dali_mix.engine.build import (
 )
 from dali_mix.engine.checkpoint.files import CheckpointFolder, check_writable, json_text, load_checkpoint, write_text
 from dali_mix.engine.checkpoint.trained import Trained, open_trained
+from dali_mix.engine.config.saved import load_evaluated
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.agreement import file_digest, run_values
@@ -124,7 +125,7 @@ def train(
                 classes = len(dataset.metainfo["classes"])
                 check_step(config, classes, len(dataset), ranks.world_size, ranks.device)
             parts = build_parts(config, ranks, *loaders, pretrained=step is None)
-            trainer = Trainer(config, parts, ranks, folder, report, stop, observers)
+            trainer = Trainer(config, parts, ranks, folder, report, stop, observers, recipe)
             _begin(trainer, step, resume, recipe)
             return trainer.fit()
 
@@ -264,7 +265,7 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    config: RunConfig,
+    recipe: RunConfig | str | Path,
     checkpoint: str | Path,
     *,
     ema: bool = False,
@@ -274,6 +275,7 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
 
     Args:
+        recipe: by name or path, or a config, as `Predictor` takes it.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         make_loaders: as `train`.
@@ -284,10 +286,13 @@ def evaluate_checkpoint(
             averaged weights when `ema` is set.
     """
     trained: Trained
+    config = recipe if isinstance(recipe, RunConfig) else load_evaluated(str(recipe), Path(checkpoint))[0]
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
         nonlocal trained
         trained = open_trained(checkpoint, ema=ema)
+        if environment()[0] == 0:
+            trained.warn_of_values(config)
         device = process_group.pick_device(config.device)
         if make_loaders is None:
             check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)

@@ -44,6 +44,7 @@ class Trainer:
 
     Args:
         observers: called with the trainer after every optimizer step.
+        recipe_name: what `config` was made from, noted in checkpoints.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Trainer:
         report: Report,
         stop: StopSignal,
         observers: Sequence[Callable[[Trainer], None]] = (),
+        recipe_name: str | None = None,
     ) -> None:
         self.config, self.parts, self.ranks, self.folder, self.report, self.stop = (
             config, parts, ranks, folder, report, stop,
         )  # fmt: skip
         self.observers = observers
+        self.recipe_name = recipe_name
         self.epoch = 0  # under way
         self.step = 0  # optimizer steps done
         self.offset = 0  # how many of them are beyond those this recipe takes as far: see `train.state`
@@ -360,7 +363,7 @@ class Trainer:
         if better and self.ranks.main:
             average = {} if self.ema is None else {"ema": self.ema.state_dict()}
             metrics = {**values, "step": self.step}
-            best = {"model": self.parts.model.state_dict(), **average, **self.parts.trained_on(), "metrics": metrics}
+            best = {"model": self.parts.model.state_dict(), **average, **self.trained_on(), "metrics": metrics}
             self.watch.check_state(best, self.step)
             self.folder.save_best(best)
 
@@ -378,6 +381,10 @@ class Trainer:
     def recipe(self) -> dict[str, Any]:
         """Return the run's values as plain JSON types; `amp` as this device understands it."""
         return {**self.config.resolved(), "amp": self.precision.name}
+
+    def trained_on(self) -> dict[str, Any]:
+        """Return what a checkpoint says of its run, so that it is evaluated as the run was, wherever it lies."""
+        return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state between two optimizer steps; equal on all ranks but for BatchNorm's statistics."""
@@ -399,6 +406,5 @@ class Trainer:
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
             "train_set": self.config.train_set,
-            "recipe": self.recipe(),
-            **parts.trained_on(),
+            **self.trained_on(),
         }
