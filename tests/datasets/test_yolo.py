@@ -365,3 +365,25 @@ def test_turned_images(tmp_path: Path, capsys: Capture) -> None:
 def test_images_without_boxes_are_kept_unless_asked(tmp_path: Path, unlabelled: str | None, left: int) -> None:
     ultralytics(tmp_path)
     assert len(LAYOUTS["yolo"](tmp_path, "train", Options(unlabelled=unlabelled)).names) == left
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images/train", "labels/train"), ("train", "train")])
+def test_images_that_are_not_read_and_label_files_without_image_are_noted(tmp_path, capsys, images, labels):
+    lay(tmp_path / "set", images, labels)
+    write(tmp_path / "set/data.yaml", f"train: {images}\nnames: [cat, dog]\n")
+    for name in ("x.avif", "y.heic", "z.HEIC"):
+        write(tmp_path / "set" / images / name, b"")
+    for name in ("x.txt", "y.txt", "lost.txt", "classes.txt"):
+        write(tmp_path / "set" / labels / name, "0 .5 .5 1 1\n")
+    assert main(["pack", "yolo", "--root", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "1 .avif file, 2 .heic files left out: images that cannot be read here" in printed.out + printed.err
+    assert "3 label files have no image that is read, and were left out (first: " in printed.out + printed.err
+    assert len(RecordSet(tmp_path / "out")) == 4
+
+
+def test_a_complete_set_has_no_note_on_label_files(tmp_path, capsys):
+    ultralytics(tmp_path / "set")
+    assert main(["pack", "yolo", "--root", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "label files have no image" not in printed.out + printed.err
