@@ -21,6 +21,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dali_mix import tasks
@@ -56,6 +57,7 @@ from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
 from dali_mix.malloc import keep_freed_memory
+from dali_mix.recordio import RecordSet
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
 
@@ -228,6 +230,8 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     records = len(parts.train_loader.dataset)
     if config.batch_size > records:
         yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
+    if parts.task.boxes and not _any_object(getattr(parts.train_loader.dataset, "records", None)):
+        yield f"no image of {config.train_set} has an object: a detector learns nothing from it"
     if 0 < config.epochs <= config.schedule.get("warmup_epochs", 0):
         yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
     if config.amp == "fp16" and trainer.ranks.device.type == "cpu":
@@ -235,6 +239,14 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     val_set = None if parts.val_loader is None else parts.val_loader.dataset.metainfo.get("fingerprint")
     if val_set is not None and val_set == parts.train_loader.dataset.metainfo.get("fingerprint"):
         yield "val_set holds the records of train_set: its scores say nothing about new images"
+
+
+def _any_object(records: RecordSet | None) -> bool:
+    """Return True if a record has a box, or the loader is no set's."""
+    if records is None:
+        return True
+    rows = np.arange(len(records))
+    return any(len(label) for start in range(0, len(rows), 256) for label in records.labels(rows[start : start + 256]))
 
 
 def _tune(device: torch.device, config: RunConfig) -> None:

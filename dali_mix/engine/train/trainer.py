@@ -32,7 +32,7 @@ from dali_mix.engine.train.loss_monitor import LossMonitor, StepNumbers
 from dali_mix.engine.train.lr_schedules import build_schedule
 from dali_mix.engine.train.objectives import counted, is_summed
 from dali_mix.engine.train.precision import Precision
-from dali_mix.engine.train.progress import Best, Window
+from dali_mix.engine.train.progress import Best, BoxCount, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.train.watch import Watch
 from dali_mix.loading import Batch
@@ -99,6 +99,7 @@ class Trainer:
         self.watch = Watch(parts.model, ranks)
         self.generator = torch.Generator()
         self.window = Window()
+        self.boxes = BoxCount()
         best = config.best_score(parts.task)
         self.best = Best(best, best.removeprefix("ema_") in SCORES[parts.task.metrics].lower_is_better)
         self._evaluated = False  # whether notes on the val_set were logged
@@ -156,9 +157,11 @@ class Trainer:
         self.objective.train()
         self.window.start_clock()
         batches = self.fetch()
+        self.boxes, dropped = BoxCount(), self.boxes_dropped()
         while self.step < self.total_steps and self.train_step(batches):
             self.observe()
         self.record(self.monitor.flush())
+        self.log_boxes(self.boxes.kept, self.boxes_dropped() - dropped)
         if self.window.stop:
             raise Preempted
 
@@ -172,7 +175,22 @@ class Trainer:
             self.warn_of_skipped(self.parts.train_loader)
             if batch is None:
                 return
+            if self.parts.task.boxes:
+                self.boxes.note(batch.targets)
             yield batch
+
+    def boxes_dropped(self) -> int:
+        """Return how many boxes the training loader has dropped so far, in this process."""
+        return getattr(self.parts.train_loader, "dropped_boxes", 0)
+
+    def log_boxes(self, kept: int, dropped: int) -> None:
+        """Log how many boxes of an epoch were dropped, over all ranks; a warning if that is most of them, or all."""
+        if not self.parts.task.boxes:
+            return
+        counts = self.ranks.sum_(torch.tensor([kept, dropped], device=self.ranks.device)).tolist()
+        line, warns = self.boxes.said(*counts)
+        if line and self.ranks.main:
+            (self.report.warn if warns else self.report.line)(f"epoch {self.epoch + 1}/{self.epochs}  {line}")
 
     def warn_of_skipped(self, loader: Loader) -> None:
         """Warn of each record that `loader` has left out since the last call."""
