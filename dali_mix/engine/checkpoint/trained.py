@@ -149,7 +149,8 @@ def _of_scores(values: dict[str, Any]) -> dict[str, Any]:
     """Return dotted key → value of a recipe's model and evaluation pipeline. Files of weights are of no interest."""
     found: dict[str, Any] = {}
     for outer in ("pipeline", "val_pipeline", "model"):
-        for key, value in dict(values.get(outer) or {}).items():
+        inner = values.get(outer)
+        for key, value in inner.items() if isinstance(inner, dict) else ():
             name = "pipeline" if outer == "val_pipeline" else outer
             if isinstance(value, dict) and name == "model":
                 found |= {f"{name}.{key}.{k}": v for k, v in value.items() if k != "weights"}
