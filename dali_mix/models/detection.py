@@ -21,6 +21,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
 from dali_mix.models.backbones import build_backbone
+from dali_mix.models.weights.load import load_weights
 from dali_mix.options import choice, number, whole
 
 STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on
@@ -40,19 +41,29 @@ class Detector(FasterRCNN):
         super().__init__(backbone, num_classes, **options)
         self.transform = nn.Identity()
 
-    def forward(self, images: Tensor, targets: Sequence[Mapping[str, Any]]) -> Any:
+    def forward(self, images: Tensor, targets: Sequence[Mapping[str, Any]] | None = None) -> Any:
         """Return losses in training, predictions in evaluation.
 
         Args:
             images: (B, 3, H, W), padded on the right and below.
             targets: for each image `size`, its height and width without padding; for training also `boxes` (n, 4) x1,
-                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0.
+                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. Without any, in evaluation, no image is
+                taken to be padded.
 
         Returns:
             in training the four losses by name, scalars; in evaluation a dict for each image: `boxes` (n, 4) in pixels,
             `scores` (n,) falling, `labels` (n,), and `finite` (): False if the batch's scores hold NaN or infinity, of
             which no box is left.
+
+        Raises:
+            ValueError: no targets in training; images in a list, as torchvision's models take them.
         """
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images is a {type(images).__name__}: must be a padded tensor (B, 3, H, W), as of a loader")
+        if targets is None:
+            if self.training:
+                raise ValueError("training needs targets: model(images, targets); for predictions call model.eval()")
+            targets = [{"size": images.shape[-2:]}] * len(images)
         sizes = [tuple(map(int, target["size"])) for target in targets]
         truth = None
         if self.training:
@@ -126,7 +137,7 @@ class Backbone(nn.Module):
 
 
 def build_detector(
-    backbone: str,
+    backbone: str | Mapping[str, Any],
     num_classes: int,
     *,
     neck: str = "fpn",
@@ -141,10 +152,12 @@ def build_detector(
     detections: int = 100,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """Make a detector with fresh weights.
+    """Make a detector with fresh weights, but for those of a backbone's file.
 
     Args:
-        backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32.
+        backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32; or, as in a
+            recipe, a dict of this as `type`, of the backbone's options, and of `weights`, a file for it (as
+            `load_weights` reads, of which 95 % must fit).
         num_classes: K, without background.
         neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", the last map alone, at stride 32.
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, whose statistics stay, too; "stem",
@@ -161,8 +174,17 @@ def build_detector(
         backbone_options: arguments of the backbone.
 
     Raises:
-        ValueError: an unknown name or option, a backbone without such maps, a part that is not in the backbone.
+        FileNotFoundError: a file of weights that is not there.
+        ValueError: an unknown name or option, a backbone without such maps, a part that is not in the backbone, a file
+            that does not fit.
     """
+    options, weights = dict(backbone_options or {}), None
+    if isinstance(backbone, Mapping):
+        options = {**backbone, **options}
+        weights, backbone = options.pop("weights", None), options.pop("type", None)
+    if not isinstance(backbone, str):
+        raise ValueError(f"backbone={backbone!r}: must be a name, or a dict with a 'type'")
+    whole("num_classes", num_classes, 1)
     choice("neck", neck, ("fpn", "c5"))
     for name, value in (("channels", channels), ("hidden", hidden), ("rois", rois), ("detections", detections)):
         whole(name, value, 1)
@@ -174,7 +196,9 @@ def build_detector(
         raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels, so give as many sides")
     if not isinstance(freeze, (str, list, tuple)):
         raise ValueError(f"freeze={freeze!r}: must be names of parts, as 'stem,stage1,norm'")
-    body, maps = _body(backbone, neck, backbone_options or {})
+    body, maps = _body(backbone, neck, options)
+    if weights:
+        load_weights(body, weights, min_match=0.95)
     _freeze(body, [part for part in freeze.split(",") if part] if isinstance(freeze, str) else list(freeze), backbone)
     levels = [(side,) for side in sides] if neck == "fpn" else [sides]
     base = Backbone(body, maps, channels if neck == "fpn" else None)
