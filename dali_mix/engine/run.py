@@ -57,6 +57,7 @@ from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
 from dali_mix.malloc import keep_freed_memory
+from dali_mix.models.detection import DEFAULT_FREEZE
 from dali_mix.recordio import RecordSet
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
@@ -232,6 +233,13 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
         yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
     if parts.task.boxes and not _any_object(getattr(parts.train_loader.dataset, "records", None)):
         yield f"no image of {config.train_set} has an object: a detector learns nothing from it"
+    frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
+    if frozen and not weight_files(config):
+        frozen = frozen if isinstance(frozen, str) else ",".join(frozen)
+        yield (
+            f"model.freeze={frozen!r} keeps parts of a backbone with random weights as they are: name its file in"
+            " model.backbone.weights, or train all of it with model.freeze=''"
+        )
     if 0 < config.epochs <= config.schedule.get("warmup_epochs", 0):
         yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
     if config.amp == "fp16" and trainer.ranks.device.type == "cpu":

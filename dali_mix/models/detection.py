@@ -26,6 +26,7 @@ from dali_mix.options import choice, number, whole
 
 STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
+DEFAULT_FREEZE = ("stem", "stage1", "norm")
 POOLED = 7  # pixels a side of a pooled region
 
 
@@ -59,7 +60,7 @@ class Detector(FasterRCNN):
             ValueError: no targets in training; images in a list, as torchvision's models take them.
         """
         if not isinstance(images, Tensor):
-            raise ValueError(f"images is a {type(images).__name__}: must be a padded tensor (B, 3, H, W), as of a loader")
+            raise ValueError(f"images is a {type(images).__name__}: must be a padded tensor (B, 3, H, W)")
         if targets is None:
             if self.training:
                 raise ValueError("training needs targets: model(images, targets); for predictions call model.eval()")
@@ -141,7 +142,7 @@ def build_detector(
     num_classes: int,
     *,
     neck: str = "fpn",
-    freeze: str | Sequence[str] = ("stem", "stage1", "norm"),
+    freeze: str | Sequence[str] = DEFAULT_FREEZE,
     anchors: Sequence[int] = (32, 64, 128, 256, 512),
     channels: int = 256,
     hidden: int = 1024,

@@ -169,6 +169,9 @@ def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
     train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "run")
     log = (tmp_path / "run" / "train.log").read_text()
     assert "backbone.pth: " in log and " 0 missing, 0 mis-shaped" in log
+    with pytest.raises(ValueError, match=r"name it in model\.backbone\.weights$"):
+        values = recipe(scenes, weights=str(tmp_path / "backbone.pth"), max_steps=1, val_set=None)
+        train(make_config(values), tmp_path / "third")
     torch.save(build_model("timm/resnet18", 7).state_dict(), tmp_path / "backbone.pth")
     with pytest.raises(ValueError, match="of the model's weights fit, 95% must"):
         train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "other")
@@ -233,6 +236,15 @@ class ToTheRight(Step):
 
     def map_boxes(self, boxes, size, draws):
         return boxes + np.array([size[1] * 0.8, 0, size[1] * 0.8, 0])
+
+
+@pytest.mark.parametrize("freeze", [None, "", "norm"])
+def test_a_frozen_backbone_of_random_weights_is_warned_of(scenes, tmp_path, freeze):
+    model = {key: value for key, value in MODEL.items() if key != "freeze"}
+    model |= {} if freeze is None else {"freeze": freeze}
+    train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None, checkpoint={})), tmp_path / "run")
+    warned = "keeps parts of a backbone with random weights as they are" in (tmp_path / "run" / "train.log").read_text()
+    assert warned == (freeze != "")
 
 
 @pytest.mark.parametrize("objects", [True, False])

@@ -82,7 +82,9 @@ class Trained:
         if self.weights is None:
             notes = load_weights(model, self.path, strict_head=True).notes
         elif differ := differences(model.state_dict(), self.weights):
-            raise ValueError(f"{self.path}: of another model than the recipe's: {differ}")
+            raise ValueError(
+                f"{self.path}: of another model than the recipe's: {differ}; name the recipe that it was trained by"
+            )
         else:
             try:
                 model.load_state_dict(self.weights)

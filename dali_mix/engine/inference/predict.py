@@ -137,7 +137,7 @@ class Predictor:
             each: called with every file and its scores (K,) as soon as they are computed.
         """
         if self.task.boxes:
-            raise ValueError("this model finds boxes: call detect")
+            raise ValueError("this model finds boxes: call predictor.detect(images)")
         unreadable: list[Unreadable] = []
         paths: list[Path] = []
         found = [torch.zeros(0, len(self.classes))]
@@ -170,7 +170,7 @@ class Predictor:
             ValueError: a model that finds no boxes; a threshold outside 0 … 1.
         """
         if not self.task.boxes:
-            raise ValueError(f"this model is for {self.task.name}: it finds no boxes")
+            raise ValueError(f"this model is for {self.task.name}, it finds no boxes: call predictor(images)")
         least = number("threshold", self.task.threshold if threshold is None else threshold, 0.0, 1.0)
         result = Detections([], [], [], [], self.classes, [])
         for seen in self.load(find_images(images), result.unreadable):
