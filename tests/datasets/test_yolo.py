@@ -387,3 +387,10 @@ def test_a_complete_set_has_no_note_on_label_files(tmp_path, capsys):
     assert main(["pack", "yolo", "--root", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
     assert "label files have no image" not in printed.out + printed.err
+
+
+def test_val_share_makes_two_splits_of_train(tmp_path):
+    ultralytics(tmp_path / "set")
+    for split, count in (("train", 3), ("val", 1)):
+        assert pack(tmp_path / "set", tmp_path / split, "--split", split, "--val-share", "0.25") == 0
+        assert len(RecordSet(tmp_path / split)) == count

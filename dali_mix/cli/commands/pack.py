@@ -25,7 +25,7 @@ _ONLY_FOR = {
     "list": ("list", "imagenet-val"),
     "years": ("voc", "coco"),
     "split_folders": ("imagefolder",),
-    "val_share": ("imagefolder", "list"),
+    "val_share": ("imagefolder", "list", "voc", "coco", "yolo"),
     "exif": ("voc", "coco", "yolo", "list", "wider"),
     "unlabelled": ("voc", "coco", "yolo", "nus-wide", "vg500"),
     "scenes": ("digit-scenes",),
@@ -51,7 +51,7 @@ def _configure_reading(add: Callable[..., object]) -> None:
     add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)")
     unlabelled = "images without labels (dropped by multi-label coco, nus-wide and vg500, else kept)"
     add("--unlabelled", choices=("keep", "drop"), help=unlabelled)
-    share = "imagefolder, list: no split val is there; share F of each class becomes --split val, the rest train"
+    share = "no split val is there: share F of the split train (of each class) becomes --split val, the rest train"
     add("--val-share", type=float, metavar="F", help=share)
     folders = "imagefolder: whether the root has a folder for each split: root/SPLIT/CLASS (by what is there)"
     add("--split-folders", choices=("auto", "yes", "no"), help=folders)

@@ -32,6 +32,7 @@ from dali_mix.datasets.annotations import (
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_of, join_reports
 from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
 
 # Images with an annotation. 2014: as papers on multi-label recognition count them; train2017: 118,287 less the 1,021
@@ -50,7 +51,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     """
     task = choose_task("coco", options, MULTILABEL, DETECTION)
     tree = open_tree(root, options.follow_links)
-    split, file = _annotation_file(tree, split, options.years)
+    asked, (split, file) = split, _annotation_file(tree, shared_split(options, split), options.years)
     where = tree.where(file)
     content = read_json(tree, file, unused=("segmentation",))
     root_notices = _remove_root(content, where) if file.endswith(_ROBOFLOW) else []
@@ -86,8 +87,10 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         published = against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
         report = join_reports(report, published)
     places = [f"{where}: images[{row}]" for row in range(len(names))]
+    if options.val_share is not None:
+        split = asked
     listing = Listing(tree, names, labels, classes, "coco", split, task.name, ids, places, sizes=sizes, report=report)
-    return labelled(listing, options, keep=task.boxes)
+    return of_share(labelled(listing, options, keep=task.boxes), options)
 
 
 def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[str, str]:

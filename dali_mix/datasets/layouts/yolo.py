@@ -22,6 +22,7 @@ from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines
 from dali_mix.datasets.class_folders import unread_images
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
+from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.datasets.yolo_labels import read_boxes
 from dali_mix.tasks import DETECTION
 
@@ -52,7 +53,7 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
     counts: Counter[str] = Counter()
     others: Counter[str] = Counter()
     folders: list[str] = []
-    places = _images(tree, file, config, split, folders)
+    places = _images(tree, file, config, shared_split(options, split), folders)
     for folder in folders:
         others.update(suffix_of(name) for name in tree.walk(folder) if not is_image(name))
     orphans = _orphans(tree, folders, places)
@@ -81,7 +82,7 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
         report["notices"] = notices
     names, spots = list(places), list(places.values())
     listing = Listing(tree, names, labels, classes, "yolo", split, task.name, places=spots, report=report)
-    return labelled(listing, options, keep=True)
+    return of_share(labelled(listing, options, keep=True), options)
 
 
 def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
