@@ -426,3 +426,10 @@ def test_val_share_of_the_split_train(tmp_path: Path) -> None:
     for split, count in (("train", 6), ("val", 2)):
         assert pack(tmp_path, tmp_path / split, "--split", split, "--val-share", "0.25") == 0
         assert len(RecordSet(tmp_path / split)) == count
+
+
+def test_an_object_that_is_there_twice_counts_once(tmp_path: Path, capsys: Capture) -> None:
+    devkit(tmp_path, "2007", "train", {"000005": [DOG, DOG, PERSON], "000007": [PERSON, PERSON, PERSON]})
+    assert pack(tmp_path, tmp_path / "set", "--task", "detection", "--no-shuffle") == 0
+    assert "3 boxes repeat another one of their image and class: left out" in capsys.readouterr().err
+    assert [len(label) for label in RecordSet(tmp_path / "set").labels(np.arange(2))] == [2, 1]

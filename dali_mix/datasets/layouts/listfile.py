@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix._labels import clip_boxes
-from dali_mix.datasets.annotations import choose_task
+from dali_mix.datasets.annotations import choose_task, without_repeats
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines, read_given
 from dali_mix.datasets.layouts.csv_list import read_csv
@@ -69,7 +69,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     places = [row.where for row in rows]
     report = {"notices": notices} if notices else {}
     listing = Listing(tree, names, labels, classes, "list", split, task.name, ids, places, report=report)
-    return of_share(listing, options)
+    return of_share(without_repeats(listing), options)
 
 
 def _check(row: Row, label: Label, task: Task, num_classes: int) -> None:
