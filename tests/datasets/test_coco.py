@@ -374,9 +374,9 @@ def test_an_export_of_cvat(tmp_path: Path, capsys: Capture, folder: str, prefix:
 
 def test_a_wrong_size_of_an_image_is_blamed_before_its_box(tmp_path: Path, capsys: Capture) -> None:
     images = [{**entry, "width": 20, "height": 15} for entry in content("val2014")["images"]]
-    coco(tmp_path, images=images)
+    file = coco(tmp_path, images=images)
     error = refused(tmp_path, capsys, "--task", "detection")
-    assert "error: images[1]: fields 'width' and 'height' are 20x15, but val2014/COCO_val2014_000000000025" in error
+    assert f"{file}: images[1]: fields 'width' and 'height' are 20x15, but val2014/COCO_val2014_000000000025" in error
     assert ".jpg is 50x30: correct that first. " in error
 
 

@@ -83,7 +83,9 @@ def coco(root: Path, split: str, options: Options) -> Listing:
             with suppress(FileNotFoundError):
                 folder = split if file.endswith(_ROBOFLOW) else _folder(tree, split, files)
                 name = _name(folder, files[row], f"{where}: images[{row}]")
-                _check_size(sizes[row], image_size(tree, name, options.exif == "ignore"), name, row, error)
+                _check_size(
+                    sizes[row], image_size(tree, name, options.exif == "ignore"), name, f"{where}: images[{row}]", error
+                )
             raise
         report |= counts
     else:
@@ -223,12 +225,12 @@ def _rows_of(notes: list[Any], key: str, ids: list[int], none: str, where: str) 
     return rows
 
 
-def _check_size(stated: tuple[int, int], real: tuple[int, int], name: str, row: int, error: ValueError) -> None:
+def _check_size(stated: tuple[int, int], real: tuple[int, int], name: str, where: str, error: ValueError) -> None:
     """Raise ValueError if an image that a box leaves has another size than the file states: that comes first."""
     if stated != real:
         said, size = (f"{width}x{height}" for height, width in (stated, real))
         raise ValueError(
-            f"images[{row}]: fields 'width' and 'height' are {said}, but {name} is {size}: correct that first. {error}"
+            f"{where}: fields 'width' and 'height' are {said}, but {name} is {size}: correct that first. {error}"
         ) from error
 
 
