@@ -49,7 +49,7 @@ def train(recipe: str, data: Path, sets: str, work_dir: Path, *options: str) -> 
 def show(out: Path, data: Path) -> None:
     """Leave the curves of all runs, reports of the last two, and a scene with the boxes found in it."""
     boxes = ("detection/digit_scenes_frcnn", out / "boxes/checkpoints/latest")
-    (out / "curves").mkdir()
+    (out / "curves").mkdir(exist_ok=True)
     run(
         "evaluate",
         "multilabel/digit_scenes:csra",

@@ -87,7 +87,9 @@ def column(
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
         if not fits(value):
-            raise ValueError(f"{where}[{number}]: field {key!r} is {value!r:.60}, expected {expected}")
+            gone = isinstance(entry, dict) and key not in entry
+            what = "is missing" if gone else f"is {value!r:.60}"
+            raise ValueError(f"{where}[{number}]: field {key!r} {what}, expected {expected}")
         values.append(value)
     return values
 

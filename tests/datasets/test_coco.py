@@ -230,7 +230,7 @@ def changed(key: str, row: int, **fields: Any) -> dict[str, Any]:
         (changed("images", 1, id="25"), "images[1]: field 'id' is '25'"),
         (changed("images", 1, id=9), "images[1]: field 'id' is 9, as in images[0] already"),
         (changed("images", 1, id=True), "images[1]: field 'id' is True"),
-        (changed("images", 2, file_name="gone"), "images[2]: field 'file_name' is None"),
+        (changed("images", 2, file_name="gone"), "images[2]: field 'file_name' is missing"),
         (changed("images", 2, file_name="../x.jpg"), "images[2]: field 'file_name': '../x.jpg' is not a path below"),
         (changed("images", 2, file_name="COCO_val2014_000000000009.jpg"), "images[2]: field 'file_name' is 'val2014/"),
         (changed("images", 0, height=0), "images[0]: field 'height' is 0"),
@@ -397,3 +397,11 @@ def test_a_box_that_is_there_twice_counts_once(tmp_path: Path, capsys: Capture) 
     assert pack(tmp_path, tmp_path / "set", "--split", "val2014", "--task", "detection", "--no-shuffle") == 0
     assert "1 box repeats another one of its image" in capsys.readouterr().err
     assert len(RecordSet(tmp_path / "set").labels(np.arange(1))[0]) == 3
+
+
+def test_a_field_that_is_not_there_is_missing(tmp_path: Path, capsys: Capture) -> None:
+    entries = content("val2014")["images"]
+    coco(tmp_path, images=[{key: value for key, value in entries[0].items() if key != "file_name"}, *entries[1:]])
+    assert "images[0]: field 'file_name' is missing, expected a file's name" in refused(tmp_path, capsys)
+    coco(tmp_path, images=[{**entries[0], "file_name": None}, *entries[1:]])
+    assert "images[0]: field 'file_name' is None, expected a file's name" in refused(tmp_path, capsys)

@@ -394,3 +394,9 @@ def test_val_share_makes_two_splits_of_train(tmp_path):
     for split, count in (("train", 3), ("val", 1)):
         assert pack(tmp_path / "set", tmp_path / split, "--split", split, "--val-share", "0.25") == 0
         assert len(RecordSet(tmp_path / split)) == count
+
+
+def test_an_odd_number_of_coordinates_is_told(tmp_path, capsys):
+    ultralytics(tmp_path / "set")
+    write(tmp_path / "set/labels/train/a.txt", "0 .1 .1 .5 .1 .5 .5 .9\n")
+    assert "the 7 coordinates of a polygon are not pairs of x and y" in refused(tmp_path / "set", capsys)

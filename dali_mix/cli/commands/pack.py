@@ -47,7 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_reading(add: Callable[..., object]) -> None:
     add("--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)")
     add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one a line; voc: auto finds them")
-    add("--task", choices=TASKS, help="what the labels are (voc, coco, digit-scenes: multilabel; list: by its labels)")
+    add(
+        "--task",
+        choices=TASKS,
+        help="what the labels are (voc, coco, digit-scenes: multilabel; yolo: detection; list: by its labels)",
+    )
     add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)")
     unlabelled = "images without labels (dropped by multi-label coco, nus-wide and vg500, else kept)"
     add("--unlabelled", choices=("keep", "drop"), help=unlabelled)

@@ -75,6 +75,12 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
 def _check(row: Row, label: Label, task: Task, num_classes: int) -> None:
     try:
         if task.boxes:  # beyond the image by a pixel is clipped when packed, all else is wrong now
+            boxes = np.asarray(label)[2:].reshape(-1, 6)[:, 1:5]
+            if (pixels := np.flatnonzero((boxes > 2).any(axis=1))).size:
+                box = ", ".join(f"{side:g}" for side in boxes[pixels[0]])
+                raise ValueError(
+                    f"object {pixels[0] + 1}: the box {box} (x1, y1, x2, y2) is beyond 0..1: are these pixels?"
+                )
             label, _ = clip_boxes(np.asarray(label), 1, 1)
         task.check(label, num_classes)
     except ValueError as error:
