@@ -17,6 +17,7 @@ import yaml
 
 from dali_mix._labels import boxes_of as boxes_in
 from dali_mix._labels import check_boxes, clip_boxes, label_of
+from dali_mix._text import counted
 from dali_mix.datasets.base import Listing, Options, decode_lines, first_double, join_reports
 from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.image_headers.header import read_image_header
@@ -247,8 +248,8 @@ def without_repeats(listing: Listing) -> Listing:
             labels[row] = label_of(boxes[sorted(first.values())])
     if not repeats:
         return listing
-    which = "box repeats another one of its" if repeats == 1 else "boxes repeat another one of their"
-    notice = f"{repeats:,} {which} image and class: left out"
+    which = counted(repeats, "box repeats another one of its", "boxes repeat another one of their")
+    notice = f"{which} image and class: left out"
     report = join_reports(listing.report, {"repeated_boxes": repeats, "notices": [notice]})
     return dataclasses.replace(listing, labels=labels, report=report)
 

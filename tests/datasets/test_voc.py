@@ -122,7 +122,7 @@ def test_what_is_valid_and_seldom_meant_is_noted(tmp_path: Path, capsys: Capture
         assert pack(tmp_path, tmp_path / "set", *arguments) == 0
         printed = capsys.readouterr().err
         assert (
-            f"1 annotations name another image in <filename> (first: a.b.xml says {said.rpartition('/')[2]})" in printed
+            f"1 annotation names another image in <filename> (first: a.b.xml says {said.rpartition('/')[2]})" in printed
         )
         assert "note: 2 boxes are one pixel wide or high" in printed
     for box in ((30, 20, 15, 9), (30, 1, 15, 9)):  # x, y, width, height

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dali_mix._text import composed, printable
+from dali_mix._text import composed, counted, printable
 from dali_mix.datasets.annotations import (
     against_published,
     choose_task,
@@ -278,13 +278,14 @@ def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
     if others:
         own, said = others[0].annotation.rpartition("/")[2], printable(others[0].filename)
         notices.append(
-            f"{len(others):,} annotations name another image in <filename> (first: {own} says {said}); each was taken"
-            " for the image of its own name"
+            f"{counted(len(others), 'annotation names', 'annotations name')} another image in <filename> (first: {own}"
+            f" says {said}); each was taken for the image of its own name"
         )
     boxes = [item.box for image in images if image.first for item in image.objects] if boxed else []
     if thin := sum(x2 - x1 == 1 or y2 - y1 == 1 for x1, y1, x2, y2 in boxes):
         notices.append(
-            f"{thin:,} boxes are one pixel wide or high (xmin = xmax or ymin = ymax): VOC counts the last pixel"
+            f"{counted(thin, 'box is', 'boxes are')} one pixel wide or high (xmin = xmax or ymin = ymax): VOC counts"
+            " the last pixel"
         )
     return {"notices": notices} if notices else {}
 

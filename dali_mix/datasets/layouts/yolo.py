@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dali_mix._text import composed
+from dali_mix._text import composed, counted
 from dali_mix.datasets.annotations import choose_task, image_size, is_text, labelled, read_mapping
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines
@@ -31,10 +31,10 @@ _DARKNET = "obj.data"
 _SPLITS = ("train", "val", "valid", "test")
 _ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
 _NOTICES = {
-    "polygons": "{:,} lines are polygons: each became its bounding box",
-    "lines_with_keypoints": "{:,} lines have keypoints, which were left out; their boxes stay",
-    "repeated_lines": "{:,} lines repeat an earlier line of their file, and were left out",
-    "images_without_label_file": "{:,} images have no label file, and count as images without boxes",
+    "polygons": ("line is a polygon, and", "lines are polygons: each", "became its bounding box"),
+    "lines_with_keypoints": ("line has", "lines have", "keypoints, which were left out; the box stays"),
+    "repeated_lines": ("line repeats", "lines repeat", "an earlier line of the file: left out"),
+    "images_without_label_file": ("image has", "images have", "no label file: without boxes"),
 }
 
 
@@ -71,11 +71,12 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
             " file: they belong in labels/ as the images in images/, or beside the images; fetch them"
         )
     report: dict[str, Any] = {name: counts[name] for name in (*_NOTICES, "boxes_without_area") if counts[name]}
-    notices = [text.format(counts[name]) for name, text in _NOTICES.items() if counts[name]] + unread_images(others)
+    notices = [f"{counted(counts[name], *of)} {text}" for name, (*of, text) in _NOTICES.items() if counts[name]]
+    notices += unread_images(others)
     if orphans:
         report["label_files_without_image"] = len(orphans)
         notices.append(
-            f"{len(orphans):,} label files have no image that is read, and were left out (first:"
+            f"{counted(len(orphans), 'label file has', 'label files have')} no image that is read: left out (first:"
             f" {tree.where(orphans[0])})"
         )
     if notices:
