@@ -273,4 +273,4 @@ def test_a_run_tells_of_boxes_that_are_dropped_or_not_there(scenes, tmp_path, ob
         assert "epoch 1/1  steps and crops dropped " in log
     else:
         assert "has an object: a detector learns nothing from it" in log
-        assert "epoch 1/1  no image of this epoch has a box" in log
+        assert "epoch 1/1  none of the 4 images has a box" in log

@@ -40,15 +40,16 @@ def test_best_without_anything_to_evaluate_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kept", "dropped", "line", "warns"),
+    ("images", "kept", "dropped", "line", "warns"),
     [
-        (10, 0, "", False),
-        (9, 1, "steps and crops dropped 1 of 10 boxes (10.0%)", False),
-        (4, 6, "steps and crops dropped 6 of 10 boxes (60.0%)", True),
-        (0, 6, "no box was left to train on: steps and crops dropped all 6", True),
-        (0, 0, "no image of this epoch has a box", True),
+        (0, 0, 0, "", False),
+        (3, 10, 0, "", False),
+        (3, 9, 1, "steps and crops dropped 1 of 10 boxes (10.0%)", False),
+        (3, 4, 6, "steps and crops dropped 6 of 10 boxes (60.0%)", True),
+        (3, 0, 6, "no box was left to train on: steps and crops dropped all 6", True),
+        (3, 0, 0, "none of the 3 images has a box", True),
     ],
 )
-def test_dropped_boxes_of_an_epoch_are_told(kept, dropped, line, warns):
-    said, warning = BoxCount.said(kept, dropped)
+def test_dropped_boxes_of_an_epoch_are_told(images, kept, dropped, line, warns):
+    said, warning = BoxCount.said(images, kept, dropped)
     assert said.startswith(line) and bool(said) == bool(line) and warning == warns

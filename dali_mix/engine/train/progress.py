@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -51,16 +51,20 @@ class BoxCount:
     """Boxes that an epoch of this process trained on."""
 
     kept: int = 0
+    images: int = 0
 
-    def note(self, targets: Iterable[dict]) -> None:
+    def note(self, targets: Sequence[dict]) -> None:
         """Count the boxes of a batch."""
         self.kept += sum(len(target["boxes"]) for target in targets)
+        self.images += len(targets)
 
     @staticmethod
-    def said(kept: int, dropped: int) -> tuple[str, bool]:
+    def said(images: int, kept: int, dropped: int) -> tuple[str, bool]:
         """Return what to log of an epoch, "" for nothing, and whether it is a warning."""
+        if not images:  # resumed after its last step
+            return "", False
         if not kept + dropped:
-            return "no image of this epoch has a box: nothing but background was trained on", True
+            return f"none of the {images:,} images has a box: nothing but background was trained on", True
         if not kept:
             return f"no box was left to train on: steps and crops dropped all {dropped:,}; see `dali-mix gallery`", True
         if not dropped:

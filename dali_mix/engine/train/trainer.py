@@ -161,7 +161,7 @@ class Trainer:
         while self.step < self.total_steps and self.train_step(batches):
             self.observe()
         self.record(self.monitor.flush())
-        self.log_boxes(self.boxes.kept, self.boxes_dropped() - dropped)
+        self.log_boxes(self.boxes_dropped() - dropped)
         if self.window.stop:
             raise Preempted
 
@@ -183,12 +183,12 @@ class Trainer:
         """Return how many boxes the training loader has dropped so far, in this process."""
         return getattr(self.parts.train_loader, "dropped_boxes", 0)
 
-    def log_boxes(self, kept: int, dropped: int) -> None:
-        """Log how many boxes of an epoch were dropped, over all ranks; a warning if that is most of them, or all."""
+    def log_boxes(self, dropped: int) -> None:
+        """Log how many of an epoch's boxes were dropped, over all ranks; a warning if it is most of them, or all."""
         if not self.parts.task.boxes:
             return
-        counts = self.ranks.sum_(torch.tensor([kept, dropped], device=self.ranks.device)).tolist()
-        line, warns = self.boxes.said(*counts)
+        counts = torch.tensor([self.boxes.images, self.boxes.kept, dropped], device=self.ranks.device)
+        line, warns = self.boxes.said(*self.ranks.sum_(counts).tolist())
         if line and self.ranks.main:
             (self.report.warn if warns else self.report.line)(f"epoch {self.epoch + 1}/{self.epochs}  {line}")
 
