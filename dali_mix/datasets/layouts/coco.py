@@ -242,10 +242,10 @@ def _leaving(boxes: np.ndarray, owner: np.ndarray, sizes: list[tuple[int, int]])
     return np.flatnonzero(((corners < -reach) | (corners > limits + reach)).any(axis=1))
 
 
-def _corners_hint(boxes: np.ndarray, limits: np.ndarray) -> str:
-    """Return a hint if all boxes could be corners, x1, y1, x2, y2, in place of a corner and sides."""
-    fits = (boxes[:, :2] < boxes[:, 2:]).all() and (boxes <= limits + np.maximum(1, 0.01 * limits)).all()
-    return ": if the boxes are x1, y1, x2, y2, make the last two a width and a height" if fits else ""
+def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
+    """Return a hint if a box could be two corners, x1, y1, x2, y2, in place of a corner and sides."""
+    fits = (box[:2] < box[2:]).all() and (box >= 0).all() and (box <= limits + np.maximum(1, 0.01 * limits)).all()
+    return ": if these are x1, y1, x2, y2, make the last two a width and a height" if fits else ""
 
 
 def _boxes(
@@ -260,7 +260,7 @@ def _boxes(
         size = "x".join(f"{side:g}" for side in limits[row, :2])
         raise ValueError(
             f"{where}[{row}]: field 'bbox' {boxes[row].tolist()} (x, y, width, height) leaves the {size} image"
-            f" by more than a pixel and 1 %; correct it{_corners_hint(boxes, limits)}"
+            f" by more than a pixel and 1 %; correct it{_corners_hint(boxes[row], limits[row])}"
         )
     relative = (np.clip(corners, 0, limits) / limits).astype(np.float32)
     good = (relative[:, :2] < relative[:, 2:]).all(axis=1)

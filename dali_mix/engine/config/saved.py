@@ -50,7 +50,8 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
         del loader["source"]  # which runs of version 0.1 could name
     if not _of_recipe(before := values.pop("recipe", None), recipe, moved=False):
         raise ValueError(
-            f"{path}: this run is of the recipe {before}, not {recipe_name(recipe)}: name that one to resume it"
+            f"{path}: this run is of the recipe {former_names().get(str(before), before)}, not {recipe_name(recipe)}:"
+            " name that one to resume it"
         )
     values.pop("made_by", None)
     values["resume_strict"] = read_recipe(recipe).get("resume_strict", True)  # asked for each time
