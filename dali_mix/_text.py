@@ -44,6 +44,11 @@ def differ_in_form(ours: str, others: str) -> str:
     return f"; these differ in Unicode normalization (NFC, NFD) only: {ours!a} and {others!a}"
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return "1 `one`", or the count with its thousands apart and `many`."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def worded(error: Exception) -> str:
     """Return the message of an error; if the system raised it, the file first and what to do last."""
     if not (isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike)) and error.strerror):

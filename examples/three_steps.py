@@ -2,9 +2,13 @@
 
     python examples/three_steps.py [--work-dir work_dirs/three_steps] [--scenes 2000] [--max-steps N]
 
-The images are scikit-learn's scans of digits, single ones for pretraining and scenes of several for the other two: 15
-minutes on two CPU cores. For your own images pack them (docs/packing.md) and take other recipes; the option that hands
-the backbone on is the same, `model.backbone.weights`.
+The images are scikit-learn's scans of digits, single ones for pretraining and scenes of several for the other two.
+Expected, with 2,000 scenes: top-1 99.2 %, mAP 99.0 %, AP50 97.9 % after the first epoch and 99.4 % at the end, in 7
+minutes on two CPU cores that others used as well. Besides the runs it leaves reports/labels and reports/boxes (figures
+of each class, what was found and missed), curves/, and scene.png with the boxes found in drawn/.
+
+For your own images pack them (docs/packing.md) and take other recipes; the option that hands the backbone on is the
+same, `model.backbone.weights`.
 """
 
 from __future__ import annotations
@@ -42,6 +46,24 @@ def train(recipe: str, data: Path, sets: str, work_dir: Path, *options: str) -> 
     return [record for record in map(json.loads, lines) if record["kind"] == "val"][-1]
 
 
+def show(out: Path, data: Path) -> None:
+    """Leave the curves of all runs, reports of the last two, and a scene with the boxes found in it."""
+    boxes = ("detection/digit_scenes_frcnn", out / "boxes/checkpoints/latest")
+    (out / "curves").mkdir(exist_ok=True)
+    run(
+        "evaluate",
+        "multilabel/digit_scenes:csra",
+        out / "labels/checkpoints/latest",
+        "--report",
+        out / "reports/labels",
+    )
+    run("evaluate", *boxes, "--report", out / "reports/boxes")
+    for name in ("pretrained", "labels", "boxes"):
+        run("curves", out / name, "--out", out / "curves" / f"{name}.png")
+    run("inspect", data / "detection_val", "--record", 0, "--save", out / "scene.png")
+    run("predict", *boxes, out / "scene.png", "--draw", out / "drawn")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrains one backbone and carries it on, on digits.")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/three_steps"), help="a new folder")
@@ -49,6 +71,9 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, help="steps of each training, to try it out")
     args = parser.parse_args()
     out, data = args.work_dir, args.work_dir / "data"
+    for name in ("pretrained", "labels", "boxes"):  # before minutes of packing and training
+        if (out / name / "checkpoints").exists():
+            sys.exit(f"{out / name} holds a run already: choose another --work-dir, or remove it")
     shorter = () if args.max_steps is None else (f"max_steps={args.max_steps}",)
     pack(data, args.scenes)
 
@@ -60,6 +85,7 @@ def main() -> None:
     label = train("multilabel/digit_scenes:csra", data, "multilabel", out / "labels", weights, *shorter)["mAP"]
     avg = "model.backbone.avg_down=False"
     boxes = train("detection/digit_scenes_frcnn", data, "detection", out / "boxes", avg, weights, *shorter)["AP50"]
+    show(out, data)
     print(f"\npretrained: top-1 {top1:.1f} %; several labels: mAP {label:.1f} %; boxes: AP50 {boxes:.1f} %")
 
 

@@ -27,12 +27,15 @@ class Step(ABC):
             its own (`SampleRandom.branch`), so that switching it on changes no other step's.
         conditional: whether `graph` has `if`s on drawn values.
         draws_from_boxes: whether `draw_from_boxes` is called in place of `draw`.
+        moves: False for a step that leaves everything in an image where it is, as one of colours does. Others override
+            `map_boxes`: a set with boxes is refused otherwise.
     """
 
     active: bool = True
     branch: int = 0
     conditional: bool = False
     draws_from_boxes: bool = False
+    moves: bool = True
 
     def on_branch(self, branch: int) -> Self:
         """Return a copy of the step with that `branch`."""
@@ -64,8 +67,8 @@ class Step(ABC):
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         """Carry one image's boxes along: (n, 4) x1, y1, x2, y2, pixels of an image that arrives in `size`.
 
-        A step that moves what is in an image overrides it; it raises ValueError if it cannot tell where to. A box that
-        it gives no area is dropped.
+        A step that moves what is in an image (`moves`) overrides it; it raises ValueError if it cannot tell where to. A
+        box that it gives no area is dropped.
         """
         return boxes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -105,7 +106,7 @@ class Pipeline:
                     )
             if self.draws_from_boxes:
                 boxes = [
-                    step.map_boxes(boxes[at], sizes[at], {name: value[at] for name, value in own.items()})
+                    _mapped(step, boxes[at], sizes[at], {name: value[at] for name, value in own.items()})
                     for at in range(len(rows))
                 ]
             sizes = step.resized(sizes, own)
@@ -194,6 +195,12 @@ class Pipeline:
                 f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or choose"
                 " another pipeline"
             )
+        for step in self.steps:
+            if step.moves and type(step).map_boxes is Step.map_boxes:
+                raise ValueError(
+                    f"step {type(step).__name__} does not say where boxes go: give it `map_boxes`, or, if it leaves"
+                    " everything in the image where it is, `moves = False`"
+                )
         if self.steps:  # a step that cannot says so by itself
             rows = np.full(1, 256, [("height", np.int32), ("width", np.int32)])
             self.map_boxes(np.empty((0, 4)), rows[0], self.draw(rows, SampleRandom(0, 0, np.arange(1))), 0)
@@ -210,8 +217,22 @@ class Pipeline:
         boxes = boxes * np.tile(size[::-1].astype(np.float64), 2)
         for index, step in enumerate(self.steps):
             own = {name: values[sample] for name, values in _own(draws, index).items()}
-            boxes, size = step.map_boxes(boxes, size, own), step.resized(size, own)
+            boxes, size = _mapped(step, boxes, size, own), step.resized(size, own)
         return boxes
+
+
+def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return `step.map_boxes(…)`. Raise ValueError naming the step if that is not a finite array of as many boxes."""
+    mapped = step.map_boxes(boxes, size, draws)
+    if isinstance(mapped, np.ndarray) and mapped.shape == boxes.shape and math.isfinite(mapped.sum()):
+        return mapped
+    shape = f"an array of shape {mapped.shape}" if isinstance(mapped, np.ndarray) else f"a {type(mapped).__name__}"
+    if isinstance(mapped, np.ndarray) and mapped.shape == boxes.shape:
+        shape = f"{mapped[~np.isfinite(mapped).all(axis=1)][:1].tolist()}, which is not finite,"
+    raise ValueError(
+        f"step {type(step).__name__}: map_boxes returned {shape} for {len(boxes)} boxes: must be a finite array of"
+        f" shape {boxes.shape}; a box without area is dropped"
+    )
 
 
 def _padding(canvas: DataNode, mirror: Any) -> dict[str, Any]:

@@ -126,25 +126,34 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
             _decided(ends)
             if interrupts:  # torch and numpy, interrupted while they are imported, raise errors of their own
                 raise KeyboardInterrupt from error
-            if not isinstance(error, (ValueError, OSError)):  # not what a user can cause: a bug keeps its traceback
+            own, raised_there = _own_line(error)
+            known = isinstance(error, (ValueError, OSError))
+            if not known and (not raised_there or isinstance(error, ImportError)):
+                # not what a user can cause: a bug keeps its traceback, as an installation that is broken
                 raise
             if os.environ.get("DALI_MIX_DEBUG"):
                 traceback.print_exc()
             lost = getattr(error, "lost", False)
-            text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {worded(error)}{_own_line(error)}"
+            what = worded(error) if known else f"{type(error).__name__}: {error}"
+            text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {what}{own}"
             tell(printable(text, keep="\n"), lost=lost)
             return LOST if lost else 1
 
 
-def _own_line(error: Exception) -> str:
-    """Return " (FILE, line N)" of the innermost code of the user's in the traceback, or "" if there is none."""
+def _own_line(error: Exception) -> tuple[str, bool]:
+    """Return " (FILE, line N)" of the innermost code of the user's in the traceback, or "" if there is none; and
+    whether the error was raised there, or in what it called of others, not of ours.
+    """
     root = Path(package).parents[1]
-    known = (f"{root}/dali_mix/", f"{root}/pipelines/", sysconfig.get_path("stdlib"))
+    ours, others = (f"{root}/dali_mix/", f"{root}/pipelines/"), sysconfig.get_path("stdlib")
+    raised_there = True
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = frame.filename
-        if not path.startswith(known) and "-packages/" not in path and Path(path).is_file():
-            return f" ({path}, line {frame.lineno})"
-    return ""
+        if path.startswith(ours):
+            raised_there = False
+        elif not path.startswith(others) and "-packages/" not in path and Path(path).is_file():
+            return f" ({path}, line {frame.lineno})", raised_there
+    return "", False
 
 
 if __name__ == "__main__":

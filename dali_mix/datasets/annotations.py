@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dali_mix._labels import boxes_of as boxes_in
 from dali_mix._labels import check_boxes, clip_boxes, label_of
-from dali_mix.datasets.base import Listing, Options, decode_lines, first_double
+from dali_mix._text import counted
+from dali_mix.datasets.base import Listing, Options, decode_lines, first_double, join_reports
 from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.tasks import TASKS, Task
@@ -86,7 +88,9 @@ def column(
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
         if not fits(value):
-            raise ValueError(f"{where}[{number}]: field {key!r} is {value!r:.60}, expected {expected}")
+            gone = isinstance(entry, dict) and key not in entry
+            what = "is missing" if gone else f"is {value!r:.60}"
+            raise ValueError(f"{where}[{number}]: field {key!r} {what}, expected {expected}")
         values.append(value)
     return values
 
@@ -229,12 +233,33 @@ def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
     return target
 
 
+def without_repeats(listing: Listing) -> Listing:
+    """Return a listing without boxes that an image has twice, of one class; a notice counts them."""
+    if not TASKS[listing.task].boxes:
+        return listing
+    labels, repeats = list(listing.labels), 0
+    for row, label in enumerate(listing.labels):
+        boxes = boxes_in(np.asarray(label), "label")
+        first = {box.tobytes(): number for number, box in reversed(list(enumerate(boxes)))}
+        if len(first) < len(boxes):
+            repeats += len(boxes) - len(first)
+            labels[row] = label_of(boxes[sorted(first.values())])
+    if not repeats:
+        return listing
+    which = counted(repeats, "box repeats another one of its", "boxes repeat another one of their")
+    notice = f"{which} image and class: left out"
+    report = join_reports(listing.report, {"repeated_boxes": repeats, "notices": [notice]})
+    return dataclasses.replace(listing, labels=labels, report=report)
+
+
 def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
-    """Return the listing without unlabelled images, or with them as `--unlabelled` or else `keep` says.
+    """Return the listing without repeated boxes and unlabelled images, or with these as `--unlabelled` or else `keep`
+    says.
 
     An image is unlabelled if no class is positive in it (multi-label), or it has no object (detection). Raise
     ValueError if none would be left.
     """
+    listing = without_repeats(listing)
     if options.unlabelled is not None:
         keep = options.unlabelled == "keep"
     if keep:

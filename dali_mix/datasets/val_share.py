@@ -1,8 +1,9 @@
 """One folder or list as two splits, "train" and "val": the name of an image decides where it belongs.
 
-In each class the images are ordered by the sha256 of their name; the first `share` of them are "val". So both splits
-are disjoint and complete, the same on every machine, and each class has its share in both. When files are added, few
-others change sides: those near the boundary of their class. Both splits are then packed again.
+In each class (all images, where one has several labels) they are ordered by the sha256 of their name; the first `share`
+of them are "val". So both splits are disjoint and complete, the same on every machine, and each class has its share in
+both. When files are added, few others change sides: those near the boundary of their class. Both splits are then packed
+again.
 """
 
 from __future__ import annotations

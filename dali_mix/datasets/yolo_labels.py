@@ -66,6 +66,8 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
         return kind, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     if count < 6 or count % 2:
         hint = "; if the sixth is a confidence, these are predictions, not labels" if count == 5 else ""
+        if count > 6:
+            hint = f"; the {count} coordinates of a polygon are not pairs of x and y"
         raise ValueError(
             f"{where}: {count + 1} numbers where a box has 5 (class cx cy w h) and a polygon a class and at least 3"
             f" points; correct it{hint}"

@@ -336,5 +336,11 @@ def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport,
     found = []
     for part, path in weight_files(config).items():
         name = "backbone.body" if part and isinstance(model, models.Detector) else part
-        found.append(models.load_weights(model.get_submodule(name), path, min_match=0.95 if part else 1.0))
+        try:
+            found.append(models.load_weights(model.get_submodule(name), path, min_match=0.95 if part else 1.0))
+        except ValueError as error:
+            if part or "backbone" not in config.model:
+                raise
+            advice = "If it is a file of the backbone alone, name it in model.backbone.weights"
+            raise ValueError(f"{error}. {advice}") from error
     return tuple(found)

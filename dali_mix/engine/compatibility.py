@@ -44,9 +44,11 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
     """
     if task.boxes != (loss is None):
         raise ValueError(
-            f"a set for {task.name} is trained with objective Detection and model detector"
+            f"a set for {task.name} is trained with objective Detection and model detector: set both, as in"
+            " docs/detection.md, or pack the images with another --task"
             if task.boxes
-            else f"objective Detection is for sets with boxes; this is a set for {task.name}"
+            else f"objective Detection is for sets with boxes; this is a set for {task.name}: pack the images with"
+            " --task detection, or choose another recipe"
         )
     of_set = task.target_kind
     if mixer is not None and mixer.takes_boxes != task.boxes:

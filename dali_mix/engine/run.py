@@ -21,6 +21,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dali_mix import tasks
@@ -40,6 +41,7 @@ from dali_mix.engine.build import (
 )
 from dali_mix.engine.checkpoint.files import CheckpointFolder, check_writable, json_text, load_checkpoint, write_text
 from dali_mix.engine.checkpoint.trained import Trained, open_trained
+from dali_mix.engine.config.saved import load_evaluated
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.agreement import file_digest, run_values
@@ -55,6 +57,8 @@ from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
 from dali_mix.malloc import keep_freed_memory
+from dali_mix.models.detection import DEFAULT_FREEZE
+from dali_mix.recordio import RecordSet
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
 
@@ -124,7 +128,7 @@ def train(
                 classes = len(dataset.metainfo["classes"])
                 check_step(config, classes, len(dataset), ranks.world_size, ranks.device)
             parts = build_parts(config, ranks, *loaders, pretrained=step is None)
-            trainer = Trainer(config, parts, ranks, folder, report, stop, observers)
+            trainer = Trainer(config, parts, ranks, folder, report, stop, observers, recipe)
             _begin(trainer, step, resume, recipe)
             return trainer.fit()
 
@@ -227,6 +231,15 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     records = len(parts.train_loader.dataset)
     if config.batch_size > records:
         yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
+    if parts.task.boxes and not _any_object(getattr(parts.train_loader.dataset, "records", None)):
+        yield f"no image of {config.train_set} has an object: a detector learns nothing from it"
+    frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
+    if frozen and not weight_files(config):
+        frozen = frozen if isinstance(frozen, str) else ",".join(frozen)
+        yield (
+            f"model.freeze={frozen!r} keeps parts of a backbone with random weights as they are: name its file in"
+            " model.backbone.weights, or train all of it with model.freeze=''"
+        )
     if 0 < config.epochs <= config.schedule.get("warmup_epochs", 0):
         yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
     if config.amp == "fp16" and trainer.ranks.device.type == "cpu":
@@ -235,6 +248,14 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     val_set = None if parts.val_loader is None else parts.val_loader.dataset.metainfo.get("fingerprint")
     if val_set is not None and val_set == parts.train_loader.dataset.metainfo.get("fingerprint"):
         yield "val_set holds the records of train_set: its scores say nothing about new images"
+
+
+def _any_object(records: RecordSet | None) -> bool:
+    """Return True if a record has a box, or the loader is no set's."""
+    if records is None:
+        return True
+    rows = np.arange(len(records))
+    return any(len(label) for start in range(0, len(rows), 256) for label in records.labels(rows[start : start + 256]))
 
 
 def _tune(device: torch.device, config: RunConfig) -> None:
@@ -265,7 +286,7 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    config: RunConfig,
+    recipe: RunConfig | str | Path,
     checkpoint: str | Path,
     *,
     ema: bool = False,
@@ -275,6 +296,7 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
 
     Args:
+        recipe: by name or path, or a config, as `Predictor` takes it.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         make_loaders: as `train`.
@@ -285,10 +307,13 @@ def evaluate_checkpoint(
             averaged weights when `ema` is set.
     """
     trained: Trained
+    config = recipe if isinstance(recipe, RunConfig) else load_evaluated(str(recipe), Path(checkpoint))[0]
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
         nonlocal trained
         trained = open_trained(checkpoint, ema=ema)
+        if environment()[0] == 0:
+            trained.warn_of_values(config)
         device = process_group.pick_device(config.device)
         if make_loaders is None:
             check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)

@@ -51,7 +51,9 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
             options.pop(option, None)
     maker = _maker(name)
     if maker is None:
-        hint = did_you_mean(name, _known(), most=5, cutoff=0.5)
+        every = _known()
+        exact = [full for library in ("timm", "torchvision") if (full := f"{library}/{name}") in every]
+        hint = f" (did you mean {' or '.join(exact)}?)" if exact else did_you_mean(name, every, most=5, cutoff=0.5)
         raise ValueError(f"no model is called {name!r}{hint}; names are timm/NAME, torchvision/NAME, {', '.join(_OWN)}")
     make, known = maker
     if unknown := [option for option in options if option not in known]:

@@ -22,10 +22,12 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
 from dali_mix.models.backbones import build_backbone
+from dali_mix.models.weights.load import load_weights
 from dali_mix.options import choice, number, whole
 
 STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
+DEFAULT_FREEZE = ("stem", "stage1", "norm")
 POOLED = 7  # pixels a side of a pooled region
 
 
@@ -41,19 +43,29 @@ class Detector(FasterRCNN):
         super().__init__(backbone, num_classes, **options)
         self.transform = nn.Identity()
 
-    def forward(self, images: Tensor, targets: Sequence[Mapping[str, Any]]) -> Any:
+    def forward(self, images: Tensor, targets: Sequence[Mapping[str, Any]] | None = None) -> Any:
         """Return losses in training, predictions in evaluation.
 
         Args:
             images: (B, 3, H, W), padded on the right and below.
             targets: for each image `size`, its height and width without padding; for training also `boxes` (n, 4) x1,
-                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0.
+                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. Without any, in evaluation, no image is
+                taken to be padded.
 
         Returns:
             in training the four losses by name, scalars; in evaluation a dict for each image: `boxes` (n, 4) in pixels,
             `scores` (n,) falling, `labels` (n,), and `finite` (): False if what the heads give for the image holds NaN
             or infinity, of which no box is left.
+
+        Raises:
+            ValueError: no targets in training; images in a list, as torchvision's models take them.
         """
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images is a {type(images).__name__}: must be a padded tensor (B, 3, H, W)")
+        if targets is None:
+            if self.training:
+                raise ValueError("training needs targets: model(images, targets); for predictions call model.eval()")
+            targets = [{"size": images.shape[-2:]}] * len(images)
         sizes = [tuple(map(int, target["size"])) for target in targets]
         truth = None
         if self.training:
@@ -138,11 +150,11 @@ class Backbone(nn.Module):
 
 
 def build_detector(
-    backbone: str,
+    backbone: str | Mapping[str, Any],
     num_classes: int,
     *,
     neck: str = "fpn",
-    freeze: str | Sequence[str] = ("stem", "stage1", "norm"),
+    freeze: str | Sequence[str] = DEFAULT_FREEZE,
     norm_eps: float | None = None,
     anchors: Sequence[int] = (32, 64, 128, 256, 512),
     channels: int = 256,
@@ -154,10 +166,12 @@ def build_detector(
     detections: int = 100,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """Make a detector with fresh weights.
+    """Make a detector with fresh weights, but for those of a backbone's file.
 
     Args:
-        backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32.
+        backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32; or, as in a
+            recipe, a dict of this as `type`, of the backbone's options, and of `weights`, a file for it (as
+            `load_weights` reads, of which 95 % must fit).
         num_classes: K, without background.
         neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", the last map alone, at stride 32.
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, whose statistics stay, too; "stem",
@@ -176,8 +190,17 @@ def build_detector(
         backbone_options: arguments of the backbone.
 
     Raises:
-        ValueError: an unknown name or option, a backbone without such maps, a part that is not in the backbone.
+        FileNotFoundError: a file of weights that is not there.
+        ValueError: an unknown name or option, a backbone without such maps, a part that is not in the backbone, a file
+            that does not fit.
     """
+    options, weights = dict(backbone_options or {}), None
+    if isinstance(backbone, Mapping):
+        options = {**backbone, **options}
+        weights, backbone = options.pop("weights", None), options.pop("type", None)
+    if not isinstance(backbone, str):
+        raise ValueError(f"backbone={backbone!r}: must be a name, or a dict with a 'type'")
+    whole("num_classes", num_classes, 1)
     choice("neck", neck, ("fpn", "c5"))
     for name, value in (("channels", channels), ("hidden", hidden), ("rois", rois), ("detections", detections)):
         whole(name, value, 1)
@@ -189,7 +212,9 @@ def build_detector(
         raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels, so give as many sides")
     if not isinstance(freeze, (str, list, tuple)):
         raise ValueError(f"freeze={freeze!r}: must be names of parts, as 'stem,stage1,norm'")
-    body, maps = _body(backbone, neck, backbone_options or {})
+    body, maps = _body(backbone, neck, options)
+    if weights:
+        load_weights(body, weights, min_match=0.95)
     parts = [part for part in freeze.split(",") if part] if isinstance(freeze, str) else list(freeze)
     _freeze(body, parts, backbone)
     if norm_eps is not None:

@@ -92,7 +92,7 @@ def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
         image = torch.from_numpy(np.array(outlined(small, boxes, colors))).permute(2, 0, 1)
         caption = [f"{len(right)} found, {len(missed)} missed, {len(wrong)} wrong"]
         columns[index % len(columns)].append(Picture(image, caption))
-    title = "Found (green), missed (red), wrong (orange)"
+    title = f"Found (green), missed (red), wrong (orange): scores above {metrics.threshold:g}, IoU at least 0.5"
     return style.save(draw([Column("", pictures) for pictures in columns], title), out)
 
 

@@ -42,6 +42,8 @@ class Color(Step):
     between.
     """
 
+    moves = False
+
     def __init__(self, jitter: float | Sequence[float] | None, lighting: float) -> None:
         if jitter is None:
             strengths = (0.0, 0.0, 0.0, 0.0)

@@ -17,6 +17,8 @@ from dali_mix.options import number
 class Erasing(Step):
     """Random Erasing (arXiv 1708.04896): with probability `prob`, 2 to 33 % of the image become `mean` (0..1 units)."""
 
+    moves = False
+
     def __init__(self, prob: float, mean: Sequence[float]) -> None:
         self.prob = number("erasing", prob, 0.0, 1.0)
         self.color = [255 * value for value in channels("mean", mean)]
@@ -35,6 +37,8 @@ class Erasing(Step):
 
 class Cutout(Step):
     """Cutout (arXiv 1708.04552): a square of `share` of the image's sides, around any pixel, in a random colour."""
+
+    moves = False
 
     def __init__(self, share: float) -> None:
         self.share = number("cutout", share, 0.0, 1.0)

@@ -71,6 +71,15 @@ def test_files_there_and_back(tmp_path, capsys, release, dtype):
     ]
 
 
+def test_detectors_are_not_converted(tmp_path, capsys):
+    torch.save(
+        {"backbone.body.conv1.weight": torch.ones(2), "roi_heads.box_head.fc6.bias": torch.ones(2)}, tmp_path / "d"
+    )
+    for options in (["--from", "torchvision"], ["--to", "torchvision"]):
+        assert main(["convert", *options, str(tmp_path / "d"), str(tmp_path / "out.pth")]) == 1
+        assert "a detector's weights, which are not converted: torchvision's Faster R-CNN" in capsys.readouterr().err
+
+
 def test_one_release_into_another(tmp_path):
     state = filled(CASES["saliencymix"][0])
     save_file(state, tmp_path / "in.safetensors")

@@ -131,6 +131,9 @@ def fails():
         ("__import__('torch').zeros(2).reshape(fails())", "ValueError('my mistake')", "my mistake (FILE, line 6)"),
         ("__import__('dali_mix.options').options.flag('on', 1)", "", "on=1: must be True or False (FILE, line 3)"),
         ("__import__('json').loads('{')", "", "double quotes: line 1 column 2 (char 1) (FILE, line 3)"),
+        ("1 / 0", "", "ZeroDivisionError: division by zero (FILE, line 3)"),
+        ("{}['nope']", "", "KeyError: 'nope' (FILE, line 3)"),
+        ("__import__('torch').zeros(2) @ __import__('torch').zeros(3)", "", "(FILE, line 3)"),
         ("fails()", "FileNotFoundError(2, 'No such file', 'a.txt')", "a.txt: No such file (FILE, line 6)"),
     ],
 )
@@ -143,6 +146,16 @@ def test_an_error_in_own_code_names_its_file_and_line(monkeypatch, tmp_path, cap
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("dali-mix doctor: error: ") and said.endswith(f"{message.replace('FILE', str(path))}\n")
+
+
+def test_a_bug_of_ours_keeps_its_traceback_also_below_own_code(monkeypatch, tmp_path):
+    path = tmp_path / "own_mixer.py"
+    path.write_text(OWN.format(body="__import__('dali_mix.options').options.did_you_mean(1, 2)", error=""))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_mixer", raising=False)
+    command(monkeypatch, importlib.import_module("own_mixer").run)
+    with pytest.raises((TypeError, AttributeError)):
+        cli.main(["doctor"])
 
 
 def test_an_error_of_ours_names_no_line(capsys, tmp_path):

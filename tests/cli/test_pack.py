@@ -18,7 +18,11 @@ from tests.recordio.samples import encoded, image_folder
         ("imagefolder", ["--workers", "0"], "--workers 0: at least one is needed"),
         ("imagefolder", ["--shuffle", "1", "--no-shuffle"], "--shuffle takes a seed of at least 0, and excludes"),
         ("imagefolder", ["--download"], "--download is for cifar10 and cifar100, not imagefolder"),
-        ("voc", ["--val-share", "0.5"], "--val-share is for imagefolder, list, not voc: leave it out"),
+        (
+            "vg500",
+            ["--val-share", "0.5"],
+            "is for imagefolder, list, voc, coco, yolo, not vg500: leave it",
+        ),
     ],
 )
 def test_what_a_layout_does_not_take(tmp_path, capsys, layout, options, message):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dali_mix._text import worded
+from dali_mix._text import counted, worded
 from dali_mix.cli.main import main
 from dali_mix.recordio import manifest
 from dali_mix.recordio.verify import verify_set
@@ -67,3 +67,11 @@ def test_pack_of_a_class_folder_that_may_not_be_read(tmp_path, monkeypatch, caps
     error = capsys.readouterr().err
     assert f"dali-mix pack: error: {root}/class1: Permission denied; change the permissions" in error
     assert error.count("\n") == 1 and not manifest.set_prefix(tmp_path / "set").with_suffix(".json").exists()
+
+
+def test_counts_have_their_number():
+    assert [counted(count, "line is", "lines are") for count in (0, 1, 1200)] == [
+        "0 lines are",
+        "1 line is",
+        "1,200 lines are",
+    ]

@@ -230,7 +230,7 @@ def changed(key: str, row: int, **fields: Any) -> dict[str, Any]:
         (changed("images", 1, id="25"), "images[1]: field 'id' is '25'"),
         (changed("images", 1, id=9), "images[1]: field 'id' is 9, as in images[0] already"),
         (changed("images", 1, id=True), "images[1]: field 'id' is True"),
-        (changed("images", 2, file_name="gone"), "images[2]: field 'file_name' is None"),
+        (changed("images", 2, file_name="gone"), "images[2]: field 'file_name' is missing"),
         (changed("images", 2, file_name="../x.jpg"), "images[2]: field 'file_name': '../x.jpg' is not a path below"),
         (changed("images", 2, file_name="COCO_val2014_000000000009.jpg"), "images[2]: field 'file_name' is 'val2014/"),
         (changed("images", 0, height=0), "images[0]: field 'height' is 0"),
@@ -370,3 +370,37 @@ def test_an_export_of_cvat(tmp_path: Path, capsys: Capture, folder: str, prefix:
     (tmp_path / folder).rename(tmp_path / "aside")
     assert pack(tmp_path, tmp_path / "no", "--split", "default") == 1
     assert f"{tmp_path / 'default'}: no such folder; unpack the images of default there" in capsys.readouterr().err
+
+
+def test_a_wrong_size_of_an_image_is_blamed_before_its_box(tmp_path: Path, capsys: Capture) -> None:
+    images = [{**entry, "width": 20, "height": 15} for entry in content("val2014")["images"]]
+    file = coco(tmp_path, images=images)
+    error = refused(tmp_path, capsys, "--task", "detection")
+    assert f"{file}: images[1]: fields 'width' and 'height' are 20x15, but val2014/COCO_val2014_000000000025" in error
+    assert ".jpg is 50x30: correct that first. " in error
+
+
+def test_boxes_as_corners_get_a_hint(tmp_path: Path, capsys: Capture) -> None:
+    notes = [note(1, 25, 1, [0, 0, 50, 30]), note(2, 9, 90, [30, 20, 48, 28])]
+    coco(tmp_path, annotations=notes)
+    error = refused(tmp_path, capsys, "--task", "detection")
+    assert "leaves the 50x30 image" in error and "if these are x1, y1, x2, y2, make the last two a width" in error
+    coco(tmp_path, annotations=[note(2, 9, 90, [45, 20, 20, 9])])
+    assert "x1, y1, x2, y2" not in refused(tmp_path, capsys, "--task", "detection")
+
+
+def test_a_box_that_is_there_twice_counts_once(tmp_path: Path, capsys: Capture) -> None:
+    box = [5, 3, 10, 6]
+    notes = [note(1, 9, 90, box), note(2, 9, 90, box), note(3, 9, 1, box), note(4, 9, 90, box, crowd=1)]
+    coco(tmp_path, annotations=notes)
+    assert pack(tmp_path, tmp_path / "set", "--split", "val2014", "--task", "detection", "--no-shuffle") == 0
+    assert "1 box repeats another one of its image" in capsys.readouterr().err
+    assert len(RecordSet(tmp_path / "set").labels(np.arange(1))[0]) == 3
+
+
+def test_a_field_that_is_not_there_is_missing(tmp_path: Path, capsys: Capture) -> None:
+    entries = content("val2014")["images"]
+    coco(tmp_path, images=[{key: value for key, value in entries[0].items() if key != "file_name"}, *entries[1:]])
+    assert "images[0]: field 'file_name' is missing, expected a file's name" in refused(tmp_path, capsys)
+    coco(tmp_path, images=[{**entries[0], "file_name": None}, *entries[1:]])
+    assert "images[0]: field 'file_name' is None, expected a file's name" in refused(tmp_path, capsys)

@@ -134,6 +134,10 @@ BAD = {
         ("0\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n", "; boxes begin with 2 and how many numbers an object has (5 or 6)"),
         ("0\t2\t5\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n1\t1\t.1\t.1\t.5\t.5\tsub/1.jpg\n", "line 2: 5 label fields"),
         ("0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n", "boxes in a list are shares of width and height, 0..1"),
+        (
+            "0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n",
+            "the box 6, 5, 32, 18 (x1, y1, x2, y2) is beyond 0..1: are these pix",
+        ),
         # an id given twice
         ("5\t1\tsub/0.jpg\n6\t1\tsub/1.jpg\n5\t0\tsub/2.jpg\n", "line 3: id 5 was given by"),
         # the magic in an id

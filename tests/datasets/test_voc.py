@@ -122,7 +122,7 @@ def test_what_is_valid_and_seldom_meant_is_noted(tmp_path: Path, capsys: Capture
         assert pack(tmp_path, tmp_path / "set", *arguments) == 0
         printed = capsys.readouterr().err
         assert (
-            f"1 annotations name another image in <filename> (first: a.b.xml says {said.rpartition('/')[2]})" in printed
+            f"1 annotation names another image in <filename> (first: a.b.xml says {said.rpartition('/')[2]})" in printed
         )
         assert "note: 2 boxes are one pixel wide or high" in printed
     for box in ((30, 20, 15, 9), (30, 1, 15, 9)):  # x, y, width, height
@@ -375,3 +375,61 @@ def test_an_export_of_cvat(tmp_path: Path, capsys: Capture) -> None:
     assert "train.txt: no such file; choose --split among default" in refused(base, capsys)
     (base / "Annotations" / "b.xml").write_text(annotation([("cow", (1, 1, 9, 9), 0)]))
     assert "b.xml: object 1: class 'cow' is not among the 3 classes" in refused(base, capsys, *command)
+
+
+def unlisted(root: Path, images: str, annotations: str) -> Path:
+    """A set of twelve images without lists of splits."""
+    for folder in (images, annotations):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for number in range(12):
+        (root / images / f"{number}.jpg").write_bytes(encoded("JPEG", HEIGHT, WIDTH, seed=number))
+        (root / annotations / f"{number}.xml").write_text(annotation([("fish", (1, 1, 10, 10), 0)]))
+    return root
+
+
+FOLDERS = [("JPEGImages", "Annotations"), ("images", "annotations"), (".", ".")]
+
+
+@pytest.mark.parametrize("folders", FOLDERS)
+def test_a_set_without_lists_is_one_split(tmp_path: Path, capsys: Capture, folders: tuple[str, str]) -> None:
+    root = unlisted(tmp_path / "set", *folders)
+    assert pack(root, tmp_path / "out", "--task", "detection") == 0
+    records = RecordSet(tmp_path / "out")
+    assert len(records) == 12 and records.info.classes == ("fish",)
+    assert "all 12 images are split train; --val-share 0.2 makes train and val" in capsys.readouterr().err
+    (root / folders[1] / "3.xml").rename(root / folders[1] / "lost.xml")
+    assert "3.jpg: no .xml file " in (error := refused(root, capsys)) and "remove the image" in error
+    (root / folders[0] / "3.jpg").unlink()
+    assert "lost.xml: no image " in (error := refused(root, capsys)) and "remove the annotation" in error
+    if folders != (".", "."):
+        assert f"3.jpg: no .xml file of its name in {root / folders[1]}" not in error
+        assert f"lost.xml: no image of its name in {root / folders[0]}" in error
+
+
+@pytest.mark.parametrize("folders", FOLDERS)
+def test_val_share_makes_two_splits(tmp_path: Path, capsys: Capture, folders: tuple[str, str]) -> None:
+    root = unlisted(tmp_path / "set", *folders)
+    found = []
+    for split in ("train", "val"):
+        assert pack(root, tmp_path / split, "--task", "detection", "--split", split, "--val-share", "0.25") == 0
+        records = RecordSet(tmp_path / split)
+        found.append({records.encoded(row).tobytes() for row in range(len(records))})
+    assert [len(part) for part in found] == [9, 3] and len(found[0] | found[1]) == 12
+    assert "no list of splits" not in capsys.readouterr().err
+    assert "--val-share makes the splits train and val" in refused(
+        root, capsys, "--split", "test", "--val-share", "0.2"
+    )
+
+
+def test_val_share_of_the_split_train(tmp_path: Path) -> None:
+    devkit(tmp_path, "2007", "train", {f"{number:06}": [DOG] for number in range(8)})
+    for split, count in (("train", 6), ("val", 2)):
+        assert pack(tmp_path, tmp_path / split, "--split", split, "--val-share", "0.25") == 0
+        assert len(RecordSet(tmp_path / split)) == count
+
+
+def test_an_object_that_is_there_twice_counts_once(tmp_path: Path, capsys: Capture) -> None:
+    devkit(tmp_path, "2007", "train", {"000005": [DOG, DOG, PERSON], "000007": [PERSON, PERSON, PERSON]})
+    assert pack(tmp_path, tmp_path / "set", "--task", "detection", "--no-shuffle") == 0
+    assert "3 boxes repeat another one of their image and class: left out" in capsys.readouterr().err
+    assert [len(label) for label in RecordSet(tmp_path / "set").labels(np.arange(2))] == [2, 1]

@@ -129,7 +129,7 @@ def test_forms(tmp_path: Path, capsys: Capture, form: str) -> None:
         write(root / name, text)
     assert pack(root, tmp_path / "set") == 0
     assert_expected(tmp_path / "set")
-    assert "note: 1 images have no label file, and count as images without boxes" in capsys.readouterr().err
+    assert "note: 1 image has no label file: without boxes" in capsys.readouterr().err
     assert RecordSet(tmp_path / "set").info.report["images_without_label_file"] == 1
     assert pack(archived(root, tmp_path / "root.zip"), tmp_path / "zip") == 0
     assert (tmp_path / "set.rec").read_bytes() == (tmp_path / "zip.rec").read_bytes()
@@ -209,7 +209,7 @@ def test_keypoints_are_left_out(tmp_path: Path) -> None:
     write(tmp_path / "labels/train/d.txt", "1 0.5 0.5 0.5 0.5 0.1 0.1 2 0.2 0.2 0\n")
     listing = LAYOUTS["yolo"](tmp_path, "train", Options())
     assert np.asarray(listing.labels[3])[2:].tolist() == [1, 0.25, 0.25, 0.75, 0.75, 0]
-    assert "1 lines have keypoints, which were left out; their boxes stay" in listing.report["notices"]
+    assert "1 line has keypoints, which were left out; the box stays" in listing.report["notices"]
 
 
 def test_repeated_lines_and_boxes_without_area_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_repeated_lines_and_boxes_without_area_are_left_out_and_counted(tmp_path
     listing = LAYOUTS["yolo"](tmp_path, "train", Options())
     assert np.asarray(listing.labels[3])[2::6].tolist() == [0, 1]
     assert (listing.report["repeated_lines"], listing.report["boxes_without_area"]) == (1, 2)
-    assert "1 lines repeat an earlier line of their file, and were left out" in listing.report["notices"]
+    assert "1 line repeats an earlier line of the file: left out" in listing.report["notices"]
 
 
 @pytest.mark.parametrize(
@@ -365,3 +365,38 @@ def test_turned_images(tmp_path: Path, capsys: Capture) -> None:
 def test_images_without_boxes_are_kept_unless_asked(tmp_path: Path, unlabelled: str | None, left: int) -> None:
     ultralytics(tmp_path)
     assert len(LAYOUTS["yolo"](tmp_path, "train", Options(unlabelled=unlabelled)).names) == left
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images/train", "labels/train"), ("train", "train")])
+def test_images_that_are_not_read_and_label_files_without_image_are_noted(tmp_path, capsys, images, labels):
+    lay(tmp_path / "set", images, labels)
+    write(tmp_path / "set/data.yaml", f"train: {images}\nnames: [cat, dog]\n")
+    for name in ("x.avif", "y.heic", "z.HEIC"):
+        write(tmp_path / "set" / images / name, b"")
+    for name in ("x.txt", "y.txt", "lost.txt", "classes.txt"):
+        write(tmp_path / "set" / labels / name, "0 .5 .5 1 1\n")
+    assert main(["pack", "yolo", "--root", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "1 .avif file, 2 .heic files left out: images that cannot be read here" in printed.out + printed.err
+    assert "3 label files have no image that is read: left out (first: " in printed.out + printed.err
+    assert len(RecordSet(tmp_path / "out")) == 4
+
+
+def test_a_complete_set_has_no_note_on_label_files(tmp_path, capsys):
+    ultralytics(tmp_path / "set")
+    assert main(["pack", "yolo", "--root", str(tmp_path / "set"), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "label files have no image" not in printed.out + printed.err
+
+
+def test_val_share_makes_two_splits_of_train(tmp_path):
+    ultralytics(tmp_path / "set")
+    for split, count in (("train", 3), ("val", 1)):
+        assert pack(tmp_path / "set", tmp_path / split, "--split", split, "--val-share", "0.25") == 0
+        assert len(RecordSet(tmp_path / split)) == count
+
+
+def test_an_odd_number_of_coordinates_is_told(tmp_path, capsys):
+    ultralytics(tmp_path / "set")
+    write(tmp_path / "set/labels/train/a.txt", "0 .1 .1 .5 .1 .5 .5 .9\n")
+    assert "the 7 coordinates of a polygon are not pairs of x and y" in refused(tmp_path / "set", capsys)

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dali_mix.pipelines import Step
 from PIL import Image
 
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.inference.predict import Predictor
 from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.models import build_model
-from dali_mix.recordio import RecordSet
+from dali_mix.recordio import RecordSet, Sample, write_set
 from dali_mix.reports.evaluation import evaluation_report
 from tests.engine.processes import assert_same_run, finish, records, run, said, start
 from tests.engine.scenes import cli, pack_scenes
@@ -187,6 +188,9 @@ def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
     train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "run")
     log = (tmp_path / "run" / "train.log").read_text()
     assert "backbone.pth: " in log and " 0 missing, 0 mis-shaped" in log
+    with pytest.raises(ValueError, match=r"name it in model\.backbone\.weights$"):
+        values = recipe(scenes, weights=str(tmp_path / "backbone.pth"), max_steps=1, val_set=None)
+        train(make_config(values), tmp_path / "third")
     torch.save(build_model("timm/resnet18", 7).state_dict(), tmp_path / "backbone.pth")
     with pytest.raises(ValueError, match="of the model's weights fit, 95% must"):
         train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "other")
@@ -241,3 +245,51 @@ def test_the_command(trained, tmp_path, capsys):
     assert cli("predict", tmp_path / "recipe.py", best, image, "--top-k", 3) == 1
     assert "--threshold chooses boxes" in capsys.readouterr().err
     assert Path(work_dir).is_dir()
+
+
+class ToTheRight(Step):
+    """Moves most boxes out of the image."""
+
+    def graph(self, images, draws, device):
+        return images
+
+    def map_boxes(self, boxes, size, draws):
+        return boxes + np.array([size[1] * 0.8, 0, size[1] * 0.8, 0])
+
+
+@pytest.mark.parametrize("freeze", [None, "", "norm"])
+def test_a_frozen_backbone_of_random_weights_is_warned_of(scenes, tmp_path, freeze):
+    model = {key: value for key, value in MODEL.items() if key != "freeze"}
+    model |= {} if freeze is None else {"freeze": freeze}
+    train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None, checkpoint={})), tmp_path / "run")
+    warned = "keeps parts of a backbone with random weights as they are" in (tmp_path / "run" / "train.log").read_text()
+    assert warned == (freeze != "")
+
+
+@pytest.mark.parametrize("objects", [True, False])
+def test_a_run_tells_of_boxes_that_are_dropped_or_not_there(scenes, tmp_path, objects):
+    train_set = scenes / "train"
+    records = RecordSet(train_set)
+    rows = [row for row in range(40) if len(records.labels(np.arange(row, row + 1))[0])][:4]
+    empty = np.array([2, 6], np.float32)
+    samples = [
+        Sample(
+            records.encoded(row).tobytes(),
+            records.label(row) if objects else empty,
+            int(records.table[row]["height"]),
+            int(records.table[row]["width"]),
+            "png",
+        )
+        for row in rows
+    ]
+    write_set(tmp_path / "few", samples, classes=records.info.classes, task="detection")
+    values = recipe(scenes, train_set=str(tmp_path / "few"), val_set=None, batch_size=2, checkpoint={})
+    if objects:
+        values["train_pipeline"] = {"steps": [{"type": f"{__name__}:ToTheRight"}]}
+    train(make_config(values), tmp_path / "run")
+    log = (tmp_path / "run" / "train.log").read_text()
+    if objects:
+        assert "epoch 1/1  steps and crops dropped " in log
+    else:
+        assert "has an object: a detector learns nothing from it" in log
+        assert "epoch 1/1  none of the 4 images has a box" in log

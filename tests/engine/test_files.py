@@ -18,6 +18,7 @@ import torch
 from dali_mix.engine.checkpoint import files
 from dali_mix.engine.checkpoint.files import (
     CheckpointFolder,
+    check_out,
     damage,
     is_checkpoint,
     json_text,
@@ -242,3 +243,9 @@ def test_a_planted_link_is_not_followed(tmp_path: Path, name: str) -> None:
 def test_json_knows_no_nan(value):
     text = json_text({"a": [1, value, {"b": (value, 2.5)}], "c": "NaN", "d": value})
     assert strict(text) == {"a": [1, None, {"b": [None, 2.5]}], "c": "NaN", "d": None}
+
+
+def test_a_dash_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--csv -: the standard output is for people; give the name of a file"):
+        check_out("--csv", Path("-"))

@@ -5,7 +5,7 @@ import pytest
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.run import train
 from dali_mix.engine.scores import ClassificationScores
-from dali_mix.engine.train.progress import Best
+from dali_mix.engine.train.progress import Best, BoxCount
 from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
 
@@ -37,3 +37,19 @@ def test_best_without_anything_to_evaluate_is_said(tmp_path):
     config = make_config(recipe(val_set=None, max_steps=1, checkpoint={"best": "loss"}))
     train(config, tmp_path / "run", make_loaders=training_only)
     assert "there will be no best.pt by loss" in (tmp_path / "run" / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("images", "kept", "dropped", "line", "warns"),
+    [
+        (0, 0, 0, "", False),
+        (3, 10, 0, "", False),
+        (3, 9, 1, "steps and crops dropped 1 of 10 boxes (10.0%)", False),
+        (3, 4, 6, "steps and crops dropped 6 of 10 boxes (60.0%)", True),
+        (3, 0, 6, "no box was left to train on: steps and crops dropped all 6", True),
+        (3, 0, 0, "none of the 3 images has a box", True),
+    ],
+)
+def test_dropped_boxes_of_an_epoch_are_told(images, kept, dropped, line, warns):
+    said, warning = BoxCount.said(images, kept, dropped)
+    assert said.startswith(line) and bool(said) == bool(line) and warning == warns

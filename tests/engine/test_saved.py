@@ -1,12 +1,19 @@
 """Recipes of existing runs: their values come back, changed by new options, and name no code of their own."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from dali_mix.engine.build import build_mixer
+from dali_mix.engine.checkpoint.files import load_checkpoint, save_checkpoint
 from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.engine.config.saved import load_evaluated, load_resumed
+from dali_mix.engine.inference.predict import Predictor, predict
+from dali_mix.engine.run import evaluate_checkpoint
+from dali_mix.models.weights.files import follow_pointer
+from tests.engine.scenes import cli
 
 
 def resumable(tmp_path, **changes):
@@ -113,3 +120,66 @@ def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(ValueError, match=r"config\.json: damaged \(.*with it deleted, the recipe's own values count"):
         load_resumed("quickstart", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def narrow(digit_scenes):
+    """A run of the recipe with other values than the recipe's: image_size and a head option."""
+    options = ("epochs=1", "pipeline.image_size=(32,40)", "model.head.num_heads=2", "val_batch_size=7")
+    work_dir = digit_scenes / "narrow"
+    assert cli("train", digit_scenes / "recipe.py", "--work-dir", work_dir, "--cfg-options", *options) == 0
+    return work_dir
+
+
+def figures(recipe, checkpoint, out):
+    assert cli("evaluate", recipe, checkpoint, "--json", out) == 0
+    return {key: value for key, value in json.loads(out.read_text()).items() if key not in ("recipe", "checkpoint")}
+
+
+@pytest.mark.parametrize("name", ["best.pt", "latest"])
+def test_a_copied_checkpoint_gives_the_figures_of_its_run(digit_scenes, narrow, tmp_path, name, capsys, caplog):
+    recipe, checkpoint = digit_scenes / "recipe.py", follow_pointer(narrow / "checkpoints" / name)
+    expected = figures(recipe, checkpoint, tmp_path / "there.json")
+    copied = shutil.copy(checkpoint, tmp_path / "copied.pt")
+    assert figures(recipe, copied, tmp_path / "here.json") == expected
+    assert "with the values of " in capsys.readouterr().err
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.copy(recipe, tmp_path / "elsewhere")
+    assert figures(moved, checkpoint, tmp_path / "moved.json") == expected
+    config, _ = load_evaluated(str(recipe), copied, ["pipeline.image_size=(48,48)"])
+    assert (config.pipeline["image_size"], config.val_batch_size) == ((48, 48), 7)
+    # In Python: by the recipe's name as the commands, by a config as it is, with a warning.
+    image = digit_scenes / "scenes" / "00.png"
+    caplog.clear()
+    assert Predictor(recipe, copied)([image]).scores.equal(Predictor(recipe, checkpoint)([image]).scores)
+    assert not caplog.records
+    predict(load_config(str(recipe), ["model.head.num_heads=2"]), copied, [image])
+    assert "copied.pt is used with other values than it was trained with" in caplog.text
+    assert "pipeline.image_size=[48, 64] (the run: [32, 40])" in caplog.text and "num_heads" not in caplog.text
+
+
+def test_a_copied_checkpoint_of_another_recipe_takes_that_recipe_s_values(digit_scenes, narrow, tmp_path, caplog):
+    other = shutil.copy(digit_scenes / "recipe.py", tmp_path / "other.py")
+    copied = Path(shutil.copy(narrow / "checkpoints" / "best.pt", tmp_path / "copied.pt"))
+    config, found = load_evaluated(str(other), copied, ["model.head.num_heads=2"])
+    assert found is None and tuple(config.pipeline["image_size"]) == (48, 64)
+    evaluate_checkpoint(config, copied)
+    assert "pipeline.image_size=[48, 64] (the run: [32, 40])" in caplog.text
+
+
+def test_a_copied_checkpoint_runs_no_code(digit_scenes, best, tmp_path):
+    state = load_checkpoint(best)
+    state["recipe"]["pipeline"] = {"type": "subprocess:run"}
+    save_checkpoint(tmp_path / "copied.pt", state)
+    with pytest.raises(ValueError, match=r"copied\.pt: pipeline\.type=subprocess:run is code the recipe does not name"):
+        load_evaluated(str(digit_scenes / "recipe.py"), tmp_path / "copied.pt")
+
+
+def test_an_older_copied_checkpoint_takes_the_recipe_s_values(digit_scenes, best, tmp_path, caplog):
+    state = load_checkpoint(best)
+    save_checkpoint(tmp_path / "old.pt", {key: state[key] for key in ("model", "classes", "task")})
+    for path in (tmp_path / "old.pt", tmp_path / "not_there.pt"):
+        config, found = load_evaluated(str(digit_scenes / "recipe.py"), path)
+        assert found is None and config == load_config(str(digit_scenes / "recipe.py"))
+    assert evaluate_checkpoint(digit_scenes / "recipe.py", tmp_path / "old.pt").values["mAP"] > 0
+    assert not caplog.records

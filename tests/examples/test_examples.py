@@ -74,6 +74,18 @@ def test_one_backbone_goes_through_three_steps(tmp_path):
     for step in ("labels", "boxes"):  # all of the backbone came from the first step
         log = (tmp_path / "run" / step / "train.log").read_text()
         assert re.search(r"weights from .*pretrained.*: \d+ matched, 0 missing, 0 mis-shaped", log)
+    left = (
+        "reports/labels/per_class.png",
+        "reports/boxes/boxes.png",
+        "curves/boxes.png",
+        "scene.png",
+        "drawn/scene.png",
+    )
+    assert all((tmp_path / "run" / name).is_file() for name in left)
+    (tmp_path / "run" / "data").rename(tmp_path / "moved")
+    with pytest.raises(AssertionError, match="holds a run already: choose another --work-dir"):
+        run("three_steps.py", "--work-dir", tmp_path / "run", "--scenes", "40", "--max-steps", "3")
+    assert not (tmp_path / "run" / "data").exists()
 
 
 def test_the_collate_function_mixes_alike_in_workers(example):

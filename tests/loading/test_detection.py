@@ -1,6 +1,8 @@
 """Loading sets with boxes: grouped order on several ranks, resuming, large pictures, one copy of the boxes."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,3 +186,22 @@ def test_moved_targets_keep_their_values(monkeypatch):
     for before, after in zip(targets, boxes_to(targets, "meta"), strict=True):
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert all(before[name].dtype == after[name].dtype for name in before)
+
+
+def test_the_guide_s_loop_for_torchvision_s_detectors(tmp_path, monkeypatch):
+    """At a smaller size: labels from 1, images without padding, and nothing normalized or resized twice."""
+    text = Path(__file__).parents[2].joinpath("docs/detection.md").read_text(encoding="utf-8")
+    block = next(code for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "fasterrcnn" in code)
+    (tmp_path / "data").mkdir()
+    boxed_set(tmp_path / "data" / "mine_train", 4, 120)
+    monkeypatch.chdir(tmp_path)
+    given = {}
+    exec(block.replace("600", "64").replace("1000", "96"), given)
+    batch, model = given["batch"], given["model"]
+    assert [target["labels"].tolist() for target in given["targets"]] == [[2]] * 4
+    assert {number.item() for target in batch.targets for number in target["labels"]} == {1}
+    seen, _ = model.transform(given["images"])
+    assert seen.image_sizes == [target["size"] for target in batch.targets]
+    for image, own, size in zip(seen.tensors, given["images"], seen.image_sizes, strict=True):
+        torch.testing.assert_close(image[:, : size[0], : size[1]], own, atol=1e-4, rtol=0)
+    assert all(loss.isfinite() for loss in given["losses"].values())

@@ -332,6 +332,10 @@ def test_options_reach_torchvisions_parts():
         ({"norm_eps": 0.0, "freeze": "stem"}, "norm_eps=0.0: only of frozen BatchNorms"),
         ({"norm_eps": -1.0}, "norm_eps=-1.0"),
         ({"channels": 0}, "channels=0"),
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"backbone": {"weights": "a.pt"}}, "backbone=None: must be a name, or a dict with a 'type'"),
+        ({"backbone": {"type": "torchvision/resnet18", "groupz": 2}}, "has no option 'groupz'"),
+        ({"backbone": "resnet18"}, "'resnet18' .did you mean timm/resnet18 or torchvision/resnet18"),
         ({"proposals": (100,)}, r"proposals=\(100,\): must be a list of 2 whole numbers"),
         ({"proposals": 500}, "proposals=500: must be a list of 2 whole numbers"),
         ({"anchors": 128}, "anchors=128: must be a list of whole numbers"),
@@ -346,3 +350,29 @@ def test_options_reach_torchvisions_parts():
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         build_detector(**{"backbone": "torchvision/resnet18", "num_classes": 5, **SMALL, **options})
+
+
+def test_a_backbone_is_given_as_in_a_recipe(tmp_path):
+    """With its weights, of which 95 % must fit."""
+    classifier = own_statistics(build_model("torchvision/resnet18", 7))
+    torch.save(classifier.state_dict(), tmp_path / "r18.pth")
+    backbone = {"type": "torchvision/resnet18", "weights": tmp_path / "r18.pth"}
+    body = build_detector(backbone, 5, **SMALL).backbone.body
+    assert body.state_dict()["layer4.1.conv2.weight"].equal(classifier.state_dict()["layer4.1.conv2.weight"])
+    assert backbone["type"] and not body.get_parameter("layer1.0.conv1.weight").requires_grad
+    with pytest.raises(ValueError, match="of the model's weights fit, 95% must"):
+        build_detector({**backbone, "type": "torchvision/resnet34"}, 5, **SMALL)
+    with pytest.raises(FileNotFoundError, match="none"):
+        build_detector({**backbone, "weights": tmp_path / "none.pth"}, 5, **SMALL)
+
+
+def test_evaluation_does_without_targets():
+    model = build_detector("torchvision/resnet18", 5, **SMALL).eval()
+    images, _ = batch()
+    with torch.inference_mode():
+        found, wanted = model(images), model(images, [{"size": (64, 96)}] * 2)
+    assert all(one["boxes"].equal(other["boxes"]) for one, other in zip(found, wanted, strict=True))
+    with pytest.raises(ValueError, match="training needs targets"):
+        model.train()(images)
+    with pytest.raises(ValueError, match="images is a list: must be a tensor"):
+        model(list(images))

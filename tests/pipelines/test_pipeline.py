@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from dali_mix.pipelines import Pipeline, SampleRandom, build
+from dali_mix.pipelines import Pipeline, SampleRandom, Step, build
+from dali_mix.pipelines.detection import Detection
 from dali_mix.pipelines.steps import (
     AutoAugment,
     CentreCrop,
@@ -12,6 +13,7 @@ from dali_mix.pipelines.steps import (
     Erasing,
     Flip,
     MultiScaleCrop,
+    PhotometricDistort,
     RandomResizedCrop,
     Resize,
 )
@@ -168,3 +170,48 @@ def test_draws_of_another_length_than_the_batch_name_the_step(drawn):
     rows = np.full(10, 50, [("height", "u4"), ("width", "u4")])
     with pytest.raises(ValueError, match=r"step Wrong: draw's 'turned' has shape .* for 10 images: must be \(10, "):
         pipeline([Wrong(), Resize(SIZE)]).draw(rows, SampleRandom(0, 0, np.arange(10)))
+
+
+class Still(Step):
+    def graph(self, images, draws, device):
+        return images
+
+
+class Wrong(Still):
+    def __init__(self, result):
+        self.result = result
+
+    def map_boxes(self, boxes, size, draws):
+        return self.result(boxes) if len(boxes) else boxes
+
+
+def detecting(step):
+    return Detection(train=True, shorter=64, longest=96, steps=[step])
+
+
+def test_a_step_that_does_not_say_where_boxes_go_is_refused():
+    with pytest.raises(ValueError, match="step Still does not say where boxes go: give it `map_boxes`, or, if"):
+        detecting(Still()).check_boxes()
+    still = Still()
+    still.moves = False
+    detecting(still).check_boxes()
+    for step in (Color(0.1, 0.1), PhotometricDistort(0.5), Erasing(0.5, (0, 0, 0)), Cutout(0.5)):
+        detecting(step).check_boxes()
+
+
+@pytest.mark.parametrize(
+    ("result", "what"),
+    [
+        (lambda boxes: boxes[:1], r"an array of shape \(1, 4\) for 2 boxes"),
+        (lambda boxes: boxes.tolist(), "a list for 2 boxes"),
+        (lambda boxes: None, "a NoneType for 2 boxes"),
+        (lambda boxes: boxes * np.nan, r"\[\[nan, nan, nan, nan\]\], which is not finite, for 2 boxes"),
+    ],
+)
+def test_wrong_boxes_name_the_step(result, what):
+    pipeline = detecting(Wrong(result))
+    pipeline.check_boxes()
+    rows = np.full(1, 64, [("height", np.int32), ("width", np.int32)])
+    draws = pipeline.draw(rows, SampleRandom(0, 0, np.arange(1)))
+    with pytest.raises(ValueError, match=f"step Wrong: map_boxes returned {what}: must be a finite array"):
+        pipeline.map_boxes(np.array([[0, 0, 1, 1], [0, 0, 0.5, 0.5]]), rows[0], draws, 0)

@@ -193,7 +193,7 @@ def test_inspect_shows_set_and_record(tmp_path: Path, capsys: pytest.CaptureFixt
     adopt([foreign(tmp_path / "set.rec", classes(3))])
     assert main(["inspect", str(tmp_path / "set")]) == 0
     assert "records a class  least 1, most 1" in capsys.readouterr().out
-    saved = tmp_path / "image.jpg"
+    saved = tmp_path / "new" / "image.jpg"
     assert main(["inspect", str(tmp_path / "set"), "--record", "1", "--save", str(saved), "--json"]) == 0
     assert '"height": 9' in capsys.readouterr().out
     assert saved.read_bytes() == encoded("JPEG", 9, 9)

@@ -43,6 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
     embeddings = None if args.embeddings is None else load_embeddings(args.embeddings)
     state, ours = _read(args)
+    if args.origin != "dali_mix" and any(key.startswith("roi_heads.") for key in state):
+        raise ValueError(
+            f"{args.source}: a detector's weights, which are not converted: torchvision's Faster R-CNN and ours have"
+            " the same keys, so such a file loads as it is (weights=FILE)"
+        )
     wrapper, found = "", None
     try:
         if args.origin in RELEASES:

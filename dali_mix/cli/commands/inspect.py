@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--record {args.record}: {args.prefix} has records 0 to {len(records) - 1}")
         figures = _record(records, args.record)
         if args.save:
+            args.save.parent.mkdir(parents=True, exist_ok=True)
             args.save.write_bytes(records.encoded(args.record).tobytes())
     if args.json:
         print(json.dumps(figures, indent=1, ensure_ascii=False))

@@ -27,7 +27,7 @@ _ONLY_FOR = {
     "list": ("list", "imagenet-val"),
     "years": ("voc", "coco"),
     "split_folders": ("imagefolder",),
-    "val_share": ("imagefolder", "list"),
+    "val_share": ("imagefolder", "list", "voc", "coco", "yolo"),
     "exif": ("voc", "coco", "yolo", "list", "wider"),
     "unlabelled": ("voc", "coco", "yolo", "nus-wide", "vg500"),
     "scenes": ("digit-scenes",),
@@ -49,11 +49,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_reading(add: Callable[..., object]) -> None:
     add("--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)")
     add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one a line; voc: auto finds them")
-    add("--task", choices=TASKS, help="what the labels are (voc, coco, digit-scenes: multilabel; list: by its labels)")
+    add(
+        "--task",
+        choices=TASKS,
+        help="what the labels are (voc, coco, digit-scenes: multilabel; yolo: detection; list: by its labels)",
+    )
     add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)")
     unlabelled = "images without labels (dropped by multi-label coco, nus-wide and vg500, else kept)"
     add("--unlabelled", choices=("keep", "drop"), help=unlabelled)
-    share = "imagefolder, list: no split val is there; share F of each class becomes --split val, the rest train"
+    share = "no split val is there: share F of the split train (of each class) becomes --split val, the rest train"
     add("--val-share", type=float, metavar="F", help=share)
     folders = "imagefolder: whether the root has a folder for each split: root/SPLIT/CLASS (by what is there)"
     add("--split-folders", choices=("auto", "yes", "no"), help=folders)

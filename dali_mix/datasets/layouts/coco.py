@@ -10,6 +10,7 @@ report.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dali_mix.datasets.annotations import (
     choose_task,
     column,
     entries_of,
+    image_size,
     is_text,
     is_whole,
     labelled,
@@ -32,6 +34,7 @@ from dali_mix.datasets.annotations import (
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_of, join_reports
 from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
 
 # Images with an annotation. 2014: as papers on multi-label recognition count them; train2017: 118,287 less the 1,021
@@ -50,7 +53,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     """
     task = choose_task("coco", options, MULTILABEL, DETECTION)
     tree = open_tree(root, options.follow_links)
-    split, file = _annotation_file(tree, split, options.years)
+    asked, (split, file) = split, _annotation_file(tree, shared_split(options, split), options.years)
     where = tree.where(file)
     content = read_json(tree, file, unused=("segmentation",))
     root_notices = _remove_root(content, where) if file.endswith(_ROBOFLOW) else []
@@ -73,7 +76,17 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         sizes = _sizes(images, f"{where}: images")
         boxes = boxes_of(notes, "bbox", spot)
         crowd = column(notes, "iscrowd", lambda value: value in (0, 1), "0 or 1", spot, missing=0)
-        labels, counts = _boxes(boxes, np.array(crowd, dtype=bool), owner, kind, sizes, spot)
+        try:
+            labels, counts = _boxes(boxes, np.array(crowd, dtype=bool), owner, kind, sizes, spot)
+        except ValueError as error:
+            row = int(owner[_leaving(boxes, owner, sizes)[0]])
+            with suppress(FileNotFoundError):
+                folder = split if file.endswith(_ROBOFLOW) else _folder(tree, split, files)
+                name = _name(folder, files[row], f"{where}: images[{row}]")
+                _check_size(
+                    sizes[row], image_size(tree, name, options.exif == "ignore"), name, f"{where}: images[{row}]", error
+                )
+            raise
         report |= counts
     else:
         targets = np.zeros((len(images), len(classes)), dtype=np.float32)
@@ -86,8 +99,10 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         published = against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
         report = join_reports(report, published)
     places = [f"{where}: images[{row}]" for row in range(len(names))]
+    if options.val_share is not None:
+        split = asked
     listing = Listing(tree, names, labels, classes, "coco", split, task.name, ids, places, sizes=sizes, report=report)
-    return labelled(listing, options, keep=task.boxes)
+    return of_share(labelled(listing, options, keep=task.boxes), options)
 
 
 def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[str, str]:
@@ -211,20 +226,42 @@ def _rows_of(notes: list[Any], key: str, ids: list[int], none: str, where: str) 
     return rows
 
 
+def _check_size(stated: tuple[int, int], real: tuple[int, int], name: str, where: str, error: ValueError) -> None:
+    """Raise ValueError if an image that a box leaves has another size than the file states: that comes first."""
+    if stated != real:
+        said, size = (f"{width}x{height}" for height, width in (stated, real))
+        raise ValueError(
+            f"{where}: fields 'width' and 'height' are {said}, but {name} is {size}: correct that first. {error}"
+        ) from error
+
+
+def _leaving(boxes: np.ndarray, owner: np.ndarray, sizes: list[tuple[int, int]]) -> np.ndarray:
+    """Return the rows of `boxes` that leave their image by more than a pixel and 1 %."""
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    limits = np.array(sizes, dtype=np.float64).reshape(-1, 2)[owner][:, [1, 0, 1, 0]]
+    reach = np.maximum(1, 0.01 * limits)
+    return np.flatnonzero(((corners < -reach) | (corners > limits + reach)).any(axis=1))
+
+
+def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
+    """Return a hint if a box could be two corners, x1, y1, x2, y2, in place of a corner and sides."""
+    fits = (box[:2] < box[2:]).all() and (box >= 0).all() and (box <= limits + np.maximum(1, 0.01 * limits)).all()
+    return ": if these are x1, y1, x2, y2, make the last two a width and a height" if fits else ""
+
+
 def _boxes(
     boxes: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, sizes: list[tuple[int, int]], where: str
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Return a label for each image from all boxes (N, 4), x, y, width, height in pixels."""
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     limits = np.array(sizes, dtype=np.float64).reshape(-1, 2)[owner][:, [1, 0, 1, 0]]
-    reach = np.maximum(1, 0.01 * limits)
-    wrong = np.flatnonzero(((corners < -reach) | (corners > limits + reach)).any(axis=1))
+    wrong = _leaving(boxes, owner, sizes)
     if wrong.size:
         row = int(wrong[0])
         size = "x".join(f"{side:g}" for side in limits[row, :2])
         raise ValueError(
             f"{where}[{row}]: field 'bbox' {boxes[row].tolist()} (x, y, width, height) leaves the {size} image"
-            " by more than a pixel and 1 %; correct it"
+            f" by more than a pixel and 1 %; correct it{_corners_hint(boxes[row], limits[row])}"
         )
     relative = (np.clip(corners, 0, limits) / limits).astype(np.float32)
     good = (relative[:, :2] < relative[:, 2:]).all(axis=1)

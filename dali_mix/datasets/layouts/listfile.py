@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix._labels import clip_boxes
-from dali_mix.datasets.annotations import choose_task
+from dali_mix.datasets.annotations import choose_task, without_repeats
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines, read_given
 from dali_mix.datasets.layouts.csv_list import read_csv
@@ -69,12 +69,18 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     places = [row.where for row in rows]
     report = {"notices": notices} if notices else {}
     listing = Listing(tree, names, labels, classes, "list", split, task.name, ids, places, report=report)
-    return of_share(listing, options)
+    return of_share(without_repeats(listing), options)
 
 
 def _check(row: Row, label: Label, task: Task, num_classes: int) -> None:
     try:
         if task.boxes:  # beyond the image by a pixel is clipped when packed, all else is wrong now
+            boxes = np.asarray(label)[2:].reshape(-1, 6)[:, 1:5]
+            if (pixels := np.flatnonzero((boxes > 2).any(axis=1))).size:
+                box = ", ".join(f"{side:g}" for side in boxes[pixels[0]])
+                raise ValueError(
+                    f"object {pixels[0] + 1}: the box {box} (x1, y1, x2, y2) is beyond 0..1: are these pixels?"
+                )
             label, _ = clip_boxes(np.asarray(label), 1, 1)
         task.check(label, num_classes)
     except ValueError as error:

@@ -2,9 +2,12 @@
 
 VOCdevkit/VOC<year>/ with Annotations/ID.xml, ImageSets/Main/SPLIT.txt and JPEGImages/ID.jpg. Several years become one
 set (`--years 2007,2012`). A Roboflow export has SPLIT/ID.jpg and SPLIT/ID.xml; one of CVAT is the folder of one year,
-with labelmap.txt in it. Multi-label truth: 1 where a class has an object that is not difficult; where it has only
-difficult ones 0 in a training split and -1 (ignore) in the others. VOC's corners count pixels from 1 and include the
-last: a box over the whole of a 500-pixel row is 1 to 500, here 0 to 1. CVAT writes 0 to 500.
+with labelmap.txt in it. Without lists, Annotations/ beside JPEGImages/, annotations/ beside images/ (Kaggle) and a
+folder of ID.jpg and ID.xml are one split.
+
+Multi-label truth: 1 where a class has an object that is not difficult; where it has only difficult ones 0 in a training
+split and -1 (ignore) in the others. VOC's corners count pixels from 1 and include the last: a box over the whole of a
+500-pixel row is 1 to 500, here 0 to 1. CVAT writes 0 to 500.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dali_mix._text import composed, printable
+from dali_mix._text import composed, counted, printable
 from dali_mix.datasets.annotations import (
     against_published,
     choose_task,
@@ -26,7 +29,8 @@ from dali_mix.datasets.annotations import (
 )
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, join_reports, listed_paths, numbered_lines
-from dali_mix.datasets.trees import Tree, check_name, is_image
+from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
 
 VOC_CLASSES = (
@@ -60,21 +64,26 @@ class _Image(NamedTuple):
 
 def voc(root: Path, split: str, options: Options) -> Listing:
     """List split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of the years there, or of
-    `--years`; `--task multilabel` (default) or detection. Classes: `--classes FILE`, or `--classes auto`: those in all
-    annotations of these years, sorted, so that every split has the same. Default: the standard 20, but those of
-    labelmap.txt in an export of CVAT and auto in one of Roboflow.
+    `--years`; `--task multilabel` (default) or detection. A set without lists is one split, of any name, or two by
+    `--val-share`. Classes: `--classes FILE`, or `--classes auto`: those in all annotations of these years, sorted, so
+    that every split has the same. Default: the standard 20, but those of labelmap.txt in an export of CVAT and auto in
+    one of Roboflow and where there are no lists.
 
     Raise FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
     """
     task = choose_task("voc", options, MULTILABEL, DETECTION)
     tree = open_tree(root, options.follow_links)
-    exported = [] if options.years else _exported(tree)
-    years = [] if exported else _years(tree, options.years)
+    listed = shared_split(options, split)
+    unlisted = None if options.years else _unlisted(tree)
+    exported = [] if options.years or unlisted else _exported(tree)
+    years = [] if exported or unlisted else _years(tree, options.years)
     bases = [base for _, base in years]
-    if exported:
-        images = _beside(tree, split, exported)
+    if unlisted:
+        images, exported = _paired(tree, *unlisted), [unlisted[1]]
+    elif exported:
+        images = _beside(tree, listed, exported)
     else:
-        images = [image for base in bases for image in _images(tree, base, split)]
+        images = [image for base in bases for image in _images(tree, base, listed)]
     if options.classes_file == Path("auto") or (exported and options.classes_file is None):
         classes = _classes_there(tree, exported or [f"{base}Annotations" for base in bases])
     else:
@@ -89,6 +98,9 @@ def voc(root: Path, split: str, options: Options) -> Listing:
         what = f"VOC{'+'.join(year for year, _ in years)} {split}"
         report = against_published(len(images), sum(PUBLISHED[year, split] for year, _ in years), what)
     report = join_reports(report, _doubtful(images, task.boxes))
+    if unlisted and options.val_share is None:
+        notice = f"no list of splits: all {len(images):,} images are split {split}; --val-share 0.2 makes train and val"
+        report = join_reports(report, {"notices": [notice]})
     labels: list[np.ndarray]
     sizes = None
     if task.boxes:
@@ -99,7 +111,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
         labels = [_targets(image, number_of, -1 if split not in TRAINING_SPLITS else 0) for image in images]
     names, places = [image.name for image in images], [image.listed for image in images]
     listing = Listing(tree, names, labels, classes, "voc", split, task.name, places=places, sizes=sizes, report=report)
-    return labelled(listing, options, keep=True)
+    return of_share(labelled(listing, options, keep=True), options)
 
 
 def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -113,8 +125,8 @@ def _years(tree: Tree, asked: tuple[str, ...]) -> list[tuple[str, str]]:
         if tree.exists(f"{devkit}Annotations") and not asked:
             return [("", devkit)]  # the root is one year's folder itself
         raise FileNotFoundError(
-            f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root is what holds VOCdevkit, or the folders train"
-            " and valid of a Roboflow export"
+            f"{tree.root}: no VOCdevkit/VOC2007 or the like in it; --root is what holds VOCdevkit, the folders train"
+            " and valid of a Roboflow export, Annotations and JPEGImages, or images with an .xml file beside each"
         )
     for year in asked:
         if year not in there:
@@ -129,7 +141,7 @@ def _exported(tree: Tree) -> list[str]:
     folders = tree.folders()
     if any(name in ("VOCdevkit", "Annotations") or (name[:3] == "VOC" and name[3:].isdigit()) for name in folders):
         return []
-    return [folder for folder in folders if any(name.endswith(".xml") for name in tree.walk(folder))]
+    return [folder for folder in folders if _holds_xml(tree, folder)]
 
 
 def _beside(tree: Tree, split: str, exported: list[str]) -> list[_Image]:
@@ -137,19 +149,45 @@ def _beside(tree: Tree, split: str, exported: list[str]) -> list[_Image]:
     if split not in exported:
         there = ", ".join(exported)
         raise FileNotFoundError(f"{tree.where(split)}: no annotations there; choose --split among {there}")
-    files = list(tree.walk(split))
-    named = {composed(name.rpartition(".")[0]): name for name in files if name.endswith(".xml")}
+    return _paired(tree, split, split)
+
+
+def _unlisted(tree: Tree) -> tuple[str, str] | None:
+    """Return the folders of the images and of the annotations of a set without lists of splits; None for another."""
+    folders = {name.lower(): name for name in tree.folders()}
+    if any(name in ("vocdevkit", "imagesets") or (name[:3] == "voc" and name[3:].isdigit()) for name in folders):
+        return None
+    images = next((folders[name] for name in ("jpegimages", "images") if name in folders), None)
+    annotations = folders.get("annotations")
+    if annotations is not None and images is not None:
+        return (images, annotations) if _holds_xml(tree, annotations) else None
+    return ("", "") if any("/" not in name and name.endswith(".xml") for name in tree.walk()) else None
+
+
+def _holds_xml(tree: Tree, folder: str) -> bool:
+    return any(name.endswith(".xml") for name in tree.walk(folder))
+
+
+def _paired(tree: Tree, image_folder: str, folder: str) -> list[_Image]:
+    """Return the images of a folder, each with the annotation of its name in `folder`, which may be the same."""
+    there = "beside it" if folder == image_folder else f"of its name in {tree.where(folder)}"
+
+    def key(name: str, base: str) -> str:
+        return composed(name.removeprefix(f"{base}/").rpartition(".")[0])
+
+    named = {key(name, folder): name for name in tree.walk(folder) if name.endswith(".xml")}
     images = []
-    for name in filter(is_image, files):
-        annotation = named.pop(composed(name.rpartition(".")[0]), None)
+    for name in tree.images(image_folder):
+        annotation = named.pop(key(name, image_folder), None)
         if annotation is None:
             raise FileNotFoundError(
-                f"{tree.where(name)}: no .xml file beside it, or another image has it; fetch it, or remove the image"
+                f"{tree.where(name)}: no .xml file {there}, or another image has it; fetch it, or remove the image"
             )
         images.append(_annotated(tree, name, tree.where(annotation), annotation, 1))
     if named:
         lost = next(iter(named.values()))
-        raise FileNotFoundError(f"{tree.where(lost)}: no image beside it; fetch it, or remove the annotation")
+        there = there.replace(folder, image_folder) if folder else there
+        raise FileNotFoundError(f"{tree.where(lost)}: no image {there}; fetch it, or remove the annotation")
     return images
 
 
@@ -240,13 +278,14 @@ def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
     if others:
         own, said = others[0].annotation.rpartition("/")[2], printable(others[0].filename)
         notices.append(
-            f"{len(others):,} annotations name another image in <filename> (first: {own} says {said}); each was taken"
-            " for the image of its own name"
+            f"{counted(len(others), 'annotation names', 'annotations name')} another image in <filename> (first: {own}"
+            f" says {said}); each was taken for the image of its own name"
         )
     boxes = [item.box for image in images if image.first for item in image.objects] if boxed else []
     if thin := sum(x2 - x1 == 1 or y2 - y1 == 1 for x1, y1, x2, y2 in boxes):
         notices.append(
-            f"{thin:,} boxes are one pixel wide or high (xmin = xmax or ymin = ymax): VOC counts the last pixel"
+            f"{counted(thin, 'box is', 'boxes are')} one pixel wide or high (xmin = xmax or ymin = ymax): VOC counts"
+            " the last pixel"
         )
     return {"notices": notices} if notices else {}
 

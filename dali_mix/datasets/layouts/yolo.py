@@ -16,10 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dali_mix._text import composed, counted
 from dali_mix.datasets.annotations import choose_task, image_size, is_text, labelled, read_mapping
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines
-from dali_mix.datasets.trees import Tree, suffix_of
+from dali_mix.datasets.class_folders import unread_images
+from dali_mix.datasets.trees import Tree, is_image, suffix_of
+from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.datasets.yolo_labels import read_boxes
 from dali_mix.tasks import DETECTION
 
@@ -28,10 +31,10 @@ _DARKNET = "obj.data"
 _SPLITS = ("train", "val", "valid", "test")
 _ALIASES = {"val": ("val", "valid"), "valid": ("valid", "val")}
 _NOTICES = {
-    "polygons": "{:,} lines are polygons: each became its bounding box",
-    "lines_with_keypoints": "{:,} lines have keypoints, which were left out; their boxes stay",
-    "repeated_lines": "{:,} lines repeat an earlier line of their file, and were left out",
-    "images_without_label_file": "{:,} images have no label file, and count as images without boxes",
+    "polygons": ("line is a polygon, and", "lines are polygons: each", "became its bounding box"),
+    "lines_with_keypoints": ("line has", "lines have", "keypoints, which were left out; the box stays"),
+    "repeated_lines": ("line repeats", "lines repeat", "an earlier line of the file: left out"),
+    "images_without_label_file": ("image has", "images have", "no label file: without boxes"),
 }
 
 
@@ -47,8 +50,13 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
     given = options.class_names()
     file, config = _config(tree, given is not None)
     classes = given or _names(tree, file, config)
-    places = _images(tree, file, config, split)
     counts: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    folders: list[str] = []
+    places = _images(tree, file, config, shared_split(options, split), folders)
+    for folder in folders:
+        others.update(suffix_of(name) for name in tree.walk(folder) if not is_image(name))
+    orphans = _orphans(tree, folders, places)
     labels = []
     for name in places:
         file_and_data = _label_file(tree, name)
@@ -63,11 +71,19 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
             " file: they belong in labels/ as the images in images/, or beside the images; fetch them"
         )
     report: dict[str, Any] = {name: counts[name] for name in (*_NOTICES, "boxes_without_area") if counts[name]}
-    if notices := [text.format(counts[name]) for name, text in _NOTICES.items() if counts[name]]:
+    notices = [f"{counted(counts[name], *of)} {text}" for name, (*of, text) in _NOTICES.items() if counts[name]]
+    notices += unread_images(others)
+    if orphans:
+        report["label_files_without_image"] = len(orphans)
+        notices.append(
+            f"{counted(len(orphans), 'label file has', 'label files have')} no image that is read: left out (first:"
+            f" {tree.where(orphans[0])})"
+        )
+    if notices:
         report["notices"] = notices
     names, spots = list(places), list(places.values())
     listing = Listing(tree, names, labels, classes, "yolo", split, task.name, places=spots, report=report)
-    return labelled(listing, options, keep=True)
+    return of_share(labelled(listing, options, keep=True), options)
 
 
 def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
@@ -114,8 +130,10 @@ def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _images(tree: Tree, file: str, config: dict[str, Any], split: str) -> dict[str, str]:
-    """Return the images of a split, each with the folder, or file and line, that lists it."""
+def _images(tree: Tree, file: str, config: dict[str, Any], split: str, folders: list[str]) -> dict[str, str]:
+    """Return the images of a split, each with the folder, or file and line, that lists it; append to `folders` those
+    that were searched.
+    """
     keys = _ALIASES.get(split, (split,))
     if file:
         where = tree.where(file)
@@ -125,8 +143,8 @@ def _images(tree: Tree, file: str, config: dict[str, Any], split: str) -> dict[s
             raise FileNotFoundError(f"{where}: no split {split!r} in it; choose --split among {there}")
     else:
         where = tree.where()
-        folders = [folder for key in keys for folder in (f"images/{key}", f"{key}/images", key)]
-        value = next((folder for folder in folders if _inside(tree, "", folder)), folders[0])
+        usual = [folder for key in keys for folder in (f"images/{key}", f"{key}/images", key)]
+        value = next((folder for folder in usual if _inside(tree, "", folder)), usual[0])
     base = config["path"] if is_text(config.get("path")) else ""
     places: dict[str, str] = {}
     for entry in value if isinstance(value, list) else [value]:
@@ -137,6 +155,7 @@ def _images(tree: Tree, file: str, config: dict[str, Any], split: str) -> dict[s
             there = f"no {entry!r:.80} below {tree.where()}"
             raise FileNotFoundError(f"{where}: split {split!r}: {there}; correct the path, or fetch the images")
         if not found.endswith(".txt"):
+            folders.append(found)
             places |= dict.fromkeys(tree.images(found), tree.where(found))
             continue
         for spot, line in numbered_lines(tree.read_needed(found), tree.where(found)):
@@ -173,6 +192,15 @@ def _candidates(name: str) -> list[str]:
     beside = name[: len(name) - len(suffix_of(name))] + ".txt"
     before, folder, after = f"/{beside}".rpartition("/images/")
     return [f"{before}/labels/{after}"[1:], beside] if folder else [beside]
+
+
+def _orphans(tree: Tree, folders: list[str], images: dict[str, str]) -> list[str]:
+    """Return the label files of the searched `folders` that are no image's."""
+    wanted = {composed(file) for name in images for file in _candidates(name)}
+    there = dict.fromkeys(label.rpartition("/")[0] for folder in folders for label in _candidates(f"{folder}/any.txt"))
+    names = [name for folder in there if tree.exists(folder) for name in tree.walk(folder) if name.endswith(".txt")]
+    lists = ("classes.txt", *(f"{split}.txt" for split in _SPLITS))  # which tools write beside the labels
+    return [name for name in names if composed(name) not in wanted and name.rpartition("/")[2] not in lists]
 
 
 def _label_file(tree: Tree, name: str) -> tuple[str, bytes] | None:

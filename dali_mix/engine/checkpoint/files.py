@@ -150,7 +150,9 @@ def check_writable(folder: Path) -> None:
 
 
 def check_out(option: str, out: Path) -> None:
-    """Raise OSError naming `option` if no file can be written to `out`: before the work, not after it."""
+    """Raise ValueError or OSError naming `option` if no file can be written to `out`: before the work, not after it."""
+    if str(out) == "-":
+        raise ValueError(f"{option} -: the standard output is for people; give the name of a file")
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{option} {out}: its folder is not there")
     if out.is_dir():

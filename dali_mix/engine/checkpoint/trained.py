@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dali_mix._text import differ_in_form, printable
 from dali_mix.engine.checkpoint.files import is_checkpoint, load_checkpoint
+from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.train.finite import NonFinite, first_non_finite, statistics
 from dali_mix.models import differences, load_weights
 from dali_mix.models.weights.files import follow_pointer
 from dali_mix.tasks import trainable
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,31 @@ class Trained:
     """What a file holds of a trained model.
 
     path: the file. weights: by name; None where the file is one of weights alone, which `load_into` reads. classes: in
-    the order of the logits, and task: of the set it was trained on; empty where the file does not say.
+    the order of the logits, and task: of the set it was trained on; empty where the file does not say. values: of the
+    run's recipe, likewise.
     """
 
     path: Path
     weights: dict[str, Tensor] | None = None
     classes: tuple[str, ...] = ()
     task: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def warn_of_values(self, config: RunConfig) -> None:
+        """Log a warning if the run's model or evaluation pipeline had other values than `config`.
+
+        The scores of such a model are silently lower: the recipe was edited, or the run had `--cfg-options`.
+        """
+        run, now = _of_scores(self.values), _of_scores(config.resolved())
+        differ = sorted(key for key in run.keys() | now.keys() if run.get(key) != now.get(key))
+        if run and differ:
+            what = ", ".join(f"{key}={now.get(key)!r} (the run: {run.get(key)!r})" for key in differ[:5])
+            _log.warning(
+                "%s is used with other values than it was trained with, so its scores may be lower: %s%s",
+                self.path,
+                what,
+                f" and {len(differ) - 5} more" if len(differ) > 5 else "",
+            )
 
     def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
         """Raise ValueError if the file is of another task, or names other classes, than the set `where`."""
@@ -58,7 +82,9 @@ class Trained:
         if self.weights is None:
             notes = load_weights(model, self.path, strict_head=True).notes
         elif differ := differences(model.state_dict(), self.weights):
-            raise ValueError(f"{self.path}: of another model than the recipe's: {differ}")
+            raise ValueError(
+                f"{self.path}: of another model than the recipe's: {differ}; name the recipe that it was trained by"
+            )
         else:
             try:
                 model.load_state_dict(self.weights)
@@ -94,7 +120,42 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
     if ema and not state.get("ema"):
         raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
     weights = state["ema"]["model"] if ema else state["model"]
-    classes, task = state.get("classes"), state.get("task")
+    classes, task, values = state.get("classes"), state.get("task"), _values(state)
     if isinstance(classes, list) and all(isinstance(name, str) for name in classes) and task in trainable():
-        return Trained(path, weights, tuple(map(printable, classes)), task)
-    return Trained(path, weights)  # an older checkpoint
+        return Trained(path, weights, tuple(map(printable, classes)), task, values)
+    return Trained(path, weights, values=values)  # an older checkpoint
+
+
+def run_values(checkpoint: str | Path) -> dict[str, Any]:
+    """Return the values of the run that a checkpoint holds, and under "recipe" their recipe's name.
+
+    Empty for a file of weights, an older best.pt, or a file that cannot be read, which `open_trained` says.
+    """
+    path = follow_pointer(checkpoint)
+    if not path.is_file() or not is_checkpoint(path):
+        return {}
+    try:  # mapped, so that no tensor is read
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # torch names many
+        return {}
+    values = _values(state) if isinstance(state, dict) else {}
+    return {"recipe": state.get("recipe_name"), **values} if values else {}
+
+
+def _values(state: dict[str, Any]) -> dict[str, Any]:
+    values = state.get("recipe")
+    return values if isinstance(values, dict) and all(isinstance(key, str) for key in values) else {}
+
+
+def _of_scores(values: dict[str, Any]) -> dict[str, Any]:
+    """Return dotted key → value of a recipe's model and evaluation pipeline. Files of weights are of no interest."""
+    found: dict[str, Any] = {}
+    for outer in ("pipeline", "val_pipeline", "model"):
+        inner = values.get(outer)
+        for key, value in inner.items() if isinstance(inner, dict) else ():
+            name = "pipeline" if outer == "val_pipeline" else outer
+            if isinstance(value, dict) and name == "model":
+                found |= {f"{name}.{key}.{k}": v for k, v in value.items() if k != "weights"}
+            else:
+                found[f"{name}.{key}.type" if key in ("backbone", "head") else f"{name}.{key}"] = value
+    return found

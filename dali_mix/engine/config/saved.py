@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from dali_mix.engine.config.recipe_files import (
     code_named,
@@ -18,6 +19,12 @@ from dali_mix.engine.config.recipe_files import (
     recipe_name,
 )
 from dali_mix.engine.config.schema import RunConfig, make_config
+
+# What of a run's values its scores depend on. Sets, device and precision are the recipe's: they may differ by machine.
+EVALUATED = (
+    *("model", "pipeline", "train_pipeline", "val_pipeline", "num_classes"),
+    *("loss", "objective", "metrics", "val_batch_size"),
+)
 
 
 def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> RunConfig:
@@ -41,14 +48,27 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
         raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
     if isinstance(loader := values.get("loader"), dict) and loader.get("source") == "exact":
         del loader["source"]  # which runs of version 0.1 could name
-    name, before = recipe_name(recipe), values.pop("recipe", None)
-    before = former_names().get(str(before), before)
+    if not _of_recipe(before := values.pop("recipe", None), recipe, moved=False):
+        raise ValueError(
+            f"{path}: this run is of the recipe {former_names().get(str(before), before)}, not {recipe_name(recipe)}:"
+            " name that one to resume it"
+        )
     values.pop("made_by", None)
-    if before not in (None, name):
-        raise ValueError(f"{path}: this run is of the recipe {before}, not {name}: name that one to resume it")
-    base = read_recipe(recipe)
-    values["resume_strict"] = base.get("resume_strict", True)  # resuming in spite of differences is asked for each time
-    merged, trusted = merge_options(values, pairs), set(code_named(base).values())
+    values["resume_strict"] = read_recipe(recipe).get("resume_strict", True)  # asked for each time
+    return _merged(recipe, values, pairs, path)
+
+
+def _of_recipe(before: object, recipe: str, *, moved: bool) -> bool:
+    """Return True if `before`, the name in a run, is `recipe`, or unknown; with `moved` also for a file of its name."""
+    name, before = recipe_name(recipe), former_names().get(str(before), before)
+    if before in (None, name):
+        return True
+    return moved and all(".py" in str(one) for one in (before, name)) and Path(str(before)).name == Path(name).name
+
+
+def _merged(recipe: str, values: dict[str, Any], pairs: list[tuple[str, Any]], path: Path) -> RunConfig:
+    """Return `values` of the file `path`, changed by `pairs`; they name no code that neither recipe nor `pairs` do."""
+    merged, trusted = merge_options(values, pairs), set(code_named(read_recipe(recipe)).values())
     for key, value in pairs:
         trusted |= set(code_named(value, key).values())
     for where, kind in code_named(merged).items():
@@ -66,10 +86,11 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
 
 
 def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
-    """Return the config to evaluate `checkpoint` with, and the config.json it was read from, if any.
+    """Return the config to evaluate `checkpoint` with, and the file that the run's values were read from, if any.
 
-    A checkpoint in a run of this recipe is evaluated with the values of the run, so that its figures are reproduced;
-    any other with the recipe's. Both are changed by `options`.
+    In a run of this recipe those are all values of its config.json; elsewhere what scores depend on, as the checkpoint
+    says (`EVALUATED`), if it is of this recipe, or of a file of that name. Otherwise the recipe's own values count. All
+    are changed by `options`.
 
     Raises:
         FileNotFoundError, ValueError: as `load_resumed`.
@@ -79,7 +100,17 @@ def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -
         before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
     except (OSError, ValueError, AttributeError, RecursionError):
         before = None
-    of_this_recipe = former_names().get(str(before), before) == recipe_name(recipe)
-    if of_this_recipe and checkpoint.absolute().parent.name == "checkpoints":
+    in_run = checkpoint.absolute().parent.name == "checkpoints" and before is not None
+    if in_run and _of_recipe(before, recipe, moved=False):
         return load_resumed(recipe, work_dir, options), work_dir / "config.json"
-    return load_config(recipe, options), None
+    if in_run and not _of_recipe(before, recipe, moved=True):
+        return load_config(recipe, options), None
+    from dali_mix.engine.checkpoint.trained import run_values
+
+    values = copy.deepcopy(run_values(checkpoint))
+    if not values or not _of_recipe(values.pop("recipe"), recipe, moved=True):
+        return load_config(recipe, options), None
+    values["val_batch_size"] = values.get("val_batch_size") or values.get("batch_size")
+    ours = read_recipe(recipe)
+    merged = {**ours, **{key: values[key] for key in EVALUATED if key in values}}
+    return _merged(recipe, merged, [parse_option(option) for option in options], checkpoint), checkpoint

@@ -12,6 +12,7 @@ from torch import Tensor
 from dali_mix.engine.build import build_loss, build_model, place_model
 from dali_mix.engine.checkpoint.trained import open_trained
 from dali_mix.engine.compatibility import accepted
+from dali_mix.engine.config.saved import load_evaluated
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.process_group import Ranks
@@ -78,7 +79,8 @@ class Predictor:
     """A trained model, ready for image files.
 
     Args:
-        config: the recipe it was trained by.
+        config: the recipe it was trained by, by name or path: then with the values its run had, as in `dali-mix
+            predict`; or a config, which is used as it is, with a warning where the run had other values.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits; by default those in the checkpoint, or else those of the recipe's
@@ -91,13 +93,16 @@ class Predictor:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: RunConfig | str | Path,
         checkpoint: str | Path,
         *,
         ema: bool = False,
         classes: Sequence[str] | None = None,
     ) -> None:
+        if not isinstance(config, RunConfig):
+            config, _ = load_evaluated(str(config), Path(checkpoint))
         trained = open_trained(checkpoint, ema=ema)
+        trained.warn_of_values(config)
         self.config = config
         self.classes, task = tuple(classes or ()) or trained.classes, trained.task
         if not self.classes:
@@ -128,7 +133,7 @@ class Predictor:
             each: called with every file and its scores (K,) as soon as they are computed.
         """
         if self.task.boxes:
-            raise ValueError("this model finds boxes: call detect")
+            raise ValueError("this model finds boxes: call predictor.detect(images)")
         unreadable: list[Unreadable] = []
         paths: list[Path] = []
         found = [torch.zeros(0, len(self.classes))]
@@ -161,7 +166,7 @@ class Predictor:
             ValueError: a model that finds no boxes; a threshold outside 0 … 1.
         """
         if not self.task.boxes:
-            raise ValueError(f"this model is for {self.task.name}: it finds no boxes")
+            raise ValueError(f"this model is for {self.task.name}, it finds no boxes: call predictor(images)")
         least = number("threshold", self.task.threshold if threshold is None else threshold, 0.0, 1.0)
         result = Detections([], [], [], [], self.classes, [])
         for seen in self.load(find_images(images), result.unreadable):
@@ -183,7 +188,7 @@ class Predictor:
 
 
 def predict(
-    config: RunConfig,
+    config: RunConfig | str | Path,
     checkpoint: str | Path,
     images: Iterable[str | Path],
     *,

@@ -1,9 +1,10 @@
-"""The log interval under way, and the best score so far."""
+"""The log interval under way, the boxes of an epoch, and the best score so far."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -43,6 +44,34 @@ class Window:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.loss, self.steps = float(state["loss"]), int(state["steps"])
+
+
+@dataclass
+class BoxCount:
+    """Boxes that an epoch of this process trained on."""
+
+    kept: int = 0
+    images: int = 0
+
+    def note(self, targets: Sequence[dict]) -> None:
+        """Count the boxes of a batch."""
+        self.kept += sum(len(target["boxes"]) for target in targets)
+        self.images += len(targets)
+
+    @staticmethod
+    def said(images: int, kept: int, dropped: int) -> tuple[str, bool]:
+        """Return what to log of an epoch, "" for nothing, and whether it is a warning."""
+        if not images:  # resumed after its last step
+            return "", False
+        if not kept + dropped:
+            return f"none of the {images:,} images has a box: nothing but background was trained on", True
+        if not kept:
+            return f"no box was left to train on: steps and crops dropped all {dropped:,}; see `dali-mix gallery`", True
+        if not dropped:
+            return "", False
+        share = dropped / (kept + dropped)
+        line = f"steps and crops dropped {dropped:,} of {kept + dropped:,} boxes ({share:.1%}), which kept no area"
+        return (f"{line}; see `dali-mix gallery`", True) if share > 0.5 else (line, False)
 
 
 @dataclass

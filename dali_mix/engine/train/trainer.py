@@ -32,7 +32,7 @@ from dali_mix.engine.train.loss_monitor import LossMonitor, StepNumbers
 from dali_mix.engine.train.lr_schedules import build_schedule
 from dali_mix.engine.train.objectives import counted, is_summed
 from dali_mix.engine.train.precision import Precision
-from dali_mix.engine.train.progress import Best, Window
+from dali_mix.engine.train.progress import Best, BoxCount, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
 from dali_mix.engine.train.watch import Watch
 from dali_mix.loading import Batch
@@ -40,7 +40,12 @@ from dali_mix.mixers.base import unmixed
 
 
 class Trainer:
-    """Train `parts` as `config` says; `observers` are called with the trainer after every optimizer step."""
+    """Train `parts` as `config` says.
+
+    Args:
+        observers: called with the trainer after every optimizer step.
+        recipe_name: what `config` was made from, noted in checkpoints.
+    """
 
     def __init__(
         self,
@@ -51,11 +56,13 @@ class Trainer:
         report: Report,
         stop: StopSignal,
         observers: Sequence[Callable[[Trainer], None]] = (),
+        recipe_name: str | None = None,
     ) -> None:
         self.config, self.parts, self.ranks, self.folder, self.report, self.stop = (
             config, parts, ranks, folder, report, stop,
         )  # fmt: skip
         self.observers = observers
+        self.recipe_name = recipe_name
         self.epoch = 0  # under way
         self.step = 0  # optimizer steps done
         self.offset = 0  # how many of them are beyond those this recipe takes as far: see `train.state`
@@ -92,6 +99,7 @@ class Trainer:
         self.watch = Watch(parts.model, ranks)
         self.generator = torch.Generator()
         self.window = Window()
+        self.boxes = BoxCount()
         best = config.best_score(parts.task)
         self.best = Best(best, best.removeprefix("ema_") in SCORES[parts.task.metrics].lower_is_better)
         self._evaluated = False  # whether notes on the val_set were logged
@@ -149,9 +157,11 @@ class Trainer:
         self.objective.train()
         self.window.start_clock()
         batches = self.fetch()
+        self.boxes, dropped = BoxCount(), self.boxes_dropped()
         while self.step < self.total_steps and self.train_step(batches):
             self.observe()
         self.record(self.monitor.flush())
+        self.log_boxes(self.boxes_dropped() - dropped)
         if self.window.stop:
             raise Preempted
 
@@ -165,7 +175,22 @@ class Trainer:
             self.warn_of_skipped(self.parts.train_loader)
             if batch is None:
                 return
+            if self.parts.task.boxes:
+                self.boxes.note(batch.targets)
             yield batch
+
+    def boxes_dropped(self) -> int:
+        """Return how many boxes the training loader has dropped so far, in this process."""
+        return getattr(self.parts.train_loader, "dropped_boxes", 0)
+
+    def log_boxes(self, dropped: int) -> None:
+        """Log how many of an epoch's boxes were dropped, over all ranks; a warning if it is most of them, or all."""
+        if not self.parts.task.boxes:
+            return
+        counts = torch.tensor([self.boxes.images, self.boxes.kept, dropped], device=self.ranks.device)
+        line, warns = self.boxes.said(*self.ranks.sum_(counts).tolist())
+        if line and self.ranks.main:
+            (self.report.warn if warns else self.report.line)(f"epoch {self.epoch + 1}/{self.epochs}  {line}")
 
     def warn_of_skipped(self, loader: Loader) -> None:
         """Warn of each record that `loader` has left out since the last call."""
@@ -356,7 +381,7 @@ class Trainer:
         if better and self.ranks.main:
             average = {} if self.ema is None else {"ema": self.ema.state_dict()}
             metrics = {**values, "step": self.step}
-            best = {"model": self.parts.model.state_dict(), **average, **self.parts.trained_on(), "metrics": metrics}
+            best = {"model": self.parts.model.state_dict(), **average, **self.trained_on(), "metrics": metrics}
             self.watch.check_state(best, self.step)
             self.folder.save_best(best)
 
@@ -374,6 +399,10 @@ class Trainer:
     def recipe(self) -> dict[str, Any]:
         """Return the run's values as plain JSON types; `amp` as this device understands it."""
         return {**self.config.resolved(), "amp": self.precision.name}
+
+    def trained_on(self) -> dict[str, Any]:
+        """Return what a checkpoint says of its run, so that it is evaluated as the run was, wherever it lies."""
+        return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state between two optimizer steps; equal on all ranks but for BatchNorm's statistics."""
@@ -395,6 +424,5 @@ class Trainer:
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
             "train_set": self.config.train_set,
-            "recipe": self.recipe(),
-            **parts.trained_on(),
+            **self.trained_on(),
         }
