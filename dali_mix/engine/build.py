@@ -21,6 +21,7 @@ from dali_mix.engine.train.objectives import OBJECTIVES, Objective
 from dali_mix.engine.train.optim import build_optimizer
 from dali_mix.engine.train.seeding import INIT, derive_seed
 from dali_mix.loading import Batch, build_loader
+from dali_mix.loading.loader import Dataset
 from dali_mix.options import choice, did_you_mean
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import CLASSIFICATION, Task, trainable
@@ -82,28 +83,56 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
         FileNotFoundError: a set is not there.
         ValueError: a set is broken, empty or of a task that is not trained, or tasks or classes do not agree.
     """
-    infos = {}
+    found = {}
     for name in (["train_set"] if train else []) + (["val_set"] if config.val_set is not None else []):
-        records = RecordSet(getattr(config, name))
-        infos[name] = records.info
-        if records.info.task not in trainable():
+        dataset = open_set(config, train=name == "train_set")
+        found[name] = dataset.metainfo
+        if found[name]["task"] not in trainable():
             raise ValueError(
-                f"{name} {records.prefix}: holds {records.info.task}; the trainer does {' and '.join(trainable())}"
+                f"{name} {dataset.prefix}: holds {found[name]['task']}; the trainer does {' and '.join(trainable())}"
             )
-        if not len(records):
-            raise ValueError(f"{name} {records.prefix}: holds no record")
-    if not infos:
+        if not len(dataset):
+            raise ValueError(f"{name} {dataset.prefix}: holds no record")
+    if not found:
         raise ValueError("this recipe names no val_set: give one with --cfg-options val_set=PREFIX")
-    if len(infos) == 2 and infos["train_set"].classes != infos["val_set"].classes:
+    classes, names = ([metainfo[key] for metainfo in found.values()] for key in ("classes", "task"))
+    if classes[0] != classes[-1]:
         raise ValueError(
-            f"{config.train_set} and {config.val_set} have"
-            f" {_class_difference(infos['train_set'].classes, infos['val_set'].classes)}: pack both with the same"
+            f"{config.train_set} and {config.val_set} have {_class_difference(*classes)}: pack both with the same"
             " --classes FILE, one name a line"
         )
-    names = [info.task for info in infos.values()]
     if len(set(names)) > 1:
         raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(names)}")
-    return tasks.get(names[0]), class_count(config, next(iter(infos.values())).classes)
+    return tasks.get(names[0]), class_count(config, classes[0])
+
+
+def open_set(config: RunConfig, *, train: bool) -> Dataset:
+    """Return the recipe's `train_set` or `val_set`, as the pool of `service` sees it if there is one.
+
+    Raise FileNotFoundError or ValueError if it cannot be opened.
+    """
+    prefix = config.train_set if train else config.val_set
+    assert prefix is not None
+    if config.service is None:
+        return RecordSet(prefix)
+    name, options = config.pipeline_options(train)
+    return build_loader(
+        name,
+        prefix,
+        batch_size=1,
+        train=train,
+        device="cpu",
+        rank=0,
+        world_size=1,
+        pipeline_options=options,
+        workers=_pool(config.service),
+    ).dataset
+
+
+def _pool(address: str) -> Any:
+    from dali_mix import service  # Ray, an extra, is imported where a run asks for it
+
+    return service.connect(address)
 
 
 def _class_difference(ours: tuple[str, ...], others: tuple[str, ...]) -> str:
@@ -191,6 +220,7 @@ def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
         rank=ranks.rank,
         world_size=ranks.world_size,
         pipeline_options=options,
+        workers=None if config.service is None else _pool(config.service),
         **settings,
     )
 

@@ -36,6 +36,7 @@ from dali_mix.engine.build import (
     build_split,
     check_recipe,
     check_sets,
+    open_set,
     place_model,
     weight_files,
 )
@@ -56,6 +57,7 @@ from dali_mix.engine.scores import Scores
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
+from dali_mix.loading.loader import Dataset
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.models.detection import DEFAULT_FREEZE
 from dali_mix.recordio import RecordSet
@@ -110,7 +112,7 @@ def train(
                 raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
         _tune(device, config)
         report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
-        sets = ("train_set", "val_set") if make_loaders is None else ()
+        sets = _sets(config, train=True) if make_loaders is None else {}
         return device, {"--resume": resume, **run_values(config, device, sets)}
 
     stop = StopSignal()
@@ -131,6 +133,11 @@ def train(
             trainer = Trainer(config, parts, ranks, folder, report, stop, observers, recipe)
             _begin(trainer, step, resume, recipe)
             return trainer.fit()
+
+
+def _sets(config: RunConfig, *, train: bool) -> dict[str, Dataset]:
+    sets = {"train_set": open_set(config, train=True)} if train else {}
+    return sets if config.val_set is None else {**sets, "val_set": open_set(config, train=False)}
 
 
 @contextmanager
@@ -319,7 +326,8 @@ def evaluate_checkpoint(
             check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)
         _tune(device, config)
         values = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
-        return device, {**values, **run_values(config, device, ("val_set",) if make_loaders is None else ())}
+        sets = _sets(config, train=False) if make_loaders is None else {}
+        return device, {**values, **run_values(config, device, sets)}
 
     with process_group.joined(prepare) as ranks, explaining(config):
         device = ranks.device

@@ -11,7 +11,7 @@ import torch
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed.agreement import run_values
 from dali_mix.engine.distributed.rendezvous import differences
-from dali_mix.recordio import write_set
+from dali_mix.recordio import RecordSet, write_set
 from tests.engine.processes import free_port
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import recipe
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def values(**changes):
-    sets = tuple(name for name in ("train_set", "val_set") if name in changes)
+    sets = {name: RecordSet(changes[name]) for name in ("train_set", "val_set") if name in changes}
     return run_values(make_config(recipe(**changes)), CPU, sets)
 
 

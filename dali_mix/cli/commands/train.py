@@ -25,6 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_recipe(parser)
     parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")
+    service = "decode in a pool of `dali-mix serve`: HOST:PORT, or auto for the one on this machine"
+    parser.add_argument("--service", metavar="ADDRESS", help=service)
     resume = (
         "continue from the newest checkpoint, with the values in the run's config.json; an error without one; "
         "--resume=auto then begins at step 0"
@@ -41,6 +43,8 @@ def _train(args: argparse.Namespace) -> int:
     from dali_mix.engine.config.recipe_files import load_config, recipe_name
     from dali_mix.engine.config.saved import load_resumed
 
+    if args.service is not None:
+        args.cfg_options.append(f"service={args.service}")
     if args.resume == "no":
         config = load_config(args.recipe, args.cfg_options)
     else:

@@ -99,6 +99,7 @@ class RunConfig:
     sync_bn: bool = field(default=False, metadata=checked(flag))
     find_unused_parameters: bool = field(default=False, metadata=checked(flag))
     loader: dict[str, Any] = field(default_factory=dict)
+    service: str | None = field(default=None, metadata=checked(_path))
     log_interval: int = field(default=50, metadata=checked(whole, 1))
     log_ids: bool = field(default=False, metadata=checked(flag))
     evaluate_epochs: int = field(default=1, metadata=checked(whole, 1))
@@ -109,8 +110,10 @@ class RunConfig:
     resume_strict: bool = field(default=True, metadata=checked(flag))
 
     def resolved(self) -> dict[str, Any]:
-        """Return every value as plain JSON types."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Return every value as plain JSON types, but `service`: who decodes changes nothing of a run."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        del values["service"]
+        return values
 
     @cached_property
     def checkpoints(self) -> CheckpointOptions:

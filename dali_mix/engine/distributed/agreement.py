@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,26 @@ from dali_mix.engine.config.recipe_files import code_named
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.provenance import versions
 from dali_mix.engine.train.precision import Precision
-from dali_mix.recordio import RecordSet
+from dali_mix.loading.loader import Dataset
 from dali_mix.recordio.manifest import file_sha256
 
 # Compared by content, resolved, or without influence on what is computed.
 _LEFT_OUT = {"train_set", "val_set", "visualizer", "device", "amp", "loader.num_threads", "loader.prefetch"}
 
 
-def run_values(config: RunConfig, device: torch.device, sets: tuple[str, ...]) -> dict[str, str]:
+def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Dataset]) -> dict[str, str]:
     """Return what decides a run, name → value: settings, versions, code, and the content of sets and files.
 
     Two ranks may reach a set or file by different paths, so it is the content that counts: a set by the fingerprint in
     its manifest, a file that a setting names by its sha256, code by its sources.
 
     Args:
-        sets: which of "train_set" and "val_set" are packed sets to compare.
+        sets: the packed sets to compare, by "train_set" and "val_set".
     """
     values = {"device": device.type, "amp": Precision(config.amp, device).name}
     values |= {name: _text(value) for name, value in _flat(config.resolved()) if name not in _LEFT_OUT}
-    for name in sets:
-        if (prefix := getattr(config, name)) is not None:
-            records = RecordSet(prefix)
-            values[name] = f"{len(records)} records, sha256 {records.fingerprint[:16]}"
+    for name, dataset in sets.items():
+        values[name] = f"{len(dataset)} records, sha256 {dataset.metainfo['fingerprint'][:16]}"
     values |= {f"the version of {name}": version for name, version in versions().items()}
     values["the code of dali_mix"] = _code_digest()
     for kind in code_named(config.resolved()).values():
