@@ -27,7 +27,7 @@ $(VENV)/.ready: setup.py .ci/constraints.txt
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(INSTALL) -c .ci/constraints.txt -e ".[vis,dev]"
+	$(INSTALL) -c .ci/constraints.txt -e ".[vis,service,dev]"
 	touch $@
 
 # Where libGL is missing, the build of OpenCV without windows.
