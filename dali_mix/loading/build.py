@@ -20,6 +20,7 @@ from dali_mix.loading.loader import Loader
 from dali_mix.loading.order import Schedule
 from dali_mix.loading.remote import Opened, Pool, RemoteSource, Spec
 from dali_mix.loading.source import Source
+from dali_mix.malloc import keep_freed_memory
 from dali_mix.options import choice, flag, whole
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import TASKS
@@ -114,6 +115,8 @@ def build_loader(
     normalizing = dtype == "float32" and where.type == "cpu"  # on a GPU it is done there, on a quarter of the bytes
 
     if isinstance(opened, Opened):
+        if where.type == "cpu":
+            keep_freed_memory()  # batches are made here, not by DALI, and fresh memory takes longer than decoding them
         source: Source = RemoteSource(opened.workers, made, schedule, bad, device=where, normalizing=normalizing)
         return Loader(opened, made, source, bad, schedule, where, getattr(torch, dtype))
     threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)

@@ -1,0 +1,87 @@
+"""One loader in a process of its own, for service.py: reads commands from standard input, answers in lines of JSON.
+
+use: python _service_peers.py NAME SETTINGS.json
+
+As _loader_peers.py, whose DataLoader takes part. The pool's address is in the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from _loader_peers import MEAN, REPEATS, STD, Settings, main, torchvision
+
+
+def ours(settings: Settings, dtype: str = "float32", pool: bool = False) -> Iterator[Any]:
+    """This project's loader, in this process or from the pool."""
+    from dali_mix.pipelines import normalize
+
+    import dali_mix
+    from dali_mix.service import connect
+
+    loader = dali_mix.build_loader(
+        "imagenet",
+        settings["prefix"],
+        batch_size=settings["batch_size"],
+        num_threads=settings["threads"],
+        train=True,
+        seed=settings.get("seed", 0),
+        device="cpu",
+        dtype=dtype,
+        pipeline_options={"image_size": settings["size"]},
+        workers=connect(settings["address"]) if pool else None,
+    )
+    while True:
+        for batch in loader:
+            yield batch.images if dtype == "float32" else normalize(batch.images, MEAN, STD)
+
+
+def uint8(settings: Settings) -> Iterator[Any]:
+    """In this process, normalized after decoding, as it is for a GPU."""
+    return ours(settings, dtype="uint8")
+
+
+def pool(settings: Settings) -> Iterator[Any]:
+    """From the pool."""
+    return ours(settings, pool=True)
+
+
+def ray_data(settings: Settings) -> Iterator[Any]:
+    """Ray Data on as many cores: files, torchvision's transforms on PIL images, shuffled by a local buffer."""
+    import io
+
+    import ray
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(settings["size"]),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+    def decode(row: dict[str, Any]) -> dict[str, Any]:
+        return {"image": transform(Image.open(io.BytesIO(row["bytes"])).convert("RGB")).numpy()}
+
+    ray.init(num_cpus=settings["threads"], include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    files = settings["files"] * max(1, REPEATS // 50)
+    for batch in ray.data.read_binary_files(files).map(decode).iter_batches(batch_size=settings["batch_size"]):
+        yield torch.as_tensor(batch["image"])
+
+
+LOADERS = {
+    "pool": pool,
+    "in process": ours,
+    "in process, uint8": uint8,
+    "DataLoader": torchvision,
+    "Ray Data": ray_data,
+}
+
+if __name__ == "__main__":
+    main(LOADERS)

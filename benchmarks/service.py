@@ -1,0 +1,176 @@
+"""A pool of workers against the loader in the trainer's process, torch's DataLoader and Ray Data, on the same cores.
+
+use: python benchmarks/service.py [--images FOLDER] [--turns 7] [--workers 2] [--sets original shorter256]
+         [--out docs/benchmarks/service.json]
+
+Three questions, each measured in turns on one machine (see _compare.py):
+    one      images a second of one trainer: from the pool, and decoding itself
+    sharing  images a second of four trainers together that read the same epochs: from the pool, and each decoding
+             itself; and how many chunks the pool decoded for each that the epochs have
+    faults   the longest wait for a batch after a worker is killed, and after one is frozen
+Ray Data takes part where `ray[data]` is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from _compare import environment, report, table, take_turns, write_json
+from loader import HERE, PHOTOGRAPHS, SETS, SETTLE, Contestant, originals, prepare
+
+SCRIPT = "_service_peers.py"
+TRAINERS = 4
+
+
+@contextlib.contextmanager
+def running_pool(workers: int, port: int) -> Iterator[str]:
+    """A pool on this machine, ended with the block."""
+    command = [sys.executable, "-m", "dali_mix.cli.main", "serve", "--workers", str(workers), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            if not any(line.startswith("train") for line in process.stdout):
+                raise SystemExit("the pool did not start")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def one(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
+    contestants = {}
+    try:
+        for name in args.peers:
+            contestants[name] = Contestant(name, sys.executable, settings, args.batches, SCRIPT)
+        time.sleep(SETTLE)
+        rates = take_turns(contestants, args.turns)
+    finally:
+        for contestant in contestants.values():
+            contestant.close()
+    print(f"\none trainer: batch {args.batch_size}, {args.workers} workers or threads, {args.turns} turns")
+    print(table(rates, "pool", "images/s"), flush=True)
+    return report(rates, "pool")
+
+
+def status(address: str) -> dict[str, Any]:
+    from dali_mix.service import connect
+
+    return connect(address).status()
+
+
+def sharing(settings: Path, address: str, args: argparse.Namespace) -> dict[str, Any]:
+    values = json.loads(settings.read_text())
+    rates: dict[str, list[float]] = {"pool": [], "in process": []}
+    decoded = []
+    epoch = -(-1000 // args.batch_size)
+    for turn in range(args.sharing_turns):
+        settings.write_text(json.dumps({**values, "seed": 1 + turn}))  # other epochs than those the pool has
+        for name, measured in rates.items():
+            trainers = [Contestant(name, sys.executable, settings, epoch, SCRIPT) for _ in range(TRAINERS)]
+            before = status(address)
+            found: list[dict[str, Any]] = []
+
+            def take(trainer: Contestant, found: list[dict[str, Any]] = found) -> None:
+                assert trainer.process.stdin is not None
+                trainer.process.stdin.write(f"0 {2 * epoch}\n")
+                trainer.process.stdin.flush()
+                found.append(trainer._answer())
+
+            threads = [threading.Thread(target=take, args=(trainer,)) for trainer in trainers]
+            start = time.perf_counter()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            measured.append(sum(answer["images"] for answer in found) / (time.perf_counter() - start))
+            after = status(address)
+            if name == "pool":
+                # from the first batch to the last, with the window of each beyond it
+                decoded.append((after["decoded"] - before["decoded"]) / (2 * epoch))
+            for trainer in trainers:
+                trainer.close()
+    print(f"\n{TRAINERS} trainers together; chunks decoded for each of the epochs': {max(decoded):.2f}")
+    print(table(rates, "pool", "images/s"), flush=True)
+    return {**report(rates, "pool"), "decoded": decoded}
+
+
+def faults(settings: Path, address: str) -> dict[str, float]:
+    """Seconds that the slowest batch took after a worker's process got a signal."""
+    import dali_mix
+    from dali_mix.service import connect
+
+    pool, values = connect(address), json.loads(settings.read_text())
+    longest = {}
+    for name, number in (("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)):
+        loader = dali_mix.build_loader(
+            "imagenet", values["prefix"], batch_size=64, train=True, device="cpu", workers=pool, seed=number
+        )
+        pid, waits, before = pool.status()["workers"][0]["pid"], [], time.perf_counter()
+        for count, _ in enumerate(loader):
+            waits.append(time.perf_counter() - before)
+            if count == 5:
+                os.kill(pid, number)
+            before = time.perf_counter()
+        if number == signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+        longest[name] = max(waits[6:])
+        loader.close()
+        time.sleep(8)  # the worker is back, and trusted again
+    print("\nlongest wait for a batch: " + ", ".join(f"{name} {value:.2f} s" for name, value in longest.items()))
+    return longest
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=["original", "shorter256"])
+    peers = ["pool", "in process", "in process, uint8", "DataLoader"]
+    peers += ["Ray Data"] if importlib.util.find_spec("pyarrow") else []
+    parser.add_argument("--peers", nargs="+", default=peers)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--sharing-turns", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=16, help="in a measured stretch")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--port", type=int, default=26379)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "benchmarks" / "service.json")
+    args = parser.parse_args()
+    if importlib.util.find_spec("ray") is None:
+        print("left out: ray is not installed (pip install 'dali_mix[service]')")
+        return 0
+    args.threads = args.workers
+    jpegs = originals(args.images)
+    results: dict[str, Any] = {
+        "environment": environment(["nvidia-dali-cuda120", "torch", "torchvision", "ray", "numba", "numpy"]),
+        "settings": {"batch_size": args.batch_size, "size": args.size, "workers": args.workers, "turns": args.turns},
+    }
+    with tempfile.TemporaryDirectory() as work, running_pool(args.workers, args.port) as address:
+        for name in args.sets:
+            settings = prepare(name, jpegs, Path(work), args)
+            settings.write_text(json.dumps({**json.loads(settings.read_text()), "address": address}))
+            print(f"\n== {name}")
+            results[name] = {
+                "one": one(settings, args),
+                "sharing": sharing(settings, address, args),
+                "faults": faults(settings, address),
+            }
+    write_json(args.out, results)
+    print(f"\nwritten to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
