@@ -57,6 +57,12 @@ def voc(root: Path, *years: str) -> None:
         lay_boxes(base, "voc", [1, 1], (48, 64))
 
 
+def unlisted_voc(root: Path) -> None:
+    base = root / "in"
+    lay_boxes(base, "voc", [1] * 4, (48, 64))
+    shutil.rmtree(base / "ImageSets")
+
+
 def empty_voc(root: Path) -> None:
     voc(root, "2007")
     for file in root.rglob("*.xml"):
@@ -267,6 +273,7 @@ CASES = [
     Case("pass --classes FILE", lambda root: (yolo(root), (root / "in" / "data.yaml").write_text("train: train\n")),
          "pack yolo --root in --out set", "+ --classes names.txt"),
     Case("or name the classes with --classes FILE", yolo, "pack yolo --root in --out set", "+ --classes names.txt"),
+    Case("--val-share 0.2 makes train and val", unlisted_voc, VOC, "+ --val-share 0.2 --force"),
     Case("or --classes auto", of_voc, VOC, "+ --classes auto"),
     Case("choose, e.g. --years ", lambda root: voc(root, "2007", "2012"),
          "pack voc --root in --split val --classes auto --out set", "+ --years 2007,2012"),

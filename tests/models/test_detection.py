@@ -374,5 +374,5 @@ def test_evaluation_does_without_targets():
     assert all(one["boxes"].equal(other["boxes"]) for one, other in zip(found, wanted, strict=True))
     with pytest.raises(ValueError, match="training needs targets"):
         model.train()(images)
-    with pytest.raises(ValueError, match="images is a list: must be a tensor"):
+    with pytest.raises(ValueError, match="images is a list: must be a padded tensor"):
         model(list(images))
