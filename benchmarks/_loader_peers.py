@@ -183,11 +183,57 @@ def _write_beton(settings: Settings) -> None:
     partial.rename(target)
 
 
+def spdl(settings: Settings) -> Iterator[Any]:
+    """SPDL's threads and FFmpeg: window, resize and flip in one filter, normalized by torch a batch at a time."""
+    import math
+    import random
+
+    import spdl.io
+    import torch
+    from spdl.pipeline import PipelineBuilder
+
+    size, batch = settings["size"], settings["batch_size"]
+    mean, std = (255 * torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    rng = random.Random(0)
+
+    def decode(path: str) -> Any:
+        packets = spdl.io.demux_image(path)
+        height, width = packets.height, packets.width
+        for _ in range(10):
+            area, ratio = (
+                height * width * rng.uniform(0.08, 1.0),
+                math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3))),
+            )
+            h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < h <= height and 0 < w <= width:
+                break
+        else:
+            h, w = height, width
+        window = f"crop={w}:{h}:{rng.randint(0, width - w)}:{rng.randint(0, height - h)}"
+        flip = ",hflip" if rng.random() < 0.5 else ""
+        filters = f"{window},scale={size}:{size}:flags=bilinear{flip},format=pix_fmts=rgb24"
+        return spdl.io.decode_packets(packets, filter_desc=filters)
+
+    def collate(frames: list[Any]) -> Any:
+        pixels = spdl.io.to_torch(spdl.io.convert_frames(frames))
+        return pixels.permute(0, 3, 1, 2).contiguous().float().sub_(mean).div_(std)
+
+    def files() -> Iterator[str]:
+        while True:
+            yield from rng.sample(settings["files"], len(settings["files"]))
+
+    builder = PipelineBuilder().add_source(files()).pipe(decode, concurrency=settings["threads"])
+    pipeline = builder.aggregate(batch).pipe(collate).add_sink(2).build(num_threads=settings["threads"])
+    with pipeline.auto_stop():
+        yield from pipeline.get_iterator()
+
+
 LOADERS = {
     "ours": ours,
     "ours, stock ops": ours_stock,
     "stock DALI": dali,
     "torchvision + PIL": torchvision,
+    "SPDL": spdl,
     "FFCV": ffcv,
 }
 

@@ -1,4 +1,4 @@
-"""The training loader on CPU cores against DALI's own graph, torchvision with PIL, and FFCV.
+"""The training loader on CPU cores against DALI's own graph, torchvision with PIL, SPDL, and FFCV.
 
 use: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2] [--sets original longer500 shorter256]
          [--ffcv-python PYTHON] [--out docs/benchmarks/loader.json]
@@ -6,8 +6,8 @@ use: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2] [--
 All read the same JPEGs: a folder of images (default: ../shared/data/imagenet_sample beside the checkout, else
 scikit-learn's two photographs in many sizes) repeated to 1,000 records, as they are and scaled down, and make batches
 of 64 float32 images of 224 × 224: random-resized crop, flip, normalize. Every loader runs in a process of its own and
-is measured in turn, in mid-stream; ratios are taken within a turn (see _compare.py). FFCV takes part when
---ffcv-python, or DALI_MIX_FFCV_PYTHON, names a Python that has it.
+is measured in turn, in mid-stream; ratios are taken within a turn (see _compare.py). SPDL takes part if installed,
+FFCV when --ffcv-python, or DALI_MIX_FFCV_PYTHON, names a Python that has it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PHOTOGRAPHS = HERE.parent.parent / "shared" / "data" / "imagenet_sample"
 RECORDS = 1000
 SETTLE = 0.4  # seconds for a contestant to fill its queues before the next one is timed
 SKIP = 6  # batches taken before the clock starts: more than any of them fetches ahead
-PEERS = ["ours", "ours, stock ops", "stock DALI", "torchvision + PIL", "FFCV"]
+PEERS = ["ours", "ours, stock ops", "stock DALI", "torchvision + PIL", "SPDL", "FFCV"]
 
 
 def originals(folder: Path | None) -> list[bytes]:
@@ -132,12 +132,19 @@ class Contestant:
         self.log.close()
 
 
+def _has_spdl() -> bool:
+    command = [sys.executable, "-c", "import spdl.io; spdl.io.demux_config()"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
 def measure(name: str, settings: Path, args: argparse.Namespace) -> dict[str, Any]:
     contestants: dict[str, Contestant] = {}
     try:
         for peer in args.peers:
             python = args.ffcv_python if peer == "FFCV" else sys.executable
-            if python:
+            if peer == "SPDL" and not _has_spdl():
+                print("left out: SPDL (pip install spdl, and FFmpeg's shared libraries)")
+            elif python:
                 contestants[peer] = Contestant(peer, python, settings, args.batches)
         for peer, contestant in contestants.items():
             first = contestant.first
