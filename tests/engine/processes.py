@@ -109,11 +109,11 @@ def free_port():
 
 def start(values, work_dir, *, ranks=1, **options):
     """Starts a run's processes and returns them."""
-    started, port = [], free_port()
+    started, port, given = [], free_port(), options.pop("env", {})
     for rank in range(ranks):
-        env = {}
+        env = dict(given)
         if ranks > 1:
-            env = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
+            env |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
         process = context().Process(target=child, args=(values, str(work_dir), env, options))
         process.start()

@@ -1,0 +1,85 @@
+"""Runs that take their batches from a pool: the weights, logs and checkpoints of those that decode themselves."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from tests.engine.processes import PREEMPTED, assert_same_run, finish, newest_state, records, run, said, start
+from tests.engine.sets import pack_digits
+from tests.engine.synthetic import recipe
+from tests.service.serving import until
+
+KILLED = -signal.SIGKILL
+OURS = ("XDG_CONFIG_HOME", "DALI_MIX_SERVICE_TOKEN")
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory):
+    """A recipe over 300 scanned digits: 7 steps an epoch, five chunks."""
+    train_set, val_set = pack_digits(tmp_path_factory.mktemp("digits"), 300)
+    pipeline = {"type": "imagenet", "image_size": 32}
+    return recipe(train_set=train_set, val_set=val_set, pipeline=pipeline, batch_size=48, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def straight(values, tmp_path_factory):
+    """The run without a pool."""
+    work_dir = tmp_path_factory.mktemp("straight") / "run"
+    assert run(values, work_dir, packed=True) == [0], said(work_dir)
+    return work_dir
+
+
+@pytest.fixture
+def from_pool(values, head):
+    """What a run takes to use the pool."""
+    environment = {name: os.environ[name] for name in OURS}
+    return {**values, "service": head.address}, {"packed": True, "env": environment}
+
+
+def test_the_weights_of_a_run_without(straight, from_pool, tmp_path):
+    values, options = from_pool
+    assert run(values, tmp_path / "run", **options) == [0], said(tmp_path / "run")
+    assert_same_run(straight, tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_is_lost_in_mid_epoch(straight, from_pool, pool, tmp_path, number):
+    values, options = from_pool
+    started = start(values, tmp_path / "run", slow=0.1, **options)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    until(lambda: metrics.is_file() and len(records(tmp_path / "run")) >= 2, 60)
+    worker = pool.status()["workers"][0]["pid"]
+    os.kill(worker, number)
+    try:
+        assert finish(started, 120) == [0], said(tmp_path / "run")
+    finally:
+        if number == signal.SIGSTOP:
+            os.kill(worker, signal.SIGCONT)
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_killed_and_resumed_onto_two_ranks(values, from_pool, tmp_path):
+    pooled, options = from_pool
+    for work_dir, recipe_, more in ((tmp_path / "alone", values, {"packed": True}), (tmp_path / "pool", pooled, options)):
+        assert run(recipe_, work_dir, kill_at=9, **more) == [KILLED]
+        assert run(recipe_, work_dir, ranks=2, resume="must", **more) == [0, 0], said(work_dir)
+    assert_same_run(tmp_path / "alone", tmp_path / "pool")
+    ids = [i for rank in (0, 1) for r in records(tmp_path / "pool", f"ids-rank{rank}.jsonl") for i in r["ids"]]
+    assert np.bincount(ids, minlength=300).min() >= 2
+
+
+def test_a_preempted_run_saves_and_goes_on_without_the_pool(straight, values, from_pool, tmp_path):
+    """Ray's handler of SIGTERM is not in the way, and a checkpoint says nothing of a pool."""
+    pooled, options = from_pool
+    assert run(pooled, tmp_path / "run", term_at=7, **options) == [PREEMPTED], said(tmp_path / "run")
+    assert newest_state(tmp_path / "run")["step"] == 7
+    assert run(values, tmp_path / "run", resume="must", packed=True) == [0], said(tmp_path / "run")
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_a_pipeline_that_needs_no_pool(values, from_pool, tmp_path):
+    pooled, options = from_pool
+    assert run({**pooled, "pipeline": {"type": "cifar"}}, tmp_path / "run", **options) == [1]
+    assert "'cifar' decodes a set once and keeps it: it needs no workers" in said(tmp_path / "run")
