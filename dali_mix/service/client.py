@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -15,10 +16,13 @@ import numpy as np
 from dali_mix.loading.chunks import Chunk, Question
 from dali_mix.loading.remote import NoWorkers, Opened, Spec, WorkerLost
 from dali_mix.service import cluster
-from dali_mix.service.spec import versions
+from dali_mix.service.spec import differences, key_of, versions
 
-ANSWER = 3.0  # seconds for the pool to name a worker; after that workers are asked directly
-WAIT_FOR_WORKERS = 30.0  # seconds
+ANSWER = 3.0  # seconds for the pool to name a worker
+DIRECTLY = 5.0  # seconds for which workers are asked directly after the pool did not answer
+REFRESH = 10.0  # seconds after which a trainer asks for the list of workers again
+OPEN = 20.0  # seconds for a worker to open a set, until another is asked
+WAIT_FOR_WORKERS = 20.0  # seconds
 HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between looks at the head, and until it counts as dead
 
 
@@ -52,16 +56,32 @@ class RayPool:
     def open(self, spec: Spec) -> Opened:
         """Open a set on the pool: see `loading.remote.Pool`."""
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
-        while "workers" in (found := self._ray.get(actor.open.remote(spec, versions()), timeout=90)):
+        key_of(spec, "")  # before anybody waits
+        while not (workers := self._ray.get(actor.workers.remote(), timeout=30)):
             if time.monotonic() > end:
                 raise ValueError(
                     f"{self.address}: the pool has no worker: start some with `dali-mix serve --join {self.address}`"
                 )
             time.sleep(0.5)
-        if "error" in found:
-            raise (FileNotFoundError if found.get("missing") else ValueError)(f"{self.address}: {found['error']}")
-        workers = RayWorkers(self._ray, self.address, actor, spec, found["key"], found["fingerprint"])
-        return Opened(spec.prefix, found["count"], found["metainfo"], np.array(found["taller"], bool), workers)
+        for handle, facts in workers.values():
+            if differ := differences(versions(), facts["versions"]):
+                raise ValueError(f"{self.address}: the pool has other versions than this process: {differ}")
+            if spec.decode not in ("auto", facts["decode"]):
+                raise ValueError(
+                    f"{self.address}: decode={spec.decode!r}, but the pool decodes on the {facts['decode'].upper()}"
+                )
+            try:
+                found = self._ray.get(handle.facts.remote(spec), timeout=OPEN)
+            except self._ray.exceptions.RayTaskError as error:
+                kind = FileNotFoundError if isinstance(error.cause, FileNotFoundError) else ValueError
+                raise kind(f"{self.address}: {error.cause}") from None
+            except self._ray.exceptions.RayError:  # this worker is lost, or frozen
+                continue
+            fingerprint = found["metainfo"]["fingerprint"]
+            key = key_of(spec, fingerprint)
+            opened = RayWorkers(self._ray, self.address, actor, spec, key, fingerprint)
+            return Opened(spec.prefix, found["count"], found["metainfo"], np.array(found["taller"], bool), opened)
+        raise ValueError(f"{self.address}: no worker opened {spec.prefix}: look at `dali-mix serve --status`")
 
 
 @dataclass(eq=False)
@@ -80,35 +100,43 @@ class RayWorkers:
         self._spec = (key, spec, fingerprint)
         self._trainer = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self._tickets: dict[Any, list[_Ticket]] = {}  # by reference; two questions may share an answer
-        self._handles: dict[str, Any] = {}
+        self._known: list[tuple[str, Any]] = []  # workers' names and handles
+        self._refreshed = self._pool_lost = -math.inf
         self._turn = 0
-        self._looked = self._alive = time.monotonic()
+        self._looked = time.monotonic()
+        self._gone: float | None = None  # since when the head does not answer
 
     def ask(self, question: Question, avoid: Collection[Any]) -> _Ticket:
-        """Put a question to a worker of the pool's choice."""
-        try:
-            asked = self._pool.ask.remote(*self._spec, question, sorted(avoid), self._trainer)
-            found = self._ray.get(asked, timeout=ANSWER)
-            if not self._handles:
-                self._handles = self._ray.get(self._pool.workers.remote(), timeout=ANSWER)
-        except self._ray.exceptions.RayError:  # the pool is restarted, or frozen
-            found = self._ask_directly(question, avoid)
-        if found is None:
-            raise NoWorkers
-        [reference], worker = found
+        """Put a question to a worker of the pool's choice, or to any while the pool does not answer."""
+        found = None
+        if time.monotonic() - self._pool_lost > DIRECTLY:
+            try:
+                found = self._ask_pool(question, avoid)
+                if found is None:
+                    raise NoWorkers
+            except self._ray.exceptions.RayError:  # the pool is restarted, or frozen
+                self._pool_lost = time.monotonic()
+        reference, worker = found or self._ask_directly(question, avoid)
         ticket = _Ticket(worker, reference)
         self._tickets.setdefault(reference, []).append(ticket)
         return ticket
 
-    def _ask_directly(self, question: Question, avoid: Collection[Any]) -> Any:
-        names = sorted(self._handles, key=lambda name: name in avoid)
-        names = [name for name in names if name not in avoid] or names
-        if not names:
-            return None
+    def _ask_pool(self, question: Question, avoid: Collection[str]) -> tuple[Any, str] | None:
+        asked = self._pool.ask.remote(*self._spec, question, sorted(avoid), self._trainer)
+        if time.monotonic() - self._refreshed > REFRESH:
+            workers = self._ray.get(self._pool.workers.remote(), timeout=ANSWER)
+            self._known = [(name, handle) for name, (handle, _) in workers.items()]
+            self._refreshed = time.monotonic()
+        found = self._ray.get(asked, timeout=ANSWER)
+        return found and (found[0][0], found[1])
+
+    def _ask_directly(self, question: Question, avoid: Collection[str]) -> tuple[Any, str]:
+        workers = [(name, handle) for name, handle in self._known if name not in avoid] or self._known
+        if not workers:
+            raise NoWorkers
         self._turn += 1
-        name = names[self._turn % len(names)]
-        answer = self._handles[name].answer.options(num_returns=2).remote(*self._spec, question)
-        return [answer[0]], name
+        name, handle = workers[self._turn % len(workers)]
+        return handle.answer.options(num_returns=2).remote(*self._spec, question)[0], name
 
     def wait(self, timeout: float) -> list[tuple[_Ticket, Chunk | Exception]]:
         """Return the tickets answered, with their answers."""
@@ -122,7 +150,6 @@ class RayWorkers:
         for reference in ready:
             answer = self._get(reference)
             found += [(ticket, answer) for ticket in self._tickets.pop(reference)]
-            self._alive = time.monotonic()
         return found
 
     def _get(self, reference: Any) -> Chunk | Exception:
@@ -153,12 +180,14 @@ class RayWorkers:
     def _check_head(self) -> None:
         """Raise RuntimeError when the head has not answered for `HEAD_GONE` seconds."""
         now = time.monotonic()
-        if now - self._looked < HEAD_CHECK or now - self._alive < HEAD_CHECK:
+        if now - self._looked < HEAD_CHECK:
             return
         self._looked = now
         if cluster.reachable(*cluster.split_address(self._address)):
-            self._alive = now
-        elif now - self._alive > HEAD_GONE:
+            self._gone = None
+            return
+        self._gone = self._gone or now
+        if now - self._gone > HEAD_GONE:
             raise RuntimeError(
                 f"the pool at {self._address} is gone: start it again with `dali-mix serve`, then go on with --resume"
             )

@@ -50,6 +50,14 @@ def make_token() -> Path:
     return path
 
 
+def find_token() -> Path:
+    """Return the file of the token. Raise ValueError if there is none."""
+    path = token_file()
+    if not path.is_file():
+        raise ValueError(f"{path}: no token; copy the one that `dali-mix serve` names on the pool's machine")
+    return path
+
+
 def settings(token: Path, *, loopback: bool) -> dict[str, str]:
     """Return the environment that Ray's processes are started with."""
     values = {
@@ -100,9 +108,22 @@ def split_address(address: str) -> tuple[str, int]:
                 "no pool runs on this machine: start one with `dali-mix serve`, or give the address that it printed"
             ) from None
     host, _, port = address.partition(":")
+    host = LOOPBACK if host == "localhost" else host
     if not host or not (port or str(PORT)).isdecimal():
         raise ValueError(f"{address!r} is no address: give HOST:PORT as `dali-mix serve` prints it, or auto")
     return host, int(port or PORT)
+
+
+def own_address(host: str, port: int) -> str:
+    """Return the address of this machine that packets to `host` leave from."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        return probe.getsockname()[0]
+
+
+def nothing_at(address: str) -> str:
+    """Return the message on an address where nothing listens."""
+    return f"no pool answers at {address}: is `dali-mix serve` running there, and the port open?"
 
 
 def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
@@ -118,16 +139,14 @@ def join(address: str) -> tuple[Any, str]:
     """Connect this process to the cluster at `address`; return the module ray and HOST:PORT. Raise ValueError."""
     host, port = split_address(address)
     where = f"{host}:{port}"
-    token = token_file()
-    if not token.is_file():
-        raise ValueError(f"{token}: no token; copy the one that `dali-mix serve` names on the pool's machine")
+    token = find_token()
     ray = import_ray(token, loopback=host == LOOPBACK)
     if ray.is_initialized():
         if ray.get_runtime_context().gcs_address != where:
             raise ValueError(f"this process is connected to {ray.get_runtime_context().gcs_address}, not to {where}")
         return ray, where
     if not reachable(host, port):
-        raise ValueError(f"no pool answers at {where}: is `dali-mix serve` running there, and the port open?")
+        raise ValueError(nothing_at(where))
     with _quiet(), _kept_handlers():
         try:
             ray.init(

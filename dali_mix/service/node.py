@@ -1,6 +1,6 @@
 """`Node`: this machine's part of a pool: Ray's processes, some workers, and on the first machine the pool itself.
 
-    dali-mix serve ─┬─ ray start --block      this machine's Ray processes, all ended with it
+    dali-mix serve ─┬─ ray_node.py            this machine's Ray processes, all ended with it
                     ├─ pool                    on the first machine
                     └─ worker, worker, …       on every machine
 
@@ -10,29 +10,30 @@ Workers belong to the process that started them: when it ends, however it ends, 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dali_mix.service import cluster
+from dali_mix.service.client import RayPool
 
 LEAST_STORE = 160 << 20  # bytes of shared memory: two trainers' windows
 SHARE_OF_STORE = 0.5  # for answers that are kept; the rest is for those under way
 START = 60.0  # seconds for Ray to start
-STOP = 15.0  # seconds for it to end
-_PR_SET_PDEATHSIG = 1
+STOP = 10.0  # seconds for it to end
 
 
 class Node:
-    """Use it as a context manager; inside, `beat` about once a second.
+    """This machine's part of a pool. Use it as a context manager; inside, call `beat` about once a second.
+
+    Entering raises ValueError, saying what to do, if the pool cannot be started or joined.
 
     Args:
         workers: processes to start here; 0 for a machine that only trains.
@@ -58,12 +59,13 @@ class Node:
         self._threads = threads
         self._decode = decode
         self._head = address is None
-        self._host = listen or cluster.LOOPBACK
-        self.address = f"{self._host}:{port}" if address is None else "{}:{}".format(*cluster.split_address(address))
+        joined = f"{listen or cluster.LOOPBACK}:{port}" if address is None else address
+        self.address = "{}:{}".format(*cluster.split_address(joined))
         self._listen = listen
         self._store = store_bytes(store)
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder: Path | None = None
+        self._log = -1
+        self._node = ""
         self._members: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._pool: Any = None
         self._ray: Any = None
@@ -84,96 +86,93 @@ class Node:
         if self._head and cluster.reachable(host, port, 0.5):
             raise ValueError(f"{self.address}: something listens there already: choose another --port, or --join it")
         if not self._head and not cluster.reachable(host, port):
-            raise ValueError(
-                f"no pool answers at {self.address}: is `dali-mix serve` running there, and the port open?"
-            )
-        token = cluster.make_token() if self._head else cluster.token_file()
-        if not token.is_file():
-            raise ValueError(f"{token}: no token; copy the one that `dali-mix serve` names on the pool's machine")
+            raise ValueError(cluster.nothing_at(self.address))
+        token = cluster.make_token() if self._head else cluster.find_token()
         cluster.import_ray(token, loopback=host == cluster.LOOPBACK)
-        self._folder = Path(tempfile.mkdtemp(prefix="dali_mix-"))
-        self._launch(token, host, port)
+        self._node = self._launch(token, host, port)
         self._ray, _ = cluster.join(self.address)
         if self._head:
-            self._make_pool()
-            cluster.note_address(self.address)
+            from dali_mix.service.pool import Pool
+
+            options = {"name": cluster.POOL, "namespace": cluster.NAMESPACE, **self._here()}
+            self._pool = self._ray.remote(Pool).options(**options).remote()
         else:
-            self._pool = self._ray.get_actor(cluster.POOL, namespace=cluster.NAMESPACE)
+            self._pool = RayPool(self._ray, self.address).actor()
         self._make_workers()
+        if self._head:
+            cluster.note_address(self.address)
 
-    def _launch(self, token: Path, host: str, port: int) -> None:
-        where = ["--head", f"--port={port}"] if self._head else [f"--address={host}:{port}"]
-        command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block"),
-            *("--num-cpus=0", "--disable-usage-stats", "--include-log-monitor=false"),
-            f"--object-store-memory={self._store}",
-            *(["--include-dashboard=false", f"--temp-dir={self._folder}"] if self._head else []),
-            *(['--system-config={"automatic_object_spilling_enabled":false}'] if self._head else []),
-            *([] if self._decode == "gpu" else ["--num-gpus=0"]),
-            *([f"--node-ip-address={self._host}"] if self._head or self._listen else []),
-        ]
+    def _launch(self, token: Path, host: str, port: int) -> str:
+        """Start Ray's processes; return the node's id. Raise ValueError if they do not start."""
         loopback = host == cluster.LOOPBACK
-        environment = {**os.environ, **cluster.settings(token, loopback=loopback)}
-        assert self._folder is not None
-        log = self._folder / "ray.log"
-        with log.open("wb") as out:
-            self._process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,  # Ctrl-C is for us to pass on
-                preexec_fn=_end_with_parent,
-            )
+        params: dict[str, Any] = {
+            "node_ip_address": self._listen or (cluster.LOOPBACK if loopback else cluster.own_address(host, port)),
+            "num_cpus": 0,
+            **({} if self._decode == "gpu" else {"num_gpus": 0}),
+            "object_store_memory": self._store,
+            "include_log_monitor": False,
+            "temp_dir": tempfile.mkdtemp(prefix="dali_mix-", dir="/tmp"),  # a path of sockets may have 107 bytes
+            "min_worker_port": 0,  # any port
+            "max_worker_port": 0,
+        }
+        if self._head:
+            params |= {"gcs_server_port": port, "no_monitor": True, "include_dashboard": False}
+            params |= {"_system_config": {"automatic_object_spilling_enabled": False}}
+        else:
+            params["gcs_address"] = self.address
+        settings = json.dumps({"parent": os.getpid(), "head": self._head, "params": params})
+        self._log = os.memfd_create("ray")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("ray_node.py")), settings],
+            env={**os.environ, **cluster.settings(token, loopback=loopback)},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us to pass on
+        )
         end = time.monotonic() + START
-        while b"Ray runtime started" not in log.read_bytes():
+        while not (node := re.search(r"^node (\w+)\n", self._said(), re.MULTILINE)):
             if self._process.poll() is not None or time.monotonic() > end:
-                text = log.read_text(errors="replace").strip().splitlines()
-                raise ValueError(f"Ray did not start: {' '.join(text[-3:])}")
-            time.sleep(0.1)
+                raise ValueError(f"Ray did not start: {' '.join(self._said().strip().splitlines()[-3:])}")
+            time.sleep(0.05)
+        return node[1]
 
-    def _make_pool(self) -> None:
-        from dali_mix.service.pool import Pool
-
-        options = {"name": cluster.POOL, "namespace": cluster.NAMESPACE, **self._here()}
-        self._pool = self._ray.remote(Pool).options(**options).remote(int(SHARE_OF_STORE * self._store))
+    def _said(self) -> str:
+        """Return what Ray's processes have printed."""
+        return os.pread(self._log, 1 << 20, 0).decode(errors="replace")
 
     def _here(self) -> dict[str, Any]:
         """Return the options of an actor that runs on this machine only, and is restarted there."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        node = self._ray.get_runtime_context().get_node_id()
         return {
             "num_cpus": 0,
             "max_restarts": -1,
             "max_task_retries": 0,  # trainers ask again themselves, another worker
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
         }
 
     def _make_workers(self) -> None:
         from dali_mix.service.workers import LANES, Worker
 
-        actor = self._ray.remote(Worker)
-        gpu = {"num_gpus": 1} if self._decode == "gpu" else {}
-        handles = [
-            actor.options(**self._here(), **gpu, max_concurrency=LANES + 1).remote(self._decode, self._threads)
-            for _ in range(self._count)
-        ]
+        options = {**self._here(), "max_concurrency": LANES + 1, **({"num_gpus": 1} if self._decode == "gpu" else {})}
+        actor = self._ray.remote(Worker).options(**options)
+        handles = [actor.remote(self._decode, self._threads) for _ in range(self._count)]
         try:
             facts = self._ray.get([handle.describe.remote() for handle in handles], timeout=START)
         except self._ray.exceptions.RayError as error:
             lack = "; are there so many free GPUs?" if self._decode == "gpu" else ""
             raise ValueError(f"the workers did not start{lack}: {error}") from None
-        for handle, own in zip(handles, facts, strict=True):
-            self._members[f"{own['host']}:{own['pid']}"] = handle, own
+        kept = {"node": self._node, "capacity": int(SHARE_OF_STORE * self._store)}
+        for number, (handle, own) in enumerate(zip(handles, facts, strict=True)):
+            self._members[f"{own['host']}-{self._node[:6]}.{number}"] = handle, {**own, **kept}
         if self._members and (why := self._ray.get(self._pool.register.remote(self._members), timeout=30)):
             raise ValueError(f"these workers do not fit the pool at {self.address}: {why}")
 
     def beat(self) -> str:
         """Tell the pool of this machine's workers, in case it was restarted. Return what is wrong, or ""."""
         if self._process is not None and self._process.poll() is not None:
-            return "Ray has ended on this machine"
+            return f"Ray has ended on this machine: {self._said().strip().rpartition(chr(10))[2]}"
         if not self._head and not cluster.reachable(*cluster.split_address(self.address)):
             return f"the pool at {self.address} is gone"
         with contextlib.suppress(self._ray.exceptions.RayError):
@@ -188,31 +187,19 @@ class Node:
     def _end(self) -> None:
         if self._head:
             cluster.forget_address(self.address)
+        elif self._members:
+            with contextlib.suppress(Exception):  # the pool notices later
+                self._ray.get(self._pool.remove.remote(list(self._members)), timeout=2)
         if self._ray is not None:
-            with contextlib.suppress(Exception):  # whatever is left ends with Ray's processes
-                if self._pool is not None and not self._head:
-                    self._ray.get(self._pool.remove.remote(list(self._members)), timeout=2)
-            with contextlib.suppress(Exception):
-                self._ray.shutdown()
+            self._ray.shutdown()
         if self._process is not None:
-            _stop(self._process)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _end_with_parent() -> None:
-    """In the child before it runs: have it told to end when this process dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _stop(process: subprocess.Popen[bytes], kill: Callable[[int, int], None] = os.killpg) -> None:
-    """End Ray's processes on this machine: all are in the group of the one that was started."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(STOP)
-    with contextlib.suppress(ProcessLookupError):
-        kill(process.pid, signal.SIGKILL)
-    process.wait()
+            self._process.terminate()
+            try:
+                self._process.wait(STOP)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+            os.close(self._log)
 
 
 def store_bytes(wanted: int | None) -> int:

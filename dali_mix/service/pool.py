@@ -6,18 +6,18 @@ workers tell it of them again.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import ray
 
 from dali_mix.loading.chunks import Question
 from dali_mix.loading.remote import Spec
-from dali_mix.service.spec import differences, key_of
+from dali_mix.service.spec import differences
 
 SUSPECTED = 5.0  # seconds for which a worker that was late or lost is asked last
 RATE_OVER = 10.0  # seconds that the rate in `status` is over
@@ -41,15 +41,15 @@ class _Entry:
 
     chunk: Any
     worker: str
+    node: str
     bytes: int = 0
     done: bool = False
 
 
 class Pool:
-    """Puts questions to workers. `capacity`: bytes of answers to keep."""
+    """Puts questions to workers, and keeps answers: on each machine as many bytes as its workers' facts allow."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
         self._specs: dict[str, tuple[Spec, str]] = {}
         self._answers: OrderedDict[tuple[str, bytes], _Entry] = OrderedDict()
@@ -61,17 +61,18 @@ class Pool:
     # Workers
 
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-        """Add workers, name → (handle, facts), again and again. Return "", or why they do not fit."""
+        """Add workers, name → (handle, facts), again and again. Return "", or why they do not fit.
+
+        facts: see `workers.Worker.describe`, with `node` and `capacity`, the bytes of answers to keep on that node.
+        """
         for name, (handle, facts) in members.items():
-            for other in self._members.values():
-                for what in ("versions", "decode"):
-                    ours, theirs = facts[what], other.facts[what]
-                    if ours != theirs:
-                        return (
-                            differences(ours, theirs) if what == "versions" else f"decode {ours} here, {theirs} there"
-                        )
+            for other in itertools.islice(self._members.values(), 1):  # all are alike
+                if differ := differences(facts["versions"], other.facts["versions"]):
+                    return differ
+                if facts["decode"] != other.facts["decode"]:
+                    return f"decode {facts['decode']} here, {other.facts['decode']} there"
             if name not in self._members:
-                self._members[name] = _Member(handle, facts)
+                self._members[name] = _Member(handle, dict(facts))
         return ""
 
     def remove(self, names: Collection[str]) -> None:
@@ -79,30 +80,11 @@ class Pool:
         for name in names:
             self._members.pop(name, None)
 
-    def workers(self) -> dict[str, Any]:
-        """Return the handles, for trainers that cannot reach this pool for a while."""
-        return {name: member.handle for name, member in self._members.items()}
+    def workers(self) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """Return the workers, name → (handle, facts), the one to ask first first."""
+        return {name: (self._members[name].handle, self._members[name].facts) for name in self._by_load(())}
 
     # Questions
-
-    def open(self, spec: Spec, asking: dict[str, str]) -> dict[str, Any]:
-        """Return key, count, metainfo and taller of a set; or "error"; "workers": 0 where there are none."""
-        members = self._by_load(())
-        if not members:
-            return {"workers": 0}
-        facts = self._members[members[0]].facts
-        if (differ := differences(asking, facts["versions"])) != "":
-            return {"error": f"the pool has other versions than this process: {differ}"}
-        if spec.decode not in ("auto", facts["decode"]):
-            return {"error": f"decode={spec.decode!r}, but the pool decodes on the {facts['decode'].upper()}"}
-        try:
-            found = ray.get(self._members[members[0]].handle.facts.remote(spec), timeout=60)
-        except ray.exceptions.RayTaskError as error:
-            return {"error": str(error.cause), "missing": isinstance(error.cause, FileNotFoundError)}
-        fingerprint = found["metainfo"]["fingerprint"]
-        key = key_of(spec, fingerprint)
-        self._specs[key] = spec, fingerprint
-        return {**found, "key": key, "fingerprint": fingerprint}
 
     def ask(
         self, key: str, spec: Spec, fingerprint: str, question: Question, avoid: Collection[str], trainer: str
@@ -118,7 +100,7 @@ class Pool:
                 self._members[name].suspected = time.monotonic() + SUSPECTED
         wanted = key, question.key
         entry = self._answers.get(wanted)
-        if entry is not None and (entry.done or entry.worker not in avoid):
+        if entry is not None and entry.worker not in avoid:  # else it is late, or its machine is gone
             self._answers.move_to_end(wanted)
             self._counts["shared"] += 1
             return [entry.chunk], entry.worker
@@ -127,7 +109,7 @@ class Pool:
             return None
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
-        entry = _Entry(chunk, names[0])
+        entry = _Entry(chunk, names[0], member.facts["node"])
         member.under_way[info] = entry
         self._answers[wanted] = entry
         self._answers.move_to_end(wanted)
@@ -148,27 +130,36 @@ class Pool:
         pending = [info for member in self._members.values() for info in member.under_way]
         if pending:
             ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
-            for member in self._members.values():
+            for member in list(self._members.values()):
                 for info in [info for info in ready if info in member.under_way]:
                     self._answered(member, member.under_way.pop(info), info)
-        held = sum(entry.bytes for entry in self._answers.values())
+        held: Counter[str] = Counter()
+        for entry in self._answers.values():
+            held[entry.node] += entry.bytes
+        capacities = self._capacities()
         for wanted, entry in list(self._answers.items()):
-            if held <= self._capacity:
-                break
-            if entry.done:
-                held -= entry.bytes
+            if entry.done and held[entry.node] > capacities.get(entry.node, 0):
+                held[entry.node] -= entry.bytes
                 del self._answers[wanted]
+
+    def _capacities(self) -> dict[str, int]:
+        return {member.facts["node"]: member.facts["capacity"] for member in self._members.values()}
 
     def _answered(self, member: _Member, entry: _Entry, info: Any) -> None:
         try:
             found = ray.get(info)
-        except Exception:  # the trainers get it too, and say so
-            self._counts["lost"] += 1
-            member.suspected = time.monotonic() + SUSPECTED
+        except Exception as error:  # the trainers get it too, and say so
             for wanted in [wanted for wanted, other in self._answers.items() if other is entry]:
                 del self._answers[wanted]
+            if isinstance(error, ray.exceptions.RayTaskError):  # of the question, not of the worker
+                return
+            self._counts["lost"] += 1
+            member.suspected = time.monotonic() + SUSPECTED
+            if isinstance(error, ray.exceptions.ActorDiedError):  # one that is restarted registers again
+                self._members.pop(entry.worker, None)
             return
         entry.done, entry.bytes = True, found["bytes"]
+        member.facts["pid"] = found["pid"]  # another after a restart
         member.images += found["images"]
         member.seconds += found["seconds"]
         self._counts["decoded"] += 1
@@ -192,7 +183,7 @@ class Pool:
             "seconds": time.time() - self._begun,
             "images_per_second": sum(images for _, images in self._recent) / RATE_OVER,
             "bytes": sum(entry.bytes for entry in self._answers.values()),
-            "capacity": self._capacity,
+            "capacity": sum(self._capacities().values()),
             "chunks": len(self._answers),
             **self._counts,
             "workers": [
@@ -215,8 +206,3 @@ class Pool:
                 for key, (spec, _) in self._specs.items()
             ],
         }
-
-
-def unpack(taller: Any) -> np.ndarray:
-    """Return `taller` as an array of one's own."""
-    return np.array(taller, dtype=bool)

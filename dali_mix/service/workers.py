@@ -55,7 +55,7 @@ class Worker:
             raise type(error)(f"on the pool's machine {socket.gethostname()}: {error}") from None
 
     def answer(self, key: str, spec: Spec, fingerprint: str, question: Question) -> tuple[Chunk, dict[str, Any]]:
-        """Return a chunk, and (bytes, seconds, images) of it."""
+        """Return a chunk, and its bytes, seconds, images, and this process's pid."""
         begun = time.monotonic()
         decoder = self._take(key, spec, fingerprint)
         chunk = decoder.answer(question)
@@ -68,6 +68,7 @@ class Worker:
             "bytes": chunk.images.nbytes,
             "seconds": time.monotonic() - begun,
             "images": len(chunk.rows),
+            "pid": os.getpid(),
         }
 
     def _take(self, key: str, spec: Spec, fingerprint: str) -> Decoder:

@@ -1,0 +1,58 @@
+"""Ray's processes on this machine, in a program of their own that `Node` starts: `python -P ray_node.py SETTINGS`.
+
+`ray start` would do, but it starts two processes that nobody needs (200 MB), one of them on a fixed port, hands out
+ports that `--port` may be one of, and joins no pool on the loopback device. The program imports nothing of dali_mix. It
+prints "node ID" once Ray runs. It ends, and with it all processes of its session and the folder of their logs and
+sockets, on SIGTERM, when its parent dies, even by SIGKILL, and when one of Ray's processes ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(settings: dict[str, Any]) -> int:
+    """Run Ray until told to end. settings: parent (its process id), head, params (arguments of Ray's `RayParams`)."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    try:
+        if os.getppid() != settings["parent"]:
+            return 1
+        from ray._private.node import Node
+        from ray._private.parameter import RayParams
+
+        # Its processes get SIGKILL when this one dies. Ray's own exit handler would wait for actors to end.
+        node = Node(RayParams(**settings["params"]), head=settings["head"], shutdown_at_exit=False)
+        print(f"node {node.node_id}", flush=True)
+        while not stopped and not (dead := node.dead_processes()):
+            time.sleep(0.1)
+        if not stopped:
+            print(*(f"{kind} ended with status {process.returncode}" for kind, process in dead), sep="; ", flush=True)
+        node.kill_all_processes(check_alive=False, allow_graceful=True)
+        return 0
+    finally:
+        _kill_session()
+        shutil.rmtree(settings["params"]["temp_dir"], ignore_errors=True)
+
+
+def _kill_session() -> None:
+    """Kill the other processes of this session: a worker that was stopped (SIGSTOP) does not notice that Ray ended."""
+    for name in os.listdir("/proc"):  # noqa: PTH208  # names, not paths
+        with contextlib.suppress(OSError):
+            if name.isdecimal() and int(name) != os.getpid() and os.getsid(int(name)) == os.getpid():
+                os.kill(int(name), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

@@ -1,0 +1,47 @@
+"""One pool for all of the folder: a head with two workers, which this process is connected to."""
+
+import os
+from importlib.util import find_spec
+
+import pytest
+
+from dali_mix.recordio import RecordSet
+from tests.loading.sets import png_set
+from tests.service.serving import Serve, free_port
+
+
+@pytest.fixture(scope="package")
+def settings(tmp_path_factory):
+    """A folder for settings and token, in the environment."""
+    if find_spec("ray") is None:  # importing it here would do so without a token
+        pytest.skip("Ray is not installed")
+    kept, folder = dict(os.environ), tmp_path_factory.mktemp("service")
+    os.environ |= {"XDG_CONFIG_HOME": str(folder), "DALI_MIX_SERVICE_TOKEN": str(folder / "token")}
+    yield folder
+    os.environ.clear()
+    os.environ |= kept
+
+
+@pytest.fixture(scope="package")
+def head(settings):
+    port = free_port()
+    serve = Serve(settings, "--workers", 2, "--port", port)
+    serve.address = f"127.0.0.1:{port}"
+    yield serve.ready()
+    serve.stop()
+
+
+@pytest.fixture(scope="package")
+def pool(head):
+    import dali_mix.service
+
+    yield dali_mix.service.connect(head.address)
+    import ray
+
+    ray.shutdown()
+
+
+@pytest.fixture(scope="package")
+def records(tmp_path_factory):
+    """A set of 1,300 PNGs."""
+    return RecordSet(png_set(tmp_path_factory.mktemp("records") / "set", 1300, lambda n: (90 + n % 7, 80 + n % 11)))

@@ -1,0 +1,121 @@
+"""Processes of `dali-mix serve`, and of clients, as the tests start and look at them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TINY = 0.2  # GB of shared memory
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on, outside of the range that the system hands out itself."""
+    for port in range(7000 + os.getpid() % 1000, 9000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError
+
+
+def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Return the first true value of `what()`; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """Yield (process, its session, its name) of all that run."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            text, session = (folder / "stat").read_text(), os.getsid(int(folder.name))
+        except OSError:
+            continue
+        if text.rpartition(")")[2].split()[0] not in "ZX":
+            yield int(folder.name), session, (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+
+
+class Serve:
+    """`dali-mix serve ARGUMENTS` as a process, with 0.2 GB of shared memory unless they say otherwise."""
+
+    def __init__(self, folder: Path, *arguments: object) -> None:
+        memory = () if "--memory" in arguments else ("--memory", TINY)
+        command = [sys.executable, "-m", "dali_mix", "serve", *map(str, (*arguments, *memory))]
+        folder.mkdir(exist_ok=True, parents=True)
+        self._log = folder / f"serve-{time.monotonic_ns()}.log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.pid = self.process.pid
+        self.begun = time.monotonic()
+
+    @property
+    def text(self) -> str:
+        return self._log.read_text()
+
+    def ready(self, seconds: float = 90.0) -> Serve:
+        """Wait until it runs."""
+        until(lambda: "pool  " in self.text or self.process.poll() is not None, seconds)
+        assert self.process.poll() is None, self.text
+        print(f"dali-mix serve: {time.monotonic() - self.begun:.1f} s to start")
+        return self
+
+    def ended(self, seconds: float = 30.0) -> tuple[int, str]:
+        """Wait until it ends; return its status and what it printed."""
+        return self.process.wait(seconds), self.text
+
+    def sessions(self) -> set[int]:
+        """Return the sessions of Ray that it has started."""
+        mine = f'"parent": {self.pid},'
+        return {session for _, session, name in processes() if "ray_node.py" in name and mine in name}
+
+    def lost(self) -> None:
+        """Kill it and all of its Ray at once, as when a machine loses power."""
+        sessions = self.sessions()
+        self.process.kill()
+        for pid, session, _ in list(processes()):
+            if session in sessions:
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 20.0) -> int:
+        """Send it a signal, and wait."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+def client(program: str, *arguments: object, seconds: float = 60.0, **environment: str) -> tuple[str, float]:
+    """Run a program that is to end by itself; return all it printed, and the seconds it took."""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    return done.stdout, time.monotonic() - begun
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two targets or batches are equal bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(same, one, two))
+    return bool(one == two)

@@ -1,0 +1,121 @@
+"""What dies, freezes, goes or comes in mid-epoch: every batch bit-equal with the in-process loader, each id once."""
+
+import contextlib
+import itertools
+import os
+import signal
+import time
+
+import pytest
+
+from dali_mix import build_loader
+from tests.service.serving import Serve, processes, same, until
+
+OPTIONS = {"image_size": 64, "color_jitter": 0.4}
+SEEDS = itertools.count(100)  # another one each time: else the pool has the answers already
+
+
+def loader(records, **more):
+    options = {"batch_size": 24, "train": True, "device": "cpu", "num_threads": 1, "pipeline_options": OPTIONS} | more
+    return build_loader("imagenet", records.prefix, **options)
+
+
+@pytest.fixture
+def epoch(pool, records, capsys):
+    """Take and compare two epochs. `events`: step of the first → what to do after it. Prints the longest wait since."""
+
+    def take(events=()):
+        seed, events = next(SEEDS), dict(events)
+        local, made = loader(records, seed=seed), loader(records, seed=seed, workers=pool)
+        waits = []
+        for number in range(2):
+            begun, seen = time.monotonic(), []
+            for step, (ours, theirs) in enumerate(zip(made, local, strict=True)):
+                # The loader in this process decodes ahead, and so takes little of the time.
+                waits.append((time.monotonic() - begun, number or step >= min(events, default=0)))
+                assert same(tuple(ours), tuple(theirs)), step
+                seen += ours.ids.tolist()
+                if not number and step in events:
+                    events[step]()
+                begun = time.monotonic()
+            assert sorted(seen) == list(range(len(records)))
+        with capsys.disabled():
+            longest = max(wait for wait, counts in waits if counts)
+            print(f"\n    first batch {waits[0][0]:.2f} s, longest wait {longest:.2f} s", end=" ")
+        return made
+
+    return take
+
+
+def workers_of(serve):
+    """Return the process ids of its workers."""
+    sessions = serve.sessions()
+    return [pid for pid, session, name in processes() if session in sessions and name.startswith("ray::Worker")]
+
+
+def kill(pid, number=signal.SIGKILL):
+    os.kill(pid, number)
+
+
+def test_plain(epoch, records, pool):
+    made = epoch()
+    assert repr(made) == repr(loader(records, seed=made.seed)).replace("epoch 0", "epoch 2")
+    status = pool.status()
+    assert status["decoded"] <= 2 * -(-len(records) // 64) + 5  # some of a third epoch
+    assert status["second_asks"] == status["lost"] == 0
+
+
+def test_a_worker_is_killed(epoch, head):
+    epoch({9: lambda: kill(workers_of(head)[0])})
+    until(lambda: len(workers_of(head)) == 2)
+
+
+def test_all_workers_are_killed(epoch, head):
+    epoch({9: lambda: [kill(pid) for pid in workers_of(head)]})
+    until(lambda: len(workers_of(head)) == 2)
+
+
+def test_a_worker_freezes_and_goes_on(epoch, head):
+    pid = workers_of(head)[0]
+    try:
+        epoch({9: lambda: kill(pid, signal.SIGSTOP), 40: lambda: kill(pid, signal.SIGCONT)})
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, signal.SIGCONT)
+
+
+def test_a_node_comes_and_is_lost(epoch, pool, head, settings):
+    nodes = []
+
+    def join():
+        nodes.append(Serve(settings, "--workers", 1, "--join", head.address).ready())
+        assert len(pool.status()["workers"]) == 3
+
+    try:
+        epoch({5: join, 30: lambda: nodes[0].lost()})
+        until(lambda: len(pool.status()["workers"]) == 2)
+    finally:
+        nodes[0].lost()
+
+
+def test_a_node_ends(epoch, pool, head, settings):
+    node = Serve(settings, "--workers", 1, "--join", head.address).ready()
+    epoch({9: lambda: node.stop(signal.SIGINT)})
+    assert len(pool.status()["workers"]) == 2
+
+
+def test_the_pool_actor_is_killed(epoch, pool):
+    import ray
+
+    before = pool.status()["asked"]
+    epoch({9: lambda: ray.kill(pool.actor(), no_restart=False)})
+    until(lambda: len(pool.status()["workers"]) == 2)
+    assert pool.status()["asked"] < before
+
+
+def test_the_pool_actor_freezes(epoch, pool, head):
+    [pid] = [pid for pid, session, name in processes() if session in head.sessions() and name == "ray::Pool"]
+    try:
+        epoch({9: lambda: kill(pid, signal.SIGSTOP)})
+    finally:
+        kill(pid, signal.SIGCONT)
