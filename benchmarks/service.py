@@ -113,11 +113,11 @@ def faults(settings: Path, address: str) -> dict[str, float]:
 
     pool, values = connect(address), json.loads(settings.read_text())
     longest = {}
-    for name, number in (("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)):
+    for index, (name, number) in enumerate((("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP))):
         loader = dali_mix.build_loader(
             "imagenet", values["prefix"], batch_size=64, train=True, device="cpu", workers=pool, seed=number
         )
-        pid, waits, before = pool.status()["workers"][0]["pid"], [], time.perf_counter()
+        pid, waits, before = pool.status()["workers"][index]["pid"], [], time.perf_counter()
         for count, _ in enumerate(loader):
             waits.append(time.perf_counter() - before)
             if count == 5:

@@ -161,6 +161,7 @@ class Pool:
         entry.done, entry.bytes = True, found["bytes"]
         member.facts["pid"] = found["pid"]  # another after a restart
         member.images += found["images"]
+        member.facts["pid"] = found["pid"]  # another if it was restarted
         member.seconds += found["seconds"]
         self._counts["decoded"] += 1
         self._recent.append((time.monotonic(), found["images"]))

@@ -10,6 +10,7 @@ from tests.engine.processes import PREEMPTED, assert_same_run, finish, newest_st
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import recipe
 from tests.service.serving import until
+from tests.service.test_faults import workers_of
 
 KILLED = -signal.SIGKILL
 OURS = ("XDG_CONFIG_HOME", "DALI_MIX_SERVICE_TOKEN")
@@ -45,12 +46,12 @@ def test_the_weights_of_a_run_without(straight, from_pool, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_worker_is_lost_in_mid_epoch(straight, from_pool, pool, tmp_path, number):
+def test_a_worker_is_lost_in_mid_epoch(straight, from_pool, head, tmp_path, number):
     values, options = from_pool
     started = start(values, tmp_path / "run", slow=0.1, **options)
     metrics = tmp_path / "run" / "metrics.jsonl"
     until(lambda: metrics.is_file() and len(records(tmp_path / "run")) >= 2, 60)
-    worker = pool.status()["workers"][0]["pid"]
+    worker = workers_of(head)[0]
     os.kill(worker, number)
     try:
         assert finish(started, 120) == [0], said(tmp_path / "run")
