@@ -33,7 +33,6 @@ __all__ = ["NoWorkers", "Opened", "Pool", "RemoteSource", "Spec", "Ticket", "Wor
 WINDOW = 4  # chunks under way beyond those of the step that is due, or as many as a step has
 PATIENCE = 1.0, 4.0  # a chunk is late after so many seconds, or so many times the median of what chunks took
 FIRST_PATIENCE = 15.0  # seconds, before any chunk has come: workers start their pipelines
-SUSPICION = 5.0  # seconds for which a worker that was late or lost is asked only if there is no other
 PAUSES = 0.1, 5.0  # seconds until a question that nobody took, or several workers were lost over, is asked again
 SILENCE = 30.0  # seconds without any chunk until a word about it
 LATENCIES = 64  # chunks that the median is of
@@ -49,6 +48,7 @@ class _Piece:
 
     question: Question
     tickets: list[tuple[Any, float]] = dataclasses.field(default_factory=list)  # under way, and when each was asked for
+    tried: set[Hashable] = dataclasses.field(default_factory=set)  # workers
     asks: int = 0
     losses: int = 0
     again: float = 0.0  # not to be asked for before
@@ -101,7 +101,6 @@ class RemoteSource(Source):
         self._coming: Iterator[tuple[int, int]] = iter(())  # the keys (epoch, number) after those wanted
         self._wanted: deque[tuple[int, int]] = deque()
         self._pieces: dict[tuple[int, int], _Piece] = {}  # of those wanted
-        self._suspects: dict[Hashable, float] = {}  # until when each is
         self._looked = 0.0  # when the workers' answers were last looked at
 
     def fetch(self, epoch: int, position: int) -> Fetched:
@@ -182,15 +181,15 @@ class RemoteSource(Source):
     # Asking and waiting
 
     def _ask(self, piece: _Piece, now: float) -> bool:
-        """Put a question to a worker that does not have it already, best to no suspect. Return False if nobody has it.
+        """Put a question to a worker that has not had it, else to one that lost it. Return False if nobody has it.
 
-        A worker that has it is not asked again: where there is only a slow one, it would have to decode all twice.
+        One that still has it is not asked again: where there is only a slow one, it would have to decode all twice.
         """
-        having = {ticket.worker for ticket, _ in piece.tickets}
-        self._suspects = {worker: until for worker, until in self._suspects.items() if until > now}
-        for avoid in (having | self._suspects.keys(), having):
+        for avoid in (set(piece.tried), {ticket.worker for ticket, _ in piece.tickets}):
             with contextlib.suppress(NoWorkers):
-                piece.tickets.append((self._workers.ask(piece.question, avoid), now))
+                ticket = self._workers.ask(piece.question, avoid)
+                piece.tickets.append((ticket, now))
+                piece.tried.add(ticket.worker)
                 piece.asks += 1
                 self.second_asks += piece.asks == 2
                 return True
@@ -202,12 +201,11 @@ class RemoteSource(Source):
         begun = heard = self._clock()
         reached, told = True, False
         if any(piece.chunk is None for piece in pieces):
-            self._collect(0.0)  # what came while nobody looked is not late
+            while self._collect(0.0):  # what came while nobody looked is not late
+                pass
         while missing := [piece for piece in pieces if piece.chunk is None]:
             now, patience = self._clock(), self._patience()
             late = [piece for piece in self._pieces.values() if self._when(piece, patience) <= now]
-            for piece in late:
-                self._suspects |= {ticket.worker: now + SUSPICION for ticket, _ in piece.tickets}
             if late:
                 reached = False not in [self._ask(piece, now) for piece in late]
             next_look = min(self._when(piece, patience) for piece in self._pieces.values())
@@ -251,21 +249,19 @@ class RemoteSource(Source):
             for piece in self._pieces.values():
                 if asked := [asked for own, asked in piece.tickets if own == ticket]:
                     piece.tickets = [other for other in piece.tickets if other[0] != ticket]
-                    chunks += self._take(piece, ticket.worker, answer, now, came - asked[0])
+                    chunks += self._take(piece, answer, now, came - asked[0])
                     break
         return chunks > 0
 
-    def _take(self, piece: _Piece, worker: Hashable, answer: Chunk | Exception, now: float, latency: float) -> bool:
+    def _take(self, piece: _Piece, answer: Chunk | Exception, now: float, latency: float) -> bool:
         if isinstance(answer, WorkerLost):
             piece.losses += 1
             piece.again = now + (0.0 if piece.losses == 1 else min(PAUSES[1], PAUSES[0] * 2 ** (piece.losses - 2)))
-            self._suspects[worker] = now + SUSPICION
             return False
         if isinstance(answer, Exception):
             self.close()
             raise answer
         self._latencies.append(max(0.0, latency))
-        self._suspects.pop(worker, None)
         piece.chunk = answer
         self._drop(piece)
         return True

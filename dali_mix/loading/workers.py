@@ -32,7 +32,10 @@ class Workers(Protocol):
     """A pool of workers that decode one set by one pipeline."""
 
     def ask(self, question: Question, avoid: Collection[Hashable]) -> Ticket:
-        """Put a question to a worker that is none of `avoid` and return at once. Raise NoWorkers if there is none."""
+        """Put a question to a worker that is none of `avoid` and return at once. Raise NoWorkers if there is none.
+
+        `avoid` are workers that were late with this question, or were lost: others should be asked first for a while.
+        """
 
     def wait(self, timeout: float) -> list[tuple[Any, Chunk | Exception]]:
         """Return the tickets answered since the last call, each once, waiting for one for at most `timeout` seconds.

@@ -43,6 +43,7 @@ class Worker:
     gone: bool = False  # what it has is lost
     listed: bool = True  # whether the pool offers it
     free: float = 0.0
+    suspected: float = 0.0  # until when others are asked first
 
 
 def answer(question: Question, bad: Collection[int] = ()) -> Chunk:
@@ -66,6 +67,7 @@ class FakeWorkers:
         answer: Callable[[Question], Any] = answer,
         twice: float = 0.0,
         losing: float = 0.0,
+        one_by_one: bool = False,
     ) -> None:
         self.clock = Clock()
         self.workers = count if isinstance(count, dict) else {f"w{number}": Worker() for number in range(count)}
@@ -78,13 +80,15 @@ class FakeWorkers:
         self._answer = answer
         self._twice = twice
         self._losing = losing
+        self._one_by_one = one_by_one
+        self._ready: list[tuple[Any, Any]] = []
         self._open: set[Ticket] = set()
         self._events: list[tuple[float, int, Ticket]] = []
         self._count = itertools.count()
         self._chunks: WeakKeyDictionary[Chunk, bytes] = WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
-        fresh = {"_open": set(), "_events": [], "_chunks": None, "script": [], "log": []}
+        fresh = {"_open": set(), "_events": [], "_ready": [], "_chunks": None, "script": [], "log": []}
         return vars(self) | fresh
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -92,7 +96,10 @@ class FakeWorkers:
 
     def ask(self, question: Question, avoid: Collection[Any]) -> Ticket:
         self._play()
+        for name in avoid:
+            self.workers[name].suspected = self.clock.now + 5
         able = [name for name, worker in self.workers.items() if worker.listed and name not in avoid]
+        able = [name for name in able if self.workers[name].suspected <= self.clock.now] or able
         if not able:
             self.refused += 1
             raise NoWorkers
@@ -110,7 +117,10 @@ class FakeWorkers:
         self.before_wait()
         end = self.clock.now + timeout
         while True:
-            if ready := self._happen():
+            self._ready += self._happen()
+            if self._ready:
+                cut = 1 if self._one_by_one else len(self._ready)
+                ready, self._ready = self._ready[:cut], self._ready[cut:]
                 self.count()
                 return ready
             if self.clock.now >= end:
@@ -122,10 +132,12 @@ class FakeWorkers:
     def drop(self, ticket: Ticket) -> None:
         self.dropped += ticket in self._open
         self._open.discard(ticket)
+        self._ready = [(other, answer) for other, answer in self._ready if other is not ticket]
 
     def close(self) -> None:
         self.closed += 1
         self._open.clear()
+        self._ready.clear()
 
     @property
     def under_way(self) -> int:
@@ -175,6 +187,6 @@ class FakeWorkers:
             found = self._answer(ticket.question)
             if isinstance(found, Chunk):
                 self._chunks[found] = ticket.question.key
-            ready += [(ticket, found)] * (1 + (self.random.random() < self._twice))
+            ready += [(ticket, found)] * (1 + (not self._one_by_one and self.random.random() < self._twice))
         self.random.shuffle(ready)
         return ready

@@ -103,7 +103,9 @@ def troubled(seed):
     names = [f"w{number}" for number in range(chance.randint(1, 5))]
     slow = chance.choice([0.2, 0.2, 3.0])
     made = {name: Worker((0.0, chance.uniform(0.01, slow)), serial=chance.random() < 0.5) for name in names}
-    workers = FakeWorkers(made, seed=seed, twice=chance.choice([0, 0.3]), losing=chance.choice([0, 0, 0.3]))
+    workers = FakeWorkers(
+        made, seed=seed, one_by_one=seed % 2 == 0, twice=chance.choice([0, 0.3]), losing=chance.choice([0, 0, 0.3])
+    )
     workers.change(names[0], frozen=chance.random() < 0.3)
     for _ in range(chance.randint(0, 12)):
         one, what = chance.choice(names), chance.choice(["frozen", "gone", "listed"])

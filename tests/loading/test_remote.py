@@ -123,7 +123,7 @@ def test_the_ranks_take_each_record_once(count, batch, world_size, train, groupe
 def test_without_faults_each_chunk_is_asked_for_once_and_in_order(schedule, size, seed, pace):
     latency, pause = pace
     with patch.object(chunks, "POSITIONS", size), patch.object(remote, "POSITIONS", size):
-        workers = FakeWorkers({name: Worker(latency) for name in "abc"}, seed=seed, twice=0.2)
+        workers = FakeWorkers({name: Worker(latency) for name in "abc"}, seed=seed, twice=0.2, one_by_one=seed % 2 == 0)
         source, chance = source_of(workers, schedule), random.Random(seed)
         steps = schedule.steps_left(0) * (2 if schedule.train else 1)
         run(source, schedule, workers, steps, pause=lambda: chance.uniform(0, pause))
