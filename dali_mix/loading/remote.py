@@ -201,7 +201,8 @@ class RemoteSource(Source):
         begun = heard = self._clock()
         reached, told = True, False
         if any(piece.chunk is None for piece in pieces):
-            while self._collect(0.0):  # what came while nobody looked is not late
+            looked = self._looked
+            while self._collect(0.0, looked):  # what came while nobody looked is not late
                 pass
         while missing := [piece for piece in pieces if piece.chunk is None]:
             now, patience = self._clock(), self._patience()
@@ -238,25 +239,28 @@ class RemoteSource(Source):
             return piece.again
         return max(piece.again, piece.tickets[-1][1] + patience * 2 ** max(0, len(piece.tickets) - 2))
 
-    def _collect(self, timeout: float) -> bool:
-        """Take the answers that come within `timeout` seconds. Return whether a chunk was among them."""
+    def _collect(self, timeout: float, came: float | None = None) -> bool:
+        """Take the answers that come within `timeout` seconds. Return whether a chunk was among them.
+
+        came: when they came at the earliest, if they may have been there before.
+        """
         answers = self._workers.wait(timeout)
-        now = self._clock()
-        # One that did not have to be waited for came at some time since the last look.
-        came = now if timeout else self._looked
-        self._looked, chunks = now, 0
+        self._looked, chunks = self._clock(), 0
+        came = self._looked if came is None else came
         for ticket, answer in answers:
             for piece in self._pieces.values():
                 if asked := [asked for own, asked in piece.tickets if own == ticket]:
                     piece.tickets = [other for other in piece.tickets if other[0] != ticket]
-                    chunks += self._take(piece, answer, now, came - asked[0])
+                    chunks += self._take(piece, answer, came - asked[0])
                     break
         return chunks > 0
 
-    def _take(self, piece: _Piece, answer: Chunk | Exception, now: float, latency: float) -> bool:
+    def _take(self, piece: _Piece, answer: Chunk | Exception, latency: float) -> bool:
         if isinstance(answer, WorkerLost):
             piece.losses += 1
-            piece.again = now + (0.0 if piece.losses == 1 else min(PAUSES[1], PAUSES[0] * 2 ** (piece.losses - 2)))
+            piece.again = self._looked + (
+                0.0 if piece.losses == 1 else min(PAUSES[1], PAUSES[0] * 2 ** (piece.losses - 2))
+            )
             return False
         if isinstance(answer, Exception):
             self.close()

@@ -83,6 +83,7 @@ def run(source, schedule, workers, steps, *, pause=lambda: 0.0, epoch=0, positio
         workers.clock.now += pause()
         workers.count()
         assert workers.most <= bound
+        assert workers.under_way <= sum(len(piece.tickets) for piece in source._pieces.values())  # others are dropped
     return took
 
 

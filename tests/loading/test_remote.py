@@ -173,6 +173,19 @@ def test_close_drops_all_and_the_next_fetch_begins_again():
     assert workers.most == 0
 
 
+def test_what_is_not_wanted_any_more_is_dropped():
+    workers = FakeWorkers(3)
+    schedule = schedule_of(640, 64)
+    source = source_of(workers, schedule)
+    run(source, schedule, workers, 1)
+    before = workers.under_way
+    assert before
+    run(source, schedule, workers, 1, epoch=3)
+    assert workers.dropped == before
+    run(source, schedule, workers, 1, epoch=3, position=128)  # two of those under way are needed, two more asked for
+    assert len(workers.log) == 2 * (1 + WINDOW) + 2
+
+
 def test_the_first_steps_again_cost_nothing():
     workers = FakeWorkers(3)
     schedule = schedule_of(640, 8)
@@ -253,6 +266,7 @@ def test_after_a_fork_the_child_starts_again_and_the_parent_goes_on():
     if pid == 0:
         try:
             assert not source._pieces and not workers.dropped and not workers.closed
+            workers.close()  # which is the workers' own affair in a child
             run(source, schedule, workers, 10, position=1280)
             assert len(workers.log) == asked + 10 + WINDOW
             os._exit(0)

@@ -77,8 +77,9 @@ def test_second_asks_end_once_workers_are_known_to_be_slow():
     assert source.second_asks == before
 
 
-def test_a_slow_trainer_does_not_hide_how_fast_workers_are():
-    workers = FakeWorkers(4)
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_slow_trainer_does_not_hide_how_fast_workers_are(one_by_one):
+    workers = FakeWorkers(4, one_by_one=one_by_one)
     schedule = schedule_of(6400, 64)
     source = source_of(workers, schedule)
     run(source, schedule, workers, 40, pause=lambda: 30.0)
