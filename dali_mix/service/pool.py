@@ -89,12 +89,11 @@ class Pool:
     def ask(
         self, key: str, spec: Spec, fingerprint: str, question: Question, avoid: Collection[str], trainer: str
     ) -> tuple[Any, str] | None:
-        """Return (the answer's reference in a list, the worker's name); None if there is no worker."""
+        """Return (the answer's reference in a list, the worker's name); None if all workers are among `avoid`."""
         self._specs.setdefault(key, (spec, fingerprint))
         self._note(trainer, len(avoid))
         self._collect()
         self._counts["asked"] += 1
-        self._counts["second_asks"] += len(avoid) == 1
         for name in avoid:
             if name in self._members:
                 self._members[name].suspected = time.monotonic() + SUSPECTED
@@ -105,10 +104,11 @@ class Pool:
             self._counts["shared"] += 1
             return [entry.chunk], entry.worker
         names = self._by_load(avoid)
-        if not names:
+        if not names or names[0] in avoid:
             return None
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
+        self._counts["second_asks"] += len(avoid) == 1
         entry = _Entry(chunk, names[0], member.facts["node"])
         member.under_way[info] = entry
         self._answers[wanted] = entry

@@ -69,7 +69,6 @@ class Worker:
             "seconds": time.monotonic() - begun,
             "images": len(chunk.rows),
             "pid": os.getpid(),
-            "pid": os.getpid(),
         }
 
     def _take(self, key: str, spec: Spec, fingerprint: str) -> Decoder:

@@ -63,9 +63,9 @@ def test_a_worker_is_lost_in_mid_epoch(straight, from_pool, head, tmp_path, numb
 
 def test_killed_and_resumed_onto_two_ranks(values, from_pool, tmp_path):
     pooled, options = from_pool
-    for work_dir, recipe_, more in ((tmp_path / "alone", values, {"packed": True}), (tmp_path / "pool", pooled, options)):
-        assert run(recipe_, work_dir, kill_at=9, **more) == [KILLED]
-        assert run(recipe_, work_dir, ranks=2, resume="must", **more) == [0, 0], said(work_dir)
+    for name, own, more in (("alone", values, {"packed": True}), ("pool", pooled, options)):
+        assert run(own, tmp_path / name, kill_at=9, **more) == [KILLED]
+        assert run(own, tmp_path / name, ranks=2, resume="must", **more) == [0, 0], said(tmp_path / name)
     assert_same_run(tmp_path / "alone", tmp_path / "pool")
     ids = [i for rank in (0, 1) for r in records(tmp_path / "pool", f"ids-rank{rank}.jsonl") for i in r["ids"]]
     assert np.bincount(ids, minlength=300).min() >= 2
