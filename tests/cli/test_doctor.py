@@ -6,11 +6,13 @@ import importlib.util
 import re
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
 from dali_mix.cli import installed
+from dali_mix.cli.commands import doctor
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +33,7 @@ def floors():
 
 
 NEEDED = [Requirement(line) for line in floors().requirements((ROOT / "setup.py").read_text(encoding="utf-8"))]
-OPTIONAL = {"tensorboard": "vis", "transformers": "bert", "pycocotools": "detection"}
+OPTIONAL = {"tensorboard": "vis", "transformers": "bert", "pycocotools": "detection", "ray": "service"}
 DEV = {"hypothesis", "import-linter", "mypy", "pytest", "pytest-timeout", "ruff"}
 REQUIRED = [need for need in NEEDED if need.name not in OPTIONAL and need.name not in DEV]
 
@@ -153,6 +155,16 @@ def test_hints_are_commands_of_the_readme(environment):
 def test_compiling(capsys, monkeypatch):
     assert report(installed.check_compiling) == 0
     assert "compiled functions are kept in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ray", "free", "noted"), [(True, 64 << 20, True), (True, 4 << 30, False), (None, 64 << 20, False)]
+)
+def test_shared_memory_matters_to_the_service(capsys, monkeypatch, ray, free, noted):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: ray)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert report(doctor.check_shared_memory) == 0
+    assert ("64 MB free in /dev/shm: little for `dali-mix serve`" in capsys.readouterr().out) == noted
 
 
 def test_the_floors_are_those_of_setup_py():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import io
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from dali_mix.cli import installed
 from dali_mix.cli.installed import Findings
 
 LOW_DISK = 5 << 30  # bytes
+LOW_SHARED = 1 << 30
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     findings.guard("numba", installed.check_compiling)
     findings.guard("GPU", check_gpu)
     findings.guard("disk", check_disk)
+    findings.guard("shared memory", check_shared_memory)
     findings.guard("one batch", check_batch)
     if args.prefix is not None:
         findings.guard(args.prefix, lambda f: check_set(f, args.prefix))
@@ -81,6 +84,15 @@ def check_disk(findings: Findings) -> None:
         findings.note("disk", f"{text}: little for sets and runs")
     else:
         findings.ok("disk", text)
+
+
+def check_shared_memory(findings: Findings) -> None:
+    """Note too little shared memory for a pool of workers, where one can run: containers have 64 MB by default."""
+    if importlib.util.find_spec("ray") is not None and (free := shutil.disk_usage("/dev/shm").free) < LOW_SHARED:
+        text = (
+            f"{free >> 20} MB free in /dev/shm: little for `dali-mix serve`; in a container, docker run --shm-size=4g"
+        )
+        findings.note("shared memory", text)
 
 
 def check_batch(findings: Findings) -> None:
