@@ -41,13 +41,16 @@ class RayPool:
     def __init__(self, ray: Any, address: str) -> None:
         self._ray = ray
         self.address = address
+        self._watch = cluster.RayletWatch(ray, cluster.gone(address))
+
+    def close(self) -> None:
+        """Disconnect this process from the cluster. Loaders on the pool are of no more use."""
+        self._watch.close()
+        self._ray.shutdown()
 
     def actor(self) -> Any:
         """Return the handle of the pool's actor. Raise ValueError if there is none."""
-        try:
-            return self._ray.get_actor(cluster.POOL, namespace=cluster.NAMESPACE)
-        except ValueError:
-            raise ValueError(f"{self.address}: a Ray cluster, but no pool of dali_mix: run `dali-mix serve`") from None
+        return cluster.pool_actor(self._ray, self.address)
 
     def status(self) -> dict[str, Any]:
         """Return what `dali-mix serve --status` shows."""
@@ -79,7 +82,7 @@ class RayPool:
                 continue
             fingerprint = found["metainfo"]["fingerprint"]
             key = key_of(spec, fingerprint)
-            opened = RayWorkers(self._ray, self.address, actor, spec, key, fingerprint)
+            opened = RayWorkers(self._ray, self.address, actor, self._watch, spec, key, fingerprint)
             return Opened(spec.prefix, found["count"], found["metainfo"], np.array(found["taller"], bool), opened)
         raise ValueError(f"{self.address}: no worker opened {spec.prefix}: look at `dali-mix serve --status`")
 
@@ -93,10 +96,13 @@ class _Ticket:
 class RayWorkers:
     """The workers of a pool, for one set and pipeline: see `loading.remote.Workers`."""
 
-    def __init__(self, ray: Any, address: str, pool: Any, spec: Spec, key: str, fingerprint: str) -> None:
+    def __init__(
+        self, ray: Any, address: str, pool: Any, watch: cluster.RayletWatch, spec: Spec, key: str, fingerprint: str
+    ) -> None:
         self._ray = ray
         self._address = address
         self._pool = pool
+        self._watch = watch
         self._spec = (key, spec, fingerprint)
         self._trainer = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
         self._tickets: dict[Any, list[_Ticket]] = {}  # by reference; two questions may share an answer
@@ -108,6 +114,13 @@ class RayWorkers:
 
     def ask(self, question: Question, avoid: Collection[Any]) -> _Ticket:
         """Put a question to a worker of the pool's choice, or to any while the pool does not answer."""
+        self._watch.check()
+        reference, worker = self._ask(question, avoid)
+        ticket = _Ticket(worker, reference)
+        self._tickets.setdefault(reference, []).append(ticket)
+        return ticket
+
+    def _ask(self, question: Question, avoid: Collection[str]) -> tuple[Any, str]:
         found = None
         if time.monotonic() - self._pool_lost > DIRECTLY:
             try:
@@ -116,10 +129,7 @@ class RayWorkers:
                     raise NoWorkers
             except self._ray.exceptions.RayError:  # the pool is restarted, or frozen
                 self._pool_lost = time.monotonic()
-        reference, worker = found or self._ask_directly(question, avoid)
-        ticket = _Ticket(worker, reference)
-        self._tickets.setdefault(reference, []).append(ticket)
-        return ticket
+        return found or self._ask_directly(question, avoid)
 
     def _ask_pool(self, question: Question, avoid: Collection[str]) -> tuple[Any, str] | None:
         asked = self._pool.ask.remote(*self._spec, question, sorted(avoid), self._trainer)
@@ -145,12 +155,10 @@ class RayWorkers:
         if not references:
             time.sleep(timeout)
             return []
+        self._watch.check()
         ready, _ = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
-        found: list[tuple[_Ticket, Chunk | Exception]] = []
-        for reference in ready:
-            answer = self._get(reference)
-            found += [(ticket, answer) for ticket in self._tickets.pop(reference)]
-        return found
+        answers = [(reference, self._get(reference)) for reference in ready]
+        return [(ticket, answer) for reference, answer in answers for ticket in self._tickets.pop(reference)]
 
     def _get(self, reference: Any) -> Chunk | Exception:
         errors = self._ray.exceptions
@@ -188,9 +196,7 @@ class RayWorkers:
             return
         self._gone = self._gone or now
         if now - self._gone > HEAD_GONE:
-            raise RuntimeError(
-                f"the pool at {self._address} is gone: start it again with `dali-mix serve`, then go on with --resume"
-            )
+            raise RuntimeError(cluster.gone(self._address))
 
     def __reduce__(self) -> tuple[Any, ...]:
         key, spec, fingerprint = self._spec
@@ -199,4 +205,4 @@ class RayWorkers:
 
 def _reconnected(address: str, spec: Spec, key: str, fingerprint: str) -> RayWorkers:
     pool = connect(address)
-    return RayWorkers(pool._ray, address, pool.actor(), spec, key, fingerprint)
+    return RayWorkers(pool._ray, address, pool.actor(), pool._watch, spec, key, fingerprint)

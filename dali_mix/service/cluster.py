@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,51 @@ def join(address: str) -> tuple[Any, str]:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ValueError(_why_not(where, token, error)) from error
     return ray, where
+
+
+class RayletWatch:
+    """Writes `message` to standard error once Ray's process on this machine (the raylet) has died.
+
+    Ray then ends this process without a word, by `_exit`, as soon as it calls Ray or frees memory of Ray's.
+    """
+
+    def __init__(self, ray: Any, message: str) -> None:
+        self._message = message
+        self._dead = self._closed = False
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(ray._private.worker._global_node.plasma_store_socket_name)
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.recv(1)  # until the other end is closed
+        if not self._closed:
+            os.write(2, f"{self._message}\n".encode())
+            self._dead = True
+
+    def check(self) -> None:
+        """Raise RuntimeError with `message` if it has died: call it before Ray."""
+        if self._dead:
+            raise RuntimeError(self._message)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def pool_actor(ray: Any, address: str) -> Any:
+    """Return the handle of the pool's actor. Raise ValueError if there is none."""
+    try:
+        return ray.get_actor(POOL, namespace=NAMESPACE)
+    except ValueError:
+        raise ValueError(f"{address}: a Ray cluster, but no pool of dali_mix: run `dali-mix serve`") from None
+
+
+def gone(address: str) -> str:
+    """Return the message on a pool that has ended under a trainer."""
+    return f"the pool at {address} is gone: start it again with `dali-mix serve`, then go on with --resume"
 
 
 def _why_not(where: str, token: Path, error: Exception) -> str:

@@ -95,7 +95,13 @@ def metrics(status: Mapping[str, Any]) -> str:
 
 
 class Dashboard:
-    """Serves `/`, `/metrics` and `/status.json` on a thread of its own, until `close`."""
+    """Serves `/`, `/metrics` and `/status.json` on a thread of its own, until `close`.
+
+    Args:
+        host, port: to listen on. Raise ValueError if the port is taken; 0 takes any, see the attribute `port`.
+        address: of the pool.
+        status: returns `pool.Pool.status`, or raises while the pool does not answer: a request then gets 503.
+    """
 
     def __init__(self, host: str, port: int, address: str, status: Callable[[], Mapping[str, Any]]) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -123,7 +129,10 @@ class Dashboard:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise ValueError(f"--dashboard: port {port} is taken: choose another ({error.strerror})") from None
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

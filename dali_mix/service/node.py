@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix.service import cluster
-from dali_mix.service.client import RayPool
 
 LEAST_STORE = 160 << 20  # bytes of shared memory: two trainers' windows
 SHARE_OF_STORE = 0.5  # for answers that are kept; the rest is for those under way
 START = 60.0  # seconds for Ray to start
 STOP = 10.0  # seconds for it to end
+HEAD_GONE = 12.0  # seconds without the head until this machine's part ends; trainers here have said so before
 
 
 class Node:
@@ -66,6 +66,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = -1
         self._node = ""
+        self._gone: float | None = None  # since when the head does not answer
         self._members: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._pool: Any = None
         self._ray: Any = None
@@ -97,7 +98,7 @@ class Node:
             options = {"name": cluster.POOL, "namespace": cluster.NAMESPACE, **self._here()}
             self._pool = self._ray.remote(Pool).options(**options).remote()
         else:
-            self._pool = RayPool(self._ray, self.address).actor()
+            self._pool = cluster.pool_actor(self._ray, self.address)
         self._make_workers()
         if self._head:
             cluster.note_address(self.address)
@@ -174,7 +175,11 @@ class Node:
         if self._process is not None and self._process.poll() is not None:
             return f"Ray has ended on this machine: {self._said().strip().rpartition(chr(10))[2]}"
         if not self._head and not cluster.reachable(*cluster.split_address(self.address)):
-            return f"the pool at {self.address} is gone"
+            self._gone = self._gone or time.monotonic()
+            if time.monotonic() - self._gone > HEAD_GONE:
+                return f"the pool at {self.address} is gone"
+            return ""
+        self._gone = None
         with contextlib.suppress(self._ray.exceptions.RayError):
             if self._members:
                 self._ray.get(self._pool.register.remote(self._members), timeout=5)

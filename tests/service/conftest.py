@@ -24,9 +24,9 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def head(settings):
-    port = free_port()
-    serve = Serve(settings, "--workers", 2, "--port", port)
-    serve.address = f"127.0.0.1:{port}"
+    port, page = free_port(), free_port()
+    serve = Serve(settings, "--workers", 2, "--port", port, "--dashboard", page)
+    serve.address, serve.page = f"127.0.0.1:{port}", f"http://127.0.0.1:{page}"
     yield serve.ready()
     serve.stop()
 
@@ -35,10 +35,9 @@ def head(settings):
 def pool(head):
     import dali_mix.service
 
-    yield dali_mix.service.connect(head.address)
-    import ray
-
-    ray.shutdown()
+    made = dali_mix.service.connect(head.address)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="package")

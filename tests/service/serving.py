@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -17,9 +18,12 @@ import torch
 TINY = 0.2  # GB of shared memory
 
 
+_ports = itertools.count(7000 + os.getpid() % 1000 * 20)
+
+
 def free_port() -> int:
-    """Return a port that nothing listens on, outside of the range that the system hands out itself."""
-    for port in range(7000 + os.getpid() % 1000, 9000):
+    """Return a port that nothing listens on, another one each time."""
+    for port in _ports:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port

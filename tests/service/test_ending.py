@@ -1,0 +1,107 @@
+"""`dali-mix serve` leaves nothing behind, however it ends; what listens; signal handlers of clients."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dali_mix.service import cluster
+from tests.service.serving import Serve, client, free_port, processes, until
+
+
+def left(serve, sessions, folders, port):
+    """What is left of a `dali-mix serve`."""
+    running = [name for pid, session, name in processes() if session in sessions or pid == serve.pid]
+    return [*running, *filter(os.path.exists, folders), *([port] if cluster.reachable("127.0.0.1", port, 0.1) else [])]
+
+
+@pytest.fixture(scope="module")
+def serves(settings, tmp_path_factory):
+    """One `dali-mix serve` for each signal, with its port and its folder of settings."""
+    before = set(Path("/dev/shm").glob("plasma*"))
+    started = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        port, os.environ["XDG_CONFIG_HOME"] = free_port(), str(tmp_path_factory.mktemp("config"))
+        serve = Serve(settings, "--workers", int(number != signal.SIGTERM), "--port", port)
+        started[number] = serve, port, Path(os.environ["XDG_CONFIG_HOME"]) / "dali_mix" / "service.json"
+    os.environ["XDG_CONFIG_HOME"] = str(settings)
+    yield {number: (serve.ready(), *rest) for number, (serve, *rest) in started.items()}
+    for serve, _, _ in started.values():
+        serve.lost()
+    assert set(Path("/dev/shm").glob("plasma*")) <= before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_it_and_leaves_nothing(serves, number):
+    serve, port, note = serves[number]
+    sessions = serve.sessions()
+    names = [name for _, session, name in processes() if session in sessions]
+    folders = re.findall(r'"temp_dir": "([^"]*)"', " ".join(names))
+    assert len(sessions) == 1 and folders and note.exists() and len(names) > 5
+    for pid, session, name in processes():
+        if session in sessions and name.startswith("ray::Worker"):
+            os.kill(pid, signal.SIGSTOP)  # a frozen one, too
+    begun = time.monotonic()
+    assert serve.stop(number) == (-number if number == signal.SIGKILL else 0)
+    until(lambda: not left(serve, sessions, folders, port), 20)
+    print(f"{number.name}: nothing left after {time.monotonic() - begun:.1f} s")
+    assert note.exists() == (number == signal.SIGKILL)
+    if number != signal.SIGKILL:
+        assert "rror" not in serve.text
+
+
+@pytest.mark.parametrize("delay", [0.5, None])
+def test_ctrl_c_while_it_starts(settings, delay):
+    port = free_port()
+    serve = Serve(settings, "--workers", 1, "--port", port)
+    if delay:
+        time.sleep(delay)
+    else:
+        until(serve.sessions)
+    sessions = serve.sessions()
+    begun = time.monotonic()
+    assert serve.stop(signal.SIGINT, 40) in (0, 130)
+    until(lambda: not left(serve, sessions, [], port), 20)
+    print(f"Ctrl-C while it starts: {time.monotonic() - begun:.1f} s")
+
+
+def test_it_listens_on_the_loopback_device_only(head, pool):
+    sessions = head.sessions()
+    own = {pid for pid, session, _ in processes() if session in sessions} | {head.pid, os.getpid()}
+    files = [path for pid in own for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    sockets = {str(path.readlink()) for path in files}
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                listening.append(fields[1].partition(":")[0])
+    assert len(listening) >= 6
+    assert set(listening) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def test_the_token_is_for_this_user_only(head, settings):
+    assert (settings / "token").stat().st_mode & 0o777 == 0o600 and len((settings / "token").read_text()) == 64
+    assert (settings / "dali_mix").stat().st_mode & 0o777 == 0o700
+
+
+def test_connecting_changes_no_signal_handler(head):
+    program = """
+import signal, sys
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    signal.signal(number, lambda *_: print("mine"))
+before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+import dali_mix.service
+pool = dali_mix.service.connect(sys.argv[1])
+pool.status()
+assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+signal.raise_signal(signal.SIGTERM)
+pool.close()
+assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+"""
+    text, seconds = client(program, head.address)
+    assert text == "mine\n"
+    print(f"a client that connects and ends: {seconds:.1f} s")

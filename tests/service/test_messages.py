@@ -1,0 +1,245 @@
+"""What goes wrong is said within 30 s, with what to do."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections import namedtuple
+
+import numpy as np
+import pytest
+
+from dali_mix import build_loader, pipelines
+from dali_mix.recordio import write_set
+from dali_mix.service import cluster, node, spec
+from tests.loading.sets import encode, picture, png_set
+from tests.service.serving import Serve, client, free_port
+
+CONNECT = "import sys, dali_mix.service\ntry: dali_mix.service.connect(sys.argv[1])\nexcept ValueError as e: print(e)"
+LOAD = {"batch_size": 8, "train": True, "device": "cpu", "pipeline_options": {"image_size": 32}}
+
+
+@pytest.fixture(autouse=True)
+def at_once():
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < 60  # 30 on a quiet machine
+
+
+def test_wrong_token(head, tmp_path):
+    (tmp_path / "token").write_text("0" * 64)
+    text, seconds = client(CONNECT, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
+    assert re.match(
+        rf"{head.address}: wrong token, or no pool there: the token in {tmp_path}/token must be the one of the pool",
+        text,
+    ), text
+    print(f"wrong token: {seconds:.1f} s")
+
+
+def test_no_token(head, tmp_path):
+    text, _ = client(CONNECT, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
+    assert text == f"{tmp_path}/token: no token; copy the one that `dali-mix serve` names on the pool's machine\n"
+
+
+def test_a_client_of_ray_without_a_token_is_refused(head):
+    program = """
+import os, sys
+os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+import ray
+try: ray.init(sys.argv[1], _node_ip_address="127.0.0.1")
+except Exception as error: print("refused", error)
+else: print(ray.nodes())
+"""
+    text, _ = client(program, head.address)
+    assert "refused" in text and "NodeID" not in text, text
+
+
+def test_nothing_there(settings):
+    address = f"127.0.0.1:{free_port()}"
+    text, seconds = client(CONNECT, address)
+    assert text == f"no pool answers at {address}: is `dali-mix serve` running there, and the port open?\n"
+    assert seconds < 20
+    status, text = Serve(settings, "--join", address).ended()
+    assert (status, text) == (
+        1,
+        f"dali-mix serve: error: no pool answers at {address}: is `dali-mix serve` running there, and the port open?\n",
+    )
+
+
+def test_no_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=r"^no pool runs on this machine: start one with `dali-mix serve`"):
+        cluster.split_address("auto")
+    for address in ("host:http", ":80", ""):
+        with pytest.raises(ValueError, match=r"is no address: give HOST:PORT"):
+            cluster.split_address(address)
+    assert cluster.split_address("localhost") == ("127.0.0.1", 6379)
+
+
+def test_auto_is_the_pool_of_this_machine(head):
+    assert cluster.split_address("auto") == cluster.split_address(head.address)
+
+
+def test_another_address_in_one_process(pool):
+    import dali_mix.service
+
+    with pytest.raises(ValueError, match=rf"^this process is connected to {pool.address}, not to 127\.0\.0\.1:1$"):
+        dali_mix.service.connect("127.0.0.1:1")
+
+
+def test_other_versions(pool, records, monkeypatch):
+    monkeypatch.setattr("dali_mix.service.client.versions", lambda: spec.versions() | {"numba": "0.1"})
+    with pytest.raises(ValueError, match=r"the pool has other versions than this process: numba 0\.1 here, .* there$"):
+        build_loader("imagenet", records.prefix, workers=pool, **LOAD)
+
+
+def test_a_node_with_other_versions_or_another_device(pool):
+    import ray
+
+    [(handle, facts), *_] = ray.get(pool.actor().workers.remote()).values()
+    for change, why in (
+        ({"versions": facts["versions"] | {"numba": "0.1"}}, f"numba 0.1 here, {facts['versions']['numba']} there"),
+        ({"decode": "gpu"}, "decode gpu here, cpu there"),
+    ):
+        assert ray.get(pool.actor().register.remote({"other": (handle, facts | change)})) == why
+
+
+def test_missing_set(pool, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=rf"^{pool.address}: on the pool's machine {socket.gethostname()}: .*none"
+    ):
+        build_loader("imagenet", tmp_path / "none", workers=pool, **LOAD)
+
+
+def test_another_set_under_the_same_path(pool, tmp_path):
+    made = build_loader("imagenet", png_set(tmp_path / "set", 200), workers=pool, **LOAD)
+    png_set(tmp_path / "set", 210, force=True)
+    with pytest.raises(
+        ValueError, match=rf"set is another set on {socket.gethostname()} \(fingerprint \w+\) than where"
+    ):
+        list(made)
+
+
+def test_what_workers_cannot_do(pool, records):
+    with pytest.raises(ValueError, match=r"^pipeline 'cifar' decodes a set once and keeps it: it needs no workers"):
+        build_loader("cifar", records.prefix, workers=pool, **LOAD)
+    made = pipelines.build("imagenet", True, {"image_size": 32})
+    with pytest.raises(ValueError, match=r"^workers build the pipeline themselves: give its name and pipeline_options"):
+        build_loader(made, records.prefix, workers=pool, **LOAD | {"pipeline_options": None})
+    with pytest.raises(ValueError, match=r"decode='gpu', but the pool decodes on the CPU"):
+        build_loader("imagenet", records.prefix, workers=pool, decode="gpu", **LOAD)
+    with pytest.raises(ValueError, match=r"^pipeline options for workers must be plain values"):
+        build_loader(
+            "imagenet",
+            records.prefix,
+            workers=pool,
+            **LOAD | {"pipeline_options": {"image_size": 32, "mean": object()}},
+        )
+
+
+@pytest.mark.parametrize(("wanted", "free"), [(None, 64 << 20), (1 << 30, 1 << 29), (64 << 20, 1 << 30)])
+def test_shared_memory_is_too_small(monkeypatch, wanted, free):
+    monkeypatch.setattr(os, "statvfs", lambda path: namedtuple("S", "f_bavail f_frsize")(free // 4096, 4096))
+    with pytest.raises(ValueError, match=rf"^/dev/shm has {free >> 20} MB free, the pool wants \d+: .*--shm-size"):
+        node.store_bytes(wanted)
+
+
+def test_shared_memory_is_a_share_of_what_is_free(monkeypatch):
+    monkeypatch.setattr(os, "statvfs", lambda path: namedtuple("S", "f_bavail f_frsize")(1 << 18, 4096))
+    assert node.store_bytes(None) <= 0.8 * (1 << 30)
+    assert node.store_bytes(200 << 20) == 200 << 20
+
+
+def test_port_taken(settings):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, text = Serve(settings, "--port", port).ended()
+        assert (status, text) == (
+            1,
+            f"dali-mix serve: error: 127.0.0.1:{port}: something listens there already: choose another --port, or"
+            " --join it\n",
+        )
+        status, text = Serve(settings, "--workers", 0, "--port", free_port(), "--dashboard", port).ended()
+        assert status == 1 and f"--dashboard: port {port} is taken" in text, text
+
+
+def test_ray_is_not_installed(head):
+    program = "import sys\nsys.modules['ray'] = None\n" + CONNECT
+    text, _ = client(program, head.address)
+    assert text == "the service needs Ray: pip install 'dali_mix[service]'\n"
+
+
+def test_no_workers_and_a_head_that_dies(settings, tmp_path):
+    """A trainer says what is missing; takes its steps when there is a worker; and ends when the head is lost."""
+    port, prefix = free_port(), png_set(tmp_path / "set", 2000)
+    serve = Serve(settings, "--workers", 0, "--port", port).ready()
+    program = f"""
+import sys, time, dali_mix, dali_mix.service
+from dali_mix.service import client
+client.WAIT_FOR_WORKERS = 2
+pool = dali_mix.service.connect("127.0.0.1:{port}")
+def build():
+    return dali_mix.build_loader("imagenet", {str(prefix)!r}, batch_size=8, train=True, device="cpu",
+        pipeline_options={{"image_size": 32}}, workers=pool)
+try: build()
+except ValueError as error: print(error, flush=True)
+client.WAIT_FOR_WORKERS = 60
+begun = time.monotonic()
+try:
+    for images, _, _ in build():
+        print("step", flush=True)
+        time.sleep(.1)
+except RuntimeError as error: print("error:", error, flush=True)
+"""
+    running = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert running.stdout.readline() == (
+            f"127.0.0.1:{port}: the pool has no worker: start some with `dali-mix serve --join 127.0.0.1:{port}`\n"
+        )
+        joined = Serve(settings, "--workers", 1, "--join", f"127.0.0.1:{port}").ready()
+        assert running.stdout.readline() == "step\n"
+        begun = time.monotonic()
+        serve.lost()
+        text = running.stdout.read()
+        print(f"a lost head is noticed after {time.monotonic() - begun:.1f} s")
+        assert re.search(rf"^(error: )?{cluster.gone(f'127.0.0.1:{port}')}$", text, re.MULTILINE), text[-2000:]
+        status, text = joined.ended()
+        assert status == 1 and f"error: the pool at 127.0.0.1:{port} is gone; the workers of this machine end" in text
+    finally:
+        running.kill()
+        running.wait()
+        serve.lost()
+
+
+def test_a_lost_head_where_this_machine_goes_on(pool, records, monkeypatch):
+    """The trainer's own Ray lives, on another machine than the head."""
+    monkeypatch.setattr(cluster, "reachable", lambda *_: False)
+    monkeypatch.setattr("dali_mix.service.client.HEAD_GONE", 1.5)
+    monkeypatch.setattr("dali_mix.service.client.HEAD_CHECK", 0.1)
+    made = build_loader("imagenet", records.prefix, workers=pool, **LOAD)
+    with pytest.raises(RuntimeError, match=f"^{cluster.gone(pool.address)}$"):
+        for _ in made:
+            time.sleep(0.2)
+
+
+def test_a_set_of_files_that_do_not_decode(pool, tmp_path):
+    """The same message as in this process; or skipped, also a chunk of nothing else."""
+    good = [encode(picture(40, 50, seed=i)) for i in range(200)]
+    bad = {5: b"<html>", 70: good[70][:90], **dict.fromkeys(range(128, 192), b"")}
+    write_set(tmp_path / "set", [(bad.get(i, good[i]), 0, 40, 50, "png") for i in range(200)], classes="a")
+    messages = []
+    for workers in (None, pool):
+        with pytest.raises(ValueError, match=r"record \d+") as error:
+            list(build_loader("imagenet", tmp_path / "set", workers=workers, **LOAD | {"train": False}))
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    found = []
+    for workers in (None, pool):
+        made = build_loader("imagenet", tmp_path / "set", workers=workers, on_bad_record="skip", **LOAD)
+        found.append(([batch.ids.tolist() for batch in made], sorted(made.skipped)))
+    assert found[0] == found[1]
+    assert [number for number, _ in found[0][1]] == sorted(bad)
