@@ -141,7 +141,7 @@ class RayWorkers:
         return found and (found[0][0], found[1])
 
     def _ask_directly(self, question: Question, avoid: Collection[str]) -> tuple[Any, str]:
-        workers = [(name, handle) for name, handle in self._known if name not in avoid] or self._known
+        workers = [(name, handle) for name, handle in self._known if name not in avoid]
         if not workers:
             raise NoWorkers
         self._turn += 1
@@ -156,7 +156,9 @@ class RayWorkers:
             time.sleep(timeout)
             return []
         self._watch.check()
-        ready, _ = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
+        ready, others = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
+        if ready and others:
+            ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=True)[0]
         answers = [(reference, self._get(reference)) for reference in ready]
         return [(ticket, answer) for reference, answer in answers for ticket in self._tickets.pop(reference)]
 
