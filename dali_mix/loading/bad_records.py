@@ -11,13 +11,14 @@ class BadRecords:
     """The records of the set at `prefix` that were found bad: raise, or skip them from then on.
 
     Attributes:
+        prefix, skip: as in the constructor.
         skipped: (record number, reason) in the order found.
     """
 
     def __init__(self, prefix: Path, skip: bool) -> None:
         self.skip = skip
         self.skipped: list[tuple[int, str]] = []
-        self._prefix = prefix
+        self.prefix = prefix
         self._decode: dict[int, bool] = {}
 
     def __len__(self) -> int:
@@ -34,7 +35,7 @@ class BadRecords:
         if not self.skip:
             option = "--decode " if decode else ""
             raise ValueError(
-                f"{reason}; run `dali-mix verify {option}{self._prefix}` to find all such records, pack the set"
+                f"{reason}; run `dali-mix verify {option}{self.prefix}` to find all such records, pack the set"
                 " again, or go on without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
                 " loader.on_bad_record=skip)"
             )

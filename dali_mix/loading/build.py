@@ -18,8 +18,9 @@ from dali_mix.loading.cached import CachedSource
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.loader import Loader
 from dali_mix.loading.order import Schedule
-from dali_mix.loading.remote import Opened, Pool, RemoteSource, Spec
+from dali_mix.loading.remote import RemoteSource
 from dali_mix.loading.source import Source
+from dali_mix.loading.workers import Opened, Pool, Spec
 from dali_mix.options import choice, flag, whole
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import TASKS

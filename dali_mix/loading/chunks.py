@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ class Question:
 class Chunk:
     """The answer: `rows` (n,), those asked for without the bad ones, and in their order:
 
-    images: uint8, (n, 3, H, W), or where `sizes` (n, 2) are given one image (3, height, width) after the other, flat.
+    images: uint8, or what else the pipeline ends in, (n, 3, H, W); where `sizes` (n, 2) are given, one image
+        (3, height, width) after the other, flat.
     targets: see `targets.targets_of`. bad: (record number, reason, whether decoding found it) of the others.
     """
 
@@ -67,7 +68,10 @@ def question(order: np.ndarray, epoch: int, number: int) -> Question:
 
 
 def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray | None, bad: Sequence[Any]) -> Chunk:
-    """Return a chunk of images (n, 3, H, W) in memory of its own; with `sizes`, without their padding."""
+    """Return the chunk of `rows` (n,) with images (n, 3, H, W); with `sizes` (n, 2), without their padding.
+
+    bad: the arguments of `BadRecords.found` for the others.
+    """
     if sizes is None:
         return Chunk(rows, images, targets, None, tuple(bad))
     parts = [image[:, :height, :width].ravel() for image, (height, width) in zip(images, sizes.tolist(), strict=True)]
@@ -85,34 +89,42 @@ class Cut:
 
 
 def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None = None) -> Cut:
-    """Return what `chunks`, which follow one another, hold of `rows` (B,), in memory of its own.
+    """Return what `chunks`, which follow one another, hold of `rows` (B,), in their order and in memory of its own.
 
-    Images are uint8; with `normalizer`, the pipeline whose mean and std count, and equal sizes, float32.
+    Images are as in the chunks; with `normalizer`, the pipeline whose mean and std count, uint8 ones of one size become
+    float32 in the same pass.
     """
     shares = [(chunk, np.flatnonzero(np.isin(chunk.rows, rows, assume_unique=True))) for chunk in chunks]
     shares = [(chunk, at) for chunk, at in shares if len(at)]
     if not shares:
         return Cut(rows[:0], None, None, None)
+    first = shares[0][0]
     kept = np.concatenate([chunk.rows[at] for chunk, at in shares])
-    if isinstance(shares[0][0].targets, list):
-        targets: Any = [chunk.targets[index] for chunk, at in shares for index in at.tolist()]
+    if isinstance(first.targets, list):
+        targets: Any = [_copied(chunk.targets[index]) for chunk, at in shares for index in at.tolist()]
     else:
         targets = np.concatenate([chunk.targets[at] for chunk, at in shares])
-    if shares[0][0].sizes is not None:
+    if first.sizes is not None:
         sizes = np.concatenate([chunk.sizes[at] for chunk, at in shares if chunk.sizes is not None])
         return Cut(kept, _padded(shares, sizes), targets, sizes)
-    dtype = np.uint8 if normalizer is None else np.float32
-    out = torch.from_numpy(np.empty((len(kept), *shares[0][0].images.shape[1:]), dtype))
-    numbers, start = out.numpy(), 0
+    normalizing = normalizer is not None and first.images.dtype == np.uint8
+    out = np.empty((len(kept), *first.images.shape[1:]), np.float32 if normalizing else first.images.dtype)
+    start = 0
     for chunk, at in shares:
-        # Neighbours in the order are neighbours here: bad ones are left out in both.
-        own, into = chunk.images[at[0] : at[-1] + 1], numbers[start : start + len(at)]
-        if normalizer is None:
-            into[:] = own
-        else:
+        # Neighbours in the order are neighbours here, as bad ones are left out in both: a view, no copy.
+        together = at[-1] - at[0] == len(at) - 1
+        own, into = chunk.images[at[0] : at[-1] + 1] if together else chunk.images[at], out[start : start + len(at)]
+        if normalizer is not None and normalizing:
             normalize_into(into, own, normalizer.mean, normalizer.std)
+        else:
+            into[:] = own
         start += len(at)
-    return Cut(kept, out, targets, None)
+    return Cut(kept, torch.from_numpy(out), targets, None)
+
+
+def _copied(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the arrays of a target: those of a chunk may be read-only, and serve other steps."""
+    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in target.items()}
 
 
 def _padded(shares: Sequence[tuple[Chunk, np.ndarray]], sizes: np.ndarray) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import itertools
@@ -94,14 +95,15 @@ class Decoder:
         """
         rows, self._asked = question.rows, self._asked + 1
         # a position that no question before it had
-        step = Step(question.epoch, self._asked, self._asked + 1, self._asked, rows)
-        if not len(self._bad.without(rows)):
-            return pack(rows[:0], np.empty((0, 3, 0, 0), np.uint8), [], None, self._bad.among(rows))
-        fetched = self.fetch(question.epoch, self._asked, lambda *_: iter([step]))
-        images = np.empty((0, 3, 0, 0), np.uint8)
-        if fetched.images is not None:
-            images = np.ascontiguousarray(fetched.images.cpu().numpy())
-        return pack(fetched.rows, images, fetched.targets, fetched.sizes, self._bad.among(rows))
+        step, fetched = Step(question.epoch, self._asked, self._asked + 1, self._asked, rows), None
+        if len(self._bad.without(rows)):
+            with contextlib.suppress(StopIteration):  # the step is over: all its records are bad
+                fetched = self.fetch(question.epoch, self._asked, lambda *_: iter([step]))
+        bad = self._bad.among(rows)
+        if fetched is None or fetched.images is None:
+            return pack(rows[:0], np.empty((0, 3, 0, 0), np.uint8), [], None, bad)
+        images = np.ascontiguousarray(fetched.images.cpu().numpy())
+        return pack(fetched.rows, images, fetched.targets, fetched.sizes, bad)
 
     def close(self) -> None:
         """Free threads and memory. The next fetch starts again."""

@@ -61,13 +61,13 @@ class Feed:
         empty = 0
         while True:
             step = next(self._steps)
+            if empty >= len(self._records):
+                raise ValueError(f"{self._records.prefix}: none of its records can be read: {self._bad.skipped[0][1]}")
             fed = self.prepare(step)
             self.under_way.append(fed)
             if len(fed.rows):
                 return fed.inputs
             empty += len(step.rows)
-            if empty >= len(self._records):
-                raise ValueError(f"{self._records.prefix}: none of its records can be read: {self._bad.skipped[0][1]}")
 
     def prepare(self, step: Step) -> Fed:
         """Reads a step's records and draws for them: DALI's inputs are the encoded images (views of the file), then

@@ -58,10 +58,6 @@ class Plan:
         """How many records step `step` takes, over all ranks."""
         return self.step_size if step < self.steps else self.tail[step - self.steps]
 
-    def start(self, step: int) -> int:
-        """How many records the steps before `step` take."""
-        return min(step, self.steps) * self.step_size + sum(self.tail[: max(0, step - self.steps)])
-
 
 def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_last: bool = False) -> Plan:
     """Shares `remaining` records out among `world_size` ranks with up to `batch_size` each a step.
@@ -138,19 +134,27 @@ class Schedule:
         """How many steps this rank takes from global `position` of an epoch on."""
         return steps_of_rank(self.plan(position), self.rank, self.world_size)
 
+    def step(self, order: np.ndarray, epoch: int, position: int) -> Step:
+        """Return this rank's step at global `position` of an epoch with that `order` (count,), if it takes one there.
+
+        Which steps an epoch has follows from the position of any of them: the one after it begins at its end.
+        """
+        size = self.plan(position).size(0)
+        own = share(size, self.rank, self.world_size)
+        rows = order[position : position + size][own]
+        return Step(epoch, position, position + size, position + own.start, rows)
+
     def steps_from(self, epoch: int, position: int) -> Iterator[Step]:
         """This rank's steps from global `position` of `epoch` on, and on into the next epochs without end.
 
         Ends only where a whole epoch has no step for this rank.
         """
         while True:
-            todo = self.plan(position)
-            mine = steps_of_rank(todo, self.rank, self.world_size)
-            order = self.order(epoch)
-            for step in range(mine):
-                start, size = position + todo.start(step), todo.size(step)
-                own = share(size, self.rank, self.world_size)
-                yield Step(epoch, start, start + size, start + own.start, order[start : start + size][own])
-            if position == 0 and mine == 0:
+            begun, order = position, self.order(epoch)
+            while self.steps_left(position):
+                step = self.step(order, epoch, position)
+                yield step
+                position = step.end
+            if position == begun == 0:
                 return
             epoch, position = epoch + 1, 0

@@ -7,120 +7,66 @@ asks another worker where one is late or its worker is lost. Nothing here knows 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import logging
+import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 from dali_mix.loading.bad_records import BadRecords
-from dali_mix.loading.chunks import Chunk, Question, cut, numbers_of, question
+from dali_mix.loading.chunks import POSITIONS, Chunk, Question, cut, numbers_of, question
 from dali_mix.loading.order import Schedule, Step
 from dali_mix.loading.source import Fetched, Source
+from dali_mix.loading.workers import NoWorkers, Opened, Pool, Spec, Ticket, WorkerLost, Workers
 from dali_mix.pipelines import Pipeline
 
-WINDOW = 4  # chunks under way beyond those of the step that is due
+__all__ = ["NoWorkers", "Opened", "Pool", "RemoteSource", "Spec", "Ticket", "WorkerLost", "Workers"]
+
+WINDOW = 4  # chunks under way beyond those of the step that is due, or as many as a step has
 PATIENCE = 1.0, 4.0  # a chunk is late after so many seconds, or so many times the median of what chunks took
 FIRST_PATIENCE = 15.0  # seconds, before any chunk has come: workers start their pipelines
-SILENCE = 30.0  # seconds without any worker until a word about it
+PAUSES = 0.1, 5.0  # seconds until a question that nobody took, or several workers were lost over, is asked again
+SILENCE = 30.0  # seconds without any chunk until a word about it
 LATENCIES = 64  # chunks that the median is of
-
-
-class WorkerLost(Exception):
-    """The worker that was asked cannot answer; another can."""
-
-
-class NoWorkers(Exception):
-    """There is no worker to ask."""
-
-
-class Ticket(Protocol):
-    """A question that was put to a worker."""
-
-    @property
-    def worker(self) -> Hashable:
-        """Identifies the worker."""
-
-
-class Workers(Protocol):
-    """A pool of workers that decode one set by one pipeline."""
-
-    def ask(self, question: Question, avoid: Collection[Hashable]) -> Ticket:
-        """Put a question to a worker, if possible to none of `avoid`, and return at once. Raise NoWorkers."""
-
-    def wait(self, timeout: float) -> list[tuple[Any, Chunk | Exception]]:
-        """Return the tickets answered since the last call, each once, waiting for one for at most `timeout` seconds.
-
-        An answer is a chunk; WorkerLost; or another exception, which every worker would raise.
-        """
-
-    def drop(self, ticket: Any) -> None:
-        """Forget a ticket: its answer is not wanted. One answered or dropped already is ignored."""
-
-    def close(self) -> None:
-        """Forget all tickets."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """What workers are to decode: a set and a pipeline by name. `decode`: on "cpu", "gpu", or "auto": as they do."""
-
-    prefix: Path
-    pipeline: str
-    options: Mapping[str, Any]
-    train: bool
-    seed: int
-    decode: str
-    verify_crc: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """A set that a pool has opened, and who decodes it. metainfo, taller: those of `RecordSet`."""
-
-    prefix: Path
-    count: int
-    metainfo: dict[str, Any]
-    taller: np.ndarray
-    workers: Workers
-
-    def __len__(self) -> int:
-        return self.count
-
-
-class Pool(Protocol):
-    """A pool of workers, before it is known what for."""
-
-    def open(self, spec: Spec) -> Opened:
-        """Open a set. Raise ValueError or FileNotFoundError for one that cannot be decoded there."""
+TELL = {
+    False: "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`",
+    True: "no answer from any worker for %.0f s: `dali-mix serve --status` shows what they do",
+}
 
 
 @dataclasses.dataclass(eq=False)
 class _Piece:
-    """A chunk that a step under way needs: asked for, or here."""
+    """A chunk that is due or will be: asked for, or here."""
 
     question: Question
-    tickets: list[Any] = dataclasses.field(default_factory=list)
-    tried: set[Hashable] = dataclasses.field(default_factory=set)
-    asked: float = 0.0
+    tickets: list[tuple[Any, float]] = dataclasses.field(default_factory=list)  # under way, and when each was asked for
+    tried: set[Hashable] = dataclasses.field(default_factory=set)  # workers
+    asks: int = 0
+    losses: int = 0
+    again: float = 0.0  # not to be asked for before
     chunk: Chunk | None = None
 
 
 class RemoteSource(Source):
     """Takes steps from `workers`. `normalizing`: into float32 on the CPU, in the pass that cuts a step out of chunks.
 
+    It holds `window` chunks at most, here or under way, beyond those of the step that is due.
+
     Args:
-        timeout: seconds without any answer to a question after which it is a RuntimeError.
+        window: `WINDOW` by default, and at least as many as a step needs.
+        timeout: seconds of a `fetch` without a chunk after which it is a RuntimeError.
         clock: a function that returns seconds; for tests.
 
     Attributes:
-        second_asks: questions that were put to more than one worker, so far.
+        second_asks: questions that were put to workers more than once, so far.
         waited: seconds that `fetch` waited for chunks, so far.
     """
 
@@ -133,13 +79,15 @@ class RemoteSource(Source):
         *,
         device: torch.device,
         normalizing: bool,
+        window: int = WINDOW,
         timeout: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(schedule, device)
         self._workers = workers
-        self._normalizer = pipeline if normalizing and pipeline.image_size is not None else None
+        self._normalizer = pipeline if normalizing else None
         self._bad = bad
+        self._window = max(window, -(-schedule.batch_size // POSITIONS))
         self._timeout = timeout
         self._clock = clock
         self.second_asks = 0
@@ -148,25 +96,28 @@ class RemoteSource(Source):
         self._idle()
 
     def _idle(self) -> None:
+        self._next: tuple[int, int] | None = None  # epoch and position that follow the last step; None: start again
         self._orders: dict[int, np.ndarray] = {}
-        self._steps: Iterator[Step] = iter(())
-        self._planned: deque[Step] = deque()
-        self._pieces: dict[tuple[int, int], _Piece] = {}
+        self._coming: Iterator[tuple[int, int]] = iter(())  # the keys (epoch, number) after those wanted
+        self._wanted: deque[tuple[int, int]] = deque()
+        self._pieces: dict[tuple[int, int], _Piece] = {}  # of those wanted
+        self._looked = 0.0  # when the workers' answers were last looked at
 
     def fetch(self, epoch: int, position: int) -> Fetched:
-        self._plan(epoch, position)
-        step = self._planned[0]
-        pieces = [self._pieces[epoch, number] for number in numbers_of(step)]
-        self._await(pieces)
-        self._planned.popleft()
-        self._forget({(later.epoch, number) for later in self._planned for number in numbers_of(later)})
-        chunks = [piece.chunk for piece in pieces if piece.chunk is not None]
-        own = set(step.rows.tolist())
-        for chunk in chunks:
-            for row, reason, decode in chunk.bad:
-                if row in own:
-                    self._bad.found(row, reason, decode=decode)
+        moved, self._next = self._next != (epoch, position), None  # interrupted anywhere, it starts again
+        step = self._schedule.step(self._order(epoch), epoch, position)
+        keys = [(epoch, number) for number in numbers_of(step)]
+        self._plan(step, keys, moved)
+        chunks = self._await([self._pieces[key] for key in keys])
+        own = set(step.rows.tolist()) if any(chunk.bad for chunk in chunks) else set()
+        for row, reason, decode in (bad for chunk in chunks for bad in chunk.bad if bad[0] in own):
+            self._bad.found(row, reason, decode=decode)
+        if len(self._bad) == self._schedule.count:
+            raise ValueError(f"{self._bad.prefix}: none of its records can be read: {self._bad.skipped[0][1]}")
         share = cut(chunks, step.rows, self._normalizer)
+        self._next = (epoch, step.end)
+        if self._schedule.train and not self._schedule.steps_left(step.end):
+            self._next = (epoch + 1, 0)
         return Fetched(step, share.rows, share.images, share.targets, share.sizes)
 
     def close(self) -> None:
@@ -178,108 +129,143 @@ class RemoteSource(Source):
         self._idle()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_steps": iter(()), "_planned": deque(), "_pieces": {}}
+        idle = RemoteSource.__new__(RemoteSource)
+        idle._idle()
+        return super().__getstate__() | vars(idle)
 
     # What is under way
 
-    def _plan(self, epoch: int, position: int) -> None:
-        """Ask for the chunks of the step due and of steps after it."""
-        if not self._planned or (self._planned[0].epoch, self._planned[0].start) != (epoch, position):
-            self._planned.clear()
-            self._steps = self._schedule.steps_from(epoch, position)
-            self._planned.append(next(self._steps))
-        due = len(numbers_of(self._planned[0]))
-        while len(wanted := self._wanted()) < due + WINDOW:
-            step = next(self._steps, None)
-            # Nobody may want another epoch of an evaluation, nor the one after the next.
-            if step is None or step.epoch > epoch + self._schedule.train:
-                break
-            self._planned.append(step)
-        self._forget(wanted)
-        for number in sorted(wanted - self._pieces.keys()):
-            self._pieces[number] = _Piece(question(self._order(number[0]), *number))
-            self._ask(self._pieces[number])
+    def _plan(self, step: Step, due: list[tuple[int, int]], moved: bool) -> None:
+        """Ask for the chunks of the step that is due, and ahead. What is not wanted is dropped."""
+        if moved:
+            self._wanted.clear()
+            self._coming = self._keys(step.epoch, step.start)
+        while self._wanted and self._wanted[0] < due[0]:
+            self._wanted.popleft()
+        self._wanted.extend(itertools.islice(self._coming, len(due) + self._window - len(self._wanted)))
+        for key in self._pieces.keys() - self._wanted:
+            self._drop(self._pieces.pop(key))
+        now = self._clock()
+        for key in self._wanted:
+            if key not in self._pieces:
+                epoch, number = key
+                self._pieces[key] = piece = _Piece(question(self._order(epoch), epoch, number))
+                self._ask(piece, now)
 
-    def _wanted(self) -> set[tuple[int, int]]:
-        return {(step.epoch, number) for step in self._planned for number in numbers_of(step)}
+    def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
+        """Yield the chunks of the steps from a position on, in order: an evaluation's to its end, others without."""
+        while True:
+            last = -1
+            while self._schedule.steps_left(position):
+                step = self._schedule.step(self._order(epoch), epoch, position)
+                for number in numbers_of(step):
+                    if number > last:
+                        yield epoch, number
+                        last = number
+                position = step.end
+            if not self._schedule.train:
+                return
+            epoch, position = epoch + 1, 0
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            self._orders = {known: order for known, order in self._orders.items() if known + 1 == epoch}
+            self._orders = dict(list(self._orders.items())[-1:])  # two at most: they may be large
             self._orders[epoch] = self._schedule.order(epoch)
         return self._orders[epoch]
 
-    def _forget(self, wanted: Collection[tuple[int, int]]) -> None:
-        for number in [number for number in self._pieces if number not in wanted]:
-            for ticket in self._pieces.pop(number).tickets:
-                self._workers.drop(ticket)
+    def _drop(self, piece: _Piece) -> None:
+        for ticket, _ in piece.tickets:
+            self._workers.drop(ticket)
+        piece.tickets.clear()
 
     # Asking and waiting
 
-    def _ask(self, piece: _Piece) -> bool:
-        """Put a question to a worker that was not asked before, if there is one. Return False if there is no worker."""
-        try:
-            ticket = self._workers.ask(piece.question, piece.tried)
-        except NoWorkers:
-            return False
-        self.second_asks += len(piece.tried) == 1
-        piece.tickets.append(ticket)
-        piece.tried.add(ticket.worker)
-        piece.asked = self._clock()
-        return True
+    def _ask(self, piece: _Piece, now: float) -> bool:
+        """Put a question to a worker that has not had it, else to one that lost it. Return False if nobody has it.
 
-    def _await(self, pieces: list[_Piece]) -> None:
-        """Wait until all `pieces` are here."""
+        One that still has it is not asked again: where there is only a slow one, it would have to decode all twice.
+        """
+        for avoid in (set(piece.tried), {ticket.worker for ticket, _ in piece.tickets}):
+            with contextlib.suppress(NoWorkers):
+                ticket = self._workers.ask(piece.question, avoid)
+                piece.tickets.append((ticket, now))
+                piece.tried.add(ticket.worker)
+                piece.asks += 1
+                self.second_asks += piece.asks == 2
+                return True
+        piece.again = now + PAUSES[0]
+        return bool(piece.tickets)
+
+    def _await(self, pieces: list[_Piece]) -> list[Chunk]:
+        """Return the chunks of `pieces`, once all are here."""
         begun = heard = self._clock()
-        silent = told = False
-        while any(piece.chunk is None for piece in pieces):
-            now, reached = self._clock(), True
-            for piece in self._pieces.values():
-                if piece.chunk is None and (not piece.tickets or now - piece.asked > self._patience(piece)):
-                    reached = self._ask(piece) and reached
-            for ticket, answer in self._workers.wait(0.1 if not reached else self._next_look(now)):
-                heard = self._clock()
-                self._take(ticket, answer)
-            now = self._clock()
-            silent = silent or not reached
-            if now - heard > SILENCE and not told:
+        reached, told = True, False
+        if any(piece.chunk is None for piece in pieces):
+            looked = self._looked
+            while self._collect(0.0, looked):  # what came while nobody looked is not late
+                pass
+        while missing := [piece for piece in pieces if piece.chunk is None]:
+            now, patience = self._clock(), self._patience()
+            late = [piece for piece in self._pieces.values() if self._when(piece, patience) <= now]
+            if late:
+                reached = False not in [self._ask(piece, now) for piece in late]
+            next_look = min(self._when(piece, patience) for piece in self._pieces.values())
+            if self._collect(min(1.0, max(0.0, next_look - now))):
+                heard, reached = self._clock(), True
+            silent = self._clock() - heard
+            if silent > SILENCE and not told:
                 told = True
-                logging.getLogger(__name__).warning(
-                    "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`, training goes on then"
-                    if silent
-                    else "no answer from any worker for %.0f s: `dali-mix serve --status` shows what they do",
-                    now - heard,
-                )
-            if now - heard > self._timeout:
+                logging.getLogger(__name__).warning(TELL[reached], silent)
+            if silent > self._timeout:
+                rows = missing[0].question.rows
                 raise RuntimeError(
-                    f"{'no worker' if silent else 'no answer from any worker'} for {now - heard:.0f} s: look at"
-                    " `dali-mix serve --status`, then start the training again with --resume"
+                    f"{TELL[reached] % silent}; then start the training again with --resume. It waits for"
+                    f" {len(rows)} records, {rows[:5].tolist()} … of epoch {missing[0].question.epoch}"
                 )
         self.waited += self._clock() - begun
+        return [piece.chunk for piece in pieces if piece.chunk is not None]
 
-    def _patience(self, piece: _Piece) -> float:
+    def _patience(self) -> float:
         if not self._latencies:
             return FIRST_PATIENCE
-        patience = max(PATIENCE[0], PATIENCE[1] * statistics.median(self._latencies))
-        return patience * 2 ** (len(piece.tickets) - 1)
+        return max(PATIENCE[0], PATIENCE[1] * statistics.median(self._latencies))
 
-    def _next_look(self, now: float) -> float:
-        """Return the seconds until the next question under way is late."""
-        late = [piece.asked + self._patience(piece) for piece in self._pieces.values() if piece.chunk is None]
-        return min(1.0, max(0.01, min(late, default=now) - now))
+    @staticmethod
+    def _when(piece: _Piece, patience: float) -> float:
+        """Return when a question is to be put to another worker."""
+        if piece.chunk is not None:
+            return math.inf
+        if not piece.tickets:
+            return piece.again
+        return max(piece.again, piece.tickets[-1][1] + patience * 2 ** max(0, len(piece.tickets) - 2))
 
-    def _take(self, ticket: Any, answer: Chunk | Exception) -> None:
-        piece = next((piece for piece in self._pieces.values() if ticket in piece.tickets), None)
-        if piece is None or piece.chunk is not None:
-            return
+    def _collect(self, timeout: float, came: float | None = None) -> bool:
+        """Take the answers that come within `timeout` seconds. Return whether a chunk was among them.
+
+        came: when they came at the earliest, if they may have been there before.
+        """
+        answers = self._workers.wait(timeout)
+        self._looked, chunks = self._clock(), 0
+        came = self._looked if came is None else came
+        for ticket, answer in answers:
+            for piece in self._pieces.values():
+                if asked := [asked for own, asked in piece.tickets if own == ticket]:
+                    piece.tickets = [other for other in piece.tickets if other[0] != ticket]
+                    chunks += self._take(piece, answer, came - asked[0])
+                    break
+        return chunks > 0
+
+    def _take(self, piece: _Piece, answer: Chunk | Exception, latency: float) -> bool:
         if isinstance(answer, WorkerLost):
-            piece.tickets.remove(ticket)
-            return
+            piece.losses += 1
+            piece.again = self._looked + (
+                0.0 if piece.losses == 1 else min(PAUSES[1], PAUSES[0] * 2 ** (piece.losses - 2))
+            )
+            return False
         if isinstance(answer, Exception):
             self.close()
             raise answer
-        self._latencies.append(self._clock() - piece.asked)
+        self._latencies.append(max(0.0, latency))
         piece.chunk = answer
-        for other in piece.tickets:
-            if other is not ticket:
-                self._workers.drop(other)
+        self._drop(piece)
+        return True

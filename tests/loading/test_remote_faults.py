@@ -1,0 +1,223 @@
+"""`RemoteSource` where workers fail: how long it waits, whom it asks, what it says. On a clock of its own."""
+
+import functools
+import itertools
+import logging
+
+import pytest
+
+from dali_mix.loading import remote
+from tests.loading.fake_workers import FakeWorkers, Worker, answer
+from tests.loading.remote_sources import check, run, schedule_of, source_of
+
+FAULTS = {
+    "frozen": (["w1"], {"frozen": True}),
+    "gone": (["w1"], {"gone": True}),
+    "unlisted": (["w1"], {"gone": True, "listed": False}),
+    "half": (["w0", "w1", "w2"], {"frozen": True}),
+    "one left": (["w0", "w1", "w2", "w3", "w4"], {"frozen": True}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("pause", [0.0, 0.05, 2.5])
+@pytest.mark.parametrize("batch", [8, 64, 512])
+def test_a_fault_is_bridged_within_two_seconds(fault, pause, batch):
+    for seed in range(4):
+        workers = FakeWorkers(6, seed=seed)
+        schedule = schedule_of(3072, batch)
+        source = source_of(workers, schedule)
+        run(source, schedule, workers, 1024 // batch, pause=lambda: pause)
+        names, state = FAULTS[fault]
+        for name in names:
+            workers.later(0.07, functools.partial(workers.change, name, **state))
+        took = run(source, schedule, workers, 2048 // batch, pause=lambda: pause, position=1024)
+        assert max(took) <= {1: 2.0, 3: 4.5, 5: 16.5}[len(names)], (seed, took)
+        assert sum(second > 0.5 for second in took) <= 1 + len(names) * (workers.clock.now - 1000) / 5
+
+
+def test_a_frozen_worker_is_left_alone_for_a_while():
+    workers = FakeWorkers({name: Worker((0.01, 0.02)) for name in "abc"})
+    schedule = schedule_of(64 * 500, 64)
+    source = source_of(workers, schedule)
+    workers.later(0.2, lambda: workers.change("b", frozen=True))
+    run(source, schedule, workers, 480)
+    asked = [time for time, name, _ in workers.log if name == "b" and time > 1000.3]
+    bursts = 1 + sum(later - earlier > 4.9 for earlier, later in itertools.pairwise(asked))
+    assert len(asked) <= 5 * bursts and bursts <= 1 + (workers.clock.now - 1000) / 5
+    workers.later(0, lambda: workers.change("b", frozen=False))
+    source.close()
+    workers.clock.now += 6
+    del workers.log[:]
+    run(source, schedule, workers, 60)
+    assert 10 < sum(name == "b" for _, name, _ in workers.log) < 40  # asked like any other
+
+
+def test_a_slow_worker_is_not_given_the_same_twice(caplog):
+    workers = FakeWorkers({"a": Worker((40, 60), serial=True)})
+    schedule = schedule_of(640, 16)
+    source = source_of(workers, schedule)
+    run(source, schedule, workers, 30)
+    assert max(workers.asked.values()) == 1 and source.second_asks == 0
+    assert {record.msg for record in caplog.records} == {remote.TELL[True]}
+
+
+def test_second_asks_end_once_workers_are_known_to_be_slow():
+    workers = FakeWorkers({name: Worker((0.15, 0.2)) for name in "abcdef"})
+    schedule = schedule_of(64000, 64)
+    source = source_of(workers, schedule)
+    run(source, schedule, workers, 100)
+    assert source.second_asks == 0
+    for worker in workers.workers.values():
+        worker.latency = (1.2, 1.6)
+    run(source, schedule, workers, 100, position=6400)
+    assert 0 < source.second_asks < 60
+    before = source.second_asks
+    run(source, schedule, workers, 300, position=12800)
+    assert source.second_asks == before
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_slow_trainer_does_not_hide_how_fast_workers_are(one_by_one):
+    workers = FakeWorkers(4, one_by_one=one_by_one)
+    schedule = schedule_of(6400, 64)
+    source = source_of(workers, schedule)
+    run(source, schedule, workers, 40, pause=lambda: 30.0)
+    assert source.second_asks == 0 and source.waited < 1
+    workers.change("w0", frozen=True)
+    took = run(source, schedule, workers, 50, pause=lambda: 0.01, position=2560)
+    assert max(took) < 1.5
+
+
+def test_where_a_question_goes_after_a_loss():
+    """At once to another worker; then, if that one is lost too, in growing intervals, also to the only one."""
+    workers = FakeWorkers({"a": Worker((0, 0)), "b": Worker((0, 0))}, losing=1.0)
+    source = source_of(workers, schedule_of(64, 64), timeout=60.0)
+    with pytest.raises(
+        RuntimeError, match=r"no answer from any worker for 6\d s.*--resume.*64 records, \[\d+, .* epoch 0"
+    ):
+        source.fetch(0, 0)
+    first = workers.log[0][2].key
+    times = [time - 1000 for time, _, question in workers.log if question.key == first]
+    assert times[:5] == pytest.approx([0, 0, 0.1, 0.3, 0.7]) and 15 < len(times) < 25
+    assert [name for _, name, question in workers.log if question.key == first][:2] in (["a", "b"], ["b", "a"])
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) == pytest.approx(5)
+
+
+def test_the_trainer_waits_for_workers_and_says_so_once(caplog):
+    workers = FakeWorkers(1)
+    workers.change("w0", listed=False)
+    workers.later(300, lambda: workers.change("w0", listed=True))
+    schedule = schedule_of(640, 64)
+    source = source_of(workers, schedule)
+    with caplog.at_level(logging.WARNING):
+        took = run(source, schedule, workers, 5)
+    assert 300 <= took[0] < 301 and max(took[1:]) < 1 and source.waited == pytest.approx(sum(took))
+    (said,) = caplog.messages
+    assert said == "no worker for 30 s: start one with `dali-mix serve --join ADDRESS`"
+    assert workers.refused < 40_000  # asked about ten times a second
+    caplog.clear()
+    workers.change("w0", listed=False)  # later, it says so again
+    workers.later(40, lambda: workers.change("w0", listed=True))
+    run(source, schedule, workers, 5, position=320)
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(("state", "words"), [("listed", "no worker for 6"), ("frozen", "no answer from any worker")])
+def test_the_trainer_gives_up_after_the_timeout_and_can_go_on(state, words):
+    workers = FakeWorkers(2)
+    schedule = schedule_of(640, 64)
+    source = source_of(workers, schedule)
+    run(source, schedule, workers, 1)
+    workers.clock.now += 5  # what is under way comes, and is taken below
+    for name in workers.workers:
+        workers.change(name, **{state: state != "listed"})
+    begun = workers.clock.now
+    with pytest.raises(RuntimeError, match=words):
+        for position in range(64, 640, 64):
+            source.fetch(0, position)
+    assert 600 < workers.clock.now - begun < 602
+    for name in workers.workers:
+        workers.change(name, **{state: state == "listed"})
+    run(source, schedule, workers, 4, position=position)
+
+
+def test_words_are_of_what_is_the_matter_now(caplog):
+    """Workers that were not reached at first and then do not answer are not called missing."""
+    workers = FakeWorkers(1)
+    workers.change("w0", listed=False, frozen=True)
+    workers.later(10, lambda: workers.change("w0", listed=True))
+    with pytest.raises(RuntimeError, match="no answer from any worker"):
+        source_of(workers, schedule_of(64, 64), timeout=50.0).fetch(0, 0)
+    assert caplog.messages == ["no answer from any worker for 30 s: `dali-mix serve --status` shows what they do"]
+
+
+def test_an_error_is_raised_and_all_is_dropped():
+    failing = [True]
+
+    def sometimes(question):
+        return OSError("the disk is gone") if failing[0] and question.epoch == 0 else answer(question)
+
+    workers = FakeWorkers(2, answer=sometimes)
+    schedule = schedule_of(640, 64)
+    source = source_of(workers, schedule)
+    with pytest.raises(OSError, match="the disk is gone"):
+        source.fetch(0, 0)
+    assert workers.closed == 1 and not workers.under_way
+    failing[0] = False
+    run(source, schedule, workers, 12)
+
+
+def interrupted(left, call):
+    """`call`, which Ctrl-C ends when `left[0]` calls have been counted down to none."""
+
+    def called(*args):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return call(*args)
+
+    return called
+
+
+@pytest.mark.parametrize("where", ["wait", "ask", "order", "clock"])
+@pytest.mark.parametrize("train", [True, False])
+def test_an_interrupted_fetch_is_taken_up_where_it_was(where, train):
+    for moment in range(0, 60, 2):
+        workers = FakeWorkers(3, seed=moment)
+        schedule = schedule_of(150, 20, train=train)
+        source, left = source_of(workers, schedule), [moment]
+        interrupt = functools.partial(interrupted, left)
+        workers.before_wait = interrupt(workers.before_wait) if where == "wait" else workers.before_wait
+        workers.ask = interrupt(workers.ask) if where == "ask" else workers.ask
+        source._clock = interrupt(source._clock) if where == "clock" else source._clock
+        source._order = interrupt(source._order) if where == "order" else source._order
+        times = 0
+        for step in itertools.islice(schedule.steps_from(0, 0), 16):
+            try:
+                fetched = source.fetch(step.epoch, step.start)
+            except KeyboardInterrupt:
+                times += 1
+                fetched = source.fetch(step.epoch, step.start)
+            check(fetched, step)
+        assert times == (left[0] <= 0 < moment)
+        # nothing under way was forgotten, but for an answer that was on its way into our hands
+        assert max(workers.asked.values()) <= 1 + (where == "clock")
+
+
+def test_a_pool_that_fails_is_heard_and_no_step_is_lost():
+    workers = FakeWorkers(3)
+    schedule = schedule_of(640, 64)
+    source = source_of(workers, schedule)
+    run(source, schedule, workers, 2)
+
+    def fail():
+        raise ConnectionError("head node")
+
+    calm, workers.before_wait = workers.before_wait, fail
+    with pytest.raises(ConnectionError):
+        for position in range(128, 640, 64):
+            source.fetch(0, position)
+    workers.before_wait = calm
+    run(source, schedule, workers, 5, position=position)
+    assert max(workers.asked.values()) == 1
