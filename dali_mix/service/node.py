@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -157,16 +158,19 @@ class Node:
         from dali_mix.service.workers import LANES, Worker
 
         options = {**self._here(), "max_concurrency": LANES + 1, **({"num_gpus": 1} if self._decode == "gpu" else {})}
-        actor = self._ray.remote(Worker).options(**options)
-        handles = [actor.remote(self._decode, self._threads) for _ in range(self._count)]
+        actor, begin = self._ray.remote(Worker), f"{socket.gethostname()}-{self._node[:6]}"
+        handles = {
+            name: actor.options(name=name, namespace=cluster.NAMESPACE, **options).remote(self._decode, self._threads)
+            for name in (f"{begin}.{number}" for number in range(self._count))
+        }
         try:
-            facts = self._ray.get([handle.describe.remote() for handle in handles], timeout=START)
+            facts = self._ray.get([handle.describe.remote() for handle in handles.values()], timeout=START)
         except self._ray.exceptions.RayError as error:
             lack = "; are there so many free GPUs?" if self._decode == "gpu" else ""
             raise ValueError(f"the workers did not start{lack}: {error}") from None
         kept = {"node": self._node, "capacity": int(SHARE_OF_STORE * self._store)}
-        for number, (handle, own) in enumerate(zip(handles, facts, strict=True)):
-            self._members[f"{own['host']}-{self._node[:6]}.{number}"] = handle, {**own, **kept}
+        for (name, handle), own in zip(handles.items(), facts, strict=True):
+            self._members[name] = handle, {**own, **kept}
         if self._members and (why := self._ray.get(self._pool.register.remote(self._members), timeout=30)):
             raise ValueError(f"these workers do not fit the pool at {self.address}: {why}")
 

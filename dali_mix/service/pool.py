@@ -16,10 +16,11 @@ from typing import Any
 import ray
 
 from dali_mix.loading.chunks import Question
-from dali_mix.loading.remote import Spec
+from dali_mix.loading.workers import Spec
 from dali_mix.service.spec import differences
 
 SUSPECTED = 5.0  # seconds for which a worker that was late or lost is asked last
+SILENT = 12.0  # seconds after which a worker that nobody registers again is forgotten: its machine is lost
 RATE_OVER = 10.0  # seconds that the rate in `status` is over
 
 
@@ -30,6 +31,7 @@ class _Member:
     handle: Any
     facts: dict[str, Any]
     under_way: dict[Any, _Entry] = field(default_factory=dict)
+    heard: float = 0.0  # when the process that runs it last registered it
     suspected: float = 0.0  # until then
     images: int = 0
     seconds: float = 0.0
@@ -73,6 +75,7 @@ class Pool:
                     return f"decode {facts['decode']} here, {other.facts['decode']} there"
             if name not in self._members:
                 self._members[name] = _Member(handle, dict(facts))
+            self._members[name].heard = time.monotonic()
         return ""
 
     def remove(self, names: Collection[str]) -> None:
@@ -80,16 +83,19 @@ class Pool:
         for name in names:
             self._members.pop(name, None)
 
-    def workers(self) -> dict[str, tuple[Any, dict[str, Any]]]:
-        """Return the workers, name → (handle, facts), the one to ask first first."""
-        return {name: (self._members[name].handle, self._members[name].facts) for name in self._by_load(())}
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Return the workers, name → facts, in the order in which to ask them.
+
+        A name is that of an actor. No handles: unpacking one fails once the process that made it has ended.
+        """
+        return {name: self._members[name].facts for name in self._by_load()}
 
     # Questions
 
     def ask(
         self, key: str, spec: Spec, fingerprint: str, question: Question, avoid: Collection[str], trainer: str
     ) -> tuple[Any, str] | None:
-        """Return (the answer's reference in a list, the worker's name); None if there is no worker."""
+        """Return (the answer's reference in a list, the worker's name); None if there is no worker but `avoid`."""
         self._specs.setdefault(key, (spec, fingerprint))
         self._note(trainer, len(avoid))
         self._collect()
@@ -104,7 +110,7 @@ class Pool:
             self._answers.move_to_end(wanted)
             self._counts["shared"] += 1
             return [entry.chunk], entry.worker
-        names = self._by_load(avoid)
+        names = [name for name in self._by_load() if name not in avoid]
         if not names:
             return None
         member = self._members[names[0]]
@@ -115,13 +121,13 @@ class Pool:
         self._answers.move_to_end(wanted)
         return [chunk], names[0]
 
-    def _by_load(self, avoid: Collection[str]) -> list[str]:
+    def _by_load(self) -> list[str]:
         """Return the workers' names, the one to ask first."""
         now = time.monotonic()
+        self.remove([name for name, member in self._members.items() if now - member.heard > SILENT])
 
-        def order(name: str) -> tuple[bool, bool, int]:
-            member = self._members[name]
-            return name in avoid, member.suspected > now, len(member.under_way)
+        def order(name: str) -> tuple[bool, int]:
+            return self._members[name].suspected > now, len(self._members[name].under_way)
 
         return sorted(self._members, key=order)
 
@@ -176,6 +182,7 @@ class Pool:
     def status(self) -> dict[str, Any]:
         """Return what `dali-mix serve --status` shows, in plain values."""
         self._collect()
+        self._by_load()  # forgets who is lost
         now = time.monotonic()
         while self._recent and self._recent[0][0] < now - RATE_OVER:
             self._recent.popleft()
