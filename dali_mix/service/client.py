@@ -67,16 +67,16 @@ class RayPool:
                     f"{self.address}: the pool has no worker: start some with `dali-mix serve --join {self.address}`"
                 )
             time.sleep(0.5)
-        for name, facts in workers.items():
-            if differ := differences(versions(), facts["versions"]):
+        for name, details in workers.items():
+            if differ := differences(versions(), details["versions"]):
                 raise ValueError(f"{self.address}: the pool has other versions than this process: {differ}")
-            if spec.decode not in ("auto", facts["decode"]):
+            if spec.decode not in ("auto", details["decode"]):
                 raise ValueError(
-                    f"{self.address}: decode={spec.decode!r}, but the pool decodes on the {facts['decode'].upper()}"
+                    f"{self.address}: decode={spec.decode!r}, but the pool decodes on the {details['decode'].upper()}"
                 )
             try:
                 handle = self._ray.get_actor(name, namespace=cluster.NAMESPACE)
-                found = self._ray.get(handle.facts.remote(spec), timeout=OPEN)
+                found = self._ray.get(handle.describe_set.remote(spec), timeout=OPEN)
             except self._ray.exceptions.RayTaskError as error:
                 kind = FileNotFoundError if isinstance(error.cause, FileNotFoundError) else ValueError
                 raise kind(f"{self.address}: {error.cause}") from None

@@ -32,7 +32,7 @@ HEAD_GONE = 12.0  # seconds without the head until this machine's part ends; tra
 
 
 class Node:
-    """This machine's part of a pool. Use it as a context manager; inside, call `beat` about once a second.
+    """This machine's part of a pool. Use it as a context manager; inside, call `heartbeat` about once a second.
 
     Entering raises ValueError, saying what to do, if the pool cannot be started or joined.
 
@@ -164,17 +164,17 @@ class Node:
             for name in (f"{begin}.{number}" for number in range(self._count))
         }
         try:
-            facts = self._ray.get([handle.describe.remote() for handle in handles.values()], timeout=START)
+            details = self._ray.get([handle.describe.remote() for handle in handles.values()], timeout=START)
         except self._ray.exceptions.RayError as error:
             lack = "; are there so many free GPUs?" if self._decode == "gpu" else ""
             raise ValueError(f"the workers did not start{lack}: {error}") from None
         kept = {"node": self._node, "capacity": int(SHARE_OF_STORE * self._store)}
-        for (name, handle), own in zip(handles.items(), facts, strict=True):
+        for (name, handle), own in zip(handles.items(), details, strict=True):
             self._members[name] = handle, {**own, **kept}
         if self._members and (why := self._ray.get(self._pool.register.remote(self._members), timeout=30)):
             raise ValueError(f"these workers do not fit the pool at {self.address}: {why}")
 
-    def beat(self) -> str:
+    def heartbeat(self) -> str:
         """Tell the pool of this machine's workers, in case it was restarted. Return what is wrong, or ""."""
         if self._process is not None and self._process.poll() is not None:
             return f"Ray has ended on this machine: {self._said().strip().rpartition(chr(10))[2]}"

@@ -21,6 +21,7 @@ from dali_mix.service.spec import differences
 
 SUSPECTED = 5.0  # seconds for which a worker that was late or lost is asked last
 SILENT = 12.0  # seconds after which a worker that nobody registers again is forgotten: its machine is lost
+TRAINER_GONE = 3600.0  # seconds after which a trainer that asks nothing is forgotten
 RATE_OVER = 10.0  # seconds that the rate in `status` is over
 
 
@@ -29,7 +30,7 @@ class _Member:
     """A worker."""
 
     handle: Any
-    facts: dict[str, Any]
+    details: dict[str, Any]
     under_way: dict[Any, _Entry] = field(default_factory=dict)
     heard: float = 0.0  # when the process that runs it last registered it
     suspected: float = 0.0  # until then
@@ -49,7 +50,7 @@ class _Entry:
 
 
 class Pool:
-    """Puts questions to workers, and keeps answers: on each machine as many bytes as its workers' facts allow."""
+    """Puts questions to workers, and keeps answers: on each machine as many bytes as its workers' details allow."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
@@ -63,18 +64,18 @@ class Pool:
     # Workers
 
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-        """Add workers, name → (handle, facts), again and again. Return "", or why they do not fit.
+        """Add workers, name → (handle, details), again and again. Return "", or why they do not fit.
 
-        facts: see `workers.Worker.describe`, with `node` and `capacity`, the bytes of answers to keep on that node.
+        details: see `workers.Worker.describe`, with `node` and `capacity`, the bytes of answers to keep on that node.
         """
-        for name, (handle, facts) in members.items():
+        for name, (handle, details) in members.items():
             for other in itertools.islice(self._members.values(), 1):  # all are alike
-                if differ := differences(facts["versions"], other.facts["versions"]):
+                if differ := differences(details["versions"], other.details["versions"]):
                     return differ
-                if facts["decode"] != other.facts["decode"]:
-                    return f"decode {facts['decode']} here, {other.facts['decode']} there"
+                if details["decode"] != other.details["decode"]:
+                    return f"decode {details['decode']} here, {other.details['decode']} there"
             if name not in self._members:
-                self._members[name] = _Member(handle, dict(facts))
+                self._members[name] = _Member(handle, dict(details))
             self._members[name].heard = time.monotonic()
         return ""
 
@@ -84,11 +85,12 @@ class Pool:
             self._members.pop(name, None)
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Return the workers, name → facts, in the order in which to ask them.
+        """Return the workers, name → details, in the order in which to ask them.
 
         A name is that of an actor. No handles: unpacking one fails once the process that made it has ended.
         """
-        return {name: self._members[name].facts for name in self._by_load()}
+        self._collect()
+        return {name: self._members[name].details for name in self._by_load()}
 
     # Questions
 
@@ -115,7 +117,7 @@ class Pool:
             return None
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
-        entry = _Entry(chunk, names[0], member.facts["node"])
+        entry = _Entry(chunk, names[0], member.details["node"])
         member.under_way[info] = entry
         self._answers[wanted] = entry
         self._answers.move_to_end(wanted)
@@ -124,7 +126,6 @@ class Pool:
     def _by_load(self) -> list[str]:
         """Return the workers' names, the one to ask first."""
         now = time.monotonic()
-        self.remove([name for name, member in self._members.items() if now - member.heard > SILENT])
 
         def order(name: str) -> tuple[bool, int]:
             return self._members[name].suspected > now, len(self._members[name].under_way)
@@ -132,13 +133,17 @@ class Pool:
         return sorted(self._members, key=order)
 
     def _collect(self) -> None:
-        """Take note of what was answered since, and drop the answers that were asked for longest ago."""
+        """Note what was answered since, forget who is gone, and drop the answers that were asked for longest ago."""
         pending = [info for member in self._members.values() for info in member.under_way]
         if pending:
             ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
             for member in list(self._members.values()):
                 for info in [info for info in ready if info in member.under_way]:
                     self._answered(member, member.under_way.pop(info), info)
+        now = time.monotonic()
+        self.remove([name for name, member in self._members.items() if now - member.heard > SILENT])
+        for name in [name for name, seen in self._trainers.items() if time.time() - seen["seen"] > TRAINER_GONE]:
+            del self._trainers[name]
         held: Counter[str] = Counter()
         for entry in self._answers.values():
             held[entry.node] += entry.bytes
@@ -149,7 +154,7 @@ class Pool:
                 del self._answers[wanted]
 
     def _capacities(self) -> dict[str, int]:
-        return {member.facts["node"]: member.facts["capacity"] for member in self._members.values()}
+        return {member.details["node"]: member.details["capacity"] for member in self._members.values()}
 
     def _answered(self, member: _Member, entry: _Entry, info: Any) -> None:
         try:
@@ -165,7 +170,7 @@ class Pool:
                 self._members.pop(entry.worker, None)
             return
         entry.done, entry.bytes = True, found["bytes"]
-        member.facts["pid"] = found["pid"]  # another after a restart
+        member.details["pid"] = found["pid"]  # another after a restart
         member.images += found["images"]
         member.seconds += found["seconds"]
         self._counts["decoded"] += 1
@@ -182,7 +187,6 @@ class Pool:
     def status(self) -> dict[str, Any]:
         """Return what `dali-mix serve --status` shows, in plain values."""
         self._collect()
-        self._by_load()  # forgets who is lost
         now = time.monotonic()
         while self._recent and self._recent[0][0] < now - RATE_OVER:
             self._recent.popleft()
@@ -196,7 +200,7 @@ class Pool:
             "workers": [
                 {
                     "name": name,
-                    **member.facts,
+                    **member.details,
                     "under_way": len(member.under_way),
                     "suspected": member.suspected > now,
                     "images": member.images,

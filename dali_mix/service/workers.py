@@ -42,7 +42,7 @@ class Worker:
             "pid": os.getpid(),
         }
 
-    def facts(self, spec: Spec) -> dict[str, Any]:
+    def describe_set(self, spec: Spec) -> dict[str, Any]:
         """Return count, metainfo and taller of a set. Raise ValueError or FileNotFoundError naming the machine."""
         records = self._records(spec)
         pipelines.build(spec.pipeline, spec.train, spec.options)
