@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -238,7 +239,7 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     records = len(parts.train_loader.dataset)
     if config.batch_size > records:
         yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
-    if parts.task.boxes and not _any_object(getattr(parts.train_loader.dataset, "records", None)):
+    if parts.task.boxes and not _any_object(parts.train_loader.dataset):
         yield f"no image of {config.train_set} has an object: a detector learns nothing from it"
     frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
     if frozen and not weight_files(config):
@@ -257,9 +258,9 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
         yield "val_set holds the records of train_set: its scores say nothing about new images"
 
 
-def _any_object(records: RecordSet | None) -> bool:
-    """Return True if a record has a box, or the loader is no set's."""
-    if records is None:
+def _any_object(records: Any) -> bool:
+    """Return True if a record has a box, or the records cannot be looked at here."""
+    if not isinstance(records, RecordSet):
         return True
     rows = np.arange(len(records))
     return any(len(label) for start in range(0, len(rows), 256) for label in records.labels(rows[start : start + 256]))

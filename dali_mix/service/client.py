@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix.loading.chunks import Chunk, Question
-from dali_mix.loading.remote import NoWorkers, Opened, Spec, WorkerLost
+from dali_mix.loading.workers import NoWorkers, Opened, Spec, WorkerLost
 from dali_mix.service import cluster
 from dali_mix.service.spec import differences, key_of, versions
 
@@ -57,7 +58,7 @@ class RayPool:
         return self._ray.get(self.actor().status.remote(), timeout=30)
 
     def open(self, spec: Spec) -> Opened:
-        """Open a set on the pool: see `loading.remote.Pool`."""
+        """Open a set on the pool: see `loading.workers.Pool`."""
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
         key_of(spec, "")  # before anybody waits
         while not (workers := self._ray.get(actor.workers.remote(), timeout=30)):
@@ -66,19 +67,20 @@ class RayPool:
                     f"{self.address}: the pool has no worker: start some with `dali-mix serve --join {self.address}`"
                 )
             time.sleep(0.5)
-        for handle, facts in workers.values():
-            if differ := differences(versions(), facts["versions"]):
+        for name, details in workers.items():
+            if differ := differences(versions(), details["versions"]):
                 raise ValueError(f"{self.address}: the pool has other versions than this process: {differ}")
-            if spec.decode not in ("auto", facts["decode"]):
+            if spec.decode not in ("auto", details["decode"]):
                 raise ValueError(
-                    f"{self.address}: decode={spec.decode!r}, but the pool decodes on the {facts['decode'].upper()}"
+                    f"{self.address}: decode={spec.decode!r}, but the pool decodes on the {details['decode'].upper()}"
                 )
             try:
-                found = self._ray.get(handle.facts.remote(spec), timeout=OPEN)
+                handle = self._ray.get_actor(name, namespace=cluster.NAMESPACE)
+                found = self._ray.get(handle.describe_set.remote(spec), timeout=OPEN)
             except self._ray.exceptions.RayTaskError as error:
                 kind = FileNotFoundError if isinstance(error.cause, FileNotFoundError) else ValueError
                 raise kind(f"{self.address}: {error.cause}") from None
-            except self._ray.exceptions.RayError:  # this worker is lost, or frozen
+            except (self._ray.exceptions.RayError, ValueError):  # this worker is lost, or frozen
                 continue
             fingerprint = found["metainfo"]["fingerprint"]
             key = key_of(spec, fingerprint)
@@ -94,7 +96,7 @@ class _Ticket:
 
 
 class RayWorkers:
-    """The workers of a pool, for one set and pipeline: see `loading.remote.Workers`."""
+    """The workers of a pool, for one set and pipeline: see `loading.workers.Workers`."""
 
     def __init__(
         self, ray: Any, address: str, pool: Any, watch: cluster.RayletWatch, spec: Spec, key: str, fingerprint: str
@@ -134,11 +136,19 @@ class RayWorkers:
     def _ask_pool(self, question: Question, avoid: Collection[str]) -> tuple[Any, str] | None:
         asked = self._pool.ask.remote(*self._spec, question, sorted(avoid), self._trainer)
         if time.monotonic() - self._refreshed > REFRESH:
-            workers = self._ray.get(self._pool.workers.remote(), timeout=ANSWER)
-            self._known = [(name, handle) for name, (handle, _) in workers.items()]
+            names = self._ray.get(self._pool.workers.remote(), timeout=ANSWER)
+            self._known = [(name, handle) for name in names if (handle := self._handle(name)) is not None]
             self._refreshed = time.monotonic()
         found = self._ray.get(asked, timeout=ANSWER)
         return found and (found[0][0], found[1])
+
+    def _handle(self, name: str) -> Any:
+        for known, handle in self._known:
+            if known == name:
+                return handle
+        with contextlib.suppress(ValueError):  # it has ended
+            return self._ray.get_actor(name, namespace=cluster.NAMESPACE)
+        return None
 
     def _ask_directly(self, question: Question, avoid: Collection[str]) -> tuple[Any, str]:
         workers = [(name, handle) for name, handle in self._known if name not in avoid]

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ HEAD_GONE = 12.0  # seconds without the head until this machine's part ends; tra
 
 
 class Node:
-    """This machine's part of a pool. Use it as a context manager; inside, call `beat` about once a second.
+    """This machine's part of a pool. Use it as a context manager; inside, call `heartbeat` about once a second.
 
     Entering raises ValueError, saying what to do, if the pool cannot be started or joined.
 
@@ -157,20 +158,23 @@ class Node:
         from dali_mix.service.workers import LANES, Worker
 
         options = {**self._here(), "max_concurrency": LANES + 1, **({"num_gpus": 1} if self._decode == "gpu" else {})}
-        actor = self._ray.remote(Worker).options(**options)
-        handles = [actor.remote(self._decode, self._threads) for _ in range(self._count)]
+        actor, begin = self._ray.remote(Worker), f"{socket.gethostname()}-{self._node[:6]}"
+        handles = {
+            name: actor.options(name=name, namespace=cluster.NAMESPACE, **options).remote(self._decode, self._threads)
+            for name in (f"{begin}.{number}" for number in range(self._count))
+        }
         try:
-            facts = self._ray.get([handle.describe.remote() for handle in handles], timeout=START)
+            details = self._ray.get([handle.describe.remote() for handle in handles.values()], timeout=START)
         except self._ray.exceptions.RayError as error:
             lack = "; are there so many free GPUs?" if self._decode == "gpu" else ""
             raise ValueError(f"the workers did not start{lack}: {error}") from None
         kept = {"node": self._node, "capacity": int(SHARE_OF_STORE * self._store)}
-        for number, (handle, own) in enumerate(zip(handles, facts, strict=True)):
-            self._members[f"{own['host']}-{self._node[:6]}.{number}"] = handle, {**own, **kept}
+        for (name, handle), own in zip(handles.items(), details, strict=True):
+            self._members[name] = handle, {**own, **kept}
         if self._members and (why := self._ray.get(self._pool.register.remote(self._members), timeout=30)):
             raise ValueError(f"these workers do not fit the pool at {self.address}: {why}")
 
-    def beat(self) -> str:
+    def heartbeat(self) -> str:
         """Tell the pool of this machine's workers, in case it was restarted. Return what is wrong, or ""."""
         if self._process is not None and self._process.poll() is not None:
             return f"Ray has ended on this machine: {self._said().strip().rpartition(chr(10))[2]}"

@@ -16,10 +16,12 @@ from typing import Any
 import ray
 
 from dali_mix.loading.chunks import Question
-from dali_mix.loading.remote import Spec
+from dali_mix.loading.workers import Spec
 from dali_mix.service.spec import differences
 
 SUSPECTED = 5.0  # seconds for which a worker that was late or lost is asked last
+SILENT = 12.0  # seconds after which a worker that nobody registers again is forgotten: its machine is lost
+TRAINER_GONE = 3600.0  # seconds after which a trainer that asks nothing is forgotten
 RATE_OVER = 10.0  # seconds that the rate in `status` is over
 
 
@@ -28,8 +30,9 @@ class _Member:
     """A worker."""
 
     handle: Any
-    facts: dict[str, Any]
+    details: dict[str, Any]
     under_way: dict[Any, _Entry] = field(default_factory=dict)
+    heard: float = 0.0  # when the process that runs it last registered it
     suspected: float = 0.0  # until then
     images: int = 0
     seconds: float = 0.0
@@ -47,7 +50,7 @@ class _Entry:
 
 
 class Pool:
-    """Puts questions to workers, and keeps answers: on each machine as many bytes as its workers' facts allow."""
+    """Puts questions to workers, and keeps answers: on each machine as many bytes as its workers' details allow."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
@@ -61,18 +64,19 @@ class Pool:
     # Workers
 
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-        """Add workers, name → (handle, facts), again and again. Return "", or why they do not fit.
+        """Add workers, name → (handle, details), again and again. Return "", or why they do not fit.
 
-        facts: see `workers.Worker.describe`, with `node` and `capacity`, the bytes of answers to keep on that node.
+        details: see `workers.Worker.describe`, with `node` and `capacity`, the bytes of answers to keep on that node.
         """
-        for name, (handle, facts) in members.items():
+        for name, (handle, details) in members.items():
             for other in itertools.islice(self._members.values(), 1):  # all are alike
-                if differ := differences(facts["versions"], other.facts["versions"]):
+                if differ := differences(details["versions"], other.details["versions"]):
                     return differ
-                if facts["decode"] != other.facts["decode"]:
-                    return f"decode {facts['decode']} here, {other.facts['decode']} there"
+                if details["decode"] != other.details["decode"]:
+                    return f"decode {details['decode']} here, {other.details['decode']} there"
             if name not in self._members:
-                self._members[name] = _Member(handle, dict(facts))
+                self._members[name] = _Member(handle, dict(details))
+            self._members[name].heard = time.monotonic()
         return ""
 
     def remove(self, names: Collection[str]) -> None:
@@ -80,16 +84,20 @@ class Pool:
         for name in names:
             self._members.pop(name, None)
 
-    def workers(self) -> dict[str, tuple[Any, dict[str, Any]]]:
-        """Return the workers, name → (handle, facts), the one to ask first first."""
-        return {name: (self._members[name].handle, self._members[name].facts) for name in self._by_load(())}
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Return the workers, name → details, in the order in which to ask them.
+
+        A name is that of an actor. No handles: unpacking one fails once the process that made it has ended.
+        """
+        self._collect()
+        return {name: self._members[name].details for name in self._by_load()}
 
     # Questions
 
     def ask(
         self, key: str, spec: Spec, fingerprint: str, question: Question, avoid: Collection[str], trainer: str
     ) -> tuple[Any, str] | None:
-        """Return (the answer's reference in a list, the worker's name); None if all workers are among `avoid`."""
+        """Return (the answer's reference in a list, the worker's name); None if there is no worker but `avoid`."""
         self._specs.setdefault(key, (spec, fingerprint))
         self._note(trainer, len(avoid))
         self._collect()
@@ -103,36 +111,39 @@ class Pool:
             self._answers.move_to_end(wanted)
             self._counts["shared"] += 1
             return [entry.chunk], entry.worker
-        names = self._by_load(avoid)
-        if not names or names[0] in avoid:
+        names = [name for name in self._by_load() if name not in avoid]
+        if not names:
             return None
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
         self._counts["second_asks"] += len(avoid) == 1
-        entry = _Entry(chunk, names[0], member.facts["node"])
+        entry = _Entry(chunk, names[0], member.details["node"])
         member.under_way[info] = entry
         self._answers[wanted] = entry
         self._answers.move_to_end(wanted)
         return [chunk], names[0]
 
-    def _by_load(self, avoid: Collection[str]) -> list[str]:
+    def _by_load(self) -> list[str]:
         """Return the workers' names, the one to ask first."""
         now = time.monotonic()
 
-        def order(name: str) -> tuple[bool, bool, int]:
-            member = self._members[name]
-            return name in avoid, member.suspected > now, len(member.under_way)
+        def order(name: str) -> tuple[bool, int]:
+            return self._members[name].suspected > now, len(self._members[name].under_way)
 
         return sorted(self._members, key=order)
 
     def _collect(self) -> None:
-        """Take note of what was answered since, and drop the answers that were asked for longest ago."""
+        """Note what was answered since, forget who is gone, and drop the answers that were asked for longest ago."""
         pending = [info for member in self._members.values() for info in member.under_way]
         if pending:
             ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
             for member in list(self._members.values()):
                 for info in [info for info in ready if info in member.under_way]:
                     self._answered(member, member.under_way.pop(info), info)
+        now = time.monotonic()
+        self.remove([name for name, member in self._members.items() if now - member.heard > SILENT])
+        for name in [name for name, seen in self._trainers.items() if time.time() - seen["seen"] > TRAINER_GONE]:
+            del self._trainers[name]
         held: Counter[str] = Counter()
         for entry in self._answers.values():
             held[entry.node] += entry.bytes
@@ -143,7 +154,7 @@ class Pool:
                 del self._answers[wanted]
 
     def _capacities(self) -> dict[str, int]:
-        return {member.facts["node"]: member.facts["capacity"] for member in self._members.values()}
+        return {member.details["node"]: member.details["capacity"] for member in self._members.values()}
 
     def _answered(self, member: _Member, entry: _Entry, info: Any) -> None:
         try:
@@ -159,9 +170,8 @@ class Pool:
                 self._members.pop(entry.worker, None)
             return
         entry.done, entry.bytes = True, found["bytes"]
-        member.facts["pid"] = found["pid"]  # another after a restart
+        member.details["pid"] = found["pid"]  # another after a restart
         member.images += found["images"]
-        member.facts["pid"] = found["pid"]  # another if it was restarted
         member.seconds += found["seconds"]
         self._counts["decoded"] += 1
         self._recent.append((time.monotonic(), found["images"]))
@@ -190,7 +200,7 @@ class Pool:
             "workers": [
                 {
                     "name": name,
-                    **member.facts,
+                    **member.details,
                     "under_way": len(member.under_way),
                     "suspected": member.suspected > now,
                     "images": member.images,

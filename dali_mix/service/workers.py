@@ -15,7 +15,7 @@ from dali_mix import pipelines
 from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.chunks import POSITIONS, Chunk, Question
 from dali_mix.loading.decoder import Decoder
-from dali_mix.loading.remote import Spec
+from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
 from dali_mix.service.spec import versions
 
@@ -42,7 +42,7 @@ class Worker:
             "pid": os.getpid(),
         }
 
-    def facts(self, spec: Spec) -> dict[str, Any]:
+    def describe_set(self, spec: Spec) -> dict[str, Any]:
         """Return count, metainfo and taller of a set. Raise ValueError or FileNotFoundError naming the machine."""
         records = self._records(spec)
         pipelines.build(spec.pipeline, spec.train, spec.options)

@@ -97,12 +97,13 @@ def test_other_versions(pool, records, monkeypatch):
 def test_a_node_with_other_versions_or_another_device(pool):
     import ray
 
-    [(handle, facts), *_] = ray.get(pool.actor().workers.remote()).values()
+    [(name, details), *_] = ray.get(pool.actor().workers.remote()).items()
+    handle = ray.get_actor(name, namespace=cluster.NAMESPACE)
     for change, why in (
-        ({"versions": facts["versions"] | {"numba": "0.1"}}, f"numba 0.1 here, {facts['versions']['numba']} there"),
+        ({"versions": details["versions"] | {"numba": "0.1"}}, f"numba 0.1 here, {details['versions']['numba']} there"),
         ({"decode": "gpu"}, "decode gpu here, cpu there"),
     ):
-        assert ray.get(pool.actor().register.remote({"other": (handle, facts | change)})) == why
+        assert ray.get(pool.actor().register.remote({"other": (handle, details | change)})) == why
 
 
 def test_missing_set(pool, tmp_path):
@@ -134,7 +135,7 @@ def test_what_workers_cannot_do(pool, records):
             "imagenet",
             records.prefix,
             workers=pool,
-            **LOAD | {"pipeline_options": {"image_size": 32, "mean": object()}},
+            **LOAD | {"pipeline_options": {"image_size": 32, "mean": (np.float32(0.5),) * 3}},
         )
 
 

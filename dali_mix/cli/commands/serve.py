@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
                 store=None if args.memory is None else int(args.memory * 1e9),
             )
         )
-        _tell(node, args)
+        _announce(node, args)
         if args.dashboard is not None:
             from dali_mix.service.cluster import LOOPBACK
             from dali_mix.service.dashboard import Dashboard
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             opened.callback(shown.close)
             print(f"page     http://{args.listen or LOOPBACK}:{shown.port}/   (/metrics for Prometheus)", flush=True)
         while not stopped:
-            if wrong := node.beat():
+            if wrong := node.heartbeat():
                 raise ValueError(f"{wrong}; the workers of this machine end")
             for _ in range(10):
                 if not stopped:
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(node: Any, args: argparse.Namespace) -> None:
+def _announce(node: Any, args: argparse.Namespace) -> None:
     from dali_mix.service.cluster import token_file
 
     count = f"{args.workers} worker{'s' * (args.workers != 1)} here, decoding on the {args.decode.upper()}"
