@@ -8,6 +8,7 @@ import sys
 import time
 from collections import namedtuple
 
+import numpy as np
 import pytest
 
 from dali_mix import build_loader, pipelines
