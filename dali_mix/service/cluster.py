@@ -66,6 +66,7 @@ def settings(token: Path, *, loopback: bool) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the loader raises them; Ray would print them, with a traceback
         "RAY_DISABLE_MEMORY_MONITOR": "1",
     }
     if loopback:  # Ray takes 127.0.0.1 only where it expects no second machine, and else binds to every interface
@@ -88,7 +89,10 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
 
 
 def note_address(address: str) -> None:
-    """Note the pool that runs on this machine."""
+    """Note the pool that runs on this machine, unless another one that is noted still does."""
+    with contextlib.suppress(ValueError):
+        if reachable(*split_address("auto"), 0.5):
+            return
     (home() / "service.json").write_text(json.dumps({"address": address, "host": socket.gethostname()}))
 
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -66,7 +67,7 @@ class Node:
         self._store = store_bytes(store)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = -1
-        self._node = ""
+        self._folder = self._node = ""
         self._gone: float | None = None  # since when the head does not answer
         self._members: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._pool: Any = None
@@ -107,13 +108,14 @@ class Node:
     def _launch(self, token: Path, host: str, port: int) -> str:
         """Start Ray's processes; return the node's id. Raise ValueError if they do not start."""
         loopback = host == cluster.LOOPBACK
+        self._folder = tempfile.mkdtemp(prefix="dali_mix-", dir="/tmp")  # a path of sockets may have 107 bytes
         params: dict[str, Any] = {
             "node_ip_address": self._listen or (cluster.LOOPBACK if loopback else cluster.own_address(host, port)),
             "num_cpus": 0,
             **({} if self._decode == "gpu" else {"num_gpus": 0}),
             "object_store_memory": self._store,
             "include_log_monitor": False,
-            "temp_dir": tempfile.mkdtemp(prefix="dali_mix-", dir="/tmp"),  # a path of sockets may have 107 bytes
+            "temp_dir": self._folder,
             "min_worker_port": 0,  # any port
             "max_worker_port": 0,
         }
@@ -209,6 +211,8 @@ class Node:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
             os.close(self._log)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)  # if Ray's processes were killed, or never began
 
 
 def store_bytes(wanted: int | None) -> int:

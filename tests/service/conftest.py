@@ -18,8 +18,9 @@ def settings(tmp_path_factory):
     kept, folder = dict(os.environ), tmp_path_factory.mktemp("service")
     os.environ |= {"XDG_CONFIG_HOME": str(folder), "DALI_MIX_SERVICE_TOKEN": str(folder / "token")}
     yield folder
+    ray = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}  # it is imported with these
     os.environ.clear()
-    os.environ |= kept
+    os.environ |= kept | ray
 
 
 @pytest.fixture(scope="package")

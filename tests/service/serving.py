@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -87,9 +90,12 @@ class Serve:
         """Kill it and all of its Ray at once, as when a machine loses power."""
         sessions = self.sessions()
         self.process.kill()
-        for pid, session, _ in list(processes()):
+        for pid, session, name in list(processes()):
             if session in sessions:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                for folder in re.findall(r'"temp_dir": "(/tmp/dali_mix-[^"]*)"', name):
+                    shutil.rmtree(folder, ignore_errors=True)
         self.process.wait()
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 20.0) -> int:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,23 +29,9 @@ def at_once():
     assert time.monotonic() - begun < 60  # 30 on a quiet machine
 
 
-def test_wrong_token(head, tmp_path):
+def test_who_has_no_right_token_is_refused(head, tmp_path):
     (tmp_path / "token").write_text("0" * 64)
-    text, seconds = client(CONNECT, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
-    assert re.match(
-        rf"{head.address}: wrong token, or no pool there: the token in {tmp_path}/token must be the one of the pool",
-        text,
-    ), text
-    print(f"wrong token: {seconds:.1f} s")
-
-
-def test_no_token(head, tmp_path):
-    text, _ = client(CONNECT, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
-    assert text == f"{tmp_path}/token: no token; copy the one that `dali-mix serve` names on the pool's machine\n"
-
-
-def test_a_client_of_ray_without_a_token_is_refused(head):
-    program = """
+    plain = """
 import os, sys
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 import ray
@@ -52,8 +39,21 @@ try: ray.init(sys.argv[1], _node_ip_address="127.0.0.1")
 except Exception as error: print("refused", error)
 else: print(ray.nodes())
 """
-    text, _ = client(program, head.address)
+    with ThreadPoolExecutor() as threads:  # Ray takes 20 s to say no
+        wrong = threads.submit(client, CONNECT, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
+        none = threads.submit(client, plain, head.address)
+    text, seconds = wrong.result()
+    assert text.startswith(
+        f"{head.address}: wrong token, or no pool there: the token in {tmp_path}/token must be the one of the pool"
+    )
+    print(f"wrong token: {seconds:.1f} s")
+    text, _ = none.result()
     assert "refused" in text and "NodeID" not in text, text
+
+
+def test_no_token(head, tmp_path):
+    text, _ = client(CONNECT, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
+    assert text == f"{tmp_path}/token: no token; copy the one that `dali-mix serve` names on the pool's machine\n"
 
 
 def test_nothing_there(settings):
@@ -80,6 +80,18 @@ def test_no_address(tmp_path, monkeypatch):
 
 def test_auto_is_the_pool_of_this_machine(head):
     assert cluster.split_address("auto") == cluster.split_address(head.address)
+
+
+def test_a_second_pool_on_this_machine_is_not_auto(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        address = f"127.0.0.1:{first.getsockname()[1]}"
+        cluster.note_address(address)
+        cluster.note_address("127.0.0.1:1")
+        cluster.forget_address("127.0.0.1:1")
+        assert cluster.split_address("auto") == cluster.split_address(address)
+    cluster.note_address("127.0.0.1:1")  # the first has ended without a word
+    assert cluster.split_address("auto") == ("127.0.0.1", 1)
 
 
 def test_another_address_in_one_process(pool):
