@@ -10,12 +10,20 @@ from tests.loading.sets import png_set
 from tests.service.serving import Serve, free_port
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Return the folder of settings and token. Ray reads a token once in a process, which may come here more than
+    once: pytest-xdist gives it other packages' files between those of this one.
+    """
+    return tmp_path_factory.mktemp("service")
+
+
 @pytest.fixture(scope="package")
-def settings(tmp_path_factory):
+def settings(folder):
     """A folder for settings and token, in the environment."""
     if find_spec("ray") is None:  # importing it here would do so without a token
         pytest.skip("Ray is not installed")
-    kept, folder = dict(os.environ), tmp_path_factory.mktemp("service")
+    kept = dict(os.environ)
     os.environ |= {"XDG_CONFIG_HOME": str(folder), "DALI_MIX_SERVICE_TOKEN": str(folder / "token")}
     yield folder
     ray = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}  # it is imported with these
