@@ -33,6 +33,8 @@ from loader import HERE, PHOTOGRAPHS, SETS, SETTLE, Contestant, originals, prepa
 
 SCRIPT = "_service_peers.py"
 TRAINERS = 4
+SHARED_EPOCHS = 6
+LONG = 150  # batches of a stretch against Ray Data
 
 
 @contextlib.contextmanager
@@ -64,27 +66,37 @@ def one(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
     return report(rates, "pool")
 
 
-def status(address: str) -> dict[str, Any]:
-    from dali_mix.service import connect
+def ray_data(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """A long stretch each, one after the other: Ray Data would work ahead while another is measured."""
+    values = json.loads(settings.read_text())
+    rates: dict[str, list[float]] = {"pool": [], "Ray Data": []}
+    for turn in range(args.sharing_turns):
+        settings.write_text(json.dumps({**values, "seed": 101 + turn}))  # nothing of it is in the pool's memory
+        for name, measured in rates.items():
+            contestant = Contestant(name, sys.executable, settings, LONG, SCRIPT)
+            measured.append(contestant())
+            contestant.close()
+            time.sleep(2)  # until its processes are gone
+    print(f"\none trainer, {LONG} batches")
+    print(table(rates, "pool", "images/s"), flush=True)
+    return report(rates, "pool")
 
-    return connect(address).status()
 
-
-def sharing(settings: Path, address: str, args: argparse.Namespace) -> dict[str, Any]:
+def sharing(settings: Path, pool: Any, args: argparse.Namespace) -> dict[str, Any]:
     values = json.loads(settings.read_text())
     rates: dict[str, list[float]] = {"pool": [], "in process": []}
     decoded = []
-    epoch = -(-1000 // args.batch_size)
+    batches = SHARED_EPOCHS * -(-1000 // args.batch_size)
     for turn in range(args.sharing_turns):
         settings.write_text(json.dumps({**values, "seed": 1 + turn}))  # other epochs than those the pool has
         for name, measured in rates.items():
-            trainers = [Contestant(name, sys.executable, settings, epoch, SCRIPT) for _ in range(TRAINERS)]
-            before = status(address)
+            trainers = [Contestant(name, sys.executable, settings, batches, SCRIPT) for _ in range(TRAINERS)]
+            before = pool.status()
             found: list[dict[str, Any]] = []
 
             def take(trainer: Contestant, found: list[dict[str, Any]] = found) -> None:
                 assert trainer.process.stdin is not None
-                trainer.process.stdin.write(f"0 {2 * epoch}\n")
+                trainer.process.stdin.write(f"0 {batches}\n")
                 trainer.process.stdin.flush()
                 found.append(trainer._answer())
 
@@ -95,10 +107,10 @@ def sharing(settings: Path, address: str, args: argparse.Namespace) -> dict[str,
             for thread in threads:
                 thread.join()
             measured.append(sum(answer["images"] for answer in found) / (time.perf_counter() - start))
-            after = status(address)
+            after = pool.status()
             if name == "pool":
                 # from the first batch to the last, with the window of each beyond it
-                decoded.append((after["decoded"] - before["decoded"]) / (2 * epoch))
+                decoded.append((after["decoded"] - before["decoded"]) / batches)
             for trainer in trainers:
                 trainer.close()
     print(f"\n{TRAINERS} trainers together; chunks decoded for each of the epochs': {max(decoded):.2f}")
@@ -106,13 +118,11 @@ def sharing(settings: Path, address: str, args: argparse.Namespace) -> dict[str,
     return {**report(rates, "pool"), "decoded": decoded}
 
 
-def faults(settings: Path, address: str) -> dict[str, float]:
+def faults(settings: Path, pool: Any) -> dict[str, float]:
     """Seconds that the slowest batch took after a worker's process got a signal."""
     import dali_mix
-    from dali_mix.service import connect
 
-    pool, values = connect(address), json.loads(settings.read_text())
-    longest = {}
+    values, longest = json.loads(settings.read_text()), {}
     for index, (name, number) in enumerate((("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP))):
         loader = dali_mix.build_loader(
             "imagenet", values["prefix"], batch_size=64, train=True, device="cpu", workers=pool, seed=number
@@ -137,7 +147,6 @@ def main() -> int:
     parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=["original", "shorter256"])
     peers = ["pool", "in process", "in process, uint8", "DataLoader"]
-    peers += ["Ray Data"] if importlib.util.find_spec("pyarrow") else []
     parser.add_argument("--peers", nargs="+", default=peers)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--sharing-turns", type=int, default=3)
@@ -151,6 +160,8 @@ def main() -> int:
     if importlib.util.find_spec("ray") is None:
         print("left out: ray is not installed (pip install 'dali_mix[service]')")
         return 0
+    from dali_mix.service import connect
+
     args.threads = args.workers
     jpegs = originals(args.images)
     results: dict[str, Any] = {
@@ -158,15 +169,19 @@ def main() -> int:
         "settings": {"batch_size": args.batch_size, "size": args.size, "workers": args.workers, "turns": args.turns},
     }
     with tempfile.TemporaryDirectory() as work, running_pool(args.workers, args.port) as address:
+        pool = connect(address)
         for name in args.sets:
             settings = prepare(name, jpegs, Path(work), args)
             settings.write_text(json.dumps({**json.loads(settings.read_text()), "address": address}))
             print(f"\n== {name}")
             results[name] = {
                 "one": one(settings, args),
-                "sharing": sharing(settings, address, args),
-                "faults": faults(settings, address),
+                "sharing": sharing(settings, pool, args),
+                "faults": faults(settings, pool),
             }
+            if importlib.util.find_spec("pyarrow"):
+                results[name]["ray data"] = ray_data(settings, args)
+        pool.close()
     write_json(args.out, results)
     print(f"\nwritten to {args.out}")
     return 0
