@@ -1,6 +1,7 @@
 """One pool for all of the folder: a head with two workers, which this process is connected to."""
 
 import os
+import shutil
 from importlib.util import find_spec
 
 import pytest
@@ -23,6 +24,8 @@ def settings(folder):
     """A folder for settings and token, in the environment."""
     if find_spec("ray") is None:  # importing it here would do so without a token
         pytest.skip("Ray is not installed")
+    if shutil.disk_usage("/dev/shm").free < 1 << 30:
+        pytest.skip("less than 1 GB of shared memory in /dev/shm")
     kept = dict(os.environ)
     os.environ |= {"XDG_CONFIG_HOME": str(folder), "DALI_MIX_SERVICE_TOKEN": str(folder / "token")}
     yield folder
