@@ -49,8 +49,10 @@ format: $(VENV)/.ready-dev
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: export GOMP_SPINCOUNT ?= 1000
+# The service's tests apart: Ray, once imported, is in the way of tests that fork.
 test: lint
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -m "not gpu" --ignore tests/service
+	$(PYTEST) -m "not gpu" tests/service
 
 # The lowest versions, in an environment of their own. Left out: with torch 2.9 a faked GPU asks for a driver.
 test-lowest: export GOMP_SPINCOUNT ?= 1000
@@ -60,7 +62,7 @@ test-lowest:
 	$(PYTHON) .ci/floors.py > $(VENV)/floors.txt
 	$(INSTALL) -c $(VENV)/floors.txt -e ".[vis,bert,dev]"
 	$(call cv2,$(VENV)/floors.txt)
-	$(PYTEST) -m "not gpu" --ignore tests/mixers/test_fake_gpu.py
+	$(PYTEST) -m "not gpu" --ignore tests/mixers/test_fake_gpu.py --ignore tests/service
 
 test-gpu: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m gpu
