@@ -8,6 +8,7 @@ PYTHON  ?= python3
 unexport PYTHON # to scripts it names the interpreter that has dali_mix
 VENV    ?= .venv
 DATASET ?= digits
+EXTRAS  ?= vis,dev
 BIN      = $(VENV)/bin
 # Building an editable install warns about itself; that would look like a failure.
 PIP      = PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
@@ -27,7 +28,7 @@ $(VENV)/.ready: setup.py .ci/constraints.txt
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(INSTALL) -c .ci/constraints.txt -e ".[vis,service,dev]"
+	$(INSTALL) -c .ci/constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
 
 # Where libGL is missing, the build of OpenCV without windows.
@@ -49,7 +50,8 @@ format: $(VENV)/.ready-dev
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: export GOMP_SPINCOUNT ?= 1000
-# The service's tests apart: Ray, once imported, is in the way of tests that fork.
+# The service's tests run if Ray is installed (make test EXTRAS=vis,service,dev in a new environment), and apart: Ray,
+# once imported, is in the way of tests that fork.
 test: lint
 	$(PYTEST) -m "not gpu" --ignore tests/service
 	$(PYTEST) -m "not gpu" tests/service
