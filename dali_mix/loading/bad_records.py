@@ -24,9 +24,6 @@ class BadRecords:
     def __len__(self) -> int:
         return len(self._decode)
 
-    def __contains__(self, row: int) -> bool:
-        return row in self._decode
-
     def found(self, row: int, reason: str, *, decode: bool = False) -> None:
         """Note a bad record. Raise ValueError naming file and record unless bad records are to be skipped.
 

@@ -25,10 +25,8 @@ from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.chunks import POSITIONS, Chunk, Question, cut, numbers_of, question
 from dali_mix.loading.order import Schedule, Step
 from dali_mix.loading.source import Fetched, Source
-from dali_mix.loading.workers import NoWorkers, Opened, Pool, Spec, Ticket, WorkerLost, Workers
+from dali_mix.loading.workers import NoWorkers, WorkerLost, Workers
 from dali_mix.pipelines import Pipeline
-
-__all__ = ["NoWorkers", "Opened", "Pool", "RemoteSource", "Spec", "Ticket", "WorkerLost", "Workers"]
 
 WINDOW = 4  # chunks under way beyond those of the step that is due, or as many as a step has
 PATIENCE = 1.0, 4.0  # a chunk is late after so many seconds, or so many times the median of what chunks took

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import socket
@@ -33,7 +34,13 @@ def connect(address: str = "auto") -> RayPool:
     Signal handlers stay as they are. Raise ValueError, saying what to do, if there is none or it cannot be entered.
     """
     ray, where = cluster.join(address)
-    return RayPool(ray, where)
+    return _pool(ray, where, ray.get_runtime_context().get_job_id())
+
+
+@functools.cache
+def _pool(ray: Any, address: str, connection: str) -> RayPool:
+    """Return one pool a connection, however often it is asked for: each watches Ray and says when it has died."""
+    return RayPool(ray, address)
 
 
 class RayPool:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from dali_mix.loading.chunks import Chunk, Question
-from dali_mix.loading.remote import NoWorkers, WorkerLost
+from dali_mix.loading.workers import NoWorkers, WorkerLost
 
 
 class Clock:

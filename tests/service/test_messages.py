@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from dali_mix import build_loader, pipelines
+from dali_mix import build_loader, pipelines, service
 from dali_mix.recordio import write_set
 from dali_mix.service import cluster, node, spec
 from tests.loading.sets import encode, picture, png_set
@@ -92,6 +92,11 @@ def test_a_second_pool_on_this_machine_is_not_auto(tmp_path, monkeypatch):
         assert cluster.split_address("auto") == cluster.split_address(address)
     cluster.note_address("127.0.0.1:1")  # the first has ended without a word
     assert cluster.split_address("auto") == ("127.0.0.1", 1)
+
+
+def test_one_connection_is_one_pool(pool, head):
+    """Each watches Ray on a thread of its own, and says that it has died."""
+    assert service.connect(head.address) is pool
 
 
 def test_another_address_in_one_process(pool):
