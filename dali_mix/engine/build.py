@@ -1,4 +1,7 @@
-"""From a checked `RunConfig` to the objects a run is made of: a function for each key of a recipe."""
+"""From a checked `RunConfig` to the objects a run is made of: a function for each key of a recipe.
+
+More than 300 lines: the keys check each other, sets against model, mixer and loss.
+"""
 
 from __future__ import annotations
 

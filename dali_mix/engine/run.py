@@ -7,6 +7,8 @@ Every rank goes through the same steps. One that fails says so to the others, wh
     lock      rank 0 locks the work directory, all check that they see the same one, and so the same checkpoints
     build     rank 0 picks the newest checkpoint that is not damaged; loaders, model, optimizer
     restore   from that checkpoint, or begin; then train
+
+More than 300 lines: these steps, for a training and for an evaluation, in the order in which they run.
 """
 
 from __future__ import annotations

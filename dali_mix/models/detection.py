@@ -1,4 +1,7 @@
-"""Faster R-CNN (arXiv 1506.01497) out of torchvision's parts, on padded batches and on any of our backbones."""
+"""Faster R-CNN (arXiv 1506.01497) out of torchvision's parts, on padded batches and on any of our backbones.
+
+More than 300 lines: the model, and the checks of its options, which need torchvision's parts at hand.
+"""
 
 from __future__ import annotations
 

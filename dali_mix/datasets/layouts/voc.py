@@ -8,6 +8,8 @@ folder of ID.jpg and ID.xml are one split.
 Multi-label truth: 1 where a class has an object that is not difficult; where it has only difficult ones 0 in a training
 split and -1 (ignore) in the others. VOC's corners count pixels from 1 and include the last: a box over the whole of a
 500-pixel row is 1 to 500, here 0 to 1. CVAT writes 0 to 500.
+
+More than 300 lines: the folders in which such sets come, and what their XML says, which decide together.
 """
 
 from __future__ import annotations
