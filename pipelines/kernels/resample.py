@@ -12,7 +12,8 @@ level, but for numbers within 0.01 of a half. It is the same on every CPU: weigh
 defines to the bit, and all else is integers. Normalizing multiplies and adds, with a rounding after each, as
 `dali_mix.pipelines.normalize` does: the same bits.
 
-More than 300 lines: everything compiled sits in this one file, so that numba's cache on disk notices every change of it.
+More than 300 lines: everything compiled sits in this one file, so that numba's cache on disk notices every change of
+it.
 """
 
 from __future__ import annotations
