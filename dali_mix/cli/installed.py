@@ -23,7 +23,7 @@ SHARED = (
     "nvidia-nvtiff-cu13 nvidia-libnvcomp-cu13"
 )
 # Import names that differ from the distribution's, and other distributions of the same module.
-MODULES = {"opencv-python": "cv2", "pillow": "PIL", "scikit-learn": "sklearn"}
+MODULES = {"opencv-python": "cv2", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 ALSO = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")}
 
 
