@@ -8,7 +8,7 @@ PYTHON  ?= python3
 unexport PYTHON # to scripts it names the interpreter that has dali_mix
 VENV    ?= .venv
 DATASET ?= digits
-EXTRAS  ?= vis,dev
+EXTRAS  ?= vis,service,dev
 BIN      = $(VENV)/bin
 # Building an editable install warns about itself; that would look like a failure.
 PIP      = PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
@@ -50,8 +50,8 @@ format: $(VENV)/.ready-dev
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: export GOMP_SPINCOUNT ?= 1000
-# The service's tests run if Ray is installed (make test EXTRAS=vis,service,dev in a new environment), and apart: Ray,
-# once imported, is in the way of tests that fork.
+# The service's tests run apart: Ray, once imported, is in the way of tests that fork. `make test EXTRAS=vis,dev` in a new
+# environment goes without them.
 test: lint
 	$(PYTEST) -m "not gpu" --ignore tests/service
 	$(PYTEST) -m "not gpu" tests/service
