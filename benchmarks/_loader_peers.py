@@ -52,6 +52,35 @@ def ours_stock(settings: Settings) -> Iterator[Any]:
     return ours(settings, fuse=False)
 
 
+def decoding(settings: Settings) -> Iterator[Any]:
+    """DALI's decoder alone on what our loader feeds it, read and drawn beforehand: windows of the same images."""
+    import itertools
+
+    import numpy as np
+    import torch
+    from dali_mix.pipelines import SampleRandom, build
+    from nvidia.dali import fn, pipeline_def
+
+    from dali_mix.recordio import RecordSet
+
+    records, size = RecordSet(settings["prefix"]), settings["batch_size"]
+    pipeline, rng, batches = build("imagenet", True, {"image_size": settings["size"]}), np.random.default_rng(1), []
+    for epoch in range(32):
+        rows = rng.permutation(len(records))[:size]
+        draws = pipeline.draw(np.asarray(records.table[rows]), SampleRandom(0, epoch, rows))
+        batches.append([[records.encoded(row) for row in rows.tolist()], *(draws[f"0.{name}"] for name in ("anchor", "shape"))])
+
+    @pipeline_def(batch_size=size, num_threads=settings["threads"], device_id=None, exec_dynamic=True)
+    def graph() -> Any:
+        encoded, anchor, shape = fn.external_source(source=itertools.cycle(batches), num_outputs=3, no_copy=True)
+        return fn.decoders.image_slice(encoded, anchor, shape, axis_names="HW")
+
+    running, nothing = graph(), torch.zeros(size, 3, settings["size"], settings["size"])
+    while True:
+        running.run()
+        yield nothing
+
+
 def dali(settings: Settings) -> Iterator[Any]:
     """DALI's own reader, random crop, resize and normalize, as its examples put them together."""
     import torch
@@ -163,6 +192,7 @@ def _write_beton(settings: Settings) -> None:
     target = Path(settings["prefix"] + ".beton")
     if target.exists():
         return
+    mode = "raw" if settings["files"][0].endswith(".ppm") else "jpg"
     jpegs: dict[bytes, bytes] = {}
 
     class Pixels:
@@ -173,12 +203,13 @@ def _write_beton(settings: Settings) -> None:
             path = Path(settings["files"][position])
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
-            jpegs[pixels.tobytes()] = path.read_bytes()
+            if mode == "jpg":
+                jpegs[pixels.tobytes()] = path.read_bytes()
             return pixels, 0
 
     rgb_image.encode_jpeg = lambda pixels, quality: np.frombuffer(jpegs.pop(pixels.tobytes()), np.uint8)
     partial = target.with_suffix(".partial")
-    writer = DatasetWriter(str(partial), {"image": RGBImageField(write_mode="jpg"), "label": IntField()}, num_workers=1)
+    writer = DatasetWriter(str(partial), {"image": RGBImageField(write_mode=mode), "label": IntField()}, num_workers=1)
     writer.from_indexed_dataset(Pixels())
     partial.rename(target)
 
@@ -231,6 +262,7 @@ def spdl(settings: Settings) -> Iterator[Any]:
 LOADERS = {
     "ours": ours,
     "ours, stock ops": ours_stock,
+    "decoder alone": decoding,
     "stock DALI": dali,
     "torchvision + PIL": torchvision,
     "SPDL": spdl,

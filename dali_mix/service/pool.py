@@ -23,6 +23,7 @@ SUSPECTED = 5.0  # seconds for which a worker that was late or lost is asked las
 SILENT = 12.0  # seconds after which a worker that nobody registers again is forgotten: its machine is lost
 TRAINER_GONE = 3600.0  # seconds after which a trainer that asks nothing is forgotten
 RATE_OVER = 10.0  # seconds that the rate in `status` is over
+LOOK = 0.02  # seconds until `ask` looks again at what was answered, which takes longer than all else it does
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Pool:
         self._counts = {"asked": 0, "decoded": 0, "shared": 0, "second_asks": 0, "lost": 0}
         self._recent: deque[tuple[float, int]] = deque()
         self._begun = time.time()
+        self._looked = 0.0
 
     # Workers
 
@@ -100,7 +102,8 @@ class Pool:
         """Return (the answer's reference in a list, the worker's name); None if there is no worker but `avoid`."""
         self._specs.setdefault(key, (spec, fingerprint))
         self._note(trainer, len(avoid))
-        self._collect()
+        if time.monotonic() - self._looked > LOOK:
+            self._collect()
         self._counts["asked"] += 1
         for name in avoid:
             if name in self._members:
@@ -134,6 +137,7 @@ class Pool:
 
     def _collect(self) -> None:
         """Note what was answered since, forget who is gone, and drop the answers that were asked for longest ago."""
+        self._looked = time.monotonic()
         pending = [info for member in self._members.values() for info in member.under_way]
         if pending:
             ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
