@@ -279,7 +279,8 @@ def main(loaders: dict[str, Callable[[Settings], Iterator[Any]]]) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
     images = next(stream)
-    answer(shape=list(images.shape), mean=float(images.mean()), std=float(images.std()), dtype=str(images.dtype))
+    values = images.float()
+    answer(shape=list(images.shape), mean=float(values.mean()), std=float(values.std()), dtype=str(images.dtype))
     for line in sys.stdin:
         skip, count = (int(word) for word in line.split())
         for _ in range(skip):

@@ -13,7 +13,7 @@ from typing import Any
 from _loader_peers import MEAN, REPEATS, STD, Settings, main, torchvision
 
 
-def ours(settings: Settings, dtype: str = "float32", pool: bool = False) -> Iterator[Any]:
+def ours(settings: Settings, dtype: str = "float32", pool: bool = False, normalized: bool = True) -> Iterator[Any]:
     """This project's loader, in this process or from the pool."""
     from dali_mix.pipelines import normalize
 
@@ -34,7 +34,7 @@ def ours(settings: Settings, dtype: str = "float32", pool: bool = False) -> Iter
     )
     while True:
         for batch in loader:
-            yield batch.images if dtype == "float32" else normalize(batch.images, MEAN, STD)
+            yield normalize(batch.images, MEAN, STD) if dtype == "uint8" and normalized else batch.images
 
 
 def uint8(settings: Settings) -> Iterator[Any]:
@@ -45,6 +45,16 @@ def uint8(settings: Settings) -> Iterator[Any]:
 def pool(settings: Settings) -> Iterator[Any]:
     """From the pool."""
     return ours(settings, pool=True)
+
+
+def for_gpu(settings: Settings) -> Iterator[Any]:
+    """In this process, up to what is copied to a GPU and normalized there."""
+    return ours(settings, dtype="uint8", normalized=False)
+
+
+def pool_for_gpu(settings: Settings) -> Iterator[Any]:
+    """The same from the pool."""
+    return ours(settings, dtype="uint8", pool=True, normalized=False)
 
 
 def ray_data(settings: Settings) -> Iterator[Any]:
@@ -77,6 +87,8 @@ def ray_data(settings: Settings) -> Iterator[Any]:
 
 LOADERS = {
     "pool": pool,
+    "pool, for a GPU": pool_for_gpu,
+    "in process, for a GPU": for_gpu,
     "in process": ours,
     "in process, uint8": uint8,
     "DataLoader": torchvision,

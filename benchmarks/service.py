@@ -6,7 +6,9 @@ use: python benchmarks/service.py [--images FOLDER] [--turns 7] [--workers 2] [-
 Three questions, each measured in turns on one machine (see _compare.py):
     one      images a second of one trainer: from the pool, and decoding itself
     sharing  images a second of four trainers together that read the same epochs: from the pool, and each decoding
-             itself; and how many chunks the pool decoded for each that the epochs have
+             itself; and how many chunks the pool decoded for each that the epochs have. Once with trainers on the CPU,
+             which normalize there, and once up to the uint8 batch that is copied to a GPU. Before, one such stretch
+             fills the pool's memory for the first time, which the system has to zero
     faults   the longest wait for a batch after a worker is killed, and after one is frozen
 Ray Data takes part where `ray[data]` is installed.
 """
@@ -33,7 +35,8 @@ from loader import HERE, PHOTOGRAPHS, SETS, SETTLE, Contestant, originals, prepa
 
 SCRIPT = "_service_peers.py"
 TRAINERS = 4
-SHARED_EPOCHS = 6
+SHARED_EPOCHS = 12
+SHARING = [("pool", "in process"), ("pool, for a GPU", "in process, for a GPU")]
 LONG = 150  # batches of a stretch against Ray Data
 
 
@@ -82,14 +85,17 @@ def ray_data(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
     return report(rates, "pool")
 
 
-def sharing(settings: Path, pool: Any, args: argparse.Namespace) -> dict[str, Any]:
+def sharing(settings: Path, pool: Any, args: argparse.Namespace, names: tuple[str, str]) -> dict[str, Any]:
     values = json.loads(settings.read_text())
-    rates: dict[str, list[float]] = {"pool": [], "in process": []}
+    rates: dict[str, list[float]] = {name: [] for name in names}
     decoded = []
     batches = SHARED_EPOCHS * -(-1000 // args.batch_size)
-    for turn in range(args.sharing_turns):
-        settings.write_text(json.dumps({**values, "seed": 1 + turn}))  # other epochs than those the pool has
+    for turn in range(-1, args.sharing_turns):
+        # other epochs than those the pool has
+        settings.write_text(json.dumps({**values, "seed": 2 + turn + 1000 * SHARING.index(names)}))
         for name, measured in rates.items():
+            if turn < 0 and name != names[0]:
+                continue
             trainers = [Contestant(name, sys.executable, settings, batches, SCRIPT) for _ in range(TRAINERS)]
             before = pool.status()
             found: list[dict[str, Any]] = []
@@ -106,16 +112,18 @@ def sharing(settings: Path, pool: Any, args: argparse.Namespace) -> dict[str, An
                 thread.start()
             for thread in threads:
                 thread.join()
-            measured.append(sum(answer["images"] for answer in found) / (time.perf_counter() - start))
-            after = pool.status()
-            if name == "pool":
-                # from the first batch to the last, with the window of each beyond it
-                decoded.append((after["decoded"] - before["decoded"]) / batches)
+            seconds, after = time.perf_counter() - start, pool.status()
             for trainer in trainers:
                 trainer.close()
+            if turn < 0:
+                continue
+            measured.append(sum(answer["images"] for answer in found) / seconds)
+            if name == names[0]:
+                # from the first batch to the last, with the window of each beyond it
+                decoded.append((after["decoded"] - before["decoded"]) / batches)
     print(f"\n{TRAINERS} trainers together; chunks decoded for each of the epochs': {max(decoded):.2f}")
-    print(table(rates, "pool", "images/s"), flush=True)
-    return {**report(rates, "pool"), "decoded": decoded}
+    print(table(rates, names[0], "images/s"), flush=True)
+    return {**report(rates, names[0]), "decoded": decoded}
 
 
 def faults(settings: Path, pool: Any) -> dict[str, float]:
@@ -176,7 +184,7 @@ def main() -> int:
             print(f"\n== {name}")
             results[name] = {
                 "one": one(settings, args),
-                "sharing": sharing(settings, pool, args),
+                "sharing": [sharing(settings, pool, args, names) for names in SHARING],
                 "faults": faults(settings, pool),
             }
             if importlib.util.find_spec("pyarrow"):
