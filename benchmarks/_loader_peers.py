@@ -68,7 +68,9 @@ def decoding(settings: Settings) -> Iterator[Any]:
     for epoch in range(32):
         rows = rng.permutation(len(records))[:size]
         draws = pipeline.draw(np.asarray(records.table[rows]), SampleRandom(0, epoch, rows))
-        batches.append([[records.encoded(row) for row in rows.tolist()], *(draws[f"0.{name}"] for name in ("anchor", "shape"))])
+        batches.append(
+            [[records.encoded(row) for row in rows.tolist()], *(draws[f"0.{name}"] for name in ("anchor", "shape"))]
+        )
 
     @pipeline_def(batch_size=size, num_threads=settings["threads"], device_id=None, exec_dynamic=True)
     def graph() -> Any:

@@ -1,14 +1,15 @@
 """The training loader on CPU cores against DALI's own graph, torchvision with PIL, SPDL, and FFCV.
 
-use: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2] [--sets original longer500 shorter256 raw256]
+use: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2]
+         [--sets original longer500 shorter256 raw256]
          [--ffcv-python PYTHON] [--out docs/benchmarks/loader.json]
 
 All read the same JPEGs: a folder of images (default: ../shared/data/imagenet_sample beside the checkout, else
-scikit-learn's two photographs in many sizes) repeated to 1,000 records, as they are, scaled down, and scaled down as raw
-pixels, and make batches of 64 float32 images of 224 × 224: random-resized crop, flip, normalize. Every loader runs in a
-process of its own and is measured in turn, in mid-stream; ratios are taken within a turn (see _compare.py). "decoder
-alone" is DALI's decoder on the same windows and nothing else: our limit. SPDL takes part if installed, FFCV when
---ffcv-python, or DALI_MIX_FFCV_PYTHON, names a Python that has it.
+scikit-learn's two photographs in many sizes) repeated to 1,000 records, as they are, scaled down, and scaled down as
+raw pixels, and make batches of 64 float32 images of 224 × 224: random-resized crop, flip, normalize. Every loader runs
+in a process of its own and is measured in turn, in mid-stream; ratios are taken within a turn (see _compare.py).
+"decoder alone" is DALI's decoder on the same windows and nothing else: our limit. SPDL takes part if installed, FFCV
+when --ffcv-python, or DALI_MIX_FFCV_PYTHON, names a Python that has it.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("dali_mix.cli.commands.convert", "turn published checkpoints into ours, and back"),
     "recipes": ("dali_mix.cli.commands.recipes", "list the recipes, or print one"),
     "gallery": ("dali_mix.cli.commands.gallery", "draw mixed images from a packed set"),
+    "profile": ("dali_mix.cli.commands.profile", "show where the time of a loader or of a run goes"),
     "curves": ("dali_mix.cli.commands.curves", "draw the learning curves of a run"),
     "embed-labels": ("dali_mix.cli.commands.embed_labels", "write label embeddings for SGRE"),
     "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU, disk, and run one batch"),
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
     """Run `dali-mix` with `argv` (default: the process's arguments), `tell` errors, and return its exit status."""
     console.install()
     _spin_briefly()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says when it starts, and that there is no GPU
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a rank that ends is warned of with a stack trace
     args = parse(list(sys.argv[1:] if argv is None else argv))
     ends = argv is None

@@ -60,7 +60,8 @@ class CachedSource(Source):
 
     def fetch(self, epoch: int, position: int) -> Fetched:
         if self._cache is None:
-            self._cache = self._fill()
+            with self.clock.part("starting"):
+                self._cache = self._fill()
         if not self._drawn:
             self._draw()
         if not self._drawn or (self._drawn[0].step.epoch, self._drawn[0].step.start) != (epoch, position):
@@ -70,8 +71,9 @@ class CachedSource(Source):
         fed = self._drawn.popleft()
         if not len(fed.rows):
             return Fetched(fed.step, fed.rows)
-        images = self._pipeline.apply(self._cache, fed.rows, fed.draws)
-        return Fetched(fed.step, fed.rows, images, self._records.labels(fed.rows))
+        with self.clock.part("finishing"):
+            images = self._pipeline.apply(self._cache, fed.rows, fed.draws)
+            return Fetched(fed.step, fed.rows, images, self._records.labels(fed.rows))
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_cache": None, "_steps": iter(()), "_drawn": deque()}
@@ -90,9 +92,10 @@ class CachedSource(Source):
             return
         rows = [self._bad.without(step.rows) for step in steps]
         every = np.concatenate(rows)
-        draws = self._pipeline.draw(
-            np.asarray(self._records.table[every]), SampleRandom(self._schedule.seed, steps[0].epoch, every)
-        )
+        with self.clock.part("drawing"):
+            draws = self._pipeline.draw(
+                np.asarray(self._records.table[every]), SampleRandom(self._schedule.seed, steps[0].epoch, every)
+            )
         start = 0
         for step, kept in zip(steps, rows, strict=True):
             end = start + len(kept)

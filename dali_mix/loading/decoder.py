@@ -23,6 +23,7 @@ from dali_mix.loading.chunks import Chunk, Question, pack
 from dali_mix.loading.feed import Fed, Feed
 from dali_mix.loading.order import Step
 from dali_mix.loading.source import Fetched
+from dali_mix.loading.stats import Clock
 from dali_mix.loading.targets import targets_of
 from dali_mix.pipelines import Pipeline
 from dali_mix.pipelines.steps.geometry import decode
@@ -50,7 +51,9 @@ class Decoder:
         prefetch: int,
         bad: BadRecords,
         verify_crc: bool,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or Clock()
         self._records = records
         self._pipeline = pipeline
         self._batch_size = batch_size
@@ -58,7 +61,7 @@ class Decoder:
         self._num_threads = num_threads
         self._prefetch = prefetch
         self._bad = bad
-        self._feed = Feed(records, pipeline, seed, bad, verify_crc)
+        self._feed = Feed(records, pipeline, seed, bad, verify_crc, self._clock)
         self._asked = 0
         self._dali = None
         self._ready: deque[tuple[Fed, torch.Tensor | None]] = deque()
@@ -82,10 +85,11 @@ class Decoder:
     def _finish(self, fed: Fed, images: torch.Tensor | None) -> Fetched:
         if images is None:
             return Fetched(fed.step, fed.rows)
-        targets = targets_of(self._records, self._pipeline, fed.rows, fed.draws)
-        sizes = None
-        if self._pipeline.image_size is None:
-            sizes = self._pipeline.sizes(np.asarray(self._records.table[fed.rows]), fed.draws)
+        with self._clock.part("finishing"):
+            targets = targets_of(self._records, self._pipeline, fed.rows, fed.draws)
+            sizes = None
+            if self._pipeline.image_size is None:
+                sizes = self._pipeline.sizes(np.asarray(self._records.table[fed.rows]), fed.draws)
         return Fetched(fed.step, fed.rows, images, targets, sizes)
 
     def answer(self, question: Question) -> Chunk:
@@ -125,8 +129,10 @@ class Decoder:
     def _run(self, again: Callable[[], Iterator[Step]]) -> None:
         try:
             if self._dali is None:
-                self._dali = self._build(self._feed, self._batch_size)
-            out, sizes = self._dali.run()
+                with self._clock.part("starting"):
+                    self._dali = self._build(self._feed, self._batch_size)
+            with self._clock.part("dali"):
+                out, sizes = self._dali.run()
         except RuntimeError as error:
             self._recover(error)
             self._feed.restart(again())

@@ -16,7 +16,10 @@ class ExactSource(Source):
 
     def __init__(self, records: RecordSet, pipeline: Pipeline, schedule: Schedule, **options: Any) -> None:
         super().__init__(schedule, options["device"])
-        self._decoder = Decoder(records, pipeline, schedule.seed, batch_size=schedule.batch_size, **options)
+        self.threads = options["num_threads"]
+        self._decoder = Decoder(
+            records, pipeline, schedule.seed, batch_size=schedule.batch_size, clock=self.clock, **options
+        )
 
     def fetch(self, epoch: int, position: int) -> Fetched:
         return self._decoder.fetch(epoch, position, self._schedule.steps_from)

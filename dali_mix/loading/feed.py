@@ -11,6 +11,7 @@ import numpy as np
 
 from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.order import Step
+from dali_mix.loading.stats import Clock
 from dali_mix.pipelines import Pipeline, SampleRandom
 from dali_mix.recordio import RecordSet
 
@@ -35,13 +36,16 @@ class Feed:
     step whose records are all bad is noted there with no rows and not fed.
     """
 
-    def __init__(self, records: RecordSet, pipeline: Pipeline, seed: int, bad: BadRecords, verify_crc: bool) -> None:
+    def __init__(
+        self, records: RecordSet, pipeline: Pipeline, seed: int, bad: BadRecords, verify_crc: bool, clock: Clock
+    ) -> None:
         self.under_way: deque[Fed] = deque()
         self.names = list(pipeline.draw(np.asarray(records.table[:1]), SampleRandom(seed, 0, np.zeros(1, np.int64))))
         self._records = records
         self._pipeline = pipeline
         self._seed = seed
         self._bad = bad
+        self._clock = clock
         self._unverified = np.ones(len(records), dtype=bool) if verify_crc else None
         self._steps: Iterator[Step] = iter(())
 
@@ -75,24 +79,29 @@ class Feed:
         """
         encoded: list[np.ndarray] = []
         rows = self._bad.without(step.rows)
-        for row in rows.tolist():
-            image = self._read(row)
-            if image is not None:
-                encoded.append(image)
+        with self._clock.part("reading"):
+            for row in rows.tolist():
+                image = self._read(row)
+                if image is not None:
+                    encoded.append(image)
         if len(encoded) < len(rows):
             rows = self._bad.without(rows)
-        table, random = np.asarray(self._records.table[rows]), SampleRandom(self._seed, step.epoch, rows)
+        with self._clock.part("drawing"):
+            draws = self._draw(step.epoch, rows)
+        return Fed(step, rows, draws, [encoded, *(np.ascontiguousarray(draws[name]) for name in self.names)])
+
+    def _draw(self, epoch: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        table, random = np.asarray(self._records.table[rows]), SampleRandom(self._seed, epoch, rows)
         if self._pipeline.draws_from_boxes and self._records.task.boxes:
             boxes = [label[:, 1:5] for label in self._records.labels(rows)]
-            draws = self._pipeline.draw_from_boxes(table, random, boxes)
-        else:
-            draws = self._pipeline.draw(table, random)
-        return Fed(step, rows, draws, [encoded, *(np.ascontiguousarray(draws[name]) for name in self.names)])
+            return self._pipeline.draw_from_boxes(table, random, boxes)
+        return self._pipeline.draw(table, random)
 
     def _read(self, row: int) -> np.ndarray | None:
         try:
             if self._unverified is not None and self._unverified[row]:
-                self._records.checked_payload(row)
+                with self._clock.part("checking"):
+                    self._records.checked_payload(row)
                 self._unverified[row] = False
             image = self._records.encoded(row)
             if not image.size:

@@ -16,6 +16,7 @@ from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.batch import Batch
 from dali_mix.loading.order import Schedule
 from dali_mix.loading.source import Fetched, Source
+from dali_mix.loading.stats import Stats
 from dali_mix.options import whole
 from dali_mix.pipelines import Pipeline, normalize
 
@@ -87,6 +88,7 @@ class Loader:
         self.global_size = 0
         self.dropped_boxes = 0
         self._source = source
+        self._clock = source.clock
         self._group_step = source.group_step
         self._bad = bad
         self._resuming = False  # a loaded position waits for the first batch to be taken
@@ -133,6 +135,13 @@ class Loader:
         if self._running is not None:  # None: moved by set_epoch or load_state_dict, which it follows
             self._check_running(iterator)
         self._running = iterator
+        self._clock.switch("other")
+        try:
+            yield from self._epoch(iterator)
+        finally:
+            self._clock.switch(None)
+
+    def _epoch(self, iterator: object) -> Iterator[Batch]:
         ready = self._fetch(self.epoch, self.samples_seen)
         while ready is not None:
             epoch, end = ready.step.epoch, ready.step.end
@@ -141,7 +150,13 @@ class Loader:
             last = ahead is None if self._bad.skip else not self._source.steps_left(end)
             self.epoch, self.samples_seen = (epoch + 1, 0) if last else (epoch, end)
             self.global_size, self._resuming = end - ready.step.start, False
-            yield Batch(self._images(ready), self._targets(ready), torch.from_numpy(ready.rows))
+            with self._clock.part("finishing"):
+                batch = Batch(self._images(ready), self._targets(ready), torch.from_numpy(ready.rows))
+            self._clock.batches += 1
+            self._clock.images += len(ready.rows)
+            self._clock.switch("outside")
+            yield batch
+            self._clock.switch("other")
             if last or self._running is None:
                 return
             self._check_running(iterator)
@@ -270,6 +285,13 @@ class Loader:
             self._source.regroup(int(state.get("group_step", self._group_step)) if seen else self._group_step)
         self._move(epoch, seen)
         self._resuming = True
+
+    def stats(self, reset: bool = False) -> Stats:
+        """Return where the time went since the loader was built, or since the last call with `reset`."""
+        stats = Stats.of(self._clock, self._source.threads)
+        if reset:
+            self._clock.reset()
+        return stats
 
     def close(self) -> None:
         """Free threads and memory; iterating again starts them again."""

@@ -106,13 +106,15 @@ class RemoteSource(Source):
         step = self._schedule.step(self._order(epoch), epoch, position)
         keys = [(epoch, number) for number in numbers_of(step)]
         self._plan(step, keys, moved)
-        chunks = self._await([self._pieces[key] for key in keys])
+        with self.clock.part("service"):
+            chunks = self._await([self._pieces[key] for key in keys])
         own = set(step.rows.tolist()) if any(chunk.bad for chunk in chunks) else set()
         for row, reason, decode in (bad for chunk in chunks for bad in chunk.bad if bad[0] in own):
             self._bad.found(row, reason, decode=decode)
         if len(self._bad) == self._schedule.count:
             raise ValueError(f"{self._bad.prefix}: none of its records can be read: {self._bad.skipped[0][1]}")
-        share = cut(chunks, step.rows, self._normalizer)
+        with self.clock.part("finishing"):
+            share = cut(chunks, step.rows, self._normalizer)
         self._next = (epoch, step.end)
         if self._schedule.train and not self._schedule.steps_left(step.end):
             self._next = (epoch + 1, 0)

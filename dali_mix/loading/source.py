@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dali_mix.loading.order import Schedule, Step
+from dali_mix.loading.stats import Clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +34,15 @@ class Source(ABC):
     """Base of the sources: a schedule, and what runs to serve it.
 
     `close`, pickling and a fork stop what runs; the next fetch starts it again.
+
+    Attributes:
+        threads: of DALI's, in this process.
     """
 
+    threads: int = 0
+
     def __init__(self, schedule: Schedule, device: torch.device) -> None:
+        self.clock = Clock()
         self._schedule = schedule
         self._device = device
         self._forked = False

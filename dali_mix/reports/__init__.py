@@ -6,5 +6,6 @@ caches.for_matplotlib()
 
 from dali_mix.reports.curves import curves  # noqa: E402  matplotlib reads the variable when it is imported
 from dali_mix.reports.gallery import gallery  # noqa: E402
+from dali_mix.reports.profile import profile  # noqa: E402
 
-__all__ = ["curves", "gallery"]
+__all__ = ["curves", "gallery", "profile"]

@@ -67,6 +67,14 @@ class CheckpointOptions:
 
 
 @dataclass(frozen=True)
+class ProfileOptions:
+    """The steps of a run, counted from 1, that are measured part by part: see `train.step_profile`."""
+
+    first: int = field(default=10, metadata=checked(whole, 1))
+    last: int = field(default=20, metadata=checked(whole, 1))
+
+
+@dataclass(frozen=True)
 class EarlyStopping:
     """patience: evaluations without a new best score after which a run ends."""
 

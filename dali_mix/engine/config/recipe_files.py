@@ -148,11 +148,11 @@ def _import(path: Path) -> types.ModuleType:
         raise ValueError(f"{path}: the recipe does not import: {type(error).__name__}: {error}") from error
 
 
-def parse_option(text: str) -> tuple[str, Any]:
+def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
     """Return ("a.b", value) for "a.b=value": the value is a Python literal, true/false/none, or else text."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
-        raise ValueError(f"--cfg-options takes KEY=VALUE, not {text!r}")
+        raise ValueError(f"{option} takes KEY=VALUE, not {text!r}")
     words = {"true": True, "false": False, "none": None, "null": None}
     value: Any = words.get(raw.lower(), raw)
     if value is raw:

@@ -17,6 +17,7 @@ from dali_mix.engine.config.groups import (
     EarlyStopping,
     LoaderOptions,
     Paramwise,
+    ProfileOptions,
     checked,
     make,
     mapping,
@@ -100,6 +101,7 @@ class RunConfig:
     find_unused_parameters: bool = field(default=False, metadata=checked(flag))
     loader: dict[str, Any] = field(default_factory=dict)
     service: str | None = field(default=None, metadata=checked(_path))
+    profile: dict[str, Any] | None = None
     log_interval: int = field(default=50, metadata=checked(whole, 1))
     log_ids: bool = field(default=False, metadata=checked(flag))
     evaluate_epochs: int = field(default=1, metadata=checked(whole, 1))
@@ -110,9 +112,9 @@ class RunConfig:
     resume_strict: bool = field(default=True, metadata=checked(flag))
 
     def resolved(self) -> dict[str, Any]:
-        """Return every value as plain JSON types, but `service`: who decodes changes nothing of a run."""
+        """Return every value as plain JSON types, but who decodes and what is timed: neither changes the run."""
         values = json.loads(json.dumps(dataclasses.asdict(self)))
-        del values["service"]
+        del values["service"], values["profile"]
         return values
 
     @cached_property
@@ -131,6 +133,11 @@ class RunConfig:
         if self.early_stopping is None:
             return None
         return make(EarlyStopping, self.early_stopping, "early_stopping", "early_stopping.")
+
+    @cached_property
+    def profiling(self) -> ProfileOptions | None:
+        """`profile` with its defaults, or None."""
+        return None if self.profile is None else make(ProfileOptions, self.profile, "profile", "profile.")
 
     def best_score(self, *tasks: Task) -> str:
         """Return the score whose best model is kept, "" for none. Raise ValueError if none of `tasks` measures it."""
@@ -177,6 +184,8 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         make(Paramwise, config.paramwise, "paramwise", "paramwise.")
         check_keys("metrics", config.metrics, ("protocol", "ties", "threshold"))
         _ = config.loading
+        if config.profiling is not None and config.profiling.last < config.profiling.first:
+            raise ValueError(f"profile.last={config.profiling.last} is before profile.first={config.profiling.first}")
         config.best_score(*trainable().values())
         if config.stopping is not None and (config.val_set is None or not config.checkpoints.best):
             raise ValueError("early_stopping needs a val_set and checkpoint.best, the score to watch")

@@ -34,6 +34,7 @@ from dali_mix.engine.train.objectives import counted, is_summed
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.progress import Best, BoxCount, Window
 from dali_mix.engine.train.seeding import MIXER, MODEL, derive_seed, seed_model
+from dali_mix.engine.train.step_profile import StepProfile
 from dali_mix.engine.train.watch import Watch
 from dali_mix.loading import Batch
 from dali_mix.mixers.base import unmixed
@@ -105,6 +106,7 @@ class Trainer:
         self._evaluated = False  # whether notes on the val_set were logged
         self._first = True  # no step of this process has been done
         self.saved_at = -1
+        self.profile = StepProfile(config.profiling, ranks.device, report.work_dir / "profile" if ranks.main else None)
         self._skipped: dict[int, int] = {}  # by id of a loader: records left out that were warned of
 
     def fit(self) -> str:
@@ -128,7 +130,8 @@ class Trainer:
                 if last or (self.epoch + 1) % (self.config.checkpoints.interval_epochs or math.inf) == 0:
                     self.save()
                 if last or (self.epoch + 1) % self.config.evaluate_epochs == 0:
-                    self.evaluate()
+                    with self.profile.part("evaluating"):
+                        self.evaluate()
                 if self.config.stopping and self.best.since >= self.config.stopping.patience:
                     self.report.line(f"no better {self.best.name} in {self.best.since} evaluations")
                     return self.end("stopped early")
@@ -170,7 +173,8 @@ class Trainer:
         batches = iter(self.parts.train_loader)
         while True:
             start = time.perf_counter()
-            batch = next(batches, None)
+            with self.profile.part("waiting"):
+                batch = next(batches, None)
             self.window.waited += time.perf_counter() - start
             self.warn_of_skipped(self.parts.train_loader)
             if batch is None:
@@ -208,6 +212,7 @@ class Trainer:
         # expected: the planned rows. Fewer come at an epoch's end, if bad records are left out, and if a loss ignores
         # targets (it then counts its rows itself, on the device). A loss that is a sum over rows is left as it is.
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
+        self.profile.begin(self.step, loader)
         expected, seen = 0, 0
         came: int | Tensor = 0
         summed = is_summed(self.parts.objective.minimised)
@@ -218,12 +223,15 @@ class Trainer:
             if batch is None:
                 break
             expected = loader.global_size if accumulate == 1 else loader.global_batch_size * accumulate
-            inputs = self.mix(batch, micro)
+            with self.profile.part("mixing"):
+                inputs = self.mix(batch, micro)
             count = len(batch.ids) if rows is None else rows(inputs[1])
             share = 1 if summed else count / expected
             with nullcontext() if micro == accumulate - 1 else self.no_sync():
-                loss = self.objective(*inputs) * (share * world_size)
-                self.precision.scaler.scale(loss).backward()
+                with self.profile.part("forward"):
+                    loss = self.objective(*inputs) * (share * world_size)
+                with self.profile.part("backward"):
+                    self.precision.scaler.scale(loss).backward()
             mean_loss += loss.detach() / world_size
             seen += loader.global_size
             came = came + count
@@ -242,9 +250,10 @@ class Trainer:
             mean_loss *= scale
         if self._first:
             self.check_gradients()
-        norm, measured = self.measure()
-        self.record(self.monitor.exchange(self.step + 1, mean_loss, self.stop.asked, measured))
-        self.update(norm)
+        with self.profile.part("step"):
+            norm, measured = self.measure()
+            self.record(self.monitor.exchange(self.step + 1, mean_loss, self.stop.asked, measured))
+            self.update(norm)
         self.window.images += seen
         return True
 
@@ -323,6 +332,9 @@ class Trainer:
             self.record(self.monitor.flush())
             self.log()
         self.report.advance()
+        last, loader = self.step == self.total_steps, self.parts.train_loader
+        if measured := self.profile.end(self.step, loader, self.config.batch_size, last=last):
+            self.report.line(measured)
         if interval is not None and self.step % interval == 0:
             self.save()
         for observer in self.observers:
@@ -387,6 +399,10 @@ class Trainer:
 
     def save(self) -> None:
         """Write this step's checkpoint, on the main rank; nothing is exchanged with the others."""
+        with self.profile.part("saving"):
+            self._save()
+
+    def _save(self) -> None:
         self.record(self.monitor.flush())
         if self.step == self.saved_at:
             return

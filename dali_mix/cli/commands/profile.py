@@ -1,0 +1,101 @@
+"""`dali-mix profile`: where the time of a loader goes, or of a run that was trained with `profile`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from dali_mix.options import number, whole
+
+WARM_UP = 8  # batches before the clock starts: DALI starts up, and decodes ahead
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("what", metavar="PREFIX", help="a packed set, or the work directory of a run that had `profile` in its recipe")
+    add("--pipeline", default="imagenet", help="name of the pipeline (imagenet)")
+    add("--pipeline-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. image_size=176")
+    add("--batch-size", type=int, default=64, metavar="N", help="records in a batch (64)")
+    add("--num-threads", type=int, metavar="N", help="of DALI (default: the cores this process may use)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    add("--evaluate", action="store_true", help="the pipeline for evaluation instead of the one for training")
+    add("--service", metavar="ADDRESS", help="a pool of workers that decodes: HOST:PORT, or auto")
+    add("--seconds", type=float, default=10.0, metavar="S", help="how long to load (10)")
+    add("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
+    add("--out", type=Path, metavar="PNG", help="draw them")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dali_mix.engine.checkpoint.files import check_out, json_text, write_text
+
+    if args.json is not None:
+        check_out("--json", args.json)
+    written = Path(args.what) / "profile" / "profile.json"
+    if Path(args.what).is_dir():
+        if not written.is_file():
+            raise FileNotFoundError(
+                f"{written} is not there: train with --cfg-options profile.first=10, or give the path of a packed set"
+            )
+        found = json.loads(written.read_text(encoding="utf-8"))
+    else:
+        found = _of_loader(args)
+    total = sum(found["milliseconds"].values())
+    print(f"{found['what']}: milliseconds a batch")
+    for name, value in found["milliseconds"].items():
+        print(f"  {name:<10} {value:9.2f}  {value / max(total, 1e-9):6.1%}")
+    print(f"{found['images_per_second']:,.0f} images a second; limited by {found['limit']}")
+    if args.json is not None:
+        write_text(args.json, json_text(found, indent=2) + "\n")
+    if args.out is not None:
+        from dali_mix.reports import profile
+
+        print(f"wrote {profile(found, args.out)}")
+    return 0
+
+
+def _of_loader(args: argparse.Namespace) -> dict[str, Any]:
+    """Load for some seconds and return what `reports.profile` draws."""
+    from dali_mix.engine.config.recipe_files import parse_option
+    from dali_mix.loading import build_loader
+    from dali_mix.loading.stats import LOADING
+
+    number("--seconds", args.seconds, 0.1, 3600)
+    whole("--batch-size", args.batch_size, 1)
+    workers = None
+    if args.service is not None:
+        from dali_mix.service import connect
+
+        workers = connect(args.service)
+    loader = build_loader(
+        args.pipeline,
+        args.what,
+        batch_size=args.batch_size,
+        train=not args.evaluate,
+        device=args.device,
+        num_threads=args.num_threads,
+        pipeline_options=dict(parse_option(option, "--pipeline-options") for option in args.pipeline_options),
+        workers=workers,
+    )
+    with closing(loader):
+        begun, taken = time.monotonic(), 0
+        while time.monotonic() < begun + args.seconds:
+            for _ in loader:
+                taken += 1
+                if taken == WARM_UP:
+                    loader.stats(reset=True)
+                    begun = time.monotonic()
+                if time.monotonic() > begun + args.seconds:
+                    break
+        stats = loader.stats()
+    parts = {name: 1000 * getattr(stats, name) / max(stats.batches, 1) for name in LOADING}
+    kind = "evaluation" if args.evaluate else "training"
+    return {
+        "what": f"{args.what}, {args.pipeline} for {kind}, batches of {args.batch_size} on {loader.device}",
+        "milliseconds": parts,
+        "images_per_second": stats.images_per_second,
+        "limit": stats.limit,
+    }

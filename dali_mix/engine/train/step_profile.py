@@ -1,0 +1,106 @@
+"""`StepProfile`: some steps of a run measured part by part, and a trace of them by torch's profiler."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dali_mix._files import replacing
+from dali_mix.engine.checkpoint.files import json_text, write_text
+from dali_mix.engine.config.groups import ProfileOptions
+from dali_mix.loading.stats import READY, Clock
+
+PARTS = ("waiting", "mixing", "forward", "backward", "step", "other")
+
+
+class StepProfile:
+    """Measures the steps from `first` to `last` of this process, waiting for the GPU after each part of a step.
+
+    Args:
+        options: None: measure nothing.
+        folder: gets profile.json, and trace.json for chrome://tracing or ui.perfetto.dev; None: of another rank, which
+            only keeps pace.
+    """
+
+    def __init__(self, options: ProfileOptions | None, device: torch.device, folder: Path | None) -> None:
+        self._options = options
+        self._device = device
+        self._folder = folder
+        self._before: int | None = None  # steps of the run before this process's first
+        self._clock: Clock | None = None  # while it measures
+        self._tracer: Any = None
+
+    def part(self, name: str) -> AbstractContextManager:
+        """Measure a block, one of `PARTS`, if it belongs to a step that is measured."""
+        return nullcontext() if self._clock is None else self._measured(self._clock, name)
+
+    @contextlib.contextmanager
+    def _measured(self, clock: Clock, name: str) -> Iterator[None]:
+        with torch.profiler.record_function(name):
+            before = clock.switch(name)
+            try:
+                yield
+                self._wait()
+            finally:
+                clock.switch(before)
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def begin(self, done: int, loader: Any) -> None:
+        """Note that a step is to begin after `done` steps of the run, with a batch of `loader` if it has one left."""
+        self._before = done if self._before is None else self._before
+        if self._options is None or done - self._before + 1 != self._options.first or self._clock is not None:
+            return
+        self._wait()
+        if hasattr(loader, "stats"):
+            loader.stats(reset=True)
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if self._device.type == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        if self._folder is not None:
+            self._tracer = torch.profiler.profile(activities=activities)
+            self._tracer.start()
+        self._clock = Clock()
+        self._clock.switch("other")
+
+    def end(self, done: int, loader: Any, images: int, *, last: bool) -> str:
+        """Note that a step of `images` has ended, the run's `last` perhaps. Return what to log if all were measured,
+        else "".
+        """
+        clock, number = self._clock, done - (self._before or 0)
+        if clock is None or self._options is None or not (last or number == self._options.last):
+            return ""
+        self._wait()
+        clock.switch(None)
+        self._clock, steps = None, number - self._options.first + 1
+        if self._folder is None:
+            return ""
+        self._tracer.stop()
+        milliseconds = {name: 1000 * clock.seconds.get(name, 0.0) / steps for name in PARTS}
+        total = sum(milliseconds.values())
+        share = milliseconds["waiting"] / total
+        stats = loader.stats() if hasattr(loader, "stats") else None
+        if share <= READY or stats is None:
+            model = sum(milliseconds[name] for name in ("forward", "backward", "step")) / total
+            limit = f"the model's steps: {model:.0%} of the time; {share:.1%} is spent waiting for batches"
+        else:
+            limit = f"the loader ({share:.0%} of the time is spent waiting for it): {stats.limit}"
+        found = {
+            "what": f"steps {self._options.first} to {number}, on {self._device.type}",
+            "milliseconds": milliseconds,
+            "images_per_second": 1000 * images / total,
+            "limit": limit,
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self._folder / "trace.json") as aside:
+            self._tracer.export_chrome_trace(str(aside))
+        write_text(self._folder / "profile.json", json_text(found, indent=2) + "\n")
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in milliseconds.items())
+        return f"profile of {found['what']}, ms a step: {parts}; limited by {limit}; see {self._folder}"
