@@ -122,6 +122,8 @@ class Pool:
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
         self._counts["second_asks"] += len(avoid) == 1
+        # Last among those with as few questions: else the first machines' network links would carry all chunks.
+        self._members[names[0]] = self._members.pop(names[0])
         self._forget(wanted)  # late or lost
         entry = _Entry(wanted, chunk, names[0], member.details["node"])
         member.under_way[info] = entry

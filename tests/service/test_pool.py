@@ -102,6 +102,21 @@ def test_each_node_keeps_its_own_share(ray):
     assert [entry.node for entry in pool._answers.values()] == ["a", "a"]
 
 
+def test_workers_with_as_few_questions_are_asked_in_turn(ray):
+    pool, names = pool_of(ray, "ab", 5 * CHUNK, workers=3), []
+    for number in range(12):
+        names.append(ask(pool, number)[1])
+        ray.finish()
+    assert sorted(names[:6]) == [f"{node}.{n}" for node in "ab" for n in range(3)]
+    assert names[6:] == names[:6]
+    idle = ask(pool, 12)[1]
+    for number in range(13, 18):
+        ask(pool, number)
+    ray.under_way, busy = [each for each in ray.under_way if each[0] == idle], ray.under_way
+    ray.finish()
+    assert ask(pool, 18)[1] == idle and len(busy) == 6  # its turn or not: it has least to do
+
+
 def test_a_late_answer_counts_no_bytes(ray):
     pool = pool_of(ray, "ab", 5 * CHUNK)
     first = ask(pool, 0)
