@@ -161,6 +161,14 @@ def test_a_frozen_worker_is_bridged_by_a_second_ask():
     assert 0.5 < found["longest_wait"] < 1.3
 
 
+def test_a_killed_worker_is_bridged_once_it_is_reported():
+    simulation = Simulation(COSTS, Cluster(workers=4, trainers=1, gpu_rate=1e9))
+    simulation.clock.after(3.0, lambda: simulation.workers[0].die(60.0, 0.2))
+    found = simulation.run(2.0, 3.0)
+    assert found["answers_lost"] >= 1
+    assert 0.2 < found["longest_wait"] < 0.6  # no patience of a second is needed
+
+
 def test_more_workers_are_never_fewer_images():
     rates = [rate(workers=workers, trainers=8, link=FAST) for workers in (2, 4, 8, 16, 32, 64)]
     assert all(more > 0.97 * fewer for fewer, more in itertools.pairwise(rates))
