@@ -43,6 +43,7 @@ class _Member:
 class _Entry:
     """An answer, there or under way."""
 
+    wanted: tuple[str, bytes]
     chunk: Any
     worker: str
     node: str
@@ -56,7 +57,10 @@ class Pool:
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
         self._specs: dict[str, tuple[Spec, str]] = {}
-        self._answers: OrderedDict[tuple[str, bytes], _Entry] = OrderedDict()
+        self._answers: dict[tuple[str, bytes], _Entry] = {}
+        # Those that are there, by node, and their bytes: a question must not cost more the more answers are kept.
+        self._kept: dict[str, OrderedDict[tuple[str, bytes], _Entry]] = {}
+        self._held: Counter[str] = Counter()
         self._trainers: dict[str, dict[str, Any]] = {}
         self._counts = {"asked": 0, "decoded": 0, "shared": 0, "second_asks": 0, "lost": 0}
         self._recent: deque[tuple[float, int]] = deque()
@@ -111,7 +115,8 @@ class Pool:
         wanted = key, question.key
         entry = self._answers.get(wanted)
         if entry is not None and entry.worker not in avoid:  # else it is late, or its machine is gone
-            self._answers.move_to_end(wanted)
+            if entry.done:
+                self._kept[entry.node].move_to_end(wanted)
             self._counts["shared"] += 1
             return [entry.chunk], entry.worker
         names = [name for name in self._by_load() if name not in avoid]
@@ -120,10 +125,12 @@ class Pool:
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
         self._counts["second_asks"] += len(avoid) == 1
-        entry = _Entry(chunk, names[0], member.details["node"])
+        # Last among those with as few questions: else the first machines' network links would carry all chunks.
+        self._members[names[0]] = self._members.pop(names[0])
+        self._forget(wanted)  # late or lost
+        entry = _Entry(wanted, chunk, names[0], member.details["node"])
         member.under_way[info] = entry
         self._answers[wanted] = entry
-        self._answers.move_to_end(wanted)
         return [chunk], names[0]
 
     def _by_load(self) -> list[str]:
@@ -148,14 +155,22 @@ class Pool:
         self.remove([name for name, member in self._members.items() if now - member.heard > SILENT])
         for name in [name for name, seen in self._trainers.items() if time.time() - seen["seen"] > TRAINER_GONE]:
             del self._trainers[name]
-        held: Counter[str] = Counter()
-        for entry in self._answers.values():
-            held[entry.node] += entry.bytes
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop the answers that were asked for longest ago of nodes that hold more than they may, or that are lost."""
         capacities = self._capacities()
-        for wanted, entry in list(self._answers.items()):
-            if entry.done and held[entry.node] > capacities.get(entry.node, 0):
-                held[entry.node] -= entry.bytes
-                del self._answers[wanted]
+        for node, kept in list(self._kept.items()):
+            while kept and self._held[node] > capacities.get(node, -1):
+                self._forget(next(iter(kept)))
+            if node not in capacities:
+                del self._kept[node], self._held[node]
+
+    def _forget(self, wanted: tuple[str, bytes]) -> None:
+        entry = self._answers.pop(wanted, None)
+        if entry is not None and entry.done:
+            del self._kept[entry.node][wanted]
+            self._held[entry.node] -= entry.bytes
 
     def _capacities(self) -> dict[str, int]:
         return {member.details["node"]: member.details["capacity"] for member in self._members.values()}
@@ -164,8 +179,8 @@ class Pool:
         try:
             found = ray.get(info)
         except Exception as error:  # the trainers get it too, and say so
-            for wanted in [wanted for wanted, other in self._answers.items() if other is entry]:
-                del self._answers[wanted]
+            if self._answers.get(entry.wanted) is entry:
+                del self._answers[entry.wanted]
             if isinstance(error, ray.exceptions.RayTaskError):  # of the question, not of the worker
                 return
             self._counts["lost"] += 1
@@ -173,7 +188,10 @@ class Pool:
             if isinstance(error, ray.exceptions.ActorDiedError):  # one that is restarted registers again
                 self._members.pop(entry.worker, None)
             return
-        entry.done, entry.bytes = True, found["bytes"]
+        if self._answers.get(entry.wanted) is entry:  # nobody else was asked since
+            entry.done, entry.bytes = True, found["bytes"]
+            self._kept.setdefault(entry.node, OrderedDict())[entry.wanted] = entry
+            self._held[entry.node] += entry.bytes
         member.details["pid"] = found["pid"]  # another after a restart
         member.images += found["images"]
         member.seconds += found["seconds"]
@@ -197,7 +215,7 @@ class Pool:
         return {
             "seconds": time.time() - self._begun,
             "images_per_second": sum(images for _, images in self._recent) / RATE_OVER,
-            "bytes": sum(entry.bytes for entry in self._answers.values()),
+            "bytes": sum(self._held.values()),
             "capacity": sum(self._capacities().values()),
             "chunks": len(self._answers),
             **self._counts,

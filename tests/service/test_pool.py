@@ -1,0 +1,167 @@
+"""What the pool's actor keeps and forgets, by itself: workers are stand-ins that answer when told to."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dali_mix.loading.chunks import Question
+from dali_mix.loading.workers import Spec
+from dali_mix.service import cluster
+
+SPEC = Spec(Path("set"), "imagenet", {}, train=True, seed=0, decode="auto", verify_crc=False)
+CHUNK = 100  # bytes
+
+
+class Cluster:
+    """Stands in for Ray: questions put to workers, and which of them are answered."""
+
+    def __init__(self):
+        self.under_way, self.answers = [], {}
+
+    def handle(self, name):
+        def answer(*_):
+            chunk, info = object(), object()
+            self.under_way.append((name, info))
+            return chunk, info
+
+        return SimpleNamespace(answer=SimpleNamespace(options=lambda num_returns: SimpleNamespace(remote=answer)))
+
+    def finish(self, answer=None):
+        for _, info in self.under_way:
+            self.answers[info] = answer or {"bytes": CHUNK, "pid": 1, "images": 64, "seconds": 0.1}
+        self.under_way = []
+
+    def wait(self, references, num_returns, timeout):
+        return [each for each in references if each in self.answers], None
+
+    def get(self, info):
+        if isinstance(self.answers[info], Exception):
+            raise self.answers[info]
+        return self.answers[info]
+
+
+@pytest.fixture
+def ray(settings, monkeypatch):
+    real = cluster.import_ray(cluster.make_token(), loopback=True)
+    from dali_mix.service import pool
+
+    fake = Cluster()
+    fake.exceptions = real.exceptions
+    monkeypatch.setattr(pool, "ray", fake)
+    return fake
+
+
+def pool_of(ray, nodes, capacity, workers=1):
+    from dali_mix.service.pool import Pool
+
+    pool = Pool()
+    for node in nodes:
+        details = {"versions": {}, "decode": "cpu", "node": node, "capacity": capacity}
+        pool.register({f"{node}.{n}": (ray.handle(f"{node}.{n}"), details) for n in range(workers)})
+    return pool
+
+
+def ask(pool, number, avoid=()):
+    return pool.ask("key", SPEC, "fingerprint", Question(0, np.array([number])), avoid, "trainer")
+
+
+def kept(pool):
+    return {key for _, key in pool._answers}
+
+
+def keys(*numbers):
+    return {Question(0, np.array([number])).key for number in numbers}
+
+
+def test_what_was_asked_for_longest_ago_goes_first(ray):
+    pool = pool_of(ray, "a", 3 * CHUNK)
+    for number in range(3):
+        ask(pool, number)
+        ray.finish()
+    assert pool.status()["bytes"] == 3 * CHUNK
+    first = ask(pool, 0)
+    assert ask(pool, 0) == first and pool.status()["shared"] == 2
+    ask(pool, 3)
+    ray.finish()
+    assert pool.status()["bytes"] == 3 * CHUNK
+    assert kept(pool) == keys(0, 2, 3)
+
+
+def test_each_node_keeps_its_own_share(ray):
+    pool = pool_of(ray, "ab", 2 * CHUNK)
+    for number in range(10):
+        ask(pool, number)  # the less loaded one: in turn
+        if number % 2:
+            ray.finish()
+    assert pool.status()["bytes"] == 4 * CHUNK
+    assert kept(pool) == keys(6, 7, 8, 9)
+    pool.remove(["b.0"])
+    assert pool.status()["bytes"] == 2 * CHUNK
+    assert [entry.node for entry in pool._answers.values()] == ["a", "a"]
+
+
+def test_workers_with_as_few_questions_are_asked_in_turn(ray):
+    pool, names = pool_of(ray, "ab", 5 * CHUNK, workers=3), []
+    for number in range(12):
+        names.append(ask(pool, number)[1])
+        ray.finish()
+    assert sorted(names[:6]) == [f"{node}.{n}" for node in "ab" for n in range(3)]
+    assert names[6:] == names[:6]
+    idle = ask(pool, 12)[1]
+    for number in range(13, 18):
+        ask(pool, number)
+    ray.under_way, busy = [each for each in ray.under_way if each[0] == idle], ray.under_way
+    ray.finish()
+    assert ask(pool, 18)[1] == idle and len(busy) == 6  # its turn or not: it has least to do
+
+
+def test_a_late_answer_counts_no_bytes(ray):
+    pool = pool_of(ray, "ab", 5 * CHUNK)
+    first = ask(pool, 0)
+    second = ask(pool, 0, [first[1]])
+    assert {first[1], second[1]} == {"a.0", "b.0"}
+    ray.finish()
+    assert pool.status()["bytes"] == CHUNK
+    assert ask(pool, 0)[0] == second[0]
+    ask(pool, 0, [second[1]])  # its machine is gone: decoded again, what was kept is forgotten
+    assert pool.status()["bytes"] == 0
+    ray.finish()
+    assert pool.status()["bytes"] == CHUNK
+
+
+def test_a_lost_answer_is_asked_for_again(ray):
+    pool = pool_of(ray, "a", 5 * CHUNK)
+    ask(pool, 0)
+    ray.finish(ray.exceptions.RayError("lost"))
+    assert (pool.status()["lost"], pool.status()["chunks"]) == (1, 0)
+    ask(pool, 0)
+    ray.finish()
+    assert (pool.status()["decoded"], pool.status()["bytes"]) == (1, CHUNK)
+
+
+def test_a_question_costs_no_more_when_many_answers_are_kept(ray):
+    """Counted by a dict that notes when it is gone through."""
+
+    class Counting(dict):
+        looked = 0
+
+        def __iter__(self):
+            Counting.looked += len(self)
+            return super().__iter__()
+
+        def items(self):
+            Counting.looked += len(self)
+            return super().items()
+
+        def values(self):
+            Counting.looked += len(self)
+            return super().values()
+
+    pool = pool_of(ray, "ab", 1000 * CHUNK)
+    pool._answers = Counting(pool._answers)
+    for number in range(100):
+        ask(pool, number)
+        ray.finish()
+    assert (Counting.looked, len(pool._answers)) == (0, 100)
