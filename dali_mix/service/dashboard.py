@@ -12,7 +12,7 @@ from typing import Any
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; margin: 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; margin: 0; }
 dt { color: #666; font-size: .85rem; } dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
 div { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd; white-space: nowrap; }
@@ -48,9 +48,9 @@ def page(status: Mapping[str, Any], address: str) -> str:
         ],
     )
     trainers = _table(
-        ("trainer", "chunks asked for", "second asks", "last asked"),
+        ("trainer", "chunks asked for", "second asks", "last asked", "waits for"),
         [
-            (own["name"], f"{own['asked']:,}", own["second_asks"], f"{own['idle']:.0f} s ago")
+            (own["name"], f"{own['asked']:,}", own["second_asks"], f"{own['idle']:.0f} s ago", waits_for(own))
             for own in status["trainers"]
         ],
     )
@@ -60,10 +60,15 @@ def page(status: Mapping[str, Any], address: str) -> str:
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<meta http-equiv=refresh content=2><title>dali_mix {html.escape(address)}</title><style>{STYLE}</style>"
+        f"<meta http-equiv=refresh content=2><link rel=icon href='data:,'><title>dali_mix {html.escape(address)}</title><style>{STYLE}</style>"
         f"<h1>Pool at {html.escape(address)}</h1><dl>{items}</dl>"
         f"<h2>Workers</h2>{workers}<h2>Trainers</h2>{trainers}<h2>Sets</h2>{sets}</html>"
     )
+
+
+def waits_for(trainer: Mapping[str, Any]) -> str:
+    """Return how many chunks a trainer of `pool.Pool.status` waits for, and from which workers."""
+    return ", ".join(f"{count} from {name}" for name, count in trainer["waits_for"].items()) or "nothing"
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

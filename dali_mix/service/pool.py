@@ -49,6 +49,7 @@ class _Entry:
     node: str
     bytes: int = 0
     done: bool = False
+    askers: set[str] = field(default_factory=set)  # trainers
 
 
 class Pool:
@@ -117,6 +118,7 @@ class Pool:
         if entry is not None and entry.worker not in avoid:  # else it is late, or its machine is gone
             if entry.done:
                 self._kept[entry.node].move_to_end(wanted)
+            entry.askers.add(trainer)
             self._counts["shared"] += 1
             return [entry.chunk], entry.worker
         names = [name for name in self._by_load() if name not in avoid]
@@ -128,7 +130,7 @@ class Pool:
         # Last among those with as few questions: else the first machines' network links would carry all chunks.
         self._members[names[0]] = self._members.pop(names[0])
         self._forget(wanted)  # late or lost
-        entry = _Entry(wanted, chunk, names[0], member.details["node"])
+        entry = _Entry(wanted, chunk, names[0], member.details["node"], askers={trainer})
         member.under_way[info] = entry
         self._answers[wanted] = entry
         return [chunk], names[0]
@@ -200,6 +202,12 @@ class Pool:
 
     # Status
 
+    def _waits_for(self, trainer: str) -> dict[str, int]:
+        """Return the workers that a trainer has questions at, with how many."""
+        under_way = {name: member.under_way.values() for name, member in self._members.items()}
+        counts = {name: sum(trainer in entry.askers for entry in entries) for name, entries in under_way.items()}
+        return {name: count for name, count in counts.items() if count}
+
     def _note(self, trainer: str, again: int) -> None:
         seen = self._trainers.setdefault(trainer, {"asked": 0, "second_asks": 0, "seen": 0.0})
         seen["asked"] += 1
@@ -231,7 +239,12 @@ class Pool:
                 for name, member in self._members.items()
             ],
             "trainers": [
-                {"name": name, "idle": time.time() - seen["seen"], **{k: v for k, v in seen.items() if k != "seen"}}
+                {
+                    "name": name,
+                    "idle": time.time() - seen["seen"],
+                    **{key: value for key, value in seen.items() if key != "seen"},
+                    "waits_for": self._waits_for(name),
+                }
                 for name, seen in self._trainers.items()
             ],
             "sets": [

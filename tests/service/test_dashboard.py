@@ -27,8 +27,8 @@ STATUS = {
         for n in range(2)
     ],
     "trainers": [
-        {"name": "<script>alert(1)</script>", "idle": 1.2, "asked": 4000, "second_asks": 3},
-        {"name": "gone", "idle": 100.0, "asked": 7, "second_asks": 0},
+        {"name": "<script>alert(1)</script>", "idle": 1.2, "asked": 4000, "second_asks": 3, "waits_for": {"b": 2}},
+        {"name": "gone", "idle": 100.0, "asked": 7, "second_asks": 0, "waits_for": {}},
     ],
     "sets": [{"key": "0123", "set": "/data/<b>&train", "pipeline": "imagenet", "train": True}],
 }  # fmt: skip
@@ -43,7 +43,7 @@ def test_page():
     text = page(STATUS, "10.0.0.1:6379")
     assert "<script>" not in text and "<b>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "/data/&lt;b&gt;&amp;train" in text
-    for shown in ("Pool at 10.0.0.1:6379", "1,234", "4,000", "96 of 4,000", "host-1a2b3c.1", "late or lost", "64,000"):
+    for shown in ("Pool at 10.0.0.1:6379", "1,234", "4,000", "96 of 4,000", "host-1a2b3c.1", "late or lost", "64,000", "2 from b", "nothing"):
         assert shown in text
     tags = re.findall(r"<(/?)(h1|h2|dl|dt|dd|div|table|tr|th|td|style|title|html)\b", text)
     assert all(tags.count(("", name)) == tags.count(("/", name)) for _, name in tags)

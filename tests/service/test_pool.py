@@ -50,6 +50,7 @@ def ray(settings, monkeypatch):
     fake = Cluster()
     fake.exceptions = real.exceptions
     monkeypatch.setattr(pool, "ray", fake)
+    monkeypatch.setattr(pool, "LOOK", -1.0)  # at every question
     return fake
 
 
@@ -63,8 +64,8 @@ def pool_of(ray, nodes, capacity, workers=1):
     return pool
 
 
-def ask(pool, number, avoid=()):
-    return pool.ask("key", SPEC, "fingerprint", Question(0, np.array([number])), avoid, "trainer")
+def ask(pool, number, avoid=(), trainer="trainer"):
+    return pool.ask("key", SPEC, "fingerprint", Question(0, np.array([number])), avoid, trainer)
 
 
 def kept(pool):
@@ -165,3 +166,27 @@ def test_a_question_costs_no_more_when_many_answers_are_kept(ray):
         ask(pool, number)
         ray.finish()
     assert (Counting.looked, len(pool._answers)) == (0, 100)
+
+
+def test_who_waits_for_whom(ray):
+    pool = pool_of(ray, "ab", 5 * CHUNK)
+    first, second = ask(pool, 0, trainer="one")[1], ask(pool, 1, trainer="one")[1]
+    ask(pool, 0, trainer="two")
+    found = {own["name"]: own["waits_for"] for own in pool.status()["trainers"]}
+    assert found == {"one": {first: 1, second: 1}, "two": {first: 1}}
+    ray.finish()
+    assert [own["waits_for"] for own in pool.status()["trainers"]] == [{}, {}]
+
+
+def test_a_look_now_and_then_is_enough(ray, monkeypatch):
+    """Between two looks an answer counts as under way; those who ask for it get it all the same."""
+    from dali_mix.service import pool as module
+
+    pool = pool_of(ray, "ab", 5 * CHUNK)
+    ask(pool, 0)
+    monkeypatch.setattr(module, "LOOK", 1e9)
+    reference = ask(pool, 1)
+    ray.finish()
+    assert ask(pool, 1) == reference
+    assert sum(len(member.under_way) for member in pool._members.values()) == 2
+    assert pool.status()["decoded"] == 2

@@ -112,6 +112,7 @@ def _gpus() -> int:
 
 def _status(address: str) -> int:
     from dali_mix.service import connect
+    from dali_mix.service.dashboard import waits_for
 
     found = connect(address).status()
     hours, minutes = divmod(int(found["seconds"]) // 60, 60)
@@ -126,9 +127,8 @@ def _status(address: str) -> int:
         busy = f"{own['images_per_busy_second']:,.0f} images/s when busy"
         print(f"worker {own['name']}: {own['images']:,} images, {busy}, {own['under_way']} under way{late}")
     for own in found["trainers"]:
-        print(
-            f"trainer {own['name']}: {own['asked']:,} chunks, {own['second_asks']} second asks, {own['idle']:.0f} s ago"
-        )
+        asked = f"{own['asked']:,} chunks, {own['second_asks']} second asks, {own['idle']:.0f} s ago"
+        print(f"trainer {own['name']}: {asked}; waits for {waits_for(own)}")
     for own in found["sets"]:
         print(f"set {own['set']}: pipeline {own['pipeline']}, {'training' if own['train'] else 'evaluation'}")
     return 0
