@@ -86,12 +86,15 @@ class Worker:
         self.under_way, self.turn = 0, number  # as the pool counts, and when it was asked last
         self.suspected = self.heard = 0.0
         self.life = 0
-        self.back = 0.0  # when it works again
+        self.back = self.dead_until = self.reported = 0.0  # when it works again; when Ray says that it does not
 
     def put(self, answer: Answer) -> None:
-        if not self.machine.down:
-            self.queue.append(answer)
-            self.work()
+        now = self.sim.clock.now
+        if now < self.dead_until:  # Ray refuses it, once it knows
+            self.sim.clock.after(max(0.0, self.reported - now), functools.partial(self.sim.lose, answer))
+            return
+        self.queue.append(answer)
+        self.work()
 
     def work(self) -> None:
         sim = self.sim
@@ -129,6 +132,7 @@ class Worker:
         self.life += 1
         gone, self.queue, self.at_work = [*self.queue, *self.at_work], deque(), set()
         self.freeze(back_after)
+        self.dead_until, self.reported = self.back, self.sim.clock.now + noticed
         self.sim.clock.after(noticed, lambda: [self.sim.lose(answer) for answer in gone] and None)
 
 
