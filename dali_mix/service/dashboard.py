@@ -60,7 +60,8 @@ def page(status: Mapping[str, Any], address: str) -> str:
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<meta http-equiv=refresh content=2><link rel=icon href='data:,'><title>dali_mix {html.escape(address)}</title><style>{STYLE}</style>"
+        "<meta http-equiv=refresh content=2><link rel=icon href='data:,'>"
+        f"<title>dali_mix {html.escape(address)}</title><style>{STYLE}</style>"
         f"<h1>Pool at {html.escape(address)}</h1><dl>{items}</dl>"
         f"<h2>Workers</h2>{workers}<h2>Trainers</h2>{trainers}<h2>Sets</h2>{sets}</html>"
     )

@@ -19,12 +19,12 @@ from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
 from dali_mix.service.spec import versions
 
-LANES = 2  # questions at a time: one is decoded while another's answer is copied out
+LANES = 2  # questions at a time: one is decoded while another's answer is copied out; `node` lets one more call in
 SPECS = 4  # sets and pipelines kept open
 
 
 class Worker:
-    """Answers questions, `LANES` at a time, each on `threads` threads of DALI's."""
+    """Answers questions on `threads` threads of DALI's each, `LANES` at a time."""
 
     def __init__(self, decode: str, threads: int) -> None:
         self.decode = decode
