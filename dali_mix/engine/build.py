@@ -17,6 +17,7 @@ from torch import nn
 from dali_mix import _factories, losses, mixers, models, pipelines, tasks
 from dali_mix._text import differ_in_form
 from dali_mix.engine.compatibility import check_targets
+from dali_mix.engine.config.groups import ServiceOptions
 from dali_mix.engine.config.schema import DEFAULT_LOSS, RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.scores import SCORES, Scores
@@ -116,7 +117,7 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
     """
     prefix = config.train_set if train else config.val_set
     assert prefix is not None
-    if config.service is None:
+    if config.pool is None:
         return RecordSet(prefix)
     name, options = config.pipeline_options(train)
     return build_loader(
@@ -128,14 +129,14 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
         rank=0,
         world_size=1,
         pipeline_options=options,
-        workers=_pool(config.service),
+        workers=_connected(config.pool),
     ).dataset
 
 
-def _pool(address: str) -> Any:
+def _connected(options: ServiceOptions) -> Any:
     from dali_mix import service  # Ray, an extra, is imported where a run asks for it
 
-    return service.connect(address)
+    return service.connect(options.address, fallback=options.fallback)
 
 
 def _class_difference(ours: tuple[str, ...], others: tuple[str, ...]) -> str:
@@ -223,7 +224,7 @@ def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
         rank=ranks.rank,
         world_size=ranks.world_size,
         pipeline_options=options,
-        workers=None if config.service is None else _pool(config.service),
+        workers=None if config.pool is None else _connected(config.pool),
         **settings,
     )
 

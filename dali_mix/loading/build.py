@@ -15,6 +15,8 @@ import torch
 from dali_mix import pipelines
 from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.cached import CachedSource
+from dali_mix.loading.chunks import POSITIONS
+from dali_mix.loading.decoder import Decoder
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.loader import Loader
 from dali_mix.loading.order import Schedule
@@ -118,7 +120,12 @@ def build_loader(
     if isinstance(opened, Opened):
         if where.type == "cpu":
             keep_freed_memory()  # batches are made here, not by DALI, and fresh memory takes longer than decoding them
-        source: Source = RemoteSource(opened.workers, made, schedule, bad, device=where, normalizing=normalizing)
+        local = None
+        if opened.local is not None:
+            local = _local_decoder(opened, made, seed, opened.local, where, num_threads, verify_crc)
+        source: Source = RemoteSource(
+            opened.workers, made, schedule, bad, device=where, normalizing=normalizing, local=local
+        )
         return Loader(opened, made, source, bad, schedule, where, getattr(torch, dtype))
     threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)
     local: dict[str, Any] = {"num_threads": threads, "bad": bad, "verify_crc": verify_crc}
@@ -132,6 +139,36 @@ def build_loader(
         decoding = torch.device("cpu") if decode == "cpu" else where
         source = ExactSource(opened, running, schedule, device=decoding, prefetch=prefetch, **local)
     return Loader(opened, made, source, bad, schedule, where, getattr(torch, dtype))
+
+
+def _local_decoder(
+    opened: Opened,
+    pipeline: pipelines.Pipeline,
+    seed: int,
+    decode: str,
+    device: torch.device,
+    num_threads: int | None,
+    verify_crc: bool,
+) -> Decoder:
+    """Return what answers as a worker would, in this process. Raise ValueError or FileNotFoundError if it cannot."""
+    records = RecordSet(opened.prefix)
+    if records.fingerprint != opened.metainfo["fingerprint"]:
+        raise ValueError(
+            f"{opened.prefix} is another set here than where the pool opened it: leave out fallback='local'"
+        )
+    if decode == "gpu" and device.type == "cpu":
+        raise ValueError("the pool decodes on GPUs and this process has none: leave out fallback='local'")
+    return Decoder(
+        records,
+        pipeline,
+        seed,
+        batch_size=POSITIONS,
+        device=device if decode == "gpu" else torch.device("cpu"),
+        num_threads=_default_threads() if num_threads is None else whole("num_threads", num_threads, 1),
+        prefetch=1,
+        bad=BadRecords(records.prefix, skip=True),
+        verify_crc=verify_crc,
+    )
 
 
 def _pipeline(pipeline: str | pipelines.Pipeline, train: bool, options: Mapping[str, Any] | None) -> pipelines.Pipeline:

@@ -23,6 +23,7 @@ import torch
 
 from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.chunks import POSITIONS, Chunk, Question, cut, numbers_of, question
+from dali_mix.loading.decoder import Decoder
 from dali_mix.loading.order import Schedule, Step
 from dali_mix.loading.source import Fetched, Source
 from dali_mix.loading.workers import NoWorkers, WorkerLost, Workers
@@ -33,6 +34,7 @@ PATIENCE = 1.0, 4.0  # a chunk is late after so many seconds, or so many times t
 FIRST_PATIENCE = 15.0  # seconds, before any chunk has come: workers start their pipelines
 PAUSES = 0.1, 5.0  # seconds until a question that nobody took, or several workers were lost over, is asked again
 SILENCE = 30.0  # seconds without any chunk until a word about it
+ALONE = 10.0  # seconds without any chunk until chunks are decoded in this process, if they may be
 LATENCIES = 64  # chunks that the median is of
 TELL = {
     False: "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`",
@@ -61,6 +63,7 @@ class RemoteSource(Source):
     Args:
         window: `WINDOW` by default, and at least as many as a step needs.
         timeout: seconds of a `fetch` without a chunk after which it is a RuntimeError.
+        local: answers in this process, one chunk when it is due, while no worker does.
         clock: a function that returns seconds; for tests.
 
     Attributes:
@@ -79,6 +82,7 @@ class RemoteSource(Source):
         normalizing: bool,
         window: int = WINDOW,
         timeout: float = 600.0,
+        local: Decoder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(schedule, device)
@@ -87,6 +91,8 @@ class RemoteSource(Source):
         self._bad = bad
         self._window = max(window, -(-schedule.batch_size // POSITIONS))
         self._timeout = timeout
+        self._local = local
+        self._alone = False  # no worker has answered since this process decoded a chunk
         self._clock = clock
         self.second_asks = 0
         self.waited = 0.0
@@ -122,10 +128,14 @@ class RemoteSource(Source):
 
     def close(self) -> None:
         self._workers.close()
+        if self._local is not None:
+            self._local.close()
         self._idle()
 
     def abandon(self) -> None:
         super().abandon()
+        if self._local is not None:
+            self._local.abandon()
         self._idle()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -210,9 +220,11 @@ class RemoteSource(Source):
             if late:
                 reached = False not in [self._ask(piece, now) for piece in late]
             next_look = min(self._when(piece, patience) for piece in self._pieces.values())
-            if self._collect(min(1.0, max(0.0, next_look - now))):
+            if self._collect(0.0 if self._alone else min(1.0, max(0.0, next_look - now))):
                 heard, reached = self._clock(), True
             silent = self._clock() - heard
+            if self._local is not None and (self._alone or silent > ALONE):
+                self._answer_here(self._local, missing[0])
             if silent > SILENCE and not told:
                 told = True
                 logging.getLogger(__name__).warning(TELL[reached], silent)
@@ -224,6 +236,15 @@ class RemoteSource(Source):
                 )
         self.waited += self._clock() - begun
         return [piece.chunk for piece in pieces if piece.chunk is not None]
+
+    def _answer_here(self, local: Decoder, piece: _Piece) -> None:
+        if piece.chunk is not None:  # it came with the last look
+            return
+        if not self._alone:
+            logging.getLogger(__name__).warning("no answer from any worker for %.0f s: decoding in this process", ALONE)
+        self._alone = True
+        self._drop(piece)
+        piece.chunk = local.answer(piece.question)
 
     def _patience(self) -> float:
         if not self._latencies:
@@ -265,6 +286,9 @@ class RemoteSource(Source):
         if isinstance(answer, Exception):
             self.close()
             raise answer
+        if self._alone:
+            logging.getLogger(__name__).warning("workers answer again")
+        self._alone = False
         self._latencies.append(max(0.0, latency))
         piece.chunk = answer
         self._drop(piece)

@@ -66,13 +66,17 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A set that a pool has opened, and who decodes it. metainfo, taller: those of `RecordSet`."""
+    """A set that a pool has opened, and who decodes it. metainfo, taller: those of `RecordSet`.
+
+    local: on what this process may decode while no worker answers, "cpu" or "gpu" as the workers do; None: it may not.
+    """
 
     prefix: Path
     count: int
     metainfo: dict[str, Any]
     taller: np.ndarray
     workers: Workers
+    local: str | None = None
 
     def __len__(self) -> int:
         return self.count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 import os
@@ -17,6 +18,7 @@ import numpy as np
 
 from dali_mix.loading.chunks import Chunk, Question
 from dali_mix.loading.workers import NoWorkers, Opened, Spec, WorkerLost
+from dali_mix.options import choice
 from dali_mix.service import cluster
 from dali_mix.service.spec import differences, key_of, versions
 
@@ -28,13 +30,20 @@ WAIT_FOR_WORKERS = 20.0  # seconds
 HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between looks at the head, and until it counts as dead
 
 
-def connect(address: str = "auto") -> RayPool:
+def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
     """Return the pool at `address`, HOST:PORT, or the one on this machine.
 
     Signal handlers stay as they are. Raise ValueError, saying what to do, if there is none or it cannot be entered.
+
+    Args:
+        fallback: what loaders do while no worker is left: "wait" for one, ten minutes at most; or decode in their own
+            processes, "local", to the same bits, where the set is at the same path.
     """
+    choice("fallback", fallback, ("wait", "local"))
     ray, where = cluster.join(address)
-    return _pool(ray, where, ray.get_runtime_context().get_job_id())
+    pool = copy.copy(_pool(ray, where, ray.get_runtime_context().get_job_id()))
+    pool.fallback = fallback
+    return pool
 
 
 @functools.cache
@@ -44,7 +53,9 @@ def _pool(ray: Any, address: str, connection: str) -> RayPool:
 
 
 class RayPool:
-    """A pool of workers on a Ray cluster that this process is connected to."""
+    """A pool of workers on a Ray cluster that this process is connected to. `fallback`: see `connect`."""
+
+    fallback = "wait"
 
     def __init__(self, ray: Any, address: str) -> None:
         self._ray = ray
@@ -92,7 +103,9 @@ class RayPool:
             fingerprint = found["metainfo"]["fingerprint"]
             key = key_of(spec, fingerprint)
             opened = RayWorkers(self._ray, self.address, actor, self._watch, spec, key, fingerprint)
-            return Opened(spec.prefix, found["count"], found["metainfo"], np.array(found["taller"], bool), opened)
+            local = details["decode"] if self.fallback == "local" else None
+            taller = np.array(found["taller"], bool)
+            return Opened(spec.prefix, found["count"], found["metainfo"], taller, opened, local)
         raise ValueError(f"{self.address}: no worker opened {spec.prefix}: look at `dali-mix serve --status`")
 
 

@@ -3,12 +3,13 @@
 import functools
 import itertools
 import logging
+from types import SimpleNamespace
 
 import pytest
 
 from dali_mix.loading import remote
 from tests.loading.fake_workers import FakeWorkers, Worker, answer
-from tests.loading.remote_sources import check, run, schedule_of, source_of
+from tests.loading.remote_sources import check, expected_keys, run, schedule_of, source_of
 
 FAULTS = {
     "frozen": (["w1"], {"frozen": True}),
@@ -140,6 +141,35 @@ def test_the_trainer_gives_up_after_the_timeout_and_can_go_on(state, words):
     for name in workers.workers:
         workers.change(name, **{state: state == "listed"})
     run(source, schedule, workers, 4, position=position)
+
+
+@pytest.mark.parametrize("state", ["listed", "frozen", "gone"])
+def test_the_trainer_decodes_itself_while_no_worker_answers(state, caplog):
+    schedule, workers, here = schedule_of(640, 64), FakeWorkers(2), []
+
+    def decode(question):
+        here.append(question.key)
+        workers.clock.now += 0.2
+        return answer(question)
+
+    source = source_of(workers, schedule, local=SimpleNamespace(answer=decode))
+    keys = expected_keys(schedule, 10)
+    run(source, schedule, workers, 1)
+    workers.clock.now += 5  # what is under way comes
+    for name in workers.workers:
+        workers.change(name, **{state: state != "listed"})
+    with caplog.at_level(logging.WARNING):
+        took = run(source, schedule, workers, 6, position=64)
+        assert set(keys[5:7]) <= set(here) and here == [key for key in keys[1:7] if key in here]
+        assert remote.ALONE < max(took) < remote.ALONE + 1.5
+        assert sum(took) == pytest.approx(max(took) + 0.2 * (len(here) - 1)), "it waits once, not at each step"
+        for name in workers.workers:
+            workers.change(name, **{state: state == "listed"})
+        workers.clock.now += 10
+        run(source, schedule, workers, 3, position=7 * 64)
+    assert keys[9] not in here
+    said = ["no answer from any worker for 10 s: decoding in this process", "workers answer again"]
+    assert caplog.messages == said
 
 
 def test_words_are_of_what_is_the_matter_now(caplog):

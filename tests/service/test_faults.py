@@ -1,14 +1,22 @@
 """What dies, freezes, goes or comes in mid-epoch: every batch bit-equal with the in-process loader, each id once."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import signal
 import time
+from signal import SIGCONT, SIGSTOP
+from types import SimpleNamespace
 
 import pytest
 
+import dali_mix.service
 from dali_mix import build_loader
+from dali_mix.loading import remote
+from dali_mix.loading.workers import Spec
+from dali_mix.recordio import RecordSet
+from tests.loading.sets import png_set
 from tests.service.serving import Serve, processes, same, until
 
 OPTIONS = {"image_size": 64, "color_jitter": 0.4}
@@ -24,7 +32,7 @@ def loader(records, **more):
 def epoch(pool, records, capsys):
     """Take and compare two epochs. `events`: step of the first → what to do after it. Prints the longest wait since."""
 
-    def take(events=()):
+    def take(events=(), pool=pool):
         seed, events = next(SEEDS), dict(events)
         local, made = loader(records, seed=seed), loader(records, seed=seed, workers=pool)
         waits = []
@@ -120,3 +128,25 @@ def test_the_pool_actor_freezes(epoch, pool, head):
         epoch({9: lambda: kill(pid, signal.SIGSTOP)})
     finally:
         kill(pid, signal.SIGCONT)
+
+
+def test_all_workers_freeze_and_the_trainer_decodes_itself(epoch, head, monkeypatch):
+    monkeypatch.setattr(remote, "ALONE", 2.0)
+    pids = workers_of(head)
+    stop, go_on = ((lambda number=number: [kill(pid, number) for pid in pids]) for number in (SIGSTOP, SIGCONT))
+    try:
+        epoch({9: stop, 40: go_on}, dali_mix.service.connect(head.address, fallback="local"))
+    finally:
+        go_on()
+
+
+def test_a_fallback_that_cannot_be(pool, head, records, tmp_path):
+    local = dali_mix.service.connect(head.address, fallback="local")
+    assert local.address == pool.address and pool.fallback == "wait"
+    with pytest.raises(ValueError, match="fallback='locl'"):
+        dali_mix.service.connect(head.address, fallback="locl")
+    opened = local.open(Spec(records.prefix, "imagenet", OPTIONS, True, 0, "auto", True))
+    assert opened.local == "cpu"
+    other = png_set(tmp_path / "set", 30)
+    with pytest.raises(ValueError, match="another set here"):
+        loader(RecordSet(other), workers=SimpleNamespace(open=lambda spec: dataclasses.replace(opened, prefix=other)))

@@ -66,6 +66,20 @@ class CheckpointOptions:
     best: str | None = "auto"
 
 
+def text(name: str, value: Any) -> None:
+    """Raise ValueError naming it unless `value` is a text that is not empty."""
+    if not (isinstance(value, str) and value):
+        raise ValueError(f"{name} must be a text, not {value!r}")
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """Options of `dali_mix.service.connect`."""
+
+    address: str = field(default="auto", metadata=checked(text))
+    fallback: str = field(default="wait", metadata=checked(choice, ("wait", "local")))
+
+
 @dataclass(frozen=True)
 class ProfileOptions:
     """The steps of a run, counted from 1, that are measured part by part: see `train.step_profile`."""

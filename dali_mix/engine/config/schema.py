@@ -18,6 +18,7 @@ from dali_mix.engine.config.groups import (
     LoaderOptions,
     Paramwise,
     ProfileOptions,
+    ServiceOptions,
     checked,
     make,
     mapping,
@@ -100,7 +101,7 @@ class RunConfig:
     sync_bn: bool = field(default=False, metadata=checked(flag))
     find_unused_parameters: bool = field(default=False, metadata=checked(flag))
     loader: dict[str, Any] = field(default_factory=dict)
-    service: str | None = field(default=None, metadata=checked(_path))
+    service: str | dict[str, Any] | None = None
     profile: dict[str, Any] | None = None
     log_interval: int = field(default=50, metadata=checked(whole, 1))
     log_ids: bool = field(default=False, metadata=checked(flag))
@@ -133,6 +134,14 @@ class RunConfig:
         if self.early_stopping is None:
             return None
         return make(EarlyStopping, self.early_stopping, "early_stopping", "early_stopping.")
+
+    @cached_property
+    def pool(self) -> ServiceOptions | None:
+        """`service`, an address or options, with its defaults; None for no pool."""
+        if self.service is None:
+            return None
+        values = {"address": self.service} if isinstance(self.service, str) else self.service
+        return make(ServiceOptions, values, "service", "service.")
 
     @cached_property
     def profiling(self) -> ProfileOptions | None:
@@ -183,7 +192,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         check_schedule(config.schedule)
         make(Paramwise, config.paramwise, "paramwise", "paramwise.")
         check_keys("metrics", config.metrics, ("protocol", "ties", "threshold"))
-        _ = config.loading
+        _ = config.loading, config.pool
         if config.profiling is not None and config.profiling.last < config.profiling.first:
             raise ValueError(f"profile.last={config.profiling.last} is before profile.first={config.profiling.first}")
         config.best_score(*trainable().values())
