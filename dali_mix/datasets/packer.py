@@ -131,6 +131,8 @@ def pack(
         raise ValueError(f"--exif is for boxes, and {listing.task} labels have none: leave it out")
     if options.workers is not None and options.workers < 1:
         raise ValueError(f"--workers {options.workers}: at least one is needed")
+    if machines is not None:
+        listing.tree.opening()  # before anything is written
     order = np.arange(count)
     if options.shuffle is not None:
         order = np.random.Generator(np.random.Philox(options.shuffle)).permutation(count)

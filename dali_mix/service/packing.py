@@ -35,6 +35,7 @@ LATE, LATE_AT_LEAST = 4, 20.0  # a try is doubled after so many times the longes
 SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine until a word about it, and until an error
 START = 20.0  # seconds for the machines to answer at first
 CANCEL = 10.0  # seconds for tasks to end
+FETCH = 60.0  # seconds for a result to arrive, which is there
 
 
 class RayMachines:
@@ -250,7 +251,7 @@ class _Mapping:
         """Take what a try has yielded, or why it ended."""
         errors = self._ray.exceptions
         try:
-            done, result = self._ray.get(next(attempt.stream), timeout=ANSWER)
+            done, result = self._ray.get(next(attempt.stream), timeout=FETCH)
         except errors.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, errors.RayError | MemoryError):
@@ -276,7 +277,7 @@ class _Mapping:
 
     def _lose(self, attempt: _Try, error: BaseException) -> None:
         """Have a shard done again."""
-        self.tries.remove(attempt)
+        self.cancel([attempt])  # it has ended, unless its result did not arrive
         self._machines.lost += 1
         self._losses[attempt.index] += 1
         self._looked = 0.0  # is the machine still there?
