@@ -31,10 +31,10 @@ from dali_mix.service.spec import differences, versions
 TRIES = 4  # of a shard
 REFRESH = 5.0  # seconds from one look at the pool's machines to the next
 AVOID = 2.0  # seconds for which a machine that lost a try gets no other
-LATE, LATE_AT_LEAST = 4, 20.0  # a try is doubled after so many times the longest one so far, and at least seconds
+LATE, LATE_AT_LEAST = 4, 5.0  # a try is doubled after so many times the longest one so far, and at least seconds
 SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine until a word about it, and until an error
-START = 20.0  # seconds for the machines to answer at first
-CANCEL = 10.0  # seconds for tasks to end
+START = 5.0  # seconds for all machines to answer at first; then those that have are used
+CANCEL = 3.0  # seconds for tasks to end
 FETCH = 60.0  # seconds for a result to arrive, which is there
 
 
@@ -182,7 +182,7 @@ class _Mapping:
         pending = list(self._looks.values())
         if not pending:
             return
-        timeout = 0 if self._nodes else START
+        timeout = 0 if self._nodes else START  # one that was just lost does not answer
         ready, _ = self._ray.wait(pending, num_returns=len(pending), timeout=timeout)
         unseen, wrong = defaultdict(set), ""
         for name, reference in [item for item in self._looks.items() if item[1] in ready]:
@@ -273,11 +273,11 @@ class _Mapping:
             self.tries.remove(attempt)
             self._ended.add(attempt.index)
             [self._values[attempt.index]] = result
-            self.cancel([other for other in self.tries if other.index == attempt.index])
+            self.cancel([other for other in self.tries if other.index == attempt.index], wait=False)
 
     def _lose(self, attempt: _Try, error: BaseException) -> None:
         """Have a shard done again."""
-        self.cancel([attempt])  # it has ended, unless its result did not arrive
+        self.cancel([attempt], wait=False)  # it has ended, unless its result did not arrive
         self._machines.lost += 1
         self._losses[attempt.index] += 1
         self._looked = 0.0  # is the machine still there?
@@ -306,13 +306,14 @@ class _Mapping:
         heapq.heapify(self._waiting)
         self.cancel([attempt for attempt in self.tries if attempt.index >= index])
 
-    def cancel(self, tries: Sequence[_Try]) -> None:
-        """End tries, and wait until they have ended."""
+    def cancel(self, tries: Sequence[_Try], *, wait: bool = True) -> None:
+        """End tries, and wait until they have ended, so that they leave no file behind the packer's back."""
         ending = list(tries)
         self.tries = [attempt for attempt in self.tries if attempt not in ending]
         if not ending or self._pool.watch.dead:
             return
         for attempt in ending:
             self._ray.cancel(attempt.stream, force=True)
-        references = [attempt.stream.completed() for attempt in ending]
-        self._ray.wait(references, num_returns=len(references), timeout=CANCEL)
+        if wait:
+            references = [attempt.stream.completed() for attempt in ending]
+            self._ray.wait(references, num_returns=len(references), timeout=CANCEL)
