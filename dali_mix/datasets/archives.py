@@ -101,6 +101,9 @@ class ZipTree(_ArchiveTree):
                 raise ValueError(f"{path}: {shown} is a symbolic link; unpack the archive yourself if you trust it")
             self._members[self._register(member.filename, member.file_size)] = member
 
+    def opening(self) -> tuple[Path, bool]:
+        return self.path, False
+
     def read(self, name: str) -> bytes:
         member = self._members[self._found(name)]
         try:
@@ -176,6 +179,10 @@ class TarTree(_ArchiveTree):
                 self._spool.write(block)
         self._extents[name] = start, self._spool.tell() - start
 
+    def opening(self) -> tuple[Path, bool]:
+        check_slices(self.path)
+        return super().opening()
+
     @contextmanager
     def _spooling(self) -> Iterator[None]:
         try:
@@ -196,6 +203,15 @@ def _reason(error: Exception) -> str:
     """Return what an error says, with its name where that cannot be understood alone."""
     text = str(error)
     return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__} {text}".strip()
+
+
+def check_slices(path: Path) -> None:
+    """Raise ValueError for a .tar, compressed or not, which several machines cannot read a part each of."""
+    if path.is_file() and path.name.lower().endswith(ARCHIVES) and path.suffix.lower() != ".zip":
+        raise ValueError(
+            f"{path}: a tar file is read from its beginning to its end, so several machines cannot share the work:"
+            " unpack it into a folder, make a .zip of it, or pack without --cluster"
+        )
 
 
 def open_tree(root: str | os.PathLike[str], follow_links: bool = False) -> Tree:

@@ -11,6 +11,11 @@ Invariant of the turns: between job n and job n + 1 there is one queue, which ge
 failed: whether n + 1 may be placed. So nothing is placed after a job that failed, and a thread that waits is always
 woken.
 
+On many machines each shard is a job of the same kind (`_pack_shard`), which writes its own file and returns its rows:
+
+    machine 1, 2, …   _pack_shard  →  .NAME-0000n.rec.HEX.partial, size, sha256, rows of the table
+    this machine      SetWriter.add, in the shards' order  →  finish
+
 Threads suffice: reading, decoding, resizing, encoding, crc32 and sha256 all release Python's lock. There is no worker
 process whose death could go unnoticed: killing the packer kills all of it, and leaves nothing under a final name.
 """
@@ -18,12 +23,14 @@ process whose death could go unnoticed: killing the packer kills all of it, and 
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache, partial
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -31,16 +38,23 @@ import cv2
 import numpy as np
 
 from dali_mix import tasks
+from dali_mix._files import sync
 from dali_mix._labels import HEADER_WIDTH, clip_boxes, count_targets, objects_of, report_targets
+from dali_mix._machines import Machines, Progress
 from dali_mix._text import printable
+from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, join_reports
 from dali_mix.datasets.images import AS_ASKED, Transform
+from dali_mix.datasets.trees import Tree
 from dali_mix.datasets.turns import turn_boxes, turned_notice
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_headers.header import ImageHeader
+from dali_mix.recordio.part import write_errors
+from dali_mix.recordio.publish import new_try
+from dali_mix.recordio.writer import RecordWriter
 
 _CHUNK = 16  # images of a job
 
@@ -69,79 +83,168 @@ class PackOptions:
 class _Done:
     """What a worker made of some images."""
 
-    blocks: list[Block]
-    images: int
+    blocks: list[Block] = field(default_factory=list)
+    images: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)  # "reencoded", "clipped_boxes", "turned" by EXIF, with boxes
     odd: Counter[str] = field(default_factory=Counter)  # why decoders may differ on an image → how many
-    targets: list[Label] = field(default_factory=list)  # of the images packed, for multi-label sets
+    targets: np.ndarray | int = 0  # (3, K), see `count_targets`, of the images packed, for multi-label sets
+
+    def add(self, other: _Done) -> None:
+        """Add the counts of `other`."""
+        self.images += other.images
+        self.skipped += other.skipped
+        self.counts += other.counts
+        self.odd += other.odd
+        self.targets = self.targets + other.targets
+
+
+@dataclass
+class _Shard:
+    """A .rec file that `_pack_shard` wrote. Without any record there is none."""
+
+    path: Path
+    size: int
+    sha256: str
+    table: np.ndarray
+    done: _Done
 
 
 def pack(
     listing: Listing,
     prefix: str | os.PathLike[str],
     options: PackOptions,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress | None = None,
+    machines: Machines | None = None,
 ) -> SetInfo:
     """Pack `listing` as the set `prefix`; `progress` is called with the number of images done since the last call.
+
+    `machines`: pack a shard each, on `options.workers` threads (None: one). The bytes are the same.
 
     Raise ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
     listed in the manifest's report instead), FileExistsError when the set exists, OSError when it cannot be written.
     Nothing is published then.
     """
     count = len(listing.names)
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     task = tasks.get(listing.task)
     if options.exif and not task.boxes and listing.crops is None:
         raise ValueError(f"--exif is for boxes, and {listing.task} labels have none: leave it out")
-    if workers < 1:
-        raise ValueError(f"--workers {workers}: at least one is needed")
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"--workers {options.workers}: at least one is needed")
+    if machines is not None:
+        listing.tree.opening()  # before anything is written
     order = np.arange(count)
     if options.shuffle is not None:
         order = np.random.Generator(np.random.Philox(options.shuffle)).permutation(count)
     report: dict[str, Any] = dict(listing.report)
-    skipped: list[dict[str, str]] = []
-    counts: Counter[str] = Counter()
-    normalized: Counter[str] = Counter()
-    targets = np.zeros((3, len(listing.classes)), dtype=np.int64)
+    done = _Done()
+    with SetWriter(
+        prefix,
+        task=listing.task,
+        classes=listing.classes,
+        total=count,
+        shards=options.shards,
+        source=listing.source,
+        split=listing.split,
+        options=options.recorded(),
+        force=options.force,
+    ) as writer:
+        if machines is None:
+            made = _pack_here(writer, listing, options, order, progress)
+        else:
+            made = _pack_there(machines, writer, listing, options, order, progress)
+        with closing(made):
+            for some in made:
+                done.add(some)
+        if turned := done.counts["turned"]:
+            notices = [] if options.exif else [turned_notice(turned)]
+            report = join_reports(report, {"turned_by_exif": turned, "notices": notices})
+        if task.ignores:
+            targets = np.zeros((3, len(listing.classes)), dtype=np.int64) + done.targets
+            report = join_reports(report, report_targets(targets, listing.classes))
+        if left_out := listing.tree.count_left_out():
+            report["left_out"] = left_out
+        report["skipped"] = sorted(done.skipped, key=lambda entry: entry["file"])
+        report |= {name: done.counts[name] for name in ("reencoded", "clipped_boxes")}
+        if done.odd:
+            report["normalized"] = dict(sorted(done.odd.items()))
+        return writer.finish(report)
+
+
+def _pack_here(
+    writer: RecordWriter, listing: Listing, options: PackOptions, order: np.ndarray, progress: Progress | None
+) -> Generator[_Done]:
+    """Write the images of `listing` in this order. Yield what was made of some at a time."""
+    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, len(order), _CHUNK))
     keep_freed_memory()
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are the parallelism: OpenCV's own threads would fight ours for the cores
     try:
-        with SetWriter(
-            prefix,
-            task=listing.task,
-            classes=listing.classes,
-            total=count,
-            shards=options.shards,
-            source=listing.source,
-            split=listing.split,
-            options=options.recorded(),
-            force=options.force,
-        ) as writer:
-            jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, count, _CHUNK))
-            for done in _in_turn(_work, lambda done: [writer.place(block) for block in done.blocks], jobs, workers):
-                skipped += done.skipped
-                counts += done.counts
-                normalized += done.odd
-                if done.targets:
-                    targets += count_targets(np.asarray(done.targets))
-                if progress:
-                    progress(done.images)
-            if turned := counts["turned"]:
-                notices = [] if options.exif else [turned_notice(turned)]
-                report = join_reports(report, {"turned_by_exif": turned, "notices": notices})
-            if task.ignores:
-                report = join_reports(report, report_targets(targets, listing.classes))
-            if left_out := listing.tree.count_left_out():
-                report["left_out"] = left_out
-            report["skipped"] = sorted(skipped, key=lambda entry: entry["file"])
-            report |= {name: counts[name] for name in ("reencoded", "clipped_boxes")}
-            if normalized:
-                report["normalized"] = dict(sorted(normalized.items()))
-            return writer.finish(report)
+        for done in _in_turn(_work, lambda done: [writer.place(block) for block in done.blocks], jobs, workers):
+            yield done
+            if progress:
+                progress(done.images)
     finally:
         cv2.setNumThreads(threads_before)
+
+
+def _pack_there(
+    machines: Machines,
+    writer: SetWriter,
+    listing: Listing,
+    options: PackOptions,
+    order: np.ndarray,
+    progress: Progress | None,
+) -> Generator[_Done]:
+    """Have `machines` write the images of `listing` in this order. Yield what was made of each shard."""
+    count, shards = len(order), options.shards
+    opening, pack_id = listing.tree.opening(), secrets.token_hex(8)
+    options = replace(options, workers=options.workers or 1)
+
+    def arguments(shard: int) -> tuple[Any, ...]:
+        first, end = (-(-number * count // shards) for number in (shard, shard + 1))
+        rows = order[first:end].tolist()
+        part = replace(listing.only(rows), ids=rows if listing.ids is None else [listing.ids[row] for row in rows])
+        columns = {field.name: getattr(part, field.name) for field in fields(part)}
+        del columns["tree"], columns["report"]
+        return opening, pack_id, columns, options, writer.partial(shard)
+
+    mark = writer.mark_folder()
+    here = [path for path in (opening[0], opening[0] / listing.names[0]) if path.exists()]
+    sees = {path: str(path) for path in here} | {mark: str(mark.parent)}
+    with closing(machines.map(_pack_shard, shards, arguments, sees, progress)) as made:
+        for shard in made:
+            writer.add(shard.path, shard.size, shard.sha256, shard.table)
+            yield shard.done
+
+
+def _pack_shard(
+    opening: tuple[Path, bool],
+    pack_id: str,
+    columns: dict[str, Any],
+    options: PackOptions,
+    partial_file: Path,
+    progress: Progress,
+) -> _Shard:
+    """Write one .rec file of a set, from a listing in the order of its records."""
+    listing = Listing(_open_once(*opening, pack_id), **columns)
+    path, count, done = new_try(partial_file), len(listing.names), _Done()
+    with RecordWriter(listing.task, listing.classes, count, [path]) as writer:
+        for some in _pack_here(writer, listing, options, np.arange(count), progress):
+            done.add(some)
+        written = writer.end()
+    size, sha256 = written[0] if written else (0, "")
+    if written:
+        with write_errors(path):
+            sync(path)
+    return _Shard(path, size, sha256, writer.table, done)
+
+
+@lru_cache(maxsize=1)
+def _open_once(root: Path, follow_links: bool, pack_id: str) -> Tree:
+    """Open a tree once for all shards that a process packs: the directory of a .zip may be long."""
+    return open_tree(root, follow_links)
 
 
 def _in_turn(
@@ -212,8 +315,9 @@ def _in_turn(
                 thread.join()
 
 
-def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
+def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: int, sources: list[int]) -> _Done:
     done = _Done([writer.spare_block()], images=len(sources))
+    targets: list[Label] = []
     for position, source in enumerate(sources, start=start):
         name, label = listing.names[source], listing.labels[source]
         if done.blocks[-1].full:
@@ -255,7 +359,9 @@ def _work(writer: SetWriter, listing: Listing, options: PackOptions, start: int,
             done.odd[why] += why != AS_ASKED
         done.counts["turned"] += crop is not None and header.orientation != 1
         if writer.task.ignores:
-            done.targets.append(label)
+            targets.append(label)
+    if targets:
+        done.targets = count_targets(np.asarray(targets))
     return done
 
 

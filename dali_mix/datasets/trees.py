@@ -51,6 +51,10 @@ class Tree(ABC):
         """Read a file, if that saves a copy into the memory that `room(size)` gives, and return the part it fills."""
         return self.read(name)
 
+    def opening(self) -> tuple[Path, bool]:
+        """Return the arguments of `open_tree` that open this tree on another machine. Raise ValueError if none do."""
+        raise ValueError(f"{self.root}: these images are made in memory here: pack them without --cluster")
+
     def exists(self, name: str) -> bool:
         """Return True if there is a file or folder of this name."""
         return False
@@ -130,6 +134,9 @@ class FolderTree(Tree):
         self.root = str(self.path)
         self._real = os.path.realpath(self.path)
         self._checked_folders: set[str] = set()
+
+    def opening(self) -> tuple[Path, bool]:
+        return self.path, self._follow_links
 
     def read(self, name: str) -> bytes:
         return bytes(self.read_into(name, lambda size: memoryview(bytearray(size))))

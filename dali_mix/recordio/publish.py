@@ -2,6 +2,7 @@
 
     .PREFIX.lock         held from start to end; it dies with its process
     .NAME.partial        the new files while they are written
+    .NAME.8_HEX.partial  one of several tries to write one, on another machine
     .PREFIX.publishing   the journal, written before the first rename: {"new": names, "old": names to be removed}
     .NAME.kept           second names of an older set's files, to undo renames that fail
 
@@ -19,6 +20,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,7 @@ from dali_mix._files import open_new, sync
 from dali_mix.recordio.manifest import SUFFIXES, FileInfo, read_info, set_file, set_prefix
 from dali_mix.recordio.part import write_errors
 
+_TRY = re.compile(r"\.[0-9a-f]{8}$")
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -195,7 +198,7 @@ class Publication:
 
     def _partials(self) -> list[Path]:
         hidden = (path for path in self.folder.iterdir() if path.suffix in (".partial", ".kept"))
-        return [path for path in hidden if path.name[0] == "." and self._is_ours(path.stem[1:])]
+        return [path for path in hidden if path.name[0] == "." and self._is_ours(_TRY.sub("", path.stem[1:]))]
 
     def _is_ours(self, name: str) -> bool:
         """Return True for a file of this set, not of one whose prefix merely begins alike."""
@@ -227,3 +230,8 @@ class Publication:
     def _release(self) -> None:
         self._lock_path.unlink(missing_ok=True)
         os.close(self._lock)
+
+
+def new_try(partial: Path) -> Path:
+    """Return a name that no other try to write the partial file has, on any machine. Packers of the set remove it."""
+    return partial.with_name(f"{partial.stem}.{secrets.token_hex(4)}{partial.suffix}")

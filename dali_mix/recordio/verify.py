@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dali_mix._machines import Machines, Progress
 from dali_mix._text import worded
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
@@ -38,8 +42,9 @@ def verify_set(
     prefix: str | os.PathLike[str],
     *,
     decode: Decode | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> Iterator[str]:
+    progress: Progress | None = None,
+    machines: Machines | None = None,
+) -> Generator[str]:
     """Yield every problem of the set `prefix` once, naming file and record and what to do.
 
     Checked are: sizes and sha256 of all files, the index line by line, the framing of every record, its crc32, header
@@ -48,6 +53,7 @@ def verify_set(
     Args:
         decode: decodes every image as well: encoded (n,) uint8 → height, width; ValueError when it cannot.
         progress: called with the number of records done since the last call.
+        machines: check a .rec file each; index and table are checked here.
     """
     base = set_prefix(prefix)
     try:
@@ -57,26 +63,50 @@ def verify_set(
     except (OSError, ValueError) as error:
         yield worded(error)
         return
-    with ThreadPoolExecutor(1) as pool:
-        files = info.table, info.index, *info.parts
-        table_hashed, index_hashed, *hashed = [pool.submit(_check_file, base.parent, file) for file in files]
-        if problem := table_hashed.result():  # nothing can be compared with a table that changed
+    folder, parts = base.parent, range(len(info.parts))
+    with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
+
+        def hashed(file: FileInfo) -> Callable[[], str]:
+            return pool.submit(_check_file, folder, file).result
+
+        def there(work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+            assert machines is not None
+            sees = {set_file(base, ".json"): str(set_file(base, ".json"))}
+            results = machines.map(work, len(parts), lambda part: (folder, info, part, *arguments), sees, progress)
+            return opened.enter_context(closing(results))
+
+        table_hashed, index_hashed = hashed(info.table), hashed(info.index)
+        hashes = [hashed(file) for file in info.parts] if machines is None else []
+        if problem := table_hashed():  # nothing can be compared with a table that changed
             yield problem
-            yield from filter(None, (result.result() for result in (index_hashed, *hashed)))
+            others = there(_hash_part) if machines is not None else (result() for result in hashes)
+            yield from filter(None, (index_hashed(), *others))
             return
-        if problem := _check_index(base.parent, info, table) or index_hashed.result():
+        if problem := _check_index(folder, info, table) or index_hashed():
             yield problem
-        for part, result in enumerate(hashed):
-            found = False
-            for problem in _check_part(base.parent, info, table, part, decode, progress):
-                found = True
-                yield problem
-            if not found and (problem := result.result()):  # else the records say where
-                yield problem
+        found: Iterator[Iterable[str]]
+        if machines is None:
+            found = (_check_part(folder, info, table, part, hashes[part], decode, progress) for part in parts)
+        else:
+            found = there(_check_part_there, decode)
+        for problems in found:
+            yield from problems
         beyond = np.flatnonzero(table["part"] >= len(info.parts))
         if beyond.size:
             first, path = beyond[0], base.parent / info.table.name
             yield f"{path}: record {first} is in part {table['part'][first]} of {len(info.parts)}; pack the set again"
+
+
+def _hash_part(folder: Path, info: SetInfo, part: int, progress: Progress) -> str:
+    """Do the work of a machine where the table is wrong."""
+    return _check_file(folder, info.parts[part])
+
+
+def _check_part_there(folder: Path, info: SetInfo, part: int, decode: Decode | None, progress: Progress) -> list[str]:
+    """Do the work of a machine."""
+    table = open_table(folder / info.table.name, info.count)
+    hashed = partial(_check_file, folder, info.parts[part])
+    return list(_check_part(folder, info, table, part, hashed, decode, progress))
 
 
 def _check_file(folder: Path, file: FileInfo) -> str:
@@ -115,8 +145,20 @@ def _check_part(
     info: SetInfo,
     table: np.ndarray,
     part: int,
+    hashed: Callable[[], str],
     decode: Decode | None,
-    progress: Callable[[int], object] | None,
+    progress: Progress | None,
+) -> Iterator[str]:
+    found = False
+    for problem in _check_records(folder, info, table, part, decode, progress):
+        found = True
+        yield problem
+    if not found and (problem := hashed()):  # else the records say where
+        yield problem
+
+
+def _check_records(
+    folder: Path, info: SetInfo, table: np.ndarray, part: int, decode: Decode | None, progress: Progress | None
 ) -> Iterator[str]:
     path = folder / info.parts[part].name
     try:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from dali_mix import tasks
+from dali_mix._files import open_new
 from dali_mix.recordio.block import Block
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
@@ -24,62 +26,34 @@ from dali_mix.recordio.manifest import (
     table_bytes,
 )
 from dali_mix.recordio.part import Part, write_errors
-from dali_mix.recordio.publish import Publication
+from dali_mix.recordio.publish import Publication, new_try
 
 _LARGEST_SPARE = 1 << 23  # bytes; a block of huge images is not kept
 
 
-class SetWriter:
-    """Write records one after another; `finish` publishes them. A context manager: leaving early publishes nothing.
+class RecordWriter:
+    """Write records one after another into the .rec files `paths`, which each get an equal share of `total` positions.
 
-    `total`: how many records are meant to come, which says where one shard ends and the next begins. Several threads
-    may share the work of writing (`place`); the rest is for one at a time. Raise FileExistsError if the set exists and
-    `force` is not given, OSError naming the file if the disk is full.
+    A context manager. Several threads may share the work of writing (`place`); the rest is for one at a time. Raise
+    OSError naming the file if the disk is full.
     """
 
-    def __init__(
-        self,
-        prefix: str | os.PathLike[str],
-        *,
-        task: str,
-        classes: Iterable[str],
-        total: int,
-        shards: int = 1,
-        source: str = "",
-        split: str = "",
-        options: dict[str, Any] | None = None,
-        force: bool = False,
-    ) -> None:
+    def __init__(self, task: str, classes: Iterable[str], total: int, paths: Sequence[Path]) -> None:
         self.task = tasks.get(task)
-        most = max(1, min(total, MAX_PARTS))
-        if not 1 <= shards <= most:
-            raise ValueError(f"{shards} shards for {total} records: every shard needs one (--shards 1 to {most})")
         self.classes = tuple(classes)
-        self._source, self._split, self._options = source, split, dict(options or {})
-        self._total, self._shards = total, shards
-        self._files = Publication(prefix, force=force)
-        name = self._files.prefix.name
-        self._names = [f"{name}.rec"] if shards == 1 else [f"{name}-{shard:05d}.rec" for shard in range(shards)]
-        self._tail = [f"{name}.idx", f"{name}.npy", f"{name}.json"]
+        self._total, self._paths = total, paths
         self._table = np.empty(total, RECORD_DTYPE)
         self._count = 0  # rows that are filled
         self._parts: list[Part] = []
         self._spare: list[Block] = []
 
-    def __enter__(self) -> SetWriter:
-        with ExitStack() as undo:
-            undo.enter_context(self._files)
-            self._files.check_free([*self._names, *self._tail])
-            undo.pop_all()
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        try:
-            for part in self._parts:
-                with suppress(OSError):  # of a full disk; the file goes anyway
-                    part.close()
-        finally:
-            self._files.__exit__(*error)
+        for part in self._parts:
+            with suppress(OSError):  # of a full disk; the file goes anyway
+                part.close()
 
     def write(self, block: Block) -> None:
         """Append the records of `block`, whose positions among the `total` meant to come rise from call to call.
@@ -97,11 +71,11 @@ class SetWriter:
         view, start = block.view(), 0
         pieces: list[tuple[Part, memoryview, int]] = []
         rows: list[tuple[Any, ...]] = []
-        for shard, entries in groupby(block.entries, lambda entry: entry.position * self._shards // self._total):
+        for shard, entries in groupby(block.entries, lambda entry: entry.position * len(self._paths) // self._total):
             while len(self._parts) <= shard:
                 if self._parts:
                     self._parts[-1].end()
-                self._parts.append(Part(self._files.partial(self._names[len(self._parts)])))
+                self._parts.append(Part(self._paths[len(self._parts)]))
             part, end = self._parts[-1], start
             for entry in entries:
                 rows.append((part.size + end - start, *entry.row[:6], shard, *entry.row[6:]))
@@ -127,19 +101,96 @@ class SetWriter:
         except IndexError:
             return Block(self.task, len(self.classes))
 
+    @property
+    def table(self) -> np.ndarray:
+        """Return the rows of the records written."""
+        return self._table[: self._count]
+
+    def end(self) -> list[tuple[int, str]]:
+        """Return size and sha256 of each file. Those that no record came for are not there."""
+        if self._parts:
+            self._parts[-1].end()
+        assert all(part.closed for part in self._parts), "what `place` returned was not called"
+        return [(part.size, part.sha256) for part in self._parts]
+
+
+class SetWriter(RecordWriter):
+    """Write records one after another; `finish` publishes them. A context manager: leaving early publishes nothing.
+
+    `total`: how many records are meant to come, which says where one shard ends and the next begins. Raise
+    FileExistsError if the set exists and `force` is not given.
+    """
+
+    def __init__(
+        self,
+        prefix: str | os.PathLike[str],
+        *,
+        task: str,
+        classes: Iterable[str],
+        total: int,
+        shards: int = 1,
+        source: str = "",
+        split: str = "",
+        options: dict[str, Any] | None = None,
+        force: bool = False,
+    ) -> None:
+        most = max(1, min(total, MAX_PARTS))
+        if not 1 <= shards <= most:
+            raise ValueError(f"{shards} shards for {total} records: every shard needs one (--shards 1 to {most})")
+        self._source, self._split, self._options = source, split, dict(options or {})
+        self._files = Publication(prefix, force=force)
+        name = self._files.prefix.name
+        self._names = [f"{name}.rec"] if shards == 1 else [f"{name}-{shard:05d}.rec" for shard in range(shards)]
+        self._tail = [f"{name}.idx", f"{name}.npy", f"{name}.json"]
+        self._added: list[tuple[int, str]] = []  # size and sha256 of files that others have written
+        super().__init__(task, classes, total, [self._files.partial(name) for name in self._names])
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.enter_context(self._files)
+            self._files.check_free([*self._names, *self._tail])
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            super().__exit__(*error)
+        finally:
+            self._files.__exit__(*error)
+
+    def partial(self, shard: int) -> Path:
+        """Return where the .rec file is written: on other machines under a name by `publish.new_try`, then `add`ed."""
+        return self._paths[shard]
+
+    def mark_folder(self) -> Path:
+        """Return a new file, by which other machines recognize the folder. It goes with the partial files."""
+        path = new_try(self._files.partial(self._tail[-1]))
+        with write_errors(path):
+            open_new(path).close()
+        return path
+
+    def add(self, path: Path, size: int, sha256: str, table: np.ndarray) -> None:
+        """Take over the next .rec file and its rows. Without any, nothing is at `path`."""
+        shard = len(self._added)
+        if size:
+            with write_errors(path):
+                path.replace(self._paths[shard])
+        rows = self._table[self._count : self._count + len(table)]
+        rows[:] = table
+        rows["part"] = shard
+        self._count += len(table)
+        self._added.append((size, sha256))
+
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
         """Write index, table and manifest, then publish the set. Raise ValueError if it, or a shard, has no record."""
-        table = self._table[: self._count]
+        table = self.table
         if not len(table):
             raise ValueError(f"{self._files.prefix}: no record to write: every image was skipped, or there was none")
-        self._parts[-1].end()
-        assert all(part.closed for part in self._parts), "what `place` returned was not called"
-        if len(self._parts) < self._shards or any(part.size == 0 for part in self._parts):
+        written = [*self._added, *self.end()]
+        if len(written) < len(self._names) or any(size == 0 for size, _ in written):
             raise ValueError(f"{self._files.prefix}: a shard would be empty after skipping; use fewer --shards")
         check_ids(table["id"], str(self._files.prefix))
-        parts = tuple(
-            FileInfo(name, part.size, part.sha256) for name, part in zip(self._names, self._parts, strict=True)
-        )
+        parts = tuple(FileInfo(name, *file) for name, file in zip(self._names, written, strict=True))
         info = SetInfo(
             task=self.task.name,
             classes=self.classes,

@@ -27,7 +27,6 @@ DIRECTLY = 5.0  # seconds for which workers are asked directly after the pool di
 REFRESH = 10.0  # seconds after which a trainer asks for the list of workers again
 OPEN = 20.0  # seconds for a worker to open a set, until another is asked
 WAIT_FOR_WORKERS = 20.0  # seconds
-HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between looks at the head, and until it counts as dead
 
 
 def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
@@ -58,51 +57,49 @@ class RayPool:
     fallback = "wait"
 
     def __init__(self, ray: Any, address: str) -> None:
-        self._ray = ray
+        self.ray = ray
         self.address = address
-        self._watch = cluster.RayletWatch(ray, cluster.gone(address))
+        self.watch = cluster.Watch(ray, address)
 
     def close(self) -> None:
         """Disconnect this process from the cluster. Loaders on the pool are of no more use."""
-        self._watch.close()
-        self._ray.shutdown()
+        self.watch.close()
+        self.ray.shutdown()
 
     def actor(self) -> Any:
         """Return the handle of the pool's actor. Raise ValueError if there is none."""
-        return cluster.pool_actor(self._ray, self.address)
+        return cluster.pool_actor(self.ray, self.address)
 
     def status(self) -> dict[str, Any]:
         """Return what `dali-mix serve --status` shows."""
-        return self._ray.get(self.actor().status.remote(), timeout=30)
+        return self.ray.get(self.actor().status.remote(), timeout=30)
 
     def open(self, spec: Spec) -> Opened:
         """Open a set on the pool: see `loading.workers.Pool`."""
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
         key_of(spec, "")  # before anybody waits
-        while not (workers := self._ray.get(actor.workers.remote(), timeout=30)):
+        while not (workers := self.ray.get(actor.workers.remote(), timeout=30)):
             if time.monotonic() > end:
-                raise ValueError(
-                    f"{self.address}: the pool has no worker: start some with `dali-mix serve --join {self.address}`"
-                )
+                raise ValueError(cluster.no_worker(self.address))
             time.sleep(0.5)
         for name, details in workers.items():
             if differ := differences(versions(), details["versions"]):
-                raise ValueError(f"{self.address}: the pool has other versions than this process: {differ}")
+                raise ValueError(cluster.other_versions(self.address, differ))
             if spec.decode not in ("auto", details["decode"]):
                 raise ValueError(
                     f"{self.address}: decode={spec.decode!r}, but the pool decodes on the {details['decode'].upper()}"
                 )
             try:
-                handle = self._ray.get_actor(name, namespace=cluster.NAMESPACE)
-                found = self._ray.get(handle.describe_set.remote(spec), timeout=OPEN)
-            except self._ray.exceptions.RayTaskError as error:
+                handle = self.ray.get_actor(name, namespace=cluster.NAMESPACE)
+                found = self.ray.get(handle.describe_set.remote(spec), timeout=OPEN)
+            except self.ray.exceptions.RayTaskError as error:
                 kind = FileNotFoundError if isinstance(error.cause, FileNotFoundError) else ValueError
                 raise kind(f"{self.address}: {error.cause}") from None
-            except (self._ray.exceptions.RayError, ValueError):  # this worker is lost, or frozen
+            except (self.ray.exceptions.RayError, ValueError):  # this worker is lost, or frozen
                 continue
             fingerprint = found["metainfo"]["fingerprint"]
             key = key_of(spec, fingerprint)
-            opened = RayWorkers(self._ray, self.address, actor, self._watch, spec, key, fingerprint)
+            opened = RayWorkers(self.ray, self.address, actor, self.watch, spec, key, fingerprint)
             local = details["decode"] if self.fallback == "local" else None
             taller = np.array(found["taller"], bool)
             return Opened(spec.prefix, found["count"], found["metainfo"], taller, opened, local)
@@ -119,7 +116,7 @@ class RayWorkers:
     """The workers of a pool, for one set and pipeline: see `loading.workers.Workers`."""
 
     def __init__(
-        self, ray: Any, address: str, pool: Any, watch: cluster.RayletWatch, spec: Spec, key: str, fingerprint: str
+        self, ray: Any, address: str, pool: Any, watch: cluster.Watch, spec: Spec, key: str, fingerprint: str
     ) -> None:
         self._ray = ray
         self._address = address
@@ -131,8 +128,6 @@ class RayWorkers:
         self._known: list[tuple[str, Any]] = []  # workers' names and handles
         self._refreshed = self._pool_lost = -math.inf
         self._turn = 0
-        self._looked = time.monotonic()
-        self._gone: float | None = None  # since when the head does not answer
 
     def ask(self, question: Question, avoid: Collection[Any]) -> _Ticket:
         """Put a question to a worker of the pool's choice, or to any while the pool does not answer."""
@@ -180,7 +175,7 @@ class RayWorkers:
 
     def wait(self, timeout: float) -> list[tuple[_Ticket, Chunk | Exception]]:
         """Return the tickets answered, with their answers."""
-        self._check_head()
+        self._watch.check_head()
         references = list(self._tickets)
         if not references:
             time.sleep(timeout)
@@ -217,19 +212,6 @@ class RayWorkers:
         """Forget all tickets."""
         self._tickets.clear()
 
-    def _check_head(self) -> None:
-        """Raise RuntimeError when the head has not answered for `HEAD_GONE` seconds."""
-        now = time.monotonic()
-        if now - self._looked < HEAD_CHECK:
-            return
-        self._looked = now
-        if cluster.reachable(*cluster.split_address(self._address)):
-            self._gone = None
-            return
-        self._gone = self._gone or now
-        if now - self._gone > HEAD_GONE:
-            raise RuntimeError(cluster.gone(self._address))
-
     def __reduce__(self) -> tuple[Any, ...]:
         key, spec, fingerprint = self._spec
         return _reconnected, (self._address, spec, key, fingerprint)
@@ -237,4 +219,4 @@ class RayWorkers:
 
 def _reconnected(address: str, spec: Spec, key: str, fingerprint: str) -> RayWorkers:
     pool = connect(address)
-    return RayWorkers(pool._ray, address, pool.actor(), pool._watch, spec, key, fingerprint)
+    return RayWorkers(pool.ray, address, pool.actor(), pool.watch, spec, key, fingerprint)

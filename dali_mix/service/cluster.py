@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ POOL = "pool"  # the actor's name
 PORT = 6379
 LOOPBACK = "127.0.0.1"
 CHUNK_BYTES = 10 << 20  # about, at 224 × 224
+HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between looks at the head, and until it counts as dead
 
 
 def home() -> Path:
@@ -166,14 +168,17 @@ def join(address: str) -> tuple[Any, str]:
     return ray, where
 
 
-class RayletWatch:
-    """Writes `message` to standard error once Ray's process on this machine (the raylet) has died.
+class Watch:
+    """Writes a message to standard error once Ray's process on this machine (the raylet) has died.
 
     Ray then ends this process without a word, by `_exit`, as soon as it calls Ray or frees memory of Ray's.
     """
 
-    def __init__(self, ray: Any, message: str) -> None:
-        self._message = message
+    def __init__(self, ray: Any, address: str) -> None:
+        self._message = gone(address)
+        self._head = split_address(address)
+        self._looked = time.monotonic()
+        self._gone: float | None = None  # since when the head does not answer
         self._dead = self._closed = False
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(ray._private.worker._global_node.plasma_store_socket_name)
@@ -186,9 +191,26 @@ class RayletWatch:
             os.write(2, f"{self._message}\n".encode())
             self._dead = True
 
+    @property
+    def dead(self) -> bool:
+        return self._dead
+
     def check(self) -> None:
-        """Raise RuntimeError with `message` if it has died: call it before Ray."""
+        """Raise RuntimeError with the message if it has died: call it before Ray."""
         if self._dead:
+            raise RuntimeError(self._message)
+
+    def check_head(self) -> None:
+        """Raise RuntimeError when the pool's first machine has not answered for `HEAD_GONE` seconds."""
+        now = time.monotonic()
+        if now - self._looked < HEAD_CHECK:
+            return
+        self._looked = now
+        if reachable(*self._head):
+            self._gone = None
+            return
+        self._gone = self._gone or now
+        if now - self._gone > HEAD_GONE:
             raise RuntimeError(self._message)
 
     def close(self) -> None:
@@ -207,8 +229,21 @@ def pool_actor(ray: Any, address: str) -> Any:
 
 
 def gone(address: str) -> str:
-    """Return the message on a pool that has ended under a trainer."""
-    return f"the pool at {address} is gone: start it again with `dali-mix serve`, then go on with --resume"
+    """Return the message on a pool that has ended under a client of it."""
+    return (
+        f"the pool at {address} is gone: start it again with `dali-mix serve`, then run this again, a training with"
+        " --resume"
+    )
+
+
+def no_worker(address: str) -> str:
+    """Return the message on a pool without workers."""
+    return f"{address}: the pool has no worker: start some with `dali-mix serve --join {address}`"
+
+
+def other_versions(address: str, differ: str) -> str:
+    """Return the message on a pool of other versions; `differ`: see `spec.differences`."""
+    return f"{address}: the pool has other versions than this process: {differ}"
 
 
 def _why_not(where: str, token: Path, error: Exception) -> str:

@@ -236,8 +236,8 @@ except RuntimeError as error: print("error:", error, flush=True)
 def test_a_lost_head_where_this_machine_goes_on(pool, records, monkeypatch):
     """The trainer's own Ray lives, on another machine than the head."""
     monkeypatch.setattr(cluster, "reachable", lambda *_: False)
-    monkeypatch.setattr("dali_mix.service.client.HEAD_GONE", 1.5)
-    monkeypatch.setattr("dali_mix.service.client.HEAD_CHECK", 0.1)
+    monkeypatch.setattr("dali_mix.service.cluster.HEAD_GONE", 1.5)
+    monkeypatch.setattr("dali_mix.service.cluster.HEAD_CHECK", 0.1)
     made = build_loader("imagenet", records.prefix, workers=pool, **LOAD)
     with pytest.raises(RuntimeError, match=f"^{cluster.gone(pool.address)}$"):
         for _ in made:

@@ -13,7 +13,9 @@ from typing import Any
 from tqdm import tqdm
 
 from dali_mix._text import printable
+from dali_mix.cli.cluster import add_cluster, machines_of
 from dali_mix.datasets import LAYOUTS, Listing, Options, PackOptions, Transform, find_layout, layout_names, pack
+from dali_mix.datasets.archives import check_slices
 from dali_mix.datasets.images import TARGETS
 from dali_mix.datasets.turns import CHOICES
 from dali_mix.recordio import RecordSet
@@ -81,8 +83,14 @@ def _configure_writing(add: Callable[..., object]) -> None:
     add("--shuffle", type=int, metavar="SEED", help="shuffle (training splits: by default, with seed 0)")
     add("--no-shuffle", action="store_true", help="keep the listed order")
     add("--shards", type=int, default=1, metavar="N", help="write N .rec files (1)")
-    add("--workers", type=int, metavar="N", help="threads (by the cores); the bytes are the same for any number")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads (by the cores; with --cluster 1 a shard); the bytes are the same for any number",
+    )
     add("--force", action="store_true", help="replace an existing set")
+    add_cluster(add, "write")
 
 
 def _years(text: str) -> tuple[str, ...]:
@@ -111,6 +119,10 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     _check_options(args)
     named_alike = {name: value for name, value in vars(args).items() if name in _OPTIONS and value is not None}
+    machines = None
+    if args.cluster is not None:
+        check_slices(args.root or Path())  # before it is unpacked
+        machines = machines_of(args.cluster)
     options = Options(list_file=args.list, classes_file=args.classes, **named_alike)
     listing = find_layout(args.layout)(args.root or Path(), args.split, options)
     if not isinstance(listing, Listing):
@@ -124,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         seed = 0
     how = PackOptions(transform, seed, args.shards, args.workers, args.skip_bad, args.force, args.exif)
     with tqdm(total=len(listing.names), unit="img", desc="pack", disable=args.quiet or None) as bar:
-        info = pack(listing, args.out, how, bar.update)
+        info = pack(listing, args.out, how, bar.update, machines)
     _print_notices(info.report, len(listing.report.get("notices", ())))
     _print_summary(args.out, time.perf_counter() - start)
     return 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from dali_mix._text import printable
+from dali_mix.cli.cluster import add_cluster, machines_of
 from dali_mix.recordio.manifest import read_info, set_prefix
 from dali_mix.recordio.verify import verify_set
 
@@ -19,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     slow = "decode every image as well: finds what was damaged before packing (slow)"
     parser.add_argument("--decode", action="store_true", help=slow)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
+    add_cluster(parser.add_argument, "check")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -29,14 +31,18 @@ def run(args: argparse.Namespace) -> int:
         from dali_mix.datasets.decoding import decoded_size
 
         decode = decoded_size
+    machines = None if args.cluster is None else machines_of(args.cluster)
     failed = False
     for prefix in args.prefix:
         prefix = str(set_prefix(prefix))
         problems, total = 0, None
         with suppress(OSError, ValueError):  # verify_set says why
             total = read_info(Path(prefix + ".json")).count
-        with tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar:
-            for problem in verify_set(prefix, decode=decode, progress=bar.update):
+        with (
+            tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar,
+            closing(verify_set(prefix, decode=decode, progress=bar.update, machines=machines)) as found,
+        ):
+            for problem in found:
                 problems += 1
                 bar.write(printable(f"dali-mix verify: error: {problem}"), file=sys.stderr)
                 if problems >= args.limit:

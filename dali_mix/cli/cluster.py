@@ -1,0 +1,21 @@
+"""`--cluster ADDRESS`: the machines of a pool, for packing and verifying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dali_mix._machines import Machines
+
+
+def add_cluster(add: Callable[..., object], what: str) -> None:
+    """Add the option, for a command that has the machines `what` the shards."""
+    text = f"{what} the shards on the machines of a pool of `dali-mix serve`, with one file system: HOST:PORT, or auto"
+    add("--cluster", metavar="ADDRESS", help=text)
+
+
+def machines_of(address: str) -> Machines:
+    """Return the machines of the pool at `address`. Raise ValueError as `service.connect`."""
+    from dali_mix.service import connect  # Ray, an extra, is imported where a command asks for it
+    from dali_mix.service.packing import RayMachines
+
+    return RayMachines(connect(address))

@@ -1,0 +1,319 @@
+"""`RayMachines`: the machines of a pool, as packing and verifying take them.
+
+Each shard is a Ray task without resources, put on a machine by its id, as many at a time as the machine has workers of
+the pool: so tasks never wait for what the workers hold. This process counts and repeats, not Ray:
+
+    waiting ── start ──▶ under way ── result ──▶ yielded, in order
+       ▲                     │
+       └── lost with its process or machine, at most TRIES times
+
+A try that takes much longer than others is doubled where a machine is free; the first result counts. Each try writes
+files of its own, so a lost one that is alive after all changes nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dali_mix import _machines
+from dali_mix._machines import Progress
+from dali_mix.service import cluster
+from dali_mix.service.client import ANSWER, WAIT_FOR_WORKERS, RayPool
+from dali_mix.service.spec import differences, versions
+
+TRIES = 4  # of a shard
+REFRESH = 5.0  # seconds from one look at the pool's machines to the next
+AVOID = 2.0  # seconds for which a machine that lost a try gets no other
+LATE, LATE_AT_LEAST = 4, 5.0  # a try is doubled after so many times the longest one so far, and at least seconds
+SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine until a word about it, and until an error
+START = 5.0  # seconds for all machines to answer at first; then those that have are used
+CANCEL = 3.0  # seconds for tasks to end
+FETCH = 60.0  # seconds for a result to arrive, which is there
+
+
+class RayMachines:
+    """The machines of a pool that share a file system with this one: see `_machines.Machines`.
+
+    Args:
+        pool: this process's connection.
+    """
+
+    def __init__(self, pool: RayPool) -> None:
+        self.pool = pool
+        self.lost = 0  # tries that ended with their process or machine
+
+    def map(
+        self,
+        work: Callable[..., Any],
+        count: int,
+        arguments: Callable[[int], tuple[Any, ...]],
+        sees: Mapping[Path, str],
+        progress: Progress | None = None,
+    ) -> Generator[Any]:
+        """Do the work on all machines: see `_machines.Machines`."""
+        mapping = _Mapping(self, work, count, arguments, sees, progress)
+        try:
+            yield from mapping.results()
+        finally:
+            mapping.cancel(mapping.tries)
+
+
+@dataclass
+class _Node:
+    host: str
+    slots: int = 0  # tries at a time
+    avoided: float = 0.0  # until then
+
+
+@dataclass(eq=False)
+class _Try:
+    index: int
+    node: str
+    stream: Any
+    begun: float
+    done: int = 0
+
+
+class _Mapping:
+    """One call of `map`."""
+
+    def __init__(
+        self,
+        machines: RayMachines,
+        work: Callable[..., Any],
+        count: int,
+        arguments: Callable[[int], tuple[Any, ...]],
+        sees: Mapping[Path, str],
+        progress: Progress | None,
+    ) -> None:
+        self._machines, self._pool, self._ray = machines, machines.pool, machines.pool.ray
+        self._work, self._count, self._arguments, self._progress = work, count, arguments, progress
+        self._sees = sees
+        self._folder = "/" if all(path.is_absolute() for path in sees) else str(Path.cwd())
+        self._actor = self._pool.actor()
+        self._nodes: dict[str, _Node] = {}
+        self._looks: dict[str, Any] = {}  # node → what it sees, under way
+        self._refused: set[str] = set()  # nodes that came later and do not fit
+        self._begun = False  # once a try was started
+        self._looked = self._longest = 0.0
+        self._alone: float | None = None  # since when there is no machine
+        self._told = False
+        self._waiting = list(range(count))  # a heap
+        self.tries: list[_Try] = []
+        self._losses: Counter[int] = Counter()
+        self._shown: Counter[int] = Counter()  # index → what was told of to `progress`
+        self._ended: set[int] = set()
+        self._values: dict[int, Any] = {}
+        self._errors: dict[int, Exception] = {}
+
+    def results(self) -> Iterator[Any]:
+        """Yield the results in order."""
+        for index in range(self._count):
+            while index not in self._values:
+                if index in self._errors:
+                    raise self._errors[index] from None
+                self._step()
+            yield self._values.pop(index)
+
+    def _step(self) -> None:
+        """Start what can be started, and take what has come within half a second."""
+        try:
+            self._pool.watch.check()
+            self._pool.watch.check_head()
+        except RuntimeError as error:
+            raise OSError(str(error)) from None
+        if time.monotonic() - self._looked > REFRESH:
+            self._look()
+        self._start()
+        if not self.tries:
+            time.sleep(0.2)
+            return
+        streams = {attempt.stream: attempt for attempt in self.tries}
+        ready, _ = self._ray.wait(list(streams), num_returns=1, timeout=0.5)
+        if ready:
+            ready, _ = self._ray.wait(list(streams), num_returns=len(streams), timeout=0)
+        for stream in ready:
+            if streams[stream] in self.tries:  # else it was cancelled meanwhile
+                self._take(streams[stream])
+
+    # Machines
+
+    def _look(self) -> None:
+        """Find the machines of the pool. Raise ValueError if there are none for long, or the first do not fit."""
+        now = time.monotonic()
+        self._looked = now
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        try:
+            workers = self._ray.get(self._actor.workers.remote(), timeout=ANSWER)
+        except self._ray.exceptions.RayError:  # the pool is restarted, or frozen
+            slots = Counter({name: node.slots for name, node in self._nodes.items()})
+        else:
+            slots = Counter(details["node"] for details in workers.values())
+            for details in workers.values():
+                if differ := differences(versions(), details["versions"]):
+                    raise ValueError(cluster.other_versions(self._pool.address, differ))
+        for gone in [name for name in self._nodes if name not in slots or name not in alive]:
+            del self._nodes[gone]
+        for new in slots.keys() & alive - self._nodes.keys() - self._looks.keys() - self._refused:
+            self._looks[new] = self._remote(_machines.look, new).remote(self._folder, self._sees)
+        self._meet()
+        for name, node in self._nodes.items():
+            node.slots = slots[name]
+        if self._nodes:
+            self._alone = None
+            return
+        self._alone = self._alone or now
+        silent = now - self._alone
+        if silent > (TIMEOUT if self._begun else WAIT_FOR_WORKERS):
+            raise ValueError(cluster.no_worker(self._pool.address))
+        if silent > SILENCE and not self._told:
+            self._told = True
+            logging.getLogger(__name__).warning("for %.0f s now: %s", silent, cluster.no_worker(self._pool.address))
+
+    def _meet(self) -> None:
+        """Use the machines that have answered what they see, unless it is not enough or their versions differ."""
+        pending = list(self._looks.values())
+        if not pending:
+            return
+        timeout = 0 if self._nodes else START  # one that was just lost does not answer
+        ready, _ = self._ray.wait(pending, num_returns=len(pending), timeout=timeout)
+        unseen, wrong = defaultdict(set), ""
+        for name, reference in [item for item in self._looks.items() if item[1] in ready]:
+            del self._looks[name]
+            try:
+                host, found, missing = self._ray.get(reference, timeout=ANSWER)
+            except self._ray.exceptions.RayError:  # it is lost; if not, the next look tries again
+                continue
+            if differ := differences(_machines.pixel_versions(), found):
+                wrong = cluster.other_versions(self._pool.address, differ)
+            for path in missing:
+                unseen[path].add(host)
+            if missing or differ:
+                self._refused.add(name)
+            else:
+                self._nodes[name] = _Node(host)
+        if unseen:
+            path, hosts = min(unseen.items())
+            wrong = (
+                f"{path}: not seen on {', '.join(sorted(hosts))}, of the pool at {self._pool.address}: --cluster needs"
+                " a file system that all machines of the pool share, at the same path"
+            )
+        if wrong and not self._begun:
+            raise ValueError(wrong)
+        if wrong:
+            logging.getLogger(__name__).warning("a machine that came is not used: %s", wrong)
+
+    def _remote(self, function: Callable[..., Any], node: str, **options: Any) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        place = NodeAffinitySchedulingStrategy(node, soft=False)
+        return self._ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=place, **options)
+
+    # Tries
+
+    def _start(self) -> None:
+        """Start tries on the machines that are free."""
+        while True:
+            busy = Counter(attempt.node for attempt in self.tries)
+            now = time.monotonic()
+            free = [name for name, node in self._nodes.items() if node.avoided < now and busy[name] < node.slots]
+            if not free:
+                return
+            name = max(free, key=lambda name: self._nodes[name].slots - busy[name])
+            if self._waiting:
+                index = heapq.heappop(self._waiting)
+            else:
+                late = self._late(now)
+                if late is None:
+                    return
+                index = late
+            stream = self._remote(_machines.run, name, num_returns="streaming").remote(
+                self._work, self._arguments(index), self._folder
+            )
+            self.tries.append(_Try(index, name, stream, now))
+            self._begun = True
+
+    def _late(self, now: float) -> int | None:
+        """Return the index to do twice, if there is one."""
+        count = Counter(attempt.index for attempt in self.tries)
+        allowed = max(LATE * self._longest, LATE_AT_LEAST)
+        late = [attempt for attempt in self.tries if now - attempt.begun > allowed and count[attempt.index] == 1]
+        return min(late, key=lambda attempt: attempt.begun).index if late and self._longest else None
+
+    def _take(self, attempt: _Try) -> None:
+        """Take what a try has yielded, or why it ended."""
+        errors = self._ray.exceptions
+        try:
+            done, result = self._ray.get(next(attempt.stream), timeout=FETCH)
+        except errors.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, errors.RayError | MemoryError):
+                self._lose(attempt, cause)
+            elif isinstance(cause, ValueError | OSError):
+                self._fail(attempt.index, cause.with_traceback(None))
+            else:
+                self._fail(attempt.index, RuntimeError(f"a worker of {self._pool.address} failed: {error}"))
+            return
+        except (errors.RayError, StopIteration) as error:  # its process or its machine ended
+            self._lose(attempt, error)
+            return
+        attempt.done += done
+        if self._progress and attempt.done > self._shown[attempt.index]:
+            self._progress(attempt.done - self._shown[attempt.index])
+            self._shown[attempt.index] = attempt.done
+        if result:
+            self._longest = max(self._longest, time.monotonic() - attempt.begun)
+            self.tries.remove(attempt)
+            self._ended.add(attempt.index)
+            [self._values[attempt.index]] = result
+            self.cancel([other for other in self.tries if other.index == attempt.index], wait=False)
+
+    def _lose(self, attempt: _Try, error: BaseException) -> None:
+        """Have a shard done again."""
+        self.cancel([attempt], wait=False)  # it has ended, unless its result did not arrive
+        self._machines.lost += 1
+        self._losses[attempt.index] += 1
+        self._looked = 0.0  # is the machine still there?
+        host = "a machine that is gone"
+        if attempt.node in self._nodes:
+            host = self._nodes[attempt.node].host
+            self._nodes[attempt.node].avoided = time.monotonic() + AVOID
+        if any(other.index == attempt.index for other in self.tries):
+            return
+        if self._losses[attempt.index] < TRIES:
+            heapq.heappush(self._waiting, attempt.index)
+            return
+        reason = " ".join(str(error).split())
+        self._fail(
+            attempt.index,
+            ValueError(
+                f"shard {attempt.index} of {self._count} was lost {TRIES} times with the process that worked on it,"
+                f" last on {host} ({reason[:300]}): look there for a lack of memory, or try it without --cluster"
+            ),
+        )
+
+    def _fail(self, index: int, error: Exception) -> None:
+        """Note an error. What comes before may fail, too, and is told instead, as on one machine; the rest ends."""
+        self._errors[index] = error
+        self._waiting = [other for other in self._waiting if other < index]
+        heapq.heapify(self._waiting)
+        self.cancel([attempt for attempt in self.tries if attempt.index >= index])
+
+    def cancel(self, tries: Sequence[_Try], *, wait: bool = True) -> None:
+        """End tries, and wait until they have ended, so that they leave no file behind the packer's back."""
+        ending = list(tries)
+        self.tries = [attempt for attempt in self.tries if attempt not in ending]
+        if not ending or self._pool.watch.dead:
+            return
+        for attempt in ending:
+            self._ray.cancel(attempt.stream, force=True)
+        if wait:
+            references = [attempt.stream.completed() for attempt in ending]
+            self._ray.wait(references, num_returns=len(references), timeout=CANCEL)
