@@ -146,7 +146,7 @@ def check_dali(findings: Findings) -> None:
         findings.ok("CUDA", f"torch {built_for} and {name} agree")
     else:
         text = f"torch is for CUDA {built_for}, {name} for {cuda[:2]}: both work on a driver for the newer one"
-        findings.note("CUDA", f"{text}; README.md, Install, says how to match them")
+        findings.note("CUDA", f"{text}; docs/install.md says how to match them")
 
 
 def codecs(cuda: str) -> list[str]:
