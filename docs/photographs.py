@@ -1,6 +1,6 @@
-"""The photographs that the pictures of these pages show: of scikit-learn and scikit-image, which come with them (photographs.md).
+"""The photographs that the pictures of these pages show; they come with scikit-learn and scikit-image (photographs.md).
 
-scikit-image is of the extra `docs`.
+scikit-image is a requirement of the extra `docs`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages from five photographs that come with scikit-learn and scikit-image: nothing is downloaded.
+"""Draw the pictures of these pages from photographs of scikit-learn and scikit-image: nothing is downloaded.
 
 python docs/mixers/pictures.py [NAME …]      # all of them, or overview, cutmix, resizemix …
 """
