@@ -26,7 +26,7 @@ from photographs import pack, save_jpeg  # noqa: E402  beside this folder
 
 ROWS, SEED, SIDE, SCALE, QUALITY = 2, 6, 224, 0.75, 82
 GALLERIES = {
-    "overview": ["resizemix", "cutmix", "saliencymix", "mixup", "cutout", "splicemix"],
+    "overview": ["resizemix", "cutmix", "saliencymix", "splicemix"],
     "cutmix": ["cutmix", "cutmix:per_batch=True"],
     "resizemix": ["resizemix", "resizemix:interpolation=bilinear"],
     "resizemix_plus": ["resizemixplus"],

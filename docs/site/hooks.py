@@ -102,6 +102,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links at pages of the site."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # one page
     names = {generated: name for name, generated in ABOVE.items()}
     source = names.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     parts = FENCED.split(markdown)
