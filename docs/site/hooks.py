@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 COPY = ROOT / "build/api"  # also mkdocs.yml's `paths`
 ABOVE = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
+CELL = re.compile(r"<td.*?</td>", re.DOTALL)
+LONG = re.compile(r"(?<=<code>)[^<]{25,}(?=</code>)")
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
 _rooms: dict[str, list[str]] = {}  # module → the names it offers
@@ -126,6 +128,11 @@ def relink(link: re.Match[str], source: str, page: str) -> str:
         return text
     found = posixpath.relpath(target.removeprefix("docs/"), posixpath.dirname(page) or ".")
     return f"{mark}[{text}]({found}{hash_}{anchor})"
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Let long code in tables break after slashes, colons and underscores, to leave room for other columns."""
+    return CELL.sub(lambda cell: LONG.sub(lambda code: re.sub(r"(/|::|_)(?=\w)", r"\1<wbr>", code[0]), cell[0]), html)
 
 
 class _Fetched(HTMLParser):
