@@ -43,9 +43,10 @@ quickstart: $(VENV)/.ready
 lint: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" scripts/lint.sh
 
-# Strict: a broken link, a page outside the navigation, a public name without a docstring. Without the network.
+# Fails on a broken link, a page outside the navigation, a public name without a docstring. Needs no network.
+# Not --quiet: it hides from --strict what --strict counts.
 docs: $(VENV)/.ready-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
