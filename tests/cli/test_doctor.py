@@ -35,7 +35,8 @@ def floors():
 
 NEEDED = [Requirement(line) for line in floors().requirements((ROOT / "setup.py").read_text(encoding="utf-8"))]
 OPTIONAL = {"tensorboard": "vis", "transformers": "bert", "pycocotools": "detection", "ray": "service"}
-DEV = {"hypothesis", "import-linter", "mypy", "pytest", "pytest-timeout", "ruff"}
+DOCS = {"mkdocs-material", "mkdocstrings-python", "scikit-image"}
+DEV = {"hypothesis", "import-linter", "mypy", "pytest", "pytest-timeout", "ruff"} | DOCS
 REQUIRED = [need for need in NEEDED if need.name not in OPTIONAL and need.name not in DEV]
 
 
@@ -52,7 +53,7 @@ def environment(monkeypatch):
     def requires(name):
         if name != "dali_mix":
             return DALI_NEEDS[name]
-        marked = {**OPTIONAL, **dict.fromkeys(DEV, "dev")}
+        marked = {**OPTIONAL, **dict.fromkeys(DEV, "dev"), **dict.fromkeys(DOCS, "docs")}
         return [f'{need}; extra == "{marked[need.name]}"' if need.name in marked else str(need) for need in NEEDED]
 
     monkeypatch.setattr(installed.metadata, "version", version)
