@@ -1,20 +1,21 @@
 # make quickstart   sets up, packs, trains with a mixer, evaluates, leaves pictures   (DATASET=cifar10 for CIFAR-10)
-# make test         sets up, then lint, types, import contract and all tests that need no GPU
+# make test         sets up, then lint, types, import contract, the site and all tests that need no GPU
 # make test-lowest  the tests without a GPU, with the lowest versions that setup.py allows, in build/lowest
 # make test-gpu     the tests that need a GPU
 # make bench        the benchmarks, against the peers that are installed
-# make pictures     the pictures of docs/mixers and docs/pipelines, from scikit-learn's digits and photographs
+# make docs         the site, in build/site
+# make pictures     the pictures of docs/mixers and docs/pipelines
 PYTHON  ?= python3
 unexport PYTHON # to scripts it names the interpreter that has dali_mix
 VENV    ?= .venv
 DATASET ?= digits
-EXTRAS  ?= vis,service,dev
+EXTRAS  ?= vis,service,dev,docs
 BIN      = $(VENV)/bin
 # Building an editable install warns about itself; that would look like a failure.
 PIP      = PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 INSTALL  = PYTHONWARNINGS=ignore $(BIN)/python scripts/pip_install.py
 
-.PHONY: setup quickstart test test-lowest test-gpu lint format bench pictures clean
+.PHONY: setup quickstart test test-lowest test-gpu lint docs format bench pictures clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +43,11 @@ quickstart: $(VENV)/.ready
 lint: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" scripts/lint.sh
 
+# Fails on a broken link, a page outside the navigation, a public name without a docstring. Needs no network.
+# Not --quiet: it hides from --strict what --strict counts.
+docs: $(VENV)/.ready-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -52,7 +58,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loa
 test: export GOMP_SPINCOUNT ?= 1000
 # The service's tests run apart: Ray, once imported, is in the way of tests that fork. `make test EXTRAS=vis,dev` in a new
 # environment goes without them.
-test: lint
+test: lint docs
 	$(PYTEST) -m "not gpu" --ignore tests/service
 	$(PYTEST) -m "not gpu" tests/service
 
@@ -72,7 +78,7 @@ test-gpu: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" scripts/bench.sh
 
-pictures: $(VENV)/.ready
+pictures: $(VENV)/.ready-dev
 	$(BIN)/python docs/mixers/pictures.py
 	$(BIN)/python docs/pipelines/pictures.py
 

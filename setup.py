@@ -61,6 +61,8 @@ setup(
             "pytest-xdist>=3.6.0",
             "ruff>=0.11.0",
         ],
+        # The site (`make docs`) and its pictures (`make pictures`)
+        "docs": ["mkdocs-material>=9.8.2", "mkdocstrings-python>=2.0.11", "scikit-image>=0.26.0"],
     },
     entry_points={
         "console_scripts": ["dali-mix = dali_mix.cli.main:main"],

@@ -255,6 +255,7 @@ class Detection(Task):
 
 CLASSIFICATION, MULTILABEL, DETECTION = Classification(), MultiLabel(), Detection()
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFICATION, MULTILABEL, DETECTION)}
+"""The tasks by name."""
 
 
 def trainable() -> dict[str, Task]:

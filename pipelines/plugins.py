@@ -19,6 +19,7 @@ BUILTIN = {
     "detection": "dali_mix.pipelines.detection:Detection",
     "multilabel": "dali_mix.pipelines.multilabel:MultiLabel",
 }
+"""The bundled pipelines: name to module:Class."""
 
 
 def get(name: str) -> type[Pipeline]:

@@ -90,7 +90,7 @@ def check_packages(findings: Findings) -> None:
     caches.for_matplotlib()
     for need in requirements():
         extra = extra_of(need)
-        if need.name.startswith(DALI) or extra == "dev":
+        if need.name.startswith(DALI) or extra in ("dev", "docs"):  # for those who work on dali_mix
             continue
         version, wanted = version_of(need.name), f'pip install "{need.name}{need.specifier}"'
         if version is None and extra:
@@ -146,7 +146,7 @@ def check_dali(findings: Findings) -> None:
         findings.ok("CUDA", f"torch {built_for} and {name} agree")
     else:
         text = f"torch is for CUDA {built_for}, {name} for {cuda[:2]}: both work on a driver for the newer one"
-        findings.note("CUDA", f"{text}; README.md, Install, says how to match them")
+        findings.note("CUDA", f"{text}; docs/install.md says how to match them")
 
 
 def codecs(cuda: str) -> list[str]:

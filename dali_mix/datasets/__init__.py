@@ -42,8 +42,10 @@ LAYOUTS: dict[str, Layout] = {
     "digits": digits,
     "digit-scenes": digit_scenes,
 }
+"""The bundled layouts by name."""
 
 ENTRY_POINT_GROUP = "dali_mix.datasets"
+"""The group of entry points in which a package announces layouts."""
 
 __all__ = [
     "ENTRY_POINT_GROUP",

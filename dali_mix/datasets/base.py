@@ -83,6 +83,7 @@ class Listing:
 
 
 Layout = Callable[[Path, str, Options], Listing]
+"""A function (root, split, options) that lists one split of a dataset."""
 
 
 def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ MIXERS: dict[str, type[Mixer[Any]]] = {
         MixChoice,
     )
 }
+"""The bundled mixers by name."""
 
 
 def find(name: str) -> Callable[..., Mixer[Any]]:

@@ -26,6 +26,7 @@ from dali_mix.tasks import TASKS
 VERSION = 1
 FORMAT = "dali_mix record set"
 ENCODINGS = ("other", "jpeg", "png", "webp", "bmp", "pnm", "tiff", "gif")
+"""Formats of a stored image; the table of a set holds the index."""
 FLAG_SPLIT = 1
 _SHARD = re.compile(r"(.+)-\d{5}\.rec")
 SUFFIXES = (".rec", ".idx", ".npy", ".json")  # of a set's files, after its prefix
@@ -45,6 +46,7 @@ RECORD_DTYPE = np.dtype(
         ("flags", "u1"),  # FLAG_SPLIT: the payload contains the magic
     ]
 )
+"""A row of the table of records, `PREFIX.npy`."""
 
 
 @dataclasses.dataclass(frozen=True)

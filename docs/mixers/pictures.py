@@ -1,18 +1,17 @@
-"""Draws the pictures of these pages from scikit-learn's scans of digits: nothing is downloaded.
+"""Draw the pictures of these pages from photographs of scikit-learn and scikit-image: nothing is downloaded.
 
-python docs/mixers/pictures.py [NAME …]      # all of them, or cutmix, resizemix …
+python docs/mixers/pictures.py [NAME …]      # all of them, or overview, cutmix, resizemix …
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from dali_mix.cli.main import main as dali_mix
 from dali_mix.mixers import CutMix, FreeFormMasks, MixChoice, MixUp, mask_out
 from dali_mix.recordio import RecordSet
 from dali_mix.reports import gallery, style
@@ -21,22 +20,28 @@ from dali_mix.reports.gallery import read_images, read_targets
 from dali_mix.reports.sheet import Column, Picture, draw
 
 HERE = Path(__file__).parent
-ROWS, SEED, SIDE = 2, 6, 32
-BOX_MIXERS = ("boxresizemix", "boxsplicemix")
+sys.path.insert(0, str(HERE.parent))
+
+from photographs import pack, save_jpeg  # noqa: E402  beside this folder
+
+ROWS, SEED, SIDE, SCALE, QUALITY = 2, 6, 224, 0.75, 82
 GALLERIES = {
+    "overview": ["resizemix", "cutmix", "saliencymix", "splicemix"],
     "cutmix": ["cutmix", "cutmix:per_batch=True"],
     "resizemix": ["resizemix", "resizemix:interpolation=bilinear"],
     "resizemix_plus": ["resizemixplus"],
     "saliencymix": ["saliencymix"],
     "splicemix": ["splicemix", "splicemix:grids=mini"],
     "mixup": ["mixup:alpha=1.0", "mixup:alpha=0.2"],
-    "cutout": ["cutout:size=16", "cutout:size=8"],
+    "cutout": ["cutout:size=112", "cutout:size=56"],
+    "boxresizemix": ["boxresizemix"],
+    "boxsplicemix": ["boxsplicemix"],
 }
 
 
 def choices(batch: Batch, out: Path) -> None:
-    """A MixChoice over three batches."""
-    choice = MixChoice([CutMix(10), MixUp(10, alpha=1.0)], probs=[0.4, 0.4])
+    """Draw a MixChoice over three batches."""
+    choice = MixChoice([CutMix(len(batch.classes)), MixUp(len(batch.classes), alpha=1.0)], probs=[0.4, 0.4])
     found: dict[str, Column] = {}
     for seed in range(100):
         (column,) = mixed(choice, batch, seed, boxes=True, peaks=False)
@@ -45,7 +50,7 @@ def choices(batch: Batch, out: Path) -> None:
 
 
 def masks(batch: Batch, out: Path) -> None:
-    """Free-form masks, and what they leave."""
+    """Draw free-form masks, and what they leave."""
     removed = FreeFormMasks()(batch.images, torch.Generator().manual_seed(SEED))
     left = mask_out(batch.images, removed)
     black = (~removed).byte().mul(255).expand(-1, 3, -1, -1)
@@ -59,42 +64,31 @@ def masks(batch: Batch, out: Path) -> None:
     style.save(draw(columns, "FreeFormMasks"), out)
 
 
-def boxes(name: str, folder: Path, out: Path) -> None:
-    """Two scenes with boxes, and what a mixer makes of them."""
-    prefix = folder / "scenes"
-    dali_mix(["pack", "digit-scenes", "--task", "detection", "--scenes", "32", "--out", str(prefix), "--force"])
-    gallery(RecordSet(prefix), [name], out, rows=ROWS, seed=SEED, title="digit scenes")
-    with Image.open(out) as image:  # noise compresses badly
-        small = image.convert("RGB").resize((image.width * 4 // 5, image.height * 4 // 5), Image.Resampling.LANCZOS)
-    small.quantize(32).save(out, optimize=True)
+OTHERS: dict[str, Callable[[Batch, Path], None]] = {"mixchoice": choices, "masks": masks}
 
 
 def main(names: list[str]) -> int:
-    known = [*GALLERIES, "mixchoice", "masks", *BOX_MIXERS]
+    known = [*GALLERIES, *OTHERS]
     if unknown := [name for name in names if name not in known]:
         print(f"no page has the picture {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        prefix = Path(folder) / "digits"
-        if status := dali_mix(["pack", "digits", "--split", "train", "--out", str(prefix)]):
-            return status
-        records = RecordSet(prefix)
-        chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(SEED))[:SIDE].tolist()
+        records = RecordSet(pack(Path(folder) / "photographs"))
+        boxed = RecordSet(pack(Path(folder) / "boxes", "detection"))
+        chosen = torch.randperm(len(records), generator=torch.Generator().manual_seed(SEED)).tolist()
         images = read_images(records, chosen, SIDE)
         mean = images.float().mean((0, 2, 3)) / 255
         batch = Batch(images, read_targets(records, chosen), mean, records.info.classes, ROWS)
         for name in names or known:
-            out = HERE / f"{name}.png"
-            if name == "mixchoice":
-                choices(batch, out)
-            elif name == "masks":
-                masks(batch, out)
-            elif name.startswith("box"):
-                boxes(name, Path(folder), out)
+            large = Path(folder) / f"{name}.png"
+            if name in OTHERS:
+                OTHERS[name](batch, large)
             else:
-                shown = name == "saliencymix"
-                gallery(records, GALLERIES[name], out, rows=ROWS, seed=SEED, peaks=shown, maps=shown, title="digits")
-            print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)")
+                shown, source = name == "saliencymix", boxed if name.startswith("box") else records
+                gallery(
+                    source, GALLERIES[name], large, rows=ROWS, seed=SEED, peaks=shown, maps=shown, title="photographs"
+                )
+            save_jpeg(large, HERE / f"{name}.jpg", SCALE, QUALITY)
     return 0
 
 

@@ -1,27 +1,28 @@
-"""Draw the pictures of these pages from scikit-learn's two sample photographs: nothing is downloaded.
+"""Draw the pictures of these pages from the two photographs that come with scikit-learn: nothing is downloaded.
 
 python docs/pipelines/pictures.py [NAME …]      # all of them, or imagenet, multilabel, detection, cifar
 """
 
 from __future__ import annotations
 
-import io
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 import dali_mix
-from dali_mix.recordio import Sample, write_set
 from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from photographs import pack, save_jpeg  # noqa: E402  beside this folder
+
 SEED, SIDE, SCALE, QUALITY = 4, 192, 0.6, 82
+TEMPLE = 3  # the first of the two photographs
 # name → columns: heading, whether for training, options
 SHEETS: dict[str, list[tuple[str, bool, dict[str, Any]]]] = {
     "imagenet": [
@@ -54,20 +55,6 @@ SHEETS: dict[str, list[tuple[str, bool, dict[str, Any]]]] = {
         ("flip=1", True, {"padding": SIDE // 8, "flip": 1.0}),
     ],
 }
-
-
-def pack(prefix: Path, task: str) -> None:
-    """Write a set of the two photographs."""
-    samples = []
-    for label, photo in enumerate(load_sample_images().images):
-        buffer = io.BytesIO()
-        Image.fromarray(photo).save(buffer, "JPEG", quality=95)
-        samples.append(Sample(buffer.getvalue(), BOXES[label] if task == "detection" else float(label)))
-    write_set(prefix, samples, task=task, classes=["temple", "flower"])
-
-
-# In mxnet's layout: widths of header and object; class, x1, y1, x2, y2 in 0..1, difficult.
-BOXES = [[2, 6, 0, 0.1, 0.08, 0.57, 0.8, 0], [2, 6, 1, 0.25, 0.19, 0.7, 0.86, 0]]
 
 
 def column(name: str, prefix: Path, heading: str, train: bool, options: dict[str, Any]) -> Column:
@@ -104,15 +91,11 @@ def main(names: list[str]) -> int:
         return 2
     with tempfile.TemporaryDirectory() as folder:
         for name in names or SHEETS:
-            prefix = Path(folder) / name
-            pack(prefix, "detection" if name == "detection" else "classification")
+            task = "detection" if name == "detection" else "classification"
+            prefix = pack(Path(folder) / name, task, TEMPLE)
             columns = [column(name, prefix, *sheet) for sheet in SHEETS[name]]
             large = style.save(draw(columns, f"pipeline {name}"), Path(folder) / f"{name}.png")
-            out = HERE / f"{name}.jpg"
-            with Image.open(large) as image:
-                size = round(image.width * SCALE), round(image.height * SCALE)
-                image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(out, quality=QUALITY)
-            print(f"wrote {out} ({out.stat().st_size / 1000:.0f} kB)")
+            save_jpeg(large, HERE / f"{name}.jpg", SCALE, QUALITY)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`dali-mix doctor`: every dependency of setup.py is reported, and its hints are commands of the README."""
+"""`dali-mix doctor`: every dependency of setup.py is reported, and its hints are commands of docs/install.md."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dali_mix.cli.commands import doctor
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSTALL = (ROOT / "docs/install.md").read_text(encoding="utf-8")
 DALI_NEEDS = {
     "nvidia-dali-cuda120": ["six<=1.17", "nvidia-nvimgcodec-cu12[all]<0.10.0,>=0.9.0", "nvidia-libnvcomp-cu12==5.3.0"],
     "nvidia-dali-cuda130": ["six<=1.17", "nvidia-nvimgcodec-cu13[all]<0.10.0,>=0.9.0", "nvidia-libnvcomp-cu13==5.3.0"],
@@ -34,7 +35,8 @@ def floors():
 
 NEEDED = [Requirement(line) for line in floors().requirements((ROOT / "setup.py").read_text(encoding="utf-8"))]
 OPTIONAL = {"tensorboard": "vis", "transformers": "bert", "pycocotools": "detection", "ray": "service"}
-DEV = {"hypothesis", "import-linter", "mypy", "pytest", "pytest-timeout", "ruff"}
+DOCS = {"mkdocs-material", "mkdocstrings-python", "scikit-image"}
+DEV = {"hypothesis", "import-linter", "mypy", "pytest", "pytest-timeout", "ruff"} | DOCS
 REQUIRED = [need for need in NEEDED if need.name not in OPTIONAL and need.name not in DEV]
 
 
@@ -51,7 +53,7 @@ def environment(monkeypatch):
     def requires(name):
         if name != "dali_mix":
             return DALI_NEEDS[name]
-        marked = {**OPTIONAL, **dict.fromkeys(DEV, "dev")}
+        marked = {**OPTIONAL, **dict.fromkeys(DEV, "dev"), **dict.fromkeys(DOCS, "docs")}
         return [f'{need}; extra == "{marked[need.name]}"' if need.name in marked else str(need) for need in NEEDED]
 
     monkeypatch.setattr(installed.metadata, "version", version)
@@ -145,11 +147,11 @@ def test_the_cuda_13_build_alone_is_sound(environment, capsys):
     assert "nvidia-dali-cuda130 2.4.0" in capsys.readouterr().out
 
 
-def test_hints_are_commands_of_the_readme(environment):
-    lines = README.splitlines()
+def test_hints_are_commands_of_the_docs(environment):
+    lines = INSTALL.splitlines()
     for cuda in ("120", "130"):
         assert installed.switch_dali(cuda) in lines
-    assert 'pip install -e ".[vis]"' in README
+    assert all('pip install -e ".[vis]"' in text for text in (README, INSTALL))
 
 
 def test_compiling(capsys, monkeypatch):

@@ -1,11 +1,13 @@
-"""The pages on mixers: none is missing, links lead somewhere, and their code runs as it stands."""
+"""The pages: none is missing, links lead somewhere, pictures are small, and the code of those on mixers runs."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from dali_mix.pipelines import BUILTIN
 from PIL import Image
 
 from dali_mix.cli.main import parse
@@ -19,25 +21,58 @@ ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "docs/mixers.md"
 PAGES = sorted((ROOT / "docs/mixers").glob("*.md"))
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *PAGES]
-TEXTS += sorted((ROOT / "docs/pipelines").glob("*.md"))
+TEXTS += sorted((ROOT / "docs/pipelines").glob("*.md")) + sorted((ROOT / "docs/coming_from").glob("*.md"))
 
 
 def test_every_mixer_has_a_page_and_is_listed():
     titles = {page.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ").split()[0] for page in PAGES}
     assert titles == {*MIXERS, "Masks"}
-    for text in (INDEX, ROOT / "README.md"):
-        linked = set(re.findall(r"\]\([\w/]*mixers/(\w+)\.md\)", text.read_text(encoding="utf-8")))
-        assert linked == {page.stem for page in PAGES}
+    linked = set(re.findall(r"\]\(mixers/(\w+)\.md\)", INDEX.read_text(encoding="utf-8")))
+    assert linked == {page.stem for page in PAGES}
+    site = set(re.findall(r": mixers/(\w+)\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+    assert site == linked
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_shows_its_picture_and_says_when(page):
     text = page.read_text(encoding="utf-8")
-    assert f"]({page.stem}.png)" in text and "**When:**" in text and "```python" in text
-    picture = page.with_suffix(".png")
-    assert picture.stat().st_size < 60_000
-    with Image.open(picture) as image:
-        assert image.format == "PNG" and image.width > 400
+    assert f"]({page.stem}.jpg)" in text and "**When:**" in text and "```python" in text
+
+
+def test_pictures_are_small_and_made_by_a_script():
+    pictures = sorted((ROOT / "docs").rglob("*.jpg"))
+    assert len(pictures) == len(PAGES) + 1 + len(BUILTIN)
+    assert all(picture.stat().st_size < 200_000 for picture in (*pictures, *(ROOT / "docs").rglob("*.png")))
+    for picture in pictures:
+        assert f'"{picture.stem}"' in (picture.parent / "pictures.py").read_text(encoding="utf-8")
+        with Image.open(picture) as image:
+            assert image.format == "JPEG" and image.width > 300, picture
+
+
+def test_figures_of_the_readme_are_measured():
+    """Each ratio of its table is that of a file in docs/benchmarks, rounded; and the machine is that file's."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \|$", text, flags=re.MULTILINE)
+    measured = {}
+    for file in ("loader", "detection_loader", "trainer_step"):
+        found = json.loads((ROOT / f"docs/benchmarks/{file}.json").read_text(encoding="utf-8"))
+        assert (found["environment"]["processor"], found["environment"]["cores"]) == ("AMD EPYC", 2)
+        ratios = found.get("original", found)["ratios"]
+        measured |= {f"{file}: {name}": value["median"] for name, value in ratios.items()}
+    assert "measured on two cores of an AMD EPYC, without a GPU" in text
+    assert len(rows) == len(README_ROWS)
+    for (what, figure), (words, name) in zip(rows, README_ROWS, strict=True):
+        assert words in what
+        assert f"{measured[name]:.{len(figure.partition('.')[2])}f}" == figure, what
+
+
+README_ROWS = [
+    ("torchvision + PIL", "loader: ours / torchvision + PIL"),
+    ("stock DALI graph", "loader: ours / stock DALI"),
+    ("FFCV", "loader: ours / FFCV"),
+    ("references/detection", "detection_loader: ours / torchvision references"),
+    ("bare loop", "trainer_step: trainer / bare loop"),
+]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
