@@ -120,11 +120,11 @@ def build_loader(
     if isinstance(opened, Opened):
         if where.type == "cpu":
             keep_freed_memory()  # batches are made here, not by DALI, and fresh memory takes longer than decoding them
-        local = None
+        fallback = None
         if opened.local is not None:
-            local = _local_decoder(opened, made, seed, opened.local, where, num_threads, verify_crc)
+            fallback = _local_decoder(opened, made, seed, opened.local, where, num_threads, verify_crc)
         source: Source = RemoteSource(
-            opened.workers, made, schedule, bad, device=where, normalizing=normalizing, local=local
+            opened.workers, made, schedule, bad, device=where, normalizing=normalizing, local=fallback
         )
         return Loader(opened, made, source, bad, schedule, where, getattr(torch, dtype))
     threads = _default_threads() if num_threads is None else whole("num_threads", num_threads, 1)
