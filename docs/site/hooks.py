@@ -35,12 +35,16 @@ FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 _rooms: dict[str, list[str]] = {}  # module → the names it offers
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Read the package, check its docstrings, and put the API pages into the navigation."""
+def on_startup(**_: Any) -> None:
+    """Copy the package, before mkdocstrings looks which of its `paths` there are."""
     shutil.rmtree(COPY, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "recipes")
     shutil.copytree(ROOT / "dali_mix", COPY / "dali_mix", ignore=ignored)
     shutil.copytree(ROOT / "pipelines", COPY / "dali_mix/pipelines", ignore=ignored)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Read the package, check its docstrings, and put the API pages into the navigation."""
     package = griffe.load("dali_mix", search_paths=[COPY], try_relative_path=False, resolve_aliases=True)
     assert isinstance(package, griffe.Module)
     _rooms.clear()
