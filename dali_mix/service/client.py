@@ -27,6 +27,7 @@ DIRECTLY = 5.0  # seconds for which workers are asked directly after the pool di
 REFRESH = 10.0  # seconds after which a trainer asks for the list of workers again
 OPEN = 20.0  # seconds for a worker to open a set, until another is asked
 WAIT_FOR_WORKERS = 20.0  # seconds
+RESTART = 25.0  # seconds for the pool's actor to start again
 
 
 def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
@@ -72,13 +73,28 @@ class RayPool:
 
     def status(self) -> dict[str, Any]:
         """Return what `dali-mix serve --status` shows."""
-        return self.ray.get(self.actor().status.remote(), timeout=30)
+        return self._of_pool("status")
+
+    def _of_pool(self, method: str) -> Any:
+        """Return what the pool's actor answers, waiting for one that has died and is started again."""
+        end = time.monotonic() + RESTART
+        while True:
+            try:
+                return self.ray.get(getattr(self.actor(), method).remote(), timeout=RESTART)
+            except self.ray.exceptions.RayTaskError:
+                raise
+            except self.ray.exceptions.RayError:
+                if time.monotonic() > end:
+                    raise ValueError(
+                        f"{self.address}: the pool does not answer: look at the output of `dali-mix serve`"
+                    ) from None
+            time.sleep(0.2)
 
     def open(self, spec: Spec) -> Opened:
         """Open a set on the pool: see `loading.workers.Pool`."""
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
         key_of(spec, "")  # before anybody waits
-        while not (workers := self.ray.get(actor.workers.remote(), timeout=30)):
+        while not (workers := self._of_pool("workers")):
             if time.monotonic() > end:
                 raise ValueError(cluster.no_worker(self.address))
             time.sleep(0.5)

@@ -66,6 +66,7 @@ def kill(pid, number=signal.SIGKILL):
 
 
 def test_plain(epoch, records, pool):
+    until(lambda: not any(own["under_way"] for own in pool.status()["workers"]))  # of tests before
     before = pool.status()
     made = epoch()
     assert repr(made) == repr(loader(records, seed=made.seed)).replace("epoch 0", "epoch 2")

@@ -96,7 +96,7 @@ def test_a_second_pool_on_this_machine_is_not_auto(tmp_path, monkeypatch):
 
 def test_one_connection_is_one_pool(pool, head):
     """Each watches Ray on a thread of its own, and says that it has died."""
-    assert service.connect(head.address) is pool
+    assert service.connect(head.address).watch is pool.watch
 
 
 def test_another_address_in_one_process(pool):
