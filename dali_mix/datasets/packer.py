@@ -77,7 +77,7 @@ class _Done:
     targets: list[Label] = field(default_factory=list)  # of the images packed, for multi-label sets
 
 
-def pack(
+def pack_listing(
     listing: Listing,
     prefix: str | os.PathLike[str],
     options: PackOptions,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix import tasks
-from dali_mix.recordio.block import Block
+from dali_mix.recordio.block import Block, Entry
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
 from dali_mix.recordio.index import index_bytes
@@ -27,14 +27,15 @@ from dali_mix.recordio.part import Part, write_errors
 from dali_mix.recordio.publish import Publication
 
 _LARGEST_SPARE = 1 << 23  # bytes; a block of huge images is not kept
+_ROWS = 1 << 12  # of the table at first, where the number of records is not known
 
 
 class SetWriter:
     """Write records one after another; `finish` publishes them. A context manager: leaving early publishes nothing.
 
-    `total`: how many records are meant to come, which says where one shard ends and the next begins. Several threads
-    may share the work of writing (`place`); the rest is for one at a time. Raise FileExistsError if the set exists and
-    `force` is not given, OSError naming the file if the disk is full.
+    `total`: how many records are meant to come, which says where one shard ends and the next begins; None, if it is not
+    known, makes one shard. Several threads may share the work of writing (`place`); the rest is for one at a time.
+    Raise FileExistsError if the set exists and `force` is not given, OSError naming the file if the disk is full.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class SetWriter:
         *,
         task: str,
         classes: Iterable[str],
-        total: int,
+        total: int | None,
         shards: int = 1,
         source: str = "",
         split: str = "",
@@ -51,17 +52,17 @@ class SetWriter:
         force: bool = False,
     ) -> None:
         self.task = tasks.get(task)
-        most = max(1, min(total, MAX_PARTS))
+        most = max(1, min(total or 1, MAX_PARTS))
         if not 1 <= shards <= most:
             raise ValueError(f"{shards} shards for {total} records: every shard needs one (--shards 1 to {most})")
         self.classes = tuple(classes)
         self._source, self._split, self._options = source, split, dict(options or {})
-        self._total, self._shards = total, shards
+        self._total, self._shards = total or 1, shards
         self._files = Publication(prefix, force=force)
         name = self._files.prefix.name
         self._names = [f"{name}.rec"] if shards == 1 else [f"{name}-{shard:05d}.rec" for shard in range(shards)]
         self._tail = [f"{name}.idx", f"{name}.npy", f"{name}.json"]
-        self._table = np.empty(total, RECORD_DTYPE)
+        self._table = np.empty(_ROWS if total is None else total, RECORD_DTYPE)
         self._count = 0  # rows that are filled
         self._parts: list[Part] = []
         self._spare: list[Block] = []
@@ -97,7 +98,7 @@ class SetWriter:
         view, start = block.view(), 0
         pieces: list[tuple[Part, memoryview, int]] = []
         rows: list[tuple[Any, ...]] = []
-        for shard, entries in groupby(block.entries, lambda entry: entry.position * self._shards // self._total):
+        for shard, entries in groupby(block.entries, self._shard):
             while len(self._parts) <= shard:
                 if self._parts:
                     self._parts[-1].end()
@@ -108,6 +109,8 @@ class SetWriter:
                 end += entry.size
             pieces.append((part, view[start:end], part.place(view[start:end])))
             start = end
+        while self._count + len(rows) > len(self._table):
+            self._table = np.concatenate([self._table, np.empty_like(self._table)])
         self._table[self._count : self._count + len(rows)] = rows
         self._count += len(rows)
 
@@ -119,6 +122,9 @@ class SetWriter:
                 self._spare.append(block)
 
         return store
+
+    def _shard(self, entry: Entry) -> int:
+        return entry.position * self._shards // self._total if self._shards > 1 else 0
 
     def spare_block(self) -> Block:
         """Return an empty block, the last one used if there is one: a cache still holds it. Safe in any thread."""
