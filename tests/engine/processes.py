@@ -75,7 +75,7 @@ def child(values, work_dir, env, options):
         make = functools.partial(terminated_in_evaluation, make)
     try:
         status = train(
-            make_config(values), work_dir, resume=options.get("resume", "no"), make_loaders=make, observers=[observer]
+            make_config(values), work_dir, resume=options.get("resume", "no"), make_loaders=make, callbacks=[observer]
         )
     except (ValueError, OSError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}")
