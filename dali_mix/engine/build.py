@@ -350,7 +350,13 @@ def build_loss(config: RunConfig) -> nn.Module | None:
     check_present("loss", kind)
     if is_object(kind):
         check_object("loss", kind, Callable, "a function of outputs and targets")
-        return kind if isinstance(kind, nn.Module) else FunctionLoss(kind)
+        loss = kind if isinstance(kind, nn.Module) else FunctionLoss(kind)
+        if any(parameter.requires_grad for parameter in loss.parameters()):
+            raise ValueError(
+                f"loss {type(loss).__name__} has parameters of its own, which a run does not train: make them part of"
+                " the model, or freeze them (requires_grad_(False))"
+            )
+        return loss
     # Losses of more than logits and targets belong to an objective.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:

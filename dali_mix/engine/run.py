@@ -47,7 +47,6 @@ from dali_mix.engine.build import (
 from dali_mix.engine.checkpoint.files import CheckpointFolder, check_writable, json_text, load_checkpoint, write_text
 from dali_mix.engine.checkpoint.trained import Trained, open_trained
 from dali_mix.engine.config.objects import is_object
-from dali_mix.engine.config.saved import load_evaluated
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.agreement import file_digest, run_values
@@ -306,7 +305,7 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    recipe: RunConfig | str | Path,
+    config: RunConfig,
     checkpoint: str | Path,
     *,
     ema: bool = False,
@@ -316,7 +315,6 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
 
     Args:
-        recipe: by name or path, or a config, as `Predictor` takes it.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         make_loaders: as `train`.
@@ -327,7 +325,6 @@ def evaluate_checkpoint(
             averaged weights when `ema` is set.
     """
     trained: Trained
-    config = recipe if isinstance(recipe, RunConfig) else load_evaluated(str(recipe), Path(checkpoint))[0]
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
         nonlocal trained

@@ -97,9 +97,9 @@ def assert_equal(work_dir, other):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_objects_train_as_their_names_do(tmp_path, accumulate):
-    values = recipe(accumulate=accumulate)
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 3}, {"amp": "bf16"}])
+def test_objects_train_as_their_names_do(tmp_path, changes):
+    values, accumulate = recipe(**changes), changes.get("accumulate", 1)
     train_synthetic(values, tmp_path / "names")
     given = objects(9 // accumulate)
     assert dali_mix.train(make_config(values), tmp_path / "objects", **given) == "finished"
@@ -198,6 +198,8 @@ HEAD = list(MODEL.head.parameters())
         ({"optimizer": object()}, r"optimizer is a builtins\.object, not a torch\.optim\.Optimizer or a function"),
         ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: give an object"),
         ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class numbers"),
+        ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters of its own, which a run does not train"),
+        ({"loss": 3}, "loss must be a dict with a 'type', not 3"),
         ({"mixer": nn.Identity()}, r"mixer is a .*Identity, not a dali_mix\.mixers\.Mixer"),
         ({"mixer": CutMix(3)}, "mixer CutMix is for 3 classes, the set has 4"),
         ({"train_loader": [1, 2]}, "train_loader is a list: give a loader of dali_mix.build_loader"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 RECORDED = "object "
+TAKE_OBJECTS = ("model", "optimizer", "loss", "mixer")  # as their type
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix import _factories
-from dali_mix.engine.config.objects import copied, is_object
+from dali_mix.engine.config.objects import TAKE_OBJECTS, copied, is_object
 from dali_mix.engine.config.schema import FIELDS, RunConfig, make_config
 from dali_mix.options import did_you_mean
 
@@ -34,7 +34,7 @@ Options = Mapping[str, Any] | Iterable[str | tuple[str, Any]]
 RECIPES = Path(__file__).parents[2] / "recipes"
 # What a recipe may give as a name alone: `"resnet18"` is short for `{"type": "resnet18"}`.
 _NAMED = (("model", "backbone"), ("model", "head"))
-_TYPED = ("model", "optimizer", "loss", "mixer", "objective", "schedule", "pipeline")
+_TYPED = (*TAKE_OBJECTS, "objective", "schedule", "pipeline")
 
 
 def list_recipes() -> list[str]:
@@ -173,7 +173,7 @@ def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **p
     pairs = [parse_option(option) if isinstance(option, str) else option for option in listed]
     given = {**(values or {}), **{name: value for name, value in parts.items() if value is not None}}
     for name, value in given.items():
-        typed = name in _TYPED and (isinstance(value, str) or is_object(value))
+        typed = (name in _TYPED and isinstance(value, str)) or (name in TAKE_OBJECTS and is_object(value))
         pairs.append((name, {"type": value} if typed else dict(value) if isinstance(value, Mapping) else value))
     return [(name, str(value) if isinstance(value, Path) else value) for name, value in pairs]
 

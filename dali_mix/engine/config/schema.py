@@ -20,7 +20,7 @@ from dali_mix.engine.config.groups import (
     make,
     mapping,
 )
-from dali_mix.engine.config.objects import RECORDED, copied, is_object, recorded
+from dali_mix.engine.config.objects import RECORDED, TAKE_OBJECTS, copied, is_object, recorded
 from dali_mix.engine.train.lr_schedules import check_schedule
 from dali_mix.options import check_keys, choice, did_you_mean, flag, is_finite, number, whole
 from dali_mix.recordio.manifest import set_prefix
@@ -40,7 +40,8 @@ def _set(name: str, value: Any) -> None:
 
 
 def _typed(name: str, value: Any) -> None:
-    if not isinstance(value, dict) or not (isinstance(value.get("type"), str) or is_object(value.get("type"))):
+    kind = value.get("type") if isinstance(value, dict) else None
+    if not (isinstance(kind, str) or (name in TAKE_OBJECTS and is_object(kind))):
         hint = f" ({name}.type={value})" if isinstance(value, str) else ""
         raise ValueError(f"{name} must be a dict with a 'type', not {value!r}{hint}")
     if "num_classes" in value:
