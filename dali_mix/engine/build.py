@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ from torch import nn
 from dali_mix import _factories, losses, mixers, models, pipelines, tasks
 from dali_mix._text import differ_in_form
 from dali_mix.engine.compatibility import check_targets
-from dali_mix.engine.config.objects import check_object, check_present, class_name, is_object
+from dali_mix.engine.config.objects import check_present, class_name, is_object
 from dali_mix.engine.config.schema import DEFAULT_LOSS, RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.given import check_loader, check_share, given_loss, given_mixer, given_model
 from dali_mix.engine.scores import SCORES, Scores
 from dali_mix.engine.train.objectives import OBJECTIVES, Objective
 from dali_mix.engine.train.optim import build_optimizer
@@ -50,9 +51,6 @@ class Loader(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None: ...
     def close(self) -> None: ...
-
-
-_TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_state_dict")
 
 
 @dataclass
@@ -123,7 +121,7 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
     name = "train_loader" if train else "val_loader"
     check_present(name, prefix)
     if is_object(prefix):
-        _check_loader(name, prefix, train)
+        check_loader(name, prefix, train)
         return prefix.dataset
     if config.service is None:
         return RecordSet(prefix)
@@ -139,40 +137,6 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
         pipeline_options=options,
         workers=_pool(config.service),
     ).dataset
-
-
-def _check_loader(name: str, loader: Any, train: bool) -> None:
-    """Raise ValueError for a loader given by the user that lacks what a run asks of it."""
-    needed = ("__iter__", "__len__", "dataset", *(_TO_TRAIN if train else ()))
-    if missing := [part for part in needed if not hasattr(loader, part)]:
-        raise ValueError(
-            f"{name} is a {class_name(loader)} without {', '.join(missing)}: take one of dali_mix.build_loader"
-            " (dali_mix.Writer packs any dataset), or add what is missing"
-        )
-    metainfo = getattr(loader.dataset, "metainfo", None)
-    if not isinstance(metainfo, Mapping) or "classes" not in metainfo:
-        raise ValueError(f"{name}.dataset has no metainfo, a dict with the 'classes' by name: add it")
-    if getattr(loader, "train", train) is not train:
-        raise ValueError(f"{name} was built with train={loader.train}: build it with train={train}")
-
-
-def _check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: bool) -> None:
-    """Raise ValueError for a loader given by the user that is not for these ranks, this batch size or device."""
-    if (count := getattr(loader, "world_size", ranks.world_size)) != ranks.world_size:
-        raise ValueError(
-            f"{name} was built with world_size={count}, this run has {ranks.world_size}: build it with the rank"
-            " and world_size of the environment (RANK, WORLD_SIZE)"
-        )
-    if train and loader.global_batch_size * config.accumulate != config.batch_size:
-        raise ValueError(
-            f"{name} yields {loader.global_batch_size} records at a time over all ranks, but batch_size="
-            f"{config.batch_size} with accumulate={config.accumulate}: change one of them, or leave batch_size out"
-        )
-    if (where := getattr(loader, "device", ranks.device)).type != ranks.device.type:
-        raise ValueError(
-            f"{name} puts its batches on {where.type}, the run is on {ranks.device.type}: build it with device="
-            f"'{ranks.device.type}', or train with device='{where.type}'"
-        )
 
 
 def _pool(address: str) -> Any:
@@ -253,7 +217,7 @@ def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
     """Return the loader of the recipe's `train_set`, or of its `val_set`, which never drops a record."""
     given: Any = config.train_set if train else config.val_set
     if is_object(given):
-        _check_share("train_loader" if train else "val_loader", given, config, ranks, train)
+        check_share("train_loader" if train else "val_loader", given, config, ranks, train)
         return given
     name, options = config.pipeline_options(train)
     settings, prefix, batch_size = dict(config.loader), config.train_set, config.batch_size // config.accumulate
@@ -283,11 +247,8 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
     model = options.pop("type")
     check_present("model", model)
     if is_object(model):
-        check_object("model", model, nn.Module, "a torch.nn.Module")
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            raise ValueError(f"model is a {type(model).__name__}: give the module inside, the run shares it itself")
         check_keys("model", options, ())
-        return model
+        return given_model(model)
     if ":" in model:
         return call_with(_factories.resolve(model, "model"), f"model {model}", {"num_classes": num_classes, **options})
     if model == "multilabel":
@@ -349,14 +310,7 @@ def build_loss(config: RunConfig) -> nn.Module | None:
     kind = options.pop("type")
     check_present("loss", kind)
     if is_object(kind):
-        check_object("loss", kind, Callable, "a function of outputs and targets")
-        loss = kind if isinstance(kind, nn.Module) else FunctionLoss(kind)
-        if any(parameter.requires_grad for parameter in loss.parameters()):
-            raise ValueError(
-                f"loss {type(loss).__name__} has parameters of its own, which a run does not train: make them part of"
-                " the model, or freeze them (requires_grad_(False))"
-            )
-        return loss
+        return given_loss(kind)
     # Losses of more than logits and targets belong to an objective.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
@@ -369,17 +323,6 @@ def build_loss(config: RunConfig) -> nn.Module | None:
     return call_with(known.get(kind) or _factories.resolve(kind, "loss"), f"loss {kind}", options)
 
 
-class FunctionLoss(nn.Module):
-    """A function (outputs, targets) → loss as a module."""
-
-    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, outputs: Any, targets: Any) -> torch.Tensor:
-        return self.function(outputs, targets)
-
-
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
     """Return the recipe's mixer, or None. It gets the number of classes and the pipeline's mean and std."""
     if config.mixer is None:
@@ -388,10 +331,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
     kind = options.pop("type")
     check_present("mixer", kind)
     if is_object(kind):
-        check_object("mixer", kind, mixers.Mixer, "a dali_mix.mixers.Mixer")
-        if (count := getattr(kind, "num_classes", num_classes)) not in (None, num_classes):
-            raise ValueError(f"mixer {type(kind).__name__} is for {count} classes, the set has {num_classes}")
-        return kind
+        return given_mixer(kind, num_classes)
     mixers.check_named(kind, options)
     pipeline = build_pipeline(config, True)
     data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}

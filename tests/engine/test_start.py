@@ -296,7 +296,9 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
     assert next(iter(loader)).images.shape[0] == 8  # still open: it is the user's
 
     checkpoint = tmp_path / "run" / "checkpoints" / "latest"
-    with pytest.raises(ValueError, match=r"model: the run was given an object .*TinyNet.*: give it again, model=…"):
+    with pytest.raises(
+        ValueError, match=r"model: the run was given an object .*TinyNet.*: give it again, in Python as model=…"
+    ):
         dali_mix.evaluate("quickstart", checkpoint)
     found = dali_mix.evaluate("quickstart", checkpoint, model=TinyNet(10))
     assert found.values["top1"] >= 0 and str(found.val_set) == val_set

@@ -54,4 +54,6 @@ def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
 def check_present(name: str, value: Any) -> None:
     """Raise ValueError for what a run's files say of an object, which has to be given again."""
     if isinstance(value, str) and value.startswith(RECORDED):
-        raise ValueError(f"{name}: the run was given an {value}, which its files do not hold: give it again, {name}=…")
+        raise ValueError(
+            f"{name}: the run was given an {value}, which its files do not hold: give it again, in Python as {name}=…"
+        )
