@@ -110,6 +110,8 @@ class Writer:
         names = getattr(dataset, "classes", None) if classes is None else classes
         if names is None:
             raise ValueError(f"{type(dataset).__name__} names no classes: give them, Writer.from_dataset(…, classes=…)")
+        if classes is None:  # torchvision's ImageNet has several words for each
+            names = [name if isinstance(name, str) else ", ".join(name) for name in names]
         pairs = dataset.samples if _lists_files(dataset) else dataset
         with cls(prefix, classes=names, **options) as writer:
             for index in range(total := len(pairs)):

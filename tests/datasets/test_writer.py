@@ -93,6 +93,8 @@ def test_a_dataset_with_a_transform_is_written_as_it_yields(tmp_path):
     fake = FakeData(3, (3, 4, 5), 2)
     info = Writer.from_dataset(fake, tmp_path / "fake", classes=["a", "b"], each=lambda *n: done.append(n))
     assert info.count == 3 and done == [(1, 3), (2, 3), (3, 3)]
+    fake.classes = [("great white", "white shark"), "hen"]
+    assert Writer.from_dataset(fake, tmp_path / "words").classes == ("great white, white shark", "hen")
     with pytest.raises(ValueError, match="FakeData names no classes: give them"):
         Writer.from_dataset(FakeData(3), tmp_path / "other")
 
