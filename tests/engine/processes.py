@@ -20,6 +20,7 @@ from dali_mix.engine.checkpoint import files
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.run import train
+from dali_mix.engine.train.trainer import Trainer
 from tests.engine import synthetic
 
 PREEMPTED, INTERRUPTED = 75, 130
@@ -40,9 +41,16 @@ def child(values, work_dir, env, options):
     sys.stdout = sys.stderr = log
     rank = int(env.get("RANK", 0))
 
-    def observer(trainer):
+    observe = Trainer.observe
+
+    def killed(trainer):  # when the step is saved, if it is to be
+        observe(trainer)
         if trainer.step == options.get("kill_at") and rank == options.get("kill_rank", rank):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    Trainer.observe = killed
+
+    def observer(trainer):
         if trainer.step == options.get("term_at"):
             os.kill(os.getpid(), signal.SIGTERM)
         if trainer.step == options.get("interrupt_at"):
