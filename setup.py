@@ -1,5 +1,6 @@
 """Packaging of dali_mix; `pipelines/` is installed as the package `dali_mix.pipelines`."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -8,7 +9,7 @@ HERE = Path(__file__).parent
 
 setup(
     name="dali_mix",
-    version="0.1.0",
+    version=runpy.run_path(str(HERE / "dali_mix" / "_version.py"))["__version__"],
     description="Pack images once, feed GPUs through NVIDIA DALI, mix them there, pretrain and transfer.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

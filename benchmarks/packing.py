@@ -21,7 +21,7 @@ from pathlib import Path
 
 from _compare import environment, report, table, take_turns, write_json
 
-from dali_mix.datasets import LAYOUTS, Options, PackOptions, Transform, pack
+from dali_mix.datasets import LAYOUTS, Options, PackOptions, Transform, pack_listing
 
 HERE = Path(__file__).resolve().parent
 PEER = HERE.parent / "build" / "mxnet" / "bin" / "python"
@@ -66,7 +66,7 @@ def ours(root: Path, out: Path, count: int, resize: int | None) -> Callable[[], 
         remove(out, "ours*")
         start = time.perf_counter()
         listing = LAYOUTS["imagefolder"](root, "train", Options())
-        info = pack(listing, out / "ours", PackOptions(Transform(resize=resize), shuffle=0))
+        info = pack_listing(listing, out / "ours", PackOptions(Transform(resize=resize), shuffle=0))
         seconds = time.perf_counter() - start
         assert info.count == count
         return count / seconds

@@ -1,35 +1,55 @@
-"""dali_mix: pack images once, feed them through NVIDIA DALI, mix them on the GPU, train and transfer."""
+"""dali_mix: pack images once, feed them through NVIDIA DALI, mix them on the GPU, train and transfer.
+
+The names of `__all__` and the rooms (`dali_mix.mixers`, …) are imported on first use: torch and DALI come with most.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dali_mix._version import __version__
+
 if TYPE_CHECKING:
+    from dali_mix import cli as cli
+    from dali_mix import datasets as datasets
+    from dali_mix import engine as engine
+    from dali_mix import loading as loading
+    from dali_mix import losses as losses
+    from dali_mix import metrics as metrics
+    from dali_mix import mixers as mixers
+    from dali_mix import models as models
+    from dali_mix import pipelines as pipelines
+    from dali_mix import recipes as recipes
+    from dali_mix import recordio as recordio
+    from dali_mix import reports as reports
+    from dali_mix import service as service
+    from dali_mix.datasets import Writer as Writer
+    from dali_mix.datasets import pack as pack
+    from dali_mix.engine import Predictor as Predictor
+    from dali_mix.engine import load_config as load_config
+    from dali_mix.engine.start import evaluate as evaluate
+    from dali_mix.engine.start import train as train
     from dali_mix.loading import build_loader as build_loader
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "build_loader"]
+# The functions, by the module each is defined in.
+_FUNCTIONS = {
+    "pack": "datasets",
+    "Writer": "datasets",
+    "build_loader": "loading",
+    "load_config": "engine",
+    "train": "engine.start",
+    "evaluate": "engine.start",
+    "Predictor": "engine",
+}
 _ROOMS = (
-    *(
-        "recordio",
-        "datasets",
-        "pipelines",
-        "loading",
-        "service",
-        "mixers",
-        "models",
-        "losses",
-        "metrics",
-        "engine",
-        "recipes",
-    ),
-    *("reports", "cli"),
+    *("cli", "datasets", "engine", "loading", "losses", "metrics", "mixers"),
+    *("models", "pipelines", "recipes", "recordio", "reports", "service"),
 )
+__all__ = ["Predictor", "Writer", "__version__", "build_loader", "evaluate", "load_config", "pack", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # Torch and DALI come with most of these: imported on first use, so that `import dali_mix` stays cheap.
-    if name == "build_loader":
-        return importlib.import_module("dali_mix.loading").build_loader
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"dali_mix.{_FUNCTIONS[name]}"), name)
     if name in _ROOMS:
         return importlib.import_module(f"dali_mix.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from digits import CLASSES, HELD_OUT, accuracy, scans, small_cnn
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset, default_collate
 
-from dali_mix.engine.train.seeding import derive_seed
+from dali_mix.engine import derive_seed
 from dali_mix.losses import SoftCrossEntropy
 from dali_mix.mixers import CutMix, Mixer
 

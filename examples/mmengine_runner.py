@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from dali_mix.engine.train.seeding import derive_seed
+from dali_mix.engine import derive_seed
 from dali_mix.losses import SoftCrossEntropy
 from dali_mix.mixers import Mixer, ResizeMix
 

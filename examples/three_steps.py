@@ -14,54 +14,49 @@ same, `model.backbone.weights`.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from dali_mix.cli.main import main as dali_mix
+import dali_mix
+from dali_mix.engine import Evaluation
+from dali_mix.recordio import RecordSet
+from dali_mix.reports import Drawings, curves, evaluation_report
 
-
-def run(*words: object) -> None:
-    """Run a `dali-mix` command; end with its status if it fails."""
-    command = [str(word) for word in words]
-    print("\n$ dali-mix", *command, flush=True)
-    if status := dali_mix(command):
-        sys.exit(status)
+LABELS, BOXES = "multilabel/digit_scenes:csra", "detection/digit_scenes_frcnn"
 
 
 def pack(data: Path, scenes: int) -> None:
     """Pack single digits, and scenes with the digits in them as labels and as boxes."""
     for split, count in (("train", scenes), ("val", max(20, scenes // 4))):
-        run("pack", "digits", "--split", split, "--out", data / f"digits_{split}", "--force", "--quiet")
+        dali_mix.pack("digits", split=split, out=data / f"digits_{split}", force=True)
         for task in ("multilabel", "detection"):
-            options = ("--task", task, "--scenes", count, "--out", data / f"{task}_{split}", "--force", "--quiet")
-            run("pack", "digit-scenes", "--split", split, *options)
+            out = data / f"{task}_{split}"
+            dali_mix.pack("digit-scenes", split=split, task=task, scenes=count, out=out, force=True)
 
 
-def train(recipe: str, data: Path, sets: str, work_dir: Path, *options: str) -> dict[str, float]:
-    """Train a recipe on two packed sets; return the scores of its last evaluation."""
-    named = (f"train_set={data}/{sets}_train", f"val_set={data}/{sets}_val")
-    run("train", recipe, "--work-dir", work_dir, "--cfg-options", *named, *options)
-    lines = (work_dir / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == "val"][-1]
+def train(recipe: str, sets: Path, work_dir: Path, options: dict[str, Any], max_steps: int | None) -> Evaluation:
+    """Train a recipe on two packed sets and evaluate its last checkpoint."""
+    options = {**options, "train_set": f"{sets}_train", "val_set": f"{sets}_val", "max_steps": max_steps}
+    how = dali_mix.train(recipe, work_dir, options=options)
+    if how in ("preempted", "interrupted"):
+        sys.exit(75 if how == "preempted" else 130)  # saved: what was asked to stop does not go on
+    return dali_mix.evaluate(recipe, work_dir / "checkpoints/latest")
 
 
-def show(out: Path, data: Path) -> None:
+def show(out: Path, data: Path, labels: Evaluation, boxes: Evaluation) -> None:
     """Leave the curves of all runs, reports of the last two, and a scene with the boxes found in it."""
-    boxes = ("detection/digit_scenes_frcnn", out / "boxes/checkpoints/latest")
     (out / "curves").mkdir(exist_ok=True)
-    run(
-        "evaluate",
-        "multilabel/digit_scenes:csra",
-        out / "labels/checkpoints/latest",
-        "--report",
-        out / "reports/labels",
-    )
-    run("evaluate", *boxes, "--report", out / "reports/boxes")
     for name in ("pretrained", "labels", "boxes"):
-        run("curves", out / name, "--out", out / "curves" / f"{name}.png")
-    run("inspect", data / "detection_val", "--record", 0, "--save", out / "scene.png")
-    run("predict", *boxes, out / "scene.png", "--draw", out / "drawn")
+        curves(out / name, out / "curves" / f"{name}.png")
+    evaluation_report(labels, out / "reports/labels")
+    evaluation_report(boxes, out / "reports/boxes")
+
+    scene = out / "scene.png"
+    scene.write_bytes(RecordSet(data / "detection_val").encoded(0).tobytes())
+    predictor = dali_mix.Predictor(BOXES, out / "boxes/checkpoints/latest")
+    drawings = Drawings(out / "drawn", predictor.classes)
+    predictor.detect([scene], each=lambda *found: drawings.write(*found))
 
 
 def main() -> None:
@@ -74,19 +69,19 @@ def main() -> None:
     for name in ("pretrained", "labels", "boxes"):  # before minutes of packing and training
         if (out / name / "checkpoints").exists():
             sys.exit(f"{out / name} holds a run already: choose another --work-dir, or remove it")
-    shorter = () if args.max_steps is None else (f"max_steps={args.max_steps}",)
     pack(data, args.scenes)
 
     # Average pooling in its shortcuts is left out in all three steps: the keys of its weights must be the same.
-    plain = ("model={'type': 'timm/resnet10t', 'avg_down': False}", "pipeline.image_size=32", "pipeline.padding=4")
-    top1 = train("quickstart", data, "digits", out / "pretrained", *plain, *shorter)["top1"]
+    plain = {"model": {"type": "timm/resnet10t", "avg_down": False}, "pipeline.image_size": 32, "pipeline.padding": 4}
+    first = train("quickstart", data / "digits", out / "pretrained", plain, args.max_steps)
 
-    weights = f"model.backbone.weights={out}/pretrained/checkpoints/latest"
-    label = train("multilabel/digit_scenes:csra", data, "multilabel", out / "labels", weights, *shorter)["mAP"]
-    avg = "model.backbone.avg_down=False"
-    boxes = train("detection/digit_scenes_frcnn", data, "detection", out / "boxes", avg, weights, *shorter)["AP50"]
-    show(out, data)
-    print(f"\npretrained: top-1 {top1:.1f} %; several labels: mAP {label:.1f} %; boxes: AP50 {boxes:.1f} %")
+    weights = {"model.backbone.weights": f"{out}/pretrained/checkpoints/latest"}
+    labels = train(LABELS, data / "multilabel", out / "labels", weights, args.max_steps)
+    avg = {"model.backbone.avg_down": False}
+    boxes = train(BOXES, data / "detection", out / "boxes", {**avg, **weights}, args.max_steps)
+    show(out, data, labels, boxes)
+    top1, mean_ap, ap50 = first.values["top1"], labels.values["mAP"], boxes.values["AP50"]
+    print(f"\npretrained: top-1 {top1:.1f} %; several labels: mAP {mean_ap:.1f} %; boxes: AP50 {ap50:.1f} %")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,20 @@ group "dali_mix.pipelines" (NAME = module:Class), or as "module:Class"; `build(n
 """
 
 from dali_mix.pipelines.base import Step
+from dali_mix.pipelines.cifar import STATISTICS as CIFAR_STATISTICS
 from dali_mix.pipelines.normalization import normalize
 from dali_mix.pipelines.pipeline import CachedPipeline, Pipeline
 from dali_mix.pipelines.plugins import BUILTIN, build, get
 from dali_mix.pipelines.random import SampleRandom
 
-__all__ = ["BUILTIN", "CachedPipeline", "Pipeline", "SampleRandom", "Step", "build", "get", "normalize"]
+__all__ = [
+    "BUILTIN",
+    "CIFAR_STATISTICS",
+    "CachedPipeline",
+    "Pipeline",
+    "SampleRandom",
+    "Step",
+    "build",
+    "get",
+    "normalize",
+]

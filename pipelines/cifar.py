@@ -13,11 +13,11 @@ from nvidia.dali.data_node import DataNode
 
 from dali_mix.options import number, whole
 
-# Of the training images, in 0..1 units.
 STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
+"""Mean and standard deviation per channel of the training images, 0..1 units."""
 
 
 class Cifar(CachedPipeline):

@@ -8,11 +8,13 @@ from tqdm import tqdm
 
 
 class Bar(tqdm):
-    """A context with a progress bar over `total` things, which may be unknown (None) at first."""
+    """A context with a progress bar over `total` things, which may be unknown (None) at first; `leave` keeps it."""
 
-    def __init__(self, what: str, unit: str, total: int | None = None, *, shown: bool = True) -> None:
+    def __init__(
+        self, what: str, unit: str, total: int | None = None, *, shown: bool = True, leave: bool = False
+    ) -> None:
         off = None if shown else True  # None: unless the error stream is a terminal
-        super().__init__(total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False, disable=off)
+        super().__init__(total=total, desc=what, unit=unit, dynamic_ncols=True, leave=leave, disable=off)
 
     def reach(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""

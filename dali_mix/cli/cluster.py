@@ -15,7 +15,6 @@ def add_cluster(add: Callable[..., object], what: str) -> None:
 
 def machines_of(address: str) -> Machines:
     """Return the machines of the pool at `address`. Raise ValueError as `service.connect`."""
-    from dali_mix.service import connect  # Ray, an extra, is imported where a command asks for it
-    from dali_mix.service.packing import RayMachines
+    from dali_mix.service import RayMachines, connect  # Ray, an extra, is imported where a command asks for it
 
     return RayMachines(connect(address))

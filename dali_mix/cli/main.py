@@ -21,10 +21,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from dali_mix import __file__ as package
-from dali_mix import __version__
 from dali_mix._signals import handled
 from dali_mix._text import printable, worded
+from dali_mix._version import __version__
 from dali_mix.cli import console
 from dali_mix.cli.arguments import Parser
 
@@ -146,7 +145,7 @@ def _own_line(error: Exception) -> tuple[str, bool]:
     """Return " (FILE, line N)" of the innermost code of the user's in the traceback, or "" if there is none; and
     whether the error was raised there, or in what it called of others, not of ours.
     """
-    root = Path(package).parents[1]
+    root = Path(__file__).parents[2]
     ours, others = (f"{root}/dali_mix/", f"{root}/pipelines/"), sysconfig.get_path("stdlib")
     raised_there = True
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -23,7 +23,7 @@ class Options:
     """The options of `dali-mix pack` that concern the layout."""
 
     list_file: Path | None = None  # of files and labels
-    classes_file: Path | None = None  # class names in order; "auto": from the data
+    classes_file: Path | tuple[str, ...] | None = None  # class names in order, or a file of them; "auto": from the data
     task: str | None = None
     years: tuple[str, ...] = ()  # of VOC or COCO
     unlabelled: str | None = None  # "keep" or "drop" images without labels; None: the layout's own rule
@@ -36,7 +36,7 @@ class Options:
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the names in `classes_file`, one a line; None without it. Raise ValueError as `read_names`."""
-        return None if self.classes_file is None else read_names(self.classes_file)
+        return read_names(self.classes_file) if isinstance(self.classes_file, Path) else self.classes_file
 
 
 @dataclass(frozen=True)

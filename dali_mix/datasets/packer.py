@@ -110,7 +110,7 @@ class _Shard:
     done: _Done
 
 
-def pack(
+def pack_listing(
     listing: Listing,
     prefix: str | os.PathLike[str],
     options: PackOptions,

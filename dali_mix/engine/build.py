@@ -18,15 +18,17 @@ from dali_mix import _factories, losses, mixers, models, pipelines, tasks
 from dali_mix._text import differ_in_form
 from dali_mix.engine.compatibility import check_targets
 from dali_mix.engine.config.groups import ServiceOptions
+from dali_mix.engine.config.objects import check_present, class_name, is_object
 from dali_mix.engine.config.schema import DEFAULT_LOSS, RunConfig, call_with, check_kinds
 from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.given import check_loader, check_share, given_loss, given_mixer, given_model
 from dali_mix.engine.scores import SCORES, Scores
 from dali_mix.engine.train.objectives import OBJECTIVES, Objective
 from dali_mix.engine.train.optim import build_optimizer
 from dali_mix.engine.train.seeding import INIT, derive_seed
 from dali_mix.loading import Batch, build_loader
 from dali_mix.loading.loader import Dataset
-from dali_mix.options import choice, did_you_mean
+from dali_mix.options import check_keys, choice, did_you_mean
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import CLASSIFICATION, Task, trainable
 
@@ -90,17 +92,17 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
     found = {}
     for name in (["train_set"] if train else []) + (["val_set"] if config.val_set is not None else []):
         dataset = open_set(config, train=name == "train_set")
-        found[name] = dataset.metainfo
-        if found[name]["task"] not in trainable():
-            raise ValueError(
-                f"{name} {dataset.prefix}: holds {found[name]['task']}; the trainer does {' and '.join(trainable())}"
-            )
+        found[name] = dict(dataset.metainfo)
+        where = f"{name} {getattr(dataset, 'prefix', class_name(dataset))}"
+        task = found[name].setdefault("task", CLASSIFICATION.name)
+        if task not in trainable():
+            raise ValueError(f"{where}: holds {task}; the trainer does {' and '.join(trainable())}")
         if not len(dataset):
-            raise ValueError(f"{name} {dataset.prefix}: holds no record")
+            raise ValueError(f"{where}: holds no record")
     if not found:
         raise ValueError("this recipe names no val_set: give one with --cfg-options val_set=PREFIX")
     classes, names = ([metainfo[key] for metainfo in found.values()] for key in ("classes", "task"))
-    if classes[0] != classes[-1]:
+    if tuple(classes[0]) != tuple(classes[-1]):
         raise ValueError(
             f"{config.train_set} and {config.val_set} have {_class_difference(*classes)}: pack both with the same"
             " --classes FILE, one name a line"
@@ -117,6 +119,11 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
     """
     prefix = config.train_set if train else config.val_set
     assert prefix is not None
+    name = "train_loader" if train else "val_loader"
+    check_present(name, prefix)
+    if is_object(prefix):
+        check_loader(name, prefix, train)
+        return prefix.dataset
     if config.pool is None:
         return RecordSet(prefix)
     name, options = config.pipeline_options(train)
@@ -185,7 +192,8 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     with torch.device("meta"):
         model = build_model(config, num_classes)
     build_objective(config, model, loss, mixer)
-    build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
+    if not is_object(config.optimizer["type"]):  # a user's function is called once
+        build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
 
 
 def build_scores(config: RunConfig, task: Task, num_classes: int, device: torch.device) -> Scores:
@@ -203,11 +211,15 @@ def build_pipeline(config: RunConfig, train: bool) -> pipelines.Pipeline:
 def build_loaders(config: RunConfig, ranks: Ranks) -> tuple[Loader, Loader | None]:
     """Return the training loader, and the evaluation loader if the recipe names a `val_set`."""
     train_loader = build_split(config, ranks, train=True)
-    return train_loader, build_split(config, ranks, train=False) if config.val_set else None
+    return train_loader, build_split(config, ranks, train=False) if config.val_set is not None else None
 
 
 def build_split(config: RunConfig, ranks: Ranks, *, train: bool) -> Loader:
     """Return the loader of the recipe's `train_set`, or of its `val_set`, which never drops a record."""
+    given: Any = config.train_set if train else config.val_set
+    if is_object(given):
+        check_share("train_loader" if train else "val_loader", given, config, ranks, train)
+        return given
     name, options = config.pipeline_options(train)
     settings, prefix, batch_size = dict(config.loader), config.train_set, config.batch_size // config.accumulate
     if not train:
@@ -234,6 +246,10 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
     torch.manual_seed(derive_seed(INIT, config.seed))
     options = dict(config.model)
     model = options.pop("type")
+    check_present("model", model)
+    if is_object(model):
+        check_keys("model", options, ())
+        return given_model(model)
     if ":" in model:
         return call_with(_factories.resolve(model, "model"), f"model {model}", {"num_classes": num_classes, **options})
     if model == "multilabel":
@@ -293,6 +309,9 @@ def build_loss(config: RunConfig) -> nn.Module | None:
         return None
     options = dict(config.loss)
     kind = options.pop("type")
+    check_present("loss", kind)
+    if is_object(kind):
+        return given_loss(kind)
     # Losses of more than logits and targets belong to an objective.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
@@ -311,6 +330,9 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
         return None
     options = dict(config.mixer)
     kind = options.pop("type")
+    check_present("mixer", kind)
+    if is_object(kind):
+        return given_mixer(kind, num_classes)
     mixers.check_named(kind, options)
     pipeline = build_pipeline(config, True)
     data = {"num_classes": num_classes, "mean": pipeline.mean, "std": pipeline.std}

@@ -6,6 +6,7 @@ record that BatchNorm cannot normalize. A model that does not run on the meta de
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix.engine.build import build_mixer, build_model, build_pipeline
+from dali_mix.engine.config.objects import is_object
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.train.objectives import OBJECTIVES
 from dali_mix.engine.train.optim import kept_by
@@ -57,8 +59,12 @@ def check_evaluation(config: RunConfig, num_classes: int, world_size: int, devic
 def _on_meta(config: RunConfig, num_classes: int, count: int, train: bool) -> tuple[nn.Module, Tensor]:
     """Return the recipe's model and `count` images, without memory."""
     height, width = build_pipeline(config, train).fixed_size
-    with torch.device("meta"):
-        return build_model(config, num_classes).train(train), torch.zeros(count, 3, height, width)
+    if is_object(config.model["type"]):
+        model = copy.deepcopy(build_model(config, num_classes)).to("meta")
+    else:
+        with torch.device("meta"):
+            model = build_model(config, num_classes)
+    return model.train(train), torch.zeros(count, 3, height, width, device="meta")
 
 
 def _refuses_one(config: RunConfig, num_classes: int) -> bool:
@@ -140,7 +146,9 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
     weights = sum(parameter.untyped_storage().nbytes() for parameter in model.parameters())
     copies = 1
     if train:  # gradients, the optimizer's moments, the average
-        copies += 1 + len(kept_by(config.optimizer, torch.device("cpu"))[True] - _SMALL) + (config.ema is not None)
+        given = is_object(config.optimizer["type"])
+        moments = 0 if given else len(kept_by(config.optimizer, torch.device("cpu"))[True] - _SMALL)
+        copies += 1 + moments + (config.ema is not None)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fixed = copies * weights * processes
     needed = fixed + activations * processes

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-import dali_mix
+from dali_mix._version import __version__
 
 _PACKAGES = ("torchvision", "timm", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
@@ -24,7 +24,7 @@ def provenance() -> dict[str, Any]:
 
     The commit is of dali_mix's own checkout, with "-dirty" where files differ from it; None if it is installed.
     """
-    found = {"dali_mix": dali_mix.__version__, "python": platform.python_version(), **versions()}
+    found = {"dali_mix": __version__, "python": platform.python_version(), **versions()}
     return {"versions": found, "commit": _commit(), "command": shlex.join(sys.argv)}
 
 
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    root = Path(dali_mix.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -13,13 +13,14 @@ More than 300 lines: these steps, for a training and for an evaluation, in the o
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ from dali_mix.engine.build import (
 )
 from dali_mix.engine.checkpoint.files import CheckpointFolder, check_writable, json_text, load_checkpoint, write_text
 from dali_mix.engine.checkpoint.trained import Trained, open_trained
-from dali_mix.engine.config.saved import load_evaluated
+from dali_mix.engine.config.objects import is_object
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.agreement import file_digest, run_values
@@ -57,6 +58,7 @@ from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.memory import check_evaluation, check_step, explaining
 from dali_mix.engine.provenance import provenance
 from dali_mix.engine.scores import Scores
+from dali_mix.engine.train.callbacks import check_callbacks
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
@@ -75,7 +77,7 @@ def train(
     resume: str = "no",
     recipe: str | None = None,
     make_loaders: MakeLoaders | None = None,
-    observers: Sequence[Callable[[Trainer], None]] = (),
+    callbacks: Sequence[Any] = (),
 ) -> str:
     """Train `config` into `work_dir`; under torchrun every rank calls this.
 
@@ -84,7 +86,7 @@ def train(
         resume: "no"; "must" (continue from a checkpoint, which must exist); "auto" (continue if there is one).
         recipe: the name of what `config` was made from, noted in config.json.
         make_loaders: makes (training loader, evaluation loader or None) in place of the recipe's packed sets.
-        observers: called with the trainer after every optimizer step.
+        callbacks: see `train.callbacks.Callback`.
 
     Returns:
         "finished", "stopped early", or, stopped after saving, "preempted" (SIGTERM) or "interrupted" (Ctrl-C).
@@ -95,7 +97,9 @@ def train(
         ValueError: the config, the sets, the checkpoint and the machine do not fit together.
         OSError: something could not be written.
     """
+    check_callbacks(callbacks)
     work_dir = Path(work_dir)
+    kind = config.resolved()["model"]["type"]
     report = Report(work_dir, main=environment()[0] == 0, visualizer=visualizer_names(config.visualizer))
     folder = CheckpointFolder(work_dir / "checkpoints", config.checkpoints.keep, report.warn)
 
@@ -107,14 +111,14 @@ def train(
         if make_loaders is None:
             task, num_classes = check_sets(config)
             check_recipe(config, num_classes, task)
-            if config.val_set is not None:
+            if isinstance(config.val_set, str):  # a loader's batches are not known
                 check_evaluation(config, num_classes, environment()[1], device)
         begun = resume != "no" and bool(folder.steps())  # then all weights are the checkpoint's
         for part, path in ({} if begun else weight_files(config)).items():
             if not Path(path).is_file():
                 raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
         _tune(device, config)
-        report.line(f"building {config.model['type']} on {device.type}, and the pipelines of {config.train_set}")
+        report.line(f"building {kind} on {device.type}, and the pipelines of {config.resolved()['train_set']}")
         sets = _sets(config, train=True) if make_loaders is None else {}
         return device, {"--resume": resume, **run_values(config, device, sets)}
 
@@ -126,14 +130,16 @@ def train(
             step = ranks.gather(folder.newest() if ranks.main and resume != "no" else None)[0]
             loaders = (make_loaders or build_loaders)(config, ranks)
             for loader in loaders:
-                if loader is not None:
+                if loader is not None and loader not in (config.train_set, config.val_set):  # those are the user's
                     opened.enter_context(closing(loader))
-            if make_loaders is None:
+            if make_loaders is None and isinstance(config.train_set, str):
                 dataset = loaders[0].dataset
                 classes = len(dataset.metainfo["classes"])
                 check_step(config, classes, len(dataset), ranks.world_size, ranks.device)
             parts = build_parts(config, ranks, *loaders, pretrained=step is None)
-            trainer = Trainer(config, parts, ranks, folder, report, stop, observers, recipe)
+            if is_object(config.optimizer["type"]):  # from here on the optimizer itself, no function that makes it
+                config = dataclasses.replace(config, optimizer={"type": parts.optimizer})
+            trainer = Trainer(config, parts, ranks, folder, report, stop, callbacks, recipe)
             _begin(trainer, step, resume, recipe)
             return trainer.fit()
 
@@ -216,8 +222,9 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
         for change in changes:
             report.warn(f"resumed with a changed recipe: {change}")
     parameters = sum(p.numel() for p in trainer.parts.model.parameters()) / 1e6
+    kind = trainer.recipe()["model"]["type"]
     report.line(
-        f"{trainer.config.model['type']}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
+        f"{kind}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
     )
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -242,7 +249,9 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     if config.batch_size > records:
         yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
     if parts.task.boxes and not _any_object(parts.train_loader.dataset):
-        yield f"no image of {config.train_set} has an object: a detector learns nothing from it"
+        yield f"no image of {trainer.recipe()['train_set']} has an object: a detector learns nothing from it"
+    if config.paramwise and is_object(config.optimizer["type"]):
+        yield f"paramwise={config.paramwise} is left out: the optimizer was given with groups of its own"
     frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
     if frozen and not weight_files(config):
         frozen = frozen if isinstance(frozen, str) else ",".join(frozen)
@@ -282,8 +291,8 @@ class Evaluation:
 
     values: the scores of the set's task in per cent, and "loss". scores: what measured them, for the figures of each
     class. main: whether this is the rank that writes. notes: on the file of weights (see `MatchReport.notes`), on
-    classes without a positive example, and on the `skipped` records that were left out. val_set: what was evaluated,
-    None if `make_loaders` gave it.
+    classes without a positive example, and on the `skipped` records that were left out. val_set: the packed set that
+    was evaluated, None if it was none.
     """
 
     values: dict[str, float]
@@ -292,11 +301,11 @@ class Evaluation:
     main: bool
     notes: tuple[str, ...] = ()
     skipped: int = 0
-    val_set: str | None = None
+    val_set: Path | None = None
 
 
 def evaluate_checkpoint(
-    recipe: RunConfig | str | Path,
+    config: RunConfig,
     checkpoint: str | Path,
     *,
     ema: bool = False,
@@ -306,7 +315,6 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
 
     Args:
-        recipe: by name or path, or a config, as `Predictor` takes it.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         make_loaders: as `train`.
@@ -317,7 +325,6 @@ def evaluate_checkpoint(
             averaged weights when `ema` is set.
     """
     trained: Trained
-    config = recipe if isinstance(recipe, RunConfig) else load_evaluated(str(recipe), Path(checkpoint))[0]
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
         nonlocal trained
@@ -326,7 +333,9 @@ def evaluate_checkpoint(
             trained.warn_of_values(config)
         device = process_group.pick_device(config.device)
         if make_loaders is None:
-            check_evaluation(config, check_sets(config, train=False)[1], environment()[1], device)
+            num_classes = check_sets(config, train=False)[1]
+            if isinstance(config.val_set, str):
+                check_evaluation(config, num_classes, environment()[1], device)
         _tune(device, config)
         values = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
         sets = _sets(config, train=False) if make_loaders is None else {}
@@ -337,10 +346,10 @@ def evaluate_checkpoint(
         loader = build_split(config, ranks, train=False) if make_loaders is None else make_loaders(config, ranks)[1]
         if loader is None:
             raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
-        with closing(loader):
+        with nullcontext() if loader is config.val_set else closing(loader):  # else it is the user's
             metainfo = loader.dataset.metainfo
             classes, task = tuple(map(str, metainfo["classes"])), tasks.get(metainfo.get("task", "classification"))
-            trained.check_set(task.name, classes, f"val_set {config.val_set}")
+            trained.check_set(task.name, classes, f"val_set {config.resolved()['val_set']}")
             model = build_model(config, len(classes))
             notes = trained.load_into(model)
             scores = build_scores(config, task, len(classes), device)
@@ -357,5 +366,5 @@ def evaluate_checkpoint(
             notes += scores.notes(classes)
             found = ranks.gather([reason for _, reason in getattr(loader, "skipped", ())])
             skipped = [f"left out: {reason}" for reasons in found for reason in reasons]
-            val_set = config.val_set if make_loaders is None else None
+            val_set = getattr(loader.dataset, "prefix", None)
             return Evaluation(values, scores, classes, ranks.main, (*notes, *skipped), len(skipped), val_set)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from dali_mix.mixers.base import Params, Sampler, check_images
@@ -192,6 +191,8 @@ class FolderMasks(Masks[FolderMaskParams]):
 
 def _read_mask(path: Path) -> Tensor:
     """Return (H,W) bool of one file."""
+    from PIL import Image  # the room needs torch, numpy and numba only; docs/python.md says so
+
     try:
         with Image.open(path, formats=["PNG"]) as image:
             # Grey of any depth is compared as it is; palettes and colours by their brightness.

@@ -14,7 +14,7 @@ import numpy as np
 
 from dali_mix import tasks
 from dali_mix._files import open_new
-from dali_mix.recordio.block import Block
+from dali_mix.recordio.block import Block, Entry
 from dali_mix.recordio.header import Label
 from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
 from dali_mix.recordio.index import index_bytes
@@ -29,20 +29,21 @@ from dali_mix.recordio.part import Part, write_errors
 from dali_mix.recordio.publish import Publication, new_try
 
 _LARGEST_SPARE = 1 << 23  # bytes; a block of huge images is not kept
+_ROWS = 1 << 12  # of the table at first, where the number of records is not known
 
 
 class RecordWriter:
     """Write records one after another into the .rec files `paths`, which each get an equal share of `total` positions.
 
-    A context manager. Several threads may share the work of writing (`place`); the rest is for one at a time. Raise
-    OSError naming the file if the disk is full.
+    `total` None: it is not known how many come, into one file. A context manager. Several threads may share the work of
+    writing (`place`); the rest is for one at a time. Raise OSError naming the file if the disk is full.
     """
 
-    def __init__(self, task: str, classes: Iterable[str], total: int, paths: Sequence[Path]) -> None:
+    def __init__(self, task: str, classes: Iterable[str], total: int | None, paths: Sequence[Path]) -> None:
         self.task = tasks.get(task)
         self.classes = tuple(classes)
-        self._total, self._paths = total, paths
-        self._table = np.empty(total, RECORD_DTYPE)
+        self._total, self._paths = total or 1, paths
+        self._table = np.empty(_ROWS if total is None else total, RECORD_DTYPE)
         self._count = 0  # rows that are filled
         self._parts: list[Part] = []
         self._spare: list[Block] = []
@@ -71,7 +72,7 @@ class RecordWriter:
         view, start = block.view(), 0
         pieces: list[tuple[Part, memoryview, int]] = []
         rows: list[tuple[Any, ...]] = []
-        for shard, entries in groupby(block.entries, lambda entry: entry.position * len(self._paths) // self._total):
+        for shard, entries in groupby(block.entries, self._shard):
             while len(self._parts) <= shard:
                 if self._parts:
                     self._parts[-1].end()
@@ -82,6 +83,8 @@ class RecordWriter:
                 end += entry.size
             pieces.append((part, view[start:end], part.place(view[start:end])))
             start = end
+        while self._count + len(rows) > len(self._table):
+            self._table = np.concatenate([self._table, np.empty_like(self._table)])
         self._table[self._count : self._count + len(rows)] = rows
         self._count += len(rows)
 
@@ -93,6 +96,9 @@ class RecordWriter:
                 self._spare.append(block)
 
         return store
+
+    def _shard(self, entry: Entry) -> int:
+        return entry.position * len(self._paths) // self._total if len(self._paths) > 1 else 0
 
     def spare_block(self) -> Block:
         """Return an empty block, the last one used if there is one: a cache still holds it. Safe in any thread."""
@@ -117,8 +123,8 @@ class RecordWriter:
 class SetWriter(RecordWriter):
     """Write records one after another; `finish` publishes them. A context manager: leaving early publishes nothing.
 
-    `total`: how many records are meant to come, which says where one shard ends and the next begins. Raise
-    FileExistsError if the set exists and `force` is not given.
+    `total`: how many records are meant to come, which says where one shard ends and the next begins; None, if it is not
+    known, makes one shard. Raise FileExistsError if the set exists and `force` is not given.
     """
 
     def __init__(
@@ -127,14 +133,14 @@ class SetWriter(RecordWriter):
         *,
         task: str,
         classes: Iterable[str],
-        total: int,
+        total: int | None,
         shards: int = 1,
         source: str = "",
         split: str = "",
         options: dict[str, Any] | None = None,
         force: bool = False,
     ) -> None:
-        most = max(1, min(total, MAX_PARTS))
+        most = max(1, min(total or 1, MAX_PARTS))
         if not 1 <= shards <= most:
             raise ValueError(f"{shards} shards for {total} records: every shard needs one (--shards 1 to {most})")
         self._source, self._split, self._options = source, split, dict(options or {})

@@ -5,5 +5,6 @@
 """
 
 from dali_mix.service.client import RayPool, connect
+from dali_mix.service.packing import RayMachines
 
-__all__ = ["RayPool", "connect"]
+__all__ = ["RayMachines", "RayPool", "connect"]

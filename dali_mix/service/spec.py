@@ -6,7 +6,7 @@ import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
 
-from dali_mix import __version__
+from dali_mix._version import __version__
 from dali_mix.loading.workers import Spec
 
 PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
+import dali_mix
 from dali_mix.cli import installed
 from dali_mix.cli.commands import doctor
 
@@ -43,7 +44,11 @@ REQUIRED = [need for need in NEEDED if need.name not in OPTIONAL and need.name n
 @pytest.fixture
 def environment(monkeypatch):
     """What is installed, by name; tests change it. Everything imports."""
-    versions = {need.name: str(need.specifier).removeprefix(">=") for need in NEEDED} | {"dali_mix": "0.1.0"} | CUDA12
+    versions = (
+        {need.name: str(need.specifier).removeprefix(">=") for need in NEEDED}
+        | {"dali_mix": dali_mix.__version__}
+        | CUDA12
+    )
 
     def version(name):
         if name not in versions:

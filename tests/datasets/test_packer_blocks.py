@@ -11,7 +11,7 @@ import pytest
 from dali_mix.datasets import PackOptions
 from dali_mix.datasets.base import Listing
 from dali_mix.datasets.images import Transform
-from dali_mix.datasets.packer import pack
+from dali_mix.datasets.packer import pack_listing
 from dali_mix.datasets.trees import FolderTree
 from dali_mix.recordio import Block, RecordSet, Sample, SetWriter, write_set
 from dali_mix.recordio.verify import verify_set
@@ -40,7 +40,7 @@ def test_large_images_magics_and_shards(tmp_path: Path, shards: int) -> None:
     ]
     images = [image + b"\xff\xd9" for image in images]
     listing = folder_of(tmp_path / "images", images)
-    pack(listing, tmp_path / "set", PackOptions(workers=3, shards=shards))
+    pack_listing(listing, tmp_path / "set", PackOptions(workers=3, shards=shards))
     assert list(verify_set(tmp_path / "set")) == []
     records = RecordSet(tmp_path / "set")
     assert [records.encoded(row).tobytes() == image for row, image in enumerate(images)] == [True] * 24
@@ -70,8 +70,8 @@ def test_half_a_gigabyte_is_refused_unread(tmp_path: Path) -> None:
     listing = folder_of(tmp_path / "images", [encoded("JPEG"), b"", b"\xff\xd8\xff", encoded("JPEG", seed=1)])
     os.truncate(tmp_path / "images" / "002.jpg", 1 << 40)  # a hole: it has no bytes on the disk
     with pytest.raises(ValueError, match=r"001\.jpg: empty"):
-        pack(listing, tmp_path / "set", PackOptions())
-    info = pack(listing, tmp_path / "set", PackOptions(skip_bad=True))
+        pack_listing(listing, tmp_path / "set", PackOptions())
+    info = pack_listing(listing, tmp_path / "set", PackOptions(skip_bad=True))
     assert info.count == 2
     reasons = {entry["file"]: entry["reason"] for entry in info.report["skipped"]}
     assert "0 bytes" in reasons["001.jpg"] and "does not fit RecordIO" in reasons["002.jpg"]
@@ -84,7 +84,7 @@ def test_large_originals_do_not_swell_the_blocks_of_small_images(
     capacities = []
     place = SetWriter.place
     monkeypatch.setattr(SetWriter, "place", lambda self, block: capacities.append(block.capacity) or place(self, block))
-    pack(folder_of(tmp_path / "images", images), tmp_path / "set", PackOptions(Transform(resize=20)))
+    pack_listing(folder_of(tmp_path / "images", images), tmp_path / "set", PackOptions(Transform(resize=20)))
     assert capacities == [Block(CLASSIFICATION, 1).capacity]
     assert list(verify_set(tmp_path / "set")) == []
 
@@ -93,7 +93,7 @@ def test_clipped_boxes_of_images_read_into_their_place(tmp_path: Path) -> None:
     images = [jpeg_with_magic("aligned"), encoded("JPEG", 12, 20), encoded("JPEG", 12, 20, seed=3)]
     labels = [[2, 6, 0, -0.04, 0.1, 0.5, 1.05, 0], [2, 6], [2, 6, 1, 0.1, 0.2, 0.3, 0.4, 1, 0, 0, 0, 1.04, 1, 0]]
     listing = folder_of(tmp_path / "images", images, labels=labels, task="detection")
-    info = pack(listing, tmp_path / "set", PackOptions())
+    info = pack_listing(listing, tmp_path / "set", PackOptions())
     assert info.report["clipped_boxes"] == 2
     assert list(verify_set(tmp_path / "set")) == []
     records = RecordSet(tmp_path / "set")
@@ -135,8 +135,8 @@ def test_a_disk_that_says_only_when_a_file_is_closed_that_it_is_full(
     monkeypatch.setattr("dali_mix.recordio.writer.os.close", full)
     images = [encoded("JPEG", seed=row) for row in range(40)]
     with pytest.raises(OSError, match=r"set-00000\.rec\.partial: cannot write: No space left on device"):
-        pack(folder_of(tmp_path / "images", images), tmp_path / "out" / "set", PackOptions(shards=2, workers=2))
+        pack_listing(folder_of(tmp_path / "images", images), tmp_path / "out" / "set", PackOptions(shards=2, workers=2))
     assert list((tmp_path / "out").iterdir()) == []
     with pytest.raises(ValueError, match=r"039\.jpg"):
-        pack(folder_of(tmp_path / "bad", [*images[:39], b"no image"]), tmp_path / "out" / "set", PackOptions())
+        pack_listing(folder_of(tmp_path / "bad", [*images[:39], b"no image"]), tmp_path / "out" / "set", PackOptions())
     assert list((tmp_path / "out").iterdir()) == []

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from dali_mix.datasets import Options, PackOptions, Transform, find_layout, pack
+from dali_mix.datasets import Options, PackOptions, Transform, find_layout, pack_listing
 from dali_mix.datasets.trees import MemoryTree
 from dali_mix.recordio.verify import verify_set
 from tests.datasets.files import archived
@@ -52,8 +52,8 @@ def test_shards_packed_apart(root, tmp_path, source, shards):
     listing = find_layout("imagefolder")(source, "train", Options())
     how = PackOptions(Transform(resize=16), shuffle=2, shards=shards)
     counts = []
-    pack(listing, tmp_path / "here" / "set", how)
-    info = pack(listing, tmp_path / "there" / "set", how, counts.append, Apart())
+    pack_listing(listing, tmp_path / "here" / "set", how)
+    info = pack_listing(listing, tmp_path / "there" / "set", how, counts.append, Apart())
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
     assert len(info.parts) == shards and sum(counts) == 50
 
@@ -64,7 +64,7 @@ def test_a_shard_without_an_image_is_an_error_as_here(root, tmp_path):
         (root / name).write_bytes(b"")
     for machines in (None, Apart()):
         with pytest.raises(ValueError, match="a shard would be empty after skipping; use fewer --shards"):
-            pack(listing, tmp_path / "out" / "set", PackOptions(shards=5, skip_bad=True), None, machines)
+            pack_listing(listing, tmp_path / "out" / "set", PackOptions(shards=5, skip_bad=True), None, machines)
         assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -75,7 +75,7 @@ def test_what_a_try_leaves_is_removed_by_the_next_packer(root, tmp_path):
     others = [".set-00003.rec.0123abc.partial", ".settled.rec.0123abcd.partial", ".set-b.rec.0123abcd.partial"]
     for name in ours + others:
         (tmp_path / "out" / name).touch()
-    pack(listing, tmp_path / "out" / "set", PackOptions())
+    pack_listing(listing, tmp_path / "out" / "set", PackOptions())
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {*others, "set.rec", "set.idx", "set.npy", "set.json"}
 
@@ -86,14 +86,14 @@ def test_images_made_in_memory_stay_here(root, tmp_path):
     with pytest.raises(
         ValueError, match=r"^memory: these images are made in memory here: pack them without --cluster$"
     ):
-        pack(listing, tmp_path / "out" / "set", PackOptions(), None, Apart())
+        pack_listing(listing, tmp_path / "out" / "set", PackOptions(), None, Apart())
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("names", [[], ["set-00001.rec"], ["set.npy", "set-00001.rec"], ["set.idx", "set-00002.rec"]])
 def test_verified_apart(root, tmp_path, names):
     listing = find_layout("imagefolder")(root, "train", Options())
-    pack(listing, tmp_path / "out" / "set", PackOptions(shards=3))
+    pack_listing(listing, tmp_path / "out" / "set", PackOptions(shards=3))
     for name in names:
         data = bytearray((tmp_path / "out" / name).read_bytes())
         data[-9] ^= 1

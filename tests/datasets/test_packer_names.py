@@ -11,7 +11,7 @@ import pytest
 
 from dali_mix._text import printable
 from dali_mix.cli.main import main
-from dali_mix.datasets import LAYOUTS, Options, PackOptions, pack
+from dali_mix.datasets import LAYOUTS, Options, PackOptions, pack_listing
 from dali_mix.recordio import RecordSet
 from dali_mix.recordio.adopt import adopt
 from tests.recordio.samples import encoded, image_folder, small_set
@@ -117,7 +117,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", classes=2)
     (root / "class0" / os.fsdecode(b"\xff.jpg")).write_bytes(b"<html>")
     listing = LAYOUTS["imagefolder"](root, "train", Options())
-    pack(listing, tmp_path / "set", PackOptions(skip_bad=True))
+    pack_listing(listing, tmp_path / "set", PackOptions(skip_bad=True))
     skipped = RecordSet(tmp_path / "set").info.report["skipped"]
     assert [entry["file"] for entry in skipped] == ["class0/\\udcff.jpg"]
     (root / "class1").rename(root / os.fsdecode(b"\xff"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dali_mix.datasets import LAYOUTS, Options, PackOptions
-from dali_mix.datasets.packer import _in_turn, pack
+from dali_mix.datasets.packer import _in_turn, pack_listing
 from dali_mix.recordio import Block, ImageHeader, RecordSet, SetWriter
 from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import encoded, image_folder
@@ -199,6 +199,6 @@ def test_a_worker_that_fails_unexpectedly(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Block, "add", failing)
     with pytest.raises(MemoryError):
-        pack(listing, tmp_path / "set", PackOptions(workers=2))
+        pack_listing(listing, tmp_path / "set", PackOptions(workers=2))
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pack")]

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from dali_mix.cli.main import main
 from dali_mix.datasets import Listing, PackOptions, Transform
-from dali_mix.datasets.packer import pack as pack_listing
+from dali_mix.datasets.packer import pack_listing
 from dali_mix.datasets.trees import FolderTree
 from dali_mix.recordio import RecordSet
 

@@ -20,6 +20,7 @@ from dali_mix.engine.checkpoint import files
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.run import train
+from dali_mix.engine.train.trainer import Trainer
 from tests.engine import synthetic
 
 PREEMPTED, INTERRUPTED = 75, 130
@@ -40,9 +41,16 @@ def child(values, work_dir, env, options):
     sys.stdout = sys.stderr = log
     rank = int(env.get("RANK", 0))
 
-    def observer(trainer):
+    observe = Trainer.observe
+
+    def killed(trainer):  # when the step is saved, if it is to be
+        observe(trainer)
         if trainer.step == options.get("kill_at") and rank == options.get("kill_rank", rank):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    Trainer.observe = killed
+
+    def observer(trainer):
         if trainer.step == options.get("term_at"):
             os.kill(os.getpid(), signal.SIGTERM)
         if trainer.step == options.get("interrupt_at"):
@@ -75,7 +83,7 @@ def child(values, work_dir, env, options):
         make = functools.partial(terminated_in_evaluation, make)
     try:
         status = train(
-            make_config(values), work_dir, resume=options.get("resume", "no"), make_loaders=make, observers=[observer]
+            make_config(values), work_dir, resume=options.get("resume", "no"), make_loaders=make, callbacks=[observer]
         )
     except (ValueError, OSError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}")

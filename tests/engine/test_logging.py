@@ -90,7 +90,7 @@ def test_the_last_interval_is_logged_once(tmp_path, kill_at_log):
             trainer.log, trainer.evaluate = (die, trainer.evaluate) if kill_at_log else (trainer.log, die)
 
     with pytest.raises(Killed):
-        train_synthetic(values, tmp_path / "run", observers=[killed])
+        train_synthetic(values, tmp_path / "run", callbacks=[killed])
     train_synthetic(values, tmp_path / "run", resume="must")
     train_synthetic(values, tmp_path / "whole")
     assert records(tmp_path / "run") == records(tmp_path / "whole")

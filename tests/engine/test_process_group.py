@@ -46,3 +46,12 @@ def test_ranks_leave_the_group_only_where_all_went_well(monkeypatch):
         assert (ranks.rank, ranks.world_size, ranks.device) == (1, 2, CPU)
     assert calls[2:] == ["PrefixStore", "init_process_group", "wait", "destroy_process_group"]
     store.compare.assert_called_with({"WORLD_SIZE": "2", "seed": "1"})
+
+
+def test_a_group_of_the_users_own_is_refused(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(process_group.dist, "is_initialized", lambda: True)
+    refused = pytest.raises(ValueError, match=r"initialised already: leave init_process_group to the run")
+    with refused, process_group.joined(lambda: (CPU, {})):
+        pass

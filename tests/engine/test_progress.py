@@ -26,7 +26,7 @@ def test_a_score_says_whether_lower_is_better(lower, best, monkeypatch, tmp_path
     monkeypatch.setattr(ClassificationScores, "lower_is_better", ("top1",) if lower else ())
     directions = []
     noted = [lambda trainer: directions.append(trainer.best.lower_is_better)]
-    train_synthetic(recipe(max_steps=1, checkpoint={"best": "ema_top1"}), tmp_path / "run", observers=noted)
+    train_synthetic(recipe(max_steps=1, checkpoint={"best": "ema_top1"}), tmp_path / "run", callbacks=noted)
     assert directions == [lower]
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import dali_mix
 from dali_mix.engine.build import build_mixer
 from dali_mix.engine.checkpoint.files import load_checkpoint, save_checkpoint
 from dali_mix.engine.config.recipe_files import load_config
 from dali_mix.engine.config.saved import load_evaluated, load_resumed
 from dali_mix.engine.inference.predict import Predictor, predict
-from dali_mix.engine.run import evaluate_checkpoint
 from dali_mix.models.weights.files import follow_pointer
 from tests.engine.scenes import cli
 
@@ -163,7 +163,7 @@ def test_a_copied_checkpoint_of_another_recipe_takes_that_recipe_s_values(digit_
     copied = Path(shutil.copy(narrow / "checkpoints" / "best.pt", tmp_path / "copied.pt"))
     config, found = load_evaluated(str(other), copied, ["model.head.num_heads=2"])
     assert found is None and tuple(config.pipeline["image_size"]) == (48, 64)
-    evaluate_checkpoint(config, copied)
+    dali_mix.evaluate(config, copied)
     assert "pipeline.image_size=[48, 64] (the run: [32, 40])" in caplog.text
 
 
@@ -181,5 +181,5 @@ def test_an_older_copied_checkpoint_takes_the_recipe_s_values(digit_scenes, best
     for path in (tmp_path / "old.pt", tmp_path / "not_there.pt"):
         config, found = load_evaluated(str(digit_scenes / "recipe.py"), path)
         assert found is None and config == load_config(str(digit_scenes / "recipe.py"))
-    assert evaluate_checkpoint(digit_scenes / "recipe.py", tmp_path / "old.pt").values["mAP"] > 0
+    assert dali_mix.evaluate(digit_scenes / "recipe.py", tmp_path / "old.pt").values["mAP"] > 0
     assert not caplog.records

@@ -183,5 +183,5 @@ def test_optimizer_state_goes_where_the_recipe_needs_it(tmp_path):
         seen.append((trainer.parts.optimizer.param_groups[0]["fused"], moments["step"].item(), moments["step"].dtype))
 
     values = recipe(optimizer={**adam, "fused": True}, max_steps=6)
-    train_synthetic(values, tmp_path / "run", resume="must", observers=[observer])
+    train_synthetic(values, tmp_path / "run", resume="must", callbacks=[observer])
     assert seen == [(True, 5.0, torch.float32), (True, 6.0, torch.float32)]

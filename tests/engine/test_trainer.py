@@ -50,7 +50,7 @@ def test_a_mixer_stops_after_a_share_of_the_run(tmp_path, monkeypatch, until, co
     monkeypatch.setattr(CutMix, "apply", lambda *args, **options: calls.append(1) or apply(*args, **options))
     values = recipe(model=PLAIN, mixer_until=until, ema=None)
     with pytest.raises(KeyboardInterrupt):
-        train_synthetic(values, tmp_path / "run", observers=[stop_at(5)])
+        train_synthetic(values, tmp_path / "run", callbacks=[stop_at(5)])
     train_synthetic(values, tmp_path / "run", resume="must")
     assert len(calls) == count + min(1, max(0, count - 4))  # step 5 is done again: the checkpoint is of step 4
 

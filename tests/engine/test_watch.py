@@ -120,12 +120,12 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path):
     """An infinite second moment leaves the weights finite, and they would never move again."""
 
     def overflow(trainer):
-        if trainer.step == 1:
+        if trainer.step == 2:
             next(iter(trainer.parts.optimizer.state.values()))["exp_avg_sq"][0] = float("inf")
 
     values = broken(optimizer={"type": "Adam", "lr": 1e-3}, model={"at": 99})
     with pytest.raises(NonFinite, match="step 2: exp_avg_sq of the optimizer, parameter 0 holds NaN or infinity"):
-        train_synthetic(values, tmp_path / "run", observers=[overflow])
+        train_synthetic(values, tmp_path / "run", callbacks=[overflow])
     assert list(saved(tmp_path / "run")) == ["step-00000001.pt"]
 
 

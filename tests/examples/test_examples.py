@@ -63,8 +63,18 @@ def test_every_example_is_run_here():
         "plain_loop.py",
         "dataloader_collate.py",
         "mmengine_runner.py",
+        "own_model.py",
         "three_steps.py",
     }
+
+
+def test_a_model_of_your_own_learns_and_resumes(tmp_path):
+    printed = run("own_model.py", "--work-dir", tmp_path / "run")
+    assert len(re.findall(r"^epoch \d: held-out accuracy", printed, flags=re.MULTILINE)) == 4
+    last = re.compile(r"finished: held-out accuracy ([\d.]+) %$")
+    assert float(last.search(printed)[1]) > 80
+    again = run("own_model.py", "--work-dir", tmp_path / "run")  # no step is left
+    assert last.search(again)[0] == last.search(printed)[0]
 
 
 def test_one_backbone_goes_through_three_steps(tmp_path):

@@ -5,17 +5,22 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dali_mix.pipelines import BUILTIN
 from PIL import Image
 
+import dali_mix
 from dali_mix.cli.main import parse
 from dali_mix.engine.config.schema import FIELDS
 from dali_mix.engine.logging import _BACKENDS
 from dali_mix.engine.train.objectives import OBJECTIVES
 from dali_mix.loading import Batch
 from dali_mix.mixers import MIXERS
+from dali_mix.recordio import RecordSet
+from tests.engine.sets import pack_digits
+from tests.engine.synthetic import TinyNet
 
 ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "docs/mixers.md"
@@ -112,6 +117,28 @@ def test_the_code_runs(page):
         if name in given:
             assert given[name].shape[1:] == (3, 24, 36)
             assert not torch.equal(given[name][-8:], given["images"])
+
+
+def test_the_code_of_the_front_door_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/cat/a", "train/cat/b", "train/dog/c", "train/dog/d", "tom"):
+        path = tmp_path / "photos" / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 30), (len(name), 90, 200)).save(path)
+    train_set, val_set = pack_digits(tmp_path, 20)
+    pixels = np.zeros((5, 4, 3), np.uint8)
+    given = {"pixels": pixels, "model": TinyNet(10), "train_set": train_set, "val_set": val_set}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    large = {}
+    for block in blocks:
+        with monkeypatch.context() as patch:
+            if "imagenet/" in block:  # ninety epochs: only what it asks for is looked at
+                patch.setattr(dali_mix, "train", lambda recipe, _, **values: large.update(values, recipe=recipe))
+            exec(block, given)
+    config = dali_mix.load_config(large.pop("recipe"), **large)
+    assert (config.train_set, config.epochs, config.optimizer["lr"]) == ("sets/photos_train", 90, 0.05)
+    assert [RecordSet(f"sets/{name}").info.count for name in ("photos", "pets", "photos_train")] == [4, 2, 2]
+    assert given["scores"]["top1"] >= 0 and given["predictor"].classes == tuple("0123456789")
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)

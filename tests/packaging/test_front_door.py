@@ -1,16 +1,156 @@
-"""`import dali_mix`: what it shows, and that it costs nothing until it is used."""
+"""`import dali_mix`: what it shows, that it costs nothing until it is used, and what its rooms offer."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
+import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import dali_mix
 
+ROOT = Path(__file__).parents[2]
 ROOMS = [module.name for module in pkgutil.iter_modules(dali_mix.__path__) if module.ispkg] + ["pipelines"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def test_one_import_offers_what_most_need():
+    assert {*dali_mix.__all__} == {
+        "__version__", "Predictor", "Writer", "build_loader", "evaluate", "load_config", "pack", "train",
+    }  # fmt: skip
+
+
+def test_type_checkers_see_every_lazy_name():
+    for room in ("dali_mix", "dali_mix.engine"):
+        module = importlib.import_module(room)
+        (block,) = (node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.If))
+        assert ast.unparse(block.test) == "TYPE_CHECKING"
+        shown = {}
+        for node in block.body:
+            assert isinstance(node, ast.ImportFrom)
+            shown |= {name.asname: (node.module, name.name) for name in node.names}
+        assert shown.keys() == (
+            {*dir(module)} & {*module.__all__, *ROOMS} if room == "dali_mix" else {*module.__all__}
+        ) - {"__version__"}
+        for name, (where, original) in shown.items():
+            assert name == original
+            if where != "dali_mix":
+                assert getattr(importlib.import_module(where), name) is getattr(module, name)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_lists_what_it_offers(room):
+    module = importlib.import_module(f"dali_mix.{room}")
+    assert module.__doc__ and sorted(set(module.__all__)) == sorted(module.__all__)
+    for name in module.__all__:
+        offered = getattr(module, name)
+        if inspect.isclass(offered) or inspect.isfunction(offered):
+            written = vars(offered).get("__doc__") if inspect.isclass(offered) else offered.__doc__
+            assert written and not written.startswith(f"{name}("), name  # not what a dataclass gets by itself
+
+
+def imported(source):
+    """What code takes of dali_mix: the modules it imports, and the names of each."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, None) for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, name.name) for name in node.names)
+        elif isinstance(node, ast.Attribute):
+            room, _, name = ast.unparse(node).removeprefix("dali_mix.").partition(".")
+            if room in ROOMS and name.isidentifier() and ast.unparse(node).startswith("dali_mix."):
+                yield f"dali_mix.{room}", name
+
+
+def deeper_than_a_room(source):
+    """The imports of a text that go past what a room lists in `__all__`."""
+    found = []
+    for module, name in imported(source):
+        if module.split(".")[0] != "dali_mix":
+            continue
+        room = module.removeprefix("dali_mix").removeprefix(".")
+        known = room in ("", "pipelines.steps", *ROOMS)
+        if not known or (name and name not in {*importlib.import_module(module).__all__, *(ROOMS if not room else ())}):
+            found.append(f"{module} {name}")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_docs_import_nothing_deeper_than_a_room(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        assert deeper_than_a_room(block) == []
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_examples_import_nothing_deeper_than_a_room(example):
+    assert deeper_than_a_room(example.read_text(encoding="utf-8")) == []
+
+
+def test_the_rule_itself():
+    assert deeper_than_a_room("from dali_mix.engine.run import train") == ["dali_mix.engine.run train"]
+    assert deeper_than_a_room("import dali_mix\ndali_mix.mixers.base") == ["dali_mix.mixers base"]
+    assert deeper_than_a_room("from dali_mix.mixers import CutMix, masks") == ["dali_mix.mixers masks"]
+    assert deeper_than_a_room("from dali_mix import pipelines\nimport torch.nn\ndali_mix.train()") == []
+
+
+MIXING = """
+import sys
+
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in NAMES:
+            raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
+NAMES = set(sys.argv[1].split(","))
+sys.meta_path.insert(0, Forbidden())
+import torch
+from dali_mix.mixers import CutMix, Cutout, FreeFormMasks, MixChoice, MixUp, ResizeMix, SaliencyMix, SpliceMix, mask_out
+
+images, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
+choice = MixChoice([CutMix(8), MixUp(8)], [0.5, 0.5])
+saliency = SaliencyMix(8, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+for mixer in (CutMix(8), ResizeMix(8), saliency, MixUp(8), Cutout(8), choice):
+    mixed, targets = mixer(images, labels, torch.Generator().manual_seed(0))
+    assert mixed.shape == images.shape
+    print(type(mixer).__name__, not torch.equal(mixed, images))
+print("SpliceMix", len(SpliceMix()(images, torch.eye(8))[0]) > 8)
+masks = FreeFormMasks()
+print("Masks", bool(masks.masks(masks.sample(8, 32, 32)).any()))
+loaded = sorted(NAMES & {name.partition(".")[0] for name in sys.modules})
+print("loaded", loaded)
+"""
+MODULES = {
+    "pillow": "PIL",
+    "opencv-python": "cv2",
+    "nvidia-dali-cuda120": "nvidia",
+    "scikit-learn": "sklearn",
+    "pyyaml": "yaml",
+}
+
+
+def test_mixers_need_torch_numpy_and_numba_alone():
+    required = runpy.run_path(str(ROOT / ".ci/floors.py"))["requirements"]((ROOT / "setup.py").read_text("utf-8"))
+    names = {line.partition(">=")[0] for line in required}
+    assert {"torch", "numpy", "numba", "kornia", "timm"} <= names
+    forbidden = [MODULES.get(name, name) for name in names - {"torch", "numpy", "numba"}]
+    command = [sys.executable, "-c", MIXING, ",".join(forbidden)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[-1] == "loaded []" and len(lines) == 9
+    assert all(line.endswith(" True") for line in lines[:-1]), ended.stdout
+
+
+def test_the_version_is_in_one_place():
+    text = (ROOT / "setup.py").read_text("utf-8")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", dali_mix.__version__) and f'"{dali_mix.__version__}"' not in text
+    assert "_version.py" in text and importlib.import_module("dali_mix._version").__version__ is dali_mix.__version__
 
 
 def test_dir_shows_every_room():

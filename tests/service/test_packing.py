@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dali_mix.cli.main import main
-from dali_mix.datasets import Options, PackOptions, Transform, find_layout, pack
+from dali_mix.datasets import Options, PackOptions, Transform, find_layout, pack_listing
 from dali_mix.datasets.decoding import decoded_size
 from dali_mix.recordio.verify import verify_set
 from dali_mix.service import packing
@@ -71,7 +71,7 @@ def large(tmp_path_factory):
 def calm(large, tmp_path_factory):
     """What becomes of `large` on one machine, in 8 shards."""
     prefix = tmp_path_factory.mktemp("calm") / "set"
-    pack(listing_of(large), prefix, PackOptions(LARGE, shuffle=1, shards=8))
+    pack_listing(listing_of(large), prefix, PackOptions(LARGE, shuffle=1, shards=8))
     return prefix
 
 
@@ -160,7 +160,7 @@ def test_the_same_bytes(head, second, photos, tmp_path, capfd, monkeypatch, opti
 def test_progress(machines, photos, tmp_path):
     counts = []
     listing = listing_of(photos / "images")
-    pack(listing, tmp_path / "set", PackOptions(shards=6), counts.append, machines)
+    pack_listing(listing, tmp_path / "set", PackOptions(shards=6), counts.append, machines)
     assert sum(counts) == len(listing.names) == 42 and min(counts) > 0
     assert list(verify_set(tmp_path / "set", progress=counts.append, machines=machines)) == []
     assert sum(counts) == 84
@@ -176,7 +176,7 @@ class Packing:
 
     def _run(self, machines, root, prefix):
         try:
-            pack(listing_of(root), prefix, PackOptions(LARGE, shuffle=1, shards=8), None, machines)
+            pack_listing(listing_of(root), prefix, PackOptions(LARGE, shuffle=1, shards=8), None, machines)
         except Exception as error:
             self.error = error
 
@@ -234,7 +234,7 @@ def test_a_bad_image(machines, head, large, tmp_path, capfd):
     assert here == there
     assert here[0] == 1 and here[2] == {} and names[0] in here[1] and here[1].count("\n") == 1
     with pytest.raises(ValueError, match=re.escape(names[0])):
-        pack(listing_of(root), tmp_path / "set", PackOptions(LARGE, shards=4), None, machines)
+        pack_listing(listing_of(root), tmp_path / "set", PackOptions(LARGE, shards=4), None, machines)
     assert machines.lost == 0 and tasks(head) == []
 
 
@@ -281,7 +281,7 @@ def test_a_folder_that_another_machine_does_not_see(head, photos, tmp_path, capf
 def test_other_versions_of_what_encodes(machines, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("dali_mix._machines.pixel_versions", lambda: {"opencv": "0.1"})
     with pytest.raises(ValueError, match=r"the pool has other versions than this process: .*opencv 0\.1 here, \d"):
-        pack(listing_of(photos / "images"), tmp_path / "set", PackOptions(), None, machines)
+        pack_listing(listing_of(photos / "images"), tmp_path / "set", PackOptions(), None, machines)
 
 
 def test_no_pool_there(tmp_path, photos, capfd):
@@ -351,7 +351,7 @@ def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp
     left = [path.name for path in (tmp_path / "SIGTERM").iterdir()]
     assert left and all(re.fullmatch(r"\.set\.lock|\.set[-.][\w.]*\.partial", name) for name in left)
     time.sleep(0.1)
-    pack(listing_of(large), tmp_path / "SIGTERM" / "set", PackOptions(LARGE, shuffle=1, shards=8))
+    pack_listing(listing_of(large), tmp_path / "SIGTERM" / "set", PackOptions(LARGE, shuffle=1, shards=8))
     assert digests(tmp_path / "SIGTERM") == digests(calm.parent)
 
 

@@ -20,14 +20,14 @@ def run(args: argparse.Namespace) -> int:
     main_rank = environment()[0] == 0
     config = load_values(args, shown=main_rank)
     from dali_mix.engine.checkpoint.files import check_out, check_writable, json_text, write_text
-    from dali_mix.engine.run import evaluate_checkpoint
+    from dali_mix.engine.start import evaluate
 
     if args.json is not None:
         check_out("--json", args.json)
     if args.report is not None:
         check_writable(args.report)
     with Bar("evaluate", "batch", shown=main_rank) as bar:
-        evaluation = evaluate_checkpoint(config, args.checkpoint, ema=args.ema, each=bar.reach)
+        evaluation = evaluate(config, args.checkpoint, ema=args.ema, each=bar.reach)
     if main_rank:
         print_notes(evaluation.notes)
         print("  ".join(f"{name} {value:.4f}" for name, value in evaluation.values.items()))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import inspect
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from dali_mix._text import printable
+from dali_mix.cli.bars import Bar
 from dali_mix.cli.cluster import add_cluster, machines_of
-from dali_mix.datasets import LAYOUTS, Listing, Options, PackOptions, Transform, find_layout, layout_names, pack
-from dali_mix.datasets.archives import check_slices
+from dali_mix.datasets import Transform, layout_names, pack
 from dali_mix.datasets.images import TARGETS
 from dali_mix.datasets.turns import CHOICES
 from dali_mix.recordio import RecordSet
@@ -23,18 +20,7 @@ from dali_mix.recordio.summary import lines, summarize
 from dali_mix.tasks import TASKS
 
 _SHOWN = 10
-_OPTIONS = {field.name for field in dataclasses.fields(Options)}
-_ROOTLESS = ("digits", "digit-scenes")
-_ONLY_FOR = {
-    "list": ("list", "imagenet-val"),
-    "years": ("voc", "coco"),
-    "split_folders": ("imagefolder",),
-    "val_share": ("imagefolder", "list", "voc", "coco", "yolo"),
-    "exif": ("voc", "coco", "yolo", "list", "wider"),
-    "unlabelled": ("voc", "coco", "yolo", "nus-wide", "vg500"),
-    "scenes": ("digit-scenes",),
-    "seed": ("digit-scenes",),
-}
+_PASSED_ON = set(inspect.signature(pack).parameters) - {"layout", "shuffle"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -102,57 +88,20 @@ def _years(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Pack and print the set's figures."""
-    if args.shuffle is not None and (args.no_shuffle or args.shuffle < 0):
+    if args.no_shuffle and args.shuffle is not None:
         raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
-    if args.workers is not None and args.workers < 1:
-        raise ValueError(f"--workers {args.workers}: at least one is needed")
-    stored = {name: getattr(args, name) for name in ("resize", "max_side", "quality", "encoding", "max_pixels")}
-    transform = Transform(**stored, decode=args.check == "decode")
-    if args.root is None and args.layout not in _ROOTLESS:
-        raise ValueError(f"layout {args.layout} needs --root")
-    if args.root is not None and args.layout in _ROOTLESS:
-        raise ValueError(f"layout {args.layout} reads scikit-learn's scans, no files: leave --root out")
-    if args.classes is not None and args.layout in _ROOTLESS:
-        raise ValueError(f"layout {args.layout} has the classes 0 to 9: leave --classes out")
-    if args.download:
-        _download(args.layout, args.root)
+    shuffle = False if args.no_shuffle else args.shuffle
+    others = {name: value for name, value in vars(args).items() if name in _PASSED_ON}
     start = time.perf_counter()
-    _check_options(args)
-    named_alike = {name: value for name, value in vars(args).items() if name in _OPTIONS and value is not None}
-    machines = None
-    if args.cluster is not None:
-        check_slices(args.root or Path())  # before it is unpacked
-        machines = machines_of(args.cluster)
-    options = Options(list_file=args.list, classes_file=args.classes, **named_alike)
-    listing = find_layout(args.layout)(args.root or Path(), args.split, options)
-    if not isinstance(listing, Listing):
-        found = type(listing).__name__
-        raise ValueError(f"layout {args.layout} returned a {found}, not a Listing; correct its function")
-    if args.task not in (None, listing.task):
-        raise ValueError(f"layout {args.layout} is for --task {listing.task}, not {args.task}")
-    _print_notices(listing.report, 0)
-    seed = args.shuffle
-    if seed is None and listing.training and not args.no_shuffle:
-        seed = 0
-    how = PackOptions(transform, seed, args.shards, args.workers, args.skip_bad, args.force, args.exif)
-    with tqdm(total=len(listing.names), unit="img", desc="pack", disable=args.quiet or None) as bar:
-        info = pack(listing, args.out, how, bar.update, machines)
-    _print_notices(info.report, len(listing.report.get("notices", ())))
+    machines = None if args.cluster is None else machines_of(args.cluster)
+    with Bar("pack", "img", shown=not args.quiet, leave=True) as bar:
+        pack(args.layout, **others, shuffle=shuffle, machines=machines, each=bar.reach, note=_print_notice)
     _print_summary(args.out, time.perf_counter() - start)
     return 0
 
 
-def _print_notices(report: dict[str, Any], first: int) -> None:
-    for notice in report.get("notices", [])[first:]:
-        print(printable(f"note: {notice}"), file=sys.stderr)
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    """Raise ValueError for an option that the layout ignores; layouts of other packages may use any."""
-    for option, layouts in _ONLY_FOR.items() if args.layout in LAYOUTS else ():
-        if getattr(args, option) and args.layout not in layouts:
-            name = option.replace("_", "-")
-            raise ValueError(f"--{name} is for {', '.join(layouts)}, not {args.layout}: leave it out")
+def _print_notice(notice: str) -> None:
+    print(printable(f"note: {notice}"), file=sys.stderr)
 
 
 def _print_summary(prefix: str, seconds: float) -> None:
@@ -168,17 +117,3 @@ def _print_summary(prefix: str, seconds: float) -> None:
     rate = (len(records) + len(skipped)) / seconds
     skips = f" packed, {len(skipped):,} skipped," if skipped else ""
     print(printable(f"{records.prefix}: {len(records):,} images{skips} in {seconds:.1f} s, {rate:,.0f} images/s"))
-
-
-def _download(layout: str, root: Path) -> None:
-    if layout not in ("cifar10", "cifar100"):
-        raise ValueError(f"--download is for cifar10 and cifar100, not {layout}")
-    from torchvision.datasets import CIFAR10, CIFAR100  # only here: it brings torch with it
-    from torchvision.datasets.utils import download_url
-
-    kind = CIFAR10 if layout == "cifar10" else CIFAR100
-    try:
-        # Only the archive, checked by its md5: torchvision's own class would unpickle it.
-        download_url(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
-    except (RuntimeError, OSError) as error:
-        raise OSError(f"{root}: download of {layout} failed: {error}; try again, or fetch {kind.url} by hand") from None

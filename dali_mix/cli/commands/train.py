@@ -6,7 +6,6 @@ import argparse
 import os
 import signal
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 
 from dali_mix._signals import handled
@@ -40,18 +39,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from dali_mix.engine.config.recipe_files import load_config, recipe_name
-    from dali_mix.engine.config.saved import load_resumed
+    from dali_mix.engine.start import train
 
     if args.service is not None:
         args.cfg_options.append(f"service={args.service}")
-    if args.resume == "no":
-        config = load_config(args.recipe, args.cfg_options)
-    else:
-        config = load_resumed(args.recipe, Path(args.work_dir), args.cfg_options)
-    from dali_mix.engine.run import train
-
-    status = train(config, args.work_dir, resume=args.resume, recipe=recipe_name(args.recipe))
+    status = train(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options)
     return {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
 
 

@@ -19,19 +19,22 @@ import json
 import re
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import dali_mix
 from dali_mix import _factories
+from dali_mix.engine.config.objects import TAKE_OBJECTS, copied, is_object
 from dali_mix.engine.config.schema import FIELDS, RunConfig, make_config
 from dali_mix.options import did_you_mean
 
-RECIPES = Path(dali_mix.__file__).parent / "recipes"
+# Values to set in a recipe: by dotted key, as pairs of one and a value, or as the texts of `--cfg-options`.
+Options = Mapping[str, Any] | Iterable[str | tuple[str, Any]]
+RECIPES = Path(__file__).parents[2] / "recipes"
 # What a recipe may give as a name alone: `"resnet18"` is short for `{"type": "resnet18"}`.
 _NAMED = (("model", "backbone"), ("model", "head"))
+_TYPED = (*TAKE_OBJECTS, "objective", "schedule", "pipeline")
 
 
 def list_recipes() -> list[str]:
@@ -161,13 +164,32 @@ def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
     return key.strip(), value
 
 
+def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **parts: Any) -> list[tuple[str, Any]]:
+    """Return the (dotted key, value) pairs of options, of a recipe's keys, and of those `parts` that are not None.
+
+    A name or an object for what has a type ("model", "mixer", …) is put where the type stands, a path becomes text.
+    """
+    listed = options.items() if isinstance(options, Mapping) else options
+    pairs = [parse_option(option) if isinstance(option, str) else option for option in listed]
+    given = {**(values or {}), **{name: value for name, value in parts.items() if value is not None}}
+    for name, value in given.items():
+        typed = (name in _TYPED and isinstance(value, str)) or (name in TAKE_OBJECTS and is_object(value))
+        pairs.append((name, {"type": value} if typed else dict(value) if isinstance(value, Mapping) else value))
+    return [(name, str(value) if isinstance(value, Path) else value) for name, value in pairs]
+
+
+def change(config: RunConfig, pairs: Iterable[tuple[str, Any]]) -> RunConfig:
+    """Return `config` with dotted keys set. Raise ValueError as `make_config`."""
+    return make_config(merge_options({name: getattr(config, name) for name in FIELDS}, pairs))
+
+
 def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return `values` with dotted keys set; missing dicts on the path are made. List items are named by their index.
 
     Raises:
         ValueError: a path through something that is neither dict nor list, or past a list's end.
     """
-    merged = copy.deepcopy(values)
+    merged = copied(values)
     for dotted, value in options:
         *path, last = dotted.split(".")
         parent: Any = merged
@@ -195,7 +217,7 @@ def _key(parent: Any, part: str, dotted: str) -> Any:
     raise ValueError(f"--cfg-options {dotted}: {part!r} leads nowhere: the value there is {parent!r}")
 
 
-def recipe_name(recipe: str) -> str:
+def recipe_name(recipe: str | Path) -> str:
     """Return what a run's config.json calls its recipe: a bundled one's name, or "/path/mine.py", then ":VARIANT"."""
     path, variant = find_recipe(recipe)
     bundled = path.is_relative_to(RECIPES)
@@ -214,23 +236,25 @@ def code_named(value: Any, where: str = "") -> dict[str, str]:
     return found
 
 
-def find_modules(recipe: str, values: dict[str, Any]) -> None:
+def find_modules(recipe: str | Path, values: dict[str, Any]) -> None:
     """Let "module:name" find modules in the folder of a recipe file of the user's own."""
     path, _ = find_recipe(recipe)
     if not path.is_relative_to(RECIPES):
         _factories.import_from(path.parent, list(code_named(values).values()))
 
 
-def load_config(recipe: str, options: Iterable[str] = ()) -> RunConfig:
+def load_config(recipe: str | Path, options: Options = (), **values: Any) -> RunConfig:
     """Read, merge and check a recipe.
 
     Args:
         recipe: name of a bundled recipe ("cifar10/wrn28_10:resizemix"), or path ("mine.py", "mine.py:variant").
-        options: "key=value" strings, as `--cfg-options` takes them.
+        options: values to set by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as `--cfg-options` takes
+            them.
+        values: the same for whole keys of the recipe, `epochs=3`; as `dali_mix.train`.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_recipe`, `parse_option`, `make_config`.
+        FileNotFoundError, ValueError: no such recipe; a key that is unknown, or a value that cannot be.
     """
-    values = merge_options(read_recipe(recipe), (parse_option(option) for option in options))
-    find_modules(recipe, values)
-    return make_config(values, where=str(recipe))
+    merged = merge_options(read_recipe(recipe), to_pairs(options, values))
+    find_modules(recipe, merged)
+    return make_config(merged, where=str(recipe))

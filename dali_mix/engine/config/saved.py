@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dali_mix.engine.config.recipe_files import (
+    Options,
     code_named,
     find_modules,
     former_names,
     load_config,
     merge_options,
-    parse_option,
     read_recipe,
     recipe_name,
+    to_pairs,
 )
 from dali_mix.engine.config.schema import RunConfig, make_config
 
@@ -27,7 +27,7 @@ EVALUATED = (
 )
 
 
-def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> RunConfig:
+def load_resumed(recipe: str | Path, work_dir: Path, options: Options = ()) -> RunConfig:
     """Return the config of a run to resume: the values in its config.json, changed by `options`.
 
     Without checkpoints, or without a config.json, it is `load_config`. Values of config.json are plain and checked; a
@@ -36,9 +36,9 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
     Raises:
         FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or of another recipe.
     """
-    path, pairs = work_dir / "config.json", [parse_option(option) for option in options]
+    path, pairs = work_dir / "config.json", to_pairs(options)
     if not path.is_file() or not any((work_dir / "checkpoints").glob("*.pt")):
-        return load_config(recipe, options)
+        return load_config(recipe, pairs)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
@@ -58,7 +58,7 @@ def load_resumed(recipe: str, work_dir: Path, options: Iterable[str] = ()) -> Ru
     return _merged(recipe, values, pairs, path)
 
 
-def _of_recipe(before: object, recipe: str, *, moved: bool) -> bool:
+def _of_recipe(before: object, recipe: str | Path, *, moved: bool) -> bool:
     """Return True if `before`, the name in a run, is `recipe`, or unknown; with `moved` also for a file of its name."""
     name, before = recipe_name(recipe), former_names().get(str(before), before)
     if before in (None, name):
@@ -66,7 +66,7 @@ def _of_recipe(before: object, recipe: str, *, moved: bool) -> bool:
     return moved and all(".py" in str(one) for one in (before, name)) and Path(str(before)).name == Path(name).name
 
 
-def _merged(recipe: str, values: dict[str, Any], pairs: list[tuple[str, Any]], path: Path) -> RunConfig:
+def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, Any]], path: Path) -> RunConfig:
     """Return `values` of the file `path`, changed by `pairs`; they name no code that neither recipe nor `pairs` do."""
     merged, trusted = merge_options(values, pairs), set(code_named(read_recipe(recipe)).values())
     for key, value in pairs:
@@ -79,13 +79,13 @@ def _merged(recipe: str, values: dict[str, Any], pairs: list[tuple[str, Any]], p
             )
     find_modules(recipe, merged)
     try:
-        return make_config(merged, where=recipe)
+        return make_config(merged, where=str(recipe))
     except ValueError:
         make_config(values, where=str(path))  # the file is to blame only if it is wrong without the options
         raise
 
 
-def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -> tuple[RunConfig, Path | None]:
+def load_evaluated(recipe: str | Path, checkpoint: Path, options: Options = ()) -> tuple[RunConfig, Path | None]:
     """Return the config to evaluate `checkpoint` with, and the file that the run's values were read from, if any.
 
     In a run of this recipe those are all values of its config.json; elsewhere what scores depend on, as the checkpoint
@@ -95,22 +95,22 @@ def load_evaluated(recipe: str, checkpoint: Path, options: Iterable[str] = ()) -
     Raises:
         FileNotFoundError, ValueError: as `load_resumed`.
     """
-    work_dir = checkpoint.absolute().parent.parent
+    work_dir, pairs = checkpoint.absolute().parent.parent, to_pairs(options)
     try:
         before = json.loads((work_dir / "config.json").read_text(encoding="utf-8")).get("recipe")
     except (OSError, ValueError, AttributeError, RecursionError):
         before = None
     in_run = checkpoint.absolute().parent.name == "checkpoints" and before is not None
     if in_run and _of_recipe(before, recipe, moved=False):
-        return load_resumed(recipe, work_dir, options), work_dir / "config.json"
+        return load_resumed(recipe, work_dir, pairs), work_dir / "config.json"
     if in_run and not _of_recipe(before, recipe, moved=True):
-        return load_config(recipe, options), None
+        return load_config(recipe, pairs), None
     from dali_mix.engine.checkpoint.trained import run_values
 
     values = copy.deepcopy(run_values(checkpoint))
     if not values or not _of_recipe(values.pop("recipe"), recipe, moved=True):
-        return load_config(recipe, options), None
+        return load_config(recipe, pairs), None
     values["val_batch_size"] = values.get("val_batch_size") or values.get("batch_size")
     ours = read_recipe(recipe)
     merged = {**ours, **{key: values[key] for key in EVALUATED if key in values}}
-    return _merged(recipe, merged, [parse_option(option) for option in options], checkpoint), checkpoint
+    return _merged(recipe, merged, pairs, checkpoint), checkpoint

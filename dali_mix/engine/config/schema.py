@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 import json
@@ -23,6 +22,7 @@ from dali_mix.engine.config.groups import (
     make,
     mapping,
 )
+from dali_mix.engine.config.objects import RECORDED, TAKE_OBJECTS, copied, is_object, recorded
 from dali_mix.engine.train.lr_schedules import check_schedule
 from dali_mix.options import check_keys, choice, did_you_mean, flag, is_finite, number, whole
 from dali_mix.recordio.manifest import set_prefix
@@ -36,8 +36,14 @@ def _path(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a path, not {value!r}")
 
 
+def _set(name: str, value: Any) -> None:
+    if not is_object(value):
+        _path(name, value)
+
+
 def _typed(name: str, value: Any) -> None:
-    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+    kind = value.get("type") if isinstance(value, dict) else None
+    if not (isinstance(kind, str) or (name in TAKE_OBJECTS and is_object(kind))):
         hint = f" ({name}.type={value})" if isinstance(value, str) else ""
         raise ValueError(f"{name} must be a dict with a 'type', not {value!r}{hint}")
     if "num_classes" in value:
@@ -68,11 +74,11 @@ class RunConfig:
     Paths are relative to the current directory. `batch_size` is global: it is shared evenly by ranks and accumulation
     steps. `type` in `model`, `mixer`, `loss` is a name of ours or "module:attribute", in `optimizer` torch.optim's, in
     `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics`: options of `MultiLabelMetrics`
-    or `DetectionMetrics`.
+    or `DetectionMetrics`. In place of names and paths a config made in Python may hold objects: see `config.objects`.
     """
 
-    train_set: str = field(metadata=checked(_path))
-    val_set: str | None = field(metadata=checked(_path))
+    train_set: Any = field(metadata=checked(_set))  # a prefix, or a loader
+    val_set: Any | None = field(metadata=checked(_set))
     pipeline: dict[str, Any] = field(metadata=checked(_typed))
     batch_size: int = field(metadata=checked(whole, 1))
     epochs: int = field(metadata=checked(whole, 1))
@@ -114,9 +120,8 @@ class RunConfig:
 
     def resolved(self) -> dict[str, Any]:
         """Return every value as plain JSON types, but who decodes and what is timed: neither changes the run."""
-        values = json.loads(json.dumps(dataclasses.asdict(self)))
-        del values["service"], values["profile"]
-        return values
+        values = {name: recorded(getattr(self, name)) for name in FIELDS if name not in ("service", "profile")}
+        return json.loads(json.dumps(values))
 
     @cached_property
     def checkpoints(self) -> CheckpointOptions:
@@ -187,8 +192,9 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         ValueError: unknown or missing keys, or a value that cannot be; with `where`, the key, and close matches.
     """
     try:
-        config = make(RunConfig, copy.deepcopy(values), where)
-        _above_zero("optimizer.lr", config.optimizer.get("lr"))
+        config = make(RunConfig, copied(values), where)
+        if isinstance(kind := config.optimizer["type"], str) and not kind.startswith(RECORDED):
+            _above_zero("optimizer.lr", config.optimizer.get("lr"))
         check_schedule(config.schedule)
         make(Paramwise, config.paramwise, "paramwise", "paramwise.")
         check_keys("metrics", config.metrics, ("protocol", "ties", "threshold"))
@@ -201,7 +207,9 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
     sets: dict[str, Any] = {name: getattr(config, name) for name in ("train_set", "val_set")}
-    sets = {name: path and str(set_prefix(path)) for name, path in sets.items()}  # P.json is P
+    sets = {
+        name: str(set_prefix(path)) if isinstance(path, str) else path for name, path in sets.items()
+    }  # P.json is P
     return dataclasses.replace(config, **sets)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-import dali_mix
 from dali_mix import pipelines
 from dali_mix.engine.config.recipe_files import code_named
 from dali_mix.engine.config.schema import RunConfig
@@ -37,7 +36,7 @@ def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Datas
     values = {"device": device.type, "amp": Precision(config.amp, device).name}
     values |= {name: _text(value) for name, value in _flat(config.resolved()) if name not in _LEFT_OUT}
     for name, dataset in sets.items():
-        values[name] = f"{len(dataset)} records, sha256 {dataset.metainfo['fingerprint'][:16]}"
+        values[name] = f"{len(dataset)} records, sha256 {dataset.metainfo.get('fingerprint', 'unknown')[:16]}"
     values |= {f"the version of {name}": version for name, version in versions().items()}
     values["the code of dali_mix"] = _code_digest()
     for kind in code_named(config.resolved()).values():
@@ -67,7 +66,7 @@ def _text(value: Any) -> str:
 @cache
 def _code_digest() -> str:
     digest = hashlib.sha256()
-    for root in (Path(dali_mix.__file__).parent, Path(pipelines.__file__).parent):
+    for root in (Path(__file__).parents[2], Path(pipelines.__file__).parent):
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return f"sha256 {digest.hexdigest()[:16]}"

@@ -108,6 +108,8 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
     if world_size == 1:
         yield Ranks(0, 1, prepare()[0])
         return
+    if dist.is_initialized():
+        raise ValueError("torch.distributed is initialised already: leave init_process_group to the run")
     problem: Exception | None = None
     try:
         device, values = prepare()

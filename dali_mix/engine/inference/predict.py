@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dali_mix.engine.build import build_loss, build_model, place_model
 from dali_mix.engine.checkpoint.trained import open_trained
 from dali_mix.engine.compatibility import accepted
+from dali_mix.engine.config.recipe_files import change
 from dali_mix.engine.config.saved import load_evaluated
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
@@ -85,6 +86,7 @@ class Predictor:
         ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits; by default those in the checkpoint, or else those of the recipe's
             `val_set` or `train_set`, one of which must then exist.
+        model: in place of the recipe's, for a run that was given its model as an object.
 
     Raises:
         FileNotFoundError: no such checkpoint, or no class names.
@@ -98,9 +100,13 @@ class Predictor:
         *,
         ema: bool = False,
         classes: Sequence[str] | None = None,
+        model: nn.Module | None = None,
     ) -> None:
-        if not isinstance(config, RunConfig):
-            config, _ = load_evaluated(str(config), Path(checkpoint))
+        given = [] if model is None else [("model", {"type": model})]
+        if isinstance(config, RunConfig):
+            config = change(config, given)
+        else:
+            config, _ = load_evaluated(config, Path(checkpoint), given)
         trained = open_trained(checkpoint, ema=ema)
         trained.warn_of_values(config)
         self.config = config
@@ -111,9 +117,9 @@ class Predictor:
             raise ValueError(f"{len(self.classes)} class names for a model of {len(trained.classes)} classes")
         self.task = trainable().get(task) or _task_of_loss(config)
         self.device = process_group.pick_device(config.device)
-        model = build_model(config, len(self.classes))
-        self.notes = trained.load_into(model)
-        self.model = place_model(model, config, Ranks(0, 1, self.device)).eval()
+        built = build_model(config, len(self.classes))
+        self.notes = trained.load_into(built)
+        self.model = place_model(built, config, Ranks(0, 1, self.device)).eval()
         self.autocast = Precision(config.amp, self.device).autocast
 
     def load(self, paths: Sequence[Path], unreadable: list[Unreadable]) -> Iterator[Seen]:
@@ -209,7 +215,7 @@ def predict(
 def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
     """Return the classes and task of the recipe's packed sets."""
     for prefix in (config.val_set, config.train_set):
-        if prefix and Path(f"{set_prefix(prefix)}.json").is_file():
+        if isinstance(prefix, str) and Path(f"{set_prefix(prefix)}.json").is_file():
             info = RecordSet(prefix).info
             return tuple(info.classes), info.task
     raise FileNotFoundError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from dali_mix.engine.config.groups import Multipliers, make
+from dali_mix.engine.config.objects import check_object, check_present, is_object
 from dali_mix.engine.config.schema import check_kinds
 from dali_mix.options import check_keys, choice, did_you_mean
 
@@ -81,7 +83,7 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, settings: dict[str, Any], paramwise: dict[str, Any], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return the torch optimizer a recipe names, over `parameter_groups`.
+    """Return the torch optimizer a recipe names, over `parameter_groups`; or the one that a user gave.
 
     On a GPU it is the fused implementation if there is one: it is faster, and a flag on the device can keep it from
     changing weights, which the trainer needs to stop before a step without waiting for the GPU (see `loss_monitor`).
@@ -91,6 +93,10 @@ def build_optimizer(
     """
     options = dict(settings)
     kind = options.pop("type")
+    check_present("optimizer", kind)
+    if is_object(kind):
+        check_keys("optimizer", options, ())
+        return _given_optimizer(model, kind)
     cls = OPTIMIZERS[choice("optimizer.type", kind, OPTIMIZERS)]
     known = inspect.signature(cls).parameters
     check_keys(f"optimizer {kind}", options, set(known) - {"params"})
@@ -109,6 +115,41 @@ def build_optimizer(
         device = torch.device("cpu")
     kept_by(settings, device)
     return optimizer
+
+
+def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
+    """Return a user's optimizer, or what a user's function makes of the parameters to train. Raise ValueError if it is
+    not one that trains all of the model's and nothing else.
+    """
+    if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a function of parameters, too
+        wanted = "a torch.optim.Optimizer or a function that makes one"
+        check_object("optimizer", given, (torch.optim.Optimizer, Callable), wanted)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    training = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    made = given if isinstance(given, torch.optim.Optimizer) else given(training)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(f"the function optimizer returns a {type(made).__name__}, not a torch.optim.Optimizer")
+    kind = type(made).__name__
+    held = {id(parameter) for group in made.param_groups for parameter in group["params"]}
+    if others := held - names.keys():
+        raise ValueError(
+            f"optimizer {kind} holds {len(others)} parameters that are not the model's: make it of its parameters, or"
+            " give a function, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+        )
+    if missing := [names[id(parameter)] for parameter in training if id(parameter) not in held]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"optimizer {kind} lacks {', '.join(missing[:3])}{more} of the model: add them, or freeze them"
+            " (requires_grad_(False))"
+        )
+    closure = inspect.signature(made.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(f"optimizer {kind} evaluates the loss in its step, which a run does not offer. {_ADVICE}")
+    for group in made.param_groups:
+        if "lr" not in group:
+            raise ValueError(f"optimizer {kind} has a group of parameters without 'lr', which the schedule varies")
+        group["base_lr"] = float(group.get("base_lr", group["lr"]))
+    return made
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:

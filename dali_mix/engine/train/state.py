@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dali_mix.engine.config.objects import RECORDED, is_object
+from dali_mix.engine.train.callbacks import restore_states
 from dali_mix.engine.train.optim import kept_by
 from dali_mix.engine.train.trainer import Trainer
 from dali_mix.models import differences
@@ -41,13 +43,17 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
             )
     position = dict(state["loader"])
     if strict and position.get("fingerprint") != parts.train_loader.state_dict().get("fingerprint"):
-        before, now = state.get("train_set", "another set"), config.train_set
+        before, now = state.get("train_set", "another set"), trainer.recipe()["train_set"]
         what = f"{now} has been packed again since" if before == now else f"on {before}, this run has train_set={now}"
         raise ValueError(f"the checkpoint was saved in training on other records: {what}; {_ANYWAY}")
     trained, wanted = state.get("recipe") or {}, trainer.recipe()
     kinds = [dict(values.get("model") or {}).get("type") for values in (trained, wanted)]
     if strict and None not in kinds and kinds[0] != kinds[1]:
         raise ValueError(f"this run was trained with model {kinds[0]}, the recipe now says {kinds[1]}; {_ANYWAY}")
+    for part in ("loss", "mixer"):
+        before, now = ((values.get(part) or {}).get("type") for values in (trained, wanted))
+        if strict and before != now and any(str(kind).startswith(RECORDED) for kind in (before, now)):
+            raise ValueError(f"this run was trained with {part} {before}, this one has {now}; {_ANYWAY}")
     if strict:  # the same global batch may be cut into other micro-batches now
         position["global_batch_size"] = parts.train_loader.global_batch_size
     parts.train_loader.load_state_dict(position, strict=strict)
@@ -56,6 +62,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     parts.model.load_state_dict(state["model"])
     fresh = _restore_optimizer(trainer, state, trained)
     fresh += _restore_average(trainer, state)
+    fresh += restore_states(trainer.given(), state.get("objects", {}))
     if state.get("scaler"):
         trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.epoch, trainer.step, trainer.saved_at = state["epoch"], state["step"], state["step"]
@@ -109,13 +116,14 @@ def _named(settings: Mapping[str, Any]) -> str:
 
 def _misfit(trainer: Trainer, saved: Mapping[Any, Any]) -> str:
     """Return what in an optimizer's saved state is not as the recipe's optimizer keeps it; "" if all fits."""
-    kept = kept_by(trainer.config.optimizer, trainer.ranks.device)
+    given = is_object(trainer.config.optimizer["type"])
+    kept = {} if given else kept_by(trainer.config.optimizer, trainer.ranks.device)
     parameters = [parameter for group in trainer.parts.optimizer.param_groups for parameter in group["params"]]
     for number, parameter in enumerate(parameters):
-        moments, names = saved.get(number), kept[parameter.dim() > 1]
+        moments, names = saved.get(number), kept.get(parameter.dim() > 1)
         if moments is None:  # it never had a gradient
             continue
-        if set(moments) != names:
+        if names is not None and set(moments) != names:
             keeps, found = (", ".join(sorted(map(str, some))) or "nothing" for some in (names, moments))
             return f"which keeps {keeps} of a parameter, not {found}"
         for name, value in moments.items():
@@ -161,8 +169,18 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "best.name": str,
     "best.value": (float, int, type(None)),
     "scaler": (dict, type(None)),
+    "objects": dict,
 }
-_OPTIONAL = ("loader.epoch", "loader.samples_seen", "offset", "steps_per_epoch", "groups", "recipe", "scaler")
+_OPTIONAL = (
+    "loader.epoch",
+    "loader.samples_seen",
+    "offset",
+    "steps_per_epoch",
+    "groups",
+    "recipe",
+    "scaler",
+    "objects",
+)
 _LEAST = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}  # of other integers: 0
 
 

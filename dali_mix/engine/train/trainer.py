@@ -21,11 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dali_mix.engine.build import Loader, Parts, build_scores
 from dali_mix.engine.checkpoint.files import CheckpointFolder
+from dali_mix.engine.config.objects import is_object
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.evaluate import NonFiniteScores, Preempted, evaluate
 from dali_mix.engine.logging import Report
 from dali_mix.engine.scores import SCORES
+from dali_mix.engine.train.callbacks import by_name, call, states
 from dali_mix.engine.train.ema import ModelEma
 from dali_mix.engine.train.finite import total_norm
 from dali_mix.engine.train.loss_monitor import LossMonitor, StepNumbers
@@ -44,7 +46,7 @@ class Trainer:
     """Train `parts` as `config` says.
 
     Args:
-        observers: called with the trainer after every optimizer step.
+        callbacks: see `train.callbacks.Callback`.
         recipe_name: what `config` was made from, noted in checkpoints.
     """
 
@@ -56,13 +58,13 @@ class Trainer:
         folder: CheckpointFolder,
         report: Report,
         stop: StopSignal,
-        observers: Sequence[Callable[[Trainer], None]] = (),
+        callbacks: Sequence[Any] = (),
         recipe_name: str | None = None,
     ) -> None:
         self.config, self.parts, self.ranks, self.folder, self.report, self.stop = (
             config, parts, ranks, folder, report, stop,
         )  # fmt: skip
-        self.observers = observers
+        self.callbacks = callbacks
         self.recipe_name = recipe_name
         self.epoch = 0  # under way
         self.step = 0  # optimizer steps done
@@ -73,7 +75,7 @@ class Trainer:
         self.total_steps = min(config.epochs * steps_per_epoch, config.max_steps or config.epochs * steps_per_epoch)
         self.factor = build_schedule(
             config.schedule,
-            lr=config.optimizer["lr"],
+            lr=config.optimizer.get("lr") or max(group["base_lr"] for group in parts.optimizer.param_groups),
             steps_per_epoch=steps_per_epoch,
             total_steps=self.total_steps,
         )
@@ -103,6 +105,8 @@ class Trainer:
         self.boxes = BoxCount()
         best = config.best_score(parts.task)
         self.best = Best(best, best.removeprefix("ema_") in SCORES[parts.task.metrics].lower_is_better)
+        self.loss = torch.zeros((), device=ranks.device)  # of the last step: this rank's share of the mean
+        self.scores: dict[str, float] = {}  # of the last evaluation
         self._evaluated = False  # whether notes on the val_set were logged
         self._first = True  # no step of this process has been done
         self.saved_at = -1
@@ -132,6 +136,7 @@ class Trainer:
                 if last or (self.epoch + 1) % self.config.evaluate_epochs == 0:
                     with self.profile.part("evaluating"):
                         self.evaluate()
+                self.call("after_epoch")
                 if self.config.stopping and self.best.since >= self.config.stopping.patience:
                     self.report.line(f"no better {self.best.name} in {self.best.since} evaluations")
                     return self.end("stopped early")
@@ -157,6 +162,7 @@ class Trainer:
         """Train from where the loader is to the end of the epoch."""
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
+        self.call("before_epoch")
         self.objective.train()
         self.window.start_clock()
         batches = self.fetch()
@@ -222,6 +228,8 @@ class Trainer:
             batch = next(batches, None)
             if batch is None:
                 break
+            if micro == 0:
+                self.call("before_step")
             expected = loader.global_size if accumulate == 1 else loader.global_batch_size * accumulate
             with self.profile.part("mixing"):
                 inputs = self.mix(batch, micro)
@@ -250,6 +258,7 @@ class Trainer:
             mean_loss *= scale
         if self._first:
             self.check_gradients()
+        self.loss = mean_loss
         with self.profile.part("step"):
             norm, measured = self.measure()
             self.record(self.monitor.exchange(self.step + 1, mean_loss, self.stop.asked, measured))
@@ -324,7 +333,7 @@ class Trainer:
         self.window.stop |= numbers.stop
 
     def observe(self) -> None:
-        """Log, save and stop if it is time to; call the observers."""
+        """Log, save and stop if it is time to; call the callbacks."""
         interval = self.config.checkpoints.interval_steps
         if self.config.log_ids:
             self.report.ids(self.ranks.rank, self.step, self.watch.ids(self.step))
@@ -335,12 +344,21 @@ class Trainer:
         last, loader = self.step == self.total_steps, self.parts.train_loader
         if measured := self.profile.end(self.step, loader, self.config.batch_size, last=last):
             self.report.line(measured)
+        self.call("after_step")
         if interval is not None and self.step % interval == 0:
             self.save()
-        for observer in self.observers:
-            observer(self)
         if self.window.stop or (self.stop.asked and self.ranks.world_size == 1):
             raise Preempted
+
+    def call(self, hook: str) -> None:
+        """Call a method of the callbacks."""
+        call(self.callbacks, hook, self)
+
+    def given(self) -> dict[str, Any]:
+        """Return the objects of the user's own whose state is saved beside the model's, by name."""
+        parts = {name: getattr(self.parts, name) for name in ("loss", "mixer") if getattr(self.config, name)}
+        named = {name: part for name, part in parts.items() if is_object(getattr(self.config, name)["type"])}
+        return {**named, **by_name(self.callbacks)}
 
     def log(self) -> None:
         """Write a line and a record of the interval that ends here."""
@@ -384,6 +402,7 @@ class Trainer:
                 scores = dict.fromkeys(measure.names or task.measured, math.nan)
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
+        self.scores = {name: value for name, value in values.items() if name != "epoch"}
         # All of them are in metrics.jsonl.
         in_short = [name for name in values if name != "epoch" and not name.endswith("_top3")]
         shown = "  ".join(f"{name} {values[name]:.4g}" for name in in_short)
@@ -439,6 +458,7 @@ class Trainer:
             "best": self.best.state_dict(),
             "seed": self.config.seed,
             "batch_size": self.config.batch_size,
-            "train_set": self.config.train_set,
+            "train_set": self.recipe()["train_set"],
+            **({"objects": given} if (given := states(self.given())) else {}),
             **self.trained_on(),
         }

@@ -1,0 +1,227 @@
+"""`pack`: one split of a dataset, in a layout that is known by name, becomes a set. `dali-mix pack` calls it too."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from dali_mix import _factories
+from dali_mix._machines import Machines
+from dali_mix.datasets.archives import check_slices
+from dali_mix.datasets.base import Layout, Listing, Options
+from dali_mix.datasets.images import Transform
+from dali_mix.datasets.layouts.cifar import cifar10, cifar100
+from dali_mix.datasets.layouts.coco import coco
+from dali_mix.datasets.layouts.digit_scenes import digit_scenes
+from dali_mix.datasets.layouts.digits import digits
+from dali_mix.datasets.layouts.imagefolder import imagefolder
+from dali_mix.datasets.layouts.imagenet_val import imagenet_val
+from dali_mix.datasets.layouts.listfile import list_file
+from dali_mix.datasets.layouts.nus_wide import nus_wide
+from dali_mix.datasets.layouts.tiny_imagenet import tiny_imagenet
+from dali_mix.datasets.layouts.vg500 import vg500
+from dali_mix.datasets.layouts.voc import voc
+from dali_mix.datasets.layouts.wider import wider
+from dali_mix.datasets.layouts.yolo import yolo
+from dali_mix.datasets.packer import PackOptions, pack_listing
+from dali_mix.options import choice
+from dali_mix.recordio import SetInfo
+
+LAYOUTS: dict[str, Layout] = {
+    "imagefolder": imagefolder,
+    "imagenet-val": imagenet_val,
+    "tiny-imagenet": tiny_imagenet,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "voc": voc,
+    "coco": coco,
+    "yolo": yolo,
+    "nus-wide": nus_wide,
+    "vg500": vg500,
+    "wider": wider,
+    "list": list_file,
+    "digits": digits,
+    "digit-scenes": digit_scenes,
+}
+"""The bundled layouts by name."""
+
+ENTRY_POINT_GROUP = "dali_mix.datasets"
+"""The group of entry points in which a package announces layouts."""
+
+_log = logging.getLogger(__name__)
+_ROOTLESS = ("digits", "digit-scenes")
+_ONLY_FOR = {
+    "list": ("list", "imagenet-val"),
+    "years": ("voc", "coco"),
+    "split_folders": ("imagefolder",),
+    "val_share": ("imagefolder", "list", "voc", "coco", "yolo"),
+    "exif": ("voc", "coco", "yolo", "list", "wider"),
+    "unlabelled": ("voc", "coco", "yolo", "nus-wide", "vg500"),
+    "scenes": ("digit-scenes",),
+    "seed": ("digit-scenes",),
+}
+_Path = str | os.PathLike[str]
+
+
+def layout_names() -> list[str]:
+    """Return the names of all layouts, ours and installed ones, sorted."""
+    return sorted({*LAYOUTS, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+
+
+def find_layout(name: str) -> Layout:
+    """Return a layout by name, ours first. Raise ValueError if none has it, it does not load, or it is no function."""
+    if name in LAYOUTS:
+        return LAYOUTS[name]
+    found, origin = _factories.installed(ENTRY_POINT_GROUP, "layout", name, LAYOUTS)
+    if not callable(found):
+        raise ValueError(f"{origin} is a {type(found).__name__}, not a function (root, split, options) -> Listing")
+    return found
+
+
+def pack(
+    layout: str,
+    *,
+    out: _Path,
+    root: _Path | None = None,
+    split: str = "train",
+    list: _Path | None = None,
+    classes: _Path | Iterable[str] | None = None,
+    task: str | None = None,
+    years: Iterable[str | int] = (),
+    unlabelled: str | None = None,
+    val_share: float | None = None,
+    split_folders: str | None = None,
+    follow_links: bool = False,
+    exif: str | None = None,
+    scenes: int | None = None,
+    seed: int = 0,
+    download: bool = False,
+    max_pixels: int = Transform.max_pixels,
+    check: str = "header",
+    skip_bad: bool = False,
+    resize: int | None = None,
+    max_side: int | None = None,
+    quality: int = Transform.quality,
+    encoding: str = "keep",
+    shuffle: int | bool | None = None,
+    shards: int = 1,
+    workers: int | None = None,
+    force: bool = False,
+    machines: Machines | None = None,
+    each: Callable[[int, int], object] | None = None,
+    note: Callable[[str], object] | None = None,
+) -> SetInfo:
+    """Pack one split of a dataset, as `dali-mix pack LAYOUT` does; the keywords are its options.
+
+    Args:
+        layout: how the files lie: "imagefolder", "coco", "voc", …, see docs/packing.md.
+        out: prefix of the set: PREFIX.rec, .idx, .npy and .json are written.
+        root: the dataset's folder, or an archive of it.
+        list: the file of labels, for "list" and "imagenet-val".
+        classes: class names in order, or a file with one a line; for "voc" also "auto".
+        shuffle: a seed; False keeps the listed order; None shuffles training splits with seed 0.
+        machines: that pack a shard each, such as `dali_mix.service.RayMachines`; default: only this one.
+        each: called with the number of images done and of all images.
+        note: called with each notice on the data; default: they are logged as warnings.
+
+    Returns:
+        The manifest: `count`, `classes`, `report` (what was skipped, clipped, left out) and more.
+
+    Raises:
+        ValueError, FileNotFoundError: an option or an image that cannot be used; the message names options as the
+            command spells them.
+        FileExistsError: the set exists, and `force` is not set.
+        OSError: it cannot be written. Nothing is left under the final names in any of these cases.
+    """
+    if shuffle is not None and shuffle is not False and (shuffle is True or shuffle < 0):
+        raise ValueError(f"--shuffle takes a seed of at least 0, not {shuffle!r}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers {workers}: at least one is needed")
+    choice("--check", check, ("header", "decode"))
+    transform = Transform(resize, max_side, quality, encoding, max_pixels, decode=check == "decode")
+    reading: dict[str, Any] = {
+        "task": task,
+        "years": tuple(map(str, (years,) if isinstance(years, (str, int)) else years)),
+        "unlabelled": unlabelled,
+        "val_share": val_share,
+        "split_folders": split_folders,
+        "follow_links": follow_links,
+        "exif": exif,
+        "scenes": scenes,
+        "seed": seed,
+    }
+    _check_layout(layout, root, classes, {**reading, "list": list})
+    if download:
+        _download(layout, root)
+    if machines is not None:
+        check_slices(Path() if root is None else Path(root))  # before it is unpacked
+    options = Options(
+        list_file=None if list is None else Path(list),
+        classes_file=Path(classes) if isinstance(classes, (str, os.PathLike)) else _names(classes),
+        **{name: value for name, value in reading.items() if value is not None},
+    )
+    listing = find_layout(layout)(Path() if root is None else Path(root), split, options)
+    if not isinstance(listing, Listing):
+        raise ValueError(f"layout {layout} returned a {type(listing).__name__}, not a Listing; correct its function")
+    if task not in (None, listing.task):
+        raise ValueError(f"layout {layout} is for --task {listing.task}, not {task}")
+    tell = note or (lambda text: _log.warning("%s", text))
+    notices = listing.report.get("notices", [])
+    for notice in notices:
+        tell(notice)
+    kept = shuffle is False or (shuffle is None and not listing.training)
+    how = PackOptions(transform, None if kept else int(shuffle or 0), shards, workers, skip_bad, force, exif)
+    done, total = 0, len(listing.names)
+
+    def progress(more: int) -> None:
+        nonlocal done
+        done += more
+        if each is not None:
+            each(done, total)
+
+    info = pack_listing(listing, out, how, progress, machines)
+    for notice in info.report.get("notices", [])[len(notices) :]:
+        tell(notice)
+    return info
+
+
+def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return class names. Raise ValueError for none, or for a name that is there twice."""
+    if classes is None:
+        return None
+    names = tuple(classes)
+    if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"classes={list(names)!r:.80}: give names, each once, or the file that lists them")
+    return names
+
+
+def _check_layout(layout: str, root: _Path | None, classes: Any, options: dict[str, Any]) -> None:
+    """Raise ValueError for an option that the layout needs or ignores; layouts of other packages may use any."""
+    if root is None and layout not in _ROOTLESS:
+        raise ValueError(f"layout {layout} needs --root")
+    if root is not None and layout in _ROOTLESS:
+        raise ValueError(f"layout {layout} reads scikit-learn's scans, no files: leave --root out")
+    if classes is not None and layout in _ROOTLESS:
+        raise ValueError(f"layout {layout} has the classes 0 to 9: leave --classes out")
+    for option, layouts in _ONLY_FOR.items() if layout in LAYOUTS else ():
+        if options[option] and layout not in layouts:
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name} is for {', '.join(layouts)}, not {layout}: leave it out")
+
+
+def _download(layout: str, root: _Path | None) -> None:
+    if layout not in ("cifar10", "cifar100"):
+        raise ValueError(f"--download is for cifar10 and cifar100, not {layout}")
+    from torchvision.datasets import CIFAR10, CIFAR100  # only here: it brings torch with it
+    from torchvision.datasets.utils import download_url
+
+    kind = CIFAR10 if layout == "cifar10" else CIFAR100
+    try:
+        # Only the archive, checked by its md5: torchvision's own class would unpickle it.
+        download_url(kind.url, str(root), filename=kind.filename, md5=kind.tgz_md5)
+    except (RuntimeError, OSError) as error:
+        raise OSError(f"{root}: download of {layout} failed: {error}; try again, or fetch {kind.url} by hand") from None

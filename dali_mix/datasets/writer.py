@@ -1,0 +1,279 @@
+"""`Writer`: a set from images and labels of any program, one after another, in constant memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dali_mix._labels import clip_boxes, count_targets, label_of, report_targets
+from dali_mix.datasets.decoding import converted_header, needs_conversion
+from dali_mix.datasets.images import AS_ASKED, Transform, encode
+from dali_mix.datasets.packer import PackOptions
+from dali_mix.options import did_you_mean
+from dali_mix.recordio import SetInfo, SetWriter, read_image_header
+from dali_mix.tasks import Task
+
+_DEEP = ("I", "F")  # modes of PIL of more than 8 bits, with what begins so
+
+
+class Writer:
+    """Write a set image by image: `with Writer(prefix, classes=["cat", "dog"]) as writer: writer.write(image, label)`.
+
+    Leaving the block publishes the set; leaving it by an exception leaves nothing under the final names, and an older
+    set as it was. Files and encoded bytes are stored as they are, pixels as PNG; the options change both, as those of
+    `dali-mix pack` do.
+
+    Args:
+        prefix: PREFIX.rec, .idx, .npy and .json are written.
+        classes: names, in the order of the class numbers.
+        task: "classification", "multilabel" or "detection": what the labels are.
+        split: noted in the manifest.
+        encoding: "keep", "jpeg", "png" or "raw".
+        quality: of JPEGs that are encoded.
+        resize, max_side: the shorter and the longer side are made at most this long.
+        max_pixels: larger images are refused.
+        force: replace an existing set.
+
+    Attributes:
+        count: images written.
+        info: the manifest, after the block.
+
+    Raises:
+        ValueError: an image or a label that cannot be used, naming it; it is not written, and the next one may be.
+        FileExistsError: the set exists, and `force` is not set.
+        OSError: it cannot be written.
+    """
+
+    info: SetInfo
+
+    def __init__(
+        self,
+        prefix: str | os.PathLike[str],
+        *,
+        classes: Iterable[str],
+        task: str = "classification",
+        split: str = "",
+        encoding: str = "keep",
+        quality: int = Transform.quality,
+        resize: int | None = None,
+        max_side: int | None = None,
+        max_pixels: int = Transform.max_pixels,
+        force: bool = False,
+    ) -> None:
+        if isinstance(classes, str):
+            raise ValueError(f"classes={classes!r}: give the names of all classes, as a list")
+        self._transform = Transform(resize, max_side, quality, encoding, max_pixels)
+        # Of pixels, which have no encoding to keep.
+        self._encoding = dataclasses.replace(self._transform, encoding="png" if encoding == "keep" else encoding)
+        kept = PackOptions(self._transform).recorded()
+        self._set = SetWriter(prefix, task=task, classes=classes, total=None, split=split, options=kept, force=force)
+        self._numbers = {name: number for number, name in enumerate(self._set.classes)}
+        if not self._numbers or len(self._numbers) < len(self._set.classes):
+            raise ValueError(f"classes={list(self._set.classes)!r:.80}: give the names of all classes, each once")
+        self._where = os.fspath(prefix)
+        self._block = self._set.spare_block()
+        self._open = False
+        self._counts: Counter[str] = Counter()
+        self._odd: Counter[str] = Counter()
+        self._targets = np.zeros((3, len(self._numbers)), dtype=np.int64)
+        self.count = 0
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        prefix: str | os.PathLike[str],
+        *,
+        classes: Iterable[str] | None = None,
+        each: Callable[[int, int], object] | None = None,
+        **options: Any,
+    ) -> SetInfo:
+        """Write a dataset of (image, label) pairs, torchvision's or your own, and return the manifest.
+
+        Of a dataset that lists its files in `samples` and has no transform (`torchvision.datasets.ImageFolder`) the
+        files themselves are stored, byte for byte, as `dali-mix pack imagefolder` stores them.
+
+        Args:
+            dataset: with `len()` and `dataset[index]`.
+            classes: names, by default `dataset.classes`.
+            each: called with the number of images done and of all images.
+            options: of `Writer`.
+        """
+        names = getattr(dataset, "classes", None) if classes is None else classes
+        if names is None:
+            raise ValueError(f"{type(dataset).__name__} names no classes: give them, Writer.from_dataset(…, classes=…)")
+        if classes is None:  # torchvision's ImageNet has several words for each
+            names = [name if isinstance(name, str) else ", ".join(name) for name in names]
+        pairs = dataset.samples if _lists_files(dataset) else dataset
+        with cls(prefix, classes=names, **options) as writer:
+            for index in range(total := len(pairs)):
+                pair = pairs[index]
+                if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                    raise ValueError(f"item {index} of the dataset is a {type(pair).__name__}, not (image, label)")
+                writer.write(*pair)
+                if each is not None:
+                    each(index + 1, total)
+        return writer.info
+
+    def __enter__(self) -> Writer:
+        self._set.__enter__()
+        self._open = True
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open = False
+        try:
+            if error[0] is None:
+                self._set.write(self._block)
+                self.info = self._set.finish(self._report())
+        finally:
+            self._set.__exit__(*error)
+
+    def write(self, image: Any, label: Any, *, id: int | None = None) -> None:
+        """Append an image and its label.
+
+        Args:
+            image: the path of a file; encoded bytes; a PIL image; pixels as uint8, a numpy array (H, W, 3) or (H, W) in
+                RGB, or a torch tensor (3, H, W) or (1, H, W), as torchvision has them.
+            label: classification: the number or the name of a class. Multi-label: the names of the positive classes,
+                or 1, 0 or -1 (ignore) for each class. Detection: a dict as torchvision's, `boxes` (n, 4) x1, y1, x2, y2
+                in pixels of the image as it is shown, `labels` (n,), numbers from 0 or names, and optionally
+                `difficult` or `iscrowd` (n,).
+            id: unique among the records; by default they are numbered.
+        """
+        if not self._open:
+            raise ValueError(f"{self._where}: a Writer is a context: with dali_mix.Writer(…) as writer: …")
+        where = f"image {self.count}"
+        try:
+            if isinstance(image, (str, os.PathLike)):
+                where = os.fspath(image)
+                image = Path(image).read_bytes()
+            encoded = isinstance(image, (bytes, bytearray, memoryview))
+            data = bytes(image) if encoded else encode(_rgb(image), "pnm")
+            content, header, why = (self._transform if encoded else self._encoding)(data)
+            stored = self._label(label, data)
+            if self._set.task.boxes:
+                stored, clipped = clip_boxes(stored, header.height, header.width)
+            self._block.add(self.count, bytes(content), stored, self.count if id is None else id, header)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{where}: no such image") from None
+        except OSError as error:
+            raise ValueError(f"{where}: cannot be read: {error.strerror or error}") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}: {error}") from None
+        self.count += 1
+        if encoded and why:
+            self._counts["reencoded"] += 1
+            self._odd[why] += why != AS_ASKED
+        if self._set.task.boxes:
+            self._counts["clipped_boxes"] += clipped
+        if self._set.task.ignores:
+            self._targets += count_targets(stored[None])
+        if self._block.full:
+            self._set.write(self._block)
+            self._block = self._set.spare_block()
+
+    def _label(self, label: Any, data: bytes) -> Any:
+        """Return the label as it is stored; `data` is the image that its boxes are for."""
+        task: Task = self._set.task
+        if task.boxes:
+            return self._boxes(label, data)
+        if task.ignores:
+            names = {label} if isinstance(label, str) else label
+            if isinstance(names, (set, frozenset, list, tuple)) and all(isinstance(name, str) for name in names):
+                row = np.zeros(len(self._numbers), dtype=np.float32)
+                row[[self._number(name) for name in names]] = 1
+                return row
+            try:
+                return _array(label, np.float32)
+            except (TypeError, ValueError):
+                raise ValueError(f"{label!r:.60} is neither names of classes, nor 1, 0 or -1 for each class") from None
+        if isinstance(label, str):
+            return self._number(label)
+        value = _array(label, None)
+        return value.item() if value.size == 1 and value.dtype.kind in "iuf" else label
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            raise ValueError(f"{name!r} is not one of the classes{did_you_mean(name, self._numbers)}")
+        return self._numbers[name]
+
+    def _boxes(self, label: Any, data: bytes) -> np.ndarray:
+        if not isinstance(label, Mapping) or not {"boxes", "labels"} <= label.keys():
+            raise ValueError(
+                "the label of a detection set is a dict of 'boxes' (n, 4), x1, y1, x2, y2 in pixels, and 'labels' (n,)"
+            )
+        spelled = getattr(getattr(label["boxes"], "format", None), "name", "XYXY")  # of torchvision's BoundingBoxes
+        if spelled != "XYXY":
+            raise ValueError(f"boxes are in the format {spelled}: convert them to XYXY, corners in pixels")
+        boxes = _array(label["boxes"], np.float64)
+        boxes = boxes.reshape(-1, 4) if boxes.size == 0 else boxes
+        kinds = [self._number(kind) if isinstance(kind, str) else kind for kind in _listed(label["labels"])]
+        difficult = _listed(label.get("difficult", label.get("iscrowd", [0] * len(boxes))))
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes) == len(kinds) == len(difficult):
+            raise ValueError(
+                f"boxes {boxes.shape}, {len(kinds)} labels and {len(difficult)} 'difficult' do not belong together:"
+                " give (n, 4), (n,) and (n,)"
+            )
+        header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
+        sides = np.array([header.width, header.height] * 2)
+        return label_of(np.column_stack([np.asarray(kinds, np.float64), boxes / sides, difficult]))
+
+    def _report(self) -> dict[str, Any]:
+        report: dict[str, Any] = report_targets(self._targets, self._set.classes) if self._set.task.ignores else {}
+        report |= {"skipped": [], **{name: self._counts[name] for name in ("reencoded", "clipped_boxes")}}
+        return report | ({"normalized": dict(sorted(self._odd.items()))} if +self._odd else {})
+
+
+def _lists_files(dataset: Any) -> bool:
+    """Return True if the pairs of a dataset are those of files and classes in `samples`, read as they are."""
+    changed = any(getattr(dataset, name, None) for name in ("transform", "transforms", "target_transform"))
+    by = (type(dataset).__getitem__, getattr(dataset, "loader", None))
+    theirs = all(getattr(part, "__module__", "") == "torchvision.datasets.folder" for part in by)
+    return theirs and not changed
+
+
+def _array(values: Any, dtype: Any) -> np.ndarray:
+    """Return an array of a number, a list, an array or a tensor on any device."""
+    return np.asarray(values.detach().cpu() if _is_tensor(values) else values, dtype=dtype)
+
+
+def _listed(values: Any) -> list[Any]:
+    return _array(values, None).tolist()
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # a tensor cannot be there without it
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _rgb(image: Any) -> np.ndarray:
+    """Return (H, W, 3) uint8 of a PIL image, an array or a tensor. Raise ValueError for any other image."""
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(_DEEP):
+            raise ValueError(f"a PIL image of mode {image.mode} has more than 8 bits: scale it and convert it to 'L'")
+        return np.asarray(image.convert("RGB"))
+    if not isinstance(image, np.ndarray) and not _is_tensor(image):
+        raise ValueError(
+            f"a {type(image).__name__} is not an image: give a path, encoded bytes, a PIL image, an array or a tensor"
+        )
+    tensor = not isinstance(image, np.ndarray)
+    pixels = _array(image, None)
+    kind, wanted = ("tensor", "(3, H, W) or (1, H, W)") if tensor else ("array", "(H, W, 3), (H, W, 1) or (H, W)")
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"the {kind} is {pixels.dtype}, not uint8 from 0 to 255: leave out ToTensor and Normalize")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    elif tensor and pixels.ndim == 3:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
+        raise ValueError(f"the {kind} has shape {tuple(image.shape)}, not {wanted}")
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

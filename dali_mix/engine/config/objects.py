@@ -1,0 +1,59 @@
+"""Objects in place of names: what a config holds where a user gave the thing itself, and how files record it.
+
+A recipe's `model`, `optimizer`, `loss` and `mixer` may hold an object as their "type", `train_set` and `val_set` a
+loader. Files hold their class: "object my_module.MyModel", which names no code to be run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+RECORDED = "object "
+TAKE_OBJECTS = ("model", "optimizer", "loss", "mixer")  # as their type
+_PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
+
+
+def is_object(value: Any) -> bool:
+    """Return True for what a recipe file cannot hold."""
+    return not isinstance(value, _PLAIN)
+
+
+def recorded(value: Any) -> Any:
+    """Return a config's value as plain values: objects by their class, loaders of a packed set by its prefix."""
+    if isinstance(value, dict):
+        return {key: recorded(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [recorded(inner) for inner in value]
+    if not is_object(value):
+        return value
+    prefix = getattr(getattr(value, "dataset", None), "prefix", None)
+    return RECORDED + class_name(value) if prefix is None else str(prefix)
+
+
+def class_name(value: Any) -> str:
+    """Return "module.Class" of an object, or "module.name" of a function."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def copied(value: Any) -> Any:
+    """Return a copy of dicts and lists at any depth, with the very objects in them."""
+    if isinstance(value, dict):
+        return {key: copied(inner) for key, inner in value.items()}
+    return type(value)(map(copied, value)) if isinstance(value, (list, tuple)) else value
+
+
+def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
+    """Raise ValueError unless `value`, given as `name`, is of a class (or one of several): `wanted` in words."""
+    if isinstance(value, type):
+        raise ValueError(f"{name} is the class {value.__qualname__}: give an object of it, {value.__qualname__}(…)")
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is a {class_name(value)}, not {wanted}")
+
+
+def check_present(name: str, value: Any) -> None:
+    """Raise ValueError for what a run's files say of an object, which has to be given again."""
+    if isinstance(value, str) and value.startswith(RECORDED):
+        raise ValueError(
+            f"{name}: the run was given an {value}, which its files do not hold: give it again, in Python as {name}=…"
+        )

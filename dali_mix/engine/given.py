@@ -1,0 +1,89 @@
+"""What a user gives as objects, checked: loaders, model, loss and mixer. The optimizer is in `train.optim`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dali_mix.engine.config.objects import check_object, class_name
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.mixers import Mixer
+
+_TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_state_dict")
+
+
+def check_loader(name: str, loader: Any, train: bool) -> None:
+    """Raise ValueError for a loader given by the user that lacks what a run asks of it."""
+    needed = ("__iter__", "__len__", "dataset", *(_TO_TRAIN if train else ()))
+    if missing := [part for part in needed if not hasattr(loader, part)]:
+        raise ValueError(
+            f"{name} is a {class_name(loader)} without {', '.join(missing)}: take one of dali_mix.build_loader"
+            " (dali_mix.Writer packs any dataset), or add what is missing"
+        )
+    metainfo = getattr(loader.dataset, "metainfo", None)
+    if not isinstance(metainfo, Mapping) or "classes" not in metainfo:
+        raise ValueError(f"{name}.dataset has no metainfo, a dict with the 'classes' by name: add it")
+    if getattr(loader, "train", train) is not train:
+        raise ValueError(f"{name} was built with train={loader.train}: build it with train={train}")
+
+
+def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: bool) -> None:
+    """Raise ValueError for a loader given by the user that is not for these ranks, this batch size or device."""
+    if (count := getattr(loader, "world_size", ranks.world_size)) != ranks.world_size:
+        raise ValueError(
+            f"{name} was built with world_size={count}, this run has {ranks.world_size}: build it with the rank"
+            " and world_size of the environment (RANK, WORLD_SIZE)"
+        )
+    if train and loader.global_batch_size * config.accumulate != config.batch_size:
+        raise ValueError(
+            f"{name} yields {loader.global_batch_size} records at a time over all ranks, but batch_size="
+            f"{config.batch_size} with accumulate={config.accumulate}: change one of them, or leave batch_size out"
+        )
+    if (where := getattr(loader, "device", ranks.device)).type != ranks.device.type:
+        raise ValueError(
+            f"{name} puts its batches on {where.type}, the run is on {ranks.device.type}: build it with device="
+            f"'{ranks.device.type}', or train with device='{where.type}'"
+        )
+
+
+def given_model(model: Any) -> nn.Module:
+    """Return the model. Raise ValueError for what is no module, or one that shares its work by itself."""
+    check_object("model", model, nn.Module, "a torch.nn.Module")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(f"model is a {type(model).__name__}: give the module inside, the run shares it itself")
+    return model
+
+
+def given_loss(given: Any) -> nn.Module:
+    """Return the loss, a function as a module. Raise ValueError for one with parameters, which nothing would train."""
+    check_object("loss", given, Callable, "a function of outputs and targets")
+    loss = given if isinstance(given, nn.Module) else FunctionLoss(given)
+    if any(parameter.requires_grad for parameter in loss.parameters()):
+        raise ValueError(
+            f"loss {type(loss).__name__} has parameters of its own, which a run does not train: make them part of"
+            " the model, or freeze them (requires_grad_(False))"
+        )
+    return loss
+
+
+class FunctionLoss(nn.Module):
+    """A function (outputs, targets) → loss as a module."""
+
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: Any, targets: Any) -> torch.Tensor:
+        return self.function(outputs, targets)
+
+
+def given_mixer(mixer: Any, num_classes: int) -> Mixer:
+    """Return the mixer. Raise ValueError for what is none of ours, or is for another number of classes."""
+    check_object("mixer", mixer, Mixer, "a dali_mix.mixers.Mixer")
+    if (count := getattr(mixer, "num_classes", num_classes)) not in (None, num_classes):
+        raise ValueError(f"mixer {type(mixer).__name__} is for {count} classes, the set has {num_classes}")
+    return mixer

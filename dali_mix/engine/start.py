@@ -1,0 +1,135 @@
+"""`dali_mix.train` and `dali_mix.evaluate`, which the commands call too: from a recipe's name and values to a run.
+
+Nothing heavy is imported before the recipe is read: a misspelt key is told before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dali_mix.engine.config.objects import is_object
+from dali_mix.engine.config.recipe_files import Options, change, load_config, recipe_name, to_pairs
+from dali_mix.engine.config.saved import load_evaluated, load_resumed
+from dali_mix.engine.config.schema import RunConfig
+from dali_mix.options import choice
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from dali_mix.engine.build import Loader
+    from dali_mix.engine.run import Evaluation
+    from dali_mix.mixers import Mixer
+
+_RESUME = {False: "no", True: "must"}
+
+
+def train(
+    recipe: RunConfig | str | Path,
+    work_dir: str | Path,
+    *,
+    resume: bool | Literal["auto", "must", "no"] = False,
+    model: nn.Module | Mapping[str, Any] | str | None = None,
+    optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | Mapping[str, Any] | str | None = None,
+    loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | Mapping[str, Any] | str | None = None,
+    mixer: Mixer | Mapping[str, Any] | str | None = "recipe",
+    train_loader: Loader | None = None,
+    val_loader: Loader | None = None,
+    callbacks: Sequence[Any] = (),
+    options: Options = (),
+    **values: Any,
+) -> str:
+    """Train a recipe into `work_dir`, with objects in place of its names; under torchrun every rank calls this.
+
+    Args:
+        recipe: the name of a bundled recipe, the path of a .py file, or a config.
+        work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/.
+        resume: False; True (continue from the newest checkpoint, which must exist); "auto" (continue if there is one).
+            The objects have to be given again.
+        model: a module, which is trained in place; or as in a recipe, as the next three.
+        optimizer: a function of the parameters to train, which returns an optimizer; or an optimizer over the model's
+            parameters. Its rates are those that the recipe's schedule varies; `paramwise` does not concern it.
+        loss: (outputs, targets) → mean over the batch; a module or a function.
+        mixer: None mixes nothing; by default the recipe's.
+        train_loader, val_loader: loaders of `dali_mix.build_loader`, in place of the recipe's sets; `batch_size` is
+            then theirs. Mixers still get mean and std of the recipe's pipeline.
+        callbacks: objects with methods of `dali_mix.engine.Callback`, or functions called after each step.
+        options: values of the recipe by dotted key, {"optimizer.lr": 0.05}, or as `--cfg-options` takes them.
+        values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
+
+    Returns:
+        "finished", "stopped early", or, after saving, "preempted" (SIGTERM) or "interrupted" (Ctrl-C).
+
+    Raises:
+        FileExistsError: `work_dir` holds checkpoints and `resume` is False.
+        FileNotFoundError: the recipe, a set, a weight file or a checkpoint to resume from is missing.
+        ValueError: recipe, objects, sets, checkpoint and machine do not fit together.
+        OSError: something could not be written.
+    """
+    how = choice("resume", _RESUME.get(resume, resume) if isinstance(resume, bool) else resume, ("no", "must", "auto"))
+    changes = to_pairs(options, values, model=model, optimizer=optimizer, loss=loss)
+    changes += to_pairs((), {} if mixer == "recipe" else {"mixer": mixer})
+    changes += [(f"{name}_set", loader) for name, loader in _loaders(train_loader, val_loader)]
+    if isinstance(recipe, RunConfig):
+        config, name = change(recipe, changes), None
+    elif how == "no":
+        config, name = load_config(recipe, changes), recipe_name(recipe)
+    else:
+        config, name = load_resumed(recipe, Path(work_dir), changes), recipe_name(recipe)
+    if train_loader is not None and "batch_size" not in dict(changes):
+        batch_size = getattr(train_loader, "global_batch_size", config.batch_size) * config.accumulate
+        config = dataclasses.replace(config, batch_size=batch_size)
+    from dali_mix.engine import run
+
+    return run.train(config, work_dir, resume=how, recipe=name, callbacks=callbacks)
+
+
+def evaluate(
+    recipe: RunConfig | str | Path,
+    checkpoint: str | Path,
+    *,
+    ema: bool = False,
+    model: nn.Module | Mapping[str, Any] | str | None = None,
+    loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | Mapping[str, Any] | str | None = None,
+    val_loader: Loader | None = None,
+    each: Callable[[int, int], object] = lambda done, total: None,
+    options: Options = (),
+    **values: Any,
+) -> Evaluation:
+    """Evaluate a checkpoint, or a file of weights, on the recipe's `val_set`: each record exactly once.
+
+    Args:
+        recipe: by name or path: with the values that the checkpoint's run had, as in `dali-mix evaluate`; or a config.
+        checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
+        ema: use the averaged weights of a checkpoint.
+        model, loss, val_loader, options, values: as `train`; objects that the run was given have to be given again.
+        each: called after each batch with the number of batches done and of all batches, of this rank.
+
+    Returns:
+        `values`, the scores in per cent and "loss", by name; `notes` and more, see `dali_mix.engine.Evaluation`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `train`; also a checkpoint of other classes than the `val_set`'s, or without
+            averaged weights when `ema` is set.
+    """
+    changes = to_pairs(options, values, model=model, loss=loss)
+    changes += [(f"{name}_set", loader) for name, loader in _loaders(None, val_loader)]
+    if isinstance(recipe, RunConfig):
+        config = change(recipe, changes)
+    else:
+        config, _ = load_evaluated(recipe, Path(checkpoint), changes)
+    from dali_mix.engine import run
+
+    return run.evaluate_checkpoint(config, checkpoint, ema=ema, each=each)
+
+
+def _loaders(train_loader: Any, val_loader: Any) -> Iterable[tuple[str, Any]]:
+    """Return the loaders that were given, by "train" and "val". Raise ValueError for a list, a path and the like."""
+    given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
+    for name, loader in given.items():
+        if not is_object(loader):
+            raise ValueError(f"{name}_loader is a {type(loader).__name__}: give a loader of dali_mix.build_loader")
+    return given.items()

@@ -1,0 +1,107 @@
+"""Callbacks: code of the user's own at the steps and epochs of a run."""
+
+from __future__ import annotations
+
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from dali_mix.engine.config.objects import class_name
+
+HOOKS = ("before_epoch", "before_step", "after_step", "after_epoch")
+
+
+class Callback:
+    """What a run calls, on every rank; override what you need, or write a class with some of these methods.
+
+    `trainer` has `step` (optimizer steps done), `total_steps`, `epoch` (from 0), `loss` (of the last step, a scalar on
+    the device; on several ranks each has its share, and their sum is the mean), `scores` (of the last evaluation, by
+    name), `parts` (`model`, `optimizer`, …), `ema` and `ranks`. With `state_dict` and `load_state_dict` a callback's
+    state, tensors and plain values, is saved by rank 0 and resumed by all.
+    """
+
+    def before_epoch(self, trainer: Any) -> None:
+        """Run before the first step of an epoch, or the first one after resuming inside it."""
+
+    def before_step(self, trainer: Any) -> None:
+        """Run before an optimizer step, when its first batch is there."""
+
+    def after_step(self, trainer: Any) -> None:
+        """Run after an optimizer step, before the checkpoint of that step."""
+
+    def after_epoch(self, trainer: Any) -> None:
+        """Run after an epoch and its evaluation. A run that is stopped in the next one resumes with this call again."""
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> None:
+    """Raise ValueError for one that has nothing to call."""
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise ValueError(f"callback {callback.__qualname__} is a class: give an object of it")
+        if not callable(callback) and not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
+            raise ValueError(f"callback {class_name(callback)} has none of the methods {', '.join(HOOKS)}")
+
+
+def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
+    """Call `hook` of every callback that has it; a function is called after each step. An error gets a note: whose."""
+    for callback in callbacks:
+        of_function = callback if hook == "after_step" and callable(callback) else None
+        method = getattr(callback, hook, of_function)
+        if method is None:
+            continue
+        try:
+            method(trainer)
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)[1:]
+            where = f", {frames[0].filename}, line {frames[0].lineno}" if frames else ""
+            error.add_note(f"raised in {hook} of callback {class_name(callback)}{where}")
+            raise
+
+
+def states(objects: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of each object that has one. Raise ValueError for one a checkpoint cannot hold."""
+    found = {}
+    for name, one in objects.items():
+        if _keeps(one) and (state := one.state_dict()):
+            if (wrong := next(_not_plain(state), None)) is not None:
+                raise ValueError(
+                    f"{name}: its state_dict() holds a {class_name(wrong)}: checkpoints hold tensors and plain values"
+                )
+            found[name] = state
+    return found
+
+
+def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    """Load what `states` returned; return a sentence for each state whose object is not here."""
+    for name, state in saved.items():
+        if name in objects and _keeps(objects[name]):
+            objects[name].load_state_dict(state)
+    left = [name for name in saved if name not in objects or not _keeps(objects[name])]
+    return [f"{name}: the checkpoint holds its state, and it is not given now; the state is left out" for name in left]
+
+
+def by_name(callbacks: Iterable[Any]) -> dict[str, Any]:
+    """Return callbacks under their class, the second of a class under "CLASS 2"."""
+    found: dict[str, Any] = {}
+    for callback in callbacks:
+        name, number = f"callback {class_name(callback)}", 1
+        while (key := name if number == 1 else f"{name} {number}") in found:
+            number += 1
+        found[key] = callback
+    return found
+
+
+def _keeps(one: Any) -> bool:
+    return callable(getattr(one, "state_dict", None)) and callable(getattr(one, "load_state_dict", None))
+
+
+def _not_plain(value: Any) -> Iterator[Any]:
+    if type(value) in (dict, OrderedDict):
+        yield from (wrong for pair in value.items() for part in pair for wrong in _not_plain(part))
+    elif type(value) in (list, tuple, torch.Size):
+        yield from (wrong for part in value for wrong in _not_plain(part))
+    elif not (value is None or type(value) in (str, int, float, bool) or isinstance(value, torch.Tensor)):
+        yield value

@@ -1,0 +1,216 @@
+"""`Writer`: what it takes as an image and as a label, the bytes it leaves, and what an exception leaves."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.datasets import FakeData, ImageFolder
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from dali_mix.datasets import Writer, pack
+from dali_mix.recordio import RecordSet
+from tests.recordio.samples import encoded
+
+CLASSES = ["cat", "dog", "bird"]
+SUFFIXES = (".rec", ".idx", ".npy")
+
+
+def pixels(seed, height=9, width=14):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def decoded(records, row):
+    return np.array(Image.open(io.BytesIO(records.encoded(row).tobytes())).convert("RGB"))
+
+
+def folder(root, count=40):
+    """Images of two classes, more than a block holds."""
+    for number in range(count):
+        name = root / ("a", "b")[number % 2] / f"{number:02d}.jpg"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        name.write_bytes(encoded("JPEG", 10 + number, 20, seed=number))
+    return root
+
+
+def bytes_of(prefix):
+    return [prefix.with_name(prefix.name + suffix).read_bytes() for suffix in SUFFIXES]
+
+
+def test_files_give_the_bytes_of_pack(tmp_path):
+    root = folder(tmp_path / "images")
+    pack("imagefolder", root=root, out=tmp_path / "packed", split="val", shuffle=False)
+    with Writer(tmp_path / "written", classes=["a", "b"], split="val") as writer:
+        for name in sorted(root.rglob("*.jpg")):
+            writer.write(name, name.parent.name)
+    assert bytes_of(tmp_path / "written") == bytes_of(tmp_path / "packed")
+    assert writer.count == writer.info.count == 40
+    info = Writer.from_dataset(ImageFolder(root), tmp_path / "dataset")
+    assert bytes_of(tmp_path / "dataset") == bytes_of(tmp_path / "packed")
+    assert info.classes == ("a", "b")
+
+
+@pytest.mark.parametrize("options", [{"resize": 8}, {"encoding": "jpeg", "quality": 60}])
+def test_options_change_images_as_pack_does(tmp_path, options):
+    root = folder(tmp_path / "images", 4)
+    pack("imagefolder", root=root, out=tmp_path / "packed", split="val", **options)
+    Writer.from_dataset(ImageFolder(root), tmp_path / "written", **options)
+    assert bytes_of(tmp_path / "written") == bytes_of(tmp_path / "packed")
+
+
+def test_pixels_are_stored_without_loss(tmp_path):
+    image = pixels(0)
+    gray = image[:, :, 0]
+    kinds = [
+        image,
+        Image.fromarray(image),
+        torch.from_numpy(image).permute(2, 0, 1),
+        tv_tensors.Image(image.transpose(2, 0, 1)),
+    ]
+    grays = [gray, gray[:, :, None], Image.fromarray(gray), torch.from_numpy(gray)[None]]
+    with Writer(tmp_path / "set", classes=CLASSES) as writer:
+        for one in (*kinds, *grays):
+            writer.write(one, 1)
+        writer.write(encoded("PNG", 9, 14), "bird", id=70)
+    records = RecordSet(tmp_path / "set")
+    assert all((decoded(records, row) == image).all() for row in range(4))
+    assert all((decoded(records, row) == gray[:, :, None]).all() for row in range(4, 8))
+    assert records.encoded(8).tobytes() == encoded("PNG", 9, 14)
+    assert records.table["label"].tolist() == [1] * 8 + [2]
+    assert records.table["id"].tolist() == [*range(8), 70]
+    assert {*map(int, records.table["height"])} == {9}
+
+
+def test_a_dataset_with_a_transform_is_written_as_it_yields(tmp_path):
+    root = folder(tmp_path / "images", 4)
+    dataset = ImageFolder(root, transform=lambda image: pil_to_tensor(image.resize((6, 5))))
+    Writer.from_dataset(dataset, tmp_path / "set")
+    records = RecordSet(tmp_path / "set")
+    assert torch.equal(torch.from_numpy(decoded(records, 3)).permute(2, 0, 1), dataset[3][0])
+    done = []
+    fake = FakeData(3, (3, 4, 5), 2)
+    info = Writer.from_dataset(fake, tmp_path / "fake", classes=["a", "b"], each=lambda *n: done.append(n))
+    assert info.count == 3 and done == [(1, 3), (2, 3), (3, 3)]
+    fake.classes = [("great white", "white shark"), "hen"]
+    assert Writer.from_dataset(fake, tmp_path / "words").classes == ("great white, white shark", "hen")
+    with pytest.raises(ValueError, match="FakeData names no classes: give them"):
+        Writer.from_dataset(FakeData(3), tmp_path / "other")
+
+
+def test_labels_by_name_and_number(tmp_path):
+    labels = [{"cat", "bird"}, [], "dog", [1, -1, 0], torch.tensor([0, 0, 1])]
+    with Writer(tmp_path / "set", classes=CLASSES, task="multilabel") as writer:
+        for label in labels:
+            writer.write(pixels(1), label)
+    rows = [RecordSet(tmp_path / "set").label(row).tolist() for row in range(5)]
+    assert rows == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, -1, 0], [0, 0, 1]]
+    assert writer.info.report["targets"] == {"1 (positive)": 5, "0 (negative)": 9, "-1 (ignored)": 1}
+
+
+def test_boxes_are_in_pixels_of_the_image_as_it_is_shown(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6  # turned by 90 degrees: shown 20 wide, 40 high
+    turned = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(turned, "JPEG", exif=exif)
+    boxes = torch.tensor([[5.0, 10.0, 20.5, 40.0], [0.0, 0.0, 1.0, 1.0]])
+    with Writer(tmp_path / "set", classes=CLASSES, task="detection", resize=10) as writer:
+        writer.write(turned.getvalue(), {"boxes": boxes, "labels": ["dog", "cat"], "iscrowd": [0, 1], "area": [1, 2]})
+        writer.write(pixels(2), {"boxes": torch.zeros(0), "labels": torch.zeros(0)})
+        empty = tv_tensors.BoundingBoxes([[0, 0, 7, 9]], format="XYXY", canvas_size=(9, 14))
+        writer.write(pixels(2), {"boxes": empty, "labels": torch.tensor([2])})
+    first, none, last = RecordSet(tmp_path / "set").labels(np.arange(3))
+    assert np.allclose(first, [[1, 0.25, 0.25, 1, 1, 0], [0, 0, 0, 0.05, 0.025, 1]])
+    assert none.shape == (0, 6) and np.allclose(last, [[2, 0, 0, 0.5, 1, 0]])
+    assert writer.info.report["clipped_boxes"] == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_nothing(tmp_path, error):
+    with pytest.raises(error), Writer(tmp_path / "set", classes=CLASSES) as writer:
+        for number in range(40):
+            writer.write(pixels(number), 0)
+        raise error
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="no record to write"), Writer(tmp_path / "set", classes=CLASSES):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_set_stays_until_it_is_replaced(tmp_path):
+    for force in (False, True):
+        with Writer(tmp_path / "set", classes=CLASSES, force=force) as writer:
+            writer.write(pixels(1), 0)
+    before = bytes_of(tmp_path / "set")
+    with pytest.raises(FileExistsError, match="exists"), Writer(tmp_path / "set", classes=CLASSES):
+        pass
+    with pytest.raises(ZeroDivisionError), Writer(tmp_path / "set", classes=CLASSES, force=True) as writer:
+        writer.write(pixels(2), 0)
+        writer.write(pixels(2), 1 // 0)
+    assert bytes_of(tmp_path / "set") == before
+
+
+def test_a_refused_image_is_named_and_the_next_one_is_written(tmp_path):
+    with Writer(tmp_path / "set", classes=CLASSES) as writer:
+        for wrong, message in (
+            (pixels(0).transpose(2, 0, 1), r"image 0: the array has shape \(3, 9, 14\), not \(H, W, 3\)"),
+            (torch.zeros(9, 14, 3, dtype=torch.uint8), r"image 0: the tensor has shape \(9, 14, 3\), not \(3, H, W\)"),
+            (torch.zeros(3, 9, 14), "the tensor is float32, not uint8 from 0 to 255: leave out ToTensor"),
+            (Image.new("I;16", (3, 3)), "mode I;16 has more than 8 bits"),
+            (tmp_path / "no.jpg", r"no\.jpg: no such image"),
+            (b"GIF89a", "image 0: a GIF"),
+            (encoded("JPEG")[:-20], "image 0: .*cut"),
+            (None, "a NoneType is not an image"),
+        ):
+            with pytest.raises((ValueError, FileNotFoundError), match=message):
+                writer.write(wrong, 0)
+        for label, message in ((3, "label 3 is out of range"), ("dgo", r"did you mean dog\?"), ([0, 1], "one class")):
+            with pytest.raises(ValueError, match=message):
+                writer.write(pixels(0), label)
+        writer.write(pixels(0), 0)
+    assert writer.info.count == 1
+    with pytest.raises(ValueError, match=r"is a context: with dali_mix\.Writer"):
+        writer.write(pixels(0), 0)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (1, "is a dict of 'boxes'"),
+        ({"boxes": [[0, 0, 5, 5]], "labels": []}, "do not belong together"),
+        ({"boxes": [[5, 0, 5, 5]], "labels": [0]}, "empty"),
+        ({"boxes": [[0, 0, 50, 5]], "labels": [0]}, "leaves the 14x9 image"),
+        (
+            {"boxes": tv_tensors.BoundingBoxes([[0, 0, 5, 5]], format="XYWH", canvas_size=(9, 14)), "labels": [0]},
+            "in the format XYWH: convert them",
+        ),
+    ],
+)
+def test_wrong_boxes(tmp_path, label, message):
+    with (
+        pytest.raises(ValueError, match=message),
+        Writer(tmp_path / "set", classes=CLASSES, task="detection") as writer,
+    ):
+        writer.write(pixels(0), label)
+
+
+@pytest.mark.parametrize("classes", ["cat", [], ["cat", "cat"]])
+def test_classes_are_names_each_once(tmp_path, classes):
+    with pytest.raises(ValueError, match="give the names of all classes"):
+        Writer(tmp_path / "set", classes=classes)
+
+
+def test_the_memory_of_a_set_does_not_grow_with_it(tmp_path):
+    with Writer(tmp_path / "set", classes=CLASSES) as writer:
+        held = []
+        for number in range(4200):  # beyond the rows that the table has at first
+            writer.write(PNG, number % 3)
+            held.append(writer._block.capacity + sum(block.capacity for block in writer._set._spare))
+    assert max(held) == held[20]
+    records = RecordSet(tmp_path / "set")
+    assert (records.table["label"] == np.arange(4200) % 3).all()
+    assert (records.table["id"] == np.arange(4200)).all()
+
+
+PNG = encoded("PNG", 4, 5)

@@ -1,0 +1,317 @@
+"""`dali_mix.train` and `dali_mix.evaluate` with objects in place of a recipe's names."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import dali_mix
+from dali_mix.engine import Callback
+from dali_mix.engine.checkpoint.files import load_checkpoint
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.train.seeding import INIT, derive_seed
+from dali_mix.losses import SoftCrossEntropy
+from dali_mix.mixers import CutMix, MixUp
+from tests.engine.sets import pack_digits
+from tests.engine.synthetic import SyntheticLoader, TinyNet, recipe, train_synthetic
+from tests.engine.test_trainer import newest_state
+
+
+class OtherNet(TinyNet):
+    pass
+
+
+class Centers(nn.Module):
+    """A loss with a state of its own: how often it was called in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, outputs, targets):
+        if torch.is_grad_enabled():
+            self.calls += 1
+        return SoftCrossEntropy()(outputs, targets)
+
+
+class Noting(Callback):
+    """Notes what is called, keeps a count, and may do something after a step."""
+
+    def __init__(self, at=None, do=None):
+        self.called, self.steps, self.at, self.do = [], 0, at, do
+
+    def before_epoch(self, trainer):
+        self.called.append(("before_epoch", trainer.epoch))
+
+    def before_step(self, trainer):
+        self.called.append(("before_step", trainer.step))
+
+    def after_step(self, trainer):
+        self.called.append(("after_step", trainer.step, trainer.loss.item() > 0))
+        self.steps += 1
+        if trainer.step == self.at:
+            self.do()
+
+    def after_epoch(self, trainer):
+        self.called.append(("after_epoch", trainer.epoch, "ema_top1" in trainer.scores))
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def objects(micro=9, **changes):
+    """What the recipe of `tests.engine.synthetic` names, as objects."""
+    torch.manual_seed(derive_seed(INIT, 0))
+    return {
+        "model": TinyNet(4),
+        "optimizer": sgd,
+        "loss": SoftCrossEntropy(),
+        "mixer": CutMix(4),
+        "train_loader": SyntheticLoader(40, micro, train=True),
+        "val_loader": SyntheticLoader(22, 8, train=False),
+        **changes,
+    }
+
+
+def config(**changes):
+    return make_config(recipe(**changes))
+
+
+def assert_equal(work_dir, other):
+    state, wanted = newest_state(work_dir), newest_state(other)
+    for part in ("model", "ema"):
+        ours, theirs = (one[part].get("model", one[part]) for one in (state, wanted))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 3}, {"amp": "bf16"}])
+def test_objects_train_as_their_names_do(tmp_path, changes):
+    values, accumulate = recipe(**changes), changes.get("accumulate", 1)
+    train_synthetic(values, tmp_path / "names")
+    given = objects(9 // accumulate)
+    assert dali_mix.train(make_config(values), tmp_path / "objects", **given) == "finished"
+    assert_equal(tmp_path / "objects", tmp_path / "names")
+    trained = given["model"].state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in newest_state(tmp_path / "names")["model"].items())
+    optimizer = torch.optim.SGD((model := objects()["model"]).parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    more = objects(9 // accumulate, model=model, optimizer=optimizer)
+    dali_mix.train(make_config(values), tmp_path / "instance", **more)
+    assert_equal(tmp_path / "instance", tmp_path / "names")
+    written = json.loads((tmp_path / "objects" / "config.json").read_text())
+    assert written["model"] == {"type": "object tests.engine.synthetic.TinyNet"}
+    assert written["optimizer"] == {"type": "object torch.optim.sgd.SGD"}
+    assert written["mixer"] == {"type": "object dali_mix.mixers.cutmix.CutMix"}
+    assert written["train_set"] == "object tests.engine.synthetic.SyntheticLoader"
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def test_a_run_of_objects_resumes_with_their_states(tmp_path):
+    whole, part = Noting(), Noting(at=5, do=stop)
+    dali_mix.train(config(), tmp_path / "whole", **objects(loss=Centers()), callbacks=[whole])
+    with pytest.raises(KeyboardInterrupt):
+        dali_mix.train(config(), tmp_path / "run", **objects(loss=Centers()), callbacks=[part])
+    again, loss = Noting(), Centers()
+    with pytest.raises(FileExistsError, match="already holds checkpoints"):
+        dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[again])
+    given = objects(loss=loss)
+    nn.init.zeros_(given["model"].head.weight)  # replaced by the checkpoint's
+    assert dali_mix.train(config(), tmp_path / "run", resume=True, **given, callbacks=[again]) == "finished"
+    assert_equal(tmp_path / "run", tmp_path / "whole")
+    assert again.steps == whole.steps == 15 and loss.calls == 15
+    assert newest_state(tmp_path / "run")["objects"].keys() == {"loss", "callback tests.engine.test_start.Noting"}
+
+
+def test_sigterm_saves_and_says_so(tmp_path):
+    callback = Noting(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback]) == "preempted"
+    assert newest_state(tmp_path / "run")["step"] == 3
+    assert dali_mix.train(config(), tmp_path / "run", resume="auto", **objects()) == "finished"
+    assert (
+        "callback tests.engine.test_start.Noting: the checkpoint holds its state, and it is not given now"
+        in (tmp_path / "run" / "train.log").read_text()
+    )
+    dali_mix.train(config(), tmp_path / "whole", **objects())
+    assert_equal(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": OtherNet(4)}, "trained with model object .*TinyNet, the recipe now says object .*OtherNet"),
+        ({"optimizer": torch.optim.Adam}, "trained with optimizer object .*SGD.*now says object .*Adam"),
+        ({"mixer": MixUp(4)}, "trained with mixer object .*CutMix, this one has object .*MixUp"),
+        ({"mixer": None}, "trained with mixer object .*CutMix, this one has None"),
+        (
+            {"loss": nn.functional.cross_entropy},
+            "with loss object .*SoftCrossEntropy, .* torch.nn.functional.cross_ent",
+        ),
+        ({"train_loader": SyntheticLoader(30, 9, train=True)}, "in training on other records"),
+    ],
+)
+def test_other_objects_do_not_resume(tmp_path, given, message):
+    dali_mix.train(config(max_steps=2), tmp_path / "run", **objects())
+    with pytest.raises(ValueError, match=message) as refused:
+        dali_mix.train(config(max_steps=3), tmp_path / "run", resume=True, **objects(**given))
+    assert "resume_strict=False" in str(refused.value)
+    if "train_loader" not in given:
+        ended = dali_mix.train(
+            config(), tmp_path / "run", resume=True, **objects(**given), resume_strict=False, max_steps=3
+        )
+        assert ended == "finished"
+
+
+class Plain(nn.Module):
+    pass
+
+
+MODEL = TinyNet(4)
+HEAD = list(MODEL.head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": TinyNet}, r"model is the class TinyNet: give an object of it, TinyNet\(…\)"),
+        ({"model": len}, r"model is a builtins\.len, not a torch\.nn\.Module"),
+        ({"model": nn.DataParallel(MODEL)}, "model is a DataParallel: give the module inside"),
+        ({"optimizer": sgd(TinyNet(4).parameters())}, "SGD holds 5 parameters that are not the model's: make it of"),
+        ({"model": MODEL, "optimizer": sgd(HEAD)}, r"SGD lacks conv\.weight, norm\.weight, norm\.bias of the model"),
+        ({"optimizer": lambda parameters: parameters}, "returns a list, not a torch.optim.Optimizer"),
+        ({"optimizer": TinyNet}, "optimizer is the class TinyNet: give an object of it"),
+        ({"optimizer": torch.optim.LBFGS(MODEL.parameters()), "model": MODEL}, "LBFGS evaluates the loss in its step"),
+        ({"optimizer": object()}, r"optimizer is a builtins\.object, not a torch\.optim\.Optimizer or a function"),
+        ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: give an object"),
+        ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class numbers"),
+        ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters of its own, which a run does not train"),
+        ({"loss": 3}, "loss must be a dict with a 'type', not 3"),
+        ({"mixer": nn.Identity()}, r"mixer is a .*Identity, not a dali_mix\.mixers\.Mixer"),
+        ({"mixer": CutMix(3)}, "mixer CutMix is for 3 classes, the set has 4"),
+        ({"train_loader": [1, 2]}, "train_loader is a list: give a loader of dali_mix.build_loader"),
+        (
+            {"train_loader": torch.utils.data.DataLoader([1])},
+            "train_loader is a .*DataLoader without epoch, global_size, .*: take one of dali_mix.build_loader",
+        ),
+        ({"val_loader": torch.utils.data.DataLoader([1])}, r"val_loader\.dataset has no metainfo"),
+        ({"val_loader": SyntheticLoader(9, 9, train=True)}, "val_loader was built with train=True: build it with"),
+        (
+            {"train_loader": SyntheticLoader(9, 9, train=True, world_size=2)},
+            "built with world_size=2, this run has 1",
+        ),
+        ({"batch_size": 12}, "yields 9 records at a time over all ranks, but batch_size=12"),
+        ({"modle": MODEL}, r"unknown key 'modle' \(did you mean model\?\)"),
+        ({"resume": "yes"}, "resume='yes': must be one of"),
+        ({"callbacks": [Noting]}, "callback Noting is a class"),
+        ({"callbacks": [Plain]}, "callback Plain is a class"),
+        ({"callbacks": [3]}, r"callback builtins\.int has none of the methods before_epoch"),
+    ],
+)
+def test_a_wrong_object_is_one_line(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        dali_mix.train(config(), tmp_path / "run", **objects(**given))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_callbacks_are_called_around_steps_and_epochs(tmp_path):
+    callback, steps = Noting(), []
+    dali_mix.train(
+        config(epochs=1), tmp_path / "run", **objects(), callbacks=[callback, lambda t: steps.append(t.step)]
+    )
+    inner = [call for step in range(5) for call in (("before_step", step), ("after_step", step + 1, True))]
+    assert callback.called == [("before_epoch", 0), *inner, ("after_epoch", 0, True)]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_an_error_in_a_callback_names_it_and_its_line(tmp_path):
+    callback = Noting(at=2, do=lambda: {}["key"])
+    with pytest.raises(KeyError) as raised:
+        dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback])
+    line = Noting.after_step.__code__.co_firstlineno + 4
+    note = f"raised in after_step of callback tests.engine.test_start.Noting, {__file__}, line {line}"
+    assert raised.value.__notes__ == [note]
+
+
+def test_a_state_that_no_checkpoint_holds_is_refused(tmp_path):
+    callback = Noting()
+    callback.state_dict = lambda: {"a": [np.zeros(1)]}
+    with pytest.raises(
+        ValueError, match=r"Noting: its state_dict\(\) holds a numpy\.ndarray: checkpoints hold tensors"
+    ):
+        dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback])
+
+
+def test_evaluate_and_predict_with_the_model_given_again(tmp_path):
+    dali_mix.train(config(), tmp_path / "run", **objects())
+    latest = tmp_path / "run" / "checkpoints" / "latest"
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    val = objects()["val_loader"]
+    found = dali_mix.evaluate(config(), latest, model=TinyNet(4), val_loader=val)
+    averaged = dali_mix.evaluate(config(), latest, model=TinyNet(4), val_loader=val, ema=True)
+    last = [record for record in records if record["kind"] == "val"][-1]
+    assert (found.values["top1"], averaged.values["top1"]) == (last["top1"], last["ema_top1"])
+    assert len(val) and found.val_set is None
+
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(picture)
+    predictor = dali_mix.Predictor(config(), latest, model=TinyNet(4))
+    assert predictor([picture]).scores.sum().item() == pytest.approx(1)
+    assert predictor.classes == tuple("abcd")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return pack_digits(tmp_path_factory.mktemp("digits"), 40)
+
+
+def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
+    train_set, val_set = digits
+    loader = dali_mix.build_loader(
+        "cifar", train_set, batch_size=8, train=True, device="cpu", pipeline_options={"image_size": 16}
+    )
+    values = {"val_set": val_set, "device": "cpu", "visualizer": []}
+    common = {"model": TinyNet(10), "mixer": "CutMix", **values}
+    dali_mix.train(
+        "quickstart", tmp_path / "run", train_loader=loader, max_steps=2, options={"optimizer.lr": 0.01}, **common
+    )
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["recipe"] == "quickstart" and written["train_set"] == train_set
+    assert written["optimizer"]["lr"] == 0.01 and written["batch_size"] == 8
+    assert written["mixer"] == {"type": "CutMix"} and written["model"]["type"].startswith("object ")
+    assert next(iter(loader)).images.shape[0] == 8  # still open: it is the user's
+
+    checkpoint = tmp_path / "run" / "checkpoints" / "latest"
+    with pytest.raises(
+        ValueError, match=r"model: the run was given an object .*TinyNet.*: give it again, in Python as model=…"
+    ):
+        dali_mix.evaluate("quickstart", checkpoint)
+    found = dali_mix.evaluate("quickstart", checkpoint, model=TinyNet(10))
+    assert found.values["top1"] >= 0 and str(found.val_set) == val_set
+    with pytest.raises(ValueError, match="model: the run was given an object"):
+        dali_mix.train("quickstart", tmp_path / "run", resume=True, max_steps=3)
+    ended = dali_mix.train("quickstart", tmp_path / "run", resume=True, max_steps=3, model=TinyNet(10))
+    assert ended == "finished"  # on the set that the loader had, with the options the run began with
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000003.pt")["train_set"] == train_set
+
+
+def test_load_config_takes_values_by_keyword_and_by_dotted_key():
+    config = dali_mix.load_config("quickstart", {"optimizer.lr": 0.5}, epochs=3, mixer=None)
+    assert (config.optimizer["lr"], config.epochs, config.mixer) == (0.5, 3, None)
+    assert config == dali_mix.load_config("quickstart", ["optimizer.lr=0.5", "epochs=3", "mixer=none"])
+    with pytest.raises(ValueError, match="unknown key 'epoch'"):
+        dali_mix.load_config("quickstart", epoch=3)
