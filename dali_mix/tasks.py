@@ -17,6 +17,8 @@ import numpy as np
 from dali_mix._labels import HEADER_WIDTH, boxes_of, check_boxes, check_class, label_of
 from dali_mix.options import did_you_mean
 
+__all__ = ["TASKS", "Task"]
+
 
 class Task(ABC):
     """One kind of label."""

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from dali_mix.engine.inference.predict import Predictor as Predictor
     from dali_mix.engine.inference.predict import predict as predict
     from dali_mix.engine.run import Evaluation as Evaluation
+    from dali_mix.engine.scores import SCORES as SCORES
+    from dali_mix.engine.scores import Scores as Scores
     from dali_mix.engine.train.callbacks import Callback as Callback
     from dali_mix.engine.train.seeding import derive_seed as derive_seed
 
 _MODULES = {
+    "SCORES": "scores",
+    "Scores": "scores",
     "Callback": "train.callbacks",
     "Detections": "inference.predict",
     "Evaluation": "run",
@@ -31,12 +35,14 @@ _MODULES = {
     "predict": "inference.predict",
 }
 __all__ = [
+    "SCORES",
     "Callback",
     "Detections",
     "Evaluation",
     "Predictions",
     "Predictor",
     "RunConfig",
+    "Scores",
     "derive_seed",
     "list_recipes",
     "load_config",

@@ -72,6 +72,8 @@ def evaluate(
                 seen.append((batch.ids, _nan(outputs)))
                 scores.update(outputs, batch.targets, batch.ids)
                 each(done)
+    except InterruptedError:  # the loader waited for a pool of workers
+        total[2] += 1
     finally:
         model.train(training)
     ranks.sum_(total)

@@ -150,3 +150,4 @@ SCORES: dict[str, type[Scores]] = {
     "average precision": MultiLabelScores,
     "average precision of boxes": DetectionScores,
 }
+"""What an evaluation measures, by the `metrics` of a task."""

@@ -16,6 +16,7 @@ from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.feed import Fed
 from dali_mix.loading.order import Schedule, Step
 from dali_mix.loading.source import Fetched, Source
+from dali_mix.loading.stats import STARTING
 from dali_mix.pipelines import CachedPipeline, Pipeline, SampleRandom
 from dali_mix.recordio import RecordSet
 
@@ -60,7 +61,7 @@ class CachedSource(Source):
 
     def fetch(self, epoch: int, position: int) -> Fetched:
         if self._cache is None:
-            with self.clock.part("starting"):
+            with self.clock.part(STARTING):
                 self._cache = self._fill()
         if not self._drawn:
             self._draw()

@@ -23,7 +23,7 @@ from dali_mix.loading.chunks import Chunk, Question, pack
 from dali_mix.loading.feed import Fed, Feed
 from dali_mix.loading.order import Step
 from dali_mix.loading.source import Fetched
-from dali_mix.loading.stats import Clock
+from dali_mix.loading.stats import STARTING, Clock
 from dali_mix.loading.targets import targets_of
 from dali_mix.pipelines import Pipeline
 from dali_mix.pipelines.steps.geometry import decode
@@ -58,7 +58,7 @@ class Decoder:
         self._pipeline = pipeline
         self._batch_size = batch_size
         self._device = device
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         self._prefetch = prefetch
         self._bad = bad
         self._feed = Feed(records, pipeline, seed, bad, verify_crc, self._clock)
@@ -129,7 +129,7 @@ class Decoder:
     def _run(self, again: Callable[[], Iterator[Step]]) -> None:
         try:
             if self._dali is None:
-                with self._clock.part("starting"):
+                with self._clock.part(STARTING):
                     self._dali = self._build(self._feed, self._batch_size)
             with self._clock.part("dali"):
                 out, sizes = self._dali.run()
@@ -165,7 +165,7 @@ class Decoder:
         with warnings.catch_warnings(record=True) as caught:
             dali = define(
                 batch_size=batch_size,
-                num_threads=self._num_threads,
+                num_threads=self.num_threads,
                 device_id=self._device.index,  # None on the CPU
                 prefetch_queue_depth=self._prefetch,
                 exec_dynamic=True,

@@ -5,7 +5,7 @@ stopped.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -292,6 +292,13 @@ class Loader:
         if reset:
             self._clock.reset()
         return stats
+
+    def interrupt_when(self, asked: Callable[[], bool]) -> None:
+        """Have `next()` raise InterruptedError while it waits for a pool of workers, once `asked()` returns True.
+
+        The loader then stands where it stood before. Loaders that decode here never wait for long.
+        """
+        self._source.interrupted = asked
 
     def close(self) -> None:
         """Free threads and memory; iterating again starts them again."""

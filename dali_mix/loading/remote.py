@@ -35,6 +35,7 @@ FIRST_PATIENCE = 15.0  # seconds, before any chunk has come: workers start their
 PAUSES = 0.1, 5.0  # seconds until a question that nobody took, or several workers were lost over, is asked again
 SILENCE = 30.0  # seconds without any chunk until a word about it
 ALONE = 10.0  # seconds without any chunk until chunks are decoded in this process, if they may be
+PROBE = 10.0  # seconds, while they are, until a worker that does not answer is given up and another is asked
 LATENCIES = 64  # chunks that the median is of
 TELL = {
     False: "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`",
@@ -106,13 +107,14 @@ class RemoteSource(Source):
         self._wanted: deque[tuple[int, int]] = deque()
         self._pieces: dict[tuple[int, int], _Piece] = {}  # of those wanted
         self._looked = 0.0  # when the workers' answers were last looked at
+        self._probe: tuple[Any, float, _Piece] | None = None  # while alone: the one question that workers have
 
     def fetch(self, epoch: int, position: int) -> Fetched:
         moved, self._next = self._next != (epoch, position), None  # interrupted anywhere, it starts again
         step = self._schedule.step(self._order(epoch), epoch, position)
         keys = [(epoch, number) for number in numbers_of(step)]
-        self._plan(step, keys, moved)
         with self.clock.part("service"):
+            self._plan(step, keys, moved)
             chunks = self._await([self._pieces[key] for key in keys])
         own = set(step.rows.tolist()) if any(chunk.bad for chunk in chunks) else set()
         for row, reason, decode in (bad for chunk in chunks for bad in chunk.bad if bad[0] in own):
@@ -160,7 +162,8 @@ class RemoteSource(Source):
             if key not in self._pieces:
                 epoch, number = key
                 self._pieces[key] = piece = _Piece(question(self._order(epoch), epoch, number))
-                self._ask(piece, now)
+                if not self._alone:
+                    self._ask(piece, now)
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
         """Yield the chunks of the steps from a position on, in order: an evaluation's to its end, others without."""
@@ -215,16 +218,25 @@ class RemoteSource(Source):
             while self._collect(0.0, looked):  # what came while nobody looked is not late
                 pass
         while missing := [piece for piece in pieces if piece.chunk is None]:
+            if self.interrupted is not None and self.interrupted():
+                raise InterruptedError("stopped while it waited for workers")
+            if self._alone and self._local is not None:
+                self._look_for_workers()
+                if self._alone and missing[0].chunk is None:
+                    self._answer_here(self._local, missing[0])
+                heard = self._clock()
+                continue
             now, patience = self._clock(), self._patience()
             late = [piece for piece in self._pieces.values() if self._when(piece, patience) <= now]
             if late:
                 reached = False not in [self._ask(piece, now) for piece in late]
             next_look = min(self._when(piece, patience) for piece in self._pieces.values())
-            if self._collect(0.0 if self._alone else min(1.0, max(0.0, next_look - now))):
+            if self._collect(min(1.0, max(0.0, next_look - now))):
                 heard, reached = self._clock(), True
             silent = self._clock() - heard
-            if self._local is not None and (self._alone or silent > ALONE):
-                self._answer_here(self._local, missing[0])
+            if self._local is not None and silent > ALONE:
+                self._alone = True
+                logging.getLogger(__name__).warning("no answer from any worker for %.0f s: decoding here", silent)
             if silent > SILENCE and not told:
                 told = True
                 logging.getLogger(__name__).warning(TELL[reached], silent)
@@ -237,14 +249,28 @@ class RemoteSource(Source):
         self.waited += self._clock() - begun
         return [piece.chunk for piece in pieces if piece.chunk is not None]
 
+    # Without workers
+
+    def _look_for_workers(self) -> None:
+        """Have workers one question at a time, the last one that is wanted, and take what they answer.
+
+        More would pile up at workers that are slower than this process.
+        """
+        now = self._clock()
+        if self._probe is None or now - self._probe[1] > PROBE:
+            avoid = set() if self._probe is None else {self._probe[0].worker}
+            if self._probe is not None:
+                self._workers.drop(self._probe[0])
+            piece, self._probe = self._pieces[self._wanted[-1]], None
+            with contextlib.suppress(NoWorkers):
+                self._probe = self._workers.ask(piece.question, avoid), now, piece
+        self._collect(0.0)
+
     def _answer_here(self, local: Decoder, piece: _Piece) -> None:
-        if piece.chunk is not None:  # it came with the last look
-            return
-        if not self._alone:
-            logging.getLogger(__name__).warning("no answer from any worker for %.0f s: decoding in this process", ALONE)
-        self._alone = True
         self._drop(piece)
-        piece.chunk = local.answer(piece.question)
+        self.threads = local.num_threads
+        with self.clock.part("dali"):
+            piece.chunk = local.answer(piece.question)
 
     def _patience(self) -> float:
         if not self._latencies:
@@ -269,6 +295,10 @@ class RemoteSource(Source):
         self._looked, chunks = self._clock(), 0
         came = self._looked if came is None else came
         for ticket, answer in answers:
+            if self._probe is not None and self._probe[0] == ticket:
+                (_, asked_at, piece), self._probe = self._probe, None
+                chunks += self._take(piece, answer, came - asked_at)
+                continue
             for piece in self._pieces.values():
                 if asked := [asked for own, asked in piece.tickets if own == ticket]:
                     piece.tickets = [other for other in piece.tickets if other[0] != ticket]
@@ -288,7 +318,7 @@ class RemoteSource(Source):
             raise answer
         if self._alone:
             logging.getLogger(__name__).warning("workers answer again")
-        self._alone = False
+            self._alone, self.threads = False, 0
         self._latencies.append(max(0.0, latency))
         piece.chunk = answer
         self._drop(piece)

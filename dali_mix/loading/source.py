@@ -6,6 +6,7 @@ import dataclasses
 import os
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,11 @@ class Source(ABC):
 
     Attributes:
         threads: of DALI's, in this process.
+        interrupted: asked once a second by a `fetch` that waits for other processes; True: it raises InterruptedError.
     """
 
     threads: int = 0
+    interrupted: Callable[[], bool] | None = None
 
     def __init__(self, schedule: Schedule, device: torch.device) -> None:
         self.clock = Clock()
@@ -84,13 +87,15 @@ class Source(ABC):
 
     def abandon(self) -> None:
         """Drop what ran in the parent, in a forked child."""
+        self.clock.stop()
         self._forked = self._device.type == "cuda"
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_forked": False}
+        return vars(self) | {"_forked": False, "interrupted": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self.clock.stop()
         _sources.add(self)
 
 

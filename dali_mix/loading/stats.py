@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 LOADING = ("reading", "checking", "drawing", "dali", "service", "finishing", "other")
+STARTING = "starting"  # DALI: counted by the clock, no part of loading
 READY = 0.05  # share of the time spent waiting, up to which the loop is what limits
 BUSY = 0.7  # share of the decoding cores from which they are busy
 
@@ -18,22 +19,34 @@ class Clock:
     """Adds up seconds by part. One part is running at a time, or none: a part inside another stops it meanwhile."""
 
     def __init__(self) -> None:
+        self._running: str | None = None
         self.reset()
 
     def reset(self) -> None:
         """Begin again at zero. What is running goes on."""
         self.seconds: dict[str, float] = {}
         self.batches = self.images = 0
-        self.began = _Usage.now()
-        self._running: str | None = getattr(self, "_running", None)
-        self._since = time.perf_counter()
+        self.cpu, self.page_reads = 0.0, 0
+        self._since, self._used = time.perf_counter(), _usage()
+
+    def stop(self) -> None:
+        """Begin again at zero, with nothing running: in another process."""
+        self._running = None
+        self.reset()
+
+    def flush(self) -> None:
+        """Count what is running up to now."""
+        self.switch(self._running)
 
     def switch(self, part: str | None) -> str | None:
         """Let `part` run from now on, or nothing. Return what was running."""
-        now, before = time.perf_counter(), self._running
+        now, used, before = time.perf_counter(), _usage(), self._running
         if before is not None:
             self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
-        self._running, self._since = part, now
+        if before not in (None, STARTING):
+            self.cpu += used[0] - self._used[0]
+            self.page_reads += used[1] - self._used[1]
+        self._running, self._since, self._used = part, now, used
         return before
 
     @contextlib.contextmanager
@@ -46,17 +59,10 @@ class Clock:
             self.switch(before)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Usage:
-    """Of this process so far: CPU seconds of all threads, and pages that had to be read from disk."""
-
-    cpu: float
-    faults: int
-
-    @classmethod
-    def now(cls) -> _Usage:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return cls(used.ru_utime + used.ru_stime, used.ru_majflt)
+def _usage() -> tuple[float, int]:
+    """Return the CPU seconds of all threads of this process so far, and the pages that had to be read from disk."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_majflt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +101,16 @@ class Stats:
     @classmethod
     def of(cls, clock: Clock, threads: int) -> Stats:
         """Return what `clock` has counted."""
-        clock.switch(clock._running)
+        clock.flush()
         seconds = {name: clock.seconds.get(name, 0.0) for name in (*LOADING, "outside")}
-        used, total = _Usage.now(), max(sum(clock.seconds.values()), 1e-9)
+        total = max(sum(seconds.values()), 1e-9)
         return cls(
             clock.batches,
             clock.images,
             **seconds,
-            cores=(used.cpu - clock.began.cpu) / total,
+            cores=clock.cpu / total,
             threads=threads,
-            page_reads=used.faults - clock.began.faults,
+            page_reads=clock.page_reads,
         )
 
     @property

@@ -89,7 +89,13 @@ class Pool:
     def remove(self, names: Collection[str]) -> None:
         """Forget workers that end."""
         for name in names:
-            self._members.pop(name, None)
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        member = self._members.pop(name, None)
+        for entry in () if member is None else member.under_way.values():
+            if self._answers.get(entry.wanted) is entry:  # nobody will note that it was answered
+                del self._answers[entry.wanted]
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """Return the workers, name → details, in the order in which to ask them.
@@ -106,10 +112,8 @@ class Pool:
     ) -> tuple[Any, str] | None:
         """Return (the answer's reference in a list, the worker's name); None if there is no worker but `avoid`."""
         self._specs.setdefault(key, (spec, fingerprint))
-        self._note(trainer, len(avoid))
         if time.monotonic() - self._looked > LOOK:
             self._collect()
-        self._counts["asked"] += 1
         for name in avoid:
             if name in self._members:
                 self._members[name].suspected = time.monotonic() + SUSPECTED
@@ -119,11 +123,13 @@ class Pool:
             if entry.done:
                 self._kept[entry.node].move_to_end(wanted)
             entry.askers.add(trainer)
+            self._note(trainer, len(avoid))
             self._counts["shared"] += 1
             return [entry.chunk], entry.worker
         names = [name for name in self._by_load() if name not in avoid]
         if not names:
             return None
+        self._note(trainer, len(avoid))
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
         self._counts["second_asks"] += len(avoid) == 1
@@ -158,6 +164,8 @@ class Pool:
         for name in [name for name, seen in self._trainers.items() if time.time() - seen["seen"] > TRAINER_GONE]:
             del self._trainers[name]
         self._trim()
+        while self._recent and self._recent[0][0] < now - RATE_OVER:
+            self._recent.popleft()
 
     def _trim(self) -> None:
         """Drop the answers that were asked for longest ago of nodes that hold more than they may, or that are lost."""
@@ -188,7 +196,7 @@ class Pool:
             self._counts["lost"] += 1
             member.suspected = time.monotonic() + SUSPECTED
             if isinstance(error, ray.exceptions.ActorDiedError):  # one that is restarted registers again
-                self._members.pop(entry.worker, None)
+                self._leave(entry.worker)
             return
         if self._answers.get(entry.wanted) is entry:  # nobody else was asked since
             entry.done, entry.bytes = True, found["bytes"]
@@ -209,6 +217,7 @@ class Pool:
         return {name: count for name, count in counts.items() if count}
 
     def _note(self, trainer: str, again: int) -> None:
+        self._counts["asked"] += 1
         seen = self._trainers.setdefault(trainer, {"asked": 0, "second_asks": 0, "seen": 0.0})
         seen["asked"] += 1
         seen["second_asks"] += again == 1
@@ -218,8 +227,6 @@ class Pool:
         """Return what `dali-mix serve --status` shows, in plain values."""
         self._collect()
         now = time.monotonic()
-        while self._recent and self._recent[0][0] < now - RATE_OVER:
-            self._recent.popleft()
         return {
             "seconds": time.time() - self._begun,
             "images_per_second": sum(images for _, images in self._recent) / RATE_OVER,

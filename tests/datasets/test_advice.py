@@ -92,6 +92,12 @@ ELSEWHERE = (
     "--download fetches it",
     "make the image smaller (--resize",
     "or choose another --out",
+    "--shuffle takes a seed",  # tests/cli/test_pack.py
+    "--download is for cifar10",  # likewise
+    "leave --root out",  # tests/datasets/test_digit_scenes.py
+    "leave --classes out",  # likewise
+    "pack without --cluster",  # tests/service/test_packing.py
+    "pack them without --cluster",  # tests/datasets/test_packer_machines.py
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -41,6 +43,7 @@ class SyntheticLoader:
         self.global_batch_size = batch_size * world_size
         self.epoch = self.samples_seen = self.global_size = 0
         self.resuming = False
+        self.waits_at = -1  # batches until SIGTERM comes, while it waits for the next one; -1: never
         self.nan_at, self.bad = set(nan_at), set(bad)  # bad: left out, as with on_bad_record="skip"
         self.multilabel = multilabel
         self.dataset = Records(range(count))
@@ -60,6 +63,7 @@ class SyntheticLoader:
         if self.train:
             order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])).permutation(self.count)
         for start in range(self.samples_seen, self.count, self.global_batch_size):
+            before = self.epoch, self.samples_seen
             ids = order[start : start + self.global_batch_size]
             self.samples_seen, self.global_size, self.resuming = start + len(ids), len(ids), False
             if self.samples_seen == self.count:
@@ -67,6 +71,12 @@ class SyntheticLoader:
             mine = np.array_split(ids, self.world_size)[self.rank]
             mine = np.array([i for i in mine if i not in self.bad], dtype=np.int64)
             if len(mine):
+                if self.waits_at == 0:  # for a pool of workers, until SIGTERM
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    assert self.asked()
+                    self.epoch, self.samples_seen = before
+                    raise InterruptedError
+                self.waits_at -= 1
                 yield self._batch(mine)
 
     def _batch(self, ids):
@@ -100,6 +110,9 @@ class SyntheticLoader:
                 raise ValueError(f"{key} was {state[key]}, is {mine[key]}")
         self.epoch, self.samples_seen = state["epoch"], state["samples_seen"]
         self.resuming = True
+
+    def interrupt_when(self, asked):
+        self.asked = asked
 
     def close(self):
         pass

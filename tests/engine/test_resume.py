@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from dali_mix.engine.config.schema import make_config
+from dali_mix.engine.run import train
 from dali_mix.engine.train.lr_schedules import build_schedule
 from tests.engine.processes import (
     INTERRUPTED,
@@ -17,7 +19,7 @@ from tests.engine.processes import (
     said,
     start,
 )
-from tests.engine.synthetic import recipe
+from tests.engine.synthetic import make_loaders, recipe, train_synthetic
 
 KILLED = -signal.SIGKILL
 
@@ -152,6 +154,35 @@ def test_accumulation_saves_at_its_end_only(tmp_path):
     assert newest_state(tmp_path / "two")["loader"]["samples_seen"] == 27
     assert run(values, tmp_path / "two", resume="must") == [0]
     assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize(("accumulate", "batches", "saved"), [(1, 7, 7), (3, 7, 2), (3, 6, 2), (3, 3, 1)])
+def test_sigterm_while_the_loader_waits_for_a_pool(tmp_path, accumulate, batches, saved):
+    """In the middle of a step nothing new is saved: BatchNorm has seen some of its batches, and the loader is ahead."""
+    values = recipe(accumulate=accumulate, checkpoint={"interval_steps": 1, "keep": 100})
+
+    def waiting(config, ranks):
+        loaders = make_loaders(config, ranks)
+        loaders[0].waits_at = batches
+        return loaders
+
+    assert train(make_config(values), tmp_path / "run", make_loaders=waiting) == "preempted"
+    assert int(newest_state(tmp_path / "run")["step"]) == saved
+    assert train_synthetic(values, tmp_path / "run", resume="must") == "finished"
+    train_synthetic(values, tmp_path / "straight")
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+def test_sigterm_while_an_evaluation_waits_for_a_pool(tmp_path):
+    def waiting(config, ranks):
+        loaders = make_loaders(config, ranks)
+        loaders[1].waits_at = 1
+        return loaders
+
+    assert train(make_config(recipe()), tmp_path / "run", make_loaders=waiting) == "preempted"
+    assert train_synthetic(recipe(), tmp_path / "run", resume="must") == "finished"
+    train_synthetic(recipe(), tmp_path / "straight")
+    assert_same_run(tmp_path / "run", tmp_path / "straight")
 
 
 def test_early_stopping_continues_equal(tmp_path):

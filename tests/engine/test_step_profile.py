@@ -10,6 +10,7 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.train.step_profile import PARTS
 from tests.engine.processes import newest_state, run, said
 from tests.engine.synthetic import recipe, train_synthetic
+from tests.engine.test_trainer import stop_at
 
 
 def profiled(folder):
@@ -25,7 +26,8 @@ def test_some_steps_of_a_run(tmp_path, capsys):
     assert list(found["milliseconds"]) == list(PARTS)
     assert min(found["milliseconds"].values()) > 0
     total = sum(found["milliseconds"].values())
-    assert found["images_per_second"] == pytest.approx(1000 * values["batch_size"] / total)
+    images = 7 * 9 + 4  # the last step of an epoch of 40 records
+    assert found["images_per_second"] == pytest.approx(1000 * images / 8 / total)
     trace = json.loads((tmp_path / "run" / "profile" / "trace.json").read_text())["traceEvents"]
     names = [event["name"] for event in trace if event.get("cat") == "user_annotation"]
     assert [names.count(part) for part in ("mixing", "forward", "backward", "step")] == [8] * 4
@@ -42,8 +44,19 @@ def test_some_steps_of_a_run(tmp_path, capsys):
 def test_a_run_that_ends_before(tmp_path):
     train_synthetic(recipe(max_steps=3, profile={"first": 2, "last": 100}), tmp_path / "run")
     assert profiled(tmp_path / "run")["what"].startswith("steps 2 to 3")
+    with pytest.raises(KeyboardInterrupt):
+        train_synthetic(recipe(profile={"first": 2, "last": 9}), tmp_path / "broken", callbacks=[stop_at(4)])
+    assert profiled(tmp_path / "broken")["what"].startswith("steps 2 to ")
     train_synthetic(recipe(max_steps=3, profile={}), tmp_path / "short")
     assert not (tmp_path / "short" / "profile").exists()
+
+
+def test_steps_are_counted_from_where_a_process_begins(tmp_path):
+    values = recipe(checkpoint={"interval_steps": 1})
+    with pytest.raises(KeyboardInterrupt):
+        train_synthetic(values, tmp_path / "run", callbacks=[stop_at(5)])
+    train_synthetic({**values, "profile": {"first": 2, "last": 3}}, tmp_path / "run", resume="must")
+    assert profiled(tmp_path / "run")["what"] == "steps 2 to 3, on cpu"
 
 
 def test_two_ranks_that_accumulate(tmp_path):

@@ -84,7 +84,8 @@ def run(source, schedule, workers, steps, *, pause=lambda: 0.0, epoch=0, positio
         workers.count()
         assert workers.most <= bound
         wanted = [piece for piece in source._pieces.values() if piece.chunk is None]
-        assert workers.under_way <= sum(len(piece.tickets) for piece in wanted)  # others are dropped
+        known = sum(len(piece.tickets) for piece in wanted) + (source._probe is not None)
+        assert workers.under_way <= known  # others are dropped
     return took
 
 

@@ -152,7 +152,7 @@ def test_the_trainer_decodes_itself_while_no_worker_answers(state, caplog):
         workers.clock.now += 0.2
         return answer(question)
 
-    source = source_of(workers, schedule, local=SimpleNamespace(answer=decode))
+    source = source_of(workers, schedule, local=SimpleNamespace(answer=decode, num_threads=2))
     keys = expected_keys(schedule, 10)
     run(source, schedule, workers, 1)
     workers.clock.now += 5  # what is under way comes
@@ -168,8 +168,29 @@ def test_the_trainer_decodes_itself_while_no_worker_answers(state, caplog):
         workers.clock.now += 10
         run(source, schedule, workers, 3, position=7 * 64)
     assert keys[9] not in here
-    said = ["no answer from any worker for 10 s: decoding in this process", "workers answer again"]
+    said = ["no answer from any worker for 10 s: decoding here", "workers answer again"]
     assert caplog.messages == said
+
+
+def test_workers_slower_than_this_process_come_back_without_a_backlog():
+    schedule, workers = schedule_of(6400, 64), FakeWorkers({name: Worker((0.5, 0.5), serial=True) for name in "ab"})
+
+    def decode(question):
+        workers.clock.now += 0.05
+        return answer(question)
+
+    source = source_of(workers, schedule, local=SimpleNamespace(answer=decode, num_threads=2))
+    run(source, schedule, workers, 1)
+    for name in "ab":
+        workers.change(name, frozen=True)
+    run(source, schedule, workers, 40, position=64)
+    before = len(workers.log)
+    assert source.threads == 2
+    for name in "ab":
+        workers.change(name, frozen=False)
+    run(source, schedule, workers, 30, position=41 * 64)
+    assert len(workers.log) - before <= 30 + remote.WINDOW + 2, "each chunk is asked for once"
+    assert source.threads == 0 and max(worker.free for worker in workers.workers.values()) < workers.clock.now + 3
 
 
 def test_words_are_of_what_is_the_matter_now(caplog):

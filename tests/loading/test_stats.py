@@ -100,3 +100,32 @@ NOTHING = Stats(10, 640, *[0.0] * len(LOADING), outside=0.0, cores=2.0, threads=
 )
 def test_what_limits(found, limit):
     assert dataclasses.replace(NOTHING, **found).limit.startswith(limit)
+
+
+def test_what_the_process_does_between_epochs_is_not_counted(prefix):
+    loader = loader_on(prefix)
+    list(loader)
+    before = loader.stats()
+    assert before.cores > 0
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    assert loader.stats() == before
+
+
+def test_another_process_begins_at_zero(prefix):
+    loader = loader_on(prefix)
+    next(iter(loader))
+    again = copy.deepcopy(loader)
+    assert again.stats().batches == 0 and again.stats().seconds == 0.0
+    list(again)
+    assert again.stats().batches == 5 and 0 <= again.stats().cores < 1000 and again.stats().page_reads >= 0
+
+
+def test_reset_goes_on_with_what_runs(prefix):
+    loader = loader_on(prefix)
+    for step, _ in enumerate(loader):
+        if step == 1:
+            loader.stats(reset=True)
+            time.sleep(0.02)
+    assert loader.stats().batches == 3 and loader.stats().outside >= 0.02

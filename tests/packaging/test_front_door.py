@@ -75,7 +75,7 @@ def deeper_than_a_room(source):
         if module.split(".")[0] != "dali_mix":
             continue
         room = module.removeprefix("dali_mix").removeprefix(".")
-        known = room in ("", "pipelines.steps", *ROOMS)
+        known = room in ("", "pipelines.steps", "tasks", *ROOMS)
         if not known or (name and name not in {*importlib.import_module(module).__all__, *(ROOMS if not room else ())}):
             found.append(f"{module} {name}")
     return found

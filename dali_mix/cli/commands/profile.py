@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from contextlib import closing
 from pathlib import Path
@@ -38,9 +39,10 @@ def run(args: argparse.Namespace) -> int:
     if Path(args.what).is_dir():
         if not written.is_file():
             raise FileNotFoundError(
-                f"{written} is not there: train with --cfg-options profile.first=10, or give the path of a packed set"
+                f"{written} is not there: train with --cfg-options profile.first=10 for at least as many steps, or give"
+                " the path of a packed set"
             )
-        found = json.loads(written.read_text(encoding="utf-8"))
+        found = _read(written)
     else:
         found = _of_loader(args)
     total = sum(found["milliseconds"].values())
@@ -55,6 +57,14 @@ def run(args: argparse.Namespace) -> int:
 
         print(f"wrote {profile(found, args.out)}")
     return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON ({error}): train with `profile` again") from None
+    return found
 
 
 def _of_loader(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,14 +91,14 @@ def _of_loader(args: argparse.Namespace) -> dict[str, Any]:
         workers=workers,
     )
     with closing(loader):
-        begun, taken = time.monotonic(), 0
-        while time.monotonic() < begun + args.seconds:
+        taken, end = 0, math.inf
+        while time.monotonic() < end:
             for _ in loader:
                 taken += 1
                 if taken == WARM_UP:
                     loader.stats(reset=True)
-                    begun = time.monotonic()
-                if time.monotonic() > begun + args.seconds:
+                    end = time.monotonic() + args.seconds
+                if time.monotonic() > end:
                     break
         stats = loader.stats()
     parts = {name: 1000 * getattr(stats, name) / max(stats.batches, 1) for name in LOADING}

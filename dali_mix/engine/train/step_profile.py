@@ -33,6 +33,7 @@ class StepProfile:
         self._folder = folder
         self._before: int | None = None  # steps of the run before this process's first
         self._clock: Clock | None = None  # while it measures
+        self._images = 0
         self._tracer: Any = None
 
     def part(self, name: str) -> AbstractContextManager:
@@ -70,12 +71,18 @@ class StepProfile:
         self._clock = Clock()
         self._clock.switch("other")
 
-    def end(self, done: int, loader: Any, images: int, *, last: bool) -> str:
-        """Note that a step of `images` has ended, the run's `last` perhaps. Return what to log if all were measured,
-        else "".
-        """
+    def took(self, images: int) -> None:
+        """Note that a step has been taken on `images`, over all ranks."""
+        self._images += images if self._clock is not None else 0
+
+    def complete(self, done: int) -> bool:
+        """Return whether the last step that is to be measured was taken, after `done` steps of the run."""
+        return self._options is not None and done - (self._before or 0) == self._options.last
+
+    def finish(self, done: int, loader: Any) -> str:
+        """Write what was measured up to step `done` of the run. Return what to log, "" if no step was measured."""
         clock, number = self._clock, done - (self._before or 0)
-        if clock is None or self._options is None or not (last or number == self._options.last):
+        if clock is None or self._options is None:
             return ""
         self._wait()
         clock.switch(None)
@@ -83,6 +90,8 @@ class StepProfile:
         if self._folder is None:
             return ""
         self._tracer.stop()
+        if steps < 1:
+            return ""
         milliseconds = {name: 1000 * clock.seconds.get(name, 0.0) / steps for name in PARTS}
         total = sum(milliseconds.values())
         share = milliseconds["waiting"] / total
@@ -95,7 +104,7 @@ class StepProfile:
         found = {
             "what": f"steps {self._options.first} to {number}, on {self._device.type}",
             "milliseconds": milliseconds,
-            "images_per_second": 1000 * images / total,
+            "images_per_second": 1000 * self._images / steps / total,
             "limit": limit,
         }
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -109,6 +109,10 @@ class Trainer:
         self.scores: dict[str, float] = {}  # of the last evaluation
         self._evaluated = False  # whether notes on the val_set were logged
         self._first = True  # no step of this process has been done
+        self.inside = False  # some micro-batches of a step are done
+        for loader in (parts.train_loader, parts.val_loader):
+            if loader is not None and hasattr(loader, "interrupt_when"):
+                loader.interrupt_when(lambda: stop.asked)
         self.saved_at = -1
         self.profile = StepProfile(config.profiling, ranks.device, report.work_dir / "profile" if ranks.main else None)
         self._skipped: dict[int, int] = {}  # by id of a loader: records left out that were warned of
@@ -144,9 +148,19 @@ class Trainer:
                     return self.end("finished")
                 self.epoch += 1
         except Preempted:
-            self.save()
-            self.report.line(f"{self.stop.name}: saved at step {self.step}; continue with --resume")
+            if self.inside:  # BatchNorm's statistics and the loader are beyond the last step
+                self.report.line(f"{self.stop.name} inside step {self.step + 1}: continue with --resume")
+            else:
+                self.save()
+                self.report.line(f"{self.stop.name}: saved at step {self.step}; continue with --resume")
             return "interrupted" if self.stop.name == "Ctrl-C" else "preempted"
+        finally:
+            self.finish_profile()
+
+    def finish_profile(self) -> None:
+        """End what is measured of the steps, and log what was found."""
+        if found := self.profile.finish(self.step, self.parts.train_loader):
+            self.report.line(found)
 
     def end(self, how: str) -> str:
         """Log where the run ended and what it leaves; return `how`."""
@@ -180,7 +194,10 @@ class Trainer:
         while True:
             start = time.perf_counter()
             with self.profile.part("waiting"):
-                batch = next(batches, None)
+                try:
+                    batch = next(batches, None)
+                except InterruptedError:  # it waited for a pool of workers
+                    raise Preempted from None
             self.window.waited += time.perf_counter() - start
             self.warn_of_skipped(self.parts.train_loader)
             if batch is None:
@@ -225,6 +242,7 @@ class Trainer:
         rows = counted(self.parts.objective.minimised) if world_size * accumulate > 1 else None
         mean_loss = torch.zeros((), device=self.ranks.device)
         for micro in range(accumulate):
+            self.inside = micro > 0
             batch = next(batches, None)
             if batch is None:
                 break
@@ -244,6 +262,7 @@ class Trainer:
             seen += loader.global_size
             came = came + count
             self.watch.note(self.step + 1, batch.ids)
+        self.inside = False
         if not seen:
             return False
         if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
@@ -264,6 +283,7 @@ class Trainer:
             self.record(self.monitor.exchange(self.step + 1, mean_loss, self.stop.asked, measured))
             self.update(norm)
         self.window.images += seen
+        self.profile.took(seen)
         return True
 
     def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
@@ -341,9 +361,8 @@ class Trainer:
             self.record(self.monitor.flush())
             self.log()
         self.report.advance()
-        last, loader = self.step == self.total_steps, self.parts.train_loader
-        if measured := self.profile.end(self.step, loader, self.config.batch_size, last=last):
-            self.report.line(measured)
+        if self.profile.complete(self.step):
+            self.finish_profile()
         self.call("after_step")
         if interval is not None and self.step % interval == 0:
             self.save()
