@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ FLAG_SPLIT = 1
 _SHARD = re.compile(r"(.+)-\d{5}\.rec")
 SUFFIXES = (".rec", ".idx", ".npy", ".json")  # of a set's files, after its prefix
 MAX_PARTS = 1 << 16  # "part" below has two bytes
+_BLOCK = 1 << 18  # bytes of a file that are hashed at a time
 
 RECORD_DTYPE = np.dtype(
     [
@@ -63,10 +65,15 @@ class FileInfo:
         return cls(name, len(content), hashlib.sha256(content).hexdigest())
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: Path, stop: threading.Event | None = None) -> str:
+    """Return the sha256 of a file, in hex. Raise InterruptedError once `stop` is set."""
+    digest, block = hashlib.sha256(), memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(block):
+            digest.update(block[:size])
+            if stop is not None and stop.is_set():
+                raise InterruptedError(f"{path}: not hashed to its end")
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

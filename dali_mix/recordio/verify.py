@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,13 @@ def verify_set(
         yield worded(error)
         return
     folder, parts = base.parent, range(len(info.parts))
+    stop = Event()  # set on the way out: who reads no further waits for no hash
     with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
+        opened.callback(stop.set)
+        opened.callback(pool.shutdown, wait=False, cancel_futures=True)
 
         def hashed(file: FileInfo) -> Callable[[], str]:
-            return pool.submit(_check_file, folder, file).result
+            return pool.submit(_check_file, folder, file, stop).result
 
         def there(work: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
             assert machines is not None
@@ -109,12 +113,12 @@ def _check_part_there(folder: Path, info: SetInfo, part: int, decode: Decode | N
     return list(_check_part(folder, info, table, part, hashed, decode, progress))
 
 
-def _check_file(folder: Path, file: FileInfo) -> str:
+def _check_file(folder: Path, file: FileInfo, stop: Event | None = None) -> str:
     path = folder / file.name
     advice = reindex_advice(path) if path.suffix == ".idx" else _COPY
     try:
         check_size(path, file.size, advice)
-        found = file_sha256(path)
+        found = file_sha256(path, stop)
     except (OSError, ValueError) as error:
         return worded(error)
     if found != file.sha256:

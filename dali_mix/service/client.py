@@ -69,6 +69,7 @@ class RayPool:
 
     def actor(self) -> Any:
         """Return the handle of the pool's actor. Raise ValueError if there is none."""
+        self.watch.check()
         return cluster.pool_actor(self.ray, self.address)
 
     def status(self) -> dict[str, Any]:
@@ -154,13 +155,15 @@ class RayWorkers:
         return ticket
 
     def _ask(self, question: Question, avoid: Collection[str]) -> tuple[Any, str]:
-        found = None
+        found, errors = None, self._ray.exceptions
         if time.monotonic() - self._pool_lost > DIRECTLY:
             try:
                 found = self._ask_pool(question, avoid)
                 if found is None:
                     raise NoWorkers
-            except self._ray.exceptions.RayError:  # the pool is restarted, or frozen
+            except errors.RayTaskError as error:  # it would fail the next time, too
+                raise RuntimeError(f"the pool at {self._address} failed: {error}") from None
+            except errors.RayError:  # the pool is restarted, or frozen
                 self._pool_lost = time.monotonic()
         return found or self._ask_directly(question, avoid)
 
@@ -191,12 +194,12 @@ class RayWorkers:
 
     def wait(self, timeout: float) -> list[tuple[_Ticket, Chunk | Exception]]:
         """Return the tickets answered, with their answers."""
+        self._watch.check()
         self._watch.check_head()
         references = list(self._tickets)
         if not references:
             time.sleep(timeout)
             return []
-        self._watch.check()
         ready, others = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
         if ready and others:
             ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=True)[0]

@@ -24,6 +24,10 @@ POOL = "pool"  # the actor's name
 PORT = 6379
 LOOPBACK = "127.0.0.1"
 CHUNK_BYTES = 10 << 20  # about, at 224 × 224
+FORKED = (
+    "a pool cannot be used in a forked process: connect and build the loader only there, or start the process with the"
+    " method 'spawn'"
+)
 HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between looks at the head, and until it counts as dead
 
 
@@ -149,6 +153,8 @@ def join(address: str) -> tuple[Any, str]:
     token = find_token()
     ray = import_ray(token, loopback=host == LOOPBACK)
     if ray.is_initialized():
+        if _connected and os.getpid() not in _connected:  # Ray's threads do not exist here: calls would hang
+            raise ValueError(FORKED)
         if ray.get_runtime_context().gcs_address != where:
             raise ValueError(f"this process is connected to {ray.get_runtime_context().gcs_address}, not to {where}")
         return ray, where
@@ -165,7 +171,11 @@ def join(address: str) -> tuple[Any, str]:
             )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ValueError(_why_not(where, token, error)) from error
+    _connected.add(os.getpid())
     return ray, where
+
+
+_connected: set[int] = set()  # the processes, this one or those that it was forked from, that `join` has connected
 
 
 class Watch:
@@ -176,6 +186,7 @@ class Watch:
 
     def __init__(self, ray: Any, address: str) -> None:
         self._message = gone(address)
+        self._process = os.getpid()
         self._head = split_address(address)
         self._looked = time.monotonic()
         self._gone: float | None = None  # since when the head does not answer
@@ -196,7 +207,9 @@ class Watch:
         return self._dead
 
     def check(self) -> None:
-        """Raise RuntimeError with the message if it has died: call it before Ray."""
+        """Raise RuntimeError with the message if it has died, and in a forked process: call it before Ray."""
+        if os.getpid() != self._process:
+            raise RuntimeError(FORKED)
         if self._dead:
             raise RuntimeError(self._message)
 

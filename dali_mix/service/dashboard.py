@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import threading
@@ -104,7 +105,7 @@ class Dashboard:
     """Serves `/`, `/metrics` and `/status.json` on a thread of its own, until `close`.
 
     Args:
-        host, port: to listen on. Raise ValueError if the port is taken; 0 takes any, see the attribute `port`.
+        host, port: to listen on. Raise ValueError if that cannot be; port 0 takes any, see the attribute `port`.
         address: of the pool.
         status: returns `pool.Pool.status`, or raises while the pool does not answer: a request then gets 503.
     """
@@ -117,14 +118,15 @@ class Dashboard:
                     "/metrics": ("text/plain; version=0.0.4", metrics),
                     "/status.json": ("application/json", json.dumps),
                 }
-                if self.path not in kinds:
+                path = self.path.partition("?")[0]
+                if path not in kinds:
                     self.send_error(404)
                     return
-                kind, make = kinds[self.path]
+                kind, make = kinds[path]
                 try:
-                    body = make(status()).encode()
+                    body = make(status()).encode(errors="backslashreplace")  # a path may be no text
                 except Exception as error:  # the pool is starting again
-                    self.send_error(503, str(error).partition("\n")[0])
+                    self.send_error(503, explain=str(error).partition("\n")[0])  # the status line takes latin-1 only
                     return
                 self.send_response(200)
                 self.send_header("Content-Type", kind)
@@ -138,7 +140,9 @@ class Dashboard:
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except OSError as error:
-            raise ValueError(f"--dashboard: port {port} is taken: choose another ({error.strerror})") from None
+            taken = error.errno == errno.EADDRINUSE
+            reason = f"port {port} is taken: choose another" if taken else f"cannot listen on {host}:{port}"
+            raise ValueError(f"--dashboard: {reason} ({error.strerror})") from None
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from dali_mix import _machines
 from dali_mix._machines import Progress
+from dali_mix._text import worded
 from dali_mix.service import cluster
 from dali_mix.service.client import ANSWER, WAIT_FOR_WORKERS, RayPool
 from dali_mix.service.spec import differences, versions
@@ -32,6 +33,7 @@ TRIES = 4  # of a shard
 REFRESH = 5.0  # seconds from one look at the pool's machines to the next
 AVOID = 2.0  # seconds for which a machine that lost a try gets no other
 LATE, LATE_AT_LEAST = 4, 5.0  # a try is doubled after so many times the longest one so far, and at least seconds
+LATE_AT_FIRST = 60.0  # seconds until that, before any shard has ended: the first try may be the one that is frozen
 SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine until a word about it, and until an error
 START = 5.0  # seconds for all machines to answer at first; then those that have are used
 CANCEL = 3.0  # seconds for tasks to end
@@ -97,8 +99,10 @@ class _Mapping:
         self._work, self._count, self._arguments, self._progress = work, count, arguments, progress
         self._sees = sees
         self._folder = "/" if all(path.is_absolute() for path in sees) else str(Path.cwd())
+        self._check()
         self._actor = self._pool.actor()
         self._nodes: dict[str, _Node] = {}
+        self._hosts: dict[str, str] = {}  # node → its host
         self._looks: dict[str, Any] = {}  # node → what it sees, under way
         self._refused: set[str] = set()  # nodes that came later and do not fit
         self._begun = False  # once a try was started
@@ -124,11 +128,7 @@ class _Mapping:
 
     def _step(self) -> None:
         """Start what can be started, and take what has come within half a second."""
-        try:
-            self._pool.watch.check()
-            self._pool.watch.check_head()
-        except RuntimeError as error:
-            raise OSError(str(error)) from None
+        self._check()
         if time.monotonic() - self._looked > REFRESH:
             self._look()
         self._start()
@@ -143,6 +143,13 @@ class _Mapping:
             if streams[stream] in self.tries:  # else it was cancelled meanwhile
                 self._take(streams[stream])
 
+    def _check(self) -> None:
+        try:
+            self._pool.watch.check()
+            self._pool.watch.check_head()
+        except RuntimeError as error:
+            raise OSError(str(error)) from None
+
     # Machines
 
     def _look(self) -> None:
@@ -152,10 +159,13 @@ class _Mapping:
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         try:
             workers = self._ray.get(self._actor.workers.remote(), timeout=ANSWER)
+        except self._ray.exceptions.RayTaskError:
+            raise
         except self._ray.exceptions.RayError:  # the pool is restarted, or frozen
             slots = Counter({name: node.slots for name, node in self._nodes.items()})
         else:
             slots = Counter(details["node"] for details in workers.values())
+            self._hosts = {details["node"]: details["host"] for details in workers.values()}
             for details in workers.values():
                 if differ := differences(versions(), details["versions"]):
                     raise ValueError(cluster.other_versions(self._pool.address, differ))
@@ -179,6 +189,7 @@ class _Mapping:
 
     def _meet(self) -> None:
         """Use the machines that have answered what they see, unless it is not enough or their versions differ."""
+        errors = self._ray.exceptions
         pending = list(self._looks.values())
         if not pending:
             return
@@ -189,7 +200,15 @@ class _Mapping:
             del self._looks[name]
             try:
                 host, found, missing = self._ray.get(reference, timeout=ANSWER)
-            except self._ray.exceptions.RayError:  # it is lost; if not, the next look tries again
+            except errors.RayTaskError as error:
+                if isinstance(error.cause, errors.RayError | MemoryError):  # lost, too
+                    continue
+                self._refused.add(name)
+                host, cause = self._hosts.get(name, name), error.cause
+                reason = worded(cause) if isinstance(cause, OSError) else repr(cause)
+                wrong = f"{host}, of the pool at {self._pool.address}, cannot look for the files: {reason}"
+                continue
+            except errors.RayError:  # it is lost; if not, the next look tries again
                 continue
             if differ := differences(_machines.pixel_versions(), found):
                 wrong = cluster.other_versions(self._pool.address, differ)
@@ -243,9 +262,9 @@ class _Mapping:
     def _late(self, now: float) -> int | None:
         """Return the index to do twice, if there is one."""
         count = Counter(attempt.index for attempt in self.tries)
-        allowed = max(LATE * self._longest, LATE_AT_LEAST)
+        allowed = max(LATE * self._longest, LATE_AT_LEAST) if self._longest else LATE_AT_FIRST
         late = [attempt for attempt in self.tries if now - attempt.begun > allowed and count[attempt.index] == 1]
-        return min(late, key=lambda attempt: attempt.begun).index if late and self._longest else None
+        return min(late, key=lambda attempt: attempt.begun).index if late else None
 
     def _take(self, attempt: _Try) -> None:
         """Take what a try has yielded, or why it ended."""

@@ -45,7 +45,7 @@ def test_verify_of_a_folder_or_a_file_in_place_of_another(tmp_path, capsys, beyo
 def test_verify_of_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     small_set(tmp_path / "set")
 
-    def refused(path):
+    def refused(path, stop):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr("dali_mix.recordio.verify.file_sha256", refused)

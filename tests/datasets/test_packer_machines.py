@@ -90,6 +90,18 @@ def test_images_made_in_memory_stay_here(root, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def undecodable(image):
+    raise ValueError("cannot be decoded")
+
+
+def test_images_are_decoded_apart(root, tmp_path):
+    listing = find_layout("imagefolder")(root, "train", Options())
+    pack_listing(listing, tmp_path / "out" / "set", PackOptions(shards=3))
+    here = list(verify_set(tmp_path / "out" / "set", decode=undecodable))
+    assert len(here) == 50 and all("cannot be decoded" in problem for problem in here)
+    assert list(verify_set(tmp_path / "out" / "set", decode=undecodable, machines=Apart())) == here
+
+
 @pytest.mark.parametrize("names", [[], ["set-00001.rec"], ["set.npy", "set-00001.rec"], ["set.idx", "set-00002.rec"]])
 def test_verified_apart(root, tmp_path, names):
     listing = find_layout("imagefolder")(root, "train", Options())

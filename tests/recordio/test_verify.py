@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dali_mix.cli.main import main
-from dali_mix.recordio import RecordSet, write_set
+from dali_mix.recordio import RecordSet, manifest, write_set
 from dali_mix.recordio.framing import MAGIC
 from dali_mix.recordio.verify import verify_set
 from tests.recordio.samples import encoded, jpeg_with_magic, small_set, with_checksums
@@ -172,6 +174,31 @@ def test_the_number_of_problems_is_limited(tmp_path: Path, capsys: pytest.Captur
     write_set(tmp_path / "set", [(b"text", 0, 5, 5, "jpeg")] * 30, classes="a")
     status, text = verify(tmp_path / "set", capsys, "--limit", "5")
     assert status == 1 and text.count("not an image") == 5 and "stopped after 5" in text
+
+
+def test_who_reads_no_further_waits_for_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with --limit or Ctrl-C. The file at hand is left in the middle, those after it are not begun."""
+    small_set(tmp_path / "set", 20, shards=10)
+    apply, _ = REC["cut short (18)"]
+    apply(tmp_path / "set-00000.rec")
+    hashed = []
+
+    def endless(path: Path, stop: threading.Event) -> str:
+        if path.suffix != ".rec":
+            return manifest.file_sha256(path, stop)
+        hashed.append(path.name)
+        assert stop.wait(60)
+        return manifest.file_sha256(path, stop)
+
+    monkeypatch.setattr("dali_mix.recordio.verify.file_sha256", endless)
+    with closing(verify_set(tmp_path / "set")) as found:
+        assert f"{tmp_path}/set-00000.rec: record" in next(found)
+    assert len(hashed) <= 1
+    stop = threading.Event()
+    assert manifest.file_sha256(tmp_path / "set.idx", stop) == manifest.file_sha256(tmp_path / "set.idx")
+    stop.set()
+    with pytest.raises(InterruptedError):
+        manifest.file_sha256(tmp_path / "set.idx", stop)
 
 
 def test_a_damaged_table_is_one_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

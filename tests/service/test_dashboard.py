@@ -1,12 +1,15 @@
 """The page of a pool, its figures, and `dali-mix serve --status`."""
 
+import errno
 import json
+import os
 import re
 import urllib.error
 import urllib.request
 
 import pytest
 
+from dali_mix.cli.main import main
 from dali_mix.service.dashboard import Dashboard, metrics, page
 from tests.service.serving import client
 
@@ -87,6 +90,63 @@ def test_what_it_serves():
         shown.close()
     with pytest.raises(OSError):
         get(url)
+
+
+def test_a_question_mark_and_a_path_that_is_no_text():
+    status = STATUS | {"sets": [{**STATUS["sets"][0], "set": "/data/\udcff"}]}
+    shown = Dashboard("127.0.0.1", 0, "a:1", lambda: status)
+    url = f"http://127.0.0.1:{shown.port}"
+    try:
+        assert r"/data/\udcff" in get(f"{url}/?x")[1]
+        assert get(f"{url}/metrics?x=1&y")[1] == metrics(STATUS)
+    finally:
+        shown.close()
+
+
+def test_why_there_is_no_answer_is_said_in_the_page():
+    def status():
+        raise RuntimeError("<кластер>\nis starting")
+
+    shown = Dashboard("127.0.0.1", 0, "a:1", status)
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="503: Service Unavailable") as error:
+            get(f"http://127.0.0.1:{shown.port}/")
+        text = error.value.read().decode()
+        assert "&lt;кластер&gt;" in text and "is starting" not in text
+    finally:
+        shown.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EADDRINUSE, "--dashboard: port 80 is taken: choose another (Address already in use)"),
+        (errno.EACCES, "--dashboard: cannot listen on 10.0.0.1:80 (Permission denied)"),
+        (errno.EADDRNOTAVAIL, "--dashboard: cannot listen on 10.0.0.1:80 (Cannot assign requested address)"),
+    ],
+)
+def test_where_it_cannot_listen(monkeypatch, number, said):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("dali_mix.service.dashboard.ThreadingHTTPServer", refused)
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        Dashboard("10.0.0.1", 80, "a:1", dict)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--dashboard", "70000"), "--dashboard=70000: must be a whole number from 0 to 65535"),
+        (("--dashboard", "-1"), "--dashboard=-1: must be a whole number from 0 to 65535"),
+        (("--memory", "inf"), "--memory=inf: must be a finite number from 0 to 1e+06"),
+        (("--port", "0"), "--port=0: must be a whole number from 1 to 65535"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_before_anything_starts(capsys, monkeypatch, options, said):
+    monkeypatch.setattr("dali_mix.service.node.Node", lambda *_, **__: pytest.fail("started"))
+    assert main(["serve", *options]) == 1
+    assert capsys.readouterr().err == f"dali-mix serve: error: {said}\n"
 
 
 def test_of_a_pool(head):

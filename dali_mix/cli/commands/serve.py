@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from dali_mix._signals import handled
-from dali_mix.options import whole
+from dali_mix.options import number, whole
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +50,10 @@ def run(args: argparse.Namespace) -> int:
         return _status(args.status)
     whole("--port", args.port, 1, 65535)
     whole("--threads", args.threads, 1, 256)
+    if args.dashboard is not None:
+        whole("--dashboard", args.dashboard, 0, 65535)
+    if args.memory is not None:
+        number("--memory", args.memory, 0, 1e6)
     if args.workers is None:
         args.workers = _gpus() if args.decode == "gpu" else len(os.sched_getaffinity(0))
     whole("--workers", args.workers, 0, 1024)

@@ -1,0 +1,246 @@
+"""What becomes of tries that are late, lost or fail, by itself: Ray, its machines and their clocks are stand-ins."""
+
+import itertools
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dali_mix import _machines
+from dali_mix.service import packing
+from dali_mix.service.packing import RayMachines
+from dali_mix.service.spec import versions
+from tests.service.stand_ins import RayError, RayTaskError, errors
+
+FROZEN = ()
+
+
+class Stream:
+    """A try: what it yields, and when."""
+
+    def __init__(self, ray, node, script):
+        self.node, self.begun, self.cancelled = node, ray.now, False
+        self._ray, self._script = ray, list(script)
+
+    def ready(self):
+        return bool(self._script) and self._ray.now >= self.begun + self._script[0][0]
+
+    def __next__(self):
+        return self._script.pop(0)[1]
+
+    def completed(self):
+        return "completed"
+
+
+class Ray:
+    """Machines with slots, which see what `sees` says, and tries that go as `scripts` say: of each shard, of each try.
+
+    A script is [(seconds since the try began, what it yields or raises), …].
+    """
+
+    exceptions = errors
+
+    def __init__(self, slots, scripts):
+        self.slots, self.scripts, self.sees = slots, scripts, {}
+        self.now, self.looks, self.begun = 100.0, [], {}
+
+    def pool(self):
+        def workers():
+            details = {"versions": versions()}
+            every = [(node, n) for node, count in self.slots.items() for n in range(count)]
+            return {f"{node}.{n}": {**details, "node": node, "host": f"host-{node}"} for node, n in every}
+
+        actor = SimpleNamespace(workers=SimpleNamespace(remote=workers))
+        watch = SimpleNamespace(check=lambda: None, check_head=lambda: None, dead=False)
+        return SimpleNamespace(ray=self, address="here:1", watch=watch, actor=lambda: actor)
+
+    def task(self, function, node):
+        def look(folder, sees):
+            self.looks.append(node)
+            return self.sees.get(node, (f"host-{node}", _machines.pixel_versions(), []))
+
+        def run(work, arguments, folder):
+            [index] = arguments
+            tries = self.begun.setdefault(index, [])
+            tries.append(Stream(self, node, self.scripts[index][len(tries)]))
+            return tries[-1]
+
+        return SimpleNamespace(remote={_machines.look: look, _machines.run: run}[function])
+
+    def nodes(self):
+        return [{"NodeID": node, "Alive": True} for node in self.slots]
+
+    def get(self, value, timeout):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    def wait(self, references, num_returns, timeout):
+        if not (ready := self._ready(references)):
+            self.now += timeout
+            ready = self._ready(references)
+        return ready[:num_returns], None
+
+    def _ready(self, references):
+        return [each for each in references if not isinstance(each, Stream) or each.ready()]
+
+    def cancel(self, stream, force):
+        stream.cancelled = True
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def start(monkeypatch):
+    def start(slots, scripts, progress=None, sees=()):
+        ray = Ray(slots, scripts)
+        monkeypatch.setattr(packing, "time", SimpleNamespace(monotonic=lambda: ray.now, sleep=ray.sleep))
+        monkeypatch.setattr(packing._Mapping, "_remote", lambda self, function, node, **_: ray.task(function, node))
+        machines = RayMachines(ray.pool())
+        arguments = [(index,) for index in range(len(scripts))]
+        results = machines.map(len, len(scripts), arguments.__getitem__, {path: str(path) for path in sees}, progress)
+        return ray, machines, results
+
+    return start
+
+
+def done(seconds, value, count=0):
+    return [(seconds, (count, (value,)))]
+
+
+def test_in_order(start):
+    ray, machines, results = start({"a": 1, "b": 2}, [[done(3 - index % 2, index)] for index in range(7)])
+    assert list(results) == list(range(7)) and machines.lost == 0
+    assert {index: len(tries) for index, tries in ray.begun.items()} == dict.fromkeys(range(7), 1)
+
+
+def test_a_first_try_that_freezes_is_doubled(start):
+    """Before any shard has ended nobody knows how long one takes."""
+    ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, done(5, "second")]])
+    assert list(results) == ["second"] and machines.lost == 0
+    first, second = ray.begun[0]
+    assert packing.LATE_AT_FIRST < second.begun - first.begun < packing.LATE_AT_FIRST + 2
+    assert second.node != first.node and first.cancelled
+
+
+def test_no_try_is_doubled_where_no_slot_is_free(start):
+    ray, _, results = start({"a": 1}, [[done(500, "at last"), done(1, "too many")]])
+    assert list(results) == ["at last"] and len(ray.begun[0]) == 1
+
+
+def test_no_try_is_doubled_that_takes_as_long_as_others(start):
+    ray, _, results = start({"a": 1, "b": 1}, [[done(200, 0)], [done(700, 1), done(1, "too many")]])
+    assert list(results) == [0, 1] and len(ray.begun[1]) == 1
+
+
+def test_a_try_that_takes_much_longer_is_doubled_once(start):
+    late = [FROZEN, done(100, "second"), done(0, "too many")]
+    ray, _, results = start({"a": 2, "b": 2}, [[done(1, 0)], late, [done(2, 2)]])
+    assert list(results) == [0, "second", 2]
+    first, second = ray.begun[1]
+    assert 0 < second.begun - first.begun - packing.LATE * 2 < 2
+
+
+def test_one_of_two_tries_that_is_lost_is_not_repeated(start):
+    """The other goes on."""
+    scripts = [[(70, RayError("lost"))], done(40, "other"), done(0, "too many")]
+    ray, machines, results = start({"a": 2, "b": 2}, [scripts])
+    assert list(results) == ["other"]
+    assert len(ray.begun[0]) == 2 and machines.lost == 1
+
+
+def test_progress_counts_what_is_done_twice_once(start):
+    told = []
+    first = [(1, (5, ())), (2, (4, ())), (3, RayError("lost"))]
+    second = [(1, (3, ())), (2, (8, ())), (4, (1, ("value",)))]
+    _, machines, results = start({"a": 1}, [[first, second]], told.append)
+    assert list(results) == ["value"] and machines.lost == 1
+    assert told == [5, 4, 2, 1]
+
+
+def test_what_is_lost_each_time(start):
+    _, machines, results = start({"a": 1, "b": 1}, [[done(1, 0)], [[(1, RayError("killed"))]] * packing.TRIES])
+    with pytest.raises(
+        ValueError, match=r"^shard 1 of 2 was lost 4 times .*, last on host-[ab] \(killed\): look there"
+    ):
+        list(results)
+    assert machines.lost == packing.TRIES
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "said"),
+    [
+        (FileNotFoundError("no image"), FileNotFoundError, "^no image$"),
+        (KeyError("bug"), RuntimeError, r"^a worker of here:1 failed: KeyError\('bug'\)$"),
+    ],
+)
+def test_an_error_of_the_work_is_not_repeated(start, cause, kind, said):
+    ray, machines, results = start({"a": 1}, [[[(1, RayTaskError(cause))]]])
+    with pytest.raises(kind, match=said):
+        list(results)
+    assert len(ray.begun[0]) == 1 and machines.lost == 0
+
+
+DENIED = PermissionError(13, "Permission denied", "/shared/set.json")
+REFUSED = [
+    (
+        RayTaskError(DENIED),
+        "host-b, of the pool at here:1, cannot look for the files: /shared/set.json: Permission denied",
+    ),
+    (RayTaskError(KeyError("bug")), r"host-b, of the pool at here:1, cannot look for the files: KeyError\('bug'\)$"),
+    (("host-b", _machines.pixel_versions(), ["/shared"]), "/shared: not seen on host-b, of the pool at here:1"),
+    (("host-b", {"opencv": "0.1"}, []), "here:1: the pool has other versions than this process: .*opencv"),
+]
+
+
+@pytest.mark.parametrize(("seen", "said"), REFUSED)
+def test_a_machine_that_does_not_fit(start, seen, said):
+    ray, _, results = start({"a": 1, "b": 1}, [[done(1, 0)]], sees=[Path("/shared")])
+    ray.sees["b"] = seen
+    with pytest.raises(ValueError, match=f"^{said}"):
+        list(results)
+    assert ray.now < 110 and not ray.begun
+
+
+@pytest.mark.parametrize(("seen", "said"), REFUSED)
+def test_a_machine_that_comes_later_and_does_not_fit_is_not_used(start, caplog, seen, said):
+    """It is looked at once, and one message says so."""
+    ray, _, results = start({"a": 1}, [[done(10, index)] for index in range(5)], sees=[Path("/shared")])
+    ray.sees["b"] = seen
+    with caplog.at_level(logging.WARNING):
+        assert next(results) == 0
+        ray.slots = {"a": 1, "b": 3}
+        assert list(results) == [1, 2, 3, 4]
+    assert ray.looks == ["a", "b"]
+    [message] = [record.getMessage() for record in caplog.records]
+    assert pytest.approx(ray.now, abs=5) == 150
+    assert message.startswith("a machine that came is not used: ")
+    assert {stream.node for tries in ray.begun.values() for stream in tries} == {"a"}
+
+
+def test_a_machine_that_comes_later_is_used(start):
+    ray, _, results = start({"a": 1}, [[done(10, index)] for index in range(5)])
+    assert next(results) == 0
+    ray.slots = {"a": 1, "b": 1}
+    assert list(results) == [1, 2, 3, 4]
+    assert {stream.node for tries in ray.begun.values() for stream in tries} == {"a", "b"}
+
+
+@pytest.mark.parametrize("lost", [RayError("gone"), RayTaskError(MemoryError("full"))])
+def test_a_look_that_is_lost_is_repeated(start, lost):
+    ray, _, results = start({"a": 1}, [[done(1, 0)]])
+    ray.sees["a"] = lost
+    answers = itertools.chain([lost], itertools.repeat(("host-a", _machines.pixel_versions(), [])))
+    ray.sees = SimpleNamespace(get=lambda *_: next(answers))
+    assert list(results) == [0] and ray.looks == ["a", "a"]
+
+
+def test_an_error_in_the_pool_is_no_lack_of_workers(start):
+    ray, machines, results = start({"a": 1}, [[done(1, 0)]])
+    failed = RayTaskError(KeyError("bug"))
+    machines.pool.actor = lambda: SimpleNamespace(workers=SimpleNamespace(remote=lambda: failed))
+    with pytest.raises(RayTaskError, match="bug"):
+        list(results)
+    assert ray.now == 100
