@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix import pipelines
 from dali_mix.loading.chunks import Chunk, Question
 from dali_mix.loading.workers import NoWorkers, Opened, Spec, WorkerLost
 from dali_mix.options import choice
+from dali_mix.recordio import RecordSet
 from dali_mix.service import cluster
-from dali_mix.service.spec import differences, key_of, versions
+from dali_mix.service.spec import Code, code_differences, code_of, differences, key_of, versions
 
 ANSWER = 3.0  # seconds for the pool to name a worker
 DIRECTLY = 5.0  # seconds for which workers are asked directly after the pool did not answer
@@ -85,6 +87,8 @@ class RayPool:
             except self.ray.exceptions.RayTaskError:
                 raise
             except self.ray.exceptions.RayError:
+                self.watch.check()
+                self.watch.check_head()
                 if time.monotonic() > end:
                     raise ValueError(
                         f"{self.address}: the pool does not answer: look at the output of `dali-mix serve`"
@@ -93,10 +97,14 @@ class RayPool:
 
     def open(self, spec: Spec) -> Opened:
         """Open a set on the pool: see `loading.workers.Pool`."""
+        self.watch.check()
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
+        code = code_of(pipelines.build(spec.pipeline, spec.train, spec.options))
         key_of(spec, "")  # before anybody waits
         while not (workers := self._of_pool("workers")):
             if time.monotonic() > end:
+                if self.fallback == "local":
+                    return self._open_here(spec, actor, code)
                 raise ValueError(cluster.no_worker(self.address))
             time.sleep(0.5)
         for name, details in workers.items():
@@ -114,13 +122,23 @@ class RayPool:
                 raise kind(f"{self.address}: {error.cause}") from None
             except (self.ray.exceptions.RayError, ValueError):  # this worker is lost, or frozen
                 continue
+            if differ := code_differences(code, found["code"], details["host"]):
+                raise ValueError(f"{self.address}: {differ}: make the files equal, and start the workers again")
             fingerprint = found["metainfo"]["fingerprint"]
-            key = key_of(spec, fingerprint)
+            key = key_of(spec, fingerprint, code)
             opened = RayWorkers(self.ray, self.address, actor, self.watch, spec, key, fingerprint)
             local = details["decode"] if self.fallback == "local" else None
             taller = np.array(found["taller"], bool)
             return Opened(spec.prefix, found["count"], found["metainfo"], taller, opened, local)
         raise ValueError(f"{self.address}: no worker opened {spec.prefix}: look at `dali-mix serve --status`")
+
+    def _open_here(self, spec: Spec, actor: Any, code: Code) -> Opened:
+        """Open a set in this process, for workers that may come later. The first of them may be asked at any time."""
+        records = RecordSet(spec.prefix)
+        key = key_of(spec, records.fingerprint, code)
+        opened = RayWorkers(self.ray, self.address, actor, self.watch, spec, key, records.fingerprint)
+        local = "gpu" if spec.decode == "gpu" else "cpu"
+        return Opened(spec.prefix, len(records), records.metainfo, records.taller, opened, local)
 
 
 @dataclass(eq=False)

@@ -6,8 +6,8 @@ Ray's own defaults are open: anyone who reaches a port may run code. Here a toke
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dali_mix.service import notes
+
 NAMESPACE = "dali_mix"
 POOL = "pool"  # the actor's name
 PORT = 6379
@@ -29,12 +31,43 @@ FORKED = (
     " method 'spawn'"
 )
 HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between looks at the head, and until it counts as dead
+RECONNECT = 15  # seconds without the head after which Ray ends a process; what asks it ends before, with a message
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # of HTTP/2, with empty settings
+SETTINGS_FRAME = 4
+GREETING = 8.0  # seconds for an answer to it
+
+
+class PoolGone(ConnectionError, RuntimeError):
+    """The pool has ended under a client of it. The command line prints a ConnectionError without a traceback.
+
+    printed: `Watch` has printed the message, which follows `speaker`.
+    """
+
+    def __init__(self, message: str, *, printed: bool = False) -> None:
+        super().__init__(message)
+        self.printed = printed
+
+
+speaker = ""  # what a command's messages begin with
 
 
 def home() -> Path:
-    """Return the folder of the token and of the note on this machine's pool, readable by this user only."""
-    folder = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "dali_mix"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Return the folder of the token and of the note on this machine's pools."""
+    return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "dali_mix"
+
+
+def make_home() -> Path:
+    """Return `home()`, made for this user only if it is not there. Raise ValueError if it cannot be written."""
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (probe := folder / f".{os.getpid()}.tmp").touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be written ({error.strerror}): `dali-mix serve` keeps its token and its address there;"
+            " set XDG_CONFIG_HOME to a folder that can be"
+        ) from None
     return folder
 
 
@@ -46,6 +79,7 @@ def token_file() -> Path:
 
 def make_token() -> Path:
     """Return the file of the token, which is written, for this user only, if there is none."""
+    make_home()
     path = token_file()
     if not path.exists():
         written = path.with_name(f"{path.name}.{os.getpid()}")
@@ -54,7 +88,7 @@ def make_token() -> Path:
         with contextlib.suppress(FileExistsError):  # another was faster
             os.link(written, path)
         written.unlink()
-    return path
+    return _filled(path, "remove it, and a new one is made")
 
 
 def find_token() -> Path:
@@ -62,6 +96,12 @@ def find_token() -> Path:
     path = token_file()
     if not path.is_file():
         raise ValueError(f"{path}: no token; copy the one that `dali-mix serve` names on the pool's machine")
+    return _filled(path, "copy the one that `dali-mix serve` names on the pool's machine")
+
+
+def _filled(path: Path, advice: str) -> Path:
+    if not path.read_bytes().strip():
+        raise ValueError(f"{path}: the token is empty: {advice}")
     return path
 
 
@@ -74,6 +114,8 @@ def settings(token: Path, *, loopback: bool) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the loader raises them; Ray would print them, with a traceback
         "RAY_DISABLE_MEMORY_MONITOR": "1",
+        "RAY_BACKEND_LOG_LEVEL": "error",  # a client prints what Ray's C++ code logs, hundreds of lines a lost machine
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT),
     }
     if loopback:  # Ray takes 127.0.0.1 only where it expects no second machine, and else binds to every interface
         values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -85,44 +127,83 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
         raise ValueError("ray was imported before without a token: connect to the pool before anything else uses Ray")
     os.environ.update(settings(token, loopback=loopback))
+    imported, hook = "ray" in sys.modules, sys.excepthook
     try:
         import ray  # it reads the environment now
-        from ray._private import ray_constants
+        from ray._private import ray_constants, worker
     except ImportError:
         raise ValueError("the service needs Ray: pip install 'dali_mix[service]'") from None
+    if not imported:
+        sys.excepthook = hook  # Ray's tells the head of the exception, and waits for a minute where it is gone
+        atexit.unregister(worker.shutdown)  # it waits, too
+        atexit.register(_leave, ray)
+        worker.listen_error_messages = _no_messages
     ray_constants.ENABLE_RAY_CLUSTER = not loopback  # it may be the second address of this process
     return ray
 
 
+def _no_messages(*_: object) -> None:
+    """Stand in for Ray's thread that prints what its processes report, 1,200 characters for a worker that died."""
+
+
+def _leave(ray: Any) -> None:
+    """Disconnect as this process ends, unless the pool has ended: it would wait for an answer."""
+    if ray.is_initialized() and reachable(*split_address(ray.get_runtime_context().gcs_address)):
+        ray.shutdown()
+
+
 def note_address(address: str) -> None:
-    """Note the pool that runs on this machine, unless another one that is noted still does."""
-    with contextlib.suppress(ValueError):
-        if reachable(*split_address("auto"), 0.5):
-            return
-    (home() / "service.json").write_text(json.dumps({"address": address, "host": socket.gethostname()}))
+    """Note a pool that runs on this machine, after those that do already."""
+    notes.note(make_home(), address, _answers)
 
 
 def forget_address(address: str) -> None:
-    """Remove the note if it is of that pool."""
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads((home() / "service.json").read_text())["address"] == address:
-            (home() / "service.json").unlink()
+    """Remove the note of that pool."""
+    notes.forget(home(), address)
+
+
+def _answers(address: str) -> bool:
+    return reachable(*split_address(address), 0.5)
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of HOST, HOST:PORT, or "auto": the pool noted on this machine. Raise ValueError."""
+    """Return host and port of HOST, HOST:PORT, or "auto": the first noted pool of this machine that answers.
+
+    Raise ValueError for what is no address.
+    """
+    wrong = f"{address!r} is no address: give HOST:PORT as `dali-mix serve` prints it, or auto"
+    if not isinstance(address, str):
+        raise ValueError(wrong)
     if address == "auto":
-        try:
-            address = json.loads((home() / "service.json").read_text())["address"]
-        except (OSError, ValueError, KeyError):
+        pools = notes.noted(home())
+        if not pools:
             raise ValueError(
                 "no pool runs on this machine: start one with `dali-mix serve`, or give the address that it printed"
-            ) from None
+            )
+        address = next((pool for pool in pools[:-1] if _answers(pool)), pools[-1])
     host, _, port = address.partition(":")
     host = LOOPBACK if host == "localhost" else host
-    if not host or not (port or str(PORT)).isdecimal():
-        raise ValueError(f"{address!r} is no address: give HOST:PORT as `dali-mix serve` prints it, or auto")
+    if not host or not (port or str(PORT)).isdecimal() or not 0 < int(port or PORT) < 1 << 16:
+        raise ValueError(wrong)
     return host, int(port or PORT)
+
+
+def listening(name: str) -> str:
+    """Return the address of this machine to listen on, in digits. Raise ValueError for one that others cannot use."""
+    if name in ("", "*", "0.0.0.0", "::"):
+        raise ValueError(f"--listen {name!r}: give one address of this machine, by which the others reach it")
+    try:
+        address = socket.gethostbyname(name)
+    except OSError as error:
+        raise ValueError(f"--listen {name}: no such host ({error.strerror}): give an IPv4 address or a name") from None
+    try:
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+    except OSError:
+        raise ValueError(
+            f"--listen {name}: {address} is no address of this machine: `hostname -I` lists them"
+        ) from None
+    return address
 
 
 def own_address(host: str, port: int) -> str:
@@ -146,6 +227,27 @@ def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
     return True
 
 
+def check_pool(host: str, port: int) -> None:
+    """Raise ValueError unless what listens there speaks HTTP/2, as pools do: Ray would wait for it in silence."""
+    where = f"{host}:{port}"
+    if not reachable(host, port):
+        raise ValueError(nothing_at(where))
+    answer, end = b"", time.monotonic() + GREETING
+    with contextlib.suppress(OSError), socket.create_connection((host, port), GREETING) as connection:
+        connection.sendall(PREFACE)
+        while len(answer) < 4 and time.monotonic() < end:
+            connection.settimeout(max(0.01, end - time.monotonic()))
+            if not (more := connection.recv(9 - len(answer))):
+                break
+            answer += more
+    if answer[3:4] != bytes([SETTINGS_FRAME]):
+        what = "answers otherwise than a pool does" if answer else f"has not answered within {GREETING:.0f} s"
+        raise ValueError(
+            f"{where} is no pool: what listens there {what}; give the address that `dali-mix serve` printed after"
+            ' "pool", not that of its page'
+        )
+
+
 def join(address: str) -> tuple[Any, str]:
     """Connect this process to the cluster at `address`; return the module ray and HOST:PORT. Raise ValueError."""
     host, port = split_address(address)
@@ -158,9 +260,8 @@ def join(address: str) -> tuple[Any, str]:
         if ray.get_runtime_context().gcs_address != where:
             raise ValueError(f"this process is connected to {ray.get_runtime_context().gcs_address}, not to {where}")
         return ray, where
-    if not reachable(host, port):
-        raise ValueError(nothing_at(where))
-    with _quiet(), _kept_handlers():
+    check_pool(host, port)
+    with _quiet(), _kept_handlers(ray._private.utils):
         try:
             ray.init(
                 address=where,
@@ -170,7 +271,7 @@ def join(address: str) -> tuple[Any, str]:
                 **({"_node_ip_address": LOOPBACK} if host == LOOPBACK else {}),
             )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise ValueError(_why_not(where, token, error)) from error
+            raise ValueError(why_not(where, token, str(error))) from error
     _connected.add(os.getpid())
     return ray, where
 
@@ -181,7 +282,7 @@ _connected: set[int] = set()  # the processes, this one or those that it was for
 class Watch:
     """Writes a message to standard error once Ray's process on this machine (the raylet) has died.
 
-    Ray then ends this process without a word, by `_exit`, as soon as it calls Ray or frees memory of Ray's.
+    Ray may then end this process without a word, by `_exit`, as soon as it calls Ray or frees memory of Ray's.
     """
 
     def __init__(self, ray: Any, address: str) -> None:
@@ -199,7 +300,7 @@ class Watch:
         with contextlib.suppress(OSError):
             self._socket.recv(1)  # until the other end is closed
         if not self._closed:
-            os.write(2, f"{self._message}\n".encode())
+            os.write(2, f"{speaker}{self._message}\n".encode())
             self._dead = True
 
     @property
@@ -207,14 +308,14 @@ class Watch:
         return self._dead
 
     def check(self) -> None:
-        """Raise RuntimeError with the message if it has died, and in a forked process: call it before Ray."""
+        """Raise PoolGone if it has died, RuntimeError in a forked process: call it before Ray."""
         if os.getpid() != self._process:
             raise RuntimeError(FORKED)
         if self._dead:
-            raise RuntimeError(self._message)
+            raise PoolGone(self._message, printed=True)
 
     def check_head(self) -> None:
-        """Raise RuntimeError when the pool's first machine has not answered for `HEAD_GONE` seconds."""
+        """Raise PoolGone when the pool's first machine has not answered for `HEAD_GONE` seconds."""
         now = time.monotonic()
         if now - self._looked < HEAD_CHECK:
             return
@@ -224,7 +325,7 @@ class Watch:
             return
         self._gone = self._gone or now
         if now - self._gone > HEAD_GONE:
-            raise RuntimeError(self._message)
+            raise PoolGone(self._message)
 
     def close(self) -> None:
         """Stop watching."""
@@ -259,8 +360,9 @@ def other_versions(address: str, differ: str) -> str:
     return f"{address}: the pool has other versions than this process: {differ}"
 
 
-def _why_not(where: str, token: Path, error: Exception) -> str:
-    text = " ".join(str(error).split())
+def why_not(where: str, token: Path, said: str) -> str:
+    """Return the message on a pool that cannot be entered; `said`: by Ray."""
+    text = " ".join(said.split())
     if "ersion" in text and "ython" in text:
         return f"{where}: the pool runs another Ray or Python: {text}"
     if "raylet" in text.lower() or "Can't find a" in text or "node" in text.lower():
@@ -272,12 +374,16 @@ def _why_not(where: str, token: Path, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _kept_handlers() -> Iterator[None]:
-    """Put signal handlers back: `ray.init` replaces SIGTERM's, and a preempted training would no longer save."""
+def _kept_handlers(utils: Any) -> Iterator[None]:
+    """Keep signal handlers: `ray.init` would replace SIGTERM's, by one that ends the process with status 15, and a
+    preempted training would no longer save.
+    """
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    set_handler, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda _: None
     try:
         yield
     finally:
+        utils.set_sigterm_handler = set_handler
         for number, handler in kept.items():
             with contextlib.suppress(ValueError):  # not the main thread, where Ray has set none
                 signal.signal(number, handler)

@@ -61,9 +61,10 @@ class Node:
         self._threads = threads
         self._decode = decode
         self._head = address is None
-        joined = f"{listen or cluster.LOOPBACK}:{port}" if address is None else address
+        self._listen = listen if listen is None else cluster.listening(listen)
+        joined = f"{self._listen or cluster.LOOPBACK}:{port}" if address is None else address
         self.address = "{}:{}".format(*cluster.split_address(joined))
-        self._listen = listen
+        self._noted = False
         self._store = store_bytes(store)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = -1
@@ -88,8 +89,8 @@ class Node:
         host, port = cluster.split_address(self.address)
         if self._head and cluster.reachable(host, port, 0.5):
             raise ValueError(f"{self.address}: something listens there already: choose another --port, or --join it")
-        if not self._head and not cluster.reachable(host, port):
-            raise ValueError(cluster.nothing_at(self.address))
+        if not self._head:
+            cluster.check_pool(host, port)
         token = cluster.make_token() if self._head else cluster.find_token()
         cluster.import_ray(token, loopback=host == cluster.LOOPBACK)
         self._node = self._launch(token, host, port)
@@ -104,6 +105,7 @@ class Node:
         self._make_workers()
         if self._head:
             cluster.note_address(self.address)
+            self._noted = True
 
     def _launch(self, token: Path, host: str, port: int) -> str:
         """Start Ray's processes; return the node's id. Raise ValueError if they do not start."""
@@ -137,7 +139,10 @@ class Node:
         end = time.monotonic() + START
         while not (node := re.search(r"^node (\w+)\n", self._said(), re.MULTILINE)):
             if self._process.poll() is not None or time.monotonic() > end:
-                raise ValueError(f"Ray did not start: {' '.join(self._said().strip().splitlines()[-3:])}")
+                said = " ".join(self._said().strip().splitlines()[-3:])
+                raise ValueError(
+                    f"Ray did not start: {said}" if self._head else cluster.why_not(self.address, token, said)
+                )
             time.sleep(0.05)
         return node[1]
 
@@ -196,12 +201,12 @@ class Node:
         return self._ray.get(self._pool.status.remote(), timeout=10)
 
     def _end(self) -> None:
-        if self._head:
+        if self._noted:
             cluster.forget_address(self.address)
-        elif self._members:
+        elif self._members and not self._head:
             with contextlib.suppress(Exception):  # the pool notices later
                 self._ray.get(self._pool.remove.remote(list(self._members)), timeout=2)
-        if self._ray is not None:
+        if self._ray is not None and cluster.reachable(*cluster.split_address(self.address)):  # else it would wait
             self._ray.shutdown()
         if self._process is not None:
             self._process.terminate()

@@ -1,13 +1,18 @@
-"""What makes two workers' answers equal: versions, and the name of a spec."""
+"""What makes two workers' answers equal: versions, the code of a user's own steps, and the name of a spec."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from dali_mix._version import __version__
 from dali_mix.loading.workers import Spec
+from dali_mix.pipelines import Pipeline
 
 PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy")
 
@@ -30,9 +35,50 @@ def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
     return "; ".join(f"{name} {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there" for name in differ)
 
 
-def key_of(spec: Spec, fingerprint: str) -> str:
-    """Return what names a spec on the set with that fingerprint. Raise ValueError for options that cannot travel."""
-    values = [fingerprint, spec.pipeline, dict(spec.options), spec.train, spec.seed]
+Code = dict[str, tuple[str, str]]  # "module.Class" → (its file, the sha256 of it)
+
+_digests: dict[str, tuple[ModuleSpec | None, str]] = {}  # by module, as it was when it was first looked at
+
+
+def code_of(pipeline: Pipeline) -> Code:
+    """Return the code of a pipeline and its steps that is not dali_mix's: of their classes and the bases of these."""
+    kinds = {base for part in (pipeline, *pipeline.steps) for base in type(part).__mro__[:-1]}
+    own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("dali_mix", *sys.stdlib_module_names)]
+    return {f"{kind.__module__}.{kind.__qualname__}": _source(kind.__module__) for kind in own}
+
+
+def _source(name: str) -> tuple[str, str]:
+    """Return the file of a module and its sha256: of what was imported, not of what the file may hold since."""
+    module = sys.modules.get(name)
+    file, imported = getattr(module, "__file__", None) or "no file", getattr(module, "__spec__", None)
+    kept = _digests.get(name)
+    if kept is None or kept[0] is not imported:  # a module that is imported again has another spec
+        try:
+            digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        except OSError:
+            digest = "unknown"
+        kept = _digests[name] = imported, digest
+    return file, kept[1]
+
+
+def code_differences(ours: Code, theirs: Mapping[str, tuple[str, str]], host: str) -> str:
+    """Return "my_steps.Flip differs: FILE here, FILE on HOST; …" of the code that differs, or ""."""
+
+    def text(code: Mapping[str, tuple[str, str]], name: str) -> str:
+        file, digest = code.get(name, ("none", ""))
+        return f"{file} (sha256 {digest[:12]})" if digest else file
+
+    differ = [name for name in sorted({*ours, *theirs}) if ours.get(name, "")[1:] != theirs.get(name, "")[1:]]
+    return "; ".join(f"{name} differs: {text(ours, name)} here, {text(theirs, name)} on {host}" for name in differ)
+
+
+def key_of(spec: Spec, fingerprint: str, code: Mapping[str, tuple[str, str]] | None = None) -> str:
+    """Return what names a spec on the set with that fingerprint: two keys are equal if all that decides pixels is.
+
+    Raise ValueError for options that cannot travel. `code`: see `code_of`.
+    """
+    digests = {name: digest for name, (_, digest) in (code or {}).items()}
+    values = [fingerprint, spec.pipeline, dict(spec.options), spec.train, spec.seed, digests, versions()]
     try:
         text = json.dumps(values, sort_keys=True)
     except TypeError as error:

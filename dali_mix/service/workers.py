@@ -17,7 +17,7 @@ from dali_mix.loading.chunks import POSITIONS, Chunk, Question
 from dali_mix.loading.decoder import Decoder
 from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
-from dali_mix.service.spec import versions
+from dali_mix.service.spec import code_of, key_of, versions
 
 LANES = 2  # questions at a time: one is decoded while another's answer is copied out; `node` lets one more call in
 SPECS = 4  # sets and pipelines kept open
@@ -43,10 +43,27 @@ class Worker:
         }
 
     def describe_set(self, spec: Spec) -> dict[str, Any]:
-        """Return count, metainfo and taller of a set. Raise ValueError or FileNotFoundError naming the machine."""
+        """Return count, metainfo and taller of a set, and the code that is not ours of its pipeline.
+
+        Raise ValueError or FileNotFoundError naming the machine.
+        """
         records = self._records(spec)
-        pipelines.build(spec.pipeline, spec.train, spec.options)
-        return {"count": len(records), "metainfo": records.metainfo, "taller": records.taller}
+        code = code_of(self._pipeline(spec))
+        return {"count": len(records), "metainfo": records.metainfo, "taller": records.taller, "code": code}
+
+    def _pipeline(self, spec: Spec) -> pipelines.Pipeline:
+        """Build the pipeline, which the trainer has built before: what fails is for the want of a package here."""
+        try:
+            return pipelines.build(spec.pipeline, spec.train, spec.options)
+        except ValueError as error:
+            cause = error.__cause__
+            why = f"cannot import what pipeline {spec.pipeline!r} needs ({type(cause).__name__}: {cause})"
+            if not isinstance(cause, ImportError):
+                why = f"cannot build pipeline {spec.pipeline!r} ({error})"
+            raise ValueError(
+                f"the workers on {socket.gethostname()} {why}: install its package where workers run, and start them"
+                " again"
+            ) from None
 
     def _records(self, spec: Spec) -> RecordSet:
         try:
@@ -80,6 +97,14 @@ class Worker:
                         f"{spec.prefix} is another set on {socket.gethostname()} (fingerprint"
                         f" {records.fingerprint[:16]}) than where the pool opened it ({fingerprint[:16]})"
                     )
+                code = code_of(self._pipeline(spec))
+                if key != key_of(spec, fingerprint, code):
+                    files = ", ".join(sorted({file for file, _ in code.values()})) or "none of its own"
+                    raise ValueError(
+                        f"the worker on {socket.gethostname()} would decode otherwise than where the pool opened"
+                        f" {spec.prefix}: its versions or the code of pipeline {spec.pipeline!r} differ (files here:"
+                        f" {files}; versions here: {versions()}); make them equal and start it again"
+                    )
                 self._open[key] = records, []
                 while len(self._open) > SPECS:
                     for decoder in self._open.popitem(last=False)[1][1]:
@@ -90,7 +115,7 @@ class Worker:
                 return idle.pop()
         return Decoder(
             records,
-            pipelines.build(spec.pipeline, spec.train, spec.options),
+            self._pipeline(spec),
             spec.seed,
             batch_size=POSITIONS,
             device=self._device,

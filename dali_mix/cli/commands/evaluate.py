@@ -7,17 +7,20 @@ from pathlib import Path
 
 from dali_mix.cli.bars import Bar
 from dali_mix.cli.commands.predict import add_model_arguments, load_values, print_notes
+from dali_mix.cli.pools import add_service, guarded, set_service
 from dali_mix.engine.distributed.environment import environment
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
+    add_service(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write figures and charts of each class to DIR")
 
 
 def run(args: argparse.Namespace) -> int:
     main_rank = environment()[0] == 0
+    set_service(args)
     config = load_values(args, shown=main_rank)
     from dali_mix.engine.checkpoint.files import check_out, check_writable, json_text, write_text
     from dali_mix.engine.start import evaluate
@@ -27,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_writable(args.report)
     with Bar("evaluate", "batch", shown=main_rank) as bar:
-        evaluation = evaluate(config, args.checkpoint, ema=args.ema, each=bar.reach)
+        evaluation = guarded("evaluate", lambda: evaluate(config, args.checkpoint, ema=args.ema, each=bar.reach))
+    if evaluation is None:
+        return 1
     if main_rank:
         print_notes(evaluation.notes)
         print("  ".join(f"{name} {value:.4f}" for name, value in evaluation.values.items()))

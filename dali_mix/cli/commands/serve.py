@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import time
@@ -22,20 +23,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  dali-mix serve --join 10.0.0.1:6379            adds this machine, at any time\n"
         "  dali-mix train RECIPE --work-dir D --service 10.0.0.1:6379     (on one machine: --service auto)\n"
         "  dali-mix serve --status                        what the pool does\n"
-        "Whoever has the token may run code on these machines; see docs/service.md."
+        "Whoever has the token may run code on these machines; see docs/service.md.\n"
+        "Exit status: 0 after Ctrl-C or SIGTERM, also while it starts; 1 after an error, or if the pool joined ends."
     )
     parser.add_argument(
         "--workers", type=int, help="processes that decode here; default: one a core (a GPU), 0 for none"
     )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="DALI's threads for each of a worker's two tasks (default 1)"
-    )
-    parser.add_argument("--decode", choices=("cpu", "gpu"), default="cpu", help="what all the pool decodes on")
+    parser.add_argument("--threads", type=int, help="DALI's threads for each of a worker's two tasks (default 1)")
+    parser.add_argument("--decode", choices=("cpu", "gpu"), help="what all the pool decodes on (default cpu)")
     parser.add_argument("--join", metavar="ADDRESS", help="HOST:PORT of the pool that this machine becomes part of")
     parser.add_argument(
         "--listen", metavar="IP", help="the address of this machine for others; default: this machine only"
     )
-    parser.add_argument("--port", type=int, default=6379)
+    parser.add_argument("--port", type=int, help="of a pool that is started (default 6379)")
     parser.add_argument(
         "--memory", type=float, metavar="GB", help="shared memory for decoded images; default: what fits"
     )
@@ -47,24 +47,55 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.status is not None:
+        _refuse(args, "--status", "workers", "threads", "decode", "join", "listen", "port", "memory", "dashboard")
         return _status(args.status)
-    whole("--port", args.port, 1, 65535)
-    whole("--threads", args.threads, 1, 256)
-    if args.dashboard is not None:
-        whole("--dashboard", args.dashboard, 0, 65535)
-    if args.memory is not None:
-        number("--memory", args.memory, 0, 1e6)
-    if args.workers is None:
-        args.workers = _gpus() if args.decode == "gpu" else len(os.sched_getaffinity(0))
-    whole("--workers", args.workers, 0, 1024)
-    from dali_mix.service.node import Node
-
+    if args.join is not None:
+        _refuse(args, "--join", "port")
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
 
-    with handled(stop, signal.SIGTERM, signal.SIGINT), ExitStack() as opened:
+    with handled(stop, signal.SIGTERM, signal.SIGINT):
+        return _serve(args, stopped)
+
+
+def _refuse(args: argparse.Namespace, option: str, *others: str) -> None:
+    """Raise ValueError if one of the other options was given, too."""
+    if given := [f"--{name}" for name in others if getattr(args, name) is not None]:
+        raise ValueError(f"{option} takes no {given[0]}: leave one of them out")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Set defaults, and raise ValueError for what cannot be."""
+    args.port = 6379 if args.port is None else whole("--port", args.port, 1, 65535)
+    args.threads = 1 if args.threads is None else whole("--threads", args.threads, 1, 256)
+    args.decode = args.decode or "cpu"
+    if args.dashboard is not None:
+        whole("--dashboard", args.dashboard, 0, 65535)
+    if args.workers is not None:
+        whole("--workers", args.workers, 0, 1024)
+    if args.decode == "gpu" and args.workers != 0:
+        found = _gpus()
+        if args.workers is not None and args.workers > found:
+            raise ValueError(f"--workers {args.workers}: torch sees {found} GPU{'s' * (found > 1)} here, one a worker")
+        args.workers = args.workers or found
+    if args.workers is None:
+        args.workers = len(os.sched_getaffinity(0))
+    from dali_mix.service.node import LEAST_STORE
+
+    if args.memory is not None:
+        args.memory = number("--memory", args.memory, math.ceil(LEAST_STORE / 1e7) / 100)
+
+
+def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
+    """Run this machine's part of a pool until a signal, noted in `stopped`."""
+    _check(args)
+    from dali_mix.service.node import Node
+
+    if stopped:
+        return 0
+    with ExitStack() as opened:
         node = opened.enter_context(
             Node(
                 args.workers,
@@ -94,12 +125,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _announce(node: Any, args: argparse.Namespace) -> None:
-    from dali_mix.service.cluster import token_file
+    from dali_mix.service.cluster import split_address, token_file
 
     count = f"{args.workers} worker{'s' * (args.workers != 1)} here, decoding on the {args.decode.upper()}"
     print(f"pool     {node.address}, {'joined' if args.join else 'started'}: {count}", flush=True)
     if not args.join:
-        there = "auto" if args.listen is None else node.address
+        first = "{}:{}".format(*split_address("auto")) == node.address
+        there = "auto" if args.listen is None and first else node.address
         print(f"token    {token_file()}: whoever has it may run code here", flush=True)
         print(f"train    dali-mix train RECIPE --work-dir DIR --service {there}", flush=True)
         if args.listen is not None:

@@ -10,6 +10,7 @@ from types import FrameType
 
 from dali_mix._signals import handled
 from dali_mix.cli.arguments import add_recipe
+from dali_mix.cli.pools import add_service, guarded, set_service
 
 PREEMPTED, INTERRUPTED = 75, 130
 NOTHING_TO_SAVE = "SIGTERM while no step was under way: nothing to save; start it again (with --resume=auto)"
@@ -24,8 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_recipe(parser)
     parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")
-    service = "decode in a pool of `dali-mix serve`: HOST:PORT, or auto for the one on this machine"
-    parser.add_argument("--service", metavar="ADDRESS", help=service)
+    add_service(parser)
     resume = (
         "continue from the newest checkpoint, with the values in the run's config.json; an error without one; "
         "--resume=auto then begins at step 0"
@@ -41,10 +41,9 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from dali_mix.engine.start import train
 
-    if args.service is not None:
-        args.cfg_options.append(f"service={args.service}")
-    status = train(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options)
-    return {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
+    set_service(args)
+    status = guarded("train", lambda: train(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options))
+    return 1 if status is None else {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

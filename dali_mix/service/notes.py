@@ -1,0 +1,62 @@
+"""`service.json`: the pools that run on this machine, which `service="auto"` finds; the first started comes first."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dali_mix._files import replacing
+
+NAME = "service.json"
+
+
+def noted(folder: Path) -> list[str]:
+    """Return the addresses of the pools noted in `folder`; none if there is no note, or it holds something else."""
+    try:
+        found = json.loads((folder / NAME).read_text())
+    except (OSError, ValueError):
+        return []
+    pools = found.get("pools") if isinstance(found, dict) else None
+    return [
+        pool["address"]
+        for pool in (pools if isinstance(pools, list) else [])
+        if isinstance(pool, dict) and isinstance(pool.get("address"), str) and pool.get("host") == socket.gethostname()
+    ]
+
+
+def note(folder: Path, address: str, answers: Callable[[str], bool]) -> None:
+    """Add an address, and remove those of this machine that do not answer any more."""
+    with _locked(folder):
+        others = [other for other in noted(folder) if other != address and answers(other)]
+        _write(folder, [*others, address])
+
+
+def forget(folder: Path, address: str) -> None:
+    """Remove an address, and the file with the last one."""
+    with contextlib.suppress(OSError), _locked(folder):
+        if address in (addresses := noted(folder)):
+            _write(folder, [other for other in addresses if other != address])
+
+
+def _write(folder: Path, addresses: list[str]) -> None:
+    if not addresses:
+        (folder / NAME).unlink()
+        return
+    pools = [{"address": address, "host": socket.gethostname()} for address in addresses]
+    with replacing(folder / NAME) as file:
+        file.write_text(json.dumps({"pools": pools}))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

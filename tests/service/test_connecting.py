@@ -1,0 +1,353 @@
+"""Notes of pools, addresses, tokens, options and the code of a user's steps: what is decided without a pool."""
+
+import dataclasses
+import http.server
+import importlib
+import json
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dali_mix import pipelines
+from dali_mix.cli import pools
+from dali_mix.cli.main import main
+from dali_mix.loading.chunks import Question
+from dali_mix.loading.workers import Spec
+from dali_mix.recordio import RecordSet
+from dali_mix.service import client as clients
+from dali_mix.service import cluster, connect, node, notes, spec
+from dali_mix.service.workers import Worker
+from tests.loading.sets import png_set
+from tests.service.serving import client, free_port
+
+STEP = """
+from nvidia.dali import fn
+from dali_mix.pipelines import Step
+class Turn(Step):
+    moves = False
+    def graph(self, images, draws, device): return fn.{call}(images)
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("DALI_MIX_SERVICE_TOKEN", raising=False)
+    return tmp_path / "dali_mix"
+
+
+@pytest.fixture
+def listeners():
+    """Two ports that something listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        yield [f"127.0.0.1:{listener.getsockname()[1]}" for listener in (one, two)]
+
+
+# Notes
+
+
+def test_auto_is_the_first_pool_that_still_answers(home, listeners):
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        address = f"127.0.0.1:{first.getsockname()[1]}"
+        for own in (address, *listeners):
+            cluster.note_address(own)
+        assert cluster.split_address("auto") == cluster.split_address(address)
+    assert cluster.split_address("auto") == cluster.split_address(listeners[0])
+    cluster.forget_address(listeners[0])
+    assert notes.noted(home) == [address, listeners[1]]
+    assert cluster.split_address("auto") == cluster.split_address(listeners[1])
+    cluster.note_address(listeners[0])
+    assert notes.noted(home) == [listeners[1], listeners[0]]
+    for own in listeners:
+        cluster.forget_address(own)
+    assert not (home / notes.NAME).exists()
+    cluster.forget_address(listeners[0])
+
+
+def test_a_serve_that_cannot_start_forgets_no_other(home, listeners):
+    cluster.note_address(listeners[0])
+    with pytest.raises(ValueError, match="something listens there already"), node.Node(0, port=_port(listeners[0])):
+        pass
+    assert notes.noted(home) == [listeners[0]]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "1", '{"pools": [1, {"address": 2}]}', '{"pools": 3}', '"\\ud800"'])
+def test_a_note_that_is_none(home, text):
+    cluster.make_home()
+    (home / notes.NAME).write_text(text)
+    with pytest.raises(ValueError, match=r"^no pool runs on this machine"):
+        cluster.split_address("auto")
+    cluster.forget_address("127.0.0.1:1")
+    cluster.note_address("127.0.0.1:1")
+    assert json.loads((home / notes.NAME).read_text())["pools"][0]["address"] == "127.0.0.1:1"
+
+
+def test_settings_that_cannot_be_written(monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/none")
+    monkeypatch.delenv("DALI_MIX_SERVICE_TOKEN", raising=False)
+    with pytest.raises(ValueError, match=r"^/proc/none/dali_mix: cannot be written .*set XDG_CONFIG_HOME"):
+        cluster.make_token()
+
+
+def test_an_empty_token(home):
+    cluster.make_home()
+    (home / "service_token").write_text("\n")
+    with pytest.raises(ValueError, match=rf"^{home}/service_token: the token is empty: copy the one"):
+        cluster.find_token()
+    with pytest.raises(ValueError, match=rf"^{home}/service_token: the token is empty: remove it"):
+        cluster.make_token()
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("address", [None, 5, ["auto"], "127.0.0.1:99999", "127.0.0.1:0"])
+def test_what_is_no_address(address):
+    with pytest.raises(ValueError, match="is no address: give HOST:PORT"):
+        connect(address)
+
+
+class _Silent(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_what_listens_and_is_no_pool(home, listeners, monkeypatch):
+    cluster.make_token()
+    monkeypatch.setattr(cluster, "GREETING", 0.5)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Silent)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(ValueError, match="is no pool: what listens there answers otherwise than a pool does"):
+            cluster.check_pool(*server.server_address)
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(ValueError, match=rf"^{listeners[0]} is no pool: what listens there has not answered"):
+        cluster.check_pool(*cluster.split_address(listeners[0]))
+    with pytest.raises(ValueError, match="is no pool"), node.Node(0, address=listeners[0]):
+        pass
+    with pytest.raises(ValueError, match=r"^no pool answers at"):
+        cluster.check_pool("127.0.0.1", free_port())
+
+
+def test_what_speaks_http2_may_be_a_pool():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            connection.recv(100)
+            connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cluster, "reachable", lambda *_: True)  # it would be the connection that is answered
+            cluster.check_pool(*server.getsockname())
+
+
+@pytest.mark.parametrize("name", ["", "*", "0.0.0.0", "::", "no.such.host.invalid", "192.0.2.7"])
+def test_what_cannot_be_listened_on(name):
+    with pytest.raises(ValueError, match=r"^--listen"):
+        node.Node(0, listen=name)
+
+
+def test_a_name_of_this_machine():
+    assert cluster.listening("localhost") == "127.0.0.1"
+    assert node.Node(0, listen="localhost", port=7).address == "127.0.0.1:7"
+
+
+# Options of `dali-mix serve`
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *((f"--memory={value}", "must be a finite number of at least 0.17") for value in ("inf", "nan", "0", "-1")),
+        ("--status --workers 2", "--status takes no --workers"),
+        ("--status 127.0.0.1:1 --threads 1", "--status takes no --threads"),
+        ("--join 127.0.0.1:1 --port 2", "--join takes no --port"),
+        ("--threads 0", "--threads=0"),
+        ("--port 0", "--port=0"),
+    ],
+)
+def test_options_that_cannot_be(home, capsys, options, message):
+    assert main(["serve", *options.split()]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(0, ()), (0, ("--workers", "1")), (2, ("--workers", "3"))])
+def test_more_workers_than_gpus(home, capsys, monkeypatch, gpus, workers):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert main(["serve", "--decode", "gpu", *workers]) == 1
+    text = capsys.readouterr().err
+    assert ("torch sees 2 GPUs here, one a worker" if gpus else "torch sees no GPU here") in text
+
+
+# Ray's settings
+
+
+def test_importing_ray_changes_no_way_to_end(settings):
+    cluster.make_token()
+    program = """
+import atexit, sys
+from dali_mix.service import cluster
+ended = []
+atexit.register(lambda: print(ended))
+hook = sys.excepthook
+ray = cluster.import_ray(cluster.find_token(), loopback=True)
+assert sys.excepthook is hook
+from ray._private import worker
+worker.disconnect = lambda *_: ended.append("Ray's own")
+"""
+    text, _ = client(program)
+    assert text == "[]\n", text
+
+
+@pytest.mark.parametrize("printed", [True, False])
+def test_the_end_of_a_pool_is_printed_once(printed):
+    def work():
+        raise cluster.PoolGone(cluster.gone("a:1"), printed=printed)
+
+    if printed:
+        assert pools.guarded("train", work) is None
+    else:
+        with pytest.raises(RuntimeError, match=r"^the pool at a:1 is gone") as error:
+            pools.guarded("train", work)
+        assert isinstance(error.value, OSError)  # a message on the command line, no traceback
+    assert pools.guarded("train", lambda: 3) == 3
+    cluster.speaker = ""
+
+
+# The code of a user's own steps
+
+
+@pytest.fixture
+def own_step(tmp_path, monkeypatch):
+    """Return a function that writes and imports the module `turning_steps`, and returns a spec that uses it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prefix = png_set(tmp_path / "set", 20)
+    options = {"image_size": 32, "steps": [{"type": "turning_steps:Turn"}]}
+
+    def write(call):
+        path = tmp_path / "turning_steps.py"
+        path.write_text(STEP.format(call=call))
+        os.utime(path, ns=(0, len(call)))  # Python compares size and time, in seconds, with the compiled file
+        sys.modules.pop("turning_steps", None)
+        importlib.invalidate_caches()
+        sys.dont_write_bytecode = True
+        return Spec(prefix, "imagenet", options, True, 0, "auto", True)
+
+    kept = sys.dont_write_bytecode
+    yield write
+    sys.dont_write_bytecode = kept
+    sys.modules.pop("turning_steps", None)
+
+
+def _code(own):
+    return spec.code_of(pipelines.build(own.pipeline, own.train, own.options))
+
+
+def test_code_of_ones_own(own_step, tmp_path):
+    own = own_step("flip")
+    first = _code(own)
+    assert first == {"turning_steps.Turn": (str(tmp_path / "turning_steps.py"), first["turning_steps.Turn"][1])}
+    assert spec.code_differences(first, first, "host") == ""
+    elsewhere = {"turning_steps.Turn": ("/other/turning_steps.py", first["turning_steps.Turn"][1])}
+    assert spec.code_differences(first, elsewhere, "host") == ""
+    assert spec.key_of(own, "f", first) == spec.key_of(own, "f", elsewhere)
+    Path(first["turning_steps.Turn"][0]).write_text("# changed since it was imported")
+    assert _code(own) == first
+    second = _code(own_step("rotate"))
+    file = str(tmp_path / "turning_steps.py")
+    digests = [code["turning_steps.Turn"][1][:12] for code in (first, second)]
+    assert spec.code_differences(second, first, "host7") == (
+        f"turning_steps.Turn differs: {file} (sha256 {digests[1]}) here, {file} (sha256 {digests[0]}) on host7"
+    )
+    assert spec.code_differences(second, {}, "host7").endswith("here, none on host7")
+    assert spec.key_of(own, "f", first) != spec.key_of(own, "f", second)
+    assert _code(dataclasses.replace(own, options={"image_size": 32})) == {}
+
+
+def test_a_worker_with_other_code(own_step):
+    own = own_step("flip")
+    worker = Worker("cpu", 1)
+    found = worker.describe_set(own)
+    fingerprint = found["metainfo"]["fingerprint"]
+    question = Question(0, np.arange(4))
+    assert found["code"] == _code(own)
+    key = spec.key_of(own, fingerprint, found["code"])
+    own_step("rotate")
+    with pytest.raises(ValueError, match=r"the worker on .* would decode otherwise .*turning_steps\.py"):
+        worker.answer(key, own, fingerprint, question)
+    own_step("flip")
+    chunk, _ = worker.answer(key, own, fingerprint, question)
+    assert len(chunk.rows) == 4
+
+
+def test_workers_that_cannot_import_a_step(own_step, tmp_path):
+    own = own_step("flip")
+    (tmp_path / "turning_steps.py").unlink()
+    host = socket.gethostname()
+    with pytest.raises(ValueError, match=rf"^the workers on {host} cannot import what pipeline 'imagenet' needs") as e:
+        Worker("cpu", 1).describe_set(own)
+    assert "No module named 'turning_steps'" in str(e.value)
+    assert "install its package where workers run" in str(e.value) and "folder of the recipe" not in str(e.value)
+    unknown = dataclasses.replace(own, options={"steps": [{"type": "nobody-offers-it"}]})
+    with pytest.raises(ValueError, match=rf"^the workers on {host} cannot build pipeline 'imagenet' \(step 'nobody"):
+        Worker("cpu", 1).describe_set(unknown)
+
+
+class _Stub(clients.RayPool):
+    """A pool whose actor answers `found`, without Ray."""
+
+    def __init__(self, found, fallback="wait", worker=None):
+        self.address, self.fallback, self._found = "127.0.0.1:1", fallback, found
+        self.watch = SimpleNamespace(check=lambda: None, check_head=lambda: None)
+        error = type("E", (Exception,), {})
+        remote = SimpleNamespace(describe_set=SimpleNamespace(remote=lambda own: worker(own)))
+        self.ray = SimpleNamespace(
+            exceptions=SimpleNamespace(RayError=error, RayTaskError=error),
+            get_actor=lambda *_, **__: remote,
+            get=lambda value, **_: value,
+        )
+
+    def actor(self):
+        return None
+
+    def _of_pool(self, method):
+        return self._found
+
+
+def test_a_pool_with_other_code_is_refused(own_step):
+    own = own_step("flip")
+    theirs = Worker("cpu", 1).describe_set(own)
+    details = {"w": {"versions": spec.versions(), "decode": "cpu", "host": "host7"}}
+    opened = _Stub(details, worker=lambda _: theirs).open(own)
+    assert opened.count == 20
+    own_step("rotate")
+    with pytest.raises(ValueError, match=r"^127\.0\.0\.1:1: turning_steps\.Turn differs: .* here, .* on host7: make"):
+        _Stub(details, worker=lambda _: theirs).open(own)
+
+
+def test_no_worker_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(clients, "WAIT_FOR_WORKERS", 0.0)
+    prefix = png_set(tmp_path / "set", 20)
+    own = Spec(prefix, "imagenet", {"image_size": 32}, True, 0, "auto", True)
+    with pytest.raises(ValueError, match=r"^127\.0\.0\.1:1: the pool has no worker"):
+        _Stub({}).open(own)
+    opened, records = _Stub({}, "local").open(own), RecordSet(prefix)
+    assert (opened.count, opened.metainfo, opened.local) == (20, records.metainfo, "cpu")
+    assert np.array_equal(opened.taller, records.taller)
+    with pytest.raises(FileNotFoundError):
+        _Stub({}, "local").open(dataclasses.replace(own, prefix=tmp_path / "none"))
+
+
+def _port(address):
+    return cluster.split_address(address)[1]
