@@ -1,4 +1,4 @@
-"""`StepProfile`: some steps of a run measured part by part, and a trace of them by torch's profiler."""
+"""`StepProfile`: time the parts of some steps of a run, and trace them with torch's profiler."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PARTS = ("waiting", "mixing", "forward", "backward", "step", "other")
 
 
 class StepProfile:
-    """Measures the steps from `first` to `last` of this process, waiting for the GPU after each part of a step.
+    """Time the steps from `first` to `last` in this process, synchronizing with the GPU after each part of a step.
 
     Args:
-        options: None: measure nothing.
-        folder: gets profile.json, and trace.json for chrome://tracing or ui.perfetto.dev; None: of another rank, which
-            only keeps pace.
+        options: None disables profiling.
+        folder: where profile.json, and trace.json for chrome://tracing or ui.perfetto.dev, are written; None on other
+            ranks, which synchronize but write nothing.
     """
 
     def __init__(self, options: ProfileOptions | None, device: torch.device, folder: Path | None) -> None:
@@ -36,7 +36,7 @@ class StepProfile:
         self._tracer: Any = None
 
     def part(self, name: str) -> AbstractContextManager:
-        """Measure a block, one of `PARTS`, if it belongs to a step that is measured."""
+        """Time a block as one of `PARTS`, if the current step is profiled."""
         return nullcontext() if self._clock is None else self._measured(self._clock, name)
 
     @contextlib.contextmanager
@@ -54,7 +54,7 @@ class StepProfile:
             torch.cuda.synchronize(self._device)
 
     def begin(self, done: int, loader: Any) -> None:
-        """Note that a step is to begin after `done` steps of the run, with a batch of `loader` if it has one left."""
+        """Mark the start of a step, after `done` steps of the run, with a batch of `loader` if it has one left."""
         self._before = done if self._before is None else self._before
         if self._options is None or done - self._before + 1 != self._options.first or self._clock is not None:
             return
@@ -71,8 +71,8 @@ class StepProfile:
         self._clock.switch("other")
 
     def end(self, done: int, loader: Any, images: int, *, last: bool) -> str:
-        """Note that a step of `images` has ended, the run's `last` perhaps. Return what to log if all were measured,
-        else "".
+        """Mark the end of a step of `images` images; `last` if it is the run's last. Return the message to log once all
+        steps are measured, else "".
         """
         clock, number = self._clock, done - (self._before or 0)
         if clock is None or self._options is None or not (last or number == self._options.last):
