@@ -135,8 +135,7 @@ class Schedule:
         return steps_of_rank(self.plan(position), self.rank, self.world_size)
 
     def step(self, order: np.ndarray, epoch: int, position: int) -> Step:
-        """Return this rank's step at global `position` of an epoch with `order` (count,), or None if it takes none
-        there.
+        """Return this rank's step at global `position` of an epoch with `order` (count,); `rows` may be empty.
 
         The position of any step determines the following ones: each begins at the end of the previous step.
         """

@@ -1,4 +1,4 @@
-"""What makes two workers' answers equal: versions, and the name of a spec."""
+"""Versions and spec names that guarantee that workers' answers are equal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide what pixels come out."""
+    """Return the versions of the packages that affect decoded pixels."""
     found = {"dali_mix": __version__}
     for name in PACKAGES:
         try:
@@ -24,14 +24,16 @@ def versions() -> dict[str, str]:
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
-    """Return "numba 0.61.0 here, 0.62.0 there; …" of what differs, or ""."""
+    """Return the differences as "numba 0.61.0 here, 0.62.0 there; …", or ""."""
     names = sorted({*ours, *theirs})
     differ = [name for name in names if ours.get(name) != theirs.get(name)]
     return "; ".join(f"{name} {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there" for name in differ)
 
 
 def key_of(spec: Spec, fingerprint: str) -> str:
-    """Return what names a spec on the set with that fingerprint. Raise ValueError for options that cannot travel."""
+    """Return a key that identifies a spec on the set with that fingerprint. Raise ValueError for options that cannot be
+    serialized.
+    """
     values = [fingerprint, spec.pipeline, dict(spec.options), spec.train, spec.seed]
     try:
         text = json.dumps(values, sort_keys=True)
