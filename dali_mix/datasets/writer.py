@@ -17,7 +17,7 @@ from dali_mix._labels import clip_boxes, count_targets, label_of, report_targets
 from dali_mix.datasets.decoding import converted_header, needs_conversion
 from dali_mix.datasets.images import AS_ASKED, Transform, encode
 from dali_mix.datasets.packer import PackOptions
-from dali_mix.options import did_you_mean
+from dali_mix.options import did_you_mean, whole
 from dali_mix.recordio import SetInfo, SetWriter, read_image_header
 from dali_mix.tasks import Task
 
@@ -69,6 +69,9 @@ class Writer:
     ) -> None:
         if isinstance(classes, str):
             raise ValueError(f"classes={classes!r}: give the names of all classes, as a list")
+        classes = tuple(classes)
+        if wrong := [name for name in classes if not isinstance(name, str)]:
+            raise ValueError(f"classes: {wrong[0]!r:.40} is a {type(wrong[0]).__name__}, not a name")
         self._transform = Transform(resize, max_side, quality, encoding, max_pixels)
         # Of pixels, which have no encoding to keep.
         self._encoding = dataclasses.replace(self._transform, encoding="png" if encoding == "keep" else encoding)
@@ -161,12 +164,13 @@ class Writer:
             stored = self._label(label, data)
             if self._set.task.boxes:
                 stored, clipped = clip_boxes(stored, header.height, header.width)
-            self._block.add(self.count, bytes(content), stored, self.count if id is None else id, header)
+            number = self.count if id is None else whole("id", id, 0, 2**64 - 1)
+            self._block.add(self.count, bytes(content), stored, number, header)
         except FileNotFoundError:
             raise FileNotFoundError(f"{where}: no such image") from None
         except OSError as error:
             raise ValueError(f"{where}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"{where}: {error}") from None
         self.count += 1
         if encoded and why:

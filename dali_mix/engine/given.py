@@ -43,7 +43,7 @@ def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: 
             f"{name} yields {loader.global_batch_size} records at a time over all ranks, but batch_size="
             f"{config.batch_size} with accumulate={config.accumulate}: change one of them, or leave batch_size out"
         )
-    if (where := getattr(loader, "device", ranks.device)).type != ranks.device.type:
+    if (where := torch.device(getattr(loader, "device", ranks.device))).type != ranks.device.type:
         raise ValueError(
             f"{name} puts its batches on {where.type}, the run is on {ranks.device.type}: build it with device="
             f"'{ranks.device.type}', or train with device='{where.type}'"

@@ -6,7 +6,7 @@ Nothing heavy is imported before the recipe is read, so a misspelled key is repo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +38,7 @@ def train(
     mixer: Mixer | Mapping[str, Any] | str | None = "recipe",
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Iterable[Any] = (),
     options: Options = (),
     **values: Any,
 ) -> str:
@@ -71,6 +71,9 @@ def train(
         OSError: something could not be written.
     """
     how = choice("resume", _RESUME.get(resume, resume) if isinstance(resume, bool) else resume, ("no", "must", "auto"))
+    if not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks is a {type(callbacks).__name__}: give a list of callbacks")
+    callbacks = tuple(callbacks)  # of a generator too, which could be read once only
     changes = to_pairs(options, values, model=model, optimizer=optimizer, loss=loss)
     changes += to_pairs((), {} if mixer == "recipe" else {"mixer": mixer})
     changes += [(f"{name}_set", loader) for name, loader in _loaders(train_loader, val_loader)]
