@@ -1,6 +1,7 @@
 """dali_mix: pack images once, feed them through NVIDIA DALI, mix them on the GPU, train and transfer.
 
-The names of `__all__` and the rooms (`dali_mix.mixers`, …) are imported on first use: torch and DALI come with most.
+The names in `__all__` and the subpackages (`dali_mix.mixers`, …) are imported on first use, since most import torch and
+DALI.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Classes and functions of others, by entry point or as "module:attribute", and the options that they take."""
+"""Classes and functions from other packages, by entry point or as "module:attribute", and the options they take."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _ANY = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def resolve(kind: str, what: str) -> Any:
-    """Return the class or function that `kind`, "package.module:attribute", names; `what` it is for is for messages.
+    """Return the class or function named by `kind`, "package.module:attribute"; `what` describes it in messages.
 
-    Raise ValueError if it cannot be imported, is not there, or is not callable.
+    Raise ValueError if it cannot be imported, does not exist, or is not callable.
     """
     module, _, attribute = kind.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), attribute)):
@@ -41,7 +41,7 @@ def resolve(kind: str, what: str) -> Any:
 
 
 def installed(group: str, what: str, name: str, ours: Iterable[str], *others: str) -> tuple[Any, str]:
-    """Return what an installed package offers as `name` in a group of entry points, and its origin for messages.
+    """Return the object an installed package registers as `name` in an entry-point group, and its origin for messages.
 
     Raise ValueError if no package offers it, naming `ours` and `others` as well, or if it does not load.
     """
@@ -57,7 +57,7 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
-    """Return the named arguments of a class or function; through **kwargs also those of the base classes."""
+    """Return the named arguments of a class or function; for one with **kwargs, also those of its base classes."""
     found: dict[str, inspect.Parameter] = {}
     for part in factory.__mro__[:-1] if isinstance(factory, type) else (factory,):
         if isinstance(part, type) and "__init__" not in vars(part):
@@ -72,7 +72,7 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 def import_from(folder: Path, kinds: list[str]) -> None:
     """Make the modules in `folder` importable for "module:attribute" texts, after all installed ones.
 
-    Raise ValueError if a module named is in `folder`, and Python finds or has loaded another one of its name.
+    Raise ValueError if a named module is in `folder` but Python finds, or has loaded, another module of that name.
     """
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

@@ -1,4 +1,4 @@
-"""Files written under a temporary name before they get their own."""
+"""Write files under a temporary name, then rename them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a new, empty file in the folder of `path` to write to; the end of the block renames it to `path`.
+    """Yield a new, empty file in the folder of `path`; it is renamed to `path` when the block ends.
 
-    If the block fails, the file is removed and what was under `path` stays. OSErrors then name `path`.
+    If the block fails, the new file is removed and an existing `path` is left unchanged. OSErrors then name `path`.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have the system write the content of a file or folder to the disk."""
+    """Flush a file or folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -37,9 +37,9 @@ def sync(path: Path) -> None:
 
 
 def open_new(path: str | os.PathLike[str], mode: str = "wb", encoding: str | None = None) -> IO[Any]:
-    """Open a new file for writing. What has its name is removed, and a symbolic link there is never followed.
+    """Open a new file for writing. An existing file of that name is removed, and a symbolic link is never followed.
 
-    Raises OSError when it cannot be made, FileExistsError when another process makes it at the same time.
+    Raises OSError if it cannot be created, FileExistsError if another process creates it at the same time.
     """
     return os.fdopen(new_descriptor(path), mode, encoding=encoding)
 

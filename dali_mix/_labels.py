@@ -1,4 +1,4 @@
-"""Check, clip and count labels; `tasks` says which of it a label needs."""
+"""Check, clip and count labels; each task in `tasks` selects the checks it needs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_boxes(label: np.ndarray, num_classes: int) -> None:
 
 
 def count_targets(labels: np.ndarray) -> np.ndarray:
-    """Return how many of multi-label targets (N, K) are 1, 0 and -1 in each class: (3, K) int64."""
+    """Count the 1, 0 and -1 entries per class of multi-label targets (N, K): (3, K) int64."""
     return np.stack([(labels == value).sum(axis=0) for value in (1, 0, -1)])
 
 
@@ -90,7 +90,7 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
     """Clip the boxes of a detection label (2 + 6n,) float32 to the image; return it and how many were clipped.
 
-    A box may leave the image by a pixel or one per cent. Raise ValueError for one further out.
+    A box may exceed the image by one pixel or one per cent. Raise ValueError if it exceeds it by more.
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]

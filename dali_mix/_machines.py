@@ -1,4 +1,4 @@
-"""Work on many machines: what packing and verifying ask of them, and what runs there. `service.packing` has them."""
+"""Interface for packing and verifying on several machines. `service.packing` implements it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Machines(Protocol):
         sees: Mapping[Path, str],
         progress: Progress | None = None,
     ) -> Generator[Any]:
-        """Yield `work(*arguments(n), tell)` for n from 0 to `count` - 1, in order; an error of the first n to fail is
-        raised. What is lost with a process or machine is done again, so work may run twice, even at the same time.
+        """Yield `work(*arguments(n), tell)` for n from 0 to `count` - 1, in order; raise the error of the lowest n that
+        fails. Work lost with a process or machine is repeated, so it may run twice, even concurrently.
 
-        `tell` and `progress` are called with what was done since the last call. Raise ValueError if a machine does not
-        see the files or folders `sees`, path → its name in the message. Relative paths count from the current folder,
-        there too.
+        `tell` and `progress` are called with the amount done since the last call. Raise ValueError if a machine cannot
+        access the files or folders in `sees`, path → its name in the message. Relative paths are resolved against the
+        current folder on every machine.
         """
         ...
 
 
 def pixel_versions() -> dict[str, str]:
-    """Return the versions that decide the bytes of packed images."""
+    """Return the versions of the packages that determine the bytes of packed images."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -49,7 +49,7 @@ def pixel_versions() -> dict[str, str]:
 
 
 def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], list[str]]:
-    """Return this machine's name and versions, and which of the paths it does not see from `folder`, by name."""
+    """Return this machine's name and versions, and the names of the paths it cannot access from `folder`."""
     try:
         os.chdir(folder)
     except OSError:
@@ -58,7 +58,7 @@ def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], li
 
 
 def run(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Run `work` as `Machines.map` does. Yield what was done since, and at last the result, in a tuple of one."""
+    """Run `work` as `Machines.map` does. Yield progress increments, then the result in a 1-tuple."""
     os.chdir(folder)
     done: list[int] = []  # appended to by the thread that works
 

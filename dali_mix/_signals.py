@@ -1,6 +1,6 @@
-"""Signal handlers for the length of a block.
+"""Signal handlers that are active for the duration of a `with` block.
 
-Handlers nest: each level restores the one below, so the one in charge is always the innermost.
+Handlers nest: each level restores the previous one on exit, so the innermost handler is always active.
 
     cli.main        SIGINT    KeyboardInterrupt; ends at once while torch or DALI are imported
     commands.train  SIGTERM   before the first step: ends with status 75, nothing to save
@@ -22,7 +22,7 @@ from typing import Any
 def handled(
     handler: Callable[[int, FrameType | None], Any] | signal.Handlers, *numbers: signal.Signals
 ) -> Iterator[None]:
-    """Handle signals by `handler` in the block. Outside of the main thread, where Python cannot, change nothing."""
+    """Handle signals with `handler` in the block. Outside the main thread, where Python cannot, do nothing."""
     main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handler) for number in numbers if main_thread}
     try:

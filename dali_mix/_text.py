@@ -1,4 +1,4 @@
-"""Names in messages, tables and logs: what would change a terminal, or is no text, is written as an escape."""
+"""Make names safe for messages, tables and logs: control characters and invalid text become escapes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def composed(text: str) -> str:
-    """Return `text` in Unicode's composed form (NFC). Some tools and macOS write é as e and an accent (NFD)."""
+    """Return `text` in Unicode's composed form (NFC). macOS and some tools write é as e plus an accent (NFD)."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
@@ -45,12 +45,12 @@ def differ_in_form(ours: str, others: str) -> str:
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """Return "1 `one`", or the count with its thousands apart and `many`."""
+    """Return "1 `one`", or the count with thousands separators, followed by `many`."""
     return f"{count:,} {one if count == 1 else many}"
 
 
 def worded(error: Exception) -> str:
-    """Return the message of an error; if the system raised it, the file first and what to do last."""
+    """Return an error's message; for an OSError, the file comes first and the advice last."""
     if not (isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike)) and error.strerror):
         return str(error)
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]

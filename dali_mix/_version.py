@@ -1,3 +1,3 @@
-"""The version, in one place: setup.py reads this file."""
+"""The package version; setup.py reads this file."""
 
 __version__ = "0.2.0"

@@ -1,6 +1,6 @@
-"""Folders for what other libraries keep between processes, if the user's own folders cannot be written.
+"""Fallback cache folders for other libraries, used if the user's own folders are not writable.
 
-numba keeps compiled functions, Triton kernels and matplotlib a list of fonts below the home directory. In a container
+numba keeps compiled functions, Triton its kernels and matplotlib a font list below the home directory. In a container
 without a home, or with a read-only one, they would compile again in every process, warn, or fail.
 """
 
@@ -16,9 +16,10 @@ from pathlib import Path
 
 @functools.cache
 def fallback() -> Path | None:
-    """Return a folder of this user below the temporary folder, or None if there is no safe one.
+    """Return a per-user folder below the temporary folder, or None if no safe one can be created.
 
-    Cached code is run by whoever loads it: a folder of another user, or one that others may write or list, is refused.
+    Cached code is executed when loaded, so a folder that another user owns, or that others may write or list, is
+    refused.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"dali_mix-{os.geteuid()}"

@@ -1,7 +1,8 @@
-"""Functions compiled by numba, kept on disk: next to their file, in the user's cache folder, or in `caches.fallback()`.
+"""Functions compiled by numba and cached on disk: next to their file, in the user's cache folder, or in
+`caches.fallback()`.
 
-numba's cache notices a change of the file that a function is in, not of other files: a compiled function calls only
-those of its own file.
+numba's cache detects changes only in the file that defines a function, so a compiled function may only call functions
+of its own file.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from dali_mix import caches
 
 
 def available() -> bool:
-    """Return False if NUMBA_DISABLE_JIT is set: what would be compiled must not be called then."""
+    """Return False if NUMBA_DISABLE_JIT is set; compiled functions must not be called then."""
     return not numba.config.DISABLE_JIT
 
 
 def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return `decorator(*signature, **options)`, numba's `njit` or `cfunc`, with `cache=True` wherever that works."""
+    """Return `decorator(*signature, **options)`, numba's `njit` or `cfunc`, with `cache=True` where possible."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         with contextlib.suppress(RuntimeError):  # "cannot cache function": no folder to write to

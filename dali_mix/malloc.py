@@ -1,4 +1,4 @@
-"""Freed memory kept by the process: for packing, and for training on a CPU."""
+"""Keep freed memory in the process, for packing and for training on a CPU."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TRIM_THRESHOLD = (1 << 31) - 1
 def keep_freed_memory() -> bool:
     """Make glibc's malloc keep freed memory instead of returning it to the system; return False without glibc.
 
-    A training step frees all its activations and allocates the same sizes again, and so does a packer with images. By
-    default each round trip goes through the kernel, which zeroes every page: about a sixth of a small network's step on
-    a CPU. Tensors of 1 GiB and more (32 MiB on older versions) are still returned.
+    A training step frees its activations and allocates the same sizes again; the packer does the same with images. By
+    default the memory is returned to the kernel, which zeroes every page: about a sixth of a small network's step time
+    on a CPU. Tensors of 1 GiB and more (32 MiB on older versions) are still returned.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Helpers for values that a user types: options, commands and names."""
+"""Helpers for checking values typed by users: options, commands and names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _LONGEST = (1 << 63) - 1
 def did_you_mean(word: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:
     """Return " (did you mean A or B?)" with the names in `known` closest to `word`, or "" if none is close.
 
-    Case, leading dashes and the difference between "-" and "_" are ignored. At most `most` names, the closest first;
-    `cutoff` (0 to 1) is the least similarity by `difflib`.
+    Case, leading dashes and the difference between "-" and "_" are ignored. At most `most` names are returned, the
+    closest first; `cutoff` (0 to 1) is the minimum similarity in `difflib`.
     """
     by_spelling: dict[str, str] = {}
     for name in known:
@@ -29,7 +29,7 @@ def _plain(name: str) -> str:
 
 
 def is_finite(value: Any) -> bool:
-    """Return True for a finite number that a float64 can hold: 10**400 is none."""
+    """Return True for a finite number that fits a float64 (10**400 does not)."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     try:
@@ -39,7 +39,9 @@ def is_finite(value: Any) -> bool:
 
 
 def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
-    """Return `value` as a float; raise ValueError unless it is a number, with `low` a finite one up to `high`."""
+    """Return `value` as a float; raise ValueError unless it is a number; with `low`, it must be finite and from `low`
+    to `high`.
+    """
     real: Any = value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r:.40}: must be a number")
@@ -51,7 +53,7 @@ def number(name: str, value: Any, low: float | None = None, high: float = math.i
 
 
 def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
-    """Return `value` as an int. Raise ValueError naming it unless it is a whole number from `low` to `high`."""
+    """Return `value` as an int. Raise ValueError naming it unless it is an integer from `low` to `high`."""
     integer: Any = value
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= integer <= high:
         wanted = f"from {low} to {high}" if high != _LONGEST else f"of at least {low}"
@@ -61,14 +63,14 @@ def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return `value`. Raise ValueError naming it unless it is True or False: the text "False" would count as True."""
+    """Return `value`. Raise ValueError naming it unless it is True or False (the string "False" would be truthy)."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r:.40}: must be True or False")
     return value
 
 
 def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
-    """Return `value`. Raise ValueError naming it, and the known ones, unless it is one of them."""
+    """Return `value`. Raise ValueError naming it and the known values unless it is one of them."""
     if value not in (known := list(known)):
         hint = did_you_mean(value, known) if isinstance(value, str) else ""
         raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(str, known))}{hint}")
@@ -76,7 +78,7 @@ def choice(name: str, value: Any, known: Iterable[Any]) -> Any:
 
 
 def check_keys(name: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for the first key that is not known, with those that are."""
+    """Raise ValueError naming the first unknown key, and the known ones."""
     known = sorted(known)
     for key in given:
         if key not in known:

@@ -1,6 +1,6 @@
-"""Tasks: all that depends on what the labels of a set are for. Nothing else compares a task's name.
+"""Tasks: everything that depends on the kind of labels of a set. No other code compares task names.
 
-A task is a subclass of `Task` and an entry in `TASKS`. Files hold its name; `TASKS[name]` is the object.
+A task is a subclass of `Task` with an entry in `TASKS`. Files store its name; `TASKS[name]` is the object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["TASKS", "Task"]
 
 
 class Task(ABC):
-    """One kind of label."""
+    """A kind of label, and the code that depends on it."""
 
     name: ClassVar[str]  # in files and options
     boxes: ClassVar[bool] = False  # labels are boxes
@@ -37,10 +37,10 @@ class Task(ABC):
 
     @abstractmethod
     def check(self, label: Any, num_classes: int) -> None:
-        """Raise ValueError naming the field for a label, a number or floats (n,), that does not fit."""
+        """Raise ValueError naming the field for an invalid label, a number or floats (n,)."""
 
     def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
-        """Raise ValueError for floats (n,) read from a record of the set `info` that do not fit."""
+        """Raise ValueError for invalid floats (n,) read from a record of the set `info`."""
         self.check(label, info.num_classes)
 
     @abstractmethod
@@ -48,15 +48,15 @@ class Task(ABC):
         """Return the number of floats of each label; 0 where it varies."""
 
     def scalar(self, label: Any) -> float:
-        """Return the label as the table holds it: NaN where it is not a class."""
+        """Return the label for the table: NaN if it is not a class."""
         return math.nan
 
     @abstractmethod
     def targets(self, records: Any, rows: np.ndarray) -> Any:
-        """Return the targets of `rows` (B,) of a `RecordSet`. Raise ValueError for a label that does not fit."""
+        """Return the targets of `rows` (B,) of a `RecordSet`. Raise ValueError for an invalid label."""
 
     def figures(self, records: Any) -> dict[str, Any]:
-        """Return what `inspect` and the end of packing add to the figures of a `RecordSet`."""
+        """Return the task-specific figures of a `RecordSet`, for `inspect` and the end of packing."""
         return {}
 
     def describe(self, target: Any, classes: Sequence[str]) -> str:
@@ -64,7 +64,7 @@ class Task(ABC):
         return str(target)
 
     def count(self, targets: Any) -> str:
-        """Return what `doctor` says of the targets of a batch, or ""."""
+        """Return `doctor`'s remark on the targets of a batch, or ""."""
         return ""
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:
@@ -72,11 +72,11 @@ class Task(ABC):
         return list(range(len(labels)))
 
     def fits(self, labels: Sequence[np.ndarray]) -> bool:
-        """Return True if stored labels are surely of this task; at most one task may say so."""
+        """Return True if stored labels can only be of this task; at most one task may return True."""
         return False
 
     def count_classes(self, labels: Sequence[np.ndarray]) -> int:
-        """Return the number of classes that stored labels need."""
+        """Return the number of classes in stored labels."""
         return 1
 
 
@@ -273,7 +273,7 @@ def get(name: str) -> Task:
 
 
 def guess(labels: Sequence[np.ndarray]) -> Task:
-    """Return the task of some stored labels. Raise ValueError when they fit none."""
+    """Determine the task of stored labels. Raise ValueError if they match none."""
     for task in TASKS.values():
         if task.fits(labels):
             return task

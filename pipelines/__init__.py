@@ -1,7 +1,7 @@
-"""Pipelines: what a task draws at random and its DALI graph.
+"""Pipelines: the random draws of a task and its DALI graph.
 
-`get(name)` finds a pipeline's class among ours and among those that installed packages offer by an entry point of the
-group "dali_mix.pipelines" (NAME = module:Class), or as "module:Class"; `build(name, train, options)` makes one.
+`get(name)` finds a bundled pipeline class, one that an installed package registers as an entry point of the group
+"dali_mix.pipelines" (NAME = module:Class), or "module:Class"; `build(name, train, options)` constructs it.
 """
 
 from dali_mix.pipelines.base import Step

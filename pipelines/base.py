@@ -1,4 +1,4 @@
-"""`Step`, of which pipelines are made, and the checks of their options."""
+"""`Step`, the building block of pipelines, and checks of options."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ PAD_TO = 32  # pixels; the largest stride of the backbones
 
 
 class Step(ABC):
-    """One change of the images of a pipeline: what it draws for a batch, and a DALI graph that has no other randomness.
+    """One transformation in a pipeline: its random draws for a batch, and a DALI graph without other randomness.
 
     Attributes:
-        active: False where the options switch the step off: a pipeline then leaves it out.
-        branch: 0: the step draws from the numbers that all steps of branch 0 take in turn; 1 to 63: it has numbers of
-            its own (`SampleRandom.branch`), so that switching it on changes no other step's.
-        conditional: whether `graph` has `if`s on drawn values.
-        draws_from_boxes: whether `draw_from_boxes` is called in place of `draw`.
-        moves: False for a step that leaves everything in an image where it is, as one of colours does. Others override
-            `map_boxes`: a set with boxes is refused otherwise.
+        active: False if the options disable the step; a pipeline then omits it.
+        branch: 0: the step shares one sequence of random numbers with all steps of branch 0; 1 to 63: it has its own
+            sequence (`SampleRandom.branch`), so that enabling it does not change the draws of other steps.
+        conditional: whether `graph` uses `if` on drawn values.
+        draws_from_boxes: whether `draw_from_boxes` is called instead of `draw`.
+        moves: False for a step that does not change positions, such as a colour change. Other steps must override
+            `map_boxes`, or sets with boxes are refused.
     """
 
     active: bool = True
@@ -44,37 +44,39 @@ class Step(ABC):
         return step
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw for a batch: (B, 2) int32 sizes (height, width) of the images that arrive → name → (B, …) array.
+        """Draw for a batch: (B, 2) int32 sizes (height, width) of the input images → name → (B, …) array.
 
-        Names, dtypes and ranks are the same for every batch; no other step sees them.
+        Names, dtypes and ranks must be the same for every batch; draws are private to the step.
         """
         return {}
 
     def draw_from_boxes(
         self, sizes: np.ndarray, boxes: Sequence[np.ndarray], random: SampleRandom
     ) -> dict[str, np.ndarray]:
-        """Draw as `draw` does, knowing each image's boxes: (n, 4) x1, y1, x2, y2 in its pixels, n may be 0."""
+        """Draw like `draw`, given each image's boxes: (n, 4) x1, y1, x2, y2 in its pixels, n may be 0."""
         raise NotImplementedError
 
     @abstractmethod
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Build the DALI graph: uint8 HWC images and the draws of one → uint8 HWC. `device` is "cpu" or "gpu"."""
+        """Build the DALI graph: a uint8 HWC image and its draws → uint8 HWC. `device` is "cpu" or "gpu"."""
 
     def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the sizes (…, 2) in which images of `sizes` (…, 2) leave."""
+        """Return the output sizes (…, 2) for input images of `sizes` (…, 2)."""
         return sizes
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Carry one image's boxes along: (n, 4) x1, y1, x2, y2, pixels of an image that arrives in `size`.
+        """Transform one image's boxes: (n, 4) x1, y1, x2, y2 in pixels of an input image of `size`.
 
-        A step that moves what is in an image (`moves`) overrides it; it raises ValueError if it cannot tell where to. A
-        box that it gives no area is dropped.
+        Steps with `moves` override it; it raises ValueError if a step cannot transform boxes. Boxes without area are
+        dropped.
         """
         return boxes
 
 
 def size_of(image_size: int | Sequence[int], low: int = 1, high: int = 8192) -> tuple[int, int]:
-    """Return an image size as (height, width). Raise ValueError unless it is one number or two from `low` to `high`."""
+    """Return an image size as (height, width). Raise ValueError unless it is one integer, or two, from `low` to
+    `high`.
+    """
     pair = _several(image_size) or (image_size, image_size)
     if len(pair) != 2 or not all(type(side) is int and 1 <= side <= 8192 for side in pair):
         raise ValueError(f"image_size={image_size!r}: must be a number of pixels, or (height, width)")

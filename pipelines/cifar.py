@@ -21,10 +21,10 @@ STATISTICS = {
 
 
 class Cifar(CachedPipeline):
-    """CIFAR's protocol for images that all have one small size: pad, crop at random, flip (training), normalize.
+    """The CIFAR protocol for small images of equal size: pad, random crop, flip (training), normalize.
 
     Args:
-        train: pad, crop and flip; else the image as it is.
+        train: whether to pad, crop and flip; otherwise images are only normalized.
         image_size: pixels, or (height, width); images of another size are resized to it when decoded.
         padding: black pixels on each side before the random crop.
         flip: probability of a horizontal flip.
@@ -50,18 +50,20 @@ class Cifar(CachedPipeline):
 
     @property
     def cached_size(self) -> tuple[int, int]:
-        """The images' own size; the padding is put around them once."""
+        """The images' size without padding."""
         return self.fixed_size
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """For training: anchor (B, 2) int64, top and left of the crop in the padded image, and mirror (B,) bool."""
+        """Draw for training: anchor (B, 2) int64, top and left of the crop in the padded image, and mirror (B,)
+        bool.
+        """
         if not self.train:
             return {}
         anchor = random.integers(0, 2 * self.padding + 1, 2)
         return {"anchor": anchor, "mirror": random.uniform(1)[:, 0] < self.flip}
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Decodes to uint8 HWC of `cached_size`."""
+        """Decode to uint8 HWC of `cached_size`."""
         return Resize(self.cached_size).graph(decode(encoded, device), {}, device)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -84,8 +86,8 @@ def gather_numpy(
 ) -> np.ndarray:
     """Windows of cached images: cache (N, 3, H, W) uint8 → (B, 3, h, w) uint8.
 
-    All windows there are form one strided view, so that the copy is numpy's, a row of pixels at a time, much faster
-    than torch's indexing.
+    All possible windows form one strided view, so that numpy copies a row of pixels at a time, much faster than torch's
+    indexing.
     """
     windows = np.lib.stride_tricks.sliding_window_view(cache, size, axis=(2, 3))
     images = windows[ids, :, anchor[:, 0], anchor[:, 1]]
@@ -94,7 +96,7 @@ def gather_numpy(
 
 
 def gather_torch(cache: torch.Tensor, packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The same on any device, without a wait: packed (B, 4) int64 id, top, left, mirror → (B, 3, h, w) uint8."""
+    """The same on any device, without synchronizing: packed (B, 4) int64 id, top, left, mirror → (B, 3, h, w) uint8."""
     _, colours, height, width = cache.shape
     ids, top, left, mirror = packed[:, :, None, None, None].unbind(1)
     rows = torch.arange(size[0], device=cache.device)[:, None]

@@ -1,4 +1,4 @@
-"""`detection`: images with boxes, each in its own proportions, padded to the size of their batch."""
+"""`detection`: images with boxes, resized in proportion and padded to a common size per batch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dali_mix.options import flag
 
 
 class Detection(Pipeline):
-    """Resize in proportion, flip, pad; more changes for training where options ask for them.
+    """Resize in proportion, flip, pad; options add further augmentation for training.
 
-    Batches for training are of one orientation, which leaves less of them to padding. Evaluation resizes the shorter
-    side to the largest of `shorter`.
+    Training batches contain images of one orientation, which reduces padding. Evaluation resizes the shorter side to
+    the largest of `shorter`.
 
     Args:
         train: whether for training; evaluation ignores the options that only training uses.
         shorter: the shorter side, pixels, or several to draw one from for each image.
-        longest: what the longer side may measure at most, pixels.
+        longest: the maximum of the longer side, pixels.
         flip, zoom_out, iou_crop, photometric: the share of images changed by `Flip`, `ZoomOut`, `IoUCrop` and
             `PhotometricDistort`.
         mean, std: per channel, 0..1 units.

@@ -24,16 +24,16 @@ class ImageNet(Pipeline):
     """Random-resized crop and flip for training; `CentreCrop` for evaluation.
 
     Args:
-        train: which of the two; evaluation takes the options for training and ignores them.
+        train: whether for training; evaluation accepts the training options and ignores them.
         image_size: pixels, 32 to 512, or (height, width).
-        preset: "default"; "parity": the pixels of torchvision and PIL to one grey level, but for the outermost row and
-            column, where DALI's antialiasing repeats the edge (it decodes whole images and does not fuse: slower);
+        preset: "default"; "parity": matches torchvision and PIL within one grey level, except for the outermost row and
+            column, where DALI's antialiasing repeats the edge (slower: it decodes full images and does not fuse);
             "resizemix": the filters of the released ResizeMix (triangular where an axis shrinks, Lanczos3 where it
             grows).
-        min_filter, mag_filter, antialias: change the preset's, see `Resize`.
+        min_filter, mag_filter, antialias: override the preset's, see `Resize`.
         mean, std: per channel, 0..1 units.
         steps: more steps for training, before the flip, on images of `image_size`: see `plugins.build_steps`.
-        others: see the step that takes them.
+        others: see the step that uses them.
     """
 
     name = "imagenet"

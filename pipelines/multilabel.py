@@ -1,4 +1,6 @@
-"""`multilabel`: photographs with several labels; crops that keep most of the picture, whole pictures for evaluation."""
+"""`multilabel`: photographs with several labels; crops that keep most of the picture for training, full pictures for
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,16 @@ NORMALIZATIONS = {
 
 
 class MultiLabel(Pipeline):
-    """A window of the picture, or all of it, brought to the image size whatever its proportions; flip; for evaluation
-    the whole picture.
+    """Resize a crop of the picture, or the full picture, to the image size without keeping proportions, and flip;
+    evaluation uses the full picture.
 
     Args:
-        train: which of the two; evaluation takes the options for training and ignores them.
+        train: whether for training; evaluation accepts the training options and ignores them.
         image_size: pixels, 32 to 1024, or (height, width); the published systems use 224 to 576.
         crop: "random-resized" (CSRA, masked supervision), "multi-scale" (SpliceMix) or "none" (SGRE, CSRA on WIDER).
         normalization: "imagenet", "half" (mean and std .5) or "none" (pixels stay in 0..1).
         steps: more steps for training, before the flip, on images of `image_size`: see `plugins.build_steps`.
-        others: see the step that takes them.
+        others: see the step that uses them.
     """
 
     name = "multilabel"

@@ -1,4 +1,4 @@
-"""`normalize`: uint8 images to the float32 that a model takes, the same bits on every device."""
+"""`normalize`: convert uint8 images to normalized float32, bit-identically on every device."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def normalize(
     Args:
         images: (B, 3, H, W) uint8.
         mean, std: per channel, 0..1 units.
-        sizes: (B, 2) height and width of each image, at the top left of its part of the batch; what is beside and below
-            becomes 0. By default each fills its part.
+        sizes: (B, 2) height and width of each image, at the top left of the padded image; the padding becomes 0. By
+            default there is no padding.
 
     Returns:
-        (B, 3, H, W) float32 on the same device, in memory of its own; channels_last on a GPU.
+        (B, 3, H, W) float32 on the same device, newly allocated; channels_last on a GPU.
     """
     mean, std = tuple(mean), tuple(std)
     if images.is_cuda:
@@ -61,8 +61,8 @@ def normalize(
 
 
 def normalize_into(out: np.ndarray, levels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Write images uint8 (B, 3, H, W), normalized, to `out` float32, on one thread: torch's threads wait for each other
-    at every step, and DALI's need the cores.
+    """Normalize images uint8 (B, 3, H, W) into `out` float32 on one thread, since torch's threads synchronize at every
+    operation, and DALI needs the cores.
     """
     scale, shift = factors(tuple(mean), tuple(std))
     if compiled.available():

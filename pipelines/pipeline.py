@@ -1,4 +1,4 @@
-"""`Pipeline`: what is drawn for each record, and the DALI graph that uses it."""
+"""`Pipeline`: random draws for each record, and the DALI graph that uses them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """Turn encoded images into batches: decode, run `steps` in their order, pad; loaders then `normalize`.
+    """Turn encoded images into batches: decode, run `steps` in order, pad; loaders then `normalize`.
 
-    A pipeline draws and builds its graph apart: `draw` takes all its randomness from the generator it is given, `graph`
-    has none. One that is no list of steps overrides both; its graph may end in float32, which loaders leave as it is. A
-    pipeline is constructed with `train` and its options as keyword arguments and validates them there (ValueError).
-    Others add pipelines of their own: see `plugins`.
+    Drawing and graph are separate: `draw` takes all randomness from the generator passed to it, `graph` has none. A
+    pipeline that is not a list of steps overrides both; its graph may return float32, which loaders do not change. A
+    pipeline is constructed with `train` and its options as keyword arguments and validates them in the constructor
+    (ValueError). To register your own, see `plugins`.
 
     Attributes:
-        name: what recipes call it.
-        image_size: (height, width) of the images it makes, pixels; None where each keeps the size its steps give it:
-            then the images of a batch are padded, on the right and below, with zeros after normalization, to the
-            smallest multiple of `PAD_TO` pixels that holds them all.
+        name: its name in recipes.
+        image_size: (height, width) of the output images in pixels; None if each keeps the size its steps produce: the
+            images of a batch are then padded, on the right and below, with zeros after normalization, to the smallest
+            multiple of `PAD_TO` pixels that fits all.
         mean, std: per channel, in 0..1 units, for `normalize`.
-        steps: those that are active.
-        conditional: whether `graph` has `if`s on drawn values, which DALI then turns into branches.
-        draws_from_boxes: whether loaders call `draw_from_boxes` in place of `draw`.
-        one_orientation: whether a loader should fill batches for training with images that are all taller than wide, or
+        steps: the active steps.
+        conditional: whether `graph` uses `if` on drawn values, which DALI converts to branches.
+        draws_from_boxes: whether loaders call `draw_from_boxes` instead of `draw`.
+        one_orientation: whether a loader should build training batches whose images are either all taller than wide, or
             all not.
-        normalizing: whether the operator that resizes on a CPU may also normalize, which gives the same bits and saves
-            a pass over the batch. Loaders set it on a copy of their own.
+        normalizing: whether the operator that resizes on a CPU may also normalize, which is bit-identical and saves a
+            pass over the batch. Loaders set it on their own copy.
     """
 
     name: ClassVar[str] = "steps"
@@ -69,24 +69,24 @@ class Pipeline:
         self.draws_from_boxes = self.draws_from_boxes or any(step.draws_from_boxes for step in self.steps)
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw everything random about a batch.
+        """Draw all random values of a batch.
 
         Args:
-            rows: (B,) of RECORD_DTYPE, the records' rows of the table (height, width, … of each).
-            random: generator of these records' numbers.
+            rows: (B,) of RECORD_DTYPE, the records' rows of the table (height, width, …).
+            random: random generator for these records.
 
         Returns:
-            name → (B, …) array; the same names, dtypes and ranks for every batch. A step's have its index in front, as
-            "0.anchor".
+            name → (B, …) array; the same names, dtypes and ranks for every batch. Names of a step's draws are prefixed
+            with its index: "0.anchor".
         """
         return self.draw_from_boxes(rows, random, [np.empty((0, 4))] * len(rows))
 
     def draw_from_boxes(
         self, rows: np.ndarray, random: SampleRandom, boxes: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Draw as `draw`, knowing the boxes of each record: (n, 4) x1, y1, x2, y2 in 0..1 of its size.
+        """Draw like `draw`, given the boxes of each record: (n, 4) x1, y1, x2, y2 in 0..1 of its size.
 
-        Loaders call it where `draws_from_boxes` is True and the set has boxes.
+        Loaders call it if `draws_from_boxes` is True and the set has boxes.
         """
         drawn: dict[str, np.ndarray] = {}
         sizes = sizes_of(rows)
@@ -123,7 +123,7 @@ class Pipeline:
 
     @property
     def fixed_size(self) -> tuple[int, int]:
-        """`image_size`. Raise ValueError where images have many sizes."""
+        """Return `image_size`. Raise ValueError if images have different sizes."""
         if self.image_size is None:
             raise ValueError(f"pipeline {self.name!r} makes images of many sizes; this needs one size for all")
         return self.image_size
@@ -141,8 +141,8 @@ class Pipeline:
         """Build the DALI graph: encoded bytes and one sample's draws → uint8 images, CHW or HWC (the node's layout);
         float32 where `normalizing`, if the graph can.
 
-        `device` is "cpu" or "gpu"; the same code serves both. A `Crop` at the head of the list is left to the decoder,
-        a `Flip` at its end to the operator that pads.
+        `device` is "cpu" or "gpu"; the same code serves both. A `Crop` at the start of the list is done by the decoder,
+        a `Flip` at its end by the operator that pads.
         """
         if not self.steps:
             raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that makes images of image_size")
@@ -166,7 +166,7 @@ class Pipeline:
     ) -> DataNode:
         """Run `steps`, each with its draws, then flip where `mirror` is 1 and pad to `canvas` (h, w, 0).
 
-        Images leave a GPU as HWC, which the loader hands out as channels_last without moving a byte.
+        On a GPU images are returned as HWC, which the loader returns as channels_last without a copy.
         """
         fusing = fused.ending(steps, device)
         for step, own in steps if fusing is None else steps[:-1]:
@@ -189,7 +189,7 @@ class Pipeline:
         )
 
     def check_boxes(self) -> None:
-        """Raise ValueError when the pipeline, with these options, cannot carry boxes along."""
+        """Raise ValueError if the pipeline, with these options, cannot transform boxes."""
         if not self.steps and type(self).map_boxes is Pipeline.map_boxes:
             raise ValueError(
                 f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or choose"
@@ -206,8 +206,8 @@ class Pipeline:
             self.map_boxes(np.empty((0, 4)), rows[0], self.draw(rows, SampleRandom(0, 0, np.arange(1))), 0)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
-        """Carry one image's boxes along: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels of the batch, not
-        clipped to the image there. Boxes that a step dropped have no area.
+        """Transform one image's boxes: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels in the batch, not
+        clipped to the image. Boxes that a step dropped have no area.
 
         A pipeline without steps is refused for detection sets.
         """
@@ -266,12 +266,12 @@ class CachedPipeline(Pipeline, ABC):
     @property
     @abstractmethod
     def cached_size(self) -> tuple[int, int]:
-        """(height, width) of the images `graph` decodes, which are kept."""
+        """(height, width) of the cached images that `graph` decodes."""
 
     @abstractmethod
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Return what is kept of the decoded set (N, H, W, 3) uint8, padded for instance."""
+        """Return the data to cache for the decoded set (N, H, W, 3) uint8, for instance padded."""
 
     @abstractmethod
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """Return the batch of records `ids` (B,), in memory of its own: (B, 3, h, w) uint8 on the cache's device."""
+        """Return the batch of records `ids` (B,), newly allocated: (B, 3, h, w) uint8 on the cache's device."""

@@ -1,4 +1,6 @@
-"""Pipelines and steps by name: ours, those of installed packages (entry points NAME = module:Class), "module:Class"."""
+"""Pipelines and steps by name: bundled, from installed packages (entry points NAME = module:Class), or
+"module:Class".
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,19 @@ BUILTIN = {
 
 
 def get(name: str) -> type[Pipeline]:
-    """Return the class of a pipeline. Raise ValueError when no such pipeline is known, or it does not load."""
+    """Return the class of a pipeline. Raise ValueError if it is unknown or does not load."""
     return _find("pipeline", BUILTIN.get(name, name), Pipeline)
 
 
 def build(name: str, train: bool, options: Mapping[str, Any] | None = None) -> Pipeline:
-    """Construct a pipeline by name. Raise ValueError for an unknown name or option, or a value that does not fit."""
+    """Construct a pipeline by name. Raise ValueError for an unknown name or option, or an invalid value."""
     return _construct(f"pipeline {name!r}", get(name), options or {}, train=train)
 
 
 def build_steps(steps: Sequence[Step | Mapping[str, Any]]) -> list[Step]:
-    """Make a user's steps, objects or dicts of `type` and options, each on its own branch. Raise as `build`."""
+    """Construct a user's steps, from objects or dicts of `type` and options, each on its own branch. Raises like
+    `build`.
+    """
     made = []
     for branch, step in enumerate(steps if isinstance(steps, (list, tuple)) else [steps], 16):
         if not isinstance(step, Step):

@@ -1,8 +1,8 @@
 """Random numbers that depend on (seed, epoch, record) only, drawn for a whole batch at once.
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a keyed bijection of 128-bit
-counters. The counter spells out which number it is, so nothing is remembered between calls and any record's numbers can
-be had at any time.
+counters. The counter identifies the number, so there is no state between calls, and any record's numbers can be
+computed at any time.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class SampleRandom:
     def integers(self, low: int | np.ndarray, high: int | np.ndarray, k: int) -> np.ndarray:
         """(B, k) int64, uniform from `low` to `high` - 1; both numbers or arrays that broadcast to (B, k).
 
-        An interval of m numbers is hit with a bias below m / 2^53.
+        The bias for an interval of m numbers is below m / 2^53.
         """
         low, high = np.asarray(low, dtype=np.int64), np.asarray(high, dtype=np.int64)
         if (high <= low).any():

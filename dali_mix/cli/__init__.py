@@ -1,3 +1,3 @@
-"""The command `dali-mix`: a module a command."""
+"""The command `dali-mix`: one module per subcommand."""
 
 __all__: list[str] = []  # a program, no library

@@ -1,4 +1,4 @@
-"""An argument parser that names the command, option or value which a misspelt word is closest to."""
+"""An argument parser that suggests the closest command, option or value for a misspelled word."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dali_mix.options import did_you_mean
 class Parser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` with suggestions; abbreviated options are refused.
 
-    A subcommand reports words it does not know itself, with its own usage, instead of leaving them to the parser above.
+    A subcommand reports unknown arguments itself, with its own usage, instead of leaving them to the parent parser.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{value!r} is unknown{hint}; choose from {', '.join(names)}")
 
     def error(self, message: str) -> NoReturn:
-        """End the process with status 2, the usage and the message, which names close options of unknown ones."""
+        """Exit with status 2, printing the usage and the message, with suggestions for unknown options."""
         for name in self._unknown:
             if hint := did_you_mean(name, self._option_string_actions):
                 message += f"; {name} is unknown{hint}"
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """Add the recipe and the values to set in it."""
+    """Add the recipe argument and `--cfg-options`."""
     values = "set values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none"
     parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=values)

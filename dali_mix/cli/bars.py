@@ -1,4 +1,4 @@
-"""Progress bars on the error stream, shown only if it is a terminal; what is printed meanwhile goes above them."""
+"""Progress bars on stderr, shown only if it is a terminal; lines printed meanwhile appear above the bar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from tqdm import tqdm
 
 
 class Bar(tqdm):
-    """A context with a progress bar over `total` things, which may be unknown (None) at first; `leave` keeps it."""
+    """A context manager that shows a progress bar over `total` items (None if not known yet); `leave` keeps it on
+    screen.
+    """
 
     def __init__(
         self, what: str, unit: str, total: int | None = None, *, shown: bool = True, leave: bool = False
@@ -17,7 +19,7 @@ class Bar(tqdm):
         super().__init__(total=total, desc=what, unit=unit, dynamic_ncols=True, leave=leave, disable=off)
 
     def reach(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done."""
+        """Update the bar to `done` of `total`."""
         self.total = total
         self.update(done - self.n)
 

@@ -8,7 +8,7 @@ from dali_mix._machines import Machines
 
 
 def add_cluster(add: Callable[..., object], what: str) -> None:
-    """Add the option, for a command that has the machines `what` the shards."""
+    """Add the option; `what` is the verb that begins its help text ("pack", "verify")."""
     text = f"{what} the shards on the machines of a pool of `dali-mix serve`, with one file system: HOST:PORT, or auto"
     add("--cluster", metavar="ADDRESS", help=text)
 

@@ -1,4 +1,4 @@
-"""Console streams that never fail: what cannot be printed is dropped, and the command continues."""
+"""Console streams that never fail: output that cannot be printed is dropped, and the command continues."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def install() -> None:
     """Replace the process's own `sys.stdout` and `sys.stderr` by streams whose writes never raise OSError.
 
     Standard descriptors that are closed (`2>&-`) are opened on /dev/null, so that no other file gets their number.
-    Characters that the console's encoding lacks are written as backslash escapes. Streams that somebody else put in
-    place of Python's own stay.
+    Characters missing from the console's encoding are written as backslash escapes. Streams that other code has
+    replaced are kept.
     """
     for number in range(3):
         try:

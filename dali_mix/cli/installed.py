@@ -1,4 +1,4 @@
-"""Checks of `dali-mix doctor`: the packages that dali_mix requires, and DALI's builds for CUDA 12 and 13."""
+"""Checks for `dali-mix doctor`: required packages, and the DALI builds for CUDA 12 and 13."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALSO = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python", "op
 
 
 class Findings:
-    """Print one line a check and count what is broken."""
+    """Print one line per check and count failures."""
 
     broken = 0
 
@@ -43,7 +43,7 @@ class Findings:
         self.broken += 1
 
     def guard(self, what: str, check: Callable[[Findings], None]) -> None:
-        """Run a check; whatever it raises is a finding, so that the other checks still run."""
+        """Run a check; report any exception as a finding, so that the remaining checks still run."""
         try:
             check(self)
         except Exception as error:  # a broken installation can raise anything, and that is the news here
@@ -56,12 +56,12 @@ def switch_dali(cuda: str) -> str:
 
 
 def dali_floor() -> SpecifierSet:
-    """Return the versions of DALI that dali_mix works with."""
+    """Return the DALI versions that dali_mix supports."""
     return next(need.specifier for need in requirements() if need.name.startswith(DALI))
 
 
 def requirements(distribution: str = "dali_mix") -> Iterator[Requirement]:
-    """Yield what an installed distribution requires on this Python, with the extras it offers."""
+    """Yield the requirements of an installed distribution on this Python version, including those of its extras."""
     for line in metadata.requires(distribution) or ():
         need = Requirement(line)
         if need.marker is None or need.marker.evaluate({"extra": extra_of(need)}):
@@ -69,13 +69,15 @@ def requirements(distribution: str = "dali_mix") -> Iterator[Requirement]:
 
 
 def extra_of(need: Requirement) -> str:
-    """Return the extra that brings a requirement, or "" if every installation needs it."""
+    """Return the extra that includes a requirement, or "" if every installation needs it."""
     _, found, extra = str(need.marker or "").partition("extra == ")
     return extra.split()[0].strip("\"'") if found else ""
 
 
 def version_of(name: str) -> str | None:
-    """Return the version of an installed distribution, or of another one of the same module; None if there is none."""
+    """Return the version of an installed distribution, or of another that provides the same module; None if neither is
+    installed.
+    """
     for each in (name, *ALSO.get(name, ())):
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(each)
@@ -150,7 +152,9 @@ def check_dali(findings: Findings) -> None:
 
 
 def codecs(cuda: str) -> list[str]:
-    """Return what is wrong with the libraries that DALI's build for `cuda` loads: missing, old, for other CUDAs."""
+    """Return the problems with the libraries that DALI's build for `cuda` loads: missing, outdated, or for another CUDA
+    version.
+    """
     wrong = []
     for need in (need for need in requirements(f"{DALI}{cuda}") if need.name.startswith("nvidia-")):
         version = version_of(need.name)
@@ -164,7 +168,7 @@ def codecs(cuda: str) -> list[str]:
 
 
 def check_compiling(findings: Findings) -> None:
-    """Report where compiled functions are kept, or why none are compiled."""
+    """Report where compiled functions are cached, or why none are compiled."""
     from dali_mix import compiled
 
     if not compiled.available():

@@ -1,4 +1,5 @@
-"""What `scripts/train_dist.sh` runs: one process a rank of this machine, one message for all, their exit status.
+"""Launcher for `scripts/train_dist.sh`: one process per rank on this machine, a single message and a common exit
+status.
 
 `python -m dali_mix.cli.launch --nproc N -- train RECIPE …`; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT come from
 the environment.
@@ -6,8 +7,9 @@ the environment.
     launcher  starts the ranks, each in a session of its own, so that Ctrl-C reaches the launcher alone;
               passes SIGTERM and SIGINT on; after the first failure sends SIGTERM, and SIGKILL when the grace is over
     rank      runs `cli.main`; writes (status, message) to FOLDER/RANK.json; is killed by Linux if the launcher ends
-    outcome   reads these files and the exit statuses; what counts first: a rank killed by the system, an error of a
-              rank, "saved" (75), "asked to stop". An error that is only the loss of another rank never hides these.
+    outcome   reads these files and the exit statuses, in order of precedence: a rank killed by the system, an error of
+              a rank, "saved" (75), "asked to stop". An error that only reports the loss of another rank never hides
+              these.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _SAVE_SECONDS = 600.0  # the same where the first has saved and ended: the other
 
 
 def main(argv: list[str]) -> int:
-    """Run the ranks of this machine and return the exit status: theirs, or 1 when one was killed."""
+    """Run this machine's ranks and return their exit status, or 1 if one was killed."""
     console.install()
     parser = argparse.ArgumentParser(prog="dali_mix.cli.launch", allow_abbrev=False)
     parser.add_argument("--nproc", type=int, required=True, help="processes on this machine")
@@ -145,9 +147,9 @@ def outcome(
     """Return (exit status, message) of a run.
 
     Args:
-        reports: rank → how it ended, of the ranks that could still write it.
-        ended: rank → exit status, negative for a signal, of the ranks that ended first; only those that are not 0.
-        asked: the signal this launcher got.
+        reports: rank → how it ended, for the ranks that were able to write it.
+        ended: rank → nonzero exit status (negative for a signal) of the ranks that ended first.
+        asked: the signal this launcher received.
     """
     for number, code in sorted(ended.items()):
         if code < 0 and code not in (-signal.SIGTERM, -signal.SIGINT):  # the others' errors follow from this one

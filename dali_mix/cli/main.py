@@ -1,7 +1,7 @@
-"""The console program `dali-mix`: finds the subcommand, runs it, turns user errors into one line.
+"""The console program `dali-mix`: run a subcommand and print user errors in one line.
 
 A subcommand is a module of this package with `configure(parser)`, which adds its arguments, and `run(args) -> int`,
-which returns the exit status. Modules are imported when their command is asked for, so that `dali-mix --help` is quick.
+which returns the exit status. A module is imported only when its command is run, so that `dali-mix --help` is fast.
 
 Exit status: 0 done; 1 an error the message explains; 2 wrong usage; 3 ended only because another rank has; 75 stopped
 by SIGTERM after saving a checkpoint, or before the first step; 130 interrupted (training has then saved a checkpoint,
@@ -58,7 +58,9 @@ def _to_stderr(message: str, *, lost: bool = False) -> None:
 
 
 def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
-    """Run `dali-mix` with `argv` (default: the process's arguments), `tell` errors, and return its exit status."""
+    """Run `dali-mix` with `argv` (default: the process's arguments) and return the exit status; `tell` is called with
+    errors.
+    """
     console.install()
     _spin_briefly()
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says when it starts, and that there is no GPU
@@ -82,7 +84,7 @@ def _decided(ends: bool) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the arguments; wrong usage ends the process with status 2."""
+    """Parse the arguments; exit with status 2 on wrong usage."""
     parser = Parser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

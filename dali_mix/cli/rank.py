@@ -1,4 +1,4 @@
-"""`dali-mix` as one rank of `dali_mix.cli.launch`: how it ended goes to a file, which the launcher reads."""
+"""Run `dali-mix` as one rank of `dali_mix.cli.launch` and write how it ended to a file for the launcher."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def main() -> int:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have Linux kill this process when `parent`, which started it, ends in any way."""
+    """Have Linux kill this process when its `parent` process ends for any reason."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def read(folder: Path) -> dict[int, Ended]:
-    """Return rank → how it ended, of every rank that came to its end."""
+    """Return rank → how it ended, for every rank that wrote its result."""
     return {int(path.stem): Ended(*json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")}
 
 

@@ -1,6 +1,6 @@
-"""Dataset layouts, one a file, and the parallel packer: what lies on disk becomes a set of records.
+"""Dataset layouts, one per file, and the parallel packer that turns files on disk into a packed set.
 
-`find_layout(name)` finds a layout among ours and among those that installed packages offer by an entry point of the
+`find_layout(name)` finds a bundled layout, or one that an installed package registers as an entry point of the
 group "dali_mix.datasets" (NAME = module:function).
 """
 

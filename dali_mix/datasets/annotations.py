@@ -1,4 +1,4 @@
-"""Shared by layouts with annotation files: reading JSON, XML and YAML that may be wrong, and building labels."""
+"""Helpers for layouts with annotation files: read untrusted JSON, XML and YAML, and build labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dali_mix.tasks import TASKS, Task
 
 
 def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
-    """Return the task that `options` name, by default the first of `allowed`. Raise ValueError for any other."""
+    """Return the task named in `options`, by default the first of `allowed`. Raise ValueError for any other task."""
     task = allowed[0] if options.task is None else TASKS.get(options.task)
     if task not in allowed:
         names = " or ".join(other.name for other in allowed)
@@ -34,10 +34,9 @@ def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
 
 
 def read_json(tree: Tree, name: str, unused: Sequence[str] = ()) -> Any:
-    """Read a JSON file, without the fields called as in `unused`: COCO's take most of the memory.
+    """Read a JSON file, skipping the fields named in `unused`: in COCO's files these take most of the memory.
 
-    Raise FileNotFoundError, or ValueError saying where it is no JSON or (without `unused`) has a name twice in one
-    object.
+    Raise FileNotFoundError, or ValueError with the position of invalid JSON or (without `unused`) of a duplicate key.
     """
     where = tree.where(name)
     data = tree.read_needed(name)
@@ -73,7 +72,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def entries_of(content: Any, key: str, where: str) -> list[Any]:
-    """Return the list `key` of a JSON object. Raise ValueError when it is not there."""
+    """Return the list `key` of a JSON object. Raise ValueError if it is missing."""
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise ValueError(f"{where}: no list {key!r} in it; is it the right file?")
@@ -83,7 +82,7 @@ def entries_of(content: Any, key: str, where: str) -> list[Any]:
 def column(
     entries: list[Any], key: str, fits: Callable[[Any], bool], expected: str, where: str, missing: Any = None
 ) -> list[Any]:
-    """Return field `key` of each entry. Raise ValueError naming the first entry whose field does not fit."""
+    """Return field `key` of each entry. Raise ValueError naming the first entry whose field is invalid."""
     values = []
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
@@ -104,17 +103,17 @@ def check_unique_field(values: list[Any], key: str, where: str, advice: str = "r
 
 
 def is_whole(value: Any) -> bool:
-    """Return True for a JSON value that is a whole number, not negative, and fits 64 bits."""
+    """Return True for a JSON value that is a non-negative integer of at most 64 bits."""
     return type(value) is int and 0 <= value < 1 << 63
 
 
 def is_text(value: Any) -> bool:
-    """Return True for a JSON value that is a text with something in it."""
+    """Return True for a JSON value that is a non-empty string."""
     return isinstance(value, str) and bool(value.strip())
 
 
 def boxes_of(entries: list[Any], key: str, where: str) -> np.ndarray:
-    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. Raise ValueError for one that is no box."""
+    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. Raise ValueError if one is not a box."""
     expected = "x, y, width, height, finite, sides not negative"
     flat = list(chain.from_iterable(column(entries, key, _has_four, expected, where)))
     if set(map(type, flat)) <= {int, float}:
@@ -139,7 +138,7 @@ def _is_box(value: Any) -> bool:
 def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
     """Read a YAML file of `key: value` lines: strings, and lists and dicts of them.
 
-    Raise FileNotFoundError, or ValueError saying where it is no YAML, or has no keys.
+    Raise FileNotFoundError, or ValueError with the position of invalid YAML, or if there are no keys.
     """
     where = tree.where(name)
     text = "\n".join(decode_lines(tree.read_needed(name), where))
@@ -166,10 +165,10 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
-    """Read an XML file whose outermost element is `root`.
+    """Read an XML file whose root element is `root`.
 
-    Raise FileNotFoundError, or ValueError saying where it is malformed, and for a DOCTYPE: without one there are no
-    entities to expand.
+    Raise FileNotFoundError, or ValueError with the position of malformed XML. A DOCTYPE is refused too, so that there
+    are no entities to expand.
     """
     where = tree.where(name)
     data = tree.read(name)
@@ -204,7 +203,7 @@ def xml_number(element: ElementTree.Element, path: str, where: str, missing: flo
 def detection_label(objects: np.ndarray, height: int, width: int, where: str, num_classes: int) -> np.ndarray:
     """Return a label (2 + 6n,) float32 in mxnet's detection layout from `objects` (n, 6): class, x1, y1, x2, y2 in
     pixels of the height x width image, difficult. Raise ValueError, beginning with `where`, for a box that is empty, or
-    leaves the image by more than a pixel and 1 %.
+    exceeds the image by more than one pixel and 1 %.
     """
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused below
         label = label_of(objects / (1, width, height, width, height, 1))
@@ -234,7 +233,7 @@ def multi_hot(classes: Sequence[int], num_classes: int) -> np.ndarray:
 
 
 def without_repeats(listing: Listing) -> Listing:
-    """Return a listing without boxes that an image has twice, of one class; a notice counts them."""
+    """Return the listing without duplicate boxes (same image and class); a notice counts those removed."""
     if not TASKS[listing.task].boxes:
         return listing
     labels, repeats = list(listing.labels), 0
@@ -253,11 +252,11 @@ def without_repeats(listing: Listing) -> Listing:
 
 
 def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
-    """Return the listing without repeated boxes and unlabelled images, or with these as `--unlabelled` or else `keep`
-    says.
+    """Return the listing without duplicate boxes. Unlabelled images are kept or dropped by `--unlabelled`, by default
+    by `keep`.
 
     An image is unlabelled if no class is positive in it (multi-label), or it has no object (detection). Raise
-    ValueError if none would be left.
+    ValueError if no image would be left.
     """
     listing = without_repeats(listing)
     if options.unlabelled is not None:
@@ -275,7 +274,7 @@ def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
 
 
 def against_published(count: int, published: int | None, what: str, unit: str = "images") -> dict[str, Any]:
-    """Return a report with a notice if a split has another size than its publishers say."""
+    """Return a report with a notice if the split's size differs from the published one."""
     if published is None or count == published:
         return {}
     return {"notices": [f"{what} has {count:,} {unit} here, {published:,} as published: a part of it?"]}

@@ -140,7 +140,7 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 class TarTree(_ArchiveTree):
-    """A .tar or .tar.gz, its members copied to an unnamed temporary file that vanishes with the process."""
+    """A .tar or .tar.gz; its members are copied to an unnamed temporary file that disappears with the process."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -206,7 +206,7 @@ def _reason(error: Exception) -> str:
 
 
 def check_slices(path: Path) -> None:
-    """Raise ValueError for a .tar, compressed or not, which several machines cannot read a part each of."""
+    """Raise ValueError for a .tar, compressed or not: several machines cannot each read a part of it."""
     if path.is_file() and path.name.lower().endswith(ARCHIVES) and path.suffix.lower() != ".zip":
         raise ValueError(
             f"{path}: a tar file is read from its beginning to its end, so several machines cannot share the work:"

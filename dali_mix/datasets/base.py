@@ -1,4 +1,4 @@
-"""What a layout gives to the packer: the files of one split, their labels, and where to read them."""
+"""What a layout returns to the packer: the files of one split, their labels, and where to read them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Options:
     exif: str | None = None  # as in `PackOptions`
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the names in `classes_file`, one a line; None without it. Raise ValueError as `read_names`."""
+        """Return the names in `classes_file`, one per line; None without it. Raise ValueError as `read_names`."""
         return read_names(self.classes_file) if isinstance(self.classes_file, Path) else self.classes_file
 
 
@@ -69,7 +69,7 @@ class Listing:
         assert len(self.names) == len(self.labels)
 
     def only(self, rows: Sequence[int]) -> Listing:
-        """Return the listing of these rows."""
+        """Return a listing with these rows only."""
         columns = {name: getattr(self, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
         kept: dict[str, Any] = {
             name: [values[row] for row in rows] for name, values in columns.items() if values is not None
@@ -78,7 +78,7 @@ class Listing:
 
     @property
     def training(self) -> bool:
-        """True for a split to train on, which is shuffled unless asked otherwise."""
+        """True for a training split, which is shuffled by default."""
         return self.split.rstrip("0123456789") in TRAINING_SPLITS  # train2017 too
 
 
@@ -87,7 +87,7 @@ Layout = Callable[[Path, str, Options], Listing]
 
 
 def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
-    """Return one report of several, with the notices of all."""
+    """Merge several reports into one, keeping all notices."""
     joined: dict[str, Any] = {}
     notices: list[str] = []
     for report in reports:
@@ -121,7 +121,7 @@ def decode_lines(data: bytes, where: str) -> list[str]:
 
 
 def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
-    """Yield each line of UTF-8 text that is not blank, after its file and number for messages."""
+    """Yield ("FILE: line N" for messages, line) for each line of UTF-8 text that is not blank."""
     for number, line in enumerate(decode_lines(data, where), start=1):
         if line.strip():
             yield f"{where}: line {number}", line
@@ -130,10 +130,10 @@ def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
 def listed_paths(
     tree: Tree, name: str, base: str, *, last_part: bool = False, may_be_empty: bool = False
 ) -> dict[str, str]:
-    """Return the paths in a list of files, one a line, or the last part of each, with file and line for messages.
+    """Return the paths in a list of files, one per line, or the last part of each, with file and line for messages.
 
-    Raise FileNotFoundError, or ValueError naming the line for a path that leaves the folder `base` or is there twice,
-    or for a list of none unless it `may_be_empty`.
+    Raise FileNotFoundError, or ValueError naming the line of a path that is outside `base` or a duplicate, or for an
+    empty list unless it `may_be_empty`.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):
@@ -148,7 +148,7 @@ def listed_paths(
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Return class names, one a line. Raise ValueError for an empty line or a name that is there twice."""
+    """Return class names, one per line. Raise ValueError for an empty line or a duplicate name."""
     names = [line.strip() for line in read_lines(path, "--classes")]
     for number, name in enumerate(names, start=1):
         if not name:
@@ -160,14 +160,14 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
-    """Raise ValueError naming the first line of `names` that is there twice."""
+    """Raise ValueError naming the line of the first duplicate in `names`."""
     if double := first_double(names):
         again, before = double
         raise ValueError(f"{where}: line {again + 1}: {names[again]!r} was on line {before + 1} already")
 
 
 def first_double(values: Sequence[Any]) -> tuple[int, int] | None:
-    """Return the index of the first value that was there before, and that earlier index; None if all differ."""
+    """Return the index of the first duplicate and of its earlier occurrence; None if all values differ."""
     seen: dict[Any, int] = {}
     for index, value in enumerate(values):
         before = seen.setdefault(value, index)
@@ -177,12 +177,12 @@ def first_double(values: Sequence[Any]) -> tuple[int, int] | None:
 
 
 def first_of(names: Sequence[str], most: int = 6) -> str:
-    """Return the first `most` names for a message, with "…" where there are more."""
+    """Return the first `most` names for a message, with "…" if there are more."""
     return ", ".join(names[:most]) + ", …" * (len(names) > most)
 
 
 def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
-    """Return the classes "0" to `highest`. Raise ValueError for more than are sensible without names."""
+    """Return the classes "0" to `highest`. Raise ValueError for more classes than are plausible without names."""
     if highest >= MAX_NUMBERED_CLASSES:
         raise ValueError(
             f"{where}: label {highest} would make {highest + 1:,} classes; name them with --classes FILE if so"
@@ -191,9 +191,9 @@ def numbered_classes(highest: int, where: str) -> tuple[str, ...]:
 
 
 def trees_of(root: Path, options: Options, *patterns: str) -> Iterator[Tree]:
-    """Yield the tree of `root`, then those of the archives in it whose names, in small letters, match `patterns`.
+    """Yield the tree of `root`, then those of the archives in it whose lowercased names match `patterns`.
 
-    Raise ValueError for several archives that match one pattern.
+    Raise ValueError if several archives match one pattern.
     """
     yield open_tree(root, options.follow_links)
     archives = [path for path in root.iterdir() if path.name.lower().endswith(ARCHIVES)] if root.is_dir() else []

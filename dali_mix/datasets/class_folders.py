@@ -1,4 +1,4 @@
-"""Folders of classes: which folder a split is in, and the images of each class."""
+"""Class folders: find the folder of a split, and list the images of each class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def class_folders(
 ) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
     """Return the images of `base`/class/…: names, labels, classes (sorted unless given), and a report on other files.
 
-    Raise ValueError for a class without images unless the classes are given, or a folder that is none of those.
+    Raise ValueError for a class without images (unless `classes` are given), or a folder that is not one of them.
     """
     where = tree.where(base)
     folders = tree.folders(base)
@@ -96,7 +96,7 @@ def _report(where: str, others: Counter[str], loose_images: int, notices: list[s
 
 
 def unread_images(suffixes: Counter[str]) -> list[str]:
-    """Return a notice on the files, counted by suffix, that are images of formats that are not read; else nothing."""
+    """Return a notice that counts, by suffix, the image files of unsupported formats; nothing if there are none."""
     unread = Counter({suffix: count for suffix, count in suffixes.items() if suffix in _UNREAD})
     left_out = "left out: images that cannot be read here; convert them to JPEG or PNG"
     return [f"{_counted(unread)} {left_out}"] if unread else []
@@ -107,12 +107,12 @@ def _counted(suffixes: Counter[str]) -> str:
 
 
 def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str, list[str]]:
-    """Return the folder that holds the classes of `split`, and notices where the tree can be read in two ways.
+    """Return the folder that holds the classes of `split`, and notices if the tree is ambiguous.
 
-    It is the folder called like the split, or the root of a tree without a folder for each split. Folders called like
-    splits are classes if other folders with images are beside them, unless at least two of them hold class folders;
-    `split_folders` "yes" or "no" decides instead. The single outer folder of an archive is passed through. Raise
-    ValueError if other splits are there, but not this one, or if a free name looks like a mistyped split.
+    It is the folder named after the split, or the root if the tree has no split folders. Folders named after splits
+    count as classes if there are sibling folders with images, unless at least two of them hold class folders;
+    `split_folders` "yes" or "no" overrides this. A single outer folder of an archive is skipped. Raise ValueError if
+    other splits exist but not this one, or if a custom name looks like a mistyped split.
     """
     base = ""
     while True:

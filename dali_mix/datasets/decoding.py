@@ -1,8 +1,8 @@
-"""The pixels of image files, as packing and checking see them: DALI's, turned as the header reader says.
+"""Decode image files for packing and checking: the pixels DALI gives, rotated by the orientation in the header.
 
-A plain image (see `read_image_header`) is decoded by OpenCV, which DALI decodes with on a CPU, or by PIL where that is
-stricter; an odd one by PIL alone, from the parts of the file that decide its pixels. No decoder turns an image or looks
-at its metadata: the orientation is the header reader's.
+A plain image (see `read_image_header`) is decoded by OpenCV, which DALI uses on a CPU, or by PIL where PIL is stricter;
+an odd one by PIL alone, from the parts of the file that determine its pixels. No decoder rotates an image or reads its
+metadata: the orientation comes from the header reader.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a pr
 
 
 def needs_conversion(data: bytes | memoryview) -> bool:
-    """Return True for an image that DALI does not decode, or not to the right pixels, and PIL does."""
+    """Return True for an image that PIL decodes, but DALI does not, or not to the right pixels."""
     start = bytes(data[:8])
     if start[:2] in (b"P5", b"P6"):
         return pnm_numbers(bytes(data))[2] not in PNM_MAXIMA
@@ -39,7 +39,7 @@ def needs_conversion(data: bytes | memoryview) -> bool:
 
 
 def converted_header(data: bytes | memoryview) -> ImageHeader:
-    """Return format and size of an image that `needs_conversion`, before it is decoded."""
+    """Return format and size of an image that `needs_conversion`, without decoding it."""
     try:
         with _opened(data) as image:
             width, height = image.size
@@ -53,7 +53,7 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
 
 
 def has_alpha(data: bytes) -> bool:
-    """Return True for an image with transparency, by its header. False too for one that PIL does not open."""
+    """Return True if the header declares transparency. False also for an image that PIL does not open."""
     if data[:2] == b"\xff\xd8":  # a JPEG, which has none, and of whose EXIF block PIL would warn
         return False
     try:
@@ -66,10 +66,11 @@ def has_alpha(data: bytes) -> bool:
 
 
 def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, strict: bool = False) -> np.ndarray:
-    """Decode an image to (H, W, 3) uint8 BGR, turned; alpha is dropped and 16 bits become their upper 8, as by DALI.
+    """Decode an image to (H, W, 3) uint8 BGR, rotated by EXIF; as in DALI, alpha is dropped and 16 bits become the
+    upper 8.
 
-    `height` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 when that is still as high. `strict` raises for damage that
-    OpenCV passes over. Raise ValueError for an image that cannot be decoded, or to another size than its header's.
+    `height` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 when that is still as high. `strict` also raises for damage
+    that OpenCV ignores. Raise ValueError for an image that cannot be decoded, or whose size differs from its header's.
     """
     if strict:
         {"jpeg": _check_scans, "png": check_pixels}.get(header.encoding, bytes)(data)
@@ -87,8 +88,8 @@ def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, s
 
 
 def decoded_size(encoded: bytes | memoryview | np.ndarray) -> tuple[int, int]:
-    """Decode a plain image strictly; return its height and width after turning. Raise ValueError when it cannot be
-    decoded, or is a JPEG with a marker that none may hold in its picture data: decoders pass over these.
+    """Decode a plain image strictly; return its height and width after rotation. Raise ValueError if it cannot be
+    decoded, or is a JPEG with a marker that is invalid within scan data (decoders ignore these).
     """
     data = bytes(encoded)
     height, width = decode_bgr(data, read_image_header(data), strict=True).shape[:2]

@@ -1,8 +1,7 @@
-"""What happens to an image between its file and its record: usually nothing; else a smaller or differently encoded one.
+"""Convert images for storage: by default they are stored unchanged, optionally resized or re-encoded.
 
 A resized image is decoded at the smallest power-of-two scale libjpeg offers above the wanted size, smoothed by a small
-Gaussian that takes out what the new pixels cannot hold, and sampled bilinearly. docs/decisions.md compares it with
-PIL's antialiased resize.
+Gaussian against aliasing, and sampled bilinearly. docs/decisions.md compares it with PIL's antialiased resize.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Transform:
-    """How images are stored. They are only ever made smaller."""
+    """How images are stored. They are never enlarged."""
 
     resize: int | None = None  # the shorter side in pixels
     max_side: int | None = None  # the longer side in pixels

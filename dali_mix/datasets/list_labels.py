@@ -1,4 +1,4 @@
-"""The labels of a list file: which task they are for, and what a row's values become."""
+"""Labels of a list file: guess the task, and convert the values of a row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Row:
 
 
 def read_id(text: str, where: str) -> int:
-    """Return a record's id. Raise ValueError, beginning with `where`, unless it is from 0 to 2^64 - 1."""
+    """Parse a record's id. Raise ValueError, beginning with `where`, unless it is from 0 to 2^64 - 1."""
     value = text.strip()
     if not (value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 20 and int(value[-20:]) < 1 << 64):
         raise ValueError(f"{where}: id {text!r:.60} is not a whole number from 0 to 2^64 - 1")
@@ -42,7 +42,7 @@ def read_id(text: str, where: str) -> int:
 
 
 def guess_task(rows: list[Row]) -> Task:
-    """Return the task that the rows look like."""
+    """Guess the task from the rows."""
     if any(isinstance(value, np.ndarray) for row in rows for value in row.values):
         return DETECTION
     if all(len(row.values) == 1 for row in rows):

@@ -1,23 +1,23 @@
-"""The parallel packer: threads read, check, encode, hash and write, each its own images. The bytes do not depend on the
-number of threads.
+"""The parallel packer: each thread reads, checks, encodes, hashes and writes its own images. The bytes do not depend on
+the number of threads.
 
-A job is some sixteen images. Each thread takes its job all the way, so that the images stay in one core's cache; only
-the middle step, which gives records their offsets and goes on with the file's sha256, is done in the jobs' order:
+A job is about sixteen images. A thread runs all steps of its job, so that the images stay in one core's cache. Only the
+middle step, which assigns offsets and updates the file's sha256, runs in the order of the jobs:
 
     thread 1   make job 0 ──── place 0 ─ store 0 ── make job 2 ──── place 2 ─ store 2
     thread 2   make job 1 ─────────────── place 1 ─ store 1 ── make job 3 ──────────── …
 
-Invariant of the turns: between job n and job n + 1 there is one queue, which gets one item when n has been placed, or
-failed: whether n + 1 may be placed. So nothing is placed after a job that failed, and a thread that waits is always
-woken.
+Invariant of the ordering: between job n and job n + 1 there is a queue that receives exactly one item once n has been
+placed or has failed: whether n + 1 may be placed. So nothing is placed after a failed job, and a waiting thread is
+always woken.
 
 On many machines each shard is a job of the same kind (`_pack_shard`), which writes its own file and returns its rows:
 
     machine 1, 2, …   _pack_shard  →  .NAME-0000n.rec.HEX.partial, size, sha256, rows of the table
     this machine      SetWriter.add, in the shards' order  →  finish
 
-Threads suffice: reading, decoding, resizing, encoding, crc32 and sha256 all release Python's lock. There is no worker
-process whose death could go unnoticed: killing the packer kills all of it, and leaves nothing under a final name.
+Threads suffice, since reading, decoding, resizing, encoding, crc32 and sha256 all release the GIL. There are no worker
+processes that could die unnoticed: killing the packer stops everything and leaves nothing under a final name.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PackOptions:
     exif: str | None = None  # boxes are for the picture turned by EXIF ("apply"; None: with a notice), or "ignore" it
 
     def recorded(self) -> dict[str, Any]:
-        """Return what the manifest keeps: all that decides the bytes."""
+        """Return the options recorded in the manifest: all that determine the bytes."""
         kept = {"shuffle": self.shuffle, "shards": self.shards, "skip_bad": self.skip_bad}
         return asdict(self.transform) | kept | ({"exif": self.exif} if self.exif else {})
 
@@ -119,10 +119,10 @@ def pack_listing(
 ) -> SetInfo:
     """Pack `listing` as the set `prefix`; `progress` is called with the number of images done since the last call.
 
-    `machines`: pack a shard each, on `options.workers` threads (None: one). The bytes are the same.
+    `machines`: each packs one shard at a time, on `options.workers` threads (None: one). The bytes are the same.
 
     Raise ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
-    listed in the manifest's report instead), FileExistsError when the set exists, OSError when it cannot be written.
+    listed in the manifest's report instead), FileExistsError if the set exists, OSError if it cannot be written.
     Nothing is published then.
     """
     count = len(listing.names)

@@ -1,4 +1,4 @@
-"""`pack`: one split of a dataset, in a layout that is known by name, becomes a set. `dali-mix pack` calls it too."""
+"""`pack`: pack one split of a dataset in a known layout. Also used by `dali-mix pack`."""
 
 from __future__ import annotations
 
@@ -68,12 +68,14 @@ _Path = str | os.PathLike[str]
 
 
 def layout_names() -> list[str]:
-    """Return the names of all layouts, ours and installed ones, sorted."""
+    """Return the names of all layouts, bundled and installed, sorted."""
     return sorted({*LAYOUTS, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
 
 
 def find_layout(name: str) -> Layout:
-    """Return a layout by name, ours first. Raise ValueError if none has it, it does not load, or it is no function."""
+    """Return a layout by name, bundled ones first. Raise ValueError if it is unknown, does not load, or is not
+    callable.
+    """
     if name in LAYOUTS:
         return LAYOUTS[name]
     found, origin = _factories.installed(ENTRY_POINT_GROUP, "layout", name, LAYOUTS)
@@ -118,24 +120,23 @@ def pack(
     """Pack one split of a dataset, as `dali-mix pack LAYOUT` does; the keywords are its options.
 
     Args:
-        layout: how the files lie: "imagefolder", "coco", "voc", …, see docs/packing.md.
-        out: prefix of the set: PREFIX.rec, .idx, .npy and .json are written.
+        layout: how the files are organized: "imagefolder", "coco", "voc", …, see docs/packing.md.
+        out: prefix of the set; PREFIX.rec, .idx, .npy and .json are written.
         root: the dataset's folder, or an archive of it.
-        list: the file of labels, for "list" and "imagenet-val".
-        classes: class names in order, or a file with one a line; for "voc" also "auto".
+        list: the label file, for "list" and "imagenet-val".
+        classes: class names in order, or a file with one per line; for "voc" also "auto".
         shuffle: a seed; False keeps the listed order; None shuffles training splits with seed 0.
-        machines: that pack a shard each, such as `dali_mix.service.RayMachines`; default: only this one.
-        each: called with the number of images done and of all images.
-        note: called with each notice on the data; default: they are logged as warnings.
+        machines: machines to share the shards among, such as `dali_mix.service.RayMachines`; default: only this one.
+        each: called as each(done, total) with numbers of images.
+        note: called with each notice about the data; by default notices are logged as warnings.
 
     Returns:
         The manifest: `count`, `classes`, `report` (what was skipped, clipped, left out) and more.
 
     Raises:
-        ValueError, FileNotFoundError: an option or an image that cannot be used; the message names options as the
-            command spells them.
+        ValueError, FileNotFoundError: an invalid option or image; the message names options as the command spells them.
         FileExistsError: the set exists, and `force` is not set.
-        OSError: it cannot be written. Nothing is left under the final names in any of these cases.
+        OSError: the set cannot be written. In all of these cases nothing is left under the final names.
     """
     if shuffle is not None and shuffle is not False and (shuffle is True or shuffle < 0):
         raise ValueError(f"--shuffle takes a seed of at least 0, not {shuffle!r}")
@@ -190,7 +191,7 @@ def pack(
 
 
 def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return class names. Raise ValueError for none, or for a name that is there twice."""
+    """Return class names. Raise ValueError if there are none, or a name is duplicated."""
     if classes is None:
         return None
     names = tuple(classes)
@@ -200,7 +201,7 @@ def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _check_layout(layout: str, root: _Path | None, classes: Any, options: dict[str, Any]) -> None:
-    """Raise ValueError for an option that the layout needs or ignores; layouts of other packages may use any."""
+    """Raise ValueError for a missing option, or one the layout does not use; layouts of other packages may use any."""
     if root is None and layout not in _ROOTLESS:
         raise ValueError(f"layout {layout} needs --root")
     if root is not None and layout in _ROOTLESS:

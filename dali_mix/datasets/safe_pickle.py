@@ -1,15 +1,16 @@
-"""Read pickles of plain data and numpy arrays without running anything in them. CIFAR's batches are such files.
+"""Read pickles of plain data and numpy arrays, such as CIFAR's batches, without executing them.
 
 A pickle is a program for a stack machine:
 
-    K U ] } …         push a number, a text, an empty list, an empty dict
-    ( … t l d e u     MARK remembers a height of the stack; what lies above it becomes a tuple, a list, items of a dict
-    q h               the memo: keep the topmost item under a number, push it again
-    c … R b           GLOBAL pushes a name, REDUCE calls it with a tuple, BUILD sets the state of what it made
+    K U ] } …         push a number, a string, an empty list, an empty dict
+    ( … t l d e u     MARK marks a stack position; the items above it become a tuple, a list, items of a dict
+    q h               the memo: store the top item under a number, push it again
+    c … R b           GLOBAL pushes a name, REDUCE calls it with a tuple, BUILD sets the state of the result
 
-`pickle.load` looks up and calls whatever the file names. Here a name is only compared: the few calls that numpy and
-Python 2 spell arrays and bytes with make stand-ins (`_DType`, `_Array`), every other call or opcode is a ValueError.
-Invariant: stack, memo and result hold plain data and our stand-ins, never an object of the file's choice.
+`pickle.load` looks up and calls whatever the file names. Here names are only compared: the few calls with which numpy
+and Python 2 encode arrays and bytes create placeholders (`_DType`, `_Array`); every other call or opcode is a
+ValueError. Invariant: stack, memo and result hold only plain data and our placeholders, never an object chosen by the
+file.
 
 An `Unpickler` with an allow-list runs nothing either, but 9 bytes (LONG_BINPUT) make it allocate 4 GB: see
 docs/decisions.md.
@@ -77,11 +78,10 @@ class _Machine:
 
 
 def load_plain(data: bytes, where: str) -> Any:
-    """Return the object in the pickle `data`: arrays as numpy arrays, Python 2 strings as text (latin-1), the data of
-    their arrays as bytes.
+    """Return the object in the pickle `data`: arrays as numpy arrays, Python 2 strings as str (latin-1), array buffers
+    as bytes.
 
-    Raise ValueError, beginning with `where`, for a damaged pickle and for one that asks for any call but numpy's for
-    arrays.
+    Raise ValueError, beginning with `where`, for a damaged pickle, or one with any call other than numpy's for arrays.
     """
     machine = _Machine()
     try:
@@ -217,7 +217,7 @@ def _array(raw: Any, dtype: Any, shape: Any, *, fortran: bool) -> np.ndarray:
 
 
 def as_text(value: Any) -> str:
-    """Return a text of a pickle, which Python 2 may have written as bytes."""
+    """Return a string from a pickle, which Python 2 may have written as bytes."""
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 

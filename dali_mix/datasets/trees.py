@@ -1,7 +1,8 @@
-"""Where a dataset's files come from: a folder, an archive (`archives`) or memory; read by relative name, never outside.
+"""Sources of a dataset's files: a folder, an archive (`archives`) or memory; files are read by relative name, never
+outside the root.
 
-A name that would leave the root (`..`, an absolute path, a symbolic link) is refused, and so are archives built to fill
-the disk.
+A name that points outside the root (by `..`, an absolute path or a symbolic link) is refused, and so are decompression
+bombs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ IMAGE_SUFFIXES = frozenset(
 class Tree(ABC):
     """Files by relative name, with forward slashes.
 
-    Names that are no data (`no_data`) are not listed, but can be read. A tree that makes files on demand lists none.
+    Files that are not data (`no_data`) are not listed, but can be read. A tree that generates files on demand lists
+    none.
     """
 
     root: str  # in messages
@@ -41,18 +43,20 @@ class Tree(ABC):
         """Return the content of a file. Raise FileNotFoundError or ValueError naming it."""
 
     def read_needed(self, name: str) -> bytes:
-        """Read a file without which there is no set: the message for one that is missing says what to do."""
+        """Read a required file; if it is missing, the error message says what to do."""
         try:
             return self.read(name)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}; fetch it, or correct --root") from None
 
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
-        """Read a file, if that saves a copy into the memory that `room(size)` gives, and return the part it fills."""
+        """Read a file, where possible directly into the buffer returned by `room(size)`, and return the filled part."""
         return self.read(name)
 
     def opening(self) -> tuple[Path, bool]:
-        """Return the arguments of `open_tree` that open this tree on another machine. Raise ValueError if none do."""
+        """Return the arguments of `open_tree` that open this tree on another machine. Raise ValueError if that is
+        impossible.
+        """
         raise ValueError(f"{self.root}: these images are made in memory here: pack them without --cluster")
 
     def exists(self, name: str) -> bool:
@@ -60,7 +64,7 @@ class Tree(ABC):
         return False
 
     def folders(self, name: str = "") -> list[str]:
-        """Return the plain names of the folders directly in folder `name`, sorted."""
+        """Return the names of the direct subfolders of folder `name`, sorted."""
         return []
 
     def walk(self, name: str = "") -> Iterator[str]:
@@ -68,11 +72,11 @@ class Tree(ABC):
         return iter(())
 
     def count_left_out(self) -> dict[str, int]:
-        """Count the files and folders met so far that are no data, by name."""
+        """Count, by category, the files and folders seen so far that are not data."""
         return dict(sorted(Counter(self.left_out.values()).items()))
 
     def images(self, name: str = "") -> list[str]:
-        """Return the relative names of the files below `name` that are called like images."""
+        """Return the relative names of the files below `name` that have an image suffix."""
         return [file for file in self.walk(name) if is_image(file)]
 
     def _alike(self, names: Callable[[], Iterable[str]], wanted: str, key: str = "") -> str | None:
@@ -91,27 +95,29 @@ class Tree(ABC):
         return self._composed[key].get(composed(wanted)) or None
 
     def dangles(self, name: str) -> bool:
-        """Return True for a symbolic link to what does not exist."""
+        """Return True for a dangling symbolic link."""
         return False
 
     def where(self, name: str = "") -> str:
-        """Return the name of a file for messages."""
+        """Return a file's name for messages."""
         return printable(f"{self.root}/{name}" if name else self.root)
 
 
 def is_image(name: str) -> bool:
-    """Return True if a file is called like an image; hidden files are not."""
+    """Return True if a file has an image suffix and is not hidden."""
     return not name.rpartition("/")[2].startswith(".") and suffix_of(name) in IMAGE_SUFFIXES
 
 
 def suffix_of(name: str) -> str:
-    """Return the suffix of a file's name, in small letters and with its dot; "" without one."""
+    """Return a file's lowercase suffix with its dot; "" without one."""
     _, dot, suffix = name.rpartition("/")[2].rpartition(".")
     return (dot + suffix).lower() if dot else ""
 
 
 def check_name(name: str, root: str, where: str = "") -> str:
-    """Return `name` tidied. Raise ValueError, beginning with `where`, if it is absolute or climbs out of `root`."""
+    """Return `name` normalized. Raise ValueError, beginning with `where`, if it is absolute or points outside
+    `root`.
+    """
     tidy = name.replace("\\", "/")
     parts = PurePosixPath(tidy).parts
     if not parts or tidy.startswith("/") or ".." in parts or "\0" in tidy or (len(tidy) > 1 and tidy[1] == ":"):
@@ -121,8 +127,8 @@ def check_name(name: str, root: str, where: str = "") -> str:
 
 
 class FolderTree(Tree):
-    """A folder on disk. A symbolic link below it is followed as long as it stays below it, or anywhere with
-    `follow_links`; a loop of links ends.
+    """A folder on disk. Symbolic links are followed if their target is inside the folder, or anywhere with
+    `follow_links`; link cycles are detected.
     """
 
     def __init__(self, root: str | os.PathLike[str], follow_links: bool = False) -> None:
@@ -287,7 +293,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 class MemoryTree(Tree):
-    """Files made on demand by `read(name)`: arrays that become images when packed."""
+    """Files generated on demand by `read(name)`, such as arrays that become images when packed."""
 
     def __init__(self, root: str, read: Callable[[str], bytes]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Boxes on images that EXIF turns: annotation tools draw either on the turned picture or on the pixels as stored."""
+"""Boxes on images with an EXIF orientation: annotation tools use either the rotated image or the stored pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MIRRORED, _UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)  # which orientations flip 
 
 
 def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn boxes (n, 4), x1, y1, x2, y2 in 0..1 of the stored pixels, as EXIF `orientation` (1 to 8) says."""
+    """Rotate boxes (n, 4), x1, y1, x2, y2 in 0..1 of the stored image, by EXIF `orientation` (1 to 8)."""
     x, y = boxes[:, [0, 2]], boxes[:, [1, 3]]
     if orientation >= 5:
         x, y = y, x
@@ -23,7 +23,7 @@ def turn_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
 def turn_crop(
     crop: tuple[float, float, float, float], height: int, width: int, orientation: int
 ) -> tuple[float, float, float, float]:
-    """Return a crop x, y, width, height of the stored pixels as one of the turned picture of `height` x `width`."""
+    """Map a crop x, y, width, height of the stored pixels to the rotated image of `height` x `width`."""
     stored = (height, width) if orientation < 5 else (width, height)
     scale = np.array([stored[1], stored[0]] * 2, dtype=np.float64)
     corners = np.array([[crop[0], crop[1], crop[0] + crop[2], crop[1] + crop[3]]])
@@ -32,7 +32,9 @@ def turn_crop(
 
 
 def turned_notice(count: int) -> str:
-    """Return the notice on images with boxes that EXIF turns, where `--exif` does not say what they were drawn on."""
+    """Return the notice about images with boxes and an EXIF orientation, if `--exif` does not say which coordinates
+    were used.
+    """
     return (
         f"{count:,} images with boxes are turned by EXIF; the boxes are taken for the turned picture, as viewers show"
         " it. If they were drawn on the pixels as stored, pack with --exif ignore, else with --exif apply"

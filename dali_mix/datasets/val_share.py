@@ -1,9 +1,9 @@
-"""One folder or list as two splits, "train" and "val": the name of an image decides where it belongs.
+"""Divide one folder or list into splits "train" and "val" by the hash of each image's name.
 
 In each class (all images, where one has several labels) they are ordered by the sha256 of their name; the first `share`
-of them are "val". So both splits are disjoint and complete, the same on every machine, and each class has its share in
-both. When files are added, few others change sides: those near the boundary of their class. Both splits are then packed
-again.
+of them are "val". So the splits are disjoint and complete, the same on every machine, and stratified by class. When
+files are added, only a few others move to the other split: those near the boundary of their class. Both splits must
+then be packed again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dali_mix.datasets.base import Listing, Options
 
 
 def shared_split(options: Options, split: str) -> str:
-    """Return the split to read from disk: with `--val-share` "train", for both. Raise ValueError for others."""
+    """Return the split to read from disk: with `--val-share`, "train" for both. Raise ValueError for other splits."""
     if options.val_share is None:
         return split
     if not 0 < options.val_share < 1:
@@ -27,7 +27,8 @@ def shared_split(options: Options, split: str) -> str:
 
 
 def of_share(listing: Listing, options: Options, base: str = "") -> Listing:
-    """Return the part of `listing` that is its split by `--val-share`, if given; names count from folder `base`.
+    """Return the part of `listing` that belongs to its split by `--val-share`, if set; names are relative to folder
+    `base`.
 
     A class of one image is in "train" only, any other class in both. Raise ValueError if the tree has a folder "val"
     next to `base`, or a part would be empty.

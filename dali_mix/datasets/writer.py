@@ -1,4 +1,4 @@
-"""`Writer`: a set from images and labels of any program, one after another, in constant memory."""
+"""`Writer`: write a set image by image from Python, in constant memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dali_mix._labels import clip_boxes, count_targets, label_of, report_targets
 from dali_mix.datasets.decoding import converted_header, needs_conversion
 from dali_mix.datasets.images import AS_ASKED, Transform, encode
 from dali_mix.datasets.packer import PackOptions
-from dali_mix.options import did_you_mean
+from dali_mix.options import did_you_mean, whole
 from dali_mix.recordio import SetInfo, SetWriter, read_image_header
 from dali_mix.tasks import Task
 
@@ -27,29 +27,28 @@ _DEEP = ("I", "F")  # modes of PIL of more than 8 bits, with what begins so
 class Writer:
     """Write a set image by image: `with Writer(prefix, classes=["cat", "dog"]) as writer: writer.write(image, label)`.
 
-    Leaving the block publishes the set; leaving it by an exception leaves nothing under the final names, and an older
-    set as it was. Files and encoded bytes are stored as they are, pixels as PNG; the options change both, as those of
-    `dali-mix pack` do.
+    Leaving the block publishes the set. If it is left by an exception, nothing is published and an existing set is
+    unchanged. Files and encoded bytes are stored unchanged, pixels as PNG; the options work as in `dali-mix pack`.
 
     Args:
         prefix: PREFIX.rec, .idx, .npy and .json are written.
-        classes: names, in the order of the class numbers.
-        task: "classification", "multilabel" or "detection": what the labels are.
-        split: noted in the manifest.
+        classes: class names, in the order of the class numbers.
+        task: kind of the labels, "classification", "multilabel" or "detection".
+        split: name of the split, recorded in the manifest.
         encoding: "keep", "jpeg", "png" or "raw".
-        quality: of JPEGs that are encoded.
-        resize, max_side: the shorter and the longer side are made at most this long.
-        max_pixels: larger images are refused.
+        quality: JPEG quality, for images that are encoded.
+        resize, max_side: limits in pixels for the shorter and for the longer side; larger images are shrunk.
+        max_pixels: images with more pixels are refused.
         force: replace an existing set.
 
     Attributes:
-        count: images written.
-        info: the manifest, after the block.
+        count: number of images written.
+        info: the manifest, set when the block ends.
 
     Raises:
-        ValueError: an image or a label that cannot be used, naming it; it is not written, and the next one may be.
+        ValueError: an invalid image or label, which the message names. It is not written; writing may continue.
         FileExistsError: the set exists, and `force` is not set.
-        OSError: it cannot be written.
+        OSError: the set cannot be written.
     """
 
     info: SetInfo
@@ -70,6 +69,9 @@ class Writer:
     ) -> None:
         if isinstance(classes, str):
             raise ValueError(f"classes={classes!r}: give the names of all classes, as a list")
+        classes = tuple(classes)
+        if wrong := [name for name in classes if not isinstance(name, str)]:
+            raise ValueError(f"classes: {wrong[0]!r:.40} is a {type(wrong[0]).__name__}, not a name")
         self._transform = Transform(resize, max_side, quality, encoding, max_pixels)
         # Of pixels, which have no encoding to keep.
         self._encoding = dataclasses.replace(self._transform, encoding="png" if encoding == "keep" else encoding)
@@ -98,14 +100,14 @@ class Writer:
     ) -> SetInfo:
         """Write a dataset of (image, label) pairs, torchvision's or your own, and return the manifest.
 
-        Of a dataset that lists its files in `samples` and has no transform (`torchvision.datasets.ImageFolder`) the
-        files themselves are stored, byte for byte, as `dali-mix pack imagefolder` stores them.
+        If the dataset lists its files in `samples` and has no transform (`torchvision.datasets.ImageFolder`), the files
+        are stored byte for byte, as by `dali-mix pack imagefolder`.
 
         Args:
-            dataset: with `len()` and `dataset[index]`.
-            classes: names, by default `dataset.classes`.
-            each: called with the number of images done and of all images.
-            options: of `Writer`.
+            dataset: a dataset with `len()` and `dataset[index]`.
+            classes: class names, by default `dataset.classes`.
+            each: called as each(done, total) with numbers of images.
+            options: keyword arguments of `Writer`.
         """
         names = getattr(dataset, "classes", None) if classes is None else classes
         if names is None:
@@ -141,13 +143,13 @@ class Writer:
         """Append an image and its label.
 
         Args:
-            image: the path of a file; encoded bytes; a PIL image; pixels as uint8, a numpy array (H, W, 3) or (H, W) in
-                RGB, or a torch tensor (3, H, W) or (1, H, W), as torchvision has them.
+            image: a file path; encoded bytes; a PIL image; or uint8 pixels in RGB, as a numpy array (H, W, 3) or
+                (H, W), or as a torch tensor (3, H, W) or (1, H, W).
             label: classification: the number or the name of a class. Multi-label: the names of the positive classes,
-                or 1, 0 or -1 (ignore) for each class. Detection: a dict as torchvision's, `boxes` (n, 4) x1, y1, x2, y2
-                in pixels of the image as it is shown, `labels` (n,), numbers from 0 or names, and optionally
-                `difficult` or `iscrowd` (n,).
-            id: unique among the records; by default they are numbered.
+                or 1, 0 or -1 (ignore) for each class. Detection: a dict in torchvision's format, `boxes` (n, 4) x1, y1,
+                x2, y2 in pixels after EXIF rotation, `labels` (n,), numbers from 0 or names, and optionally `difficult`
+                or `iscrowd` (n,).
+            id: a unique record id; by default the index of the record.
         """
         if not self._open:
             raise ValueError(f"{self._where}: a Writer is a context: with dali_mix.Writer(…) as writer: …")
@@ -162,12 +164,13 @@ class Writer:
             stored = self._label(label, data)
             if self._set.task.boxes:
                 stored, clipped = clip_boxes(stored, header.height, header.width)
-            self._block.add(self.count, bytes(content), stored, self.count if id is None else id, header)
+            number = self.count if id is None else whole("id", id, 0, 2**64 - 1)
+            self._block.add(self.count, bytes(content), stored, number, header)
         except FileNotFoundError:
             raise FileNotFoundError(f"{where}: no such image") from None
         except OSError as error:
             raise ValueError(f"{where}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"{where}: {error}") from None
         self.count += 1
         if encoded and why:
@@ -182,7 +185,7 @@ class Writer:
             self._block = self._set.spare_block()
 
     def _label(self, label: Any, data: bytes) -> Any:
-        """Return the label as it is stored; `data` is the image that its boxes are for."""
+        """Convert a label to its stored form; `data` is the image its boxes refer to."""
         task: Task = self._set.task
         if task.boxes:
             return self._boxes(label, data)
@@ -234,7 +237,7 @@ class Writer:
 
 
 def _lists_files(dataset: Any) -> bool:
-    """Return True if the pairs of a dataset are those of files and classes in `samples`, read as they are."""
+    """Return True if a dataset is torchvision's, listing files and classes in `samples`, without transforms."""
     changed = any(getattr(dataset, name, None) for name in ("transform", "transforms", "target_transform"))
     by = (type(dataset).__getitem__, getattr(dataset, "loader", None))
     theirs = all(getattr(part, "__module__", "") == "torchvision.datasets.folder" for part in by)

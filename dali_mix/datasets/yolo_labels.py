@@ -1,4 +1,4 @@
-"""The lines of YOLO's label files: what they may be, and the label they become."""
+"""Parse YOLO label files into detection labels."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def read_boxes(
     """Return the detection label (2 + 6n,) float32 of the label file `data`.
 
     A line is `class cx cy w h`, followed by keypoints if `keypoints`, or a class and the points of a polygon. Boxes
-    that leave the image a little are left as they are, for the packer to clip; those without area, and lines that are
-    there twice, are left out. `counts` gets what was met, by name.
+    that slightly exceed the image are kept for the packer to clip; boxes without area and duplicate lines are dropped.
+    `counts` is updated with the number of each case.
 
-    Raise ValueError naming file and line for anything else, and for a box that leaves the image, height and width of
-    which are `size()`, by more than a pixel and 1 %.
+    Raise ValueError naming file and line for anything else, and for a box that exceeds the image, of height and width
+    `size()`, by more than one pixel and 1 %.
     """
     rows: dict[tuple[float, ...], None] = {}
     for spot, line in numbered_lines(data, where):

@@ -1,6 +1,6 @@
 """Runs: training, evaluation and prediction from recipes. `dali_mix.train` and `dali_mix.evaluate` start them.
 
-Names are imported on first use: the command line asks parts of this room before torch is loaded.
+Names are imported on first use, so that the command line can read configs before torch is loaded.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""From a checked `RunConfig` to the objects a run is made of: a function for each key of a recipe.
+"""Build the objects of a run from a checked `RunConfig`: one function per key of a recipe.
 
-More than 300 lines: the keys check each other, sets against model, mixer and loss.
+More than 300 lines: the keys are checked against each other, sets against model, mixer and loss.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from dali_mix.tasks import CLASSIFICATION, Task, trainable
 
 
 class Loader(Protocol):
-    """What the engine asks of a loader; `dali_mix.build_loader` makes one.
+    """The loader interface that the engine needs; `dali_mix.build_loader` returns one.
 
-    Batches do not share memory: a mixer that works in place changes them.
+    Batches must not share memory, since in-place mixers modify them.
     """
 
     @property
@@ -70,12 +70,14 @@ class Parts:
     classes: tuple[str, ...] = ()
 
     def group_names(self) -> list[list[str]]:
-        """Return the names of the parameters in each of the optimizer's groups, in the order of its state."""
+        """Return the parameter names of each optimizer group, in the order of the optimizer's state."""
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         return [[names[parameter] for parameter in group["params"]] for group in self.optimizer.param_groups]
 
     def trained_on(self) -> dict[str, Any]:
-        """Return what a checkpoint says of the training set, so that prediction does without it: task and classes."""
+        """Return the task and classes of the training set, stored in checkpoints so that prediction does not need the
+        set.
+        """
         return {"task": self.task.name, "classes": list(self.classes)}
 
 
@@ -83,11 +85,11 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
     """Open the packed sets (cheap checks only) and return their task and the number of classes.
 
     Args:
-        train: also open the training set; evaluation needs only the other.
+        train: also open the training set; evaluation needs only the `val_set`.
 
     Raises:
-        FileNotFoundError: a set is not there.
-        ValueError: a set is broken, empty or of a task that is not trained, or tasks or classes do not agree.
+        FileNotFoundError: a set does not exist.
+        ValueError: a set is damaged, empty or of a task that cannot be trained, or tasks or classes differ.
     """
     found = {}
     for name in (["train_set"] if train else []) + (["val_set"] if config.val_set is not None else []):
@@ -113,7 +115,7 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
 
 
 def open_set(config: RunConfig, *, train: bool) -> Dataset:
-    """Return the recipe's `train_set` or `val_set`, as the pool of `service` sees it if there is one.
+    """Return the recipe's `train_set` or `val_set`, opened by the worker pool if the recipe sets `service`.
 
     Raise FileNotFoundError or ValueError if it cannot be opened.
     """
@@ -166,14 +168,14 @@ def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
 
 
 def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATION) -> None:
-    """Build what is cheap to build, pipelines, mixer, loss and the model without memory, to find mistakes early.
+    """Build the cheap parts (pipelines, mixer, loss, and the model on the meta device) to find mistakes early.
 
     Args:
         task: of the training set.
 
     Raises:
-        ValueError: a name, an option or a parameter rule that does not exist, or a mixer or loss that does not suit the
-            targets.
+        ValueError: an unknown name or option, a parameter rule without a match, or a mixer or loss that does not fit
+            the targets.
     """
     for train in (True, False):
         build_pipeline(config, train)
@@ -197,7 +199,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
 
 
 def build_scores(config: RunConfig, task: Task, num_classes: int, device: torch.device) -> Scores:
-    """Return what measures an evaluation on a set of `task`, with the recipe's `metrics`."""
+    """Return the `Scores` for an evaluation on a set of `task`, with the recipe's `metrics`."""
     what = f"metrics of a set for {task.name}"
     return call_with(functools.partial(SCORES[task.metrics], num_classes, device), what, config.metrics)
 
@@ -262,7 +264,7 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
 
 
 def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the options of a model, each of the parts `names` split into its type and its options.
+    """Return the options of a model, with each part in `names` split into its type and its options.
 
     A part is a name, or a dict of a type and options; the backbone's may name `weights`, a file.
     """
@@ -280,7 +282,7 @@ def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def weight_files(config: RunConfig) -> dict[str, str]:
-    """Return the weight files a recipe names, by the part of the model they are for ("" for all of it)."""
+    """Return the weight files named in a recipe, by the part of the model they belong to ("" for the full model)."""
     backbone = config.model.get("backbone")
     inner = backbone.get("weights") if isinstance(backbone, dict) else None
     return {part: path for part, path in (("", config.weights), ("backbone", inner)) if path}
@@ -289,7 +291,7 @@ def weight_files(config: RunConfig) -> dict[str, str]:
 def build_objective(
     config: RunConfig, model: nn.Module, loss: nn.Module | None, mixer: mixers.Mixer | None
 ) -> Objective:
-    """Return the recipe's objective around model and loss. Raise ValueError if it cannot work with these."""
+    """Return the recipe's objective for this model and loss. Raise ValueError if they are incompatible."""
     options = dict(config.objective)
     kind = choice("objective.type", options.pop("type"), OBJECTIVES)
     if kind == "MaskedSupervision":
@@ -302,7 +304,9 @@ def build_objective(
 
 
 def build_loss(config: RunConfig) -> nn.Module | None:
-    """Return the recipe's loss, (logits, targets) → mean over the batch; None for Detection: the model has its own."""
+    """Return the recipe's loss, (logits, targets) → mean over the batch; None for Detection, where the model computes
+    its own losses.
+    """
     if config.objective["type"] == "Detection":
         if config.loss != DEFAULT_LOSS:
             raise ValueError(f"loss={config.loss!r}: objective Detection sums the losses of the model; leave loss out")
@@ -325,7 +329,7 @@ def build_loss(config: RunConfig) -> nn.Module | None:
 
 
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
-    """Return the recipe's mixer, or None. It gets the number of classes and the pipeline's mean and std."""
+    """Return the recipe's mixer, or None. It is built with the number of classes and the pipeline's mean and std."""
     if config.mixer is None:
         return None
     options = dict(config.mixer)
@@ -343,7 +347,7 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
     """Move the model to the rank's device and apply channels_last (GPU only), SyncBN and compilation.
 
     Raises:
-        ValueError: sync_bn on a CPU, where torch has none.
+        ValueError: sync_bn on a CPU, which torch does not support.
     """
     if config.sync_bn and ranks.world_size > 1:
         if ranks.device.type != "cuda":
@@ -360,10 +364,10 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
 def build_parts(
     config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
 ) -> Parts:
-    """Build everything else that a run with these loaders needs. Raise ValueError naming a part that cannot be built.
+    """Build the remaining parts of a run with these loaders. Raise ValueError naming a part that cannot be built.
 
     Args:
-        pretrained: load the recipe's `weights`; not for a model that is about to get a checkpoint's.
+        pretrained: load the recipe's `weights`; False if a checkpoint will be loaded into the model.
     """
     metainfo = train_loader.dataset.metainfo
     num_classes = class_count(config, metainfo["classes"])
@@ -388,7 +392,7 @@ def build_parts(
 
 
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
-    """Load the weight files the recipe names; of a backbone's at least 95 % of the tensors must fit."""
+    """Load the weight files named in the recipe; for a backbone, at least 95 % of its tensors must be found."""
     found = []
     for part, path in weight_files(config).items():
         name = "backbone.body" if part and isinstance(model, models.Detector) else part

@@ -30,17 +30,18 @@ _TORCH: dict[type[nn.Module], frozenset[TargetKind]] = {
 
 
 def accepted(loss: nn.Module) -> Collection[TargetKind] | None:
-    """Return the kinds of targets a loss takes; None if that is not known."""
+    """Return the kinds of targets a loss accepts; None if unknown."""
     return getattr(loss, "accepts", None) or _TORCH.get(type(loss))
 
 
 def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, evaluates: bool = True) -> None:
-    """Raise ValueError if the loss cannot take what a set of `task` or the mixer gives, and say what would fit.
+    """Raise ValueError, suggesting alternatives, if the loss does not accept the targets of `task` or of the mixer.
 
     Args:
-        loss: None for objective Detection. One of ours says in `accepts` which kinds it takes (of
-            `ops.targets.TargetKind`); torch's are known; any other without `accepts` is not checked.
-        evaluates: the loss is also computed on unmixed targets, for evaluation.
+        loss: None for objective Detection. Our losses list in `accepts` the kinds they accept
+            (`ops.targets.TargetKind`); those of torch's losses are known; any other loss without `accepts` is not
+            checked.
+        evaluates: whether the loss is also computed on unmixed targets, for evaluation.
     """
     if task.boxes != (loss is None):
         raise ValueError(

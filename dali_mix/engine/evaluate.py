@@ -1,4 +1,6 @@
-"""Evaluation: each sample exactly once over all ranks, sums exact, one wait for the device at the end."""
+"""Evaluation: each sample exactly once over all ranks, with exact sums and a single device synchronization at the
+end.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from dali_mix.engine.train.objectives import counted, in_float32, is_summed
 
 
 class NonFiniteScores(NonFinite):
-    """A model gave NaN in an evaluation."""
+    """A model returned NaN in an evaluation."""
 
 
 class Preempted(Exception):
-    """Raised inside a run that was asked to stop; the run saves and ends."""
+    """Raised inside a run that has received a stop signal; the run saves and ends."""
 
 
 def evaluate(
@@ -38,18 +40,18 @@ def evaluate(
     """Return scores in per cent, and the loss per record if there is one, over everything `loader` yields on all ranks.
 
     Args:
-        model: not wrapped in DDP: ranks may hold different numbers of batches. Its mode is put back.
-        loader: an evaluation loader; read from its start to the end of its epoch.
-        loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if it says `reduction == "sum"`. None
-            for a model that takes images and targets, of which it reads sizes only, and returns predictions.
-        scores: what is measured.
-        autocast: makes the context the model runs in.
-        stop: asked between batches; once it returns True on any rank, every rank raises `Preempted`, so that none waits
-            for the sums of one that has gone.
+        model: not wrapped in DDP, since ranks may have different numbers of batches. Its train/eval mode is restored.
+        loader: an evaluation loader; one full epoch is read.
+        loss: (logits (B,K) float32, targets) → mean over the batch, or their sum if its `reduction` is "sum". None for
+            a model that takes images and targets (of which it reads only the sizes) and returns predictions.
+        scores: the scores to compute.
+        autocast: returns the context manager the model runs in.
+        stop: called between batches; once it returns True on any rank, every rank raises `Preempted`, so that none
+            waits for the sums of a rank that has stopped.
         each: called after each batch with the number of batches done.
 
     Raises:
-        NonFiniteScores: on every rank, naming the first records the model gave NaN for.
+        NonFiniteScores: on every rank, naming the first records with NaN outputs.
     """
     rows = counted(loss)
     total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # of losses, records, ranks asked to stop
@@ -96,7 +98,7 @@ _NAMED = 5
 
 
 def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
-    """Raise NonFiniteScores on every rank if any rank saw a NaN; waits for the device.
+    """Raise NonFiniteScores on every rank if any rank saw a NaN; synchronizes with the device.
 
     Args:
         seen: record numbers (B,) and whether their scores hold NaN, (B,) bool, batch by batch.

@@ -1,4 +1,4 @@
-"""What a user gives as objects, checked: loaders, model, loss and mixer. The optimizer is in `train.optim`."""
+"""Checks of the objects a user passes: loaders, model, loss and mixer. The optimizer is checked in `train.optim`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_st
 
 
 def check_loader(name: str, loader: Any, train: bool) -> None:
-    """Raise ValueError for a loader given by the user that lacks what a run asks of it."""
+    """Raise ValueError if a user's loader lacks attributes or methods that a run needs."""
     needed = ("__iter__", "__len__", "dataset", *(_TO_TRAIN if train else ()))
     if missing := [part for part in needed if not hasattr(loader, part)]:
         raise ValueError(
@@ -32,7 +32,7 @@ def check_loader(name: str, loader: Any, train: bool) -> None:
 
 
 def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: bool) -> None:
-    """Raise ValueError for a loader given by the user that is not for these ranks, this batch size or device."""
+    """Raise ValueError if a user's loader was built for other ranks, or another batch size or device."""
     if (count := getattr(loader, "world_size", ranks.world_size)) != ranks.world_size:
         raise ValueError(
             f"{name} was built with world_size={count}, this run has {ranks.world_size}: build it with the rank"
@@ -43,7 +43,7 @@ def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: 
             f"{name} yields {loader.global_batch_size} records at a time over all ranks, but batch_size="
             f"{config.batch_size} with accumulate={config.accumulate}: change one of them, or leave batch_size out"
         )
-    if (where := getattr(loader, "device", ranks.device)).type != ranks.device.type:
+    if (where := torch.device(getattr(loader, "device", ranks.device))).type != ranks.device.type:
         raise ValueError(
             f"{name} puts its batches on {where.type}, the run is on {ranks.device.type}: build it with device="
             f"'{ranks.device.type}', or train with device='{where.type}'"
@@ -51,7 +51,7 @@ def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: 
 
 
 def given_model(model: Any) -> nn.Module:
-    """Return the model. Raise ValueError for what is no module, or one that shares its work by itself."""
+    """Return the model. Raise ValueError if it is not a module, or is already wrapped in DataParallel or DDP."""
     check_object("model", model, nn.Module, "a torch.nn.Module")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise ValueError(f"model is a {type(model).__name__}: give the module inside, the run shares it itself")
@@ -59,7 +59,7 @@ def given_model(model: Any) -> nn.Module:
 
 
 def given_loss(given: Any) -> nn.Module:
-    """Return the loss, a function as a module. Raise ValueError for one with parameters, which nothing would train."""
+    """Return the loss as a module. Raise ValueError if it has trainable parameters, which a run would not train."""
     check_object("loss", given, Callable, "a function of outputs and targets")
     loss = given if isinstance(given, nn.Module) else FunctionLoss(given)
     if any(parameter.requires_grad for parameter in loss.parameters()):
@@ -71,7 +71,7 @@ def given_loss(given: Any) -> nn.Module:
 
 
 class FunctionLoss(nn.Module):
-    """A function (outputs, targets) → loss as a module."""
+    """Wrap a function (outputs, targets) → loss in a module."""
 
     def __init__(self, function: Callable[..., torch.Tensor]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class FunctionLoss(nn.Module):
 
 
 def given_mixer(mixer: Any, num_classes: int) -> Mixer:
-    """Return the mixer. Raise ValueError for what is none of ours, or is for another number of classes."""
+    """Return the mixer. Raise ValueError if it is not a `Mixer`, or has a different number of classes."""
     check_object("mixer", mixer, Mixer, "a dali_mix.mixers.Mixer")
     if (count := getattr(mixer, "num_classes", num_classes)) not in (None, num_classes):
         raise ValueError(f"mixer {type(mixer).__name__} is for {count} classes, the set has {num_classes}")

@@ -1,4 +1,4 @@
-"""Log a run: lines to the terminal and train.log, numbers to metrics.jsonl and mmengine's visualizer."""
+"""Log a run: text to the terminal and train.log, numbers to metrics.jsonl and mmengine's visualizer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _BACKENDS = {"tensorboard": "TensorboardVisBackend", "wandb": "WandbVisBackend",
 
 
 def visualizer_names(setting: str | list[str]) -> list[str]:
-    """Return the backends that a recipe's `visualizer`, a name or a list, asks for; "auto" is TensorBoard if installed.
+    """Return the backends for a recipe's `visualizer`, a name or a list; "auto" is TensorBoard if installed.
 
     Raises:
-        ValueError: an unknown backend, or one that is asked for by name and not installed.
+        ValueError: an unknown backend, or one requested by name that is not installed.
     """
     if setting == "auto":
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
@@ -39,10 +39,10 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
 
 
 def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the lines of a .jsonl file with the records they hold; a last line that was cut off is left out.
+    """Return the lines of a .jsonl file with their parsed records, without a truncated last line.
 
     Raises:
-        ValueError: a line that is no JSON object with a step; the message names it.
+        ValueError: a line is not a JSON object with a step; the message names it.
     """
     found = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
@@ -61,20 +61,20 @@ def read_records(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Rewrite a .jsonl file without the records that are not wanted, and without a last line that was cut off."""
+    """Rewrite a .jsonl file with the wanted records only, and without a truncated last line."""
     if path.is_file():
         write_text(path, "".join(line for line, record in read_records(path) if wanted(record)))
 
 
 class LineFile:
-    """A text file written line by line, at once; removed if left empty. `write` raises OSError naming it."""
+    """A text file that is flushed after each line and removed if empty. `write` raises OSError naming it."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path
         self._file = path.open(mode, encoding="utf-8", buffering=1)
 
     def write(self, line: str) -> None:
-        """Append `line`, without its end."""
+        """Append `line`, given without a newline."""
         try:
             self._file.write(line + "\n")
         except OSError as error:
@@ -83,7 +83,7 @@ class LineFile:
             raise type(error)(f"{why}. Free disk space, then continue with --resume") from error
 
     def close(self) -> None:
-        """Close the file, and remove it if it is empty. What could not be written was an error of `write`."""
+        """Close the file, and remove it if it is empty. Write errors were already raised by `write`."""
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
@@ -92,15 +92,14 @@ class LineFile:
 
 
 class Report:
-    """Write a run's log on the main rank; on the others only `warn` and `ids` do something.
+    """Write a run's log on the main rank; on other ranks only `warn` and `ids` have an effect.
 
-    metrics.jsonl holds one JSON object a line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
-    "wait_share"} each log interval, where epoch is a fraction, and {"kind": "val", "step", "epoch", "top1", …} each
-    evaluation; a value that is NaN or infinite is null. A resumed run first drops what the killed one logged after the
-    checkpoint it continues from.
+    metrics.jsonl holds one JSON object per line: {"kind": "train", "step", "epoch", "loss", "lr", "images_per_s",
+    "wait_share"} per log interval, where epoch is fractional, and {"kind": "val", "step", "epoch", "top1", …} per
+    evaluation; NaN and infinite values are null. A resumed run first removes the records logged after its checkpoint.
 
     Args:
-        main: whether this is the rank that writes.
+        main: whether this rank writes the files.
         visualizer: names as `visualizer_names` returns them.
     """
 
@@ -115,11 +114,11 @@ class Report:
         self._backends = visualizer
 
     def open(self, resumed_at: int | None, *, logged: bool = True) -> None:
-        """Open the files: those of a run resumed at a step lose what came after it, those of a new run everything.
+        """Open the files. A resumed run removes the records after its checkpoint; a new run starts with empty files.
 
         Args:
             resumed_at: the step of the checkpoint the run continues from.
-            logged: whether the interval that ends at that step was logged before it was saved; else it is logged now.
+            logged: whether the interval ending at that step was logged before saving; else it is logged now.
         """
         if not self.main:
             return
@@ -140,14 +139,14 @@ class Report:
             self._visualizer = Visualizer(name=f"dali_mix-{id(self)}", vis_backends=backends)
 
     def close(self) -> None:
-        """Close everything that is open."""
+        """Close all files and backends."""
         for part in (self._bar, self._log, self._metrics, self._ids, self._visualizer):
             if part is not None:
                 part.close()
         self._bar = self._log = self._metrics = self._ids = self._visualizer = None
 
     def line(self, text: str) -> None:
-        """Write a line with the time to the terminal and to train.log."""
+        """Write a timestamped line to the terminal and to train.log."""
         if not self.main:
             return
         stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}"
@@ -159,7 +158,7 @@ class Report:
             self._log.write(stamped)
 
     def warn(self, text: str) -> None:
-        """Write a warning to the error stream, from any rank, and to train.log."""
+        """Write a warning to stderr, from any rank, and to train.log."""
         print(f"WARNING: {text}", file=sys.stderr, flush=True)
         if self._log is not None:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  WARNING: {text}")
@@ -175,7 +174,7 @@ class Report:
             self._visualizer.add_scalars(scalars, step=step)
 
     def ids(self, rank: int, step: int, ids: list[int]) -> None:
-        """Write the record numbers that this rank trained on at a step to ids-rankN.jsonl; on every rank."""
+        """Write the record numbers this rank trained on at a step to ids-rankN.jsonl; every rank does so."""
         if self._ids is None:
             self._ids = LineFile(self.work_dir / f"ids-rank{rank}.jsonl", "a")
         self._ids.write(json_text({"step": step, "ids": ids}))
@@ -186,6 +185,6 @@ class Report:
             self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def advance(self) -> None:
-        """Move the bar by one step."""
+        """Advance the progress bar by one step."""
         if self._bar is not None:
             self._bar.update()

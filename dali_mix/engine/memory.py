@@ -1,7 +1,7 @@
-"""Rehearse a step on the meta device before the run: shapes only, nothing is computed and no memory is used.
+"""Simulate a step on the meta device before the run: shapes only, without computation or memory.
 
-This finds a batch that cannot fit into the memory of a CPU, where the system would kill the process, and a step of one
-record that BatchNorm cannot normalize. A model that does not run on the meta device is not rehearsed.
+This detects a batch that does not fit into a CPU's memory, where the system would kill the process, and a single-record
+step that BatchNorm cannot normalize. A model that does not run on the meta device is not checked.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # kept by op
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
     """Raise ValueError if a training step of the recipe cannot work.
 
-    That is if it gives one of `world_size` processes a single of the `records` and the model cannot train on one; or,
-    on a CPU, if it holds at least more than the memory that is free (which processes of one machine share).
+    This is the case if one of `world_size` processes gets a single one of the `records` and the model cannot train on
+    one record; or, on a CPU, if the step needs more than the free memory (shared by the processes of a machine).
     """
     micro = config.per_rank(world_size)
     steps = plan(records, micro, world_size, train=True, drop_last=config.loading.drop_last)
@@ -50,7 +50,7 @@ def check_step(config: RunConfig, num_classes: int, records: int, world_size: in
 
 
 def check_evaluation(config: RunConfig, num_classes: int, world_size: int, device: torch.device) -> None:
-    """Raise ValueError if on a CPU an evaluation batch holds at least more than the memory that is free."""
+    """Raise ValueError if, on a CPU, an evaluation batch needs more than the free memory."""
     if device.type == "cpu":
         batch = max(1, (config.val_batch_size or config.batch_size) // world_size)
         _check_memory(config, num_classes, batch, 0)
@@ -77,7 +77,7 @@ def _refuses_one(config: RunConfig, num_classes: int) -> bool:
 
 
 def held_by_step(model: nn.Module, images: Tensor) -> int:
-    """Return the bytes that a forward pass in training leaves for the backward pass, weights not counted."""
+    """Return the bytes a training forward pass keeps for the backward pass, excluding weights."""
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     held: dict[int, Any] = {}
 
@@ -112,7 +112,7 @@ def held_by_evaluation(model: nn.Module, images: Tensor) -> int:
 
 
 def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes left before swapping, within the limit of the control group; None where Linux does not say."""
+    """Return the bytes available without swapping, within the cgroup limit; None if Linux does not report it."""
     free = available_memory()
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -169,7 +169,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
 
 @contextmanager
 def explaining(config: RunConfig) -> Iterator[None]:
-    """Turn an error of torch that a recipe can cause into a ValueError that says what to do."""
+    """Convert torch errors caused by a recipe into a ValueError that says what to do."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

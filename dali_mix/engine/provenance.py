@@ -1,4 +1,4 @@
-"""What a run was made by: versions, the commit of the code, and the command."""
+"""Provenance of a run: versions, code commit and command."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PACKAGES = ("torchvision", "timm", "numpy", "nvidia-dali-cuda120", "nvidia-dali
 
 
 def provenance() -> dict[str, Any]:
-    """Return the versions of dali_mix, Python and the packages that decide a result, the commit and the command.
+    """Return the versions of dali_mix, Python and packages that affect results, the commit and the command.
 
-    The commit is of dali_mix's own checkout, with "-dirty" where files differ from it; None if it is installed.
+    The commit is that of dali_mix's checkout, with "-dirty" if files were modified; None for an installed package.
     """
     found = {"dali_mix": __version__, "python": platform.python_version(), **versions()}
     return {"versions": found, "commit": _commit(), "command": shlex.join(sys.argv)}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the installed packages that decide a result."""
+    """Return the versions of the installed packages that affect results."""
     found = {"torch": str(torch.__version__)}
     for package in _PACKAGES:
         with suppress(metadata.PackageNotFoundError):

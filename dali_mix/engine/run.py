@@ -1,14 +1,14 @@
-"""A run from its config to its end: everything is checked before any process group or pipeline starts.
+"""Execute a run from its config: everything is checked before any process group or pipeline starts.
 
-Every rank goes through the same steps. One that fails says so to the others, which end as well:
+All ranks run the same steps. A rank that fails reports it to the others, which then exit too:
 
-    prepare   what a rank can check by itself: device, work directory, sets, recipe, weight files
-    join      ranks meet and compare what decides the run: settings, versions, code, sets
-    lock      rank 0 locks the work directory, all check that they see the same one, and so the same checkpoints
-    build     rank 0 picks the newest checkpoint that is not damaged; loaders, model, optimizer
-    restore   from that checkpoint, or begin; then train
+    prepare   checks a rank can make alone: device, work directory, sets, recipe, weight files
+    join      ranks connect and compare what determines the run: settings, versions, code, sets
+    lock      rank 0 locks the work directory; all check that they see the same one, and so the same checkpoints
+    build     rank 0 selects the newest undamaged checkpoint; loaders, model, optimizer
+    restore   from that checkpoint, or start from scratch; then train
 
-More than 300 lines: these steps, for a training and for an evaluation, in the order in which they run.
+More than 300 lines: these steps, for training and for evaluation, in the order in which they run.
 """
 
 from __future__ import annotations
@@ -82,19 +82,20 @@ def train(
     """Train `config` into `work_dir`; under torchrun every rank calls this.
 
     Args:
-        work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/. On several machines it must be shared.
+        work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/. Several machines must share it.
         resume: "no"; "must" (continue from a checkpoint, which must exist); "auto" (continue if there is one).
-        recipe: the name of what `config` was made from, noted in config.json.
-        make_loaders: makes (training loader, evaluation loader or None) in place of the recipe's packed sets.
+        recipe: the name of the recipe of `config`, recorded in config.json.
+        make_loaders: returns (training loader, evaluation loader or None), in place of the recipe's packed sets.
         callbacks: see `train.callbacks.Callback`.
 
     Returns:
-        "finished", "stopped early", or, stopped after saving, "preempted" (SIGTERM) or "interrupted" (Ctrl-C).
+        "finished", "stopped early", or, if stopped by a signal after saving, "preempted" (SIGTERM) or "interrupted"
+        (Ctrl-C).
 
     Raises:
         FileExistsError: `work_dir` holds checkpoints and `resume` is "no".
         FileNotFoundError: a set, a weight file or, with "must", any checkpoint is missing.
-        ValueError: the config, the sets, the checkpoint and the machine do not fit together.
+        ValueError: config, sets, checkpoint and machine are incompatible.
         OSError: something could not be written.
     """
     check_callbacks(callbacks)
@@ -287,12 +288,11 @@ def _tune(device: torch.device, config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found, the same on every rank.
+    """The result of an evaluation, equal on every rank.
 
-    values: the scores of the set's task in per cent, and "loss". scores: what measured them, for the figures of each
-    class. main: whether this is the rank that writes. notes: on the file of weights (see `MatchReport.notes`), on
-    classes without a positive example, and on the `skipped` records that were left out. val_set: the packed set that
-    was evaluated, None if it was none.
+    values: the scores in per cent, and "loss". scores: the `Scores` object, for per-class figures. main: whether this
+    rank writes files. notes: on the weight file (see `MatchReport.notes`), classes without positive examples, and
+    skipped records. val_set: the packed set that was evaluated, None if it was another loader.
     """
 
     values: dict[str, float]
@@ -312,17 +312,17 @@ def evaluate_checkpoint(
     make_loaders: MakeLoaders | None = None,
     each: Callable[[int, int], object] = lambda done, total: None,
 ) -> Evaluation:
-    """Evaluate a checkpoint of ours, or a file of weights, on the recipe's `val_set`.
+    """Evaluate a checkpoint of a run, or a weight file, on the recipe's `val_set`.
 
     Args:
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         make_loaders: as `train`.
-        each: called after each batch with the number of batches done and of all batches, of this rank.
+        each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; also a checkpoint of other classes than the `val_set`'s, or without
-            averaged weights when `ema` is set.
+        FileNotFoundError, ValueError: as `train`; also a checkpoint whose classes differ from the `val_set`'s, or that
+            has no averaged weights although `ema` is set.
     """
     trained: Trained
 

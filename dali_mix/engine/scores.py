@@ -1,4 +1,4 @@
-"""What an evaluation measures, by the task of the set, summed exactly over ranks."""
+"""Scores of an evaluation, by the task of the set, summed exactly over ranks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SHOWN = 6
 
 
 class Scores(Protocol):
-    """Take outputs of a model batch by batch, then measure them: `compute` before the others.
+    """Accumulate model outputs batch by batch, then compute scores. Call `compute` before the other methods.
 
-    names: of the scores if they are not all that the task measures. by_class: title of a chart, columns of K figures (
-    the first is drawn), and K precision-recall curves or none. notes: what the user should know of the set.
-    lower_is_better: names of scores; of all others higher is better.
+    names: names of the scores, if not all that the task measures. by_class: chart title, columns of K figures (the
+    first is plotted), and K precision-recall curves or none. notes: remarks on the set for the user. lower_is_better:
+    names of scores for which lower is better; for all others higher is better.
     """
 
     names: Sequence[str] = ()
@@ -62,7 +62,7 @@ class ClassificationScores(Scores):
 
 
 class MultiLabelScores(Scores):
-    """The measures of `MultiLabelMetrics` in per cent; AP of each class is in `details`."""
+    """The scores of `MultiLabelMetrics` in per cent; per-class AP is in `details`."""
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
         # Logits above 0 are probabilities above .5, and do not saturate at 1.
@@ -84,14 +84,14 @@ class MultiLabelScores(Scores):
         return f"AP by class, %   (mAP {100 * self.details['mAP']:.2f})", _columns(reports, "AP", "positives"), reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
-        """Return a note on the classes that no record has."""
+        """Return a note on classes without any record."""
         return _absent(classes, self.details["AP"], "positive example", "mAP")
 
 
 class DetectionScores(Scores):
-    """The measures of `DetectionMetrics` in per cent, in pixels of the packed images; no loss.
+    """The scores of `DetectionMetrics` in per cent, in pixels of the packed images; there is no loss.
 
-    metrics: the predictions and true boxes, after `compute` those of all ranks.
+    metrics: predictions and ground-truth boxes; after `compute`, those of all ranks.
     """
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "voc", threshold: float = 0.5) -> None:
@@ -100,7 +100,7 @@ class DetectionScores(Scores):
         self.details: dict[str, Any] = {}
 
     def update(self, outputs: Any, targets: Any, ids: Tensor) -> None:
-        """Add a batch: for each image a detector's predictions, and its target (see `Batch`)."""
+        """Add a batch: for each image the detector's predictions and the target (see `Batch`)."""
         found, true, names = [], [], ("boxes", "labels", "scores", "difficult")
         for output, target in zip(outputs, targets, strict=True):
             scale = torch.tensor(target["original"]).double() / torch.tensor(target["size"])
@@ -111,7 +111,7 @@ class DetectionScores(Scores):
         self.metrics.update(found, true, ids)
 
     def compute(self, ranks: Ranks) -> dict[str, float]:
-        """Return the measures of `names`, equal on every rank."""
+        """Return the scores in `names`, equal on every rank."""
         self.metrics.gather()
         self.details = self.metrics.compute()
         return {name: 100.0 * self.details[name] for name in self.names}
@@ -123,7 +123,7 @@ class DetectionScores(Scores):
         return f"{name} by class, %   (mean {100 * self.details[name]:.2f})", columns, reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
-        """Return a note on the classes that no record has."""
+        """Return a note on classes without any record."""
         name = f"{self.names[0]} by class"
         return _absent(classes, self.details[name], "object to be found", self.names[0])
 

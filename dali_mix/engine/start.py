@@ -1,12 +1,12 @@
-"""`dali_mix.train` and `dali_mix.evaluate`, which the commands call too: from a recipe's name and values to a run.
+"""`dali_mix.train` and `dali_mix.evaluate`, also used by the commands: start a run from a recipe and its values.
 
-Nothing heavy is imported before the recipe is read: a misspelt key is told before torch is loaded.
+Nothing heavy is imported before the recipe is read, so a misspelled key is reported before torch is loaded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,26 +38,27 @@ def train(
     mixer: Mixer | Mapping[str, Any] | str | None = "recipe",
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Iterable[Any] = (),
     options: Options = (),
     **values: Any,
 ) -> str:
-    """Train a recipe into `work_dir`, with objects in place of its names; under torchrun every rank calls this.
+    """Train a recipe into `work_dir`, optionally with objects in place of its names; under torchrun every rank calls
+    this.
 
     Args:
         recipe: the name of a bundled recipe, the path of a .py file, or a config.
-        work_dir: gets config.json, train.log, metrics.jsonl and checkpoints/.
+        work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/.
         resume: False; True (continue from the newest checkpoint, which must exist); "auto" (continue if there is one).
-            The objects have to be given again.
-        model: a module, which is trained in place; or as in a recipe, as the next three.
-        optimizer: a function of the parameters to train, which returns an optimizer; or an optimizer over the model's
-            parameters. Its rates are those that the recipe's schedule varies; `paramwise` does not concern it.
-        loss: (outputs, targets) → mean over the batch; a module or a function.
-        mixer: None mixes nothing; by default the recipe's.
-        train_loader, val_loader: loaders of `dali_mix.build_loader`, in place of the recipe's sets; `batch_size` is
-            then theirs. Mixers still get mean and std of the recipe's pipeline.
-        callbacks: objects with methods of `dali_mix.engine.Callback`, or functions called after each step.
-        options: values of the recipe by dotted key, {"optimizer.lr": 0.05}, or as `--cfg-options` takes them.
+            Objects must be passed again.
+        model: a module, which is trained in place; or a name or dict as in a recipe, like the next three arguments.
+        optimizer: a function that takes the parameters to train and returns an optimizer; or an optimizer over the
+            model's parameters. The recipe's schedule scales its learning rates; `paramwise` does not apply to it.
+        loss: a module or function (outputs, targets) → mean over the batch.
+        mixer: by default the recipe's; None disables mixing.
+        train_loader, val_loader: loaders from `dali_mix.build_loader`, in place of the recipe's sets; they also
+            determine `batch_size`. Mixers still get mean and std from the recipe's pipeline.
+        callbacks: objects with methods of `dali_mix.engine.Callback`, or functions to call after each step.
+        options: recipe values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
         values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
 
     Returns:
@@ -66,10 +67,13 @@ def train(
     Raises:
         FileExistsError: `work_dir` holds checkpoints and `resume` is False.
         FileNotFoundError: the recipe, a set, a weight file or a checkpoint to resume from is missing.
-        ValueError: recipe, objects, sets, checkpoint and machine do not fit together.
+        ValueError: recipe, objects, sets, checkpoint and machine are incompatible.
         OSError: something could not be written.
     """
     how = choice("resume", _RESUME.get(resume, resume) if isinstance(resume, bool) else resume, ("no", "must", "auto"))
+    if not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks is a {type(callbacks).__name__}: give a list of callbacks")
+    callbacks = tuple(callbacks)  # of a generator too, which could be read once only
     changes = to_pairs(options, values, model=model, optimizer=optimizer, loss=loss)
     changes += to_pairs((), {} if mixer == "recipe" else {"mixer": mixer})
     changes += [(f"{name}_set", loader) for name, loader in _loaders(train_loader, val_loader)]
@@ -99,21 +103,21 @@ def evaluate(
     options: Options = (),
     **values: Any,
 ) -> Evaluation:
-    """Evaluate a checkpoint, or a file of weights, on the recipe's `val_set`: each record exactly once.
+    """Evaluate a checkpoint, or a weight file, on the recipe's `val_set`, using each record exactly once.
 
     Args:
-        recipe: by name or path: with the values that the checkpoint's run had, as in `dali-mix evaluate`; or a config.
+        recipe: a name or path, used with the values of the checkpoint's run as in `dali-mix evaluate`; or a config.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
-        model, loss, val_loader, options, values: as `train`; objects that the run was given have to be given again.
-        each: called after each batch with the number of batches done and of all batches, of this rank.
+        model, loss, val_loader, options, values: as for `train`; objects passed to the run must be passed again.
+        each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Returns:
-        `values`, the scores in per cent and "loss", by name; `notes` and more, see `dali_mix.engine.Evaluation`.
+        An `Evaluation`: `values` (scores in per cent, and "loss", by name), `notes` and more.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; also a checkpoint of other classes than the `val_set`'s, or without
-            averaged weights when `ema` is set.
+        FileNotFoundError, ValueError: as `train`; also a checkpoint whose classes differ from the `val_set`'s, or that
+            has no averaged weights although `ema` is set.
     """
     changes = to_pairs(options, values, model=model, loss=loss)
     changes += [(f"{name}_set", loader) for name, loader in _loaders(None, val_loader)]

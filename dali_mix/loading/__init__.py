@@ -1,4 +1,4 @@
-"""Loading: the order of samples, their split among ranks, and the loader that runs a pipeline and yields `Batch`."""
+"""Loading: sample order, split among ranks, and the loader that runs a pipeline and yields `Batch` objects."""
 
 from dali_mix.loading.batch import Batch
 from dali_mix.loading.build import build_loader

@@ -1,4 +1,4 @@
-"""`BadRecords`: which records cannot be used, and what to do about one."""
+"""`BadRecords`: track records that cannot be used, and raise or skip them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 class BadRecords:
-    """The records of the set at `prefix` that were found bad: raise, or skip them from then on.
+    """The bad records found so far in the set at `prefix`; a bad record either raises or is skipped from then on.
 
     Attributes:
         prefix, skip: as in the constructor.
-        skipped: (record number, reason) in the order found.
+        skipped: (record number, reason) pairs in the order found.
     """
 
     def __init__(self, prefix: Path, skip: bool) -> None:
@@ -25,9 +25,9 @@ class BadRecords:
         return len(self._decode)
 
     def found(self, row: int, reason: str, *, decode: bool = False) -> None:
-        """Note a bad record. Raise ValueError naming file and record unless bad records are to be skipped.
+        """Report a bad record. Raise ValueError naming file and record unless bad records are skipped.
 
-        `decode`: whether it takes decoding to find such records.
+        `decode`: whether such records are only found by decoding.
         """
         if not self.skip:
             option = "--decode " if decode else ""
@@ -41,7 +41,7 @@ class BadRecords:
             self.skipped.append((row, reason))
 
     def among(self, rows: np.ndarray) -> list[tuple[int, str, bool]]:
-        """Return those of `rows` that are bad: the arguments of `found`."""
+        """Return the bad records among `rows`, as arguments for `found`."""
         if not self._decode:
             return []
         reasons = dict(self.skipped)

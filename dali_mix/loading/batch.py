@@ -1,4 +1,4 @@
-"""`Batch`: what loaders yield, and mixers and models take."""
+"""`Batch`: the items a loader yields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Batch(NamedTuple):
-    """A batch. It has memory of its own and stays valid for as long as it is kept.
+    """A batch of images and targets. It owns its memory and stays valid for as long as it is referenced.
 
     Attributes:
         images: (B, 3, H, W) float32, normalized; channels_last in memory on a GPU. Images of several sizes are padded
@@ -16,8 +16,8 @@ class Batch(NamedTuple):
         targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B
             dicts of `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image, `labels` (n,) int64 and `difficult`
             (n,) bool, and of `size`, height and width of the image without padding, and `original`, those of the
-            record. A loader leaves boxes on the CPU: selecting some of them on a GPU would wait for it.
-        ids: (B,) int64 record numbers, always on the CPU: they are for logs, which must not wait for a GPU.
+            record. A loader keeps boxes on the CPU, since selecting boxes on a GPU would synchronize.
+        ids: (B,) int64 record numbers, always on the CPU, so that logging does not wait for a GPU.
     """
 
     images: torch.Tensor
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     ids: torch.Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with images and targets on `device`; boxes go in one copy."""
+        """Return the batch with images and targets on `device`; boxes are moved in one copy."""
         targets = self.targets
         if isinstance(targets, list):
             targets = boxes_to(targets, device)
@@ -35,7 +35,9 @@ class Batch(NamedTuple):
 
 
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
-    """Return detection targets on `device`; boxes, labels and difficult, those that all have, go in one copy."""
+    """Return detection targets on `device`; those of boxes, labels and difficult that all targets have move in one
+    copy.
+    """
     device = torch.device(device)
     tensors = [value for own in targets for value in own.values() if isinstance(value, torch.Tensor)]
     if all(value.device == device for value in tensors):

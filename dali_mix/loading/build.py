@@ -1,4 +1,4 @@
-"""`build_loader`: checks what it is given, puts a loader together."""
+"""`build_loader`: check the arguments and build a loader."""
 
 from __future__ import annotations
 
@@ -54,27 +54,29 @@ def build_loader(
     Args:
         pipeline: a name ("imagenet", "cifar", "multilabel", "detection", or one an installed package offers), or a
             constructed pipeline.
-        prefix: of the packed set, or the set opened.
-        batch_size: records a step on each rank.
-        train: shuffled by (seed, epoch) and augmented; or in order, each record exactly once, none dropped.
-        seed: of order and augmentation, 0 to 2^64 - 1.
+        prefix: prefix of the packed set, or an open `RecordSet`.
+        batch_size: records per step on each rank.
+        train: True: shuffle by (seed, epoch) and augment. False: yield each record exactly once, in order, dropping
+            none.
+        seed: seed of order and augmentation, 0 to 2^64 - 1.
         device: "auto" (torch's current GPU if there is one), "cpu", "cuda" or "cuda:N".
-        decode: where images are decoded, resized and changed: "cpu", "gpu" (a few grey levels differ), or "auto": on
-            `device`. What a CPU decodes for a GPU moves there as uint8 and is normalized there.
-        dtype: of the batches' images, "float32": normalized; or "uint8": not, see `dali_mix.pipelines.normalize`.
-        rank, world_size: from torch.distributed where that is initialised, else 0 of 1.
-        num_threads: of DALI; default: the cores this process may use, shared with the other ranks of this machine.
-        on_bad_record: "raise" a ValueError naming file and record, or "skip": go on without it, noted in
+        decode: where images are decoded, resized and augmented: "cpu", "gpu" (pixels differ by a few grey levels), or
+            "auto": on `device`. Images decoded on a CPU for a GPU are copied as uint8 and normalized on the GPU.
+        dtype: dtype of the images: "float32" (normalized), or "uint8" (not normalized, see
+            `dali_mix.pipelines.normalize`).
+        rank, world_size: default: from torch.distributed if initialised, else 0 and 1.
+        num_threads: DALI's threads; default: the cores available to this process, divided among the machine's ranks.
+        on_bad_record: "raise" a ValueError naming file and record, or "skip" the record and list it in
             `loader.skipped`.
-        drop_last: drop what does not fill a step.
+        drop_last: drop a last, incomplete step.
         prefetch: batches to prepare ahead.
-        verify_crc: compare each record's crc32 with the manifest's, the first time this loader reads it.
-        pipeline_options: keyword arguments of the pipeline named.
-        workers: a pool that decodes in other processes, see `dali_mix.service`; `prefix` is then where they find the
-            set, and num_threads and prefetch are theirs.
+        verify_crc: check each record's crc32 against the manifest the first time this loader reads it.
+        pipeline_options: keyword arguments for a pipeline given by name.
+        workers: a pool that decodes in other processes, see `dali_mix.service`; `prefix` is then a path on the workers'
+            machines, which also determine num_threads and prefetch.
 
     Raises:
-        ValueError, FileNotFoundError: for options that do not fit, or a set that cannot be opened.
+        ValueError, FileNotFoundError: invalid options, or a set that cannot be opened.
     """
     for name, value in (("train", train), ("drop_last", drop_last), ("verify_crc", verify_crc)):
         flag(name, value)

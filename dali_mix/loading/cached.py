@@ -1,4 +1,4 @@
-"""The cached source: a small set decoded once, kept as uint8, and cut into batches from there."""
+"""The cached source: a small set is decoded once, kept as uint8, and batches are gathered from memory."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ DECODE_BATCH = 256
 
 
 class CachedSource(Source):
-    """Serves batches of a `CachedPipeline` from memory, on the GPU when the set takes no more than half of what is free
-    there.
+    """Serves batches of a `CachedPipeline` from memory; on the GPU if the set needs at most half of its free memory.
 
-    The set is decoded when the first batch is asked for, by DALI on the CPU, whatever the device: so that the pixels do
-    not depend on it.
+    The set is decoded at the first batch, by DALI on the CPU for any device, so that pixels do not depend on the
+    device.
     """
 
     def __init__(
@@ -137,9 +136,9 @@ class CachedSource(Source):
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that can be had without swapping; None where the system does not say.
+    """Return the bytes available without swapping; None if the system does not report it.
 
-    Not the pages that are free: those the system only caches files in, packed records among them, can be had too.
+    This includes pages used as file cache (for packed records, for example), not only free pages.
     """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

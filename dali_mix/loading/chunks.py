@@ -1,11 +1,11 @@
-"""Chunks: decoded stretches of an epoch's order, which travel from a pool of workers to trainers. Pure functions.
+"""Chunks: decoded ranges of an epoch's order, which a worker pool sends to trainers. Pure functions.
 
     order      0 ........ 63 | 64 ....... 127 | 128 ...
     chunks     number 0      | number 1       | number 2
     steps      0 .... 47 | 48 .... 95 | 96 .... 143 | ...
 
 Every trainer cuts its steps, of any size and for any rank, out of the same chunks, so that a chunk is decoded once for
-all who use one order.
+all trainers with the same order.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ POSITIONS = 64  # of the order in a chunk: 9.6 MB at 224 × 224
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
-    """What to decode: records `rows` (n,) int64 as `epoch` draws them."""
+    """A decoding request: records `rows` (n,) int64 with the random draws of `epoch`."""
 
     epoch: int
     rows: np.ndarray
 
     @property
     def key(self) -> bytes:
-        """Return 16 bytes that identify it among the questions on one set and pipeline."""
+        """Return 16 bytes that identify the question among those on one set and pipeline."""
         return hashlib.blake2b(self.rows.tobytes(), digest_size=16, salt=self.epoch.to_bytes(16, "little")).digest()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chunk:
-    """The answer: `rows` (n,), those asked for without the bad ones, and in their order:
+    """The answer: `rows` (n,), the requested records without bad ones, and in the same order:
 
-    images: uint8, or what else the pipeline ends in, (n, 3, H, W); where `sizes` (n, 2) are given, one image
-        (3, height, width) after the other, flat.
-    targets: see `targets.targets_of`. bad: (record number, reason, whether decoding found it) of the others.
+    images: (n, 3, H, W) uint8, or the pipeline's output dtype; with `sizes` (n, 2), the flattened images (3, height,
+    width) concatenated. targets: see `targets.targets_of`. bad: (record number, reason, whether decoding found it) of
+    the bad records.
     """
 
     rows: np.ndarray
@@ -56,7 +56,7 @@ class Chunk:
 
 
 def numbers_of(step: Step) -> range:
-    """Return the numbers of the chunks that hold a step's records."""
+    """Return the indices of the chunks that contain a step's records."""
     if not len(step.rows):
         return range(0)
     return range(step.first // POSITIONS, (step.first + len(step.rows) - 1) // POSITIONS + 1)
@@ -70,7 +70,7 @@ def question(order: np.ndarray, epoch: int, number: int) -> Question:
 def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray | None, bad: Sequence[Any]) -> Chunk:
     """Return the chunk of `rows` (n,) with images (n, 3, H, W); with `sizes` (n, 2), without their padding.
 
-    bad: the arguments of `BadRecords.found` for the others.
+    bad: arguments of `BadRecords.found` for the bad records.
     """
     if sizes is None:
         return Chunk(rows, images, targets, None, tuple(bad))
@@ -80,7 +80,7 @@ def pack(rows: np.ndarray, images: np.ndarray, targets: Any, sizes: np.ndarray |
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A step's share of its chunks: fields as of `source.Fetched`."""
+    """A step's records cut from its chunks; fields as in `source.Fetched`."""
 
     rows: np.ndarray
     images: torch.Tensor | None
@@ -89,10 +89,10 @@ class Cut:
 
 
 def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None = None) -> Cut:
-    """Return what `chunks`, which follow one another, hold of `rows` (B,), in their order and in memory of its own.
+    """Return a copy of the records `rows` (B,) from consecutive `chunks`, in order.
 
-    Images are as in the chunks; with `normalizer`, the pipeline whose mean and std count, uint8 ones of one size become
-    float32 in the same pass.
+    Images keep the chunks' format; with `normalizer`, a pipeline, uint8 images of one size are normalized with its mean
+    and std to float32 in the same pass.
     """
     shares = [(chunk, np.flatnonzero(np.isin(chunk.rows, rows, assume_unique=True))) for chunk in chunks]
     shares = [(chunk, at) for chunk, at in shares if len(at)]

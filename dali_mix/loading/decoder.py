@@ -1,4 +1,4 @@
-"""`Decoder`: runs a pipeline's DALI graph over steps of records, and finds the records that it fails on."""
+"""`Decoder`: run a pipeline's DALI graph over steps of records, and find records that fail to decode."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from dali_mix.recordio import RecordSet
 
 
 class Decoder:
-    """Decodes the steps it is asked for, `prefetch` batches ahead. It restarts after a fork and in a pickle.
+    """Decodes steps, `prefetch` batches ahead. It restarts after a fork and after unpickling.
 
-    A fork copies the memory of a DALI pipeline but not its threads. In the child both running it and destroying it wait
-    forever for them, so it is leaked there: its destructor must never run, not even at exit.
+    A fork copies the memory of a DALI pipeline but not its threads. Running or destroying it in the child would wait
+    for them forever, so it is leaked there: its destructor must never run, not even at exit.
     """
 
     _dali: DaliPipeline | None
@@ -67,9 +67,9 @@ class Decoder:
         self._ready: deque[tuple[Fed, torch.Tensor | None]] = deque()
 
     def fetch(self, epoch: int, position: int, steps: Callable[[int, int], Iterator[Step]]) -> Fetched:
-        """Return the first of `steps(epoch, position)`, the steps from there on. Those after it are decoded ahead.
+        """Return the first of `steps(epoch, position)`; the following steps are prefetched.
 
-        Raise ValueError naming file and record for one that cannot be used, unless bad records are skipped.
+        Raise ValueError naming file and record of a bad record, unless bad records are skipped.
         """
         # Batches prefetched for another position are dropped: at most `prefetch` are decoded in vain.
         under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
@@ -93,9 +93,9 @@ class Decoder:
         return Fetched(fed.step, fed.rows, images, targets, sizes)
 
     def answer(self, question: Question) -> Chunk:
-        """Return the answer to a question of at most `batch_size` records. Made for `prefetch` 1: it decodes no others.
+        """Answer a question of at most `batch_size` records. Meant for `prefetch` 1: no other records are decoded.
 
-        Bad records are part of the answer if they are to be skipped; else raise ValueError naming the first.
+        Bad records are listed in the answer if they are skipped; else raise ValueError naming the first.
         """
         rows, self._asked = question.rows, self._asked + 1
         # a position that no question before it had
@@ -110,7 +110,7 @@ class Decoder:
         return pack(fetched.rows, images, fetched.targets, fetched.sizes, bad)
 
     def close(self) -> None:
-        """Free threads and memory. The next fetch starts again."""
+        """Free threads and memory. The next fetch restarts the decoder."""
         self._dali = None
         self._ready.clear()
         self._feed.close()
@@ -227,8 +227,8 @@ class Decoder:
 
 
 class SingleDecoder:
-    """Decodes one image at a time, on the same device as the pipeline that failed. After a RuntimeError it is of no
-    more use.
+    """Decodes one image at a time, on the same device as the pipeline that failed. It cannot be used after a
+    RuntimeError.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -247,7 +247,7 @@ class SingleDecoder:
         self._dali.build()
 
     def size(self, encoded: np.ndarray) -> tuple[int, int]:
-        """(height, width) it decodes to. Raises RuntimeError when it does not decode."""
+        """Return the decoded (height, width). Raises RuntimeError if decoding fails."""
         self._image = encoded
         (out,) = self._dali.run()
         height, width, _ = out.shape()[0]
@@ -255,21 +255,21 @@ class SingleDecoder:
 
 
 def stated_size(records: RecordSet, row: int) -> tuple[int, int]:
-    """Return height and width of a record as the manifest states them."""
+    """Return height and width of a record as stated in the table."""
     return int(records.table["height"][row]), int(records.table["width"][row])
 
 
 def wrong_size(records: RecordSet, row: int, size: Sequence[int]) -> str:
-    """Return the message on a record whose image has another `size` (height, width) than the manifest states."""
+    """Return the message for a record whose image `size` (height, width) differs from the table."""
     height, width = stated_size(records, row)
     return f"the image is {size[0]}×{size[1]} pixels, the manifest says {height}×{width}"
 
 
 def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tuple[int, str]]:
-    """Return the records of a batch, each with a message, whose image DALI sees in another size than the manifest.
+    """Return the records of a batch, with messages, whose image size according to DALI differs from the table.
 
-    `sizes`: what `fn.peek_image_shape` gave for `rows` (B,), in their order. Windows and resized sizes are drawn from
-    the manifest's: an image of another size would be squashed or cut without a message.
+    `sizes`: results of `fn.peek_image_shape` for `rows` (B,), in order. Crops and resized sizes are drawn from the
+    table's sizes, so an image of another size would silently be distorted or cut.
     """
     found = np.asarray(sizes.as_tensor())[: len(rows), :2]  # type: ignore[attr-defined]  # as in `to_torch`
     table = records.table[rows]
@@ -278,7 +278,7 @@ def wrong_sizes(records: RecordSet, rows: np.ndarray, sizes: object) -> list[tup
 
 
 def to_torch(out: object) -> torch.Tensor:
-    """DALI's output batch → (B, 3, H, W) sharing its memory, which lives as long as the tensor; HWC becomes
+    """Convert a DALI output batch to a tensor (B, 3, H, W) that shares, and keeps alive, its memory; HWC becomes
     channels_last.
     """
     images = torch.from_dlpack(out.as_tensor())  # type: ignore[attr-defined]  # DALI ships no types for its tensor lists

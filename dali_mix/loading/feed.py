@@ -1,4 +1,4 @@
-"""`Feed`: the input of DALI's external source, the encoded records of step after step and what was drawn for them."""
+"""`Feed`: input for DALI's external source: the encoded records of each step, and their random draws."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dali_mix.recordio import RecordSet
 
 @dataclasses.dataclass
 class Fed:
-    """A step under way. `rows`: the step's records without the bad ones. `inputs` keeps alive what DALI reads without
-    copying.
+    """A pending step. `rows`: the step's records without bad ones. `inputs` keeps the memory alive that DALI reads
+    without copying.
     """
 
     step: Step
@@ -32,8 +32,8 @@ class Feed:
     """The callable behind `fn.external_source`: each call takes the next step, notes it in `under_way`, and returns
     DALI's inputs.
 
-    The labels do not travel through DALI: they wait in `under_way`, which DALI's in-order outputs are matched with. A
-    step whose records are all bad is noted there with no rows and not fed.
+    Labels do not pass through DALI: they stay in `under_way`, which is matched with DALI's outputs, in the same order.
+    A step with only bad records is entered there without rows and is not fed.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Feed:
         self._steps: Iterator[Step] = iter(())
 
     def restart(self, steps: Iterator[Step]) -> None:
-        """Takes the steps from `steps` from now on; those under way stay."""
+        """Take the following steps from `steps`; pending steps are kept."""
         self._steps = steps
 
     def close(self) -> None:
-        """Forget the steps under way and those to come."""
+        """Drop the pending steps and those to come."""
         self.under_way.clear()
         self._steps = iter(())
 
@@ -74,8 +74,8 @@ class Feed:
             empty += len(step.rows)
 
     def prepare(self, step: Step) -> Fed:
-        """Reads a step's records and draws for them: DALI's inputs are the encoded images (views of the file), then
-        each draw.
+        """Read a step's records and draw for them. DALI's inputs are the encoded images (views of the file), then the
+        draws.
         """
         encoded: list[np.ndarray] = []
         rows = self._bad.without(step.rows)

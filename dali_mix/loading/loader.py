@@ -1,5 +1,5 @@
-"""`Loader`: epochs of batches from a packed set, the same records in the same order whoever asks and wherever it was
-stopped.
+"""`Loader`: epochs of batches from a packed set. The order of records depends only on the seed and epoch, also after a
+resume.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dali_mix.pipelines import Pipeline, normalize
 
 
 class Dataset(Protocol):
-    """What a loader loads from: a `RecordSet`, or one that a pool of workers has opened.
+    """The data set of a loader: a `RecordSet`, or one opened by a worker pool.
 
-    metainfo: classes, num_classes, task and fingerprint.
+    metainfo: dict of classes, num_classes, task and fingerprint.
     """
 
     @property
@@ -37,30 +37,28 @@ class Dataset(Protocol):
 
 
 class Loader:
-    """An iterable of `Batch`es over a packed set. Every `iter()` goes over one epoch.
+    """An iterable of `Batch` objects over a packed set. Every `iter()` covers one epoch.
 
-    In training the first `iter()` is epoch 0, and the one after a completed epoch is the next epoch. Handing over an
-    epoch's last batch completes it: a consumer that takes `len(loader)` batches and asks for no more has completed it.
-    An epoch that was broken off begins again, with the same records and crops, so that `next(iter(loader))` costs
-    nothing. An evaluation begins at the first record at every `iter()`. Only `load_state_dict` makes the next `iter()`
-    begin inside an epoch.
+    In training the first `iter()` is epoch 0, and the `iter()` after a completed epoch starts the next one. An epoch is
+    complete once its last batch has been yielded, that is after `len(loader)` batches. An interrupted epoch starts
+    over, with the same records and crops, so `next(iter(loader))` does not change the order. In evaluation every
+    `iter()` starts at the first record. Only after `load_state_dict` does the next `iter()` start inside an epoch.
 
-    One iterator runs at a time: a new `iter()` ends the one before it, whose next `next()` raises RuntimeError.
-    `set_epoch` and `load_state_dict` inside the loop's body end that loop.
+    Only one iterator is active: a new `iter()` invalidates the previous one, whose `next()` then raises RuntimeError.
+    Calling `set_epoch` or `load_state_dict` in the loop body ends that loop.
 
-    `state_dict()` is where the batches handed over so far leave off, those prefetched not counted: inside the body it
-    includes the batch at hand.
+    `state_dict()` is the position after the last batch yielded, not counting prefetched ones: in the loop body it
+    includes the current batch.
 
-    A loader can be pickled, and used in a forked process, where it starts again at its position; on a GPU a fork raises
-    RuntimeError.
+    A loader can be pickled, or used in a forked process, where it restarts at its position; with a GPU, use after a
+    fork raises RuntimeError.
 
     Attributes:
-        dataset: what it loads from, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).
-        epoch, samples_seen: the position; samples_seen counts over all ranks, in this epoch.
-        global_size: records in the batch last yielded, summed over ranks, as planned (without regard to skipped
-            records).
-        dropped_boxes: boxes of the batches yielded so far that no step or crop left an area.
-        skipped: (record number, reason) of records found bad, with on_bad_record="skip".
+        dataset: the data set, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).
+        epoch, samples_seen: the position; samples_seen counts this epoch's samples over all ranks.
+        global_size: planned number of records in the last batch, summed over ranks (including skipped records).
+        dropped_boxes: boxes of the batches yielded so far that were dropped because a crop or step left them no area.
+        skipped: (record number, reason) pairs of bad records, with on_bad_record="skip".
     """
 
     def __init__(
@@ -110,7 +108,7 @@ class Loader:
 
     @property
     def skipped(self) -> list[tuple[int, str]]:
-        """(record number, reason) of the records found bad so far on this rank."""
+        """(record number, reason) pairs of the bad records found so far on this rank."""
         return list(self._bad.skipped)
 
     def __len__(self) -> int:
@@ -225,10 +223,9 @@ class Loader:
         ]
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of `epoch`, also from inside it. Loops over consecutive epochs do not need it.
+        """Go to the beginning of `epoch`, even from inside it. Loops over consecutive epochs do not need this.
 
-        It discards a position that `load_state_dict` set. Raise ValueError if `epoch` is not an integer of at
-        least 0.
+        A position set by `load_state_dict` is discarded. Raise ValueError unless `epoch` is a non-negative integer.
         """
         self._move(whole("epoch", epoch, 0), 0)
         self._resuming = False
@@ -237,7 +234,7 @@ class Loader:
         self.epoch, self.samples_seen, self._running = epoch, samples_seen, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, in plain values: the same on all ranks."""
+        """Return the position as plain values, equal on all ranks."""
         grouped = self._source.group_step
         return {
             "epoch": self.epoch,
@@ -250,11 +247,11 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Goes where `state` was taken, also on another number of ranks.
+        """Restore the position of `state`, also with another number of ranks.
 
-        Raises ValueError, naming both values, when seed, dataset, global batch size or train/eval differ: the records
-        left would not be the ones that run had left; or when only one of both has batches of one orientation.
-        `strict=False` goes there all the same; position and epoch must still fit the set.
+        Raises ValueError, naming both values, if seed, dataset, global batch size or train/eval differ, since the
+        remaining records would not be the same; or if only one of the two groups batches by orientation. `strict=False`
+        restores the position anyway; position and epoch must still be valid for the set.
         """
         mine = self.state_dict()
         missing = [key for key in mine if key not in state and key != "group_step"]
@@ -287,7 +284,7 @@ class Loader:
         self._resuming = True
 
     def stats(self, reset: bool = False) -> Stats:
-        """Return where the time went since the loader was built, or since the last call with `reset`."""
+        """Return how the time was spent since the loader was built, or since the last call with `reset`."""
         stats = Stats.of(self._clock, self._source.threads)
         if reset:
             self._clock.reset()
@@ -301,5 +298,5 @@ class Loader:
         self._source.interrupted = asked
 
     def close(self) -> None:
-        """Free threads and memory; iterating again starts them again."""
+        """Free threads and memory; iterating again restarts the loader."""
         self._source.close()

@@ -1,8 +1,8 @@
-"""Which record is used when and on which rank: pure functions, no state.
+"""The order of records and their split among ranks, as pure functions without state.
 
-An epoch's order is a permutation of the record numbers; step after step takes the next stretch of it, and the ranks
-split each stretch among them. Everything follows from (records left, batch size, ranks), so a run may stop after any
-step and continue on another number of ranks: the remaining records are split again.
+An epoch's order is a permutation of the record numbers. Each step takes the next slice of it, which is divided among
+the ranks. The plan depends only on (records left, batch size, ranks), so a run may stop after any step and continue on
+another number of ranks: the remaining records are divided again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
-    """(count,) int64: a permutation that depends on (seed, epoch) when training; 0, 1, 2, … when evaluating."""
+    """Return (count,) int64: for training a permutation that depends on (seed, epoch); for evaluation 0, 1, 2, …."""
     if not train:
         return np.arange(count)
     key = np.array([seed, epoch], dtype=np.uint64)
@@ -22,11 +22,11 @@ def epoch_order(count: int, seed: int, epoch: int, train: bool) -> np.ndarray:
 
 
 def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[int, int]) -> np.ndarray:
-    """Return `order` (count,) rearranged so that every block of `step` records but the last ones has one group.
+    """Rearrange `order` (count,) so that each block of `step` records, except the last ones, has records of one group.
 
-    Each group's records, in their order, are cut into blocks; the blocks are shuffled by `key`; records that fill no
-    block come last, in their order. The end of `order` that fills no step stays the end: it may be dropped, and must
-    not always be the rest of a small group. groups: (count,) int64 of each record.
+    Each group's records are cut into blocks, in order; the blocks are shuffled by `key`; leftover records come last, in
+    order. The incomplete step at the end of `order` stays at the end: it may be dropped, so it must not always contain
+    the leftovers of a small group. groups: (count,) int64, the group of each record.
     """
     blocks, rest = [], []
     order, end = np.split(order, [len(order) // step * step])
@@ -43,8 +43,8 @@ def grouped_order(order: np.ndarray, groups: np.ndarray, step: int, key: tuple[i
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the records left in an epoch are shared out: `steps` of `step_size`, then `tail`: the sizes of up to two last
-    steps.
+    """The division of an epoch's remaining records: `steps` steps of `step_size`, then `tail`, the sizes of up to two
+    last steps.
     """
 
     steps: int
@@ -55,17 +55,17 @@ class Plan:
         return self.steps + len(self.tail)
 
     def size(self, step: int) -> int:
-        """How many records step `step` takes, over all ranks."""
+        """Return the number of records in step `step`, over all ranks."""
         return self.step_size if step < self.steps else self.tail[step - self.steps]
 
 
 def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_last: bool = False) -> Plan:
-    """Shares `remaining` records out among `world_size` ranks with up to `batch_size` each a step.
+    """Divide `remaining` records among `world_size` ranks, with at most `batch_size` per rank and step.
 
-    All steps are full but the end. A remainder that gives every rank a record is one last, smaller step. A smaller one
-    is pooled with the step before, and the two are made equal. Where even that leaves a rank without a record
-    (batch_size 1, or fewer records left than ranks), training drops the remainder; evaluation keeps it, and the ranks
-    without a record take one step less. `drop_last` drops whatever does not fill a step.
+    All steps are full except at the end. A remainder with at least one record per rank becomes a last, smaller step. A
+    smaller remainder is combined with the previous step, and both are made equal in size. If that still leaves a rank
+    without a record (batch_size 1, or fewer records left than ranks), training drops the remainder; evaluation keeps
+    it, and ranks without a record take one step less. `drop_last` drops any incomplete step.
     """
     full = batch_size * world_size
     steps, rest = divmod(remaining, full)
@@ -80,8 +80,8 @@ def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_
 
 
 def share(size: int, rank: int, world_size: int) -> slice:
-    """The stretch of a step's `size` records that falls to `rank`: contiguous, sizes differ by at most one, larger ones
-    first.
+    """Return the slice of a step's `size` records for `rank`: contiguous, with sizes that differ by at most one, larger
+    ones first.
     """
     base, extra = divmod(size, world_size)
     start = rank * base + min(rank, extra)
@@ -89,14 +89,14 @@ def share(size: int, rank: int, world_size: int) -> slice:
 
 
 def steps_of_rank(plan: Plan, rank: int, world_size: int) -> int:
-    """How many steps `rank` takes: all of them, but for an evaluation whose last records do not reach it."""
+    """Return the number of steps `rank` takes: all, unless the last step of an evaluation has no record for it."""
     return sum(1 for size in plan.tail if rank < size) + plan.steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What one rank takes at one step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's
-    records, int64, which stand in the order from position `first` on.
+    """One rank's part of a step. `start`, `end`: global positions in the epoch's order; `rows`: this rank's records,
+    int64, which start at position `first` of the order.
     """
 
     epoch: int
@@ -108,7 +108,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The steps of one rank, epoch after epoch. Fields as `plan`, `epoch_order` and `grouped_order` take them."""
+    """The steps of one rank over all epochs. Fields are arguments of `plan`, `epoch_order` and `grouped_order`."""
 
     count: int
     seed: int
@@ -126,18 +126,18 @@ class Schedule:
         return order if self.groups is None else grouped_order(order, self.groups, self.group_step, (self.seed, epoch))
 
     def plan(self, position: int) -> Plan:
-        """How the records from global `position` of an epoch on are shared out."""
+        """Return the plan for the records of an epoch from global `position` on."""
         left = self.count - position
         return plan(left, self.batch_size, self.world_size, train=self.train, drop_last=self.drop_last)
 
     def steps_left(self, position: int) -> int:
-        """How many steps this rank takes from global `position` of an epoch on."""
+        """Return the number of steps this rank takes from global `position` of an epoch on."""
         return steps_of_rank(self.plan(position), self.rank, self.world_size)
 
     def step(self, order: np.ndarray, epoch: int, position: int) -> Step:
-        """Return this rank's step at global `position` of an epoch with that `order` (count,), if it takes one there.
+        """Return this rank's step at global `position` of an epoch with `order` (count,); `rows` may be empty.
 
-        Which steps an epoch has follows from the position of any of them: the one after it begins at its end.
+        The position of any step determines the following ones: each begins at the end of the previous step.
         """
         size = self.plan(position).size(0)
         own = share(size, self.rank, self.world_size)
@@ -145,9 +145,9 @@ class Schedule:
         return Step(epoch, position, position + size, position + own.start, rows)
 
     def steps_from(self, epoch: int, position: int) -> Iterator[Step]:
-        """This rank's steps from global `position` of `epoch` on, and on into the next epochs without end.
+        """Yield this rank's steps from global `position` of `epoch` on, through all following epochs.
 
-        Ends only where a whole epoch has no step for this rank.
+        Ends only if a full epoch has no step for this rank.
         """
         while True:
             begun, order = position, self.order(epoch)

@@ -1,8 +1,8 @@
-"""`RemoteSource`: batches cut out of chunks that a pool of workers decodes, in the order of a `Schedule`.
+"""`RemoteSource`: batches cut out of chunks decoded by a worker pool, in the order of a `Schedule`.
 
-A chunk is a pure function of its question, so any worker may answer, twice or again; the first answer counts. The
-trainer keeps order and asks again itself: it has some chunks under way, waits for those of the step that is due, and
-asks another worker where one is late or its worker is lost. Nothing here knows how workers are reached: see `Workers`.
+A chunk is a pure function of its question, so any worker may answer, even repeatedly; the first answer counts. The
+trainer keeps the order and repeats questions itself: it has several chunks pending, waits for those of the current
+step, and asks another worker if one is late or lost. This module does not know how workers are reached: see `Workers`.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ class _Piece:
 
 
 class RemoteSource(Source):
-    """Takes steps from `workers`. `normalizing`: into float32 on the CPU, in the pass that cuts a step out of chunks.
+    """Gets steps from `workers`. `normalizing`: normalize to float32 on the CPU while cutting a step out of chunks.
 
-    It holds `window` chunks at most, here or under way, beyond those of the step that is due.
+    It holds at most `window` chunks, received or pending, beyond those of the current step.
 
     Args:
         window: `WINDOW` by default, and at least as many as a step needs.
-        timeout: seconds of a `fetch` without a chunk after which it is a RuntimeError.
-        local: answers in this process, one chunk when it is due, while no worker does.
+        timeout: seconds without a new chunk after which `fetch` raises RuntimeError.
+        local: answers questions in this process, one chunk at a time, while there are no workers.
         clock: a function that returns seconds; for tests.
 
     Attributes:
-        second_asks: questions that were put to workers more than once, so far.
-        waited: seconds that `fetch` waited for chunks, so far.
+        second_asks: number of questions sent to workers more than once.
+        waited: total seconds that `fetch` waited for chunks.
     """
 
     def __init__(

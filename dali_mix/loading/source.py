@@ -1,4 +1,4 @@
-"""`Source`: where a loader's images come from. It restarts after a fork and in a pickle."""
+"""`Source`: the source of a loader's images. It restarts after a fork and after unpickling."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dali_mix.loading.stats import Clock
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """What there is of a step. `rows` (B,): its records without the bad ones; without any, nothing else is set.
+    """The data of a step. `rows` (B,): its records without bad ones; if there are none, nothing else is set.
 
-    images: (B, 3, H, W) uint8, or float32 that is normalized already. targets: see `targets.targets_of`. sizes: (B, 2)
-    height and width of each image, where the batch is padded.
+    images: (B, 3, H, W) uint8, or float32 if already normalized. targets: see `targets.targets_of`. sizes: (B, 2)
+    height and width of each image, if the batch is padded.
     """
 
     step: Step
@@ -32,13 +32,13 @@ class Fetched:
 
 
 class Source(ABC):
-    """Base of the sources: a schedule, and what runs to serve it.
+    """Base class of the sources: a schedule, and the threads or processes that serve it.
 
-    `close`, pickling and a fork stop what runs; the next fetch starts it again.
+    `close`, pickling and forking stop these; the next fetch restarts them.
 
     Attributes:
-        threads: of DALI's, in this process.
-        interrupted: asked once a second by a `fetch` that waits for other processes; True: it raises InterruptedError.
+        threads: number of DALI threads in this process.
+        interrupted: called once a second while `fetch` waits for other processes; if True, it raises InterruptedError.
     """
 
     threads: int = 0
@@ -53,11 +53,11 @@ class Source(ABC):
 
     @property
     def group_step(self) -> int | None:
-        """The number of records that batches of one group were made for; None where records are not grouped."""
+        """The step size that records were grouped for; None if records are not grouped."""
         return None if self._schedule.groups is None else self._schedule.group_step
 
     def regroup(self, step: int) -> None:
-        """Use the order that was made for `step` records."""
+        """Use the order grouped for steps of `step` records."""
         if step != self._schedule.group_step:
             self.close()  # what is under way has another order
             self._schedule = dataclasses.replace(self._schedule, group_step=step)
@@ -66,7 +66,7 @@ class Source(ABC):
     def fetch(self, epoch: int, position: int) -> Fetched:
         """Return the step that begins at `position` of `epoch`.
 
-        Raise ValueError naming file and record for one that cannot be used, unless bad records are skipped.
+        Raise ValueError naming file and record of a bad record, unless bad records are skipped.
         """
 
     def steps_left(self, position: int) -> int:
@@ -75,10 +75,10 @@ class Source(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free threads and memory. The next fetch starts the source again."""
+        """Free threads and memory. The next fetch restarts the source."""
 
     def check_process(self) -> None:
-        """Raise RuntimeError in a forked child when the source uses CUDA."""
+        """Raise RuntimeError in a forked child if the source uses CUDA."""
         if self._forked:
             raise RuntimeError(
                 "this loader was built for a GPU before the process was forked, and CUDA cannot be used in the child:"
@@ -86,7 +86,7 @@ class Source(ABC):
             )
 
     def abandon(self) -> None:
-        """Drop what ran in the parent, in a forked child."""
+        """In a forked child, drop the parent's threads and pipelines."""
         self.clock.stop()
         self._forked = self._device.type == "cuda"
 

@@ -1,4 +1,4 @@
-"""`Stats`: where a loader's time goes, and what limits it."""
+"""`Stats`: how a loader spends its time, and what limits its speed."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ BUSY = 0.7  # share of the decoding cores from which they are busy
 
 
 class Clock:
-    """Adds up seconds by part. One part is running at a time, or none: a part inside another stops it meanwhile."""
+    """Accumulates seconds per part. At most one part runs at a time: a nested part pauses the outer one."""
 
     def __init__(self) -> None:
         self._running: str | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Begin again at zero. What is running goes on."""
+        """Reset all counts to zero. The running part continues."""
         self.seconds: dict[str, float] = {}
         self.batches = self.images = 0
         self.cpu, self.page_reads = 0.0, 0
         self._since, self._used = time.perf_counter(), _usage()
 
     def stop(self) -> None:
-        """Begin again at zero, with nothing running: in another process."""
+        """Reset all counts and stop the running part: the clock is used in another process from here on."""
         self._running = None
         self.reset()
 
     def flush(self) -> None:
-        """Count what is running up to now."""
+        """Add the time of the running part up to now."""
         self.switch(self._running)
 
     def switch(self, part: str | None) -> str | None:
-        """Let `part` run from now on, or nothing. Return what was running."""
+        """Start `part` (None: no part) and return the previous one."""
         now, used, before = time.perf_counter(), _usage(), self._running
         if before is not None:
             self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
@@ -51,7 +51,7 @@ class Clock:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Let a part run in this block."""
+        """Run a part for the duration of the block."""
         before = self.switch(name)
         try:
             yield
@@ -67,21 +67,21 @@ def _usage() -> tuple[float, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """Where a loader's time went, in seconds of the thread that iterates. Starting DALI up is left out.
+    """How a loader spent its time, in seconds of the iterating thread, excluding DALI's start-up.
 
     Attributes:
-        batches, images: handed over.
-        reading: finding records in the mapped files.
-        checking: their checksums, of each record once; the first reading from disk is in it.
-        drawing: what the pipeline draws: crops, flips, colours.
-        dali: waiting until DALI has decoded, resized and changed a batch, which it does ahead.
-        service: waiting for a pool of workers.
+        batches, images: numbers yielded.
+        reading: locating records in the mapped files.
+        checking: verifying each record's checksum once; includes the first read from disk.
+        drawing: the pipeline's random draws: crops, flips, colours.
+        dali: waiting for DALI to decode, resize and augment a batch, which it does ahead of time.
+        service: waiting for a worker pool.
         finishing: targets, normalizing, copies to the device.
         other: the loader's own Python.
-        outside: between batches: the loop that takes them.
-        cores: cores that the process kept busy, all threads.
-        threads: DALI's, 0 with a pool.
-        page_reads: pages of memory that had to be read from disk.
+        outside: between batches, in the consuming loop.
+        cores: average number of cores the process kept busy, over all threads.
+        threads: number of DALI threads, 0 with a pool.
+        page_reads: memory pages that were read from disk.
     """
 
     batches: int
@@ -100,7 +100,7 @@ class Stats:
 
     @classmethod
     def of(cls, clock: Clock, threads: int) -> Stats:
-        """Return what `clock` has counted."""
+        """Return the statistics counted by `clock`."""
         clock.flush()
         seconds = {name: clock.seconds.get(name, 0.0) for name in (*LOADING, "outside")}
         total = max(sum(seconds.values()), 1e-9)
@@ -115,22 +115,22 @@ class Stats:
 
     @property
     def waiting(self) -> float:
-        """Return the seconds that the loop waited for batches: all parts but `outside`."""
+        """Return the seconds the loop waited for batches: all parts except `outside`."""
         return sum(getattr(self, name) for name in LOADING)
 
     @property
     def seconds(self) -> float:
-        """Return the seconds that all parts took together."""
+        """Return the total seconds of all parts."""
         return self.waiting + self.outside
 
     @property
     def images_per_second(self) -> float:
-        """Return the rate over all that time."""
+        """Return the number of images per second over the measured time."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
     def limit(self) -> str:
-        """Return, in one sentence, what keeps it from being faster, and what helps."""
+        """Describe in one sentence what limits the loader's speed and how to improve it."""
         if not self.batches:
             return "nothing was loaded yet"
         share = self.waiting / self.seconds

@@ -1,4 +1,4 @@
-"""What a batch's targets are made of: finished, but in numpy still, which travels well."""
+"""Build a batch's targets as numpy arrays, which are cheap to send between processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dali_mix.recordio import RecordSet
 
 
 def targets_of(records: RecordSet, pipeline: Pipeline, rows: np.ndarray, draws: Mapping[str, np.ndarray]) -> Any:
-    """Return the labels of records `rows` (B,), an array, or for boxes a list of dicts.
+    """Return the targets of records `rows` (B,): an array, or for boxes a list of dicts.
 
-    A dict has the boxes as `draws` left them and as `Batch` describes them, and `dropped`: how many have no area left.
+    A dict has the boxes after the transformations in `draws`, in the format of `Batch`, and `dropped`, the number of
+    boxes without area.
     """
     labels = records.labels(rows)
     if not records.task.boxes:

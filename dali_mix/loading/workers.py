@@ -1,4 +1,4 @@
-"""`Workers`: what a pool that decodes for loaders has to offer. Protocols: see `RemoteSource`, which asks."""
+"""Protocols for a pool of decoding workers, used by `RemoteSource`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dali_mix.loading.chunks import Chunk, Question
 
 
 class WorkerLost(Exception):
-    """The worker that was asked cannot answer; another can."""
+    """A worker was lost before it answered; another worker can answer."""
 
 
 class NoWorkers(Exception):
-    """There is no worker to ask."""
+    """There are no workers."""
 
 
 class Ticket(Protocol):
-    """A question that was put to a worker."""
+    """A question that was sent to a worker."""
 
     @property
     def worker(self) -> Hashable:
@@ -32,28 +32,30 @@ class Workers(Protocol):
     """A pool of workers that decode one set by one pipeline."""
 
     def ask(self, question: Question, avoid: Collection[Hashable]) -> Ticket:
-        """Put a question to a worker that is none of `avoid` and return at once. Raise NoWorkers if there is none.
+        """Send a question to a worker that is not in `avoid`, without waiting. Raise NoWorkers if there is none.
 
-        `avoid` are workers that were late with this question, or were lost: others should be asked first for a while.
+        `avoid`: workers that were late with this question, or were lost; others should be preferred for a while.
         """
 
     def wait(self, timeout: float) -> list[tuple[Any, Chunk | Exception]]:
-        """Return the tickets answered since the last call, each once, waiting for one for at most `timeout` seconds.
+        """Return the tickets answered since the last call, each once, waiting up to `timeout` seconds for the first.
 
-        An answer is a chunk; WorkerLost; or another exception, which every worker would raise. Without a ticket under
-        way it takes all of `timeout`.
+        An answer is a chunk, WorkerLost, or another exception that every worker would raise. Without pending tickets
+        the call waits the full `timeout`.
         """
 
     def drop(self, ticket: Any) -> None:
-        """Forget a ticket: its answer is not wanted. One answered or dropped already is ignored."""
+        """Discard a ticket whose answer is no longer needed. Tickets already answered or dropped are ignored."""
 
     def close(self) -> None:
-        """Forget all tickets. The next question opens it again."""
+        """Discard all tickets. The next question reopens the pool."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What workers are to decode: a set and a pipeline by name. `decode`: on "cpu", "gpu", or "auto": as they do."""
+    """What workers decode: a set, and a pipeline by name. `decode`: "cpu", "gpu", or "auto" for the workers'
+    default.
+    """
 
     prefix: Path
     pipeline: str
@@ -66,9 +68,10 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A set that a pool has opened, and who decodes it. metainfo, taller: those of `RecordSet`.
+    """A set opened by a pool, with its workers. metainfo, taller: as in `RecordSet`.
 
-    local: on what this process may decode while no worker answers, "cpu" or "gpu" as the workers do; None: it may not.
+    local: device for decoding in this process while there are no workers, "cpu" or "gpu" as the workers use; None if
+    not allowed.
     """
 
     prefix: Path
@@ -83,10 +86,10 @@ class Opened:
 
 
 class Pool(Protocol):
-    """A pool of workers, before it is known what for."""
+    """A pool of workers that is not yet bound to a set."""
 
     def open(self, spec: Spec) -> Opened:
-        """Open a set, with `workers` for this caller alone.
+        """Open a set, with `workers` used by this caller only.
 
-        Raise ValueError or FileNotFoundError for one that cannot be decoded there.
+        Raise ValueError or FileNotFoundError if the pool cannot decode it.
         """

@@ -1,8 +1,8 @@
 """Objectives: plain modules, (logits, targets) → scalar float32.
 
-`counted(targets)`, of a mean that ignores entries, is the number of rows that it is over, a scalar tensor: the means of
-parts of a batch, weighted by it, give the mean of the batch. `accepts` of each names the kinds of targets it takes
-(`dali_mix.mixers.ops.targets.TargetKind`).
+For a mean that ignores entries, `counted(targets)` returns the number of rows it averages over, a scalar tensor: the
+means of parts of a batch, weighted by it, give the mean of the batch. `accepts` lists the kinds of targets a loss
+accepts (`dali_mix.mixers.ops.targets.TargetKind`).
 """
 
 from dali_mix.losses.asymmetric import AsymmetricLoss, SGRELoss

@@ -12,19 +12,19 @@ from dali_mix.options import choice, number
 class AsymmetricLoss(MultiLabelLoss):
     """-[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻] with p = σ(z) and q = min(1 - p + clip, 1).
 
-    The focusing weights get no gradient, as published. In float32 whatever the autocast. A batch with nothing known
-    gives 0, and gradients of 0.
+    The focusing weights get no gradient, as published. Computed in float32 even under autocast. A batch without known
+    entries has loss 0 and gradients of 0.
 
     Args:
         gamma_neg, gamma_pos: γ⁻ and γ⁺ ≥ 0.
-        clip: margin in [0, 1) by which easy negatives are shifted out.
-        eps: logarithms are taken of at least this much; beyond it gradients are 0.
-        reduction: "sum" over the batch as published, or "mean" over the entries that are known.
-        scale: the result's factor. SGRE's setting is gamma_neg=2, gamma_pos=0, clip=0, eps=1e-5, reduction="mean",
+        clip: margin in [0, 1); negatives with p below it have zero loss.
+        eps: lower bound for arguments of logarithms; below it gradients are 0.
+        reduction: "sum" over the batch as published, or "mean" over the known entries.
+        scale: factor of the result. SGRE uses gamma_neg=2, gamma_pos=0, clip=0, eps=1e-5, reduction="mean",
             scale=1000.
 
     Raises:
-        ValueError: an argument out of range; from `forward`, shapes or dtypes that do not fit.
+        ValueError: an argument out of range; from `forward`, wrong shapes or dtypes.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class SGRELoss(MultiLabelLoss):
 
     Args:
         lam: weight of the auxiliary logits; .1 for VOC, .4 for COCO, .05 for NUS-WIDE.
-        gamma_neg, gamma_pos, clip, eps: of both terms.
+        gamma_neg, gamma_pos, clip, eps: as in `AsymmetricLoss`, for both terms.
 
     Raises:
-        ValueError: an argument out of range; from `forward`, shapes or dtypes that do not fit.
+        ValueError: an argument out of range; from `forward`, wrong shapes or dtypes.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class SGRELoss(MultiLabelLoss):
         """Return a scalar float32.
 
         Args:
-            outputs: (logits, auxiliary logits), each (B,K), as SGREHead gives in training; or the logits alone, as it
-                gives in evaluation: then the loss is that of the prediction.
+            outputs: (logits, auxiliary logits), each (B,K), as SGREHead returns in training; or only the logits, as it
+                returns in evaluation: the loss then has only the first term.
             targets: (B,K), 0 … 1, -1 = ignored.
         """
         if isinstance(outputs, Tensor):

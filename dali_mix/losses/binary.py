@@ -10,12 +10,12 @@ from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
 
 
 class BinaryCrossEntropy(MultiLabelLoss):
-    """Mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over the entries that are known, in float32 whatever the autocast.
+    """Mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over the known entries, in float32 even under autocast.
 
-    A batch with nothing known gives 0, and gradients of 0.
+    A batch without known entries has loss 0 and gradients of 0.
 
     Raises:
-        ValueError: from `forward`, shapes or dtypes that do not fit.
+        ValueError: from `forward`, wrong shapes or dtypes.
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -26,24 +26,24 @@ class BinaryCrossEntropy(MultiLabelLoss):
 
 
 class MultiLabelSoftMargin(MultiLabelLoss):
-    """Binary cross-entropy averaged over the known classes of each sample, then over the samples that have any.
+    """Binary cross-entropy averaged over each sample's known classes, then over the samples that have any.
 
-    Without ignored entries it is torch's `multilabel_soft_margin_loss`, and the same as `BinaryCrossEntropy`; with
-    them, each sample keeps the same weight here, each entry there.
+    Without ignored entries it equals torch's `multilabel_soft_margin_loss` and `BinaryCrossEntropy`. With ignored
+    entries, every sample has the same weight here, whereas in `BinaryCrossEntropy` every entry has.
 
     Raises:
-        ValueError: from `forward`, shapes or dtypes that do not fit.
+        ValueError: from `forward`, wrong shapes or dtypes.
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Arguments and result as `BinaryCrossEntropy`."""
+        """Arguments and result are those of `BinaryCrossEntropy`."""
         with torch.autocast(logits.device.type, enabled=False):
             terms, known = _terms(logits, targets)
             count = known.sum(1)
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Count the rows that the mean is over: samples with a known class."""
+        """Count the rows the mean averages over: samples with a known class."""
         return (targets >= 0).any(1).sum()
 
 

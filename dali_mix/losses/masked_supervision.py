@@ -14,14 +14,14 @@ from dali_mix.options import number
 class MaskedSupervisionLoss(MultiLabelLoss):
     """whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), z' being the masked image's logits.
 
-    Means over the entries that are known, in float32 whatever the autocast; both branches get gradients of all terms
-    they are in. A batch with nothing known gives 0, and gradients of 0.
+    Means over the known entries, in float32 even under autocast. Both branches receive gradients from every term they
+    appear in. A batch without known entries has loss 0 and gradients of 0.
 
     Args:
         whole, masked, agreement: the weights, each ≥ 0.
 
     Raises:
-        ValueError: a negative weight; from `forward`, shapes or dtypes that do not fit.
+        ValueError: a negative weight; from `forward`, wrong shapes or dtypes.
     """
 
     def __init__(self, whole: float = 0.3, masked: float = 0.2, agreement: float = 0.5) -> None:
@@ -35,7 +35,7 @@ class MaskedSupervisionLoss(MultiLabelLoss):
         """Return a scalar float32.
 
         Args:
-            logits, masked_logits: (B,K) of any float dtype, of the images and of the images with holes.
+            logits, masked_logits: (B,K) of any float dtype, of the original and of the masked images.
             targets: (B,K), 0 … 1, -1 = ignored.
         """
         with torch.autocast(logits.device.type, enabled=False):

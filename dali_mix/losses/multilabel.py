@@ -1,4 +1,4 @@
-"""What all multi-label losses share: the targets they take, and which entries count."""
+"""Common code of the multi-label losses: target format and ignored entries."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dali_mix._factories import parameters
 
 
 class MultiLabelLoss(nn.Module):
-    """A loss of multi-label targets (B,K), 0 … 1, or -1 for an entry that is ignored."""
+    """A loss for multi-label targets (B,K), 0 … 1, or -1 for an ignored entry."""
 
     # Of `dali_mix.mixers.ops.targets.TargetKind`: labels weighted by area are fractions.
     accepts = frozenset({"multi-hot", "soft multi-hot"})
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Count the rows that the mean is over: as many as the known entries of (B,K) would fill."""
+        """Count the rows the mean averages over: the number of known entries divided by K."""
         return (targets >= 0).sum() / max(targets.shape[1], 1)
 
     def extra_repr(self) -> str:
@@ -25,14 +25,14 @@ class MultiLabelLoss(nn.Module):
 def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (logits, targets, known): both float32 with 0 for ignored entries, and a mask of the others.
 
-    With the zeros no gradient reaches an ignored entry, not even where its logit is infinite.
+    The zeros ensure that ignored entries get no gradient, even if their logit is infinite.
 
     Args:
         logits: (B,K) of any float dtype.
         targets: (B,K) of any dtype, 0 … 1, or -1 = ignored.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not match.
     """
     if logits.ndim != 2 or logits.shape != targets.shape:
         raise ValueError(

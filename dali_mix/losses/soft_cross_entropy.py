@@ -1,4 +1,4 @@
-"""Cross-entropy for class numbers and for the soft targets mixers make."""
+"""Cross-entropy for class indices and for the soft targets of mixers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 
 class SoftCrossEntropy(nn.Module):
-    """Mean over the batch of -Σ target · log softmax(logits), in float32 whatever the autocast.
+    """Mean over the batch of -Σ target · log softmax(logits), in float32 even under autocast.
 
     With targets λ·y + (1-λ)·y' it is λ·CE(z, y) + (1-λ)·CE(z, y'), the loss of CutMix, ResizeMix and MixUp. Class
-    numbers of -1 are ignored: they count neither in the sum nor in the mean. A batch with nothing to count gives 0.
+    indices of -1 are ignored, in the sum and in the mean. A batch with only ignored targets has loss 0.
 
     Args:
         label_smoothing: share of each target spread evenly over all classes, in [0, 1).
 
     Raises:
-        ValueError: label_smoothing out of range; from `forward`, shapes or dtypes that do not fit.
+        ValueError: label_smoothing out of range; from `forward`, wrong shapes or dtypes.
     """
 
     accepts = frozenset({"class", "soft"})

@@ -15,14 +15,15 @@ DROPPED = -1e3  # both sides of a dropped cell: the target σ(-1000) is 0 and so
 class SpliceMixConsistencyLoss(MultiLabelLoss):
     """BCE(all logits, targets) + BCE(cell logits, σ(logits of the regular image in the cell)).
 
-    The second mean is over every cell and class, dropped cells counting as 0. Classes that are ignored in a cell's
-    image have no part in it. In float32 whatever the autocast.
+    The second mean is over all cells and classes; dropped cells count as 0, and classes ignored in a cell's image are
+    excluded. Computed in float32 even under autocast.
 
     Args:
-        detach: the regular images' predictions are targets without gradient. As published True, but False for VOC.
+        detach: do not propagate gradients through the regular images' predictions used as targets. Published as True,
+            and as False for VOC.
 
     Raises:
-        ValueError: from `forward`, shapes or dtypes that do not fit.
+        ValueError: from `forward`, wrong shapes or dtypes.
     """
 
     def __init__(self, detach: bool = True) -> None:
@@ -35,7 +36,7 @@ class SpliceMixConsistencyLoss(MultiLabelLoss):
 
         Args:
             logits: (B+n, K) of any float dtype: B regular images, then n spliced ones.
-            cell_logits: (n, cells, K): row by row, see `dali_mix.models.heads.MaxPoolHead.cells`.
+            cell_logits: (n, cells, K), cells in row-major order, see `dali_mix.models.heads.MaxPoolHead.cells`.
             targets: (B+n, K), 0 … 1, -1 = ignored.
             sources: (n, cells) int64, the regular image in each cell, 0 … B-1.
             dropped: (n, cells) bool.

@@ -1,4 +1,4 @@
-"""Measures of a trained model, which add up exactly over ranks. What they gather lives on the device."""
+"""Metrics that sum exactly over ranks; their state is kept on the device."""
 
 from dali_mix.metrics.accuracy import Accuracy, ClassAccuracy
 from dali_mix.metrics.crop_test import CropTest

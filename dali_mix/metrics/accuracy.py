@@ -15,14 +15,14 @@ UNIT = 5354228880
 class Accuracy:
     """Share of samples whose class is among the k highest logits.
 
-    Counters stay on the device and are whole numbers, so that sums over batches and ranks are exact: all-reduce
-    (SUM) `state()` in place, or `merge` the states of others, then `compute`. Of equal logits each order is as likely:
-    a sample counts by the share of orders that make it right, so a model that gives all classes the same logit gets
-    k of K. A row with a NaN is wrong. Where there are fewer than k classes, every other row is right at k.
+    Counters are integers and stay on the device, so that sums over batches and ranks are exact: all-reduce (SUM)
+    `state()` in place, or `merge` the states of others, then `compute`. Ties are counted in expectation over random
+    orders, so a model that outputs the same logit for all classes scores k / K. A row with a NaN is wrong. With fewer
+    than k classes, every other row is correct at k.
 
     Args:
-        topk: the k's, each ≥ 1.
-        device: of the counters; by default that of the first logits.
+        topk: values of k, each ≥ 1.
+        device: device of the counters; by default that of the first logits.
 
     Raises:
         ValueError: a k below 1.
@@ -36,14 +36,14 @@ class Accuracy:
         self._placed = device is not None
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch; does not wait for the device.
+        """Count a batch, without synchronizing.
 
         Args:
             logits: (B,K) of any float dtype.
             targets: (B,) int64 (-1 = ignored), or (B,K) soft: the class of the largest entry counts.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes that do not match.
         """
         if logits.ndim != 2 or targets.shape not in (logits.shape, logits.shape[:1]):
             raise ValueError(
@@ -56,7 +56,9 @@ class Accuracy:
         self._counts += torch.stack([*(share.sum() for share in shares), counted.sum()]).to(self._counts.device)
 
     def state(self) -> Tensor:
-        """Return the live counters: (len(topk) + 1,) int64, right answers for each k in `UNIT`s, then samples."""
+        """Return the live counters: (len(topk) + 1,) int64, correct answers for each k in units of 1 / `UNIT`, then
+        samples.
+        """
         return self._counts
 
     def merge(self, state: Tensor) -> None:
@@ -68,7 +70,7 @@ class Accuracy:
         self._counts.zero_()
 
     def compute(self) -> dict[str, float]:
-        """Return {"top1": per cent, …}; waits for the device. Raise ValueError if nothing was counted."""
+        """Return {"top1": per cent, …}; synchronizes with the device. Raise ValueError if nothing was counted."""
         *right, count = self._counts.tolist()
         if not count:
             raise ValueError("no samples were counted: the evaluation set is empty, or all its labels are ignored")
@@ -82,7 +84,7 @@ class ClassAccuracy:
         self._counts = torch.zeros(2, num_classes, dtype=torch.int64, device=device)
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch, as `Accuracy.update`; does not wait for the device."""
+        """Count a batch like `Accuracy.update`, without synchronizing."""
         classes = targets.argmax(1) if targets.ndim == 2 else targets
         shares, counted = _shares(logits.detach(), classes, (1,))
         own = classes.clamp_min(0)
@@ -90,11 +92,13 @@ class ClassAccuracy:
         self._counts[1].index_add_(0, own, counted.long())
 
     def state(self) -> Tensor:
-        """Return the live counters: (2,K) int64, right answers in `UNIT`s and samples; sums over ranks are exact."""
+        """Return the live counters: (2,K) int64, correct answers in units of 1 / `UNIT`, and samples; sums over ranks
+        are exact.
+        """
         return self._counts
 
     def compute(self) -> list[float]:
-        """Return per cent of each class, NaN of one without samples; waits for the device."""
+        """Return per cent for each class, NaN for a class without samples; synchronizes with the device."""
         right, counts = self._counts.tolist()
         pairs = zip(right, counts, strict=True)
         return [100.0 * (hits / UNIT) / count if count else float("nan") for hits, count in pairs]

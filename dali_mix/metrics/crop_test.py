@@ -15,11 +15,11 @@ class CropTest(nn.Module):
 
     Args:
         model: (B,C,H,W) → logits (B,K).
-        crop: side of the central square in pixels; where H - crop is odd, the square lies half a pixel up and left.
+        crop: side of the central square in pixels; if H - crop is odd, the square is half a pixel too far up and left.
         fill: value of the pixels outside; 0 is the mean colour of normalized images.
 
     Raises:
-        ValueError: crop below 1; from `forward`, a crop larger than the images.
+        ValueError: crop below 1; in `forward`, a crop larger than the images.
     """
 
     def __init__(self, model: nn.Module, crop: int = 24, fill: float = 0.0) -> None:

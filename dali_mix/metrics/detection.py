@@ -1,4 +1,4 @@
-"""Detection measures: average precision of boxes, by PASCAL VOC's rules and by COCO's."""
+"""Detection metrics: average precision by the rules of PASCAL VOC and COCO."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ COCO_STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
 
 
 class DetectionMetrics:
-    """Average precision over classes, for predicted and true boxes in the same pixels.
+    """Average precision over classes, for predicted and ground-truth boxes in the same pixel coordinates.
 
-    Rows are kept on the CPU until `compute`. Over ranks: `gather` on every rank, then `compute`; the result is the same
-    to the last digit however the images were split and ordered, since ties of scores rank by image and then by index.
+    Predictions are kept on the CPU until `compute`. With several ranks, call `gather` on every rank, then `compute`.
+    The result does not depend on how images were split or ordered: equal scores are ordered by image and then by index.
 
     Args:
         num_classes: K.
-        protocol: "voc": a prediction is right if its best overlap with a true box of its class has an IoU of at least
-            0.5 and no prediction of higher score took that box; difficult objects neither count nor harm. "coco": that
-            of pycocotools (the extra `dali_mix[detection]`), where `difficult` stands for COCO's crowds.
-        threshold: scores above it count in precision and recall of `per_class`.
+        protocol: "voc": a prediction is correct if its best overlap with a true box of its class has an IoU of at least
+            0.5 and no prediction of higher score matched that box; difficult objects are ignored. "coco": as in
+            pycocotools (the extra `dali_mix[detection]`), where `difficult` marks COCO's crowds.
+        threshold: minimum score for precision and recall in `per_class`.
 
     Raises:
         ValueError: num_classes below 1, unknown protocol, "coco" without pycocotools.
@@ -49,7 +49,7 @@ class DetectionMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Remove all images."""
         self._images: list[Tensor] = []  # (B,) image numbers, float64, as in all rows
         self._found: list[Tensor] = []  # (n, 7): image, x1, y1, x2, y2, score, label
         self._true: list[Tensor] = []  # (m, 7): image, x1, y1, x2, y2, difficult, label
@@ -57,15 +57,15 @@ class DetectionMetrics:
     def update(
         self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]], ids: Tensor
     ) -> None:
-        """Take a batch.
+        """Add a batch.
 
         Args:
             predictions: for each image `boxes` (n, 4) x1, y1, x2, y2, `scores` (n,) and `labels` (n,), 0 to K - 1.
             targets: for each image `boxes` (m, 4), `labels` (m,) and `difficult` (m,) bool.
-            ids: (B,) numbers of the images, each given once over all ranks.
+            ids: (B,) image ids, each used once over all ranks.
 
         Raises:
-            ValueError: lengths that do not agree.
+            ValueError: lengths that do not match.
         """
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} ids")
@@ -75,7 +75,7 @@ class DetectionMetrics:
             self._true.append(_rows(number, true["boxes"], true["difficult"], true["labels"]))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
-        """Give every rank the images of all; each rank calls it once, just before `compute`."""
+        """Gather the images of all ranks on every rank; each rank calls it once, just before `compute`."""
         if dist.is_available() and dist.is_initialized():
             parts: list[Any] = [None] * dist.get_world_size(group)
             dist.all_gather_object(parts, (self._images, *self._tables()), group)
@@ -84,14 +84,14 @@ class DetectionMetrics:
             self._true = [true for _, _, true in parts]
 
     def compute(self) -> dict[str, Any]:
-        """Return the measures, each 0 to 1: NaN where there is no object to find.
+        """Return the metrics, each 0 to 1, or NaN if there are no objects.
 
         "voc": "AP50" by the area under the curve (VOC 2010 to 2012), "AP50_11" by eleven points (VOC 2007), and "AP50
         by class", a list of K, NaN for classes without objects. "coco": "AP" (the mean over IoU 0.5 to 0.95), "AP50",
         "AP75", "AR1", "AR10", "AR100", and "AP by class".
 
         Raises:
-            ValueError: an image came twice; a NaN.
+            ValueError: a duplicate image, or a NaN.
         """
         images = torch.cat([torch.empty(0, dtype=torch.float64), *self._images])
         for table in self._tables():
@@ -126,7 +126,7 @@ class DetectionMetrics:
         return reports
 
     def images(self) -> list[int]:
-        """Return the numbers of the images, sorted."""
+        """Return the sorted image ids."""
         return sorted(int(number) for part in self._images for number in part.tolist())
 
     def matched(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -134,7 +134,7 @@ class DetectionMetrics:
 
         Returns:
             predictions (n, 6) x1, y1, x2, y2, score, label; true boxes (m, 6) x1, y1, x2, y2, difficult, label; states
-            (n,), RIGHT, WRONG or IGNORED; taken (m,) bool, whether a prediction found the box.
+            (n,), RIGHT, WRONG or IGNORED; taken (m,) bool, whether a prediction matched the box.
         """
         found, true = (table[table[:, 0] == number, 1:].numpy() for table in self._tables())
         found = found[found[:, 4] > self.threshold]
@@ -219,10 +219,10 @@ class _Ranked:
 
 
 def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Match predictions (n, 4) of one image and class, by falling score, to true boxes; VOC's rules.
+    """Match predictions (n, 4) of one image and class, in order of descending score, to true boxes by VOC's rules.
 
     true: (m, 5), x1, y1, x2, y2 and difficult. Return RIGHT, WRONG or IGNORED for each prediction, and the indices of
-    the true boxes that were found.
+    the matched true boxes.
     """
     states = np.full(len(found), WRONG)
     if not len(true):
@@ -244,13 +244,13 @@ def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def area_under(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Return the area under the curve, each precision replaced by the highest at this or a higher recall."""
+    """Return the area under the curve, with each precision replaced by the highest at the same or a higher recall."""
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall, prepend=0.0) * highest).sum())
 
 
 def eleven_points(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Return the mean of the highest precision at a recall of at least 0, 0.1, …, 1 (VOC 2007)."""
+    """Return the mean, over r = 0, 0.1, …, 1, of the highest precision at a recall of at least r (VOC 2007)."""
     points = [precision[recall >= tenth / 10].max(initial=0.0) for tenth in range(11)]
     return float(np.mean(points))
 

@@ -1,4 +1,4 @@
-"""Multi-label measures: average precision, and precision, recall and F1 at a threshold and of the top three."""
+"""Multi-label metrics: average precision, and precision, recall and F1 at a threshold and for the top three."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _Flags = npt.NDArray[np.bool_]
 
 
 class MultiLabelMetrics:
-    """mAP, AP of each class, CP CR CF1 (means over classes), OP OR OF1 (over all entries), the six also of the top 3.
+    """mAP, AP of each class, CP CR CF1 (means over classes), OP OR OF1 (over all entries), and these six for the top 3.
 
-    Rows are kept on the device of the scores until `compute`, which works on the CPU in float64. Over ranks: `gather`
-    on every rank (or `merge` the others' `state()`), then `compute`; with `ids` the result is the same to the last
-    digit however the samples were split and ordered.
+    Rows are kept on the device of the scores until `compute`, which works on the CPU in float64. With several ranks,
+    call `gather` on every rank (or `merge` the others' `state()`), then `compute`. With `ids` the result does not
+    depend on how samples were split or ordered.
 
-    Ignored entries (-1) take no part: not in a class's ranking, nor among a sample's top three. Equal scores count as
-    `ties` says. NaN scores are an error.
+    Ignored entries (-1) are excluded from a class's ranking and from a sample's top three. `ties` determines how equal
+    scores count. NaN scores are an error.
 
-    A class without positives has AP NaN and no part in mAP; in CP and CR it counts 0, as does a class never predicted
-    in CP: so do the published evaluators.
+    A class without positives has AP NaN and is excluded from mAP; it counts as 0 in CP and CR, as does a class that is
+    never predicted in CP. The published evaluators do the same.
 
     Args:
         num_classes: K.
-        protocol: "plain": AP is the mean of the precision at each positive. "voc07": the same under the name the CSRA
-            and SGRE evaluators have for it (not the eleven-point AP). "voc12": each of these precisions is the highest
+        protocol: "plain": AP is the mean of the precision at each positive. "voc07": the same, under the name used in
+            the CSRA and SGRE evaluators (not the eleven-point AP). "voc12": each precision is replaced by the highest
             at this or a later positive. "wider": as "plain", but in precision, recall and F1 ignored entries count as
             negatives, as in CSRA's WIDER-Attribute evaluator.
-        ties: of equal scores. "random": what a random order of them gives on average (McSherry and Najork, ECIR 2008),
-            so that a model whose scores are all the same gets what guessing would. "order": the sample that comes first
-            (in order of `ids`, else of arrival, rank after rank) ranks first, and among one sample's classes the lower
-            one: the published evaluators, which sort. "sklearn": they are one threshold, as in scikit-learn's
-            `average_precision_score`; among one sample's classes as "random".
-        threshold: scores above it are predictions: .5 for probabilities, 0 for logits.
-        device: of the rows; by default that of the first scores.
+        ties: handling of equal scores. "random": the expectation over random orders (McSherry and Najork, ECIR 2008),
+            so that a model with constant scores gets the result of guessing. "order": the sample that comes first (by
+            `ids`, else by arrival, rank after rank) ranks first, and within a sample the lower class; equals the
+            published evaluators, which sort. "sklearn": equal scores form one threshold, as in scikit-learn's
+            `average_precision_score`; within a sample as "random".
+        threshold: scores above it count as predicted: .5 for probabilities, 0 for logits.
+        device: device of the stored rows; by default that of the first scores.
 
     Raises:
         ValueError: num_classes below 1, unknown protocol or ties.
@@ -65,15 +65,15 @@ class MultiLabelMetrics:
         self._rows: list[Tensor] = []
 
     def update(self, scores: Tensor, targets: Tensor, ids: Tensor | None = None) -> None:
-        """Add a batch; does not wait for the device.
+        """Add a batch, without synchronizing.
 
         Args:
             scores: (B,K) of any float dtype, higher where the class is likelier.
             targets: (B,K) of any dtype: 1, 0, or -1 = ignored.
-            ids: (B,) the samples' record numbers, on any device; all batches have them or none.
+            ids: (B,) the samples' record numbers, on any device; pass them for all batches or for none.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit.
+            ValueError: wrong shapes or dtypes.
         """
         if scores.ndim != 2 or scores.shape[1] != self.num_classes or targets.shape != scores.shape:
             raise ValueError(
@@ -93,22 +93,22 @@ class MultiLabelMetrics:
         self._rows.append(torch.cat(rows, 1))
 
     def state(self) -> Tensor:
-        """Return everything so far: (n, 1 + 2K) float64; a row is a sample's id (-1 = none), scores and targets."""
+        """Return the state: (n, 1 + 2K) float64; each row is a sample's id (-1 = none), scores and targets."""
         width = 1 + 2 * self.num_classes
         rows = self._rows or [torch.zeros(0, width, dtype=torch.float64, device=self._device)]
         self._rows = [torch.cat(rows)]
         return self._rows[0]
 
     def merge(self, state: Tensor) -> None:
-        """Add the samples of another rank or part. Raise ValueError unless it is a state of this number of classes."""
+        """Add the state of another rank or part. Raise ValueError if its number of classes differs."""
         if state.ndim != 2 or state.shape[1] != 1 + 2 * self.num_classes:
             raise ValueError(f"state {tuple(state.shape)}: need (n, {1 + 2 * self.num_classes}), as `state()` gives")
         self._rows.append(state.to(self._device, torch.float64))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
-        """Give every rank the samples of all, in order of rank; each rank calls it once, just before `compute`.
+        """Gather the samples of all ranks on every rank, in rank order; each rank calls it once, just before `compute`.
 
-        Ranks may hold different numbers of samples, or none. A process alone keeps what it has.
+        Ranks may have different numbers of samples, or none. Without other ranks this does nothing.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return
@@ -117,16 +117,16 @@ class MultiLabelMetrics:
         self._rows = [part.to(self._device) for part in parts]
 
     def reset(self) -> None:
-        """Forget all samples."""
+        """Remove all samples."""
         self._rows = []
 
     def compute(self) -> dict[str, Any]:
-        """Return the measures, each 0 … 1; waits for the device.
+        """Return the metrics, each 0 … 1; synchronizes with the device.
 
         Returns:
             "mAP" (NaN without any positive), "AP" (a list of K, NaN for classes without positives), "CP", "CR", "CF1",
-            "OP", "OR", "OF1", and these six with "_top3": of the three highest scores of each sample those above the
-            threshold.
+            "OP", "OR", "OF1", and these six with the suffix "_top3": for the three highest scores of each sample, if
+            above the threshold.
 
         Raises:
             ValueError: as `samples`.
@@ -154,13 +154,13 @@ class MultiLabelMetrics:
         return np.ones_like(targets, bool) if self.protocol == "wider" else targets >= 0
 
     def samples(self) -> tuple[_Floats, _Floats]:
-        """Return scores (-inf for NaN of an ignored entry) and targets, (n,K) float64 each, in order of the ids.
+        """Return scores (-inf for the NaN of an ignored entry) and targets, (n,K) float64 each, ordered by id.
 
-        Waits for the device.
+        Synchronizes with the device.
 
         Raises:
-            ValueError: no samples; a target that is not 1, 0 or -1; an id that came twice, or ids with some samples
-                only; a score that is NaN; scores outside 0 … 1 with a threshold inside.
+            ValueError: no samples; a target that is not 1, 0 or -1; a duplicate id, or ids for some samples only; a NaN
+                score; scores outside 0 … 1 although the threshold is inside.
         """
         rows = self._ordered(self.state().cpu().numpy())
         scores, targets = np.split(rows[:, 1:], 2, axis=1)
@@ -198,13 +198,13 @@ class MultiLabelMetrics:
 
 
 def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Floats:
-    """Return the precision among the samples up to each positive, in order of falling score: (positives,).
+    """Return the precision among the samples up to each positive, in order of descending score: (positives,).
 
     Args:
         scores: (n,).
         positive: (n,) bool.
-        ties: as `MultiLabelMetrics`; with "random" the precision at a positive is its mean over all orders of the
-            samples of equal score.
+        ties: as in `MultiLabelMetrics`; with "random" the precision at a positive is the mean over all orders of
+            samples with equal scores.
     """
     order = np.argsort(-scores, kind="stable")
     falling, hit = scores[order], positive[order]
@@ -232,7 +232,7 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
 def average_precision(precision: _Floats, interpolated: bool) -> float:
     """Return the mean of `precision_at_positives`, 0 … 1, or NaN without positives.
 
-    interpolated: the highest precision at this or any later positive counts instead.
+    interpolated: use the highest precision at this or any later positive instead.
     """
     if not len(precision):
         return float("nan")

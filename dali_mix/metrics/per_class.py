@@ -1,4 +1,4 @@
-"""The values that `MultiLabelMetrics` averages, by class, and precision-recall curves."""
+"""Per-class values of `MultiLabelMetrics`, and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dali_mix.metrics.multilabel import MultiLabelMetrics, average_precision, pr
 
 @dataclass(frozen=True)
 class ClassReport:
-    """One class, shares of 1. ap: NaN without positives. precision, recall, f1: of the scores above the threshold, 0
-    where there is nothing to divide by. positives: how many known samples have it. curve: recall and precision up to
-    each positive, in order of falling score, (2, positives)."""
+    """The results for one class, from 0 to 1. ap: NaN without positives. precision, recall, f1: for scores above the
+    threshold, 0 if undefined. positives: number of positive samples. curve: recall and precision up to each positive,
+    in order of descending score, (2, positives).
+    """
 
     ap: float
     precision: float
@@ -24,9 +25,9 @@ class ClassReport:
 
 
 def per_class(metrics: MultiLabelMetrics) -> list[ClassReport]:
-    """Return a report for each class of what `metrics` was given; over ranks after its `gather`.
+    """Return a report for each class from `metrics`; with several ranks, call its `gather` first.
 
-    The means over classes are `compute()`'s mAP, CP and CR: protocol and threshold are the same.
+    Protocol and threshold are those of `metrics`, so the means over classes equal mAP, CP and CR of `compute()`.
 
     Raises:
         ValueError: as `MultiLabelMetrics.samples`.

@@ -1,6 +1,6 @@
 """Mixing augmentations: `params = mixer.sample(...)`, then `images, targets = mixer.apply(images, targets, params)`.
 
-Every mixer is usable alone, in any PyTorch loop: `images, targets = CutMix(1000)(images, targets)`.
+Every mixer can be used in any PyTorch loop: `images, targets = CutMix(1000)(images, targets)`.
 """
 
 from dali_mix.mixers.base import Mixer, PasteParams, Unmixed

@@ -1,12 +1,12 @@
-"""The contract of a mixer: `sample` draws, `apply` changes pixels and targets by what was drawn.
+"""The mixer interface: `sample` draws random params, `apply` mixes pixels and targets with them.
 
     generator ── draw ──▶ numbers on the generator's device ── sample ──▶ params, on the images' device
     images, targets, params ── apply ──▶ mixed images and targets
 
-All randomness is in `sample`, and only there the host may wait for a GPU. `apply` is a pure function: the same params
-give the same pixels on every device, so that a mix can be repeated, described and tested.
+All randomness is in `sample`, the only function in which the host may wait for a GPU. `apply` is a pure function: the
+same params give the same pixels on every device, so a mix can be repeated, described and tested.
 
-More than 300 lines: the contract, and what every mixer gets by it (`prob`, devices, checks), side by side.
+More than 300 lines: the interface together with what every mixer inherits from it (`prob`, devices, checks).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Sample = TypeVar("_Sample", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class PasteParams:
-    """What CutMix and ResizeMix draw: image i receives a box of image permutation[i].
+    """Params of CutMix and ResizeMix: image i receives a box of image permutation[i].
 
     permutation: (B,) int64. boxes: (B,4) int64, top, left, height, width, inside the image. lam: (B,) float32, the
     share of image i that is kept, 1 - height · width / (H · W).
@@ -53,7 +53,7 @@ class Unmixed:
 
 
 class Sampler(ABC, Generic[Params]):
-    """What draws numbers for a batch. A subclass overrides `draw`, or `sample` itself."""
+    """Base class for objects that draw numbers for a batch. A subclass overrides `draw`, or `sample` itself."""
 
     takes_boxes: bool = False
 
@@ -74,14 +74,14 @@ class Sampler(ABC, Generic[Params]):
             device: where the images are.
 
         Raises:
-            ValueError: a size that no batch of images has.
+            ValueError: an invalid size.
         """
         check_size(batch_size, height, width)
         # Boxes are on the CPU, and with them the numbers by which they move.
         return on_device(self.draw(batch_size, height, width, generator), "cpu" if self.takes_boxes else device)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
-        """Draw as `sample`, on the generator's device."""
+        """Draw like `sample`, with results on the generator's device."""
         raise NotImplementedError(f"{type(self).__name__} has neither a method sample nor draw")
 
 
@@ -101,16 +101,17 @@ def _sample_with_prob(sample: _Sample) -> _Sample:
 class Mixer(Sampler[Params]):
     """Mix the images of a batch, and their targets.
 
-    A mixer does not change its input unless `inplace=True`, keeps dtype, device and memory format of the images,
-    lets gradients pass, and holds no state: the same params give the same batch. `combine` says how targets combine:
-    "area" (weighted by the share of pixels) or "union" (every label shown); `changes_targets` is False for one that
-    returns them unchanged; `in_place` is True for one whose `apply` takes `inplace=True`; `takes_boxes` for one whose
+    A mixer does not modify its input unless `inplace=True`, keeps dtype, device and memory format of the images,
+    propagates gradients, and has no state: the same params give the same batch. `combine` states how targets are
+    combined: "area" (weighted by the share of pixels) or "union" (every visible label); `changes_targets` is False if
+    targets are returned unchanged; `in_place` is True if `apply` accepts `inplace=True`; `takes_boxes` is True if
     targets are lists of dicts with boxes (see `mixers.boxes`).
 
-    Every mixer takes `prob`, the share of batches that it mixes. The others keep their images; their targets are (B,K)
-    if `num_classes` is known, as those of mixed batches. If `prob` is below 1, one number is drawn per batch on the
-    generator's device, and the host waits for it; the draws are those of `MixChoice([mixer], probs=[prob])`. A subclass
-    calls `super().__init__(prob)`; for one without `prob`, `registry.build(name, prob=...)` sets it.
+    Every mixer accepts `prob`, the share of batches that are mixed. The images of other batches are unchanged; if
+    `num_classes` is known, their targets are (B,K), as for mixed batches. If `prob` is below 1, one number per batch is
+    drawn on the generator's device, and the host waits for it; the draws equal those of `MixChoice([mixer],
+    probs=[prob])`. A subclass calls `super().__init__(prob)`; for one without `prob`, `registry.build(name, prob=...)`
+    sets it.
     """
 
     combine: Combine = "area"
@@ -142,36 +143,35 @@ class Mixer(Sampler[Params]):
         return self._prob == 1
 
     def set_prob(self, prob: float) -> None:
-        """Mix only this share of the batches. Raise ValueError unless it is a number from 0 to 1."""
+        """Set the share of batches that are mixed. Raise ValueError unless it is a number from 0 to 1."""
         self._prob = number("prob", prob, 0, 1)
 
     sample = _sample_with_prob(Sampler.sample)  # as `__init_subclass__` wraps those of subclasses
 
     @abstractmethod
     def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
-        """Mix by `params`; draw nothing, and do not wait for a GPU.
+        """Mix with `params`, without random draws and without waiting for a GPU.
 
         Args:
             images: (B,3,H,W) float32, float16, bfloat16 or uint8 (any number of channels).
             targets: (B,) class numbers, or (B,K) soft or multi-hot rows (-1 = ignore).
             params: as `sample` returned for this B, H and W, on the device of the images.
-            inplace: change `images` itself, for a caller that owns it; the same pixels to the bit. Targets are new
-                in any case.
+            inplace: modify `images` itself, for a caller that owns it; the pixels are bit-identical. Targets are always
+                new.
 
         Returns:
-            new images (B,3,H,W), or with `inplace` the same ones; and targets (B,K) float32. More than B of both from a
-            mixer that says so.
+            new images (B,3,H,W), or `images` itself with `inplace`; and targets (B,K) float32. Some mixers return more
+            than B of both, as documented there.
 
         Raises:
-            ValueError: shapes or dtypes do not fit, or `inplace` with images that cannot be changed (see
-                `check_inplace`) or a mixer that gives more of them.
+            ValueError: wrong shapes or dtypes, or `inplace` with images that cannot be modified (see `check_inplace`)
+                or with a mixer that returns more images.
         """
 
     def describe(self, images: Tensor, params: Params) -> list[MixedImage]:
-        """Describe what `apply` makes of `images` by `params`, an entry for each image that it returns.
+        """Describe the result of `apply` on `images` with `params`, one entry per returned image.
 
-        A gallery draws the outlines and captions. Params of another type than `PasteParams` are not described unless a
-        subclass does it.
+        Galleries use it for outlines and captions. The base class describes only `PasteParams`.
         """
         if isinstance(params, PasteParams):
             return pasted(params.permutation, params.lam, params.boxes)
@@ -235,7 +235,7 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return `images` itself and targets as `mixer` gives them, (B,K) if it knows K, but boxes unchanged, too. Raise
+    """Return `images` itself and targets in `mixer`'s output format: (B,K) if it knows K; boxes are unchanged. Raise
     ValueError as `apply`.
     """
     if not mixer.takes_boxes:
@@ -255,7 +255,7 @@ def _unpacked(images: Any, targets: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_size(batch_size: int, height: int, width: int) -> None:
-    """Raise ValueError for a size that no batch of images has."""
+    """Raise ValueError for an invalid batch or image size."""
     if batch_size < 0 or height < 1 or width < 1:
         raise ValueError(f"cannot mix {batch_size} images of {height}×{width} pixels")
 
@@ -283,7 +283,7 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
 
 
 def on_device(params: Any, device: torch.device | str) -> Any:
-    """Return params, also dataclasses, tuples, lists and dicts of them, on `device`, without waiting for it."""
+    """Move params, including nested dataclasses, tuples, lists and dicts, to `device` without synchronizing."""
     if isinstance(params, Tensor):
         return params.to(device, non_blocking=True)
     if isinstance(params, (tuple, list)):
@@ -310,12 +310,12 @@ def check_scale(scale: Sequence[float]) -> tuple[float, float]:
 
 
 def class_count(num_classes: int | None) -> int | None:
-    """Return `num_classes`; raise ValueError unless it is None or a whole number of at least 1."""
+    """Return `num_classes`; raise ValueError unless it is None or an integer of at least 1."""
     return None if num_classes is None else whole("num_classes", num_classes, 1)
 
 
 class BetaMixer(Mixer[Params]):
-    """A mixer of pairs, whose λ is drawn from Beta(alpha, alpha), for each image or once for the batch."""
+    """A mixer of image pairs with λ ~ Beta(alpha, alpha), drawn per image or once per batch."""
 
     in_place = True
 

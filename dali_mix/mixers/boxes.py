@@ -1,6 +1,7 @@
-"""Mixers of images with boxes: full images, resized in proportion, so that no object is cut but by what covers it.
+"""Mixers for images with boxes. Full images are resized in proportion, so objects are only cut where another image
+covers them.
 
-Box-aware versions of ResizeMix (arXiv 2012.11101) and SpliceMix (arXiv 2311.15200) of our own; losses stay unweighted.
+Our own box-aware versions of ResizeMix (arXiv 2012.11101) and SpliceMix (arXiv 2311.15200); losses are not reweighted.
 Only the valid part of a padded image is mixed. Targets are lists of dicts, as in `dali_mix.loading.Batch`.
 """
 
@@ -27,8 +28,9 @@ Target = dict[str, Any]
 
 @dataclass(frozen=True)
 class BoxPasteParams:
-    """permutation: (B,) int64, the partner of each image. tau: (B,) float32, its size as a share of the largest that
-    fits. position: (B,2) float32 in [0, 1), top and left within the room there is."""
+    """permutation: (B,) int64, the partner of each image. tau: (B,) float32, its size relative to the largest that
+    fits. position: (B,2) float32 in [0, 1), top and left as shares of the free space.
+    """
 
     permutation: Tensor
     tau: Tensor
@@ -43,22 +45,22 @@ class BoxSpliceParams:
 
 
 class BoxMixer(Mixer[Any]):
-    """A mixer of images with boxes."""
+    """Base class of mixers for images with boxes."""
 
     in_place = True
     takes_boxes = True
 
 
 class BoxResizeMix(BoxMixer):
-    """Paste a partner, resized in proportion, into each image at a uniformly drawn position; take over its boxes.
+    """Paste a proportionally resized partner into each image at a random uniform position, and add its boxes.
 
-    A host's box stays as it is if at least 0.7 of it is visible beside the patch. If 0.3 to 0.7 are, it stays, cut to
-    its visible part where the patch spans one of its sides. Below 0.3 it is dropped, and so
-    is any box that is cut, or resized with its image, to a shorter side under 4 pixels.
+    A host's box is unchanged if at least 0.7 of it stays visible. From 0.3 to 0.7 it is kept, and cut to its visible
+    part if the patch spans one of its sides. Below 0.3 it is dropped, as is any box that is cut, or resized with its
+    image, to a shorter side under 4 pixels.
 
     Args:
-        scale: lowest and highest τ, the patch's size as a share of the largest that fits into the host; 0 < low ≤ high
-            ≤ 1. At τ below 0.3 most objects of a photo are too small to be found.
+        scale: lowest and highest τ, the patch's size relative to the largest that fits into the host; 0 < low ≤ high ≤
+            1. With τ below 0.3 most objects of a photo are too small to be detected.
         prob: share of batches that are mixed; see `Mixer`.
     """
 
@@ -103,9 +105,9 @@ class BoxResizeMix(BoxMixer):
 
 
 class BoxSpliceMix(BoxMixer):
-    """Tile four images, each in proportion in its cell, to one of the first one's size, and take over all boxes.
+    """Tile four proportionally resized images into one image of the first one's size, and keep all boxes.
 
-    Each image is in four of the tiled ones; what is left of a cell stays 0, the padding's value.
+    Each image appears in four tiled images; unused parts of a cell are 0, the padding value.
 
     Args:
         prob: share of batches that are mixed; see `Mixer`.
@@ -138,7 +140,7 @@ class BoxSpliceMix(BoxMixer):
 
 
 def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> None:
-    """Raise ValueError unless images (B,C,H,W), targets and params are of the same B, and sizes fit the images."""
+    """Raise ValueError unless images (B,C,H,W), targets and params have the same B, and sizes fit the images."""
     check_images(images)
     names = {"boxes", "labels", "difficult", "size"}
     if not isinstance(targets, list) or not all(isinstance(one, dict) and names <= one.keys() for one in targets):
@@ -159,7 +161,7 @@ def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> 
 
 
 def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what is seen of boxes (n,4) beside a patch (4,), x1, y1, x2, y2: boxes (n,4), and the share left (n,).
+    """Return the visible parts of boxes (n,4) under a patch (4,), x1, y1, x2, y2: boxes (n,4), and visible shares (n,).
 
     A box is cut to its visible part where the patch spans one of its sides and leaves less than `KEPT_AS_IS`.
     """
@@ -182,7 +184,7 @@ def uncovered(boxes: Tensor, patch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kept(target: Target, boxes: Tensor, share: Tensor) -> Target:
-    """Return the boxes of which enough is left, with their labels."""
+    """Return the boxes with enough visible area, with their labels."""
     small = (boxes[:, 2:] - boxes[:, :2]).amin(1) < SHORTEST
     return _chosen(target, boxes, (share >= DROPPED) & ~(small & (boxes != target["boxes"]).any(1)))
 
@@ -196,7 +198,7 @@ def moved(target: Target, box: tuple[int, int, int, int]) -> Target:
 
 
 def joined(target: Target, parts: Sequence[Target]) -> Target:
-    """Return `target` with the boxes of `parts` in place of its own."""
+    """Return `target` with its boxes replaced by those of `parts`."""
     return target | {name: torch.cat([part[name] for part in parts]) for name in ("boxes", "labels", "difficult")}
 
 

@@ -1,4 +1,4 @@
-"""Checks of the arguments of mixers' constructors; each raises ValueError naming the argument."""
+"""Checks for constructor arguments of mixers; each raises ValueError naming the argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dali_mix.options import number
 def mean_and_std(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]] | tuple[None, None]:
-    """Return both as three numbers in 0..1 units, or both None. One number, of grey images, counts for all three."""
+    """Return both as three numbers in 0..1 units, or both None. A single number (grey images) is used for all three."""
     if (mean is None) != (std is None):
         raise ValueError(f"mean={mean}, std={std}: give both, or neither")
     if mean is None or std is None:

@@ -18,7 +18,7 @@ from dali_mix.options import number
 
 @dataclass(frozen=True)
 class ChoiceParams:
-    """index: the mixer chosen, -1 for none. params: what that mixer drew; None for none. batch_size: B."""
+    """index: index of the chosen mixer, -1 for none. params: that mixer's params, or None. batch_size: B."""
 
     index: int
     params: Any
@@ -28,11 +28,11 @@ class ChoiceParams:
 class MixChoice(Mixer[ChoiceParams]):
     """Draw one of `mixers` for each batch; with the remaining probability, 1 - sum(probs), the batch is left unmixed.
 
-    `MixChoice([CutMix(10)], probs=[0.5])` is the published CIFAR protocol of CutMix. Where a mixer of the choice knows
-    the number of classes, class numbers always leave as (B,K), also from an unmixed batch, so that the loss sees one
+    `MixChoice([CutMix(10)], probs=[0.5])` is the published CIFAR protocol of CutMix. If one of the mixers knows the
+    number of classes, class indices are always converted to (B,K), also for unmixed batches, so that the loss gets one
     kind of target.
 
-    The choice decides which code runs, so the host must know it: with a CUDA generator that is one wait a batch; with a
+    The host needs the choice to run the right code: with a CUDA generator this is one synchronization per batch; with a
     CPU generator (or the default one) there is none.
 
     Args:
@@ -41,7 +41,7 @@ class MixChoice(Mixer[ChoiceParams]):
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
-        ValueError: no mixers, shares that do not fit, or mixers that combine targets in different ways.
+        ValueError: no mixers, invalid probs, or mixers that combine targets in different ways.
     """
 
     def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float], *, prob: float = 1.0) -> None:
@@ -92,7 +92,7 @@ class MixChoice(Mixer[ChoiceParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ChoiceParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`; an unmixed batch is returned as it is, not copied."""
+        """As `Mixer.apply`; an unmixed batch is returned without a copy."""
         if params.index < 0:
             return unmixed(self, images, targets, params.batch_size, inplace=inplace)
         images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)

@@ -15,13 +15,13 @@ from dali_mix.mixers.ops.targets import mix_area
 class CutMix(BetaMixer[PasteParams]):
     """Paste a box of a partner image, and mix targets by the area pasted.
 
-    λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around a uniformly drawn pixel and
-    is clipped at the border; lam is recomputed from the area left. (The released code halves the sides in integers, so
-    that its odd boxes lose a pixel; ours keep the side the paper states.)
+    λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around a uniformly drawn pixel and is
+    clipped at the border; lam is recomputed from the remaining area. (The released code halves the sides as integers,
+    so that odd sides lose a pixel; here they match the paper.)
 
     Args:
-        num_classes: K; None where targets are always (B,K).
-        alpha: of the Beta distribution; the paper uses 1.
+        num_classes: K; None if targets are always (B,K).
+        alpha: parameter of the Beta distribution; the paper uses 1.
         per_batch: one box for the batch, as the released code does; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 

@@ -1,4 +1,4 @@
-"""A description of mixed images, for captions and outlines."""
+"""Descriptions of mixed images, for captions and outlines."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ Box = tuple[float, float, float, float]
 class MixedImage:
     """One image that a mixer returned.
 
-    own: its index in the batch, None for one tiled from several. partner, lam: the index of the image mixed in, and the
-    share of the image's own targets; None if targets are not mixed like this. boxes: top, left, height, width of what
-    was pasted, erased or tiled, in pixels. peak: row and column of the pixel that the box lies around. note: a few
-    words.
+    own: its index in the batch, None for an image tiled from several. partner, lam: index of the image mixed in, and
+    share of the image's own targets; None if targets are not mixed pairwise. boxes: top, left, height, width of pasted,
+    erased or tiled areas, in pixels. peak: row and column of the pixel the box is centred on. note: a short remark.
     """
 
     own: int | None

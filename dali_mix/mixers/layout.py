@@ -1,4 +1,4 @@
-"""How a batch lies in memory: contiguous or channels_last, as torch tensors and as flat numpy arrays."""
+"""Memory layout of batches: contiguous or channels_last, as torch tensors and as flat numpy arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def memory_format(images: Tensor) -> torch.memory_format:
-    """Return torch.channels_last for a batch that is only that, else torch.contiguous_format."""
+    """Return torch.channels_last for a batch that is channels_last and not contiguous, else torch.contiguous_format."""
     channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
 
@@ -31,9 +31,9 @@ def empty_like_batch(images: Tensor, count: int) -> Tensor:
 
 
 def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
-    """As `empty_like_batch`, allocated by numpy, which asks Linux for huge pages.
+    """Like `empty_like_batch`, but allocated by numpy, which requests huge pages from Linux.
 
-    Fresh memory costs a page fault every 4 KiB otherwise, which takes longer than the copy itself.
+    Otherwise fresh memory costs a page fault every 4 KiB, which takes longer than the copy itself.
     """
     memory = np.empty((count, *image_shape(images)), f"i{images.element_size()}")
     out = torch.from_numpy(memory).view(images.dtype)
@@ -41,7 +41,7 @@ def empty_on_huge_pages(images: Tensor, count: int) -> Tensor:
 
 
 def per_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    """Return (C,1,1) float32, filled on `device`: a CUDA graph would replay a copy from host memory."""
+    """Return (C,1,1) float32, filled on `device`, since a CUDA graph would replay a copy from host memory."""
     return torch.stack([torch.full((1, 1), value, dtype=torch.float32, device=device) for value in values])
 
 
@@ -52,7 +52,7 @@ def image_shape(images: Tensor) -> tuple[int, int, int, int]:
 
 
 def flat(images: Tensor, dtype: torch.dtype) -> Any:
-    """Return the values in memory order as a numpy array that shares them."""
+    """Return a numpy array that shares the memory, with values in memory order."""
     values = images.detach().view(dtype).numpy()
     return (values if images.is_contiguous() else values.transpose(0, 2, 3, 1)).reshape(-1)
 

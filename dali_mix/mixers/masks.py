@@ -1,4 +1,6 @@
-"""Masks of masked supervision (MaskSup, arXiv 2310.18517): the removed pixels of each image, drawn or from a folder."""
+"""Masks for masked supervision (MaskSup, arXiv 2310.18517): the removed pixels of each image, drawn or read from a
+folder.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ class FreeFormParams:
 
 
 class Masks(Sampler[Params]):
-    """A source of masks: `sample` draws them, `masks` makes them."""
+    """A source of masks: `sample` draws params, `masks` renders them."""
 
     @abstractmethod
     def masks(self, params: Params) -> Tensor:
@@ -51,22 +53,22 @@ class Masks(Sampler[Params]):
 
 
 class FreeFormMasks(Masks[FreeFormParams]):
-    """Irregular strokes and holes, each image its own: broad broken lines that wander over the image, and discs.
+    """Irregular strokes and holes, drawn per image: broad polylines that wander over the image, and discs.
 
-    A stroke starts anywhere in a uniform direction; at each of its points it turns by up to `turn` and goes on for a
-    length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares of
-    √(H · W). Of the defaults 2,000 square masks removed 31 % of an image on average, the middle 90 % of them 13 to 52 %
-    (median 31 %, least 2 %, most 75 %); at 3:5, 31 % and 12 to 51 %.
+    A stroke starts at a uniform position and direction; at each of its points it turns by up to `turn` and continues
+    for a length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares
+    of √(H · W). With the defaults, 2,000 square masks removed 31 % of an image on average, the middle 90 % of them 13
+    to 52 % (median 31 %, minimum 2 %, maximum 75 %); at 3:5, 31 % and 12 to 51 %.
 
     Args:
-        strokes: fewest and most strokes an image.
-        segments: of each stroke.
-        length: of a segment. stroke_width: full width of a stroke.
-        turn: in radians.
-        holes: fewest and most discs an image. hole_width: their diameter.
+        strokes: fewest and most strokes per image.
+        segments: number of segments per stroke.
+        length: range of a segment's length. stroke_width: range of a stroke's full width.
+        turn: largest turn in radians.
+        holes: fewest and most discs per image. hole_width: range of their diameters.
 
     Raises:
-        ValueError: a range that is none, or no segment.
+        ValueError: an invalid range, or no segments.
     """
 
     def __init__(
@@ -117,9 +119,9 @@ class FreeFormMasks(Masks[FreeFormParams]):
         return FreeFormParams(height, width, *(part.float() for part in drawn))
 
     def masks(self, params: FreeFormParams) -> Tensor:
-        """Return (B,1,H,W) bool, True for a removed pixel: its centre is closer to a stroke or hole than the radius.
+        """Return (B,1,H,W) bool, True for a removed pixel, whose centre is closer to a stroke or hole than the radius.
 
-        Pure, on the device of the params, without waiting for it, in memory of a few images' worth.
+        A pure function; it runs on the params' device without synchronizing, and needs the memory of a few images.
         """
         discs = torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
         return draw_masks(_lines(params), discs, params.height, params.width)[:, None]
@@ -145,18 +147,18 @@ class FolderMaskParams:
 
 
 class FolderMasks(Masks[FolderMaskParams]):
-    """Masks from the PNG files of a folder: what is above 0 is removed.
+    """Masks from the PNG files of a folder: pixels above 0 are removed.
 
-    All files are read at once, in the order of their names, and kept as bool (a byte a pixel); resized with nearest
-    neighbour to the images at hand they are kept on the device too, for the latest size: n · H · W bytes. Any size and
-    any PNG will do; of colours the brightness counts, transparency does not.
+    All files are read on construction, in order of name, and kept as bool (one byte per pixel). Masks resized to the
+    current image size (nearest neighbour) are also cached on the device, for the latest size: n · H · W bytes. PNGs may
+    have any size and format; colours are converted to brightness, and transparency is ignored.
 
     Args:
-        folder: holds the files; those in folders below it are not looked for.
+        folder: the folder with the files; subfolders are not searched.
 
     Raises:
         FileNotFoundError: no such folder, or no PNG in it.
-        ValueError: a file that cannot be decoded, or in which nothing is above 0.
+        ValueError: a file that cannot be decoded, or has no pixel above 0.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -208,13 +210,14 @@ def _read_mask(path: Path) -> Tensor:
 
 
 def mask_out(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 0.0) -> Tensor:
-    """`images` (B,C,H,W) with `fill` where `masks` (B,1,H,W) bool is True; new images, gradients pass to the rest.
+    """Return new images: `images` (B,C,H,W) with `fill` where `masks` (B,1,H,W) bool is True. Gradients flow to the
+    other pixels.
 
     Args:
-        fill: one value, or one a channel. 0 is the mean colour of normalized images and black of others.
+        fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in others.
 
     Raises:
-        ValueError: shapes or dtypes do not fit.
+        ValueError: wrong shapes or dtypes.
     """
     check_images(images)
     if masks.dtype != torch.bool or masks.shape != (len(images), 1, *images.shape[2:]):

@@ -23,13 +23,13 @@ class MixUpParams:
 
 
 class MixUp(BetaMixer[MixUpParams]):
-    """lam · image + (1 - lam) · partner, targets likewise; lam ~ Beta(alpha, alpha).
+    """Mix images and targets as lam · own + (1 - lam) · partner's, with lam ~ Beta(alpha, alpha).
 
     The mean is computed in float32 for every dtype; uint8 images are rounded to the nearest grey level.
 
     Args:
-        num_classes: K; None where targets are always (B,K).
-        alpha: of the Beta distribution; the paper uses .2 on ImageNet and 1 on CIFAR.
+        num_classes: K; None if targets are always (B,K).
+        alpha: parameter of the Beta distribution; the paper uses .2 on ImageNet and 1 on CIFAR.
         per_batch: one lam for the batch, as published; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 

@@ -38,10 +38,10 @@ MIXERS: dict[str, type[Mixer[Any]]] = {
 
 
 def find(name: str) -> Callable[..., Mixer[Any]]:
-    """Return the class of a mixer: a key of `MIXERS` in any case, or what "module:name" names.
+    """Return a mixer class: a key of `MIXERS` (case-insensitive), or "module:name".
 
     Raises:
-        ValueError: unknown name (a close one is named), or a module:name that cannot be imported.
+        ValueError: an unknown name (similar ones are suggested), or a module:name that cannot be imported.
     """
     by_name = {known.lower(): known for known in MIXERS}
     if not isinstance(name, str):
@@ -55,9 +55,9 @@ def find(name: str) -> Callable[..., Mixer[Any]]:
 
 
 def check_named(name: str, options: Iterable[str]) -> None:
-    """Raise ValueError for a num_classes, mean or std that someone names for a mixer which takes none.
+    """Raise ValueError if options contain num_classes, mean or std for a mixer that does not accept them.
 
-    `build` offers these to every mixer, so it passes over those that a mixer does not take.
+    `build` passes these to every mixer that accepts them, so it cannot detect this itself.
     """
     known = _factories.parameters(find(name))
     for option in options:
@@ -73,17 +73,17 @@ def build(
     std: Sequence[float] | None = None,
     **options: Any,
 ) -> Mixer[Any]:
-    """Make the mixer called `name`: a key of `MIXERS` (in any case), or "module:name", your own class or function.
+    """Build the mixer `name`: a key of `MIXERS` (case-insensitive), or "module:name", your own class or function.
 
     Args:
-        num_classes, mean, std: of the data set, and what its images are normalized with (three numbers each, 0..1
-            units): passed to every mixer that takes arguments of these names, also inside a MixChoice.
-        options: the constructor's other arguments, and `prob`, which every mixer takes. MixChoice's `mixers` may be
+        num_classes, mean, std: number of classes of the data set, and normalization of its images (three numbers each,
+            0..1 units). Passed to every mixer that has arguments of these names, also inside a MixChoice.
+        options: the constructor's other arguments, and `prob`, which every mixer accepts. MixChoice's `mixers` may be
             given as dicts of a `type` and options.
 
     Raises:
-        ValueError: unknown name, unknown or missing option, an option out of range, or a module:name that cannot be
-            imported or makes no `Mixer`.
+        ValueError: an unknown name, an unknown or missing option, an option out of range, or a module:name that cannot
+            be imported or does not return a `Mixer`.
     """
     factory = find(name)
     label = getattr(factory, "__name__", name)

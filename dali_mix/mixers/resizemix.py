@@ -1,4 +1,4 @@
-"""ResizeMix: a full image, shrunk, pasted into another (arXiv 2012.11101)."""
+"""ResizeMix: a shrunken image pasted into another (arXiv 2012.11101)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dali_mix.options import choice, flag
 class ResizeMix(Mixer[PasteParams]):
     """Resize a partner image to a share of each side, paste all of it, and mix targets by the area pasted.
 
-    τ ~ U(scale); the partner is resized to ⌊τH⌋ × ⌊τW⌋ (at least one pixel); the box lies around a uniformly drawn
-    pixel and is shifted to lie fully inside, so that no part of the object is lost; lam = 1 - ⌊τH⌋⌊τW⌋ / (HW).
+    τ ~ U(scale); the partner is resized to ⌊τH⌋ × ⌊τW⌋ (at least one pixel); the box is centred on a uniformly drawn
+    pixel and shifted to lie fully inside, so that no part of the object is lost; lam = 1 - ⌊τH⌋⌊τW⌋ / (HW).
 
     Args:
-        num_classes: K; None where targets are always (B,K).
+        num_classes: K; None if targets are always (B,K).
         scale: lowest and highest τ, 0 < low ≤ high ≤ 1; the paper uses .1 and .8.
         interpolation: "nearest", as released: pixel d of n comes from pixel ⌊d · (N / n)⌋, N the side of the image, in
             float32 (torch's `interpolate(mode="nearest")`); or "bilinear", antialiased (`antialias=True` there).

@@ -1,4 +1,4 @@
-"""ResizeMix+: ResizeMix, then RandAugment on the mixed batch, several views of it (arXiv 2012.11101)."""
+"""ResizeMix+: ResizeMix, then several RandAugment views of the mixed batch (arXiv 2012.11101)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SEEDS = 1 << 62
 
 @dataclass(frozen=True)
 class ResizeMixPlusParams:
-    """paste: of ResizeMix. views: for each view the operations of kornia's RandAugment in order, with their numbers
-    (kornia's ParamItem, which stays on the CPU: a few numbers an image).
+    """paste: params of ResizeMix. views: for each view, the operations of kornia's RandAugment in order, with their
+    parameters (kornia's ParamItem, kept on the CPU: a few numbers per image).
     """
 
     paste: PasteParams
@@ -34,23 +34,22 @@ class ResizeMixPlusParams:
 class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     """ResizeMix, then `views` independent RandAugments of the mixed batch, one after the other: views · B images.
 
-    RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations of
-    fifteen, drawn for the view, not for the image; magnitude m, out of 30, sets each m / 30 along its range. At 14: a
-    rotation of 14°, a shear of 25.2°, a shift by 4.7 % of the side, each to either side per image; colour, contrast,
-    brightness and sharpness at .94, near 1, which leaves an image alone, as their range is .1 to 1.9; 6 bits a colour
-    left; values from .47 up inverted, or .2 added and then values from .5 up inverted (solarize-add, elsewhere for
-    values below .5 only); equalize, autocontrast and invert have no magnitude. What a rotation, shear or shift uncovers
-    is 0, black.
+    RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations out of
+    fifteen, drawn per view, not per image; magnitude m, out of 30, sets each m / 30 along its range. At 14: a rotation
+    of 14°, a shear of 25.2°, a shift by 4.7 % of the side, each to either side per image; colour, contrast, brightness
+    and sharpness at .94, near 1, which means no change, as their range is .1 to 1.9; 6 bits per colour; values from .47
+    up inverted, or .2 added and then values from .5 up inverted (solarize-add, elsewhere for values below .5 only);
+    equalize, autocontrast and invert have no magnitude. Areas uncovered by a rotation, shear or shift are 0, black.
 
-    Images are brought to 0..1 for it and back: uint8 by 255, floats by `mean` and `std`; values beyond are clamped.
+    Images are converted to 0..1 and back: uint8 by 255, floats by `mean` and `std`; values outside are clamped.
 
     Args:
-        num_classes: K; None where targets are always (B,K).
+        num_classes: K; None if targets are always (B,K).
         scale, interpolation, per_batch: as ResizeMix.
-        num_ops: operations a view, 1 to 15; the paper uses 2.
+        num_ops: operations per view, 1 to 15; the paper uses 2.
         magnitude: above 0 and below 30; the paper uses 14.
         views: at least 1; the paper uses 2.
-        mean, std: one number a channel, 0..1 units, that float images were normalized with: x = (image - mean) / std.
+        mean, std: normalization of float images, one number per channel in 0..1 units: x = (image - mean) / std.
             None: float images are 0..1. uint8 images need neither.
         prob: share of batches that are mixed; see `Mixer`.
 
@@ -88,7 +87,9 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         self._augment = RandAugment(n=num_ops, m=magnitude, transformation_matrix_mode="skip")
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> ResizeMixPlusParams:
-        """As `Mixer.draw`. kornia draws on the host, from a seed of `generator`: a wait where that is on a GPU."""
+        """As `Mixer.draw`. kornia draws on the host, from a seed drawn with `generator`: one synchronization if that is
+        on a GPU.
+        """
         paste = self._resizemix.draw(batch_size, height, width, generator)
         seeds = torch.randint(_SEEDS, (self.views,), generator=generator, device=draws.device_of(generator)).tolist()
         views = []
@@ -102,10 +103,10 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ResizeMixPlusParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`, but (views·B,3,H,W) and (views·B,K): the batch in the first view, then in the next.
+        """As `Mixer.apply`, but returns (views·B,3,H,W) and (views·B,K): the first view of the batch, then the next.
 
         Raises:
-            ValueError: also images that are no RGB, or have a side below 3 pixels, which sharpening needs.
+            ValueError: also for images that are not RGB, or have a side below 3 pixels, the minimum for sharpening.
         """
         if inplace:
             raise ValueError("ResizeMixPlus makes new images, and more of them: leave inplace out")

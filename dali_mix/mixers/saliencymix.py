@@ -21,8 +21,8 @@ from dali_mix.mixers.ops.targets import mix_area
 
 @dataclass(frozen=True)
 class SaliencyMixParams:
-    """What SaliencyMix draws: image i receives a box of image permutation[i]. Where the box lies, and so λ, is known
-    only when the images are: see `SaliencyMix.locate`.
+    """Params of SaliencyMix: image i receives a box of image permutation[i]. The box's position, and so λ, depends on
+    the images: see `SaliencyMix.locate`.
 
     permutation: (B,) int64. sides: (B,2) int64, height and width of the box before it is clipped at the border.
     """
@@ -35,21 +35,20 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
     """Paste a box around the most salient pixel of a partner image, and mix targets by the area pasted.
 
     λ0 ~ Beta(alpha, alpha); the box has sides ⌊√(1 - λ0) · H⌋ and ⌊√(1 - λ0) · W⌋ around the pixel of the partner with
-    the largest saliency (`fine_grained_saliency`; of several, the first in reading order), is clipped at the border
-    and pasted at the same position; lam is recomputed from the area left.
+    the largest saliency (`fine_grained_saliency`; the first in row-major order on ties), is clipped at the border
+    and pasted at the same position; lam is recomputed from the remaining area.
 
-    Saliency is defined on grey levels. uint8 images are used as they are. Floating-point images are brought back to
-    them by `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. That returns the level a pixel had
-    exactly from float32 and float16; bfloat16 keeps 8 bits, and may be one level off where |x| ≥ 2 and std > .25.
+    Saliency is defined on grey levels. uint8 images are used directly. Floating-point images are converted back with
+    `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. This is exact for float32 and float16; bfloat16
+    has 8 bits, and may be off by one level where |x| ≥ 2 and std > .25.
 
     Args:
-        num_classes: K; None where targets are always (B,K).
-        alpha: of the Beta distribution; the paper uses 1.
+        num_classes: K; None if targets are always (B,K).
+        alpha: parameter of the Beta distribution; the paper uses 1.
         per_batch: the released protocol: one box for the batch, around the peak of the first image's partner. By
-            default every image has a box of its own, around its own partner's peak.
-        mean, std: what the pipeline normalized floating-point images with, three numbers each (red, green, blue) in
-            0..1 units, or [one] of grey images. None where images are uint8 only. `dali_mix.engine` gives the
-            pipeline's.
+            default every image has its own box, around its own partner's peak.
+        mean, std: normalization of floating-point images, three numbers each (red, green, blue) in 0..1 units, or [one]
+            for grey images. None if all images are uint8. `dali_mix.engine` passes the pipeline's values.
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
@@ -87,7 +86,9 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return paste_boxes(images, located.permutation, located.boxes, inplace=inplace), mixed_targets
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
-        """Return the boxes that `apply` pastes into `images`, and its λ: `CutMix.apply` with them does the same."""
+        """Return the boxes and λ that `apply` uses for `images`, as params with which `CutMix.apply` gives the same
+        result.
+        """
         return self._locate(images, params)[0]
 
     def _locate(self, images: Tensor, params: SaliencyMixParams) -> tuple[PasteParams, tuple[Tensor, Tensor]]:
@@ -110,13 +111,14 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return pasted(located.permutation, located.lam, located.boxes, centres)
 
     def saliency(self, images: Tensor) -> Tensor:
-        """Return each image's map, (B,H,W) uint8, as `apply` sees it; grey images count as three equal channels.
+        """Return each image's saliency map, (B,H,W) uint8, as used by `apply`; grey images count as three equal
+        channels.
 
         Args:
             images: (B,3,H,W) or (B,1,H,W), uint8, or floating-point and normalized by `mean` and `std`.
 
         Raises:
-            ValueError: floating-point images and no mean and std, grey ones and a mean or std that differs by channel,
+            ValueError: floating-point images without mean and std, grey images with mean or std that differ by channel,
                 or another number of channels.
         """
         check_images(images)

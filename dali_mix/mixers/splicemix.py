@@ -1,4 +1,4 @@
-"""SpliceMix: images tiled from shrunken images of the batch, appended to it (arXiv 2311.15200)."""
+"""SpliceMix: append images tiled from shrunken images of the batch (arXiv 2311.15200)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _TRANSPOSE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class SpliceMixParams:
-    """What SpliceMix draws: n images tiled alike, and those of further grids; cells count row by row from the top left.
+    """Params of SpliceMix: n images with the same grid, and those of other grids; cells are in row-major order.
 
-    rows, cols: of cells. sources: (n, rows · cols) int64, the image of the batch each cell shows. dropped:
-    (n, rows · cols) bool, True where the cell is left black and its labels do not count. more: the further grids of a
+    rows, cols: numbers of rows and columns of cells. sources: (n, rows · cols) int64, the batch image in each cell.
+    dropped: (n, rows · cols) bool, True if the cell is black and its labels are not used. more: the other grids of a
     custom setting, in order; "default" and "mini" have none.
     """
 
@@ -41,30 +41,31 @@ class SpliceMixParams:
 
     @property
     def grids(self) -> tuple[SpliceMixParams, ...]:
-        """Return all grids; their images follow the batch in this order."""
+        """Return all grids; their images are appended to the batch in this order."""
         return (self, *self.more)
 
 
 class SpliceMix(Mixer[SpliceMixParams]):
-    """Append images tiled from cells, each a full image of the batch, resized; the B originals stay as they are.
+    """Append images tiled from cells, each a resized image of the batch; the B originals are unchanged.
 
     A cell is a random image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners). Where rows · ⌊H / rows⌋ and
     cols · ⌊W / cols⌋ are not H and W, the tiling is resized to H × W in the same way. An appended image has every label
-    of the cells kept (`combine = "union"`), so the loss must take multi-hot targets.
+    of the cells that are not dropped (`combine = "union"`), so the loss must accept multi-hot targets.
 
-    Sources follow random orders of the batch, one after the other, as released: each image is shown nearly as often as
-    every other. A grid that is not square is transposed with probability .5, custom grids too, as released.
+    Sources are taken from consecutive random permutations of the batch, as released, so all images appear nearly
+    equally often. A non-square grid, also a custom one, is transposed with probability .5, as released.
 
     Args:
         grids: "default": ⌊B / 4⌋ images on a grid drawn for the batch, 1×2 (.3), 2×2 (.4) or 2×3 (.3), which with
-            probability .3 drops cells: 1 of 2, 1 to 3 of 4 or 1 to 5 of 6, as many in every image, each its own.
-            "mini": ⌊B / 4⌋ images of 2×2, nothing dropped. Or a list of grids, "2x3", or "2x3-2" to drop two cells.
-        counts: images of each grid of such a list, whatever B (none for an empty batch).
-        num_classes: K; None where targets are always (B,K).
+            probability .3 drops cells: 1 of 2, 1 to 3 of 4 or 1 to 5 of 6, the same number in each image, chosen per
+            image. "mini": ⌊B / 4⌋ images of 2×2 without dropped cells. Or a list of grids, "2x3", or "2x3-2" to drop
+            two cells.
+        counts: number of images for each grid of such a list, for any B (none for an empty batch).
+        num_classes: K; None if targets are always (B,K).
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
-        ValueError: a grid or a count that cannot be, or a count missing.
+        ValueError: an invalid grid or count, or a missing count.
     """
 
     combine = "union"
@@ -98,7 +99,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
         self.num_classes = class_count(num_classes)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
-        """As `Mixer.draw`; the grid decides sizes, so with a CUDA generator the host waits for it once.
+        """As `Mixer.draw`; the grid determines shapes, so with a CUDA generator the host synchronizes once.
 
         Raises:
             ValueError: images too small for the grids.
@@ -139,7 +140,9 @@ class SpliceMix(Mixer[SpliceMixParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: SpliceMixParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`, but n images more: (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in place."""
+        """As `Mixer.apply`, but appends n images: (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in
+        place.
+        """
         if inplace:
             raise ValueError("SpliceMix makes a larger batch, which does not fit into the old one: leave inplace out")
         check_batch(images, targets, len(images))

@@ -1,4 +1,4 @@
-"""Backbones without their classifier: any model by name → its last map, whatever its layout."""
+"""Backbones without classifier: any model by name, returning its last feature map in a common layout."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_i
 def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Features]:
     """Build a model without its classifier; also return the function (model, images (B,3,H,W)) → maps (B,C,h,w).
 
-    Keys of the model are those of the library, so that its weight files load into it.
+    Keys of the state dict are those of the library, so that its weight files can be loaded.
 
     Raises:
-        ValueError: an unknown name or option, or a torchvision model whose last map is not known here.
+        ValueError: an unknown name or option, or an unsupported torchvision model.
     """
     of_timm = name.startswith("timm/")
     for extra in _ANY_SIZE if of_timm else ({},):
@@ -45,7 +45,7 @@ def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Featu
 
 
 def features_of(model: nn.Module) -> Features | None:
-    """Return the function (model, images) → maps (B,C,h,w) of a model, or None if it is not known."""
+    """Return the function (model, images) → maps (B,C,h,w) for a model, or None if it is not supported."""
     from torchvision import models
 
     sequential = (models.ConvNeXt, models.EfficientNet, models.MobileNetV2, models.MobileNetV3, models.VGG)

@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Build models by name."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _EXAMPLES = (
 def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Build a classification model, images (B,3,H,W) → logits (B, num_classes), with fresh weights.
 
-    Nothing is ever downloaded or loaded: published weights come from a file, by `load_weights`.
+    Nothing is downloaded; use `load_weights` to load published weights from a file.
 
     Args:
-        name: `timm/NAME`, `torchvision/NAME`, or one of ours for small images: `wrn-28-10` (any depth 6n + 4 and any
-            width), `cifar_resnet50`, `cifar_resnet101`, `shakeshake26_2x96d` (any even width).
+        name: `timm/NAME`, `torchvision/NAME`, or a bundled model for small images: `wrn-28-10` (any depth 6n + 4 and
+            any width), `cifar_resnet50`, `cifar_resnet101`, `shakeshake26_2x96d` (any even width).
         num_classes: at least 1.
-        options: the arguments of the model's class, e.g. `dropout=0.3`, `zero_init_residual=True`, timm's
-            `drop_path_rate`. Those by which timm or torchvision load or fetch weights are not among them.
+        options: arguments of the model class, e.g. `dropout=0.3`, `zero_init_residual=True`, timm's `drop_path_rate`.
+            Arguments with which timm or torchvision load or download weights are refused.
 
     Raises:
-        ValueError: unknown name (close ones are named), unknown option, option out of range, or an option that would
-            load or fetch weights.
+        ValueError: an unknown name (similar ones are suggested), an unknown option, an option out of range, or an
+            option that would load or download weights.
     """
     whole("num_classes", num_classes, 1)
     for option in ("pretrained", "weights"):

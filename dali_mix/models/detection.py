@@ -1,6 +1,6 @@
-"""Faster R-CNN (arXiv 1506.01497) out of torchvision's parts, on padded batches and on any of our backbones.
+"""Faster R-CNN (arXiv 1506.01497) from torchvision's components, for padded batches and any of our backbones.
 
-More than 300 lines: the model, and the checks of its options, which need torchvision's parts at hand.
+More than 300 lines: the model, and the checks of its options, which depend on torchvision's components.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ POOLED = 7  # pixels a side of a pooled region
 class Detector(FasterRCNN):
     """Faster R-CNN on a padded batch. Its keys are those of torchvision's FasterRCNN, whose weight files load into it.
 
-    Images are normalized already: torchvision's `transform` is not part of it.
+    It expects normalized images; torchvision's `transform` is not included.
     """
 
     classifier_name = "roi_heads.box_predictor"
@@ -52,16 +52,16 @@ class Detector(FasterRCNN):
         Args:
             images: (B, 3, H, W), padded on the right and below.
             targets: for each image `size`, its height and width without padding; for training also `boxes` (n, 4) x1,
-                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. Without any, in evaluation, no image is
-                taken to be padded.
+                y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. In evaluation, images without targets
+                are assumed to have no padding.
 
         Returns:
             in training the four losses by name, scalars; in evaluation a dict for each image: `boxes` (n, 4) in pixels,
-            `scores` (n,) falling, `labels` (n,), and `finite` (): False if what the heads give for the image holds NaN
-            or infinity, of which no box is left.
+            `scores` (n,) in descending order, `labels` (n,), and `finite` (): False if the heads' outputs for the image
+            contain NaN or infinity, in which case there are no boxes.
 
         Raises:
-            ValueError: no targets in training; images in a list, as torchvision's models take them.
+            ValueError: no targets in training; images in a list, as for torchvision's models.
         """
         if not isinstance(images, Tensor):
             raise ValueError(f"images is a {type(images).__name__}: must be a padded tensor (B, 3, H, W)")
@@ -89,7 +89,7 @@ class Detector(FasterRCNN):
 
     @staticmethod
     def renamed(key: str) -> str:
-        """Return today's name of a key of torchvision's files from before version 0.13."""
+        """Return the current name of a state-dict key from torchvision before 0.13."""
         return re.sub(r"^(rpn\.head\.conv|backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", _inserted, key)
 
 
@@ -120,14 +120,14 @@ class _BoxPredictor(FastRCNNPredictor):
 
 
 class Backbone(nn.Module):
-    """A classification model up to its last map (`body`), with a feature pyramid (`fpn`) or without.
+    """A classification model up to its last map (`body`), with or without a feature pyramid (`fpn`).
 
-    The keys of `body` are those of the model, so that its weight files load into `body`.
+    The state-dict keys of `body` are those of the model, so that its weight files can be loaded into `body`.
 
     Args:
         body: images (B, 3, H, W) → maps, as `stages` gives them.
-        channels: of each of the maps used: four for a pyramid, one without.
-        pyramid: channels of the pyramid; None for the last map alone.
+        channels: channels of each map used: four for a pyramid, one without.
+        pyramid: channels of the pyramid; None to use only the last map.
     """
 
     def __init__(self, body: nn.Module, channels: Sequence[int], pyramid: int | None) -> None:
@@ -169,33 +169,34 @@ def build_detector(
     detections: int = 100,
     backbone_options: Mapping[str, Any] | None = None,
 ) -> Detector:
-    """Make a detector with fresh weights, but for those of a backbone's file.
+    """Build a detector with random weights, except for weights from a backbone file.
 
     Args:
         backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32; or, as in a
-            recipe, a dict of this as `type`, of the backbone's options, and of `weights`, a file for it (as
-            `load_weights` reads, of which 95 % must fit).
+            recipe, a dict with this name as `type`, the backbone's options, and `weights`, a file for `load_weights`,
+            of which 95 % must match.
         num_classes: K, without background.
-        neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", the last map alone, at stride 32.
-        freeze: parts of the backbone that are not trained: "norm", every BatchNorm, whose statistics stay, too; "stem",
-            what comes before the first stage; "stage1", that one; or the beginning of parameters' names, as "layer2". A
-            text is split at commas.
+        neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", only the last map, at stride 32.
+        freeze: parts of the backbone that are not trained: "norm", every BatchNorm, including its statistics; "stem",
+            everything before the first stage; "stage1", the first stage; or a prefix of parameter names, such as
+            "layer2". A string is split at commas.
         norm_eps: epsilon of frozen BatchNorms, by default the backbone's, 1e-5. torchvision's detection weights
-            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were made with 0 and give its very outputs with 0 only.
-        anchors: side of the square anchor in pixels: of each of the five levels of the pyramid, or all on the one map.
-        channels: of the pyramid.
+            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce its outputs only with 0.
+        anchors: sides of the square anchors in pixels: one per level of the pyramid (five), or all of them for the
+            single map.
+        channels: channels of the pyramid.
         hidden: width of the two layers of the box head.
-        rois: regions sampled for training an image.
-        proposals: regions kept of each level, and then of all, in training and in evaluation. Their suppression takes a
-            third of a step on small images (docs/decisions.md).
-        score_threshold, nms_threshold, detections: predictions of an image have a score above the first; of one class,
-            an IoU of at most the second with one of higher score; and are at most so many.
-        backbone_options: arguments of the backbone.
+        rois: regions sampled per image in training.
+        proposals: regions kept per level, and then in total, in training and in evaluation. Non-maximum suppression
+            takes a third of a step on small images (docs/decisions.md).
+        score_threshold, nms_threshold, detections: minimum score of predictions; maximum IoU with a prediction of the
+            same class and higher score; maximum number per image.
+        backbone_options: arguments for the backbone.
 
     Raises:
-        FileNotFoundError: a file of weights that is not there.
-        ValueError: an unknown name or option, a backbone without such maps, a part that is not in the backbone, a file
-            that does not fit.
+        FileNotFoundError: a weight file is missing.
+        ValueError: an unknown name or option, a backbone without such maps, an unknown part in `freeze`, or a weight
+            file that does not match.
     """
     options, weights = dict(backbone_options or {}), None
     if isinstance(backbone, Mapping):

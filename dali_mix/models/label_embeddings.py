@@ -1,4 +1,4 @@
-"""Label embeddings, a row for each class, for the `sgre` head: from BERT, from GloVe, or random."""
+"""Label embeddings, one row per class, for the `sgre` head: from BERT, GloVe, or random."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ BERT_FILES = {
 
 
 def spell(name: str) -> str:
-    """Return a class name in plain words: "diningtable" → "dining table", "trafficLight" → "traffic light".
+    """Split a class name into words: "diningtable" → "dining table", "trafficLight" → "traffic light".
 
-    VOC's compounds are in `SPELLINGS`; "_", "-", "/" and changes from small to capital letters separate words.
+    VOC's compounds are in `SPELLINGS`; words are separated at "_", "-", "/" and changes from lower to upper case.
     """
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = " ".join(re.sub(r"[\s_/-]+", " ", parted).lower().split())
@@ -38,13 +38,13 @@ def random_embeddings(names: Sequence[str], width: int = WIDTH, seed: int = 0) -
 
 
 def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
-    """Return the sum of the vectors of each name's words: (K, width of the file) float32; SGRE has GloVe 840B, 300.
+    """Return the sum of the word vectors of each name: (K, width of the file) float32. SGRE uses GloVe 840B, 300.
 
-    The file is read line by line, "word number number …", and no further than to the last word needed.
+    The file is read line by line, "word number number …", up to the last word needed.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: words that are not in it (all are named), or a line that is no vector of the others' length.
+        ValueError: words missing from the file (all are listed), or a line that is not a vector of the common length.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,12 +83,12 @@ def _vector(values: str, where: str) -> np.ndarray:
 def bert_embeddings(names: Sequence[str], folder: str | Path) -> np.ndarray:
     """Return BERT's last layer for each name: (K, 768) float32 with BERT-base. Nothing is downloaded.
 
-    The input is [CLS] and the name's tokens, without [SEP] and all of the second segment, as SGRE has it; the row is
-    that of the name's token if it has one only, else of [CLS]. `folder`: what transformers' `save_pretrained` writes.
+    As in SGRE, the input is [CLS] and the name's tokens, without [SEP], all with segment id 1; the row is that of the
+    name's token if there is only one, else of [CLS]. `folder`: what transformers' `save_pretrained` writes.
 
     Raises:
-        FileNotFoundError: the folder, or its config.json, vocabulary or weights are not there.
-        ValueError: transformers is not installed, or the folder holds something else than a BERT.
+        FileNotFoundError: the folder, or its config.json, vocabulary or weights, are missing.
+        ValueError: transformers is not installed, or the folder does not contain a BERT model.
     """
     folder = Path(folder)
     for kind, choices in BERT_FILES.items():

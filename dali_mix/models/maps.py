@@ -1,4 +1,4 @@
-"""Class maps: where a model sees its classes, of multi-label heads and of classifiers on average-pooled features."""
+"""Class maps, which show where a model sees each class, for multi-label heads and classifiers with average pooling."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from dali_mix.models.weights.load import head_name
 
 
 class Looked(NamedTuple):
-    """logits: (B,K). class_maps: (B,K,h,w), each class's evidence at each position. attention: (B,K,h,w), where each
-    label looks, with sum 1 over positions; None without such a head."""
+    """logits: (B,K). class_maps: (B,K,h,w), each class's evidence at each position. attention: (B,K,h,w), each label's
+    attention, with sum 1 over positions; None for heads without attention.
+    """
 
     logits: Tensor
     class_maps: Tensor
@@ -22,14 +23,15 @@ class Looked(NamedTuple):
 
 
 def look(model: nn.Module, images: Tensor) -> Looked:
-    """Return logits, and the maps they come from.
+    """Return logits and class maps of a batch.
 
-    Of a `MultiLabelModel` its head's: they average to the logits (csra, average), or their maximum is the logit (sgre).
-    Of other models class activation maps (CAM, arXiv 1512.04150): the last linear layer at each position of the last
-    map. They are checked to average to the logits, which tells whether the model is built that way.
+    For a `MultiLabelModel` these are its head's maps: their mean (csra, average) or maximum (sgre) over positions is
+    the logit. For other models they are class activation maps (CAM, arXiv 1512.04150): the last linear layer applied at
+    each position of the last map. These are checked to average to the logits, which confirms that the model has this
+    structure.
 
     Raises:
-        ValueError: a model that does not end in average pooling and a linear layer, or features that are no maps.
+        ValueError: a model that does not end in average pooling and a linear layer, or features that are not maps.
     """
     if isinstance(model, MultiLabelModel):
         features = model.forward_features(images)

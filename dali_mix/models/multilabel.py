@@ -1,4 +1,4 @@
-"""Multi-label models: a backbone's last map, and a head."""
+"""Multi-label models: a head on a backbone's last map."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_BUILD = ("in_channels", "dim", "num_classes")  # arguments of the heads that
 
 
 class MultiLabelModel(nn.Module):
-    """`head` on the last map of `backbone`; keys of the weights are backbone.… and head.….
+    """A `head` on the last map of a `backbone`; state-dict keys are backbone.… and head.….
 
     Args:
         backbone: a module.
@@ -38,7 +38,9 @@ class MultiLabelModel(nn.Module):
         self._features = features
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the last map (B,C,h,w) of images (B,3,H,W); of a transformer the patches, without class token."""
+        """Return the last map (B,C,h,w) of images (B,3,H,W); for a transformer the patch tokens, without class
+        token.
+        """
         return self._features(self.backbone, images)
 
     def forward(self, images: Tensor, spliced: tuple[int, int, int] | None = None) -> Any:
@@ -79,28 +81,29 @@ def build_multilabel(
     head_options: dict[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> MultiLabelModel:
-    """Build a multi-label model of fresh weights.
+    """Build a multi-label model with random weights.
 
-    Weights of a backbone come from a file: `load_weights(model.backbone, PATH)` skips a classifier in it.
-    For the head's own learning rate, `paramwise = {"custom": {"head": {"lr_mult": 10}}}`.
+    Load pretrained backbone weights with `load_weights(model.backbone, PATH)`, which skips a classifier in the file.
+    For a separate learning rate of the head, set `paramwise = {"custom": {"head": {"lr_mult": 10}}}`.
 
-    timm's ViTs and Swins take images of any size their patches divide: positions are interpolated, and weights of
-    another size load. (`backbone_options={"img_size": 448}` makes a table of positions of that size instead.)
+    timm's ViTs and Swins accept images of any size divisible by the patch size: positions are interpolated, and weights
+    for another size can be loaded. (`backbone_options={"img_size": 448}` makes a table of positions of that size
+    instead.)
 
     Args:
-        backbone: a name as `build_model` takes it; NAME alone is timm's, or else torchvision's. `resnet101`,
+        backbone: a name as for `build_model`; a plain NAME is looked up in timm, then in torchvision. `resnet101`,
             `tresnet_l`, `vit_large_patch16_224`, `swin_large_patch4_window12_384` …
         head: "csra", "sgre", or a linear layer on the "average" or the "max" over positions.
         num_classes: K ≥ 1.
         backbone_options: the model's own, as for `build_model`.
         head_options: csra: num_heads, lam. sgre: those of `SGREHead`; `embeddings` may be the path of an .npy file of
-            K rows, and is random, learned, 768 wide if left out.
-        image_size: side, or (height, width), to try the backbone on; by default what it was published for.
+            K rows, and is random, learned and 768 wide by default.
+        image_size: side, or (height, width), to test the backbone with; by default its published size.
 
     Raises:
-        ValueError: an unknown name (close ones are named) or option, embeddings for another number of classes, or
-            images of `image_size` do not go through the backbone.
-        FileNotFoundError: no file of embeddings.
+        ValueError: an unknown name (similar ones are suggested) or option, embeddings for another number of classes, or
+            a backbone that does not accept images of `image_size`.
+        FileNotFoundError: the embeddings file is missing.
     """
     choice("head", head, HEADS)
     whole("num_classes", num_classes, 1)

@@ -1,4 +1,6 @@
-"""The record container: framing, reader, writer, manifest, verification. Needs the standard library and numpy only."""
+"""The record container: framing, reader, writer, manifest, verification. Depends only on the standard library and
+numpy.
+"""
 
 from dali_mix.recordio.block import Block
 from dali_mix.recordio.header import pack_record, unpack_record

@@ -1,4 +1,6 @@
-"""Make a set of a .rec that mxnet, im2rec or anything else wrote: table, manifest, and the index if it is missing."""
+"""Turn .rec files written by mxnet, im2rec or other tools into a set, by adding a table, a manifest and a missing
+index.
+"""
 
 from __future__ import annotations
 
@@ -50,20 +52,20 @@ def adopt(
     force: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> SetInfo:
-    """Write manifest and table for the .rec files `recs`, in this order, and PREFIX.idx if it is missing.
+    """Write the manifest and table for the .rec files `recs`, in this order, and PREFIX.idx if it is missing.
 
-    The .rec files are never written to. Raise ValueError or FileNotFoundError naming file and record.
+    The .rec files are never modified. Raise ValueError or FileNotFoundError naming file and record.
 
     Args:
         prefix: in the folder of the .rec files; default: the .rec without its suffix.
-        task: None: by the labels. Flag 0 or one float is a class, equal numbers of 1, 0, -1 are multi-label, mxnet's
-            layout of boxes is detection. For "classification" the class is the first float of each label, as in
-            insightface's sets.
-        classes: names; None: numbers.
-        reindex: replace an index that is there. Without `force`, a manifest that is there stays: only its .idx is
-            written again, and `recs` may be the set's prefix.
-        renumber: make the row numbers the ids, where those in the file repeat.
-        skip_bad: pass over records without a readable image; the manifest's report lists them.
+        task: None: determined from the labels. Flag 0 or one float is a class, a fixed number of values 1, 0, -1 is
+            multi-label, mxnet's box layout is detection. For "classification" the class is the first float of each
+            label, as in insightface's sets.
+        classes: class names; None: use the class numbers as names.
+        reindex: replace an existing index. Without `force`, an existing manifest is kept: only its .idx is rewritten,
+            and `recs` may be the set's prefix.
+        renumber: use row numbers as ids, if those in the file are not unique.
+        skip_bad: skip records without a readable image; the manifest's report lists them.
     """
     paths = [Path(rec) for rec in recs]
     if reindex and not force and (prefix is not None or len(paths) == 1):

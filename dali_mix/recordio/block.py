@@ -1,11 +1,11 @@
-"""Framed records one after another in one buffer, which is hashed and written as it is.
+"""Framed records, concatenated in one buffer that is hashed and written as a single piece.
 
     | record                                          | record …
     | frame head | IRHeader | label floats | image, 0 | frame head …
                             ^ what `room` reserves, so that a file is read to where it is stored
 
-A thread that hashes or writes piece by piece asks for Python's lock at every piece; with a block it does so once for
-some sixteen images.
+A thread that hashes or writes piece by piece needs the GIL for every piece; with a block it does once per about sixteen
+images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class Block:
-    """Some framed records, described by `entries`. Not safe for several threads at once."""
+    """A buffer of framed records, described by `entries`. Not thread-safe."""
 
     def __init__(self, task: Task, num_classes: int) -> None:
         self._task, self._num_classes = task, num_classes
@@ -43,16 +43,16 @@ class Block:
 
     @property
     def capacity(self) -> int:
-        """Return the bytes held in memory."""
+        """Return the number of bytes allocated."""
         return len(self._buffer)
 
     @property
     def full(self) -> bool:
-        """Return True if the block has as many records, or bytes, as go together."""
+        """Return True if the block has reached its limit of records or bytes."""
         return len(self.entries) >= _MOST or self._size >= _FULL
 
     def clear(self) -> None:
-        """Remove the records; the memory is kept."""
+        """Remove the records; the memory stays allocated."""
         self.entries = []
         self._size = 0
 
@@ -61,9 +61,9 @@ class Block:
         return memoryview(self._buffer)[: self._size]
 
     def room(self, size: int, label: Label) -> memoryview:
-        """Return memory for an image of up to `size` bytes, to be added next with `label`; that saves a copy.
+        """Return a buffer for an image of up to `size` bytes, to be added next with `label`, which saves a copy.
 
-        Raise ValueError for 2^29 bytes, before any memory is taken.
+        Raise ValueError for 2^29 bytes, before allocating memory.
         """
         self._reserved = self._body(label, size)
         return memoryview(self._buffer)[self._reserved : self._reserved + size]
@@ -76,9 +76,9 @@ class Block:
         record_id: int,
         header: ImageHeader,
     ) -> None:
-        """Append an image (encoded bytes, or the beginning of what `room` gave) and its label.
+        """Append an image (encoded bytes, or the start of the buffer returned by `room`) and its label.
 
-        Raise ValueError for a label that does not fit, or 2^29 bytes.
+        Raise ValueError for an invalid label, or for 2^29 bytes.
         """
         self._task.check(label, self._num_classes)
         head = pack_header(label, record_id)

@@ -24,7 +24,7 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length % 4
 
 
 class Record(NamedTuple):
-    """One record found in a buffer, in bytes."""
+    """Position of a record in a buffer, in bytes."""
 
     offset: int
     end: int
@@ -55,7 +55,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def check_length(length: int) -> None:
-    """Raise ValueError when a payload of `length` bytes does not fit a record."""
+    """Raise ValueError if a payload of `length` bytes does not fit into a record."""
     if length >= MAX_LENGTH:
         raise ValueError(
             f"a record of {length:,} bytes does not fit RecordIO, whose limit is {MAX_LENGTH - 1:,} bytes;"
@@ -66,7 +66,7 @@ def check_length(length: int) -> None:
 def read_record(buffer: memoryview, offset: int) -> tuple[memoryview, Record]:
     """Return the payload at `offset`: a view of `buffer`, or a joined copy of one that was split.
 
-    Raise ValueError if no sound record begins there: wrong magic, out of bounds, pieces out of order.
+    Raise ValueError if no valid record starts there: wrong magic, out of bounds, pieces out of order.
     """
     first, cflag, end = _read_frame(buffer, offset)
     if cflag == WHOLE:
@@ -108,7 +108,7 @@ def _read_frame(buffer: memoryview, offset: int) -> tuple[memoryview, int, int]:
 
 
 def walk(buffer: memoryview) -> Iterator[tuple[memoryview, Record]]:
-    """Yield every (payload, Record) of a .rec file. Raise ValueError where the framing breaks."""
+    """Yield every (payload, Record) of a .rec file. Raise ValueError at the first framing error."""
     offset = 0
     while offset < len(buffer):
         payload, record = read_record(buffer, offset)

@@ -60,7 +60,9 @@ def pack_record(label: Label, record_id: int, encoded: bytes) -> bytes:
 
 
 def unpack_record(payload: memoryview | bytes) -> Unpacked:
-    """Return the parts of a payload. Raise ValueError if its header is cut or claims more floats than it holds."""
+    """Split a payload into its parts. Raise ValueError if its header is truncated or declares more floats than there
+    are.
+    """
     if len(payload) < HEADER.size:
         raise ValueError(f"the payload has {len(payload)} bytes, fewer than the {HEADER.size} of its header")
     flag, label, record_id, _ = HEADER.unpack_from(payload)

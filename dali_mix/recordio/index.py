@@ -1,4 +1,4 @@
-"""The .idx: `id\\toffset` a line. Read strictly: DALI trusts it, and stops silently at a malformed line."""
+"""The .idx file: one `id\\toffset` per line. It is read strictly, since DALI silently stops at a malformed line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LINE = re.compile(rb"\d{1,20}\t\d{1,18}")
 
 
 def read_index(path: Path, size: int) -> np.ndarray:
-    """Return the offsets (n,) uint64 of an index, ascending. `size`: bytes of the .rec files together.
+    """Return the ascending offsets (n,) uint64 of an index. `size`: total bytes of the .rec files.
 
-    Raise FileNotFoundError, or ValueError naming the line: garbage, an offset not a multiple of four, twice, or past
-    the end.
+    Raise FileNotFoundError, or ValueError naming a line that is malformed, or whose offset is not a multiple of four, a
+    duplicate, or past the end.
     """
     try:
         text = path.read_bytes()
@@ -42,17 +42,19 @@ def read_index(path: Path, size: int) -> np.ndarray:
 
 
 def joint_offsets(table: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Return the records' offsets (n,) uint64 over all .rec files, of `sizes` bytes: DALI reads them with one index."""
+    """Return the records' offsets (n,) uint64 in the concatenation of all .rec files, of `sizes` bytes, as in the
+    single index DALI reads.
+    """
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
     return table["offset"] + starts[np.minimum(table["part"], len(sizes))]
 
 
 def index_bytes(table: np.ndarray, sizes: list[int]) -> bytes:
-    """Return the text of an .idx for a table."""
+    """Return the content of the .idx file for a table."""
     offsets = joint_offsets(table, sizes).tolist()
     return "".join([f"{key}\t{offset}\n" for key, offset in zip(table["id"].tolist(), offsets, strict=True)]).encode()
 
 
 def reindex_advice(path: Path) -> str:
-    """Return what to do about the index `path`, for the end of a message."""
+    """Return advice on repairing the index `path`, for the end of a message."""
     return f"rebuild it with `dali-mix adopt --reindex {path.with_name(path.name.removesuffix('.idx'))}`"

@@ -1,8 +1,8 @@
-"""The manifest: PREFIX.json says what a set is, PREFIX.npy where each record is. Written last; a set without it does
-not exist.
+"""The manifest: PREFIX.json describes a set, PREFIX.npy locates each record. The manifest is written last; without it
+the set does not exist.
 
-Neither file can run code: the JSON is read by the standard library, and of the .npy only the one header our writer
-produces for this number of records is accepted.
+Neither file can execute code: the JSON is read by the standard library, and the .npy must have exactly the header our
+writer produces for this number of records.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RECORD_DTYPE = np.dtype(
 
 @dataclasses.dataclass(frozen=True)
 class FileInfo:
-    """A file of the set: its plain name (in the manifest's folder), its size in bytes and its sha256 in hex."""
+    """A file of the set: its name (in the manifest's folder), size in bytes, and sha256 in hex."""
 
     name: str
     size: int
@@ -105,22 +105,23 @@ class SetInfo:
 
     @property
     def fingerprint(self) -> str:
-        """Return the sha256 (hex) of what decides a training run, so not of names, options and reports."""
+        """Return the sha256 (hex) of everything that affects a training run; names, options and reports do not."""
         files = [[part.size, part.sha256] for part in self.parts]
         content = [self.version, self.task, self.classes, self.label_width, self.count, files, self.table.sha256]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Return the text of PREFIX.json, the same for the same set. Its last field is the sha256 of all others."""
+        """Return the text of PREFIX.json, which is deterministic. Its last field is the sha256 of all others."""
         content = json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, allow_nan=False))
         content["sha256"] = _content_sha256(content)
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def set_prefix(path: str | os.PathLike[str]) -> Path:
-    """Return the prefix of a set, from itself or a file of the set: PREFIX.json, .rec, .idx, .npy, PREFIX-00000.rec.
+    """Return the prefix of a set, given the prefix or a file of the set: PREFIX.json, .rec, .idx, .npy,
+    PREFIX-00000.rec.
 
-    A prefix that has a manifest stays as it is, whatever it ends in.
+    A prefix that has a manifest is returned unchanged, whatever its suffix.
     """
     found = Path(path)
     if found.suffix not in SUFFIXES:
@@ -131,12 +132,12 @@ def set_prefix(path: str | os.PathLike[str]) -> Path:
 
 
 def set_file(prefix: Path, suffix: str) -> Path:
-    """Return the path PREFIX + `suffix`, whatever the prefix ends in."""
+    """Return the path PREFIX + `suffix`, without replacing a suffix of the prefix."""
     return prefix.with_name(prefix.name + suffix)
 
 
 def read_info(path: Path) -> SetInfo:
-    """Read and check PREFIX.json. Raise FileNotFoundError, or ValueError naming the field that is wrong."""
+    """Read and check PREFIX.json. Raise FileNotFoundError, or ValueError naming the invalid field."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -176,7 +177,7 @@ def _records(manifest: Path) -> list[Path]:
 
 
 def again(manifest: Path) -> str:
-    """Return what to do about a manifest or table that is lost or damaged, for the end of a message."""
+    """Return advice for a lost or damaged manifest or table, for the end of a message."""
     recs = _records(manifest)
     if not recs:
         return "pack the set again"
@@ -236,7 +237,9 @@ def table_bytes(table: np.ndarray) -> bytes:
 
 
 def open_table(path: Path, count: int) -> np.memmap:
-    """Map the table read-only: (count,) of RECORD_DTYPE. Raise FileNotFoundError, or ValueError for any other file."""
+    """Memory-map the table read-only: (count,) of RECORD_DTYPE. Raise FileNotFoundError, or ValueError for any other
+    file.
+    """
     header = table_header(count)
     expected = len(header) + count * RECORD_DTYPE.itemsize
     try:

@@ -1,4 +1,4 @@
-"""A .rec file that is written by several threads."""
+"""A .rec file written by several threads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dali_mix._files import new_descriptor
 class Part:
     """A .rec file being written.
 
-    `place` gives each piece its offset and hashes it, in the file's order; `store` writes it, in any thread and order.
-    The file is closed by whoever stores the last piece after `end`: sets may have more files than may be open.
+    `place` assigns each piece its offset and hashes it, in file order; `store` writes it, in any thread and order. The
+    file is closed after `end` once the last piece is stored, since a set may have more files than can be open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class Part:
         self._leave()
 
     def end(self) -> None:
-        """Say that no piece follows."""
+        """Signal that no more pieces follow."""
         self.sha256 = self._digest.hexdigest()
         self._leave()
 
@@ -62,7 +62,7 @@ class Part:
                 self.close()
 
     def close(self) -> None:
-        """Close the file, whatever is awaited; no thread may be storing."""
+        """Close the file, even if pieces are missing; no thread may be in `store`."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             with write_errors(self.path):  # some file systems tell only now that the disk is full
@@ -71,7 +71,7 @@ class Part:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into one that names `path` and says what to do."""
+    """Convert an OSError into one that names `path` and says what to do."""
     try:
         yield
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""Files appear under their final names all together, complete, and the manifest last; or not at all.
+"""Publish the files of a set atomically: all complete files appear, the manifest last, or none do.
 
     .PREFIX.lock         held from start to end; it dies with its process
     .NAME.partial        the new files while they are written
@@ -9,8 +9,8 @@
 Publishing: write the journal, remove the old manifest, rename the new files with their manifest last, remove what only
 the old set had, remove the journal. Invariant: with a manifest the set is complete; without one, what lies under final
 names is known from the journal. So the next packer for the prefix clears what a killed one left: partial files, and
-with the journal the files that were renamed already. What is left of an older set that was being replaced stays known
-as abandoned until a set takes its place, so that no second `force` is asked for.
+with the journal, the files that were already renamed. Remains of an older set that was being replaced are recorded as
+abandoned until a new set replaces them, so that `force` is not needed again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 class Publication:
     """Write the files of the set `prefix`: `with Publication(prefix) as files: files.write(…); files.publish(…)`.
 
-    Raise FileExistsError if the set is there and `force` is not given, OSError if another packer works on it. Leaving
-    the block without `publish` removes every partial file and leaves an old set as it was.
+    Raise FileExistsError if the set exists and `force` is not set, OSError if another packer is writing it. Leaving the
+    block without `publish` removes all partial files and leaves an existing set unchanged.
     """
 
     def __init__(self, prefix: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -76,7 +76,7 @@ class Publication:
         self._release()
 
     def check_free(self, names: list[str]) -> None:
-        """Raise FileExistsError if a file of `names` is there, unless `force` was asked for, or a folder."""
+        """Raise FileExistsError if a file in `names` exists (unless `force` is set), or a folder of that name."""
         for name in names:
             if (self.folder / name).is_dir():
                 raise FileExistsError(f"{self.folder / name} is a folder; remove it, or choose another prefix")
@@ -84,7 +84,7 @@ class Publication:
                 raise FileExistsError(f"{self.folder / name} exists; give --force to replace it, or another prefix")
 
     def partial(self, name: str) -> Path:
-        """Return where the file that will be called `name` is written until it is published."""
+        """Return the temporary path of the file that will be published as `name`."""
         return self.folder / f".{name}.partial"
 
     def write(self, name: str, content: bytes) -> FileInfo:
@@ -102,10 +102,11 @@ class Publication:
             sync(self.folder)
 
     def publish(self, names: list[str], *, remove_old: bool = True) -> None:
-        """Give the partial files their names, in this order; the last one is the manifest, which makes the set exist.
+        """Rename the partial files to their final names, in this order; the last is the manifest, which completes the
+        set.
 
-        `remove_old`: files a packer wrote for an older set of this prefix, and the new one does not have, are removed.
-        Where a file cannot be renamed, an older set is put back as it was (on file systems that have hard links).
+        `remove_old`: remove files of an older set of this prefix that the new one does not have. If a rename fails, the
+        older set is restored (on file systems with hard links).
         """
         for name in names:
             sync(self.partial(name))
@@ -233,5 +234,7 @@ class Publication:
 
 
 def new_try(partial: Path) -> Path:
-    """Return a name that no other try to write the partial file has, on any machine. Packers of the set remove it."""
+    """Return a unique name, across machines, for one attempt to write the partial file. Later packers of the set remove
+    it.
+    """
     return partial.with_name(f"{partial.stem}.{secrets.token_hex(4)}{partial.suffix}")

@@ -1,4 +1,4 @@
-"""`RecordSet`: a packed set, mapped into memory and read by row number."""
+"""`RecordSet`: a memory-mapped packed set, read by row number."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ HASH_INDEX_BELOW = 8 << 20  # opening hashes an index up to this size: at most ~
 class RecordSet:
     """A packed set opened for reading: `PREFIX.json`, `.npy`, `.idx` and its .rec files.
 
-    Rows are record numbers, 0 to len - 1, in the order of the files. Everything returned is read-only and, unless the
-    record is split, a view of the mapped file. Picklable (a worker maps the files itself) and safe after a fork.
+    Rows are record numbers, 0 to len - 1, in file order. Returned arrays are read-only and, unless the record is split,
+    views of the mapped file. Can be pickled (a worker maps the files itself) and used after a fork.
 
-    Opening checks what is cheap: that all files are there, have the manifest's sizes, and that the index is the one
-    written with it. `dali_mix.recordio.verify` checks every byte. Raise FileNotFoundError or ValueError, naming the
-    file and what to do.
+    Opening makes only cheap checks: all files exist and have the manifest's sizes, and the index is the one written
+    with it. `dali_mix.recordio.verify` checks every byte. Raise FileNotFoundError or ValueError, naming the file and
+    what to do.
     """
 
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
@@ -67,12 +67,12 @@ class RecordSet:
 
     @property
     def fingerprint(self) -> str:
-        """Return the sha256 (hex) that identifies what the set holds, whatever its files are called."""
+        """Return the sha256 (hex) that identifies the set's content, independent of file names."""
         return self.info.fingerprint
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Return classes, num_classes, task and fingerprint, as loops of others look for them."""
+        """Return a dict of classes, num_classes, task and fingerprint."""
         classes = tuple(self.info.classes)
         return {
             "classes": classes,
@@ -83,15 +83,17 @@ class RecordSet:
 
     @property
     def taller(self) -> np.ndarray:
-        """Return (count,) bool: whether an image is taller than wide."""
+        """Return (count,) bool, True for images taller than wide."""
         return np.asarray(self.table["height"]) > self.table["width"]
 
     def where(self, row: int) -> str:
-        """Return the file and number of a record, for messages."""
+        """Return file and record number, for messages."""
         return f"{self.rec_paths[int(self.table['part'][row])]}: record {row}"
 
     def payload(self, row: int) -> memoryview:
-        """Return header, label floats and image. Raise ValueError naming file and record for damaged framing."""
+        """Return a record's header, label floats and image. Raise ValueError naming file and record if the framing is
+        damaged.
+        """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.prefix}: record {row} of a set of {len(self)}")
         entry = self.table[row]
@@ -106,7 +108,7 @@ class RecordSet:
         return payload
 
     def checked_payload(self, row: int) -> memoryview:
-        """Return `payload(row)`. Raise ValueError also if its crc32 is not the manifest's."""
+        """Return `payload(row)`. Raise ValueError also if its crc32 differs from the manifest's."""
         payload = self.payload(row)
         found, expected = zlib.crc32(payload), int(self.table["crc32"][row])
         if found != expected:
@@ -118,11 +120,11 @@ class RecordSet:
         return self._unpacked(row).encoded
 
     def label(self, row: int) -> np.ndarray:
-        """Return the floats of a record's label as written: (1,) for a class, (flag,) float32 otherwise."""
+        """Return the floats of a record's label as stored: (1,) for a class, (flag,) float32 otherwise."""
         return self._unpacked(row).label
 
     def labels(self, rows: np.ndarray) -> Any:
-        """Return the labels of `rows` (B,), by task.
+        """Return the labels of `rows` (B,), in a format that depends on the task.
 
         classification: (B,) int64. multilabel: (B, K) float32 in {1, 0, -1 = ignore}. detection: a list of B arrays (n,
         6) float32: class, x1, y1, x2, y2 (0..1 of width and height), difficult. Raise ValueError for a label that does
@@ -167,7 +169,7 @@ def check_size(path: Path, size: int, advice: str = "copy it again, or pack the 
 
 
 def map_file(path: Path) -> memoryview:
-    """Return the bytes of a file, mapped read-only; empty for an empty file. No file descriptor stays open."""
+    """Memory-map a file read-only and return its bytes, empty for an empty file. No file descriptor stays open."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:

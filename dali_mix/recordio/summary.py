@@ -1,4 +1,4 @@
-"""What a set holds, in figures: for `inspect` and the end of packing."""
+"""Summary figures of a set, for `inspect` and the end of packing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ _SHOWN = 20  # classes in a line
 
 
 def summarize(records: RecordSet) -> dict[str, Any]:
-    """Return figures as plain values: records, bytes, encodings, sizes in pixels, records or boxes a class, report."""
+    """Return figures as plain values: records, bytes, encodings, sizes in pixels, records or boxes per class,
+    report.
+    """
     info, table = records.info, records.table
     heights, widths = table["height"], table["width"]
     kinds, counts = np.unique(table["encoding"], return_counts=True)
@@ -44,7 +46,7 @@ def _spread(values: np.ndarray) -> dict[str, int]:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-    """The figures as a table of text, a line each; the report's lists as their lengths, of many classes the first."""
+    """Format the figures as text lines; lists of the report are shown by length, long class lists are shortened."""
 
     def shown(value: Any) -> str:
         if isinstance(value, dict):

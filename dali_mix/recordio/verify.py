@@ -1,4 +1,4 @@
-"""Check every byte of a set against its manifest, and say what is wrong where."""
+"""Check every byte of a set against its manifest, and report problems."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def verify_set(
     progress: Progress | None = None,
     machines: Machines | None = None,
 ) -> Generator[str]:
-    """Yield every problem of the set `prefix` once, naming file and record and what to do.
+    """Yield each problem of the set `prefix` once, naming file and record and what to do.
 
-    Checked are: sizes and sha256 of all files, the index line by line, the framing of every record, its crc32, header
-    and label, and that its image is one, complete by its header, with the dimensions of the table.
+    Checks: size and sha256 of all files; the index line by line; each record's framing, crc32, header and label; and
+    that its image is complete according to its header, with the dimensions in the table.
 
     Args:
-        decode: decodes every image as well: encoded (n,) uint8 → height, width; ValueError when it cannot.
+        decode: a function to also decode every image: encoded (n,) uint8 → height, width; raises ValueError on failure.
         progress: called with the number of records done since the last call.
-        machines: check a .rec file each; index and table are checked here.
+        machines: machines to check one .rec file at a time each; index and table are checked on this machine.
     """
     base = set_prefix(prefix)
     try:

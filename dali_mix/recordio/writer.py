@@ -1,4 +1,4 @@
-"""Writing a set: records in order into .rec files, then index, table and manifest, published all together."""
+"""Write a set: records in order into .rec files, then index, table and manifest, published atomically."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ _ROWS = 1 << 12  # of the table at first, where the number of records is not kno
 
 
 class RecordWriter:
-    """Write records one after another into the .rec files `paths`, which each get an equal share of `total` positions.
+    """Write records sequentially into the .rec files `paths`, each of which holds an equal share of `total` positions.
 
-    `total` None: it is not known how many come, into one file. A context manager. Several threads may share the work of
-    writing (`place`); the rest is for one at a time. Raise OSError naming the file if the disk is full.
+    `total` None: the number of records is not known, and there is one file. A context manager. Several threads may
+    share the writing (see `place`); other methods are not thread-safe. Raise OSError naming the file if the disk is
+    full.
     """
 
     def __init__(self, task: str, classes: Iterable[str], total: int | None, paths: Sequence[Path]) -> None:
@@ -57,17 +58,17 @@ class RecordWriter:
                 part.close()
 
     def write(self, block: Block) -> None:
-        """Append the records of `block`, whose positions among the `total` meant to come rise from call to call.
+        """Append the records of `block`; their positions among the expected `total` must increase from call to call.
 
-        The block is the writer's from then on; `spare_block` returns it again.
+        The writer takes ownership of the block; `spare_block` returns it for reuse.
         """
         self.place(block)()
 
     def place(self, block: Block) -> Callable[[], None]:
-        """Do the part of `write` that has to be done in order: give the records their offsets and hash them.
+        """Do the part of `write` that must run in order: assign offsets to the records and hash them.
 
-        Return a function that writes them: to be called once before `finish`, in any thread, also while others do the
-        same or `place` further blocks.
+        Return a function that writes them. Call it once before `finish`, in any thread, also concurrently with other
+        such functions or with `place`.
         """
         view, start = block.view(), 0
         pieces: list[tuple[Part, memoryview, int]] = []
@@ -101,7 +102,7 @@ class RecordWriter:
         return entry.position * len(self._paths) // self._total if len(self._paths) > 1 else 0
 
     def spare_block(self) -> Block:
-        """Return an empty block, the last one used if there is one: a cache still holds it. Safe in any thread."""
+        """Return an empty block, preferably the last one used, which is still in a cache. Thread-safe."""
         try:
             return self._spare.pop()
         except IndexError:
@@ -113,7 +114,7 @@ class RecordWriter:
         return self._table[: self._count]
 
     def end(self) -> list[tuple[int, str]]:
-        """Return size and sha256 of each file. Those that no record came for are not there."""
+        """Return size and sha256 of each file. Files without records are not created."""
         if self._parts:
             self._parts[-1].end()
         assert all(part.closed for part in self._parts), "what `place` returned was not called"
@@ -121,10 +122,11 @@ class RecordWriter:
 
 
 class SetWriter(RecordWriter):
-    """Write records one after another; `finish` publishes them. A context manager: leaving early publishes nothing.
+    """Write records sequentially; `finish` publishes them. A context manager: leaving it before `finish` publishes
+    nothing.
 
-    `total`: how many records are meant to come, which says where one shard ends and the next begins; None, if it is not
-    known, makes one shard. Raise FileExistsError if the set exists and `force` is not given.
+    `total`: the expected number of records, which determines the boundaries of shards; None, if unknown, makes one
+    shard. Raise FileExistsError if the set exists and `force` is not set.
     """
 
     def __init__(
@@ -165,18 +167,22 @@ class SetWriter(RecordWriter):
             self._files.__exit__(*error)
 
     def partial(self, shard: int) -> Path:
-        """Return where the .rec file is written: on other machines under a name by `publish.new_try`, then `add`ed."""
+        """Return the temporary path of the .rec file. Other machines use a name from `publish.new_try`, and the file is
+        then `add`ed.
+        """
         return self._paths[shard]
 
     def mark_folder(self) -> Path:
-        """Return a new file, by which other machines recognize the folder. It goes with the partial files."""
+        """Create a file by which other machines recognize the folder, and return its path. It is removed with the
+        partial files.
+        """
         path = new_try(self._files.partial(self._tail[-1]))
         with write_errors(path):
             open_new(path).close()
         return path
 
     def add(self, path: Path, size: int, sha256: str, table: np.ndarray) -> None:
-        """Take over the next .rec file and its rows. Without any, nothing is at `path`."""
+        """Add the next .rec file and its rows. If there are no rows, no file exists at `path`."""
         shard = len(self._added)
         if size:
             with write_errors(path):
@@ -188,7 +194,9 @@ class SetWriter(RecordWriter):
         self._added.append((size, sha256))
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
-        """Write index, table and manifest, then publish the set. Raise ValueError if it, or a shard, has no record."""
+        """Write index, table and manifest, then publish the set. Raise ValueError if the set, or a shard, has no
+        records.
+        """
         table = self.table
         if not len(table):
             raise ValueError(f"{self._files.prefix}: no record to write: every image was skipped, or there was none")
@@ -230,7 +238,9 @@ def check_ids(ids: np.ndarray, where: str, advice: str = "") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An encoded image and its label. Size (pixels, turned by EXIF) and encoding: read from it unless all are given."""
+    """An encoded image and its label. Size (pixels, after EXIF rotation) and encoding are read from the image unless
+    all are given.
+    """
 
     encoded: bytes
     label: Label
@@ -252,8 +262,8 @@ def write_set(
 ) -> SetInfo:
     """Write `samples` (`Sample`, or tuples of its fields: encoded, label[, height, width]) as the set `prefix`.
 
-    For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise ValueError naming the
-    sample that is wrong.
+    For tests and small sets in memory; `dali_mix.datasets` packs folders in parallel. Raise ValueError naming an
+    invalid sample.
     """
     listed = [sample if isinstance(sample, Sample) else Sample(*sample) for sample in samples]
     total = len(listed)

@@ -1,4 +1,4 @@
-"""Pictures of data and runs, as PNG files."""
+"""Pictures and charts of data and runs, as PNG files."""
 
 from dali_mix import caches
 

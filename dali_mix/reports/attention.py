@@ -1,4 +1,4 @@
-"""Where a model sees its classes: a sheet an image, with the picture and a heat map of each class over it."""
+"""Show where a model sees each class: one sheet per image, with the picture and a heat map per class."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def attention(
     top_k: int = 3,
     each: Callable[[Path], object] = lambda sheet: None,
 ) -> tuple[list[Path], list[Unreadable]]:
-    """Draw a sheet for each image: what the model was shown, and next to it a map a class, from dark to bright.
+    """Draw a sheet for each image: the model's input, and next to it one map per class, from dark to bright.
 
-    Maps are those of `dali_mix.models.maps.look`: the class's evidence at each position. Each is scaled from its own
-    least to its own greatest value, which stand below it with the class's probability. Models with attention of labels
-    to positions (SGRE) have a second row: where each looks, as shares in per cent.
+    Maps are those of `dali_mix.models.maps.look`: the class's evidence at each position. Each is scaled from its
+    minimum to its maximum, which are printed below it with the class's probability. For models with label attention
+    (SGRE) a second row shows each label's attention in per cent.
 
     Args:
-        images: files, and folders of them.
-        out: the folder for `NAME.png`, created if it is missing; of files of one name the second is `NAME-2.png`.
-        classes: names of those to draw; by default the `top_k` of highest probability.
+        images: image files and folders.
+        out: the folder for `NAME.png`, created if missing; a second file of the same name becomes `NAME-2.png`.
+        classes: names of classes to draw; by default the `top_k` with the highest probability.
         each: called with every sheet as soon as it is written.
 
     Returns:
@@ -51,8 +51,8 @@ def attention(
 
     Raises:
         ValueError: an unknown class, top_k below 1, a path without images, a model without maps.
-        FileNotFoundError: a path that is not there.
-        OSError: `out` cannot be made or written to.
+        FileNotFoundError: a path does not exist.
+        OSError: `out` cannot be created or written to.
     """
     whole("top_k", top_k, 1)
     chosen = None if classes is None else [_index(name, predictor.classes) for name in classes]
@@ -92,7 +92,9 @@ def _columns(
 
 
 def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
-    """Lay a heat map (h,w), scaled from its least to its greatest value, over a picture (3,H,W) uint8 turned grey."""
+    """Overlay a heat map (h,w), scaled from its minimum to its maximum, on a greyscale version of a picture (3,H,W)
+    uint8.
+    """
     low, high = heat.min(), heat.max()
     scaled = (heat - low) / (high - low).clamp_min(1e-12)
     large = F.interpolate(scaled[None, None], picture.shape[1:], mode="bicubic", align_corners=False)[0, 0].clamp(0, 1)
@@ -102,7 +104,9 @@ def overlaid(picture: Tensor, heat: Tensor) -> Tensor:
 
 
 def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
-    """Return what the model was shown of each file, in colours, unsquashed: B pictures (3,H,W) uint8 on the CPU."""
+    """Return the model's inputs as colour pictures with their original aspect ratio: B pictures (3,H,W) uint8 on the
+    CPU.
+    """
     pipeline = build_pipeline(predictor.config, False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (pipeline.mean, pipeline.std))
     images = seen.images.float().cpu() * std + mean
@@ -115,7 +119,7 @@ def shown(predictor: Predictor, seen: Seen) -> list[Tensor]:
 
 
 def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
-    """Return width / height of the part of each image, `rows` (B,) of RECORD_DTYPE, that an evaluation shows."""
+    """Return width / height of the region of each image, `rows` (B,) of RECORD_DTYPE, that evaluation uses."""
     height, width = pipeline.fixed_size
     draws = pipeline.draw(rows, pipelines.SampleRandom(0, 0, np.arange(len(rows))))
     found = []

@@ -1,4 +1,4 @@
-"""Boxes drawn on images: predictions on files, and a sheet of what an evaluation found and missed."""
+"""Draw boxes on images: predictions on files, and a sheet of an evaluation's hits and misses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ SHOWN, COLUMNS, SIDE = 20, 5, 480  # images of a sheet, across, longer side in p
 
 
 class Drawings:
-    """Write image files with boxes on them to a folder, `NAME.png`; of files of one name the second is `NAME-2.png`."""
+    """Write image files with boxes on them to a folder, `NAME.png`; a second file of the same name becomes
+    `NAME-2.png`.
+    """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
@@ -34,7 +36,7 @@ class Drawings:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, path: Path, boxes: Tensor, scores: Tensor, labels: Tensor) -> Path:
-        """Draw boxes (n, 4), in pixels of the file turned by EXIF, with their classes and scores (n,)."""
+        """Draw boxes (n, 4), in pixels after EXIF rotation, with their classes and scores (n,)."""
         captions = [f"{self.classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
         colors = [PALETTE[label % len(PALETTE)] for label in labels.tolist()]
         image = outlined(pixels_of(path.read_bytes()), boxes.numpy(), colors, captions)
@@ -45,7 +47,7 @@ class Drawings:
 
 
 def pixels_of(data: bytes) -> np.ndarray:
-    """Return the pixels of an image file, (H, W, 3) uint8 RGB, turned by EXIF."""
+    """Return the pixels of an image file, (H, W, 3) uint8 RGB, rotated by EXIF."""
     header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
     return np.ascontiguousarray(decode_bgr(data, header)[:, :, ::-1])
 
@@ -53,7 +55,7 @@ def pixels_of(data: bytes) -> np.ndarray:
 def outlined(
     pixels: np.ndarray, boxes: np.ndarray, colors: Sequence[str], captions: Sequence[str] = (), width: int | None = None
 ) -> Image.Image:
-    """Return an image (H, W, 3) uint8 with boxes (n, 4) in their colors, and captions above them."""
+    """Return an image (H, W, 3) uint8 with boxes (n, 4) drawn in `colors`, with captions above them."""
     image = Image.fromarray(pixels)
     pen, line = ImageDraw.Draw(image), width or max(2, round(max(image.size) / 400))
     font = ImageFont.load_default(size=max(11, max(image.size) // 50))
@@ -69,10 +71,10 @@ def outlined(
 
 
 def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
-    """Draw images of an evaluation, evenly chosen, with what was found, missed and wrong, at IoU 0.5.
+    """Draw evenly spaced images of an evaluation, with hits, misses and wrong predictions at IoU 0.5.
 
-    Found objects are green, predictions that match none orange, missed objects red. Predictions count above the
-    threshold of `metrics`; difficult objects are not called missed.
+    Matched objects are green, unmatched predictions orange, missed objects red. Only predictions above the threshold of
+    `metrics` are used; difficult objects are not shown as missed.
     """
     images = metrics.images()
     numbers = [
@@ -102,8 +104,8 @@ def boxed_batch(
     """Return images as a padded batch (B, 3, H, W) uint8, and their targets, as a mixer of boxes takes them.
 
     Args:
-        labels: of each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.
-        size: the shorter side that images are brought to, pixels; the longer one is at most twice that.
+        labels: for each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.
+        size: the shorter side of resized images in pixels; the longer one is at most twice that.
     """
     targets: list[dict[str, Any]] = []
     small = []

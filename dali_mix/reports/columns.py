@@ -1,4 +1,4 @@
-"""Columns of a gallery: the images as they are, and what one mixer makes of them."""
+"""Columns of a gallery: the original images, and the output of one mixer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from dali_mix.reports.sheet import Column, Picture, wrapped
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B,3,S,S) uint8. targets: (B,) or (B,K). mean: (3,) float32, the mean colour in 0..1 units. rows: how
-    many images are shown, ≤ B."""
+    """images: (B,3,S,S) uint8. targets: (B,) or (B,K). mean: (3,) float32, the mean colour in 0..1 units. rows: number
+    of images shown, ≤ B.
+    """
 
     images: Tensor
     targets: Tensor
@@ -28,7 +29,7 @@ class Batch:
 
 
 def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
-    """Return a column with the images as they are, and one with their saliency if `maps`."""
+    """Return a column with the original images, and one with their saliency if `maps`."""
     rows = range(batch.rows)
     maps_u8 = fine_grained_saliency(batch.images[: batch.rows])
     found = zip(*(index.tolist() for index in peaks_of(maps_u8)), strict=True)
@@ -42,9 +43,9 @@ def plain(batch: Batch, peaks: bool, maps: bool) -> list[Column]:
 
 
 def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, options: str = "") -> list[Column]:
-    """Return a column with what `mixer` makes of the batch, or one a view if it returns the batch several times.
+    """Return a column with the output of `mixer`, or one column per view if it returns several views of the batch.
 
-    `options` are written after the mixer's name.
+    `options`: text to show after the mixer's name.
     """
     count = len(batch.images)
     name = f"{type(mixer).__name__} {options}".strip()

@@ -21,12 +21,12 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
     """Draw loss, accuracy or mAP, learning rate and speed over the steps of a run, as the PNG `out`.
 
     Args:
-        metrics: a metrics.jsonl, or the work directory that holds it. Of steps logged twice (a run resumed from before
-            them) the later counts.
+        metrics: a metrics.jsonl, or the work directory that holds it. For steps logged twice (by a run resumed from an
+            earlier step) the later record is used.
 
     Raises:
-        FileNotFoundError: no metrics there, or no folder to write to.
-        ValueError: a line that is no record, or no records at all; `out` not called .png.
+        FileNotFoundError: no metrics, or the output folder does not exist.
+        ValueError: an invalid line, or no records; `out` does not end in .png.
     """
     path = Path(metrics)
     if path.is_dir():
@@ -54,7 +54,7 @@ def curves(metrics: str | Path, out: str | Path, *, title: str | None = None) ->
 def read_metrics(path: Path) -> tuple[Records, Records]:
     """Return the train and the val records of a metrics.jsonl, each in order of steps, each step once.
 
-    A last line without its end was cut off by a kill and is skipped.
+    An incomplete last line, left by a killed run, is skipped.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no metrics at {path}: give the work directory of a run, or its metrics.jsonl")

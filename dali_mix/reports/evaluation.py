@@ -1,4 +1,4 @@
-"""An evaluation class by class: a table, a chart, and for multi-label models the precision-recall curves."""
+"""Per-class report of an evaluation: a table, a chart, and for multi-label models precision-recall curves."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ POINTS = 200  # of a curve, at most
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write `per_class.csv` and `per_class.png`, with precision-recall curves `pr_curves.png`, and of a detector
-    `boxes.png`, images with what was found and missed; figures in per cent.
+    """Write `per_class.csv` and `per_class.png`, with precision-recall curves also `pr_curves.png`, and for a detector
+    `boxes.png`, images with hits and misses; figures are in per cent.
 
     `out` is a folder, created if it is missing; files of an earlier report are replaced. Return the files: none on a
     rank that does not write.
@@ -63,7 +63,9 @@ def as_csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Figure:
-    """Draw a bar a class, 0 … 100, highest first, in columns that read downwards; classes without a value last."""
+    """Draw one bar per class, 0 … 100, highest first, in columns from top to bottom; classes without a value come
+    last.
+    """
     order = sorted(range(len(classes)), key=lambda index: (math.isnan(values[index]), -values[index], index))
     rows = max(FEWEST, math.ceil(len(order) / MOST_COLUMNS))
     columns = math.ceil(len(order) / rows)
@@ -102,7 +104,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
 
 
 def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: str) -> Figure:
-    """Draw a small panel a class, in the order of the classes: precision (up) over recall (right), both 0 … 1."""
+    """Draw one small panel per class, in class order: precision (y) over recall (x), both 0 … 1."""
     columns = min(len(classes), max(5, math.ceil(math.sqrt(1.2 * len(classes)))))
     rows = math.ceil(len(classes) / columns)
     across, down = ACROSS + CELL_GAP, UP + CAPTION + CELL_GAP
@@ -138,7 +140,7 @@ def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: s
 
 
 def thinned(count: int) -> np.ndarray:
-    """Return at most `POINTS` of `count` indices, evenly, the first and the last among them."""
+    """Return at most `POINTS` evenly spaced indices out of `count`, including the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 

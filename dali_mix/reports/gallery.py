@@ -1,4 +1,4 @@
-"""A picture of what mixers do to a set: a row an image, a column a mixer, labels and shares below."""
+"""A picture of mixers applied to a set: one row per image, one column per mixer, with labels and shares below."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def gallery(
     maps: bool = False,
     title: str | None = None,
 ) -> Path:
-    """Draw `rows` images of a packed set, plain and by each mixer, as the PNG `out`.
+    """Draw `rows` images of a packed set, unmixed and mixed by each mixer, as the PNG `out`.
 
-    Images are the central squares of randomly drawn records; partners come from a batch of 32 or more. Each mixer draws
-    with the same seed. Below a picture stand λ with the image's own labels and 1-λ with its partner's; for SpliceMix
-    its grid and every label shown. Of a mixer that appends images (SpliceMix) these are shown, each row from a draw of
-    its own; one that returns several views of the batch (ResizeMixPlus) has a column a view. Images of a set with boxes
-    keep their proportions and are drawn with their boxes.
+    Images are the central squares of randomly drawn records; partners come from a batch of 32 or more. All mixers use
+    the same seed. Below each picture are λ with the image's own labels and 1-λ with its partner's; for SpliceMix the
+    grid and all visible labels. For a mixer that appends images (SpliceMix) the appended ones are shown, each row from
+    a separate draw; a mixer that returns several views of the batch (ResizeMixPlus) has one column per view. Images of
+    a set with boxes keep their proportions and are drawn with their boxes.
 
     Args:
-        records: a packed set, or its prefix. Of one with boxes: mixers that carry boxes along.
-        mixers: mixers, or texts as `parse_mixer` takes them.
-        image_size: side in pixels that images are brought to before mixing; by default one that suits the set.
-        boxes: outline what was pasted or cut, and the cells of a grid.
-        peaks: mark the most salient pixel: of each image, and, for SaliencyMix, of what was pasted.
-        maps: a column with the saliency of each image.
+        records: a packed set, or its prefix. A set with boxes requires mixers that support boxes.
+        mixers: mixers, or strings for `parse_mixer`.
+        image_size: side in pixels to which images are resized before mixing; by default `natural_size` of the set.
+        boxes: outline pasted or erased areas, and the cells of a grid.
+        peaks: mark the most salient pixel of each image and, for SaliencyMix, of the pasted box.
+        maps: add a column with the saliency of each image.
 
     Raises:
         ValueError: an unknown mixer, or one for other targets; no rows or more than 100, image_size not in 8 … 2048, an
-            image that cannot be decoded, `out` not called .png.
-        FileNotFoundError: no such set, or no folder to write to.
+            image that cannot be decoded, `out` does not end in .png.
+        FileNotFoundError: no such set, or the output folder does not exist.
     """
     style.check_out(out)
     if not isinstance(records, RecordSet):
@@ -103,11 +103,11 @@ Normal = Sequence[float] | None
 
 
 def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = None, std: Normal = None) -> Mixer[Any]:
-    """Make a mixer from a text: its name, then options, all between colons.
+    """Build a mixer from a string: its name and options, separated by colons.
 
-    For instance `resizemix`, `mixup:alpha=1.0:per_batch=True`, or `my_module:MyMixer:alpha=1.0` for one of your own.
-    By default Cutout's size is half the side of the images, and MixUp's alpha is 1: with .2 nearly every picture would
-    look unmixed. `mean` and `std` are for mixers that need the normalization of the images.
+    For instance `resizemix`, `mixup:alpha=1.0:per_batch=True`, or `my_module:MyMixer:alpha=1.0` for your own. Cutout's
+    size defaults to half the side of the images, and MixUp's alpha to 1, since with .2 nearly every picture would look
+    unmixed. `mean` and `std` are passed to mixers that need the normalization of the images.
 
     Raises:
         ValueError: unknown mixer or option.
@@ -143,7 +143,7 @@ def _in_words(text: str) -> str:
 
 
 def natural_size(records: RecordSet) -> int:
-    """Return a side, in pixels, that suits the set: its median shorter side, at least 32 and at most 224."""
+    """Return the set's median shorter side in pixels, clamped to 32 … 224."""
     shorter = np.median(np.minimum(records.table["height"], records.table["width"]))
     return min(max(int(shorter), 32), 224)
 
@@ -161,7 +161,7 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
 
 
 def read_image(records: RecordSet, row: int) -> Image.Image:
-    """Return a record's image, turned by EXIF."""
+    """Return a record's image, rotated by EXIF."""
     try:
         return Image.fromarray(pixels_of(records.encoded(row).tobytes()))
     except ValueError as error:

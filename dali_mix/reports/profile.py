@@ -1,4 +1,4 @@
-"""Where the time of a loader or of a training goes, as a picture."""
+"""A chart of how a loader or a training run spends its time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def profile(found: Mapping[str, Any], out: str | Path) -> Path:
     """Draw a bar for each part of a batch, as the PNG `out`.
 
     Args:
-        found: "what" was measured, "milliseconds" by part, "images_per_second", and the "limit", a sentence: what
-            `dali-mix profile --json` writes.
+        found: dict as written by `dali-mix profile --json`: "what" was measured, "milliseconds" by part,
+            "images_per_second", and "limit", a sentence.
 
     Raises:
-        ValueError or OSError: no PNG can be written there.
+        ValueError or OSError: `out` cannot be written.
     """
     style.check_out(out)
     parts = {name: value for name, value in found["milliseconds"].items() if value}

@@ -1,4 +1,4 @@
-"""A sheet of small pictures: columns with a head, a caption of any number of lines under every picture."""
+"""A sheet of small pictures in columns with headings, with a caption below each picture."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ INDENT = "   "
 
 @dataclass(frozen=True)
 class Picture:
-    """image: (3,H,W) uint8. caption: its lines. outlines: top, left, height, width of each box, in pixels of the image.
-    peak: row and column of a pixel to mark."""
+    """image: (3,H,W) uint8. caption: list of lines. outlines: top, left, height, width of each box, in pixels of the
+    image. peak: row and column of a pixel to mark.
+    """
 
     image: Tensor
     caption: Sequence[str] = ()
@@ -36,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Column:
-    """name: what stands above. pictures: from the top; columns may be of different lengths."""
+    """name: the heading. pictures: from top to bottom; columns may have different lengths."""
 
     name: str
     pictures: Sequence[Picture] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Column:
 def draw(columns: Sequence[Column], title: str) -> Figure:
     """Draw a sheet: pictures as wide as `CELL`, placed to the hundredth of an inch, with their captions below.
 
-    Text that is too wide is shortened; rows are as high as their longest caption and the tallest picture, at most
+    Text that is too wide is shortened. Rows are as high as their longest caption plus the tallest picture, at most
     `CELL`.
     """
     pictures = [picture for column in columns for picture in column.pictures]
@@ -93,12 +94,14 @@ def _show(axes: Axes, picture: Picture) -> None:
 
 
 def row_height(lines: int, tall: float = CELL) -> float:
-    """Return the inches from the top of a picture to the next; `tall`: of the picture, `lines`: of its caption."""
+    """Return the distance in inches between the tops of pictures; `tall`: height of the picture, `lines`: number of
+    caption lines.
+    """
     return tall + CAPTION + LINE * max(lines - 2, 0) + GAP
 
 
 def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal") -> str:
-    """Return `text`, its end replaced by … if it is longer than `width` inches in letters of `size` points."""
+    """Truncate `text` with … if it is wider than `width` inches at a font size of `size` points."""
     if _inches(text, size, weight) <= width:
         return text
     kept = text
@@ -108,9 +111,9 @@ def fitted(text: str, width: float, size: float = SMALL, weight: str = "normal")
 
 
 def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> list[str]:
-    """Break names, with commas between, into lines as wide as a picture; the first begins with `first`.
+    """Wrap comma-separated names into lines as wide as a picture; the first line begins with `first`.
 
-    A name too long for a line of its own is shortened. Past `most` lines it is only said how many names are missing.
+    A name too long for one line is shortened. After `most` lines only the number of omitted names is given.
     """
     lines: list[str] = []
     indent = INDENT if first else ""

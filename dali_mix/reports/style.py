@@ -1,4 +1,4 @@
-"""The look all pictures share."""
+"""Common style of all charts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plain(axes: Axes, title: str) -> None:
-    """Give a panel a title on the left, light horizontal lines, and no frame but the two axes."""
+    """Style a panel: title on the left, light horizontal grid lines, only the left and bottom axes."""
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold", pad=8)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -37,7 +37,7 @@ def plain(axes: Axes, title: str) -> None:
 
 
 def unused(stem: str, used: set[str]) -> str:
-    """Return `stem`, or `stem-2`, `stem-3`, …, whichever is not in `used` yet, and add it there."""
+    """Return the first of `stem`, `stem-2`, `stem-3`, … that is not in `used`, and add it."""
     names = (f"{stem}-{number}" if number > 1 else stem for number in itertools.count(1))
     used.add(name := next(name for name in names if name not in used))
     return name
@@ -53,7 +53,7 @@ def check_out(out: str | Path) -> Path:
 
 
 def save(figure: Figure, out: str | Path) -> Path:
-    """Write `figure` as a PNG, completely or not at all, and return its path."""
+    """Write `figure` atomically as a PNG and return its path."""
     out = check_out(out)
     with replacing(out) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name: an empty box says so

@@ -1,4 +1,4 @@
-"""`connect`: a pool as loaders take it."""
+"""`connect`: connect to a pool, for use in loaders."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ RESTART = 25.0  # seconds for the pool's actor to start again
 def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
     """Return the pool at `address`, HOST:PORT, or the one on this machine.
 
-    Signal handlers stay as they are. Raise ValueError, saying what to do, if there is none or it cannot be entered.
+    Signal handlers are unchanged. Raise ValueError, saying what to do, if there is no pool or the connection is
+    refused.
 
     Args:
-        fallback: what loaders do while no worker is left: "wait" for one, ten minutes at most; or decode in their own
-            processes, "local", to the same bits, where the set is at the same path.
+        fallback: what loaders do while there are no workers: "wait" for one, at most ten minutes; or "local": decode in
+            their own process, bit-identically, if the set is at the same path.
     """
     choice("fallback", fallback, ("wait", "local"))
     ray, where = cluster.join(address)
@@ -65,7 +66,7 @@ class RayPool:
         self.watch = cluster.Watch(ray, address)
 
     def close(self) -> None:
-        """Disconnect this process from the cluster. Loaders on the pool are of no more use."""
+        """Disconnect this process from the cluster. Loaders that use the pool can no longer be used."""
         self.watch.close()
         self.ray.shutdown()
 
@@ -75,7 +76,7 @@ class RayPool:
         return cluster.pool_actor(self.ray, self.address)
 
     def status(self) -> dict[str, Any]:
-        """Return what `dali-mix serve --status` shows."""
+        """Return the status shown by `dali-mix serve --status`."""
         return self._of_pool("status")
 
     def _of_pool(self, method: str) -> Any:
@@ -165,7 +166,7 @@ class RayWorkers:
         self._turn = 0
 
     def ask(self, question: Question, avoid: Collection[Any]) -> _Ticket:
-        """Put a question to a worker of the pool's choice, or to any while the pool does not answer."""
+        """Send a question to a worker chosen by the pool, or to any worker while the pool does not answer."""
         self._watch.check()
         reference, worker = self._ask(question, avoid)
         ticket = _Ticket(worker, reference)
@@ -238,7 +239,7 @@ class RayWorkers:
             return WorkerLost(str(error))
 
     def drop(self, ticket: _Ticket) -> None:
-        """Forget a ticket."""
+        """Discard a ticket."""
         tickets = self._tickets.get(ticket.reference, [])
         if ticket in tickets:
             tickets.remove(ticket)
@@ -246,7 +247,7 @@ class RayWorkers:
                 del self._tickets[ticket.reference]
 
     def close(self) -> None:
-        """Forget all tickets."""
+        """Discard all tickets."""
         self._tickets.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:

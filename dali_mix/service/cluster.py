@@ -1,6 +1,6 @@
-"""Where a pool is and how to get in: Ray's settings, the token, and the note that `service="auto"` follows.
+"""Connecting to a pool: Ray's settings, the token, and the address file used by `service="auto"`.
 
-Ray's own defaults are open: anyone who reaches a port may run code. Here a token is always asked for, and without
+Ray's defaults are insecure: anyone who can reach a port can run code. Here a token is always required, and without
 `--listen` every port is bound to the loopback device.
 """
 
@@ -72,13 +72,13 @@ def make_home() -> Path:
 
 
 def token_file() -> Path:
-    """Return the file that holds the token: DALI_MIX_SERVICE_TOKEN, or the one in `home()`."""
+    """Return the path of the token file: DALI_MIX_SERVICE_TOKEN, or the one in `home()`."""
     named = os.environ.get("DALI_MIX_SERVICE_TOKEN")
     return Path(named).expanduser() if named else home() / "service_token"
 
 
 def make_token() -> Path:
-    """Return the file of the token, which is written, for this user only, if there is none."""
+    """Return the path of the token file; create it, readable only by this user, if it does not exist."""
     make_home()
     path = token_file()
     if not path.exists():
@@ -92,7 +92,7 @@ def make_token() -> Path:
 
 
 def find_token() -> Path:
-    """Return the file of the token. Raise ValueError if there is none."""
+    """Return the path of the token file. Raise ValueError if it does not exist."""
     path = token_file()
     if not path.is_file():
         raise ValueError(f"{path}: no token; copy the one that `dali-mix serve` names on the pool's machine")
@@ -106,7 +106,7 @@ def _filled(path: Path, advice: str) -> Path:
 
 
 def settings(token: Path, *, loopback: bool) -> dict[str, str]:
-    """Return the environment that Ray's processes are started with."""
+    """Return the environment variables for Ray's processes."""
     values = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
@@ -123,7 +123,9 @@ def settings(token: Path, *, loopback: bool) -> dict[str, str]:
 
 
 def import_ray(token: Path, *, loopback: bool) -> Any:
-    """Return the module ray, set to enter with `token`. Raise ValueError if it is missing, or imported otherwise."""
+    """Import ray, configured to authenticate with `token`. Raise ValueError if it is missing, or already imported with
+    other settings.
+    """
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
         raise ValueError("ray was imported before without a token: connect to the pool before anything else uses Ray")
     os.environ.update(settings(token, loopback=loopback))
@@ -207,19 +209,19 @@ def listening(name: str) -> str:
 
 
 def own_address(host: str, port: int) -> str:
-    """Return the address of this machine that packets to `host` leave from."""
+    """Return this machine's source address for packets to `host`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, port))
         return probe.getsockname()[0]
 
 
 def nothing_at(address: str) -> str:
-    """Return the message on an address where nothing listens."""
+    """Return the message for an address where nothing listens."""
     return f"no pool answers at {address}: is `dali-mix serve` running there, and the port open?"
 
 
 def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
-    """Return True if something listens there."""
+    """Return True if the address accepts connections."""
     try:
         socket.create_connection((host, port), seconds).close()
     except OSError:
@@ -282,7 +284,7 @@ _connected: set[int] = set()  # the processes, this one or those that it was for
 class Watch:
     """Writes a message to standard error once Ray's process on this machine (the raylet) has died.
 
-    Ray may then end this process without a word, by `_exit`, as soon as it calls Ray or frees memory of Ray's.
+    Ray may then end this process silently, by `_exit`, at the next call or release of Ray memory.
     """
 
     def __init__(self, ray: Any, address: str) -> None:
@@ -315,7 +317,7 @@ class Watch:
             raise PoolGone(self._message, printed=True)
 
     def check_head(self) -> None:
-        """Raise PoolGone when the pool's first machine has not answered for `HEAD_GONE` seconds."""
+        """Raise PoolGone if the pool's head machine has not answered for `HEAD_GONE` seconds."""
         now = time.monotonic()
         if now - self._looked < HEAD_CHECK:
             return
@@ -343,7 +345,7 @@ def pool_actor(ray: Any, address: str) -> Any:
 
 
 def gone(address: str) -> str:
-    """Return the message on a pool that has ended under a client of it."""
+    """Return the message for a client whose pool has ended."""
     return (
         f"the pool at {address} is gone: start it again with `dali-mix serve`, then run this again, a training with"
         " --resume"
@@ -351,12 +353,12 @@ def gone(address: str) -> str:
 
 
 def no_worker(address: str) -> str:
-    """Return the message on a pool without workers."""
+    """Return the message for a pool without workers."""
     return f"{address}: the pool has no worker: start some with `dali-mix serve --join {address}`"
 
 
 def other_versions(address: str, differ: str) -> str:
-    """Return the message on a pool of other versions; `differ`: see `spec.differences`."""
+    """Return the message for a pool with different versions; `differ`: see `spec.differences`."""
     return f"{address}: the pool has other versions than this process: {differ}"
 
 

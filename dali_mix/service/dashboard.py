@@ -1,4 +1,4 @@
-"""The page of a pool, and its figures for Prometheus: HTML and text that `dali-mix serve --dashboard` serves."""
+"""A pool's status page and Prometheus metrics, served by `dali-mix serve --dashboard`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 
 
 def page(status: Mapping[str, Any], address: str) -> str:
-    """Return the page, which loads itself again every two seconds."""
+    """Return the HTML page, which reloads every two seconds."""
     figures = {
         "images/s": f"{status['images_per_second']:,.0f}",
         "chunks asked for": f"{status['asked']:,}",
@@ -69,7 +69,7 @@ def page(status: Mapping[str, Any], address: str) -> str:
 
 
 def waits_for(trainer: Mapping[str, Any]) -> str:
-    """Return how many chunks a trainer of `pool.Pool.status` waits for, and from which workers."""
+    """Return how many chunks a trainer waits for, and from which workers, given its entry in `pool.Pool.status`."""
     return ", ".join(f"{count} from {name}" for name, count in trainer["waits_for"].items()) or "nothing"
 
 
@@ -82,7 +82,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def metrics(status: Mapping[str, Any]) -> str:
-    """Return the figures in Prometheus's text format."""
+    """Return the metrics in Prometheus's text format."""
     counters = ("asked", "decoded", "shared", "second_asks", "lost")
     lines = []
     for name in counters:
@@ -105,9 +105,10 @@ class Dashboard:
     """Serves `/`, `/metrics` and `/status.json` on a thread of its own, until `close`.
 
     Args:
-        host, port: to listen on. Raise ValueError if that cannot be; port 0 takes any, see the attribute `port`.
-        address: of the pool.
-        status: returns `pool.Pool.status`, or raises while the pool does not answer: a request then gets 503.
+        host, port: address to listen on. Raise ValueError if it cannot be used; 0 selects a free port, see the
+            attribute `port`.
+        address: address of the pool.
+        status: returns `pool.Pool.status`; if it raises because the pool does not answer, requests get status 503.
     """
 
     def __init__(self, host: str, port: int, address: str, status: Callable[[], Mapping[str, Any]]) -> None:

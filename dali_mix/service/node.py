@@ -1,10 +1,10 @@
-"""`Node`: this machine's part of a pool: Ray's processes, some workers, and on the first machine the pool itself.
+"""`Node`: this machine's part of a pool: Ray's processes, its workers and, on the head machine, the pool actor.
 
     dali-mix serve ─┬─ ray_node.py            this machine's Ray processes, all ended with it
                     ├─ pool                    on the first machine
                     └─ worker, worker, …       on every machine
 
-Workers belong to the process that started them: when it ends, however it ends, they end.
+Workers are tied to the process that started them: they end when it ends, for any reason.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ HEAD_GONE = 12.0  # seconds without the head until this machine's part ends; tra
 class Node:
     """This machine's part of a pool. Use it as a context manager; inside, call `heartbeat` about once a second.
 
-    Entering raises ValueError, saying what to do, if the pool cannot be started or joined.
+    `__enter__` raises ValueError, saying what to do, if the pool cannot be started or joined.
 
     Args:
-        workers: processes to start here; 0 for a machine that only trains.
-        threads: DALI's threads for each of the two questions that a worker works on.
-        decode: "cpu" or "gpu"; on GPUs each worker takes one.
-        address: of the pool to join; None to start one.
-        listen: the address of this machine that others reach it at; None for the loopback device.
-        store: bytes of shared memory for images; None for what fits.
+        workers: number of worker processes on this machine; 0 for a machine that only trains.
+        threads: DALI threads for each of the two questions a worker processes concurrently.
+        decode: "cpu" or "gpu"; with "gpu" each worker uses one GPU.
+        address: address of the pool to join; None to start one.
+        listen: the address at which others reach this machine; None for the loopback device.
+        store: bytes of shared memory for images; None for an automatic size.
     """
 
     def __init__(
@@ -182,7 +182,9 @@ class Node:
             raise ValueError(f"these workers do not fit the pool at {self.address}: {why}")
 
     def heartbeat(self) -> str:
-        """Tell the pool of this machine's workers, in case it was restarted. Return what is wrong, or ""."""
+        """Register this machine's workers with the pool, in case it was restarted. Return a description of a problem,
+        or "".
+        """
         if self._process is not None and self._process.poll() is not None:
             return f"Ray has ended on this machine: {self._said().strip().rpartition(chr(10))[2]}"
         if not self._head and not cluster.reachable(*cluster.split_address(self.address)):

@@ -1,14 +1,15 @@
-"""`RayMachines`: the machines of a pool, as packing and verifying take them.
+"""`RayMachines`: the machines of a pool, for packing and verifying.
 
-Each shard is a Ray task without resources, put on a machine by its id, as many at a time as the machine has workers of
-the pool: so tasks never wait for what the workers hold. This process counts and repeats, not Ray:
+Each shard is a Ray task without resource requirements, assigned to a machine by its id. A machine runs as many at a
+time as it has workers, so tasks never wait for resources held by workers. Scheduling and retries are done in this
+process, not by Ray:
 
     waiting ── start ──▶ under way ── result ──▶ yielded, in order
        ▲                     │
        └── lost with its process or machine, at most TRIES times
 
-A try that takes much longer than others is doubled where a machine is free; the first result counts. Each try writes
-files of its own, so a lost one that is alive after all changes nothing.
+A try that takes much longer than others is duplicated if a machine is free; the first result counts. Each try writes
+its own files, so a try that was considered lost but is still running does no harm.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class RayMachines:
         sees: Mapping[Path, str],
         progress: Progress | None = None,
     ) -> Generator[Any]:
-        """Do the work on all machines: see `_machines.Machines`."""
+        """Run the work on all machines: see `_machines.Machines`."""
         mapping = _Mapping(self, work, count, arguments, sees, progress)
         try:
             yield from mapping.results()

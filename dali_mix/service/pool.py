@@ -1,7 +1,7 @@
-"""`Pool`: the actor that knows the workers, shares their answers, and counts.
+"""`Pool`: the actor that assigns questions to workers, caches their answers, and keeps statistics.
 
-It holds nothing that cannot be made again: it may be killed at any time, comes back empty, and the processes that run
-workers tell it of them again.
+It has no state that cannot be rebuilt: it may be killed at any time, restarts empty, and the processes that run workers
+register them again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Entry:
 
 
 class Pool:
-    """Puts questions to workers, and keeps answers: on each machine as many bytes as its workers' details allow."""
+    """Sends questions to workers, and caches answers: on each machine up to the `capacity` in its workers' details."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
@@ -71,7 +71,7 @@ class Pool:
     # Workers
 
     def register(self, members: dict[str, tuple[Any, dict[str, Any]]]) -> str:
-        """Add workers, name → (handle, details), again and again. Return "", or why they do not fit.
+        """Register workers, name → (handle, details); called repeatedly. Return "", or why they are incompatible.
 
         details: see `workers.Worker.describe`, with `node` and `capacity`, the bytes of answers to keep on that node.
         """
@@ -87,7 +87,7 @@ class Pool:
         return ""
 
     def remove(self, names: Collection[str]) -> None:
-        """Forget workers that end."""
+        """Remove workers that are ending."""
         for name in names:
             self._leave(name)
 
@@ -100,7 +100,8 @@ class Pool:
     def workers(self) -> dict[str, dict[str, Any]]:
         """Return the workers, name → details, in the order in which to ask them.
 
-        A name is that of an actor. No handles: unpacking one fails once the process that made it has ended.
+        Names are actor names. Handles are not returned: deserializing one fails once the process that created it has
+        ended.
         """
         self._collect()
         return {name: self._members[name].details for name in self._by_load()}
@@ -110,7 +111,7 @@ class Pool:
     def ask(
         self, key: str, spec: Spec, fingerprint: str, question: Question, avoid: Collection[str], trainer: str
     ) -> tuple[Any, str] | None:
-        """Return (the answer's reference in a list, the worker's name); None if there is no worker but `avoid`."""
+        """Return (a list with the answer's reference, the worker's name); None if all workers are in `avoid`."""
         self._specs.setdefault(key, (spec, fingerprint))
         if time.monotonic() - self._looked > LOOK:
             self._collect()
@@ -224,7 +225,7 @@ class Pool:
         seen["seen"] = time.time()
 
     def status(self) -> dict[str, Any]:
-        """Return what `dali-mix serve --status` shows, in plain values."""
+        """Return the status shown by `dali-mix serve --status`, as plain values."""
         self._collect()
         now = time.monotonic()
         return {

@@ -1,9 +1,9 @@
-"""Ray's processes on this machine, in a program of their own that `Node` starts: `python -P ray_node.py SETTINGS`.
+"""A separate program, started by `Node`, that runs Ray's processes on this machine: `python -P ray_node.py SETTINGS`.
 
-`ray start` would do, but it starts two processes that nobody needs (200 MB), one of them on a fixed port, hands out
-ports that `--port` may be one of, and joins no pool on the loopback device. The program imports nothing of dali_mix. It
-prints "node ID" once Ray runs. It ends, and with it all processes of its session and the folder of their logs and
-sockets, on SIGTERM, when its parent dies, even by SIGKILL, and when one of Ray's processes ends.
+`ray start` is not used: it starts two unneeded processes (200 MB), one of them on a fixed port, may assign a port that
+`--port` needs, and cannot join a pool on the loopback device. The program imports nothing of dali_mix. It prints "node
+ID" once Ray runs. It ends, and with it all processes of its session and the folder of their logs and sockets, on
+SIGTERM, when its parent dies, even by SIGKILL, and when one of Ray's processes ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(settings: dict[str, Any]) -> int:
-    """Run Ray until told to end. settings: parent (its process id), head, params (arguments of Ray's `RayParams`)."""
+    """Run Ray until SIGTERM. settings: parent (its process id), head, params (arguments of Ray's `RayParams`)."""
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

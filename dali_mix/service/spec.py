@@ -18,7 +18,7 @@ PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide what pixels come out."""
+    """Return the versions of the packages that affect decoded pixels."""
     found = {"dali_mix": __version__}
     for name in PACKAGES:
         try:
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
-    """Return "numba 0.61.0 here, 0.62.0 there; …" of what differs, or ""."""
+    """Return the differences as "numba 0.61.0 here, 0.62.0 there; …", or ""."""
     names = sorted({*ours, *theirs})
     differ = [name for name in names if ours.get(name) != theirs.get(name)]
     return "; ".join(f"{name} {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there" for name in differ)

@@ -1,4 +1,4 @@
-"""`Worker`: the actor that decodes. It holds nothing that another could not make again."""
+"""`Worker`: the actor that decodes. It has no state that another worker could not rebuild."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPECS = 4  # sets and pipelines kept open
 
 
 class Worker:
-    """Answers questions on `threads` threads of DALI's each, `LANES` at a time."""
+    """Answers up to `LANES` questions at a time, each with `threads` DALI threads."""
 
     def __init__(self, decode: str, threads: int) -> None:
         self.decode = decode
@@ -34,7 +34,7 @@ class Worker:
         self._open: OrderedDict[str, tuple[RecordSet, list[Decoder]]] = OrderedDict()
 
     def describe(self) -> dict[str, Any]:
-        """Return what the pool keeps of a worker."""
+        """Return the worker's details for the pool."""
         return {
             "versions": versions(),
             "decode": self.decode,
@@ -72,7 +72,7 @@ class Worker:
             raise type(error)(f"on the pool's machine {socket.gethostname()}: {error}") from None
 
     def answer(self, key: str, spec: Spec, fingerprint: str, question: Question) -> tuple[Chunk, dict[str, Any]]:
-        """Return a chunk, and its bytes, seconds, images, and this process's pid."""
+        """Return a chunk, its bytes, seconds and images, and this process's pid."""
         begun = time.monotonic()
         decoder = self._take(key, spec, fingerprint)
         chunk = decoder.answer(question)

@@ -1,1 +1,1 @@
-"""Operators of our own for DALI graphs, compiled by numba."""
+"""Custom operators for DALI graphs, compiled by numba."""

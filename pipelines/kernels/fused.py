@@ -1,11 +1,11 @@
 """The end of a graph as one operator: resize, crop, flip, pad; uint8 (H,W,3) → uint8 or float32 (3,h,w), CPU only.
 
-It runs inside the DALI graph, a sample at a time on DALI's own threads, by the operator behind
-`nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and keeps nothing; its
-operator only wants the addresses of two compiled functions, so they are given directly, and numba's cache on disk makes
-every start but the first fast.
+It runs inside the DALI graph, one sample at a time on DALI's threads, through the operator behind
+`nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and caches nothing. Its
+operator only needs the addresses of two compiled functions, so these are passed directly, and numba's disk cache makes
+every start after the first fast.
 
-Where `available()` is false the stock operators do the work.
+If `available()` is false, DALI's own operators are used.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def _operator() -> type:
 
 
 def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> dict[str, Any] | None:
-    """Return the options with which `resize_flip` replaces the last of `steps`, each with its draws.
+    """Return the options with which `resize_flip` replaces the last of `steps` (each with its draws).
 
-    None if that is not a linear `Resize` on a CPU, or if a derived class has a graph of its own.
+    None if that is not a linear `Resize` on a CPU, or if a subclass overrides its graph.
     """
     step, draws = steps[-1] if steps else (None, {})
     if isinstance(step, Resize) and step.fuse and device == "cpu" and available():
@@ -78,11 +78,11 @@ def resize_flip(
 ) -> DataNode:
     """Resize uint8 HWC images, flip where `mirror` (int32 scalars) is not 0, pad with zeros.
 
-    canvas: (h, w, 0), the size of the output, equal for all images of a batch; a tensor without elements since DALI
-    asks for the output's shape before it runs. crop: int32 (6,): height and width to resize to; top and left, height
-    and width of the window to keep; by default the image is resized to the canvas. normalize: scale and shift, see
-    `normalization.factors`. Return uint8 (3, h, w), equal to `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` but
-    for a grey level where its rounding differs; with `normalize` float32. Needs `available()`.
+    canvas: (h, w, 0), the size of the output, equal for all images of a batch; an empty tensor, since DALI needs the
+    output shape before the operator runs. crop: int32 (6,): height and width to resize to; top and left, height and
+    width of the window to keep; by default the image is resized to the canvas. normalize: scale and shift, see
+    `normalization.factors`. Return uint8 (3, h, w), equal to `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` up
+    to one grey level of rounding; with `normalize` float32. Needs `available()`.
     """
     from dali_mix.pipelines.kernels import resample
 

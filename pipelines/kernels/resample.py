@@ -2,18 +2,17 @@
 normalized to float32.
 
 Each output row is made in two steps. `_sum_rows` sums the input rows it needs by weight into one row of 16-bit
-fixed-point numbers, `_sixteen_pixels` resamples that row sideways. Both are written in LLVM's own vector notation,
-because no compiler finds them from a loop: sums stay in registers, a pixel's three channels and two neighbouring pixels
+fixed-point numbers, `_sixteen_pixels` resamples that row sideways. Both are written as LLVM vector code, because
+compilers do not generate it from a loop: sums stay in registers, a pixel's three channels and two neighbouring pixels
 are read by one 16-byte load, and the products of a pair are added in one instruction where the processor has one.
 
-Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius
-max(1, input / output); pixels beyond the border repeat the border. The result is the real number rounded to a grey
-level, but for numbers within 0.01 of a half. It is the same on every CPU: weights are made by operations that IEEE 754
-defines to the bit, and all else is integers. Normalizing multiplies and adds, with a rounding after each, as
-`dali_mix.pipelines.normalize` does: the same bits.
+Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius max(1,
+input / output); pixels beyond the border repeat the border. The result is the real number rounded to a grey level, but
+for numbers within 0.01 of a half. It is the same on every CPU: weights are computed with operations that IEEE 754
+defines exactly, and everything else is integer arithmetic. Normalizing multiplies and adds, rounding after each, so it
+is bit-identical to `dali_mix.pipelines.normalize`.
 
-More than 300 lines: everything compiled sits in this one file, so that numba's cache on disk notices every change of
-it.
+More than 300 lines: all compiled code is in this one file, so that numba's disk cache detects every change.
 """
 
 from __future__ import annotations
@@ -243,7 +242,7 @@ def resize_flip(
     bias: np.ndarray,
 ) -> None:
     """Resize image uint8 (H,W,3), cut a window out of it, mirror it if `flip`, write it to the top left of out
-    (3,h,w), and zeros to the rest of out.
+    (3,h,w), and fill the rest of out with zeros.
 
     out: float32, written times `scale` plus `bias`, float32 (3,), per channel, for grey levels 0..255; or uint8, for 1
     and 0. crop: int32 (6,), height and width to resize to; top and left, height and width of the window, which lies

@@ -1,8 +1,8 @@
-"""RandAugment, TrivialAugment and AutoAugment with DALI's operations, but draws of our own: they depend on the record
-alone.
+"""RandAugment, TrivialAugment and AutoAugment with DALI's operations, but with our own draws, which depend only on the
+record.
 
 Each is a sequence of choices (operation, magnitude, sign) per record; DALI's lists of operations and their ranges are
-used as they are.
+used unchanged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AutoAugment(Step):
             the ImageNet policy; None or "" is not active.
         size: (height, width) of the images, which bounds the translations: 100/224 of it, 32 pixels, 150/331 of it.
 
-    A signed operation is turned round with probability ½.
+    The sign of a signed operation is flipped with probability ½.
     """
 
     conditional = True
@@ -88,7 +88,7 @@ class AutoAugment(Step):
         return images
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raise ValueError: the operations move what is in the image, by how much is not known."""
+        """Raise ValueError: the operations move image content by an amount that is not known here."""
         raise ValueError(f"auto_augment={self.kind!r} would turn and shift images, not boxes: leave it out")
 
     def _apply(self, images: DataNode, operation: DataNode, level: DataNode, low: int, high: int) -> DataNode:

@@ -32,8 +32,8 @@ class ZoomOut(Step):
         self.active = self.prob > 0
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw shape (B, 2) int32, height and width of the canvas, and anchor (B, 2) int32, minus the image's top left
-        on it.
+        """Draw shape (B, 2) int32, height and width of the canvas, and anchor (B, 2) int32, the negated top left of the
+        image on it.
         """
         u = random.uniform(4)
         factor = np.where(u[:, 0] < self.prob, self.zoom[0] + (self.zoom[1] - self.zoom[0]) * u[:, 1], 1.0)
@@ -66,8 +66,8 @@ class IoUCrop(Crop):
 
     The sides are uniform in `scale` of the image's, width / height is within `ratio`. A window counts if the centre of
     a box lies in it and the largest IoU with such a box is at least a number drawn from 0, 0.1, 0.3, 0.5, 0.7, 0.9; or
-    1, for which the image stays as it is. Where none of 40 windows counts, another number is drawn, up to 4 times.
-    Boxes with their centre outside are dropped. Images without boxes are not cut.
+    1, for which the image stays as it is. If none of 40 windows qualifies, another number is drawn, up to 4 times.
+    Boxes with their centre outside are dropped. Images without boxes are not cropped.
     """
 
     draws_from_boxes = True
@@ -127,7 +127,7 @@ def _iou(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 class ShorterSide(Resize):
-    """Resize in proportion: the shorter side to a number drawn from `shorter`, less where the longer one would exceed
+    """Resize in proportion: the shorter side to a value drawn from `shorter`, or less if the longer side would exceed
     `longest`.
 
     Sides round down, as in torchvision's RandomShortestSize.
@@ -142,7 +142,7 @@ class ShorterSide(Resize):
         super().__init__(int(self.shorter.max()), antialias=antialias, fuse=fuse)
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw size (B, 2) int32, to resize to."""
+        """Draw the target size (B, 2) int32."""
         shorter = self.shorter[random.integers(0, len(self.shorter), 1)[:, 0]]
         factor = np.minimum(shorter / sizes.min(axis=1), self.longest / sizes.max(axis=1))
         return {"size": np.maximum(1, np.floor(sizes * factor[:, None] + 1e-9)).astype(np.int32)}

@@ -1,9 +1,8 @@
 """Colour jitter and PCA lighting as one affine map of each image's colours.
 
 Brightness, contrast, saturation, a hue rotation and lighting are all affine in (red, green, blue), given the image's
-mean colour (contrast pulls towards the mean grey). So whatever the order they are applied in, the whole chain is x → M
-x + A·mean(x) + t with M, A (3×3) and t (3,) drawn per record: one pass over the pixels, clipped to 0..255 once, at the
-end.
+mean colour (contrast pulls towards the mean grey). So in any order the complete chain is x → M x + A·mean(x) + t with
+M, A (3×3) and t (3,) drawn per record: one pass over the pixels, clipped to 0..255 once, at the end.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class Color(Step):
         return _chain(order, np.take_along_axis(values, order, axis=1)) | {"offset": offset.astype(np.float32)}
 
     def graph(self, images: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Apply the map drawn, rounded and clipped."""
+        """Apply the drawn map, with rounding and clipping."""
         average = fn.reductions.mean(images, axes=[0, 1], keep_dims=True, device=device)
         shift = fn.coord_transform(average, M=draws["mean"], T=draws["offset"], device=device)
         mapped = fn.coord_transform(images, M=draws["matrix"], device=device, dtype=types.FLOAT)
@@ -83,7 +82,7 @@ class Color(Step):
 
 
 class PhotometricDistort(Color):
-    """Change colours as SSD does (arXiv 1512.02325): each part with probability ½ where the step acts at all.
+    """Change colours as in SSD (arXiv 1512.02325); if the step is applied, each part has probability ½.
 
     Brightness by a factor of 0.875 to 1.125, contrast by 0.5 to 1.5 before or after the others, saturation by 0.5 to
     1.5, hue by a turn of -0.05 to 0.05, an order of the channels, as torchvision's RandomPhotometricDistort (hue and
@@ -95,7 +94,7 @@ class PhotometricDistort(Color):
         self.active = self.prob > 0
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw what `Color` draws."""
+        """Draw the same arrays as `Color`."""
         u = random.uniform(14)
         acts = (u[:, :1] < self.prob) & (u[:, 1:6] < 0.5)
         brightness, contrast, saturation, hue, swaps = acts.T

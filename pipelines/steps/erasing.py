@@ -26,7 +26,7 @@ class Erasing(Step):
         self._crop = RandomResizedCrop((0.02, 0.33), (0.3, 1 / 0.3))
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw anchor and shape (B, 2) float32 of the window; a shape of 0 where nothing is erased."""
+        """Draw anchor and shape (B, 2) float32 of the window; a shape of 0 if nothing is erased."""
         drawn = self._crop.draw(sizes, random)
         drawn["shape"] = np.where(random.uniform(1) < self.prob, drawn["shape"], 0)
         return {name: value.astype(np.float32) for name, value in drawn.items()}

@@ -1,4 +1,4 @@
-"""The steps that move what is in an image: crops, drawn from its size alone, resizing and flips; and decoding."""
+"""Geometric steps: crops that depend only on the image size, resizing and flips; and decoding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ INTERPOLATIONS = {
 
 
 def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | None = None) -> DataNode:
-    """Encoded bytes → uint8 RGB HWC, turned by EXIF; of the turned image only the `window` (anchor, shape) if given.
+    """Encoded bytes → uint8 RGB HWC, turned by EXIF; with `window` (anchor, shape), only that part of the rotated
+    image.
 
     On a GPU the hybrid decoder reads from the host.
     """
@@ -43,10 +44,10 @@ def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | N
 
 
 class Crop(Step):
-    """Keep the whole image; derived classes draw a smaller window.
+    """Keep the full image; subclasses draw a smaller window.
 
     A window is anchor (B, 2) int32 as top, left, and shape (B, 2) int32 as height, width: pixels, inside the image, at
-    least one. As the first step it is cut out by the decoder, which decodes nothing else if `decode_window` is True.
+    least one. As the first step it is cropped by the decoder, which decodes only the window if `decode_window` is True.
     """
 
     decode_window: bool = True
@@ -73,8 +74,8 @@ class Crop(Step):
 class RandomResizedCrop(Crop):
     """A window of random area and shape: the "inception" crop (Szegedy et al. 2015) as torchvision draws it.
 
-    Ten tries a record: share of the area uniform in `scale`, width / height log-uniform in `ratio`; the first that fits
-    counts, placed uniformly. If none fits: the whole image, or the largest centred window within `ratio`.
+    Ten tries per record: share of the area uniform in `scale`, width / height log-uniform in `ratio`; the first that
+    fits is used, at a uniform position. If none fits: the full image, or the largest centred window within `ratio`.
     """
 
     def __init__(self, scale: Sequence[float], ratio: Sequence[float], decode_window: bool = True) -> None:
@@ -101,8 +102,9 @@ class RandomResizedCrop(Crop):
 class MultiScaleCrop(Crop):
     """The multi-scale crop of two-stream networks (arXiv 1507.02159), as SpliceMix and ML-GCN use it.
 
-    Published: the picture is resized to a square, a window of one of 19 pairs of sides is cut at one of 13 places, and
-    resized again. Here the same window is taken from the picture as it is, so that its pixels are resampled once.
+    Published: the picture is resized to a square, a window of one of 19 pairs of sides is cropped at one of 13
+    positions and resized again. Here the same window is cropped from the original picture, so that its pixels are
+    resampled only once.
     """
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
@@ -114,12 +116,13 @@ class MultiScaleCrop(Crop):
 
 
 class Resize(Step):
-    """Resize to `size`, a number of pixels or (height, width), whatever the proportions.
+    """Resize to `size`, a number of pixels or (height, width), without keeping proportions.
 
     Args:
-        min_filter, mag_filter: used along an axis that shrinks, and along one that grows.
-        antialias: widen the filter to the ratio.
-        fuse: whether `kernels.fused` may do it, with linear filters, on a CPU, at the end of a list.
+        min_filter, mag_filter: filters for an axis that shrinks, and for one that grows.
+        antialias: widen the filter by the scale factor when shrinking.
+        fuse: whether `kernels.fused` may be used, which needs linear filters, a CPU, and this step at the end of the
+            list.
     """
 
     def __init__(
@@ -140,12 +143,12 @@ class Resize(Step):
         return self.resize(images, self.size, device)
 
     def resize(self, images: DataNode, size: tuple[int, int] | DataNode, device: str) -> DataNode:
-        """Resize to `size`, one for all images or one for each."""
+        """Resize to `size`, common or per image."""
         filters = {"min_filter": INTERPOLATIONS[self.min_filter], "mag_filter": INTERPOLATIONS[self.mag_filter]}
         return fn.resize(images, device=device, size=size, antialias=self.antialias, **filters)
 
     def fused(self, draws: Mapping[str, DataNode]) -> dict[str, Any]:
-        """Return the options of `kernels.fused.resize_flip_normalize` that do the same."""
+        """Return the equivalent options of `kernels.fused.resize_flip`."""
         return {"antialias": self.antialias}
 
     def resized(self, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -176,7 +179,7 @@ class CentreCrop(Resize):
         self.covered = round(ratio * self.size[0]), round(ratio * self.size[1])
 
     def draw(self, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        """Draw size (B, 2) float32, to resize to, and anchor (B, 2) int32, where the centre begins."""
+        """Draw the target size (B, 2) float32, and anchor (B, 2) int32, the top left of the centre crop."""
         covering = np.maximum(self.covered, np.array(self.covered[::-1]) * sizes // sizes[:, ::-1])
         anchor = np.rint((covering - self.size) / 2)
         return {"size": covering.astype(np.float32), "anchor": anchor.astype(np.int32)}
@@ -208,7 +211,7 @@ class Flip(Step):
         return fn.flip(images, horizontal=draws["mirror"], device=device)
 
     def mirror(self, draws: Mapping[str, DataNode]) -> DataNode:
-        """Return the option of the operators at the end of a graph that does the same."""
+        """Return the equivalent option for the operators at the end of a graph."""
         return draws["mirror"]
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:

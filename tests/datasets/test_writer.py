@@ -165,9 +165,19 @@ def test_a_refused_image_is_named_and_the_next_one_is_written(tmp_path):
         ):
             with pytest.raises((ValueError, FileNotFoundError), match=message):
                 writer.write(wrong, 0)
-        for label, message in ((3, "label 3 is out of range"), ("dgo", r"did you mean dog\?"), ([0, 1], "one class")):
+        for label, message in (
+            (3, "label 3 is out of range"),
+            ("dgo", r"did you mean dog\?"),
+            ([0, 1], "one class"),
+            (10**400, "image 0: int too large"),
+        ):
             with pytest.raises(ValueError, match=message):
                 writer.write(pixels(0), label)
+        for id in (-1, 1.5, "7", True, 2**64):
+            with pytest.raises(
+                ValueError, match=r"image 0: id=.*must be a whole number from 0 to 18446744073709551615"
+            ):
+                writer.write(pixels(0), 0, id=id)
         writer.write(pixels(0), 0)
     assert writer.info.count == 1
     with pytest.raises(ValueError, match=r"is a context: with dali_mix\.Writer"):
@@ -197,6 +207,8 @@ def test_wrong_boxes(tmp_path, label, message):
 
 @pytest.mark.parametrize("classes", ["cat", [], ["cat", "cat"]])
 def test_classes_are_names_each_once(tmp_path, classes):
+    with pytest.raises(ValueError, match="classes: 1 is a int, not a name"):
+        Writer(tmp_path / "set", classes=["cat", 1])
     with pytest.raises(ValueError, match="give the names of all classes"):
         Writer(tmp_path / "set", classes=classes)
 

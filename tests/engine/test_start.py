@@ -217,6 +217,7 @@ HEAD = list(MODEL.head.parameters())
         ({"modle": MODEL}, r"unknown key 'modle' \(did you mean model\?\)"),
         ({"resume": "yes"}, "resume='yes': must be one of"),
         ({"callbacks": [Noting]}, "callback Noting is a class"),
+        ({"callbacks": print}, "callbacks is a builtin_function_or_method: give a list"),
         ({"callbacks": [Plain]}, "callback Plain is a class"),
         ({"callbacks": [3]}, r"callback builtins\.int has none of the methods before_epoch"),
     ],
@@ -226,6 +227,22 @@ def test_a_wrong_object_is_one_line(tmp_path, given, message):
         dali_mix.train(config(), tmp_path / "run", **objects(**given))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_callbacks_of_a_generator_are_called(tmp_path):
+    steps = []
+    callbacks = (function for function in [lambda trainer: steps.append(trainer.step)])
+    dali_mix.train(config(epochs=1), tmp_path / "run", **objects(), callbacks=callbacks)
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_loader_may_name_its_device_as_text(tmp_path):
+    given = objects()
+    given["train_loader"].device = "cpu"
+    assert dali_mix.train(config(epochs=1), tmp_path / "run", **given) == "finished"
+    given["train_loader"].device = "cuda:0"
+    with pytest.raises(ValueError, match="train_loader puts its batches on cuda, the run is on cpu"):
+        dali_mix.train(config(epochs=1), tmp_path / "other", **given)
 
 
 def test_callbacks_are_called_around_steps_and_epochs(tmp_path):

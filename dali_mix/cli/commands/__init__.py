@@ -1,1 +1,1 @@
-"""The subcommands of `dali-mix`, one a file: `configure` adds the arguments, `run` does the work."""
+"""The subcommands of `dali-mix`, one per file: `configure` adds the arguments, `run` does the work."""

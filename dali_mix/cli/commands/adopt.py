@@ -1,4 +1,4 @@
-"""`dali-mix adopt FILE.rec…`: a manifest, and an index when missing, for what something else wrote."""
+"""`dali-mix adopt FILE.rec…`: write the manifest, and a missing index, for .rec files written by other software."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dali-mix attention RECIPE CHECKPOINT IMAGES… --out DIR`: where a model sees its classes, as pictures."""
+"""`dali-mix attention RECIPE CHECKPOINT IMAGES… --out DIR`: draw where a model sees each class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`dali-mix convert --from NAME IN OUT` and `--to NAME IN OUT`: checkpoints of published code into ours, and back."""
+"""`dali-mix convert --from NAME IN OUT` and `--to NAME IN OUT`: convert checkpoints of published code to ours, and
+back.
+"""
 
 from __future__ import annotations
 

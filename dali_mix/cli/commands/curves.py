@@ -1,4 +1,4 @@
-"""`dali-mix curves WORK_DIR`: the learning curves of a run, as a picture."""
+"""`dali-mix curves WORK_DIR`: plot the learning curves of a run."""
 
 from __future__ import annotations
 

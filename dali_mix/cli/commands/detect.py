@@ -1,4 +1,4 @@
-"""`dali-mix detect train|evaluate|predict …`: the same as without `detect`, for those who look for detection here."""
+"""`dali-mix detect train|evaluate|predict …`: an alias of the commands without `detect`."""
 
 from __future__ import annotations
 

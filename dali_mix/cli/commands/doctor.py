@@ -1,4 +1,4 @@
-"""`dali-mix doctor [PREFIX]`: what is installed, whether it fits together, and one batch through the loader.
+"""`dali-mix doctor [PREFIX]`: check what is installed and whether versions are compatible, and load one batch.
 
 The exit status is 1 if anything is broken, else 0.
 """
@@ -77,7 +77,7 @@ def driver_cuda() -> str | None:
 
 
 def check_disk(findings: Findings) -> None:
-    """Report the space where runs and sets are written."""
+    """Report the free disk space where runs and sets are written."""
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / 2**30:.1f} GiB free in {Path.cwd()}"
     if free < LOW_DISK:
@@ -87,7 +87,7 @@ def check_disk(findings: Findings) -> None:
 
 
 def check_shared_memory(findings: Findings) -> None:
-    """Note too little shared memory for a pool of workers, where one can run: containers have 64 MB by default."""
+    """Report if there is too little shared memory for a worker pool (containers have 64 MB by default)."""
     if importlib.util.find_spec("ray") is not None and (free := shutil.disk_usage("/dev/shm").free) < LOW_SHARED:
         text = (
             f"{free >> 20} MB free in /dev/shm: little for `dali-mix serve`; in a container, docker run --shm-size=4g"
@@ -96,7 +96,7 @@ def check_shared_memory(findings: Findings) -> None:
 
 
 def check_batch(findings: Findings) -> None:
-    """Pack pictures made here, load a batch through the pipeline, and compare labels, shapes and pixels."""
+    """Pack generated pictures, load a batch through the pipeline, and compare labels, shapes and pixels."""
     import numpy as np
     from PIL import Image
 

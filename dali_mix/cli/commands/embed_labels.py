@@ -1,4 +1,4 @@
-"""`dali-mix embed-labels PREFIX --from bert|glove|random --out E.npy`: label embeddings for the `sgre` head."""
+"""`dali-mix embed-labels PREFIX --from bert|glove|random --out E.npy`: write label embeddings for the `sgre` head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dali-mix gallery PREFIX`: what mixers do to the images of a packed set, as a picture."""
+"""`dali-mix gallery PREFIX`: draw images of a packed set before and after mixing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dali-mix inspect PREFIX`: what a packed set holds, or one of its records."""
+"""`dali-mix inspect PREFIX`: summarize a packed set, or show one of its records."""
 
 from __future__ import annotations
 

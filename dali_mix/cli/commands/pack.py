@@ -1,4 +1,4 @@
-"""`dali-mix pack LAYOUT --root R --out PREFIX --split S`: a dataset becomes a set of records with a manifest."""
+"""`dali-mix pack LAYOUT --root R --out PREFIX --split S`: pack a dataset into records with a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dali-mix predict RECIPE CHECKPOINT IMAGES…`: classes, or boxes, that a trained model finds in image files."""
+"""`dali-mix predict RECIPE CHECKPOINT IMAGES…`: predict classes or boxes of image files with a trained model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the recipe, the checkpoint, and which of their weights and values to use."""
+    """Add the arguments for the recipe, the checkpoint, and which weights and values to use."""
     add_recipe(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a file of weights")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights")
@@ -123,7 +123,7 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
 
 
 def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
-    """Return the model that the arguments name, ready to predict, and the image files."""
+    """Return a `Predictor` for the model named by the arguments, and the image files."""
     from dali_mix.datasets.base import read_names
     from dali_mix.engine.inference.image_files import find_images
 
@@ -138,7 +138,7 @@ def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
 
 
 def load_values(args: argparse.Namespace, *, shown: bool = True) -> RunConfig:
-    """Return the values of the recipe, or of the run that the checkpoint belongs to, which is printed if `shown`."""
+    """Return the recipe's values, or those of the run the checkpoint belongs to; print that run if `shown`."""
     from dali_mix.engine.config.saved import load_evaluated
 
     config, of_run = load_evaluated(args.recipe, Path(args.checkpoint), args.cfg_options)
@@ -153,7 +153,7 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def report_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
-    """Name the files that were left out; return the exit status, 1 if there are any."""
+    """Report the files that could not be read; return the exit status, 1 if there are any."""
     status = 0
     for path, reason in unreadable:
         print(printable(f"dali-mix {command}: left out {path}: {reason}"), file=sys.stderr)

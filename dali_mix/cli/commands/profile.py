@@ -1,4 +1,4 @@
-"""`dali-mix profile`: where the time of a loader goes, or of a run that was trained with `profile`."""
+"""`dali-mix profile`: show where a loader, or a run trained with `profile`, spends its time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dali-mix recipes [NAME]`: lists the bundled recipes, or prints one."""
+"""`dali-mix recipes [NAME]`: list the bundled recipes, or print one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dali-mix serve`: runs a pool of workers that decode for trainers, adds a machine to one, or shows what one does."""
+"""`dali-mix serve`: run a pool of decoding workers, add this machine to one, or show its status."""
 
 from __future__ import annotations
 

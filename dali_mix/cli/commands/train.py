@@ -1,4 +1,4 @@
-"""`dali-mix train RECIPE --work-dir D`: trains, or resumes; under torchrun on every rank."""
+"""`dali-mix train RECIPE --work-dir D`: train or resume; under torchrun, every rank runs it."""
 
 from __future__ import annotations
 

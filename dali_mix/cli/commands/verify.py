@@ -1,4 +1,4 @@
-"""`dali-mix verify PREFIX…`: every byte of packed sets against their manifests."""
+"""`dali-mix verify PREFIX…`: check every byte of packed sets against their manifests."""
 
 from __future__ import annotations
 

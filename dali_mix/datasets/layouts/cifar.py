@@ -1,6 +1,6 @@
 """Layouts `cifar10` and `cifar100`: the Python pickles, the binary version, or image folders; as folders or archives.
 
-Arrays are stored as PNG, without loss. The pickles are read without running anything in them, see `safe_pickle`.
+Arrays are stored losslessly as PNG. The pickles are read without executing them, see `safe_pickle`.
 """
 
 from __future__ import annotations

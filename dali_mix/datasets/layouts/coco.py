@@ -1,11 +1,10 @@
 """Layout `coco`: COCO 2014 and 2017, and any set in the same layout: multi-label targets or boxes.
 
 annotations/instances_SPLIT.json and the folder SPLIT/ (train2014, val2017, …; also below images/, or images/ itself),
-or Roboflow's SPLIT/_annotations.coco.json with the images beside it. Classes are the categories in the order of their
-ids, counted from 0 without gaps, or the names of `--classes FILE`. Multi-label: a class is 1 where it has an
-annotation, a crowd included. Detection: a crowd's box is marked difficult, so that training passes over it and
-evaluation ignores it; a box without area, of which the published files have a few, is left out and counted in the
-report.
+or Roboflow's SPLIT/_annotations.coco.json with the images in the same folder. Classes are the categories in the order
+of their ids, counted from 0 without gaps, or the names of `--classes FILE`. Multi-label: a class is 1 if it has an
+annotation, crowds included. Detection: a crowd's box is marked difficult, so that training and evaluation ignore it; a
+box without area (the published files have a few) is left out and counted in the report.
 """
 
 from __future__ import annotations
@@ -45,11 +44,12 @@ _ROBOFLOW = "_annotations.coco.json"
 
 
 def coco(root: Path, split: str, options: Options) -> Listing:
-    """List split "train2014", "val2017", …; "train" with `--years 2014`, or where one year is there. `--task
-    multilabel` (default) drops images without annotation, detection keeps them as negatives; `--unlabelled` says
-    otherwise. Records have the image ids of COCO.
+    """List split "train2014", "val2017", …; "train" with `--years 2014`, or if only one year exists. `--task
+    multilabel` (default) drops images without annotations, detection keeps them as negatives; `--unlabelled` overrides
+    both. Record ids are COCO's image ids.
 
-    Raise FileNotFoundError or ValueError naming file, entry and field for what is missing, malformed or contradictory.
+    Raise FileNotFoundError or ValueError naming file, entry and field if anything is missing, malformed or
+    contradictory.
     """
     task = choose_task("coco", options, MULTILABEL, DETECTION)
     tree = open_tree(root, options.follow_links)

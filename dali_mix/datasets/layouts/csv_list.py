@@ -17,12 +17,12 @@ _INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # as pandas names the colum
 
 
 def read_csv(data: bytes, where: str) -> tuple[list[Row], list[str]]:
-    """Return the rows of a CSV list, and notices on the columns left out since they are a pandas index.
+    """Return the rows of a CSV list, and notices on columns ignored because they are a pandas index.
 
-    Columns with neither name nor content are left out too.
+    Columns with neither name nor content are ignored too.
 
     Raise ValueError naming the line for text that is not UTF-8, a malformed line, no column `path` or no label column,
-    a column that has no name, or one that is there twice.
+    an unnamed column, or a duplicate one.
     """
     decode_lines(data, where)
     text = data.decode("utf-8-sig")

@@ -1,8 +1,8 @@
 """Layout `digit-scenes`: several of scikit-learn's scanned digits on one canvas, for multi-label targets and boxes.
 
-The offline set of those two tasks. A scene is 96x128 pixels, a plain dark background with some noise, and one to five
-digits of 20 to 40 pixels in light colours that do not overlap. Split "val" draws other scans than "train": those that
-layout `digits` holds out. What a scene shows is drawn from (seed, split, number) alone; `root` is not read.
+An offline data set for these two tasks. A scene is 96x128 pixels, a plain dark background with some noise, and one to
+five digits of 20 to 40 pixels in light colours that do not overlap. Split "val" uses different scans from "train":
+those that layout `digits` holds out. A scene depends only on (seed, split, index); `root` is not read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SCANS = 8  # pixels a side of a scan
 
 
 class Digit(NamedTuple):
-    """A digit of a scene: which scan, and the square it fills, in pixels."""
+    """A digit of a scene: the index of its scan, and its square in pixels."""
 
     scan: int
     top: int
@@ -40,8 +40,8 @@ class Digit(NamedTuple):
 
 
 def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
-    """List split "train" (2,000 scenes unless `--scenes` says otherwise) or "val" (500; also called "test"), with
-    `--task multilabel` (default; which digits are there) or detection (a box around the ink of each).
+    """List split "train" (2,000 scenes, or `--scenes`) or "val" (500; also called "test"), for `--task multilabel`
+    (default; the digits present) or detection (a box around the ink of each).
     """
     task = choose_task("digit-scenes", options, MULTILABEL, DETECTION)
     if split not in _SCENES:

@@ -1,4 +1,4 @@
-"""Layout `digits`: scikit-learn's bundled scans of handwritten digits, the offline default of the quickstart.
+"""Layout `digits`: scikit-learn's bundled scans of handwritten digits, the quickstart's default, which works offline.
 
 1,797 real scans of 8x8 pixels in 17 grey levels, enlarged to 32x32 RGB. Split "train" (about 80 %) and "val" (the
 rest), by class.
@@ -42,7 +42,7 @@ def digits(root: Path | None, split: str, options: Options) -> Listing:
 
 
 def held_out_rows(labels: np.ndarray, split: str) -> np.ndarray:
-    """Return the rows of `labels` (N,), digits, that are in `split`: "train", "all", or the held-out rest."""
+    """Return the indices of `labels` (N,) that are in `split`: "train", "all", or else the held-out rest."""
     if split == "all":
         return np.arange(len(labels))
     random = np.random.Generator(np.random.Philox(_SPLIT_KEY))

@@ -11,8 +11,8 @@ from dali_mix.datasets.val_share import of_share, shared_split
 
 
 def imagefolder(root: Path, split: str, options: Options) -> Listing:
-    """List root/split/class/… or, when the root has no folder for each split, root/class/…; with `--val-share` the
-    part of root/train/class/… or root/class/… that is `split`.
+    """List root/split/class/… or, if the root has no split folders, root/class/…; with `--val-share`, the part of
+    root/train/class/… or root/class/… that belongs to `split`.
     """
     tree = open_tree(root, options.follow_links)
     base, notices = split_base(tree, shared_split(options, split), options.split_folders)

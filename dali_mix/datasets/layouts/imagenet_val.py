@@ -1,8 +1,8 @@
-"""Layout `imagenet-val`: ImageNet's flat validation folder with a list of labels, as it is downloaded.
+"""Layout `imagenet-val`: ImageNet's flat validation folder as downloaded, with a list of labels.
 
-Labels count the wnids in sorted order, as the training folders do. The official ground truth file counts by
-ILSVRC2012_ID instead, an order of its own, so it needs the development kit's meta.mat to be translated. Kaggle's
-LOC_val_solution.csv and lists of `file wnid` or `file label` (a label in sorted order) carry all that is needed.
+Labels are indices into the sorted wnids, as for the training folders. The official ground-truth file uses ILSVRC2012_ID
+instead, a different order, so it needs the development kit's meta.mat for translation. Kaggle's LOC_val_solution.csv
+and lists of `file wnid` or `file label` (an index into the sorted wnids) need nothing else.
 """
 
 from __future__ import annotations

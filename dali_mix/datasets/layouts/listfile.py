@@ -1,4 +1,4 @@
-"""Layout `list`: anything else, by a file that lists images and labels. Its suffix says how it is written.
+"""Layout `list`: any other data set, given as a file that lists images and labels. Its suffix determines the format.
 
 - .lst, im2rec's: `id<TAB>label…<TAB>path`
 - .txt, .tsv: `path<TAB>label…`
@@ -33,11 +33,11 @@ from dali_mix.tasks import Task
 
 
 def list_file(root: Path, split: str, options: Options) -> Listing:
-    """List what `--list FILE` (default: SPLIT.lst, .txt, .tsv, .csv, .json or .jsonl in the root) names, relative to
-    the root.
+    """List the images named in `--list FILE` (default: SPLIT.lst, .txt, .tsv, .csv, .json or .jsonl in the root),
+    relative to the root.
 
-    Raise ValueError naming file and line for a malformed row, a path that leaves the root, a label that is not finite,
-    out of range or of another length than the others, an id that is there twice, and a path with two labels.
+    Raise ValueError naming file and line for a malformed row, a path outside the root, a label that is not finite, out
+    of range or of different length, a duplicate id, or a path with two labels.
     """
     tree = open_tree(root, options.follow_links)
     shared_split(options, split)

@@ -1,8 +1,8 @@
 """Layout `nus-wide`: NUS-WIDE's lists, its 81 concepts as multi-label targets, and the photos below Flickr/.
 
 ImageList/{Imagelist,TrainImagelist,TestImagelist}.txt (with backslashes in the paths), Groundtruth/AllLabels/
-Labels_CONCEPT.txt (a 0 or 1 a line, in the order of Imagelist.txt) and Concepts81.txt, in the root or in ConceptsList/.
-Photos in which none of the concepts is positive are dropped.
+Labels_CONCEPT.txt (0 or 1 per line, in the order of Imagelist.txt) and Concepts81.txt, in the root or in ConceptsList/.
+Photos without any positive concept are dropped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ NUS_CONCEPTS = 81
 
 
 def nus_wide(root: Path, split: str, options: Options) -> Listing:
-    """List the official split "train" or "test" (also called "val"); records have the row in Imagelist.txt as id.
+    """List the official split "train" or "test" (also called "val"); record ids are row indices of Imagelist.txt.
 
-    Raise FileNotFoundError or ValueError naming file and line for what is missing, malformed or contradictory.
+    Raise FileNotFoundError or ValueError naming file and line if anything is missing, malformed or contradictory.
     """
     choose_task("nus-wide", options, MULTILABEL)
     part = {"val": "test"}.get(split, split)

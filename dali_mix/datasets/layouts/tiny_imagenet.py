@@ -10,7 +10,9 @@ from dali_mix.datasets.trees import Tree
 
 
 def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
-    """List split "train" or "val"; labels count the wnids of wnids.txt in sorted order. Split test has no labels."""
+    """List split "train" or "val"; labels are indices into the sorted wnids of wnids.txt. Split "test" has no
+    labels.
+    """
     if split not in ("train", "val"):
         raise ValueError(f"tiny-imagenet has the labelled splits train and val, not {split!r}")
     if options.classes_file is not None:

@@ -1,8 +1,8 @@
-"""Layout `vg500`: Visual Genome's 500 most frequent categories as multi-label targets, in the partition of SSGRL.
+"""Layout `vg500`: Visual Genome's 500 most frequent categories as multi-label targets, with SSGRL's splits.
 
-VG_100K/ and VG_100K_2/ (or one of them with all images), ssgrl_partition/{train,test}_list_500.txt with a file name a
-line, and vg_category_500_labels_index.json, {file name: [category numbers]}, in the root or next to the lists (SSGRL,
-arXiv 1908.07325; its categories have numbers only, so names come from `--classes`).
+VG_100K/ and VG_100K_2/ (or one of them with all images), ssgrl_partition/{train,test}_list_500.txt with one file name
+per line, and vg_category_500_labels_index.json, {file name: [category numbers]}, in the root or next to the lists
+(SSGRL, arXiv 1908.07325; its categories have numbers only, so names come from `--classes`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LABELS = "vg_category_500_labels_index.json"
 def vg500(root: Path, split: str, options: Options) -> Listing:
     """List split "train" or "test" (also called "val"). Images without a category are dropped.
 
-    Raise FileNotFoundError or ValueError naming file and line or entry for what is missing, malformed or twice there.
+    Raise FileNotFoundError or ValueError naming file and line or entry if anything is missing, malformed or duplicated.
     """
     choose_task("vg500", options, MULTILABEL)
     part = {"val": "test"}.get(split, split)

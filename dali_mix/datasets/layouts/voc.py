@@ -1,15 +1,15 @@
 """Layout `voc`: PASCAL VOC's devkit, and any set in the same layout: multi-label targets or boxes.
 
-VOCdevkit/VOC<year>/ with Annotations/ID.xml, ImageSets/Main/SPLIT.txt and JPEGImages/ID.jpg. Several years become one
-set (`--years 2007,2012`). A Roboflow export has SPLIT/ID.jpg and SPLIT/ID.xml; one of CVAT is the folder of one year,
-with labelmap.txt in it. Without lists, Annotations/ beside JPEGImages/, annotations/ beside images/ (Kaggle) and a
-folder of ID.jpg and ID.xml are one split.
+VOCdevkit/VOC<year>/ with Annotations/ID.xml, ImageSets/Main/SPLIT.txt and JPEGImages/ID.jpg. Several years are packed
+into one set (`--years 2007,2012`). A Roboflow export has SPLIT/ID.jpg and SPLIT/ID.xml; one of CVAT is the folder of
+one year, with labelmap.txt in it. Without lists, Annotations/ with JPEGImages/, annotations/ with images/ (Kaggle), or
+a folder of ID.jpg and ID.xml is one split.
 
-Multi-label truth: 1 where a class has an object that is not difficult; where it has only difficult ones 0 in a training
-split and -1 (ignore) in the others. VOC's corners count pixels from 1 and include the last: a box over the whole of a
-500-pixel row is 1 to 500, here 0 to 1. CVAT writes 0 to 500.
+Multi-label targets: 1 if a class has an object that is not difficult; if all its objects are difficult, 0 in a training
+split and -1 (ignore) in others. VOC's corners are 1-based and inclusive: a box that spans a 500-pixel row is 1 to 500,
+here 0 to 1. CVAT writes 0 to 500.
 
-More than 300 lines: the folders in which such sets come, and what their XML says, which decide together.
+More than 300 lines: folder layout and XML content are interpreted together.
 """
 
 from __future__ import annotations
@@ -65,13 +65,14 @@ class _Image(NamedTuple):
 
 
 def voc(root: Path, split: str, options: Options) -> Listing:
-    """List split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of the years there, or of
-    `--years`; `--task multilabel` (default) or detection. A set without lists is one split, of any name, or two by
+    """List split "train", "val", "trainval" or "test" (any list of ImageSets/Main) of all years found, or of `--years`;
+    `--task multilabel` (default) or detection. A set without lists is one split, of any name, or two with
     `--val-share`. Classes: `--classes FILE`, or `--classes auto`: those in all annotations of these years, sorted, so
-    that every split has the same. Default: the standard 20, but those of labelmap.txt in an export of CVAT and auto in
-    one of Roboflow and where there are no lists.
+    that every split has the same. Default: the standard 20; in a CVAT export those of labelmap.txt; auto in a Roboflow
+    export or without lists.
 
-    Raise FileNotFoundError or ValueError naming file and object for what is missing, malformed or of no known class.
+    Raise FileNotFoundError or ValueError naming file and object if anything is missing, malformed or of an unknown
+    class.
     """
     task = choose_task("voc", options, MULTILABEL, DETECTION)
     tree = open_tree(root, options.follow_links)

@@ -1,8 +1,9 @@
-"""Layout `wider`: WIDER-Attribute, a record a person, cropped to the person's box, with 14 attributes.
+"""Layout `wider`: WIDER-Attribute, one record per person, cropped to the person's box, with 14 attributes.
 
-Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE. An attribute is 1, -1 (not) or
-0 (unspecified): targets are 1, 0, and for unspecified 0 in a training split and -1 (ignore) in the others. A crop is
-encoded once, as JPEG (`--quality`, 95) or as `--encoding` says; its box is rounded to pixels and clipped to the image.
+Annotations/wider_attribute_{trainval,test}.json and Image/{train,val,test}/SCENE/IMAGE. An attribute is 1, -1
+(negative) or 0 (unspecified), which become targets 1, 0 and, for unspecified, 0 in a training split and -1 (ignore) in
+others. A crop is encoded once, as JPEG (`--quality`, 95) or by `--encoding`; its box is rounded to pixels and clipped
+to the image.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ATTRIBUTES = 14
 def wider(root: Path, split: str, options: Options) -> Listing:
     """List split "trainval", "test", or "train" or "val" (the images of trainval below Image/train or Image/val).
 
-    Raise FileNotFoundError or ValueError naming file, image and person for what is missing or malformed.
+    Raise FileNotFoundError or ValueError naming file, image and person if anything is missing or malformed.
     """
     choose_task("wider", options, MULTILABEL)
     if split not in _FILES:

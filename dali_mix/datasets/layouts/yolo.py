@@ -5,8 +5,8 @@
     labels/train/a.txt            train/labels/a.txt                    obj_train_data/a.txt
 
 A line is `class cx cy w h`, in 0..1 of width and height, or a class and the points of a polygon, which becomes its
-bounding box. Paths in these files are often those of another machine (`../train/images`, `/content/data/…`,
-`data/train.txt`), so of each the longest end that exists below the root is taken.
+bounding box. Paths in these files often come from another machine (`../train/images`, `/content/data/…`,
+`data/train.txt`), so the longest trailing part of each path that exists below the root is used.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _NOTICES = {
 
 def yolo(root: Path, split: str, options: Options) -> Listing:
     """List split "train", "val" (or "valid") or "test" of the set that data.yaml or obj.data in the root describes.
-    `--classes FILE` replaces their class names, and the file: images are then looked for in images/SPLIT, SPLIT/images
-    and SPLIT. Images without label file, or with an empty one, have no boxes.
+    `--classes FILE` replaces their class names, and neither file is required then: without one, images are looked up in
+    images/SPLIT, SPLIT/images and SPLIT. Images without a label file, or with an empty one, have no boxes.
 
-    Raise FileNotFoundError or ValueError naming file and line for what is missing, malformed or out of range.
+    Raise FileNotFoundError or ValueError naming file and line if anything is missing, malformed or out of range.
     """
     task = choose_task("yolo", options, DETECTION)
     tree = open_tree(root, options.follow_links)

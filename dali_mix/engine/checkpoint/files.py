@@ -1,8 +1,8 @@
 """Checkpoints that are complete or absent: written under a temporary name, synced, renamed; checked by sha256.
 
-A checkpoint is what `torch.save` writes, a zip archive, with a standard zip comment "sha256:<hex>" over every byte
-before the comment. So it is one file, written in one rename, and `torch.load` and `unzip` read it as any. It is read
-with `weights_only=True`: nothing in it runs.
+A checkpoint is a zip archive as written by `torch.save`, plus a standard zip comment "sha256:<hex>" over every byte
+before the comment. So it is a single file, published by one rename, which `torch.load` and `unzip` can read. It is read
+with `weights_only=True`: no code in it is executed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHUNK = 1 << 22
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) to `path`, or raise OSError and leave what was there untouched."""
+    """Write `state` (tensors and plain values) to `path`, or raise OSError and leave an existing file unchanged."""
     try:
         with replacing(path) as aside, aside.open("r+b") as file:
             torch.save(state, file)
@@ -42,11 +42,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the state in `path`, on the CPU.
+    """Load the state in `path` onto the CPU.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not one of ours, it is damaged, or it holds more than tensors and plain values.
+        ValueError: it is not a dali_mix checkpoint, is damaged, or holds anything but tensors and plain values.
     """
     if reason := damage(path):
         raise ValueError(f"{path}: {reason}")
@@ -71,7 +71,9 @@ def _has_model(state: object) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return True if the file ends in our checksum, right, wrong or cut short: then `load_checkpoint` is to read it."""
+    """Return True if the file ends in a checkpoint checksum, valid or not: `load_checkpoint` then reports any
+    damage.
+    """
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
         end = file.read()
@@ -82,7 +84,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with the file `path`, or None if every byte is as it was written."""
+    """Return a description of the damage to the file `path`, or None if its checksum matches."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     with path.open("rb") as file:
@@ -122,7 +124,7 @@ def _digest(file: Any, size: int) -> bytes:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """Return `value` as JSON that every reader takes: NaN and infinity, which JSON lacks, are null."""
+    """Return `value` as standard JSON, with null for NaN and infinity."""
 
     def plain(inner: Any) -> Any:
         if isinstance(inner, Mapping):
@@ -135,13 +137,13 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file, or raise OSError naming it and leave what was there untouched."""
+    """Write a small text file, or raise OSError naming it and leave an existing file unchanged."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError naming `folder` if no file can be made in it, or it is missing and cannot be made."""
+    """Raise OSError naming `folder` if no file can be created in it, or it is missing and cannot be created."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise NotADirectoryError(f"{folder}: {there} is a file; choose another folder")
@@ -150,7 +152,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_out(option: str, out: Path) -> None:
-    """Raise ValueError or OSError naming `option` if no file can be written to `out`: before the work, not after it."""
+    """Raise ValueError or OSError naming `option` if `out` is not writable; call it before the work starts."""
     if str(out) == "-":
         raise ValueError(f"{option} -: the standard output is for people; give the name of a file")
     if not out.absolute().parent.is_dir():
@@ -167,8 +169,8 @@ class CheckpointFolder:
     """The checkpoints of one run: `step-00000100.pt` …, `best.pt`, and `latest`, the name of the newest.
 
     Args:
-        path: the folder; made when first written to.
-        keep: how many of the newest to keep (and `best.pt`).
+        path: the folder; created on the first write.
+        keep: how many of the newest checkpoints to keep, besides `best.pt`.
         warn: called with warnings.
     """
 
@@ -178,7 +180,7 @@ class CheckpointFolder:
         self.warn = warn
 
     def steps(self) -> list[int]:
-        """Return the steps with a file, newest first."""
+        """Return the steps that have a checkpoint, newest first."""
         if not self.path.is_dir():
             return []
         return sorted((int(m[1]) for p in self.path.iterdir() if (m := _STEP.fullmatch(p.name))), reverse=True)
@@ -188,7 +190,7 @@ class CheckpointFolder:
         return self.path / f"step-{step:08d}.pt"
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the checkpoint of `step`; older ones are removed once it is safely written."""
+        """Write the checkpoint of `step`, then remove old ones."""
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.file(step)
         save_checkpoint(path, state)
@@ -204,10 +206,10 @@ class CheckpointFolder:
         save_checkpoint(self.path / "best.pt", state)
 
     def newest(self) -> int | None:
-        """Return the step of the newest checkpoint that is not damaged; None if the folder has never held one.
+        """Return the step of the newest undamaged checkpoint; None if there are no checkpoints.
 
         Raises:
-            ValueError: there are checkpoints, but all are damaged.
+            ValueError: all checkpoints are damaged.
         """
         # The files decide, found by name and checked by their sha256; `latest` is for people and other programs, so
         # that an empty, missing or dangling one costs a warning only. Damaged files are renamed to *.damaged: else

@@ -1,4 +1,4 @@
-"""Read a trained model from a checkpoint of ours, or from a file of weights."""
+"""Read a trained model from a checkpoint of a run, or from a weight file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a file holds of a trained model.
+    """A trained model as read from a file.
 
-    path: the file. weights: by name; None where the file is one of weights alone, which `load_into` reads. classes: in
-    the order of the logits, and task: of the set it was trained on; empty where the file does not say. values: of the
-    run's recipe, likewise.
+    path: the file. weights: tensors by name; None for a plain weight file, which `load_into` reads. classes: names in
+    the order of the logits; task: task of the training set; values: the run's recipe values. The last three are empty
+    if the file does not contain them.
     """
 
     path: Path
@@ -38,9 +38,10 @@ class Trained:
     values: dict[str, Any] = field(default_factory=dict)
 
     def warn_of_values(self, config: RunConfig) -> None:
-        """Log a warning if the run's model or evaluation pipeline had other values than `config`.
+        """Log a warning if the values of the run's model or evaluation pipeline differ from `config`.
 
-        The scores of such a model are silently lower: the recipe was edited, or the run had `--cfg-options`.
+        Scores would be lower without any error. The values differ if the recipe was edited, or the run had
+        `--cfg-options`.
         """
         run, now = _of_scores(self.values), _of_scores(config.resolved())
         differ = sorted(key for key in run.keys() | now.keys() if run.get(key) != now.get(key))
@@ -54,7 +55,7 @@ class Trained:
             )
 
     def check_set(self, task: str, classes: Sequence[str], where: str) -> None:
-        """Raise ValueError if the file is of another task, or names other classes, than the set `where`."""
+        """Raise ValueError if the task or classes in the file differ from those of the set `where`."""
         ours = self.classes
         if self.task not in ("", task):
             raise ValueError(
@@ -73,10 +74,10 @@ class Trained:
         """Load the weights into `model`.
 
         Returns:
-            notes on how a file of weights alone was read, see `MatchReport.notes`.
+            notes on how a plain weight file was read, see `MatchReport.notes`.
 
         Raises:
-            ValueError: they are another model's, or not finite.
+            ValueError: the weights do not fit the model, or are not finite.
         """
         notes: list[str] = []
         if self.weights is None:
@@ -127,9 +128,9 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
 
 
 def run_values(checkpoint: str | Path) -> dict[str, Any]:
-    """Return the values of the run that a checkpoint holds, and under "recipe" their recipe's name.
+    """Return the run's recipe values stored in a checkpoint, with the recipe's name under "recipe".
 
-    Empty for a file of weights, an older best.pt, or a file that cannot be read, which `open_trained` says.
+    Empty for a weight file, an older best.pt, or an unreadable file (`open_trained` reports the error).
     """
     path = follow_pointer(checkpoint)
     if not path.is_file() or not is_checkpoint(path):

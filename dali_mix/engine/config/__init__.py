@@ -1,1 +1,1 @@
-"""Recipes: the files, and `RunConfig`, their checked form."""
+"""Recipe files, and `RunConfig`, their validated form."""

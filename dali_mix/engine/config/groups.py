@@ -1,4 +1,4 @@
-"""Dataclasses of options whose fields carry their check, and the groups of a recipe that are made of them."""
+"""Dataclasses for the option groups of a recipe; each field carries its own check."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Group = TypeVar("Group")
 
 
 def checked(check: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return the metadata of a field whose value `make` checks by `check(name, value, *arguments)`."""
+    """Return metadata for a field whose value `make` checks with `check(name, value, *arguments)`."""
     return {"check": lambda name, value: check(name, value, *arguments)}
 
 
 def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group:
-    """Make a dataclass of plain values. A field whose type names None takes it.
+    """Build a dataclass from plain values. A field whose type includes None accepts None.
 
     Args:
-        where: begins messages on keys. prefix: begins the name of a field in messages.
+        where: prefix of messages about keys. prefix: prefix of field names in messages.
 
     Raises:
-        ValueError: not a dict, an unknown or missing key, or a value that does not pass its check.
+        ValueError: not a dict, an unknown or missing key, or an invalid value.
     """
     mapping(where, values)
     known = {item.name: item for item in fields(cast(Any, group))}
@@ -58,7 +58,9 @@ class LoaderOptions:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """When a checkpoint is written, how many are kept, and the score whose best model is kept (None: no best model)."""
+    """When checkpoints are written, how many are kept, and the score that selects the best model (None: none is
+    kept).
+    """
 
     interval_epochs: int | None = field(default=1, metadata=checked(whole, 1))
     interval_steps: int | None = field(default=None, metadata=checked(whole, 1))
@@ -67,7 +69,7 @@ class CheckpointOptions:
 
 
 def text(name: str, value: Any) -> None:
-    """Raise ValueError naming it unless `value` is a text that is not empty."""
+    """Raise ValueError naming it unless `value` is a non-empty string."""
     if not (isinstance(value, str) and value):
         raise ValueError(f"{name} must be a text, not {value!r}")
 
@@ -82,7 +84,7 @@ class ServiceOptions:
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """The steps of a run, counted from 1, that are measured part by part: see `train.step_profile`."""
+    """The steps of a run, counted from 1, to profile: see `train.step_profile`."""
 
     first: int = field(default=10, metadata=checked(whole, 1))
     last: int = field(default=20, metadata=checked(whole, 1))
@@ -90,14 +92,14 @@ class ProfileOptions:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """patience: evaluations without a new best score after which a run ends."""
+    """patience: the run ends after this many evaluations without a new best score."""
 
     patience: int = field(metadata=checked(whole, 1))
 
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Of the rate and weight decay of some parameters."""
+    """Multipliers of learning rate and weight decay for some parameters."""
 
     lr_mult: float = field(default=1.0, metadata=checked(number, 0))
     decay_mult: float = field(default=1.0, metadata=checked(number, 0))
@@ -105,7 +107,9 @@ class Multipliers:
 
 @dataclass(frozen=True)
 class Paramwise:
-    """Weight decay of norms and biases (None: as of others), and `Multipliers` by parts of names: see `train.optim`."""
+    """Weight decay of norms and biases (None: same as the rest), and `Multipliers` by parts of parameter names: see
+    `train.optim`.
+    """
 
     norm_decay: float | None = field(default=None, metadata=checked(number, 0))
     bias_decay: float | None = field(default=None, metadata=checked(number, 0))

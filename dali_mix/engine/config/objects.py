@@ -1,7 +1,7 @@
-"""Objects in place of names: what a config holds where a user gave the thing itself, and how files record it.
+"""Objects in a config in place of names, and how they are recorded in files.
 
-A recipe's `model`, `optimizer`, `loss` and `mixer` may hold an object as their "type", `train_set` and `val_set` a
-loader. Files hold their class: "object my_module.MyModel", which names no code to be run.
+A recipe's `model`, `optimizer`, `loss` and `mixer` may hold an object as their "type"; `train_set` and `val_set` may
+hold a loader. Files record the class, "object my_module.MyModel"; this text is never imported or executed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
 
 def is_object(value: Any) -> bool:
-    """Return True for what a recipe file cannot hold."""
+    """Return True for a value that a recipe file cannot contain."""
     return not isinstance(value, _PLAIN)
 
 
 def recorded(value: Any) -> Any:
-    """Return a config's value as plain values: objects by their class, loaders of a packed set by its prefix."""
+    """Convert a config value to plain values: an object to its class name, a loader of a packed set to the set's
+    prefix.
+    """
     if isinstance(value, dict):
         return {key: recorded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -37,14 +39,14 @@ def class_name(value: Any) -> str:
 
 
 def copied(value: Any) -> Any:
-    """Return a copy of dicts and lists at any depth, with the very objects in them."""
+    """Copy nested dicts, lists and tuples; other objects are shared."""
     if isinstance(value, dict):
         return {key: copied(inner) for key, inner in value.items()}
     return type(value)(map(copied, value)) if isinstance(value, (list, tuple)) else value
 
 
 def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
-    """Raise ValueError unless `value`, given as `name`, is of a class (or one of several): `wanted` in words."""
+    """Raise ValueError unless `value` is an instance of `kind`; messages use `name` and the description `wanted`."""
     if isinstance(value, type):
         raise ValueError(f"{name} is the class {value.__qualname__}: give an object of it, {value.__qualname__}(…)")
     if not isinstance(value, kind):
@@ -52,7 +54,7 @@ def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
 
 
 def check_present(name: str, value: Any) -> None:
-    """Raise ValueError for what a run's files say of an object, which has to be given again."""
+    """Raise ValueError for a recorded object: the user must pass the object again."""
     if isinstance(value, str) and value.startswith(RECORDED):
         raise ValueError(
             f"{name}: the run was given an {value}, which its files do not hold: give it again, in Python as {name}=…"

@@ -1,11 +1,11 @@
-"""Recipe files: found by name or path, read as plain values, changed by `--cfg-options`.
+"""Find recipe files by name or path, read them as plain values, and apply `--cfg-options`.
 
 A recipe is a Python module of plain values (mmengine's config style, `with read_base(): from .base import *`). It is
-imported like any module, so only files a person names as recipes ever run; nothing from a data set, a checkpoint or a
-work directory does. YAML and JSON are not read.
+imported like any module, so only files that the user names as recipes are executed, never anything from a data set, a
+checkpoint or a work directory. YAML and JSON are not supported.
 
-A file of several recipes that differ in a few values lists them in `VARIANTS`, variant → {dotted key: value}; each is
-named "FILE:VARIANT". Its key "about" holds the texts of the "{fields}" in the file's header.
+A file with several similar recipes lists them in `VARIANTS`, variant → {dotted key: value}; each is named
+"FILE:VARIANT". The key "about" holds the values of the "{fields}" in the file's docstring.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _TYPED = (*TAKE_OBJECTS, "objective", "schedule", "pipeline")
 
 
 def list_recipes() -> list[str]:
-    """Return the names of the bundled recipes, sorted, each variant of a file as "FILE:VARIANT".
+    """Return the sorted names of the bundled recipes, each variant as "FILE:VARIANT".
 
-    Files that begin with an underscore are bases of others.
+    Files whose names begin with an underscore are bases and are not listed.
     """
     names = []
     for path in RECIPES.rglob("[!_]*.py"):
@@ -53,18 +53,19 @@ def list_recipes() -> list[str]:
 def former_names() -> dict[str, str]:
     """Return every accepted spelling of each bundled recipe → its name.
 
-    "cifar10/wrn28_10:cutmix" is also "cifar10/wrn28_10_cutmix" and "cifar10/cutmix_wrn28_10": names of before files had
-    variants, as users' files import them and older runs' config.json holds them.
+    "cifar10/wrn28_10:cutmix" is also "cifar10/wrn28_10_cutmix" and "cifar10/cutmix_wrn28_10": names from before files
+    had variants, which users' files and the config.json of older runs still contain.
     """
     joined = (r"\1_\2", r"\2_\1", r"\g<0>")
     return {re.sub(r"(\w+):(\w+)", text, name): name for name in list_recipes() for text in joined}
 
 
 def find_recipe(name: str | Path) -> tuple[Path, str]:
-    """Return (file, variant) of a bundled recipe, or of a path "FILE.py" or "FILE.py:VARIANT"; variant "" if none.
+    """Return (file, variant) for a bundled recipe, or for a path "FILE.py" or "FILE.py:VARIANT"; variant is "" without
+    one.
 
     Raises:
-        FileNotFoundError: no such recipe (the message names close ones).
+        FileNotFoundError: no such recipe (the message suggests similar names).
         ValueError: a file that is not Python.
     """
     name = str(name)
@@ -86,11 +87,11 @@ def find_recipe(name: str | Path) -> tuple[Path, str]:
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
-    """Return the public plain variables of a recipe, as a deep copy, with the values of its variant merged.
+    """Return a deep copy of a recipe's public variables, merged with the values of its variant.
 
     Raises:
-        FileNotFoundError, ValueError: as `find_recipe`; also a file that does not import, a variable that is not a
-            plain value, or a variant that is missing or unknown.
+        FileNotFoundError, ValueError: as `find_recipe`; also a file that cannot be imported, a variable that is not a
+            plain value, or a missing or unknown variant.
     """
     path, variant = find_recipe(recipe)
     module = _import(path)
@@ -113,7 +114,9 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def recipe_text(recipe: str) -> str:
-    """Return the text of a recipe's file; fields of its header ("{title}") are filled in from the variant's "about"."""
+    """Return a recipe file's text, with the fields of its docstring ("{title}") filled in from the variant's
+    "about".
+    """
     path, variant = find_recipe(recipe)
     header, quotes, body = path.read_text(encoding="utf-8").partition('\n"""\n')
     if variant:
@@ -152,7 +155,7 @@ def _import(path: Path) -> types.ModuleType:
 
 
 def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
-    """Return ("a.b", value) for "a.b=value": the value is a Python literal, true/false/none, or else text."""
+    """Parse "a.b=value" to ("a.b", value). The value is a Python literal, true/false/none, or else a string."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"{option} takes KEY=VALUE, not {text!r}")
@@ -165,9 +168,9 @@ def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
 
 
 def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **parts: Any) -> list[tuple[str, Any]]:
-    """Return the (dotted key, value) pairs of options, of a recipe's keys, and of those `parts` that are not None.
+    """Return (dotted key, value) pairs from `options`, from recipe keys, and from those `parts` that are not None.
 
-    A name or an object for what has a type ("model", "mixer", …) is put where the type stands, a path becomes text.
+    For keys with a type ("model", "mixer", …), a name or an object becomes the "type"; paths become strings.
     """
     listed = options.items() if isinstance(options, Mapping) else options
     pairs = [parse_option(option) if isinstance(option, str) else option for option in listed]
@@ -184,10 +187,10 @@ def change(config: RunConfig, pairs: Iterable[tuple[str, Any]]) -> RunConfig:
 
 
 def merge_options(values: dict[str, Any], options: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return `values` with dotted keys set; missing dicts on the path are made. List items are named by their index.
+    """Return `values` with dotted keys set; missing dicts on the path are created. List items are addressed by index.
 
     Raises:
-        ValueError: a path through something that is neither dict nor list, or past a list's end.
+        ValueError: a key path through something that is neither dict nor list, or a list index out of range.
     """
     merged = copied(values)
     for dotted, value in options:
@@ -218,7 +221,9 @@ def _key(parent: Any, part: str, dotted: str) -> Any:
 
 
 def recipe_name(recipe: str | Path) -> str:
-    """Return what a run's config.json calls its recipe: a bundled one's name, or "/path/mine.py", then ":VARIANT"."""
+    """Return the recipe name recorded in config.json: a bundled name or an absolute path, with ":VARIANT" if there is
+    one.
+    """
     path, variant = find_recipe(recipe)
     bundled = path.is_relative_to(RECIPES)
     file = path.relative_to(RECIPES).with_suffix("").as_posix() if bundled else str(path)
@@ -226,7 +231,7 @@ def recipe_name(recipe: str | Path) -> str:
 
 
 def code_named(value: Any, where: str = "") -> dict[str, str]:
-    """Return dotted key → text of every `type` of "module:name", at any depth."""
+    """Return dotted key → value of every `type` of the form "module:name", at any depth."""
     if isinstance(value, str):
         return {where: value} if ":" in value and where.rpartition(".")[2] == "type" else {}
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
@@ -237,7 +242,7 @@ def code_named(value: Any, where: str = "") -> dict[str, str]:
 
 
 def find_modules(recipe: str | Path, values: dict[str, Any]) -> None:
-    """Let "module:name" find modules in the folder of a recipe file of the user's own."""
+    """Make modules in the folder of a user's recipe file importable for "module:name"."""
     path, _ = find_recipe(recipe)
     if not path.is_relative_to(RECIPES):
         _factories.import_from(path.parent, list(code_named(values).values()))
@@ -247,13 +252,12 @@ def load_config(recipe: str | Path, options: Options = (), **values: Any) -> Run
     """Read, merge and check a recipe.
 
     Args:
-        recipe: name of a bundled recipe ("cifar10/wrn28_10:resizemix"), or path ("mine.py", "mine.py:variant").
-        options: values to set by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as `--cfg-options` takes
-            them.
-        values: the same for whole keys of the recipe, `epochs=3`; as `dali_mix.train`.
+        recipe: name of a bundled recipe ("cifar10/wrn28_10:resizemix"), or a path ("mine.py", "mine.py:variant").
+        options: values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
+        values: top-level keys of the recipe, such as `epochs=3`; as in `dali_mix.train`.
 
     Raises:
-        FileNotFoundError, ValueError: no such recipe; a key that is unknown, or a value that cannot be.
+        FileNotFoundError, ValueError: no such recipe; an unknown key or an invalid value.
     """
     merged = merge_options(read_recipe(recipe), to_pairs(options, values))
     find_modules(recipe, merged)

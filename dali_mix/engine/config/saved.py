@@ -1,4 +1,4 @@
-"""Recipes of existing runs: the values in their config.json, changed by new options."""
+"""Configs of existing runs: the values in config.json, overridden by new options."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ EVALUATED = (
 
 
 def load_resumed(recipe: str | Path, work_dir: Path, options: Options = ()) -> RunConfig:
-    """Return the config of a run to resume: the values in its config.json, changed by `options`.
+    """Return the config of a run to resume: the values in its config.json, overridden by `options`.
 
-    Without checkpoints, or without a config.json, it is `load_config`. Values of config.json are plain and checked; a
-    "module:name" among them, which names code, counts only if the recipe or `options` name the same.
+    Without checkpoints or config.json, this is `load_config`. Values in config.json are plain and are validated; a
+    "module:name" in it, which refers to code, is used only if the recipe or `options` contain it too.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or of another recipe.
+        FileNotFoundError, ValueError: as `load_config`; also a config.json that is damaged or belongs to another
+            recipe.
     """
     path, pairs = work_dir / "config.json", to_pairs(options)
     if not path.is_file() or not any((work_dir / "checkpoints").glob("*.pt")):
@@ -86,11 +87,11 @@ def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, A
 
 
 def load_evaluated(recipe: str | Path, checkpoint: Path, options: Options = ()) -> tuple[RunConfig, Path | None]:
-    """Return the config to evaluate `checkpoint` with, and the file that the run's values were read from, if any.
+    """Return the config for evaluating `checkpoint`, and the file the run's values were read from, if any.
 
-    In a run of this recipe those are all values of its config.json; elsewhere what scores depend on, as the checkpoint
-    says (`EVALUATED`), if it is of this recipe, or of a file of that name. Otherwise the recipe's own values count. All
-    are changed by `options`.
+    If the checkpoint lies in the work directory of a run of this recipe, all values of its config.json are used.
+    Elsewhere, the values that affect scores (`EVALUATED`) are read from the checkpoint, if its recipe has the same
+    name. Otherwise the recipe's own values are used. `options` override all of these.
 
     Raises:
         FileNotFoundError, ValueError: as `load_resumed`.

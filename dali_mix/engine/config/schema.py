@@ -1,4 +1,4 @@
-"""`RunConfig`: a recipe, checked. Unknown keys and impossible values are named before anything starts."""
+"""`RunConfig`: a validated recipe. Unknown keys and invalid values are reported before anything starts."""
 
 from __future__ import annotations
 
@@ -69,12 +69,13 @@ def _names(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything a run is made from, in plain values; the names are the recipe's variables.
+    """All settings of a run as plain values; the field names are the recipe's variables.
 
-    Paths are relative to the current directory. `batch_size` is global: it is shared evenly by ranks and accumulation
-    steps. `type` in `model`, `mixer`, `loss` is a name of ours or "module:attribute", in `optimizer` torch.optim's, in
-    `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics`: options of `MultiLabelMetrics`
-    or `DetectionMetrics`. In place of names and paths a config made in Python may hold objects: see `config.objects`.
+    Paths are relative to the current directory. `batch_size` is global: it is divided among ranks and accumulation
+    steps. `type` is a bundled name or "module:attribute" in `model`, `mixer` and `loss`, a class of torch.optim in
+    `optimizer`, and in `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` holds options of
+    `MultiLabelMetrics` or `DetectionMetrics`. A config built in Python may hold objects in place of names and paths:
+    see `config.objects`.
     """
 
     train_set: Any = field(metadata=checked(_set))  # a prefix, or a loader
@@ -119,18 +120,18 @@ class RunConfig:
     resume_strict: bool = field(default=True, metadata=checked(flag))
 
     def resolved(self) -> dict[str, Any]:
-        """Return every value as plain JSON types, but who decodes and what is timed: neither changes the run."""
+        """Return all values as plain JSON types, except `service` and `profile`, which do not affect the result."""
         values = {name: recorded(getattr(self, name)) for name in FIELDS if name not in ("service", "profile")}
         return json.loads(json.dumps(values))
 
     @cached_property
     def checkpoints(self) -> CheckpointOptions:
-        """`checkpoint` with its defaults."""
+        """`checkpoint` with defaults filled in."""
         return make(CheckpointOptions, self.checkpoint, "checkpoint", "checkpoint.")
 
     @cached_property
     def loading(self) -> LoaderOptions:
-        """`loader` with its defaults."""
+        """`loader` with defaults filled in."""
         return make(LoaderOptions, self.loader, "loader", "loader.")
 
     @cached_property
@@ -142,7 +143,7 @@ class RunConfig:
 
     @cached_property
     def pool(self) -> ServiceOptions | None:
-        """`service`, an address or options, with its defaults; None for no pool."""
+        """`service`, an address or options, with defaults filled in; None without a worker pool."""
         if self.service is None:
             return None
         values = {"address": self.service} if isinstance(self.service, str) else self.service
@@ -150,11 +151,13 @@ class RunConfig:
 
     @cached_property
     def profiling(self) -> ProfileOptions | None:
-        """`profile` with its defaults, or None."""
+        """`profile` with defaults filled in, or None."""
         return None if self.profile is None else make(ProfileOptions, self.profile, "profile", "profile.")
 
     def best_score(self, *tasks: Task) -> str:
-        """Return the score whose best model is kept, "" for none. Raise ValueError if none of `tasks` measures it."""
+        """Return the score that selects the best model, "" for none. Raise ValueError if none of `tasks` measures
+        it.
+        """
         prefixes = ("",) if self.ema is None else ("", "ema_")
         measured = list(dict.fromkeys(prefix + name for prefix in prefixes for task in tasks for name in task.measured))
         name = "" if self.checkpoints.best is None else self.checkpoints.best
@@ -186,10 +189,10 @@ FIELDS = {item.name: item for item in dataclasses.fields(RunConfig)}
 
 
 def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
-    """Make a checked `RunConfig` of plain values.
+    """Build a validated `RunConfig` from plain values.
 
     Raises:
-        ValueError: unknown or missing keys, or a value that cannot be; with `where`, the key, and close matches.
+        ValueError: an unknown or missing key, or an invalid value; the message has `where`, the key, and close matches.
     """
     try:
         config = make(RunConfig, copied(values), where)
@@ -214,7 +217,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
-    """Raise ValueError for a value that is not a number, or True or False, though the option's default is one."""
+    """Raise ValueError for a value that is not a number, or not a bool, although the option's default is."""
     for key, value in options.items():
         default = parameters[key].default if key in parameters else None
         if isinstance(default, bool):
@@ -224,7 +227,7 @@ def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options:
 
 
 def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
-    """Return `factory(**options)`. Raise ValueError naming `what` for options that it does not take."""
+    """Return `factory(**options)`. Raise ValueError naming `what` for options it does not accept."""
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
     init = tuple(getattr(factory.__init__, name, "") for name in ("__module__", "__qualname__"))
     if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature takes any, its body none

@@ -1,1 +1,1 @@
-"""Ranks: the process group, how ranks find each other, and what must be equal on all of them."""
+"""Distributed training: process group, rendezvous, and checks that all ranks agree."""

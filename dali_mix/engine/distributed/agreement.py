@@ -1,4 +1,4 @@
-"""What must be equal on all ranks, as plain text by name: compared before the first step."""
+"""Collect the values that must be equal on all ranks, as strings by name; they are compared before the first step."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LEFT_OUT = {"train_set", "val_set", "visualizer", "device", "amp", "loader.num_
 
 
 def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Dataset]) -> dict[str, str]:
-    """Return what decides a run, name → value: settings, versions, code, and the content of sets and files.
+    """Return the values that determine a run, name → value: settings, versions, code, and content of sets and files.
 
-    Two ranks may reach a set or file by different paths, so it is the content that counts: a set by the fingerprint in
-    its manifest, a file that a setting names by its sha256, code by its sources.
+    Ranks may use different paths for the same set or file, so content is compared: the fingerprint in a set's manifest,
+    the sha256 of a file named in a setting, the source of code.
 
     Args:
         sets: the packed sets to compare, by "train_set" and "val_set".
@@ -45,7 +45,7 @@ def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Datas
 
 
 def file_digest(path: str | Path) -> str:
-    """Return the sha256 of a file, short."""
+    """Return a shortened sha256 of a file."""
     return f"sha256 {file_sha256(Path(path))[:16]}"
 
 

@@ -1,6 +1,6 @@
-"""Rank, number of ranks and address of rank 0, from the variables that torchrun, a cluster or srun sets.
+"""Read rank, world size and address of rank 0 from the variables set by torchrun, a cluster or srun.
 
-Imports nothing heavy: the command line asks before torch is loaded.
+Imports nothing heavy: the command line uses it before torch is loaded.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
     """Return (rank, world_size, local_rank); (0, 1, 0) for a process on its own.
 
-    RANK, WORLD_SIZE and LOCAL_RANK (default: RANK) where they are set; else, in a step of several Slurm tasks,
-    SLURM_PROCID, SLURM_STEP_NUM_TASKS and SLURM_LOCALID. WORLD_SIZE=1 makes each task of such a step a run of its own.
+    Uses RANK, WORLD_SIZE and LOCAL_RANK (default: RANK) if set; else, in a Slurm step with several tasks, SLURM_PROCID,
+    SLURM_STEP_NUM_TASKS and SLURM_LOCALID. With WORLD_SIZE=1 each task of such a step is a separate run.
 
     Raises:
         ValueError: a variable is missing, not a number, or a rank is outside of 0 to WORLD_SIZE - 1.
@@ -59,7 +59,7 @@ def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
 
 
 def first_host(nodelist: str) -> str:
-    """Return the first name of a Slurm list of nodes: "rack[03-07,9],big" → "rack03"."""
+    """Return the first name in a Slurm node list: "rack[03-07,9],big" → "rack03"."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodelist)
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0] if first else "")
 

@@ -21,7 +21,7 @@ from dali_mix.engine.distributed.rendezvous import Rendezvous
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process among `world_size`. A single process is rank 0 of 1 and communicates with nobody."""
+    """The rank of this process among `world_size`. A single process is rank 0 of 1 and does not communicate."""
 
     rank: int
     world_size: int
@@ -40,18 +40,18 @@ class Ranks:
         return tensor
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every rank's `value`, which pickle can carry, in the order of ranks; also a barrier."""
+        """Return every rank's picklable `value`, in rank order; also a barrier."""
         found = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(found, value)
         return found
 
     def exchange(self, name: str, value: str) -> list[str]:
-        """Return every rank's `value`, without the device; each `name` serves once."""
+        """Return every rank's `value`, exchanged through the store, not the device; each `name` can be used once."""
         return [value] if self.rendezvous is None else self.rendezvous.exchange(name, value)
 
     def share_buffers(self, *models: nn.Module) -> None:
-        """Give every rank rank 0's buffers: BatchNorm's statistics drift apart between forward passes of DDP."""
+        """Broadcast rank 0's buffers, since BatchNorm statistics differ between DDP ranks."""
         if self.world_size > 1:
             for model in models:
                 for buffer in model.buffers():
@@ -66,7 +66,7 @@ class Ranks:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a recipe's `device`: for "auto" this rank's GPU if there is one, else the CPU.
+    """Return the torch device for a recipe's `device`: with "auto" this rank's GPU if there is one, else the CPU.
 
     Raises:
         ValueError: "cuda" on a machine without a GPU, or more ranks than GPUs.
@@ -91,18 +91,19 @@ _groups: list[Any] = []
 
 @contextmanager
 def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterator[Ranks]:
-    """Join the other ranks (NCCL on GPUs, gloo on CPUs) for the length of a block, after comparing with them.
+    """Compare settings with the other ranks, then keep a process group (NCCL on GPUs, gloo on CPUs) for the block.
 
-    After an error the group is not left in order: NCCL's orderly end waits for the other ranks, and those wait for this
-    one. At the end of a block that ends well all ranks wait for each other, so that none is killed while it saves.
+    After an error the group is not destroyed cleanly: NCCL's shutdown would wait for the other ranks, which wait for
+    this one. After success all ranks wait for each other, so that none is killed while it saves.
 
     Args:
-        prepare: checks everything this process can check alone; returns its device and what must be equal on all ranks.
+        prepare: runs the checks this process can make alone; returns its device and the values that must be equal on
+            all ranks.
 
     Raises:
         ValueError: the ranks differ, or what `prepare` raises.
         RankLost: another rank failed.
-        OSError: ranks are missing, or the store of rank 0 cannot be opened or reached.
+        OSError: ranks are missing, or rank 0's store cannot be opened or reached.
     """
     rank, world_size, _ = environment()
     if world_size == 1:
@@ -147,8 +148,8 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
 class StopSignal:
     """Record SIGTERM and Ctrl-C: `with handled(stop.note, SIGTERM, SIGINT): … if stop.asked: …`.
 
-    Later SIGTERMs change nothing (launchers forward what the scheduler sent as well): SIGKILL ends what hangs. A second
-    Ctrl-C stops at once. `name` is what asked first.
+    Further SIGTERMs are ignored (launchers forward those the scheduler also sends); SIGKILL ends a hanging process. A
+    second Ctrl-C stops at once. `name` is the first signal received.
     """
 
     def __init__(self) -> None:

@@ -1,17 +1,17 @@
-"""How ranks find each other: a key-value store at rank 0 through which they meet, compare and report failures.
+"""Rendezvous: a key-value store at rank 0 through which ranks connect, compare settings and report failures.
 
-It is open before any process group, so that a missing rank, two processes of one rank, different settings and a rank
-that fails are one message that names them, not a hang or errors of the transport on every other machine. Its keys, all
-below dali_mix/ATTEMPT/ (torchrun's store outlives a restart of the ranks):
+It opens before any process group, so that a missing rank, two processes with one rank, different settings or a failing
+rank produce one clear message instead of a hang or transport errors on every other machine. Its keys, all below
+dali_mix/ATTEMPT/ (torchrun's store outlives a restart of the ranks):
 
-    joined/RANK    how many processes came as this rank: more than one is an error
+    joined/RANK    number of processes that joined as this rank: more than one is an error
     host/RANK      the machine of the first of them
-    NAME/RANK      what this rank gave to `exchange(NAME, …)`
-    failed         [rank, message] of the rank that failed first: set once, by compare_set
-    seen/RANK      this rank has read how the run ended
+    NAME/RANK      the value this rank passed to `exchange(NAME, …)`
+    failed         [rank, message] of the first rank that failed: set once, by compare_set
+    seen/RANK      set once this rank has read the outcome
 
-Every wait also looks at `failed` and at the deadline. The server is a thread of rank 0 and ends with it, so a rank that
-fails keeps the store open (`_linger`) until all others have seen why.
+Every wait also checks `failed` and the deadline. The server is a thread of rank 0 and ends with it, so after a failure
+rank 0 keeps the store open (`_linger`) until all others have read the reason.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ _POLL_SECONDS = 0.05
 
 
 class RankLost(ConnectionError):
-    """Another rank failed or ended; its own output has the error."""
+    """Another rank failed or exited; its own output has the error."""
 
     lost = True  # for the command line, which does not load torch to ask
 
 
 class RanksMissing(ConnectionError):
-    """Ranks did not come in time."""
+    """Not all ranks connected in time."""
 
 
 class Rendezvous:
-    """Connect to the store of rank 0, which opens it unless torchrun has.
+    """Connect to rank 0's store; rank 0 opens it unless torchrun already has.
 
     Args:
-        rank: of this process, from 0 to `world_size` - 1.
+        rank: rank of this process, from 0 to `world_size` - 1.
         host, port: where rank 0 listens.
         seconds: how long to wait for the other ranks; default: DALI_MIX_JOIN_SECONDS, or 35.
 
     Raises:
-        ValueError: the host's name does not resolve.
-        OSError: rank 0's port is in use, or nothing answers there in time.
+        ValueError: the host name cannot be resolved.
+        OSError: rank 0's port is in use, or does not answer in time.
     """
 
     def __init__(self, rank: int, world_size: int, host: str, port: int, seconds: float | None = None) -> None:
@@ -83,11 +83,11 @@ class Rendezvous:
             self.store.set(f"host/{rank}", self.host)
 
     def exchange(self, name: str, value: str) -> list[str]:
-        """Give `value` to the other ranks and return theirs, in the order of ranks. Each name serves once.
+        """Exchange `value` with the other ranks and return all values in rank order. Each name can be used once.
 
         Raises:
-            RankLost: a rank failed meanwhile, or rank 0 is gone.
-            ConnectionError: ranks did not come in time, or one came twice.
+            RankLost: a rank failed meanwhile, or rank 0 exited.
+            ConnectionError: ranks did not connect in time, or one connected twice.
         """
         keys = [f"{name}/{rank}" for rank in range(self.world_size)]
         try:
@@ -105,10 +105,10 @@ class Rendezvous:
             raise RankLost(f"rank 0 has ended; its output says why ({_first_line(error)})") from error
 
     def compare(self, values: dict[str, str]) -> None:
-        """Compare what must be equal on all ranks, name → value.
+        """Compare values that must be equal on all ranks, name → value.
 
         Raises:
-            ValueError: naming what differs and which ranks have which value.
+            ValueError: values differ; the message names them and which ranks have which value.
             RankLost, ConnectionError: as `exchange`.
         """
         found = [json.loads(text) for text in self.exchange("values", json.dumps([self.host, values]))]
@@ -118,8 +118,9 @@ class Rendezvous:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Report an error of the block to the other ranks; turn the loss of another rank, or an error that it has
-        reported already, into `RankLost`."""
+        """Report an error in the block to the other ranks. Convert the loss of another rank, or an error already
+        reported by it, into `RankLost`.
+        """
         try:
             yield
         except RankLost:
@@ -208,8 +209,8 @@ def differences(values: list[dict[str, str]], hosts: list[str], most: int = 3) -
     """Return the message about values that differ between ranks, or "" if all are equal.
 
     Args:
-        values: of each rank, name → value.
-        hosts: of each rank, its machine.
+        values: for each rank, name → value.
+        hosts: the machine of each rank.
     """
     names = dict.fromkeys(name for each in values for name in each)
     shown = []
@@ -230,7 +231,7 @@ def differences(values: list[dict[str, str]], hosts: list[str], most: int = 3) -
 
 
 def spans(ranks: list[int]) -> str:
-    """Name ranks by their ranges: [0, 1, 2, 5] → "ranks 0-2, 5"."""
+    """Format ranks as ranges: [0, 1, 2, 5] → "ranks 0-2, 5"."""
     ranges: list[list[int]] = []
     for rank in ranks:
         if ranges and ranges[-1][-1] == rank - 1:

@@ -1,1 +1,1 @@
-"""Predictions of a trained model for image files."""
+"""Prediction on image files with a trained model."""

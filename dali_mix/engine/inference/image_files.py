@@ -1,4 +1,4 @@
-"""Load image files through a recipe's evaluation pipeline: packed into temporary sets, which the usual loader reads."""
+"""Load image files through a recipe's evaluation pipeline, by packing them into temporary sets for the usual loader."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ DECODED_PIXELS = 50_000_000  # of a batch, decoded: fewer pictures at a time whe
 
 
 class Seen(NamedTuple):
-    """A batch. paths: B files. images: (B,3,H,W) float32, the model's input. rows: (B,) of RECORD_DTYPE, with the
-    height and width of each file in pixels. sizes: (B,2), height and width of each image without padding."""
+    """A batch of image files. paths: B files. images: (B,3,H,W) float32, the model's input. rows: (B,) of RECORD_DTYPE,
+    with each file's height and width in pixels. sizes: (B,2), height and width of each image without padding.
+    """
 
     paths: list[Path]
     images: Tensor
@@ -49,12 +50,12 @@ class Unreadable(NamedTuple):
 
 
 def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Return the files among `paths` in their order, and for each folder the files named like images below it, sorted.
+    """Return the files in `paths` in order; a folder is replaced by the image files below it, sorted.
 
     Raises:
-        FileNotFoundError: a path that is not there.
-        PermissionError: a folder that may not be read.
-        ValueError: no path, or a folder without images.
+        FileNotFoundError: a path does not exist.
+        PermissionError: a folder cannot be read.
+        ValueError: no paths, or a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
@@ -99,13 +100,13 @@ def _refuse(error: OSError) -> None:
 def load_images(
     config: RunConfig, paths: Sequence[Path], device: torch.device, unreadable: list[Unreadable]
 ) -> Iterator[Seen]:
-    """Yield batches of the files, in order, decoded and prepared as in an evaluation of the recipe.
+    """Yield batches of the files, in order, decoded and preprocessed as in an evaluation of the recipe.
 
-    A set packed with `--resize` holds smaller images than the files, so its pixels may differ slightly. Files of which
-    the model sees only a part (several images in one, transparency) are counted in a warning at the end.
+    A set packed with `--resize` holds smaller images than the files, so its pixels may differ slightly. Files that are
+    not used in full (multi-image files, transparency) are counted in a warning at the end.
 
     Args:
-        unreadable: files that cannot be read are left out and appended here.
+        unreadable: files that cannot be read are skipped and appended to this list.
     """
     noted: Counter[str] = Counter()
     chunk: list[tuple[Path, Sample]] = []

@@ -29,7 +29,8 @@ from dali_mix.tasks import CLASSIFICATION, DETECTION, Task, trainable
 @dataclass(frozen=True)
 class Predictions:
     """paths: N files. scores: (N,K) float32 on the CPU, the task's probabilities. classes: K names. unreadable: the
-    files left out, also those the model gives NaN for."""
+    files that were skipped, including those with NaN outputs.
+    """
 
     paths: list[Path]
     scores: Tensor
@@ -38,9 +39,9 @@ class Predictions:
     unreadable: list[Unreadable]
 
     def chosen(self, row: int, threshold: float | None = None, top_k: int | None = None) -> list[tuple[str, float]]:
-        """Return (class, score) of file `row`, highest first: the `top_k` highest among those above `threshold`.
+        """Return (class, score) pairs of file `row`: the `top_k` highest scores above `threshold`, highest first.
 
-        With neither given: above 0.5 for a multi-label model, the five highest for a classification model.
+        By default: scores above 0.5 for a multi-label model, the five highest for a classification model.
         """
         return choose(self.scores[row], self.classes, self.task, threshold, top_k)
 
@@ -48,7 +49,7 @@ class Predictions:
 def choose(
     scores: Tensor, classes: Sequence[str], task: Task, threshold: float | None = None, top_k: int | None = None
 ) -> list[tuple[str, float]]:
-    """As `Predictions.chosen`, for scores (K,). Raise ValueError for a threshold outside 0 … 1, or top_k below 1."""
+    """Like `Predictions.chosen`, for scores (K,). Raise ValueError for a threshold outside 0 … 1, or top_k below 1."""
     if threshold is None and top_k is None:
         threshold, top_k = task.threshold, task.top_k
     if threshold is not None and not 0 <= threshold <= 1:
@@ -64,8 +65,8 @@ def choose(
 class Detections:
     """What a detector finds in image files.
 
-    paths: N files. boxes: for each (n,4) x1, y1, x2, y2 in pixels of the file as it is shown, turned by EXIF. scores:
-    (n,) falling. labels: (n,) int64, of `classes`, K names. unreadable: as `Predictions`. All on the CPU.
+    paths: N files. For each file, boxes: (n,4) x1, y1, x2, y2 in pixels after EXIF rotation; scores: (n,) in descending
+    order; labels: (n,) int64, indices into `classes`, K names. unreadable: as in `Predictions`. All on the CPU.
     """
 
     paths: list[Path]
@@ -80,17 +81,17 @@ class Predictor:
     """A trained model, ready for image files.
 
     Args:
-        config: the recipe it was trained by, by name or path: then with the values its run had, as in `dali-mix
-            predict`; or a config, which is used as it is, with a warning where the run had other values.
+        config: name or path of the recipe the model was trained with; the values of its run are then used, as in
+            `dali-mix predict`. Or a config, which is used unchanged, with a warning if the run's values differ.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
         classes: names in the order of the logits; by default those in the checkpoint, or else those of the recipe's
             `val_set` or `train_set`, one of which must then exist.
-        model: in place of the recipe's, for a run that was given its model as an object.
+        model: replaces the recipe's model, for a run whose model was passed as an object.
 
     Raises:
         FileNotFoundError: no such checkpoint, or no class names.
-        ValueError: weights of another model, another number of names, a damaged file.
+        ValueError: weights that do not fit the model, a wrong number of class names, or a damaged file.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Predictor:
         self.autocast = Precision(config.amp, self.device).autocast
 
     def load(self, paths: Sequence[Path], unreadable: list[Unreadable]) -> Iterator[Seen]:
-        """Yield batches of files for the model, on its device; append those that cannot be read to `unreadable`."""
+        """Yield batches of files on the model's device; append unreadable files to `unreadable`."""
         return load_images(self.config, paths, self.device, unreadable)
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -166,10 +167,10 @@ class Predictor:
 
         Args:
             threshold: keep boxes with scores above it; by default 0.5.
-            each: called with every file, its boxes, scores and labels as soon as they are computed.
+            each: called with each file, its boxes, scores and labels as soon as they are computed.
 
         Raises:
-            ValueError: a model that finds no boxes; a threshold outside 0 … 1.
+            ValueError: a model that is not a detector; a threshold outside 0 … 1.
         """
         if not self.task.boxes:
             raise ValueError(f"this model is for {self.task.name}, it finds no boxes: call predictor(images)")
@@ -201,11 +202,11 @@ def predict(
     ema: bool = False,
     classes: Sequence[str] | None = None,
 ) -> Predictions:
-    """Predict the classes of image files; they are decoded and prepared as in an evaluation. Boxes: see
+    """Predict the classes of image files, decoded and preprocessed as in an evaluation. For boxes, see
     `Predictor.detect`.
 
     Args:
-        config, checkpoint, ema, classes: as `Predictor`, which is better for more than one call.
+        config, checkpoint, ema, classes: as for `Predictor`; use a `Predictor` for more than one call.
         images: files (JPEG, PNG, WebP, BMP, PNM, GIF, TIFF) and folders of them.
     """
     files = find_images(images)

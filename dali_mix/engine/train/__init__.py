@@ -1,1 +1,1 @@
-"""The training loop and its parts: objectives, optimizers, schedules, EMA, and what a run must remember."""
+"""The training loop and its parts: objectives, optimizers, schedules, EMA, and the state of a run."""

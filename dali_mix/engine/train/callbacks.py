@@ -1,4 +1,4 @@
-"""Callbacks: code of the user's own at the steps and epochs of a run."""
+"""Callbacks: user code that runs at the steps and epochs of a run."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ HOOKS = ("before_epoch", "before_step", "after_step", "after_epoch")
 
 
 class Callback:
-    """What a run calls, on every rank; override what you need, or write a class with some of these methods.
+    """Base class for callbacks, called on every rank. Override methods, or write a class with some of these methods.
 
     `trainer` has `step` (optimizer steps done), `total_steps`, `epoch` (from 0), `loss` (of the last step, a scalar on
-    the device; on several ranks each has its share, and their sum is the mean), `scores` (of the last evaluation, by
-    name), `parts` (`model`, `optimizer`, …), `ema` and `ranks`. With `state_dict` and `load_state_dict` a callback's
-    state, tensors and plain values, is saved by rank 0 and resumed by all.
+    the device; with several ranks, each rank's share of the mean, to be summed), `scores` (of the last evaluation, by
+    name), `parts` (`model`, `optimizer`, …), `ema` and `ranks`. If a callback has `state_dict` and `load_state_dict`,
+    its state (tensors and plain values) is saved by rank 0 and restored on all ranks.
     """
 
     def before_epoch(self, trainer: Any) -> None:
         """Run before the first step of an epoch, or the first one after resuming inside it."""
 
     def before_step(self, trainer: Any) -> None:
-        """Run before an optimizer step, when its first batch is there."""
+        """Run before an optimizer step, once its first batch is loaded."""
 
     def after_step(self, trainer: Any) -> None:
         """Run after an optimizer step, before the checkpoint of that step."""
 
     def after_epoch(self, trainer: Any) -> None:
-        """Run after an epoch and its evaluation. A run that is stopped in the next one resumes with this call again."""
+        """Run after an epoch and its evaluation. It runs again if the run is stopped during the next epoch and resumed
+        from the end of this one.
+        """
 
 
 def check_callbacks(callbacks: Iterable[Any]) -> None:
-    """Raise ValueError for one that has nothing to call."""
+    """Raise ValueError for a callback that has none of the methods and is not callable."""
     for callback in callbacks:
         if isinstance(callback, type):
             raise ValueError(f"callback {callback.__qualname__} is a class: give an object of it")
@@ -46,7 +48,9 @@ def check_callbacks(callbacks: Iterable[Any]) -> None:
 
 
 def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
-    """Call `hook` of every callback that has it; a function is called after each step. An error gets a note: whose."""
+    """Call `hook` of every callback that has it; functions are called after each step. Errors get a note naming the
+    callback.
+    """
     for callback in callbacks:
         of_function = callback if hook == "after_step" and callable(callback) else None
         method = getattr(callback, hook, of_function)
@@ -62,7 +66,7 @@ def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
 
 
 def states(objects: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of each object that has one. Raise ValueError for one a checkpoint cannot hold."""
+    """Return the state of each object that has one. Raise ValueError if a checkpoint cannot store it."""
     found = {}
     for name, one in objects.items():
         if _keeps(one) and (state := one.state_dict()):
@@ -75,7 +79,7 @@ def states(objects: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """Load what `states` returned; return a sentence for each state whose object is not here."""
+    """Restore what `states` returned; return a message for each state without a matching object."""
     for name, state in saved.items():
         if name in objects and _keeps(objects[name]):
             objects[name].load_state_dict(state)
@@ -84,7 +88,7 @@ def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
 
 
 def by_name(callbacks: Iterable[Any]) -> dict[str, Any]:
-    """Return callbacks under their class, the second of a class under "CLASS 2"."""
+    """Return callbacks by class name; a second one of the same class gets the key "CLASS 2"."""
     found: dict[str, Any] = {}
     for callback in callbacks:
         name, number = f"callback {class_name(callback)}", 1

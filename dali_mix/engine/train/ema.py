@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class ModelEma:
-    """Keep `module`, a copy of a model whose weights follow the model's slowly.
+    """Keep `module`, a copy of a model with exponentially averaged weights.
 
     After update t (counted from 1) the average moves by 1 - d with d = min(decay, (1 + t) / (10 + t)): with a fixed
-    decay the average would still be mostly the random initial weights thousands of steps later. Floating buffers
+    decay the random initial weights would still dominate the average after thousands of steps. Floating buffers
     (BatchNorm's statistics) are averaged with the weights they belong to; integer buffers are copied.
 
     Args:
@@ -27,7 +27,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards `model`'s weights; no host sync."""
+        """Update the average with `model`'s weights, without a host sync."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine, theirs = _tensors(self.module), _tensors(model)

@@ -1,4 +1,4 @@
-"""Finiteness: what must never be NaN or infinite, and which tensor is. `watch` says when a run looks."""
+"""Check tensors for NaN and infinity, and name the affected one. `watch` runs these checks during training."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ class NonFinite(ValueError):
 
 
 class NonFiniteLoss(NonFinite):
-    """A step's loss, gradient or statistics are NaN or infinite; no weight was changed by that step."""
+    """A step's loss, gradient or statistics are NaN or infinite; that step changed no weights."""
 
 
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the L2 norm () of all tensors together, float32 at least; it is finite only if they are.
+    """Return the joint L2 norm (), a scalar in at least float32, of all tensors; it is finite only if they all are.
 
-    One fused pass on the tensors' device, without waiting for it. 16-bit tensors are converted first: the norm of
-    finite ones may exceed their range.
+    One fused pass on the tensors' device, without synchronization. 16-bit tensors are converted first, since their norm
+    may exceed their range.
     """
     wide = [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
     return torch.nn.utils.get_total_norm(wide)
 
 
 def statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Return the floating buffers of `model` that must stay finite, by name.
+    """Return the floating-point buffers of `model` that must stay finite, by name.
 
-    These are the statistics of its normalization layers, and other buffers that are finite now: a mask of -inf is not.
+    These are the statistics of normalization layers, and any other buffers that are finite now (a mask of -inf is not).
     """
     of_norms = {id(b) for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers(recurse=False)}
     return {
@@ -42,7 +42,7 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, or None; waits for the device."""
+    """Return the name of the first tensor with NaN or infinity, or None; synchronizes with the device."""
     floating = {name: t for name, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()}
     if not floating or total_norm(floating.values()).isfinite():
         return None

@@ -1,13 +1,13 @@
-"""What the ranks exchange at every step: the loss, further numbers that must be finite, and requests to stop.
+"""Exchange the loss, other numbers that must be finite, and stop requests between ranks at every step.
 
-On a CPU the numbers of a step are known before its optimizer step. On a GPU reading them there would make the host wait
-for the device at every step. So they are copied to pinned memory in the background and read one step later:
+On a CPU a step's numbers are known before its optimizer step. On a GPU, reading them then would synchronize host and
+device at every step, so they are copied to pinned memory in the background and read one step later:
 
     step t    GPU: loss, gradients, sum over ranks, `bad` |= not finite, optimizer step unless `bad`
               CPU: starts the copy of step t, reads the copy of step t - 1, which has long arrived
 
 `bad`, a flag on the device, keeps torch's fused optimizers from changing any weight from the first non-finite number
-on, so a step that is read late does no harm. All ranks read the same numbers at the same step, so they stop together.
+on, so reading late is safe. All ranks read the same numbers at the same step, so they stop together.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dali_mix.engine.distributed.process_group import Ranks
 
 
 class StepNumbers(NamedTuple):
-    """One step, as all ranks know it: its number, the mean loss over the global batch, whether any rank must stop, and
-    the means over ranks of the other numbers that were measured.
+    """The numbers of one step, equal on all ranks: its index, the mean loss over the global batch, whether any rank
+    must stop, and the means over ranks of other measured numbers.
     """
 
     step: int
@@ -52,13 +52,13 @@ class LossMonitor:
         self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:
-        """Send this step's numbers; return them, or when `late` those of the step before (None at first).
+        """Send this step's numbers; return them or, if `late`, those of the previous step (None at first).
 
         Args:
-            step: number of the step under way.
+            step: number of the current step.
             loss: () this rank's share of the global mean loss, on the device: shares sum to the mean over ranks.
-            stop: whether this rank was asked to stop.
-            measured: other numbers () on the device that must be finite on every rank.
+            stop: whether this rank has received a stop signal.
+            measured: other scalars on the device that must be finite on every rank.
         """
         flag = loss.new_full((), float(stop), dtype=torch.float64)
         packet = torch.stack([loss.detach().double(), flag, *(number.double() for number in measured)])
@@ -76,7 +76,7 @@ class LossMonitor:
         return before
 
     def flush(self) -> StepNumbers | None:
-        """Wait for the numbers still under way and return them; None if there are none."""
+        """Wait for the pending numbers and return them; None if there are none."""
         if self._waiting is None:
             return None
         step, packet, event = self._waiting

@@ -1,7 +1,7 @@
 """Learning rates as pure functions of the step: nothing to save, nothing to restore.
 
 A schedule gives a *factor*; a parameter group's rate is its own base rate (the optimizer's `lr` times the group's
-`lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` at step 0 to 1 where it ends.
+`lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` at step 0 to 1 at its end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def step_decay(milestones: Sequence[int], gamma: float = 0.1) -> Factor:
 def one_cycle(total: int, *, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Factor:
     """Rise from 1/`div_factor` in the first `pct_start` of the steps, fall to 1/(`div_factor`·`final_div_factor`).
 
-    Both along half a cosine; the same values as torch's OneCycleLR with its defaults (`lr` is its `max_lr`).
+    Both phases follow half a cosine. The values equal those of torch's OneCycleLR with its defaults (`lr` is its
+    `max_lr`).
     """
     top = pct_start * total - 1.0
     low, final = 1.0 / div_factor, 1.0 / (div_factor * final_div_factor)
@@ -53,7 +54,7 @@ def constant() -> Factor:
 def with_warmup(factor: Factor, steps: int, start: float = 0.0) -> Factor:
     """Rise linearly from `start` to `factor(0)` over the first `steps` steps, then follow `factor` from its step 0.
 
-    The first step is never at a rate of zero: step i has the rate of the line at i + 1.
+    The first step never has a rate of zero: step i uses the line's value at i + 1.
     """
     if steps <= 0:
         return factor
@@ -74,7 +75,7 @@ _WARMUP = {"warmup_epochs": (0, math.inf), "warmup_factor": (0, 1)}
 
 
 def check_schedule(settings: Mapping[str, Any]) -> None:
-    """Raise ValueError for a type, an option or a value that a recipe's `schedule` cannot have."""
+    """Raise ValueError for an invalid type, option or value of a recipe's `schedule`."""
     kind = choice("schedule.type", settings["type"], SCHEDULES)
     ranges = {**_WARMUP, **SCHEDULES[kind][1]}
     given = {key: value for key, value in settings.items() if key != "type"}

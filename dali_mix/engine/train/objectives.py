@@ -1,4 +1,4 @@
-"""What a training step minimises: how the model is run on a mixed batch, and how its outputs become a loss."""
+"""Training objectives: run the model on a mixed batch and compute the loss."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Objective(nn.Module):
 
     Args:
         model: images (B,3,H,W) → logits, or several outputs that `loss` takes.
-        loss: (outputs, targets) → scalar; None where the model itself gives losses.
+        loss: (outputs, targets) → scalar; None if the model computes its own losses.
 
     Attributes:
-        parts: the terms of the loss of the last step by name, to be logged; scalars.
+        parts: the terms of the last step's loss by name, scalars, for logging.
     """
 
     passes = 1  # of the model in a step
@@ -39,7 +39,7 @@ class Objective(nn.Module):
         self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
 
     def check(self, mixer: Mixer | None) -> None:
-        """Raise ValueError if the objective cannot work with this mixer, its model or its loss."""
+        """Raise ValueError if the objective is incompatible with this mixer, its model or its loss."""
         if isinstance(self.model, Detector):
             raise ValueError("model detector gives its own losses: take objective Detection")
         known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")  # others may take what they like
@@ -55,25 +55,25 @@ class Objective(nn.Module):
             raise ValueError("loss SGRELoss is for head 'sgre', which gives it two logits: take AsymmetricLoss")
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
-        """Draw what `forward` needs for a batch, if anything; it depends on the batch's shape only."""
+        """Draw the random values `forward` needs for a batch, if any; they depend only on the batch's shape."""
         return None
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Return targets as `forward` takes them; the mixer left them as they are."""
+        """Prepare targets, as returned by the mixer, for `forward`."""
         return targets
 
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:
-        """Return the loss, a scalar float32, of images and targets as the mixer left them.
+        """Return the loss, a scalar float32, of mixed images and targets.
 
         Args:
-            mixed: what the mixer drew, or None.
-            drawn: what `draw` drew.
+            mixed: the mixer's params, or None.
+            drawn: the result of `draw`.
         """
         assert self.loss is not None
         return self.loss(in_float32(self.run(images)), targets)
 
     def run(self, *inputs: Any) -> Any:
-        """Run the model under the autocast of the run."""
+        """Run the model under the run's autocast."""
         with self.autocast():
             return self.model(*inputs)
 
@@ -82,13 +82,14 @@ class MaskedSupervision(Objective):
     """Run the model on each image and on a copy with parts blacked out (MaskSup, MSL, arXiv 2310.18517).
 
     Args:
-        model, loss: as `Objective`; `loss` scores evaluations.
+        model, loss: as in `Objective`; `loss` is also used for evaluation.
         masks: "free-form", drawn on the device, or a folder of mask images (above 0 is removed).
         whole, masked, agreement: the weights of `MaskedSupervisionLoss`.
-        fill: the value of removed pixels, per channel or one: black in the pipeline's normalization.
+        fill: the value of removed pixels, one number or one per channel: by default black in the pipeline's
+            normalization.
 
     Raises:
-        ValueError, FileNotFoundError: weights, or a folder, that cannot be.
+        ValueError, FileNotFoundError: invalid weights, or an invalid or missing folder.
     """
 
     passes = 2
@@ -122,8 +123,8 @@ class SpliceMixConsistency(Objective):
 
     Args:
         model: a `MultiLabelModel` with head "max".
-        loss: as `Objective`; scores evaluations.
-        detach: as `SpliceMixConsistencyLoss`; as published False for VOC only.
+        loss: as in `Objective`; also used for evaluation.
+        detach: as in `SpliceMixConsistencyLoss`; published as False for VOC only.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module, detach: bool = True) -> None:
@@ -147,12 +148,12 @@ class SpliceMixConsistency(Objective):
 
 
 class Detection(Objective):
-    """The sum of the losses that a detector gives for images and boxes; `parts` has each of the last step.
+    """The sum of a detector's losses for images and boxes; `parts` has the individual losses of the last step.
 
-    VOC's difficult objects and COCO's crowds, which one box surrounds, are not learned from.
+    VOC's difficult objects and COCO's crowd boxes are not used for training.
 
     Args:
-        model: (images, targets) → in training losses by name, in evaluation predictions, as `dali_mix.models.Detector`.
+        model: (images, targets) → losses by name in training, predictions in evaluation, as `dali_mix.models.Detector`.
     """
 
     def __init__(self, model: nn.Module, loss: None = None) -> None:
@@ -164,7 +165,7 @@ class Detection(Objective):
             raise ValueError(f"objective Detection needs model detector, not {type(self.model).__name__}")
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Return targets without difficult objects, on the device in one copy."""
+        """Return targets without difficult objects, moved to the device in one copy."""
         names = ("boxes", "labels", "difficult")
         easy = [
             one | {name: one[name][~one["difficult"]] for name in names} if "difficult" in one else one
@@ -192,7 +193,7 @@ def is_summed(loss: object) -> bool:
 
 
 def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
-    """Return the function that counts the rows a mean loss averages over, where ignored targets reduce it; else None.
+    """Return a function that counts the rows a mean loss averages over, if ignored targets reduce them; else None.
 
     It is the loss's own `counted` (see `dali_mix.losses`): mixed targets → number of rows.
     """
@@ -200,5 +201,5 @@ def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
 
 
 def in_float32(outputs: Any) -> Any:
-    """Return the outputs of a model, a tensor or a tuple of them, as float32."""
+    """Convert a model's outputs, a tensor or a tuple of tensors, to float32."""
     return tuple(map(in_float32, outputs)) if isinstance(outputs, tuple) else outputs.float()

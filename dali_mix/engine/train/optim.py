@@ -1,4 +1,4 @@
-"""Optimizers, with rates and decays by parameter."""
+"""Optimizers, with per-parameter learning rates and weight decay."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def parameter_groups(
     bias_decay: float | None = None,
     custom: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the parameters of `model` that train, grouped by rate and weight decay.
+    """Return the trainable parameters of `model`, grouped by learning rate and weight decay.
 
     Args:
-        lr, weight_decay: of every parameter no rule below names.
+        lr, weight_decay: for parameters that no rule below matches.
         norm_decay: weight decay of the scales and shifts of normalization layers.
         bias_decay: weight decay of every other parameter named `bias`.
-        custom: part of a parameter's dotted name (complete components: "backbone", "layer4.0") →
-            {"lr_mult": …, "decay_mult": …}. The longest key that fits wins, and goes before the two rules above.
+        custom: part of a parameter's dotted name (complete components: "backbone", "layer4.0") → {"lr_mult": …,
+            "decay_mult": …}. The longest matching key wins, and takes precedence over the two rules above.
 
     Returns:
         Groups with "params", "lr", "base_lr" (kept by the trainer) and "weight_decay", in order of first appearance.
 
     Raises:
-        ValueError: a key of `custom` that fits no parameter, or an unknown multiplier.
+        ValueError: a key of `custom` that matches no parameter, or an unknown multiplier.
     """
     rules = {}
     for key, rule in (custom or {}).items():
@@ -83,10 +83,10 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, settings: dict[str, Any], paramwise: dict[str, Any], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return the torch optimizer a recipe names, over `parameter_groups`; or the one that a user gave.
+    """Return the torch optimizer named in a recipe, over `parameter_groups`; or the one the user passed.
 
-    On a GPU it is the fused implementation if there is one: it is faster, and a flag on the device can keep it from
-    changing weights, which the trainer needs to stop before a step without waiting for the GPU (see `loss_monitor`).
+    On a GPU it is the fused implementation if available: it is faster, and a flag on the device can keep it from
+    changing weights, which the trainer needs to skip a step without waiting for the GPU (see `loss_monitor`).
 
     Raises:
         ValueError: an unknown type or option, or a model without parameters to train.
@@ -153,17 +153,17 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
-    """Return the names of what an optimizer keeps of a parameter, of one dimension (False) and of more (True).
+    """Return the names of an optimizer's state per parameter, for one dimension (False) and for more (True).
 
-    They are found by a step on a small parameter, which also tells whether optimizer and options work: LBFGS (which
-    evaluates the loss several times in a step), SparseAdam and Muon (for matrices only) do not.
+    They are found by a step on a small parameter, which also checks that optimizer and options work: LBFGS (which
+    evaluates the loss several times per step), SparseAdam and Muon (for matrices only) do not.
 
     Args:
         settings: the type and options of a torch optimizer that `build_optimizer` takes.
         device: where it steps.
 
     Raises:
-        ValueError: the step fails; with what the optimizer says.
+        ValueError: the step fails; the message includes the optimizer's error.
     """
     options = dict(settings)
     kind = options.pop("type")

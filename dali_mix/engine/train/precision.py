@@ -1,4 +1,4 @@
-"""Which numbers the model computes in."""
+"""The numeric precision of the model: autocast and loss scaling."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ class Precision:
         self._steps = 0
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step the optimizer; loss scaling leaves out a step of infinite gradients and lowers the scale."""
+        """Step the optimizer; loss scaling skips a step with infinite gradients and lowers the scale."""
         self.scaler.step(optimizer)
         self.scaler.update()
         self._steps += 1
 
     def check_scale(self, scale: float) -> None:
-        """Note the loss scale of a step. Raise NonFinite once it is below 1: every step before was left out."""
+        """Record a step's loss scale. Raise NonFinite once it is below 1, which means that all recent steps were
+        skipped.
+        """
         if self._start is None:
             self._start = scale
         if scale < 1:
@@ -48,7 +50,7 @@ class Precision:
             )
 
     def check_any_step(self) -> None:
-        """Raise NonFinite if every step of this process was left out; waits for the device."""
+        """Raise NonFinite if every step of this process was skipped; synchronizes with the device."""
         if self._start is None or not self._steps:
             return
         if self.scaler.get_scale() <= self._start * self.scaler.get_backoff_factor() ** self._steps:

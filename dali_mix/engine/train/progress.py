@@ -1,4 +1,4 @@
-"""The log interval under way, the boxes of an epoch, and the best score so far."""
+"""The current log interval, the boxes of an epoch, and the best score so far."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Window:
-    """The log interval under way. Loss and steps are part of a checkpoint, so that logs continue; times are not."""
+    """The current log interval. Loss and steps are saved in checkpoints, so that logs continue; times are not."""
 
     loss: float = 0.0
     steps: int = 0
@@ -22,11 +22,11 @@ class Window:
     _first: int = 0
 
     def start_clock(self) -> None:
-        """Leave out of the rates what was not training (an evaluation, a start-up)."""
+        """Restart the clock, to exclude evaluation or start-up from the rates."""
         self._start, self._first, self.images, self.waited = time.perf_counter(), self.steps, 0, 0.0
 
     def close(self) -> dict[str, float]:
-        """Return the interval's mean loss, and rates since the clock was started; begin a new interval."""
+        """Return the interval's mean loss and the rates since the clock started, and begin a new interval."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
         timed = max(self.steps - self._first, 1)
         self.seconds_per_step = seconds / timed
@@ -48,7 +48,7 @@ class Window:
 
 @dataclass
 class BoxCount:
-    """Boxes that an epoch of this process trained on."""
+    """Counts the boxes this process trained on in an epoch."""
 
     kept: int = 0
     images: int = 0
@@ -60,7 +60,7 @@ class BoxCount:
 
     @staticmethod
     def said(images: int, kept: int, dropped: int) -> tuple[str, bool]:
-        """Return what to log of an epoch, "" for nothing, and whether it is a warning."""
+        """Return the message to log for an epoch ("" for none), and whether it is a warning."""
         if not images:  # resumed after its last step
             return "", False
         if not kept + dropped:
@@ -85,7 +85,7 @@ class Best:
     since: int = 0  # evaluations without a better one
 
     def update(self, scores: dict[str, float], step: int) -> bool:
-        """Take in the scores of an evaluation; return True if they are the best so far."""
+        """Update with the scores of an evaluation; return True if they are the best so far."""
         if not self.name:
             return False
         value = scores[self.name]

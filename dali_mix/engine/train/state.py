@@ -1,8 +1,8 @@
-"""How a run resumes from what `Trainer.state_dict` returned: what fits is restored, what does not is named.
+"""Resume a run from the result of `Trainer.state_dict`; differences from the current recipe are reported.
 
-With `resume_strict` a difference in what decides the run is an error. Without it what cannot be carried over starts
-from its initial state, and the run continues from the same fraction of its schedule: `offset` is the number of steps
-done beyond those that this recipe takes to get there.
+With `resume_strict`, differences that affect the run are errors. Without it, parts that cannot be restored start from
+their initial state, and the run continues from the same fraction of its schedule: `offset` is the number of steps done
+minus the number this recipe needs to reach that fraction.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _ANYWAY = "--cfg-options resume_strict=False resumes anyway"
 
 
 def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
-    """Restore a checkpoint. Rates and decays are the recipe's, not the checkpoint's.
+    """Restore a checkpoint. Learning rates and weight decay come from the recipe, not from the checkpoint.
 
     Returns:
-        a sentence for each value of the recipe that is not the checkpoint's.
+        a message for each recipe value that differs from the checkpoint's.
 
     Raises:
         ValueError: it was saved with another seed, batch size, data set, type of model, optimizer, parameter groups, or

@@ -1,4 +1,4 @@
-"""`StepProfile`: some steps of a run measured part by part, and a trace of them by torch's profiler."""
+"""`StepProfile`: time the parts of some steps of a run, and trace them with torch's profiler."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PARTS = ("waiting", "mixing", "forward", "backward", "step", "other")
 
 
 class StepProfile:
-    """Measures the steps from `first` to `last` of this process, waiting for the GPU after each part of a step.
+    """Time the steps from `first` to `last` in this process, synchronizing with the GPU after each part of a step.
 
     Args:
-        options: None: measure nothing.
-        folder: gets profile.json, and trace.json for chrome://tracing or ui.perfetto.dev; None: of another rank, which
-            only keeps pace.
+        options: None disables profiling.
+        folder: where profile.json, and trace.json for chrome://tracing or ui.perfetto.dev, are written; None on other
+            ranks, which synchronize but write nothing.
     """
 
     def __init__(self, options: ProfileOptions | None, device: torch.device, folder: Path | None) -> None:
@@ -37,7 +37,7 @@ class StepProfile:
         self._tracer: Any = None
 
     def part(self, name: str) -> AbstractContextManager:
-        """Measure a block, one of `PARTS`, if it belongs to a step that is measured."""
+        """Time a block as one of `PARTS`, if the current step is profiled."""
         return nullcontext() if self._clock is None else self._measured(self._clock, name)
 
     @contextlib.contextmanager
@@ -55,7 +55,7 @@ class StepProfile:
             torch.cuda.synchronize(self._device)
 
     def begin(self, done: int, loader: Any) -> None:
-        """Note that a step is to begin after `done` steps of the run, with a batch of `loader` if it has one left."""
+        """Mark the start of a step, after `done` steps of the run, with a batch of `loader` if it has one left."""
         self._before = done if self._before is None else self._before
         if self._options is None or done - self._before + 1 != self._options.first or self._clock is not None:
             return
@@ -72,15 +72,15 @@ class StepProfile:
         self._clock.switch("other")
 
     def took(self, images: int) -> None:
-        """Note that a step has been taken on `images`, over all ranks."""
+        """Add the images of a finished step, over all ranks."""
         self._images += images if self._clock is not None else 0
 
     def complete(self, done: int) -> bool:
-        """Return whether the last step that is to be measured was taken, after `done` steps of the run."""
+        """Return whether the last step to measure is finished, after `done` steps of the run."""
         return self._options is not None and done - (self._before or 0) == self._options.last
 
     def finish(self, done: int, loader: Any) -> str:
-        """Write what was measured up to step `done` of the run. Return what to log, "" if no step was measured."""
+        """Write the measurements up to step `done` of the run. Return the message to log, "" if none were made."""
         clock, number = self._clock, done - (self._before or 0)
         if clock is None or self._options is None:
             return ""

@@ -1,10 +1,10 @@
 """The trainer: fetch, mix, forward, loss, backward, step, observe.
 
-Randomness is derived, never carried along: the model's (dropout, Shake-Shake) from (seed, step, rank, micro-step), the
-mixer's likewise, the loader's from (seed, epoch, record). So a run is its `state_dict`, tensors and plain values, and a
-run resumed from it (`train.state`) equals one that was never stopped; on a CPU to the bit.
+Randomness is derived from seeds, never stored: for the model (dropout, Shake-Shake) and the mixer from (seed, step,
+rank, micro-step), for the loader from (seed, epoch, record). So a `state_dict` of tensors and plain values describes a
+run completely, and a run resumed from it (`train.state`) equals an uninterrupted one; on a CPU bit for bit.
 
-More than 300 lines: one class, whose methods are the parts of a step and share that state.
+More than 300 lines: one class whose methods are the parts of a step and share its state.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from dali_mix.mixers.base import unmixed
 
 
 class Trainer:
-    """Train `parts` as `config` says.
+    """Train `parts` according to `config`.
 
     Args:
         callbacks: see `train.callbacks.Callback`.
-        recipe_name: what `config` was made from, noted in checkpoints.
+        recipe_name: name of the recipe of `config`, stored in checkpoints.
     """
 
     def __init__(
@@ -118,12 +118,12 @@ class Trainer:
         self._skipped: dict[int, int] = {}  # by id of a loader: records left out that were warned of
 
     def fit(self) -> str:
-        """Train to the end; return "finished", "stopped early", or after saving "preempted" or "interrupted".
+        """Train to the end; return "finished", "stopped early", or, after saving, "preempted" or "interrupted".
 
         Raises:
-            NonFinite: a loss or gradient is NaN or infinite, before the optimizer step it belongs to; or a checkpoint
-                would hold such a number, before it is written.
-            OSError: a checkpoint could not be written; earlier ones are untouched.
+            NonFinite: a loss or gradient is NaN or infinite (raised before its optimizer step), or a checkpoint would
+                contain such a number (raised before it is written).
+            OSError: a checkpoint could not be written; earlier ones are unchanged.
         """
         self.report.start_bar(self.step, self.total_steps)
         try:
@@ -163,7 +163,7 @@ class Trainer:
             self.report.line(found)
 
     def end(self, how: str) -> str:
-        """Log where the run ended and what it leaves; return `how`."""
+        """Log where the run ended and which files it wrote; return `how`."""
         best, name = "", self.best.name
         if self.best.value is not None:
             best = f", best {name} {self.best.value:.4g} at step {self.best.step} ({self.folder.path}/best.pt)"
@@ -173,7 +173,7 @@ class Trainer:
         return how
 
     def run_epoch(self) -> None:
-        """Train from where the loader is to the end of the epoch."""
+        """Train from the loader's position to the end of the epoch."""
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
         self.call("before_epoch")
@@ -189,7 +189,7 @@ class Trainer:
             raise Preempted
 
     def fetch(self) -> Iterator[Batch]:
-        """Yield the loader's batches, and note the time spent waiting for them."""
+        """Yield the loader's batches, and record the time spent waiting for them."""
         batches = iter(self.parts.train_loader)
         while True:
             start = time.perf_counter()
@@ -211,7 +211,7 @@ class Trainer:
         return getattr(self.parts.train_loader, "dropped_boxes", 0)
 
     def log_boxes(self, dropped: int) -> None:
-        """Log how many of an epoch's boxes were dropped, over all ranks; a warning if it is most of them, or all."""
+        """Log how many of an epoch's boxes were dropped, over all ranks; as a warning if most or all were."""
         if not self.parts.task.boxes:
             return
         counts = torch.tensor([self.boxes.images, self.boxes.kept, dropped], device=self.ranks.device)
@@ -220,7 +220,7 @@ class Trainer:
             (self.report.warn if warns else self.report.line)(f"epoch {self.epoch + 1}/{self.epochs}  {line}")
 
     def warn_of_skipped(self, loader: Loader) -> None:
-        """Warn of each record that `loader` has left out since the last call."""
+        """Warn about each record that `loader` has skipped since the last call."""
         skipped = getattr(loader, "skipped", ())
         for _, reason in skipped[self._skipped.get(id(loader), 0) :]:
             self.report.warn(f"left out: {reason}")
@@ -305,7 +305,9 @@ class Trainer:
         return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
-        """Raise ValueError on several ranks, and warn in a single process, if the first step left out a parameter."""
+        """Check that the first step gave every parameter a gradient; if not, warn, or with several ranks raise
+        ValueError.
+        """
         self._first = False
         if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
             return
@@ -315,7 +317,7 @@ class Trainer:
         self.report.warn(f"{missing}, which will not be trained: {advice}")
 
     def measure(self) -> tuple[Tensor | None, list[Tensor]]:
-        """Return the norm of the gradient, None for scaled ones, and what must be finite for this step to be taken."""
+        """Return the gradient norm (None with loss scaling), and the numbers that must be finite for this step."""
         scaler = self.precision.scaler
         buffers = [total_norm(self.watch.statistics.values())] if self.watch.statistics else []
         if scaler.is_enabled():  # infinite gradients are usual: the scaler leaves that step out and lowers its scale
@@ -324,7 +326,7 @@ class Trainer:
         return norm, [norm, *buffers]
 
     def update(self, norm: Tensor | None) -> None:
-        """Clip to the gradient's `norm`, step at this step's rate, and update the average."""
+        """Clip gradients using their `norm`, step the optimizer at this step's learning rate, and update the EMA."""
         optimizer = self.parts.optimizer
         factor = self.factor(self.step - self.offset)
         for group in optimizer.param_groups:
@@ -353,7 +355,7 @@ class Trainer:
         self.window.stop |= numbers.stop
 
     def observe(self) -> None:
-        """Log, save and stop if it is time to; call the callbacks."""
+        """Log, save or stop if due; call the callbacks."""
         interval = self.config.checkpoints.interval_steps
         if self.config.log_ids:
             self.report.ids(self.ranks.rank, self.step, self.watch.ids(self.step))
@@ -370,17 +372,17 @@ class Trainer:
             raise Preempted
 
     def call(self, hook: str) -> None:
-        """Call a method of the callbacks."""
+        """Call one method of all callbacks."""
         call(self.callbacks, hook, self)
 
     def given(self) -> dict[str, Any]:
-        """Return the objects of the user's own whose state is saved beside the model's, by name."""
+        """Return the user's objects whose state is saved with the model's, by name."""
         parts = {name: getattr(self.parts, name) for name in ("loss", "mixer") if getattr(self.config, name)}
         named = {name: part for name, part in parts.items() if is_object(getattr(self.config, name)["type"])}
         return {**named, **by_name(self.callbacks)}
 
     def log(self) -> None:
-        """Write a line and a record of the interval that ends here."""
+        """Log a line and a record for the interval that ends here."""
         lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
         values = {"epoch": (self.step - self.offset) / self.steps_per_epoch, "lr": lr, **self.window.close()}
         parts = {name: value.item() for name, value in self.parts.objective.parts.items()}  # of the last step
@@ -393,7 +395,7 @@ class Trainer:
         )
 
     def evaluate(self) -> None:
-        """Evaluate the model and its average; keep the best."""
+        """Evaluate the model and its EMA; save the best."""
         if self.parts.val_loader is None:
             return
         models = {"": self.parts.model} if self.ema is None else {"": self.parts.model, "ema_": self.ema.module}
@@ -436,7 +438,7 @@ class Trainer:
             self.folder.save_best(best)
 
     def save(self) -> None:
-        """Write this step's checkpoint, on the main rank; nothing is exchanged with the others."""
+        """Write this step's checkpoint on the main rank, without communication."""
         with self.profile.part("saving"):
             self._save()
 
@@ -451,15 +453,17 @@ class Trainer:
         self.saved_at = self.step
 
     def recipe(self) -> dict[str, Any]:
-        """Return the run's values as plain JSON types; `amp` as this device understands it."""
+        """Return the run's values as plain JSON types, with `amp` resolved for this device."""
         return {**self.config.resolved(), "amp": self.precision.name}
 
     def trained_on(self) -> dict[str, Any]:
-        """Return what a checkpoint says of its run, so that it is evaluated as the run was, wherever it lies."""
+        """Return the run's values stored in a checkpoint, so that it can be evaluated the same way after being
+        moved.
+        """
         return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state between two optimizer steps; equal on all ranks but for BatchNorm's statistics."""
+        """Return the state between two optimizer steps; equal on all ranks except for BatchNorm statistics."""
         parts = self.parts
         return {
             "format": 1,

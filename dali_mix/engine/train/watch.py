@@ -1,7 +1,7 @@
-"""What a run checks of its model: finite numbers at the start, at each step and in what is saved, and gradients.
+"""Check that a run's model has gradients, and finite numbers at the start, at each step and in checkpoints.
 
-A single NaN spreads to every weight within a step. So a step is measured before it is taken (loss, norm of the
-gradient, norm of the model's statistics), and whatever is about to be saved is checked once more.
+A single NaN spreads to every weight within one step. So loss, gradient norm and the norm of the model's statistics are
+checked before each optimizer step, and the state once more before it is saved.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Watch:
         self._ids: dict[int, list[Tensor]] = {}
 
     def note(self, step: int, ids: Tensor) -> None:
-        """Note records (B,) of this rank's `step`. Those of the last three steps are kept."""
+        """Remember the record numbers (B,) of this rank's `step`. Those of the last three steps are kept."""
         self._ids = {number: noted for number, noted in self._ids.items() if number > step - 3}
         self._ids.setdefault(step, []).append(ids)
 
@@ -49,7 +49,7 @@ class Watch:
             )
 
     def check_gradients(self) -> str:
-        """Return a sentence that names the parameters without a gradient on this rank or another; "" for none."""
+        """Return a message that names the parameters without a gradient on any rank; "" if there are none."""
         parameters = self.model.named_parameters()
         missing = [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]
         found = list(dict.fromkeys(name for names in self.ranks.gather(missing) for name in names))
@@ -95,7 +95,7 @@ class Watch:
 
         Args:
             state: "model" and, if there are any, "ema" and "optimizer", as `Trainer.state_dict` returns them.
-            step: begins the message.
+            step: a prefix for the message.
         """
         names = {*dict(self.model.named_parameters()), *self.statistics}
         found = {name: value for name, value in state["model"].items() if name in names}

@@ -1,7 +1,7 @@
-"""The backends of the operations in `mixers.ops`, and the only code that chooses among them.
+"""Backends of the operations in `mixers.ops`, and the code that selects one.
 
 Every operation is a function of the same name and arguments in each of its backends: plain torch (any device and
-dtype, differentiable, open to torch.compile), numba on a CPU and Triton on CUDA. All give the same pixels.
+dtype, differentiable, open to torch.compile), numba on a CPU and Triton on CUDA. All return the same pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dali_mix.mixers.layout import INTEGERS
 
 
 class Backend(NamedTuple):
-    """A compiled backend. dtypes: of the first tensor; None for any of 1, 2, 4 or 8 bytes."""
+    """A compiled backend. dtypes: those accepted for the first tensor; None for any of 1, 2, 4 or 8 bytes."""
 
     device: str
     module: str
@@ -29,7 +29,7 @@ class Backend(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """The torch module that takes any tensors, and the compiled backends that are tried before it."""
+    """A torch module that accepts any tensors, and compiled backends that are tried first."""
 
     torch: ModuleType
     compiled: tuple[Backend, ...]
@@ -69,13 +69,12 @@ OPERATIONS = {
 def pick(operation: str, images: Tensor, *others: Tensor) -> Callable[..., Any]:
     """Return the fastest version of an operation for these tensors.
 
-    The compiled versions read memory directly: they take dense tensors of which no gradient is wanted, outside of
-    torch.compile.
+    Compiled versions access memory directly, so they require dense tensors without gradients, outside torch.compile.
 
     Args:
         operation: a key of `OPERATIONS`.
-        images: decides device and dtype.
-        others: further tensors that may want a gradient.
+        images: determines device and dtype.
+        others: other tensors that may require gradients.
     """
     candidates = OPERATIONS[operation]
     if not torch.compiler.is_compiling():

@@ -1,4 +1,4 @@
-"""Free-form masks on a CPU, drawn by loops compiled by numba: the pixels near each line or disc, no others."""
+"""Free-form masks on a CPU, drawn by numba loops that visit only pixels near each line or disc."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dali_mix.mixers.kernels.threads import cut, threads_for, together
 
 
 def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
-    """Arguments and result as of `ops.masks.draw_masks`."""
+    """Arguments and result are those of `ops.masks.draw_masks`."""
     # A disc is a line of no length. Its distance is rounded as with any direction of 0 and 1: there is no rounding.
     sideways = torch.tensor([0.0, 1.0, 0.0]).expand(*discs.shape[:2], 3)
     shapes = torch.cat([lines, torch.cat([discs[..., :2], sideways, discs[..., 2:]], dim=2)], dim=1).contiguous()

@@ -1,13 +1,13 @@
 """Pasting and blending on a CPU in one pass over the batch, by compiled loops on several threads, also in place.
 
-In place, image i may be the partner of an image that is written later. Images are therefore written along the chain
-i, partner of i, partner of that, …, so that each is read before it is written:
+In place, image i may be the partner of an image that is written later. Images are therefore written along the chain i,
+its partner, the partner's partner, …, so that each is read before it is overwritten:
 
     i ← partner(i) ← partner(partner(i)) ← …        thread 0 | thread 1 | …
 
-The chain is cut into a part for each thread. Only what a cut or the end of a cycle would read too late is made
-beforehand and put aside (the stage): a few boxes of a batch, whatever its size. A new batch is written along the chain
-too, backwards, so that an image's partner has just been read and is in the cache.
+The chain is cut into one part per thread. Only boxes that would be read too late, at a cut or at the end of a cycle,
+are computed first and stored separately (the stage): a few per batch, independent of its size. A new batch is also
+written along the chain, backwards, so that an image's partner has just been read and is in the cache.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def _all_images(
 
 
 def read_too_late(partners: Any, parts: Sequence[Any]) -> Any:
-    """Return the images whose boxes must be staged if each part is written in its order, the parts side by side.
+    """Return the images whose boxes must be staged if the parts are written in parallel, each in its order.
 
-    Those whose partner is in another part, is themselves, or comes before them. Right for any partners and order; along
-    the chain of a permutation one for each cycle and each cut.
+    These are images whose partner is in another part, is the image itself, or comes before it. Correct for any partners
+    and order; along the chain of a permutation there is one per cycle and per cut.
     """
     part, position = np.empty((2, len(partners)), np.int64)
     for number, members in enumerate(parts):

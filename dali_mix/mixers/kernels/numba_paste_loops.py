@@ -2,8 +2,7 @@
 
 Batches arrive as flat arrays in memory order. `shape` is (planes, height, width, pixel): a contiguous batch has
 C planes of pixels of 1 value, a channels_last one has 1 plane of pixels of C values. An image is `planes · height`
-rows of `width · pixel` values. Every page of the output is touched once: its memory is often fresh, and that is what
-costs.
+rows of `width · pixel` values. Every page of the output is touched once: page faults on fresh memory are the main cost.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ CACHE_LINE = 64  # bytes
 @jit
 def chain(partners, forwards):
     """Return the images (B,) int64 in the order image, its partner, its partner's partner, …, and (B,) int64 of -1: no
-    box is staged. Backwards, an image's partner has just been read and is in the cache.
+    box is staged. Going backwards, an image's partner has just been read and is in the cache.
     """
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
     for start in range(len(partners)):
@@ -194,8 +193,8 @@ def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape,
 def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mode):
     """Fill the boxes of the images in `order`.
 
-    images, out: flat batches (the same one in place). stage: flat. partners: (B,) int64. boxes: (B,4) int64.
-    order: (n,) int64, image numbers. staged_at: (B,) int64, where in the stage an image's box lies, -1 for not there.
+    images, out: flat batches (the same one in place). stage: flat. partners: (B,) int64. boxes: (B,4) int64. order:
+    (n,) int64, image indices. staged_at: (B,) int64, offset of an image's box in the stage, -1 if it is not staged.
     """
     planes, height, width, pixel = shape
     row, plane = width * pixel, height * width * pixel
@@ -224,7 +223,7 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
 
 @jit
 def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
-    """As `paste`, all of the partner shrunk by an antialiased bilinear filter; `rounded` for whole-number pixels."""
+    """Like `paste`, with the full partner shrunk by an antialiased bilinear filter; `rounded` for integer pixels."""
     planes, height, width, pixel = shape
     size = planes * height * width * pixel
     for i in order:

@@ -1,6 +1,6 @@
 """Fine-grained saliency on a CPU: image by image, small enough for the cache, compiled by numba.
 
-The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed. A row of the integral image is
+Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. A row of the integral image is
 
     REACH zeros │ 0 │ sums of the W columns │ the last sum, REACH times
 
@@ -36,7 +36,7 @@ def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float]
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """(B,3,H,W) float32 → uint8, round(x · scale + shift), clipped. scale, shift: one number a channel."""
+    """(B,3,H,W) float32 → uint8, round(x · scale + shift), clipped. scale, shift: one number per channel."""
     out = np.empty(images.shape, np.uint8)
     _share(_levels, images, out, np.array(scale, np.float32), np.array(shift, np.float32))
     return torch.from_numpy(out)

@@ -1,8 +1,8 @@
-"""SpliceMix on a CPU: the new batch filled in one pass by loops compiled by numba.
+"""SpliceMix on a CPU: numba loops fill the new batch in one pass.
 
-An image is copied to the output when the first cell that shows it is made, so that it is read from memory once; only
-images that no cell shows are copied on their own. Cells are resized straight into the image appended; where the tiling
-does not fill it, into a float32 tiling of one image, small enough for the cache, and from there.
+An image is copied to the output when its first cell is made, so that it is read from memory once; images that no cell
+shows are copied separately. Cells are resized directly into the appended image; if the tiling does not fill it, into a
+float32 buffer for one image, which fits into the cache, and resized from there.
 
 Batches are flat arrays in memory order, and `shape` is (planes, height, width, pixel), as in `numba_paste_loops`.
 """
@@ -22,7 +22,7 @@ from dali_mix.mixers.layout import empty_on_huge_pages, flat, image_shape, int64
 
 
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> Tensor:
-    """Arguments and result as of `ops.splice.splice`."""
+    """Arguments and result are those of `ops.splice.splice`."""
     tilings = [(rows, cols, int64(sources), dropped.numpy()) for rows, cols, sources, dropped in grids]
     shown = np.concatenate([np.empty(0, np.int64), *(sources.reshape(-1) for _, _, sources, _ in tilings)])
     _, first_shown = np.unique(shown, return_index=True)

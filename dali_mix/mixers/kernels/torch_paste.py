@@ -1,4 +1,4 @@
-"""Pasting and blending in plain torch operations: any device, dtype and memory format, open to torch.compile.
+"""Pasting and blending in plain torch operations, for any device, dtype and memory format, and for torch.compile.
 
 Arguments and results are those of `ops.paste` and `ops.blend`.
 """
@@ -19,7 +19,7 @@ def paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = Fa
 
 
 def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """One gather, which reads a pixel of the partner inside the box and of the image itself outside."""
+    """Paste with one gather that reads from the partner inside the box and from the image itself outside."""
     batch_size, _, height, width = images.shape
     itself = torch.arange(batch_size, device=images.device)
     rows = torch.arange(height, device=images.device)
@@ -34,7 +34,7 @@ def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: b
 
 
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
-    """Return which of `full` pixels becomes `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
+    """Return the index among `full` source pixels for `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
     # In float32, as torch's interpolate does: now and then that is one below the integer quotient pixel * full // size.
     # (The quotient by way of float64 is rounded the same; torch.compile may make a float32 division 1 ulp off.)
     ratio = (full / size.double()).float()
@@ -42,9 +42,9 @@ def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
 
 
 def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
-    """Two matrix products an image, rows and columns, each with its own weights.
+    """Paste resized partners with two matrix products per image, for rows and columns.
 
-    In float64, which neither TF32 nor autocast touches; in float32 a GPU may round the factors to 10 bits and fewer.
+    Computed in float64, which TF32 and autocast do not affect; in float32 a GPU may round factors to 10 bits or fewer.
     """
     height, width = images.shape[2:]
     top, left, box_h, box_w = boxes.unbind(1)
@@ -60,7 +60,7 @@ def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: 
 
 
 def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
-    """(B, full, full) float64: row start + d holds the weights that make pixel d of `size` from `full` pixels."""
+    """(B, full, full) float64: row start + d holds the weights of the `full` source pixels for pixel d of `size`."""
     position = torch.arange(full, device=start.device)
     # 1 - |distance| of pixel centres, in units of the shrunken image; whole numbers, so exact, up to the division.
     centre = (2 * (position - start[:, None]) + 1) * full

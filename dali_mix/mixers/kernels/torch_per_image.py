@@ -1,4 +1,4 @@
-"""Arithmetic on a few numbers per image, in plain torch: boxes, range checks, class targets."""
+"""Per-image arithmetic in plain torch: boxes, range checks, class targets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from torch import Tensor
 
 
 def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """`clipped` boxes of the image's aspect ratio, and their `kept_share`. side: (B,) float64, share of the image's."""
+    """Return `clipped` boxes with the image's aspect ratio, and their `kept_share`. side: (B,) float64, relative to the
+    image's.
+    """
     boxes = clipped(centre_y, centre_x, (side * height).long(), (side * width).long(), height, width)
     return boxes, kept_share(boxes, height, width)
 
 
 def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """As `clipped_boxes`, of at least one pixel, but moved to lie fully inside the image instead of clipped."""
+    """Like `clipped_boxes`, but at least one pixel in size, and shifted into the image instead of clipped."""
     box_h, box_w = (side * height).long().clamp_min(1), (side * width).long().clamp_min(1)
     top = (centre_y - box_h // 2).clamp_min(0).minimum(height - box_h)
     left = (centre_x - box_w // 2).clamp_min(0).minimum(width - box_w)
@@ -23,7 +25,7 @@ def shifted_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int,
 
 
 def clipped(centre_y: Tensor, centre_x: Tensor, box_h: Tensor, box_w: Tensor, height: int, width: int) -> Tensor:
-    """Return boxes around centres, cut off at the border of a `height` × `width` image.
+    """Return boxes around centres, clipped at the border of a `height` × `width` image.
 
     An even side reaches one pixel further up (left) of its centre than down (right).
 
@@ -56,7 +58,9 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def boxes_inside(boxes: Tensor, height: int, width: int) -> bool:
-    """Return True if boxes (B,4) lie inside `height` × `width`; also on a GPU, where a look would wait for it."""
+    """Return True if boxes (B,4) lie inside `height` × `width`. Always True on a GPU, where a check would
+    synchronize.
+    """
     if boxes.device.type != "cpu" or torch.compiler.is_compiling() or not len(boxes):
         return True
     numbers = boxes.numpy()
@@ -65,7 +69,7 @@ def boxes_inside(boxes: Tensor, height: int, width: int) -> bool:
 
 
 def in_range(indices: Tensor, count: int) -> bool:
-    """Return True if all indices (B,) are in 0 … count - 1; also on a GPU, where a look would wait for it."""
+    """Return True if all indices (B,) are in 0 … count - 1. Always True on a GPU, where a check would synchronize."""
     if indices.device.type != "cpu" or torch.compiler.is_compiling() or not len(indices):
         return True
     low, high = indices.aminmax()
@@ -73,7 +77,7 @@ def in_range(indices: Tensor, count: int) -> bool:
 
 
 def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int) -> Tensor:
-    """lam at each image's class, 1 - lam at its partner's, exactly 1 where both are equal.
+    """Return targets with lam at each image's class and 1 - lam at its partner's; exactly 1 if both are equal.
 
     Args:
         targets: (B,) integers, 0 … num_classes - 1. permutation: (B,) int64. lam: (B,).

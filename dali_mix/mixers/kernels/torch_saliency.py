@@ -1,4 +1,4 @@
-"""Fine-grained saliency in plain torch operations; `ops.saliency` says what is computed."""
+"""Fine-grained saliency in plain torch operations; `ops.saliency` defines the computation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float]
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """(B,3,H,W) float32 → uint8, round(x · scale + shift), clipped; contiguous. scale, shift: one number a channel."""
+    """(B,3,H,W) float32 → uint8, round(x · scale + shift), clipped; contiguous. scale, shift: one number per
+    channel.
+    """
     levels = images * per_channel(scale, images.device)
     levels = levels.add_(per_channel(shift, images.device)).round_().clamp_(0, 255)
     return levels.to(torch.uint8, memory_format=torch.contiguous_format)

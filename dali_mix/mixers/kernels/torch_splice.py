@@ -1,4 +1,4 @@
-"""Images tiled from images of the batch, in plain torch operations."""
+"""Tile images from images of the batch, in plain torch operations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dali_mix.mixers.layout import empty_like_batch
 
 
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> Tensor:
-    """Arguments and result as of `ops.splice.splice`."""
+    """Arguments and result are those of `ops.splice.splice`."""
     filled = len(images)
     mixed = empty_like_batch(images, filled + sum(len(sources) for _, _, sources, _ in grids))
     mixed[:filled] = images

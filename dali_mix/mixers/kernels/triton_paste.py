@@ -1,12 +1,12 @@
-"""Pasting and blending on a CUDA device: one launch a batch, nothing read back by the host.
+"""Pasting and blending on a CUDA device: one launch per batch, without host reads.
 
-Shapes alone decide what is launched, so that a call can be captured in a CUDA graph (after one call outside of it,
-which compiles). Under torch.compile the plain operations are traced instead, which Inductor fuses itself.
+Launches depend only on shapes, so a call can be captured in a CUDA graph (after one call outside it, which compiles).
+Under torch.compile the plain torch operations are traced instead, and Inductor fuses them.
 
 Arguments and results are those of `ops.paste` and `ops.blend`. An image is `planes · height` rows of `width · pixel`
 values: a contiguous batch has a plane for each channel and pixels of 1 value, a channels_last one has one plane and
-pixels of C values. A program makes a tile of rows, so that divisions are needed once a row and once a column, not once
-a pixel.
+pixels of C values. A program computes a tile of rows, so that divisions are needed per row and per column, not per
+pixel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAME_POSITION, _NEAREST, _ZEROS = tl.constexpr(SAME_POSITION), tl.constexpr(NEA
 
 
 def fits(images: Tensor) -> bool:
-    """Return True if offsets fit 32 bits and the number of images a launch grid's second and third axis."""
+    """Return True if offsets fit 32 bits and the number of images fits the second and third axis of a launch grid."""
     return images[:1].numel() < 2**31 and len(images) <= 65535
 
 
@@ -96,7 +96,7 @@ def _plain(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def in_order(images: Tensor) -> Tensor:
-    """Return a view of the batch whose memory is contiguous."""
+    """Return a contiguous view of the batch in memory order."""
     return images.detach() if images.is_contiguous() else images.detach().permute(0, 2, 3, 1)
 
 
@@ -105,10 +105,10 @@ def paste_kernel(
     images, out, partners, boxes, image_rows, height, width, row, pixel,
     MODE: tl.constexpr, OWN: tl.constexpr, BOXES_ONLY: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of ROWS × COLS values of one image; with BOXES_ONLY nothing outside the box is read or written.
+    """Compute a tile of ROWS × COLS values of one image; with BOXES_ONLY nothing outside the box is read or written.
 
-    images, out: batches in the order of memory. partners: (B,) int64; unread with OWN, where an image is its own
-    partner. boxes: (B,4) int64.
+    images, out: batches in memory order. partners: (B,) int64; not read with OWN, where an image is its own partner.
+    boxes: (B,4) int64.
     """
     i = tl.program_id(2).to(tl.int64)
     y_of_all = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -158,7 +158,7 @@ def paste_kernel(
 
 @triton.jit
 def blend_kernel(images, out, partners, lam, size, ROUND: tl.constexpr, BLOCK: tl.constexpr):
-    """lam · image + (1 - lam) · partner for BLOCK values of one image of `size`; in float32, both ends to the bit."""
+    """lam · image + (1 - lam) · partner for BLOCK values of one image of `size`; in float32, exact for lam 0 and 1."""
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size

@@ -1,10 +1,10 @@
-"""Fine-grained saliency on a CUDA device: five launches a batch, straight from normalized images if need be.
+"""Fine-grained saliency on a CUDA device: five launches per batch, directly from normalized images if needed.
 
     images ─grey_levels─▶ grey ─blur─▶ blurred, columns ─integral─▶ table ─on_and_off─▶ sums, most ─to_bytes─▶ maps
 
-The same numbers as `torch_saliency`, to the bit; `ops.saliency` says what is computed. Sums are whole numbers below
-2^24 throughout, so that float32 holds them and the order of additions does not matter. A program reads only what
-earlier launches wrote, and writes values of its own; maxima alone are shared, by atomics.
+Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. All sums are integers below 2^24, so float32
+is exact and the order of additions does not matter. A program reads only results of earlier launches and writes its own
+values; only maxima are shared, with atomics.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ UNFUSED = {"enable_fp_fusion": False}
 
 
 def fits(images: Tensor) -> bool:
-    """Return True for images that a program takes a row of, and whose sums float32 holds."""
+    """Return True if a program can hold a row of the images and float32 their sums."""
     height, width = images.shape[2:]
     return triton_paste.fits(images) and height * width * 255 <= EXACT and width <= WIDEST
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence[float] = (0, 0, 0)) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images are brought to grey levels by round(x · scale + shift).
+    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images are converted to grey levels by round(x · scale + shift).
 
-    scale, shift: three numbers each, which go to the kernel by value, so that a CUDA graph keeps them.
+    scale, shift: three numbers each, passed to the kernel by value, so that a CUDA graph keeps them.
     """
     count, _, height, width = images.shape
     size = height * width
@@ -76,10 +76,10 @@ def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence
 def grey_levels(
     images, grey, size, channel, pixel, s0, s1, s2, m0, m1, m2, FLOATS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """(B,3,H,W), in either format, → (B,H,W) uint8, for BLOCK of an image's `size` pixels. To be launched `UNFUSED`.
+    """(B,3,H,W), in either format, → (B,H,W) uint8, for BLOCK of an image's `size` pixels. Launch with `UNFUSED`.
 
-    channel, pixel: steps in memory from one channel and pixel to the next. s0 … m2: with FLOATS, what levels are: the
-    nearest whole number to x · s + m, clipped to 0 … 255.
+    channel, pixel: memory strides of channels and pixels. s0 … m2: with FLOATS, levels are x · s + m, rounded to the
+    nearest integer and clipped to 0 … 255.
     """
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -103,10 +103,10 @@ def _level(x, scale, shift):
 
 @triton.jit
 def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.constexpr):
-    """Blurs twice: COLS columns of a strip of STRIP rows of one image, from top to bottom.
+    """Blur twice: COLS columns of a strip of STRIP rows of one image, from top to bottom.
 
-    grey, blurred: (B,H,W) uint8. columns: (B,H,W) int16, for each pixel the sum of those above it in its strip and of
-    itself, blurred.
+    grey, blurred: (B,H,W) uint8. columns: (B,H,W) int16, for each pixel the sum of the blurred pixels in its column of
+    the strip, down to itself.
     """
     strip = tl.program_id(0)
     i = tl.program_id(2).to(tl.int64)
@@ -148,10 +148,10 @@ def _mirrored(index, size):
 
 @triton.jit
 def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """The integral image: what `blur` summed within strips is summed over the strips above and to the left.
+    """Compute the integral image from the sums within strips, adding the strips above and the columns to the left.
 
-    A program makes ROWS rows, which divide a strip; COLS ≥ W. table: (B, H+1, W+1) int32, the first row and column
-    zero. most: (B,2) int32, becomes zero.
+    A program computes ROWS rows, which divide a strip; COLS ≥ W. table: (B, H+1, W+1) int32, with a first row and
+    column of zeros. most: (B,2) int32, set to zero.
     """
     i = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0) * ROWS
@@ -181,7 +181,7 @@ def on_and_off(
 ):  # fmt: skip
     """Σ_r ⌊on⌋ + 2^16 · Σ_r ⌊off⌋ for a tile of one image, (B,H,W) int32, and each image's maxima of both.
 
-    There must be two pixels at least.
+    Images must have at least two pixels.
     """
     i = tl.program_id(2).to(tl.int64)
     tile_y = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -209,7 +209,9 @@ def on_and_off(
 
 @triton.jit
 def to_bytes(sums, most, maps, size, BLOCK: tl.constexpr):
-    """Both sums of BLOCK of an image's `size` pixels by their maxima, ⌊255 · sum / maximum⌋, added: (B,H,W) uint8."""
+    """Scale both sums of BLOCK of an image's `size` pixels by their maxima, ⌊255 · sum / maximum⌋, and add: (B,H,W)
+    uint8.
+    """
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size

@@ -1,1 +1,1 @@
-"""The operations that mixers are made of: boxes, pasting, blending, saliency, targets and random draws."""
+"""Building blocks of mixers: boxes, pasting, blending, saliency, targets and random draws."""

@@ -9,13 +9,13 @@ from dali_mix.mixers.ops.paste import check_batch
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, *, inplace: bool = False) -> Tensor:
-    """Return lam · image + (1 - lam) · partner, in float32; whole-number pixels are rounded.
+    """Return lam · image + (1 - lam) · partner, in float32; integer pixels are rounded.
 
     Args:
         images: (B,C,H,W), any real dtype.
         permutation: (B,) int64.
         lam: (B,) float32 in [0,1].
-        inplace: change `images` itself; partners are read as they were before.
+        inplace: modify `images` itself; partners are read with their original values.
 
     Returns:
         new images (B,C,H,W), in the memory format of `images`; or `images`.

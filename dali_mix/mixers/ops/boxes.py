@@ -12,7 +12,7 @@ __all__ = ["clipped", "cut", "kept_share", "shrunk"]
 
 
 def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes with the image's aspect ratio, clipped at its border, and the share of the image they leave.
+    """Return boxes with the image's aspect ratio, clipped at its border, and the share of the image outside them.
 
     Args:
         kept: (B,) float64 in [0,1], the share of the image that an unclipped box leaves; its sides are
@@ -27,7 +27,7 @@ def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: in
 
 
 def shrunk(scale: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes for shrunk images, moved to lie inside the image, and the share they leave of it.
+    """Return boxes for shrunken images, shifted to lie inside the image, and the share of the image outside them.
 
     Args:
         scale: (B,) float64 in (0,1]; the sides are ⌊scale · height⌋ and ⌊scale · width⌋, at least 1.

@@ -1,7 +1,7 @@
-"""The small draws mixers are made of: shares, positions, partners.
+"""Random draws used by mixers: shares, positions, partners.
 
-Each takes a `torch.Generator` (None: torch's default one on the CPU) and draws on that generator's device in float64,
-so that a CPU generator gives the same mixes whatever device the images are on. Nothing here waits for a GPU.
+Each takes a `torch.Generator` (None: torch's default CPU generator) and draws on its device in float64, so that a CPU
+generator gives the same mixes for images on any device. Nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
 def square_root(draws: Tensor) -> Tensor:
     """Return √draws, by numpy on a CPU.
 
-    torch starts all its threads for a few numbers (MKL's vector mathematics), and these spin for milliseconds on the
-    cores that the mixing loops need.
+    Even for a few numbers torch starts all its threads (MKL's vector math), which spin for milliseconds on cores that
+    the mixing loops need.
     """
     if draws.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.from_numpy(np.sqrt(draws.numpy()))
@@ -50,10 +50,12 @@ def square_root(draws: Tensor) -> Tensor:
 
 
 def permutation(count: int, generator: torch.Generator | None) -> Tensor:
-    """Draw (count,) int64, every order equally likely: an image may be its own partner."""
+    """Draw a uniform permutation, (count,) int64; an image may be its own partner."""
     return torch.randperm(count, generator=generator, device=device_of(generator))
 
 
 def per_sample(draw: Tensor, batch_size: int) -> Tensor:
-    """Return one draw for the batch, (1, …), repeated for each image, (batch_size, …); as many are left as they are."""
+    """Repeat one draw for the batch, (1, …), for each image, (batch_size, …); per-image draws are returned
+    unchanged.
+    """
     return draw if draw.shape[0] == batch_size else draw.expand(batch_size, *draw.shape[1:]).contiguous()

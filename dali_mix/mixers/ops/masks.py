@@ -1,4 +1,4 @@
-"""Drawing free-form masks."""
+"""Draw free-form masks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
         discs: (B,m,3) float32: y, x of the centre; radius.
 
     Returns:
-        (B,height,width) bool, on the device of `lines`, without waiting for it.
+        (B,height,width) bool, on the device of `lines`, without synchronizing.
     """
     return kernels.pick("draw_masks", lines)(lines, discs, height, width)

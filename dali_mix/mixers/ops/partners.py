@@ -1,4 +1,4 @@
-"""The partner of each image: row i of a batch is mixed with row permutation[i]."""
+"""Partners of images: row i of a batch is mixed with row permutation[i]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def of_partners(values: Tensor, permutation: Tensor) -> Tensor:
 
 
 def check_partners(permutation: Tensor, count: int) -> None:
-    """Raise ValueError for partners outside a batch of `count` images (looked at on a CPU only), or of another dtype.
+    """Raise ValueError for partners outside a batch of `count` images (checked on a CPU only), or of a wrong dtype.
 
     Args:
         permutation: (n,) int64 or int32.

@@ -20,14 +20,14 @@ def paste_boxes(images: Tensor, permutation: Tensor, boxes: Tensor, *, inplace: 
         images: (B,C,H,W), any dtype.
         permutation: (B,) int64.
         boxes: (B,4) int64, top, left, height, width, inside the image.
-        inplace: change `images` itself; partners are read as they were before.
+        inplace: modify `images` itself; partners are read with their original values.
 
     Returns:
         new images (B,C,H,W), in the memory format of `images`; or `images`.
 
     Raises:
-        ValueError: shapes do not fit, `inplace` with images that cannot be changed, and on a CPU partners or boxes that
-            do not exist.
+        ValueError: shapes do not match, `inplace` with images that cannot be modified, or, on a CPU, partners or boxes
+            out of range.
     """
     check_batch(images, permutation, inplace)
     _check_boxes(images, boxes)
@@ -44,7 +44,7 @@ def paste_resized(
         permutation: (B,) int64.
         boxes: (B,4) int64, top, left, height, width, inside the image; an empty one changes nothing.
         interpolation: "nearest" or "bilinear" (antialiased), as torch's `interpolate`; bilinear sums in float32.
-        inplace: change `images` itself; partners are read as they were before.
+        inplace: modify `images` itself; partners are read with their original values.
 
     Returns:
         new images (B,C,H,W), in the memory format of `images`; or `images`.
@@ -58,7 +58,7 @@ def paste_resized(
 
 
 def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tensor:
-    """Set box i of image i to zero; arguments, result and errors as of `paste_boxes`."""
+    """Set box i of image i to zero; arguments, result and errors are those of `paste_boxes`."""
     if inplace:
         check_inplace(images)
     _check_boxes(images, boxes)
@@ -66,7 +66,7 @@ def erase_boxes(images: Tensor, boxes: Tensor, *, inplace: bool = False) -> Tens
 
 
 def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
-    """Raise ValueError for partners that do not fit or exist, and as `check_inplace` if `inplace`."""
+    """Raise ValueError for partners of a wrong shape or out of range, and as `check_inplace` if `inplace`."""
     if inplace:
         check_inplace(images)
     if tuple(permutation.shape) != (len(images),):
@@ -77,9 +77,10 @@ def check_batch(images: Tensor, permutation: Tensor, inplace: bool) -> None:
 
 
 def check_inplace(images: Tensor) -> None:
-    """Raise ValueError where the values of `images` cannot be changed independently of each other and of other tensors.
+    """Raise ValueError if values of `images` cannot be modified independently of each other and of other tensors.
 
-    They require gradients, are inference tensors outside of inference mode, or some share memory, as after `expand`.
+    This is so if they require gradients, are inference tensors outside inference mode, or share memory, as after
+    `expand`.
     """
     if images.requires_grad:
         raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")

@@ -1,7 +1,7 @@
 """Fine-grained saliency of a batch of images, equal to OpenCV's `StaticSaliencyFineGrained` on every pixel.
 
 A pixel is salient where it differs from the mean of its surround, at six sizes of surround (on: brighter, off: darker;
-Montabone and Soto, Image and Vision Computing 28, 2010). What OpenCV computes, and so do we:
+Montabone and Soto, Image and Vision Computing 28, 2010). The computation, as in OpenCV:
 
 1. grey = (9798·R + 19235·G + 3735·B + 2^14) >> 15;
 2. twice the 3×3 Gaussian [1 2 1]ᵀ[1 2 1] / 16, rounded half up, reflecting at the border without repeating it;
@@ -12,8 +12,8 @@ Montabone and Soto, Image and Vision Computing 28, 2010). What OpenCV computes, 
    in float64: the same for every sum there can be.)
 
 OpenCV then divides by the larger of the two maxima and multiplies by 255; that maximum is 255, or all is 0, so nothing
-changes. It stores the sum in 8 bits, where a sum above 255 wraps to a small number, and the most salient pixel could
-become the least: ours stays at 255.
+changes. It stores the sum in 8 bits, where a sum above 255 wraps around, so that the most salient pixel could become
+the least; here it is clipped to 255.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ from dali_mix.mixers.layout import keep_format
 def fine_grained_saliency(
     images: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Tensor:
-    """Return how salient each pixel is, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255 (see the module).
+    """Return the saliency of each pixel, 0 … 255: OpenCV's `StaticSaliencyFineGrained` times 255 (see the module
+    docstring).
 
-    Any size of image gives OpenCV's map, also beyond 2^24 / 255 pixels, where its float32 sums are no longer exact.
-    Floating-point images are first brought back to grey levels, in float32: round(255 · (x · std + mean)), ties to
-    even, clipped to 0 … 255.
+    The map equals OpenCV's for any image size, also beyond 2^24 / 255 pixels, where its float32 sums are no longer
+    exact. Floating-point images are first converted back to grey levels, in float32: round(255 · (x · std + mean)),
+    ties to even, clipped to 0 … 255.
 
     Args:
         images: (B,3,H,W) RGB, uint8 or floating-point, any device and memory format; B ≥ 0, H and W ≥ 1.
-        mean, std: what floating-point images were normalized with, three numbers each in 0..1 units.
+        mean, std: normalization of floating-point images, three numbers each in 0..1 units.
 
     Returns:
-        (B,H,W) uint8, contiguous, on the images' device, without waiting for a GPU. All zero where an image is of one
+        (B,H,W) uint8, contiguous, on the images' device, without waiting for a GPU. All zero for an image of uniform
         colour.
 
     Raises:
-        ValueError: another shape or dtype, or no mean and std of floating-point images.
+        ValueError: a wrong shape or dtype, or floating-point images without mean and std.
     """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise ValueError(f"images have shape {tuple(images.shape)}: saliency takes (B,3,H,W), H and W at least 1")
@@ -64,7 +65,7 @@ def fine_grained_saliency(
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return row and column of each map's largest value, (B,) int64 each; of equals, the first. maps: (B,H,W)."""
+    """Return row and column of each map's largest value, (B,) int64 each; the first one on ties. maps: (B,H,W)."""
     index = maps.flatten(1).argmax(1)  # torch promises the first of equals
     width = maps.shape[2]
     return index.div(width, rounding_mode="floor"), index % width

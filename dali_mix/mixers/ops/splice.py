@@ -1,4 +1,4 @@
-"""Appending images that are tiled from images of the batch."""
+"""Append images tiled from images of the batch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dali_mix.mixers import kernels
 
 
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> Tensor:
-    """Return `images`, followed by those of the grids.
+    """Return `images`, followed by the tiled images of the grids.
 
     A cell is an image resized to ⌊H / rows⌋ × ⌊W / cols⌋ (bilinear, aligned corners); a tiling that does not fill
     H × W is resized in the same way.
 
     Args:
-        images: (B,C,H,W), any real dtype; whole-number pixels are rounded.
+        images: (B,C,H,W), any real dtype; integer pixels are rounded.
         grids: each (rows, cols, sources (n, rows · cols) int64 in 0 … B - 1, dropped (n, rows · cols) bool: True where
             the cell is 0), cells row by row from the top left.
 
@@ -24,8 +24,7 @@ def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> 
         (B + Σn, C, H, W), in the dtype and memory format of `images`.
 
     Raises:
-        ValueError: shapes that do not fit, more cells along a side than pixels, and on a CPU a source that does not
-            exist.
+        ValueError: shapes that do not match, more cells along a side than pixels, or, on a CPU, a source out of range.
     """
     height, width = images.shape[2:]
     for rows, cols, sources, dropped in grids:

@@ -1,4 +1,4 @@
-"""What a mixer does to targets.
+"""Mix targets.
 
 | in | meaning | out |
 |---|---|---|
@@ -23,10 +23,10 @@ TargetKind = Literal["class", "soft", "multi-hot", "soft multi-hot"]
 
 
 def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
-    """Return the kind of targets after a mixer that combines them by `combine` (None: it leaves them unchanged).
+    """Return the kind of targets after a mixer with this `combine` (None: targets are unchanged).
 
-    Class numbers united are multi-hot: the classes of all images shown. United soft labels keep the larger share of
-    each class, so their rows no longer sum to 1.
+    The union of class indices is multi-hot, with the classes of all visible images. The union of soft labels keeps the
+    larger share of each class, so rows no longer sum to 1.
     """
     if combine is None:
         return kind
@@ -37,15 +37,15 @@ def mixed_kind(kind: TargetKind, combine: Combine | None) -> TargetKind:
 
 
 def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
-    """Return targets as (B,K) float32: class numbers become one-hot rows, (B,K) targets keep their values.
+    """Convert targets to (B,K) float32: class indices become one-hot rows, (B,K) targets keep their values.
 
     Args:
         targets: (B,) of an integer dtype, 0 … num_classes - 1, or (B,K) of any dtype.
-        num_classes: K; None only where targets are (B,K) already.
+        num_classes: K; may be None only if targets are already (B,K).
 
     Raises:
-        ValueError: shape, dtype, class number or K do not fit. (Class numbers are checked on the CPU only, and not
-            under torch.compile: a check on a GPU would wait for it.)
+        ValueError: wrong shape, dtype, class index or K. (Class indices are checked on the CPU only, and not under
+            torch.compile: on a GPU a check would synchronize.)
     """
     _check(targets, num_classes)
     if targets.ndim == 2:
@@ -80,11 +80,11 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     """Return lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in a visible image stays ignored.
 
     Args:
-        targets: (B,) class numbers or (B,K), as `to_soft` takes them. Class numbers are written straight to their
-            columns, with the same values: exactly 1 where both are equal.
+        targets: (B,) class indices or (B,K), as for `to_soft`. Class indices are written directly to their columns,
+            with the same values: exactly 1 if both are equal.
         permutation: (B,) int64.
-        lam: (B,) float32 in [0,1], the share of the image itself.
-        num_classes: K; None only where targets are (B,K) already.
+        lam: (B,) float32 in [0,1], the image's own share.
+        num_classes: K; may be None only if targets are already (B,K).
 
     Returns:
         (B,K) float32.
@@ -107,10 +107,10 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
 
 
 def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
-    """Return targets of images that show several: 1 where one has 1, else -1 where one is ignored, else 0.
+    """Return the union of the targets of tiled images: 1 if any is 1, else -1 if any is ignored, else 0.
 
     Args:
-        targets: (B,) class numbers or (B,K). soft: (B,K) float32, as `to_soft` makes of them.
+        targets: (B,) class indices or (B,K). soft: (B,K) float32, the result of `to_soft`.
         sources: (n,cells) int64, the image in each cell. dropped: (n,cells) bool, True for a cell that does not count.
 
     Returns:

@@ -16,20 +16,21 @@ TEMPERATURES = {1: (1,), 2: (1, MAX), 4: (1, 2, 4, MAX), 6: (1, 2, 3, 4, 5, MAX)
 
 
 class CSRAHead(nn.Module):
-    """Sum over heads of: mean over positions of the class scores + lam · their mean weighed by softmax(T · scores).
+    """Sum over heads of: the mean over positions of the class scores + lam · their mean weighted by softmax(T ·
+    scores).
 
-    A score is the feature's dot product with the class's weights of length 1, without bias. Each head has weights and
-    a temperature T of its own; the last of several takes the maximum (T → ∞).
+    A score is the dot product of a feature with the class's unit-length weights, without bias. Each head has its own
+    weights and temperature T; the last of several heads takes the maximum (T → ∞).
 
     Args:
         in_channels: C of the features.
         num_classes: K.
         num_heads: 1, 2, 4, 6 or 8.
-        lam: weight of the attention. Published: VOC 1 head, .1; COCO 6 heads, .4 (ResNet-101) or 8 heads, 1 (ViT-L/16);
-            WIDER 1 head, .3.
+        lam: weight of the attention term. Published: VOC 1 head, .1; COCO 6 heads, .4 (ResNet-101) or 8 heads, 1
+            (ViT-L/16); WIDER 1 head, .3.
 
     Raises:
-        ValueError: another number of heads; from `forward` and `class_maps`, features that do not fit.
+        ValueError: another number of heads; from `forward` and `class_maps`, features of a wrong shape.
     """
 
     def __init__(self, in_channels: int, num_classes: int, num_heads: int = 1, lam: float = 0.1) -> None:
@@ -52,7 +53,7 @@ class CSRAHead(nn.Module):
         )
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Each position's part in the logits, which are their mean: (B,K,H,W), of tokens (B,K,N)."""
+        """Return each position's contribution, whose mean is the logits: (B,K,H,W), or (B,K,N) for tokens."""
         scores = self._scores(features)
         total = scores.sum(2)
         for temperature, head in zip(self.temperatures, scores.unbind(2), strict=True):

@@ -43,10 +43,11 @@ class MaxPoolHead(_PooledHead):
         return self.fc(as_tokens(features, self.in_channels).amax(1))
 
     def cells(self, features: Tensor, rows: int, columns: int) -> Tensor:
-        """Return the logits of each cell of spliced images, (n, rows · columns, K), row by row, of maps (n,C,H,W).
+        """Return the logits of each cell of spliced images, (n, rows · columns, K), row by row, from maps (n,C,H,W).
 
-        For `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200). A map that the grid does not divide is first
-        resized (bilinear, align_corners) to the multiple below. Raise ValueError for a grid finer than the maps.
+        For `SpliceMixConsistencyLoss` (SpliceMix-CL, arXiv 2311.15200). If the grid does not divide the map, the map is
+        first resized (bilinear, align_corners) to the next smaller multiple. Raise ValueError for a grid finer than the
+        maps.
         """
         if features.ndim != 4 or features.shape[1] != self.in_channels:
             raise ValueError(f"features {tuple(features.shape)}: cells are cut from maps (n,{self.in_channels},H,W)")

@@ -1,6 +1,6 @@
-"""Semantic-guided representation enhancement (SGRE): label embeddings look for their tokens, and tokens look back.
+"""Semantic-guided representation enhancement (SGRE): label embeddings attend to tokens, and tokens to labels.
 
-Names of the weights are those of the released checkpoints.
+State-dict keys are those of the released checkpoints.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dali_mix.models.heads.tokens import as_maps, as_tokens, grid_of, sine_posit
 
 
 class EncoderLayer(nn.Module):
-    """A transformer encoder layer, normalized after each sum; queries and keys know their positions, values do not."""
+    """A post-norm transformer encoder layer; positions are added to queries and keys, not to values."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -35,7 +35,8 @@ class EncoderLayer(nn.Module):
 class LabelAttention(nn.Module):
     """Low-rank bilinear attention of labels to tokens: softmax over tokens of v · tanh(W1 x ∘ W2 e) / temperature.
 
-    v is two linear layers in a row, as released; they are multiplied out before they meet the (B,N,K,rank) products.
+    v consists of two consecutive linear layers, as released; their matrices are multiplied before being applied to the
+    (B,N,K,rank) products.
     """
 
     def __init__(self, dim: int, label_dim: int, rank: int, temperature: float) -> None:
@@ -59,21 +60,21 @@ class LabelAttention(nn.Module):
 class SGREHead(nn.Module):
     """Tokens → encoder layer → per-class features by label attention → tokens enhanced by these → logits.
 
-    Per-class features f give the auxiliary logits. Tokens then attend to f, are joined with what they find, and say
-    their own logits, whose maximum over tokens is the prediction.
+    Per-class features f give the auxiliary logits. Tokens then attend to f, are concatenated with the result, and give
+    per-token logits, whose maximum over tokens is the prediction.
 
     Args:
         dim: C of the features, a multiple of 4 and of `heads`.
-        embeddings: (K,E) float32, a row for each class in order: of a language model, or random.
-        learn_embeddings: train them, as with random ones; else they stay as they are.
+        embeddings: (K,E) float32, one row per class in order, from a language model or random.
+        learn_embeddings: train the embeddings (as for random ones); else they are fixed.
         heads, feedforward: of the encoder layer.
         rank: of the bilinear attention.
         temperature: of its softmax, > 0.
         dropout: in the encoder layer and before the last linear layer.
 
     Raises:
-        ValueError: an argument out of range; from the methods, features that do not fit, or tokens that are no square
-            grid (give maps then).
+        ValueError: an argument out of range; from the methods, features of a wrong shape, or tokens that do not form a
+            square grid (pass maps then).
     """
 
     def __init__(
@@ -117,11 +118,11 @@ class SGREHead(nn.Module):
         return (logits, auxiliary) if self.training else logits
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Each token's logits, whose maximum is the prediction: (B,K,H,W), of tokens (B,K,N)."""
+        """Return each token's logits, whose maximum is the prediction: (B,K,H,W), or (B,K,N) for tokens."""
         return as_maps(self._run(features)[0].transpose(1, 2), features)
 
     def attention_maps(self, features: Tensor) -> Tensor:
-        """Where each label looks, summing to 1 over positions: (B,K,H,W), of tokens (B,K,N)."""
+        """Return each label's attention, which sums to 1 over positions: (B,K,H,W), or (B,K,N) for tokens."""
         return as_maps(self._run(features)[2], features)
 
     def _run(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

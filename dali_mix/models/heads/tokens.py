@@ -1,4 +1,4 @@
-"""Maps and tokens: the features of heads, and their positions."""
+"""Convert between maps and tokens, the inputs of heads, and compute position embeddings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_maps(values: Tensor, features: Tensor) -> Tensor:
 
 
 def grid_of(features: Tensor) -> tuple[int, int]:
-    """Return (rows, columns) of the positions; raise ValueError for tokens that make no square."""
+    """Return (rows, columns) of the positions; raise ValueError for tokens that do not form a square."""
     if features.ndim == 4:
         return features.shape[2], features.shape[3]
     count = features.shape[1]
@@ -37,8 +37,8 @@ def grid_of(features: Tensor) -> tuple[int, int]:
 def sine_positions(dim: int, rows: int, columns: int, device: torch.device | str = "cpu") -> Tensor:
     """Return the sine embedding of a grid (arXiv 2005.12872, normalized): (rows · columns, dim) float32.
 
-    The first half of the channels tells the row, the second the column; wavelengths go from 2π to 10000 · 2π, and a
-    grid spans 2π. `dim` is a multiple of 4.
+    The first half of the channels encodes the row, the second the column; wavelengths range from 2π to 10000 · 2π, and
+    a grid spans 2π. `dim` is a multiple of 4.
     """
     steps = torch.arange(dim // 4, device=device, dtype=torch.float32)
     waves = 10000 ** (steps / (dim // 4))

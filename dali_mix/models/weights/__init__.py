@@ -1,1 +1,1 @@
-"""Weights: files, published formats, and loading into a model with a report."""
+"""Weight files, published formats, and loading into a model with a report."""

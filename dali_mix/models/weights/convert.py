@@ -1,14 +1,14 @@
-"""Checkpoints of published code into ours and back: the same tensors, bit for bit, under other names.
+"""Convert published checkpoints to ours and back: the same tensors, bit for bit, under other names.
 
-A conversion never trusts names alone. With `theirs` the keys of a file and `ours` what `Layout` calls them:
+A conversion never relies on names alone. `theirs` are a file's keys, `ours` their translations by `Layout`:
 
     theirs --(prefix off, Layout.ours)--> ours --(recognize)--> Recognized --(build on meta)--> all its keys and shapes
        |                                                                                              |
        +---------------- differences: key by key, in the names of the file <--(Layout.theirs)---------+
 
-So a file converts only if the model that its shapes suggest has exactly its keys; what differs is named as in the file.
-Three tensors are more than renamed: CSRA's heads (one convolution each there, one tensor here), SGRE's table of
-positions (computed here), and SGRE's label embeddings (a file of their own there).
+So a file is converted only if the model suggested by its shapes has exactly its keys; differences are reported with the
+file's names. Three tensors are not just renamed: CSRA's heads (one convolution each there, one tensor here), SGRE's
+table of positions (computed here), and SGRE's label embeddings (a file of their own there).
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ COUNTER = "num_batches_tracked"  # of BatchNorm: files older than it lack it, an
 
 @dataclass(frozen=True)
 class Converted:
-    """Weights under other names. state: to be written. layout: of the release. notes: for the user."""
+    """The result of a conversion. state: the state dict to write. layout: the release's layout. notes: remarks for the
+    user.
+    """
 
     state: dict[str, Tensor]
     layout: Layout
@@ -50,14 +52,15 @@ def to_ours(
     """Convert a published checkpoint into one that loads into our model, strictly.
 
     Args:
-        state: as `read_state_dict` gives it.
+        state: a state dict from `read_state_dict`.
         release: a key of `dali_mix.models.weights.layouts.LAYOUTS`.
-        model: its name, where shapes do not tell: `timm/NAME` or `torchvision/NAME` of classifiers that are no ResNets
-            or ViTs, whose keys stay as they are; or of a multi-label model's backbone, as `build_multilabel` takes it.
-        embeddings: (K,E), for SGRE checkpoints, which lack theirs where a language model made them.
+        model: the model's name, if shapes do not determine it: `timm/NAME` or `torchvision/NAME` for classifiers other
+            than ResNets or ViTs, whose keys are unchanged; or a multi-label model's backbone, as for
+            `build_multilabel`.
+        embeddings: (K,E), for SGRE checkpoints, which do not contain embeddings from a language model.
 
     Raises:
-        ValueError: an unknown release; keys or shapes that are not its own, by the names the file has for them.
+        ValueError: an unknown release, or keys or shapes that do not match it; the message uses the file's names.
     """
     choice("release", release, LAYOUTS)
     state, notes = _unprefixed(state, release, model)
@@ -123,12 +126,12 @@ def to_theirs(
     """Convert our state dict to the names of a release, so that the published code loads it.
 
     Args:
-        state, release, model: as for `to_ours`.
+        state, release, model: as in `to_ours`.
         grid: rows and columns of the table of positions that SGRE's checkpoints carry: image size / 32, 14 for 448.
-        embeddings: SGRE's, to be left out of the file; they must be those in `state`.
+        embeddings: SGRE's embeddings, to omit from the file; they must equal those in `state`.
 
     Raises:
-        ValueError: what the release has no layout for, or an incomplete state dict.
+        ValueError: a model the release has no layout for, or an incomplete state dict.
     """
     choice("release", release, LAYOUTS)
     found = recognize(state, model)
@@ -156,7 +159,7 @@ def to_theirs(
 
 
 def without_head(state: Mapping[str, Tensor], found: Recognized | None) -> dict[str, Tensor]:
-    """Return the backbone of our weights, by its library's keys; raise ValueError if `found` is needed and None."""
+    """Return the backbone's weights with its library's keys; raise ValueError if `found` is needed and None."""
     if backbone := without_prefix(state, "backbone.")[0]:
         return backbone
     if found is None:
@@ -178,7 +181,7 @@ def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
 
 
 def advice(state: Mapping[str, Tensor], release: str) -> str:
-    """Return the releases whose marks the file has, for a message; "" if it has those of `release`."""
+    """Return a message naming the releases the file matches; "" if it matches `release`."""
     found = [name for name, layouts in LAYOUTS.items() if any(layout.marked(state) for layout in layouts)]
     if release in found:
         return ""

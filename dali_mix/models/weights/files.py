@@ -1,4 +1,4 @@
-"""Weight files: read without running anything, written completely or not at all."""
+"""Read weight files without executing code in them, and write them atomically."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".bin")
 class WeightFile:
     """Content of a weight file.
 
-    state: key → tensor on the CPU, without what torch's wrappers put into the keys. path: the file itself, where a
-    pointer was given. wrapper: the keys the state dict lay under, joined by dots. prefix: what was removed from the
-    first key. others: other entries, tensors or not, that are no weights of this state dict. unread: those of
-    them that are sets of weights themselves. names: key → what the file calls it.
+    state: key → tensor on the CPU, without prefixes of torch's wrappers. path: the file read, if a pointer was given.
+    wrapper: the keys under which the state dict was stored, joined by dots. prefix: the prefix removed from the first
+    key. others: other entries, which are not weights of this state dict. unread: those of them that are sets of weights
+    themselves. names: key → name in the file.
     """
 
     state: dict[str, Tensor]
@@ -44,7 +44,7 @@ class WeightFile:
 
 
 def follow_pointer(path: str | Path) -> Path:
-    """Return the checkpoint that a run's `latest` names; any other path as it is."""
+    """Return the checkpoint a run's `latest` points to; any other path is returned unchanged."""
     path = Path(path)
     if path.name != "latest" or not path.is_file() or path.stat().st_size > 255:
         return path
@@ -58,7 +58,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
-    """Read a safetensors file, what `torch.save` wrote of plain tensors, or the checkpoint that `latest` names."""
+    """Read a safetensors file, a `torch.save` file of plain tensors, or the checkpoint that `latest` points to."""
     path = follow_pointer(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
@@ -118,9 +118,10 @@ def _tensors(content: Any, depth: int = 3) -> int:
 
 
 def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = "") -> None:
-    """Write `state` bit for bit; on an error what was under `path` stays.
+    """Write `state` bit for bit; on an error an existing file is unchanged.
 
-    `path` ends in `.safetensors`, or `.pth`, `.pt`, `.bin` for `torch.save`, which puts it under the key `wrapper`.
+    `path` ends in `.safetensors`, or in `.pth`, `.pt` or `.bin` for `torch.save`, with the state dict under the key
+    `wrapper`.
     """
     check_suffix(path)
     # Copies: safetensors refuses tensors that share memory, and torch.save would write all of a view's storage.
@@ -138,7 +139,7 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ValueError for a name without the suffix of a weight file."""
+    """Raise ValueError unless the name has the suffix of a weight file."""
     if path.suffix not in (SAFETENSORS, *TORCH):
         raise ValueError(f"{path}: call it *{SAFETENSORS}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save")
 

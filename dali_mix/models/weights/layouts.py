@@ -1,4 +1,4 @@
-"""Tables of the names that published codebases give the weights they save, and of ours; `convert` reads them."""
+"""Tables that map the state-dict keys of published codebases to ours, used by `convert`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Pairs = tuple[tuple[str, str], ...]
 class Layout:
     """One kind of checkpoint of a release.
 
-    marks: keys that it has, by which it is known; none for any model that is named.
-    families: kinds of backbone it is for, as `recognize` has them; "named" are those that --model names.
-    head: of our multi-label model; "" for a classifier.
-    pairs: (start of a key there, start of the key here); # stands for a number; the first that fits counts.
-    wrapper, prefix: what the release saves the state dict under, and puts before each key.
+    marks: keys that identify it; none if the model is given by name.
+    families: kinds of backbone it supports, as returned by `recognize`; "named" means those given by --model.
+    head: head of our multi-label model; "" for a classifier.
+    pairs: (prefix of the release's key, prefix of our key); # matches a number; the first match is used.
+    wrapper, prefix: the key under which the release saves the state dict, and the prefix of its keys.
     """
 
     marks: tuple[str, ...]
@@ -28,19 +28,19 @@ class Layout:
     prefix: str = ""
 
     def marked(self, state: Container[str]) -> bool:
-        """Return True if `state` has all the keys by which this layout is known."""
+        """Return True if `state` has all keys that identify this layout."""
         return bool(self.marks) and all(mark in state for mark in self.marks)
 
     def fits(self, family: str, head: str) -> bool:
-        """Return True if it is for such a model; "pooled" is a linear head on the maximum or the average."""
+        """Return True if the layout supports such a model; "pooled" is a linear head on the maximum or the average."""
         return family in self.families and head in (self.head, "pooled" if self.head == "max" else self.head)
 
     def ours(self, key: str) -> str:
-        """Return our name of the release's `key`."""
+        """Translate the release's `key` to ours."""
         return _renamed(key, self.pairs)
 
     def theirs(self, key: str) -> str:
-        """Return the release's name of our `key`."""
+        """Translate our `key` to the release's."""
         return _renamed(key, tuple((here, there) for there, here in self.pairs))
 
 

@@ -1,4 +1,4 @@
-"""Weights from a file into a model, key by key, with a report. Nothing in a file is ever executed."""
+"""Load weights from a file into a model, key by key, with a report. Code in a file is never executed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dali_mix.models.weights.prefixes import best_prefix, without_prefix
 
 @dataclass(frozen=True)
 class MatchReport:
-    """How a weight file fitted a model; each entry is a key of the model (`unexpected`: of the file).
+    """The result of loading a weight file; entries are keys of the model (`unexpected`: of the file).
 
     matched: loaded. missing: not in the file. misshaped: "key: file shape, model shape". fresh: keys of the head that
-    were left as they were because the file's head has another number of classes. unexpected: in the file only, save
-    for step counters (`num_batches_tracked`) of BatchNorms that are frozen in the model. wrapper: the keys of the file
-    that the state dict was stored under, joined by dots. prefix: what was removed from the start of its keys. unread:
-    further sets of weights in the file, averages for instance. beyond: those of `unexpected` that are further layers of
-    parts that the model has, if they are more than 5 % of the file's numbers.
+    were not loaded because the file's head has a different number of classes. unexpected: only in the file, except step
+    counters (`num_batches_tracked`) of BatchNorms that are frozen in the model. wrapper: the keys under which the state
+    dict was stored, joined by dots. prefix: the prefix removed from its keys. unread: other sets of weights in the
+    file, such as averages. beyond: those of `unexpected` that are additional layers of parts the model has, if they are
+    more than 5 % of the file's numbers.
     """
 
     path: str
@@ -37,20 +37,22 @@ class MatchReport:
 
     @property
     def share(self) -> float:
-        """Return the share of the model's tensors that were found, not counting a head left fresh."""
+        """Return the share of the model's tensors found in the file, excluding a head that was not loaded."""
         wanted = len(self.matched) + len(self.missing) + len(self.misshaped)
         return len(self.matched) / wanted if wanted else 0.0
 
     @property
     def notes(self) -> list[str]:
-        """Return what was removed from the keys, and what else in the file might have been meant, a line each."""
+        """Return lines that describe the removed prefixes, and other weights in the file that might have been
+        intended.
+        """
         prefix = [f"prefix {self.prefix!r} removed from the file's keys"] if self.prefix else []
         unread = [f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else []
         return prefix + unread + ([self.warning] if self.warning else [])
 
     @property
     def warning(self) -> str:
-        """Return a warning if the file is of a larger architecture than the model; else ""."""
+        """Return a warning if the file belongs to a larger architecture than the model; else ""."""
         if not self.beyond:
             return ""
         used, both = len(self.matched), len(self.matched) + len(self.beyond)
@@ -70,23 +72,23 @@ class MatchReport:
 def load_weights(
     model: nn.Module, path: str | Path, *, strict_head: bool = False, min_match: float = 1.0
 ) -> MatchReport:
-    """Load weights from `path` into `model`, in place, and report what matched; on an error the model is unchanged.
+    """Load weights from `path` into `model`, in place, and return a report; on an error the model is unchanged.
 
     Args:
-        model: any module; values are copied to its dtypes and devices.
+        model: any module; values are converted to its dtypes and devices.
         path: a safetensors file, or a torch file that `weights_only` loading accepts: a state dict, also under a key
             (state_dict, model, model_ema …), and with any prefix before its keys (`model.` of Lightning, `module.` of
-            DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. So our checkpoints are read as well
-            (of a run's `latest` the one it names), and for a backbone those of multi-label models.
-        strict_head: an error also where only the last layer's number of classes differs; otherwise that layer is left
-            as it was, and reported.
-        min_match: the share of the model's tensors (head aside) that must be found. Below 1 for a backbone out of a
-            larger model; what is mis-shaped is an error always.
+            DDP, `_orig_mod.` of torch.compile, …), which is removed and reported. Checkpoints of runs can be read too
+            (or a run's `latest`), and for a backbone those of multi-label models.
+        strict_head: raise an error even if only the last layer's number of classes differs; otherwise that layer is
+            unchanged, and reported.
+        min_match: the share of the model's tensors (excluding the head) that must be found. Use less than 1 for a
+            backbone from a larger model; wrong shapes are always an error.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a weight file, or one that would run code, holds two sets of weights that fit, or does not fit;
-            the keys are listed.
+        ValueError: not a weight file, or one that would execute code, contains two sets of weights that fit, or does
+            not match; the keys are listed.
     """
     file = read_weight_file(path)
     path, wanted = file.path, model.state_dict()
@@ -131,9 +133,9 @@ def load_weights(
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], most: int = 3) -> str:
-    """Return why the state dict `found` does not fit `wanted` key by key, in one line; "" if it fits.
+    """Return the differences between the state dicts `found` and `wanted` in one line; "" if there are none.
 
-    Of each kind of difference `most` keys are named.
+    At most `most` keys are named for each kind of difference.
     """
     both = [key for key in wanted if key in found]
     misshaped = [_misshaped(key, found[key], wanted[key]) for key in both if found[key].shape != wanted[key].shape]
@@ -142,7 +144,7 @@ def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], most:
 
 
 def head_name(model: nn.Module) -> str | None:
-    """Return the name of the layer that gives the class scores: the model's or timm's word, else the last linear."""
+    """Return the name of the classifier layer: as stated by the model or timm, else the last linear layer."""
     modules = dict(model.named_modules())
     own = getattr(model, "classifier_name", None)
     if isinstance(own, str) and own in modules:

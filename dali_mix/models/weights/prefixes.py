@@ -1,4 +1,4 @@
-"""The prefix that training code put before the keys of a state dict: found by what fits, not by a list of names."""
+"""Find the prefix that training code added to the keys of a state dict, by matching keys rather than by known names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _RIVAL = 0.5  # another prefix that fits at least this share of what the best on
 def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """Return the prefix whose removal from the keys of `found`, a file, makes most of them keys of `wanted`, a model.
 
-    Lightning saves `model.…`, DDP `module.…`, a wrapper of the user's own whatever it called the model, and one may be
-    inside the other; not all keys need to have the prefix. Tensors of the right shape count first, then keys. It ends
-    in a dot, or is "" if none fits half of the model, or none better than no prefix does.
+    Lightning saves `model.…`, DDP `module.…`, a user's wrapper any name, and these may be nested; not all keys need to
+    have the prefix. Prefixes are compared by the number of tensors with the right shape, then by keys. The result ends
+    in a dot, or is "" if none matches half of the model, or none is better than no prefix.
 
     Raises:
-        ValueError: weights that differ stand under two prefixes (student and teacher, two encoders).
+        ValueError: two prefixes have different weights that fit (student and teacher, two encoders).
     """
     shapes: Counter[str] = Counter()
     names: Counter[str] = Counter()
@@ -51,6 +51,6 @@ def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> st
 
 
 def without_prefix(found: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors whose keys have `prefix`, without it, and the others under their own keys."""
+    """Remove `prefix` from the keys that have it; return these tensors, and the others under their own keys."""
     inside = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
     return inside, {key: value for key, value in found.items() if not key.startswith(prefix)}

@@ -1,8 +1,8 @@
-"""Tell by its keys and shapes which model a state dict belongs to; what they do not tell is not guessed.
+"""Identify the model of a state dict from its keys and shapes, without guessing what they do not determine.
 
-Each family is known by a few keys that no other has, and each size by a few shapes:
+Each family is identified by a few keys that no other has, and each size by a few shapes:
 
-    family        known by                                      read off
+    family        identified by                                 sizes from
     cifar_resnet  conv0, layer1.0.convBn1                       depth: blocks of layer3
     shakeshake    c_in, layer1.0.branch1                        width: channels of the first branch
     wrn           conv1.bias, layer1.0.conv1 of 16 k channels   depth: blocks of layer1; widen: k
@@ -44,9 +44,9 @@ CLASSIFIERS = {"resnet": "fc", "vit": "head", "wrn": "linear", "shakeshake": "fc
 
 @dataclass(frozen=True)
 class Recognized:
-    """A model: the arguments of `build_model` or, with a `head`, of `build_multilabel`.
+    """An identified model: the arguments of `build_model` or, with a `head`, of `build_multilabel`.
 
-    family: the kind of backbone. head: "" of a classifier; "pooled" where it may be "max" or "average".
+    family: the kind of backbone. head: "" for a classifier; "pooled" if it may be "max" or "average".
     """
 
     family: str
@@ -57,11 +57,11 @@ class Recognized:
     head_options: dict[str, Any] = field(default_factory=dict)
 
     def state(self) -> dict[str, Tensor]:
-        """Return its keys and shapes, as tensors on the meta device; raise ValueError if there is no such model."""
+        """Return the model's state dict on the meta device; raise ValueError if there is no such model."""
         return self._build().state_dict()
 
     def classifier(self) -> str:
-        """Return the name of the layer that gives the class scores."""
+        """Return the name of the classifier layer."""
         return head_name(self._build()) or ""
 
     def _build(self) -> nn.Module:
@@ -83,10 +83,11 @@ class Recognized:
 
 
 def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None:
-    """Return the model whose keys, as ours, `state` has; None if its kind is unknown here.
+    """Identify the model of `state`, which has our keys; None if its kind is unknown.
 
-    Sizes are read off a few shapes: callers compare the rest with `Recognized.state()`. `model` is the classifier, or
-    a multi-label model's backbone, if shapes are not to tell it; raise ValueError if `state` lacks its last layer.
+    Sizes are taken from a few shapes: callers compare the rest with `Recognized.state()`. `model` names the classifier,
+    or a multi-label model's backbone, instead of deriving it from shapes; raise ValueError if `state` lacks its last
+    layer.
     """
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     if not any(key.startswith("backbone.") for key in shapes):
@@ -107,7 +108,7 @@ def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None
 
 
 def recognize_backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str, dict[str, Any]]:
-    """Return (family, name, options) by keys → shapes; empty strings if it is unknown here."""
+    """Return (family, name, options) from key → shape; empty strings if unknown."""
     if _rank(shapes, "conv0.weight") == 4 and "layer1.0.convBn1.conv.weight" in shapes:
         return "cifar_resnet", f"cifar_resnet{50 if count(shapes, 'layer3.#.') <= 6 else 101}", {}
     if _rank(shapes, "c_in.weight") == 4 and _rank(shapes, "layer1.0.branch1.1.weight") == 4:
@@ -138,7 +139,7 @@ def recognize_head(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int, dic
 
 
 def count(keys: Mapping[str, Any], template: str) -> int:
-    """Count the different numbers that keys have where `template`, which they start with, has #."""
+    """Count the distinct numbers at # among the keys that start with `template`."""
     pattern = re.compile(re.escape(template).replace(r"\#", r"(\d+)"))
     return len({match[1] for key in keys if (match := pattern.match(key))})
 

@@ -1,1 +1,1 @@
-"""Architectures of our own."""
+"""Bundled architectures."""

@@ -1,6 +1,6 @@
 """Bottleneck ResNets (arXiv 1512.03385) with a CIFAR stem: 3×3 convolution, no pooling before the first stage.
 
-Names of the weights are those of the SaliencyMix replication's released checkpoints.
+State-dict keys are those of the SaliencyMix replication's released checkpoints.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EXPANSION = 4
 
 
 class ConvBn(nn.Module):
-    """Convolution without bias, then BatchNorm; the size of the map is kept, or divided by `stride`."""
+    """Convolution without bias, then BatchNorm; the map keeps its size, or is downsampled by `stride`."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class CifarResNet(nn.Module):
     Args:
         depth: 50 or 101.
         num_classes: outputs of the linear head.
-        zero_init_residual: each block starts as its shortcut (arXiv 1706.02677).
+        zero_init_residual: initialize each block as the identity (arXiv 1706.02677).
     """
 
     def __init__(self, depth: int, num_classes: int, zero_init_residual: bool = False) -> None:

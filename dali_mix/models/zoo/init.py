@@ -1,4 +1,4 @@
-"""Initial weights of our own backbones."""
+"""Weight initialization of the bundled backbones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import nn
 
 
 def he_init(model: nn.Module, zeros: tuple[str, ...] = ()) -> None:
-    """Initialize in place as He does (arXiv 1502.01852): convolutions by fan-out, biases 0, BatchNorm 1 and 0.
+    """Apply He initialization in place (arXiv 1502.01852): convolutions by fan-out, biases 0, BatchNorm 1 and 0.
 
-    Linear layers keep torch's uniform weights, with biases 0. Weights whose names end in one of `zeros` become 0: the
-    last of each residual branch, so that a block starts as its shortcut.
+    Linear layers keep torch's uniform weights, with biases 0. Weights whose names end in one of `zeros` are set to 0:
+    pass the last layer of each residual branch to initialize blocks as the identity.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

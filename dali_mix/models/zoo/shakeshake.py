@@ -1,4 +1,4 @@
-"""Shake-Shake 26 2×Nd (arXiv 1705.07485), in the layout the ResizeMix release saves."""
+"""Shake-Shake 26 2×Nd (arXiv 1705.07485), with the state-dict keys of the ResizeMix release."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Mix(torch.autograd.Function):
 
 
 class Shortcut(nn.Module):
-    """Halve the map by two 1×1 convolutions, the second of the map shifted by one pixel, side by side."""
+    """Halve the map with two concatenated 1×1 convolutions, the second on the map shifted by one pixel."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class Shortcut(nn.Module):
 
 
 class ShakeBlock(nn.Module):
-    """Two branches, summed with random shares of each image, others for the backward pass; 1/2 in evaluation.
+    """Two branches, summed with random per-image weights (drawn again for the backward pass); 1/2 each in evaluation.
 
-    Draws come from torch's default generator of the device, as dropout's do.
+    Draws come from the device's default torch generator, as in dropout.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -75,7 +75,7 @@ class ShakeShake(nn.Module):
     Args:
         width: N of 2×Nd, even; 32, 64, 96 and 112 are published.
         num_classes: outputs of the linear head.
-        zero_init_residual: each block starts as its shortcut.
+        zero_init_residual: initialize each block as the identity.
     """
 
     def __init__(self, width: int, num_classes: int, zero_init_residual: bool = False) -> None:

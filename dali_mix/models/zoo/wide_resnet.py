@@ -1,4 +1,6 @@
-"""Wide ResNets for small images (arXiv 1605.07146), in the layout the ResizeMix and SaliencyMix releases save."""
+"""Wide ResNets for small images (arXiv 1605.07146), with the state-dict keys of the ResizeMix and SaliencyMix
+releases.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from dali_mix.models.zoo.init import he_init
 
 
 class WideBlock(nn.Module):
-    """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut. As released, with biases; the second one strides."""
+    """BN-ReLU-conv, dropout, BN-ReLU-conv, plus a shortcut. As released, convolutions have biases, and the second one
+    has the stride.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -36,7 +40,7 @@ class WideResNet(nn.Module):
         widen: k ≥ 1.
         num_classes: outputs of the linear head.
         dropout: between a block's convolutions; .3 in the SaliencyMix CIFAR protocol, 0 in ResizeMix's.
-        zero_init_residual: each block starts as its shortcut.
+        zero_init_residual: initialize each block as the identity.
     """
 
     def __init__(

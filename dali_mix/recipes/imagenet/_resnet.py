@@ -1,4 +1,4 @@
-"""What the ImageNet recipes with ResNets share: ResizeMix's protocol (arXiv 2012.11101, section 4.2)."""
+"""Common settings of the ImageNet recipes with ResNets: ResizeMix's protocol (arXiv 2012.11101, section 4.2)."""
 
 train_set = "data/imagenet_train"
 val_set = "data/imagenet_val"

@@ -1,4 +1,4 @@
-"""What the recipes of CSRA share: its protocol (arXiv 2108.02456, section 4, and the released code's defaults)."""
+"""Common settings of the CSRA recipes: its protocol (arXiv 2108.02456, section 4, and the released code's defaults)."""
 
 pipeline = {
     "type": "multilabel",

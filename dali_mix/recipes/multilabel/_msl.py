@@ -1,4 +1,4 @@
-"""What the recipes of masked supervision share: its protocol (MSL, arXiv 2310.18517), which builds on CSRA's."""
+"""Common settings of the masked-supervision recipes: its protocol (MSL, arXiv 2310.18517), which builds on CSRA's."""
 
 pipeline = {
     "type": "multilabel",

@@ -1,5 +1,5 @@
-"""What the recipes of SGRE share: its protocol (semantic-guided representation enhancement, IEEE TCSVT 2024, and the
-released code's defaults), and its backbones as variants. RandAugment's 2 operations of magnitude 9 are our choice.
+"""Common settings of the SGRE recipes: its protocol (semantic-guided representation enhancement, IEEE TCSVT 2024, and
+the released code's defaults), and its backbones as variants. RandAugment's 2 operations of magnitude 9 are our choice.
 """
 
 pipeline = {

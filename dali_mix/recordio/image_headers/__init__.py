@@ -1,1 +1,1 @@
-"""Image headers: format, size and orientation of a file without decoding it."""
+"""Read format, size and orientation of an image file without decoding it."""

@@ -1,4 +1,4 @@
-"""What the readers of image headers share: their result, their errors, and EXIF."""
+"""Common parts of the image header readers: result type, errors, and EXIF."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _RATIONALS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 
 
 
 class ImageHeader(NamedTuple):
-    """The verdict on an image file, which packing, adopting, verifying and predicting share.
+    """Properties of an image file, used by packing, adopting, verifying and predicting.
 
-    `encoding` as in `manifest.ENCODINGS`; pixels `height` and `width` after turning by `orientation`, EXIF's 1 to 8.
-    `odd`: why decoders may disagree about turn, size or colours; "" for an image that DALI decodes as stated here.
-    `channels` of the pixels as stored.
+    `encoding` is one of `manifest.ENCODINGS`; `height` and `width` are in pixels after rotation by the EXIF
+    `orientation`, 1 to 8. `odd`: why decoders may disagree about rotation, size or colours; "" for an image that DALI
+    decodes as stated here. `channels`: channels of the stored pixels.
     """
 
     encoding: str
@@ -31,7 +31,7 @@ class ImageHeader(NamedTuple):
 
 
 class Exif(NamedTuple):
-    """What an EXIF block states: an orientation from 1 to 8, or 0 for none. `odd`: why readers may disagree, or ""."""
+    """Content of an EXIF block: an orientation from 1 to 8, or 0 for none. `odd`: why readers may disagree, or ""."""
 
     orientation: int = 0
     odd: str = ""
@@ -50,16 +50,16 @@ def sized(
 
 
 def cut_short(name: str, data: bytes | memoryview) -> ValueError:
-    """Return the error of a file whose end is missing."""
+    """Return the error for a truncated file."""
     return ValueError(f"a {name} cut short after {len(data):,} bytes; fetch or copy the file again")
 
 
 def read_exif(tiff: bytes) -> Exif:
     """Return the orientation stated in the first directory of an EXIF block (which begins with its TIFF header).
 
-    Decoders agree about one entry of one short integer in a complete directory; DALI and OpenCV
-    ignore the type and the count of an entry, PIL does not, and each stops elsewhere in a block that is cut. DALI does
-    not turn an image when any value of the directory lies outside the block.
+    Decoders agree if a complete directory has a single entry of one short integer. DALI and OpenCV ignore an entry's
+    type and count, PIL does not, and each stops at a different point in a truncated block. DALI does not rotate an
+    image if any value of the directory lies outside the block.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
@@ -93,7 +93,7 @@ def read_exif(tiff: bytes) -> Exif:
 
 
 def merged(blocks: list[Exif]) -> Exif:
-    """Return what several EXIF blocks state together: the first orientation. Decoders take the first or the last."""
+    """Merge several EXIF blocks, using the first orientation. Decoders use either the first or the last."""
     if len(blocks) < 2:
         return blocks[0] if blocks else Exif()
     stated = next((block.orientation for block in blocks if block.orientation), 0)

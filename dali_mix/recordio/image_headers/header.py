@@ -1,10 +1,11 @@
-"""Tell from its header what an image file is: format, size, turn, and whether DALI decodes it as other decoders do.
+"""Read an image header: format, size, rotation, and whether DALI decodes the file like other decoders.
 
-Packing, adopting, verifying and predicting ask this function alone. It knows what DALI decodes and a training set
-holds: JPEG, PNG, WebP, BMP, binary PNM. A GIF, a web page saved as an image, an empty or a cut file is a ValueError.
+Packing, adopting, verifying and predicting all use this function. It supports the formats that DALI decodes and data
+sets contain: JPEG, PNG, WebP, BMP, binary PNM. A GIF, a web page saved as an image, an empty or a truncated file is a
+ValueError.
 
-Why not PIL: it takes several times as long as the 6 µs of a JPEG here, and follows other rules than DALI on EXIF, CMYK
-and damage (docs/decisions.md). Invariant: an image that is not `odd` is decoded by DALI to the size and turn stated
+PIL is not used, since it takes several times as long (here 6 µs per JPEG) and differs from DALI on EXIF, CMYK and
+damaged files (docs/decisions.md). Invariant: DALI decodes an image that is not `odd` to the size and rotation stated
 here; the loader compares them.
 """
 
@@ -19,13 +20,13 @@ __all__ = ["ImageHeader", "read_image_header"]
 
 
 def read_image_header(data: bytes | memoryview, *, plain: bool = True) -> ImageHeader:
-    """Return the header of an encoded image, of which `data` is the complete file.
+    """Return the header of an encoded image; `data` is the complete file.
 
-    Checked are the segments or chunks before the pixels, the checksums of a PNG, and that the end is there: the EOI
-    marker of a JPEG, the IEND chunk of a PNG, of WebP, BMP and PNM the size their header implies. The pixels are not.
+    The segments or chunks before the pixels, the checksums of a PNG and the presence of the end are checked: a JPEG's
+    EOI marker, a PNG's IEND chunk, and for WebP, BMP and PNM the size implied by the header. Pixels are not checked.
 
-    Raise ValueError for an unknown or unsupported format, for a damaged or cut file and, with `plain`, for an image
-    that decoders may show in different ways (`odd`): packing stores such an image as PNG.
+    Raise ValueError for an unknown or unsupported format, a damaged or truncated file and, with `plain`, an image that
+    decoders may interpret differently (`odd`): packing stores such an image as PNG.
     """
     header = _read(data)
     if plain and header.odd:

@@ -15,7 +15,7 @@ _NO_LENGTH = frozenset(range(0xD0, 0xDA)) | {0x00, 0x01}
 
 
 def read_jpeg(data: bytes | memoryview) -> ImageHeader:
-    """Return the header of a JPEG. Raise ValueError for one that is damaged before its first scan, or cut."""
+    """Return the header of a JPEG. Raise ValueError if it is damaged before its first scan, or truncated."""
     size, at = len(data), 2
     frame: tuple[int, int, int, int] | None = None  # marker, height, width, components
     blocks: list[Exif] = []
@@ -89,10 +89,10 @@ def _check_end(data: bytes, scan: int) -> None:
 
 
 def image_segments(data: bytes) -> bytes:
-    """Return a JPEG without its metadata: only the segments that decide its pixels.
+    """Return a JPEG without metadata: only the segments that determine its pixels.
 
-    The strict decoder gets these, so that it cannot fail over, nor be led by, EXIF, XMP, thumbnails or colour profiles.
-    `data` is what `read_jpeg` accepted.
+    These are passed to the strict decoder, so that EXIF, XMP, thumbnails or colour profiles cannot affect it or make it
+    fail. `data` must have passed `read_jpeg`.
     """
     kept, at = [data[:2]], 2
     while data[at + 1] != _SCAN:

@@ -1,4 +1,4 @@
-"""PNG: its chunks, with their checksums."""
+"""PNG: the chunks and their checksums."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Chunk(NamedTuple):
 
 
 def read_png(data: bytes) -> ImageHeader:
-    """Return the header of a PNG. Raise ValueError where its chunks, their order, lengths or checksums are wrong."""
+    """Return the header of a PNG. Raise ValueError if chunks, their order, lengths or checksums are invalid."""
     chunks = list(_chunks(data))
     head = _header(data, chunks[0])
     blocks = [read_exif(chunk.content(data)) for chunk in chunks if chunk.kind == b"eXIf"]
@@ -109,17 +109,18 @@ def _check_order(data: bytes, chunks: list[_Chunk], head: _Head) -> None:
 
 
 def pixel_chunks(data: bytes) -> bytes:
-    """Return a PNG without text, EXIF, colour profiles and frames of an animation: only what decides its pixels.
+    """Return a PNG without text, EXIF, colour profiles and animation frames: only the chunks that determine its pixels.
 
-    `data` is what `read_png` accepted.
+    `data` must have passed `read_png`.
     """
     return SIGNATURE + b"".join(data[chunk.start : chunk.end] for chunk in _chunks(data) if chunk.kind in _PIXELS)
 
 
 def check_pixels(data: bytes) -> None:
-    """Raise ValueError unless the compressed pixels are complete: libpng's readers differ in what they forgive.
+    """Raise ValueError unless the compressed pixels are complete, since programs using libpng differ in what they
+    tolerate.
 
-    `data` is what `read_png` accepted.
+    `data` must have passed `read_png`.
     """
     chunks = list(_chunks(data))
     expected = _raw_size(_header(data, chunks[0]))

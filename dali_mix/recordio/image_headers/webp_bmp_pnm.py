@@ -14,7 +14,9 @@ _ANIMATION, _EXIF = 0x02, 0x08  # flags of VP8X
 
 
 def read_webp(data: bytes) -> ImageHeader:
-    """Return the header of a WebP. Raise ValueError where its chunks are cut, animated, or contradict its canvas."""
+    """Return the header of a WebP. Raise ValueError if its chunks are truncated, animated, or contradict its canvas
+    size.
+    """
     if len(data) < 30:
         raise cut_short("WebP", data)
     end = int.from_bytes(data[4:8], "little") + 8
@@ -87,7 +89,7 @@ def _webp_frame(data: bytes, at: int) -> tuple[int, int]:
 
 
 def read_bmp(data: bytes) -> ImageHeader:
-    """Return the header of a BMP. Raise ValueError for one that is damaged or cut."""
+    """Return the header of a BMP. Raise ValueError if it is damaged or truncated."""
     if len(data) < 26:
         raise cut_short("BMP", data)
     start, head = struct.unpack_from("<II", data, 10)
@@ -117,7 +119,9 @@ def read_bmp(data: bytes) -> ImageHeader:
 
 
 def read_pnm(data: bytes) -> ImageHeader:
-    """Return the header of a binary PGM or PPM. Raise ValueError if damaged, cut, or of another white than DALI's."""
+    """Return the header of a binary PGM or PPM. Raise ValueError if it is damaged, truncated, or has a maximum value
+    that DALI does not support.
+    """
     width, height, maximum, end = pnm_numbers(data)
     if not 0 < maximum < 65536:
         raise ValueError(f"a damaged PNM: its greatest value is {maximum}")
@@ -135,7 +139,9 @@ def read_pnm(data: bytes) -> ImageHeader:
 
 
 def pnm_numbers(data: bytes) -> tuple[int, int, int, int]:
-    """Return width, height and greatest value of a binary PNM, and the byte its header ends at. Raise ValueError."""
+    """Return width, height, maximum value and header length of a binary PNM. Raise ValueError if the header is
+    invalid.
+    """
     numbers, at = [], 2
     for _ in range(3):
         found = _PNM_NUMBER.match(data, at)
