@@ -1,4 +1,4 @@
-"""dali_mix: pack images once, feed them through NVIDIA DALI, mix them on the GPU, train and transfer.
+"""dali_mix: pack images once, feed them through NVIDIA DALI, mix them, train and transfer.
 
 The names in `__all__` and the subpackages (`dali_mix.mixers`, …) are imported on first use, since most import torch and
 DALI.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dali_mix import recordio as recordio
     from dali_mix import reports as reports
     from dali_mix import service as service
+    from dali_mix import tasks as tasks
     from dali_mix.datasets import Writer as Writer
     from dali_mix.datasets import pack as pack
     from dali_mix.engine import Predictor as Predictor
@@ -43,7 +44,7 @@ _FUNCTIONS = {
 }
 _ROOMS = (
     *("cli", "datasets", "engine", "loading", "losses", "metrics", "mixers"),
-    *("models", "pipelines", "recipes", "recordio", "reports", "service"),
+    *("models", "pipelines", "recipes", "recordio", "reports", "service", "tasks"),
 )
 __all__ = ["Predictor", "Writer", "__version__", "build_loader", "evaluate", "load_config", "pack", "train"]
 

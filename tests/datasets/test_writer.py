@@ -174,9 +174,7 @@ def test_a_refused_image_is_named_and_the_next_one_is_written(tmp_path):
             with pytest.raises(ValueError, match=message):
                 writer.write(pixels(0), label)
         for id in (-1, 1.5, "7", True, 2**64):
-            with pytest.raises(
-                ValueError, match=r"image 0: id=.*must be a whole number from 0 to 18446744073709551615"
-            ):
+            with pytest.raises(ValueError, match=r"image 0: id=.*must be a whole number from 0 to"):
                 writer.write(pixels(0), 0, id=id)
         writer.write(pixels(0), 0)
     assert writer.info.count == 1
