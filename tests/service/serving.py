@@ -33,13 +33,23 @@ def free_port() -> int:
     raise AssertionError
 
 
-def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Return the first true value of `what()`; fail after `seconds`."""
+def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
+    """Return the first true value of `what()`; fail after `seconds`, many, since the machine may be busy."""
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.05)
     return found
+
+
+def at_rest(pool: Any) -> dict[str, Any]:
+    """Return a pool's status once it decodes nothing: not even what tests before have asked for ahead."""
+
+    def look() -> dict[str, Any] | None:
+        found = pool.status()
+        return None if any(own["under_way"] for own in found["workers"]) else found
+
+    return until(look)
 
 
 def processes() -> Iterator[tuple[int, int, str]]:
@@ -70,16 +80,24 @@ class Serve:
     def text(self) -> str:
         return self._log.read_text()
 
-    def ready(self, seconds: float = 90.0) -> Serve:
-        """Wait until it runs."""
-        until(lambda: "pool  " in self.text or self.process.poll() is not None, seconds)
-        assert self.process.poll() is None, self.text
+    def ready(self, seconds: float = 180.0) -> Serve:
+        """Wait until it runs. One that does not is killed."""
+        try:
+            until(lambda: "pool  " in self.text or self.process.poll() is not None, seconds)
+            assert self.process.poll() is None, self.text
+        except AssertionError:
+            self.lost()
+            raise
         print(f"dali-mix serve: {time.monotonic() - self.begun:.1f} s to start")
         return self
 
-    def ended(self, seconds: float = 30.0) -> tuple[int, str]:
-        """Wait until it ends; return its status and what it printed."""
-        return self.process.wait(seconds), self.text
+    def ended(self, seconds: float = 180.0) -> tuple[int, str]:
+        """Wait until it ends, which may be after a full start; return its status and what it printed."""
+        try:
+            return self.process.wait(seconds), self.text
+        except subprocess.TimeoutExpired:
+            self.lost()
+            raise
 
     def sessions(self) -> set[int]:
         """Return the sessions of Ray that it has started."""
@@ -98,18 +116,18 @@ class Serve:
                     shutil.rmtree(folder, ignore_errors=True)
         self.process.wait()
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 20.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 60.0) -> int:
         """Send it a signal, and wait."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(seconds)
+        return self.ended(seconds)[0]
 
 
-def client(program: str, *arguments: object, seconds: float = 60.0, **environment: str) -> tuple[str, float]:
-    """Run a program that is to end by itself; return all it printed, and the seconds it took."""
+def client(program: str | Path, *arguments: object, seconds: float = 180.0, **environment: str) -> tuple[str, float]:
+    """Run a program, or a file, that is to end by itself; return all it printed, and the seconds it took."""
     begun = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
+        [sys.executable, *([program] if isinstance(program, Path) else ["-c", program]), *map(str, arguments)],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

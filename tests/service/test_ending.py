@@ -47,7 +47,7 @@ def test_a_signal_ends_it_and_leaves_nothing(serves, number):
             os.kill(pid, signal.SIGSTOP)  # a frozen one, too
     begun = time.monotonic()
     assert serve.stop(number) == (-number if number == signal.SIGKILL else 0)
-    until(lambda: not left(serve, sessions, folders, port), 20)
+    until(lambda: not left(serve, sessions, folders, port))
     print(f"{number.name}: nothing left after {time.monotonic() - begun:.1f} s")
     assert note.exists() == (number == signal.SIGKILL)
     if number != signal.SIGKILL:
@@ -64,8 +64,8 @@ def test_ctrl_c_while_it_starts(settings, delay):
         until(serve.sessions)
     sessions = serve.sessions()
     begun = time.monotonic()
-    assert serve.stop(signal.SIGINT, 40) in (0, 130)
-    until(lambda: not left(serve, sessions, [], port), 20)
+    assert serve.stop(signal.SIGINT) in (0, 130, -signal.SIGINT)  # the last before any of our code runs
+    until(lambda: not left(serve, sessions, [], port))
     print(f"Ctrl-C while it starts: {time.monotonic() - begun:.1f} s")
 
 

@@ -17,7 +17,7 @@ from dali_mix.loading import remote
 from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
 from tests.loading.sets import png_set
-from tests.service.serving import Serve, processes, same, until
+from tests.service.serving import Serve, at_rest, processes, same, until
 
 OPTIONS = {"image_size": 64, "color_jitter": 0.4}
 SEEDS = itertools.count(100)  # another one each time: else the pool has the answers already
@@ -65,14 +65,15 @@ def kill(pid, number=signal.SIGKILL):
     os.kill(pid, number)
 
 
-def test_plain(epoch, records, pool):
-    until(lambda: not any(own["under_way"] for own in pool.status()["workers"]))  # of tests before
-    before = pool.status()
+def test_plain(epoch, records, pool, monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE", (60.0, 4.0))  # a busy machine is no slow worker
+    monkeypatch.setattr(remote, "FIRST_PATIENCE", 60.0)
+    before = at_rest(pool)
     made = epoch()
     assert repr(made) == repr(loader(records, seed=made.seed)).replace("epoch 0", "epoch 2")
     new = {name: value - before[name] for name, value in pool.status().items() if isinstance(value, int)}
     assert new["decoded"] <= 2 * -(-len(records) // 64) + 5  # some of a third epoch
-    assert new["second_asks"] <= 1 and new["lost"] == 0  # a busy machine may be late once
+    assert new["second_asks"] == new["lost"] == 0
 
 
 def test_a_worker_is_killed(epoch, head):
@@ -111,16 +112,21 @@ def test_a_node_comes_and_is_lost(epoch, pool, head, settings):
 def test_a_node_ends(epoch, pool, head, settings):
     node = Serve(settings, "--workers", 1, "--join", head.address).ready()
     epoch({9: lambda: node.stop(signal.SIGINT)})
-    assert len(pool.status()["workers"]) == 2
+    until(lambda: len(pool.status()["workers"]) == 2)  # it says so; if it cannot, it is forgotten after some seconds
 
 
 def test_the_pool_actor_is_killed(epoch, pool):
     import ray
 
-    before = pool.status()["asked"]
-    epoch({9: lambda: ray.kill(pool.actor(), no_restart=False)})
+    killed = []
+
+    def end():
+        ray.kill(pool.actor(), no_restart=False)
+        killed.append(time.time())
+
+    epoch({9: end})
     until(lambda: len(pool.status()["workers"]) == 2)
-    assert pool.status()["asked"] < before
+    assert pool.status()["seconds"] < time.time() - killed[0]  # another one, which has begun since
 
 
 def test_the_pool_actor_freezes(epoch, pool, head):

@@ -1,5 +1,6 @@
 """What goes wrong is said within 30 s, with what to do."""
 
+import json
 import os
 import re
 import socket
@@ -8,25 +9,43 @@ import sys
 import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from dali_mix import build_loader, pipelines, service
+from dali_mix.cli.main import main
 from dali_mix.recordio import write_set
 from dali_mix.service import cluster, node, spec
 from tests.loading.sets import encode, picture, png_set
-from tests.service.serving import Serve, client, free_port
+from tests.service.serving import TINY, Serve, client, free_port
 
-CONNECT = "import sys, dali_mix.service\ntry: dali_mix.service.connect(sys.argv[1])\nexcept ValueError as e: print(e)"
+CONNECT = """
+import sys, time, dali_mix.service
+begun = time.monotonic()
+try: dali_mix.service.connect(sys.argv[1])
+except ValueError as error: print(error)
+print(time.monotonic() - begun)
+"""
 LOAD = {"batch_size": 8, "train": True, "device": "cpu", "pipeline_options": {"image_size": 32}}
 
 
-@pytest.fixture(autouse=True)
-def at_once():
+@contextmanager
+def soon():
+    """What is inside takes less than 30 s, or twice that on a busy machine: it starts no process."""
     begun = time.monotonic()
     yield
-    assert time.monotonic() - begun < 60  # 30 on a quiet machine
+    assert time.monotonic() - begun < 60
+
+
+def refused(address, program=CONNECT, **environment):
+    """Return what a process says that cannot connect, and how long that took from when it tried."""
+    text, _ = client(program, address, **environment)
+    assert text.endswith("\n"), text
+    said, _, seconds = text[:-1].rpartition("\n")
+    assert float(seconds) < 60, text  # 30 on a quiet machine
+    return said, float(seconds)
 
 
 def test_who_has_no_right_token_is_refused(head, tmp_path):
@@ -34,14 +53,16 @@ def test_who_has_no_right_token_is_refused(head, tmp_path):
     plain = """
 import os, sys
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-import ray
+import ray, time
+begun = time.monotonic()
 try: ray.init(sys.argv[1], _node_ip_address="127.0.0.1")
 except Exception as error: print("refused", error)
 else: print(ray.nodes())
+print(time.monotonic() - begun)
 """
     with ThreadPoolExecutor() as threads:  # Ray takes 20 s to say no
-        wrong = threads.submit(client, CONNECT, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
-        none = threads.submit(client, plain, head.address)
+        wrong = threads.submit(refused, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
+        none = threads.submit(refused, head.address, plain)
     text, seconds = wrong.result()
     assert text.startswith(
         f"{head.address}: wrong token, or no pool there: the token in {tmp_path}/token must be the one of the pool"
@@ -52,19 +73,19 @@ else: print(ray.nodes())
 
 
 def test_no_token(head, tmp_path):
-    text, _ = client(CONNECT, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
-    assert text == f"{tmp_path}/token: no token; copy the one that `dali-mix serve` names on the pool's machine\n"
+    text, _ = refused(head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
+    assert text == f"{tmp_path}/token: no token; copy the one that `dali-mix serve` names on the pool's machine"
 
 
-def test_nothing_there(settings):
+def test_nothing_there(settings, capsys):
+    cluster.make_token()  # no pool may have run here before
     address = f"127.0.0.1:{free_port()}"
-    text, seconds = client(CONNECT, address)
-    assert text == f"no pool answers at {address}: is `dali-mix serve` running there, and the port open?\n"
+    text, seconds = refused(address)
+    assert text == f"no pool answers at {address}: is `dali-mix serve` running there, and the port open?"
     assert seconds < 20
-    status, text = Serve(settings, "--join", address).ended()
-    assert (status, text) == (
-        1,
-        f"dali-mix serve: error: no pool answers at {address}: is `dali-mix serve` running there, and the port open?\n",
+    assert main(["serve", "--join", address, "--memory", str(TINY)]) == 1
+    assert capsys.readouterr().err == (
+        f"dali-mix serve: error: no pool answers at {address}: is `dali-mix serve` running there, and the port open?\n"
     )
 
 
@@ -125,8 +146,11 @@ def test_a_node_with_other_versions_or_another_device(pool):
 
 
 def test_missing_set(pool, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=rf"^{pool.address}: on the pool's machine {socket.gethostname()}: .*none"
+    with (
+        soon(),
+        pytest.raises(
+            FileNotFoundError, match=rf"^{pool.address}: on the pool's machine {socket.gethostname()}: .*none"
+        ),
     ):
         build_loader("imagenet", tmp_path / "none", workers=pool, **LOAD)
 
@@ -134,8 +158,11 @@ def test_missing_set(pool, tmp_path):
 def test_another_set_under_the_same_path(pool, tmp_path):
     made = build_loader("imagenet", png_set(tmp_path / "set", 200), workers=pool, **LOAD)
     png_set(tmp_path / "set", 210, force=True)
-    with pytest.raises(
-        ValueError, match=rf"set is another set on {socket.gethostname()} \(fingerprint \w+\) than where"
+    with (
+        soon(),
+        pytest.raises(
+            ValueError, match=rf"set is another set on {socket.gethostname()} \(fingerprint \w+\) than where"
+        ),
     ):
         list(made)
 
@@ -170,29 +197,28 @@ def test_shared_memory_is_a_share_of_what_is_free(monkeypatch):
     assert node.store_bytes(200 << 20) == 200 << 20
 
 
-def test_port_taken(settings):
+def test_port_taken(settings, capsys):
+    """It is told before Ray is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, text = Serve(settings, "--port", port).ended()
-        assert (status, text) == (
-            1,
+        assert main(["serve", "--memory", str(TINY), "--port", str(port)]) == 1
+        assert capsys.readouterr().err == (
             f"dali-mix serve: error: 127.0.0.1:{port}: something listens there already: choose another --port, or"
-            " --join it\n",
+            " --join it\n"
         )
-        status, text = Serve(settings, "--workers", 0, "--port", free_port(), "--dashboard", port).ended()
-        assert status == 1 and f"--dashboard: port {port} is taken" in text, text
+        assert main(["serve", "--memory", str(TINY), "--port", str(free_port()), "--dashboard", str(port)]) == 1
+        assert f"--dashboard: port {port} is taken" in capsys.readouterr().err
 
 
 def test_ray_is_not_installed(head):
-    program = "import sys\nsys.modules['ray'] = None\n" + CONNECT
-    text, _ = client(program, head.address)
-    assert text == "the service needs Ray: pip install 'dali_mix[service]'\n"
+    text, _ = refused(head.address, "import sys\nsys.modules['ray'] = None\n" + CONNECT)
+    assert text == "the service needs Ray: pip install 'dali_mix[service]'"
 
 
 def test_no_workers_and_a_head_that_dies(settings, tmp_path):
     """A trainer says what is missing; takes its steps when there is a worker; and ends when the head is lost."""
     port, prefix = free_port(), png_set(tmp_path / "set", 2000)
-    serve = Serve(settings, "--workers", 0, "--port", port).ready()
+    serve, joined = Serve(settings, "--workers", 0, "--port", port).ready(), None
     program = f"""
 import sys, time, dali_mix, dali_mix.service
 from dali_mix.service import client
@@ -203,8 +229,7 @@ def build():
         pipeline_options={{"image_size": 32}}, workers=pool)
 try: build()
 except ValueError as error: print(error, flush=True)
-client.WAIT_FOR_WORKERS = 60
-begun = time.monotonic()
+client.WAIT_FOR_WORKERS = 180
 try:
     for images, _, _ in build():
         print("step", flush=True)
@@ -220,9 +245,10 @@ except RuntimeError as error: print("error:", error, flush=True)
         )
         joined = Serve(settings, "--workers", 1, "--join", f"127.0.0.1:{port}").ready()
         assert running.stdout.readline() == "step\n"
-        begun = time.monotonic()
         serve.lost()
-        text = running.stdout.read()
+        begun = time.monotonic()
+        with soon():
+            text = running.stdout.read()
         print(f"a lost head is noticed after {time.monotonic() - begun:.1f} s")
         assert re.search(rf"^(error: )?{cluster.gone(f'127.0.0.1:{port}')}$", text, re.MULTILINE), text[-2000:]
         status, text = joined.ended()
@@ -231,6 +257,8 @@ except RuntimeError as error: print("error:", error, flush=True)
         running.kill()
         running.wait()
         serve.lost()
+        if joined is not None:
+            joined.lost()
 
 
 def test_a_lost_head_where_this_machine_goes_on(pool, records, monkeypatch):
@@ -239,9 +267,34 @@ def test_a_lost_head_where_this_machine_goes_on(pool, records, monkeypatch):
     monkeypatch.setattr("dali_mix.service.cluster.HEAD_GONE", 1.5)
     monkeypatch.setattr("dali_mix.service.cluster.HEAD_CHECK", 0.1)
     made = build_loader("imagenet", records.prefix, workers=pool, **LOAD)
-    with pytest.raises(RuntimeError, match=f"^{cluster.gone(pool.address)}$"):
+    with soon(), pytest.raises(RuntimeError, match=f"^{cluster.gone(pool.address)}$"):
         for _ in made:
             time.sleep(0.2)
+
+
+def test_a_forked_process(head, records, tmp_path):
+    """Ray's threads do not exist there. One that is started anew goes on with the loader."""
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import multiprocessing, sys, dali_mix, dali_mix.service
+def show(loader, wanted):
+    try: print(next(iter(loader)).ids.tolist() if wanted == "batch" else dali_mix.service.connect(sys.argv[1]))
+    except (RuntimeError, ValueError) as error: print(error)
+    sys.stdout.flush()
+if __name__ == "__main__":
+    pool = dali_mix.service.connect(sys.argv[1])
+    loader = dali_mix.build_loader("imagenet", {str(records.prefix)!r}, batch_size=8, train=True, device="cpu",
+        pipeline_options={{"image_size": 32}}, workers=pool)
+    show(loader, "batch")
+    for method, wanted in (("fork", "batch"), ("fork", "connection"), ("spawn", "batch")):
+        child = multiprocessing.get_context(method).Process(target=show, args=(loader, wanted))
+        child.start()
+        child.join(120)
+        child.kill()
+""")
+    here, batch, connection, anew = client(program, head.address)[0].splitlines()
+    assert batch == connection == cluster.FORKED
+    assert len(json.loads(here)) == len(json.loads(anew)) == 8
 
 
 def test_a_set_of_files_that_do_not_decode(pool, tmp_path):

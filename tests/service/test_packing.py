@@ -181,7 +181,7 @@ class Packing:
             self.error = error
 
     def ended(self):
-        self._thread.join(60)
+        self._thread.join(120)
         assert not self._thread.is_alive()
         assert self.error is None, self.error
 
@@ -191,14 +191,28 @@ def written(prefix, least=1):
     return [path for path in prefix.parent.glob(".set-*.rec.*.partial") if path.stat().st_size >= least]
 
 
+def kill_tasks(machines, head):
+    """Kill what works on a machine until one try is lost by that, since each may end just then. Return how many."""
+    killed = set()
+
+    def lost():
+        for pid in set(tasks(head)) - killed:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        return machines.lost
+
+    until(lost)
+    return len(killed)
+
+
 def test_a_worker_is_killed(machines, head, large, calm, tmp_path):
     prefix = tmp_path / "set"
     running = Packing(machines, large, prefix)
-    killed = until(lambda: written(prefix) and tasks(head))
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
+    until(lambda: written(prefix))
+    killed = kill_tasks(machines, head)
     running.ended()
-    assert 1 <= machines.lost <= len(killed)
+    assert 1 <= machines.lost <= killed
     assert digests(tmp_path) == digests(calm.parent)
 
 
@@ -207,7 +221,8 @@ def test_a_frozen_worker_is_doubled(machines, head, large, calm, tmp_path, monke
     monkeypatch.setattr(packing, "LATE_AT_LEAST", 0.1)
     running = Packing(machines, large, tmp_path / "set")
     pid = until(lambda: written(tmp_path / "set") and tasks(head))[0]
-    os.kill(pid, signal.SIGSTOP)
+    with suppress(ProcessLookupError):  # it ended just then
+        os.kill(pid, signal.SIGSTOP)
     try:
         running.ended()
         assert digests(tmp_path) == digests(calm.parent)
@@ -235,7 +250,8 @@ def test_a_bad_image(machines, head, large, tmp_path, capfd):
     assert here[0] == 1 and here[2] == {} and names[0] in here[1] and here[1].count("\n") == 1
     with pytest.raises(ValueError, match=re.escape(names[0])):
         pack_listing(listing_of(root), tmp_path / "set", PackOptions(LARGE, shards=4), None, machines)
-    assert machines.lost == 0 and tasks(head) == []
+    assert machines.lost == 0
+    until(lambda: not tasks(head))
 
 
 @pytest.mark.parametrize("name", ["images.tar.gz", "images.tar"])
@@ -320,10 +336,9 @@ def test_verify_while_a_worker_is_killed(machines, head, calm):
     found = []
     thread = threading.Thread(target=lambda: found.append(list(verify_set(calm, decode=decode, machines=machines))))
     thread.start()
-    for pid in until(lambda: tasks(head)):
-        os.kill(pid, signal.SIGKILL)
-    thread.join(60)
-    assert not thread.is_alive() and found == [[]] and machines.lost
+    kill_tasks(machines, head)
+    thread.join(120)
+    assert not thread.is_alive() and found == [[]]
 
 
 def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp_path):
@@ -338,15 +353,15 @@ def test_a_signal_leaves_what_it_leaves_without_a_cluster(head, large, calm, tmp
     }
     todo = dict(running)
     while todo:
-        number = until(lambda: next((number for number in todo if written(tmp_path / number.name / "set")), None), 60)
+        number = until(lambda: next((number for number in todo if written(tmp_path / number.name / "set")), None))
         todo.pop(number).send_signal(number)
-    errors = {number: process.communicate(timeout=60)[1] for number, process in running.items()}
+    errors = {number: process.communicate(timeout=120)[1] for number, process in running.items()}
     assert {number: process.returncode for number, process in running.items()} == {
         signal.SIGINT: 130,
         signal.SIGTERM: -signal.SIGTERM,
     }
     assert errors == {signal.SIGINT: "dali-mix pack: interrupted\n", signal.SIGTERM: ""}
-    until(lambda: not tasks(head), 10)
+    until(lambda: not tasks(head))
     assert list((tmp_path / "SIGINT").iterdir()) == []
     left = [path.name for path in (tmp_path / "SIGTERM").iterdir()]
     assert left and all(re.fullmatch(r"\.set\.lock|\.set[-.][\w.]*\.partial", name) for name in left)
@@ -363,7 +378,7 @@ def test_a_machine_comes_and_is_lost(machines, head, settings, large, calm, tmp_
     try:
         with closing(machines.map(lambda tell: time.sleep(0.1), 3000, lambda number: (), {})) as results:
             assert any(tasks(node) for _ in results)
-        until(lambda: not tasks(node, head), 5)
+        until(lambda: not tasks(node, head))
         running = Packing(machines, large, tmp_path / "set")
         until(lambda: tasks(node) and written(tmp_path / "set"))
         node.lost()

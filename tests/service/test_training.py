@@ -50,7 +50,7 @@ def test_a_worker_is_lost_in_mid_epoch(straight, from_pool, head, tmp_path, numb
     values, options = from_pool
     started = start(values, tmp_path / "run", slow=0.1, **options)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    until(lambda: metrics.is_file() and len(records(tmp_path / "run")) >= 2, 60)
+    until(lambda: metrics.is_file() and len(records(tmp_path / "run")) >= 2)
     worker = workers_of(head)[0]
     os.kill(worker, number)
     try:

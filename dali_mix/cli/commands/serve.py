@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack
+from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -96,25 +97,23 @@ def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
     if stopped:
         return 0
     with ExitStack() as opened:
-        node = opened.enter_context(
-            Node(
-                args.workers,
-                threads=args.threads,
-                decode=args.decode,
-                address=args.join,
-                listen=args.listen,
-                port=args.port,
-                store=None if args.memory is None else int(args.memory * 1e9),
-            )
+        node = Node(
+            args.workers,
+            threads=args.threads,
+            decode=args.decode,
+            address=args.join,
+            listen=args.listen,
+            port=args.port,
+            store=None if args.memory is None else int(args.memory * 1e9),
         )
+        running = Event()
+        page = "" if args.dashboard is None else _show(node, running, args, opened)  # first: its port may be taken
+        opened.enter_context(node)
+        running.set()
+        opened.callback(running.clear)
         _announce(node, args)
-        if args.dashboard is not None:
-            from dali_mix.service.cluster import LOOPBACK
-            from dali_mix.service.dashboard import Dashboard
-
-            shown = Dashboard(args.listen or LOOPBACK, args.dashboard, node.address, node.status)
-            opened.callback(shown.close)
-            print(f"page     http://{args.listen or LOOPBACK}:{shown.port}/   (/metrics for Prometheus)", flush=True)
+        if page:
+            print(f"page     {page}   (/metrics for Prometheus)", flush=True)
         while not stopped:
             if wrong := node.heartbeat():
                 raise ValueError(f"{wrong}; the workers of this machine end")
@@ -122,6 +121,21 @@ def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
                 if not stopped:
                     time.sleep(0.1)
     return 0
+
+
+def _show(node: Any, running: Event, args: argparse.Namespace, opened: ExitStack) -> str:
+    """Serve the page until `opened` is closed; return its address. It answers 503 unless the pool is `running`."""
+    from dali_mix.service.cluster import LOOPBACK
+    from dali_mix.service.dashboard import Dashboard
+
+    def status() -> dict[str, Any]:
+        if not running.is_set():
+            raise ValueError("the pool starts or ends")
+        return node.status()
+
+    shown = Dashboard(args.listen or LOOPBACK, args.dashboard, node.address, status)
+    opened.callback(shown.close)
+    return f"http://{args.listen or LOOPBACK}:{shown.port}/"
 
 
 def _announce(node: Any, args: argparse.Namespace) -> None:
