@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dali_mix.loading.chunks import Chunk
 from dali_mix.service import notes
 
 NAMESPACE = "dali_mix"
@@ -284,7 +286,8 @@ _connected: set[int] = set()  # the processes, this one or those that it was for
 class Watch:
     """Writes a message to standard error once Ray's process on this machine (the raylet) has died.
 
-    Ray may then end this process silently, by `_exit`, at the next call or release of Ray memory.
+    Ray then ends this process silently, by `_exit`, at the next call or release of Ray memory. So what is in such
+    memory (chunks) is kept, and `check` is called before Ray is.
     """
 
     def __init__(self, ray: Any, address: str) -> None:
@@ -294,6 +297,7 @@ class Watch:
         self._looked = time.monotonic()
         self._gone: float | None = None  # since when the head does not answer
         self._dead = self._closed = False
+        self._kept: list[Chunk] = []
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(ray._private.worker._global_node.plasma_store_socket_name)
         threading.Thread(target=self._wait, daemon=True).start()
@@ -302,6 +306,7 @@ class Watch:
         with contextlib.suppress(OSError):
             self._socket.recv(1)  # until the other end is closed
         if not self._closed:
+            self._kept = [found for found in gc.get_objects() if isinstance(found, Chunk)]
             os.write(2, f"{speaker}{self._message}\n".encode())
             self._dead = True
 
@@ -365,6 +370,9 @@ def other_versions(address: str, differ: str) -> str:
 def why_not(where: str, token: Path, said: str) -> str:
     """Return the message on a pool that cannot be entered; `said`: by Ray."""
     text = " ".join(said.split())
+    wrong = f"{where}: wrong token, or no pool there: the token in {token} must be the one of the pool"
+    if "AuthenticationError" in text or "InvalidAuthToken" in text:
+        return wrong
     if "ersion" in text and "ython" in text:
         return f"{where}: the pool runs another Ray or Python: {text}"
     if "raylet" in text.lower() or "Can't find a" in text or "node" in text.lower():
@@ -372,7 +380,7 @@ def why_not(where: str, token: Path, said: str) -> str:
             f"{where}: this machine is no part of the pool yet: run `dali-mix serve --join {where} --workers 0` on it"
             f" first ({text})"
         )
-    return f"{where}: wrong token, or no pool there: the token in {token} must be the one of the pool ({text})"
+    return f"{wrong} ({text})"
 
 
 @contextlib.contextmanager

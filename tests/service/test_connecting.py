@@ -1,5 +1,6 @@
 """Notes of pools, addresses, tokens, options and the code of a user's steps: what is decided without a pool."""
 
+import argparse
 import dataclasses
 import http.server
 import importlib
@@ -16,6 +17,7 @@ import pytest
 
 from dali_mix import pipelines
 from dali_mix.cli import pools
+from dali_mix.cli.commands import serve
 from dali_mix.cli.main import main
 from dali_mix.loading.chunks import Question
 from dali_mix.loading.workers import Spec
@@ -163,7 +165,22 @@ def test_a_name_of_this_machine():
     assert node.Node(0, listen="localhost", port=7).address == "127.0.0.1:7"
 
 
+def test_a_wrong_token_is_said_in_one_sentence():
+    said = "File common.pxi in check_status AuthenticationError: InvalidAuthToken: … all nodes of the cluster"
+    assert cluster.why_not("a:1", Path("/t"), said) == (
+        "a:1: wrong token, or no pool there: the token in /t must be the one of the pool"
+    )
+
+
 # Options of `dali-mix serve`
+
+
+def test_a_second_pool_is_not_announced_as_auto(home, listeners, capsys):
+    options = argparse.Namespace(workers=1, decode="cpu", join=None, listen=None)
+    for address, there in zip(listeners, ("auto", listeners[1]), strict=True):
+        cluster.note_address(address)
+        serve._announce(SimpleNamespace(address=address), options)
+        assert f"--service {there}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
