@@ -48,8 +48,11 @@ def refused(address, program=CONNECT, **environment):
     return said, float(seconds)
 
 
-def test_who_has_no_right_token_is_refused(head, tmp_path):
-    (tmp_path / "token").write_text("0" * 64)
+@pytest.fixture(scope="module", autouse=True)
+def strangers(head, tmp_path_factory):
+    """Two clients that try to enter without the right token: Ray takes 20 s to say no, so other tests run meanwhile."""
+    token = tmp_path_factory.mktemp("stranger") / "token"
+    token.write_text("0" * 64)
     plain = """
 import os, sys
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -60,16 +63,9 @@ except Exception as error: print("refused", error)
 else: print(ray.nodes())
 print(time.monotonic() - begun)
 """
-    with ThreadPoolExecutor() as threads:  # Ray takes 20 s to say no
-        wrong = threads.submit(refused, head.address, DALI_MIX_SERVICE_TOKEN=str(tmp_path / "token"))
-        none = threads.submit(refused, head.address, plain)
-    text, seconds = wrong.result()
-    assert text.startswith(
-        f"{head.address}: wrong token, or no pool there: the token in {tmp_path}/token must be the one of the pool"
-    )
-    print(f"wrong token: {seconds:.1f} s")
-    text, _ = none.result()
-    assert "refused" in text and "NodeID" not in text, text
+    with ThreadPoolExecutor() as threads:
+        wrong = threads.submit(refused, head.address, DALI_MIX_SERVICE_TOKEN=str(token))
+        yield token, wrong, threads.submit(refused, head.address, plain)
 
 
 def test_no_token(head, tmp_path):
@@ -314,3 +310,14 @@ def test_a_set_of_files_that_do_not_decode(pool, tmp_path):
         found.append(([batch.ids.tolist() for batch in made], sorted(made.skipped)))
     assert found[0] == found[1]
     assert [number for number, _ in found[0][1]] == sorted(bad)
+
+
+def test_who_has_no_right_token_is_refused(head, strangers):
+    token, wrong, none = strangers
+    text, seconds = wrong.result()
+    assert text.startswith(
+        f"{head.address}: wrong token, or no pool there: the token in {token} must be the one of the pool"
+    )
+    print(f"wrong token: {seconds:.1f} s")
+    text, _ = none.result()
+    assert "refused" in text and "NodeID" not in text, text
