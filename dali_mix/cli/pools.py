@@ -31,8 +31,8 @@ def guarded(command: str, work: Callable[[], T]) -> T | None:
     cluster.command.speaker = f"dali-mix {command}: error: "
     try:
         return work()
-    except Exception as error:
-        cluster.command.failed = cluster.command.pool_gone or isinstance(error, cluster.PoolGone)
+    except Exception:
+        cluster.command.status = 1
         if not cluster.command.pool_gone:
             raise
         return None

@@ -46,7 +46,7 @@ class Command:
 
     speaker: str = ""  # what its messages begin with
     pool_gone: bool = False  # `Watch` has printed so
-    failed: bool = False  # it ends with status 1
+    status: int | None = None  # what it ends with, where the pool is gone
 
 
 command = Command()
@@ -150,19 +150,21 @@ def _no_messages(*_: object) -> None:
 def _leave(ray: Any) -> None:
     """Disconnect as this process ends, unless the pool has ended: it would wait for an answer.
 
-    Ray's threads may then crash while Python ends. Where the status is 1 anyway, the process ends before.
+    Ray's threads may then crash while Python ends. Where the status is known, the process ends before.
     """
     if not ray.is_initialized():
         return
     if reachable(*split_address(ray.get_runtime_context().gcs_address)):
         ray.shutdown()
-    elif command.failed or (hasattr(sys, "last_value") and not hasattr(sys, "ps1")):  # nobody caught an exception
+        return
+    status = 1 if hasattr(sys, "last_value") and not hasattr(sys, "ps1") else command.status  # an exception, uncaught
+    if status is not None:
         atexit.unregister(_leave)
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(1)
+        os._exit(status)
 
 
 def note_address(address: str) -> None:

@@ -89,6 +89,7 @@ def _check(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
     """Run this machine's part of a pool until a signal, noted in `stopped`."""
     _check(args)
+    from dali_mix.service.cluster import command
     from dali_mix.service.node import Node
 
     if stopped:
@@ -113,12 +114,14 @@ def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
             shown = Dashboard(args.listen or LOOPBACK, args.dashboard, node.address, node.status)
             opened.callback(shown.close)
             print(f"page     http://{args.listen or LOOPBACK}:{shown.port}/   (/metrics for Prometheus)", flush=True)
+        command.status = 1
         while not stopped:
             if wrong := node.heartbeat():
                 raise ValueError(f"{wrong}; the workers of this machine end")
             for _ in range(10):
                 if not stopped:
                     time.sleep(0.1)
+        command.status = 0
     return 0
 
 
