@@ -28,10 +28,11 @@ def guarded(command: str, work: Callable[[], T]) -> T | None:
     """
     from dali_mix.service import cluster
 
-    cluster.speaker = f"dali-mix {command}: error: "
+    cluster.command.speaker = f"dali-mix {command}: error: "
     try:
         return work()
-    except cluster.PoolGone as error:
-        if not error.printed:
+    except Exception:
+        cluster.command.status = 1
+        if not cluster.command.pool_gone:
             raise
         return None

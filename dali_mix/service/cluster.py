@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import gc
 import os
 import secrets
@@ -33,24 +34,26 @@ FORKED = (
     " method 'spawn'"
 )
 HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between looks at the head, and until it counts as dead
-RECONNECT = 15  # seconds without the head after which Ray ends a process; what asks it ends before, with a message
+RECONNECT = 20  # seconds without the head after which Ray ends a process; what asks it ends before, with a message
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # of HTTP/2, with empty settings
 SETTINGS_FRAME = 4
 GREETING = 8.0  # seconds for an answer to it
 
 
 class PoolGone(ConnectionError, RuntimeError):
-    """The pool has ended under a client of it. The command line prints a ConnectionError without a traceback.
-
-    printed: `Watch` has printed the message, which follows `speaker`.
-    """
-
-    def __init__(self, message: str, *, printed: bool = False) -> None:
-        super().__init__(message)
-        self.printed = printed
+    """The pool has ended under a client of it. The command line prints a ConnectionError without a traceback."""
 
 
-speaker = ""  # what a command's messages begin with
+@dataclasses.dataclass
+class Command:
+    """The command that this process runs, if it is one of `dali-mix`."""
+
+    speaker: str = ""  # what its messages begin with
+    pool_gone: bool = False  # `Watch` has printed so
+    status: int | None = None  # what it ends with, where the pool is gone
+
+
+command = Command()
 
 
 def home() -> Path:
@@ -151,9 +154,23 @@ def _no_messages(*_: object) -> None:
 
 
 def _leave(ray: Any) -> None:
-    """Disconnect as this process ends, unless the pool has ended: it would wait for an answer."""
-    if ray.is_initialized() and reachable(*split_address(ray.get_runtime_context().gcs_address)):
+    """Disconnect as this process ends, unless the pool has ended: it would wait for an answer.
+
+    Ray's threads may then crash while Python ends. Where the status is known, the process ends before.
+    """
+    if not ray.is_initialized():
+        return
+    if reachable(*split_address(ray.get_runtime_context().gcs_address)):
         ray.shutdown()
+        return
+    status = 1 if hasattr(sys, "last_value") and not hasattr(sys, "ps1") else command.status  # an exception, uncaught
+    if status is not None:
+        atexit.unregister(_leave)
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
 
 
 def note_address(address: str) -> None:
@@ -306,8 +323,9 @@ class Watch:
         with contextlib.suppress(OSError):
             self._socket.recv(1)  # until the other end is closed
         if not self._closed:
-            self._kept = [found for found in gc.get_objects() if isinstance(found, Chunk)]
-            os.write(2, f"{speaker}{self._message}\n".encode())
+            self._kept = [found for found in gc.get_objects() if type(found) is Chunk]
+            command.pool_gone = True
+            os.write(2, f"{command.speaker}{self._message}\n".encode())
             self._dead = True
 
     @property
@@ -319,7 +337,7 @@ class Watch:
         if os.getpid() != self._process:
             raise RuntimeError(FORKED)
         if self._dead:
-            raise PoolGone(self._message, printed=True)
+            raise PoolGone(self._message)
 
     def check_head(self) -> None:
         """Raise PoolGone if the pool's head machine has not answered for `HEAD_GONE` seconds."""

@@ -205,7 +205,7 @@ class Node:
     def _end(self) -> None:
         if self._noted:
             cluster.forget_address(self.address)
-        elif self._members and not self._head:
+        elif self._members and not self._head and self._gone is None:
             with contextlib.suppress(Exception):  # the pool notices later
                 self._ray.get(self._pool.remove.remote(list(self._members)), timeout=2)
         if self._ray is not None and cluster.reachable(*cluster.split_address(self.address)):  # else it would wait

@@ -228,18 +228,22 @@ worker.disconnect = lambda *_: ended.append("Ray's own")
 
 
 @pytest.mark.parametrize("printed", [True, False])
-def test_the_end_of_a_pool_is_printed_once(printed):
-    def work():
-        raise cluster.PoolGone(cluster.gone("a:1"), printed=printed)
+def test_the_end_of_a_pool_is_printed_once(printed, monkeypatch):
+    monkeypatch.setattr(cluster, "command", cluster.Command())
 
+    def work():
+        cluster.command.pool_gone = printed
+        raise OSError("Broken pipe") if printed else cluster.PoolGone(cluster.gone("a:1"))
+
+    assert pools.guarded("train", lambda: 3) == 3
+    assert cluster.command.status is None and cluster.command.speaker == "dali-mix train: error: "
     if printed:
         assert pools.guarded("train", work) is None
     else:
         with pytest.raises(RuntimeError, match=r"^the pool at a:1 is gone") as error:
             pools.guarded("train", work)
         assert isinstance(error.value, OSError)  # a message on the command line, no traceback
-    assert pools.guarded("train", lambda: 3) == 3
-    cluster.speaker = ""
+    assert cluster.command.status == 1
 
 
 # The code of a user's own steps

@@ -92,6 +92,7 @@ def _check(args: argparse.Namespace) -> None:
 def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
     """Run this machine's part of a pool until a signal, noted in `stopped`."""
     _check(args)
+    from dali_mix.service.cluster import command
     from dali_mix.service.node import Node
 
     if stopped:
@@ -114,12 +115,14 @@ def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
         _announce(node, args)
         if page:
             print(f"page     {page}   (/metrics for Prometheus)", flush=True)
+        command.status = 1
         while not stopped:
             if wrong := node.heartbeat():
                 raise ValueError(f"{wrong}; the workers of this machine end")
             for _ in range(10):
                 if not stopped:
                     time.sleep(0.1)
+        command.status = 0
     return 0
 
 
