@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,10 +54,12 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     Raises:
         FileNotFoundError: a path that is not there.
         PermissionError: a folder that may not be read.
+        TypeError: what is no path, as an image in memory.
         ValueError: no path, or a folder without images.
     """
     found: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
+    alone = isinstance(paths, (str, os.PathLike)) or hasattr(paths, "shape") or not isinstance(paths, Iterable)
+    for path in map(_path, [paths] if alone else paths):
         if path.is_dir():
             found += _images_in(path)
         elif path.is_file():
@@ -67,6 +69,15 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     if not found:
         raise ValueError("no images: give files or folders")
     return found
+
+
+def _path(given: Any) -> Path:
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(
+            f"a {type(given).__name__} is no path: give image files or folders; save pixels as a file first, as PIL's"
+            " image.save(PATH) does"
+        )
+    return Path(given)
 
 
 def _images_in(folder: Path) -> list[Path]:
