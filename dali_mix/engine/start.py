@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dali_mix._keywords import keywords
 from dali_mix.engine.config.objects import is_object
 from dali_mix.engine.config.recipe_files import Options, change, load_config, recipe_name, to_pairs
 from dali_mix.engine.config.saved import load_evaluated, load_resumed
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from dali_mix.engine.build import Loader
     from dali_mix.engine.run import Evaluation
+    from dali_mix.engine.train.callbacks import Callback
     from dali_mix.mixers import Mixer
 
 _RESUME = {False: "no", True: "must"}
 
 
+@keywords
 def train(
     recipe: RunConfig | str | Path,
     work_dir: str | Path,
@@ -38,7 +41,7 @@ def train(
     mixer: Mixer | Mapping[str, Any] | str | None = "recipe",
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Callable[[Any], object] | Callback | Sequence[Any] = (),
     options: Options = (),
     **values: Any,
 ) -> str:
@@ -56,7 +59,8 @@ def train(
         mixer: None mixes nothing; by default the recipe's.
         train_loader, val_loader: loaders of `dali_mix.build_loader`, in place of the recipe's sets; `batch_size` is
             then theirs. Mixers still get mean and std of the recipe's pipeline.
-        callbacks: objects with methods of `dali_mix.engine.Callback`, or functions called after each step.
+        callbacks: objects with methods of `dali_mix.engine.Callback`, or functions called with the trainer after each
+            step; one of them, or a list.
         options: values of the recipe by dotted key, {"optimizer.lr": 0.05}, or as `--cfg-options` takes them.
         values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
 
@@ -87,6 +91,7 @@ def train(
     return run.train(config, work_dir, resume=how, recipe=name, callbacks=callbacks)
 
 
+@keywords
 def evaluate(
     recipe: RunConfig | str | Path,
     checkpoint: str | Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from pathlib import Path
 
 from dali_mix.cli.bars import Bar
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_writable(args.report)
     with Bar("evaluate", "batch", shown=main_rank) as bar:
-        evaluation = evaluate(config, args.checkpoint, ema=args.ema, each=bar.reach)
+        evaluation = inspect.unwrap(evaluate)(config, args.checkpoint, ema=args.ema, each=bar.reach)
     if main_rank:
         print_notes(evaluation.notes)
         print("  ".join(f"{name} {value:.4f}" for name, value in evaluation.values.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import signal
 from contextlib import suppress
@@ -43,7 +44,7 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.service is not None:
         args.cfg_options.append(f"service={args.service}")
-    status = train(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options)
+    status = inspect.unwrap(train)(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options)
     return {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
 
 

@@ -20,6 +20,7 @@ from dali_mix.datasets.decoding import has_alpha, needs_conversion
 from dali_mix.datasets.images import AS_ASKED, Transform
 from dali_mix.datasets.no_data import no_data
 from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image, suffix_of
+from dali_mix.engine.config.objects import class_name
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.loading import build_loader
 from dali_mix.pipelines import SampleRandom
@@ -59,7 +60,8 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     alone = isinstance(paths, (str, os.PathLike)) or hasattr(paths, "shape") or not isinstance(paths, Iterable)
-    for path in map(_path, [paths] if alone else paths):
+    listed: Any = [paths] if alone else paths
+    for path in map(_path, listed):
         if path.is_dir():
             found += _images_in(path)
         elif path.is_file():
@@ -74,8 +76,8 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 def _path(given: Any) -> Path:
     if not isinstance(given, (str, os.PathLike)):
         raise TypeError(
-            f"a {type(given).__name__} is no path: give image files or folders; save pixels as a file first, as PIL's"
-            " image.save(PATH) does"
+            f"an image must be a path, not {class_name(given)}: give image files or folders; save pixels as a file"
+            " first, as PIL's image.save(PATH) does"
         )
     return Path(given)
 
