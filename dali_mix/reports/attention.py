@@ -41,6 +41,7 @@ def attention(
     to positions (SGRE) have a second row: where each looks, as shares in per cent.
 
     Args:
+        predictor: the model; `Predictor(config, checkpoint, model=…)` of a run that was given its model as an object.
         images: files, and folders of them.
         out: the folder for `NAME.png`, created if it is missing; of files of one name the second is `NAME-2.png`.
         classes: names of those to draw; by default the `top_k` of highest probability.
