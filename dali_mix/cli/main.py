@@ -138,6 +138,7 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
                 traceback.print_exc()
             lost = getattr(error, "lost", False)
             what = worded(error) if known else f"{type(error).__name__}: {error}"
+            own = "".join([own, *(f"; {note}" for note in getattr(error, "__notes__", ()))])
             text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {what}{own}"
             tell(printable(text, keep="\n"), lost=lost)
             return LOST if lost else 1

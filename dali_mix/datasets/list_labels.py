@@ -102,7 +102,7 @@ def _multilabel(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[La
                 f"{row.where}: {len(row.values)} label fields, expected {width} as in"
                 f" {'--classes' if given else 'the first row'}"
             )
-        labels.append(_float32(_floats(row)))
+        labels.append(_float32(_floats(row, "; a multi-label list has 1, 0 or -1 for each class, no names of classes")))
     if given and set(columns) & set(given):
         if set(columns) != set(given):
             other = next(name for name in columns if name not in given)
@@ -184,13 +184,13 @@ def _float32(values: Any) -> np.ndarray:
         return np.asarray(values).astype(np.float32)
 
 
-def _floats(row: Row) -> list[float]:
+def _floats(row: Row, advice: str = "; several labels are 1, 0 or -1 for each class, or boxes") -> list[float]:
     numbers = []
     for index, value in enumerate(row.values):
         column = f": column {row.columns[index]!r}" if row.columns else ""
         if row.columns and isinstance(value, str):
             value = _TRUTH.get(value.lower(), value)
-        numbers.append(_number(value, row.where + column, "; several labels are 1, 0 or -1 for each class, or boxes"))
+        numbers.append(_number(value, row.where + column, advice))
     return numbers
 
 

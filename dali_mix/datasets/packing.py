@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix import _factories
+from dali_mix._keywords import keywords
 from dali_mix._machines import Machines
 from dali_mix.datasets.archives import check_slices
 from dali_mix.datasets.base import Layout, Listing, Options
@@ -28,7 +29,7 @@ from dali_mix.datasets.layouts.voc import voc
 from dali_mix.datasets.layouts.wider import wider
 from dali_mix.datasets.layouts.yolo import yolo
 from dali_mix.datasets.packer import PackOptions, pack_listing
-from dali_mix.options import choice
+from dali_mix.options import choice, number
 from dali_mix.recordio import SetInfo
 
 LAYOUTS: dict[str, Layout] = {
@@ -84,6 +85,7 @@ def find_layout(name: str) -> Layout:
     return found
 
 
+@keywords
 def pack(
     layout: str,
     *,
@@ -134,7 +136,8 @@ def pack(
         The manifest: `count`, `classes`, `report` (what was skipped, clipped, left out) and more.
 
     Raises:
-        ValueError, FileNotFoundError: an invalid option or image; the message names options as the command spells them.
+        ValueError, FileNotFoundError: an invalid option or image.
+        TypeError: an unknown keyword.
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written. In all of these cases nothing is left under the final names.
     """
@@ -142,6 +145,8 @@ def pack(
         raise ValueError(f"--shuffle takes a seed of at least 0, not {shuffle!r}")
     if workers is not None and workers < 1:
         raise ValueError(f"--workers {workers}: at least one is needed")
+    if val_share is not None:
+        number("--val-share", val_share)
     choice("--check", check, ("header", "decode"))
     transform = Transform(resize, max_side, quality, encoding, max_pixels, decode=check == "decode")
     reading: dict[str, Any] = {

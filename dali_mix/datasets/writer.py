@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dali_mix._keywords import naming_keywords
 from dali_mix._labels import clip_boxes, count_targets, label_of, report_targets
 from dali_mix.datasets.decoding import converted_header, needs_conversion
 from dali_mix.datasets.images import AS_ASKED, Transform, encode
@@ -67,8 +69,8 @@ class Writer:
         max_pixels: int = Transform.max_pixels,
         force: bool = False,
     ) -> None:
-        if isinstance(classes, str):
-            raise ValueError(f"classes={classes!r}: give the names of all classes, as a list")
+        if isinstance(classes, str) or not isinstance(classes, Iterable):
+            raise ValueError(f'classes={classes!r:.80}: give the names of all classes, as a list: ["cat", "dog"]')
         classes = tuple(classes)
         if wrong := [name for name in classes if not isinstance(name, str)]:
             raise ValueError(f"classes: {wrong[0]!r:.40} is a {type(wrong[0]).__name__}, not a name")
@@ -109,6 +111,16 @@ class Writer:
             each: called as each(done, total) with numbers of images.
             options: keyword arguments of `Writer`.
         """
+        if isinstance(dataset, (str, os.PathLike)):
+            raise ValueError(
+                f"{os.fspath(dataset)!r} is a path, not a dataset: pack a folder with"
+                f' dali_mix.pack("imagefolder", root={os.fspath(dataset)!r}, out=PREFIX)'
+            )
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise ValueError(
+                f"dataset is a {type(dataset).__name__} without len() and dataset[index]: write its pairs one by one,"
+                " with dali_mix.Writer(PREFIX, classes=[…]) as writer: writer.write(image, label)"
+            )
         names = getattr(dataset, "classes", None) if classes is None else classes
         if names is None:
             raise ValueError(f"{type(dataset).__name__} names no classes: give them, Writer.from_dataset(…, classes=…)")
@@ -118,15 +130,18 @@ class Writer:
         with cls(prefix, classes=names, **options) as writer:
             for index in range(total := len(pairs)):
                 pair = pairs[index]
-                if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                if not isinstance(pair, (tuple, list)):
                     raise ValueError(f"item {index} of the dataset is a {type(pair).__name__}, not (image, label)")
+                if len(pair) != 2:
+                    raise ValueError(f"item {index} of the dataset has {len(pair)} parts, not two, (image, label)")
                 writer.write(*pair)
                 if each is not None:
                     each(index + 1, total)
         return writer.info
 
     def __enter__(self) -> Writer:
-        self._set.__enter__()
+        with naming_keywords(inspect.signature(Writer).parameters):  # force=True
+            self._set.__enter__()
         self._open = True
         return self
 
@@ -226,6 +241,12 @@ class Writer:
                 f"boxes {boxes.shape}, {len(kinds)} labels and {len(difficult)} 'difficult' do not belong together:"
                 " give (n, 4), (n,) and (n,)"
             )
+        for number, (x1, y1, x2, y2) in enumerate(boxes.tolist(), start=1):
+            if x2 <= x1 or y2 <= y1:
+                raise ValueError(
+                    f"object {number}: the box {x1:g}, {y1:g}, {x2:g}, {y2:g} is empty or turned round: give x1, y1,"
+                    " x2, y2 in pixels with x1 < x2 and y1 < y2, not width and height"
+                )
         header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
         sides = np.array([header.width, header.height] * 2)
         return label_of(np.column_stack([np.asarray(kinds, np.float64), boxes / sides, difficult]))

@@ -15,7 +15,7 @@ from dali_mix.engine.build import Loader
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.engine.scores import Scores
 from dali_mix.engine.train.finite import NonFinite
-from dali_mix.engine.train.objectives import counted, in_float32, is_summed
+from dali_mix.engine.train.objectives import check_loss, counted, is_summed, logits_of
 
 
 class NonFiniteScores(NonFinite):
@@ -67,9 +67,10 @@ def evaluate(
                 with autocast():
                     outputs = model(batch.images) if loss is not None else model(batch.images, batch.targets)
                 if loss is not None:
-                    outputs = in_float32(outputs)
+                    outputs = logits_of(model, outputs)
                     count = len(batch.ids) if rows is None else rows(batch.targets)
-                    total[0] += loss(outputs, batch.targets).double() * (1 if is_summed(loss) else count)
+                    value = check_loss(loss, loss(outputs, batch.targets))
+                    total[0] += value.double() * (1 if is_summed(loss) else count)
                     total[1] += count
                 seen.append((batch.ids, _nan(outputs)))
                 scores.update(outputs, batch.targets, batch.ids)

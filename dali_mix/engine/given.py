@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dali_mix.engine.config.objects import check_object, class_name
+from dali_mix.engine.config.objects import check_call, check_object, class_name
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.train.objectives import FunctionLoss, loss_name
 from dali_mix.mixers import Mixer
 
 _TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_state_dict")
@@ -18,15 +19,23 @@ _TO_TRAIN = ("epoch", "global_size", "global_batch_size", "state_dict", "load_st
 
 def check_loader(name: str, loader: Any, train: bool) -> None:
     """Raise ValueError if a user's loader lacks attributes or methods that a run needs."""
+    if hasattr(loader, "__getitem__") and not hasattr(loader, "dataset"):
+        which, prefix = name.replace("loader", "set"), getattr(loader, "prefix", None)
+        how = "pack it: dali_mix.Writer.from_dataset(dataset, PREFIX), then give"
+        raise ValueError(
+            f"{which} is a {class_name(loader)}, not the prefix of a packed set: {how if prefix is None else 'give'}"
+            f" {which}={'PREFIX' if prefix is None else repr(str(prefix))}"
+        )
     needed = ("__iter__", "__len__", "dataset", *(_TO_TRAIN if train else ()))
-    if missing := [part for part in needed if not hasattr(loader, part)]:
+    missing = [part for part in needed if not hasattr(loader, part)]
+    metainfo = getattr(getattr(loader, "dataset", None), "metainfo", None)
+    if not isinstance(metainfo, Mapping) or "classes" not in metainfo:
+        missing.append("dataset.metainfo (a dict with the 'classes' by name)")
+    if missing:
         raise ValueError(
             f"{name} is a {class_name(loader)} without {', '.join(missing)}: take one of dali_mix.build_loader"
             " (dali_mix.Writer packs any dataset), or add what is missing"
         )
-    metainfo = getattr(loader.dataset, "metainfo", None)
-    if not isinstance(metainfo, Mapping) or "classes" not in metainfo:
-        raise ValueError(f"{name}.dataset has no metainfo, a dict with the 'classes' by name: add it")
     if getattr(loader, "train", train) is not train:
         raise ValueError(f"{name} was built with train={loader.train}: build it with train={train}")
 
@@ -67,18 +76,10 @@ def given_loss(given: Any) -> nn.Module:
             f"loss {type(loss).__name__} has parameters of its own, which a run does not train: make them part of"
             " the model, or freeze them (requires_grad_(False))"
         )
+    check_call(loss_name(loss), given.forward if isinstance(given, nn.Module) else given, "outputs", "targets")
+    if getattr(given, "reduction", None) == "none":
+        raise ValueError(f"{loss_name(loss)} has reduction='none': give it with reduction='mean', one number a batch")
     return loss
-
-
-class FunctionLoss(nn.Module):
-    """Wrap a function (outputs, targets) → loss in a module."""
-
-    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, outputs: Any, targets: Any) -> torch.Tensor:
-        return self.function(outputs, targets)
 
 
 def given_mixer(mixer: Any, num_classes: int) -> Mixer:

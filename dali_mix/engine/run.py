@@ -19,7 +19,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,17 +54,19 @@ from dali_mix.engine.distributed.environment import environment
 from dali_mix.engine.distributed.process_group import Ranks, StopSignal
 from dali_mix.engine.distributed.rendezvous import spans
 from dali_mix.engine.evaluate import evaluate
+from dali_mix.engine.given import given_model
 from dali_mix.engine.logging import Report, visualizer_names
 from dali_mix.engine.memory import check_evaluation, check_step, explaining
 from dali_mix.engine.provenance import provenance
 from dali_mix.engine.scores import Scores
-from dali_mix.engine.train.callbacks import check_callbacks
+from dali_mix.engine.train.callbacks import given_callbacks
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
 from dali_mix.loading.loader import Dataset
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.models.detection import DEFAULT_FREEZE
+from dali_mix.pipelines import Pipeline
 from dali_mix.recordio import RecordSet
 
 MakeLoaders = Callable[[RunConfig, Ranks], tuple[Loader, Loader | None]]
@@ -77,7 +79,7 @@ def train(
     resume: str = "no",
     recipe: str | None = None,
     make_loaders: MakeLoaders | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Any = (),
 ) -> str:
     """Train `config` into `work_dir`; under torchrun every rank calls this.
 
@@ -86,7 +88,7 @@ def train(
         resume: "no"; "must" (continue from a checkpoint, which must exist); "auto" (continue if there is one).
         recipe: the name of the recipe of `config`, recorded in config.json.
         make_loaders: returns (training loader, evaluation loader or None), in place of the recipe's packed sets.
-        callbacks: see `train.callbacks.Callback`.
+        callbacks: one or several, see `train.callbacks.Callback`.
 
     Returns:
         "finished", "stopped early", or, if stopped by a signal after saving, "preempted" (SIGTERM) or "interrupted"
@@ -98,7 +100,7 @@ def train(
         ValueError: config, sets, checkpoint and machine are incompatible.
         OSError: something could not be written.
     """
-    check_callbacks(callbacks)
+    callbacks = given_callbacks(callbacks)
     work_dir = Path(work_dir)
     kind = config.resolved()["model"]["type"]
     report = Report(work_dir, main=environment()[0] == 0, visualizer=visualizer_names(config.visualizer))
@@ -227,6 +229,7 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
     report.line(
         f"{kind}  {parameters:.2f} M parameters  on {ranks.world_size} × {ranks.device.type}  "
         f"amp {trainer.precision.name}  global batch {trainer.config.batch_size}  {trainer.total_steps} steps"
+        f"{_fed(trainer)}"
     )
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     report.line(f"{versions}; commit {made['commit'] or 'none'}; {made['command']}")
@@ -241,6 +244,15 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
         report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}{done}")
     elif resume == "auto":
         report.line("--resume=auto: no checkpoint yet, beginning at step 0")
+
+
+def _fed(trainer: Trainer) -> str:
+    """Return "  batches (64, 3, 32, 32) of pipeline cifar", what the model gets; "" for a loader that is not ours."""
+    pipeline = getattr(trainer.parts.train_loader, "pipeline", None)
+    if not isinstance(pipeline, Pipeline):
+        return ""
+    shape = (trainer.config.per_rank(trainer.ranks.world_size), 3, *(pipeline.image_size or ("height", "width")))
+    return f"  batches ({', '.join(map(str, shape))}) of pipeline {pipeline.name}"
 
 
 def _unusual_settings(trainer: Trainer) -> Iterator[str]:
@@ -261,7 +273,11 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
             " model.backbone.weights, or train all of it with model.freeze=''"
         )
     if 0 < config.epochs <= config.schedule.get("warmup_epochs", 0):
-        yield f"schedule.warmup_epochs={config.schedule['warmup_epochs']} of {config.epochs}: the warm-up does not end"
+        yield (
+            f"warmup_epochs ({config.schedule['warmup_epochs']:g}) is not shorter than the run ({config.epochs}"
+            f" epoch{'s' * (config.epochs != 1)}): the learning rate never reaches its full value; set"
+            " schedule.warmup_epochs=0 or train longer"
+        )
     if config.amp == "fp16" and trainer.ranks.device.type == "cpu":
         yield "amp='fp16' on a CPU is very slow: use amp='auto'"
     yield from (f"{match.path}: {match.warning}" for match in parts.weights if match.warning)
@@ -325,6 +341,8 @@ def evaluate_checkpoint(
             has no averaged weights although `ema` is set.
     """
     trained: Trained
+    if is_object(model := config.model["type"]):
+        given_model(model)
 
     def prepare() -> tuple[torch.device, dict[str, str]]:
         nonlocal trained
@@ -351,7 +369,7 @@ def evaluate_checkpoint(
             classes, task = tuple(map(str, metainfo["classes"])), tasks.get(metainfo.get("task", "classification"))
             trained.check_set(task.name, classes, f"val_set {config.resolved()['val_set']}")
             model = build_model(config, len(classes))
-            notes = trained.load_into(model)
+            notes = trained.load_into(model, given=is_object(config.model["type"]))
             scores = build_scores(config, task, len(classes), device)
             batches = len(loader)
             values = evaluate(

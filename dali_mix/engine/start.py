@@ -6,10 +6,11 @@ Nothing heavy is imported before the recipe is read, so a misspelled key is repo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dali_mix._keywords import keywords
 from dali_mix.engine.config.objects import is_object
 from dali_mix.engine.config.recipe_files import Options, change, load_config, recipe_name, to_pairs
 from dali_mix.engine.config.saved import load_evaluated, load_resumed
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from dali_mix.engine.build import Loader
     from dali_mix.engine.run import Evaluation
+    from dali_mix.engine.train.callbacks import Callback
     from dali_mix.mixers import Mixer
 
 _RESUME = {False: "no", True: "must"}
 
 
+@keywords
 def train(
     recipe: RunConfig | str | Path,
     work_dir: str | Path,
@@ -38,7 +41,7 @@ def train(
     mixer: Mixer | Mapping[str, Any] | str | None = "recipe",
     train_loader: Loader | None = None,
     val_loader: Loader | None = None,
-    callbacks: Iterable[Any] = (),
+    callbacks: Callable[[Any], object] | Callback | Sequence[Any] = (),
     options: Options = (),
     **values: Any,
 ) -> str:
@@ -57,7 +60,8 @@ def train(
         mixer: by default the recipe's; None disables mixing.
         train_loader, val_loader: loaders from `dali_mix.build_loader`, in place of the recipe's sets; they also
             determine `batch_size`. Mixers still get mean and std from the recipe's pipeline.
-        callbacks: objects with methods of `dali_mix.engine.Callback`, or functions to call after each step.
+        callbacks: objects with methods of `dali_mix.engine.Callback`, or functions to call after each step; one
+            of them, or a list.
         options: recipe values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
         values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
 
@@ -91,6 +95,7 @@ def train(
     return run.train(config, work_dir, resume=how, recipe=name, callbacks=callbacks)
 
 
+@keywords
 def evaluate(
     recipe: RunConfig | str | Path,
     checkpoint: str | Path,

@@ -86,6 +86,12 @@ def build_loader(
     choice("on_bad_record", on_bad_record, ("raise", "skip"))
     choice("decode", decode, ("auto", "cpu", "gpu"))
     choice("dtype", dtype, ("float32", "uint8"))
+    if workers is not None and (isinstance(workers, os.PathLike) or not callable(getattr(workers, "open", None))):
+        address = workers if isinstance(workers, str) else "auto"
+        raise ValueError(
+            f"workers={workers!r:.40}: takes a pool, dali_mix.service.connect({address!r}); num_threads is the number"
+            " of threads"
+        )
     made = _pipeline(pipeline, train, pipeline_options)
     if workers is None:
         opened: RecordSet | Opened = prefix if isinstance(prefix, RecordSet) else RecordSet(Path(prefix))

@@ -41,6 +41,7 @@ def attention(
     (SGRE) a second row shows each label's attention in per cent.
 
     Args:
+        predictor: the model; `Predictor(config, checkpoint, model=…)` for a run of a model object.
         images: image files and folders.
         out: the folder for `NAME.png`, created if missing; a second file of the same name becomes `NAME-2.png`.
         classes: names of classes to draw; by default the `top_k` with the highest probability.

@@ -1,5 +1,6 @@
 """`Writer`: what it takes as an image and as a label, the bytes it leaves, and what an exception leaves."""
 
+import inspect
 import io
 
 import numpy as np
@@ -10,6 +11,7 @@ from torchvision import tv_tensors
 from torchvision.datasets import FakeData, ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from dali_mix._keywords import naming_keywords
 from dali_mix.datasets import Writer, pack
 from dali_mix.recordio import RecordSet
 from tests.recordio.samples import encoded
@@ -143,7 +145,10 @@ def test_an_older_set_stays_until_it_is_replaced(tmp_path):
         with Writer(tmp_path / "set", classes=CLASSES, force=force) as writer:
             writer.write(pixels(1), 0)
     before = bytes_of(tmp_path / "set")
-    with pytest.raises(FileExistsError, match="exists"), Writer(tmp_path / "set", classes=CLASSES):
+    with (
+        pytest.raises(FileExistsError, match="exists; give force=True to replace"),
+        Writer(tmp_path / "set", classes=CLASSES),
+    ):
         pass
     with pytest.raises(ZeroDivisionError), Writer(tmp_path / "set", classes=CLASSES, force=True) as writer:
         writer.write(pixels(2), 0)
@@ -187,7 +192,8 @@ def test_a_refused_image_is_named_and_the_next_one_is_written(tmp_path):
     [
         (1, "is a dict of 'boxes'"),
         ({"boxes": [[0, 0, 5, 5]], "labels": []}, "do not belong together"),
-        ({"boxes": [[5, 0, 5, 5]], "labels": [0]}, "empty"),
+        ({"boxes": [[5, 0, 5, 5]], "labels": [0]}, "object 1: the box 5, 0, 5, 5 is empty or turned round"),
+        ({"boxes": [[8, 1, 5.5, 5]], "labels": [0]}, "the box 8, 1, 5.5, 5 is .* in pixels with x1 < x2 and y1 < y2"),
         ({"boxes": [[0, 0, 50, 5]], "labels": [0]}, "leaves the 14x9 image"),
         (
             {"boxes": tv_tensors.BoundingBoxes([[0, 0, 5, 5]], format="XYWH", canvas_size=(9, 14)), "labels": [0]},
@@ -203,7 +209,7 @@ def test_wrong_boxes(tmp_path, label, message):
         writer.write(pixels(0), label)
 
 
-@pytest.mark.parametrize("classes", ["cat", [], ["cat", "cat"]])
+@pytest.mark.parametrize("classes", ["cat", [], ["cat", "cat"], None, 2])
 def test_classes_are_names_each_once(tmp_path, classes):
     with pytest.raises(ValueError, match="classes: 1 is a int, not a name"):
         Writer(tmp_path / "set", classes=["cat", 1])
@@ -224,3 +230,71 @@ def test_the_memory_of_a_set_does_not_grow_with_it(tmp_path):
 
 
 PNG = encoded("PNG", 4, 5)
+
+
+IMAGE = pixels(0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (
+            "photos/val",
+            r"'photos/val' is a path, not a dataset: pack a folder with dali_mix\.pack\(\"imagefolder\", root=",
+        ),
+        (
+            ((IMAGE, 0) for _ in range(2)),
+            r"a generator without len\(\) and dataset\[index\]: write its pairs one by one",
+        ),
+        ([(IMAGE, 0, 1)], r"item 0 of the dataset has 3 parts, not two, \(image, label\)"),
+        ([IMAGE], r"item 0 of the dataset is a ndarray, not \(image, label\)"),
+    ],
+)
+def test_what_is_no_dataset_of_pairs(tmp_path, dataset, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        Writer.from_dataset(dataset, tmp_path / "set", classes=CLASSES)
+    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (TypeError, {"skipbad": True}, r"pack\(\) has no keyword 'skipbad' \(did you mean skip_bad\?\)"),
+        (ValueError, {"val_share": "10%"}, "val_share='10%': must be a number"),
+        (ValueError, {"val_share": 2}, "val_share=2 is not between 0 and 1"),
+        (ValueError, {"val_share": 1}, "val_share=1 is not between 0 and 1"),
+        (ValueError, {"root": None}, "layout imagefolder needs root$"),
+        (ValueError, {"task": "detection"}, "is for task='classification', not detection"),
+        (ValueError, {"workers": 0}, "workers=0: at least one"),
+        (ValueError, {"scenes": 3}, "scenes is for digit-scenes, not imagefolder"),
+        (FileExistsError, {}, r"exists; give force=True to replace it"),
+    ],
+)
+def test_errors_of_pack_name_its_keywords(tmp_path, kind, values, message):
+    root = folder(tmp_path / "images", 4)
+    given = {"root": root, "out": tmp_path / "set"}
+    pack("imagefolder", **given)
+    with pytest.raises(kind, match=message):
+        pack("imagefolder", **given | values)
+
+
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ("pack both with the same --classes FILE", "pack both with the same classes=FILE"),
+        ("(--task multilabel?)", "(task='multilabel'?)"),
+        (
+            "--skip-bad leaves it out; see `dali-mix pack --skip-bad`",
+            "skip_bad=True leaves it out; see `dali-mix pack --skip-bad`",
+        ),
+        ("choose another --unknown", "choose another --unknown"),
+        ("give it with --cfg-options out=PREFIX", "give it with out=PREFIX"),
+        ("leave --no-shuffle out", "leave shuffle=False out"),
+        ("pass --exif ignore, or --max-pixels 7", "pass exif='ignore', or max_pixels=7"),
+    ],
+)
+def test_options_of_a_command_become_keywords(message, wanted):
+    known = inspect.signature(pack).parameters
+    with pytest.raises(ValueError) as raised, naming_keywords(known):
+        raise ValueError(message)
+    assert str(raised.value) == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,3 +129,12 @@ def test_a_dangling_link_is_unreadable(tmp_path: Path) -> None:
     found, _, _, unreadable = seen(paths)
     assert found == paths[:1]
     assert unreadable == [Unreadable(tmp_path / "b.jpg", "cannot be read: No such file or directory")]
+
+
+PICTURE = Image.new("RGB", (4, 4))
+
+
+@pytest.mark.parametrize("images", [PICTURE, [PICTURE], np.zeros((2, 4, 4, 3)), torch.zeros(3, 4, 4), [b"a.jpg"], 3])
+def test_an_image_in_memory_is_no_path(images: Any) -> None:
+    with pytest.raises(TypeError, match=r"an image must be a path, not .*: give image files or folders; save pixels"):
+        find_images(images)

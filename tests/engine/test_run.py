@@ -113,7 +113,10 @@ def test_a_work_dir_that_is_a_file(tmp_path):
     ("changes", "said"),
     [
         ({"batch_size": 90}, "batch_size=90 is more than the 40 records"),
-        ({"epochs": 1}, "warmup_epochs=1 of 1: the warm-up does not end"),
+        (
+            {"epochs": 1},
+            "warmup_epochs (1) is not shorter than the run (1 epoch): the learning rate never reaches its full value",
+        ),
     ],
 )
 def test_odd_settings_are_pointed_out(tmp_path, capsys, changes, said):

@@ -6,17 +6,21 @@ import signal
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.datasets import FakeData
 
 import dali_mix
+from dali_mix.cli.main import main
 from dali_mix.engine import Callback
 from dali_mix.engine.checkpoint.files import load_checkpoint
 from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.train.seeding import INIT, derive_seed
 from dali_mix.losses import SoftCrossEntropy
 from dali_mix.mixers import CutMix, MixUp
+from dali_mix.reports import attention
 from tests.engine.sets import pack_digits
 from tests.engine.synthetic import SyntheticLoader, TinyNet, recipe, train_synthetic
 from tests.engine.test_trainer import newest_state
@@ -207,7 +211,6 @@ HEAD = list(MODEL.head.parameters())
             {"train_loader": torch.utils.data.DataLoader([1])},
             "train_loader is a .*DataLoader without epoch, global_size, .*: take one of dali_mix.build_loader",
         ),
-        ({"val_loader": torch.utils.data.DataLoader([1])}, r"val_loader\.dataset has no metainfo"),
         ({"val_loader": SyntheticLoader(9, 9, train=True)}, "val_loader was built with train=True: build it with"),
         (
             {"train_loader": SyntheticLoader(9, 9, train=True, world_size=2)},
@@ -330,5 +333,133 @@ def test_load_config_takes_values_by_keyword_and_by_dotted_key():
     config = dali_mix.load_config("quickstart", {"optimizer.lr": 0.5}, epochs=3, mixer=None)
     assert (config.optimizer["lr"], config.epochs, config.mixer) == (0.5, 3, None)
     assert config == dali_mix.load_config("quickstart", ["optimizer.lr=0.5", "epochs=3", "mixer=none"])
+    message = r"unknown key 'lr' \(did you mean optimizer\.lr\?\): in Python options=\{'optimizer\.lr': …\}"
+    with pytest.raises(ValueError, match=message):
+        dali_mix.load_config("quickstart", lr=0.1)
     with pytest.raises(ValueError, match="unknown key 'epoch'"):
         dali_mix.load_config("quickstart", epoch=3)
+
+
+def outputs_only(outputs):
+    return outputs.sum()
+
+
+class Pair(TinyNet):
+    def forward(self, images):
+        return super().forward(images), images
+
+
+class Fixed(nn.Module):
+    """Takes images of 16 by 16 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3 * 16 * 16, 4)
+
+    def forward(self, images):
+        return self.head(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"callbacks": 3}, r"callbacks is a builtins\.int: give a function, a Callback, or a list of them"),
+        ({"callbacks": "print"}, r"callbacks is a builtins\.str: give"),
+        ({"callbacks": Noting}, "callback Noting is a class"),
+        ({"callbacks": [lambda: 1]}, r"callback .*<lambda> is called with \(trainer\), and takes \(\): too many"),
+        ({"optimizer": lambda: 1}, r"optimizer is called with \(parameters\), and takes \(\): too many"),
+        (
+            {"optimizer": lambda model: torch.optim.SGD(model.parameters(), lr=0.1)},
+            "optimizer is called with the list of parameters to train, and raises AttributeError: 'list' object has no"
+            " attribute 'parameters'; give a function, optimizer=lambda parameters: ",
+        ),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss CrossEntropyLoss has reduction='none': give it with"),
+        ({"loss": lambda outputs, targets: 1.0}, r"loss .*<lambda> returns a builtins\.float, not a scalar tensor"),
+        (
+            {"loss": lambda outputs, targets: outputs},
+            r"loss .*<lambda> returns a tensor of shape \(9, 4\), not a scalar",
+        ),
+        (
+            {"loss": lambda outputs, targets: torch.ones(())},
+            "loss .*<lambda> has no gradient: compute it of the outputs",
+        ),
+        ({"loss": outputs_only}, r"outputs_only is called with \(outputs, targets\), and takes \(outputs\): too many"),
+        (
+            {"model": Pair(4)},
+            r"model Pair returns a tuple of 2, not a tensor of logits \(B, K\): return the logits alone",
+        ),
+        (
+            {"train_set": FakeData(3), "train_loader": None},
+            r"train_set is a torchvision\..*FakeData, not the prefix of a packed set: pack it: dali_mix\.Writer\."
+            r"from_dataset\(dataset, PREFIX\), then give train_set=PREFIX",
+        ),
+        (
+            {"val_loader": torch.utils.data.DataLoader([1])},
+            r"val_loader is a .*DataLoader without dataset\.metainfo \(.*\): take one of dali_mix\.build_loader",
+        ),
+        ({"keep": 3}, r"unknown key 'keep' \(did you mean checkpoint\.keep\?\)"),
+        ({"num_threads": 3}, r"unknown key 'num_threads' \(did you mean loader\.num_threads\?\)"),
+    ],
+)
+def test_an_object_that_is_used_in_another_way_is_one_line(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        dali_mix.train(config(), tmp_path / "run", **objects(**given))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_one_callback_needs_no_list(tmp_path, single):
+    steps, callback = [], Noting()
+    dali_mix.train(config(max_steps=2), tmp_path / "run", **objects(), callbacks=lambda t: steps.append(t.step))
+    assert steps == [1, 2]
+    given = callback if single else (one for one in [callback])
+    dali_mix.train(config(max_steps=2), tmp_path / "other", **objects(), callbacks=given)
+    assert callback.steps == 2
+
+
+def test_an_error_of_the_first_forward_says_what_the_model_was_given(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised:
+        dali_mix.train(config(), tmp_path / "run", **objects(model=Fixed()))
+    assert raised.value.__notes__ == ["the model was given a batch of images (9, 3, 8, 8) by the loader given"]
+
+
+def test_the_first_line_of_a_run_says_what_the_model_gets(tmp_path, digits):
+    train_set, _ = digits
+    values = {"train_set": train_set, "val_set": None, "device": "cpu", "visualizer": [], "batch_size": 8, "epochs": 1}
+    dali_mix.train("quickstart", tmp_path / "run", model=TinyNet(10), max_steps=1, checkpoint={"best": None}, **values)
+    first = (tmp_path / "run" / "train.log").read_text().splitlines()[0]
+    assert first.endswith("global batch 8  1 steps  batches (8, 3, 16, 16) of pipeline cifar")
+
+
+def test_errors_name_keywords_in_python_and_options_in_the_command(tmp_path, capsys):
+    dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
+    with pytest.raises(FileExistsError, match=r"with resume=True, or choose another work_dir$"):
+        dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
+    with pytest.raises(FileNotFoundError, match="leave resume=True out, or choose another work_dir"):
+        dali_mix.train(config(max_steps=1), tmp_path / "none", resume=True, **objects())
+    assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run")]) == 1
+    assert "with --resume, or choose another --work-dir" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_the_trained_one(tmp_path, caplog):
+    dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
+    latest = tmp_path / "run" / "checkpoints" / "latest"
+    with pytest.raises(ValueError, match=r"than the Fixed given as model: .*; give the one that was"):
+        dali_mix.Predictor(config(), latest, model=Fixed())
+    caplog.clear()
+    with pytest.raises(ValueError, match="model is the class Linear: give an object of it"):
+        dali_mix.Predictor(config(), latest, model=nn.Linear)
+    with pytest.raises(ValueError, match="model is the class Linear: give an object of it"):
+        dali_mix.evaluate(config(), latest, model=nn.Linear, val_loader=objects()["val_loader"])
+    assert not caplog.messages
+    with pytest.raises(TypeError, match=r"an image must be a path, not PIL\.Image\.Image: give image files"):
+        dali_mix.Predictor(config(), latest, model=TinyNet(4))(Image.new("RGB", (8, 8)))
+
+
+def test_heat_maps_of_a_model_that_was_given(tmp_path):
+    model = timm.create_model("resnet10t", num_classes=4)
+    dali_mix.train(config(max_steps=1), tmp_path / "run", **objects(model=model))
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(tmp_path / "a.png")
+    predictor = dali_mix.Predictor(config(), tmp_path / "run" / "checkpoints" / "latest", model=model)
+    sheets, unreadable = attention(predictor, [tmp_path / "a.png"], tmp_path / "out", top_k=1)
+    assert [sheet.name for sheet in sheets] == ["a.png"] and not unreadable

@@ -323,6 +323,12 @@ def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
         ({"pipeline": "imagnet"}, "'imagnet' is not known.*: choose one of cifar, detection, imagenet"),
         ({"pipeline_options": {"siez": 3}}, "no option 'siez': it knows image_size"),
         ({"batch_size": 50, "drop_last": True}, "with drop_last"),
+        ({"workers": "auto"}, r"workers='auto': takes a pool, dali_mix\.service\.connect\('auto'\); num_threads is"),
+        ({"workers": "host:7"}, r"takes a pool, dali_mix\.service\.connect\('host:7'\)"),
+        (
+            {"workers": 4},
+            r"workers=4: takes a pool, dali_mix\.service\.connect\('auto'\); num_threads is the",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(forty, changes, message):

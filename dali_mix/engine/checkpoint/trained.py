@@ -70,8 +70,8 @@ class Trained:
             f"its classes (--cfg-options val_set=PREFIX), or weights without names (`dali-mix convert --from dali_mix`)"
         )
 
-    def load_into(self, model: nn.Module) -> list[str]:
-        """Load the weights into `model`.
+    def load_into(self, model: nn.Module, *, given: bool = False) -> list[str]:
+        """Load the weights into `model`, the recipe's or one `given` in its place.
 
         Returns:
             notes on how a plain weight file was read, see `MatchReport.notes`.
@@ -83,9 +83,10 @@ class Trained:
         if self.weights is None:
             notes = load_weights(model, self.path, strict_head=True).notes
         elif differ := differences(model.state_dict(), self.weights):
-            raise ValueError(
-                f"{self.path}: of another model than the recipe's: {differ}; name the recipe that it was trained by"
-            )
+            whose, advice = "the recipe's", "name the recipe that it was trained by"
+            if given:
+                whose, advice = f"the {type(model).__name__} given as model", "give the one that was trained"
+            raise ValueError(f"{self.path}: of another model than {whose}: {differ}; {advice}")
         else:
             try:
                 model.load_state_dict(self.weights)

@@ -6,6 +6,8 @@ hold a loader. Files record the class, "object my_module.MyModel"; this text is 
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 RECORDED = "object "
@@ -51,6 +53,18 @@ def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
         raise ValueError(f"{name} is the class {value.__qualname__}: give an object of it, {value.__qualname__}(…)")
     if not isinstance(value, kind):
         raise ValueError(f"{name} is a {class_name(value)}, not {wanted}")
+
+
+def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None:
+    """Raise ValueError unless `function` can be called with as many `arguments`, which are in words."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some functions in C
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"{name} is called with ({', '.join(arguments)}), and takes {signature}: {error}") from None
 
 
 def check_present(name: str, value: Any) -> None:

@@ -195,6 +195,7 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         ValueError: an unknown or missing key, or an invalid value; the message has `where`, the key, and close matches.
     """
     try:
+        _check_names(values)
         config = make(RunConfig, copied(values), where)
         if isinstance(kind := config.optimizer["type"], str) and not kind.startswith(RECORDED):
             _above_zero("optimizer.lr", config.optimizer.get("lr"))
@@ -214,6 +215,27 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
         name: str(set_prefix(path)) if isinstance(path, str) else path for name, path in sets.items()
     }  # P.json is P
     return dataclasses.replace(config, **sets)
+
+
+def _check_names(values: dict[str, Any]) -> None:
+    """Raise ValueError for a key that is unknown, and is one inside others: "lr" is optimizer.lr."""
+    groups: dict[str, Any] = {"loader": LoaderOptions, "checkpoint": CheckpointOptions, "early_stopping": EarlyStopping}
+    for key in values if isinstance(values, Mapping) else ():
+        if key in FIELDS:
+            continue
+        inside = [
+            name for name, inner in values.items() if isinstance(inner, Mapping) and key in inner and name in FIELDS
+        ]
+        inside += [
+            name
+            for name, group in groups.items()
+            if key in {item.name for item in dataclasses.fields(group)} and name not in inside
+        ]
+        if inside:
+            dotted = [f"{name}.{key}" for name in inside[:3]]
+            raise ValueError(
+                f"unknown key {key!r} (did you mean {' or '.join(dotted)}?): in Python options={{{dotted[0]!r}: …}}"
+            )
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:

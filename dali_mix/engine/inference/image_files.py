@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from dali_mix.datasets.decoding import has_alpha, needs_conversion
 from dali_mix.datasets.images import AS_ASKED, Transform
 from dali_mix.datasets.no_data import no_data
 from dali_mix.datasets.trees import IMAGE_SUFFIXES, is_image, suffix_of
+from dali_mix.engine.config.objects import class_name
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.loading import build_loader
 from dali_mix.pipelines import SampleRandom
@@ -55,10 +56,13 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     Raises:
         FileNotFoundError: a path does not exist.
         PermissionError: a folder cannot be read.
+        TypeError: not a path, for instance an image in memory.
         ValueError: no paths, or a folder without images.
     """
     found: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, (str, Path)) else paths):
+    alone = isinstance(paths, (str, os.PathLike)) or hasattr(paths, "shape") or not isinstance(paths, Iterable)
+    listed: Any = [paths] if alone else paths
+    for path in map(_path, listed):
         if path.is_dir():
             found += _images_in(path)
         elif path.is_file():
@@ -68,6 +72,15 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     if not found:
         raise ValueError("no images: give files or folders")
     return found
+
+
+def _path(given: Any) -> Path:
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(
+            f"an image must be a path, not {class_name(given)}: give image files or folders; save pixels as a file"
+            " first, as PIL's image.save(PATH) does"
+        )
+    return Path(given)
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -17,8 +17,9 @@ from dali_mix.engine.config.saved import load_evaluated
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.distributed import process_group
 from dali_mix.engine.distributed.process_group import Ranks
+from dali_mix.engine.given import given_model
 from dali_mix.engine.inference.image_files import Seen, Unreadable, find_images, load_images
-from dali_mix.engine.train.objectives import in_float32
+from dali_mix.engine.train.objectives import logits_of
 from dali_mix.engine.train.precision import Precision
 from dali_mix.options import number
 from dali_mix.recordio import RecordSet
@@ -103,7 +104,7 @@ class Predictor:
         classes: Sequence[str] | None = None,
         model: nn.Module | None = None,
     ) -> None:
-        given = [] if model is None else [("model", {"type": model})]
+        given = [] if model is None else [("model", {"type": given_model(model)})]
         if isinstance(config, RunConfig):
             config = change(config, given)
         else:
@@ -119,7 +120,7 @@ class Predictor:
         self.task = trainable().get(task) or _task_of_loss(config)
         self.device = process_group.pick_device(config.device)
         built = build_model(config, len(self.classes))
-        self.notes = trained.load_into(built)
+        self.notes = trained.load_into(built, given=model is not None)
         self.model = place_model(built, config, Ranks(0, 1, self.device)).eval()
         self.autocast = Precision(config.amp, self.device).autocast
 
@@ -129,7 +130,7 @@ class Predictor:
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return the task's probabilities (B,K) float32 of logits (B,K)."""
-        return self.task.probabilities(in_float32(logits))
+        return self.task.probabilities(logits_of(self.model, logits))
 
     def __call__(
         self, images: Iterable[str | Path], each: Callable[[Path, Tensor], object] = lambda path, scores: None

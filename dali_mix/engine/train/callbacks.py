@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dali_mix.engine.config.objects import class_name
+from dali_mix.engine.config.objects import check_call, class_name
 
 HOOKS = ("before_epoch", "before_step", "after_step", "after_epoch")
 
@@ -38,13 +38,22 @@ class Callback:
         """
 
 
-def check_callbacks(callbacks: Iterable[Any]) -> None:
-    """Raise ValueError for a callback that has none of the methods and is not callable."""
-    for callback in callbacks:
+def given_callbacks(callbacks: Any) -> list[Any]:
+    """Return what a user gave, one callback or several, as a list. Raise ValueError for one that cannot be called."""
+    single = callable(callbacks) or any(hasattr(callbacks, hook) for hook in HOOKS)
+    if not single and (isinstance(callbacks, str) or not isinstance(callbacks, Iterable)):
+        raise ValueError(f"callbacks is a {class_name(callbacks)}: give a function, a Callback, or a list of them")
+    given = [callbacks] if single else list(callbacks)
+    for callback in given:
         if isinstance(callback, type):
             raise ValueError(f"callback {callback.__qualname__} is a class: give an object of it")
-        if not callable(callback) and not any(callable(getattr(callback, hook, None)) for hook in HOOKS):
+        methods = {hook: getattr(callback, hook, None) for hook in HOOKS}
+        called = {f"{hook} of callback {class_name(callback)}": one for hook, one in methods.items() if callable(one)}
+        if not called and not callable(callback):
             raise ValueError(f"callback {class_name(callback)} has none of the methods {', '.join(HOOKS)}")
+        for name, function in called.items() if called else [(f"callback {class_name(callback)}", callback)]:
+            check_call(name, function, "trainer")
+    return given
 
 
 def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dali_mix.engine.config.objects import class_name
 from dali_mix.loading.batch import boxes_to
 from dali_mix.losses import MaskedSupervisionLoss, SGRELoss, SpliceMixConsistencyLoss
 from dali_mix.mixers import Mixer, SpliceMix
@@ -70,7 +71,14 @@ class Objective(nn.Module):
             drawn: the result of `draw`.
         """
         assert self.loss is not None
-        return self.loss(in_float32(self.run(images)), targets)
+        outputs = self.run(images)
+        library = type(self.loss).__module__.partition(".")[0]
+        one = library in ("dali_mix", "torch") and not isinstance(self.loss, (SGRELoss, FunctionLoss))
+        outputs = logits_of(self.model, outputs) if one else in_float32(outputs)
+        loss = check_loss(self.loss, self.loss(outputs, targets))
+        if torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError(f"{loss_name(self.loss)} has no gradient: compute it of the outputs, in torch alone")
+        return loss
 
     def run(self, *inputs: Any) -> Any:
         """Run the model under the run's autocast."""
@@ -201,5 +209,44 @@ def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
 
 
 def in_float32(outputs: Any) -> Any:
-    """Convert a model's outputs, a tensor or a tuple of tensors, to float32."""
-    return tuple(map(in_float32, outputs)) if isinstance(outputs, tuple) else outputs.float()
+    """Return the outputs of a model as float32: a tensor, or tuples, lists and dicts of them."""
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    if isinstance(outputs, Mapping):
+        return {name: in_float32(value) for name, value in outputs.items()}
+    return tuple(map(in_float32, outputs)) if isinstance(outputs, (tuple, list)) else outputs
+
+
+def logits_of(model: nn.Module, outputs: Any) -> Tensor:
+    """Return the logits of a model as float32. Raise ValueError if it returned anything but one tensor."""
+    if not isinstance(outputs, Tensor):
+        parts = f" of {len(outputs)}" if isinstance(outputs, Sized) else ""
+        raise ValueError(
+            f"model {type(model).__name__} returns a {type(outputs).__name__}{parts}, not a tensor of logits (B, K):"
+            " return the logits alone, also in evaluation; in training a function as loss may take more"
+        )
+    return outputs.float()
+
+
+class FunctionLoss(nn.Module):
+    """A function (outputs, targets) → loss as a module."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs: Any, targets: Any) -> Tensor:
+        return self.function(outputs, targets)
+
+
+def loss_name(loss: Any) -> str:
+    """Return "loss NAME" of a loss."""
+    return f"loss {class_name(loss.function) if isinstance(loss, FunctionLoss) else type(loss).__name__}"
+
+
+def check_loss(loss: Any, value: Any) -> Tensor:
+    """Return what a loss gave for a batch. Raise ValueError unless it is a tensor of one number."""
+    if not isinstance(value, Tensor) or value.ndim:
+        what = f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else class_name(value)
+        raise ValueError(f"{loss_name(loss)} returns a {what}, not a scalar tensor: return the mean over the batch")
+    return value

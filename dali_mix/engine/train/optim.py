@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from dali_mix.engine.config.groups import Multipliers, make
-from dali_mix.engine.config.objects import check_object, check_present, is_object
+from dali_mix.engine.config.objects import check_call, check_object, check_present, is_object
 from dali_mix.engine.config.schema import check_kinds
 from dali_mix.options import check_keys, choice, did_you_mean
 
@@ -21,6 +21,7 @@ OPTIMIZERS = {
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
 }
+_FUNCTION = "give a function, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
 _ADVICE = "Change its options, or use SGD with momentum or AdamW"
 
 
@@ -126,7 +127,17 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
         check_object("optimizer", given, (torch.optim.Optimizer, Callable), wanted)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     training = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    made = given if isinstance(given, torch.optim.Optimizer) else given(training)
+    made = given
+    if not isinstance(given, torch.optim.Optimizer):
+        check_call("optimizer", given, "parameters")
+        try:
+            made = given(training)
+        except (AttributeError, TypeError, ValueError) as error:
+            first = (str(error).strip() or "?").splitlines()[0]
+            raise ValueError(
+                f"optimizer is called with the list of parameters to train, and raises {type(error).__name__}: {first};"
+                f" {_FUNCTION}"
+            ) from error
     if not isinstance(made, torch.optim.Optimizer):
         raise ValueError(f"the function optimizer returns a {type(made).__name__}, not a torch.optim.Optimizer")
     kind = type(made).__name__
@@ -134,7 +145,7 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
     if others := held - names.keys():
         raise ValueError(
             f"optimizer {kind} holds {len(others)} parameters that are not the model's: make it of its parameters, or"
-            " give a function, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+            f" {_FUNCTION}"
         )
     if missing := [names[id(parameter)] for parameter in training if id(parameter) not in held]:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

@@ -255,7 +255,7 @@ class Trainer:
             share = 1 if summed else count / expected
             with nullcontext() if micro == accumulate - 1 else self.no_sync():
                 with self.profile.part("forward"):
-                    loss = self.objective(*inputs) * (share * world_size)
+                    loss = self.forward(inputs) * (share * world_size)
                 with self.profile.part("backward"):
                     self.precision.scaler.scale(loss).backward()
             mean_loss += loss.detach() / world_size
@@ -285,6 +285,18 @@ class Trainer:
         self.window.images += seen
         self.profile.took(seen)
         return True
+
+    def forward(self, inputs: tuple[Any, ...]) -> Tensor:
+        """Return the loss of a micro-batch; an error of the first one gets a note: what the model was given."""
+        try:
+            return self.objective(*inputs)
+        except Exception as error:
+            if self._first:
+                images = inputs[0]
+                name = getattr(getattr(self.parts.train_loader, "pipeline", None), "name", "")
+                whose = f"pipeline {name}" if name else "the loader given"
+                error.add_note(f"the model was given a batch of images {tuple(images.shape)} by {whose}")
+            raise
 
     def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
         """Seed the model's randomness for this micro-step, mix the batch, and draw for the objective."""
