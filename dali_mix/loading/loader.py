@@ -50,8 +50,8 @@ class Loader:
     `state_dict()` is the position after the last batch yielded, not counting prefetched ones: in the loop body it
     includes the current batch.
 
-    A loader can be pickled, or used in a forked process, where it restarts at its position; with a GPU, use after a
-    fork raises RuntimeError.
+    A loader can be pickled, or used in a forked process, where it restarts at its position; with a GPU or
+    a pool of workers, use after a fork raises RuntimeError.
 
     Attributes:
         dataset: the data set, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).

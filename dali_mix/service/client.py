@@ -219,7 +219,11 @@ class RayWorkers:
         if not references:
             time.sleep(timeout)
             return []
-        ready, others = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
+        try:
+            ready, others = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
+        except OSError:
+            self._watch.check()
+            raise
         if ready and others:
             ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=True)[0]
         answers = [(reference, self._get(reference)) for reference in ready]
