@@ -75,9 +75,6 @@ def train(
         OSError: something could not be written.
     """
     how = choice("resume", _RESUME.get(resume, resume) if isinstance(resume, bool) else resume, ("no", "must", "auto"))
-    if not isinstance(callbacks, Iterable):
-        raise ValueError(f"callbacks is a {type(callbacks).__name__}: give a list of callbacks")
-    callbacks = tuple(callbacks)  # of a generator too, which could be read once only
     changes = to_pairs(options, values, model=model, optimizer=optimizer, loss=loss)
     changes += to_pairs((), {} if mixer == "recipe" else {"mixer": mixer})
     changes += [(f"{name}_set", loader) for name, loader in _loaders(train_loader, val_loader)]

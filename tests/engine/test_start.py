@@ -220,7 +220,6 @@ HEAD = list(MODEL.head.parameters())
         ({"modle": MODEL}, r"unknown key 'modle' \(did you mean model\?\)"),
         ({"resume": "yes"}, "resume='yes': must be one of"),
         ({"callbacks": [Noting]}, "callback Noting is a class"),
-        ({"callbacks": print}, "callbacks is a builtin_function_or_method: give a list"),
         ({"callbacks": [Plain]}, "callback Plain is a class"),
         ({"callbacks": [3]}, r"callback builtins\.int has none of the methods before_epoch"),
     ],
