@@ -43,11 +43,14 @@ def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
 
 
 def at_rest(pool: Any) -> dict[str, Any]:
-    """Return a pool's status once it decodes nothing: not even what tests before have asked for ahead."""
+    """Return a pool's status once it is as its first machine started it, two workers that decode nothing: what tests
+    before have asked for ahead is done, and machines that they have lost are forgotten.
+    """
 
     def look() -> dict[str, Any] | None:
         found = pool.status()
-        return None if any(own["under_way"] for own in found["workers"]) else found
+        idle = not any(own["under_way"] for own in found["workers"])
+        return found if idle and len(found["workers"]) == 2 else None
 
     return until(look)
 

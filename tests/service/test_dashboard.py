@@ -11,7 +11,7 @@ import pytest
 
 from dali_mix.cli.main import main
 from dali_mix.service.dashboard import Dashboard, metrics, page
-from tests.service.serving import client
+from tests.service.serving import at_rest, client
 
 STATUS = {
     "seconds": 3725.0,
@@ -149,13 +149,15 @@ def test_an_option_out_of_range_is_refused_before_anything_starts(capsys, monkey
     assert capsys.readouterr().err == f"dali-mix serve: error: {said}\n"
 
 
-def test_of_a_pool(head):
+def test_of_a_pool(head, pool):
+    at_rest(pool)
     assert "Pool at" in get(f"{head.page}/")[1]
     assert "dali_mix_workers 2\n" in get(f"{head.page}/metrics")[1]
     assert len(json.loads(get(f"{head.page}/status.json")[1])["workers"]) == 2
 
 
-def test_status(head):
+def test_status(head, pool):
+    at_rest(pool)
     text, _ = client(
         "import sys; from dali_mix.cli.main import main; sys.exit(main())", "serve", "--status", head.address
     )
