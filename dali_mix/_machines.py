@@ -64,9 +64,9 @@ def run(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> It
 
     def since() -> int:
         count = len(done)
-        told = sum(done[:count])
+        reported = sum(done[:count])
         del done[:count]
-        return told
+        return reported
 
     with ThreadPoolExecutor(1) as pool:
         result: Future[Any] = pool.submit(work, *arguments, done.append)

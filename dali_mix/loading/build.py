@@ -15,7 +15,6 @@ import torch
 from dali_mix import pipelines
 from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.cached import CachedSource
-from dali_mix.loading.chunks import POSITIONS
 from dali_mix.loading.decoder import Decoder
 from dali_mix.loading.exact import ExactSource
 from dali_mix.loading.loader import Loader
@@ -166,15 +165,12 @@ def _local_decoder(
         )
     if decode == "gpu" and device.type == "cpu":
         raise ValueError("the pool decodes on GPUs and this process has none: leave out fallback='local'")
-    return Decoder(
+    return Decoder.for_chunks(
         records,
         pipeline,
         seed,
-        batch_size=POSITIONS,
         device=device if decode == "gpu" else torch.device("cpu"),
         num_threads=_default_threads() if num_threads is None else whole("num_threads", num_threads, 1),
-        prefetch=1,
-        bad=BadRecords(records.prefix, skip=True),
         verify_crc=verify_crc,
     )
 

@@ -19,7 +19,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline as DaliPipeline
 
 from dali_mix.loading.bad_records import BadRecords
-from dali_mix.loading.chunks import Chunk, Question, pack
+from dali_mix.loading.chunks import POSITIONS, Chunk, Question, pack
 from dali_mix.loading.feed import Fed, Feed
 from dali_mix.loading.order import Step
 from dali_mix.loading.source import Fetched
@@ -65,6 +65,22 @@ class Decoder:
         self._asked = 0
         self._dali = None
         self._ready: deque[tuple[Fed, torch.Tensor | None]] = deque()
+
+    @classmethod
+    def for_chunks(
+        cls,
+        records: RecordSet,
+        pipeline: Pipeline,
+        seed: int,
+        *,
+        device: torch.device,
+        num_threads: int,
+        verify_crc: bool,
+    ) -> Decoder:
+        """Return a decoder for `answer`. Bad records are part of its answers."""
+        bad = BadRecords(records.prefix, skip=True)
+        own: dict[str, Any] = {"batch_size": POSITIONS, "prefetch": 1, "bad": bad}
+        return cls(records, pipeline, seed, device=device, num_threads=num_threads, verify_crc=verify_crc, **own)
 
     def fetch(self, epoch: int, position: int, steps: Callable[[int, int], Iterator[Step]]) -> Fetched:
         """Return the first of `steps(epoch, position)`; the following steps are prefetched.

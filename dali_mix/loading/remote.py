@@ -212,7 +212,7 @@ class RemoteSource(Source):
     def _await(self, pieces: list[_Piece]) -> list[Chunk]:
         """Return the chunks of `pieces`, once all are here."""
         begun = heard = self._clock()
-        reached, told = True, False
+        reached, warned = True, False
         if any(piece.chunk is None for piece in pieces):
             looked = self._looked
             while self._collect(0.0, looked):  # what came while nobody looked is not late
@@ -237,8 +237,8 @@ class RemoteSource(Source):
             if self._local is not None and silent > ALONE:
                 self._alone = True
                 logging.getLogger(__name__).warning("no answer from any worker for %.0f s: decoding here", silent)
-            if silent > SILENCE and not told:
-                told = True
+            if silent > SILENCE and not warned:
+                warned = True
                 logging.getLogger(__name__).warning(TELL[reached], silent)
             if silent > self._timeout:
                 rows = missing[0].question.rows

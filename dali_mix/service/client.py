@@ -98,7 +98,6 @@ class RayPool:
 
     def open(self, spec: Spec) -> Opened:
         """Open a set on the pool: see `loading.workers.Pool`."""
-        self.watch.check()
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
         code = code_of(pipelines.build(spec.pipeline, spec.train, spec.options))
         key_of(spec, "")  # before anybody waits

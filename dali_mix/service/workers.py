@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from dali_mix import pipelines
-from dali_mix.loading.bad_records import BadRecords
-from dali_mix.loading.chunks import POSITIONS, Chunk, Question
+from dali_mix.loading.chunks import Chunk, Question
 from dali_mix.loading.decoder import Decoder
 from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
@@ -113,14 +112,11 @@ class Worker:
             records, idle = self._open[key]
             if idle:
                 return idle.pop()
-        return Decoder(
+        return Decoder.for_chunks(
             records,
             self._pipeline(spec),
             spec.seed,
-            batch_size=POSITIONS,
             device=self._device,
             num_threads=self._threads,
-            prefetch=1,
-            bad=BadRecords(records.prefix, skip=True),
             verify_crc=spec.verify_crc,
         )
