@@ -41,6 +41,8 @@ class Pipeline:
             all not.
         normalizing: whether the operator that resizes on a CPU may also normalize, which is bit-identical and saves a
             pass over the batch. Loaders set it on their own copy.
+        takes_pixels: whether `graph` gets RGB images, uint8 (H, W, 3), instead of encoded ones. Loaders set it on their
+            own copy if `may_take_pixels`.
     """
 
     name: ClassVar[str] = "steps"
@@ -48,6 +50,7 @@ class Pipeline:
     draws_from_boxes: bool = False
     one_orientation: bool = False
     normalizing: bool = False
+    takes_pixels: bool = False
 
     def __init__(
         self,
@@ -104,6 +107,8 @@ class Pipeline:
                         f"step {type(step).__name__}: draw's {name!r} has shape {np.shape(value)} for {len(rows)}"
                         f" images: must be ({len(rows)}, ...)"
                     )
+            if isinstance(step, Crop) and type(step).graph is Crop.graph:
+                _check_inside(step, sizes, own)
             if self.draws_from_boxes:
                 boxes = [
                     _mapped(step, boxes[at], sizes[at], {name: value[at] for name, value in own.items()})
@@ -137,6 +142,12 @@ class Pipeline:
             sizes = step.resized(sizes, _own(draws, index))
         return sizes
 
+    @property
+    def may_take_pixels(self) -> bool:
+        """Return whether `graph` works without a decoder: no subclass, and no step, does the decoding itself."""
+        first = self.steps[0] if self.steps else None
+        return type(self).graph is Pipeline.graph and (not isinstance(first, Crop) or type(first).decode is Crop.decode)
+
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
         """Build the DALI graph: encoded bytes and one sample's draws → uint8 images, CHW or HWC (the node's layout);
         float32 where `normalizing`, if the graph can.
@@ -148,7 +159,9 @@ class Pipeline:
             raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that makes images of image_size")
         steps = [(step, _own(draws, index)) for index, step in enumerate(self.steps)]
         first, last, mirror = self.steps[0], self.steps[-1], None
-        if isinstance(first, Crop) and type(first).graph is Crop.graph:
+        if self.takes_pixels:
+            images = fn.reshape(encoded, layout="HWC")
+        elif isinstance(first, Crop) and type(first).graph is Crop.graph:
             images = first.decode(encoded, steps.pop(0)[1], device)
         else:
             images = decode(encoded, device)
@@ -168,14 +181,14 @@ class Pipeline:
 
         On a GPU images are returned as HWC, which the loader returns as channels_last without a copy.
         """
-        fusing = fused.ending(steps, device)
-        for step, own in steps if fusing is None else steps[:-1]:
+        fusing, options = fused.ending(steps, device)
+        for step, own in steps[: len(steps) - fusing]:
             images = step.graph(images, own, device)
-        if fusing is not None:
+        if fusing:
             if canvas is None:
                 canvas = types.Constant(np.empty((*self.fixed_size, 0), np.uint8), device="cpu")
             normalize = factors(self.mean, self.std) if self.normalizing else None
-            return fused.resize_flip(images, canvas, mirror, normalize=normalize, **fusing)
+            return fused.resize_flip(images, canvas, mirror, normalize=normalize, **options)
         mirror = 0 if mirror is None else mirror
         return fn.crop_mirror_normalize(
             images,
@@ -219,6 +232,18 @@ class Pipeline:
             own = {name: values[sample] for name, values in _own(draws, index).items()}
             boxes, size = _mapped(step, boxes, size, own), step.resized(size, own)
         return boxes
+
+
+def _check_inside(step: Crop, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError naming the step if a window is empty or reaches beyond its image: operators need not notice."""
+    anchor, shape = draws["anchor"], draws["shape"]
+    wrong = ((anchor < 0) | (shape < 1) | (anchor + shape > sizes)).any(axis=1)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ValueError(
+            f"step {type(step).__name__}: its window of {shape[at].tolist()} pixels at {anchor[at].tolist()} is not"
+            f" inside the image of {sizes[at].tolist()} pixels (height, width)"
+        )
 
 
 def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:

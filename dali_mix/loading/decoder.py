@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import functools
 import itertools
@@ -55,7 +56,9 @@ class Decoder:
     ) -> None:
         self._clock = clock or Clock()
         self._records = records
-        self._pipeline = pipeline
+        self._pipeline = pipeline = copy.copy(pipeline)
+        # A decoder of uncompressed images would copy them, which takes longer than all the rest.
+        pipeline.takes_pixels = pipeline.may_take_pixels and device.type == "cpu" and records.unencoded
         self._batch_size = batch_size
         self._device = device
         self.num_threads = num_threads
@@ -148,7 +151,7 @@ class Decoder:
                 with self._clock.part(STARTING):
                     self._dali = self._build(self._feed, self._batch_size)
             with self._clock.part("dali"):
-                out, sizes = self._dali.run()
+                out, *sizes = self._dali.run()
         except RuntimeError as error:
             self._recover(error)
             self._feed.restart(again())
@@ -157,7 +160,7 @@ class Decoder:
             self.close()
             raise
         self._note_empty_steps()
-        if wrong := wrong_sizes(self._records, self._feed.under_way[0].rows, sizes):
+        if sizes and (wrong := wrong_sizes(self._records, self._feed.under_way[0].rows, sizes[0])):
             self.close()
             self._note(wrong)
             self._feed.restart(again())
@@ -170,13 +173,13 @@ class Decoder:
 
     def _build(self, source: Callable[[], list[Any]] | Iterator[list[Any]], batch_size: int) -> DaliPipeline:
         @pipeline_def(enable_conditionals=self._pipeline.conditional)
-        def define() -> tuple[DataNode, DataNode]:
+        def define() -> tuple[DataNode, ...]:
             encoded, *draws = fn.external_source(
                 source=source, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
             )
             named = {name: draws[index] for index, name in enumerate(self._feed.names)}
             images = self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
-            return images, fn.peek_image_shape(encoded)
+            return (images,) if self._pipeline.takes_pixels else (images, fn.peek_image_shape(encoded))
 
         with warnings.catch_warnings(record=True) as caught:
             dali = define(
@@ -202,7 +205,7 @@ class Decoder:
         under_way = list(self._feed.under_way)
         self.close()
         for fed in under_way:
-            if found := self._probe(fed) or self._probe_graph(fed):
+            if found := (not self._pipeline.takes_pixels and self._probe(fed)) or self._probe_graph(fed):
                 self._note(found)
                 return
         raise error

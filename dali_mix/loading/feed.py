@@ -1,4 +1,4 @@
-"""`Feed`: input for DALI's external source: the encoded records of each step, and their random draws."""
+"""`Feed`: input for DALI's external source: the records of each step, and their random draws."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Feed:
         self.names = list(pipeline.draw(np.asarray(records.table[:1]), SampleRandom(seed, 0, np.zeros(1, np.int64))))
         self._records = records
         self._pipeline = pipeline
+        self._image = records.pixels if pipeline.takes_pixels else records.encoded
         self._seed = seed
         self._bad = bad
         self._clock = clock
@@ -74,21 +75,21 @@ class Feed:
             empty += len(step.rows)
 
     def prepare(self, step: Step) -> Fed:
-        """Read a step's records and draw for them. DALI's inputs are the encoded images (views of the file), then the
-        draws.
+        """Read a step's records and draw for them. DALI's inputs are the images, encoded or pixels, and the draws;
+        images are views of the file.
         """
-        encoded: list[np.ndarray] = []
+        images: list[np.ndarray] = []
         rows = self._bad.without(step.rows)
         with self._clock.part("reading"):
             for row in rows.tolist():
                 image = self._read(row)
                 if image is not None:
-                    encoded.append(image)
-        if len(encoded) < len(rows):
+                    images.append(image)
+        if len(images) < len(rows):
             rows = self._bad.without(rows)
         with self._clock.part("drawing"):
             draws = self._draw(step.epoch, rows)
-        return Fed(step, rows, draws, [encoded, *(np.ascontiguousarray(draws[name]) for name in self.names)])
+        return Fed(step, rows, draws, [images, *(np.ascontiguousarray(draws[name]) for name in self.names)])
 
     def _draw(self, epoch: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         table, random = np.asarray(self._records.table[rows]), SampleRandom(self._seed, epoch, rows)
@@ -103,7 +104,7 @@ class Feed:
                 with self._clock.part("checking"):
                     self._records.checked_payload(row)
                 self._unverified[row] = False
-            image = self._records.encoded(row)
+            image = self._image(row)
             if not image.size:
                 raise ValueError(f"{self._records.where(row)}: there is no image in it")
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 import zlib
@@ -13,8 +14,9 @@ import numpy as np
 
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import Unpacked, unpack_record
+from dali_mix.recordio.image_headers.webp_bmp_pnm import pnm_numbers
 from dali_mix.recordio.index import reindex_advice
-from dali_mix.recordio.manifest import SetInfo, file_sha256, open_table, read_info, set_file, set_prefix
+from dali_mix.recordio.manifest import ENCODINGS, SetInfo, file_sha256, open_table, read_info, set_file, set_prefix
 from dali_mix.tasks import TASKS, Task
 
 _MAP_FIXED = 0x10  # of Linux
@@ -22,6 +24,7 @@ _MMAP = ctypes.CDLL(None, use_errno=True).mmap
 _MMAP.restype = ctypes.c_void_p
 _MMAP.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
+_PNM = ENCODINGS.index("pnm")
 HASH_INDEX_BELOW = 8 << 20  # opening hashes an index up to this size: at most ~10 ms
 
 
@@ -118,6 +121,34 @@ class RecordSet:
     def encoded(self, row: int) -> np.ndarray:
         """Return the encoded image, (n,) uint8. Raise ValueError as `payload`."""
         return self._unpacked(row).encoded
+
+    @functools.cached_property
+    def unencoded(self) -> bool:
+        """Return whether all images are pixels without compression, 8-bit binary PPMs, which `pixels` reads."""
+        if not len(self) or self.table["encoding"][0] != _PNM:
+            return False
+        area = self.table["height"].astype(np.int64) * self.table["width"]
+        head = self.table["length"].astype(np.int64) - 3 * area  # below 0 for grey images, above `area` for 16 bits
+        return bool(((self.table["encoding"] == _PNM) & (head > 0) & (head < area)).all())
+
+    def pixels(self, row: int) -> np.ndarray:
+        """Return the image of an `unencoded` set: (H, W, 3) uint8 RGB. Raise ValueError as `payload`, and if it is not
+        a PPM of the table's size.
+        """
+        encoded, entry = self.encoded(row), self.table[row]
+        height, width = int(entry["height"]), int(entry["width"])
+        try:
+            *size, maximum, end = pnm_numbers(encoded.data)
+        except ValueError as error:
+            raise self._damaged(row, error) from None
+        if encoded[:2].tobytes() != b"P6" or maximum != 255:
+            raise self._damaged(row, "the image is no 8-bit PPM, the manifest says it is")
+        if size != [width, height]:
+            raise self._damaged(row, f"the image is {size[1]}×{size[0]} pixels, the manifest says {height}×{width}")
+        pixels = encoded[end + 1 : end + 1 + 3 * height * width]
+        if len(pixels) < 3 * height * width:
+            raise self._damaged(row, f"its image of {height}×{width} pixels is cut short")
+        return pixels.reshape(height, width, 3)
 
     def label(self, row: int) -> np.ndarray:
         """Return the floats of a record's label as stored: (1,) for a class, (flag,) float32 otherwise."""

@@ -1,4 +1,5 @@
-"""The end of a graph as one operator: resize, crop, flip, pad; uint8 (H,W,3) → uint8 or float32 (3,h,w), CPU only.
+"""The end of a graph as one operator: crop, resize, crop, flip, pad; uint8 (H,W,3) → uint8 or float32 (3,h,w), on a
+CPU.
 
 It runs inside the DALI graph, one sample at a time on DALI's threads, through the operator behind
 `nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and caches nothing. Its
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from dali_mix.pipelines.base import Step
-from dali_mix.pipelines.steps.geometry import Resize
+from dali_mix.pipelines.steps.geometry import Crop, Resize
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
@@ -56,16 +57,22 @@ def _operator() -> type:
     return CompiledFunction
 
 
-def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> dict[str, Any] | None:
-    """Return the options with which `resize_flip` replaces the last of `steps` (each with its draws).
+def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> tuple[int, dict[str, Any]]:
+    """Return how many of the last `steps` (each with its draws) `resize_flip` replaces, and the options it then takes.
 
-    None if that is not a linear `Resize` on a CPU, or if a subclass overrides its graph.
+    These are a linear `Resize` on a CPU and a `Crop` right before it. Subclasses that override their graph stay.
     """
     step, draws = steps[-1] if steps else (None, {})
-    if isinstance(step, Resize) and step.fuse and device == "cpu" and available():
-        owners = [next(kind for kind in type(step).__mro__ if name in vars(kind)) for name in ("graph", "fused")]
-        return step.fused(draws) if owners[0] is owners[1] else None
-    return None
+    if not (isinstance(step, Resize) and step.fuse and device == "cpu" and available()):
+        return 0, {}
+    owners = [next(kind for kind in type(step).__mro__ if name in vars(kind)) for name in ("graph", "fused")]
+    if owners[0] is not owners[1]:
+        return 0, {}
+    crop, drawn = steps[-2] if len(steps) > 1 else (None, {})
+    if isinstance(crop, Crop) and type(crop).graph is Crop.graph:
+        window = fn.cast(fn.cat(drawn["anchor"], drawn["shape"]), dtype=types.INT32)
+        return 2, {**step.fused(draws), "window": window}
+    return 1, step.fused(draws)
 
 
 def resize_flip(
@@ -73,30 +80,33 @@ def resize_flip(
     canvas: DataNode,
     mirror: DataNode | None = None,
     antialias: bool = True,
+    window: DataNode | None = None,
     crop: DataNode | None = None,
     normalize: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> DataNode:
     """Resize uint8 HWC images, flip where `mirror` (int32 scalars) is not 0, pad with zeros.
 
     canvas: (h, w, 0), the size of the output, equal for all images of a batch; an empty tensor, since DALI needs the
-    output shape before the operator runs. crop: int32 (6,): height and width to resize to; top and left, height and
-    width of the window to keep; by default the image is resized to the canvas. normalize: scale and shift, see
-    `normalization.factors`. Return uint8 (3, h, w), equal to `fn.resize(interp_type=INTERP_LINEAR, antialias=...)` up
-    to one grey level of rounding; with `normalize` float32. Needs `available()`.
+    output shape before the operator runs. window: int32 (4,): top and left, height and width of what to resize, which
+    must lie inside the image; by default all of it. crop: int32 (6,): height and width to resize to; top and left,
+    height and width of the window to keep; by default the image is resized to the canvas. normalize: scale and shift,
+    see `normalization.factors`. Return uint8 (3, h, w), equal to `fn.resize(interp_type=INTERP_LINEAR, antialias=...)`
+    up to one grey level of rounding; with `normalize` float32. Needs `available()`.
     """
     from dali_mix.pipelines.kernels import resample
 
     scale, shift = normalize or (np.ones(3), np.zeros(3))
     constants = types.Constant(np.array([antialias, *scale, *shift], np.float32), device="cpu")
     mirror = types.Constant(np.array(0, np.int32), device="cpu") if mirror is None else mirror
+    window = types.Constant(np.zeros(4, np.int32), device="cpu") if window is None else window
     crop = types.Constant(np.zeros(6, np.int32), device="cpu") if crop is None else crop
     run, setup = resample.addresses(normalize is not None)
     operator = _operator()(
         run_fn=run,
         setup_fn=setup,
-        in_types=[types.UINT8, types.INT32, types.FLOAT, types.INT32, types.UINT8],
-        ins_ndim=[3, 0, 1, 1, 3],
+        in_types=[types.UINT8, types.INT32, types.FLOAT, types.INT32, types.INT32, types.UINT8],
+        ins_ndim=[3, 0, 1, 1, 1, 3],
         out_types=[types.UINT8 if normalize is None else types.FLOAT],
         outs_ndim=[3],
     )
-    return fn.reshape(operator(images, mirror, constants, crop, canvas), layout="CHW")
+    return fn.reshape(operator(images, mirror, constants, window, crop, canvas), layout="CHW")

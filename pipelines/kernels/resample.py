@@ -121,21 +121,33 @@ def _sixteen_pixels(
         # lanes 0, 1, 2 belong to the first tap of a pair and 3, 4, 5 to the second.
         order = [8 * pixel + lane for pixel in range(4) for lane in (0, 3, 1, 4, 2, 5, 6, 7)]
         halves, shifts = (_everywhere(builder, builder.trunc(number, int32)) for number in (half, shift))
-        levels = []
-        for group in range(4):
-            total = cgutils.alloca_once(builder, lanes16)
-            builder.store(halves, total)
-            bases = [builder.add(row, _load(builder, starts, 8 * (4 * group + pixel), int64, 8)) for pixel in range(4)]
-            with cgutils.for_range(builder, pairs) as loop:
-                further = builder.mul(loop.index, ir.Constant(int64, 12))
-                taps = [_load(builder, builder.add(base, further), 0, shorts8, 2) for base in bases]
-                values = join(join(taps[0], taps[1]), join(taps[2], taps[3]))
-                values = _pick(builder, values, values, order)
-                address = builder.add(weights, builder.mul(loop.index, stride))
-                products = builder.mul(wide(values), wide(_load(builder, address, 64 * group, lanes32, 2)))
-                even, odd = (_pick(builder, products, products, list(range(tap, 32, 2))) for tap in range(2))
-                builder.store(builder.add(builder.load(total), builder.add(even, odd)), total)
-            levels.append(builder.trunc(builder.ashr(builder.load(total), shifts), bytes16))
+
+        def bases(group: int) -> list[Any]:
+            return [builder.add(row, _load(builder, starts, 8 * (4 * group + pixel), int64, 8)) for pixel in range(4)]
+
+        def summed(group: int, bases: list[Any], weights: Any) -> Any:
+            taps = [_load(builder, base, 0, shorts8, 2) for base in bases]
+            values = join(join(taps[0], taps[1]), join(taps[2], taps[3]))
+            values = _pick(builder, values, values, order)
+            products = builder.mul(wide(values), wide(_load(builder, weights, 64 * group, lanes32, 2)))
+            even, odd = (_pick(builder, products, products, list(range(tap, 32, 2))) for tap in range(2))
+            return builder.add(even, odd)
+
+        totals = [cgutils.alloca_once(builder, lanes16) for _ in range(4)]
+        with builder.if_else(builder.icmp_signed("==", pairs, ir.Constant(pairs.type, 1))) as (one_pair, more):
+            with one_pair:  # images that grow: a loop would take longer to begin than to run
+                for group, total in enumerate(totals):
+                    builder.store(builder.add(halves, summed(group, bases(group), weights)), total)
+            with more:
+                for group, total in enumerate(totals):
+                    builder.store(halves, total)
+                    first = bases(group)
+                    with cgutils.for_range(builder, pairs) as loop:
+                        further = builder.mul(loop.index, ir.Constant(int64, 12))
+                        address = builder.add(weights, builder.mul(loop.index, stride))
+                        products = summed(group, [builder.add(base, further) for base in first], address)
+                        builder.store(builder.add(builder.load(total), products), total)
+        levels = [builder.trunc(builder.ashr(builder.load(total), shifts), bytes16) for total in totals]
 
         low, high = join(levels[0], levels[1]), join(levels[2], levels[3])
         for channel in range(3):
@@ -144,6 +156,36 @@ def _sixteen_pixels(
         return context.get_dummy_value()
 
     return types.void(*(types.intp,) * 9), generate
+
+
+@intrinsic
+def _normalize_sixteen(typing_context: Any, levels: Any, factor: Any, shift: Any, out: Any) -> Any:
+    """Multiply 16 grey levels (uint8 at address `levels`) and add, float32. The results go past the caches to the
+    address `out`, a multiple of 64: a batch is larger than the caches, and to fetch its memory before writing to it
+    would take as long as resampling.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        levels, factor, shift, out = arguments
+        bytes16, floats16 = ir.VectorType(ir.IntType(8), 16), ir.VectorType(ir.FloatType(), 16)
+        values = builder.uitofp(_load(builder, levels, 0, bytes16, 1), floats16)
+        values = builder.fadd(builder.fmul(values, _everywhere(builder, factor)), _everywhere(builder, shift))
+        store = builder.store(values, builder.inttoptr(out, floats16.as_pointer()), align=64)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.float32, types.float32, types.intp), generate
+
+
+@intrinsic
+def _fence(typing_context: Any) -> Any:
+    """Make what was written past the caches visible to other threads."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 def _load(builder: Any, address: Any, offset: int, kind: Any, align: int) -> Any:
@@ -235,20 +277,22 @@ def _sideways_tables(
 def resize_flip(
     image: np.ndarray,
     out: np.ndarray,
+    window: np.ndarray,
     crop: np.ndarray,
     flip: bool,
     antialias: bool,
     scale: np.ndarray,
     bias: np.ndarray,
 ) -> None:
-    """Resize image uint8 (H,W,3), cut a window out of it, mirror it if `flip`, write it to the top left of out
-    (3,h,w), and fill the rest of out with zeros.
+    """Resize a window of image uint8 (H,W,3), cut a window out of the result, mirror it if `flip`, write it to the top
+    left of out (3,h,w), and fill the rest of out with zeros.
 
     out: float32, written times `scale` plus `bias`, float32 (3,), per channel, for grey levels 0..255; or uint8, for 1
-    and 0. crop: int32 (6,), height and width to resize to; top and left, height and width of the window, which lies
-    inside and fits into h × w; all zeros to resize to h × w. Arrays are C-contiguous.
+    and 0. window: int32 (4,), top and left, height and width of what to resize, which lies inside; zeros for all of the
+    image. crop: int32 (6,), height and width to resize to; top and left, height and width of the window to keep, which
+    lies inside and fits into h × w; all zeros to resize to h × w. Arrays are C-contiguous.
     """
-    height, width, _ = image.shape
+    height, width = (window[2], window[3]) if window[2] else image.shape[:2]
     _, canvas_height, canvas_width = out.shape
     tall, wide = (crop[0], crop[1]) if crop[0] else (canvas_height, canvas_width)
     out_height, out_width = (crop[4], crop[5]) if crop[4] else (canvas_height, canvas_width)
@@ -259,21 +303,24 @@ def resize_flip(
     out[:, out_height:] = 0
     out[:, :out_height, out_width:] = 0
     n, taps, pairs = 3 * width, weights.shape[1], table.shape[0]
+    stride, levels = 3 * image.shape[1], image.reshape(-1)
+    origin = window[0] * stride + 3 * window[1]
     row_shift, shift = row_bits - ROW_BITS, bits + ROW_BITS
     row_half, half = 1 << (row_shift - 1), 1 << (shift - 1)
-    rows = image.reshape(height, n)
     row = np.zeros(n + 16, np.int16)  # the last loads reach up to five numbers and a zero-weight tap too far
     line = np.empty((3, out_width), np.uint8)
+    streams = out.itemsize == 4 and out.ctypes.data % 64 == 0 and canvas_width % BLOCK == 0 and out_width % BLOCK == 0
     for y in range(out_height):
-        top = rows.ctypes.data + n * first[y]
+        top = origin + stride * first[y]
+        top_at = image.ctypes.data + top
         weights_at = weights.ctypes.data + 2 * taps * y
         for x in range(0, n if n >= ROW_BLOCK else 0, ROW_BLOCK):
             x = min(x, n - ROW_BLOCK)  # the last block ends with the row
-            _sum_rows(top + x, n, weights_at, taps, row_half, row_shift, row.ctypes.data + 2 * x)
+            _sum_rows(top_at + x, stride, weights_at, taps, row_half, row_shift, row.ctypes.data + 2 * x)
         for i in range(n if n < ROW_BLOCK else 0):
             total = np.int32(row_half)
             for k in range(taps):
-                total += np.int32(weights[y, k]) * np.int32(rows[first[y] + k, i])
+                total += np.int32(weights[y, k]) * np.int32(levels[top + stride * k + i])
             row[i] = total >> row_shift
         for x in range(0, out_width - BLOCK + 1, BLOCK):
             _sixteen_pixels(
@@ -294,26 +341,30 @@ def resize_flip(
                     total += np.int32(table[k >> 1, x, 0, k & 1]) * np.int32(row[starts[x] // 2 + 3 * k + c])
                 line[c, x] = total >> shift
         for c in range(3):
-            levels, written, factor, shift_by = line[c], out[c, y], scale[c], bias[c]
-            for x in range(out_width):
-                written[x] = np.float32(levels[x]) * factor + shift_by
+            made, written, factor, shift_by = line[c], out[c, y], scale[c], bias[c]
+            for x in range(0, out_width if streams else 0, BLOCK):
+                _normalize_sixteen(made.ctypes.data + x, factor, shift_by, written.ctypes.data + 4 * x)
+            for x in range(0 if streams else out_width):
+                written[x] = np.float32(made[x]) * factor + shift_by
+    if streams:
+        _fence()
 
 
 @njit(nogil=True, error_model="numpy")
 def _sample(outs: int, out_shapes: int, inputs: int, in_shapes: int, kind: Any) -> None:
-    """Make one sample: out of `kind` (3,h,w) from image uint8 (H,W,3), flip int32 (), constants float32 (7,), crop
-    int32 (6,) and the canvas (h,w,0), of which only the shape is read.
+    """Make one sample: out of `kind` (3,h,w) from image uint8 (H,W,3), flip int32 (), constants float32 (7,), window
+    int32 (4,), crop int32 (6,), and the canvas (h,w,0), of which only the shape is read.
     """
     out_at = carray(_pointer(outs), 1, np.int64)
-    in_at = carray(_pointer(inputs), 4, np.int64)
+    in_at = carray(_pointer(inputs), 5, np.int64)
     out_shape = carray(_pointer(carray(_pointer(out_shapes), 1, np.int64)[0]), 3, np.int64)
     in_shape = carray(_pointer(carray(_pointer(in_shapes), 1, np.int64)[0]), 3, np.int64)
     image = carray(_pointer(in_at[0]), (in_shape[0], in_shape[1], in_shape[2]), np.uint8)
     flip = carray(_pointer(in_at[1]), 1, np.int32)
     constants = carray(_pointer(in_at[2]), 7, np.float32)
     out = carray(_pointer(out_at[0]), (out_shape[0], out_shape[1], out_shape[2]), kind)
-    crop = carray(_pointer(in_at[3]), 6, np.int32)
-    resize_flip(image, out, crop, flip[0] != 0, constants[0] != 0, constants[1:4], constants[4:7])
+    window, crop = carray(_pointer(in_at[3]), 4, np.int32), carray(_pointer(in_at[4]), 6, np.int32)
+    resize_flip(image, out, window, crop, flip[0] != 0, constants[0] != 0, constants[1:4], constants[4:7])
 
 
 def _run_uint8(

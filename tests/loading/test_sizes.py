@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from dali_mix.pipelines import SampleRandom
-from dali_mix.pipelines.steps.geometry import RandomResizedCrop
+from dali_mix.pipelines import Pipeline, Step
+from nvidia.dali import fn
 
 from dali_mix import build_loader
 from dali_mix.cli.main import main
@@ -112,17 +112,20 @@ def test_what_fails_in_a_window_only_is_named(tmp_path: Path, capsys: pytest.Cap
     assert "record 6: a damaged WebP" in capsys.readouterr().err
 
 
-def test_a_pipeline_that_fails_for_every_record_blames_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_set(tmp_path / "set", [Sample(UPRIGHT, 0) for _ in range(4)], classes="a")
-    draw = RandomResizedCrop.draw
+class Beyond(Step):
+    def graph(self, images, draws, device):
+        return fn.slice(images, start=[1000, 1000], shape=[8, 8], axis_names="HW")
 
-    def outside(self: RandomResizedCrop, sizes: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
-        drawn = draw(self, sizes, random)
-        return drawn | {"anchor": drawn["anchor"] + 1000}
+    def resized(self, sizes, draws):
+        return np.full_like(sizes, 8)
 
-    monkeypatch.setattr(RandomResizedCrop, "draw", outside)
-    with pytest.raises(RuntimeError, match="image_slice"):
-        list(loader(tmp_path / "set", "imagenet", True, on_bad_record="skip"))
+
+@pytest.mark.parametrize("kind", ["JPEG", "PPM"])
+def test_a_pipeline_that_fails_for_every_record_blames_none(tmp_path: Path, kind: str) -> None:
+    write_set(tmp_path / "set", [Sample(encode(picture(40, 50), kind), 0) for _ in range(4)], classes="a")
+    pipeline = Pipeline(train=True, image_size=8, mean=(0, 0, 0), std=(1, 1, 1), steps=[Beyond()])
+    with pytest.raises(RuntimeError, match="slice"):
+        list(build_loader(pipeline, tmp_path / "set", batch_size=4, train=True, device="cpu", on_bad_record="skip"))
 
 
 @pytest.mark.parametrize("size", [(9, 8), (8, 9), (9, 9)])

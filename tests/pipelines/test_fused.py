@@ -55,18 +55,34 @@ def noise(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 def run_kernel(
-    image: np.ndarray, size: tuple[int, int], flip: bool, antialias: bool, crop: tuple[int, ...] = (0,) * 6
+    image: np.ndarray,
+    size: tuple[int, int],
+    flip: bool,
+    antialias: bool,
+    crop: tuple[int, ...] = (0,) * 6,
+    window: tuple[int, ...] = (0,) * 4,
 ) -> np.ndarray:
-    """The uint8 image; the float32 one must be that, scaled and shifted."""
+    """The uint8 image; the float32 one must be that, scaled and shifted, wherever in memory it is written."""
+    window = np.array(window, np.int32)
     crop = np.array(crop if len(crop) == 6 else (*crop, *size), np.int32)
     scale, shift = np.array([0.017, 2, 4], np.float32), np.array([-2.1, 10.3, -1000], np.float32)
-    levels, numbers = np.full((3, *size), 77, np.uint8), np.full((3, *size), np.nan, np.float32)
+    levels = np.full((3, *size), 77, np.uint8)
     one, zero = np.ones(3, np.float32), np.zeros(3, np.float32)
-    resample.resize_flip(image, levels, crop, flip, antialias, one, zero)
-    resample.resize_flip(image, numbers, crop, flip, antialias, scale, shift)
+    resample.resize_flip(image, levels, window, crop, flip, antialias, one, zero)
     product = levels * scale[:, None, None]
-    np.testing.assert_array_equal(numbers, product + shift[:, None, None])
+    for offset in (0, 4):
+        numbers = floats_at(size, offset)
+        resample.resize_flip(image, numbers, window, crop, flip, antialias, scale, shift)
+        np.testing.assert_array_equal(numbers, product + shift[:, None, None])
     return levels
+
+
+def floats_at(size: tuple[int, int], offset: int) -> np.ndarray:
+    """NaN (3, *size), `offset` bytes behind a multiple of 64: only numbers at one may be written past the caches."""
+    count = 3 * size[0] * size[1]
+    memory = np.full(count + 32, np.nan, np.float32)
+    start = (offset - memory.ctypes.data) % 64 // 4
+    return memory[start : start + count].reshape(3, *size)
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -108,6 +124,19 @@ def test_kernel_cuts_out_of_the_matrix_product(shape, crop):
     assert np.abs(run_kernel(image, (32, 47), True, True, crop) - expected[:, :, ::-1]).max() < 0.53
 
 
+@pytest.mark.parametrize(
+    "window", [(0, 0, 90, 161), (13, 27, 60, 100), (89, 0, 1, 161), (5, 150, 80, 11), (3, 4, 1, 1)]
+)
+def test_kernel_resizes_a_window(window):
+    """As if the window were an image of its own: nothing around it counts."""
+    image, (top, left, height, width) = noise((90, 161)), window
+    own = np.ascontiguousarray(image[top : top + height, left : left + width])
+    for size in ((32, 48), (32, 47)):
+        for flip in (False, True):
+            found = run_kernel(image, size, flip, True, window=window)
+            np.testing.assert_array_equal(found, run_kernel(own, size, flip, True))
+
+
 @pytest.mark.parametrize("level", [0, 1, 127, 255])
 def test_flat_image_stays_exactly_flat(level):
     image = np.full((51, 83, 3), level, np.uint8)
@@ -128,12 +157,17 @@ def test_any_cpu_gives_the_same_bits(tmp_path):
         "rng, found = np.random.default_rng(0), hashlib.sha256()\n"
         "for number in range(40):\n"
         "    height, width, tall, wide = rng.integers(1, 400, 4)\n"
+        "    wide = (wide + 15) // 16 * 16 if number % 2 else wide  # rows that may go past the caches\n"
         "    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)\n"
         "    for kind in (np.uint8, np.float32):\n"
-        "        out, crop = np.empty((3, tall, wide), kind), np.zeros(6, np.int32)\n"
+        "        memory = np.empty(3 * tall * wide + 64, kind)\n"
+        "        start = -memory.ctypes.data % 64 // memory.itemsize\n"
+        "        out = memory[start : start + 3 * tall * wide].reshape(3, tall, wide)\n"
+        "        window, crop = np.zeros(4, np.int32), np.zeros(6, np.int32)\n"
         "        scale, shift = np.array([[0.017, 0.018, 0.019], [-2.1, -2, -1.8]], np.float32)\n"
         "        if kind is np.uint8: scale, shift = np.ones(3, np.float32), np.zeros(3, np.float32)\n"
-        "        resample.resize_flip(image, out, crop, number % 2 == 0, number % 3 > 0, scale, shift)\n"
+        "        resample.resize_flip(\n"
+        "            image, out, window, crop, number % 2 == 0, number % 3 > 0, scale, shift)\n"
         "        found.update(out.tobytes())\n"
         "print(found.hexdigest())\n"
     )
@@ -173,7 +207,7 @@ def ending(step, draws, image, mirror=None):
 )
 def test_endings_are_recognised(steps, device, takes):
     found = fused.ending([(step, {}) for step in steps], device)
-    assert found == ({"antialias": steps[-1].antialias} if takes else None)
+    assert found == ((1, {"antialias": steps[-1].antialias}) if takes else (0, {}))
 
 
 @pytest.mark.parametrize("antialias", [True, False])

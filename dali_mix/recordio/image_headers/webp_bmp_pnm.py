@@ -138,7 +138,7 @@ def read_pnm(data: bytes) -> ImageHeader:
     return header._replace(odd="a PNM with a comment right after a number") if comment else header
 
 
-def pnm_numbers(data: bytes) -> tuple[int, int, int, int]:
+def pnm_numbers(data: bytes | memoryview) -> tuple[int, int, int, int]:
     """Return width, height, maximum value and header length of a binary PNM. Raise ValueError if the header is
     invalid.
     """

@@ -1,0 +1,202 @@
+"""Sets of uncompressed images are read without a decoder: the same batches, and damage is found as everywhere."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+from dali_mix.pipelines import Pipeline, Step
+from dali_mix.pipelines.steps import Crop, Flip, RandomResizedCrop, Resize
+from nvidia.dali import fn, types
+from PIL import Image
+
+from dali_mix import build_loader
+from dali_mix.loading.decoder import Decoder
+from dali_mix.recordio import RecordSet, Sample, write_set
+from tests.loading.sets import boxed_set, encode, picture, pixels_by_id
+
+SIZES = [(36 + 7 * number % 40, 33 + 11 * number % 50) for number in range(12)]
+PIXELS = [picture(*size, seed=number) for number, size in enumerate(SIZES)]
+GRAPHS = {
+    "imagenet": ("imagenet", {"image_size": 32}),
+    "imagenet, unfused": ("imagenet", {"image_size": 32, "fuse": False}),
+    "imagenet, whole images": ("imagenet", {"image_size": 32, "preset": "parity"}),
+    "multilabel": ("multilabel", {"image_size": 48}),
+    "multilabel, whole pictures": ("multilabel", {"image_size": 32, "crop": "none", "fuse": False}),
+    "of any size": ("detection", {"shorter": [32, 48], "longest": 64}),
+    "of any size, cropped": ("detection", {"shorter": 48, "longest": 64, "zoom_out": 0.5, "iou_crop": 0.5}),
+}
+
+
+def ppm(pixels: np.ndarray) -> bytes:
+    return encode(pixels, "PPM")
+
+
+@pytest.fixture
+def decoders(monkeypatch):
+    """Whether each decoder built from now on reads pixels, in order."""
+    made, init = [], Decoder.__init__
+
+    def noting(self, *args, **options):
+        init(self, *args, **options)
+        made.append(self._pipeline.takes_pixels)
+
+    monkeypatch.setattr(Decoder, "__init__", noting)
+    return made
+
+
+def loader(prefix, graph, train, **more):
+    pipeline, options = GRAPHS[graph] if isinstance(graph, str) else (graph, None)
+    return build_loader(
+        pipeline, prefix, batch_size=4, train=train, device="cpu", num_threads=2, pipeline_options=options, **more
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_batches_equal_those_of_decoded_images(tmp_path, decoders, graph, train, dtype):
+    found = []
+    for name, file in (("png", encode), ("raw", ppm)):
+        write_set(tmp_path / name, [(file(pixels), 0) for pixels in PIXELS], classes="a")
+        found.append(pixels_by_id([loader(tmp_path / name, graph, train, dtype=dtype)]))
+    assert decoders == [False, True]
+    assert found[0].keys() == found[1].keys() == set(range(12))
+    for number, image in found[0].items():
+        np.testing.assert_array_equal(found[1][number], image)
+
+
+def test_boxes_go_along(tmp_path, decoders):
+    boxed_set(tmp_path / "png", 8, 120)
+    records = RecordSet(tmp_path / "png")
+    samples = [(ppm(np.asarray(Image.open(io.BytesIO(records.encoded(row))))), records.label(row)) for row in range(8)]
+    write_set(tmp_path / "raw", samples, task="detection", classes=("a", "b"))
+    png, raw = (list(loader(tmp_path / name, "of any size, cropped", True)) for name in ("png", "raw"))
+    assert decoders == [False, True] and len(png) == len(raw) == 2
+    for a, b in zip(png, raw, strict=True):
+        np.testing.assert_array_equal(a.images, b.images)
+        for mine, other in zip(a.targets, b.targets, strict=True):
+            np.testing.assert_array_equal(mine["boxes"], other["boxes"])
+
+
+class Bright(Step):
+    """A step of one's own: what it changes must not be the mapped file."""
+
+    moves = False
+
+    def graph(self, images, draws, device):
+        return fn.cast(images + 1, dtype=types.UINT8)
+
+
+@pytest.mark.parametrize("steps", [[Bright(), Resize(32)], [Crop(), Bright(), Resize(32), Flip()], [Resize(32)]])
+def test_steps_of_ones_own(tmp_path, decoders, steps):
+    found = []
+    for name, file in (("png", encode), ("raw", ppm)):
+        write_set(tmp_path / name, [(file(pixels // 2), 0) for pixels in PIXELS], classes="a")
+        pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=steps)
+        found.append(pixels_by_id([loader(tmp_path / name, pipeline, False)]))
+    assert decoders == [False, True]
+    for number, image in found[0].items():
+        np.testing.assert_array_equal(found[1][number], image)
+
+
+class Decodes(RandomResizedCrop):
+    def decode(self, encoded, draws, device):
+        return super().decode(encoded, draws, device)
+
+
+def test_pipelines_that_decode_themselves_get_what_is_encoded(tmp_path, decoders):
+    class Own(Pipeline):
+        def graph(self, encoded, draws, device):
+            return super().graph(encoded, draws, device)
+
+    write_set(tmp_path / "raw", [(ppm(pixels), 0) for pixels in PIXELS], classes="a")
+    steps = [RandomResizedCrop((0.3, 1), (0.8, 1.2)), Resize(32)]
+    options = {"train": True, "image_size": 32, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    for pipeline in (
+        Own(**options, steps=steps),
+        Pipeline(**options, steps=[Decodes((0.3, 1), (0.8, 1.2)), Resize(32)]),
+    ):
+        assert len(pixels_by_id([loader(tmp_path / "raw", pipeline, True)])) == 12
+    assert decoders == [False, False]
+
+
+GREY = b"P5\n40 50\n255\n" + bytes(2000)
+DEEP = b"P6\n50 40\n65535\n" + bytes(12000)
+
+
+@pytest.mark.parametrize("other", [encode(PIXELS[0]), GREY, DEEP], ids=["png", "grey", "16 bits"])
+def test_one_other_image_and_all_are_decoded(tmp_path, decoders, other):
+    for at in (0, 5):
+        files = [ppm(pixels) for pixels in PIXELS]
+        files[at] = other
+        write_set(tmp_path / f"{at}", [(file, 0) for file in files], classes="a")
+        assert not RecordSet(tmp_path / f"{at}").unencoded
+        assert len(pixels_by_id([loader(tmp_path / f"{at}", "imagenet", True)])) == 12
+    assert decoders == [False, False]
+
+
+def test_comments_and_bytes_behind_are_not_pixels(tmp_path):
+    pixels = picture(40, 50)
+    odd = b"P6 # a comment\n50 # another\n40\n255\n" + pixels.tobytes() + b"\n\n"
+    write_set(tmp_path / "raw", [(odd, [0, 1, 1])], task="multilabel", classes="abc")
+    records = RecordSet(tmp_path / "raw")
+    assert records.unencoded
+    np.testing.assert_array_equal(records.pixels(0), pixels)
+    assert not records.pixels(0).flags.writeable
+
+
+# name → (file, what is said of it); the manifest says 40×50
+WRONG = {
+    "of another size": (ppm(picture(41, 50)), "the image is 41×50 pixels, the manifest says 40×50"),
+    "turned": (ppm(picture(50, 40)), "the image is 50×40 pixels, the manifest says 40×50"),
+    "grey": (GREY + bytes(4100), "the image is no 8-bit PPM"),
+    "white is 7": (b"P6\n50 40\n7\n" + bytes(6000), "the image is no 8-bit PPM"),
+    "without numbers": (b"P6\nwide high\n" + bytes(6000), "no number after byte 2"),
+    "cut short": (b"P6\n50 40\n" + b"#" * 100 + b"\n255\n" + bytes(5990), "its image of 40×50 pixels is cut short"),
+}
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_damaged_image_is_named_or_skipped(tmp_path, decoders, name, train):
+    data, reason = WRONG[name]
+    good = [Sample(ppm(picture(40, 50, seed=number)), 0) for number in range(9)]
+    write_set(tmp_path / "raw", [*good[:6], Sample(data, 0, 40, 50, "pnm"), *good[6:]], classes="a")
+    with pytest.raises(ValueError, match=rf"raw\.rec: record 6: .*{reason}"):
+        list(loader(tmp_path / "raw", "imagenet", train))
+    skipping = loader(tmp_path / "raw", "imagenet", train, on_bad_record="skip")
+    for _ in range(2):
+        ids = [number for batch in skipping for number in batch.ids.tolist()]
+        assert sorted(ids) == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert [row for row, _ in skipping.skipped] == [6] and all(decoders)
+
+
+class Outside(Crop):
+    def __init__(self, anchor, shape):
+        self.window = {"anchor": anchor, "shape": shape}
+
+    def draw(self, sizes, random):
+        return {name: np.full((len(sizes), 2), value, np.int32) for name, value in self.window.items()}
+
+
+@pytest.mark.parametrize("window", [((0, -1), (9, 9)), ((0, 0), (9, 999)), ((30, 0), (9, 9)), ((0, 0), (0, 9))])
+@pytest.mark.parametrize("file", [encode, ppm])
+def test_a_window_outside_the_image_is_refused(tmp_path, file, window):
+    """The operator that crops does not look: it would read what lies behind the image."""
+    write_set(tmp_path / "set", [(file(picture(36, 40)), 0)] * 4, classes="a")
+    pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=[Outside(*window), Resize(32)])
+    with pytest.raises(
+        ValueError, match=r"step Outside: its window of .* is not inside the image of \[36, 40\] pixels"
+    ):
+        list(loader(tmp_path / "set", pipeline, False))
+
+
+def test_a_copy_goes_on(tmp_path):
+    write_set(tmp_path / "raw", [(ppm(pixels), 0) for pixels in PIXELS], classes="a")
+    one = loader(tmp_path / "raw", "imagenet", True)
+    expected = pixels_by_id([one])
+    one.set_epoch(0)
+    found = pixels_by_id([copy.deepcopy(one)])
+    for number, image in expected.items():
+        np.testing.assert_array_equal(found[number], image)
