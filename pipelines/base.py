@@ -67,21 +67,22 @@ class Step(ABC):
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
         """Transform one image's boxes: (n, 4) x1, y1, x2, y2 in pixels of an input image of `size`.
 
-        Steps with `moves` override it; it raises ValueError if a step cannot transform boxes. Boxes without area are
-        dropped.
+        Steps with `moves` must override it, and raise ValueError if they cannot transform boxes. The loader drops boxes
+        without area.
         """
         return boxes
 
 
 def size_of(image_size: int | Sequence[int], low: int = 1, high: int = 8192) -> tuple[int, int]:
-    """Return an image size as (height, width). Raise ValueError unless it is one integer, or two, from `low` to
-    `high`.
+    """Return an image size as (height, width).
+
+    Raise ValueError unless it is one integer, or two, from `low` to `high`.
     """
     pair = _several(image_size) or (image_size, image_size)
     if len(pair) != 2 or not all(type(side) is int and 1 <= side <= 8192 for side in pair):
         raise ValueError(f"image_size={image_size!r}: must be a number of pixels, or (height, width)")
     if not low <= min(pair) <= max(pair) <= high:
-        raise ValueError(f"image_size={image_size!r}: must be {low} to {high} pixels a side for this pipeline")
+        raise ValueError(f"image_size={image_size!r}: must be {low} to {high} pixels per side for this pipeline")
     return pair[0], pair[1]
 
 
@@ -102,5 +103,5 @@ def interval(option: str, values: Sequence[float], low: float, high: float) -> t
 
 
 def _several(values: Any) -> tuple[Any, ...]:
-    """Return the values of a sequence, or () if `values` is a number or a text."""
+    """Return the values of a sequence, or () if `values` is a number or a string."""
     return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else ()

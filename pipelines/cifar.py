@@ -50,7 +50,7 @@ class Cifar(CachedPipeline):
 
     @property
     def cached_size(self) -> tuple[int, int]:
-        """The images' size without padding."""
+        """Return (height, width) of the images without padding."""
         return self.fixed_size
 
     def draw(self, rows: np.ndarray, random: SampleRandom) -> dict[str, np.ndarray]:
@@ -67,11 +67,11 @@ class Cifar(CachedPipeline):
         return Resize(self.cached_size).graph(decode(encoded, device), {}, device)
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3, h, w) uint8 → (N, 3, h + 2 padding, w + 2 padding) uint8, black around."""
+        """Pad images (N, 3, h, w) uint8 with black: (N, 3, h + 2 padding, w + 2 padding) uint8."""
         return torch.nn.functional.pad(images, [self.padding] * 4).contiguous()
 
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:
-        """Crop and flip the images `ids` of the cache: (B, 3, h, w) uint8."""
+        """Return the images `ids` of the cache, cropped and flipped: (B, 3, h, w) uint8."""
         count = len(ids)
         anchor = draws.get("anchor", np.zeros((count, 2), dtype=np.int64))
         mirror = draws.get("mirror", np.zeros(count, dtype=bool))
@@ -84,7 +84,7 @@ class Cifar(CachedPipeline):
 def gather_numpy(
     cache: np.ndarray, ids: np.ndarray, anchor: np.ndarray, mirror: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Windows of cached images: cache (N, 3, H, W) uint8 → (B, 3, h, w) uint8.
+    """Cut windows out of cached images (N, 3, H, W) uint8: (B, 3, h, w) uint8.
 
     All possible windows form one strided view, so that numpy copies a row of pixels at a time, much faster than torch's
     indexing.
@@ -96,7 +96,7 @@ def gather_numpy(
 
 
 def gather_torch(cache: torch.Tensor, packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The same on any device, without synchronizing: packed (B, 4) int64 id, top, left, mirror → (B, 3, h, w) uint8."""
+    """Do the same on any device, without synchronizing. packed: (B, 4) int64 id, top, left, mirror."""
     _, colours, height, width = cache.shape
     ids, top, left, mirror = packed[:, :, None, None, None].unbind(1)
     rows = torch.arange(size[0], device=cache.device)[:, None]

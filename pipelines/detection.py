@@ -20,7 +20,7 @@ class Detection(Pipeline):
     the largest of `shorter`.
 
     Args:
-        train: whether for training; evaluation ignores the options that only training uses.
+        train: True for training. Evaluation ignores the options that only training uses.
         shorter: the shorter side, pixels, or several to draw one from for each image.
         longest: the maximum of the longer side, pixels.
         flip, zoom_out, iou_crop, photometric: the share of images changed by `Flip`, `ZoomOut`, `IoUCrop` and

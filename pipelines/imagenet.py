@@ -24,7 +24,7 @@ class ImageNet(Pipeline):
     """Random-resized crop and flip for training; `CentreCrop` for evaluation.
 
     Args:
-        train: whether for training; evaluation accepts the training options and ignores them.
+        train: True for training. Evaluation accepts the training options and ignores them.
         image_size: pixels, 32 to 512, or (height, width).
         preset: "default"; "parity": matches torchvision and PIL within one grey level, except for the outermost row and
             column, where DALI's antialiasing repeats the edge (slower: it decodes full images and does not fuse);
@@ -68,7 +68,8 @@ class ImageNet(Pipeline):
             min_filter or min_default,
             mag_filter or mag_default,
             smooth if antialias is None else bool(antialias),
-            bool(fuse) and preset != "parity",  # which rounds to whole grey levels before it normalizes, as they do
+            bool(fuse)
+            and preset != "parity",  # parity rounds before normalizing
         )
         training = [
             RandomResizedCrop(scale, ratio, decode_window),

@@ -1,6 +1,4 @@
-"""`multilabel`: photographs with several labels; crops that keep most of the picture for training, full pictures for
-evaluation.
-"""
+"""`multilabel`: photographs with several labels; large crops for training, full images for evaluation."""
 
 from __future__ import annotations
 
@@ -23,14 +21,15 @@ NORMALIZATIONS = {
 
 
 class MultiLabel(Pipeline):
-    """Resize a crop of the picture, or the full picture, to the image size without keeping proportions, and flip;
-    evaluation uses the full picture.
+    """Resize a crop or the full image to the image size, without keeping its aspect ratio, and flip.
+
+    Evaluation uses the full image.
 
     Args:
-        train: whether for training; evaluation accepts the training options and ignores them.
+        train: True for training. Evaluation accepts the training options and ignores them.
         image_size: pixels, 32 to 1024, or (height, width); the published systems use 224 to 576.
         crop: "random-resized" (CSRA, masked supervision), "multi-scale" (SpliceMix) or "none" (SGRE, CSRA on WIDER).
-        normalization: "imagenet", "half" (mean and std .5) or "none" (pixels stay in 0..1).
+        normalization: "imagenet", "half" (mean and std 0.5) or "none" (pixels stay in 0..1).
         steps: more steps for training, before the flip, on images of `image_size`: see `plugins.build_steps`.
         others: see the step that uses them.
     """

@@ -29,7 +29,7 @@ def _factors_on(
 def normalize(
     images: torch.Tensor, mean: Sequence[float], std: Sequence[float], sizes: np.ndarray | None = None
 ) -> torch.Tensor:
-    """Return (x / 255 - mean) / std of each channel, by one product and one sum, each rounded to float32.
+    """Return (x / 255 - mean) / std per channel, computed as one product and one sum, each rounded to float32.
 
     Args:
         images: (B, 3, H, W) uint8.
@@ -61,8 +61,9 @@ def normalize(
 
 
 def normalize_into(out: np.ndarray, levels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Normalize images uint8 (B, 3, H, W) into `out` float32 on one thread, since torch's threads synchronize at every
-    operation, and DALI needs the cores.
+    """Normalize images uint8 (B, 3, H, W) into `out` float32, of the same shape, on one thread.
+
+    torch would use several, which synchronize at every operation and take cores that DALI needs.
     """
     scale, shift = factors(tuple(mean), tuple(std))
     if compiled.available():

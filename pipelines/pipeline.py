@@ -37,8 +37,8 @@ class Pipeline:
         steps: the active steps.
         conditional: whether `graph` uses `if` on drawn values, which DALI converts to branches.
         draws_from_boxes: whether loaders call `draw_from_boxes` instead of `draw`.
-        one_orientation: whether a loader should build training batches whose images are either all taller than wide, or
-            all not.
+        one_orientation: whether loaders should build training batches in which either all images are taller than wide,
+            or none is.
         normalizing: whether the operator that resizes on a CPU may also normalize, which is bit-identical and saves a
             pass over the batch. Loaders set it on their own copy.
         takes_pixels: whether `graph` gets RGB images, uint8 (H, W, 3), instead of encoded ones. Loaders set it on their
@@ -121,7 +121,7 @@ class Pipeline:
             drawn["canvas"] = np.empty((len(rows), *canvas, 0), np.uint8)
         elif self.steps and (wrong := (sizes != self.image_size).any(axis=1)).any():
             raise ValueError(
-                f"pipeline {self.name!r}: its steps end in images of {sizes[wrong][0].tolist()} pixels, image_size is"
+                f"pipeline {self.name!r}: its steps return images of {sizes[wrong][0].tolist()} pixels, image_size is"
                 f" {list(self.image_size)}"
             )
         return drawn
@@ -130,7 +130,9 @@ class Pipeline:
     def fixed_size(self) -> tuple[int, int]:
         """Return `image_size`. Raise ValueError if images have different sizes."""
         if self.image_size is None:
-            raise ValueError(f"pipeline {self.name!r} makes images of many sizes; this needs one size for all")
+            raise ValueError(
+                f"pipeline {self.name!r} returns images of different sizes; one size is needed"
+            )
         return self.image_size
 
     def sizes(self, rows: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -144,19 +146,21 @@ class Pipeline:
 
     @property
     def may_take_pixels(self) -> bool:
-        """Return whether `graph` works without a decoder: no subclass, and no step, does the decoding itself."""
+        """Return True if `graph` works without a decoder: neither the subclass nor a step overrides decoding."""
         first = self.steps[0] if self.steps else None
         return type(self).graph is Pipeline.graph and (not isinstance(first, Crop) or type(first).decode is Crop.decode)
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
-        """Build the DALI graph: encoded bytes and one sample's draws → uint8 images, CHW or HWC (the node's layout);
-        float32 where `normalizing`, if the graph can.
+        """Build the DALI graph: encoded bytes and one sample's draws → uint8 images, CHW or HWC (the node's layout).
 
-        `device` is "cpu" or "gpu"; the same code serves both. A `Crop` at the start of the list is done by the decoder,
-        a `Flip` at its end by the operator that pads.
+        Images are float32 if `normalizing` is set and the graph can normalize. `device` is "cpu" or "gpu"; the same
+        code serves both. The decoder performs a `Crop` at the start of the list, the padding operator a `Flip` at its
+        end.
         """
         if not self.steps:
-            raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that makes images of image_size")
+            raise ValueError(
+                f"pipeline {self.name!r} has no active step: it needs one that returns image_size"
+            )
         steps = [(step, _own(draws, index)) for index, step in enumerate(self.steps)]
         first, last, mirror = self.steps[0], self.steps[-1], None
         if self.takes_pixels:
@@ -205,24 +209,24 @@ class Pipeline:
         """Raise ValueError if the pipeline, with these options, cannot transform boxes."""
         if not self.steps and type(self).map_boxes is Pipeline.map_boxes:
             raise ValueError(
-                f"pipeline {self.name!r} does not carry boxes along; pack the set with --task multilabel, or choose"
+                f"pipeline {self.name!r} does not support boxes; pack the set with --task multilabel, or choose"
                 " another pipeline"
             )
         for step in self.steps:
             if step.moves and type(step).map_boxes is Step.map_boxes:
                 raise ValueError(
-                    f"step {type(step).__name__} does not say where boxes go: give it `map_boxes`, or, if it leaves"
-                    " everything in the image where it is, `moves = False`"
+                    f"step {type(step).__name__} does not define how boxes move: add `map_boxes`, or, if it moves nothing,"
+                    " `moves = False`"
                 )
-        if self.steps:  # a step that cannot says so by itself
+        if self.steps:  # a step that cannot raises its own error
             rows = np.full(1, 256, [("height", np.int32), ("width", np.int32)])
             self.map_boxes(np.empty((0, 4)), rows[0], self.draw(rows, SampleRandom(0, 0, np.arange(1))), 0)
 
     def map_boxes(self, boxes: np.ndarray, row: np.void, draws: Mapping[str, np.ndarray], sample: int) -> np.ndarray:
-        """Transform one image's boxes: (n, 4) x1, y1, x2, y2 in 0..1 of the record's size → pixels in the batch, not
-        clipped to the image. Boxes that a step dropped have no area.
+        """Transform one image's boxes (n, 4) x1, y1, x2, y2 from 0..1 of the record's size to pixels in the batch.
 
-        A pipeline without steps is refused for detection sets.
+        Results are not clipped to the image; boxes that a step dropped have no area. A pipeline without steps is
+        refused for detection sets.
         """
         if not self.steps:
             self.check_boxes()
@@ -235,7 +239,7 @@ class Pipeline:
 
 
 def _check_inside(step: Crop, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError naming the step if a window is empty or reaches beyond its image: operators need not notice."""
+    """Raise ValueError naming the step if a window is empty or extends outside its image; operators may not check."""
     anchor, shape = draws["anchor"], draws["shape"]
     wrong = ((anchor < 0) | (shape < 1) | (anchor + shape > sizes)).any(axis=1)
     if wrong.any():
@@ -247,7 +251,7 @@ def _check_inside(step: Crop, sizes: np.ndarray, draws: Mapping[str, np.ndarray]
 
 
 def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return `step.map_boxes(…)`. Raise ValueError naming the step if that is not a finite array of as many boxes."""
+    """Return `step.map_boxes(…)`. Raise ValueError naming the step unless it is a finite array of n boxes."""
     mapped = step.map_boxes(boxes, size, draws)
     if isinstance(mapped, np.ndarray) and mapped.shape == boxes.shape and math.isfinite(mapped.sum()):
         return mapped
@@ -263,7 +267,7 @@ def _mapped(step: Step, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str,
 def _padding(canvas: DataNode, mirror: Any) -> dict[str, Any]:
     """Return the options of `crop_mirror_normalize` that pad on the right and below.
 
-    The operator mirrors the padded image: where it does, `crop_pos_x` puts the image to the right side first.
+    The operator mirrors the padded image, so for mirrored images `crop_pos_x` first aligns the image right.
     """
     size = canvas.shape(dtype=types.FLOAT)
     right = fn.cast(mirror, dtype=types.FLOAT) if isinstance(mirror, DataNode) else 0.0
@@ -291,11 +295,11 @@ class CachedPipeline(Pipeline, ABC):
     @property
     @abstractmethod
     def cached_size(self) -> tuple[int, int]:
-        """(height, width) of the cached images that `graph` decodes."""
+        """Return (height, width) of the cached images that `graph` decodes."""
 
     @abstractmethod
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the data to cache for the decoded set (N, H, W, 3) uint8, for instance padded."""
+        """Return the data to cache for the decoded set (N, H, W, 3) uint8, e.g. padded images."""
 
     @abstractmethod
     def apply(self, cache: torch.Tensor, ids: np.ndarray, draws: Mapping[str, np.ndarray]) -> torch.Tensor:

@@ -25,7 +25,7 @@ BUILTIN = {
 
 
 def get(name: str) -> type[Pipeline]:
-    """Return the class of a pipeline. Raise ValueError if it is unknown or does not load."""
+    """Return the class of a pipeline. Raise ValueError if the name is unknown or cannot be imported."""
     return _find("pipeline", BUILTIN.get(name, name), Pipeline)
 
 
@@ -35,14 +35,15 @@ def build(name: str, train: bool, options: Mapping[str, Any] | None = None) -> P
 
 
 def build_steps(steps: Sequence[Step | Mapping[str, Any]]) -> list[Step]:
-    """Construct a user's steps, from objects or dicts of `type` and options, each on its own branch. Raises like
-    `build`.
+    """Construct a user's steps from objects or dicts of `type` and options, each on its own branch.
+
+    Raise ValueError like `build`.
     """
     made = []
     for branch, step in enumerate(steps if isinstance(steps, (list, tuple)) else [steps], 16):
         if not isinstance(step, Step):
             if not isinstance(step, Mapping) or not isinstance(step.get("type"), str):
-                raise ValueError(f"steps has {step!r}: give steps, or dicts of a type and options")
+                raise ValueError(f"steps has {step!r}: must be steps, or dicts of a type and options")
             options = {name: value for name, value in step.items() if name != "type"}
             step = _construct(f"step {step['type']!r}", _find("step", step["type"], Step), options)
         made.append(step.on_branch(branch))
@@ -65,7 +66,7 @@ def _construct(what: str, kind: Any, options: Mapping[str, Any], **given: bool) 
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known)
-            raise ValueError(f"{what} has no option {option!r}{hint}: it knows {', '.join(known)}")
+            raise ValueError(f"{what} has no option {option!r}{hint}: its options are {', '.join(known)}")
     try:
         inspect.signature(kind).bind(**given, **options)
     except TypeError as error:

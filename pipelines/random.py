@@ -18,7 +18,7 @@ _SHIFT = np.uint64(32)
 
 
 def philox4x32(counters: np.ndarray, key: tuple[int, int], rounds: int = 10) -> np.ndarray:
-    """Philox4x32: counters (4, …) uint32 and a key of two 32-bit words → (4, …) uint32, uniformly random words."""
+    """Return Philox4x32's random words (4, …) uint32 for counters (4, …) uint32 and a key of two 32-bit words."""
     c0, c1, c2, c3 = (part.astype(np.uint64) for part in counters)
     k0, k1 = key
     for _ in range(rounds):
@@ -34,8 +34,9 @@ def philox4x32(counters: np.ndarray, key: tuple[int, int], rounds: int = 10) -> 
 
 
 class SampleRandom:
-    """Random numbers of B records in one epoch. Each call draws from the next stream; the same calls give the same
-    numbers.
+    """Random numbers of B records in one epoch.
+
+    Each call draws from the next stream, so the same sequence of calls returns the same numbers.
 
     Counter words: block, epoch, low 32 bits of the record number, its high 16 bits with the stream's number below them.
 
@@ -57,11 +58,11 @@ class SampleRandom:
         return len(self._ids)
 
     def branch(self, number: int) -> SampleRandom:
-        """Return a generator for the same records with 1,024 streams of its own for each `number` from 1 to 63."""
+        """Return a generator for the same records with 1,024 separate streams. number: 1 to 63."""
         return SampleRandom(self._seed, self._epoch, self._ids, 1024 * whole("branch", number, 1, 63))
 
     def words(self, k: int) -> np.ndarray:
-        """(B, k) uint32, k a multiple of 4."""
+        """Draw (B, k) uint32, uniform over all values; k is a multiple of 4."""
         if self._stream >= 1 << 16:
             raise ValueError("more than 65,536 draws for one record: draw several numbers in one call")
         blocks = k // 4
@@ -74,13 +75,13 @@ class SampleRandom:
         return np.moveaxis(philox4x32(counters, self._key), 0, -1).reshape(len(self._ids), 4 * blocks)
 
     def uniform(self, k: int) -> np.ndarray:
-        """(B, k) float64 in [0, 1), 53 random bits each."""
+        """Draw (B, k) float64 in [0, 1), with 53 random bits each."""
         words = self.words(4 * -(-k // 2)).astype(np.uint64)
         high, low = words[:, 0::2] >> np.uint64(5), words[:, 1::2] >> np.uint64(6)
         return ((high << np.uint64(26) | low)[:, :k]).astype(np.float64) * 2.0**-53
 
     def integers(self, low: int | np.ndarray, high: int | np.ndarray, k: int) -> np.ndarray:
-        """(B, k) int64, uniform from `low` to `high` - 1; both numbers or arrays that broadcast to (B, k).
+        """Draw (B, k) int64, uniform from `low` to `high` - 1, which are numbers or arrays that broadcast to (B, k).
 
         The bias for an interval of m numbers is below m / 2^53.
         """
@@ -90,6 +91,6 @@ class SampleRandom:
         return low + np.floor(self.uniform(k) * (high - low)).astype(np.int64)
 
     def normal(self, k: int) -> np.ndarray:
-        """(B, k) float64, standard normal, by Box and Muller's method."""
+        """Draw (B, k) float64, standard normal (Box-Muller)."""
         u = self.uniform(2 * k)
         return np.sqrt(-2.0 * np.log1p(-u[:, :k])) * np.cos(2.0 * np.pi * u[:, k:])

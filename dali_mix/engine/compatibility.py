@@ -56,7 +56,7 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
         known = ", ".join(name for name, other in MIXERS.items() if other.takes_boxes)
         kind = type(mixer).__name__
         raise ValueError(
-            f"mixer {kind} does not carry boxes along: choose one of {known} for a set for {task.name}, or set"
+            f"mixer {kind} does not support boxes: choose one of {known} for a set for {task.name}, or set"
             " takes_boxes = True in a mixer of your own that does"
             if task.boxes
             else f"mixer {kind} is for sets with boxes; this is a set for {task.name}"

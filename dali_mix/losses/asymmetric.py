@@ -60,7 +60,7 @@ class AsymmetricLoss(MultiLabelLoss):
             with torch.no_grad():
                 true = positive * targets + negative * (1 - targets)
                 gamma = self.gamma_pos * targets + self.gamma_neg * (1 - targets)
-                # Rounding may put `true` a little above 1 for soft targets, and a root of less than 0 is no number.
+                # With soft targets `true` may be rounded above 1, and a fractional power of a negative is NaN.
                 weights = (1 - true).clamp(min=0).pow(gamma)
             total = -(terms * weights * known).sum() * self.scale
             return total if self.reduction == "sum" else total / known.sum().clamp_min(1)
@@ -70,7 +70,7 @@ class SGRELoss(MultiLabelLoss):
     """ASL of the prediction + lam · ASL of the auxiliary logits, with SGRE's setting of ASL.
 
     Args:
-        lam: weight of the auxiliary logits; .1 for VOC, .4 for COCO, .05 for NUS-WIDE.
+        lam: weight of the auxiliary logits; 0.1 for VOC, 0.4 for COCO, 0.05 for NUS-WIDE.
         gamma_neg, gamma_pos, clip, eps: as in `AsymmetricLoss`, for both terms.
 
     Raises:

@@ -36,7 +36,7 @@ class MultiLabelSoftMargin(MultiLabelLoss):
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Arguments and result are those of `BinaryCrossEntropy`."""
+        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             terms, known = _terms(logits, targets)
             count = known.sum(1)

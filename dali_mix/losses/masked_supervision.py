@@ -1,4 +1,4 @@
-"""Masked supervision (MaskSup, MSL, arXiv 2310.18517): an image and the same image with parts blacked out."""
+"""Masked supervision (MaskSup, MSL, arXiv 2310.18517): train on an image and a masked version of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MaskedSupervisionLoss(MultiLabelLoss):
         """
         with torch.autocast(logits.device.type, enabled=False):
             supervised = self.whole * self.bce(logits, targets) + self.masked * self.bce(masked_logits, targets)
-            # Ignored entries are 0 in both, so they differ by nothing.
+            # Ignored entries are 0 in both, so they add nothing.
             one, _, known = known_entries(logits, targets)
             other, _, _ = known_entries(masked_logits, targets)
             difference = F.mse_loss(one.sigmoid(), other.sigmoid(), reduction="sum")

@@ -10,7 +10,7 @@ from dali_mix._factories import parameters
 class MultiLabelLoss(nn.Module):
     """A loss for multi-label targets (B,K), 0 … 1, or -1 for an ignored entry."""
 
-    # Of `dali_mix.mixers.ops.targets.TargetKind`: labels weighted by area are fractions.
+    # Kinds of `dali_mix.mixers.ops.targets.TargetKind`; labels weighted by area are fractions.
     accepts = frozenset({"multi-hot", "soft multi-hot"})
 
     def counted(self, targets: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def known_entries(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tens
     """
     if logits.ndim != 2 or logits.shape != targets.shape:
         raise ValueError(
-            f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: need (B,K) of both, one target for each "
+            f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)}: both must be (B,K), one target per "
             "class: 1, 0, or -1 to ignore it"
         )
     if not logits.is_floating_point():

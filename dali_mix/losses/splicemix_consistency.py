@@ -1,4 +1,4 @@
-"""SpliceMix-CL (arXiv 2311.15200): the cells of a spliced image agree with the images they come from."""
+"""SpliceMix-CL (arXiv 2311.15200): make the cells of a spliced image agree with their source images."""
 
 from __future__ import annotations
 

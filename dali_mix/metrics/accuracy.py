@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# One right answer in the counters: the least common multiple of 1 … 24. So the share of a sample with equal logits is a
-# whole number for groups of up to 24 of them, and within 1e-10 for larger ones; 1.7e9 samples fit into an int64.
+# The count of one correct answer: the least common multiple of 1 … 24. So the share of a sample with equal logits is an
+# integer for groups of up to 24 of them, and exact within 1e-10 for larger ones; 1.7e9 samples fit into an int64.
 UNIT = 5354228880
 
 
@@ -56,13 +56,13 @@ class Accuracy:
         self._counts += torch.stack([*(share.sum() for share in shares), counted.sum()]).to(self._counts.device)
 
     def state(self) -> Tensor:
-        """Return the live counters: (len(topk) + 1,) int64, correct answers for each k in units of 1 / `UNIT`, then
-        samples.
+        """Return the counters, not a copy: (len(topk) + 1,) int64, correct answers for each k in units of 1 / `UNIT`,
+        then samples.
         """
         return self._counts
 
     def merge(self, state: Tensor) -> None:
-        """Add the counters of another rank or part."""
+        """Add the counters (`state()`) of another rank or shard."""
         self._counts += state.to(self._counts.device)
 
     def reset(self) -> None:
@@ -70,7 +70,7 @@ class Accuracy:
         self._counts.zero_()
 
     def compute(self) -> dict[str, float]:
-        """Return {"top1": per cent, …}; synchronizes with the device. Raise ValueError if nothing was counted."""
+        """Return {"top1": accuracy in percent, …}; synchronizes. Raise ValueError if nothing was counted."""
         *right, count = self._counts.tolist()
         if not count:
             raise ValueError("no samples were counted: the evaluation set is empty, or all its labels are ignored")
@@ -92,22 +92,21 @@ class ClassAccuracy:
         self._counts[1].index_add_(0, own, counted.long())
 
     def state(self) -> Tensor:
-        """Return the live counters: (2,K) int64, correct answers in units of 1 / `UNIT`, and samples; sums over ranks
-        are exact.
-        """
+        """Return the counters, not a copy: (2,K) int64, correct answers in units of 1 / `UNIT`, and samples."""
         return self._counts
 
     def compute(self) -> list[float]:
-        """Return per cent for each class, NaN for a class without samples; synchronizes with the device."""
+        """Return each class's accuracy in percent, NaN for a class without samples; synchronizes with the device."""
         right, counts = self._counts.tolist()
         pairs = zip(right, counts, strict=True)
         return [100.0 * (hits / UNIT) / count if count else float("nan") for hits, count in pairs]
 
 
 def _shares(logits: Tensor, classes: Tensor, topk: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-    """Return for each k the share of the orders of equal logits in which a sample is right, (B,) int64 in `UNIT`s.
+    """Return two results per sample.
 
-    Also which samples count, (B,) bool.
+    For each k, the probability that the sample is correct over random orders of equal logits, (B,) int64 in `UNIT`s;
+    and a mask of the samples that count, (B,) bool.
     """
     score = logits.gather(1, classes.clamp_min(0)[:, None])
     higher, equal = (logits > score).sum(1), (logits == score).sum(1).clamp_min(1)

@@ -9,13 +9,13 @@ from dali_mix.options import whole
 
 
 class CropTest(nn.Module):
-    """Wrap a classifier z: images → (1 - a) · z(x) + a · z(x with all but the central crop blacked out).
+    """Wrap a classifier z: images → (1 - a) · z(x) + a · z(x with all but the central crop set to `fill`).
 
-    a = crop² / (H · W); 24² / 32² on CIFAR. For evaluation: it runs the model twice.
+    a = crop² / (H · W); 24² / 32² on CIFAR. For evaluation only; it runs the model twice.
 
     Args:
         model: (B,C,H,W) → logits (B,K).
-        crop: side of the central square in pixels; if H - crop is odd, the square is half a pixel too far up and left.
+        crop: side of the central square in pixels; if H - crop is odd, it is half a pixel above and left of the centre.
         fill: value of the pixels outside; 0 is the mean colour of normalized images.
 
     Raises:

@@ -18,8 +18,8 @@ from dali_mix.options import choice, whole
 
 PROTOCOLS = ("voc", "coco")
 VOC_IOU = 0.5
-# Indices into pycocotools' `stats`. Measures by size are left out: they need the area of the segmented object, which
-# records do not hold.
+# Indices into pycocotools' `stats`. Metrics by object size are omitted: they need the area of the segmented object,
+# which records do not store.
 COCO_STATS = {"AP": 0, "AP50": 1, "AP75": 2, "AR1": 6, "AR10": 7, "AR100": 8}
 
 
@@ -49,7 +49,7 @@ class DetectionMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Remove all images."""
+        """Remove all predictions and targets."""
         self._images: list[Tensor] = []  # (B,) image numbers, float64, as in all rows
         self._found: list[Tensor] = []  # (n, 7): image, x1, y1, x2, y2, score, label
         self._true: list[Tensor] = []  # (m, 7): image, x1, y1, x2, y2, difficult, label
@@ -65,7 +65,7 @@ class DetectionMetrics:
             ids: (B,) image ids, each used once over all ranks.
 
         Raises:
-            ValueError: lengths that do not match.
+            ValueError: the three differ in length.
         """
         if not len(predictions) == len(targets) == len(ids):
             raise ValueError(f"{len(predictions)} predictions, {len(targets)} targets and {len(ids)} ids")
@@ -98,7 +98,9 @@ class DetectionMetrics:
             if (nan := table.isnan().any(1)).any():
                 raise ValueError(f"image {int(table[nan][0, 0])}: a box or a score is NaN")
         if len(images.unique()) < len(images):
-            raise ValueError(f"{len(images) - len(images.unique())} images came twice: give each once over all ranks")
+            raise ValueError(
+                f"{len(images) - len(images.unique())} images are duplicates: add each only once"
+            )
         if self.protocol == "coco":
             return self._coco(images.long().tolist())
         ranked = self._ranked()
@@ -126,7 +128,7 @@ class DetectionMetrics:
         return reports
 
     def images(self) -> list[int]:
-        """Return the sorted image ids."""
+        """Return the ids of all images added, sorted."""
         return sorted(int(number) for part in self._images for number in part.tolist())
 
     def matched(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -134,7 +136,7 @@ class DetectionMetrics:
 
         Returns:
             predictions (n, 6) x1, y1, x2, y2, score, label; true boxes (m, 6) x1, y1, x2, y2, difficult, label; states
-            (n,), RIGHT, WRONG or IGNORED; taken (m,) bool, whether a prediction matched the box.
+            (n,), RIGHT, WRONG or IGNORED; matched (m,) bool, True for boxes that a prediction matched.
         """
         found, true = (table[table[:, 0] == number, 1:].numpy() for table in self._tables())
         found = found[found[:, 4] > self.threshold]
@@ -154,7 +156,7 @@ class DetectionMetrics:
 
     def _ranked(self) -> list[_Ranked]:
         found, true = (table.numpy() for table in self._tables())
-        # By falling score; equal ones by image, then in the order given.
+        # By descending score; ties by image, then by index.
         found = found[np.lexsort((np.arange(len(found)), found[:, 0], -found[:, 5]))]
         states = np.empty(len(found), np.int64)
         truth = dict(_by_image_and_class(true, self.num_classes))
@@ -180,14 +182,14 @@ class DetectionMetrics:
         truth.dataset = {**truth.dataset, "annotations": [_annotation(at, row) for at, row in enumerate(true, 1)]}
         scored = [{**_annotation(at, row), "iscrowd": 0, "score": row[5]} for at, row in enumerate(found, 1)]
         results.dataset = {**results.dataset, "annotations": scored}
-        with contextlib.redirect_stdout(io.StringIO()):  # it reports every stage
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every stage
             truth.createIndex()
             results.createIndex()
             run = evaluation(truth, results, "bbox")
             run.evaluate()
             run.accumulate()
             run.summarize()
-        precision = run.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; any area, 100 predictions an image
+        precision = run.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class; any area, 100 predictions per image
         by_class = [float(own.mean()) if (own > -1).all() else float("nan") for own in np.moveaxis(precision, 2, 0)]
         values = {name: float(run.stats[at]) for name, at in COCO_STATS.items()}
         return {
@@ -201,7 +203,7 @@ RIGHT, WRONG, IGNORED = 1, 0, -1
 
 @dataclasses.dataclass(frozen=True)
 class _Ranked:
-    """The predictions of one class by falling score: scores, whether right and whether counted, (n,) each."""
+    """The predictions of one class by descending score: scores, whether correct, and whether counted, (n,) each."""
 
     scores: np.ndarray
     right: np.ndarray
@@ -261,7 +263,7 @@ def _rows(number: int, boxes: Tensor, extra: Tensor, labels: Tensor) -> Tensor:
 
 
 def _by_image_and_class(table: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Return a key of each image and class that a table has, with its rows in their order."""
+    """Yield a key for each image and class in the table, with its rows in their original order."""
     keys = table[:, 0].astype(np.int64) * num_classes + table[:, 6].astype(np.int64)
     order = np.argsort(keys, kind="stable")
     starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
@@ -293,6 +295,6 @@ def _pycocotools() -> tuple[Any, Any]:
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise ValueError(
-            f"protocol 'coco' needs pycocotools ({error}): pip install 'dali_mix[detection]', or take protocol 'voc'"
+            f"protocol 'coco' needs pycocotools ({error}): pip install 'dali_mix[detection]', or use protocol 'voc'"
         ) from error
     return COCO, COCOeval

@@ -41,7 +41,7 @@ class MultiLabelMetrics:
             `ids`, else by arrival, rank after rank) ranks first, and within a sample the lower class; equals the
             published evaluators, which sort. "sklearn": equal scores form one threshold, as in scikit-learn's
             `average_precision_score`; within a sample as "random".
-        threshold: scores above it count as predicted: .5 for probabilities, 0 for logits.
+        threshold: scores above it count as predicted: 0.5 for probabilities, 0 for logits.
         device: device of the stored rows; by default that of the first scores.
 
     Raises:
@@ -85,10 +85,10 @@ class MultiLabelMetrics:
             raise ValueError(f"ids {tuple(ids.shape)} {ids.dtype}: need ({len(scores)},) of an integer dtype")
         if not self._placed:
             self._device, self._placed = scores.device, True
-        # float64 holds every float32 and every record number as it is, so one tensor can hold a row.
+        # float64 represents every float32 and record number exactly, so one tensor can hold a row.
         numbers = scores.new_full(scores.shape[:1], -1) if ids is None else ids
         parts = (numbers[:, None], scores.detach(), targets)
-        # A loader's ids are on the CPU; to a GPU they go without waiting for it. The other way one has to wait.
+        # A loader's ids are on the CPU. Copies to a GPU need not wait for it; copies from a GPU must.
         rows = [part.to(self._device, torch.float64, non_blocking=self._device.type == "cuda") for part in parts]
         self._rows.append(torch.cat(rows, 1))
 
@@ -100,9 +100,9 @@ class MultiLabelMetrics:
         return self._rows[0]
 
     def merge(self, state: Tensor) -> None:
-        """Add the state of another rank or part. Raise ValueError if its number of classes differs."""
+        """Add the `state()` of another rank or shard. Raise ValueError if its number of classes differs."""
         if state.ndim != 2 or state.shape[1] != 1 + 2 * self.num_classes:
-            raise ValueError(f"state {tuple(state.shape)}: need (n, {1 + 2 * self.num_classes}), as `state()` gives")
+            raise ValueError(f"state {tuple(state.shape)}: need (n, {1 + 2 * self.num_classes}), as from `state()`")
         self._rows.append(state.to(self._device, torch.float64))
 
     def gather(self, group: dist.ProcessGroup | None = None) -> None:
@@ -165,17 +165,17 @@ class MultiLabelMetrics:
         rows = self._ordered(self.state().cpu().numpy())
         scores, targets = np.split(rows[:, 1:], 2, axis=1)
         if (wrong := ~np.isin(targets, (-1, 0, 1))).any():
-            raise ValueError(f"targets hold {targets[wrong][0]:g}: they must be 1, 0, or -1 for what is to be ignored")
+            raise ValueError(f"targets contain {targets[wrong][0]:g}: they must be 1, 0, or -1 to ignore an entry")
         if (lost := (np.isnan(scores) & (targets >= 0)).any(1)).any():
             numbers = np.where(rows[:, 0] < 0, np.arange(len(rows)), rows[:, 0])[lost].astype(int)
             raise ValueError(
-                f"the scores of {len(numbers)} of {len(rows)} samples are NaN, the first of them "
+                f"the scores of {len(numbers)} of {len(rows)} samples are NaN, first "
                 f"{numbers[:5].tolist()}: this model cannot be scored"
             )
         if 0 < self.threshold < 1 and ((scores < 0) | (scores > 1)).any():
             raise ValueError(
                 f"scores reach from {np.nanmin(scores):g} to {np.nanmax(scores):g}, and threshold={self.threshold} is "
-                "one for probabilities: give sigmoids, or threshold=0 for logits"
+                "for probabilities: pass sigmoids, or threshold=0 for logits"
             )
         return np.where(np.isnan(scores), -np.inf, scores), targets
 
@@ -187,11 +187,11 @@ class MultiLabelMetrics:
         if (ids < 0).all():
             return rows
         if (ids < 0).any():
-            raise ValueError(f"{(ids < 0).sum()} of {len(ids)} samples came without ids: give them always, or never")
+            raise ValueError(f"{(ids < 0).sum()} of {len(ids)} samples have no ids: pass ids for all or for none")
         order = np.argsort(ids, kind="stable")
         if (twice := np.diff(ids[order]) == 0).any():
             raise ValueError(
-                f"{twice.sum()} samples came more than once, e.g. id {ids[order][1:][twice][0]:.0f}: an evaluation "
+                f"{twice.sum()} samples are duplicates, e.g. id {ids[order][1:][twice][0]:.0f}: an evaluation "
                 "must see each sample once over all ranks"
             )
         return rows[order]
@@ -212,15 +212,15 @@ def precision_at_positives(scores: _Floats, positive: _Flags, ties: str) -> _Flo
     first = np.flatnonzero(np.concatenate([[True], falling[1:] != falling[:-1]])[: len(falling)])
     if ties == "order" or len(first) == len(falling):
         return np.arange(1, len(ranks) + 1) / ranks
-    # A group of equal scores has `size` samples with `hits` positives, after `first` samples with `before` positives.
+    # A group of equal scores has `size` samples (`hits` positives) and follows `first` samples (`before` positives).
     size = np.diff(first, append=len(falling))
     hits = np.add.reduceat(hit.astype(np.int64), first)
     before = np.cumsum(hits) - hits
     if ties == "sklearn":
         value = (before + hits) / (first + size)
     else:
-        # Before a positive at position j of its group are on average (j - 1) · share others of the group. The mean over
-        # j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), by harmonic numbers.
+        # On average (j - 1) · share positives of the group precede one at its position j. Take the mean over
+        # j = 1 … size of (before + 1 + (j - 1) · share) / (first + j), with harmonic numbers.
         share = (hits - 1) / np.maximum(size - 1, 1)
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, len(falling) + 1))])
         reciprocals = harmonic[first + size] - harmonic[first]
@@ -244,8 +244,8 @@ def average_precision(precision: _Floats, interpolated: bool) -> float:
 def _top(scores: _Floats, count: int, ties: str) -> _Floats:
     """Return (n,K), 1 for the `count` highest scores of each row.
 
-    Of equal scores across that limit: with "order" 1 for the lower classes, else for each the share of random orders
-    that has it among the highest.
+    For equal scores across that limit: with "order" 1 for the lower classes, else for each the probability, over random
+    orders, of being among the highest.
     """
     if scores.shape[1] <= count:
         return np.ones(scores.shape)
@@ -260,7 +260,7 @@ def _rates(predicted: _Flags | _Floats, positive: _Flags) -> dict[str, float]:
     """Return precision, recall and F1 over classes (C…) and over all entries (O…), 0 where the divisor is 0.
 
     Args:
-        predicted: (n,K) bool, or the share 0 … 1 to which an entry is predicted.
+        predicted: (n,K) bool, or the probability 0 … 1 that an entry is predicted.
         positive: (n,K) bool.
     """
     hits, guesses, truths = (predicted * positive).sum(0), predicted.sum(0), positive.sum(0)

@@ -11,9 +11,10 @@ from dali_mix.metrics.multilabel import MultiLabelMetrics, average_precision, pr
 
 @dataclass(frozen=True)
 class ClassReport:
-    """The results for one class, from 0 to 1. ap: NaN without positives. precision, recall, f1: for scores above the
-    threshold, 0 if undefined. positives: number of positive samples. curve: recall and precision up to each positive,
-    in order of descending score, (2, positives).
+    """Results for one class, each 0 to 1.
+
+    ap: NaN without positives. precision, recall, f1: for scores above the threshold, 0 if undefined. positives: number
+    of positive samples. curve: recall and precision up to each positive, in order of descending score, (2, positives).
     """
 
     ap: float

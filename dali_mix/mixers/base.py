@@ -77,7 +77,7 @@ class Sampler(ABC, Generic[Params]):
             ValueError: an invalid size.
         """
         check_size(batch_size, height, width)
-        # Boxes are on the CPU, and with them the numbers by which they move.
+        # Boxes are always on the CPU, and so are the params that move them.
         return on_device(self.draw(batch_size, height, width, generator), "cpu" if self.takes_boxes else device)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> Params:
@@ -124,7 +124,7 @@ class Mixer(Sampler[Params]):
         self.set_prob(prob)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        # Here, not in each mixer: subclasses override `sample` and `apply`, and need to know nothing of `prob`.
+        # Done here so that subclasses can override `sample` and `apply` without handling `prob`.
         super().__init_subclass__(**options)
         wrappers: dict[str, Callable[[Any], Any]] = {
             "sample": _sample_with_prob,
@@ -154,7 +154,7 @@ class Mixer(Sampler[Params]):
 
         Args:
             images: (B,3,H,W) float32, float16, bfloat16 or uint8 (any number of channels).
-            targets: (B,) class numbers, or (B,K) soft or multi-hot rows (-1 = ignore).
+            targets: (B,) class indices, or (B,K) soft or multi-hot rows (-1 = ignore).
             params: as `sample` returned for this B, H and W, on the device of the images.
             inplace: modify `images` itself, for a caller that owns it; the pixels are bit-identical. Targets are always
                 new.
@@ -185,17 +185,17 @@ class Mixer(Sampler[Params]):
         *,
         inplace: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Call `sample`, then `apply`: `mixer(images, targets)`, or `mixer((images, targets))` as a `DataLoader` gives.
+        """Call `sample`, then `apply`: `mixer(images, targets)`, or `mixer(batch)` with a batch from a `DataLoader`.
 
         Args:
-            images: as for `apply`; or a tuple or list of images and targets, and `targets` left out.
+            images: as for `apply`; or, without `targets`, a tuple or list of images and targets.
             generator: as for `sample`.
 
         Returns:
-            images and targets as of `apply`, a tuple.
+            a tuple of images and targets, as from `apply`.
 
         Raises:
-            ValueError: as `apply`; also no targets, or not a pair.
+            ValueError: as for `apply`; also for missing targets, or a batch that is not a pair.
         """
         images, targets = _unpacked(images, targets)
         check_images(images)
@@ -215,11 +215,11 @@ def _apply_with_prob(apply: Callable[..., Any]) -> Callable[..., Any]:
     def applied(self: Mixer[Any], images: Tensor, targets: Tensor, params: Any, **options: Any) -> Any:
         if isinstance(params, Unmixed):
             return unmixed(self, images, targets, params.batch_size, **options)
-        if not options.get("inplace", True):  # a mixer by a third party may know nothing of the option
+        if not options.get("inplace", True):  # a third-party mixer may not accept it
             del options["inplace"]
         return apply(self, images, targets, params, **options)
 
-    # A code object of its own: torch.compile limits recompilations per code object, and all mixers would share one.
+    # A separate code object: torch.compile limits recompilations per code object, which all mixers would share.
     applied.__code__ = applied.__code__.replace(co_name=apply.__qualname__)  # type: ignore[attr-defined]
     return applied
 
@@ -235,8 +235,9 @@ def _describe_with_prob(describe: Callable[..., list[MixedImage]]) -> Callable[.
 def unmixed(
     mixer: Mixer[Any], images: Tensor, targets: Tensor, batch_size: int, *, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return `images` itself and targets in `mixer`'s output format: (B,K) if it knows K; boxes are unchanged. Raise
-    ValueError as `apply`.
+    """Return `images` itself and targets in `mixer`'s output format: (B,K) if it knows K; boxes are unchanged.
+
+    Raise ValueError like `apply`.
     """
     if not mixer.takes_boxes:
         check_batch(images, targets, batch_size)
@@ -275,7 +276,7 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
     check_images(images)
     if not isinstance(targets, Tensor) or not targets.ndim:
         kind = "a single number" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
-        raise ValueError(f"targets are {kind}: a mixer takes a tensor, (B,) class numbers or (B,K) rows")
+        raise ValueError(f"targets are {kind}: a mixer takes a tensor, (B,) class indices or (B,K) rows")
     if not images.shape[0] == targets.shape[0] == drawn_for:
         raise ValueError(
             f"{images.shape[0]} images, {targets.shape[0]} targets and params drawn for {drawn_for} do not fit together"

@@ -107,7 +107,7 @@ class BoxResizeMix(BoxMixer):
 class BoxSpliceMix(BoxMixer):
     """Tile four proportionally resized images into one image of the first one's size, and keep all boxes.
 
-    Each image appears in four tiled images; unused parts of a cell are 0, the padding value.
+    Each image appears in four of the tiled images. Unused parts of a cell are 0, the padding value.
 
     Args:
         prob: share of batches that are mixed; see `Mixer`.
@@ -116,7 +116,7 @@ class BoxSpliceMix(BoxMixer):
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> BoxSpliceParams:
         order = draws.permutation(batch_size, generator)
         sources = order.new_empty(batch_size, 4)
-        sources[order] = torch.stack([order.roll(-shift) for shift in range(4)], dim=1)  # four images if there are four
+        sources[order] = torch.stack([order.roll(-shift) for shift in range(4)], dim=1)  # different if B ≥ 4
         return BoxSpliceParams(sources)
 
     def apply(  # type: ignore[override]  # targets are boxes
@@ -145,7 +145,7 @@ def check_boxes(images: Tensor, targets: Any, drawn_for: int, inplace: bool) -> 
     names = {"boxes", "labels", "difficult", "size"}
     if not isinstance(targets, list) or not all(isinstance(one, dict) and names <= one.keys() for one in targets):
         raise ValueError(
-            "targets are no list of dicts with boxes, labels, difficult and size: this mixer is for sets with boxes"
+            "targets must be a list of dicts with boxes, labels, difficult and size: this is for sets with boxes"
         )
     if not len(images) == len(targets) == drawn_for:
         raise ValueError(
@@ -215,7 +215,7 @@ def _resized(images: Tensor, targets: list[Target], index: int, size: Sequence[i
 
 
 def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """Return top, left, height and width of the four cells; the first ones are the smaller where a side is odd."""
+    """Return top, left, height and width of the four cells; if a side is odd, the first cells are one pixel smaller."""
     h, w = max(1, height // 2), max(1, width // 2)
     bottom, right = max(1, height - h), max(1, width - w)
     return [
@@ -227,7 +227,7 @@ def _cells(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 
 def _centred(cell: tuple[int, int, int, int], size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return where an image of `size` lies in a cell: in proportion, as large as fits, in the middle."""
+    """Return the box of an image of `size` in a cell: centred, aspect ratio kept, as large as fits."""
     top, left, height, width = cell
     factor = min(height / size[0], width / size[1])
     h, w = min(height, max(1, round(size[0] * factor))), min(width, max(1, round(size[1] * factor)))

@@ -29,8 +29,8 @@ def _channels(name: str, values: Any) -> tuple[float, float, float]:
     values = values.tolist() if hasattr(values, "tolist") else values  # an array or a tensor
     if not isinstance(values, (list, tuple)) or len(values) not in (1, 3):
         raise ValueError(
-            f"{name}={values!r}: give three numbers, one a channel (red, green, blue), or [one] of grey images, in 0..1"
-            " units"
+            f"{name}={values!r}: give three numbers in 0..1 units, one per channel (red, green, blue), or [one] for"
+            " grey images"
         )
     values = values * 3 if len(values) == 1 else values
     red, green, blue = (number(name, value, low=-inf) for value in values)

@@ -1,4 +1,4 @@
-"""MixChoice: one of several mixers, or none, for each batch."""
+"""MixChoice: apply one of several mixers, or none, to each batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class MixChoice(Mixer[ChoiceParams]):
 
     Args:
         mixers: at least one; all with the same `combine`.
-        probs: one share per mixer, ≥ 0, summing to at most 1.
+        probs: one probability per mixer, ≥ 0, summing to at most 1.
         prob: share of batches that are mixed; see `Mixer`.
 
     Raises:
@@ -47,18 +47,18 @@ class MixChoice(Mixer[ChoiceParams]):
     def __init__(self, mixers: Sequence[Mixer[Any]], probs: Sequence[float], *, prob: float = 1.0) -> None:
         super().__init__(prob)
         if not all(isinstance(values, (list, tuple)) for values in (mixers, probs)):
-            raise ValueError(f"MixChoice takes a list of mixers and a list of shares, not {mixers!r} and {probs!r}")
+            raise ValueError(f"MixChoice takes lists of mixers and of probabilities, not {mixers!r} and {probs!r}")
         for mixer in mixers:
             if not isinstance(mixer, Mixer):
-                raise ValueError(f"MixChoice holds mixers, not {mixer!r}")
+                raise ValueError(f"MixChoice takes mixers, not {mixer!r}")
         if not mixers or len(mixers) != len(probs):
-            raise ValueError(f"MixChoice needs one share per mixer: {len(mixers)} mixers, {len(probs)} probs")
+            raise ValueError(f"MixChoice needs one probability per mixer: {len(mixers)} mixers, {len(probs)} probs")
         self.probs = tuple(number("probs", share, 0, 1) for share in probs)
         if sum(self.probs) > 1 + 1e-9:
             raise ValueError(f"probs={list(probs)}: must sum to at most 1 (the rest is left unmixed)")
         if len({mixer.combine for mixer in mixers}) > 1:
             ways = ", ".join(f"{type(mixer).__name__}: {mixer.combine}" for mixer in mixers)
-            raise ValueError(f"MixChoice cannot hold mixers that combine targets in different ways ({ways})")
+            raise ValueError(f"MixChoice cannot combine mixers that mix targets in different ways ({ways})")
         known = {mixer.num_classes for mixer in mixers if mixer.num_classes is not None}
         if len(known) > 1:
             raise ValueError(f"the mixers of a MixChoice were made for different num_classes: {sorted(known)}")
@@ -67,7 +67,7 @@ class MixChoice(Mixer[ChoiceParams]):
         self.combine = mixers[0].combine
         self.changes_targets = any(mixer.changes_targets for mixer in mixers)
         if len({mixer.takes_boxes for mixer in mixers}) > 1:
-            raise ValueError("MixChoice cannot hold mixers for boxes beside others")
+            raise ValueError("MixChoice cannot combine mixers for boxes with other mixers")
         self.takes_boxes = mixers[0].takes_boxes
         self.in_place = all(mixer.in_place for mixer in mixers)
 
@@ -92,7 +92,7 @@ class MixChoice(Mixer[ChoiceParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ChoiceParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`; an unmixed batch is returned without a copy."""
+        """Apply the chosen mixer; an unmixed batch is returned without a copy. See `Mixer.apply`."""
         if params.index < 0:
             return unmixed(self, images, targets, params.batch_size, inplace=inplace)
         images, targets = self.mixers[params.index].apply(images, targets, params.params, inplace=inplace)

@@ -1,4 +1,4 @@
-"""Cutout: a square set to zero (arXiv 1708.04552)."""
+"""Cutout: set a square to zero (arXiv 1708.04552)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Cutout(Mixer[CutoutParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: CutoutParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`, but targets are returned unchanged."""
+        """Set the boxes to zero; targets are returned unchanged. See `Mixer.apply`."""
         check_batch(images, targets, len(params.boxes))
         return erase_boxes(images, params.boxes, inplace=inplace), targets
 

@@ -33,7 +33,8 @@ def pasted(
     """Describe images that received a box of a partner.
 
     Args:
-        permutation: (B,) int64. lam: (B,). boxes: (B,4) int64, empty ones are left out. peaks: of each image.
+        permutation: (B,) int64. lam: (B,). boxes: (B,4) int64; empty ones are omitted. peaks: row and column of each
+            image's peak.
     """
     described = []
     for own, (partner, share) in enumerate(zip(permutation.tolist(), lam.tolist(), strict=True)):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Keyed by bytes per value: kernels that only move values get them as integers of the same size.
+# By bytes per value: kernels that only move values receive them as integers of the same size.
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -1,6 +1,4 @@
-"""Masks for masked supervision (MaskSup, arXiv 2310.18517): the removed pixels of each image, drawn or read from a
-folder.
-"""
+"""Masks for masked supervision (MaskSup, arXiv 2310.18517), drawn at random or read from a folder."""
 
 from __future__ import annotations
 
@@ -46,14 +44,14 @@ class Masks(Sampler[Params]):
         """Return (B,1,H,W) bool on the device of the params, True where a pixel is removed."""
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """`sample`, then `masks`, for `images` (B,C,H,W)."""
+        """Call `sample`, then `masks`, for `images` (B,C,H,W); return (B,1,H,W) bool."""
         check_images(images)
         batch_size, _, height, width = images.shape
         return self.masks(self.sample(batch_size, height, width, generator, images.device))
 
 
 class FreeFormMasks(Masks[FreeFormParams]):
-    """Irregular strokes and holes, drawn per image: broad polylines that wander over the image, and discs.
+    """Draw irregular masks per image: broad random polylines (strokes) and discs (holes).
 
     A stroke starts at a uniform position and direction; at each of its points it turns by up to `turn` and continues
     for a length drawn from `length`; ends and corners are round. It may leave the image. Lengths and widths are shares
@@ -121,17 +119,17 @@ class FreeFormMasks(Masks[FreeFormParams]):
     def masks(self, params: FreeFormParams) -> Tensor:
         """Return (B,1,H,W) bool, True for a removed pixel, whose centre is closer to a stroke or hole than the radius.
 
-        A pure function; it runs on the params' device without synchronizing, and needs the memory of a few images.
+        A pure function that runs on the params' device without synchronizing. It uses the memory of a few images.
         """
         discs = torch.cat([params.holes, params.hole_radii[..., None]], dim=2)
         return draw_masks(_lines(params), discs, params.height, params.width)[:, None]
 
 
 def _lines(params: FreeFormParams) -> Tensor:
-    """Return (B,n,6) float32, a row for each straight part of a stroke, as `draw_masks` takes it."""
+    """Return (B,n,6) float32, the segments of all strokes in the format of `draw_masks`."""
     start = params.strokes[:, :, :-1]
     step = params.strokes[:, :, 1:] - start
-    heading = torch.atan2(step[..., 0], step[..., 1])  # of no length: any; atan2 of 0 and 0 is 0
+    heading = torch.atan2(step[..., 0], step[..., 1])  # any direction for length 0; atan2(0, 0) is 0
     radii = params.stroke_radii[..., None].expand(heading.shape)
     parts = [start[..., 0], start[..., 1], heading.sin(), heading.cos(), step.norm(dim=-1), radii]
     return torch.stack(parts, dim=-1).flatten(1, 2)
@@ -139,7 +137,7 @@ def _lines(params: FreeFormParams) -> Tensor:
 
 @dataclass(frozen=True)
 class FolderMaskParams:
-    """height, width: of the images. index: (B,) int64, the mask of each, an index into `FolderMasks.names`."""
+    """height, width: of the images. index: (B,) int64, each image's mask, an index into `FolderMasks.names`."""
 
     height: int
     width: int
@@ -182,7 +180,10 @@ class FolderMasks(Masks[FolderMaskParams]):
         return FolderMaskParams(height, width, draws.pixels(batch_size, len(self), generator))
 
     def masks(self, params: FolderMaskParams) -> Tensor:
-        """Return (B,1,H,W) bool, True where a pixel is removed. A new size copies all masks to the device once."""
+        """Return (B,1,H,W) bool, True where a pixel is removed.
+
+        The first call at a new image size resizes all masks and copies them to the device.
+        """
         key = (params.height, params.width, params.index.device)
         if self._resized is None or self._resized[0] != key:
             size = (params.height, params.width)
@@ -193,25 +194,26 @@ class FolderMasks(Masks[FolderMaskParams]):
 
 def _read_mask(path: Path) -> Tensor:
     """Return (H,W) bool of one file."""
-    from PIL import Image  # the room needs torch, numpy and numba only; docs/python.md says so
+    from PIL import Image  # imported late: docs/python.md promises that mixers need only torch, numpy and numba
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            # Grey of any depth is compared as it is; palettes and colours by their brightness.
+            # Grey levels of any bit depth are compared directly, palettes and colours by brightness.
             grey = image if image.mode in ("1", "L", "I", "I;16") else image.convert("L")
             removed = np.asarray(grey) > 0
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{path}: cannot be read as a PNG ({error}); replace it or take it out of the folder"
+            f"{path}: cannot be read as a PNG ({error}); replace it or remove it from the folder"
         ) from None
     if not removed.any():
-        raise ValueError(f"{path}: no pixel is above 0, so this mask would remove nothing; take it out of the folder")
+        raise ValueError(f"{path}: no pixel is above 0, so this mask would remove nothing; remove it from the folder")
     return torch.from_numpy(removed)
 
 
 def mask_out(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 0.0) -> Tensor:
-    """Return new images: `images` (B,C,H,W) with `fill` where `masks` (B,1,H,W) bool is True. Gradients flow to the
-    other pixels.
+    """Return new images: `images` (B,C,H,W) with `fill` where `masks` (B,1,H,W) bool is True.
+
+    Gradients flow to the other pixels.
 
     Args:
         fill: one value, or one per channel. 0 is the mean colour of normalized images, and black in others.

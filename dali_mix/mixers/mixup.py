@@ -29,7 +29,7 @@ class MixUp(BetaMixer[MixUpParams]):
 
     Args:
         num_classes: K; None if targets are always (B,K).
-        alpha: parameter of the Beta distribution; the paper uses .2 on ImageNet and 1 on CIFAR.
+        alpha: parameter of the Beta distribution; the paper uses 0.2 on ImageNet and 1 on CIFAR.
         per_batch: one lam for the batch, as published; by default every image has its own.
         prob: share of batches that are mixed; see `Mixer`.
 

@@ -50,7 +50,7 @@ def find(name: str) -> Callable[..., Mixer[Any]]:
         return MIXERS[by_name[name.lower()]]
     if ":" in name:
         return _factories.resolve(name, "mixer")
-    known = f"there are {', '.join(MIXERS)}, or your own as module:name"
+    known = f"choose from {', '.join(MIXERS)}, or your own as module:name"
     raise ValueError(f"no mixer is called {name!r}{did_you_mean(name, MIXERS)}; {known}")
 
 
@@ -76,7 +76,7 @@ def build(
     """Build the mixer `name`: a key of `MIXERS` (case-insensitive), or "module:name", your own class or function.
 
     Args:
-        num_classes, mean, std: number of classes of the data set, and normalization of its images (three numbers each,
+        num_classes, mean, std: number of classes of the dataset, and normalization of its images (three numbers each,
             0..1 units). Passed to every mixer that has arguments of these names, also inside a MixChoice.
         options: the constructor's other arguments, and `prob`, which every mixer accepts. MixChoice's `mixers` may be
             given as dicts of a `type` and options.
@@ -106,11 +106,11 @@ def build(
             mixer.set_prob(prob)
     except ValueError as error:
         raise ValueError(f"mixer {label}: {error}") from None
-    except TypeError as error:  # text or a list where a number belongs
+    except TypeError as error:  # such as text or a list for a number
         values = ", ".join(f"{option}={value!r}" for option, value in options.items() if option not in data)
         raise ValueError(f"mixer {label}: a value of the wrong kind in {values} ({error})") from None
     if not isinstance(mixer, Mixer):
-        raise ValueError(f"mixer {name}: makes a {type(mixer).__name__}; derive it from dali_mix.mixers.Mixer")
+        raise ValueError(f"mixer {name}: returned a {type(mixer).__name__}; derive it from dali_mix.mixers.Mixer")
     if type(mixer).sample is Mixer.sample and type(mixer).draw is Mixer.draw:
         raise ValueError(f"mixer {name}: {type(mixer).__name__} has neither a method sample nor draw")
     return mixer
@@ -120,7 +120,7 @@ def _member(member: Mixer[Any] | Mapping[str, Any], data: Mapping[str, Any]) -> 
     if isinstance(member, Mixer):
         return member
     if not isinstance(member, Mapping):
-        raise ValueError(f"mixer MixChoice: {member!r} in mixers is no dict of a type and options")
+        raise ValueError(f"mixer MixChoice: {member!r} in mixers is not a dict of a type and options")
     options = {**data, **member}
     if "type" not in options:
         raise ValueError(f"a mixer of MixChoice has no type: {dict(member)}")

@@ -1,4 +1,4 @@
-"""ResizeMix: a shrunken image pasted into another (arXiv 2012.11101)."""
+"""ResizeMix: paste a resized image into another (arXiv 2012.11101)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ResizeMix(Mixer[PasteParams]):
 
     Args:
         num_classes: K; None if targets are always (B,K).
-        scale: lowest and highest τ, 0 < low ≤ high ≤ 1; the paper uses .1 and .8.
+        scale: lowest and highest τ, 0 < low ≤ high ≤ 1; the paper uses 0.1 and 0.8.
         interpolation: "nearest", as released: pixel d of n comes from pixel ⌊d · (N / n)⌋, N the side of the image, in
             float32 (torch's `interpolate(mode="nearest")`); or "bilinear", antialiased (`antialias=True` there).
         per_batch: one τ for the batch (centres stay per image), as released; by default every image has its own.

@@ -37,9 +37,9 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations out of
     fifteen, drawn per view, not per image; magnitude m, out of 30, sets each m / 30 along its range. At 14: a rotation
     of 14°, a shear of 25.2°, a shift by 4.7 % of the side, each to either side per image; colour, contrast, brightness
-    and sharpness at .94, near 1, which means no change, as their range is .1 to 1.9; 6 bits per colour; values from .47
-    up inverted, or .2 added and then values from .5 up inverted (solarize-add, elsewhere for values below .5 only);
-    equalize, autocontrast and invert have no magnitude. Areas uncovered by a rotation, shear or shift are 0, black.
+    and sharpness at 0.94 (range 0.1 to 1.9, 1 is no change); 6 bits per colour; values from 0.47 up inverted, or 0.2
+    added and then values from 0.5 up inverted (solarize-add; other libraries add only to values below 0.5). Equalize,
+    autocontrast and invert have no magnitude. Areas uncovered by a rotation, shear or shift are 0, black.
 
     Images are converted to 0..1 and back: uint8 by 255, floats by `mean` and `std`; values outside are clamped.
 
@@ -72,12 +72,12 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         prob: float = 1.0,
     ) -> None:
         super().__init__(prob)
-        # Takes a third of a second, which only those who use it should wait.
+        # This import takes a third of a second, so only users of this mixer pay for it.
         from kornia.augmentation.auto import RandAugment
 
         self._resizemix = ResizeMix(num_classes, scale, interpolation, per_batch)
         if not 0 < number("magnitude", magnitude) < 30:
-            raise ValueError(f"magnitude={magnitude}: must lie between 0 and 30")
+            raise ValueError(f"magnitude={magnitude}: must be above 0 and below 30")
         self.num_classes = self._resizemix.num_classes
         self.scale, self.interpolation, self.per_batch = self._resizemix.scale, interpolation, per_batch
         self.num_ops, self.magnitude, self.views = whole("num_ops", num_ops, 1, 15), magnitude, whole("views", views, 1)
@@ -87,13 +87,14 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         self._augment = RandAugment(n=num_ops, m=magnitude, transformation_matrix_mode="skip")
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> ResizeMixPlusParams:
-        """As `Mixer.draw`. kornia draws on the host, from a seed drawn with `generator`: one synchronization if that is
-        on a GPU.
+        """Draw the paste and the views; see `Mixer.draw`.
+
+        kornia draws on the host, from a seed drawn with `generator`: one synchronization if that is on a GPU.
         """
         paste = self._resizemix.draw(batch_size, height, width, generator)
         seeds = torch.randint(_SEEDS, (self.views,), generator=generator, device=draws.device_of(generator)).tolist()
         views = []
-        # kornia draws from torch's default generator, which gets its state back.
+        # kornia draws from torch's default generator, whose state is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             for seed in seeds:
                 torch.default_generator.manual_seed(seed)
@@ -103,16 +104,16 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: ResizeMixPlusParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`, but returns (views·B,3,H,W) and (views·B,K): the first view of the batch, then the next.
+        """Return (views·B,3,H,W) and (views·B,K): the first view of the batch, then the next. See `Mixer.apply`.
 
         Raises:
             ValueError: also for images that are not RGB, or have a side below 3 pixels, the minimum for sharpening.
         """
         if inplace:
-            raise ValueError("ResizeMixPlus makes new images, and more of them: leave inplace out")
+            raise ValueError("ResizeMixPlus returns a larger batch and cannot work in place: leave inplace=False")
         mixed, mixed_targets = self._resizemix.apply(images, targets, params.paste)
         if images.shape[1] != 3 or min(images.shape[2:]) < 3:
-            raise ValueError(f"images are {tuple(images.shape)}: RandAugment takes (B,3,H,W) with sides of 3 and more")
+            raise ValueError(f"images are {tuple(images.shape)}: RandAugment takes (B,3,H,W) with sides of at least 3")
         self._check_range(images)
         batch_size = len(images)
         out = empty_like_batch(images, len(params.views) * batch_size)
@@ -124,19 +125,19 @@ class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
         return out, mixed_targets.repeat(len(params.views), 1)
 
     def describe(self, images: Tensor, params: ResizeMixPlusParams) -> list[MixedImage]:
-        # RandAugment has moved the pixels: no box holds any more.
+        # RandAugment has moved the pixels, so boxes are no longer valid.
         return pasted(params.paste.permutation, params.paste.lam) * len(params.views)
 
     def _check_range(self, images: Tensor) -> None:
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ValueError(f"images are {images.dtype}: ResizeMixPlus takes uint8, or floating-point")
-        # Looked at on a CPU only: on a GPU a look is a wait.
+        # Checked on a CPU only; on a GPU the check would synchronize.
         if images.dtype == torch.uint8 or self.mean is not None or images.device.type != "cpu" or not len(images):
             return
         low, high = (float(end) for end in images.detach().aminmax())
         if low < 0 or high > 1:
             raise ValueError(
-                f"images span {low:.3g} … {high:.3g}, and RandAugment needs 0..1: give ResizeMixPlus the mean and std "
+                f"images span {low:.3g} … {high:.3g}, and RandAugment needs 0..1: pass ResizeMixPlus the mean and std "
                 "they were normalized with (0..1 units)"
             )
 

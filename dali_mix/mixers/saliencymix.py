@@ -1,4 +1,4 @@
-"""SaliencyMix: a box around an image's most salient pixel, pasted into another image (arXiv 2006.01791)."""
+"""SaliencyMix: paste a box around an image's most salient pixel into another image (arXiv 2006.01791)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
 
     Saliency is defined on grey levels. uint8 images are used directly. Floating-point images are converted back with
     `mean` and `std`: round(255 · (x · std + mean)), clipped to 0 … 255. This is exact for float32 and float16; bfloat16
-    has 8 bits, and may be off by one level where |x| ≥ 2 and std > .25.
+    has 8 bits, and may be off by one level where |x| ≥ 2 and std > 0.25.
 
     Args:
         num_classes: K; None if targets are always (B,K).
@@ -86,18 +86,18 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return paste_boxes(images, located.permutation, located.boxes, inplace=inplace), mixed_targets
 
     def locate(self, images: Tensor, params: SaliencyMixParams) -> PasteParams:
-        """Return the boxes and λ that `apply` uses for `images`, as params with which `CutMix.apply` gives the same
+        """Return the boxes and λ that `apply` uses for `images`, as params of `CutMix.apply`, which then gives the same
         result.
         """
         return self._locate(images, params)[0]
 
     def _locate(self, images: Tensor, params: SaliencyMixParams) -> tuple[PasteParams, tuple[Tensor, Tensor]]:
-        """As `locate`; and the row and column of the partners' most salient pixels, (B,) int64 each."""
+        """Return `locate`'s params, and row and column of the partners' most salient pixels, (B,) int64 each."""
         height, width = images.shape[2:]
         if self.per_batch:
             found = peaks(self.saliency(of_partners(images, params.permutation[:1])))
             centre_y, centre_x = (coordinate.expand(len(images)) for coordinate in found)
-        else:  # every image is someone's partner: each map is made once
+        else:  # every image is a partner once, so compute each map once
             found = peaks(self.saliency(images))
             centre_y, centre_x = (of_partners(coordinate, params.permutation) for coordinate in found)
         box_h, box_w = params.sides.unbind(1)
@@ -111,8 +111,9 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         return pasted(located.permutation, located.lam, located.boxes, centres)
 
     def saliency(self, images: Tensor) -> Tensor:
-        """Return each image's saliency map, (B,H,W) uint8, as used by `apply`; grey images count as three equal
-        channels.
+        """Return each image's saliency map, (B,H,W) uint8, as used by `apply`.
+
+        Grey images are treated as three equal channels.
 
         Args:
             images: (B,3,H,W) or (B,1,H,W), uint8, or floating-point and normalized by `mean` and `std`.
@@ -126,13 +127,13 @@ class SaliencyMix(BetaMixer[SaliencyMixParams]):
         if channels not in (1, 3):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}: saliency is defined on images of 1 (grey) or 3 (RGB) "
-                "channels. Take another mixer, CutMix for instance"
+                "channels. Choose another mixer, such as CutMix"
             )
         if channels == 1:
             if images.is_floating_point() and any(len({*values}) > 1 for values in (self.mean or (), self.std or ())):
                 raise ValueError(
-                    f"images have one channel, and mean={self.mean}, std={self.std} differ by channel: give [one] "
-                    "number each, those that the images were normalized with"
+                    f"images have one channel, and mean={self.mean}, std={self.std} differ by channel: pass [one] "
+                    "number each, as the images were normalized"
                 )
             images = images.expand(-1, 3, -1, -1).contiguous()
         return fine_grained_saliency(images, self.mean, self.std)

@@ -1,4 +1,4 @@
-"""SpliceMix: append images tiled from shrunken images of the batch (arXiv 2311.15200)."""
+"""SpliceMix: append images tiled from resized images of the batch (arXiv 2311.15200)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dali_mix.mixers.ops.splice import splice
 from dali_mix.mixers.ops.targets import to_soft, unite
 from dali_mix.options import whole
 
-# Rows, columns and cells dropped of a grid. "default" draws one of its grids by these shares, as released.
+# Rows, columns and dropped cells of each grid. "default" draws one of its grids, as released.
 _NAMED = {"default": ((1, 2, 0), (2, 2, 0), (2, 3, 0)), "mini": ((2, 2, 0),)}
 _SHARES = (0.3, 0.4, 0.3)
 _DROP_SHARE = 0.3
@@ -53,13 +53,13 @@ class SpliceMix(Mixer[SpliceMixParams]):
     of the cells that are not dropped (`combine = "union"`), so the loss must accept multi-hot targets.
 
     Sources are taken from consecutive random permutations of the batch, as released, so all images appear nearly
-    equally often. A non-square grid, also a custom one, is transposed with probability .5, as released.
+    equally often. A non-square grid, also a custom one, is transposed with probability 0.5, as released.
 
     Args:
-        grids: "default": ⌊B / 4⌋ images on a grid drawn for the batch, 1×2 (.3), 2×2 (.4) or 2×3 (.3), which with
-            probability .3 drops cells: 1 of 2, 1 to 3 of 4 or 1 to 5 of 6, the same number in each image, chosen per
-            image. "mini": ⌊B / 4⌋ images of 2×2 without dropped cells. Or a list of grids, "2x3", or "2x3-2" to drop
-            two cells.
+        grids: "default": ⌊B / 4⌋ images on a grid drawn for the batch: 1×2, 2×2 or 2×3 with probability 0.3, 0.4 and
+            0.3. With probability 0.3 cells are dropped: 1 of 2, 1 to 3 of 4 or 1 to 5 of 6, the same number in each
+            image, but not the same cells. "mini": ⌊B / 4⌋ images of 2×2 without dropped cells. Or a list of grids:
+            "2x3", or "2x3-2" to drop two cells.
         counts: number of images for each grid of such a list, for any B (none for an empty batch).
         num_classes: K; None if targets are always (B,K).
         prob: share of batches that are mixed; see `Mixer`.
@@ -91,15 +91,15 @@ class SpliceMix(Mixer[SpliceMixParams]):
             self._cells = tuple(_parse(grid) for grid in grids)
             if not grids or counts is None or len(counts) != len(grids):
                 raise ValueError(
-                    f"grids={list(grids)} with counts={counts}: needs one count a grid, and a grid; counts=[1] appends "
-                    "one image"
+                    f"grids={list(grids)} with counts={counts}: needs grids, and one count per grid; counts=[1] "
+                    "appends one image"
                 )
         self.grids = grids if isinstance(grids, str) else tuple(grids)
         self.counts = None if counts is None else tuple(whole("counts", count, 1) for count in counts)
         self.num_classes = class_count(num_classes)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
-        """As `Mixer.draw`; the grid determines shapes, so with a CUDA generator the host synchronizes once.
+        """Draw the grid and its cells; the grid determines shapes, so with a CUDA generator the host synchronizes once.
 
         Raises:
             ValueError: images too small for the grids.
@@ -113,7 +113,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
         pool = torch.cat([torch.zeros(0, dtype=torch.int64, device=draws.device_of(generator)), *orders])
         grids = []
         for (rows, cols, drops, count), sources in zip(layouts, pool[: sum(cells)].split(cells), strict=True):
-            # The `drops` smallest of as many numbers as there are cells: every choice of cells equally likely.
+            # Drop the cells with the `drops` smallest random numbers, so that every choice is equally likely.
             ranks = draws.uniform(len(sources), generator).view(count, rows * cols).argsort(1).argsort(1)
             grids.append(SpliceMixParams(rows, cols, sources.view(count, rows * cols), dropped=ranks < drops))
         return replace(grids[0], more=tuple(grids[1:]))
@@ -140,11 +140,9 @@ class SpliceMix(Mixer[SpliceMixParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: SpliceMixParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `Mixer.apply`, but appends n images: (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in
-        place.
-        """
+        """Append n images: return (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in place."""
         if inplace:
-            raise ValueError("SpliceMix makes a larger batch, which does not fit into the old one: leave inplace out")
+            raise ValueError("SpliceMix returns a larger batch and cannot work in place: leave inplace=False")
         check_batch(images, targets, len(images))
         soft = to_soft(targets, self.num_classes)
         mixed = splice(images, [(grid.rows, grid.cols, grid.sources, grid.dropped) for grid in params.grids])
@@ -168,8 +166,8 @@ def _parse(grid: str) -> tuple[int, int, int]:
     """Return (rows, cols, cells dropped) of "2x3" or "2x3-2"."""
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
     if found is None:
-        raise ValueError(f"grid {grid!r}: must read like '2x3', or '2x3-2' to drop two cells")
+        raise ValueError(f"grid {grid!r}: must be like '2x3', or '2x3-2' to drop two cells")
     rows, cols, drops = int(found[1]), int(found[2]), int(found[3] or 0)
     if drops >= rows * cols:
-        raise ValueError(f"grid {grid!r} drops {drops} of {rows * cols} cells: at least one must stay")
+        raise ValueError(f"grid {grid!r} drops {drops} of {rows * cols} cells: at least one must remain")
     return rows, cols, drops

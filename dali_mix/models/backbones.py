@@ -13,8 +13,8 @@ from dali_mix.models.build import build_model
 from dali_mix.models.weights.load import head_name
 
 Features = Callable[[nn.Module, Tensor], Tensor]
-# What makes timm's transformers take images of any size: Swins, ViTs, everything else. ViTs refuse the first, which has
-# to come first: before timm 1.0.31 Swins ignore the second.
+# Options with which timm's Swins, ViTs and other models accept images of any size. The order matters: ViTs refuse the
+# first, but before timm 1.0.31 Swins silently ignore the second.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 
@@ -36,10 +36,10 @@ def build_backbone(name: str, options: dict[str, Any]) -> tuple[nn.Module, Featu
                 raise
     features = features_of(model)
     if features is None:
-        raise ValueError(f"backbone {name!r}: where its last map is, is not known here; take one of timm's")
+        raise ValueError(f"backbone {name!r}: it is not known which layer returns its last map; use a timm model")
     if not of_timm:
         setattr(model, str(head_name(model)).partition(".")[0], nn.Identity())
-    elif hasattr(model, "reset_classifier"):  # encoders alone have none
+    elif hasattr(model, "reset_classifier"):  # missing in models that are only encoders
         model.reset_classifier(0)  # type: ignore[operator]
     return model, features
 
@@ -74,14 +74,14 @@ def full_name(name: str) -> str:
 
 
 def _forward_features(model: Any, images: Tensor) -> Tensor:
-    """Return the last map of one of timm's models or of ours: they give maps, maps with channels last, or tokens."""
+    """Return the last map of a timm or bundled model, which returns maps, channels-last maps, or tokens."""
     features = model.forward_features(images)
     if not isinstance(features, Tensor):
-        raise ValueError(f"it gives {len(features)} results where one map is needed: take another")
+        raise ValueError(f"it returns {len(features)} results instead of one map: choose another backbone")
     if features.ndim == 4:
         return features.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "") == "NHWC" else features
     tokens = features[:, getattr(model, "num_prefix_tokens", 0) :]
-    # ViTs that pool the patches normalize after it; a head that wants patches gets them normalized.
+    # ViTs that pool patch tokens normalize after pooling, so normalize the tokens for our heads here.
     norm = getattr(model, "fc_norm", None)
     return _tokens_to_maps(norm(tokens) if isinstance(norm, nn.LayerNorm) else tokens, images)
 
@@ -91,7 +91,7 @@ def _tokens_to_maps(tokens: Tensor, images: Tensor) -> Tensor:
     count, (height, width) = tokens.shape[1], images.shape[2:]
     rows = round((count * height / width) ** 0.5)
     if not rows or count % rows:
-        raise ValueError(f"{count} tokens are no grid of the shape of images of {height}×{width}")
+        raise ValueError(f"{count} tokens do not form a grid with the shape of images of {height}×{width}")
     return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
 
 

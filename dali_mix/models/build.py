@@ -17,7 +17,7 @@ from dali_mix.models.zoo.shakeshake import ShakeShake
 from dali_mix.models.zoo.wide_resnet import WideResNet
 from dali_mix.options import did_you_mean, whole
 
-# What may stand after a name's numbers is in the pattern; the numbers go to the class, in order.
+# Name pattern → class; the pattern's groups are its positional arguments.
 _OWN: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "wrn-DEPTH-WIDEN": (r"wrn-(\d+)-(\d+)", WideResNet),
     "cifar_resnetDEPTH": (r"cifar_resnet(\d+)", CifarResNet),
@@ -30,7 +30,7 @@ _EXAMPLES = (
 
 
 def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """Build a classification model, images (B,3,H,W) → logits (B, num_classes), with fresh weights.
+    """Build a classification model, images (B,3,H,W) → logits (B, num_classes), with random weights.
 
     Nothing is downloaded; use `load_weights` to load published weights from a file.
 
@@ -71,17 +71,17 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
 
 
 def _maker(name: str) -> tuple[Callable[..., nn.Module], set[str]] | None:
-    """Return the function that makes a model, and the options it may get; None for an unknown name.
+    """Return the function that builds a model, and the options allowed for it; None for an unknown name.
 
-    Functions of timm and torchvision take more than their models do, some of it to load files, unpickle or download
-    (timm: checkpoint_path, pretrained_cfg, pretrained_cfg_overlay, cache_dir …). So the options allowed are those of
-    the model classes, in the library's module that defines the name.
+    The functions of timm and torchvision accept more than their model classes, including options that load files,
+    unpickle or download (timm: checkpoint_path, pretrained_cfg, pretrained_cfg_overlay, cache_dir …). The options
+    allowed are therefore those of the model classes in the library's module that defines the name.
     """
     library, _, inner = name.partition("/")
     if library == "timm":
         import timm
 
-        # Nothing but a name of the registry: timm also takes hf-hub:REPOSITORY and local-dir:FOLDER.
+        # Accept registered names only: timm also accepts hf-hub:REPOSITORY and local-dir:FOLDER.
         if not re.fullmatch(r"[\w.-]+", inner) or not timm.is_model(inner):
             return None
         entry = timm.model_entrypoint(timm.models.split_model_name_tag(inner)[0])

@@ -35,7 +35,7 @@ POOLED = 7  # pixels a side of a pooled region
 
 
 class Detector(FasterRCNN):
-    """Faster R-CNN on a padded batch. Its keys are those of torchvision's FasterRCNN, whose weight files load into it.
+    """Faster R-CNN on a padded batch. State-dict keys are those of torchvision's FasterRCNN, so its weight files load.
 
     It expects normalized images; torchvision's `transform` is not included.
     """
@@ -76,7 +76,7 @@ class Detector(FasterRCNN):
         features = self.backbone(images)
         if isinstance(features, Tensor):
             features = {"0": features}
-        # Boxes are as precise as the maps they are made from: bfloat16 has steps of 8 pixels above 1,024.
+        # Autocast off: boxes above 1,024 pixels would be rounded to steps of 8 in bfloat16.
         with torch.autocast(images.device.type, enabled=False):
             features = OrderedDict((name, one.float()) for name, one in features.items())
             proposals, proposal_losses = self.rpn(ImageList(images, sizes), features, truth)
@@ -98,7 +98,7 @@ def _inserted(match: re.Match[str]) -> str:
     return f"{match[1]}{inside}{match[2]}"
 
 
-# torchvision drops proposals and boxes that are NaN without a word, so both heads remember which outputs were finite.
+# torchvision silently drops proposals and boxes that are NaN, so both heads record which outputs were finite.
 
 
 class _RPNHead(RPNHead):
@@ -125,7 +125,7 @@ class Backbone(nn.Module):
     The state-dict keys of `body` are those of the model, so that its weight files can be loaded into `body`.
 
     Args:
-        body: images (B, 3, H, W) → maps, as `stages` gives them.
+        body: images (B, 3, H, W) → maps, as returned by `stages`.
         channels: channels of each map used: four for a pyramid, one without.
         pyramid: channels of the pyramid; None to use only the last map.
     """
@@ -213,9 +213,9 @@ def build_detector(
     train, test = _whole_numbers("proposals", proposals, 2)
     sides = _whole_numbers("anchors", anchors)
     if neck == "fpn" and len(sides) != len(STRIDES) + 1:
-        raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels, so give as many sides")
+        raise ValueError(f"anchors={sides}: a pyramid has {len(STRIDES) + 1} levels and needs one side for each")
     if not isinstance(freeze, (str, list, tuple)):
-        raise ValueError(f"freeze={freeze!r}: must be names of parts, as 'stem,stage1,norm'")
+        raise ValueError(f"freeze={freeze!r}: must be names of parts, such as 'stem,stage1,norm'")
     body, maps = _body(backbone, neck, options)
     if weights:
         load_weights(body, weights, min_match=0.95)
@@ -223,14 +223,14 @@ def build_detector(
     _freeze(body, parts, backbone)
     if norm_eps is not None:
         if "norm" not in parts:
-            raise ValueError(f"norm_eps={norm_eps}: only of frozen BatchNorms; add 'norm' to freeze, or leave it out")
+            raise ValueError(f"norm_eps={norm_eps}: only for frozen BatchNorms; add 'norm' to freeze, or omit norm_eps")
         _set_eps(body, number("norm_eps", norm_eps, 0.0, 1.0))
     levels = [(side,) for side in sides] if neck == "fpn" else [sides]
     base = Backbone(body, maps, channels if neck == "fpn" else None)
     generator = AnchorGenerator(tuple(levels), (RATIOS,) * len(levels))
     return Detector(
         base,
-        None,  # type: ignore[arg-type]  # torchvision's way to say that the predictor knows
+        None,  # type: ignore[arg-type]  # the predictor below determines the number of classes
         rpn_anchor_generator=generator,
         box_roi_pool=_pooling(len(maps)),
         box_head=TwoMLPHead(base.out_channels * POOLED**2, hidden),
@@ -256,8 +256,8 @@ def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[in
 def _pooling(levels: int) -> MultiScaleRoIAlign:
     """Return the pooling of regions from the last maps.
 
-    Its scales are set here. By itself it infers them from the first batch that it sees, and keeps them: wrong ones
-    where padding is large beside the images, and others in a resumed run.
+    Scales are set explicitly. torchvision infers them from the first batch and keeps them, which gives wrong scales
+    if that batch has much padding, and different ones in a resumed run.
     """
     pooling = MultiScaleRoIAlign([str(level) for level in range(levels)], POOLED, sampling_ratio=2)
     strides = STRIDES[-levels:]
@@ -267,7 +267,7 @@ def _pooling(levels: int) -> MultiScaleRoIAlign:
 
 
 def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """Return a model without its classifier, and the channels of the maps that `neck` asks for."""
+    """Return a model without its classifier, and the channels of the maps that `neck` uses."""
     model: Any
     model, _ = build_backbone(name, dict(options))
     count = 1 if neck == "c5" else len(STRIDES)
@@ -276,19 +276,19 @@ def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, 
         layers = {f"layer{stage}": str(stage - 1) for stage in used}
         return IntermediateLayerGetter(model, layers), [model.inplanes >> (4 - stage) for stage in used]
     if not hasattr(model, "prune_intermediate_layers"):
-        raise ValueError(f"backbone {name!r}: a detector takes torchvision's ResNets, or models of timm's with maps")
+        raise ValueError(f"backbone {name!r}: a detector needs a torchvision ResNet, or a timm model that returns maps")
     stages = list(model.feature_info)[-count:]
     strides = tuple(stage["reduction"] for stage in stages)
     if strides != STRIDES[-count:]:
         raise ValueError(
             f"backbone {name!r}: its last maps have strides {strides}; a detector needs {STRIDES[-count:]}"
         )
-    model.prune_intermediate_layers(count, prune_norm=True, prune_head=True)  # what gets no gradient
+    model.prune_intermediate_layers(count, prune_norm=True, prune_head=True)  # layers that would get no gradient
     return model, [stage["num_chs"] for stage in stages]
 
 
 def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
-    """Stop the training of parts of a backbone: see `build_detector`."""
+    """Freeze parts of a backbone; see `build_detector`."""
     names = [key for key, _ in body.named_parameters()]
     stages = [match[0] for key in names if (match := re.match(r"layer1|(stages|blocks|layers)[._]0", key))]
     first = [key for key in names if stages and key.startswith(f"{stages[0]}.")]

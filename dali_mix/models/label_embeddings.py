@@ -11,7 +11,7 @@ import torch
 
 from dali_mix.options import whole
 
-# VOC's names that are several words in one.
+# VOC's compound names.
 SPELLINGS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 WIDTH = 768  # of random embeddings, BERT-base's
 BERT_FILES = {
@@ -48,7 +48,7 @@ def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no GloVe file at {path}: give the text file, such as glove.840B.300d.txt")
+        raise FileNotFoundError(f"no GloVe file at {path}: pass the text file, such as glove.840B.300d.txt")
     spelled = [spell(name).split() for name in names]
     wanted = {word for words in spelled for word in words}
     found: dict[str, np.ndarray] = {}
@@ -66,7 +66,7 @@ def glove_embeddings(names: Sequence[str], path: str | Path) -> np.ndarray:
                 break
     words_of = [(word, name) for name, words in zip(names, spelled, strict=True) for word in words or [name]]
     if missing := ", ".join(f"{word} (of {name})" for word, name in words_of if word not in found):
-        raise ValueError(f"{path} has no vector for {missing}: spell these classes otherwise when packing, or use BERT")
+        raise ValueError(f"{path} has no vector for {missing}: rename these classes when packing, or use BERT")
     return np.stack([np.sum([found[word] for word in words], axis=0, dtype=np.float32) for words in spelled])
 
 
@@ -93,7 +93,7 @@ def bert_embeddings(names: Sequence[str], folder: str | Path) -> np.ndarray:
     folder = Path(folder)
     for kind, choices in BERT_FILES.items():
         if not any((folder / file).is_file() for file in choices):
-            how = "Nothing is downloaded: copy the files of bert-base-uncased into a folder and name that"
+            how = "Nothing is downloaded: copy the files of bert-base-uncased into a folder and pass that folder"
             raise FileNotFoundError(f"{folder}: no {kind} ({' or '.join(choices)}) there. {how}")
     try:
         from transformers import BertModel, BertTokenizer
@@ -103,10 +103,10 @@ def bert_embeddings(names: Sequence[str], folder: str | Path) -> np.ndarray:
         tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
         options = {"local_files_only": True, "add_pooling_layer": False, "output_loading_info": True}
         model, info = BertModel.from_pretrained(folder, **options)
-    except Exception as error:  # whatever transformers makes of a file that is none
-        raise ValueError(f"{folder}: cannot be read as a BERT: {type(error).__name__}: {error}") from error
+    except Exception as error:  # transformers raises many types of errors for invalid files
+        raise ValueError(f"{folder}: cannot be read as a BERT model: {type(error).__name__}: {error}") from error
     if absent := sorted(info["missing_keys"]):
-        raise ValueError(f"{folder}: the weights are no BERT's: {len(absent)} are missing, such as {absent[0]}")
+        raise ValueError(f"{folder}: not the weights of a BERT model: {len(absent)} are missing, such as {absent[0]}")
     model.eval()
     rows = []
     for name in names:

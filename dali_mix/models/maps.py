@@ -44,8 +44,8 @@ def look(model: nn.Module, images: Tensor) -> Looked:
         logits, features = model(images), run(model, images)
         if features.ndim == 4 and features.shape[1] == linear.in_features:
             pooled, wanted = linear(features.mean((2, 3))).float(), logits.float()
-            # Autocast rounds to 8 bits; another way of pooling is off by far more.
+            # A tolerance for autocast, which rounds to 8 bits; any other pooling differs by far more.
             if torch.allclose(pooled, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())):
                 return Looked(logits, linear(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     have = "multi-label models, and classifiers that end in average pooling and one linear layer, such as ResNets"
-    raise ValueError(f"{type(model).__name__} has no class maps: they are known of {have}")
+    raise ValueError(f"{type(model).__name__} has no class maps: they exist for {have}")

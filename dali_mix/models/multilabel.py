@@ -16,8 +16,8 @@ from dali_mix.models.heads import AveragePoolHead, CSRAHead, MaxPoolHead, SGREHe
 from dali_mix.options import choice, whole
 
 HEADS: dict[str, Any] = {"average": AveragePoolHead, "max": MaxPoolHead, "csra": CSRAHead, "sgre": SGREHead}
-LABEL_DIM = 768  # of random label embeddings, as SGRE has them
-_OF_BUILD = ("in_channels", "dim", "num_classes")  # arguments of the heads that are no options
+LABEL_DIM = 768  # of random label embeddings, as in SGRE
+_OF_BUILD = ("in_channels", "dim", "num_classes")  # arguments of the heads that users do not set
 
 
 class MultiLabelModel(nn.Module):
@@ -25,11 +25,11 @@ class MultiLabelModel(nn.Module):
 
     Args:
         backbone: a module.
-        head: one of `dali_mix.models.heads`, or anything that turns maps (B,C,h,w) into logits.
+        head: one of `dali_mix.models.heads`, or any module (B,C,h,w) → logits (B,K).
         features: (backbone, images) → maps (B,C,h,w).
     """
 
-    classifier_name = "head"  # for `load_weights`: left as it is where a file has another number of classes
+    classifier_name = "head"  # `load_weights` skips it if a file has another number of classes
 
     def __init__(self, backbone: nn.Module, head: nn.Module, features: Features) -> None:
         super().__init__()
@@ -38,9 +38,7 @@ class MultiLabelModel(nn.Module):
         self._features = features
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the last map (B,C,h,w) of images (B,3,H,W); for a transformer the patch tokens, without class
-        token.
-        """
+        """Return the last map (B,C,h,w) of images (B,3,H,W); for a transformer, its patch tokens."""
         return self._features(self.backbone, images)
 
     def forward(self, images: Tensor, spliced: tuple[int, int, int] | None = None) -> Any:
@@ -51,7 +49,7 @@ class MultiLabelModel(nn.Module):
             spliced: (n, rows, columns): the last n images are SpliceMix's, on that grid.
 
         Returns:
-            logits (B,K); what SGRE gives in training, see `SGREHead`; with `spliced` (logits, cell logits
+            logits (B,K); for SGRE in training, see `SGREHead`; with `spliced` (logits, cell logits
             (n, rows · columns, K)) for `SpliceMixConsistencyLoss`.
 
         Raises:
@@ -61,10 +59,10 @@ class MultiLabelModel(nn.Module):
         if spliced is None:
             return self.head(features)
         if not isinstance(self.head, MaxPoolHead):
-            raise ValueError(f"{type(self.head).__name__} gives no logits of cells: SpliceMix-CL takes head 'max'")
+            raise ValueError(f"{type(self.head).__name__} returns no logits of cells: SpliceMix-CL needs head 'max'")
         count, rows, columns = spliced
         if not 0 <= count <= len(images):
-            raise ValueError(f"spliced={spliced}: {count} of {len(images)} images cannot be spliced ones")
+            raise ValueError(f"spliced={spliced}: {count} of {len(images)} images cannot be spliced images")
         return self.head(features), self.head.cells(features[len(features) - count :], rows, columns)
 
     def class_maps(self, images: Tensor) -> Tensor:
@@ -87,8 +85,7 @@ def build_multilabel(
     For a separate learning rate of the head, set `paramwise = {"custom": {"head": {"lr_mult": 10}}}`.
 
     timm's ViTs and Swins accept images of any size divisible by the patch size: positions are interpolated, and weights
-    for another size can be loaded. (`backbone_options={"img_size": 448}` makes a table of positions of that size
-    instead.)
+    for another size can be loaded. (`backbone_options={"img_size": 448}` builds a position table of that size instead.)
 
     Args:
         backbone: a name as for `build_model`; a plain NAME is looked up in timm, then in torchvision. `resnet101`,
@@ -167,7 +164,7 @@ def _embeddings(options: dict[str, Any], num_classes: int) -> Tensor:
     if not isinstance(given, Tensor):
         where, given = f"{given}: ", load_embeddings(given)
     if len(given) != num_classes:
-        raise ValueError(f"{where}{len(given)} label embeddings for {num_classes} classes: there must be one for each")
+        raise ValueError(f"{where}{len(given)} label embeddings for {num_classes} classes: need one per class")
     return given
 
 
@@ -181,12 +178,12 @@ def load_embeddings(path: str | Path) -> Tensor:
             table = np.load(file, allow_pickle=False)
     except OSError:
         raise
-    except Exception as error:  # of a damaged header: SyntaxError, TokenError, MemoryError, BadZipFile, …
-        # numpy's own message advises to run what is in the file.
-        raise ValueError(f"{path} is no .npy file of numbers: `dali-mix embed-labels` writes one") from error
+    except Exception as error:  # a damaged header raises SyntaxError, TokenError, MemoryError, BadZipFile, …
+        # numpy's message would advise allow_pickle, which runs code from the file.
+        raise ValueError(f"{path} is not an .npy file of numbers: `dali-mix embed-labels` writes one") from error
     if not isinstance(table, np.ndarray) or table.ndim != 2 or not np.issubdtype(table.dtype, np.floating):
         found = f"{table.dtype} {table.shape}" if isinstance(table, np.ndarray) else "an archive of arrays"
-        raise ValueError(f"{path}: {found}; label embeddings are a table of floats, a row for each class")
+        raise ValueError(f"{path}: {found}; label embeddings are a table of floats, one row per class")
     if not (finite := np.isfinite(table).all(1)).all():
-        raise ValueError(f"{path}: row {int(finite.argmin())} holds a number that is NaN or infinite")
+        raise ValueError(f"{path}: row {int(finite.argmin())} contains NaN or infinity")
     return torch.from_numpy(table.astype(table.dtype.newbyteorder("="), copy=False))

@@ -1,5 +1,6 @@
-"""The record container: framing, reader, writer, manifest, verification. Depends only on the standard library and
-numpy.
+"""The record container: framing, reader, writer, manifest, verification.
+
+Depends only on the standard library and numpy.
 """
 
 from dali_mix.recordio.block import Block

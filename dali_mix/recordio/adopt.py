@@ -1,4 +1,4 @@
-"""Turn .rec files written by mxnet, im2rec or other tools into a set, by adding a table, a manifest and a missing
+"""Turn .rec files written by mxnet, im2rec or other tools into a set by adding a table, a manifest and, if missing, an
 index.
 """
 
@@ -54,18 +54,25 @@ def adopt(
 ) -> SetInfo:
     """Write the manifest and table for the .rec files `recs`, in this order, and PREFIX.idx if it is missing.
 
-    The .rec files are never modified. Raise ValueError or FileNotFoundError naming file and record.
+    The .rec files are never modified.
 
     Args:
-        prefix: in the folder of the .rec files; default: the .rec without its suffix.
-        task: None: determined from the labels. Flag 0 or one float is a class, a fixed number of values 1, 0, -1 is
-            multi-label, mxnet's box layout is detection. For "classification" the class is the first float of each
+        prefix: prefix of the set, in the folder of the .rec files; by default the .rec without its suffix.
+        task: by default determined from the labels: flag 0 or one float is a class, a fixed number of values 1, 0, -1
+            is multi-label, mxnet's box layout is detection. With "classification" the class is the first float of each
             label, as in insightface's sets.
-        classes: class names; None: use the class numbers as names.
+        classes: class names; by default the class indices.
         reindex: replace an existing index. Without `force`, an existing manifest is kept: only its .idx is rewritten,
             and `recs` may be the set's prefix.
         renumber: use row numbers as ids, if those in the file are not unique.
         skip_bad: skip records without a readable image; the manifest's report lists them.
+        force: replace an existing set.
+        progress: called with the number of records processed since the last call.
+
+    Raises:
+        ValueError, FileNotFoundError: an invalid or missing file; the message names file and record.
+        FileExistsError: the set exists, and `force` is not set.
+        OSError: the set cannot be written.
     """
     paths = [Path(rec) for rec in recs]
     if reindex and not force and (prefix is not None or len(paths) == 1):
@@ -74,11 +81,11 @@ def adopt(
             return _reindexed(existing, paths)
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; name the .rec files")
+            raise FileNotFoundError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; pass the .rec files")
     base = set_prefix(prefix) if prefix is not None else _default_prefix(paths)
     for path in paths:
         if path.resolve().parent != base.parent.resolve():
-            raise ValueError(f"{path}: not in the folder of {base}; the manifest lies beside its .rec files")
+            raise ValueError(f"{path}: not in the folder of {base}; the manifest must be next to its .rec files")
     asked = tasks.get(task) if task else None
     names = [base.name + suffix for suffix in (".idx", ".npy", ".json")]
     with Publication(base, force=force) as files:
@@ -112,14 +119,14 @@ def adopt(
                 kind.check_stored(label, info, "label")
             except ValueError as error:
                 where = f"{paths[table['part'][row]]}: record {row}"
-                raise ValueError(f"{where}: {error}; say what the labels are with --task and --classes") from None
+                raise ValueError(f"{where}: {error}; specify the labels with --task and --classes") from None
         files.write(names[2], info.to_json().encode())
-        files.publish(names, remove_old=False)  # the older set's records are not ours to remove
+        files.publish(names, remove_old=False)  # keep .rec files of an older set: they are the user's
         return info
 
 
 class _Scan:
-    """All records of some .rec files: rows, labels as stored, and those without a readable image."""
+    """The records of .rec files: rows, labels as stored, and records without a readable image."""
 
     def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:
         self.rows: list[tuple[Any, ...]] = []
@@ -144,7 +151,7 @@ class _Scan:
             header = read_image_header(unpacked.encoded.tobytes())
         except ValueError as error:
             if not skip_bad:
-                raise ValueError(f"{error} (--skip-bad passes over such records)") from None
+                raise ValueError(f"{error} (--skip-bad skips such records)") from None
             self.bad.append({"part": part, "offset": record.offset, "reason": str(error)})
             return
         flags = FLAG_SPLIT if record.split else 0
@@ -155,12 +162,12 @@ class _Scan:
         self.labels.append(unpacked.label.copy())
 
     def label_width(self, task: Task) -> int:
-        """Return the floats of each label, 0 where that varies."""
+        """Return the number of floats per label, 0 if it varies."""
         widths = {label.size for label in self.labels}
         return widths.pop() if len(widths) == 1 and not task.boxes else 0
 
     def report(self, task: Task, classes: Sequence[str], *, guessed: bool) -> dict[str, Any]:
-        """Return what the manifest keeps, and notices for the user."""
+        """Return the manifest's report, including notices for the user."""
         report: dict[str, Any] = {"passed_over": self.bad} if self.bad else {}
         if task.ignores and all(label.size == len(classes) for label in self.labels):
             report |= report_targets(count_targets(np.stack(self.labels)), classes)
@@ -176,35 +183,33 @@ class _Scan:
 
 
 def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
-    """Yield the records of a file. Raise ValueError, saying what to do, where the framing breaks."""
+    """Yield the records of a file. Raise ValueError with advice if the framing is invalid."""
     buffer = map_file(path)
     try:
         yield from framing.walk(buffer)
     except ValueError as error:
         if bytes(buffer[:4]) != framing.MAGIC_BYTES:
             raise ValueError(_FOREIGN.format(error)) from None
-        raise ValueError(
-            f"{error}: the file is cut short or damaged; copy it again, or write it again with what made it"
-        ) from None
+        raise ValueError(f"{error}: the file is truncated or damaged; copy it again, or recreate it") from None
 
 
 def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:
-    """Return the index that is there. Raise ValueError unless it lists the records."""
+    """Return the existing index. Raise ValueError unless it lists the records."""
     sizes = [part.size for part in parts]
     offsets = read_index(path, sum(sizes))
     if not np.array_equal(offsets, np.sort(joint_offsets(table, sizes))):
         raise ValueError(
-            f"{path}: {len(offsets)} lines that are not the {len(table)} records; --reindex"
-            " replaces it, or keep it for the program that wrote it and name the set otherwise with --out PREFIX"
+            f"{path}: {len(offsets)} lines that do not match the {len(table)} records; --reindex"
+            " replaces it, or keep it for the program that wrote it and choose another name with --out PREFIX"
         )
     return path.read_bytes()
 
 
 def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
-    """Replace the .idx of the set `base` unless it is the one of its manifest.
+    """Replace the .idx of the set `base` unless it matches the manifest.
 
-    It is the same byte for byte, unless the set was adopted with an index of another program: its keys and order are
-    in no other file, so the new one has the records' ids in the order of the files, and the manifest takes it over.
+    The new index equals the original byte for byte, unless the set was adopted with the index of another program, whose
+    keys and order are stored nowhere else. Then it has the records' ids in file order, and the manifest is updated.
     """
     manifest = set_file(base, ".json")
     info = read_info(manifest)
@@ -212,8 +217,8 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     given = [path.name for path in paths]
     if given not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
         raise ValueError(
-            f"{manifest}: is of {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
-            f" run `dali-mix adopt --reindex {base}` for its index, or give --force to replace the manifest"
+            f"{manifest}: describes {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
+            f" run `dali-mix adopt --reindex {base}` for its index, or pass --force to replace the manifest"
         )
     path, table_path = base.parent / info.index.name, base.parent / info.table.name
     table = open_table(table_path, info.count)
@@ -223,7 +228,7 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
         if index != info.index and file_sha256(table_path) != info.table.sha256:
             raise ValueError(f"{table_path}: changed, so the index cannot be made from it; copy it again or pack again")
         if path.is_file() and file_sha256(path) == info.index.sha256:
-            return info  # nothing is wrong with it; another program's keys are kept
+            return info  # the index is intact; another program's keys are kept
         files.replace(path.name, content)
         if index != info.index:
             info = dataclasses.replace(info, index=index)
@@ -235,8 +240,8 @@ def _default_prefix(paths: Sequence[Path]) -> Path:
     if len(paths) == 1 and paths[0].suffix != ".rec" and bytes(map_file(paths[0])[:4]) != framing.MAGIC_BYTES:
         raise ValueError(f"{paths[0]}: {_FOREIGN.format('its first bytes are not the magic of a record')}")
     if len(paths) != 1 or paths[0].suffix != ".rec":
-        raise ValueError("give --out PREFIX for several files, or for one that does not end in .rec")
+        raise ValueError("pass --out PREFIX for several files, or for one that does not end in .rec")
     return paths[0].with_suffix("")
 
 
-_FOREIGN = "not a RecordIO file: {0}; give the .rec that mxnet, im2rec or DALI reads"
+_FOREIGN = "not a RecordIO file: {0}; pass the .rec that mxnet, im2rec or DALI reads"

@@ -2,10 +2,9 @@
 
     | record                                          | record …
     | frame head | IRHeader | label floats | image, 0 | frame head …
-                            ^ what `room` reserves, so that a file is read to where it is stored
+                            ^ reserved by `room`, so that a file is read directly to its final position
 
-A thread that hashes or writes piece by piece needs the GIL for every piece; with a block it does once per about sixteen
-images.
+A thread that hashes or writes image by image needs the GIL for every image; with blocks, once per about sixteen.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Block:
         self.entries: list[Entry] = []
         self._buffer = bytearray(_SMALLEST)
         self._size = 0
-        self._reserved = -1  # the offset that `room` gave out
+        self._reserved = -1  # the offset last returned by `room`
 
     @property
     def capacity(self) -> int:
@@ -63,7 +62,7 @@ class Block:
     def room(self, size: int, label: Label) -> memoryview:
         """Return a buffer for an image of up to `size` bytes, to be added next with `label`, which saves a copy.
 
-        Raise ValueError for 2^29 bytes, before allocating memory.
+        Raise ValueError for 2^29 bytes or more, before allocating memory.
         """
         self._reserved = self._body(label, size)
         return memoryview(self._buffer)[self._reserved : self._reserved + size]
@@ -78,7 +77,7 @@ class Block:
     ) -> None:
         """Append an image (encoded bytes, or the start of the buffer returned by `room`) and its label.
 
-        Raise ValueError for an invalid label, or for 2^29 bytes.
+        Raise ValueError for an invalid label, or for 2^29 bytes or more.
         """
         self._task.check(label, self._num_classes)
         head = pack_header(label, record_id)

@@ -1,9 +1,9 @@
 """RecordIO's framing: how payloads are stored in a .rec file, as mxnet 1.9.1 writes and reads it.
 
 A frame is `uint32 MAGIC`, `uint32 (cflag << 29 | length)`, the payload, zeros up to a multiple of four bytes;
-little-endian. A payload that holds MAGIC at a multiple of four from its start is cut there: the magic itself is
-dropped, and the pieces become frames of their own with cflag 1 (first), 2 (middle) and 3 (last). One that is not cut
-has cflag 0.
+little-endian. A payload that contains MAGIC at a multiple of four from its start is split there: the magic is
+dropped, and the pieces become separate frames with cflag 1 (first), 2 (middle) and 3 (last). An unsplit payload has
+cflag 0.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Record(NamedTuple):
 
 
 def magic_offsets(payload: bytes | bytearray | memoryview) -> np.ndarray:
-    """Return the offsets (int64, bytes, multiples of four) at which `payload` holds MAGIC and must be cut."""
+    """Return the offsets (int64, bytes, multiples of four) at which `payload` contains MAGIC and must be split."""
     found = np.frombuffer(payload, dtype="<u4", count=len(payload) // 4) == MAGIC
     return np.flatnonzero(found) * 4 if found.any() else _NOWHERE
 
 
 def frame(payload: bytes) -> bytes:
-    """Return the bytes of `payload` as one record, cut where it holds MAGIC. Raise ValueError at 2^29 bytes."""
+    """Return the bytes of `payload` as one record, split at each MAGIC. Raise ValueError from 2^29 bytes on."""
     check_length(len(payload))
     cuts = magic_offsets(payload).tolist()
     cflags = [FIRST, *[MIDDLE] * (len(cuts) - 1), LAST] if cuts else [WHOLE]

@@ -12,7 +12,7 @@ from dali_mix._labels import check_class
 from dali_mix.recordio.framing import MAGIC_BYTES, magic_offsets
 
 HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
-MAX_FLOATS = 1 << 20  # a label of a million floats is damage, not data
+MAX_FLOATS = 1 << 20  # a longer label is assumed to be damage
 
 Label = float | int | Sequence[float] | np.ndarray
 
@@ -60,9 +60,7 @@ def pack_record(label: Label, record_id: int, encoded: bytes) -> bytes:
 
 
 def unpack_record(payload: memoryview | bytes) -> Unpacked:
-    """Split a payload into its parts. Raise ValueError if its header is truncated or declares more floats than there
-    are.
-    """
+    """Split a payload into its parts. Raise ValueError if its header is truncated, or declares too many floats."""
     if len(payload) < HEADER.size:
         raise ValueError(f"the payload has {len(payload)} bytes, fewer than the {HEADER.size} of its header")
     flag, label, record_id, _ = HEADER.unpack_from(payload)

@@ -37,7 +37,7 @@ def read_index(path: Path, size: int) -> np.ndarray:
     ordered = np.sort(offsets)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if twice.size:
-        raise ValueError(f"{path}: offset {ordered[twice[0]]} is there twice; {reindex_advice(path)}")
+        raise ValueError(f"{path}: offset {ordered[twice[0]]} occurs twice; {reindex_advice(path)}")
     return ordered
 
 

@@ -39,7 +39,7 @@ RECORD_DTYPE = np.dtype(
         ("offset", "<u8"),  # of the record's magic in its own .rec file, bytes
         ("length", "<u4"),  # of the payload, split records joined, bytes
         ("crc32", "<u4"),  # of the payload
-        ("height", "<u4"),  # pixels, after turning by EXIF
+        ("height", "<u4"),  # pixels, after rotation by EXIF
         ("width", "<u4"),
         ("id", "<u8"),  # the IRHeader's id
         ("label", "<f4"),  # the class of a flag-0 record, else nan
@@ -72,7 +72,7 @@ def file_sha256(path: Path, stop: threading.Event | None = None) -> str:
         while size := file.readinto(block):
             digest.update(block[:size])
             if stop is not None and stop.is_set():
-                raise InterruptedError(f"{path}: not hashed to its end")
+                raise InterruptedError(f"{path}: hashing was stopped")
     return digest.hexdigest()
 
 
@@ -82,7 +82,7 @@ class SetInfo:
 
     task: str
     classes: tuple[str, ...]
-    label_width: int  # floats a record: 1 for a class, K for multi-label, 0 where it varies (detection)
+    label_width: int  # floats per record: 1 for a class, K for multi-label, 0 if it varies (detection)
     count: int
     parts: tuple[FileInfo, ...]
     index: FileInfo
@@ -142,7 +142,7 @@ def read_info(path: Path) -> SetInfo:
         text = path.read_bytes()
     except FileNotFoundError:
         if _records(path):
-            raise FileNotFoundError(f"{path}: no manifest beside the records: {again(path)}") from None
+            raise FileNotFoundError(f"{path}: no manifest next to the records: {again(path)}") from None
         raise FileNotFoundError(f"{path}: no such set; pack one with `dali-mix pack`, or check the prefix") from None
     try:
         data = json.loads(text)
@@ -163,13 +163,13 @@ def read_info(path: Path) -> SetInfo:
 
 
 def _content_sha256(data: dict[str, Any]) -> str:
-    """Return the sha256 (hex) of the manifest's fields but `sha256`; how they are spaced and ordered does not count."""
+    """Return the sha256 (hex) of the manifest's fields but `sha256`; spacing and order do not matter."""
     content = {name: value for name, value in data.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _records(manifest: Path) -> list[Path]:
-    """Return the .rec files that are called like those of a set."""
+    """Return the .rec files with the names of a set."""
     name = manifest.name.removesuffix(".json")
     single = manifest.with_name(f"{name}.rec")
     shards = f"{glob.escape(name)}-{'[0-9]' * 5}.rec"
@@ -183,25 +183,25 @@ def again(manifest: Path) -> str:
         return "pack the set again"
     named = " ".join(str(rec) for rec in recs[:2]) + " …" * (len(recs) > 2)
     out = f" --out {manifest.with_name(manifest.name.removesuffix('.json'))}" if len(recs) > 1 else ""
-    return f"run `dali-mix adopt {named}{out} --force` (--classes names the classes), or pack the set again"
+    return f"run `dali-mix adopt {named}{out} --force` (with --classes for class names), or pack the set again"
 
 
 def _checked(data: dict[str, Any]) -> SetInfo:
     def text(value: Any, field: str) -> str:
         if not isinstance(value, str):
-            raise ValueError(f"the field {field!r} is {value!r}, not a text")
+            raise ValueError(f"the field {field!r} is {value!r}, not a string")
         return value
 
     def file(value: Any, field: str) -> FileInfo:
         name = text(value["name"], field + ".name")
         if name != Path(name).name or name in ("", ".", "..") or "\0" in name:
-            raise ValueError(f"the field '{field}.name' is {name!r}, not the plain name of a file beside the manifest")
+            raise ValueError(f"the field '{field}.name' is {name!r}, not a plain file name in the manifest's folder")
         return FileInfo(name, whole(f"{field}.size", value["size"], 0), text(value["sha256"], field + ".sha256"))
 
     for names, kind in ((("classes", "parts"), list), (("options", "report"), dict)):
         for name in names:
             if not isinstance(data[name], kind):
-                raise ValueError(f"the field {name!r} is no {'list' if kind is list else 'object'}")
+                raise ValueError(f"the field {name!r} is not {'a list' if kind is list else 'an object'}")
     whole("the number of parts", len(data["parts"]), 1, MAX_PARTS)
     if data.get("sha256", found := _content_sha256(data)) != found:  # older sets have none
         raise ValueError(
@@ -252,7 +252,7 @@ def open_table(path: Path, count: int) -> np.memmap:
         ) from None
     if found != header:
         raise ValueError(
-            f"{path}: not the table of {count} records the manifest speaks of (its header differs);"
+            f"{path}: not the table of {count} records stated in the manifest (its header differs);"
             f" {again(path.with_suffix('.json'))}"
         )
     if size != expected:

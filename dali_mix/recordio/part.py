@@ -25,7 +25,7 @@ class Part:
         self.sha256 = ""
         self._digest = hashlib.sha256()
         self._lock = threading.Lock()
-        self._awaited = 1  # pieces that were placed and not stored yet, and one more until `end`
+        self._awaited = 1  # pieces placed but not stored yet, plus one until `end`
         with write_errors(path):
             self._descriptor = new_descriptor(path)
 
@@ -39,9 +39,9 @@ class Part:
         return offset
 
     def store(self, piece: memoryview, offset: int) -> None:
-        """Write `piece` where it was placed."""
+        """Write `piece` at the offset assigned by `place`."""
         with write_errors(self.path):
-            while len(piece):  # a full disk, or more than 2 GiB at once: the second write says which
+            while len(piece):  # pwrite writes less on a full disk, whose next call raises, or above 2 GiB
                 written = os.pwrite(self._descriptor, piece, offset)
                 piece, offset = piece[written:], offset + written
         self._leave()
@@ -65,7 +65,7 @@ class Part:
         """Close the file, even if pieces are missing; no thread may be in `store`."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            with write_errors(self.path):  # some file systems tell only now that the disk is full
+            with write_errors(self.path):  # some file systems report a full disk only on close
                 os.close(descriptor)
 
 

@@ -2,15 +2,15 @@
 
     .PREFIX.lock         held from start to end; it dies with its process
     .NAME.partial        the new files while they are written
-    .NAME.8_HEX.partial  one of several tries to write one, on another machine
+    .NAME.8_HEX.partial  one of several attempts to write one, on another machine
     .PREFIX.publishing   the journal, written before the first rename: {"new": names, "old": names to be removed}
     .NAME.kept           second names of an older set's files, to undo renames that fail
 
 Publishing: write the journal, remove the old manifest, rename the new files with their manifest last, remove what only
-the old set had, remove the journal. Invariant: with a manifest the set is complete; without one, what lies under final
-names is known from the journal. So the next packer for the prefix clears what a killed one left: partial files, and
-with the journal, the files that were already renamed. Remains of an older set that was being replaced are recorded as
-abandoned until a new set replaces them, so that `force` is not needed again.
+the old set had, remove the journal. Invariant: with a manifest the set is complete; without one, the journal lists the
+files under final names. So the next packer for the prefix removes what a killed one left: partial files, and the files
+that the journal lists as renamed. Remains of an older set that was being replaced are recorded as abandoned until a new
+set replaces them, so that `force` is not needed again.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Publication:
             raise OSError(f"{self.prefix}: {self.folder} is a file, not a folder; choose another prefix") from None
         except OSError as error:
             raise OSError(
-                f"{self.prefix}: the folder {self.folder} cannot be made: {error.strerror}; choose another prefix"
+                f"{self.prefix}: the folder {self.folder} cannot be created: {error.strerror}; choose another prefix"
             ) from None
         self._acquire()
         try:
@@ -81,7 +81,7 @@ class Publication:
             if (self.folder / name).is_dir():
                 raise FileExistsError(f"{self.folder / name} is a folder; remove it, or choose another prefix")
             if (self.folder / name).exists() and not self.force and name not in self._abandoned:
-                raise FileExistsError(f"{self.folder / name} exists; give --force to replace it, or another prefix")
+                raise FileExistsError(f"{self.folder / name} exists; pass --force to replace it, or another prefix")
 
     def partial(self, name: str) -> Path:
         """Return the temporary path of the file that will be published as `name`."""
@@ -114,7 +114,7 @@ class Publication:
         self._note(names, old)
         kept = self._keep(names)
         try:
-            # First the old manifest: no set is better than a mixed one.
+            # The old manifest goes first: no set is better than a mixed one.
             (self.folder / names[-1]).unlink(missing_ok=True)
             for name in names:
                 self.partial(name).replace(self.folder / name)
@@ -127,7 +127,7 @@ class Publication:
         self._journal.unlink()
 
     def _note(self, new: list[str], old: set[str]) -> None:
-        """Write the journal: what is about to be renamed, and what is removed then."""
+        """Write the journal: the files to be renamed, and those to be removed afterwards."""
         aside = self._journal.with_name(self._journal.name + ".new")
         try:
             with open_new(aside, "w", "utf-8") as file:
@@ -145,23 +145,23 @@ class Publication:
         """Give the files of an older set second names until the new ones are there. Return those that got one."""
         kept = []
         for name in names:
-            with suppress(OSError):  # not there, or a file system without hard links
+            with suppress(OSError):  # missing, or a file system without hard links
                 os.link(self.folder / name, self._kept(name), follow_symlinks=False)
                 kept.append(name)
         return kept
 
     def _put_back(self, names: list[str], kept: list[str]) -> None:
-        """Undo a publication that failed: first the new files go, the manifest comes back last."""
+        """Undo a failed publication: remove the new files first, restore the old manifest last."""
         for name in names:
             if name in kept:
                 self._kept(name).replace(self.folder / name)
-            elif not self.partial(name).exists():  # renamed already, where nothing was before
+            elif not self.partial(name).exists():  # already renamed, to a name that was free
                 (self.folder / name).unlink(missing_ok=True)
         if not self._abandoned:
             self._journal.unlink(missing_ok=True)
 
     def _old_names(self) -> set[str]:
-        """Return the files of the set to be replaced: an old set of more shards must not leave some behind."""
+        """Return the files of the set to be replaced, since it may have more shards than the new one."""
         try:
             info = read_info(set_file(self.prefix, ".json"))
         except (OSError, ValueError):
@@ -179,13 +179,13 @@ class Publication:
                 new, old = [], []  # killed while writing the journal: nothing had been renamed yet
             if (self.folder / manifest).exists():
                 if manifest in new and not self.partial(manifest).exists():
-                    for name in set(old) - set(new):  # the new set is there, only clearing up was missing
+                    for name in set(old) - set(new):  # the new set is complete, only the cleanup was interrupted
                         (self.folder / name).unlink(missing_ok=True)
             else:
                 for name in new:
-                    if self.partial(name).exists():  # what has this name is of the set that was being replaced
+                    if self.partial(name).exists():  # the file under this name belongs to the old set
                         old.append(name)
-                    else:  # renamed already, into a set that was never finished
+                    else:  # already renamed, into a set that was never completed
                         (self.folder / name).unlink(missing_ok=True)
                 killed = self._journal.stat().st_mtime_ns
                 there = [name for name in old if (self.folder / name).exists()]  # and not put there since:
@@ -202,7 +202,7 @@ class Publication:
         return [path for path in hidden if path.name[0] == "." and self._is_ours(_TRY.sub("", path.stem[1:]))]
 
     def _is_ours(self, name: str) -> bool:
-        """Return True for a file of this set, not of one whose prefix merely begins alike."""
+        """Return True for a file of this set, and not of one with a longer prefix."""
         rest = name.removeprefix(self.prefix.name)
         return rest != name and (rest in SUFFIXES or re.fullmatch(r"-\d{5}\.rec", rest) is not None)
 

@@ -90,18 +90,19 @@ class RecordSet:
         return np.asarray(self.table["height"]) > self.table["width"]
 
     def where(self, row: int) -> str:
-        """Return file and record number, for messages."""
+        """Return "FILE: record N" of a row, for error messages."""
         return f"{self.rec_paths[int(self.table['part'][row])]}: record {row}"
 
     def payload(self, row: int) -> memoryview:
-        """Return a record's header, label floats and image. Raise ValueError naming file and record if the framing is
-        damaged.
+        """Return a record's payload: header, label floats and image.
+
+        Raise ValueError naming file and record if the framing is damaged.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"{self.prefix}: record {row} of a set of {len(self)}")
         entry = self.table[row]
         if entry["part"] >= len(self._buffers):
-            raise self._damaged(row, f"the table names part {entry['part']} of {len(self._buffers)}")
+            raise self._damaged(row, f"the table refers to part {entry['part']} of {len(self._buffers)}")
         try:
             payload, record = framing.read_record(self._buffers[entry["part"]], int(entry["offset"]))
         except ValueError as error:
@@ -124,11 +125,11 @@ class RecordSet:
 
     @functools.cached_property
     def unencoded(self) -> bool:
-        """Return whether all images are pixels without compression, 8-bit binary PPMs, which `pixels` reads."""
+        """Return True if all images are uncompressed, as 8-bit binary PPMs, which `pixels` reads."""
         if not len(self) or self.table["encoding"][0] != _PNM:
             return False
         area = self.table["height"].astype(np.int64) * self.table["width"]
-        head = self.table["length"].astype(np.int64) - 3 * area  # below 0 for grey images, above `area` for 16 bits
+        head = self.table["length"].astype(np.int64) - 3 * area  # negative for grey images, above `area` for 16 bits
         return bool(((self.table["encoding"] == _PNM) & (head > 0) & (head < area)).all())
 
     def pixels(self, row: int) -> np.ndarray:
@@ -142,7 +143,7 @@ class RecordSet:
         except ValueError as error:
             raise self._damaged(row, error) from None
         if encoded[:2].tobytes() != b"P6" or maximum != 255:
-            raise self._damaged(row, "the image is no 8-bit PPM, the manifest says it is")
+            raise self._damaged(row, "the image is not an 8-bit PPM, as the manifest says")
         if size != [width, height]:
             raise self._damaged(row, f"the image is {size[1]}×{size[0]} pixels, the manifest says {height}×{width}")
         pixels = encoded[end + 1 : end + 1 + 3 * height * width]
@@ -183,7 +184,7 @@ def check_names(prefix: Path, info: SetInfo) -> None:
     if info.index.name != f"{prefix.name}.idx" and not index.exists():
         packed = info.index.name.removesuffix(".idx")
         raise FileNotFoundError(
-            f"{set_file(prefix, '.json')}: is the manifest of {packed!r}, and there is no {index}: the files of a set"
+            f"{set_file(prefix, '.json')}: is the manifest of {packed!r}, and {index} is missing: the files of a set"
             f" keep the names they were packed with; rename them back to {packed}.*, or pack the set as {prefix.name!r}"
         )
 

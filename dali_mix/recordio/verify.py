@@ -65,7 +65,7 @@ def verify_set(
         yield worded(error)
         return
     folder, parts = base.parent, range(len(info.parts))
-    stop = Event()  # set on the way out: who reads no further waits for no hash
+    stop = Event()  # set on exit, so that a caller that stops iterating does not wait for hashes
     with ThreadPoolExecutor(1) as pool, ExitStack() as opened:
         opened.callback(stop.set)
         opened.callback(pool.shutdown, wait=False, cancel_futures=True)
@@ -81,7 +81,7 @@ def verify_set(
 
         table_hashed, index_hashed = hashed(info.table), hashed(info.index)
         hashes = [hashed(file) for file in info.parts] if machines is None else []
-        if problem := table_hashed():  # nothing can be compared with a table that changed
+        if problem := table_hashed():  # records cannot be compared with a changed table
             yield problem
             others = there(_hash_part) if machines is not None else (result() for result in hashes)
             yield from filter(None, (index_hashed(), *others))
@@ -102,12 +102,12 @@ def verify_set(
 
 
 def _hash_part(folder: Path, info: SetInfo, part: int, progress: Progress) -> str:
-    """Do the work of a machine where the table is wrong."""
+    """Hash a .rec file on another machine, if the table is wrong."""
     return _check_file(folder, info.parts[part])
 
 
 def _check_part_there(folder: Path, info: SetInfo, part: int, decode: Decode | None, progress: Progress) -> list[str]:
-    """Do the work of a machine."""
+    """Check a .rec file on another machine."""
     table = open_table(folder / info.table.name, info.count)
     hashed = partial(_check_file, folder, info.parts[part])
     return list(_check_part(folder, info, table, part, hashed, decode, progress))
@@ -157,7 +157,7 @@ def _check_part(
     for problem in _check_records(folder, info, table, part, decode, progress):
         found = True
         yield problem
-    if not found and (problem := hashed()):  # else the records say where
+    if not found and (problem := hashed()):  # otherwise the records locate the damage
         yield problem
 
 
@@ -186,7 +186,7 @@ def _check_records(
             if problem := _record_problem(payload, record, table[row], info, decode):
                 yield f"{path}: record {row}: {problem}"
                 if record.length != table["length"][row]:
-                    return  # where the next record begins is lost with it
+                    return  # the start of the next record is unknown
             done += 1
             if progress and done % 256 == 0:
                 progress(256)
@@ -208,7 +208,7 @@ def _passed_over(info: SetInfo) -> list[dict[str, int]]:
 def _record_problem(
     payload: memoryview, record: framing.Record, entry: np.void, info: SetInfo, decode: Decode | None
 ) -> str:
-    """Return what is wrong with a record and what to do, or "". Bytes that changed since packing are one problem."""
+    """Return the problem of a record with advice, or "". Bytes changed since packing are reported as one problem."""
     found = _differs(payload, record, entry, info, decode)
     crc = zlib.crc32(payload)
     if crc == entry["crc32"]:

@@ -28,16 +28,15 @@ from dali_mix.recordio.manifest import (
 from dali_mix.recordio.part import Part, write_errors
 from dali_mix.recordio.publish import Publication, new_try
 
-_LARGEST_SPARE = 1 << 23  # bytes; a block of huge images is not kept
-_ROWS = 1 << 12  # of the table at first, where the number of records is not known
+_LARGEST_SPARE = 1 << 23  # bytes; larger blocks are not kept for reuse
+_ROWS = 1 << 12  # initial rows of the table if the number of records is unknown
 
 
 class RecordWriter:
     """Write records sequentially into the .rec files `paths`, each of which holds an equal share of `total` positions.
 
-    `total` None: the number of records is not known, and there is one file. A context manager. Several threads may
-    share the writing (see `place`); other methods are not thread-safe. Raise OSError naming the file if the disk is
-    full.
+    If `total` is None, the number of records is unknown and there is one file. A context manager. Several threads may
+    write (see `place`); other methods are not thread-safe. Raise OSError naming the file if the disk is full.
     """
 
     def __init__(self, task: str, classes: Iterable[str], total: int | None, paths: Sequence[Path]) -> None:
@@ -45,7 +44,7 @@ class RecordWriter:
         self.classes = tuple(classes)
         self._total, self._paths = total or 1, paths
         self._table = np.empty(_ROWS if total is None else total, RECORD_DTYPE)
-        self._count = 0  # rows that are filled
+        self._count = 0  # rows filled so far
         self._parts: list[Part] = []
         self._spare: list[Block] = []
 
@@ -54,7 +53,7 @@ class RecordWriter:
 
     def __exit__(self, *error: Any) -> None:
         for part in self._parts:
-            with suppress(OSError):  # of a full disk; the file goes anyway
+            with suppress(OSError):  # a full disk; the file is removed anyway
                 part.close()
 
     def write(self, block: Block) -> None:
@@ -150,7 +149,7 @@ class SetWriter(RecordWriter):
         name = self._files.prefix.name
         self._names = [f"{name}.rec"] if shards == 1 else [f"{name}-{shard:05d}.rec" for shard in range(shards)]
         self._tail = [f"{name}.idx", f"{name}.npy", f"{name}.json"]
-        self._added: list[tuple[int, str]] = []  # size and sha256 of files that others have written
+        self._added: list[tuple[int, str]] = []  # size and sha256 of files written by others
         super().__init__(task, classes, total, [self._files.partial(name) for name in self._names])
 
     def __enter__(self) -> Self:
@@ -167,14 +166,16 @@ class SetWriter(RecordWriter):
             self._files.__exit__(*error)
 
     def partial(self, shard: int) -> Path:
-        """Return the temporary path of the .rec file. Other machines use a name from `publish.new_try`, and the file is
-        then `add`ed.
+        """Return the temporary path of a .rec file.
+
+        Other machines write to a name from `publish.new_try` instead and pass the file to `add`.
         """
         return self._paths[shard]
 
     def mark_folder(self) -> Path:
-        """Create a file by which other machines recognize the folder, and return its path. It is removed with the
-        partial files.
+        """Create a file by which other machines recognize the folder, and return its path.
+
+        It is removed with the partial files.
         """
         path = new_try(self._files.partial(self._tail[-1]))
         with write_errors(path):
@@ -182,7 +183,10 @@ class SetWriter(RecordWriter):
         return path
 
     def add(self, path: Path, size: int, sha256: str, table: np.ndarray) -> None:
-        """Add the next .rec file and its rows. If there are no rows, no file exists at `path`."""
+        """Add the next .rec file, with its size in bytes, sha256 in hex and rows of the table.
+
+        Without rows there is no file at `path`.
+        """
         shard = len(self._added)
         if size:
             with write_errors(path):
@@ -194,12 +198,13 @@ class SetWriter(RecordWriter):
         self._added.append((size, sha256))
 
     def finish(self, report: dict[str, Any] | None = None) -> SetInfo:
-        """Write index, table and manifest, then publish the set. Raise ValueError if the set, or a shard, has no
-        records.
+        """Write index, table and manifest, then publish the set.
+
+        Raise ValueError if the set or a shard has no records.
         """
         table = self.table
         if not len(table):
-            raise ValueError(f"{self._files.prefix}: no record to write: every image was skipped, or there was none")
+            raise ValueError(f"{self._files.prefix}: no record to write: there were no images, or all were skipped")
         written = [*self._added, *self.end()]
         if len(written) < len(self._names) or any(size == 0 for size, _ in written):
             raise ValueError(f"{self._files.prefix}: a shard would be empty after skipping; use fewer --shards")

@@ -22,7 +22,7 @@ from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw
 
 SIDE = 384  # pixels of a picture's longer side, more than a sheet shows
-COLORS, STRENGTH = "inferno", 0.6  # the map's share of a pixel
+COLORS, STRENGTH = "inferno", 0.6  # opacity of the map
 
 
 def attention(
@@ -38,7 +38,7 @@ def attention(
 
     Maps are those of `dali_mix.models.maps.look`: the class's evidence at each position. Each is scaled from its
     minimum to its maximum, which are printed below it with the class's probability. For models with label attention
-    (SGRE) a second row shows each label's attention in per cent.
+    (SGRE) a second row shows each label's attention in percent.
 
     Args:
         predictor: the model; `Predictor(config, checkpoint, model=…)` for a run of a model object.
@@ -125,7 +125,7 @@ def aspects(pipeline: pipelines.Pipeline, rows: np.ndarray) -> list[float]:
     draws = pipeline.draw(rows, pipelines.SampleRandom(0, 0, np.arange(len(rows))))
     found = []
     for sample, row in enumerate(rows):
-        try:  # where the entire image would lie
+        try:  # where the full image would be
             left, top, right, bottom = pipeline.map_boxes(np.array([[0.0, 0.0, 1.0, 1.0]]), row, draws, sample)[0]
         except ValueError:  # pipelines for images of one size
             found.append(width / height)
@@ -138,4 +138,4 @@ def _index(name: str, classes: Sequence[str]) -> int:
     if name in classes:
         return classes.index(name)
     hint = did_you_mean(name, classes, most=5, cutoff=0.5)
-    raise ValueError(f"the model has no class {name!r}{hint}; its {len(classes)} begin with {', '.join(classes[:10])}")
+    raise ValueError(f"the model has no class {name!r}{hint}; its {len(classes)} start with {', '.join(classes[:10])}")

@@ -22,13 +22,11 @@ from dali_mix.reports import style
 from dali_mix.reports.sheet import Column, Picture, draw, wrapped
 
 PALETTE = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6", "#469990")
-SHOWN, COLUMNS, SIDE = 20, 5, 480  # images of a sheet, across, longer side in pixels
+SHOWN, COLUMNS, SIDE = 20, 5, 480  # images per sheet, columns, longer side in pixels
 
 
 class Drawings:
-    """Write image files with boxes on them to a folder, `NAME.png`; a second file of the same name becomes
-    `NAME-2.png`.
-    """
+    """Draw boxes on image files and write them to a folder as `NAME.png`, a second one of that name as `NAME-2.png`."""
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
@@ -36,7 +34,16 @@ class Drawings:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, path: Path, boxes: Tensor, scores: Tensor, labels: Tensor) -> Path:
-        """Draw boxes (n, 4), in pixels after EXIF rotation, with their classes and scores (n,)."""
+        """Draw boxes on an image file, write it and return its new path.
+
+        Args:
+            path: the image file.
+            boxes: (n, 4) x1, y1, x2, y2 in pixels after EXIF rotation.
+            scores, labels: (n,) each; labels are class indices.
+
+        Raises:
+            ValueError, OSError: the file cannot be read, decoded or written.
+        """
         captions = [f"{self.classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
         colors = [PALETTE[label % len(PALETTE)] for label in labels.tolist()]
         image = outlined(pixels_of(path.read_bytes()), boxes.numpy(), colors, captions)
@@ -101,7 +108,7 @@ def sheet(metrics: DetectionMetrics, records: RecordSet, out: Path) -> Path:
 def boxed_batch(
     images: Sequence[Image.Image], labels: Sequence[np.ndarray], size: int
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Return images as a padded batch (B, 3, H, W) uint8, and their targets, as a mixer of boxes takes them.
+    """Return images as a padded batch (B, 3, H, W) uint8, and targets as for a mixer of boxes.
 
     Args:
         labels: for each image (n, 6) class, x1, y1, x2, y2 in 0..1, difficult.

@@ -73,7 +73,7 @@ def mixed(mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool, peaks: bool, 
 
 
 def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool) -> Column:
-    """Return the images a mixer appends to the batch. A grid is drawn for a batch: each row is from one of its own."""
+    """Return the images a mixer appends to the batch. The grid is drawn per batch, so each row uses another draw."""
     pictures = []
     for row in range(batch.rows):
         params = _sample(mixer, batch, seed + row)
@@ -83,7 +83,7 @@ def _appended(name: str, mixer: Mixer[Any], batch: Batch, seed: int, boxes: bool
         described = enumerate(mixer.describe(_inputs(mixer, batch), params))
         appended = ((index, image) for index, image in described if image.own is None)
         firsts = [next(group) for _, group in itertools.groupby(appended, key=lambda pair: pair[1])]
-        index, shown = firsts[row % len(firsts)]  # of several grids each in turn
+        index, shown = firsts[row % len(firsts)]  # cycle through the grids
         pixels, targets = _apply(mixer, batch, params)
         pictures.append(Picture(pixels[index], _caption(shown, batch, targets[index]), shown.boxes if boxes else ()))
     return Column(name, pictures)
@@ -116,7 +116,7 @@ def _inputs(mixer: Mixer[Any], batch: Batch) -> Tensor:
 
 
 def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
-    """Return λ and the image's own labels, 1-λ and its partner's; of other images the note and the mixed labels."""
+    """Return λ and the image's own labels, 1-λ and its partner's; otherwise the note and the mixed labels."""
     if image.own is None:
         return [image.note, *wrapped(_names(target, batch.classes))]
     if image.partner is None or image.lam is None:
@@ -127,7 +127,7 @@ def _caption(image: MixedImage, batch: Batch, target: Tensor) -> list[str]:
 
 
 def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return the class; of a multi-hot row every label; of soft targets the two largest, a line each."""
+    """Return lines of text: the class, every label of a multi-hot row, or the two largest soft targets."""
     if target.ndim == 0 or ((target == 1) | (target <= 0)).all():
         return wrapped(_names(target, classes))
     names, largest = _short(classes), sorted(range(len(target)), key=lambda index: -float(target[index]))[:2]
@@ -135,16 +135,16 @@ def _labels(target: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def _names(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return the names of a class number, or of the labels above 0 of a row (K,)."""
+    """Return the name of a class index, or the names of the labels above 0 of a row (K,)."""
     numbers = [int(target)] if target.ndim == 0 else (target > 0).nonzero().flatten().tolist()
     names = _short(classes)
     return [names[number] for number in numbers]
 
 
 def _short(classes: Sequence[str]) -> Sequence[str]:
-    """Return the names as they are drawn: cut at the first comma (ImageNet's are lists of synonyms), blanks for "_".
+    """Return display names: up to the first comma (ImageNet's names are lists of synonyms), with spaces for "_".
 
-    In full if two classes would read alike.
+    The names are returned unchanged if two of the short ones are equal.
     """
     short = [name.split(",")[0].strip().replace("_", " ") for name in classes]
     return short if len({*short}) == len(short) else classes

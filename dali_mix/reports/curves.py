@@ -57,14 +57,14 @@ def read_metrics(path: Path) -> tuple[Records, Records]:
     An incomplete last line, left by a killed run, is skipped.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no metrics at {path}: give the work directory of a run, or its metrics.jsonl")
+        raise FileNotFoundError(f"no metrics at {path}: pass the work directory of a run, or its metrics.jsonl")
     kinds: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "val": {}}
     for _, record in read_records(path):
         if (kind := str(record.get("kind"))) in kinds:
             kinds[kind][record["step"]] = record
     train, val = ([steps[step] for step in sorted(steps)] for steps in kinds.values())
     if not train and not val:
-        raise ValueError(f"{path} holds no train or val records yet: nothing to draw")
+        raise ValueError(f"{path} has no train or val records yet: nothing to draw")
     return train, val
 
 
@@ -92,7 +92,7 @@ def _draw_accuracy(axes: Axes, val: Records) -> None:
     title, names = _watched(val)
     style.plain(axes, f"Evaluation {title}, %")
     main = next(iter(names))
-    for key, name in reversed(names.items()):  # the main one on top
+    for key, name in reversed(names.items()):  # draw the main score last, on top
         color = style.ORANGE if key == main else style.FAINT
         steps, values = _series(val, key)
         if not steps or (key == "top5" and min(values) >= 100):
@@ -123,7 +123,7 @@ def _legend_or_note(axes: Axes, note: str, legend: bool = False) -> None:
     if not axes.lines:
         axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", va="center", color=style.FAINT, fontsize=9)
         axes.set_yticks([])
-    elif legend:  # above the panel, where it covers no curve
+    elif legend:  # above the panel, so that it covers no curve
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8, labelcolor=style.INK)
 
 

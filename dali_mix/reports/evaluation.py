@@ -22,17 +22,16 @@ from dali_mix.reports.sheet import fitted
 
 # Inches.
 BAR, NAME, LENGTH, GAP, TOP, MARGIN = 0.165, 1.15, 1.5, 0.3, 0.7, 0.25
-FEWEST, MOST_COLUMNS = 40, 7  # bars a column, columns at most
+FEWEST, MOST_COLUMNS = 40, 7  # bars per column, maximum number of columns
 ACROSS, UP, CELL_GAP, CAPTION = 1.2, 0.95, 0.16, 0.2
 POINTS = 200  # of a curve, at most
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write `per_class.csv` and `per_class.png`, with precision-recall curves also `pr_curves.png`, and for a detector
-    `boxes.png`, images with hits and misses; figures are in per cent.
+    """Write a report per class to the folder `out` and return its files, none on a rank that does not write.
 
-    `out` is a folder, created if it is missing; files of an earlier report are replaced. Return the files: none on a
-    rank that does not write.
+    Files are `per_class.csv` and `per_class.png`, in percent; `pr_curves.png` if there are precision-recall curves; for
+    a detector `boxes.png`, images with hits and misses. `out` is created if missing; an earlier report is replaced.
     """
     if not evaluation.main:
         return []
@@ -111,7 +110,7 @@ def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: s
     width, height = max(4.5, 2 * MARGIN + columns * across - CELL_GAP), TOP - 0.1 + rows * down + MARGIN / 2
     figure = style.new_figure(width, height)
     _title(figure, title, width, height)
-    # One pair of axes for all: hundreds of them take minutes.
+    # One Axes for all panels: hundreds of Axes take minutes to draw.
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     frames, lines, areas = [], [], []
@@ -126,7 +125,7 @@ def draw_curves(classes: Sequence[str], reports: Sequence[ClassReport], title: s
         if not one.positives:
             axes.text(left + ACROSS / 2, bottom - UP / 2, "no sample", ha="center", color=style.FAINT, fontsize=6)
             continue
-        if not one.curve.shape[1]:  # nothing right was found
+        if not one.curve.shape[1]:  # no correct prediction
             continue
         recall, precision = one.curve[:, thinned(one.curve.shape[1])]
         points = np.stack([left + ACROSS * recall, bottom - UP * precision], 1)

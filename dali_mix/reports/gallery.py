@@ -1,4 +1,4 @@
-"""A picture of mixers applied to a set: one row per image, one column per mixer, with labels and shares below."""
+"""Draw mixers applied to a set: one row per image, one column per mixer, with labels and their weights below."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dali_mix.reports.boxes import boxed_batch, boxed_column, pixels_of
 from dali_mix.reports.columns import Batch, mixed, plain
 from dali_mix.reports.sheet import draw
 
-MOST_ROWS, LARGEST_IMAGE = 100, 2048  # of a picture that matplotlib draws within a minute, and viewers open
+MOST_ROWS, LARGEST_IMAGE = 100, 2048  # larger pictures take matplotlib over a minute, and viewers fail to open them
 SMALLEST_BATCH = 32  # so that an image is seldom its own partner
 
 
@@ -66,13 +66,13 @@ def gallery(
     whole("rows", rows, 1, MOST_ROWS)
     whole("image_size", size, 8, LARGEST_IMAGE)
     if not mixers:
-        raise ValueError("a gallery needs a mixer: name one, such as resizemix")
+        raise ValueError("a gallery needs at least one mixer, such as resizemix")
     classes = records.info.classes
-    for mixer in mixers:  # a wrong one is told before images are read
+    for mixer in mixers:  # report errors before images are read
         if isinstance(mixer, str):
             mixer = parse_mixer(mixer, len(classes), size, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
         if mixer.takes_boxes != records.task.boxes:
-            kind = "is for sets with boxes" if mixer.takes_boxes else "does not carry boxes along"
+            kind = "is for sets with boxes" if mixer.takes_boxes else "does not support boxes"
             raise ValueError(f"{records.prefix} is a {records.task.name} set: mixer {type(mixer).__name__} {kind}")
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(records), generator=generator)[: max(2 * rows, SMALLEST_BATCH)].tolist()
@@ -106,7 +106,7 @@ def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = Non
     """Build a mixer from a string: its name and options, separated by colons.
 
     For instance `resizemix`, `mixup:alpha=1.0:per_batch=True`, or `my_module:MyMixer:alpha=1.0` for your own. Cutout's
-    size defaults to half the side of the images, and MixUp's alpha to 1, since with .2 nearly every picture would look
+    size defaults to half the side of the images, and MixUp's alpha to 1, since with 0.2 nearly every picture would look
     unmixed. `mean` and `std` are passed to mixers that need the normalization of the images.
 
     Raises:
@@ -118,7 +118,7 @@ def parse_mixer(text: str, num_classes: int, image_size: int, mean: Normal = Non
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"mixer {text!r}: {pair!r} is no option; write name:option=value:option=value")
+            raise ValueError(f"mixer {text!r}: {pair!r} is not an option; write name:option=value:option=value")
         try:
             options[key.strip()] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -135,7 +135,7 @@ def _name_and_options(text: str) -> tuple[str, list[str]]:
 
 
 def _in_words(text: str) -> str:
-    """Return the options of a mixer's text for its column: `per_batch=True` is per_batch, `grids=mini` is mini."""
+    """Shorten a mixer's options for its column heading: `per_batch=True` to per_batch, `grids=mini` to mini."""
     words = []
     for key, _, value in (pair.partition("=") for pair in _name_and_options(text)[1]):
         words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")
@@ -153,7 +153,7 @@ def read_images(records: RecordSet, rows: Sequence[int], size: int) -> Tensor:
     images = np.empty((len(rows), size, size, 3), dtype=np.uint8)
     for index, row in enumerate(rows):
         upright = read_image(records, row)
-        # Enlarged pixels stay sharp squares; reduced ones are averaged.
+        # Nearest neighbour for enlarging, so that pixels stay sharp; averaging for reducing.
         enlarged = min(upright.size) < size
         resampling = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
         images[index] = np.asarray(ImageOps.fit(upright, (size, size), resampling))
@@ -165,14 +165,14 @@ def read_image(records: RecordSet, row: int) -> Image.Image:
     try:
         return Image.fromarray(pixels_of(records.encoded(row).tobytes()))
     except ValueError as error:
-        advice = f"`dali-mix verify --decode {records.prefix}` finds all such"
+        advice = f"`dali-mix verify --decode {records.prefix}` finds all such records"
         raise ValueError(f"{records.prefix}: record {row}: {error} ({advice})") from error
 
 
 def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
-    """Return (B,) int64 class numbers or (B,K) float32 multi-hot rows."""
+    """Return (B,) int64 class indices or (B,K) float32 multi-hot rows."""
     if records.task.target_kind is None:
         raise ValueError(
-            f"{records.prefix} is a {records.task.name} set: mixers take class numbers or multi-hot labels"
+            f"{records.prefix} is a {records.task.name} set: mixers take class indices or multi-hot labels"
         )
     return torch.from_numpy(np.asarray(records.labels(np.asarray(rows, dtype=np.int64))))

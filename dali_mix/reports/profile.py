@@ -18,7 +18,8 @@ def profile(found: Mapping[str, Any], out: str | Path) -> Path:
             "images_per_second", and "limit", a sentence.
 
     Raises:
-        ValueError or OSError: `out` cannot be written.
+        ValueError: `out` does not end in .png.
+        OSError: `out` cannot be written.
     """
     style.check_out(out)
     parts = {name: value for name, value in found["milliseconds"].items() if value}
@@ -31,10 +32,10 @@ def profile(found: Mapping[str, Any], out: str | Path) -> Path:
     style.plain(axes, "")
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", colors=style.INK)
-    axes.set_xlabel("ms a batch", fontsize=8, color=style.FAINT)
+    axes.set_xlabel("ms per batch", fontsize=8, color=style.FAINT)
     axes.margins(x=0.12)
     top = 1 - 0.3 / figure.get_figheight()
-    heading = f"{found['images_per_second']:,.0f} images a second"
+    heading = f"{found['images_per_second']:,.0f} images per second"
     figure.text(0.03, top, heading, fontsize=12, fontweight="bold", color=style.INK, va="center")
     text = fill(f"{found['what']}. Limited by {found['limit']}", 118)
     under = 1 - 0.48 / figure.get_figheight()

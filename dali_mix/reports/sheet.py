@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dali_mix.reports import style
 
-# Inches. CAPTION has room for two lines, and grows by LINE for each more.
+# In inches. CAPTION fits two lines and grows by LINE for each further line.
 CELL, GAP, CAPTION, LINE, HEAD, TITLE, MARGIN = 1.65, 0.14, 0.40, 0.13, 0.26, 0.52, 0.22
 SMALL, MIDDLE, LARGE = 7.5, 9.0, 11.0  # points
 MOST_LINES = 6
@@ -44,7 +44,7 @@ class Column:
 
 
 def draw(columns: Sequence[Column], title: str) -> Figure:
-    """Draw a sheet: pictures as wide as `CELL`, placed to the hundredth of an inch, with their captions below.
+    """Draw a sheet: pictures as wide as `CELL`, with their captions below.
 
     Text that is too wide is shortened. Rows are as high as their longest caption plus the tallest picture, at most
     `CELL`.
@@ -59,7 +59,7 @@ def draw(columns: Sequence[Column], title: str) -> Figure:
     figure = style.new_figure(width, height)
 
     def write(left: float, top: float, text: str, **look: Any) -> None:
-        # parse_math off: class names may hold dollar signs.
+        # parse_math off: class names may contain dollar signs.
         figure.text(left / width, 1 - top / height, text, va="top", parse_math=False, **look)
 
     title = fitted(title, width - 2 * MARGIN, LARGE, "bold")
@@ -80,12 +80,12 @@ def _show(axes: Axes, picture: Picture) -> None:
     smooth = picture.image.shape[-1] > 64
     axes.imshow(picture.image.permute(1, 2, 0).numpy(), interpolation="antialiased" if smooth else "nearest")
     axes.set_axis_off()
-    axes.set_anchor("W")  # above its caption if it is narrow
+    axes.set_anchor("W")  # left-aligned with its caption if it is narrow
     # White under colour, so that lines show on any picture.
     for y, x, height, width in picture.outlines:
         for color, line in (("white", 2.0), (style.ORANGE, 1.0)):
             box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=color, linewidth=line)
-            axes.add_patch(box).set_clip_on(False)  # lines at the border are not cut
+            axes.add_patch(box).set_clip_on(False)  # do not clip lines at the border
     if picture.peak is not None:
         y, x = picture.peak
         for color, line in (("white", 3.0), (style.BLUE, 1.4)):
@@ -133,7 +133,7 @@ def wrapped(names: Sequence[str], first: str = "", most: int = MOST_LINES) -> li
 
 @functools.lru_cache(maxsize=4096)
 def _inches(text: str, size: float, weight: str) -> float:
-    # Dollars are escaped: class names hold no formulas.
+    # Dollar signs are escaped: class names contain no formulas.
     plain = text.replace("$", r"\$")
     font = FontProperties(size=size, weight=weight)
     # Trailing blanks count too: hence a bar after the text, whose width is subtracted.

@@ -47,7 +47,7 @@ def check_out(out: str | Path) -> Path:
     """Return `out` as a path; raise ValueError or OSError if no PNG can be written there."""
     out = Path(out)
     if out.suffix.lower() != ".png":
-        raise ValueError(f"cannot write {out}: pictures are PNGs, give a name that ends in .png")
+        raise ValueError(f"cannot write {out}: pictures are PNGs, choose a name that ends in .png")
     files.check_out("picture", out)
     return out
 
@@ -56,6 +56,6 @@ def save(figure: Figure, out: str | Path) -> Path:
     """Write `figure` atomically as a PNG and return its path."""
     out = check_out(out)
     with replacing(out) as aside, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a class name: an empty box says so
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # missing glyphs are drawn as boxes
         figure.savefig(aside, format="png", dpi=DPI)
     return out

@@ -1,5 +1,5 @@
-"""The end of a graph as one operator: crop, resize, crop, flip, pad; uint8 (H,W,3) → uint8 or float32 (3,h,w), on a
-CPU.
+"""The last steps of a graph as one CPU operator: crop, resize, crop, flip, pad; uint8 (H,W,3) → uint8 or float32
+(3,h,w).
 
 It runs inside the DALI graph, one sample at a time on DALI's threads, through the operator behind
 `nvidia.dali.plugin.numba`. That plugin compiles for seconds whenever a pipeline is built and caches nothing. Its
@@ -37,14 +37,14 @@ def available() -> bool:
     plugin: Any = NumbaFunction
     try:
         expected = plugin._run_fn_sig(None), plugin._setup_fn_sig(None)
-    except (AttributeError, TypeError):  # another DALI, whose plugin is built otherwise
+    except (AttributeError, TypeError):  # another version of DALI, whose plugin differs
         return False
     return expected == (resample.RUN_SIGNATURE, resample.SETUP_SIGNATURE)
 
 
 @functools.cache
 def _operator() -> type:
-    """DALI's numba operator, taking addresses of compiled functions where the plugin takes Python functions."""
+    """Return DALI's numba operator, which accepts addresses of compiled functions instead of Python functions."""
     from nvidia.dali.plugin.numba import NumbaFunction
 
     class CompiledFunction(NumbaFunction):
@@ -58,9 +58,9 @@ def _operator() -> type:
 
 
 def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> tuple[int, dict[str, Any]]:
-    """Return how many of the last `steps` (each with its draws) `resize_flip` replaces, and the options it then takes.
+    """Return how many of the last `steps` (each with its draws) `resize_flip` replaces, and its options.
 
-    These are a linear `Resize` on a CPU and a `Crop` right before it. Subclasses that override their graph stay.
+    It replaces a linear `Resize` on a CPU and a `Crop` directly before it, but no subclass that overrides its graph.
     """
     step, draws = steps[-1] if steps else (None, {})
     if not (isinstance(step, Resize) and step.fuse and device == "cpu" and available()):

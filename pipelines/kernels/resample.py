@@ -1,14 +1,14 @@
 """Resize, crop, flip and pad an image in one pass on the CPU, by numba: uint8 (H,W,3) → uint8 (3,h,w), or those
 normalized to float32.
 
-Each output row is made in two steps. `_sum_rows` sums the input rows it needs by weight into one row of 16-bit
-fixed-point numbers, `_sixteen_pixels` resamples that row sideways. Both are written as LLVM vector code, because
+Each output row is computed in two steps. `_sum_rows` computes the weighted sum of input rows as one row of 16-bit
+fixed-point numbers, `_sixteen_pixels` resamples that row horizontally. Both are written as LLVM vector code, because
 compilers do not generate it from a loop: sums stay in registers, a pixel's three channels and two neighbouring pixels
 are read by one 16-byte load, and the products of a pair are added in one instruction where the processor has one.
 
 Weights are those of DALI's `fn.resize` with `INTERP_LINEAR`: a triangle of radius 1, or with antialias of radius max(1,
-input / output); pixels beyond the border repeat the border. The result is the real number rounded to a grey level, but
-for numbers within 0.01 of a half. It is the same on every CPU: weights are computed with operations that IEEE 754
+input / output); pixels beyond the border repeat the border. The result is the exact value rounded to a grey level,
+except for values within 0.01 of a half. It is the same on every CPU: weights are computed with operations that IEEE 754
 defines exactly, and everything else is integer arithmetic. Normalizing multiplies and adds, rounding after each, so it
 is bit-identical to `dali_mix.pipelines.normalize`.
 
@@ -28,12 +28,12 @@ from numba.extending import intrinsic
 
 from dali_mix.compiled import compiled
 
-ROW_BITS = 7  # fractional bits of the intermediate row: 255 << 7 is the most that an int16 takes
-WEIGHT_BITS = 14, 16  # of weights that add up to 1: the largest must fit an int16, and the sum of products an int32
-ROW_BLOCK = 64  # numbers that `_sum_rows` makes
-BLOCK = 16  # pixels that `_sixteen_pixels` makes
+ROW_BITS = 7  # fractional bits of the intermediate row: 255 << 7 still fits an int16
+WEIGHT_BITS = 14, 16  # of weights that sum to 1: the largest must fit an int16, and the sum of products an int32
+ROW_BLOCK = 64  # numbers per call of `_sum_rows`
+BLOCK = 16  # pixels per call of `_sixteen_pixels`
 
-# What DALI's operator calls (see nvidia.dali.plugin.numba): addresses of the tables of data pointers, shapes, numbers
+# Arguments of DALI's operator (see nvidia.dali.plugin.numba): addresses of the tables of data pointers, shapes, numbers
 # of dimensions, and their counts, for outputs and inputs.
 RUN_SIGNATURE = types.void(*(types.uint64, types.uint64, types.uint64, types.int32) * 2)
 SETUP_SIGNATURE = types.void(*(types.uint64, types.uint64, types.int32) * 2, types.int32)
@@ -41,7 +41,7 @@ SETUP_SIGNATURE = types.void(*(types.uint64, types.uint64, types.int32) * 2, typ
 
 @intrinsic
 def _pointer(typing_context: Any, address: Any) -> Any:
-    """An address as a pointer that `carray` takes."""
+    """Convert an address to a pointer for `carray`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
@@ -53,7 +53,7 @@ def _pointer(typing_context: Any, address: Any) -> Any:
 def _sum_rows(
     typing_context: Any, rows: Any, stride: Any, weights: Any, taps: Any, half: Any, shift: Any, out: Any
 ) -> Any:
-    """Sum `ROW_BLOCK` neighbouring numbers of some rows by weight. All arguments are int64, addresses or sizes.
+    """Compute the weighted sum of `ROW_BLOCK` columns of rows. All arguments are int64, addresses or sizes.
 
     rows: uint8, `taps` rows `stride` bytes apart. weights: int16 (taps,). out: int16, (sum + half) >> shift.
     """
@@ -98,11 +98,11 @@ def _sixteen_pixels(
     out: Any,
     plane: Any,
 ) -> Any:
-    """Resample a row sideways into 16 neighbouring pixels of three planes. All arguments are int64, addresses or sizes.
+    """Resample a row into 16 adjacent pixels of three planes. All arguments are int64, addresses or sizes.
 
     row: int16 interleaved RGB, readable for 16 bytes from every tap. starts: 16 int64, byte offsets of the first taps
     in row. weights: for each pair of taps, `stride` bytes apart, int16 (16, 4, 2): pixel, channel (repeated), tap of
-    the pair. out: where the red pixels go, uint8, (sum + half) >> shift; green and blue are `plane` bytes further each.
+    the pair. out: the red pixels, uint8, (sum + half) >> shift; green and blue follow at `plane` and 2 · `plane` bytes.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -135,7 +135,7 @@ def _sixteen_pixels(
 
         totals = [cgutils.alloca_once(builder, lanes16) for _ in range(4)]
         with builder.if_else(builder.icmp_signed("==", pairs, ir.Constant(pairs.type, 1))) as (one_pair, more):
-            with one_pair:  # images that grow: a loop would take longer to begin than to run
+            with one_pair:  # for enlarged images a loop would take longer to start than to run
                 for group, total in enumerate(totals):
                     builder.store(builder.add(halves, summed(group, bases(group), weights)), total)
             with more:
@@ -160,9 +160,10 @@ def _sixteen_pixels(
 
 @intrinsic
 def _normalize_sixteen(typing_context: Any, levels: Any, factor: Any, shift: Any, out: Any) -> Any:
-    """Multiply 16 grey levels (uint8 at address `levels`) and add, float32. The results go past the caches to the
-    address `out`, a multiple of 64: a batch is larger than the caches, and to fetch its memory before writing to it
-    would take as long as resampling.
+    """Normalize 16 grey levels (uint8 at address `levels`) to float32: level · factor + shift.
+
+    The results are written to the address `out`, a multiple of 64, by non-temporal stores: a batch is larger than the
+    caches, and reading its cache lines before writing them would take as long as resampling.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -179,7 +180,7 @@ def _normalize_sixteen(typing_context: Any, levels: Any, factor: Any, shift: Any
 
 @intrinsic
 def _fence(typing_context: Any) -> Any:
-    """Make what was written past the caches visible to other threads."""
+    """Make non-temporal stores visible to other threads."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.fence("seq_cst")
@@ -203,7 +204,7 @@ def _pick(builder: Any, a: Any, b: Any, which: list[int]) -> Any:
 
 
 def _everywhere(builder: Any, number: Any) -> Any:
-    """A number in each of 16 lanes."""
+    """Broadcast a number to 16 lanes."""
     undefined = ir.Constant(ir.VectorType(number.type, 16), ir.Undefined)
     lane = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
     return _pick(builder, lane, lane, [0] * 16)
@@ -211,7 +212,7 @@ def _everywhere(builder: Any, number: Any) -> Any:
 
 @njit(nogil=True, error_model="numpy")
 def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np.ndarray]:
-    """First taps int64 (n_out,) and weights float32 (n_out, taps) along an axis; all taps lie inside the image."""
+    """Return first taps int64 (n_out,) and weights float32 (n_out, taps) along an axis; all taps are in the image."""
     step = n_in / n_out
     radius = max(1.0, step) if antialias else 1.0
     slope = 1.0 / radius
@@ -236,7 +237,7 @@ def axis_weights(n_in: int, n_out: int, antialias: bool) -> tuple[np.ndarray, np
 
 @njit(nogil=True, error_model="numpy")
 def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Weights float32 (n, taps) as int16, and the bits behind their point: those of a pixel add up to 1 << bits."""
+    """Return weights float32 (n, taps) as int16, and their fractional bits; each row sums to 1 << bits."""
     n, taps = weights.shape
     table = np.empty((n, taps), np.int16)
     bits, largest = WEIGHT_BITS[0], weights.max()
@@ -244,7 +245,7 @@ def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, int]:
         bits += 1
     for o in range(n):
         total, spent = np.float32(0.0), 0
-        for k in range(taps):  # rounding the running total keeps the sum exact, so that a flat area stays flat
+        for k in range(taps):  # round the running total, so that the sum is exact and flat areas stay flat
             total += weights[o, k]
             fixed = int(total * (1 << bits) + 0.5)
             table[o, k] = fixed - spent
@@ -256,9 +257,9 @@ def _fixed_point(weights: np.ndarray) -> tuple[np.ndarray, int]:
 def _sideways_tables(
     n_in: int, n_resized: int, start: int, n_out: int, antialias: bool, flip: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Byte offsets int64 (n_out,) and weights int16 (pairs, n_out, 4, 2) for `_sixteen_pixels`, and their bits.
+    """Return byte offsets int64 (n_out,), weights int16 (pairs, n_out, 4, 2) and their bits for `_sixteen_pixels`.
 
-    For `n_out` of the `n_resized` pixels, from `start` on.
+    They are for `n_out` of the `n_resized` pixels, from `start` on.
     """
     first, exact = axis_weights(n_in, n_resized, antialias)
     weights, bits = _fixed_point(exact[start : start + n_out])
@@ -284,13 +285,16 @@ def resize_flip(
     scale: np.ndarray,
     bias: np.ndarray,
 ) -> None:
-    """Resize a window of image uint8 (H,W,3), cut a window out of the result, mirror it if `flip`, write it to the top
-    left of out (3,h,w), and fill the rest of out with zeros.
+    """Resize a window of image uint8 (H,W,3), crop the result, mirror it if `flip`, write it to the top left of out
+    (3,h,w), and fill the rest of out with zeros. Arrays are C-contiguous.
 
-    out: float32, written times `scale` plus `bias`, float32 (3,), per channel, for grey levels 0..255; or uint8, for 1
-    and 0. window: int32 (4,), top and left, height and width of what to resize, which lies inside; zeros for all of the
-    image. crop: int32 (6,), height and width to resize to; top and left, height and width of the window to keep, which
-    lies inside and fits into h × w; all zeros to resize to h × w. Arrays are C-contiguous.
+    Args:
+        window: int32 (4,), top and left, height and width of the region to resize, inside the image; zeros for the full
+            image.
+        crop: int32 (6,), height and width to resize to; top and left, height and width of the window to keep, which
+            lies inside and fits into h × w; all zeros to resize to h × w.
+        scale, bias: float32 (3,), per channel. A float32 out receives level · scale + bias for grey levels 0..255; a
+            uint8 out requires 1 and 0.
     """
     height, width = (window[2], window[3]) if window[2] else image.shape[:2]
     _, canvas_height, canvas_width = out.shape
@@ -307,7 +311,7 @@ def resize_flip(
     origin = window[0] * stride + 3 * window[1]
     row_shift, shift = row_bits - ROW_BITS, bits + ROW_BITS
     row_half, half = 1 << (row_shift - 1), 1 << (shift - 1)
-    row = np.zeros(n + 16, np.int16)  # the last loads reach up to five numbers and a zero-weight tap too far
+    row = np.zeros(n + 16, np.int16)  # the last loads read up to five numbers and a zero-weight tap beyond the end
     line = np.empty((3, out_width), np.uint8)
     streams = out.itemsize == 4 and out.ctypes.data % 64 == 0 and canvas_width % BLOCK == 0 and out_width % BLOCK == 0
     for y in range(out_height):
@@ -315,7 +319,7 @@ def resize_flip(
         top_at = image.ctypes.data + top
         weights_at = weights.ctypes.data + 2 * taps * y
         for x in range(0, n if n >= ROW_BLOCK else 0, ROW_BLOCK):
-            x = min(x, n - ROW_BLOCK)  # the last block ends with the row
+            x = min(x, n - ROW_BLOCK)  # the last block overlaps, so that it ends with the row
             _sum_rows(top_at + x, stride, weights_at, taps, row_half, row_shift, row.ctypes.data + 2 * x)
         for i in range(n if n < ROW_BLOCK else 0):
             total = np.int32(row_half)
@@ -352,8 +356,8 @@ def resize_flip(
 
 @njit(nogil=True, error_model="numpy")
 def _sample(outs: int, out_shapes: int, inputs: int, in_shapes: int, kind: Any) -> None:
-    """Make one sample: out of `kind` (3,h,w) from image uint8 (H,W,3), flip int32 (), constants float32 (7,), window
-    int32 (4,), crop int32 (6,), and the canvas (h,w,0), of which only the shape is read.
+    """Compute one sample: out (3,h,w) of dtype `kind` from image uint8 (H,W,3), flip int32 (), constants float32 (7,),
+    window int32 (4,), crop int32 (6,), and the canvas (h,w,0), of which only the shape is read.
     """
     out_at = carray(_pointer(outs), 1, np.int64)
     in_at = carray(_pointer(inputs), 5, np.int64)
@@ -382,7 +386,7 @@ def _run_float32(
 def _setup(
     out_shapes: int, out_dims: int, n_outs: int, in_shapes: int, in_dims: int, n_ins: int, n_samples: int
 ) -> None:
-    """Give each sample's output the shape (3,h,w) of its canvas, the last input: shapes are listed input by input."""
+    """Set the shape of each sample's output to (3,h,w) of its canvas, the last input. Shapes are listed by input."""
     outs = carray(_pointer(out_shapes), n_samples, np.int64)
     ins = carray(_pointer(in_shapes), n_ins * n_samples, np.int64)
     for i in range(n_samples):
@@ -393,8 +397,9 @@ def _setup(
 
 @functools.cache
 def addresses(normalized: bool) -> tuple[int, int]:
-    """Return the addresses of the callbacks that make one sample, float32 if `normalized`, and that shape a batch. The
-    first call compiles them (6 s), or loads them from numba's cache (0.2 s).
+    """Return the addresses of two callbacks: one computes a sample, float32 if `normalized`, one sets output shapes.
+
+    The first call compiles them (6 s), or loads them from numba's cache (0.2 s).
     """
     run = _run_float32 if normalized else _run_uint8
     return compiled(cfunc, RUN_SIGNATURE)(run).address, compiled(cfunc, SETUP_SIGNATURE)(_setup).address

@@ -1,5 +1,5 @@
-"""RandAugment, TrivialAugment and AutoAugment with DALI's operations, but with our own draws, which depend only on the
-record.
+"""RandAugment, TrivialAugment and AutoAugment with DALI's operations, but with our own draws, which depend only on
+(seed, epoch, record).
 
 Each is a sequence of choices (operation, magnitude, sign) per record; DALI's lists of operations and their ranges are
 used unchanged.
@@ -22,7 +22,7 @@ from nvidia.dali.data_node import DataNode
 from dali_mix.options import choice, whole
 
 KINDS = ("randaugment", "trivialaugment", "autoaugment")
-FILL = 128  # grey, where a shifted or turned image leaves nothing
+FILL = 128  # grey, for areas uncovered by a shift or rotation
 
 
 class AutoAugment(Step):
@@ -32,7 +32,8 @@ class AutoAugment(Step):
         kind: "randaugment" (arXiv 1909.13719): `count` operations of magnitude bin `magnitude` (0 to 30);
             "trivialaugment" (arXiv 2103.10158, wide): one operation of any magnitude; "autoaugment" (arXiv 1805.09501):
             the ImageNet policy; None or "" is not active.
-        size: (height, width) of the images, which bounds the translations: 100/224 of it, 32 pixels, 150/331 of it.
+        size: (height, width) of the images, which bounds the translations: 100/224 of it, 32 pixels, and 150/331 of it
+            for the three kinds.
 
     The sign of a signed operation is flipped with probability ½.
     """
@@ -88,11 +89,11 @@ class AutoAugment(Step):
         return images
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raise ValueError: the operations move image content by an amount that is not known here."""
-        raise ValueError(f"auto_augment={self.kind!r} would turn and shift images, not boxes: leave it out")
+        """Raise ValueError: it is unknown here how DALI's operations move image content."""
+        raise ValueError(f"auto_augment={self.kind!r} would rotate and shift images but not their boxes: omit it")
 
     def _apply(self, images: DataNode, operation: DataNode, level: DataNode, low: int, high: int) -> DataNode:
-        """Apply the operation drawn, of `low` to `high` - 1, by halving: so each image passes few branches."""
+        """Apply the operation drawn from `low` to `high` - 1, by bisection, so that each image passes few branches."""
         if high - low == 1:
             return self.operations[low](images, magnitude_bin=level, num_magnitude_bins=self.bins, fill_value=FILL)
         middle = (low + high) // 2

@@ -14,7 +14,7 @@ from nvidia.dali.data_node import DataNode
 
 from dali_mix.options import number, whole
 
-IOU_ROUNDS, IOU_TRIES = 4, 40  # torchvision goes on until a window counts; here 1 % of images stay uncut instead
+IOU_ROUNDS, IOU_TRIES = 4, 40  # torchvision continues until a window qualifies; here 1 % of images stay uncropped
 IOU_LEAST = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])  # the last one stands for the uncropped image
 LARGEST_SIDE = 8192  # pixels
 
@@ -57,16 +57,17 @@ class ZoomOut(Step):
         return draws["shape"]
 
     def map_boxes(self, boxes: np.ndarray, size: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
-        # What a crop before cut off must not come back on the larger canvas.
+        # Parts of boxes that an earlier crop removed must not reappear on the larger canvas.
         return np.clip(boxes, 0, np.tile(size[::-1], 2)) - np.tile(draws["anchor"][::-1], 2)
 
 
 class IoUCrop(Crop):
-    """Cut out a window that keeps an object, with probability `prob` (SSD, arXiv 1512.02325), as torchvision draws it.
+    """Cut out a window that keeps an object, with probability `prob` (SSD, arXiv 1512.02325), as in torchvision.
 
-    The sides are uniform in `scale` of the image's, width / height is within `ratio`. A window counts if the centre of
-    a box lies in it and the largest IoU with such a box is at least a number drawn from 0, 0.1, 0.3, 0.5, 0.7, 0.9; or
-    1, for which the image stays as it is. If none of 40 windows qualifies, another number is drawn, up to 4 times.
+    The sides are uniform in `scale` of the image's, width / height is within `ratio`. A window qualifies if the centre
+    of a box lies in it and the largest IoU with such a box is at least a threshold drawn from 0, 0.1, 0.3, 0.5, 0.7,
+    0.9 and 1; for 1 the image is not cropped. If none of 40 windows qualifies, the threshold is drawn again, up to 4
+    times.
     Boxes with their centre outside are dropped. Images without boxes are not cropped.
     """
 
@@ -112,13 +113,13 @@ class IoUCrop(Crop):
 
 
 def _centred(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Return (T, n) bool: whether the centres of boxes (n, 4) lie inside windows (T, 4)."""
+    """Return (T, n) bool, True where the centre of a box (n, 4) lies inside a window (T, 4)."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     return ((windows[:, None, :2] < centres) & (centres < windows[:, None, 2:])).all(axis=2)
 
 
 def _iou(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Return (T, n): intersection over union of windows (T, 4) and boxes (n, 4)."""
+    """Return (T, n), the intersection over union of windows (T, 4) and boxes (n, 4)."""
     low = np.maximum(windows[:, None, :2], boxes[:, :2])
     high = np.minimum(windows[:, None, 2:], boxes[:, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=2)
@@ -127,8 +128,7 @@ def _iou(boxes: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 class ShorterSide(Resize):
-    """Resize in proportion: the shorter side to a value drawn from `shorter`, or less if the longer side would exceed
-    `longest`.
+    """Resize in proportion: the shorter side to a value drawn from `shorter`, the longer one to at most `longest`.
 
     Sides round down, as in torchvision's RandomShortestSize.
     """
@@ -136,7 +136,7 @@ class ShorterSide(Resize):
     def __init__(self, shorter: int | Sequence[int], longest: int, antialias: bool = True, fuse: bool = True) -> None:
         sides = shorter if isinstance(shorter, (list, tuple)) else (shorter,)
         if not sides:
-            raise ValueError("shorter=[]: must be a number of pixels, or several")
+            raise ValueError("shorter=[]: must be a number of pixels, or a list of them")
         self.shorter = np.array([whole("shorter", side, 16, LARGEST_SIDE) for side in sides])
         self.longest = whole("longest", longest, int(self.shorter.max()), LARGEST_SIDE)
         super().__init__(int(self.shorter.max()), antialias=antialias, fuse=fuse)

@@ -18,7 +18,7 @@ from nvidia.dali.data_node import DataNode
 from dali_mix.options import number
 
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
-# Luma and the two chrominance axes of YIQ: hue turns the latter two.
+# Luma and the two chrominance axes of YIQ; hue rotates the latter two.
 YIQ = np.array([GREY, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 # Covariance of ImageNet's colours (Krizhevsky et al. 2012), pixel values 0..1, as in the released fb.resnet.torch.
 PCA_VALUES = np.array([0.2175, 0.0188, 0.0045])
@@ -34,7 +34,8 @@ class Color(Step):
 
     Args:
         jitter: strengths of brightness, contrast, saturation, hue, or one number for the first three. A strength s is a
-            factor uniform in max(0, 1 - s) to 1 + s; for hue a turn uniform in -s to s, in whole turns, s at most 0.5.
+            factor uniform in max(0, 1 - s) to 1 + s; for hue a rotation uniform in -s to s, in full turns, s at most
+            0.5.
         lighting: standard deviation of the three weights of the principal components; 0.1 in the papers.
 
     Hue is a rotation in YIQ (PIL's and torchvision's is one in HSV, which is not affine), and nothing is clipped in
@@ -85,8 +86,8 @@ class PhotometricDistort(Color):
     """Change colours as in SSD (arXiv 1512.02325); if the step is applied, each part has probability ½.
 
     Brightness by a factor of 0.875 to 1.125, contrast by 0.5 to 1.5 before or after the others, saturation by 0.5 to
-    1.5, hue by a turn of -0.05 to 0.05, an order of the channels, as torchvision's RandomPhotometricDistort (hue and
-    clipping: see `Color`). `prob` is the share of images that are changed.
+    1.5, hue by -0.05 to 0.05 of a full turn, and a permutation of the channels, as in torchvision's
+    RandomPhotometricDistort (hue and clipping: see `Color`). `prob` is the share of images that are changed.
     """
 
     def __init__(self, prob: float) -> None:

@@ -1,4 +1,4 @@
-"""Random Erasing and Cutout: a window of the image blanked."""
+"""Random Erasing and Cutout: fill a window of the image with one colour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dali_mix.options import number
 
 
 class Erasing(Step):
-    """Random Erasing (arXiv 1708.04896): with probability `prob`, 2 to 33 % of the image become `mean` (0..1 units)."""
+    """Fill 2 to 33 % of the image with `mean`, 0..1 units, with probability `prob` (arXiv 1708.04896)."""
 
     moves = False
 
@@ -36,7 +36,10 @@ class Erasing(Step):
 
 
 class Cutout(Step):
-    """Cutout (arXiv 1708.04552): a square of `share` of the image's sides, around any pixel, in a random colour."""
+    """Fill a box around a random pixel with a random colour (arXiv 1708.04552).
+
+    The sides of the box are `share` of the image's, before it is clipped at the border. A share of 0 disables the step.
+    """
 
     moves = False
 

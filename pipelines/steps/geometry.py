@@ -15,8 +15,8 @@ from nvidia.dali.data_node import DataNode
 from dali_mix.options import choice, number
 
 TRIES = 10
-# Multi-scale crop: sides as shares of the picture's, at most two steps of this list apart; and where windows may lie,
-# in quarters of the room there is (top, left): four corners, centre, middles of the borders, and the quarter points.
+# Multi-scale crop: sides as shares of the picture's, at most two steps of this list apart; and positions
+# in quarters of the free space (top, left): four corners, centre, middles of the borders, and the quarter points.
 SCALES = np.array([1.0, 0.875, 0.75, 0.66, 0.5])
 SIDE_PAIRS = np.array([(i, j) for i in range(5) for j in range(5) if abs(i - j) <= 2])
 QUARTERS = np.array(
@@ -32,10 +32,9 @@ INTERPOLATIONS = {
 
 
 def decode(encoded: DataNode, device: str, window: tuple[DataNode, DataNode] | None = None) -> DataNode:
-    """Encoded bytes → uint8 RGB HWC, turned by EXIF; with `window` (anchor, shape), only that part of the rotated
-    image.
+    """Decode to uint8 RGB HWC, rotated by EXIF; with `window` (anchor, shape), only that part of the rotated image.
 
-    On a GPU the hybrid decoder reads from the host.
+    On a GPU the hybrid decoder reads encoded bytes from the host.
     """
     options = {"device": "mixed" if device == "gpu" else "cpu", "output_type": types.RGB, "hw_decoder_load": 0.65}
     if window is None:
@@ -72,7 +71,7 @@ class Crop(Step):
 
 
 class RandomResizedCrop(Crop):
-    """A window of random area and shape: the "inception" crop (Szegedy et al. 2015) as torchvision draws it.
+    """Crop a window of random area and shape: the "Inception" crop (Szegedy et al. 2015), drawn as in torchvision.
 
     Ten tries per record: share of the area uniform in `scale`, width / height log-uniform in `ratio`; the first that
     fits is used, at a uniform position. If none fits: the full image, or the largest centred window within `ratio`.
@@ -100,7 +99,7 @@ class RandomResizedCrop(Crop):
 
 
 class MultiScaleCrop(Crop):
-    """The multi-scale crop of two-stream networks (arXiv 1507.02159), as SpliceMix and ML-GCN use it.
+    """Apply the multi-scale crop of two-stream networks (arXiv 1507.02159), as in SpliceMix and ML-GCN.
 
     Published: the picture is resized to a square, a window of one of 19 pairs of sides is cropped at one of 13
     positions and resized again. Here the same window is cropped from the original picture, so that its pixels are
@@ -159,7 +158,7 @@ class Resize(Step):
 
 
 class CentreCrop(Resize):
-    """Resize in proportion until `ratio` × `size` is just covered, then cut `size` out of the centre.
+    """Resize in proportion to just cover `ratio` × `size`, then crop `size` from the centre.
 
     Sizes round down as torchvision's Resize does, so that the shorter side of a square becomes its side; anchors as its
     CenterCrop does, ties to the even number.

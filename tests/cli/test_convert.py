@@ -186,7 +186,7 @@ def given(tmp_path):
         (["--from", "splicemix", "in.safetensors", "there.pth"], "there.pth is there already; --force"),
         (["--from", "splicemix", "--force", "in.safetensors", "in.safetensors"], "is IN itself"),
         (["--from", "splicemix", "--force", "in.safetensors", "link.safetensors"], "is IN itself"),
-        (["--from", "splicemix", "in.safetensors", "out.txt"], r"call it *.safetensors, or *.pth"),
+        (["--from", "splicemix", "in.safetensors", "out.txt"], r"name it *.safetensors, or *.pth"),
         (["--from", "splicemix", "in.safetensors", "nowhere/out.pth"], "its folder is not there"),
         (["--from", "splicemix", "absent.pth", "out.pth"], "no weight file at"),
         (["--from", "dali_mix", "--ema", "absent.pth", "out.safetensors"], "no weight file at absent.pth"),

@@ -56,7 +56,7 @@ def test_a_pnm_of_any_number_of_levels(maximum: int, brightest: float, channels:
     if maximum in (255, 65535):
         assert abs(decoded_by_dali([bytes(Transform()(data)[0])])[0] - expected).max() <= 1
     else:  # 15 would decode to 15 of 255
-        with pytest.raises(ValueError, match=f"white is {maximum}: DALI"):
+        with pytest.raises(ValueError, match=f"maximum value {maximum}: DALI"):
             Transform()(data)
 
 

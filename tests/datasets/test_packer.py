@@ -126,7 +126,7 @@ def test_an_existing_set(tmp_path: Path, capsys: Capture) -> None:
     assert run_pack(root, tmp_path / "set") == 0
     before = digests(tmp_path / "images" / "class0"), (tmp_path / "set.json").read_bytes()
     assert run_pack(root, tmp_path / "set", "--shuffle", "5") == 1
-    assert "exists; give --force" in capsys.readouterr().err
+    assert "exists; pass --force" in capsys.readouterr().err
     assert (tmp_path / "set.json").read_bytes() == before[1]
     assert run_pack(root, tmp_path / "set", "--shuffle", "5", "--force") == 0
     assert (tmp_path / "set.json").read_bytes() != before[1]

@@ -201,7 +201,7 @@ def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
     [
         ({"loss": {"type": "BinaryCrossEntropy"}}, "sums the losses of the model; leave loss out"),
         ({"objective": {"type": "Plain"}}, "a set for detection is trained with objective Detection"),
-        ({"mixer": {"type": "CutMix"}}, "CutMix does not carry boxes along: choose one of BoxResizeMix, BoxSpliceMix"),
+        ({"mixer": {"type": "CutMix"}}, "CutMix does not support boxes: choose one of BoxResizeMix, BoxSpliceMix"),
         ({"metrics": {"protocol": "coca"}}, "protocol='coca'"),
         ({"metrics": {"ties": "random"}}, "metrics of a set for detection: unknown key 'ties'"),
         ({"model": {"type": "torchvision/resnet18"}}, "objective Detection needs model detector, not ResNet"),

@@ -181,7 +181,7 @@ def test_gallery_finds_modules_in_the_current_folder(folder, monkeypatch, capsys
     assert main(["gallery", "digits", "--mixers", f"{name}:Mine:gamma=1", "--out", "h.png"]) == 1
     assert "gamma" in capsys.readouterr().err
     assert main(["gallery", "digits", "--mixers", "resizemix:nearest", "--out", "h.png"]) == 1
-    assert "'nearest' is no option" in capsys.readouterr().err
+    assert "'nearest' is not an option" in capsys.readouterr().err
 
 
 def test_every_rank_finds_the_module(folder):

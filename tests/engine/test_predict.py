@@ -164,7 +164,7 @@ def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, c
         ("predict {recipe} {best} {image} --classes {here}/none.txt", "none.txt: no such file"),
         (
             "attention {recipe} {best} {image} --out {here}/out --classes 7,dog",
-            "has no class 'dog'; its 10 begin with 0",
+            "has no class 'dog'; its 10 start with 0",
         ),
         ("attention {recipe} {best} {image} --out {here}/out --top-k 0", "top_k=0"),
         ("attention {recipe} {best} {here}/empty --out {here}/out", "no image in it"),

@@ -229,7 +229,7 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
                     checked += 1
                 assert len(target["boxes"]) or len(lit) < 300
     assert checked > 30
-    with pytest.raises(ValueError, match="'cifar' does not carry boxes along"):
+    with pytest.raises(ValueError, match="'cifar' does not support boxes"):
         loader(RecordSet(tmp_path / "boxes"), "cifar")
     for name in ("imagenet", "multilabel"):
         options = {"auto_augment": "randaugment"}
@@ -321,7 +321,7 @@ def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
         ({"decode": "gpu"}, "decode is 'gpu', but device is the CPU"),
         ({"dtype": "float16"}, "dtype='float16': must be one of float32, uint8"),
         ({"pipeline": "imagnet"}, "'imagnet' is not known.*: choose one of cifar, detection, imagenet"),
-        ({"pipeline_options": {"siez": 3}}, "no option 'siez': it knows image_size"),
+        ({"pipeline_options": {"siez": 3}}, "no option 'siez': its options are image_size"),
         ({"batch_size": 50, "drop_last": True}, "with drop_last"),
         ({"workers": "auto"}, r"workers='auto': takes a pool, dali_mix\.service\.connect\('auto'\); num_threads is"),
         ({"workers": "host:7"}, r"takes a pool, dali_mix\.service\.connect\('host:7'\)"),

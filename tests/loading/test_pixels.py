@@ -150,8 +150,8 @@ def test_comments_and_bytes_behind_are_not_pixels(tmp_path):
 WRONG = {
     "of another size": (ppm(picture(41, 50)), "the image is 41×50 pixels, the manifest says 40×50"),
     "turned": (ppm(picture(50, 40)), "the image is 50×40 pixels, the manifest says 40×50"),
-    "grey": (GREY + bytes(4100), "the image is no 8-bit PPM"),
-    "white is 7": (b"P6\n50 40\n7\n" + bytes(6000), "the image is no 8-bit PPM"),
+    "grey": (GREY + bytes(4100), "the image is not an 8-bit PPM"),
+    "white is 7": (b"P6\n50 40\n7\n" + bytes(6000), "the image is not an 8-bit PPM"),
     "without numbers": (b"P6\nwide high\n" + bytes(6000), "no number after byte 2"),
     "cut short": (b"P6\n50 40\n" + b"#" * 100 + b"\n255\n" + bytes(5990), "its image of 40×50 pixels is cut short"),
 }

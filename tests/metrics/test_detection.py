@@ -250,7 +250,7 @@ def test_an_image_counts_once():
     metrics = DetectionMetrics(3)
     for _ in range(2):
         metrics.update(predictions, targets, torch.tensor([7]))
-    with pytest.raises(ValueError, match="1 images came twice"):
+    with pytest.raises(ValueError, match="1 images are duplicates"):
         metrics.compute()
 
 

@@ -215,7 +215,7 @@ ROWS, TRUTH, IDS = draw()
         ((ROWS, TRUTH * 0.5), r"targets hold -?0\.5"),
         ((ROWS * 4 - 2, TRUTH), "from -2 to 2.*threshold=0.5"),
         ((ROWS, TRUTH, IDS // 6), "more than once, e.g. id"),
-        ((ROWS, TRUTH, IDS - 3), "1 of 61 samples came without ids"),
+        ((ROWS, TRUTH, IDS - 3), "1 of 61 samples have no ids"),
     ],
 )
 def test_values_that_make_no_sense(arguments, message):

@@ -217,7 +217,7 @@ def test_prob_and_choice():
         ),
         (lambda i, t: BoxSpliceMix()(i, t[:3]), "4 images, 3 targets and params drawn for 4"),
         (lambda i, t: BoxSpliceMix()(i[:, :, :50], t), r"an image of size \(60, 90\) in a batch of \(50, 96\)"),
-        (lambda i, t: MixChoice([BoxResizeMix(), build("CutMix", num_classes=3)], [0.5, 0.5]), "beside others"),
+        (lambda i, t: MixChoice([BoxResizeMix(), build("CutMix", num_classes=3)], [0.5, 0.5]), "with other mixers"),
     ],
 )
 def test_wrong_calls(call, message):

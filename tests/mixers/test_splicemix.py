@@ -236,9 +236,9 @@ WRONG = SpliceMixParams(2, 2, torch.tensor([[0, 1, 2]]), torch.zeros(1, 3, dtype
     [
         (lambda: SpliceMix("large"), "grids='large'"),
         (lambda: SpliceMix("mini", counts=[1]), "only for a list"),
-        (lambda: SpliceMix(["2x2"]), "one count a grid"),
+        (lambda: SpliceMix(["2x2"]), "one count per grid"),
         (lambda: SpliceMix([], counts=[]), "and a grid"),
-        (lambda: SpliceMix(["2x2"], counts=[1, 2]), "one count a grid"),
+        (lambda: SpliceMix(["2x2"], counts=[1, 2]), "one count per grid"),
         (lambda: SpliceMix(["2x2"], counts=[0]), "at least 1"),
         (lambda: SpliceMix(["2by2"], counts=[1]), "must read like"),
         (lambda: SpliceMix(["0x2"], counts=[1]), "must read like"),

@@ -86,7 +86,7 @@ def test_heads_that_csra_does_not_have():
 
 def test_other_models_of_a_library_are_named():
     state = build_model("timm/resnet10t", 4).state_dict()
-    with pytest.raises(ValueError, match=r"would be resnet18.*unexpected: conv1\.0\.weight.*--model NAME says which"):
+    with pytest.raises(ValueError, match=r"would be resnet18.*unexpected: conv1\.0\.weight.*pass --model NAME"):
         to_ours(state, "timm")
     converted = to_ours(state, "timm", model="timm/resnet10t")
     assert converted.model.num_classes == 4 and same(converted.state, state)

@@ -272,7 +272,7 @@ def test_features_that_do_not_fit(head, shape):
         (lambda: SGREHead(16, torch.zeros(8)), r"embeddings \(8,\)"),
         (lambda: SGREHead(16, torch.zeros(4, 8, dtype=torch.int64)), "int64: need"),
         (lambda: SGREHead(16, torch.zeros(4, 8), temperature=0), "temperature=0"),
-        (lambda: HEADS["sgre"](torch.zeros(2, 15, 16)), "15 tokens are no square grid"),
+        (lambda: HEADS["sgre"](torch.zeros(2, 15, 16)), "15 tokens do not form a square grid"),
     ],
 )
 def test_settings_that_do_not_fit(make, message):

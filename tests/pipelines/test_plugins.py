@@ -71,7 +71,7 @@ def test_an_installed_package_adds_a_pipeline(installed):
         "squares", prefix, batch_size=4, train=True, device="cpu", num_threads=1, pipeline_options={"side": 24}
     )
     assert [tuple(batch.images.shape) for batch in one] == [(4, 3, 24, 24), (4, 3, 24, 24), (2, 3, 24, 24)]
-    with pytest.raises(ValueError, match=r"has no option 'sides' \(did you mean side\?\): it knows side"):
+    with pytest.raises(ValueError, match=r"has no option 'sides' \(did you mean side\?\): its options are side"):
         pipelines.build("squares", True, {"sides": 3})
 
 
@@ -175,7 +175,7 @@ def test_a_step_changes_no_draws_but_its_own(installed):
         ([{"type": "upside-down", "prop": 1}], r"step 'upside-down' has no option 'prop' \(did you mean prob\?\)"),
         ([{"type": "wrong"}], r"step 'wrong' \(squares_plugin:Squares\) is not a subclass of dali_mix.pipelines.Step"),
         ([{"type": "nowhere_at_all:Step"}], "step type 'nowhere_at_all:Step' cannot be imported"),
-        (["upside-down"], "steps has 'upside-down': give steps, or dicts of a type and options"),
+        (["upside-down"], "steps has 'upside-down': must be steps, or dicts of a type and options"),
         ([{"prob": 1}], "steps has {'prob': 1}: give"),
         (5, "steps has 5: give"),
     ],

@@ -101,7 +101,7 @@ def test_a_cut_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rec.write_bytes(rec.read_bytes()[:-9])
     assert main(["adopt", str(rec), "--quiet"]) == 1
     error = capsys.readouterr().err
-    assert f"{rec}: record 2: " in error and "cut short or damaged; copy it again" in error
+    assert f"{rec}: record 2: " in error and "truncated or damaged; copy it again" in error
     assert [path.name for path in tmp_path.iterdir()] == ["set.rec"]
 
 

@@ -107,9 +107,9 @@ BROKEN = {
     "a JPEG cut in its headers": (encoded("JPEG")[:30], "cut short"),
     "a JPEG that begins with its data": (b"\xff\xd8\xff\xda\0\x08" + bytes(20), "damaged"),
     "a PNG of no pixels": (with_checksums(encoded("PNG")[:16] + bytes(8) + encoded("PNG")[24:]), "0x0"),
-    "a PNM whose white is 15": (b"P5\n4 3\n15\n" + bytes(12), r"white is 15: DALI takes it for 255.*--encoding png"),
-    "a PNM whose white is 1023": (b"P6\n4 3\n1023\n" + bytes(72), "white is 1023"),
-    "a PNM without white": (b"P6\n4 3\n0\n" + bytes(72), "greatest value is 0"),
+    "a PNM whose white is 15": (b"P5\n4 3\n15\n" + bytes(12), r"maximum value 15: DALI assumes 255.*--encoding png"),
+    "a PNM whose white is 1023": (b"P6\n4 3\n1023\n" + bytes(72), "maximum value 1023"),
+    "a PNM without white": (b"P6\n4 3\n0\n" + bytes(72), "maximum value is 0"),
     "a PNM without numbers": (b"P6\nwide high\n255\n" + bytes(100), "no number"),
 }
 

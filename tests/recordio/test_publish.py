@@ -122,7 +122,7 @@ def test_what_is_put_where_an_abandoned_set_lies_is_not_overwritten(tmp_path: Pa
     later = (tmp_path / ".set.publishing").stat().st_mtime + 10
     (tmp_path / "set.rec").write_bytes(b"somebody's")
     os.utime(tmp_path / "set.rec", (later, later))
-    with pytest.raises(FileExistsError, match=r"set\.rec exists; give --force"):
+    with pytest.raises(FileExistsError, match=r"set\.rec exists; pass --force"):
         small_set(tmp_path / "set")
     assert (tmp_path / "set.rec").read_bytes() == b"somebody's"
 
@@ -165,7 +165,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 def test_a_set_that_exists(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 3)
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match=r"set\.(rec|json) exists; give --force"):
+    with pytest.raises(FileExistsError, match=r"set\.(rec|json) exists; pass --force"):
         small_set(tmp_path / "set", 4)
     assert contents(tmp_path) == before
     small_set(tmp_path / "set", 4, force=True)
@@ -228,7 +228,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match=r"file is a file, not a folder; choose another prefix"):
         small_set(tmp_path / "file" / "set")
-    with pytest.raises(OSError, match=r"/proc/none/set: the folder /proc/none cannot be made: .*; choose"):
+    with pytest.raises(OSError, match=r"/proc/none/set: the folder /proc/none cannot be created: .*; choose"):
         small_set(Path("/proc/none/set"))
     with pytest.raises(OSError, match=r"/proc/set: cannot write into /proc: .*; choose another prefix"):
         small_set(Path("/proc/set"))

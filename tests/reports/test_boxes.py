@@ -110,7 +110,7 @@ def test_gallery_of_a_set_with_boxes(boxed, tmp_path):
 
 @pytest.mark.parametrize("mixer", ["cutmix", "mixup"])
 def test_a_mixer_without_boxes_is_refused(boxed, tmp_path, mixer):
-    with pytest.raises(ValueError, match=r"is a detection set: mixer \w+ does not carry boxes along"):
+    with pytest.raises(ValueError, match=r"is a detection set: mixer \w+ does not support boxes"):
         gallery(boxed, [mixer], tmp_path / "g.png")
     assert not (tmp_path / "g.png").exists()
 

@@ -86,7 +86,7 @@ def test_mixers_from_texts():
     mixer = parse_mixer(" resizemix:interpolation=bilinear:scale=(0.2, 0.4):per_batch=True ", 5, 32)
     assert isinstance(mixer, ResizeMix) and mixer.num_classes == 5
     assert (mixer.interpolation, mixer.scale, mixer.per_batch) == ("bilinear", (0.2, 0.4), True)
-    with pytest.raises(ValueError, match="'alpha' is no option"):
+    with pytest.raises(ValueError, match="'alpha' is not an option"):
         parse_mixer("mixup:alpha", 5, 32)
 
 

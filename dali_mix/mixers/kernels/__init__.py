@@ -101,7 +101,7 @@ def _readable(images: Tensor, dtypes: tuple[torch.dtype, ...] | None, others: tu
 def _load(name: str) -> ModuleType | None:
     """Import a compiled backend; None if NUMBA_DISABLE_JIT is set, or if there is no Triton."""
     if name.startswith("numba"):
-        from dali_mix import compiled  # importing numba takes 0.4 s, which a GPU's mixers can do without
+        from dali_mix import compiled  # importing numba takes 0.4 s, and mixing on a GPU does not need it
 
         return importlib.import_module(f"{__name__}.{name}") if compiled.available() else None
     if torch.version.hip is not None:

@@ -13,8 +13,8 @@ from dali_mix.mixers.kernels.threads import cut, threads_for, together
 
 
 def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
-    """Arguments and result are those of `ops.masks.draw_masks`."""
-    # A disc is a line of no length. Its distance is rounded as with any direction of 0 and 1: there is no rounding.
+    """See `ops.masks.draw_masks`."""
+    # A disc is a line of length 0; with a direction of zeros and ones, its distance needs no rounding.
     sideways = torch.tensor([0.0, 1.0, 0.0]).expand(*discs.shape[:2], 3)
     shapes = torch.cat([lines, torch.cat([discs[..., :2], sideways, discs[..., 2:]], dim=2)], dim=1).contiguous()
     removed = np.zeros((len(shapes), height, width), np.bool_)
@@ -25,7 +25,7 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
 
 @jit
 def _draw(shapes, removed):
-    """Mark the pixels by the float32 operations of `torch_masks`, in its order, so with the same bits."""
+    """Mark the pixels with the float32 operations of `torch_masks`, in the same order, so results are bit-identical."""
     _, height, width = removed.shape
     rows = np.arange(height).astype(np.float32) + np.float32(0.5)
     cols = np.arange(width).astype(np.float32) + np.float32(0.5)
@@ -35,7 +35,7 @@ def _draw(shapes, removed):
             if radius == 0:
                 continue
             end_y, end_x = y + along_y * length, x + along_x * length
-            # A pixel more all around, and what float32 may be off by far outside the image.
+            # One pixel on every side, and the error of float32 far outside the image.
             margin = abs(radius) + np.float32(1) + np.float32(1e-5) * (abs(y) + abs(x) + length + abs(radius))
             first, last = _reach(min(y, end_y) - margin, max(y, end_y) + margin, height)
             left, right = _reach(min(x, end_x) - margin, max(x, end_x) + margin, width)
@@ -52,7 +52,7 @@ def _draw(shapes, removed):
 
 @jit
 def _reach(low, high, size):
-    """Return the range of pixels from low to high, of 0 … size - 1; all of them if an end is NaN or far outside."""
+    """Return the pixels from low to high, clipped to 0 … size - 1; all pixels if an end is NaN or far outside."""
     if not (low > -1e9 and high < 1e9):
         return 0, size
     return min(max(int(low), 0), size), max(min(int(high) + 1, size), 0)

@@ -27,7 +27,7 @@ from dali_mix.mixers.layout import INTEGERS, empty_on_huge_pages, flat, image_sh
 
 def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool, *, mode: int) -> Tensor:
     out = images if inplace else empty_on_huge_pages(images, len(images))
-    # Values that only move are handed over as integers of their size, so that few kernels serve all dtypes.
+    # Values that are only moved are passed as integers of the same size, so that few kernels serve all dtypes.
     dtype = images.dtype if mode == loops.BILINEAR else INTEGERS[images.element_size()]
     partners, corners, shape = int64(permutation), int64(boxes), image_shape(images)
     sizes = corners[:, 2] * corners[:, 3] * images.shape[1] if inplace and mode != loops.ZEROS else None
@@ -54,7 +54,7 @@ paste_bilinear = functools.partial(_paste, mode=loops.BILINEAR)
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Tensor:
-    """lam · image + (1 - lam) · partner, in one pass; float32."""
+    """Return lam · image + (1 - lam) · partner, computed in float32 in one pass."""
     out = images if inplace else empty_on_huge_pages(images, len(images))
     partners, share = int64(permutation), lam.detach().float().contiguous().numpy()
     size = images[:1].numel()
@@ -72,7 +72,7 @@ def _all_images(
 ) -> None:
     """Call run(stage, staged_at, order, task) for all images, on several threads.
 
-    sizes: values per box; None if nothing is staged: out of place, and if boxes need no partner.
+    sizes: number of values of each box; None if nothing is staged: out of place, or if boxes need no partner.
     """
     count = len(partners)
     threads = threads_for(count, batch.nbytes)

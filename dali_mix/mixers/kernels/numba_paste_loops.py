@@ -16,10 +16,10 @@ from numba.extending import intrinsic
 
 from dali_mix.compiled import jit, memcpy
 
-# What a kernel does with each image: write all of it into a new batch; write its box only, from the partner or, where
-# the partner may be changed by then, from the stage; write its box into the stage.
+# What a kernel does with each image: WHOLE writes the full image to a new batch. BOX writes only its box, from the
+# partner, or from the stage if the partner may already be modified. STAGE writes its box to the stage.
 WHOLE, BOX, STAGE = 0, 1, 2
-# What goes into a box: the partner's pixels of the same position, all of the partner shrunk, zeros.
+# The content of a box: the partner's pixels at the same position, the full partner resized, or zeros.
 SAME_POSITION, NEAREST, BILINEAR, ZEROS = 0, 1, 2, 3
 
 CACHE_LINE = 64  # bytes
@@ -27,8 +27,8 @@ CACHE_LINE = 64  # bytes
 
 @jit
 def chain(partners, forwards):
-    """Return the images (B,) int64 in the order image, its partner, its partner's partner, …, and (B,) int64 of -1: no
-    box is staged. Going backwards, an image's partner has just been read and is in the cache.
+    """Return the images (B,) int64 in the order image, its partner, its partner's partner, …, and a `staged_at` (B,)
+    int64 of -1, as no box is staged. Backwards, an image's partner has just been read and is in the cache.
     """
     order, seen, count = np.empty(len(partners), np.int64), np.zeros(len(partners), np.bool_), 0
     for start in range(len(partners)):
@@ -50,9 +50,8 @@ def _copy(source, start, out, to, count):
 
 @jit
 def _target(stage, out, i, box, staged_at, shape, task):
-    """Return where box i is to be filled: the array, the offset of its corner, the steps to the next row and plane.
-
-    And whether it is filled already: a staged box is copied here, when the order comes to its image.
+    """Return the destination of box i: the array, the offset of its corner, the strides of rows and planes, and True if
+    it is already filled. A staged box is copied to its destination here.
     """
     planes, height, width, pixel = shape
     top, left, box_h, box_w = box
@@ -70,7 +69,7 @@ def _target(stage, out, i, box, staged_at, shape, task):
 
 @intrinsic
 def _prefetch(typing: Any, address: Any) -> Any:
-    """Tell the processor that this address will be read."""
+    """Prefetch an address for reading."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer, number = context.get_value_type(types.voidptr), ir.IntType(32)
@@ -86,7 +85,7 @@ def _prefetch(typing: Any, address: Any) -> Any:
 
 @jit
 def _fetch(source, start, count):
-    """Bring `count` values into the cache while others are worked on."""
+    """Prefetch `count` values into the cache while others are processed."""
     size = source.itemsize
     first = source.ctypes.data + start * size
     for address in range(first, first + count * size, CACHE_LINE):
@@ -95,7 +94,7 @@ def _fetch(source, start, count):
 
 @jit
 def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
-    """Pixel d of n is pixel ⌊d · (N / n)⌋ of N, in float32 as torch's `interpolate` has it."""
+    """Copy source pixel ⌊d · (N / n)⌋ of N to pixel d of n, computed in float32 like torch's `interpolate`."""
     planes, height, width, pixel = shape
     down = np.float32(height) / np.float32(max(box_h, 1))
     across = np.float32(width) / np.float32(max(box_w, 1))
@@ -109,10 +108,10 @@ def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
         following = partner + min(np.int64(np.float32(y + 1) * down), height - 1) * row
         for p in range(planes):
             _fetch(images, following + p * plane, row)
-        # Unsigned numbers find values without a check for counting from the end.
+        # With unsigned indices numba needs no check for negative ones.
         source, dest = np.uint64(start), np.uint64(to + y * out_row)
         one, two = np.uint64(1), np.uint64(2)
-        if planes == 3 and pixel == 1:  # one look at the columns for three values
+        if planes == 3 and pixel == 1:  # one column lookup serves three values
             apart, out_apart = np.uint64(plane), np.uint64(out_plane)
             for x in range(box_w):
                 first, at = source + columns[x], dest + np.uint64(x)
@@ -136,9 +135,9 @@ def _nearest(images, partner, out, to, out_row, out_plane, box_h, box_w, shape):
 
 @jit
 def _weights(size, full):
-    """For each pixel of `size` made from `full`: first pixel read, how many, and their weights (antialiased bilinear).
+    """Return, for each of `size` pixels resampled from `full`: first source pixel, number, weights (antialiased).
 
-    Source s weighs 1 - |(2s + 1) · size - (2d + 1) · full| / (2 · full) for pixel d: whole numbers up to the division.
+    Source s weighs 1 - |(2s + 1) · size - (2d + 1) · full| / (2 · full) for pixel d: integers up to the division.
     """
     first, count = np.empty(size, np.int64), np.empty(size, np.int64)
     weights = np.empty((size, 2 * full // size + 2), np.float32)
@@ -165,7 +164,7 @@ def _weights(size, full):
 
 @jit
 def _bilinear(images, partner, out, to, out_row, out_plane, box_h, box_w, shape, rounded):
-    """Sum rows by weight into one row, which is then summed across; in float32."""
+    """Compute the weighted sum of source rows, then of its columns, in float32."""
     planes, height, width, pixel = shape
     top, tall, down = _weights(box_h, height)
     left, wide, across = _weights(box_w, width)
@@ -211,7 +210,7 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
             continue
         for p in range(planes):
             own, other = image + p * plane, other_image + p * plane
-            if task == WHOLE:  # its box again while in the cache: faster than going around it, or row by row
+            if task == WHOLE:  # the box is overwritten while in the cache: faster than copying around it
                 _copy(images, own, out, own, plane)
             for y in range(box_h):
                 at = to + p * out_plane + y * out_row
@@ -223,7 +222,7 @@ def paste(images, stage, out, partners, boxes, order, staged_at, shape, task, mo
 
 @jit
 def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape, task, rounded):
-    """Like `paste`, with the full partner shrunk by an antialiased bilinear filter; `rounded` for integer pixels."""
+    """Like `paste`, with the full partner resized by an antialiased bilinear filter; `rounded` for integer pixels."""
     planes, height, width, pixel = shape
     size = planes * height * width * pixel
     for i in order:
@@ -237,7 +236,7 @@ def paste_bilinear(images, stage, out, partners, boxes, order, staged_at, shape,
 
 @jit
 def blend(images, stage, out, partners, lam, order, staged_at, size, task):
-    """lam · image + (1 - lam) · partner, float32; an image is `size` values, the stage holds full partners."""
+    """Write lam · image + (1 - lam) · partner in float32. An image has `size` values; the stage holds full partners."""
     for i in order:
         if task == STAGE:
             _copy(images, partners[i] * size, stage, staged_at[i], size)
@@ -249,6 +248,6 @@ def blend(images, stage, out, partners, lam, order, staged_at, size, task):
         own, other = images[i * size : (i + 1) * size], source[start : start + size]
         mixed = out[i * size : (i + 1) * size]
         for k in range(size):
-            # Both ends to the bit, as by torch.lerp.
+            # Exact at both ends, like torch.lerp.
             apart = other[k] - own[k]
             mixed[k] = own[k] + rest * apart if rest < share else other[k] - share * apart

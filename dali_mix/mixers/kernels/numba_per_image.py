@@ -1,5 +1,5 @@
-"""`torch_per_image` for a CPU: one compiled call in place of about twenty torch calls, with the same float64 and
-float32 arithmetic.
+"""`torch_per_image` for a CPU: one compiled call replaces about twenty torch calls, with the same float64 and float32
+arithmetic.
 
 With a cold cache each torch call takes about 10 µs: CutMix of 128 images of 32×32 takes 0.36 ms with these functions
 and 0.65 ms without.

@@ -4,7 +4,8 @@ Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. A row
 
     REACH zeros │ 0 │ sums of the W columns │ the last sum, REACH times
 
-so that the columns x - radius + 1 and x + radius + 1 exist for every pixel and radius, and the inner loop has no test.
+so that the columns x - radius + 1 and x + radius + 1 exist for every pixel and radius, and the inner loop needs no
+bounds check.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from torch import Tensor
 from dali_mix.compiled import jit
 from dali_mix.mixers.kernels.threads import cut, threads_for, together
 
-_COST = 16  # a pixel takes as long as copying this many bytes
+_COST = 16  # per pixel, in bytes that could be copied in the same time
 
 RADII = np.array((12, 24, 48, 28, 56, 112))
 REACH = 112  # the largest radius
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images become grey levels by `to_uint8` first."""
+    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W): uint8, or floats that `to_uint8` converts first."""
     if images.is_floating_point():
         images = to_uint8(images.float(), scale, shift)
     out = np.empty((len(images), *images.shape[2:]), np.uint8)
@@ -36,7 +37,7 @@ def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float]
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """(B,3,H,W) float32 → uint8, round(x · scale + shift), clipped. scale, shift: one number per channel."""
+    """Return round(x · scale + shift) of (B,3,H,W) float32 as uint8, clipped. scale, shift: one number per channel."""
     out = np.empty(images.shape, np.uint8)
     _share(_levels, images, out, np.array(scale, np.float32), np.array(shift, np.float32))
     return torch.from_numpy(out)
@@ -92,7 +93,7 @@ def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
 def _maps(images, out):
     count, _, height, width = images.shape
     out[:] = 0
-    if height * width == 1:  # no surround at all
+    if height * width == 1:  # no surround
         return
     first, second = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
     table = np.zeros((height + 1, width + 1 + 2 * REACH), np.float32)

@@ -1,6 +1,6 @@
 """SpliceMix on a CPU: numba loops fill the new batch in one pass.
 
-An image is copied to the output when its first cell is made, so that it is read from memory once; images that no cell
+An image is copied to the output along with its first cell, so that it is read from memory once; images that no cell
 shows are copied separately. Cells are resized directly into the appended image; if the tiling does not fill it, into a
 float32 buffer for one image, which fits into the cache, and resized from there.
 
@@ -22,7 +22,7 @@ from dali_mix.mixers.layout import empty_on_huge_pages, flat, image_shape, int64
 
 
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> Tensor:
-    """Arguments and result are those of `ops.splice.splice`."""
+    """See `ops.splice.splice`."""
     tilings = [(rows, cols, int64(sources), dropped.numpy()) for rows, cols, sources, dropped in grids]
     shown = np.concatenate([np.empty(0, np.int64), *(sources.reshape(-1) for _, _, sources, _ in tilings)])
     _, first_shown = np.unique(shown, return_index=True)
@@ -61,9 +61,9 @@ def _copy_image(images, out, start, size):
 
 @jit
 def _tile(images, out, first, sources, dropped, copied, rows, cols, shape, rounded):
-    """Make images of a grid, which are in `out` from image `first` on.
+    """Write the tiled images of a grid to `out`, starting at image `first`.
 
-    sources, dropped, copied: (n, rows · cols); copied: True where the image shown is to be copied as well.
+    sources, dropped, copied: (n, rows · cols); copied: True for cells whose source image is to be copied as well.
     """
     planes, height, width, pixel = shape
     cell_h, cell_w = height // rows, width // cols
@@ -95,13 +95,13 @@ def _tile(images, out, first, sources, dropped, copied, rows, cols, shape, round
 def _fill(source, start, shape, dropped, out, to, out_row, out_height, box_h, box_w, rounded):
     """Write the image at `start`, resized (bilinear, aligned corners) to `box_h` × `box_w` at `to`; zeros if dropped.
 
-    As torch's `interpolate`: pixel d of n lies at d · ((N - 1) / (n - 1)) of the N, in float32.
+    Like torch's `interpolate`: pixel d of n is at source coordinate d · ((N - 1) / (n - 1)) of N, in float32.
     """
     planes, height, width, pixel = shape
     row, count = width * pixel, box_w * pixel
     down = np.float32(height - 1) / np.float32(max(box_h - 1, 1))
     across = np.float32(width - 1) / np.float32(max(box_w - 1, 1))
-    # For each value of a row made: the first of the two read (unsigned: none counts from the end), the shares.
+    # For each value of an output row: the first of its two source values (unsigned: no negative indices), the weights.
     near = np.empty(count, np.uint32)
     share, rest = np.empty(count, np.float32), np.empty(count, np.float32)
     for x in range(box_w):
@@ -111,7 +111,7 @@ def _fill(source, start, shape, dropped, out, to, out_row, out_height, box_h, bo
             near[x * pixel + c] = left * pixel + c
             share[x * pixel + c] = min(at - np.float32(left), np.float32(1)) if left < width - 1 else np.float32(0)
             rest[x * pixel + c] = np.float32(1) - share[x * pixel + c]
-    mixed = np.zeros(row + pixel, np.float32)  # the pixel beyond the last weighs nothing
+    mixed = np.zeros(row + pixel, np.float32)  # the pixel after the last has weight 0
     step = np.uint32(pixel)
     for p in range(planes):
         for y in range(box_h):

@@ -14,12 +14,13 @@ from queue import SimpleQueue
 
 import torch
 
-_COST_OF_A_THREAD = 1 << 20  # bytes that are copied in the time that a thread must save
+_COST_OF_A_THREAD = 1 << 20  # bytes copied in the time that another thread must save
 
 
 def threads_for(count: int, cost: int) -> int:
-    """Return the number of threads for `count` images. cost: total work, as the bytes one could copy in the same
-    time.
+    """Return the number of threads for `count` images.
+
+    cost: total work, in bytes that could be copied in the same time.
     """
     return max(1, min(torch.get_num_threads(), count, cost // _COST_OF_A_THREAD))
 
@@ -32,18 +33,18 @@ def cut(count: int, parts: int) -> list[slice]:
 
 @dataclass
 class _Call:
-    """What the threads of a call tell it: errors, how many jobs have ended, and a bell after each."""
+    """What the threads of a call report to it: errors, the number of finished jobs, and a signal after each."""
 
     errors: list[BaseException] = field(default_factory=list)
     ended: list[None] = field(default_factory=list)
     bell: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
 
-# No executor: Ctrl-C inside a future's Python code leaves its lock taken, which hangs. A SimpleQueue is one C call.
+# Not an executor: Ctrl-C inside a future's Python code leaves its lock held, and it hangs. A SimpleQueue is one C call.
 _Inbox = SimpleQueue[tuple[Callable[[], None], _Call]]
 _idle: list[_Inbox] = []
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # its threads are the parent's
+    os.register_at_fork(after_in_child=_idle.clear)  # the threads exist in the parent only
 
 
 def _serve(inbox: _Inbox) -> None:
@@ -54,15 +55,15 @@ def _serve(inbox: _Inbox) -> None:
             job()
         except BaseException as error:
             call.errors.append(error)
-        del job  # a batch, perhaps
+        del job  # it may reference a batch
         _idle.append(inbox)
         call.ended.append(None)
         call.bell.put(None)
-        del call  # its errors hold what was worked on
+        del call  # its errors reference the data of the call
 
 
 def _threads(count: int) -> list[_Inbox]:
-    """Return the inboxes of `count` threads that no other call has."""
+    """Return the inboxes of `count` threads that no other call uses."""
     inboxes: list[_Inbox] = []
     try:
         while len(inboxes) < count:
@@ -72,7 +73,7 @@ def _threads(count: int) -> list[_Inbox]:
                 inbox: _Inbox = SimpleQueue()
                 _thread.start_new_thread(_serve, (inbox,))  # threading.Thread would wait until it runs
                 inboxes.append(inbox)
-    except BaseException:  # the system starts no more threads
+    except BaseException:  # the system cannot start more threads
         _idle.extend(inboxes)
         raise
     return inboxes
@@ -85,7 +86,7 @@ def together(jobs: Sequence[Callable[[], None]]) -> None:
     inboxes = _threads(len(others))
     handed: list[None] = []
     try:
-        # In C, so that Ctrl-C comes before it or after, and `handed` is right.
+        # One C call, so that Ctrl-C arrives before or after it and `handed` is correct.
         handed.extend(map(SimpleQueue.put, inboxes, [(job, call) for job in others]))
         own()
     except BaseException as error:
@@ -95,7 +96,7 @@ def together(jobs: Sequence[Callable[[], None]]) -> None:
             while len(call.ended) < len(handed):
                 call.bell.get()
             break
-        except BaseException as error:  # Ctrl-C: only when all have ended, the batch is the caller's again
+        except BaseException as error:  # Ctrl-C: threads use the batch until all jobs have ended
             call.errors.append(error)
     if call.errors:
         raise call.errors.pop(0)

@@ -1,4 +1,4 @@
-"""Free-form masks in plain torch operations, on any device; needs the memory of a few images."""
+"""Free-form masks in plain torch operations, on any device; uses the memory of a few images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
-    """Arguments and result are those of `ops.masks.draw_masks`."""
+    """See `ops.masks.draw_masks`."""
     rows = torch.arange(height, device=lines.device)[:, None] + 0.5
     cols = torch.arange(width, device=lines.device) + 0.5
     removed = torch.zeros(len(lines), height, width, dtype=torch.bool, device=lines.device)

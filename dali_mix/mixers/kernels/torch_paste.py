@@ -1,6 +1,6 @@
 """Pasting and blending in plain torch operations, for any device, dtype and memory format, and for torch.compile.
 
-Arguments and results are those of `ops.paste` and `ops.blend`.
+See `ops.paste` and `ops.blend` for arguments and results.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def paste_nearest(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: b
 
 def nearest_source(pixel: Tensor, size: Tensor, full: int) -> Tensor:
     """Return the index among `full` source pixels for `pixel` of `size`; int64, defined for a pixel in 0 … size - 1."""
-    # In float32, as torch's interpolate does: now and then that is one below the integer quotient pixel * full // size.
-    # (The quotient by way of float64 is rounded the same; torch.compile may make a float32 division 1 ulp off.)
+    # In float32, like torch's interpolate; the result is sometimes one below the integer quotient pixel * full // size.
+    # (A quotient computed in float64 rounds to the same float32; torch.compile's float32 division may be off by 1 ulp.)
     ratio = (full / size.double()).float()
     return (pixel.float() * ratio).floor().long()
 
@@ -53,20 +53,20 @@ def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: 
     partners = images[permutation].double()
     resized = rows[:, None] @ partners @ cols[:, None].mT
     if not images.is_floating_point():
-        # To float32 first, as the loops sum: a tie must not depend on the last bits of a float64.
+        # Convert to float32 first, as in the loops: a tie must not depend on the last bits of a float64.
         resized = resized.float().round()
     mask = inside(boxes, height, width)[:, None]
     return _result(torch.where(mask, resized.to(images.dtype), images), images, inplace)
 
 
 def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
-    """(B, full, full) float64: row start + d holds the weights of the `full` source pixels for pixel d of `size`."""
+    """Return (B, full, full) float64; row start + d holds the weights of all source pixels for pixel d of `size`."""
     position = torch.arange(full, device=start.device)
-    # 1 - |distance| of pixel centres, in units of the shrunken image; whole numbers, so exact, up to the division.
+    # 1 - |distance| of pixel centres, in units of the resized image; integers, so exact, up to the division.
     centre = (2 * (position - start[:, None]) + 1) * full
     distance = (2 * position + 1) * size[:, None, None] - centre[:, :, None]
     weights = (2 * full - distance.abs()).clamp_min(0).double()
-    # Rows outside the box may weigh nothing at all; they are not used.
+    # Weights of rows outside the box may sum to 0; those rows are not used.
     return weights / weights.sum(-1, keepdim=True).clamp_min(1)
 
 
@@ -76,10 +76,10 @@ def erase(images: Tensor, boxes: Tensor, inplace: bool = False) -> Tensor:
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool = False) -> Tensor:
-    """lam · image + (1 - lam) · partner, computed in float32 (float64 for float64 images)."""
+    """Return lam · image + (1 - lam) · partner, computed in float32 (float64 for float64 images)."""
     wide = torch.float64 if images.dtype == torch.float64 else torch.float32
     partners = images[permutation].to(wide)
-    # Into the gathered partners, which are ours: no third batch.
+    # Reuse the memory of the gathered partners instead of allocating a third batch.
     mixed = partners.lerp_(images.to(wide), lam[:, None, None, None].to(wide))
     if not images.is_floating_point():
         mixed = mixed.round()

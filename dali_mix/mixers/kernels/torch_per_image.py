@@ -8,8 +8,9 @@ from torch import Tensor
 
 
 def clipped_boxes(side: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return `clipped` boxes with the image's aspect ratio, and their `kept_share`. side: (B,) float64, relative to the
-    image's.
+    """Return `clipped` boxes with the image's aspect ratio, and their `kept_share`.
+
+    side: (B,) float64, relative to the image's sides.
     """
     boxes = clipped(centre_y, centre_x, (side * height).long(), (side * width).long(), height, width)
     return boxes, kept_share(boxes, height, width)
@@ -94,6 +95,6 @@ def mix_classes(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: 
 def zeros(like: Tensor, rows: int, columns: int) -> Tensor:
     """Return zeros (rows, columns) float32 on the device of `like`."""
     if like.device.type == "cpu" and not torch.compiler.is_compiling():
-        # torch would fill it on all its threads, which then spin for a while on the cores that the mixing loops need.
+        # torch would use all its threads, which then spin for a while on the cores that the mixing loops need.
         return torch.from_numpy(np.zeros((rows, columns), np.float32))
     return torch.zeros(rows, columns, device=like.device)

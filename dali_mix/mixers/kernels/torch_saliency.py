@@ -15,15 +15,16 @@ EXACT = 1 << 24  # float32 holds every integer up to here
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images become grey levels by `to_uint8` first."""
+    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W): uint8, or floats that `to_uint8` converts first."""
     if images.is_floating_point():
         images = to_uint8(images.float(), scale, shift)
     return _sums(images).clamp_max_(255).to(torch.uint8)
 
 
 def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> Tensor:
-    """(B,3,H,W) float32 → uint8, round(x · scale + shift), clipped; contiguous. scale, shift: one number per
-    channel.
+    """Return round(x · scale + shift) of (B,3,H,W) float32 as contiguous uint8, clipped.
+
+    scale, shift: one number per channel.
     """
     levels = images * per_channel(scale, images.device)
     levels = levels.add_(per_channel(shift, images.device)).round_().clamp_(0, 255)
@@ -31,7 +32,7 @@ def to_uint8(images: Tensor, scale: Sequence[float], shift: Sequence[float]) -> 
 
 
 def _sums(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) int32 0 … 510, of which OpenCV keeps the lower 8 bits."""
+    """Return (B,H,W) int32 in 0 … 510 of (B,3,H,W) uint8; OpenCV keeps only the lower 8 bits."""
     grey = _blurred(_blurred(_grey(images)))
     difference, magnitude = _over_radii(grey)
     # Σ(on - off) and Σ(on + off) are known; on and off follow, all integers.
@@ -40,7 +41,7 @@ def _sums(images: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) int32."""
+    """Convert (B,3,H,W) uint8 to grey levels (B,H,W) int32."""
     red, green, blue = (weight * plane for weight, plane in zip(GREY_WEIGHTS, images.int().unbind(1), strict=True))
     return (red + green + blue + (1 << GREY_BITS - 1)) >> GREY_BITS
 
@@ -56,18 +57,18 @@ def _blurred(grey: Tensor) -> Tensor:
 
 
 def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,H,W) int32 → Σ(on - off) and Σ(on + off) over the radii, (B,H,W) float32, whole numbers."""
+    """Return Σ(on - off) and Σ(on + off) over the radii of (B,H,W) int32: (B,H,W) float32 with integer values."""
     height, width = grey.shape[1:]
     table = _integral(grey)
     grey = grey.float()
     difference, magnitude = torch.zeros_like(grey), torch.zeros_like(grey)
-    if height * width == 1:  # no surround at all
+    if height * width == 1:  # no surround
         return difference, magnitude
     for radius in RADII:
         top, bottom = _reach(height, radius, grey.device)
         left, right = _reach(width, radius, grey.device)
         above, below = table.index_select(1, top), table.index_select(1, bottom)
-        # The order of the additions is OpenCV's: beyond 2^24 each rounds.
+        # In OpenCV's order of additions, since beyond 2^24 each one rounds.
         surround = below.index_select(2, right)
         surround += above.index_select(2, left)
         surround -= below.index_select(2, left)
@@ -87,7 +88,7 @@ def _reach(size: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor
 
 
 def _integral(grey: Tensor) -> Tensor:
-    """(B,H,W) int32 → (B, H+1, W+1) float32: sums of everything above and to the left."""
+    """Return the integral image of (B,H,W) int32, (B, H+1, W+1) float32."""
     batch_size, height, width = grey.shape
     table = torch.zeros(batch_size, height + 1, width + 1, device=grey.device)
     rows = grey.cumsum(2, dtype=torch.int32)
@@ -100,6 +101,6 @@ def _integral(grey: Tensor) -> Tensor:
 
 
 def _to_byte(sums: Tensor) -> Tensor:
-    """(B,H,W) whole numbers → int32 0 … 255, by each map's own maximum, truncated."""
+    """Scale (B,H,W) integers by each map's maximum to int32 in 0 … 255, truncated."""
     sums = sums.int()
     return (255 * sums).div_(sums.amax((1, 2), keepdim=True).clamp_min_(1), rounding_mode="floor")

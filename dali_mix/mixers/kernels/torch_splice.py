@@ -11,7 +11,7 @@ from dali_mix.mixers.layout import empty_like_batch
 
 
 def splice(images: Tensor, grids: Sequence[tuple[int, int, Tensor, Tensor]]) -> Tensor:
-    """Arguments and result are those of `ops.splice.splice`."""
+    """See `ops.splice.splice`."""
     filled = len(images)
     mixed = empty_like_batch(images, filled + sum(len(sources) for _, _, sources, _ in grids))
     mixed[:filled] = images
@@ -40,13 +40,13 @@ def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor
 
 
 def _cells(images: Tensor, sources: Tensor, size: tuple[int, int]) -> Tensor:
-    """(len(sources), C, *size), with the smaller batch resized: the images picked, or all before picking."""
+    """Return (len(sources), C, *size); resizes either the selected images or the batch, whichever is smaller."""
     if 2 * len(sources) <= len(images):
         return _resize(images[sources], size)
     return _resize(images, size)[sources]
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """In the dtype of `images`; float32 for uint8."""
+    """Resize in the dtype of `images`; uint8 becomes float32."""
     images = images if images.is_floating_point() else images.float()
     return F.interpolate(images, size, mode="bilinear", align_corners=True)

@@ -3,7 +3,7 @@
 Launches depend only on shapes, so a call can be captured in a CUDA graph (after one call outside it, which compiles).
 Under torch.compile the plain torch operations are traced instead, and Inductor fuses them.
 
-Arguments and results are those of `ops.paste` and `ops.blend`. An image is `planes · height` rows of `width · pixel`
+See `ops.paste` and `ops.blend` for arguments and results. An image is `planes · height` rows of `width · pixel`
 values: a contiguous batch has a plane for each channel and pixels of 1 value, a channels_last one has one plane and
 pixels of C values. A program computes a tile of rows, so that divisions are needed per row and per column, not per
 pixel.
@@ -34,8 +34,8 @@ def fits(images: Tensor) -> bool:
 
 
 def _paste(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: bool, *, mode: int) -> Tensor:
-    # In place, the boxes are made in a second batch, of which nothing else is touched, and copied back: any order of
-    # writing is right then, and only the boxes are read and written, twice.
+    # In place, boxes are computed in a second batch, whose other pixels are not touched, and copied back. The order of
+    # writes then does not matter, and only boxes are read and written, twice.
     out = torch.empty_like(images.detach())
     _launch(images, out, permutation, boxes, mode, boxes_only=inplace)
     return _launch(out, images, None, boxes, SAME_POSITION, boxes_only=True) if inplace else out
@@ -51,7 +51,7 @@ def erase(images: Tensor, boxes: Tensor, inplace: bool) -> Tensor:
 
 
 def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Tensor:
-    # In place by way of a second batch, since every pixel may be someone's partner.
+    # In place through a second batch, since every pixel may be read for another image.
     out = torch.empty_like(images.detach())
     size = images[:1].numel()
     if images.numel():
@@ -65,13 +65,13 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Te
 
 
 def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor, mode: int, boxes_only: bool) -> Tensor:
-    """partners None: every image is its own."""
+    """Launch the kernel. partners: None if every image is its own partner."""
     if not images.numel():
         return out
     planes, height, width, pixel = image_shape(images)
     boxes = _plain(boxes, torch.int64)
     row = width * pixel
-    # A tile is ROWS rows by COLS values of one image; long rows are cut.
+    # A tile is ROWS rows by COLS values of one image; long rows are split.
     cols = min(1024, 1 << (row - 1).bit_length())
     rows = max(1, 2048 // cols)
     grid = (-(-planes * height // rows), -(-row // cols), len(images))
@@ -87,7 +87,7 @@ def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor,
 
 
 def device_of(images: Tensor) -> contextlib.AbstractContextManager[Any]:
-    # Triton launches on the current device, whatever the tensors are on.
+    # Triton launches on the current device, not on the device of the tensors.
     return torch.cuda.device(images.device) if images.is_cuda else contextlib.nullcontext()
 
 
@@ -137,7 +137,7 @@ def paste_kernel(
             if MODE == _SAME_POSITION:
                 pasted = tl.load(images + there + at, mask=inside, other=0)
             else:
-                # In float32, as torch's interpolate: quotient first, rounded as IEEE has it, then the product.
+                # In float32, like torch's interpolate: first the quotient, with IEEE rounding, then the product.
                 # (0 * box: a side of 1 arrives as a constant, which has no dtype.)
                 down = tl.div_rn((height + 0 * box_h).to(tl.float32), tl.maximum(box_h, 1).to(tl.float32))
                 across = tl.div_rn((width + 0 * box_w).to(tl.float32), tl.maximum(box_w, 1).to(tl.float32))
@@ -152,13 +152,13 @@ def paste_kernel(
             own = tl.load(images + here + at, mask=exists & ~inside, other=0)
             tl.store(out + here + at, tl.where(inside, pasted, own), mask=exists)
     elif not BOXES_ONLY:
-        # No box here: a plain copy, whose masks end at the border only and so allow wide loads.
+        # No box in this tile: a plain copy, masked only at the border, which allows wide loads.
         tl.store(out + here + at, tl.load(images + here + at, mask=exists), mask=exists)
 
 
 @triton.jit
 def blend_kernel(images, out, partners, lam, size, ROUND: tl.constexpr, BLOCK: tl.constexpr):
-    """lam · image + (1 - lam) · partner for BLOCK values of one image of `size`; in float32, exact for lam 0 and 1."""
+    """Write lam · image + (1 - lam) · partner for BLOCK of an image's `size` values; float32, exact for lam 0 and 1."""
     i = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size
@@ -168,7 +168,7 @@ def blend_kernel(images, out, partners, lam, size, ROUND: tl.constexpr, BLOCK: t
     apart = other - own
     mixed = tl.where(share > 0.5, own + (1.0 - share) * apart, other - share * apart)
     if ROUND:
-        # To the nearest whole number, ties to the even one, as torch.round.
+        # Round half to even, like torch.round.
         up = tl.floor(mixed + 0.5)
         tie_to_odd = (up - mixed == 0.5) & (up - 2.0 * tl.floor(up * 0.5) == 1.0)
         mixed = tl.where(tie_to_odd, up - 1.0, up)

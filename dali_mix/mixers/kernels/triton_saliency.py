@@ -24,7 +24,7 @@ STRIP = 32  # rows that are blurred and summed together
 BLOCK, TILE = 512, 1024  # four pixels a thread
 
 
-# Products are to round before they are added, as on a CPU: no fused multiply-add, in Triton's compiler or ptxas.
+# Products must be rounded before they are added, as on a CPU: no fused multiply-add in Triton's compiler or ptxas.
 UNFUSED = {"enable_fp_fusion": False}
 
 
@@ -35,14 +35,14 @@ def fits(images: Tensor) -> bool:
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence[float] = (0, 0, 0)) -> Tensor:
-    """(B,3,H,W) uint8 → (B,H,W) uint8; floating-point images are converted to grey levels by round(x · scale + shift).
+    """Return saliency maps (B,H,W) uint8 of images (B,3,H,W): uint8, or floats converted by round(x · scale + shift).
 
     scale, shift: three numbers each, passed to the kernel by value, so that a CUDA graph keeps them.
     """
     count, _, height, width = images.shape
     size = height * width
     out = torch.empty(count, height, width, dtype=torch.uint8, device=images.device)
-    if size == 1:  # no surround at all
+    if size == 1:  # no surround
         return out.zero_()
     if not count:
         return out
@@ -76,7 +76,7 @@ def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence
 def grey_levels(
     images, grey, size, channel, pixel, s0, s1, s2, m0, m1, m2, FLOATS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """(B,3,H,W), in either format, → (B,H,W) uint8, for BLOCK of an image's `size` pixels. Launch with `UNFUSED`.
+    """Convert BLOCK of an image's `size` pixels, in either memory format, to grey (B,H,W) uint8. Launch with `UNFUSED`.
 
     channel, pixel: memory strides of channels and pixels. s0 … m2: with FLOATS, levels are x · s + m, rounded to the
     nearest integer and clipped to 0 … 255.
@@ -97,7 +97,7 @@ def grey_levels(
 @triton.jit
 def _level(x, scale, shift):
     level = tl.minimum(tl.maximum(x.to(tl.float32) * scale + shift, 0.0), 255.0)
-    # Beside 2^23 a float32 has no digits behind the point: the sum is rounded, ties to even.
+    # From 2^23 on a float32 has no fractional bits, so the sum is rounded, ties to even.
     return (level + 8388608.0) - 8388608.0
 
 
@@ -141,7 +141,7 @@ def blur(grey, blurred, columns, height, width, STRIP: tl.constexpr, COLS: tl.co
 
 @triton.jit
 def _mirrored(index, size):
-    """`index`, at most two outside 0 … size - 1, reflected at the border without repeating it."""
+    """Reflect `index`, at most two outside 0 … size - 1, at the border without repeating it."""
     last = size - 1
     return tl.minimum(tl.abs(last - tl.abs(last - tl.abs(index))), last)
 
@@ -179,14 +179,14 @@ def integral(columns, table, most, height, width, STRIP: tl.constexpr, ROWS: tl.
 def on_and_off(
     blurred, table, sums, most, height, width, RADII: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
 ):  # fmt: skip
-    """Σ_r ⌊on⌋ + 2^16 · Σ_r ⌊off⌋ for a tile of one image, (B,H,W) int32, and each image's maxima of both.
+    """Compute Σ_r ⌊on⌋ + 2^16 · Σ_r ⌊off⌋ for a tile of one image, (B,H,W) int32, and each image's maxima of both.
 
     Images must have at least two pixels.
     """
     i = tl.program_id(2).to(tl.int64)
     tile_y = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tile_x = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    # Beyond the border a tile computes the last pixel again, so that only storing needs a mask.
+    # Outside the image a tile recomputes the last pixel, so that only the store needs a mask.
     y, x = tl.minimum(tile_y, height - 1), tl.minimum(tile_x, width - 1)
     table += i * (height + 1) * (width + 1)
     level = tl.load(blurred + i * height * width + (y * width)[:, None] + x[None, :]).to(tl.int32)
@@ -223,5 +223,5 @@ def to_bytes(sums, most, maps, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def _share(value, most):
-    # Maxima are at most 6 · 255: a quotient that is no whole number is too far from one to be rounded to it.
+    # Maxima are at most 6 · 255, so a quotient that is not an integer is too far from one to be rounded to it.
     return tl.div_rn((255 * value).to(tl.float32), tl.maximum(most, 1).to(tl.float32)).to(tl.int32)

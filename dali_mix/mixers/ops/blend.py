@@ -25,5 +25,5 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, *, inplace: bool = F
     """
     check_batch(images, permutation, inplace)
     if tuple(lam.shape) != (len(images),):
-        raise ValueError(f"lam has shape {tuple(lam.shape)} for {len(images)} images: one number an image is needed")
+        raise ValueError(f"lam has shape {tuple(lam.shape)} for {len(images)} images: must be one number per image")
     return kernels.pick("blend", images, lam)(images, permutation, lam, inplace)

@@ -27,7 +27,7 @@ def cut(kept: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: in
 
 
 def shrunk(scale: Tensor, centre_y: Tensor, centre_x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return boxes for shrunken images, shifted to lie inside the image, and the share of the image outside them.
+    """Return boxes for downsized partners, shifted to lie inside the image, and the share of the image outside them.
 
     Args:
         scale: (B,) float64 in (0,1]; the sides are ⌊scale · height⌋ and ⌊scale · width⌋, at least 1.

@@ -32,8 +32,8 @@ def beta(count: int, alpha: float, generator: torch.Generator | None) -> Tensor:
     if alpha == 1.0:
         return uniform(count, generator)
     concentration = torch.full((2, count), alpha, dtype=torch.float64, device=device_of(generator))
-    # torch.distributions takes no generator; this is the sampler beneath it.
-    # Its draws are above 0, so that no alpha gives 0 / 0.
+    # torch.distributions takes no generator; this is the sampler it uses.
+    # Its draws are above 0, so that 0 / 0 cannot occur for any alpha.
     first, second = torch._standard_gamma(concentration, generator=generator).unbind()
     return first / (first + second)
 
@@ -55,7 +55,5 @@ def permutation(count: int, generator: torch.Generator | None) -> Tensor:
 
 
 def per_sample(draw: Tensor, batch_size: int) -> Tensor:
-    """Repeat one draw for the batch, (1, …), for each image, (batch_size, …); per-image draws are returned
-    unchanged.
-    """
+    """Expand a draw (1, …) for the batch to (batch_size, …); per-image draws are returned unchanged."""
     return draw if draw.shape[0] == batch_size else draw.expand(batch_size, *draw.shape[1:]).contiguous()

@@ -20,6 +20,6 @@ def check_partners(permutation: Tensor, count: int) -> None:
     Args:
         permutation: (n,) int64 or int32.
     """
-    integers = permutation.dtype in (torch.int64, torch.int32)  # of others, torch takes some for masks
+    integers = permutation.dtype in (torch.int64, torch.int32)  # torch would take some other dtypes for masks
     if not integers or not kernels.pick("in_range", permutation)(permutation, count):
         raise ValueError(f"permutation must name images 0 … {count - 1}, in int64; it is {permutation.tolist()}")

@@ -9,11 +9,11 @@ Montabone and Soto, Image and Vision Computing 28, 2010). The computation, as in
    (their number - 1), in float32, from an integral image in float32;
 4. on = Σ_r ⌊max(grey - surround, 0)⌋, off = Σ_r ⌊max(surround - grey, 0)⌋;
 5. each scaled by its own largest value, ⌊255 · value / largest⌋, and added. (OpenCV divides in float32 and multiplies
-   in float64: the same for every sum there can be.)
+   in float64, which gives the same for every possible sum.)
 
-OpenCV then divides by the larger of the two maxima and multiplies by 255; that maximum is 255, or all is 0, so nothing
-changes. It stores the sum in 8 bits, where a sum above 255 wraps around, so that the most salient pixel could become
-the least; here it is clipped to 255.
+OpenCV then divides by the larger of the two maxima and multiplies by 255; that maximum is 255, or 0 in an all-zero
+map, so nothing changes. It stores the sum in 8 bits, where a sum above 255 wraps around, so that the most salient pixel
+could become the least; here it is clipped to 255.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def fine_grained_saliency(
     if mean is None or std is None or not len(mean) == len(std) == 3:
         raise ValueError(
             f"saliency of {images.dtype} images needs the mean and std that they were normalized with, three numbers "
-            "each in 0..1 units: give them, or uint8 images"
+            "each in 0..1 units: pass them, or uint8 images"
         )
     return compute(images, [255 * value for value in std], [255 * value for value in mean])
 
 
 def peaks(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Return row and column of each map's largest value, (B,) int64 each; the first one on ties. maps: (B,H,W)."""
-    index = maps.flatten(1).argmax(1)  # torch promises the first of equals
+    index = maps.flatten(1).argmax(1)  # torch returns the first maximum
     width = maps.shape[2]
     return index.div(width, rounding_mode="floor"), index % width

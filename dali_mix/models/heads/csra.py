@@ -26,8 +26,8 @@ class CSRAHead(nn.Module):
         in_channels: C of the features.
         num_classes: K.
         num_heads: 1, 2, 4, 6 or 8.
-        lam: weight of the attention term. Published: VOC 1 head, .1; COCO 6 heads, .4 (ResNet-101) or 8 heads, 1
-            (ViT-L/16); WIDER 1 head, .3.
+        lam: weight of the attention term. Published: VOC 1 head, 0.1; COCO 6 heads, 0.4 (ResNet-101) or 8 heads, 1
+            (ViT-L/16); WIDER 1 head, 0.3.
 
     Raises:
         ValueError: another number of heads; from `forward` and `class_maps`, features of a wrong shape.
@@ -44,7 +44,7 @@ class CSRAHead(nn.Module):
         nn.init.uniform_(self.weight, -(in_channels**-0.5), in_channels**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B,C,H,W) or (B,N,C) → logits (B,K)."""
+        """Return logits (B,K) of features (B,C,H,W) or (B,N,C)."""
         scores = self._scores(features)
         base = scores.mean(1).sum(1)
         return base + self.lam * sum(
@@ -65,7 +65,7 @@ class CSRAHead(nn.Module):
         return as_maps(total.transpose(1, 2), features)
 
     def _scores(self, features: Tensor) -> Tensor:
-        """(B, N, heads, K)."""
+        """Return the scores of each position, (B, N, heads, K)."""
         weight = F.normalize(self.weight, dim=2)
         return F.linear(as_tokens(features, self.in_channels), weight.flatten(0, 1)).unflatten(2, weight.shape[:2])
 

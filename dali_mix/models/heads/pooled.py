@@ -25,7 +25,7 @@ class _PooledHead(nn.Module):
         self.fc = nn.Linear(in_channels, num_classes)
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """What the linear layer says of each position (CAM, arXiv 1512.04150): (B,K,H,W), of tokens (B,K,N)."""
+        """Apply the linear layer at each position (CAM, arXiv 1512.04150): (B,K,H,W), or (B,K,N) for tokens."""
         return as_maps(self.fc(as_tokens(features, self.in_channels)).transpose(1, 2), features)
 
 
@@ -37,7 +37,7 @@ class AveragePoolHead(_PooledHead):
 
 
 class MaxPoolHead(_PooledHead):
-    """The maximum of each channel over positions, then a linear layer, as SpliceMix has it."""
+    """The maximum of each channel over positions, then a linear layer, as in SpliceMix."""
 
     def forward(self, features: Tensor) -> Tensor:
         return self.fc(as_tokens(features, self.in_channels).amax(1))

@@ -48,10 +48,10 @@ class LabelAttention(nn.Module):
         self.target_linear = nn.Linear(rank, 1)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """tokens (B,N,D), labels (K,E) → shares (B,K,N), which sum to 1 over N."""
+        """Return attention (B,K,N), which sums to 1 over N, of labels (K,E) to tokens (B,N,D)."""
         products = torch.tanh(self.linear1(tokens)[:, :, None] * self.linear2(labels))
         weight = self.target_linear.weight @ self.hidden_linear.weight
-        # A constant that the softmax takes away again; without it DDP would wait for the biases' gradients.
+        # A constant, which softmax cancels; without it the biases would get no gradients, for which DDP waits.
         bias = self.target_linear(self.hidden_linear.bias)
         scores = F.linear(products, weight, bias).squeeze(3)
         return (scores / self.temperature).softmax(1).transpose(1, 2)
@@ -112,7 +112,7 @@ class SGREHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(B,C,H,W) or (B,N,C) → logits (B,K); in training (logits, auxiliary logits), for `SGRELoss`."""
+        """Return logits (B,K) of (B,C,H,W) or (B,N,C); in training (logits, auxiliary logits), for `SGRELoss`."""
         by_token, auxiliary, _ = self._run(features)
         logits = by_token.amax(1)
         return (logits, auxiliary) if self.training else logits
@@ -126,7 +126,7 @@ class SGREHead(nn.Module):
         return as_maps(self._run(features)[2], features)
 
     def _run(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits by token (B,N,K), auxiliary logits (B,K), attention (B,K,N)."""
+        """Return logits of each token (B,N,K), auxiliary logits (B,K), attention (B,K,N)."""
         tokens = as_tokens(features, self.in_channels)
         positions = sine_positions(self.in_channels, *grid_of(features), device=features.device).to(features.dtype)
         for layer in self.encoder["layers"]:  # type: ignore[attr-defined]

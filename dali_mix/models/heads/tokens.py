@@ -30,7 +30,7 @@ def grid_of(features: Tensor) -> tuple[int, int]:
     count = features.shape[1]
     side = math.isqrt(count)
     if side * side != count:
-        raise ValueError(f"{count} tokens are no square grid: give maps (B,C,H,W), which say where each position is")
+        raise ValueError(f"{count} tokens do not form a square grid: pass maps (B,C,H,W), which have a shape")
     return side, side
 
 
@@ -44,7 +44,7 @@ def sine_positions(dim: int, rows: int, columns: int, device: torch.device | str
     waves = 10000 ** (steps / (dim // 4))
     sides = []
     for count in (rows, columns):
-        # 1e-6 as published: a table of other rounding would move a trained head.
+        # 1e-6 as published: other rounding would change the outputs of a trained head.
         phases = torch.arange(1, count + 1, device=device, dtype=torch.float32) / (count + 1e-6) * (2 * math.pi)
         angles = phases[:, None] / waves
         sides.append(torch.stack([angles.sin(), angles.cos()], 2).flatten(1))

@@ -30,14 +30,15 @@ from dali_mix.options import choice
 Grid = tuple[int, int]  # rows, columns
 POSITIONS = "position_embedding.pe"  # SGRE's table of positions, which our head computes
 EMBEDDINGS = "embeddings"
-_MOST = 0.8  # of the keys have a prefix that is removed before the release is looked at
-COUNTER = "num_batches_tracked"  # of BatchNorm: files older than it lack it, and nothing depends on it
+_MOST = 0.8  # share of keys that must have a prefix for it to be removed before conversion
+COUNTER = "num_batches_tracked"  # of BatchNorm: old files lack it, and no output depends on it
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The result of a conversion. state: the state dict to write. layout: the release's layout. notes: remarks for the
-    user.
+    """The result of a conversion.
+
+    state: the state dict to write. layout: the release's layout. notes: remarks for the user.
     """
 
     state: dict[str, Tensor]
@@ -68,33 +69,33 @@ def to_ours(
     given = dict(state)
     if layout.head == "sgre":
         if EMBEDDINGS in given and embeddings is not None:
-            raise ValueError("the file has label embeddings of its own: leave --embeddings out")
+            raise ValueError("the file contains label embeddings: omit --embeddings")
         if EMBEDDINGS not in given and embeddings is None:
-            raise ValueError("the file has no label embeddings: give their .npy file as --embeddings")
+            raise ValueError("the file contains no label embeddings: pass their .npy file as --embeddings")
         if embeddings is not None:
             given[EMBEDDINGS] = embeddings
     ours = _names(given, layout, back=False)
     found = recognize(ours, model)
     if found is None:
-        known = "a ResNet (layer1 to layer4) nor a ViT (pos_embed, patch_embed.proj.weight) whose size its shapes tell"
-        raise ValueError(f"neither {known}; --model NAME says what it is{advice(state, release)}")
+        known = "a ResNet (layer1 to layer4) nor a ViT (pos_embed, patch_embed.proj.weight) of a known size"
+        raise ValueError(f"neither {known}; pass --model NAME{advice(state, release)}")
     if layout.head and found.head == "pooled":
         found = replace(found, head=layout.head)
     positions = given.get(POSITIONS)
     if differ := differences(_expected(found, layout, given, positions), given, most=20):
-        other = ("" if model else ". If it is another model, --model NAME says which") + advice(state, release)
+        other = ("" if model else ". If it is another model, pass --model NAME") + advice(state, release)
         raise ValueError(f"as a checkpoint of {release} it would be {found}, but {differ}{other}")
     if positions is not None:
         notes.append(_check_positions(positions))
     if layout.head == "csra":
-        notes.append("lam is not in the file: published are .1 on VOC, .4 on COCO (ViT-L 1), .3 on WIDER")
+        notes.append("lam is not in the file; published: 0.1 on VOC, 0.4 on COCO (ViT-L 1), 0.3 on WIDER")
     if layout.head == "sgre":
         notes.append("the encoder's heads (8) and the attention's temperature are not in the file: set them yourself")
     return Converted(ours, layout, found, tuple(notes))
 
 
 def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Return `state` without the prefix that keeps its keys from being those of the release, and a note on it."""
+    """Return `state` with the keys of the release, any prefix removed, and a note on the prefix."""
     if model.startswith(f"{release}/"):
         prefix = best_prefix(state, Recognized("named", model, 2).state())
     else:
@@ -105,12 +106,12 @@ def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[
     if not prefix:
         return state, []
     inside, others = without_prefix(state, prefix)
-    dropped = f"; without it, and left out: {', '.join(others)}" if others else ""
+    dropped = f"; left out, without the prefix: {', '.join(others)}" if others else ""
     return inside, [f"prefix {prefix!r} removed{dropped}"]
 
 
 def _before(state: Mapping[str, Tensor], marks: tuple[str, ...]) -> set[str]:
-    """Return the prefixes, "" too, with which all of `marks` are keys of `state`."""
+    """Return the prefixes, including "", with which all of `marks` are keys of `state`."""
     ends = [{key.removesuffix(mark) for key in state if f".{key}".endswith(f".{mark}")} for mark in marks]
     return set.intersection(*ends) if ends else set()
 
@@ -136,7 +137,7 @@ def to_theirs(
     choice("release", release, LAYOUTS)
     found = recognize(state, model)
     if found is None:
-        raise ValueError(f"this is none of our models that shapes tell; --model NAME says it{advice(state, '')}")
+        raise ValueError(f"not recognized from its shapes as one of our models; pass --model NAME{advice(state, '')}")
     fitting = {
         name: layout
         for name, layouts in LAYOUTS.items()
@@ -153,7 +154,7 @@ def to_theirs(
     theirs = _names(state, layout, back=True, grid=grid)
     if embeddings is not None:
         if layout.head != "sgre" or not torch.equal(theirs[EMBEDDINGS], embeddings.to(theirs[EMBEDDINGS].dtype)):
-            raise ValueError("--embeddings are not those of the checkpoint; leave the option out to keep them")
+            raise ValueError("--embeddings differ from those of the checkpoint; omit the option to keep them")
         del theirs[EMBEDDINGS]
     return Converted(theirs, layout, found, ())
 
@@ -163,7 +164,7 @@ def without_head(state: Mapping[str, Tensor], found: Recognized | None) -> dict[
     if backbone := without_prefix(state, "backbone.")[0]:
         return backbone
     if found is None:
-        raise ValueError("which layer is the classifier is not known of this model: --model NAME says it")
+        raise ValueError("the classifier layer of this model is unknown: pass --model NAME")
     classifier = f"{found.classifier()}."
     return {key: value for key, value in state.items() if not key.startswith(classifier)}
 
@@ -176,7 +177,7 @@ def _layout_of(state: Mapping[str, Tensor], release: str, model: str) -> Layout:
     if layout := next((layout for layout in layouts if layout.marked(state)), None):
         return layout
     needed = " or ".join(" and ".join(layout.marks) for layout in layouts if layout.marks)
-    name = f" (of its other models say --model {release}/NAME)" if named else ""
+    name = f" (for its other models pass --model {release}/NAME)" if named else ""
     raise ValueError(f"not a checkpoint of {release}, which has {needed}{name}{advice(state, release)}")
 
 
@@ -194,7 +195,7 @@ def advice(state: Mapping[str, Tensor], release: str) -> str:
 
 
 def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Grid | None = None) -> dict[str, Tensor]:
-    """Rename every tensor; keys without another name keep theirs, for `differences` to find."""
+    """Rename every tensor; unknown keys are kept, for `differences` to report."""
     if layout.head == "csra":
         state = _split(state) if back else _join(state)
     renamed: dict[str, Tensor] = {}
@@ -203,7 +204,7 @@ def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Gri
             continue
         name = layout.theirs(key) if back else layout.ours(key)
         if name in renamed:
-            raise ValueError(f"two entries come out as {name}; the second is {key}")
+            raise ValueError(f"two entries are renamed to {name}; the second is {key}")
         renamed[name] = value
     if back and layout.head == "sgre" and grid is not None:
         dim = state["head.fc.weight"].shape[1]
@@ -216,7 +217,7 @@ _MULTI_HEAD = "classifier.multi_head.#.head.weight"
 
 
 def _join(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join CSRA's 1×1 convolutions (K,C,1,1), one a head, in `head.weight` (heads,K,C)."""
+    """Join CSRA's 1×1 convolutions (K,C,1,1), one per head, into `head.weight` (heads,K,C)."""
     names = [_MULTI_HEAD.replace("#", str(i)) for i in range(count(state, _MULTI_HEAD))]
     heads = [state[name] for name in names if name in state]
     rest = {key: value for key, value in state.items() if key not in names}
@@ -237,17 +238,17 @@ def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _expected(
     found: Recognized, layout: Layout, given: Mapping[str, Tensor], positions: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return what the release has for this model, by its own names, on the meta device."""
+    """Return the release's state dict for this model, with its own names, on the meta device."""
     grid = (positions.shape[2], positions.shape[3]) if positions is not None and positions.ndim == 4 else None
     expected = _names(found.state(), layout, back=True, grid=grid)
-    # One layer may have had two names in the course of a release.
+    # Versions of a release may name the same layer differently.
     spelled = {layout.ours(key): key for key in given}
     expected = {spelled.get(layout.ours(key), key): value for key, value in expected.items()}
     return without_counters(expected, given)
 
 
 def without_counters(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `expected`, without BatchNorm's step counters if `given` has none at all."""
+    """Return `expected`, without BatchNorm's step counters if `given` has none."""
     if any(key.endswith(COUNTER) for key in given):
         return dict(expected)
     return {key: value for key, value in expected.items() if not key.endswith(COUNTER)}
@@ -258,6 +259,6 @@ def _check_positions(table: Tensor) -> str:
     wanted = sine_positions(dim, rows, columns).T.reshape(table.shape)
     far = float((table.double() - wanted.double()).abs().max())
     if not far < 1e-3:
-        raise ValueError(f"{POSITIONS} is {far:.3g} away from the sine table that our head computes")
+        raise ValueError(f"{POSITIONS} differs by {far:.3g} from the sine table that our head computes")
     within = f", within {far:.1g} of this file" if far else ""
     return f"{POSITIONS} is computed here; back: --grid {rows}x{columns}{within}"

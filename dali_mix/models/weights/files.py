@@ -18,7 +18,7 @@ from torch import Tensor
 from dali_mix._files import replacing
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-# What torch's own wrappers insert into keys, anywhere: torch.compile, FSDP, activation checkpointing; and DDP in front.
+# Parts that torch's wrappers insert into keys: torch.compile, FSDP, activation checkpointing; and DDP at the front.
 _INSERTED = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _DDP = "module."
 SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".bin")
@@ -28,10 +28,10 @@ SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".bin")
 class WeightFile:
     """Content of a weight file.
 
-    state: key → tensor on the CPU, without prefixes of torch's wrappers. path: the file read, if a pointer was given.
+    state: key → tensor on the CPU, without prefixes of torch's wrappers. path: the file read (a pointer is followed).
     wrapper: the keys under which the state dict was stored, joined by dots. prefix: the prefix removed from the first
-    key. others: other entries, which are not weights of this state dict. unread: those of them that are sets of weights
-    themselves. names: key → name in the file.
+    key. others: names of entries that are not weights of this state dict. unread: those of them that are other sets of
+    weights. names: key → name in the file.
     """
 
     state: dict[str, Tensor]
@@ -89,7 +89,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
             raise ValueError(f"{path}: two entries are called {bare} once prefixes are removed; the second is {key}")
         state[bare], names[bare] = value, key
     if not state:
-        raise ValueError(f"{path} holds no tensors under {', '.join(WRAPPERS)} or at the top")
+        raise ValueError(f"{path} has no tensors under {', '.join(WRAPPERS)} or at the top level")
     prefix = next((key.removesuffix(bare) for bare, key in names.items() if key != bare and key.endswith(bare)), "")
     return WeightFile(state, path, ".".join(wrapper), prefix, tuple(others), tuple(unread), names)
 
@@ -104,13 +104,13 @@ def _inner(content: Mapping[Any, Any], path: Path) -> tuple[str | None, list[str
     rivals = [str(key) for key in sizes if key != name and sizes[key] and 2 * sizes[key] >= sizes[name]]
     if rivals and named is None:
         both = " and ".join([str(name), *rivals])
-        advice = f"save the one you want in a file of its own, with torch.save(checkpoint[{name!r}], PATH)"
-        raise ValueError(f"{path} holds weights under {both}, which of them is not said: {advice}")
+        advice = f"save the one you want to a separate file with torch.save(checkpoint[{name!r}], PATH)"
+        raise ValueError(f"{path} contains weights under {both}, and it is unclear which to use: {advice}")
     return name, rivals
 
 
 def _tensors(content: Any, depth: int = 3) -> int:
-    """Count the named tensors in `content`, or in the one mapping below it that has most. Optimizers number theirs."""
+    """Count the named tensors in `content`, or in the mapping below it with the most. Optimizers use numeric keys."""
     if not isinstance(content, Mapping) or not depth:
         return 0
     named = [value for key, value in content.items() if isinstance(key, str)]
@@ -131,17 +131,17 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
             mode = aside.stat().st_mode
             if path.suffix == SAFETENSORS:
                 save_file(plain, aside, metadata={"format": "pt"})
-                aside.chmod(mode)  # safetensors makes files that only their owner reads
+                aside.chmod(mode)  # safetensors creates files that only their owner can read
             else:
                 torch.save({wrapper: plain} if wrapper else plain, aside)
-    except (RuntimeError, SafetensorError) as error:  # torch's zip writer gives RuntimeErrors
+    except (RuntimeError, SafetensorError) as error:  # torch's zip writer raises RuntimeError
         raise OSError(f"could not write {path}: {error}") from error
 
 
 def check_suffix(path: Path) -> None:
     """Raise ValueError unless the name has the suffix of a weight file."""
     if path.suffix not in (SAFETENSORS, *TORCH):
-        raise ValueError(f"{path}: call it *{SAFETENSORS}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save")
+        raise ValueError(f"{path}: name it *{SAFETENSORS}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save")
 
 
 def _read(path: Path) -> Any:
@@ -149,19 +149,19 @@ def _read(path: Path) -> Any:
         start = file.read(9)
     safe = start[8:] == b"{"  # a safetensors file opens with the length of its JSON header, 8 bytes
     if not safe and not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle of protocol 2 or later
-        raise ValueError(f"{path} is not a weight file: neither safetensors nor what torch.save writes")
+        raise ValueError(f"{path} is not a weight file: neither safetensors nor written by torch.save")
     try:
         if safe:
             return load_file(path)
-        with warnings.catch_warnings():  # of pickle protocols: either the file is read or the error says all there is
+        with warnings.catch_warnings():  # warnings about pickle protocols; errors are reported below
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        why = f"it is no plain file of tensors, and reading it could run code{f' ({code[1]})' if code else ''}"
+        why = f"it is not a plain file of tensors, and reading it could run code{f' ({code[1]})' if code else ''}"
         advice = "If you trust it, save its state dict again with safetensors"
         raise ValueError(f"{path} was refused: {why}. {advice}") from None
     except MemoryError:
         raise
-    except Exception:  # torch's reader meets damage with errors of nearly every kind
+    except Exception:  # torch raises many types of errors for damaged files
         raise ValueError(f"{path} is a damaged weight file, cut short or changed: copy it again") from None

@@ -43,9 +43,7 @@ class MatchReport:
 
     @property
     def notes(self) -> list[str]:
-        """Return lines that describe the removed prefixes, and other weights in the file that might have been
-        intended.
-        """
+        """Return remarks for the user: a prefix removed from the keys, and other sets of weights in the file."""
         prefix = [f"prefix {self.prefix!r} removed from the file's keys"] if self.prefix else []
         unread = [f"read from {self.wrapper!r}; not read: {_listed(self.unread)}"] if self.unread else []
         return prefix + unread + ([self.warning] if self.warning else [])
@@ -57,7 +55,7 @@ class MatchReport:
             return ""
         used, both = len(self.matched), len(self.matched) + len(self.beyond)
         return (
-            f"only {used / both:.0%} of the weights ({used} of {both} tensors) are used: the file is of a larger"
+            f"only {used / both:.0%} of the weights ({used} of {both} tensors) are used: the file is from a larger"
             f" architecture, with {_listed(self.beyond, 3)}"
         )
 
@@ -99,14 +97,14 @@ def load_weights(
     found, others = without_prefix(file.state, prefix)
     if renamed := getattr(model, "renamed", None):
         found = {renamed(key): value for key, value in found.items()}
-    # What has not the prefix may still belong to the model, a classifier outside of what was wrapped for instance.
+    # Keys without the prefix may still belong to the model, such as a classifier outside the wrapped part.
     outside = [key for key in others if key in wanted and key not in found and others[key].shape == wanted[key].shape]
     found |= {key: others.pop(key) for key in outside}
     head = head_name(model)
     matched, missing, misshaped, fresh = [], [], [], []
     for key, value in wanted.items():
         if key not in found:
-            # Files older than BatchNorm's step counter lack it, and nothing depends on it.
+            # Old files lack BatchNorm's step counter, and no output depends on it.
             if not key.endswith("num_batches_tracked"):
                 missing.append(key)
         elif found[key].shape == value.shape:
@@ -115,7 +113,7 @@ def load_weights(
             fresh.append(key)
         else:
             misshaped.append(_misshaped(key, found[key], value))
-    if fresh:  # either all of a head is loaded or nothing of it
+    if fresh:  # load all of a head or none of it
         fresh = [key for key in wanted if key.startswith(f"{head}.")]
         matched = [key for key in matched if key not in fresh]
     left = [key for key in found if key not in wanted and not _is_counter_of_frozen(key, wanted)]
@@ -126,7 +124,7 @@ def load_weights(
     report = MatchReport(str(path), *keys, file.wrapper, removed, file.unread, _beyond(left, found, wanted))
     if misshaped or not matched or report.share < min_match:
         brief = _brief(_kinds(missing, misshaped, unexpected))
-        hint = "" if matched else ". Checkpoints of published code go through `dali-mix convert`"
+        hint = "" if matched else ". Convert checkpoints of published code with `dali-mix convert`"
         raise ValueError(f"{path}: {report.share:.1%} of the model's weights fit, {min_match:.0%} must; {brief}{hint}")
     model.load_state_dict({key: found[key] for key in matched}, strict=False)
     return report
@@ -168,8 +166,8 @@ def _other_classes(key: str, head: str, found: Tensor, wanted: Tensor) -> bool:
 def _beyond(left: Sequence[str], found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return the keys in `left` that lie in modules of the model, if they hold more than 5 % of the file's numbers.
 
-    A classifier and what surrounds a backbone are modules that the model lacks; a few buffers of other versions are
-    small.
+    This excludes a classifier or wrapper around a backbone, whose modules the model lacks, and a few buffers of other
+    versions, which are small.
     """
     modules = {key.partition(".")[0] for key in wanted}
     beyond = [key for key in left if key.partition(".")[0] in modules]
@@ -191,7 +189,7 @@ def _kinds(missing: Sequence[str], misshaped: Sequence[str], unexpected: Sequenc
 
 
 def _brief(kinds: Mapping[str, Sequence[str]], most: int = 3) -> str:
-    """Return the counts of the kinds that have any, and the first few of each."""
+    """Return the count of each kind that is not empty, with its first few keys."""
     return "; ".join(f"{len(keys)} {kind}: {_listed(keys, most)}" for kind, keys in kinds.items() if keys)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_FITS = 0.5  # of the model's keys at least must be found behind a prefix; blocks that are alike share a few names
+_FITS = 0.5  # minimum share of the model's keys found after a prefix; similar blocks share a few names
 _RIVAL = 0.5  # another prefix that fits at least this share of what the best one fits makes the choice ambiguous
 
 
@@ -43,9 +43,9 @@ def best_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> st
         if rival not in ("", best) and shapes[rival] >= _RIVAL * max(1, shapes[best]):
             shared = [key for key in wanted if f"{best}{key}" in found and f"{rival}{key}" in found]
             if not all(torch.equal(found[f"{best}{key}"], found[f"{rival}{key}"]) for key in shared):
-                both = f"{best!r} ({shapes[best]} tensors) and other ones under {rival!r} ({shapes[rival]})"
+                both = f"{best!r} ({shapes[best]} tensors) and different ones under {rival!r} ({shapes[rival]})"
                 keep = f"k.removeprefix({best!r}): v for k, v in state.items() if k.startswith({best!r})"
-                advice = f"Save those you want in a file of their own, with torch.save({{{keep}}}, PATH)"
+                advice = f"Save those you want to a separate file with torch.save({{{keep}}}, PATH)"
                 raise ValueError(f"it holds fitting weights under {both}. {advice}")
     return best
 

@@ -149,7 +149,7 @@ def _rank(shapes: Mapping[str, tuple[int, ...]], key: str) -> int:
 
 
 def _resnet(shapes: Mapping[str, tuple[int, ...]], channels: int) -> str:
-    """Return the nearest of the published ones, so that what a file lacks or has too many of can be named."""
+    """Return the most similar published model, so that missing or extra keys of the file can be reported."""
     blocks = [count(shapes, f"layer{stage}.#.") for stage in (1, 2, 3, 4)]
     bottlenecks = count(shapes, "layer#.0.conv3.") > 0
 

@@ -33,7 +33,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, project: bool) -> None:
         super().__init__()
-        # The camel case is the released checkpoints'.
+        # Camel case as in the released checkpoints.
         self.convBn1 = ConvBn(in_channels, channels)
         self.convBn2 = ConvBn(channels, channels, 3, stride)
         self.convBn3 = ConvBn(channels, channels * EXPANSION)
@@ -73,12 +73,12 @@ class CifarResNet(nn.Module):
         he_init(self, zeros=("convBn3.bn.weight",) if zero_init_residual else ())
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) → the last map, (B, 2048, H/8, W/8)."""
+        """Return the last map, (B, 2048, H/8, W/8), of images (B,3,H,W)."""
         out = F.relu(self.bn0(self.conv0(images)))
         return self.layer4(self.layer3(self.layer2(self.layer1(out))))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) → logits (B, num_classes)."""
+        """Return logits (B, num_classes) of images (B,3,H,W)."""
         return self.fc(self.forward_features(images).mean((2, 3)))
 
 

@@ -12,7 +12,7 @@ from dali_mix.models.zoo.init import he_init
 
 
 class _Mix(torch.autograd.Function):
-    """forward_share · first + (1 - forward_share) · second, with gradients shared out by backward_share instead."""
+    """Return forward_share · first + (1 - forward_share) · second; gradients are weighted by backward_share instead."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, forward_share: Tensor, backward_share: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class ShakeBlock(nn.Module):
         self.same_shape = in_channels == channels
         self.shortcut = Shortcut(in_channels, channels, stride)
         if self.same_shape:
-            # Released checkpoints carry these weights, and use the identity: kept for the layout, never trained.
+            # Released checkpoints contain these weights but use the identity: kept for the layout, never trained.
             self.shortcut.requires_grad_(False)
         self.branch1 = _branch(in_channels, channels, stride)
         self.branch2 = _branch(in_channels, channels, stride)
@@ -90,11 +90,11 @@ class ShakeShake(nn.Module):
         he_init(self, zeros=("branch1.5.weight", "branch2.5.weight") if zero_init_residual else ())
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) → the last map, (B, 4·width, H/4, W/4)."""
+        """Return the last map, (B, 4·width, H/4, W/4), of images (B,3,H,W)."""
         return F.relu(self.layer3(self.layer2(self.layer1(self.c_in(images)))))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) → logits (B, num_classes)."""
+        """Return logits (B, num_classes) of images (B,3,H,W)."""
         return self.fc_out(self.forward_features(images).mean((2, 3)))
 
 

@@ -39,7 +39,7 @@ class WideResNet(nn.Module):
         depth: 6n + 4, e.g. 16, 28, 40.
         widen: k ≥ 1.
         num_classes: outputs of the linear head.
-        dropout: between a block's convolutions; .3 in the SaliencyMix CIFAR protocol, 0 in ResizeMix's.
+        dropout: between a block's convolutions; 0.3 in the SaliencyMix CIFAR protocol, 0 in ResizeMix's.
         zero_init_residual: initialize each block as the identity.
     """
 
@@ -63,12 +63,12 @@ class WideResNet(nn.Module):
         he_init(self, zeros=("conv2.weight",) if zero_init_residual else ())
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) → the last map, (B, 64·widen, H/4, W/4)."""
+        """Return the last map, (B, 64·widen, H/4, W/4), of images (B,3,H,W)."""
         out = self.layer3(self.layer2(self.layer1(self.conv1(images))))
         return F.relu(self.bn1(out))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B,3,H,W) → logits (B, num_classes)."""
+        """Return logits (B, num_classes) of images (B,3,H,W)."""
         return self.linear(self.forward_features(images).mean((2, 3)))
 
 

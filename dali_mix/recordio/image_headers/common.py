@@ -8,8 +8,8 @@ from typing import NamedTuple
 MAX_SIDE = (1 << 31) - 1
 # EXIF's integer types: code → struct's letter. The bytes of a value are read by its type and the block's byte order.
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
-# Tags whose values OpenCV's reader fetches from elsewhere in the block, whatever type they state: texts of as many
-# bytes as counted, and rationals of as many as listed here.
+# Tags whose values OpenCV's reader fetches from elsewhere in the block, whatever type they state: strings of the
+# stated number of bytes, and rationals of the number listed here.
 _TEXTS = frozenset((0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x8298))
 _RATIONALS = {0x011A: 8, 0x011B: 8, 0x013E: 16, 0x013F: 48, 0x0211: 24, 0x0214: 48}
 

@@ -1,8 +1,8 @@
 """Read an image header: format, size, rotation, and whether DALI decodes the file like other decoders.
 
-Packing, adopting, verifying and predicting all use this function. It supports the formats that DALI decodes and data
-sets contain: JPEG, PNG, WebP, BMP, binary PNM. A GIF, a web page saved as an image, an empty or a truncated file is a
-ValueError.
+Packing, adopting, verifying and predicting all use this function. It supports the formats that DALI decodes and
+datasets contain: JPEG, PNG, WebP, BMP, binary PNM. A GIF, a web page saved as an image, an empty or a truncated file
+raises ValueError.
 
 PIL is not used, since it takes several times as long (here 6 µs per JPEG) and differs from DALI on EXIF, CMYK and
 damaged files (docs/decisions.md). Invariant: DALI decodes an image that is not `odd` to the size and rotation stated

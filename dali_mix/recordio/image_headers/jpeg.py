@@ -50,12 +50,15 @@ def read_jpeg(data: bytes | memoryview) -> ImageHeader:
 
 
 def _frame(data: bytes | memoryview, at: int, length: int) -> tuple[int, int, int, int]:
-    """Marker, height, width and number of components of the frame at byte `at`. Raise ValueError as libjpeg would."""
+    """Return marker, height, width and number of components of the frame at byte `at`.
+
+    Raise ValueError where libjpeg would fail.
+    """
     if length < 8 or length != 8 + 3 * data[at + 9]:
         raise ValueError(f"a damaged JPEG: the frame at byte {at} has length {length}")
     bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
     if bits != 8:
-        raise ValueError(f"a JPEG of {bits} bits a sample, which DALI does not decode; convert it to PNG")
+        raise ValueError(f"a JPEG of {bits} bits per sample, which DALI does not decode; convert it to PNG")
     if components not in (1, 3, 4):
         raise ValueError(f"a JPEG of {components} components, which DALI does not decode; convert it to PNG")
     for component in range(components):

@@ -13,7 +13,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _DEPTHS = {_GRAY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GRAY_ALPHA: (8, 16), _RGBA: (8, 16)}
 _CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 3, _GRAY_ALPHA: 2, _RGBA: 4}
-_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that decide the pixels
+_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that determine the pixels
 
 
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")  # DALI fails at a frame's header even where no acTL announces it
@@ -49,7 +49,7 @@ class _Head(NamedTuple):
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
-    """The chunks up to IEND. Raise ValueError for a chunk that is cut or whose CRC does not match."""
+    """Yield the chunks up to IEND. Raise ValueError for a truncated chunk or a wrong CRC."""
     at = len(SIGNATURE)
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -83,7 +83,7 @@ def _header(data: bytes, first: _Chunk) -> _Head:
 
 
 def _check_order(data: bytes, chunks: list[_Chunk], head: _Head) -> None:
-    """Raise ValueError unless critical chunks are known, in order, and a palette is there where one is needed."""
+    """Raise ValueError unless critical chunks are known and in order, and a required palette exists."""
     kinds = [chunk.kind for chunk in chunks]
     unknown = [kind for kind in kinds if kind[0] < 0x61 and kind not in _PIXELS]
     if unknown:
@@ -139,7 +139,7 @@ def check_pixels(data: bytes) -> None:
 
 
 def _raw_size(head: _Head) -> int:
-    """Bytes of the pixels when they are decompressed, with the byte that begins each row."""
+    """Return the size of the decompressed pixels in bytes, including the filter byte of each row."""
     samples = {_PALETTE: 1}.get(head.color, _CHANNELS[head.color])
     passes = [(0, 0, 1, 1)]
     if head.interlace:

@@ -7,16 +7,14 @@ import struct
 
 from dali_mix.recordio.image_headers.common import ImageHeader, cut_short, merged, read_exif, sized
 
-PNM_MAXIMA = 255, 65535  # DALI 2.4 does not scale by a PNM's greatest value
+PNM_MAXIMA = 255, 65535  # DALI 2.4 does not scale by a PNM's maximum value
 _PNM_NUMBER = re.compile(rb"(?:\s+|#[^\n]*\n)*+(\d{1,10})")  # *+: backtracking would remember each comment
 _ORDER = (b"ICCP", b"ALPH", b"VP8 ", b"VP8L", b"EXIF", b"XMP ")  # else libwebp ignores the rest, EXIF included
 _ANIMATION, _EXIF = 0x02, 0x08  # flags of VP8X
 
 
 def read_webp(data: bytes) -> ImageHeader:
-    """Return the header of a WebP. Raise ValueError if its chunks are truncated, animated, or contradict its canvas
-    size.
-    """
+    """Return the header of a WebP. Raise ValueError if it is truncated, animated, or contradicts its canvas size."""
     if len(data) < 30:
         raise cut_short("WebP", data)
     end = int.from_bytes(data[4:8], "little") + 8
@@ -30,7 +28,7 @@ def read_webp(data: bytes) -> ImageHeader:
         return sized("webp", *_webp_frame(data, 12))
     flags = data[20]
     if data[16:20] != b"\x0a\0\0\0":
-        raise ValueError("a damaged WebP: its VP8X chunk has not 10 bytes; fetch the file again")
+        raise ValueError("a damaged WebP: its VP8X chunk does not have 10 bytes; fetch the file again")
     if flags & _ANIMATION:
         raise ValueError("an animated WebP, not one image; extract a frame")
     width = int.from_bytes(data[24:27], "little") + 1
@@ -58,7 +56,7 @@ def read_webp(data: bytes) -> ImageHeader:
         raise ValueError(f"a damaged WebP: {found} on a canvas of {width}x{height} pixels; fetch the file again")
     order = [_ORDER.index(kind) if kind in _ORDER else -1 for kind in kinds]
     odd = "" if order == sorted(set(order)) and -1 not in order else "a WebP with unknown, repeated or misplaced chunks"
-    if misread:  # DALI 2.4 forgets the byte of padding on its way to the EXIF block
+    if misread:  # DALI 2.4 does not skip the padding byte when looking for the EXIF block
         odd = odd or "a WebP with a chunk of odd length before its EXIF block"
     if bool(flags & _EXIF) != bool(exif):
         odd, exif = "a WebP whose flags contradict its EXIF block", exif if flags & _EXIF else []
@@ -66,7 +64,7 @@ def read_webp(data: bytes) -> ImageHeader:
 
 
 def _riff_chunk(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return where the content of the chunk at byte `at` begins and ends. Raise ValueError if it is cut."""
+    """Return the start and end of the content of the chunk at byte `at`. Raise ValueError if it is truncated."""
     stop = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
     if stop > end:
         raise cut_short("WebP", data)
@@ -119,29 +117,28 @@ def read_bmp(data: bytes) -> ImageHeader:
 
 
 def read_pnm(data: bytes) -> ImageHeader:
-    """Return the header of a binary PGM or PPM. Raise ValueError if it is damaged, truncated, or has a maximum value
-    that DALI does not support.
+    """Return the header of a binary PGM or PPM.
+
+    Raise ValueError if it is damaged, truncated, or has a maximum value that DALI does not support.
     """
     width, height, maximum, end = pnm_numbers(data)
     if not 0 < maximum < 65536:
-        raise ValueError(f"a damaged PNM: its greatest value is {maximum}")
+        raise ValueError(f"a damaged PNM: its maximum value is {maximum}")
     channels = 3 if data[:2] == b"P6" else 1
     header = sized("pnm", height, width, channels=channels)
     if len(data) < end + 1 + width * height * channels * (2 if maximum > 255 else 1):
         raise cut_short("PNM", data)
     if maximum not in PNM_MAXIMA:
         raise ValueError(
-            f"a PNM whose white is {maximum}: DALI takes it for 255, or 65535, and the image would be too dark;"
+            f"a PNM with maximum value {maximum}: DALI assumes 255 or 65535, and the image would be too dark;"
             " convert it, or pack with --encoding png"
         )
-    comment = re.search(rb"\d#", data[:end])  # OpenCV, and so DALI, wants a space between
+    comment = re.search(rb"\d#", data[:end])  # OpenCV, and so DALI, requires a space between
     return header._replace(odd="a PNM with a comment right after a number") if comment else header
 
 
 def pnm_numbers(data: bytes | memoryview) -> tuple[int, int, int, int]:
-    """Return width, height, maximum value and header length of a binary PNM. Raise ValueError if the header is
-    invalid.
-    """
+    """Return width, height, maximum value and header length of a binary PNM, or raise ValueError."""
     numbers, at = [], 2
     for _ in range(3):
         found = _PNM_NUMBER.match(data, at)
