@@ -68,8 +68,7 @@ class ImageNet(Pipeline):
             min_filter or min_default,
             mag_filter or mag_default,
             smooth if antialias is None else bool(antialias),
-            bool(fuse)
-            and preset != "parity",  # parity rounds before normalizing
+            bool(fuse) and preset != "parity",  # parity rounds before normalizing
         )
         training = [
             RandomResizedCrop(scale, ratio, decode_window),

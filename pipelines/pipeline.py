@@ -130,9 +130,7 @@ class Pipeline:
     def fixed_size(self) -> tuple[int, int]:
         """Return `image_size`. Raise ValueError if images have different sizes."""
         if self.image_size is None:
-            raise ValueError(
-                f"pipeline {self.name!r} returns images of different sizes; one size is needed"
-            )
+            raise ValueError(f"pipeline {self.name!r} returns images of different sizes; one size is needed")
         return self.image_size
 
     def sizes(self, rows: np.ndarray, draws: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -158,9 +156,7 @@ class Pipeline:
         end.
         """
         if not self.steps:
-            raise ValueError(
-                f"pipeline {self.name!r} has no active step: it needs one that returns image_size"
-            )
+            raise ValueError(f"pipeline {self.name!r} has no active step: it needs one that returns image_size")
         steps = [(step, _own(draws, index)) for index, step in enumerate(self.steps)]
         first, last, mirror = self.steps[0], self.steps[-1], None
         if self.takes_pixels:
@@ -215,8 +211,8 @@ class Pipeline:
         for step in self.steps:
             if step.moves and type(step).map_boxes is Step.map_boxes:
                 raise ValueError(
-                    f"step {type(step).__name__} does not define how boxes move: add `map_boxes`, or, if it moves nothing,"
-                    " `moves = False`"
+                    f"step {type(step).__name__} does not define how boxes move: add `map_boxes`,"
+                    " or, if it moves nothing, `moves = False`"
                 )
         if self.steps:  # a step that cannot raises its own error
             rows = np.full(1, 256, [("height", np.int32), ("width", np.int32)])

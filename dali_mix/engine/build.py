@@ -60,7 +60,7 @@ class Parts:
 
     model: nn.Module
     loss: nn.Module | None
-    objective: Objective  # around both
+    objective: Objective  # wraps both
     optimizer: torch.optim.Optimizer
     mixer: mixers.Mixer | None
     train_loader: Loader
@@ -75,9 +75,7 @@ class Parts:
         return [[names[parameter] for parameter in group["params"]] for group in self.optimizer.param_groups]
 
     def trained_on(self) -> dict[str, Any]:
-        """Return the task and classes of the training set, stored in checkpoints so that prediction does not need the
-        set.
-        """
+        """Return the task and classes of the training set, which are stored in checkpoints for prediction."""
         return {"task": self.task.name, "classes": list(self.classes)}
 
 
@@ -98,19 +96,19 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
         where = f"{name} {getattr(dataset, 'prefix', class_name(dataset))}"
         task = found[name].setdefault("task", CLASSIFICATION.name)
         if task not in trainable():
-            raise ValueError(f"{where}: holds {task}; the trainer does {' and '.join(trainable())}")
+            raise ValueError(f"{where}: is a set for {task}; the trainer supports {' and '.join(trainable())}")
         if not len(dataset):
-            raise ValueError(f"{where}: holds no record")
+            raise ValueError(f"{where}: has no records")
     if not found:
-        raise ValueError("this recipe names no val_set: give one with --cfg-options val_set=PREFIX")
+        raise ValueError("this recipe has no val_set: set one with --cfg-options val_set=PREFIX")
     classes, names = ([metainfo[key] for metainfo in found.values()] for key in ("classes", "task"))
     if tuple(classes[0]) != tuple(classes[-1]):
         raise ValueError(
             f"{config.train_set} and {config.val_set} have {_class_difference(*classes)}: pack both with the same"
-            " --classes FILE, one name a line"
+            " --classes FILE, one name per line"
         )
     if len(set(names)) > 1:
-        raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(names)}")
+        raise ValueError(f"{config.train_set} and {config.val_set} have different tasks: {' and '.join(names)}")
     return tasks.get(names[0]), class_count(config, classes[0])
 
 
@@ -143,7 +141,7 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
 
 
 def _connected(options: ServiceOptions) -> Any:
-    from dali_mix import service  # Ray, an extra, is imported where a run asks for it
+    from dali_mix import service  # Ray, an extra, is imported only if a run needs it
 
     return service.connect(options.address, fallback=options.fallback)
 
@@ -162,7 +160,7 @@ def class_count(config: RunConfig, classes: tuple[str, ...] | list[str]) -> int:
     if config.num_classes not in (None, len(classes)):
         raise ValueError(
             f"num_classes={config.num_classes}, but {config.train_set} has {len(classes)} classes: "
-            f"change one of them, or leave num_classes out"
+            f"change one of them, or omit num_classes"
         )
     return len(classes)
 
@@ -180,10 +178,10 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     for train in (True, False):
         build_pipeline(config, train)
     mixer, loss = build_mixer(config, num_classes), build_loss(config)
-    # First, since other mistakes of a recipe for another task follow from this one.
+    # First, since a recipe for another task would cause further errors.
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     if config.mixer_until is not None and config.objective["type"] == "SpliceMixConsistency":
-        raise ValueError("mixer_until: objective SpliceMixConsistency needs cells in every batch; leave it out")
+        raise ValueError("mixer_until: objective SpliceMixConsistency needs cells in every batch; omit it")
     best = config.best_score(task)
     measured = build_scores(config, task, num_classes, torch.device("cpu")).names or task.measured
     if best and best.removeprefix("ema_") not in measured:
@@ -271,7 +269,7 @@ def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:
         if f"{part}_options" in options:
-            raise ValueError(f"model.{part}_options: give options in model.{part}, a dict with a 'type'")
+            raise ValueError(f"model.{part}_options: put options into model.{part}, a dict with a 'type'")
         given = options.get(part)
         inner = {"type": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
         if not isinstance(inner.get("type"), str):
@@ -309,19 +307,19 @@ def build_loss(config: RunConfig) -> nn.Module | None:
     """
     if config.objective["type"] == "Detection":
         if config.loss != DEFAULT_LOSS:
-            raise ValueError(f"loss={config.loss!r}: objective Detection sums the losses of the model; leave loss out")
+            raise ValueError(f"loss={config.loss!r}: objective Detection sums the losses of the model; omit loss")
         return None
     options = dict(config.loss)
     kind = options.pop("type")
     check_present("loss", kind)
     if is_object(kind):
         return given_loss(kind)
-    # Losses of more than logits and targets belong to an objective.
+    # Losses with more arguments than logits and targets belong to an objective.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
         raise ValueError(
-            f"loss type {kind!r} is unknown{did_you_mean(kind, known)}; there are {', '.join(known)}, "
-            "or write module:name, as torch.nn:BCEWithLogitsLoss"
+            f"loss type {kind!r} is unknown{did_you_mean(kind, known)}; choose from {', '.join(known)}, "
+            "or module:name, such as torch.nn:BCEWithLogitsLoss"
         )
     if kind in known:
         check_kinds(inspect.signature(known[kind]).parameters, f"loss {kind}", options)
@@ -401,6 +399,6 @@ def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport,
         except ValueError as error:
             if part or "backbone" not in config.model:
                 raise
-            advice = "If it is a file of the backbone alone, name it in model.backbone.weights"
+            advice = "If the file contains only a backbone, set it as model.backbone.weights"
             raise ValueError(f"{error}. {advice}") from error
     return tuple(found)

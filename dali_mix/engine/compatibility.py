@@ -12,14 +12,14 @@ from dali_mix.mixers.ops.targets import TargetKind, mixed_kind
 from dali_mix.tasks import Task
 
 _WORDS: dict[TargetKind, str] = {
-    "class": "class numbers (B,)",
-    "soft": "soft labels (B,K), rows of sum 1",
+    "class": "class indices (B,)",
+    "soft": "soft labels (B,K), rows that sum to 1",
     "multi-hot": "multi-hot rows (B,K) of 1, 0, -1",
     "soft multi-hot": "multi-hot rows (B,K) weighted by area, 0 … 1, -1",
 }
 _SINGLE: frozenset[TargetKind] = frozenset({"class", "soft"})
 _MULTI: frozenset[TargetKind] = frozenset({"multi-hot", "soft multi-hot"})
-# torch's own losses, by what their documentation says. Its multi-label ones know no -1.
+# torch's losses, according to their documentation. Its multi-label losses do not support -1.
 _TORCH: dict[type[nn.Module], frozenset[TargetKind]] = {
     nn.CrossEntropyLoss: _SINGLE,
     nn.NLLLoss: frozenset({"class"}),
@@ -57,14 +57,14 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
         kind = type(mixer).__name__
         raise ValueError(
             f"mixer {kind} does not support boxes: choose one of {known} for a set for {task.name}, or set"
-            " takes_boxes = True in a mixer of your own that does"
+            " takes_boxes = True in your own mixer if it does"
             if task.boxes
             else f"mixer {kind} is for sets with boxes; this is a set for {task.name}"
         )
     if loss is None or of_set is None or (accepts := accepted(loss)) is None:
         return
     if wrong := set(accepts) - set(get_args(TargetKind)):
-        raise ValueError(f"loss {type(loss).__name__} accepts {sorted(wrong)}, which no set or mixer makes")
+        raise ValueError(f"loss {type(loss).__name__} accepts {sorted(wrong)}, which no set or mixer provides")
     mixed = mixed_kind(of_set, mixer.combine if mixer is not None and mixer.changes_targets else None)
     name = type(loss).__name__
     takes = f"loss {name} takes {' or '.join(_WORDS[kind] for kind in _WORDS if kind in accepts)}"
@@ -86,7 +86,7 @@ def _advice(of_set: TargetKind, mixed: TargetKind, accepts: Collection[TargetKin
     if of_set == "multi-hot":
         return "Choose a multi-label loss"
     if mixed == "multi-hot" and _MULTI.issuperset(accepts):
-        return "The recipe is for multi-label sets, this one has a class a record: give another set, or another recipe"
+        return "The recipe is for multi-label sets, this one has one class per record: choose another set or recipe"
     if mixed == "multi-hot":
         return (
             "SpliceMix and other mixers by union are for multi-label sets: choose a mixer by area (CutMix, ResizeMix)"

@@ -1,6 +1,4 @@
-"""Evaluation: each sample exactly once over all ranks, with exact sums and a single device synchronization at the
-end.
-"""
+"""Evaluation: each sample exactly once over all ranks, with exact sums and one device synchronization at the end."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     each: Callable[[int], object] = lambda done: None,
 ) -> dict[str, float]:
-    """Return scores in per cent, and the loss per record if there is one, over everything `loader` yields on all ranks.
+    """Return scores in percent, and the loss per record if there is one, over all records of `loader` on all ranks.
 
     Args:
         model: not wrapped in DDP, since ranks may have different numbers of batches. Its train/eval mode is restored.
@@ -54,8 +52,8 @@ def evaluate(
         NonFiniteScores: on every rank, naming the first records with NaN outputs.
     """
     rows = counted(loss)
-    total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # of losses, records, ranks asked to stop
-    seen: list[tuple[Tensor, Tensor]] = []  # records, and whether their logits hold NaN
+    total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # sums of losses, records, ranks that must stop
+    seen: list[tuple[Tensor, Tensor]] = []  # records, and whether their logits contain NaN
     training = model.training
     model.eval()
     try:
@@ -75,7 +73,7 @@ def evaluate(
                 seen.append((batch.ids, _nan(outputs)))
                 scores.update(outputs, batch.targets, batch.ids)
                 each(done)
-    except InterruptedError:  # the loader waited for a pool of workers
+    except InterruptedError:  # raised by a loader that waits for a worker pool
         total[2] += 1
     finally:
         model.train(training)
@@ -89,7 +87,7 @@ def evaluate(
 
 
 def _nan(outputs: Any) -> Tensor:
-    """Return (B,) bool: whether an image's logits, or its predictions, hold a NaN."""
+    """Return (B,) bool, True if the logits or predictions of an image contain NaN."""
     if isinstance(outputs, Tensor):
         return outputs.isnan().flatten(1).any(1)
     return torch.stack([~one["finite"] for one in outputs])
@@ -111,6 +109,6 @@ def check_scores(seen: list[tuple[Tensor, Tensor]], ranks: Ranks) -> None:
         return
     numbers = sorted(number for _, first in found for number in first)[:_NAMED]
     raise NonFiniteScores(
-        f"the model gives NaN for {count} records, among them {numbers}: there is no figure for it. "
-        "Take an earlier checkpoint, amp='off', or look at these records with `dali-mix inspect`"
+        f"the model returns NaN for {count} records, among them {numbers}, so it cannot be scored. "
+        "Use an earlier checkpoint or amp='off', or inspect these records with `dali-mix inspect`"
     )

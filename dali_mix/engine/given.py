@@ -21,9 +21,9 @@ def check_loader(name: str, loader: Any, train: bool) -> None:
     """Raise ValueError if a user's loader lacks attributes or methods that a run needs."""
     if hasattr(loader, "__getitem__") and not hasattr(loader, "dataset"):
         which, prefix = name.replace("loader", "set"), getattr(loader, "prefix", None)
-        how = "pack it: dali_mix.Writer.from_dataset(dataset, PREFIX), then give"
+        how = "pack it: dali_mix.Writer.from_dataset(dataset, PREFIX), then pass"
         raise ValueError(
-            f"{which} is a {class_name(loader)}, not the prefix of a packed set: {how if prefix is None else 'give'}"
+            f"{which} is a {class_name(loader)}, not the prefix of a packed set: {how if prefix is None else 'pass'}"
             f" {which}={'PREFIX' if prefix is None else repr(str(prefix))}"
         )
     needed = ("__iter__", "__len__", "dataset", *(_TO_TRAIN if train else ()))
@@ -33,7 +33,7 @@ def check_loader(name: str, loader: Any, train: bool) -> None:
         missing.append("dataset.metainfo (a dict with the 'classes' by name)")
     if missing:
         raise ValueError(
-            f"{name} is a {class_name(loader)} without {', '.join(missing)}: take one of dali_mix.build_loader"
+            f"{name} is a {class_name(loader)} without {', '.join(missing)}: use dali_mix.build_loader"
             " (dali_mix.Writer packs any dataset), or add what is missing"
         )
     if getattr(loader, "train", train) is not train:
@@ -50,11 +50,11 @@ def check_share(name: str, loader: Any, config: RunConfig, ranks: Ranks, train: 
     if train and loader.global_batch_size * config.accumulate != config.batch_size:
         raise ValueError(
             f"{name} yields {loader.global_batch_size} records at a time over all ranks, but batch_size="
-            f"{config.batch_size} with accumulate={config.accumulate}: change one of them, or leave batch_size out"
+            f"{config.batch_size} with accumulate={config.accumulate}: change one of them, or omit batch_size"
         )
     if (where := torch.device(getattr(loader, "device", ranks.device))).type != ranks.device.type:
         raise ValueError(
-            f"{name} puts its batches on {where.type}, the run is on {ranks.device.type}: build it with device="
+            f"{name} returns batches on {where.type}, the run is on {ranks.device.type}: build it with device="
             f"'{ranks.device.type}', or train with device='{where.type}'"
         )
 
@@ -63,7 +63,7 @@ def given_model(model: Any) -> nn.Module:
     """Return the model. Raise ValueError if it is not a module, or is already wrapped in DataParallel or DDP."""
     check_object("model", model, nn.Module, "a torch.nn.Module")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise ValueError(f"model is a {type(model).__name__}: give the module inside, the run shares it itself")
+        raise ValueError(f"model is a {type(model).__name__}: pass the module inside, which the run wraps itself")
     return model
 
 
@@ -73,12 +73,12 @@ def given_loss(given: Any) -> nn.Module:
     loss = given if isinstance(given, nn.Module) else FunctionLoss(given)
     if any(parameter.requires_grad for parameter in loss.parameters()):
         raise ValueError(
-            f"loss {type(loss).__name__} has parameters of its own, which a run does not train: make them part of"
-            " the model, or freeze them (requires_grad_(False))"
+            f"loss {type(loss).__name__} has parameters, which a run does not train: make them part of the"
+            " model, or freeze them (requires_grad_(False))"
         )
     check_call(loss_name(loss), given.forward if isinstance(given, nn.Module) else given, "outputs", "targets")
     if getattr(given, "reduction", None) == "none":
-        raise ValueError(f"{loss_name(loss)} has reduction='none': give it with reduction='mean', one number a batch")
+        raise ValueError(f"{loss_name(loss)} has reduction='none': use reduction='mean', one number per batch")
     return loss
 
 

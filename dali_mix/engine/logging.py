@@ -34,7 +34,7 @@ def visualizer_names(setting: str | list[str]) -> list[str]:
             raise ValueError(f"visualizer {name!r} is unknown{hint}: use {', '.join(_BACKENDS)}, or [] for none")
         if importlib.util.find_spec(name) is None:
             how = "pip install 'dali_mix[vis]'" if name == "tensorboard" else f"pip install {name}"
-            raise ValueError(f"visualizer {name!r} is asked for but not installed: {how}, or set visualizer=[]")
+            raise ValueError(f"visualizer {name!r} was requested but is not installed: {how}, or set visualizer=[]")
     return names
 
 

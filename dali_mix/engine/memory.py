@@ -24,8 +24,8 @@ from dali_mix.engine.train.optim import kept_by
 from dali_mix.loading.cached import available_memory
 from dali_mix.loading.order import plan
 
-_SINGLE = "more than 1 value per channel"  # torch's words where BatchNorm gets one
-_SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # kept by optimizers, not as large as a weight
+_SINGLE = "more than 1 value per channel"  # torch's message if BatchNorm gets one value
+_SMALL = {"step", "mu_product", "eta", "mu", "row_var", "col_var"}  # optimizer state that is smaller than the weights
 
 
 def check_step(config: RunConfig, num_classes: int, records: int, world_size: int, device: torch.device) -> None:
@@ -45,7 +45,7 @@ def check_step(config: RunConfig, num_classes: int, records: int, world_size: in
             f"batch_size={config.batch_size} ({world_size} processes × accumulate {config.accumulate}) gives a process "
             f"one record in {where}, and the model's BatchNorm cannot train on one record: {then}"
         )
-    if device.type == "cpu" and not config.compile:  # compiled code keeps less
+    if device.type == "cpu" and not config.compile:  # compiled code stores less
         _check_memory(config, num_classes, min(micro, records) * views, config.accumulate)
 
 
@@ -57,7 +57,7 @@ def check_evaluation(config: RunConfig, num_classes: int, world_size: int, devic
 
 
 def _on_meta(config: RunConfig, num_classes: int, count: int, train: bool) -> tuple[nn.Module, Tensor]:
-    """Return the recipe's model and `count` images, without memory."""
+    """Return the recipe's model and `count` images on the meta device."""
     height, width = build_pipeline(config, train).fixed_size
     if is_object(config.model["type"]):
         model = copy.deepcopy(build_model(config, num_classes)).to("meta")
@@ -71,7 +71,7 @@ def _refuses_one(config: RunConfig, num_classes: int) -> bool:
     try:
         model, images = _on_meta(config, num_classes, 1, True)
         model(images)
-    except Exception as error:  # a model that does not run on the meta device says nothing
+    except Exception as error:  # the model does not run on the meta device
         return _SINGLE in str(error)
     return False
 
@@ -131,7 +131,7 @@ def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: int) -> None:
-    """Raise ValueError if `count` records do not fit: in training with `accumulate` parts, in evaluation with 0."""
+    """Raise ValueError if `count` records exceed the memory. accumulate: micro-batches per step, 0 in evaluation."""
     free, train = free_memory(), accumulate > 0
     try:
         model, images = _on_meta(config, num_classes, count, train)
@@ -139,7 +139,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
             activations = held_by_step(model, images) * OBJECTIVES[config.objective["type"]].passes
         else:
             activations = held_by_evaluation(model, images)
-    except Exception:  # a model that does not run on the meta device is not measured
+    except Exception:  # the model does not run on the meta device, so it is not measured
         return
     if config.amp in ("bf16", "fp16"):
         activations //= 2
@@ -163,7 +163,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
     raise ValueError(
         f"{what}: {'a step' if train else 'an evaluation batch'} of {count} records of {images.shape[2]}×"
         f"{images.shape[3]} pixels needs at least {needed / 1e9:.1f} GB ({activations * processes / 1e9:.1f} GB "
-        f"between layers, {fixed / 1e9:.1f} GB weights), and {free / 1e9:.1f} GB of memory are free. {advice}"
+        f"between layers, {fixed / 1e9:.1f} GB weights), but only {free / 1e9:.1f} GB of memory are free. {advice}"
     )
 
 
@@ -193,12 +193,12 @@ def _explanation(error: Exception, config: RunConfig) -> str:
         )
     if "without overflow" in text:
         return (
-            f"a number of the optimizer's step (rate, decay, momentum) is too large for its weights: {text}. "
+            f"a value of the optimizer's step (learning rate, decay, momentum) is too large for its weights: {text}. "
             "Choose a smaller optimizer.lr, a smaller schedule.gamma or min_lr, or smaller multipliers in paramwise"
         )
     if "finished reduction in the prior iteration" in text:
         return (
-            "a parameter had no gradient in a step, which several processes wait for: freeze what is not used "
+            "a parameter had no gradient in a step, and the other processes wait for it: freeze unused parameters "
             "(requires_grad_(False) in the model), or set find_unused_parameters=True"
         )
     return ""

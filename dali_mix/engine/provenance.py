@@ -42,7 +42,7 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    reading = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # the checkout is left alone: no refreshed index, no lock
+    reading = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # do not modify the checkout: no index refresh, no lock
     try:
         done = subprocess.run(command, env=reading, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip() or None

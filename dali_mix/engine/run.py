@@ -87,15 +87,15 @@ def train(
         work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/. Several machines must share it.
         resume: "no"; "must" (continue from a checkpoint, which must exist); "auto" (continue if there is one).
         recipe: the name of the recipe of `config`, recorded in config.json.
-        make_loaders: returns (training loader, evaluation loader or None), in place of the recipe's packed sets.
-        callbacks: one or several, see `train.callbacks.Callback`.
+        make_loaders: returns (training loader, evaluation loader or None), replacing the recipe's packed sets.
+        callbacks: one or a list, see `train.callbacks.Callback`.
 
     Returns:
         "finished", "stopped early", or, if stopped by a signal after saving, "preempted" (SIGTERM) or "interrupted"
         (Ctrl-C).
 
     Raises:
-        FileExistsError: `work_dir` holds checkpoints and `resume` is "no".
+        FileExistsError: `work_dir` contains checkpoints and `resume` is "no".
         FileNotFoundError: a set, a weight file or, with "must", any checkpoint is missing.
         ValueError: config, sets, checkpoint and machine are incompatible.
         OSError: something could not be written.
@@ -114,12 +114,12 @@ def train(
         if make_loaders is None:
             task, num_classes = check_sets(config)
             check_recipe(config, num_classes, task)
-            if isinstance(config.val_set, str):  # a loader's batches are not known
+            if isinstance(config.val_set, str):  # the batch size of a loader is unknown
                 check_evaluation(config, num_classes, environment()[1], device)
-        begun = resume != "no" and bool(folder.steps())  # then all weights are the checkpoint's
+        begun = resume != "no" and bool(folder.steps())  # then all weights come from the checkpoint
         for part, path in ({} if begun else weight_files(config)).items():
             if not Path(path).is_file():
-                raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
+                raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} does not exist")
         _tune(device, config)
         report.line(f"building {kind} on {device.type}, and the pipelines of {config.resolved()['train_set']}")
         sets = _sets(config, train=True) if make_loaders is None else {}
@@ -127,20 +127,20 @@ def train(
 
     stop = StopSignal()
     with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _locked(work_dir, ranks):
-        # Noted until all ranks have left: one that has nothing more to do must not end before the one that saves.
+        # Keep handling signals until all ranks have left, so that no rank exits while another is saving.
         until_all_left.enter_context(handled(stop.note, signal.SIGTERM, signal.SIGINT))
         with explaining(config), closing(report), ExitStack() as opened:
             step = ranks.gather(folder.newest() if ranks.main and resume != "no" else None)[0]
             loaders = (make_loaders or build_loaders)(config, ranks)
             for loader in loaders:
-                if loader is not None and loader not in (config.train_set, config.val_set):  # those are the user's
+                if loader is not None and loader not in (config.train_set, config.val_set):  # those belong to the user
                     opened.enter_context(closing(loader))
             if make_loaders is None and isinstance(config.train_set, str):
                 dataset = loaders[0].dataset
                 classes = len(dataset.metainfo["classes"])
                 check_step(config, classes, len(dataset), ranks.world_size, ranks.device)
             parts = build_parts(config, ranks, *loaders, pretrained=step is None)
-            if is_object(config.optimizer["type"]):  # from here on the optimizer itself, no function that makes it
+            if is_object(config.optimizer["type"]):  # from here on the optimizer, not a function that returns it
                 config = dataclasses.replace(config, optimizer={"type": parts.optimizer})
             trainer = Trainer(config, parts, ranks, folder, report, stop, callbacks, recipe)
             _begin(trainer, step, resume, recipe)
@@ -154,7 +154,7 @@ def _sets(config: RunConfig, *, train: bool) -> dict[str, Dataset]:
 
 @contextmanager
 def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """Keep a second run out of `work_dir` by a lock of the main rank, and check that all ranks see the same folder."""
+    """Lock `work_dir` on the main rank against other runs, and check that all ranks see the same folder."""
     token = ""
     with ExitStack() as held:
         if ranks.main:
@@ -175,31 +175,31 @@ def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.0) -> None:
-    """Raise ValueError on every rank when one does not see within `seconds` what the main rank wrote."""
+    """Raise ValueError on every rank if one does not see the main rank's file within `seconds`."""
     lock, end = work_dir / ".lock", time.monotonic() + seconds
     while not (seen := lock.is_file() and lock.read_text(encoding="utf-8") == token) and time.monotonic() < end:
         time.sleep(0.2)
     blind = [rank for rank, answer in enumerate(ranks.exchange("sees work_dir", str(seen))) if answer != "True"]
     if blind:
         raise ValueError(
-            f"--work-dir {work_dir} is not one folder for all ranks: {spans(blind)} did not find what rank 0 wrote "
-            f"there; put it on a disk that all machines share"
+            f"--work-dir {work_dir} is not one folder for all ranks: {spans(blind)} did not find rank 0's file there; "
+            f"use a folder that all machines share"
         )
 
 
 def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
     if resume == "no" and folder.path.is_dir() and any(folder.path.iterdir()):
         raise FileExistsError(
-            f"{folder.path} already holds checkpoints: continue from them with --resume, or choose another --work-dir"
+            f"{folder.path} already contains checkpoints: continue with --resume, or choose another --work-dir"
         )
     if resume == "must" and not folder.steps() and not (folder.path / "latest").exists():
         raise FileNotFoundError(
-            f"{folder.path}: nothing to resume from; to begin a run leave --resume out, or choose another --work-dir"
+            f"{folder.path}: nothing to resume from; to start a new run omit --resume, or choose another --work-dir"
         )
 
 
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
-    """Restore the checkpoint of `step`, unless None, and log what the run begins with."""
+    """Restore the checkpoint of `step`, unless None, and log how the run starts."""
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
     changes = []
     if step is not None:
@@ -212,8 +212,8 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             first = (str(error).strip() or "?").splitlines()[0]
             raise ValueError(
-                f"{path}: its content is not what a run saves ({type(error).__name__}: {first}); delete it to go "
-                f"on from the checkpoint before"
+                f"{path}: not a checkpoint of a run ({type(error).__name__}: {first}); delete it to "
+                f"continue from the checkpoint before it"
             ) from error
     trainer.watch.check_start(report.path for report in trainer.parts.weights)
     report.open(step, logged=not trainer.window.steps)
@@ -236,18 +236,18 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
     for warning in _unusual_settings(trainer) if ranks.main else ():
         report.warn(warning)
     if trainer.parts.val_loader is None and trainer.config.checkpoint.get("best"):
-        report.line(f"no val_set: nothing is evaluated, and there will be no best.pt by {trainer.best.name}")
+        report.line(f"no val_set: no evaluation, and no best.pt by {trainer.best.name}")
     for match in trainer.parts.weights:
         report.line(f"weights from {match}")
     if step is not None:
-        done = "" if step < trainer.total_steps else ": no step is left to train"
+        done = "" if step < trainer.total_steps else ": training is complete"
         report.line(f"resumed from {folder.file(step).name}, epoch {trainer.epoch + 1}, step {step}{done}")
     elif resume == "auto":
-        report.line("--resume=auto: no checkpoint yet, beginning at step 0")
+        report.line("--resume=auto: no checkpoint yet, starting at step 0")
 
 
 def _fed(trainer: Trainer) -> str:
-    """Return "  batches (64, 3, 32, 32) of pipeline cifar", what the model gets; "" for a loader that is not ours."""
+    """Return "  batches (64, 3, 32, 32) of pipeline cifar", the model's input; "" for a user's loader."""
     pipeline = getattr(trainer.parts.train_loader, "pipeline", None)
     if not isinstance(pipeline, Pipeline):
         return ""
@@ -256,21 +256,21 @@ def _fed(trainer: Trainer) -> str:
 
 
 def _unusual_settings(trainer: Trainer) -> Iterator[str]:
-    """Yield a warning for each setting that works but is seldom meant."""
+    """Yield a warning for each setting that works but is probably a mistake."""
     config, parts = trainer.config, trainer.parts
     records = len(parts.train_loader.dataset)
     if config.batch_size > records:
         yield f"batch_size={config.batch_size} is more than the {records} records of the set: each epoch is one step"
     if parts.task.boxes and not _any_object(parts.train_loader.dataset):
-        yield f"no image of {trainer.recipe()['train_set']} has an object: a detector learns nothing from it"
+        yield f"no image of {trainer.recipe()['train_set']} has an object, so a detector cannot learn from it"
     if config.paramwise and is_object(config.optimizer["type"]):
-        yield f"paramwise={config.paramwise} is left out: the optimizer was given with groups of its own"
+        yield f"paramwise={config.paramwise} is ignored: the optimizer has its own parameter groups"
     frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
     if frozen and not weight_files(config):
         frozen = frozen if isinstance(frozen, str) else ",".join(frozen)
         yield (
-            f"model.freeze={frozen!r} keeps parts of a backbone with random weights as they are: name its file in"
-            " model.backbone.weights, or train all of it with model.freeze=''"
+            f"model.freeze={frozen!r} freezes parts of a backbone that has random weights: set its file as"
+            " model.backbone.weights, or train the full backbone with model.freeze=''"
         )
     if 0 < config.epochs <= config.schedule.get("warmup_epochs", 0):
         yield (
@@ -283,11 +283,11 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     yield from (f"{match.path}: {match.warning}" for match in parts.weights if match.warning)
     val_set = None if parts.val_loader is None else parts.val_loader.dataset.metainfo.get("fingerprint")
     if val_set is not None and val_set == parts.train_loader.dataset.metainfo.get("fingerprint"):
-        yield "val_set holds the records of train_set: its scores say nothing about new images"
+        yield "val_set has the records of train_set, so its scores do not measure generalization"
 
 
 def _any_object(records: Any) -> bool:
-    """Return True if a record has a box, or the records cannot be looked at here."""
+    """Return True if a record has a box, or the records cannot be inspected here."""
     if not isinstance(records, RecordSet):
         return True
     rows = np.arange(len(records))
@@ -295,7 +295,7 @@ def _any_object(records: Any) -> bool:
 
 
 def _tune(device: torch.device, config: RunConfig) -> None:
-    if device.type == "cuda":  # trials where shapes are fixed, and fp32 matrix work in TF32 where autocast is off
+    if device.type == "cuda":  # benchmark convolutions if shapes are fixed; TF32 matrix products if autocast is off
         torch.backends.cudnn.benchmark = config.objective["type"] != "Detection"
         torch.set_float32_matmul_precision("high")
     else:
@@ -306,7 +306,7 @@ def _tune(device: torch.device, config: RunConfig) -> None:
 class Evaluation:
     """The result of an evaluation, equal on every rank.
 
-    values: the scores in per cent, and "loss". scores: the `Scores` object, for per-class figures. main: whether this
+    values: the scores in percent, and "loss". scores: the `Scores` object, for per-class figures. main: whether this
     rank writes files. notes: on the weight file (see `MatchReport.notes`), classes without positive examples, and
     skipped records. val_set: the packed set that was evaluated, None if it was another loader.
     """
@@ -363,8 +363,8 @@ def evaluate_checkpoint(
         device = ranks.device
         loader = build_split(config, ranks, train=False) if make_loaders is None else make_loaders(config, ranks)[1]
         if loader is None:
-            raise ValueError("there is nothing to evaluate on: the recipe names no val_set")
-        with nullcontext() if loader is config.val_set else closing(loader):  # else it is the user's
+            raise ValueError("the recipe has no val_set to evaluate on")
+        with nullcontext() if loader is config.val_set else closing(loader):  # otherwise it belongs to the user
             metainfo = loader.dataset.metainfo
             classes, task = tuple(map(str, metainfo["classes"])), tasks.get(metainfo.get("task", "classification"))
             trained.check_set(task.name, classes, f"val_set {config.resolved()['val_set']}")

@@ -21,9 +21,12 @@ _SHOWN = 6
 class Scores(Protocol):
     """Accumulate model outputs batch by batch, then compute scores. Call `compute` before the other methods.
 
-    names: names of the scores, if not all that the task measures. by_class: chart title, columns of K figures (the
-    first is plotted), and K precision-recall curves or none. notes: remarks on the set for the user. lower_is_better:
-    names of scores for which lower is better; for all others higher is better.
+    Attributes:
+        names: names of the scores, if only some of those that the task measures.
+        by_class: a chart title; columns by name, K values each, of which the first is plotted; and K `ClassReport`s
+            with precision-recall curves, or none.
+        notes: remarks on the set for the user.
+        lower_is_better: names of scores for which lower is better; for all others higher is better.
     """
 
     names: Sequence[str] = ()
@@ -38,11 +41,11 @@ class Scores(Protocol):
 
 
 class ClassificationScores(Scores):
-    """Top-1 and top-5 accuracy in per cent."""
+    """Top-1 and top-5 accuracy in percent."""
 
     def __init__(self, num_classes: int, device: torch.device, **options: Any) -> None:
         if options:
-            raise ValueError(f"metrics={options}: classification has no choice of protocol or ties; leave it out")
+            raise ValueError(f"metrics={options}: classification has no protocol or ties options; omit it")
         self.accuracy, self.accuracies = Accuracy(topk=(1, 5), device=device), ClassAccuracy(num_classes, device)
 
     def update(self, outputs: Tensor, targets: Tensor, ids: Tensor) -> None:
@@ -62,10 +65,10 @@ class ClassificationScores(Scores):
 
 
 class MultiLabelScores(Scores):
-    """The scores of `MultiLabelMetrics` in per cent; per-class AP is in `details`."""
+    """The scores of `MultiLabelMetrics` in percent; per-class AP is in `details`."""
 
     def __init__(self, num_classes: int, device: torch.device, protocol: str = "plain", ties: str = "random") -> None:
-        # Logits above 0 are probabilities above .5, and do not saturate at 1.
+        # Logits above 0 are probabilities above 0.5, and do not saturate at 1.
         self.metrics = MultiLabelMetrics(num_classes, protocol, threshold=0.0, device=device, ties=ties)
         self.details: dict[str, Any] = {}
 
@@ -89,7 +92,7 @@ class MultiLabelScores(Scores):
 
 
 class DetectionScores(Scores):
-    """The scores of `DetectionMetrics` in per cent, in pixels of the packed images; there is no loss.
+    """The scores of `DetectionMetrics` in percent, for boxes in pixels of the packed images; there is no loss.
 
     metrics: predictions and ground-truth boxes; after `compute`, those of all ranks.
     """
@@ -119,7 +122,7 @@ class DetectionScores(Scores):
     def by_class(self) -> ByClass:
         reports, name = self.metrics.per_class(), self.names[0]
         by_class = [100 * value for value in self.details[f"{name} by class"]]
-        columns = _columns(reports, name, "objects") | {name: by_class}  # the others at IoU 0.5, whatever the protocol
+        columns = _columns(reports, name, "objects") | {name: by_class}  # the others are always at IoU 0.5
         return f"{name} by class, %   (mean {100 * self.details[name]:.2f})", columns, reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:
@@ -129,7 +132,7 @@ class DetectionScores(Scores):
 
 
 def _columns(reports: Sequence[ClassReport], ap: str, count: str) -> dict[str, list[float]]:
-    """Return the columns of `by_class`, per cent, with the names of the average precision and of the count."""
+    """Return the columns of `by_class` in percent; ap and count: names of those columns."""
     shares = {ap: "ap", "precision": "precision", "recall": "recall", "F1": "f1"}
     columns = {name: [100 * getattr(report, share) for report in reports] for name, share in shares.items()}
     return columns | {count: [report.positives for report in reports]}
@@ -144,10 +147,10 @@ def _absent(classes: Sequence[str], values: Sequence[float], what: str, mean: st
     return [f"{len(absent):,} of {len(classes):,} classes have no {what} in the val_set ({which}): {left}"]
 
 
-# By `Task.metrics`; made of the number of classes, a device and the recipe's `metrics`.
+# By `Task.metrics`; constructed from the number of classes, a device and the recipe's `metrics`.
 SCORES: dict[str, type[Scores]] = {
     "accuracy": ClassificationScores,
     "average precision": MultiLabelScores,
     "average precision of boxes": DetectionScores,
 }
-"""What an evaluation measures, by the `metrics` of a task."""
+"""The class of scores for each kind of `Task.metrics`."""

@@ -45,8 +45,7 @@ def train(
     options: Options = (),
     **values: Any,
 ) -> str:
-    """Train a recipe into `work_dir`, optionally with objects in place of its names; under torchrun every rank calls
-    this.
+    """Train a recipe into `work_dir`, optionally with objects instead of its names; with torchrun every rank calls it.
 
     Args:
         recipe: the name of a bundled recipe, the path of a .py file, or a config.
@@ -58,10 +57,10 @@ def train(
             model's parameters. The recipe's schedule scales its learning rates; `paramwise` does not apply to it.
         loss: a module or function (outputs, targets) → mean over the batch.
         mixer: by default the recipe's; None disables mixing.
-        train_loader, val_loader: loaders from `dali_mix.build_loader`, in place of the recipe's sets; they also
+        train_loader, val_loader: loaders from `dali_mix.build_loader`, replacing the recipe's sets; they also
             determine `batch_size`. Mixers still get mean and std from the recipe's pipeline.
-        callbacks: objects with methods of `dali_mix.engine.Callback`, or functions to call after each step; one
-            of them, or a list.
+        callbacks: an object with methods of `dali_mix.engine.Callback`, a function to call after each step, or a
+            list of them.
         options: recipe values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
         values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
 
@@ -69,7 +68,7 @@ def train(
         "finished", "stopped early", or, after saving, "preempted" (SIGTERM) or "interrupted" (Ctrl-C).
 
     Raises:
-        FileExistsError: `work_dir` holds checkpoints and `resume` is False.
+        FileExistsError: `work_dir` contains checkpoints and `resume` is False.
         FileNotFoundError: the recipe, a set, a weight file or a checkpoint to resume from is missing.
         ValueError: recipe, objects, sets, checkpoint and machine are incompatible.
         OSError: something could not be written.
@@ -115,7 +114,7 @@ def evaluate(
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Returns:
-        An `Evaluation`: `values` (scores in per cent, and "loss", by name), `notes` and more.
+        An `Evaluation`: `values` (scores in percent, and "loss", by name), `notes` and more.
 
     Raises:
         FileNotFoundError, ValueError: as `train`; also a checkpoint whose classes differ from the `val_set`'s, or that
@@ -133,9 +132,9 @@ def evaluate(
 
 
 def _loaders(train_loader: Any, val_loader: Any) -> Iterable[tuple[str, Any]]:
-    """Return the loaders that were given, by "train" and "val". Raise ValueError for a list, a path and the like."""
+    """Return the loaders passed, by "train" and "val". Raise ValueError for anything else, such as a list or a path."""
     given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
     for name, loader in given.items():
         if not is_object(loader):
-            raise ValueError(f"{name}_loader is a {type(loader).__name__}: give a loader of dali_mix.build_loader")
+            raise ValueError(f"{name}_loader is a {type(loader).__name__}: pass a loader from dali_mix.build_loader")
     return given.items()

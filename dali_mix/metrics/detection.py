@@ -98,9 +98,7 @@ class DetectionMetrics:
             if (nan := table.isnan().any(1)).any():
                 raise ValueError(f"image {int(table[nan][0, 0])}: a box or a score is NaN")
         if len(images.unique()) < len(images):
-            raise ValueError(
-                f"{len(images) - len(images.unique())} images are duplicates: add each only once"
-            )
+            raise ValueError(f"{len(images) - len(images.unique())} images are duplicates: add each only once")
         if self.protocol == "coco":
             return self._coco(images.long().tolist())
         ranked = self._ranked()

@@ -114,6 +114,6 @@ def test_refused_classes_that_look_identical_are_shown_to_differ(name: str) -> N
     said = "; these differ in Unicode normalization (NFC, NFD) only: {!a} and {!a}"
     assert said.format(ours[0], others[0]) in _class_difference(ours, others)
     assert "Unicode" not in _class_difference(ours, ("e", "zebra"))
-    with pytest.raises(ValueError, match=r"a\.pt knows 2 classes, others than the 2 of val_set") as caught:
+    with pytest.raises(ValueError, match=r"a\.pt has 2 classes, not the 2 of val_set") as caught:
         Trained(Path("a.pt"), classes=ours).check_set("", others, "val_set")
     assert said.format(others[0], ours[0]) in str(caught.value)

@@ -146,7 +146,7 @@ def test_an_older_set_stays_until_it_is_replaced(tmp_path):
             writer.write(pixels(1), 0)
     before = bytes_of(tmp_path / "set")
     with (
-        pytest.raises(FileExistsError, match="exists; give force=True to replace"),
+        pytest.raises(FileExistsError, match="exists; pass force=True to replace"),
         Writer(tmp_path / "set", classes=CLASSES),
     ):
         pass
@@ -267,7 +267,7 @@ def test_what_is_no_dataset_of_pairs(tmp_path, dataset, message):
         (ValueError, {"task": "detection"}, "is for task='classification', not detection"),
         (ValueError, {"workers": 0}, "workers=0: at least one"),
         (ValueError, {"scenes": 3}, "scenes is for digit-scenes, not imagefolder"),
-        (FileExistsError, {}, r"exists; give force=True to replace it"),
+        (FileExistsError, {}, r"exists; pass force=True to replace it"),
     ],
 )
 def test_errors_of_pack_name_its_keywords(tmp_path, kind, values, message):

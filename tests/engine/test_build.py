@@ -29,11 +29,11 @@ MULTILABEL = [name for name in list_recipes() if load_config(name).model["type"]
         (["optimizer.type=SDG"], "SGD"),
         (
             ["model={'type': 'detector', 'backbone': 'timm/resnet18', 'backbone_options': {}}"],
-            "give.* in model.backbone,",
+            "put.* into model.backbone,",
         ),
         (
             ["model={'type': 'multilabel', 'backbone': 'timm/resnet18', 'head': 'max', 'head_options': {}}"],
-            "give.* in model.head,",
+            "put.* into model.head,",
         ),
         (["optimizer={'type': 'LBFGS', 'lr': 0.1}"], "optimizer LBFGS cannot take a step"),
         (["optimizer={'type': 'SparseAdam', 'lr': 0.1}"], "optimizer SparseAdam cannot take a step"),
@@ -97,12 +97,12 @@ def test_the_pipelines_statistics_reach_the_mixer():
     [
         ("splicemix_cl", ["mixer=none"], "the mixer must be SpliceMix"),
         ("splicemix_cl", ["mixer={'type': 'CutMix'}"], "the mixer must be SpliceMix"),
-        ("splicemix_cl", ["mixer={'type': 'SpliceMix', 'grids': ['2x2'], 'counts': [2]}"], "one grid a batch"),
+        ("splicemix_cl", ["mixer={'type': 'SpliceMix', 'grids': ['2x2'], 'counts': [2]}"], "one grid per batch"),
         ("splicemix_cl", ["model.head={'type': 'csra'}"], "needs model multilabel with head 'max'"),
         ("csra", ["train_set={digits}", "val_set=none"], "'mAP' is not measured in classification"),
-        ("csra", ["train_set={digits}"], "hold different tasks: classification and multilabel"),
-        ("csra", ["val_set={digits}"], "hold different tasks: multilabel and classification"),
-        ("csra", ["train_set={digits}", "val_set={digits}"], "is for multi-label sets, this one has a class a record"),
+        ("csra", ["train_set={digits}"], "have different tasks: classification and multilabel"),
+        ("csra", ["val_set={digits}"], "have different tasks: multilabel and classification"),
+        ("csra", ["train_set={digits}", "val_set={digits}"], "for multi-label sets, this one has one class per record"),
         ("csra", ["metrics.protocol=voc08"], "voc08"),
         ("csra", ["metrics.protokol=voc07"], "protocol"),
         ("csra", ["checkpoint.best=top1"], "not measured in multilabel"),
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_told_before_the_first_step(scene_sets, tmp_path, c
     [
         ("train_set", "val_set", [], "Choose a multi-label loss"),
         ("train_set", "val_set", ["metrics.protocol=wider"], "multi-label loss"),
-        ("digits", "digits", ["metrics.protocol=voc12"], "classification has no choice of protocol"),
+        ("digits", "digits", ["metrics.protocol=voc12"], "classification has no protocol"),
     ],
 )
 def test_a_classification_recipe_on_a_multi_label_set(scene_sets, tmp_path, capsys, train, val, options, message):

@@ -115,7 +115,7 @@ def test_a_file_that_the_model_gives_nan_for_is_left_out(trained, tmp_path, monk
     monkeypatch.setattr(predictor, "load", spoiled)
     found = predictor.detect([tmp_path])
     assert [path.name for path in found.paths] == ["0.png"] and len(found.boxes) == 1
-    assert [(one.path.name, one.reason) for one in found.unreadable] == [("1.png", "the model gives NaN for it")]
+    assert [(one.path.name, one.reason) for one in found.unreadable] == [("1.png", "the model returns NaN for it")]
 
 
 def surest_scene(config, work_dir):
@@ -188,7 +188,7 @@ def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
     train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None)), tmp_path / "run")
     log = (tmp_path / "run" / "train.log").read_text()
     assert "backbone.pth: " in log and " 0 missing, 0 mis-shaped" in log
-    with pytest.raises(ValueError, match=r"name it in model\.backbone\.weights$"):
+    with pytest.raises(ValueError, match=r"set it as model\.backbone\.weights$"):
         values = recipe(scenes, weights=str(tmp_path / "backbone.pth"), max_steps=1, val_set=None)
         train(make_config(values), tmp_path / "third")
     torch.save(build_model("timm/resnet18", 7).state_dict(), tmp_path / "backbone.pth")
@@ -199,7 +199,7 @@ def test_the_backbone_takes_a_classifiers_weights(scenes, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": {"type": "BinaryCrossEntropy"}}, "sums the losses of the model; leave loss out"),
+        ({"loss": {"type": "BinaryCrossEntropy"}}, "sums the losses of the model; omit loss"),
         ({"objective": {"type": "Plain"}}, "a set for detection is trained with objective Detection"),
         ({"mixer": {"type": "CutMix"}}, "CutMix does not support boxes: choose one of BoxResizeMix, BoxSpliceMix"),
         ({"metrics": {"protocol": "coca"}}, "protocol='coca'"),
@@ -262,7 +262,7 @@ def test_a_frozen_backbone_of_random_weights_is_warned_of(scenes, tmp_path, free
     model = {key: value for key, value in MODEL.items() if key != "freeze"}
     model |= {} if freeze is None else {"freeze": freeze}
     train(make_config(recipe(scenes, model=model, max_steps=1, val_set=None, checkpoint={})), tmp_path / "run")
-    warned = "keeps parts of a backbone with random weights as they are" in (tmp_path / "run" / "train.log").read_text()
+    warned = "freezes parts of a backbone that has random weights" in (tmp_path / "run" / "train.log").read_text()
     assert warned == (freeze != "")
 
 
@@ -291,5 +291,5 @@ def test_a_run_tells_of_boxes_that_are_dropped_or_not_there(scenes, tmp_path, ob
     if objects:
         assert "epoch 1/1  steps and crops dropped " in log
     else:
-        assert "has an object: a detector learns nothing from it" in log
+        assert "has an object, so a detector cannot learn from it" in log
         assert "epoch 1/1  none of the 4 images has a box" in log

@@ -77,8 +77,8 @@ def test_training_goes_on_without_a_best_and_says_why(tmp_path, ranks):
     assert run(values, tmp_path / "run", ranks=ranks) == [0] * ranks, said(tmp_path / "run")
     found = bright()
     text = said(tmp_path / "run")
-    assert f"step 5: the model gives NaN for {len(found)} records, among them {found[:5]}" in text
-    assert "step 5, averaged weights: the model gives NaN" in text
+    assert f"step 5: the model returns NaN for {len(found)} records, among them {found[:5]}" in text
+    assert "step 5, averaged weights: the model returns NaN" in text
     assert "stopped early: step 10, no best.pt (top1 was NaN in all 2 evaluations)" in text
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
     lines = [strict(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -93,7 +93,7 @@ def test_training_goes_on_without_a_best_and_says_why(tmp_path, ranks):
 
 @pytest.mark.parametrize("changes", [{}, several()], ids=["classification", "multi-label"])
 def test_an_evaluation_names_the_records_it_gives_nan_for(tmp_path, changes):
-    with pytest.raises(NonFiniteScores, match=r"gives NaN for \d+ records, among them \[\d+, .*there is no figure"):
+    with pytest.raises(NonFiniteScores, match=r"returns NaN for \d+ records, among them \[\d+, .*cannot be scored"):
         evaluated(tmp_path, scoring("nan", max_steps=1, **changes))
 
 

@@ -172,7 +172,7 @@ def test_disk_full_leaves_the_previous_one(folder):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-        with pytest.raises(OSError, match="earlier ones are untouched"):
+        with pytest.raises(OSError, match="earlier checkpoints are unchanged"):
             folder.save(2, STATE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -247,5 +247,5 @@ def test_json_knows_no_nan(value):
 
 def test_a_dash_is_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="--csv -: the standard output is for people; give the name of a file"):
+    with pytest.raises(ValueError, match="--csv -: cannot write to the standard output; pass a file name"):
         check_out("--csv", Path("-"))

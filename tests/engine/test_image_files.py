@@ -136,5 +136,5 @@ PICTURE = Image.new("RGB", (4, 4))
 
 @pytest.mark.parametrize("images", [PICTURE, [PICTURE], np.zeros((2, 4, 4, 3)), torch.zeros(3, 4, 4), [b"a.jpg"], 3])
 def test_an_image_in_memory_is_no_path(images: Any) -> None:
-    with pytest.raises(TypeError, match=r"an image must be a path, not .*: give image files or folders; save pixels"):
+    with pytest.raises(TypeError, match=r"an image must be a path, not .*: pass image files or folders; save pixels"):
         find_images(images)

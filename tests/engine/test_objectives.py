@@ -104,7 +104,7 @@ def test_splicemix_consistency_hands_the_cells_over(detach):
     [
         (CutMix(5), "must be SpliceMix"),
         (None, "must be SpliceMix"),
-        (SpliceMix(["2x2"], [1]), "one grid a batch"),
+        (SpliceMix(["2x2"], [1]), "one grid per batch"),
         (SpliceMix("mini"), "head 'max'"),
     ],
 )

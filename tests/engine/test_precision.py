@@ -24,7 +24,7 @@ def test_a_scaler_that_leaves_out_every_step_ends_the_run(tmp_path):
     always = {"type": BROKEN, "how": "infinite gradient", "always": True}
     with pytest.raises(NonFinite, match=r"infinite even at a loss scale of 0\.5, so no step can be taken"):
         train_synthetic(recipe(model=always, mixer=None, amp="fp16", epochs=9, evaluate_epochs=9), tmp_path / "long")
-    with pytest.raises(NonFinite, match="all 3 steps were left out"):
+    with pytest.raises(NonFinite, match="all 3 steps were skipped"):
         train_synthetic(recipe(model=always, mixer=None, amp="fp16", max_steps=3), tmp_path / "short")
 
 

@@ -52,6 +52,6 @@ def test_a_group_of_the_users_own_is_refused(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(process_group.dist, "is_initialized", lambda: True)
-    refused = pytest.raises(ValueError, match=r"initialised already: leave init_process_group to the run")
+    refused = pytest.raises(ValueError, match=r"already initialized: do not call init_process_group")
     with refused, process_group.joined(lambda: (CPU, {})):
         pass

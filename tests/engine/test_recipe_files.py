@@ -66,7 +66,7 @@ def test_yaml_is_not_read(tmp_path, suffix):
     """The tag that would run code is never looked at."""
     marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
     path.write_text(f"x: !!python/object/apply:os.mkdir ['{marker}']\n")
-    with pytest.raises(ValueError, match="YAML and JSON are not read"):
+    with pytest.raises(ValueError, match="YAML and JSON are not supported"):
         load_config(str(path))
     assert not marker.exists()
 
@@ -139,7 +139,7 @@ def test_a_run_begun_under_a_former_name_goes_on(tmp_path, name):
     assert load_resumed(name, tmp_path).batch_size == 32
     assert load_evaluated(name, checkpoint)[0].batch_size == 32
     with pytest.raises(
-        ValueError, match="this run is of the recipe cifar10/wrn28_10:cutmix, not cifar10/wrn28_10:cutout"
+        ValueError, match="this run uses the recipe cifar10/wrn28_10:cutmix, not cifar10/wrn28_10:cutout"
     ):
         load_resumed("cifar10/wrn28_10:cutout", tmp_path)
 
@@ -192,5 +192,5 @@ def test_a_head_by_name_takes_options(options, model):
     "option", ["train_set.x=1", "model.type.x=1", "model.backbone.type.x=1", "optimizer.type.lr=1"]
 )
 def test_other_names_lead_nowhere(option):
-    with pytest.raises(ValueError, match="leads nowhere"):
+    with pytest.raises(ValueError, match="cannot set"):
         load_config("multilabel/voc_style_csra_resnet18", [option])

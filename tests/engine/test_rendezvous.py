@@ -67,7 +67,7 @@ def test_ranks_that_differ_all_end_and_one_says_how():
 
 def test_missing_ranks_are_named():
     found = meet(lambda r: r.compare({}), lambda r: r.compare({}), world_size=4, ranks=(0, 2), seconds=1.5)
-    named = [error for error in found if "ranks 1, 3 of 4 did not come within 2 s; ranks 0, 2 did" in str(error)]
+    named = [error for error in found if "ranks 1, 3 of 4 did not connect in 2 s; ranks 0, 2 did" in str(error)]
     assert named
     assert all(isinstance(error, ConnectionError) for error in found)
     assert found[0] in named or isinstance(found[0], RankLost)

@@ -241,10 +241,10 @@ def test_another_model_is_refused(tmp_path):
     assert run(recipe(), work_dir, kill_at=4) == [KILLED]
     changed = recipe(model={"type": "tests.engine.synthetic:TinyNet", "norm": False})
     assert run(changed, work_dir, resume="must") == [1]
-    assert "of another model: 1 missing: conv.bias; 5 unexpected: norm.weight" in said(work_dir)
+    assert "for another model: 1 missing: conv.bias; 5 unexpected: norm.weight" in said(work_dir)
     changed = recipe(paramwise={"bias_decay": 0.5})
     assert run(changed, work_dir, resume="must") == [1]
-    assert "its optimizer has 1 groups of parameters, the recipe's has 2" in said(work_dir)
+    assert "it has 1 groups of parameters, the recipe's has 2" in said(work_dir)
 
 
 def test_a_changed_rate_is_taken_from_the_recipe_and_said(tmp_path):

@@ -136,7 +136,7 @@ def test_validation_on_the_training_set_is_pointed_out(tmp_path, capsys, prints,
 
     train(make_config(recipe(epochs=1)), tmp_path / "run", make_loaders=loaders)
     captured = capsys.readouterr()
-    assert ("val_set holds the records of train_set" in captured.out + captured.err) == noted
+    assert ("val_set has the records of train_set" in captured.out + captured.err) == noted
 
 
 def test_records_left_out_are_named(tmp_path, capsys):

@@ -97,7 +97,7 @@ def test_resume_of_another_recipe_or_of_a_damaged_config(tmp_path):
 def test_resume_runs_no_code_the_work_directory_names(tmp_path, changes, option):
     """A module:name counts only where the recipe or an option names it; the option that the message names is enough."""
     checkpoint = resumable(tmp_path, **changes) / "checkpoints" / "step-00000001.pt"
-    with pytest.raises(ValueError, match=f"{option}=subprocess:run is code the recipe does not name"):
+    with pytest.raises(ValueError, match=f"{option}=subprocess:run is code that the recipe does not name"):
         load_resumed("quickstart", tmp_path)
     with pytest.raises(ValueError, match="does not name"):
         load_evaluated("quickstart", checkpoint)
@@ -118,7 +118,7 @@ def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-00000001.pt").touch()
     (tmp_path / "config.json").write_bytes(text)
-    with pytest.raises(ValueError, match=r"config\.json: damaged \(.*with it deleted, the recipe's own values count"):
+    with pytest.raises(ValueError, match=r"config\.json: damaged \(.*delete it to use the recipe's own values"):
         load_resumed("quickstart", tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_a_copied_checkpoint_gives_the_figures_of_its_run(digit_scenes, narrow, 
     assert Predictor(recipe, copied)([image]).scores.equal(Predictor(recipe, checkpoint)([image]).scores)
     assert not caplog.records
     predict(load_config(str(recipe), ["model.head.num_heads=2"]), copied, [image])
-    assert "copied.pt is used with other values than it was trained with" in caplog.text
+    assert "copied.pt is used with different values than in training" in caplog.text
     assert "pipeline.image_size=[48, 64] (the run: [32, 40])" in caplog.text and "num_heads" not in caplog.text
 
 
@@ -171,7 +171,7 @@ def test_a_copied_checkpoint_runs_no_code(digit_scenes, best, tmp_path):
     state = load_checkpoint(best)
     state["recipe"]["pipeline"] = {"type": "subprocess:run"}
     save_checkpoint(tmp_path / "copied.pt", state)
-    with pytest.raises(ValueError, match=r"copied\.pt: pipeline\.type=subprocess:run is code the recipe does not name"):
+    with pytest.raises(ValueError, match=r"copied\.pt: pipeline\.type=subprocess:run is code that the recipe does not"):
         load_evaluated(str(digit_scenes / "recipe.py"), tmp_path / "copied.pt")
 
 

@@ -48,9 +48,9 @@ from tests.engine.synthetic import recipe
         ("loader.prefetch=none", "prefetch"),
         ("seed=9223372036854775808", "2\\^63"),
         ("train_set=none", "train_set"),
-        ("model.num_classes=10", "a variable of its own"),
+        ("model.num_classes=10", "at the top level of the recipe"),
         ("epochs", "KEY=VALUE"),
-        ("seed.x=1", "leads nowhere"),
+        ("seed.x=1", "cannot set"),
     ],
 )
 def test_mistakes_are_named(option, match):

@@ -131,7 +131,7 @@ def test_a_run_of_objects_resumes_with_their_states(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         dali_mix.train(config(), tmp_path / "run", **objects(loss=Centers()), callbacks=[part])
     again, loss = Noting(), Centers()
-    with pytest.raises(FileExistsError, match="already holds checkpoints"):
+    with pytest.raises(FileExistsError, match="already contains checkpoints"):
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[again])
     given = objects(loss=loss)
     nn.init.zeros_(given["model"].head.weight)  # replaced by the checkpoint's
@@ -147,7 +147,7 @@ def test_sigterm_saves_and_says_so(tmp_path):
     assert newest_state(tmp_path / "run")["step"] == 3
     assert dali_mix.train(config(), tmp_path / "run", resume="auto", **objects()) == "finished"
     assert (
-        "callback tests.engine.test_start.Noting: the checkpoint holds its state, and it is not given now"
+        "callback tests.engine.test_start.Noting: the checkpoint has its state, but it was not passed now"
         in (tmp_path / "run" / "train.log").read_text()
     )
     dali_mix.train(config(), tmp_path / "whole", **objects())
@@ -191,25 +191,25 @@ HEAD = list(MODEL.head.parameters())
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": TinyNet}, r"model is the class TinyNet: give an object of it, TinyNet\(…\)"),
+        ({"model": TinyNet}, r"model is the class TinyNet: pass an instance, TinyNet\(…\)"),
         ({"model": len}, r"model is a builtins\.len, not a torch\.nn\.Module"),
         ({"model": nn.DataParallel(MODEL)}, "model is a DataParallel: give the module inside"),
-        ({"optimizer": sgd(TinyNet(4).parameters())}, "SGD holds 5 parameters that are not the model's: make it of"),
+        ({"optimizer": sgd(TinyNet(4).parameters())}, "SGD has 5 parameters that are not the model's: build it with"),
         ({"model": MODEL, "optimizer": sgd(HEAD)}, r"SGD lacks conv\.weight, norm\.weight, norm\.bias of the model"),
         ({"optimizer": lambda parameters: parameters}, "returns a list, not a torch.optim.Optimizer"),
-        ({"optimizer": TinyNet}, "optimizer is the class TinyNet: give an object of it"),
+        ({"optimizer": TinyNet}, "optimizer is the class TinyNet: pass an instance"),
         ({"optimizer": torch.optim.LBFGS(MODEL.parameters()), "model": MODEL}, "LBFGS evaluates the loss in its step"),
         ({"optimizer": object()}, r"optimizer is a builtins\.object, not a torch\.optim\.Optimizer or a function"),
         ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: give an object"),
-        ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class numbers"),
-        ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters of its own, which a run does not train"),
+        ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class indices"),
+        ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters, which a run does not train"),
         ({"loss": 3}, "loss must be a dict with a 'type', not 3"),
         ({"mixer": nn.Identity()}, r"mixer is a .*Identity, not a dali_mix\.mixers\.Mixer"),
         ({"mixer": CutMix(3)}, "mixer CutMix is for 3 classes, the set has 4"),
-        ({"train_loader": [1, 2]}, "train_loader is a list: give a loader of dali_mix.build_loader"),
+        ({"train_loader": [1, 2]}, "train_loader is a list: pass a loader from dali_mix.build_loader"),
         (
             {"train_loader": torch.utils.data.DataLoader([1])},
-            "train_loader is a .*DataLoader without epoch, global_size, .*: take one of dali_mix.build_loader",
+            "train_loader is a .*DataLoader without epoch, global_size, .*: use dali_mix.build_loader",
         ),
         ({"val_loader": SyntheticLoader(9, 9, train=True)}, "val_loader was built with train=True: build it with"),
         (
@@ -243,7 +243,7 @@ def test_a_loader_may_name_its_device_as_text(tmp_path):
     given["train_loader"].device = "cpu"
     assert dali_mix.train(config(epochs=1), tmp_path / "run", **given) == "finished"
     given["train_loader"].device = "cuda:0"
-    with pytest.raises(ValueError, match="train_loader puts its batches on cuda, the run is on cpu"):
+    with pytest.raises(ValueError, match="train_loader returns batches on cuda, the run is on cpu"):
         dali_mix.train(config(epochs=1), tmp_path / "other", **given)
 
 
@@ -269,9 +269,7 @@ def test_an_error_in_a_callback_names_it_and_its_line(tmp_path):
 def test_a_state_that_no_checkpoint_holds_is_refused(tmp_path):
     callback = Noting()
     callback.state_dict = lambda: {"a": [np.zeros(1)]}
-    with pytest.raises(
-        ValueError, match=r"Noting: its state_dict\(\) holds a numpy\.ndarray: checkpoints hold tensors"
-    ):
+    with pytest.raises(ValueError, match=r"Noting: its state_dict\(\) has a numpy\.ndarray: checkpoints store tensors"):
         dali_mix.train(config(), tmp_path / "run", **objects(), callbacks=[callback])
 
 
@@ -316,12 +314,12 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
 
     checkpoint = tmp_path / "run" / "checkpoints" / "latest"
     with pytest.raises(
-        ValueError, match=r"model: the run was given an object .*TinyNet.*: give it again, in Python as model=…"
+        ValueError, match=r"model: the run used an object .*TinyNet.*: pass it again, in Python as model=…"
     ):
         dali_mix.evaluate("quickstart", checkpoint)
     found = dali_mix.evaluate("quickstart", checkpoint, model=TinyNet(10))
     assert found.values["top1"] >= 0 and str(found.val_set) == val_set
-    with pytest.raises(ValueError, match="model: the run was given an object"):
+    with pytest.raises(ValueError, match="model: the run used an object"):
         dali_mix.train("quickstart", tmp_path / "run", resume=True, max_steps=3)
     ended = dali_mix.train("quickstart", tmp_path / "run", resume=True, max_steps=3, model=TinyNet(10))
     assert ended == "finished"  # on the set that the loader had, with the options the run began with
@@ -365,14 +363,14 @@ class Fixed(nn.Module):
         ({"callbacks": 3}, r"callbacks is a builtins\.int: give a function, a Callback, or a list of them"),
         ({"callbacks": "print"}, r"callbacks is a builtins\.str: give"),
         ({"callbacks": Noting}, "callback Noting is a class"),
-        ({"callbacks": [lambda: 1]}, r"callback .*<lambda> is called with \(trainer\), and takes \(\): too many"),
-        ({"optimizer": lambda: 1}, r"optimizer is called with \(parameters\), and takes \(\): too many"),
+        ({"callbacks": [lambda: 1]}, r"callback .*<lambda> is called with \(trainer\), but takes \(\): too many"),
+        ({"optimizer": lambda: 1}, r"optimizer is called with \(parameters\), but takes \(\): too many"),
         (
             {"optimizer": lambda model: torch.optim.SGD(model.parameters(), lr=0.1)},
-            "optimizer is called with the list of parameters to train, and raises AttributeError: 'list' object has no"
+            "optimizer is called with the list of parameters to train, but raises AttributeError: 'list' object has no"
             " attribute 'parameters'; give a function, optimizer=lambda parameters: ",
         ),
-        ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss CrossEntropyLoss has reduction='none': give it with"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss CrossEntropyLoss has reduction='none': use"),
         ({"loss": lambda outputs, targets: 1.0}, r"loss .*<lambda> returns a builtins\.float, not a scalar tensor"),
         (
             {"loss": lambda outputs, targets: outputs},
@@ -380,21 +378,21 @@ class Fixed(nn.Module):
         ),
         (
             {"loss": lambda outputs, targets: torch.ones(())},
-            "loss .*<lambda> has no gradient: compute it of the outputs",
+            "loss .*<lambda> has no gradient: compute it from the outputs",
         ),
-        ({"loss": outputs_only}, r"outputs_only is called with \(outputs, targets\), and takes \(outputs\): too many"),
+        ({"loss": outputs_only}, r"outputs_only is called with \(outputs, targets\), but takes \(outputs\): too many"),
         (
             {"model": Pair(4)},
-            r"model Pair returns a tuple of 2, not a tensor of logits \(B, K\): return the logits alone",
+            r"model Pair returns a tuple of 2, not a tensor of logits \(B, K\): return only logits",
         ),
         (
             {"train_set": FakeData(3), "train_loader": None},
             r"train_set is a torchvision\..*FakeData, not the prefix of a packed set: pack it: dali_mix\.Writer\."
-            r"from_dataset\(dataset, PREFIX\), then give train_set=PREFIX",
+            r"from_dataset\(dataset, PREFIX\), then pass train_set=PREFIX",
         ),
         (
             {"val_loader": torch.utils.data.DataLoader([1])},
-            r"val_loader is a .*DataLoader without dataset\.metainfo \(.*\): take one of dali_mix\.build_loader",
+            r"val_loader is a .*DataLoader without dataset\.metainfo \(.*\): use dali_mix\.build_loader",
         ),
         ({"keep": 3}, r"unknown key 'keep' \(did you mean checkpoint\.keep\?\)"),
         ({"num_threads": 3}, r"unknown key 'num_threads' \(did you mean loader\.num_threads\?\)"),
@@ -419,7 +417,7 @@ def test_one_callback_needs_no_list(tmp_path, single):
 def test_an_error_of_the_first_forward_says_what_the_model_was_given(tmp_path):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised:
         dali_mix.train(config(), tmp_path / "run", **objects(model=Fixed()))
-    assert raised.value.__notes__ == ["the model was given a batch of images (9, 3, 8, 8) by the loader given"]
+    assert raised.value.__notes__ == ["the model's input was a batch of images (9, 3, 8, 8) from the loader passed"]
 
 
 def test_the_first_line_of_a_run_says_what_the_model_gets(tmp_path, digits):
@@ -443,15 +441,15 @@ def test_errors_name_keywords_in_python_and_options_in_the_command(tmp_path, cap
 def test_a_model_that_is_not_the_trained_one(tmp_path, caplog):
     dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
     latest = tmp_path / "run" / "checkpoints" / "latest"
-    with pytest.raises(ValueError, match=r"than the Fixed given as model: .*; give the one that was"):
+    with pytest.raises(ValueError, match=r"than the Fixed passed as model: .*; pass the model that was"):
         dali_mix.Predictor(config(), latest, model=Fixed())
     caplog.clear()
-    with pytest.raises(ValueError, match="model is the class Linear: give an object of it"):
+    with pytest.raises(ValueError, match="model is the class Linear: pass an instance"):
         dali_mix.Predictor(config(), latest, model=nn.Linear)
-    with pytest.raises(ValueError, match="model is the class Linear: give an object of it"):
+    with pytest.raises(ValueError, match="model is the class Linear: pass an instance"):
         dali_mix.evaluate(config(), latest, model=nn.Linear, val_loader=objects()["val_loader"])
     assert not caplog.messages
-    with pytest.raises(TypeError, match=r"an image must be a path, not PIL\.Image\.Image: give image files"):
+    with pytest.raises(TypeError, match=r"an image must be a path, not PIL\.Image\.Image: pass image files"):
         dali_mix.Predictor(config(), latest, model=TinyNet(4))(Image.new("RGB", (8, 8)))
 
 

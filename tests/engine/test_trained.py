@@ -27,7 +27,7 @@ def test_a_cut_checkpoint_is_not_taken_for_plain_weights(tmp_path, cut):
 def test_a_folder_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.pt").touch()
-    with pytest.raises(FileNotFoundError, match=r"a folder; give a checkpoint in it: checkpoints/best\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"a folder; pass a checkpoint in it: checkpoints/best\.pt"):
         evaluate_checkpoint(make_config(recipe()), tmp_path, make_loaders=make_loaders)
 
 
@@ -39,7 +39,7 @@ def test_weights_that_are_not_finite_are_not_evaluated(tmp_path, entry, plain):
     weights = newest_state(tmp_path / "run")["model"]
     weights[entry].view(-1)[0] = float("nan")
     torch.save(weights if plain else {"model": weights}, tmp_path / "bad.pt")
-    with pytest.raises(NonFinite, match=rf"bad\.pt: {entry} holds NaN or infinity: take an earlier checkpoint"):
+    with pytest.raises(NonFinite, match=rf"bad\.pt: {entry} contains NaN or infinity: use an earlier checkpoint"):
         evaluate_checkpoint(config, tmp_path / "bad.pt", make_loaders=make_loaders)
 
 
@@ -63,7 +63,7 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, 
     one, two = capsys.readouterr().out.splitlines()
     assert one == two
     assert cli("predict", bare[0], old, image) == 1
-    assert "give the names, one a line, with --classes FILE" in capsys.readouterr().err
+    assert "pass the names, one per line, with --classes FILE" in capsys.readouterr().err
     names = tmp_path / "names.txt"
     names.write_text("".join(f"digit {name}\n" for name in DIGITS))
     assert cli("predict", bare[0], old, image, "--classes", names) == 0
@@ -75,12 +75,12 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, 
     assert cli("predict", digit_scenes / "recipe.py", best, image, "--classes", names) == 1
     assert "2 class names for a model of 10 classes" in capsys.readouterr().err
     assert cli("predict", bare[0], old, image, "--classes", names) == 1
-    assert "of another model than the recipe's" in capsys.readouterr().err
+    assert "for another model than the recipe's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("classes", "said"),
-    [(DIGITS[::-1], ": class 0 is '0', not '9'"), (DIGITS[:-1], "knows 9 classes, others than the 10")],
+    [(DIGITS[::-1], ": class 0 is '0', not '9'"), (DIGITS[:-1], "has 9 classes, not the 10")],
 )
 def test_classes_in_another_order_are_not_evaluated(digit_scenes, best, tmp_path, capsys, classes, said):
     save_checkpoint(tmp_path / "other.pt", {**load_checkpoint(best), "classes": list(classes)})
@@ -118,4 +118,6 @@ def test_evaluation_on_another_task_is_refused(digit_scenes, best, tmp_path, cap
     assert cli("pack", "digits", "--split", "val", "--out", tmp_path / "digits", "--quiet") == 0
     capsys.readouterr()
     assert cli("evaluate", digit_scenes / "recipe.py", best, "--cfg-options", f"val_set={tmp_path / 'digits'}") == 1
-    assert f"trained on a multilabel set, and val_set {tmp_path / 'digits'} holds class" in capsys.readouterr().err
+    assert (
+        f"trained on a multilabel set, but val_set {tmp_path / 'digits'} is a set for class" in capsys.readouterr().err
+    )

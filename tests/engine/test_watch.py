@@ -109,7 +109,7 @@ def test_weights_that_overflow_are_not_saved(tmp_path, steps):
     values["checkpoint"] = {"interval_steps": 1} if steps == 3 else {"interval_epochs": 9}
     values |= {"schedule": {"type": "constant"}, "loss": {"type": f"{__name__}:Steep"}}
     with pytest.raises(
-        NonFinite, match=r"holds NaN or infinity, so nothing|became NaN or infinite in the update of step"
+        NonFinite, match=r"contains NaN or infinity, so nothing|became NaN or infinite in the update of step"
     ):
         train_synthetic(values, tmp_path / "run")
     for content in saved(tmp_path / "run").values():
@@ -124,7 +124,7 @@ def test_moments_that_are_not_finite_are_not_saved(tmp_path):
             next(iter(trainer.parts.optimizer.state.values()))["exp_avg_sq"][0] = float("inf")
 
     values = broken(optimizer={"type": "Adam", "lr": 1e-3}, model={"at": 99})
-    with pytest.raises(NonFinite, match="step 2: exp_avg_sq of the optimizer, parameter 0 holds NaN or infinity"):
+    with pytest.raises(NonFinite, match="step 2: exp_avg_sq of the optimizer, parameter 0 contains NaN or infinity"):
         train_synthetic(values, tmp_path / "run", callbacks=[overflow])
     assert list(saved(tmp_path / "run")) == ["step-00000001.pt"]
 
@@ -136,7 +136,7 @@ def test_weights_that_are_not_finite_are_refused_at_the_start(tmp_path, entry, v
     weights = newest_state(tmp_path / "first")["model"]
     weights[entry].view(-1)[-1] = value
     torch.save(weights, tmp_path / "weights.pt")
-    with pytest.raises(NonFinite, match=rf"{entry} holds NaN or infinity before the first step; .*weights\.pt"):
+    with pytest.raises(NonFinite, match=rf"{entry} contains NaN or infinity before the first step; .*weights\.pt"):
         train_synthetic(recipe(weights=str(tmp_path / "weights.pt")), tmp_path / "second")
     assert not (tmp_path / "second" / "checkpoints").exists()
 

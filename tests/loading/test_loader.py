@@ -234,7 +234,7 @@ def test_boxes_follow_crop_resize_and_flip(tmp_path):
     for name in ("imagenet", "multilabel"):
         options = {"auto_augment": "randaugment"}
         loader(RecordSet(tmp_path / "boxes"), name, train=False, options=options).close()
-        with pytest.raises(ValueError, match="boxes is a detection set: auto_augment='randaugment' would turn"):
+        with pytest.raises(ValueError, match="boxes is a detection set: auto_augment='randaugment' would rotate"):
             loader(RecordSet(tmp_path / "boxes"), name, train=True, options=options)
 
 

@@ -135,9 +135,9 @@ def test_classes_without_positives_are_nan_and_no_part_of_the_mean():
 def test_nan_is_an_error_that_names_samples(ties):
     scores = torch.tensor([[float("nan"), 0.5], [0.1, 0.3], [0.6, float("nan")]])
     targets = torch.tensor([[1, 0], [0, 1], [1, 1]])
-    with pytest.raises(ValueError, match=r"the scores of 2 of 3 samples are NaN, the first of them \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"the scores of 2 of 3 samples are NaN, first \[0, 2\]"):
         counted(scores, targets, ties=ties)
-    with pytest.raises(ValueError, match=r"2 of 3 samples are NaN, the first of them \[7, 9\]"):
+    with pytest.raises(ValueError, match=r"2 of 3 samples are NaN, first \[7, 9\]"):
         counted(scores, targets, torch.tensor([9, 8, 7]), ties=ties)
     with pytest.raises(ValueError, match="200 of 200 samples"):
         counted(torch.full((200, 5), float("nan")), torch.ones(200, 5), ties=ties)
@@ -211,10 +211,10 @@ ROWS, TRUTH, IDS = draw()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((ROWS, TRUTH.masked_fill(TRUTH < 0, 99.0)), "targets hold 99"),
-        ((ROWS, TRUTH * 0.5), r"targets hold -?0\.5"),
+        ((ROWS, TRUTH.masked_fill(TRUTH < 0, 99.0)), "targets contain 99"),
+        ((ROWS, TRUTH * 0.5), r"targets contain -?0\.5"),
         ((ROWS * 4 - 2, TRUTH), "from -2 to 2.*threshold=0.5"),
-        ((ROWS, TRUTH, IDS // 6), "more than once, e.g. id"),
+        ((ROWS, TRUTH, IDS // 6), "are duplicates, e.g. id"),
         ((ROWS, TRUTH, IDS - 3), "1 of 61 samples have no ids"),
     ],
 )

@@ -129,7 +129,7 @@ def test_an_override_that_calls_super_draws_once():
 
 def test_an_objective_that_needs_cells_in_every_batch_says_so():
     objective = SpliceMixConsistency(torch.nn.Identity(), torch.nn.Identity())
-    with pytest.raises(ValueError, match="leave prob out"):
+    with pytest.raises(ValueError, match="omit prob"):
         objective.check(SpliceMix(num_classes=4, prob=0.5))
     with pytest.raises(ValueError, match="needs model multilabel"):  # the next check
         objective.check(SpliceMix(num_classes=4))

@@ -77,7 +77,7 @@ def test_a_mixer_without_inplace_is_one_of_a_choice(seed):
 @pytest.mark.parametrize(
     ("mixers", "probs", "message"),
     [
-        ([], [], "one share per mixer"),
+        ([], [], "one probability per mixer"),
         ([CutMix(2)], [0.5, 0.5], "1 mixers, 2 probs"),
         ([CutMix(2)], [1.5], r"probs=1\.5: must be a finite number from 0 to 1"),
         ([CutMix(2), MixUp(2)], [0.5, 0.6], "sum to at most 1"),
@@ -85,8 +85,8 @@ def test_a_mixer_without_inplace_is_one_of_a_choice(seed):
         ([CutMix(2)], [float("nan")], "probs=nan: must be a finite number from 0 to 1"),
         ([CutMix(2)], ["1"], "probs='1'"),
         ([CutMix(2), MixUp(3)], [0.5, 0.5], "different num_classes"),
-        (CutMix(2), [0.5], "a list of mixers"),
-        ([CutMix], [0.5], "MixChoice holds mixers"),
+        (CutMix(2), [0.5], "lists of mixers"),
+        ([CutMix], [0.5], "MixChoice takes mixers"),
     ],
 )
 def test_choice_refuses(mixers, probs, message):

@@ -142,7 +142,7 @@ def test_gradients_pass():
         (lambda: ResizeMixPlus(4, mean=MEAN, std=(0.1, 0.0, 0.1)), "std above 0"),
         (lambda: ResizeMixPlus(4, scale=(0.5, 0.1)), "scale="),
         (lambda: ResizeMixPlus(4)(torch.rand(2, 1, 8, 8), LABELS[:2]), r"takes \(B,3,H,W\)"),
-        (lambda: ResizeMixPlus(4)(torch.rand(2, 3, 2, 8), LABELS[:2]), "sides of 3"),
+        (lambda: ResizeMixPlus(4)(torch.rand(2, 3, 2, 8), LABELS[:2]), "sides of at least 3"),
         (lambda: ResizeMixPlus(4).apply(pictures(2), LABELS[:2], ResizeMixPlus(4).sample(3, 14, 9)), "drawn for 3"),
     ],
 )
@@ -169,7 +169,7 @@ SMALL_LABELS = torch.tensor([0, 1, 2, 3])
 
 
 def test_resizemixplus_wants_to_know_how_images_were_normalized():
-    with pytest.raises(ValueError, match="give ResizeMixPlus the mean and std"):
+    with pytest.raises(ValueError, match="pass ResizeMixPlus the mean and std"):
         ResizeMixPlus(4)(SMALL * 4 - 2, SMALL_LABELS)
     with pytest.raises(ValueError, match=r"torch\.int64: ResizeMixPlus takes uint8"):
         ResizeMixPlus(4)((SMALL * 255).long(), SMALL_LABELS)

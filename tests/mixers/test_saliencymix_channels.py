@@ -49,7 +49,7 @@ def test_randaugment_of_other_numbers_of_channels(channels, dtype):
 
 
 def test_grey_images_and_the_mean_of_colours():
-    with pytest.raises(ValueError, match=r"one channel, and mean=.* differ by channel: give \[one\] number"):
+    with pytest.raises(ValueError, match=r"one channel, and mean=.* differ by channel: pass \[one\] number"):
         SaliencyMix(4, mean=(0.5, 0.4, 0.3), std=STD)(images(channels=1), FOUR)
     with pytest.raises(ValueError, match=r"saliency of torch\.float32 images needs the mean and std"):
         SaliencyMix(4)(images(channels=1), FOUR)

@@ -212,16 +212,16 @@ def test_sgre_embeddings_of_a_language_model_are_outside():
     assert torch.equal(ours["head.embeddings"], embeddings)
     back = to_theirs(ours, "sgre", grid=(3, 2), embeddings=embeddings).state
     assert back.keys() == given.keys()
-    with pytest.raises(ValueError, match="not those of the checkpoint"):
+    with pytest.raises(ValueError, match="differ from those of the checkpoint"):
         to_theirs(ours, "sgre", embeddings=embeddings + 1)
-    with pytest.raises(ValueError, match="has label embeddings of its own"):
+    with pytest.raises(ValueError, match="contains label embeddings"):
         to_ours(sgre_state(), "sgre", embeddings=embeddings)
 
 
 def test_sgre_positions_must_be_the_sine_table():
     given = sgre_state()
     given["position_embedding.pe"] = given["position_embedding.pe"].transpose(2, 3).contiguous() + 0.01
-    with pytest.raises(ValueError, match=r"position_embedding\.pe is [\d.]+ away from the sine table"):
+    with pytest.raises(ValueError, match=r"position_embedding\.pe differs by [\d.]+ from the sine table"):
         to_ours(given, "sgre")
 
 

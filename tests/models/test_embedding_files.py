@@ -94,7 +94,7 @@ def test_embeddings_that_learn():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (np.array([{}] * 3), r"e\.npy is no \.npy file of numbers"),
+        (np.array([{}] * 3), r"e\.npy is not an \.npy file of numbers"),
         (np.zeros(3, np.float32), r"e\.npy: float32 \(3,\); label embeddings are a table"),
         (np.float32(1), r"e\.npy: float32 \(\)"),
         (np.zeros((3, 5), np.int64), r"e\.npy: int64 \(3, 5\)"),
@@ -111,7 +111,7 @@ def test_tables_that_are_no_embeddings(tmp_path, table, message):
 
 def test_a_file_without_numbers_and_no_file(tmp_path):
     (tmp_path / "text.npy").write_text("no numbers")
-    with pytest.raises(ValueError, match=r"text\.npy is no \.npy file") as error:
+    with pytest.raises(ValueError, match=r"text\.npy is not an \.npy file") as error:
         head(embeddings=tmp_path / "text.npy")
     assert "allow_pickle" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="absent"):

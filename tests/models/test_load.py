@@ -68,8 +68,8 @@ def test_the_file_of_a_larger_architecture_is_reported(tmp_path, source, target,
     if used is None:
         assert report.unexpected == ("fc.weight", "fc.bias") and not report.warning
     else:
-        start = f"only {used} of the weights (100 of 196 tensors) are used: the file is of a larger architecture, with "
-        assert report.warning.startswith(f"{start}layer1.2.conv1.weight, ") and report.warning in str(report)
+        start = f"only {used} of the weights (100 of 196 tensors) are used: the file is from a larger architecture"
+        assert report.warning.startswith(f"{start}, with layer1.2.conv1.weight, ") and report.warning in str(report)
 
 
 def test_values_take_the_dtype_of_the_model(tmp_path):

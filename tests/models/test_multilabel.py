@@ -120,7 +120,7 @@ def test_spliced_images_give_the_logits_of_their_cells():
     [
         ("max", (6, 1, 2), "6 of 5 images cannot be spliced"),
         ("max", (-1, 1, 2), "-1 of 5 images cannot be spliced"),
-        ("csra", (1, 2, 3), "CSRAHead gives no logits of cells"),
+        ("csra", (1, 2, 3), "CSRAHead returns no logits of cells"),
     ],
 )
 def test_what_cannot_be_spliced(head, spliced, message):
@@ -150,8 +150,8 @@ def test_trying_out_changes_nothing():
         ({"head": "sgre", "head_options": {"num_heads": 5}}, "head 'sgre' has no option 'num_heads'; it has emb"),
         ({"backbone_options": {"nonsense": 1}}, "nonsense"),
         ({"backbone_options": {"pretrained": True}}, "not downloaded"),
-        ({"backbone": "torchvision/squeezenet1_0"}, "where its last map is, is not known here"),
-        ({"backbone": "crossvit_9_240"}, "'timm/crossvit_9_240'.* 2 results where one map is needed"),
+        ({"backbone": "torchvision/squeezenet1_0"}, "not known which layer returns its last map"),
+        ({"backbone": "crossvit_9_240"}, "'timm/crossvit_9_240'.* 2 results instead of one map"),
         ({"backbone": "vit_tiny_patch16_224", "image_size": 100}, "does not take images of 100×100: .*16"),
         (
             {"backbone": "mixer_s16_224", "image_size": (448, 224)},

@@ -124,7 +124,7 @@ def test_two_sets_of_weights_under_unknown_keys(tmp_path):
     """The advice of the message leads to a file that loads."""
     student, model = make(1), make(2)
     torch.save({"student": student.state_dict(), "teacher": make(3).state_dict()}, tmp_path / "w")
-    with pytest.raises(ValueError, match="holds weights under student and teacher") as error:
+    with pytest.raises(ValueError, match="contains weights under student and teacher") as error:
         load_weights(model, tmp_path / "w")
     code = re.search(r"(torch\.save\(.*, PATH\))", str(error.value))[1]
     exec(code, {"torch": torch, "checkpoint": torch.load(tmp_path / "w"), "PATH": tmp_path / "one"})

@@ -104,7 +104,7 @@ def test_what_cannot_carry_boxes_is_refused():
     build("imagenet", False, {"auto_augment": "randaugment"}).check_boxes()
     for name in ("imagenet", "multilabel"):
         build(name, True, {"flip": 0.3}).check_boxes()
-        with pytest.raises(ValueError, match="auto_augment='randaugment' would turn and shift images, not boxes"):
+        with pytest.raises(ValueError, match="auto_augment='randaugment' would rotate and shift images but not"):
             build(name, True, {"auto_augment": "randaugment"}).check_boxes()
     with pytest.raises(ValueError, match="pipeline 'cifar' does not support boxes"):
         build("cifar", True).check_boxes()

@@ -192,7 +192,7 @@ PLAIN: dict[str, tuple[bytes, int]] = {
 
 # No decoder of ours may see them: name → (file, what is said)
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "jpeg of 12 bits": (frame(JPEG, byte4=12), "12 bits a sample.*convert"),
+    "jpeg of 12 bits": (frame(JPEG, byte4=12), "12 bits per sample.*convert"),
     "jpeg of 2 components": (without(JPEG, 0xC0)[:2] + segment(0xC0, bytes([8, 0, 12, 0, 20, 2, 1, 17, 0, 2, 17, 0]))
                              + without(JPEG, 0xC0)[2:], "2 components.*convert"),
     "jpeg of no lines": (frame(JPEG, byte6=0), "20x0 pixels"),

@@ -139,7 +139,7 @@ def test_a_picture_of_too_many_rows_is_refused(tmp_path, rows):
         ({"--out": "no/such/folder/g.png"}, "its folder is not there"),
         ({"--out": "g.jpg"}, "ends in .png"),
         ({"--mixers": "saliencymx"}, "did you mean SaliencyMix"),
-        ({"--mixers": "cutmix,splicemix:grids=['0x2']:counts=[1]"}, "grid '0x2': must read like"),
+        ({"--mixers": "cutmix,splicemix:grids=['0x2']:counts=[1]"}, "grid '0x2': must be like"),
         ({"--mixers": "resizemixplus:views=0"}, "views=0: must be a whole number of at least 1"),
         ({"--mixers": "mixup:alpha=x"}, "mixer MixUp: alpha='x': must be a number"),
     ],

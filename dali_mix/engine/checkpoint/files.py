@@ -33,10 +33,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         with replacing(path) as aside, aside.open("r+b") as file:
             torch.save(state, file)
             _append_digest(file)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
-        why = getattr(error.__cause__, "strerror", None) or "the disk did not take all of it"
+    except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError for a failed write
+        why = getattr(error.__cause__, "strerror", None) or "the write was incomplete"
         held = any(_STEP.fullmatch(other.name) for other in path.parent.iterdir())
-        then = "earlier ones are untouched: start again with --resume" if held else "there is no earlier one"
+        then = "earlier checkpoints are unchanged: continue with --resume" if held else "there is no earlier checkpoint"
         raise OSError(f"could not write the checkpoint {path}: {why}. Free disk space; {then}") from error
     sync(path.parent)
 
@@ -46,16 +46,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a dali_mix checkpoint, is damaged, or holds anything but tensors and plain values.
+        ValueError: it is not a dali_mix checkpoint, is damaged, or contains anything but tensors and plain values.
     """
     if reason := damage(path):
         raise ValueError(f"{path}: {reason}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names many; each means that the content is not what we write
+    except Exception as error:  # torch raises many types; each means that this is not a file of ours
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{path}: refused, it holds more than tensors and plain values, or damage ({first})"
+            f"{path}: refused: it is damaged, or contains more than tensors and plain values ({first})"
         ) from error
     if not _has_model(state):
         raise ValueError(f"{path}: not a checkpoint of dali_mix: it holds no 'model' of tensors by name")
@@ -71,13 +71,11 @@ def _has_model(state: object) -> bool:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Return True if the file ends in a checkpoint checksum, valid or not: `load_checkpoint` then reports any
-    damage.
-    """
+    """Return True if the file ends in a checkpoint checksum, valid or not; `load_checkpoint` reports damage."""
     with path.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _COMMENT - 22, 0))
         end = file.read()
-    # A zip archive's end record, of 22 bytes, says how long the comment after it is: other writers leave none.
+    # A zip archive's end record, 22 bytes, contains the length of the comment after it; other writers add no comment.
     record = end.rfind(b"PK\x05\x06")
     announced = end[record + 20 : record + 22] if record >= 0 else b""
     return _TAG in end or announced == struct.pack("<H", _COMMENT)
@@ -94,7 +92,7 @@ def damage(path: Path) -> str | None:
         file.seek(body)
         comment = file.read()
         if not comment.startswith(_TAG):
-            return "cut short, or not a checkpoint of dali_mix (it does not end in a checksum)"
+            return "cut short, or not a checkpoint of dali_mix (no checksum at its end)"
         if _digest(file, body) != comment[len(_TAG) :]:
             return "damaged: its content does not match its sha256"
     return None
@@ -154,11 +152,11 @@ def check_writable(folder: Path) -> None:
 def check_out(option: str, out: Path) -> None:
     """Raise ValueError or OSError naming `option` if `out` is not writable; call it before the work starts."""
     if str(out) == "-":
-        raise ValueError(f"{option} -: the standard output is for people; give the name of a file")
+        raise ValueError(f"{option} -: cannot write to the standard output; pass a file name")
     if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{option} {out}: its folder is not there")
+        raise FileNotFoundError(f"{option} {out}: its folder does not exist")
     if out.is_dir():
-        raise IsADirectoryError(f"{option} {out}: is a folder; give the name of a file")
+        raise IsADirectoryError(f"{option} {out}: is a folder; pass a file name")
     try:
         check_writable(out.absolute().parent)
     except OSError as error:
@@ -211,18 +209,18 @@ class CheckpointFolder:
         Raises:
             ValueError: all checkpoints are damaged.
         """
-        # The files decide, found by name and checked by their sha256; `latest` is for people and other programs, so
-        # that an empty, missing or dangling one costs a warning only. Damaged files are renamed to *.damaged: else
-        # pruning, which keeps the newest by name, would prefer them to those that can be read. Never step 0 by silence:
-        # where something was saved and nothing can be read, the user decides.
+        # Checkpoints are found by name and checked by sha256. `latest` is for people and other programs, so if it is
+        # empty, missing or dangling, that is only a warning. Damaged files are renamed to *.damaged, since pruning
+        # keeps the newest by name and would keep them instead of readable ones. If checkpoints exist and none can be
+        # read, raise an error instead of silently starting at step 0.
         steps, pointer = self.steps(), self.path / "latest"
         named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
         if not steps and not pointer.exists():
             return None
         if not named:
-            self.warn(f"{pointer} is missing or empty; looking at the checkpoints themselves")
+            self.warn(f"{pointer} is missing or empty; searching the folder for checkpoints")
         elif Path(named).name != named or not (self.path / named).is_file():
-            self.warn(f"{pointer} names {named!r}, which is not there; looking at the checkpoints themselves")
+            self.warn(f"{pointer} names {named!r}, which does not exist; searching the folder for checkpoints")
         reasons = []
         for step in steps:
             path = self.file(step)
@@ -232,8 +230,8 @@ class CheckpointFolder:
             reasons.append(f"{path.name}: {reason}")
             damaged = path.with_name(path.name + ".damaged")
             path.replace(damaged)
-            self.warn(f"{path}: {reason}; kept as {damaged.name}, going back to the checkpoint before it")
+            self.warn(f"{path}: {reason}; renamed to {damaged.name}, using the checkpoint before it")
         raise ValueError(
-            f"{self.path}: no checkpoint to resume from ({'; '.join(reasons) or 'only a pointer is left'}). "
+            f"{self.path}: no checkpoint to resume from ({'; '.join(reasons) or 'only the pointer exists'}). "
             f"To start over choose another --work-dir"
         )

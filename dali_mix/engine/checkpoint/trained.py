@@ -48,7 +48,7 @@ class Trained:
         if run and differ:
             what = ", ".join(f"{key}={now.get(key)!r} (the run: {run.get(key)!r})" for key in differ[:5])
             _log.warning(
-                "%s is used with other values than it was trained with, so its scores may be lower: %s%s",
+                "%s is used with different values than in training, so its scores may be lower: %s%s",
                 self.path,
                 what,
                 f" and {len(differ) - 5} more" if len(differ) > 5 else "",
@@ -59,19 +59,19 @@ class Trained:
         ours = self.classes
         if self.task not in ("", task):
             raise ValueError(
-                f"{self.path} was trained on a {self.task} set, and {where} holds {task}: give another set"
+                f"{self.path} was trained on a {self.task} set, but {where} is a set for {task}: choose another set"
             )
         if not ours or ours == tuple(classes):
             return
         pairs = enumerate(zip(classes, ours, strict=False))
         which = next((f": class {n} is {a!r}, not {b!r}{differ_in_form(a, b)}" for n, (a, b) in pairs if a != b), "")
         raise ValueError(
-            f"{self.path} knows {len(ours)} classes, others than the {len(classes)} of {where}{which}. Give a set of "
+            f"{self.path} has {len(ours)} classes, not the {len(classes)} of {where}{which}. Choose a set with "
             f"its classes (--cfg-options val_set=PREFIX), or weights without names (`dali-mix convert --from dali_mix`)"
         )
 
     def load_into(self, model: nn.Module, *, given: bool = False) -> list[str]:
-        """Load the weights into `model`, the recipe's or one `given` in its place.
+        """Load the weights into `model`. given: it was passed by the user instead of built from the recipe.
 
         Returns:
             notes on how a plain weight file was read, see `MatchReport.notes`.
@@ -83,10 +83,10 @@ class Trained:
         if self.weights is None:
             notes = load_weights(model, self.path, strict_head=True).notes
         elif differ := differences(model.state_dict(), self.weights):
-            whose, advice = "the recipe's", "name the recipe that it was trained by"
+            whose, advice = "the recipe's", "pass the recipe it was trained with"
             if given:
-                whose, advice = f"the {type(model).__name__} given as model", "give the one that was trained"
-            raise ValueError(f"{self.path}: of another model than {whose}: {differ}; {advice}")
+                whose, advice = f"the {type(model).__name__} passed as model", "pass the model that was trained"
+            raise ValueError(f"{self.path}: for another model than {whose}: {differ}; {advice}")
         else:
             try:
                 model.load_state_dict(self.weights)
@@ -94,7 +94,7 @@ class Trained:
                 first = str(error).strip().splitlines()[0]
                 raise ValueError(f"{self.path}: its tensors cannot be loaded: {first}") from error
         if name := first_non_finite(dict(model.named_parameters()) | statistics(model)):
-            raise NonFinite(f"{self.path}: {name} holds NaN or infinity: take an earlier checkpoint")
+            raise NonFinite(f"{self.path}: {name} contains NaN or infinity: use an earlier checkpoint")
         return notes
 
 
@@ -111,16 +111,16 @@ def open_trained(checkpoint: str | Path, *, ema: bool = False) -> Trained:
     path = follow_pointer(checkpoint)
     if path.is_dir():
         found = sorted(p.relative_to(path).as_posix() for p in (*path.glob("*.pt"), *path.glob("checkpoints/*.pt")))
-        raise FileNotFoundError(f"{path}: a folder; give a checkpoint in it: {', '.join(found) or 'there is none'}")
+        raise FileNotFoundError(f"{path}: a folder; pass a checkpoint in it: {', '.join(found) or 'there is none'}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     if not is_checkpoint(path):
         if ema:
-            raise ValueError(f"{path}: plain weights, there is no average in it; leave --ema out")
+            raise ValueError(f"{path}: plain weights without averaged weights; omit --ema")
         return Trained(path)
     state = load_checkpoint(path)
     if ema and not state.get("ema"):
-        raise ValueError(f"{path}: holds no averaged weights; the run had no `ema`")
+        raise ValueError(f"{path}: contains no averaged weights; the run had no `ema`")
     weights = state["ema"]["model"] if ema else state["model"]
     classes, task, values = state.get("classes"), state.get("task"), _values(state)
     if isinstance(classes, list) and all(isinstance(name, str) for name in classes) and task in trainable():
@@ -138,7 +138,7 @@ def run_values(checkpoint: str | Path) -> dict[str, Any]:
         return {}
     try:  # mapped, so that no tensor is read
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch names many
+    except Exception:  # torch raises many types
         return {}
     values = _values(state) if isinstance(state, dict) else {}
     return {"recipe": state.get("recipe_name"), **values} if values else {}
@@ -150,7 +150,7 @@ def _values(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_scores(values: dict[str, Any]) -> dict[str, Any]:
-    """Return dotted key → value of a recipe's model and evaluation pipeline. Files of weights are of no interest."""
+    """Return dotted key → value of a recipe's model and evaluation pipeline. Weight files are excluded."""
     found: dict[str, Any] = {}
     for outer in ("pipeline", "val_pipeline", "model"):
         inner = values.get(outer)

@@ -34,13 +34,13 @@ def make(group: type[Group], values: Any, where: str, prefix: str = "") -> Group
     fitting = dict(values)
     for name, value in values.items():
         if "check" in known[name].metadata and not (value is None and "None" in known[name].type):
-            found = known[name].metadata["check"](f"{prefix}{name}", value)  # a plain int of numpy's, for instance
+            found = known[name].metadata["check"](f"{prefix}{name}", value)  # may convert, e.g. numpy integers
             fitting[name] = value if found is None else found
     return group(**fitting)
 
 
 def mapping(name: str, value: Any) -> None:
-    """Raise ValueError naming it unless `value` is a dict."""
+    """Raise ValueError naming the option unless `value` is a dict."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a dict, not {value!r}")
 
@@ -58,9 +58,7 @@ class LoaderOptions:
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """When checkpoints are written, how many are kept, and the score that selects the best model (None: none is
-    kept).
-    """
+    """When checkpoints are written, how many are kept, and the score that selects the best model (None: no best)."""
 
     interval_epochs: int | None = field(default=1, metadata=checked(whole, 1))
     interval_steps: int | None = field(default=None, metadata=checked(whole, 1))
@@ -69,9 +67,9 @@ class CheckpointOptions:
 
 
 def text(name: str, value: Any) -> None:
-    """Raise ValueError naming it unless `value` is a non-empty string."""
+    """Raise ValueError naming the option unless `value` is a non-empty string."""
     if not (isinstance(value, str) and value):
-        raise ValueError(f"{name} must be a text, not {value!r}")
+        raise ValueError(f"{name} must be a string, not {value!r}")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Objects in a config in place of names, and how they are recorded in files.
+"""Objects instead of names in a config, and how they are recorded in files.
 
-A recipe's `model`, `optimizer`, `loss` and `mixer` may hold an object as their "type"; `train_set` and `val_set` may
-hold a loader. Files record the class, "object my_module.MyModel"; this text is never imported or executed.
+The "type" of `model`, `optimizer`, `loss` and `mixer` may be an object; `train_set` and `val_set` may be a loader.
+Files record the class, "object my_module.MyModel"; this text is never imported or executed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ def is_object(value: Any) -> bool:
 
 
 def recorded(value: Any) -> Any:
-    """Convert a config value to plain values: an object to its class name, a loader of a packed set to the set's
-    prefix.
-    """
+    """Convert a config value to plain values: an object to its class name, a loader to the prefix of its set."""
     if isinstance(value, dict):
         return {key: recorded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -50,26 +48,26 @@ def copied(value: Any) -> Any:
 def check_object(name: str, value: Any, kind: Any, wanted: str) -> None:
     """Raise ValueError unless `value` is an instance of `kind`; messages use `name` and the description `wanted`."""
     if isinstance(value, type):
-        raise ValueError(f"{name} is the class {value.__qualname__}: give an object of it, {value.__qualname__}(…)")
+        raise ValueError(f"{name} is the class {value.__qualname__}: pass an instance, {value.__qualname__}(…)")
     if not isinstance(value, kind):
         raise ValueError(f"{name} is a {class_name(value)}, not {wanted}")
 
 
 def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None:
-    """Raise ValueError unless `function` can be called with as many `arguments`, which are in words."""
+    """Raise ValueError unless `function` can be called with as many arguments as the descriptions `arguments`."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of some functions in C
+    except (TypeError, ValueError):  # some C functions have no signature
         return
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        raise ValueError(f"{name} is called with ({', '.join(arguments)}), and takes {signature}: {error}") from None
+        raise ValueError(f"{name} is called with ({', '.join(arguments)}), but takes {signature}: {error}") from None
 
 
 def check_present(name: str, value: Any) -> None:
     """Raise ValueError for a recorded object: the user must pass the object again."""
     if isinstance(value, str) and value.startswith(RECORDED):
         raise ValueError(
-            f"{name}: the run was given an {value}, which its files do not hold: give it again, in Python as {name}=…"
+            f"{name}: the run used an {value}, which its files do not contain: pass it again, in Python as {name}=…"
         )

@@ -1,7 +1,7 @@
 """Find recipe files by name or path, read them as plain values, and apply `--cfg-options`.
 
 A recipe is a Python module of plain values (mmengine's config style, `with read_base(): from .base import *`). It is
-imported like any module, so only files that the user names as recipes are executed, never anything from a data set, a
+imported like any module, so only files that the user names as recipes are executed, never anything from a dataset, a
 checkpoint or a work directory. YAML and JSON are not supported.
 
 A file with several similar recipes lists them in `VARIANTS`, variant → {dotted key: value}; each is named
@@ -29,10 +29,10 @@ from dali_mix.engine.config.objects import TAKE_OBJECTS, copied, is_object
 from dali_mix.engine.config.schema import FIELDS, RunConfig, make_config
 from dali_mix.options import did_you_mean
 
-# Values to set in a recipe: by dotted key, as pairs of one and a value, or as the texts of `--cfg-options`.
+# Values to set in a recipe: a dict by dotted key, (key, value) pairs, or strings as in `--cfg-options`.
 Options = Mapping[str, Any] | Iterable[str | tuple[str, Any]]
 RECIPES = Path(__file__).parents[2] / "recipes"
-# What a recipe may give as a name alone: `"resnet18"` is short for `{"type": "resnet18"}`.
+# Nested values that may be just a name: `"resnet18"` is short for `{"type": "resnet18"}`.
 _NAMED = (("model", "backbone"), ("model", "head"))
 _TYPED = (*TAKE_OBJECTS, "objective", "schedule", "pipeline")
 
@@ -61,8 +61,7 @@ def former_names() -> dict[str, str]:
 
 
 def find_recipe(name: str | Path) -> tuple[Path, str]:
-    """Return (file, variant) for a bundled recipe, or for a path "FILE.py" or "FILE.py:VARIANT"; variant is "" without
-    one.
+    """Return (file, variant) for a bundled recipe, or a path "FILE.py" or "FILE.py:VARIANT"; variant "" if none.
 
     Raises:
         FileNotFoundError: no such recipe (the message suggests similar names).
@@ -75,14 +74,14 @@ def find_recipe(name: str | Path) -> tuple[Path, str]:
     file, _, variant = name.rpartition(":") if ".py:" in name else (name, "", "")
     path = Path(file)
     if path.suffix in (".yaml", ".yml", ".json"):
-        raise ValueError(f"{name}: recipes are Python files (.py); YAML and JSON are not read")
+        raise ValueError(f"{name}: recipes are Python files (.py); YAML and JSON are not supported")
     if path.suffix == ".py":
         if not path.is_file():
             raise FileNotFoundError(f"{file}: no such recipe file")
         return path.resolve(), variant
     hint = did_you_mean(name, list_recipes(), cutoff=0.4)
     raise FileNotFoundError(
-        f"no recipe {name!r}{hint}: it is neither bundled nor a .py file; `dali-mix recipes` lists all"
+        f"no recipe {name!r}{hint}: it is neither bundled nor a .py file; `dali-mix recipes` lists them"
     )
 
 
@@ -107,16 +106,14 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     variants = values.pop("VARIANTS", {})
     if variant not in (variants or [""]):
         known = f"one of {path.name}:{', :'.join(variants)}" if variants else f"{path.name} alone: it has no variants"
-        raise ValueError(f"{recipe}: name {known}")
+        raise ValueError(f"{recipe}: choose {known}")
     own = variants.get(variant, {})
     own.pop("about", None)
     return merge_options(values, own.items())
 
 
 def recipe_text(recipe: str) -> str:
-    """Return a recipe file's text, with the fields of its docstring ("{title}") filled in from the variant's
-    "about".
-    """
+    """Return a recipe file's text; fields of its docstring ("{title}") are filled in from the variant's "about"."""
     path, variant = find_recipe(recipe)
     header, quotes, body = path.read_text(encoding="utf-8").partition('\n"""\n')
     if variant:
@@ -140,8 +137,8 @@ def _import(path: Path) -> types.ModuleType:
                 variant = types.ModuleType("dali_mix.recipes." + spelling.replace("/", "."))
                 vars(variant).update(read_recipe(name))
                 sys.modules[variant.__name__] = variant
-        # A package of its own around the file's folder, so that `from .base import *` finds its neighbours; removed
-        # again, so that the next recipe of that name is read from its file.
+        # Import the file as part of a temporary package, so that `from .base import *` finds files next to it. The
+        # package is removed afterwards, so that the next recipe of that name is read from its own file.
         package = types.ModuleType("_dali_mix_user_recipes")
         package.__path__ = [str(path.parent)]
         sys.modules[package.__name__] = package
@@ -150,8 +147,8 @@ def _import(path: Path) -> types.ModuleType:
         finally:
             for name in [n for n in sys.modules if n.split(".")[0] == package.__name__]:
                 del sys.modules[name]
-    except Exception as error:  # whatever a recipe's own code raises is a mistake in the recipe
-        raise ValueError(f"{path}: the recipe does not import: {type(error).__name__}: {error}") from error
+    except Exception as error:  # any error raised by a recipe is a mistake in the recipe
+        raise ValueError(f"{path}: the recipe cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
@@ -217,13 +214,11 @@ def _key(parent: Any, part: str, dotted: str) -> Any:
         return part
     if isinstance(parent, list) and part.isdigit() and int(part) < len(parent):
         return int(part)
-    raise ValueError(f"--cfg-options {dotted}: {part!r} leads nowhere: the value there is {parent!r}")
+    raise ValueError(f"--cfg-options {dotted}: cannot set {part!r} in {parent!r}")
 
 
 def recipe_name(recipe: str | Path) -> str:
-    """Return the recipe name recorded in config.json: a bundled name or an absolute path, with ":VARIANT" if there is
-    one.
-    """
+    """Return the recipe name for config.json: a bundled name or an absolute path, plus ":VARIANT" if there is one."""
     path, variant = find_recipe(recipe)
     bundled = path.is_relative_to(RECIPES)
     file = path.relative_to(RECIPES).with_suffix("").as_posix() if bundled else str(path)

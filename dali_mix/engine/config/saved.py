@@ -20,7 +20,7 @@ from dali_mix.engine.config.recipe_files import (
 )
 from dali_mix.engine.config.schema import RunConfig, make_config
 
-# What of a run's values its scores depend on. Sets, device and precision are the recipe's: they may differ by machine.
+# Values that affect scores. Sets, device and precision are taken from the recipe, since they may differ by machine.
 EVALUATED = (
     *("model", "pipeline", "train_pipeline", "val_pipeline", "num_classes"),
     *("loss", "objective", "metrics", "val_batch_size"),
@@ -44,23 +44,23 @@ def load_resumed(recipe: str | Path, work_dir: Path, options: Options = ()) -> R
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
-        values = copy.deepcopy(values)  # as all that follows: an object nested too deeply ends here
+        values = copy.deepcopy(values)  # raises for objects nested too deeply
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({error}); with it deleted, the recipe's own values count") from None
+        raise ValueError(f"{path}: damaged ({error}); delete it to use the recipe's own values") from None
     if isinstance(loader := values.get("loader"), dict) and loader.get("source") == "exact":
-        del loader["source"]  # which runs of version 0.1 could name
+        del loader["source"]  # an option of version 0.1
     if not _of_recipe(before := values.pop("recipe", None), recipe, moved=False):
         raise ValueError(
-            f"{path}: this run is of the recipe {former_names().get(str(before), before)}, not {recipe_name(recipe)}:"
-            " name that one to resume it"
+            f"{path}: this run uses the recipe {former_names().get(str(before), before)}, not {recipe_name(recipe)}:"
+            " pass that recipe to resume it"
         )
     values.pop("made_by", None)
-    values["resume_strict"] = read_recipe(recipe).get("resume_strict", True)  # asked for each time
+    values["resume_strict"] = read_recipe(recipe).get("resume_strict", True)  # must be set each time
     return _merged(recipe, values, pairs, path)
 
 
 def _of_recipe(before: object, recipe: str | Path, *, moved: bool) -> bool:
-    """Return True if `before`, the name in a run, is `recipe`, or unknown; with `moved` also for a file of its name."""
+    """Return True if the name `before` in a run is `recipe` or unknown; with `moved` also for an equal file name."""
     name, before = recipe_name(recipe), former_names().get(str(before), before)
     if before in (None, name):
         return True
@@ -68,21 +68,21 @@ def _of_recipe(before: object, recipe: str | Path, *, moved: bool) -> bool:
 
 
 def _merged(recipe: str | Path, values: dict[str, Any], pairs: list[tuple[str, Any]], path: Path) -> RunConfig:
-    """Return `values` of the file `path`, changed by `pairs`; they name no code that neither recipe nor `pairs` do."""
+    """Return `values` of the file `path`, changed by `pairs`. Raise ValueError for code only the file names."""
     merged, trusted = merge_options(values, pairs), set(code_named(read_recipe(recipe)).values())
     for key, value in pairs:
         trusted |= set(code_named(value, key).values())
     for where, kind in code_named(merged).items():
         if kind not in trusted:
             raise ValueError(
-                f"{path}: {where}={kind} is code the recipe does not name: add {where}={kind} to --cfg-options if you "
-                "trust it"
+                f"{path}: {where}={kind} is code that the recipe does not name: if you trust it, add {where}={kind} to "
+                "--cfg-options"
             )
     find_modules(recipe, merged)
     try:
         return make_config(merged, where=str(recipe))
     except ValueError:
-        make_config(values, where=str(path))  # the file is to blame only if it is wrong without the options
+        make_config(values, where=str(path))  # blame the file only if it is invalid without the options
         raise
 
 

@@ -47,7 +47,7 @@ def _typed(name: str, value: Any) -> None:
         hint = f" ({name}.type={value})" if isinstance(value, str) else ""
         raise ValueError(f"{name} must be a dict with a 'type', not {value!r}{hint}")
     if "num_classes" in value:
-        raise ValueError(f"{name}.num_classes: num_classes is a variable of its own in a recipe, or the set's")
+        raise ValueError(f"{name}.num_classes: set num_classes at the top level of the recipe, or omit it")
 
 
 def _decay(name: str, value: Any) -> None:
@@ -64,7 +64,7 @@ def _names(name: str, value: Any) -> None:
     if not all(isinstance(item, str) and item for item in (value if isinstance(value, list) else [value])):
         raise ValueError(f"{name} must be a name or a list of names ('auto'; [] for none), not {value!r}")
     if isinstance(value, list) and len(set(value)) < len(value):
-        raise ValueError(f"{name}={value!r}: names one twice")
+        raise ValueError(f"{name}={value!r}: contains a duplicate")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RunConfig:
     Paths are relative to the current directory. `batch_size` is global: it is divided among ranks and accumulation
     steps. `type` is a bundled name or "module:attribute" in `model`, `mixer` and `loss`, a class of torch.optim in
     `optimizer`, and in `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` holds options of
-    `MultiLabelMetrics` or `DetectionMetrics`. A config built in Python may hold objects in place of names and paths:
+    `MultiLabelMetrics` or `DetectionMetrics`. A config built in Python may contain objects instead of names and paths:
     see `config.objects`.
     """
 
@@ -126,24 +126,24 @@ class RunConfig:
 
     @cached_property
     def checkpoints(self) -> CheckpointOptions:
-        """`checkpoint` with defaults filled in."""
+        """Return `checkpoint` with defaults filled in."""
         return make(CheckpointOptions, self.checkpoint, "checkpoint", "checkpoint.")
 
     @cached_property
     def loading(self) -> LoaderOptions:
-        """`loader` with defaults filled in."""
+        """Return `loader` with defaults filled in."""
         return make(LoaderOptions, self.loader, "loader", "loader.")
 
     @cached_property
     def stopping(self) -> EarlyStopping | None:
-        """`early_stopping`, or None."""
+        """Return `early_stopping`, or None."""
         if self.early_stopping is None:
             return None
         return make(EarlyStopping, self.early_stopping, "early_stopping", "early_stopping.")
 
     @cached_property
     def pool(self) -> ServiceOptions | None:
-        """`service`, an address or options, with defaults filled in; None without a worker pool."""
+        """Return `service`, an address or options, with defaults filled in; None without a worker pool."""
         if self.service is None:
             return None
         values = {"address": self.service} if isinstance(self.service, str) else self.service
@@ -151,12 +151,13 @@ class RunConfig:
 
     @cached_property
     def profiling(self) -> ProfileOptions | None:
-        """`profile` with defaults filled in, or None."""
+        """Return `profile` with defaults filled in, or None."""
         return None if self.profile is None else make(ProfileOptions, self.profile, "profile", "profile.")
 
     def best_score(self, *tasks: Task) -> str:
-        """Return the score that selects the best model, "" for none. Raise ValueError if none of `tasks` measures
-        it.
+        """Return the score that selects the best model, "" for none.
+
+        Raise ValueError if none of `tasks` measures it.
         """
         prefixes = ("",) if self.ema is None else ("", "ema_")
         measured = list(dict.fromkeys(prefix + name for prefix in prefixes for task in tasks for name in task.measured))
@@ -175,11 +176,11 @@ class RunConfig:
         return options.pop("type"), options
 
     def per_rank(self, world_size: int) -> int:
-        """Return the number of records in one rank's micro-batch. Raise ValueError if `batch_size` does not divide."""
+        """Return the number of records in one rank's micro-batch. Raise ValueError if `batch_size` is not divisible."""
         share, rest = divmod(self.batch_size, world_size * self.accumulate)
         if rest or not share:
             raise ValueError(
-                f"batch_size={self.batch_size} is global and must divide by ranks × accumulate "
+                f"batch_size={self.batch_size} is global and must be divisible by ranks × accumulate "
                 f"({world_size} × {self.accumulate}); choose a multiple of {world_size * self.accumulate}"
             )
         return share
@@ -213,12 +214,12 @@ def make_config(values: dict[str, Any], where: str = "config") -> RunConfig:
     sets: dict[str, Any] = {name: getattr(config, name) for name in ("train_set", "val_set")}
     sets = {
         name: str(set_prefix(path)) if isinstance(path, str) else path for name, path in sets.items()
-    }  # P.json is P
+    }  # PREFIX.json means PREFIX
     return dataclasses.replace(config, **sets)
 
 
 def _check_names(values: dict[str, Any]) -> None:
-    """Raise ValueError for a key that is unknown, and is one inside others: "lr" is optimizer.lr."""
+    """Raise ValueError for an unknown key that exists inside others: "lr" is optimizer.lr."""
     groups: dict[str, Any] = {"loader": LoaderOptions, "checkpoint": CheckpointOptions, "early_stopping": EarlyStopping}
     for key in values if isinstance(values, Mapping) else ():
         if key in FIELDS:
@@ -252,7 +253,7 @@ def call_with(factory: Any, what: str, options: dict[str, Any]) -> Any:
     """Return `factory(**options)`. Raise ValueError naming `what` for options it does not accept."""
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
     init = tuple(getattr(factory.__init__, name, "") for name in ("__module__", "__qualname__"))
-    if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature takes any, its body none
+    if init == ("torch.nn.modules.module", "Module.__init__"):  # its signature accepts any arguments, its body none
         parameters = {}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         check_keys(what, options, parameters)

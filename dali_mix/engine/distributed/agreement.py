@@ -20,7 +20,7 @@ from dali_mix.engine.train.precision import Precision
 from dali_mix.loading.loader import Dataset
 from dali_mix.recordio.manifest import file_sha256
 
-# Compared by content, resolved, or without influence on what is computed.
+# These are compared by content or after being resolved, or do not affect the result.
 _LEFT_OUT = {"train_set", "val_set", "visualizer", "device", "amp", "loader.num_threads", "loader.prefetch"}
 
 
@@ -58,7 +58,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text, or the digest of the file that it names."""
+    """Return a value as a string, or the digest of the file it names."""
     is_path = isinstance(value, str) and (os.sep in value or bool(Path(value).suffix))
     return file_digest(value) if is_path and Path(value).is_file() else str(value)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 
 def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, int]:
-    """Return (rank, world_size, local_rank); (0, 1, 0) for a process on its own.
+    """Return (rank, world_size, local_rank); (0, 1, 0) for a single process.
 
     Uses RANK, WORLD_SIZE and LOCAL_RANK (default: RANK) if set; else, in a Slurm step with several tasks, SLURM_PROCID,
     SLURM_STEP_NUM_TASKS and SLURM_LOCALID. With WORLD_SIZE=1 each task of such a step is a separate run.
@@ -34,7 +34,7 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
     rank = integer(variables, names[0])
     if rank >= world_size:
         raise ValueError(
-            f"{names[0]} is {rank}, but there are {world_size} ranks: it goes from 0 to {world_size - 1} "
+            f"{names[0]} is {rank}, but there are {world_size} ranks: must be from 0 to {world_size - 1} "
             f"(for scripts/train_dist.sh NODE_RANK from 0 to NNODES - 1)"
         )
     return rank, world_size, integer(variables, names[2], rank)
@@ -51,7 +51,7 @@ def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
     if _by_slurm(variables):
         host = host or first_host(variables["SLURM_STEP_NODELIST"])
         step = integer(variables, "SLURM_JOB_ID", 0) * 16 + integer(variables, "SLURM_STEP_ID", 0)
-        port = 20000 + step % 20000  # jobs on one machine do not meet
+        port = 20000 + step % 20000  # so that jobs on one machine use different ports
     port = integer(variables, "MASTER_PORT", port, least=1)
     if port > 65535:
         raise ValueError(f"MASTER_PORT must be from 1 to 65535, not {port}")

@@ -30,7 +30,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """True on the one rank that writes files and prints."""
+        """Return True on rank 0, which writes files and prints."""
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
@@ -73,19 +73,20 @@ def pick_device(name: str) -> torch.device:
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("device='cuda', but torch finds no GPU here; `dali-mix doctor` says more")
+        raise ValueError("device='cuda', but torch finds no GPU here; run `dali-mix doctor` for details")
     if name == "cpu" or not available:
         return torch.device("cpu")
     count = torch.cuda.device_count()
-    local_rank = environment()[2] if count > 1 else 0  # one GPU is this process's own, in a container or a Slurm task
+    # A single visible GPU belongs to this process, as in a container or a Slurm task.
+    local_rank = environment()[2] if count > 1 else 0
     if local_rank >= count:
         raise ValueError(f"this is local rank {local_rank}, but there are {count} GPUs: start fewer processes")
     return torch.device("cuda", local_rank)
 
 
-# Process groups, kept until the process ends. If DDP's reducer were the last to hold one, its destructor would wait,
-# with the interpreter lock, for gloo's threads, which may need that lock to drop a tensor (pytorch/pytorch#56297). With
-# torch 2.9 one in five runs of two ranks hung at its end on a busy CPU; with the group kept, none of 14.
+# Process groups, kept until the process ends. If DDP's reducer held the last reference, its destructor would hold the
+# GIL while waiting for gloo's threads, which may need the GIL to free a tensor (pytorch/pytorch#56297). With torch 2.9
+# one in five runs of two ranks hung at exit on a busy CPU; with the group kept, none of 14.
 _groups: list[Any] = []
 
 
@@ -110,7 +111,7 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
         yield Ranks(0, 1, prepare()[0])
         return
     if dist.is_initialized():
-        raise ValueError("torch.distributed is initialised already: leave init_process_group to the run")
+        raise ValueError("torch.distributed is already initialized: do not call init_process_group before a run")
     problem: Exception | None = None
     try:
         device, values = prepare()
@@ -135,7 +136,7 @@ def joined(prepare: Callable[[], tuple[torch.device, dict[str, str]]]) -> Iterat
             store=dist.PrefixStore("group", rendezvous.store),
             rank=rank,
             world_size=world_size,
-            timeout=timedelta(minutes=10),  # of one exchange in which a rank that died is not noticed otherwise
+            timeout=timedelta(minutes=10),  # of one exchange; a dead rank is otherwise not noticed
             **extra,
         )
         _groups.append(dist.group.WORLD)
@@ -163,6 +164,6 @@ class StopSignal:
                 raise KeyboardInterrupt
             self.name = "Ctrl-C"
             if os.environ.get("RANK", "0") == "0":
-                with suppress(OSError):  # nobody may be left to read it
+                with suppress(OSError):  # the terminal may be gone
                     os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
         self.asked = True

@@ -38,7 +38,7 @@ _POLL_SECONDS = 0.05
 class RankLost(ConnectionError):
     """Another rank failed or exited; its own output has the error."""
 
-    lost = True  # for the command line, which does not load torch to ask
+    lost = True  # read by the command line, which does not import torch
 
 
 class RanksMissing(ConnectionError):
@@ -101,8 +101,8 @@ class Rendezvous:
                     raise RanksMissing(self._missing(keys))
                 time.sleep(_POLL_SECONDS)
             return [self.store.get(key).decode() for key in keys]
-        except RuntimeError as error:  # of the store: its server is gone
-            raise RankLost(f"rank 0 has ended; its output says why ({_first_line(error)})") from error
+        except RuntimeError as error:  # raised by the store when its server has exited
+            raise RankLost(f"rank 0 has exited; its output has the error ({_first_line(error)})") from error
 
     def compare(self, values: dict[str, str]) -> None:
         """Compare values that must be equal on all ranks, name → value.
@@ -118,8 +118,9 @@ class Rendezvous:
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Report an error in the block to the other ranks. Convert the loss of another rank, or an error already
-        reported by it, into `RankLost`.
+        """Report an error in the block to the other ranks.
+
+        If another rank was lost, or has already reported the same error, raise `RankLost` instead.
         """
         try:
             yield
@@ -128,17 +129,17 @@ class Rendezvous:
         except Exception as error:
             if _is_loss(error):
                 raise RankLost(self._failed(wait=3.0)) from error
-            if isinstance(error, RanksMissing):  # nobody to wait for
+            if isinstance(error, RanksMissing):  # there is no other rank to wait for
                 raise
             if self._reported_before(str(error)):
-                lost = RankLost(self._failed())  # before the server, which waits for this rank to have seen it, ends
+                lost = RankLost(self._failed())  # read the message while the server waits for this rank
                 self._linger()
                 raise lost from error
             self._linger()
             raise
 
     def _reported_before(self, text: str) -> bool:
-        """Report that this rank fails, unless one has; return True if that one's error is the same."""
+        """Report that this rank failed, unless another has; return True if its error is the same."""
         with suppress(RuntimeError):
             ours = json.dumps([self.rank, text])
             first = self.store.compare_set("failed", "", ours).decode() if self._count == 1 else ours
@@ -146,10 +147,10 @@ class Rendezvous:
         return False
 
     def _linger(self) -> None:
-        """Keep the store open until the other ranks have seen how it ended; ignore SIGTERM, which would hide it."""
+        """Keep the store open until the other ranks have read the outcome; ignore SIGTERM, which would prevent that."""
         end = time.monotonic() + _LINGER_SECONDS
         others = [f"seen/{rank}" for rank in range(self.world_size)]
-        # RuntimeError: of the store, whose server has ended.
+        # RuntimeError is raised by the store if its server has exited.
         with suppress(RuntimeError), handled(signal.SIG_IGN, signal.SIGTERM):
             self.store.set(f"seen/{self.rank}", "")
             while self._serves and not self.store.check(others) and time.monotonic() < end:
@@ -158,8 +159,8 @@ class Rendezvous:
     def _check_unique(self) -> None:
         if self._count > 1 or self.store.add(f"joined/{self.rank}", 0) > 1:
             raise ConnectionError(
-                f"two processes are rank {self.rank} of this run, one of them on {self._host_of(self.rank)}: give "
-                f"every process another RANK (scripts/train_dist.sh: every machine another NODE_RANK)"
+                f"two processes are rank {self.rank} of this run, one of them on {self._host_of(self.rank)}: set "
+                f"a different RANK for every process (scripts/train_dist.sh: a different NODE_RANK per machine)"
             )
 
     def _await_server(self, host: str, port: int) -> None:
@@ -172,7 +173,7 @@ class Rendezvous:
                     raise ConnectionError(
                         f"rank {self.rank} on {self.host} waited {self._seconds:.0f} s for rank 0 at "
                         f"{host}:{port} ({error.strerror or error}): start rank 0 there, or correct MASTER_ADDR and "
-                        f"MASTER_PORT; DALI_MIX_JOIN_SECONDS=N waits longer"
+                        f"MASTER_PORT; set DALI_MIX_JOIN_SECONDS=N to wait longer"
                     ) from None
             time.sleep(0.2)
 
@@ -181,32 +182,32 @@ class Rendezvous:
         there = [rank for rank in range(self.world_size) if rank not in missing]
         hosts = sorted({self._host_of(rank) for rank in there})
         return (
-            f"{spans(missing)} of {self.world_size} did not come within {self._seconds:.0f} s; {spans(there)} did, on "
-            f"{', '.join(hosts)}. Start the same command on every machine and see the output of the missing ones; "
-            f"DALI_MIX_JOIN_SECONDS=N waits longer"
+            f"{spans(missing)} of {self.world_size} did not connect in {self._seconds:.0f} s; {spans(there)} did, on "
+            f"{', '.join(hosts)}. Start the same command on every machine and check the output of the missing ranks; "
+            f"set DALI_MIX_JOIN_SECONDS=N to wait longer"
         )
 
     def _host_of(self, rank: int) -> str:
         return self.store.get(f"host/{rank}").decode() if self.store.check([f"host/{rank}"]) else "an unknown machine"
 
     def _failed(self, wait: float = 0.0) -> str:
-        """The message about the rank that failed first."""
+        """Return the message about the rank that failed first."""
         end = time.monotonic() + wait
         try:
             while not self.store.check(["failed"]) and time.monotonic() < end:
                 time.sleep(_POLL_SECONDS)
             if not self.store.check(["failed"]):
-                return "another rank ended without a message (killed? out of memory?)"
+                return "another rank exited without a message (killed? out of memory?)"
             rank = json.loads(self.store.get("failed"))[0]
             where = self._host_of(rank)
             self.store.set(f"seen/{self.rank}", "")
         except RuntimeError:
-            return "the connection to rank 0 was lost; its output says why it ended"
+            return "the connection to rank 0 was lost; its output has the error"
         return f"rank {rank} on {where} failed; its output has the error"
 
 
 def differences(values: list[dict[str, str]], hosts: list[str], most: int = 3) -> str:
-    """Return the message about values that differ between ranks, or "" if all are equal.
+    """Return a message about values that differ between ranks, or "" if all are equal.
 
     Args:
         values: for each rank, name → value.
@@ -250,7 +251,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_loss(error: Exception) -> bool:
-    """Whether an error of torch says that another rank cannot be reached."""
+    """Return True if a torch error means that another rank cannot be reached."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
@@ -259,7 +260,7 @@ def _check_resolves(host: str) -> None:
         socket.getaddrinfo(host, None)
     except OSError as error:
         raise ValueError(
-            f"MASTER_ADDR={host} does not resolve on {socket.gethostname()} ({error.strerror}): give the name or "
+            f"MASTER_ADDR={host} does not resolve on {socket.gethostname()} ({error.strerror}): set it to the name or "
             f"address of rank 0's machine"
         ) from None
 

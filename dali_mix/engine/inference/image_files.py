@@ -28,8 +28,8 @@ from dali_mix.recordio import RecordSet, Sample, write_set
 
 _log = logging.getLogger(__name__)
 
-CHUNK, CHUNK_BYTES = 1024, 256 << 20  # files in a temporary set: in memory, then on disk
-DECODED_PIXELS = 50_000_000  # of a batch, decoded: fewer pictures at a time where they are large
+CHUNK, CHUNK_BYTES = 1024, 256 << 20  # maximum number of files, and bytes, of a temporary set
+DECODED_PIXELS = 50_000_000  # maximum per batch; large images are decoded in smaller batches
 
 
 class Seen(NamedTuple):
@@ -70,21 +70,21 @@ def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         else:
             raise FileNotFoundError(f"{path}: no such image or folder")
     if not found:
-        raise ValueError("no images: give files or folders")
+        raise ValueError("no images: pass files or folders")
     return found
 
 
 def _path(given: Any) -> Path:
     if not isinstance(given, (str, os.PathLike)):
         raise TypeError(
-            f"an image must be a path, not {class_name(given)}: give image files or folders; save pixels as a file"
-            " first, as PIL's image.save(PATH) does"
+            f"an image must be a path, not {class_name(given)}: pass image files or folders; save pixels to a file"
+            " first, e.g. with PIL's image.save(PATH)"
         )
     return Path(given)
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Return the images in a folder and below, sorted. Images of formats that are not read are counted in a warning."""
+    """Return the images in a folder and below, sorted. Unsupported images are counted in a warning."""
     found: list[Path] = []
     others: Counter[str] = Counter()
     for parent, folders, files in os.walk(folder, onerror=_refuse):
@@ -115,7 +115,7 @@ def load_images(
 ) -> Iterator[Seen]:
     """Yield batches of the files, in order, decoded and preprocessed as in an evaluation of the recipe.
 
-    A set packed with `--resize` holds smaller images than the files, so its pixels may differ slightly. Files that are
+    A set packed with `--resize` has smaller images than the files, so its pixels may differ slightly. Files that are
     not used in full (multi-image files, transparency) are counted in a warning at the end.
 
     Args:
@@ -131,7 +131,7 @@ def load_images(
             unreadable.append(Unreadable(path, str(error)))
             continue
         alone = _batch_size(config, pixels)
-        differs = max(alone, batch) >= 2 * min(alone, batch)  # small pictures are not slowed by large ones for long
+        differs = max(alone, batch) >= 2 * min(alone, batch)  # so that large images slow down few small ones
         if len(chunk) >= CHUNK or bytes_held >= CHUNK_BYTES or (differs and len(chunk) >= min(alone, batch)):
             yield from _load_chunk(config, chunk, batch, device, unreadable)
             chunk, bytes_held, batch = [], 0, alone
@@ -145,12 +145,12 @@ def load_images(
 
 
 def _batch_size(config: RunConfig, pixels: int) -> int:
-    """Return how many images of a size are decoded at a time: the recipe's batch, or what `DECODED_PIXELS` allows."""
+    """Return the batch size for images of `pixels`: the recipe's, or what `DECODED_PIXELS` allows."""
     return max(1, min(config.val_batch_size or config.batch_size, DECODED_PIXELS // pixels))
 
 
 def _sample(path: Path, noted: Counter[str]) -> tuple[Sample, int]:
-    """Return the record of an image file and its number of pixels; count in `noted` what the model does not see."""
+    """Return the record of an image file and its number of pixels; count in `noted` what the model is not shown."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -194,11 +194,11 @@ def _load_chunk(
                 for images, _, ids in loader:
                     numbers = ids.numpy()
                     rows = np.asarray(records.table[numbers])
-                    draws = loader.pipeline.draw(rows, SampleRandom(0, 0, numbers))  # nothing random in an evaluation
+                    draws = loader.pipeline.draw(rows, SampleRandom(0, 0, numbers))  # evaluation is not random
                     sizes = loader.pipeline.sizes(rows, draws)
                     yield Seen([chunk[number][0] for number in numbers], images, rows, sizes)
             except ValueError:
-                if len(loader.skipped) < len(chunk):  # else it says that not one is left
+                if len(loader.skipped) < len(chunk):  # otherwise the error is that no record is left
                     raise
         for number, reason in loader.skipped:
             what = reason.partition(f": record {number}: ")[2] or reason

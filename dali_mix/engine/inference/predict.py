@@ -54,9 +54,9 @@ def choose(
     if threshold is None and top_k is None:
         threshold, top_k = task.threshold, task.top_k
     if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold}: scores are probabilities, give 0 to 1")
+        raise ValueError(f"threshold={threshold}: scores are probabilities, from 0 to 1")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k}: give 1 or more")
+        raise ValueError(f"top_k={top_k}: must be at least 1")
     values, order = scores.sort(descending=True, stable=True)
     ranked = list(zip((classes[index] for index in order.tolist()), values.tolist(), strict=True))
     return [pair for pair in ranked[:top_k] if threshold is None or pair[1] > threshold]
@@ -64,7 +64,7 @@ def choose(
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector finds in image files.
+    """Results of a detector on image files.
 
     paths: N files. For each file, boxes: (n,4) x1, y1, x2, y2 in pixels after EXIF rotation; scores: (n,) in descending
     order; labels: (n,) int64, indices into `classes`, K names. unreadable: as in `Predictions`. All on the CPU.
@@ -141,7 +141,7 @@ class Predictor:
             each: called with every file and its scores (K,) as soon as they are computed.
         """
         if self.task.boxes:
-            raise ValueError("this model finds boxes: call predictor.detect(images)")
+            raise ValueError("this model is a detector: call predictor.detect(images)")
         unreadable: list[Unreadable] = []
         paths: list[Path] = []
         found = [torch.zeros(0, len(self.classes))]
@@ -151,7 +151,7 @@ class Predictor:
             scores = self.scores(logits).cpu()
             for path, row in zip(seen.paths, scores, strict=True):
                 if row.isnan().any():
-                    unreadable.append(Unreadable(path, "the model gives NaN for it"))
+                    unreadable.append(Unreadable(path, "the model returns NaN for it"))
                     continue
                 each(path, row)
                 paths.append(path)
@@ -174,7 +174,7 @@ class Predictor:
             ValueError: a model that is not a detector; a threshold outside 0 … 1.
         """
         if not self.task.boxes:
-            raise ValueError(f"this model is for {self.task.name}, it finds no boxes: call predictor(images)")
+            raise ValueError(f"this model is for {self.task.name}, not a detector: call predictor(images)")
         least = number("threshold", self.task.threshold if threshold is None else threshold, 0.0, 1.0)
         result = Detections([], [], [], [], self.classes, [])
         for seen in self.load(find_images(images), result.unreadable):
@@ -183,7 +183,7 @@ class Predictor:
             for path, row, size, one in zip(seen.paths, seen.rows, seen.sizes, found, strict=True):
                 boxes, scores, labels = (one[name].cpu() for name in ("boxes", "scores", "labels"))
                 if not one["finite"]:
-                    result.unreadable.append(Unreadable(path, "the model gives NaN for it"))
+                    result.unreadable.append(Unreadable(path, "the model returns NaN for it"))
                     continue
                 kept = scores > least
                 scale = torch.tensor([row["width"] / size[1], row["height"] / size[0]]).float().repeat(2)
@@ -209,6 +209,9 @@ def predict(
     Args:
         config, checkpoint, ema, classes: as for `Predictor`; use a `Predictor` for more than one call.
         images: files (JPEG, PNG, WebP, BMP, PNM, GIF, TIFF) and folders of them.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `Predictor` and `find_images`.
     """
     files = find_images(images)
     return Predictor(config, checkpoint, ema=ema, classes=classes)(files)
@@ -221,13 +224,13 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
             info = RecordSet(prefix).info
             return tuple(info.classes), info.task
     raise FileNotFoundError(
-        f"{path} does not name its classes, and the recipe's sets ({config.val_set}, {config.train_set}) are not "
-        f"there: give the names, one a line, with --classes FILE"
+        f"{path} does not contain class names, and the recipe's sets ({config.val_set}, {config.train_set}) do not "
+        f"exist: pass the names, one per line, with --classes FILE"
     )
 
 
 def _task_of_loss(config: RunConfig) -> Task:
-    """Return the task that the recipe's loss is for; if it is for several, the one that the model is for."""
+    """Return the task of the recipe's loss; if the loss serves several, the task of the model."""
     loss = build_loss(config)
     if loss is None:
         return DETECTION

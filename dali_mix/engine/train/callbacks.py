@@ -33,20 +33,21 @@ class Callback:
         """Run after an optimizer step, before the checkpoint of that step."""
 
     def after_epoch(self, trainer: Any) -> None:
-        """Run after an epoch and its evaluation. It runs again if the run is stopped during the next epoch and resumed
-        from the end of this one.
+        """Run after an epoch and its evaluation.
+
+        It runs again if the run is stopped during the next epoch and resumed from the end of this one.
         """
 
 
 def given_callbacks(callbacks: Any) -> list[Any]:
-    """Return what a user gave, one callback or several, as a list. Raise ValueError for one that cannot be called."""
+    """Return the user's callbacks, one or several, as a list. Raise ValueError for one that cannot be called."""
     single = callable(callbacks) or any(hasattr(callbacks, hook) for hook in HOOKS)
     if not single and (isinstance(callbacks, str) or not isinstance(callbacks, Iterable)):
-        raise ValueError(f"callbacks is a {class_name(callbacks)}: give a function, a Callback, or a list of them")
+        raise ValueError(f"callbacks is a {class_name(callbacks)}: pass a function, a Callback, or a list of them")
     given = [callbacks] if single else list(callbacks)
     for callback in given:
         if isinstance(callback, type):
-            raise ValueError(f"callback {callback.__qualname__} is a class: give an object of it")
+            raise ValueError(f"callback {callback.__qualname__} is a class: pass an instance")
         methods = {hook: getattr(callback, hook, None) for hook in HOOKS}
         called = {f"{hook} of callback {class_name(callback)}": one for hook, one in methods.items() if callable(one)}
         if not called and not callable(callback):
@@ -57,8 +58,9 @@ def given_callbacks(callbacks: Any) -> list[Any]:
 
 
 def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
-    """Call `hook` of every callback that has it; functions are called after each step. Errors get a note naming the
-    callback.
+    """Call `hook` of every callback that has it; functions are called after each step.
+
+    A note with the callback's name is added to errors.
     """
     for callback in callbacks:
         of_function = callback if hook == "after_step" and callable(callback) else None
@@ -81,7 +83,7 @@ def states(objects: dict[str, Any]) -> dict[str, Any]:
         if _keeps(one) and (state := one.state_dict()):
             if (wrong := next(_not_plain(state), None)) is not None:
                 raise ValueError(
-                    f"{name}: its state_dict() holds a {class_name(wrong)}: checkpoints hold tensors and plain values"
+                    f"{name}: its state_dict() has a {class_name(wrong)}: checkpoints store tensors and plain values"
                 )
             found[name] = state
     return found
@@ -93,7 +95,7 @@ def restore_states(objects: dict[str, Any], saved: dict[str, Any]) -> list[str]:
         if name in objects and _keeps(objects[name]):
             objects[name].load_state_dict(state)
     left = [name for name in saved if name not in objects or not _keeps(objects[name])]
-    return [f"{name}: the checkpoint holds its state, and it is not given now; the state is left out" for name in left]
+    return [f"{name}: the checkpoint has its state, but it was not passed now; the state is ignored" for name in left]
 
 
 def by_name(callbacks: Iterable[Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Learning rates as pure functions of the step: nothing to save, nothing to restore.
 
-A schedule gives a *factor*; a parameter group's rate is its own base rate (the optimizer's `lr` times the group's
+A schedule returns a *factor*; a parameter group's rate is its own base rate (the optimizer's `lr` times the group's
 `lr_mult`) times that factor. Warm-up is linear per step, from `warmup_factor` at step 0 to 1 at its end.
 """
 
@@ -61,7 +61,7 @@ def with_warmup(factor: Factor, steps: int, start: float = 0.0) -> Factor:
     return lambda step: factor(0) * (start + (1 - start) * (step + 1) / steps) if step < steps else factor(step - steps)
 
 
-# kind → the function that gives it, and the range of each option (None: see `check_schedule`).
+# kind → the function that builds it, and the range of each option (None: see `check_schedule`).
 SCHEDULES: dict[str, tuple[Callable[..., Factor], dict[str, tuple[float, float] | None]]] = {
     "cosine": (cosine, {"min_lr": (0, math.inf)}),
     "step": (step_decay, {"milestones": None, "gamma": (0, math.inf)}),
@@ -86,7 +86,7 @@ def check_schedule(settings: Mapping[str, Any]) -> None:
     if "milestones" in ranges:
         milestones = settings.get("milestones")
         if not isinstance(milestones, (list, tuple)):
-            raise ValueError("schedule (step): give milestones, the epochs at which the rate falls")
+            raise ValueError("schedule (step): needs milestones, the epochs at which the learning rate drops")
         for milestone in milestones:
             number("schedule.milestones", milestone, 0)
 

@@ -29,31 +29,32 @@ class Objective(nn.Module):
         parts: the terms of the last step's loss by name, scalars, for logging.
     """
 
-    passes = 1  # of the model in a step
+    passes = 1  # forward passes of the model per step
 
     def __init__(self, model: nn.Module, loss: nn.Module | None) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.parts: dict[str, Tensor] = {}
-        self.minimised: Any = loss  # the loss of a step; `loss` scores evaluations
+        self.minimised: Any = loss  # the loss of training steps; `loss` is used in evaluations
         self.autocast: Callable[[], AbstractContextManager] = nullcontext  # the context the model runs in
 
     def check(self, mixer: Mixer | None) -> None:
         """Raise ValueError if the objective is incompatible with this mixer, its model or its loss."""
         if isinstance(self.model, Detector):
-            raise ValueError("model detector gives its own losses: take objective Detection")
-        known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")  # others may take what they like
+            raise ValueError("model detector computes its own losses: use objective Detection")
+        # Losses of other packages are not checked.
+        known = type(self.loss).__module__.partition(".")[0] in ("dali_mix", "torch")
         fits = type(self) is Objective and (isinstance(self.loss, SGRELoss) or not known)
         head = getattr(self.model, "head", None)
         if isinstance(head, SGREHead) and not fits:
-            raise ValueError("head 'sgre' gives two logits in training: take loss SGRELoss, and no other objective")
+            raise ValueError("head 'sgre' returns two logits in training: use loss SGRELoss, and no other objective")
         if (
             isinstance(self.loss, SGRELoss)
             and isinstance(self.model, MultiLabelModel)
             and not isinstance(head, SGREHead)
         ):
-            raise ValueError("loss SGRELoss is for head 'sgre', which gives it two logits: take AsymmetricLoss")
+            raise ValueError("loss SGRELoss is for head 'sgre', which returns two logits: use AsymmetricLoss")
 
     def draw(self, images: Tensor, generator: torch.Generator) -> Any:
         """Draw the random values `forward` needs for a batch, if any; they depend only on the batch's shape."""
@@ -77,7 +78,7 @@ class Objective(nn.Module):
         outputs = logits_of(self.model, outputs) if one else in_float32(outputs)
         loss = check_loss(self.loss, self.loss(outputs, targets))
         if torch.is_grad_enabled() and not loss.requires_grad:
-            raise ValueError(f"{loss_name(self.loss)} has no gradient: compute it of the outputs, in torch alone")
+            raise ValueError(f"{loss_name(self.loss)} has no gradient: compute it from the outputs, with torch only")
         return loss
 
     def run(self, *inputs: Any) -> Any:
@@ -87,7 +88,7 @@ class Objective(nn.Module):
 
 
 class MaskedSupervision(Objective):
-    """Run the model on each image and on a copy with parts blacked out (MaskSup, MSL, arXiv 2310.18517).
+    """Run the model on each image and on a masked copy (MaskSup, MSL, arXiv 2310.18517).
 
     Args:
         model, loss: as in `Objective`; `loss` is also used for evaluation.
@@ -127,7 +128,7 @@ class MaskedSupervision(Objective):
 
 
 class SpliceMixConsistency(Objective):
-    """SpliceMix-CL (arXiv 2311.15200): the cells of spliced images also agree with the images they come from.
+    """SpliceMix-CL (arXiv 2311.15200): also make the cells of spliced images agree with their source images.
 
     Args:
         model: a `MultiLabelModel` with head "max".
@@ -141,11 +142,11 @@ class SpliceMixConsistency(Objective):
 
     def check(self, mixer: Mixer | None) -> None:
         if not isinstance(mixer, SpliceMix):
-            raise ValueError("objective SpliceMixConsistency looks into SpliceMix's cells: the mixer must be SpliceMix")
+            raise ValueError("objective SpliceMixConsistency uses SpliceMix's cells: the mixer must be SpliceMix")
         if not isinstance(mixer.grids, str):
-            raise ValueError("objective SpliceMixConsistency takes one grid a batch: grids='default' or 'mini'")
+            raise ValueError("objective SpliceMixConsistency needs one grid per batch: grids='default' or 'mini'")
         if not mixer.mixes_every_batch:
-            raise ValueError("objective SpliceMixConsistency needs cells in every batch: leave prob out of the mixer")
+            raise ValueError("objective SpliceMixConsistency needs cells in every batch: omit prob in the mixer")
         if not (isinstance(self.model, MultiLabelModel) and isinstance(self.model.head, MaxPoolHead)):
             raise ValueError("objective SpliceMixConsistency needs model multilabel with head 'max'")
 
@@ -209,7 +210,7 @@ def counted(loss: object) -> Callable[[Tensor], Tensor] | None:
 
 
 def in_float32(outputs: Any) -> Any:
-    """Return the outputs of a model as float32: a tensor, or tuples, lists and dicts of them."""
+    """Convert the outputs of a model to float32: a tensor, or tuples, lists and dicts of tensors."""
     if isinstance(outputs, Tensor):
         return outputs.float()
     if isinstance(outputs, Mapping):
@@ -223,7 +224,7 @@ def logits_of(model: nn.Module, outputs: Any) -> Tensor:
         parts = f" of {len(outputs)}" if isinstance(outputs, Sized) else ""
         raise ValueError(
             f"model {type(model).__name__} returns a {type(outputs).__name__}{parts}, not a tensor of logits (B, K):"
-            " return the logits alone, also in evaluation; in training a function as loss may take more"
+            " return only logits in evaluation; in training, a function as loss may accept more"
         )
     return outputs.float()
 
@@ -240,12 +241,12 @@ class FunctionLoss(nn.Module):
 
 
 def loss_name(loss: Any) -> str:
-    """Return "loss NAME" of a loss."""
+    """Return "loss NAME" for messages."""
     return f"loss {class_name(loss.function) if isinstance(loss, FunctionLoss) else type(loss).__name__}"
 
 
 def check_loss(loss: Any, value: Any) -> Tensor:
-    """Return what a loss gave for a batch. Raise ValueError unless it is a tensor of one number."""
+    """Return `value`, the result of a loss. Raise ValueError unless it is a tensor with one element."""
     if not isinstance(value, Tensor) or value.ndim:
         what = f"tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else class_name(value)
         raise ValueError(f"{loss_name(loss)} returns a {what}, not a scalar tensor: return the mean over the batch")

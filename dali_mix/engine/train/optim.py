@@ -21,7 +21,7 @@ OPTIMIZERS = {
     for name, kind in vars(torch.optim).items()
     if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
 }
-_FUNCTION = "give a function, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
+_FUNCTION = "pass a function, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1)"
 _ADVICE = "Change its options, or use SGD with momentum or AdamW"
 
 
@@ -72,8 +72,8 @@ def parameter_groups(
     for key in set(rules) - fitted:
         parts = sorted({part for name, _ in model.named_parameters() for part in name.split(".")})
         raise ValueError(
-            f"paramwise.custom names {key!r}{did_you_mean(key, parts)}, which is part of no parameter's name; "
-            f"there are {', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}"
+            f"paramwise.custom names {key!r}{did_you_mean(key, parts)}, which is not part of any parameter's name; "
+            f"parts are {', '.join(parts[:8])}{', …' if len(parts) > 8 else ''}"
         )
     return [
         {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
@@ -104,14 +104,14 @@ def build_optimizer(
     check_kinds(known, f"optimizer {kind}", options)
     groups = parameter_groups(model, lr=options["lr"], weight_decay=options.get("weight_decay", 0.0), **paramwise)
     if not groups:
-        raise ValueError("the model has no parameter to train: all are frozen")
+        raise ValueError("the model has no parameters to train: all are frozen")
     if device.type == "cuda" and "fused" in known and not {"fused", "foreach"} & set(options):
         options["fused"] = True
     try:
         optimizer = cls(groups, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer {kind}: {error}. {_ADVICE}") from error
-    if device.type == "meta":  # nothing can step there; a CPU may lack what these two options ask of a GPU
+    if device.type == "meta":  # no steps there; a CPU may not support these two options
         settings = {name: value for name, value in settings.items() if name not in ("capturable", "fused")}
         device = torch.device("cpu")
     kept_by(settings, device)
@@ -119,11 +119,12 @@ def build_optimizer(
 
 
 def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
-    """Return a user's optimizer, or what a user's function makes of the parameters to train. Raise ValueError if it is
-    not one that trains all of the model's and nothing else.
+    """Return the user's optimizer, or the result of the user's function on the parameters to train.
+
+    Raise ValueError unless it trains all of the model's trainable parameters and no others.
     """
-    if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a function of parameters, too
-        wanted = "a torch.optim.Optimizer or a function that makes one"
+    if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is such a function
+        wanted = "a torch.optim.Optimizer or a function that returns one"
         check_object("optimizer", given, (torch.optim.Optimizer, Callable), wanted)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     training = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -135,16 +136,16 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
         except (AttributeError, TypeError, ValueError) as error:
             first = (str(error).strip() or "?").splitlines()[0]
             raise ValueError(
-                f"optimizer is called with the list of parameters to train, and raises {type(error).__name__}: {first};"
+                f"optimizer is called with the list of parameters to train, but raises {type(error).__name__}: {first};"
                 f" {_FUNCTION}"
             ) from error
     if not isinstance(made, torch.optim.Optimizer):
-        raise ValueError(f"the function optimizer returns a {type(made).__name__}, not a torch.optim.Optimizer")
+        raise ValueError(f"the optimizer function returns a {type(made).__name__}, not a torch.optim.Optimizer")
     kind = type(made).__name__
     held = {id(parameter) for group in made.param_groups for parameter in group["params"]}
     if others := held - names.keys():
         raise ValueError(
-            f"optimizer {kind} holds {len(others)} parameters that are not the model's: make it of its parameters, or"
+            f"optimizer {kind} has {len(others)} parameters that are not the model's: build it with the model's, or"
             f" {_FUNCTION}"
         )
     if missing := [names[id(parameter)] for parameter in training if id(parameter) not in held]:
@@ -155,22 +156,22 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
         )
     closure = inspect.signature(made.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
-        raise ValueError(f"optimizer {kind} evaluates the loss in its step, which a run does not offer. {_ADVICE}")
+        raise ValueError(f"optimizer {kind} evaluates the loss in its step, which is not supported. {_ADVICE}")
     for group in made.param_groups:
         if "lr" not in group:
-            raise ValueError(f"optimizer {kind} has a group of parameters without 'lr', which the schedule varies")
+            raise ValueError(f"optimizer {kind} has a group of parameters without 'lr', which the schedule needs")
         group["base_lr"] = float(group.get("base_lr", group["lr"]))
     return made
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
-    """Return the names of an optimizer's state per parameter, for one dimension (False) and for more (True).
+    """Return the names of an optimizer's state for parameters of one dimension (False) and of more (True).
 
     They are found by a step on a small parameter, which also checks that optimizer and options work: LBFGS (which
     evaluates the loss several times per step), SparseAdam and Muon (for matrices only) do not.
 
     Args:
-        settings: the type and options of a torch optimizer that `build_optimizer` takes.
+        settings: type and options of a torch optimizer, as for `build_optimizer`.
         device: where it steps.
 
     Raises:
@@ -185,7 +186,7 @@ def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[st
         try:
             optimizer = OPTIMIZERS[kind]([parameter], **options)
             optimizer.step()
-        except Exception as error:  # of any kind: each optimizer has its own
+        except Exception as error:  # optimizers raise errors of different types
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"optimizer {kind} cannot take a step with {options}: {first}. {_ADVICE}") from error
         names[several] = set(optimizer.state[parameter])

@@ -1,4 +1,4 @@
-"""The numeric precision of the model: autocast and loss scaling."""
+"""Mixed precision: autocast and loss scaling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Precision:
     """Autocast and, for fp16, loss scaling.
 
     Args:
-        amp: "auto" (bf16 on a GPU that has it, else off), "bf16", "fp16" or "off".
+        amp: "auto" (bf16 on a GPU that supports it, else off), "bf16", "fp16" or "off".
         device: where the model runs.
     """
 
@@ -23,7 +23,7 @@ class Precision:
             native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             amp = "bf16" if native else "off"
         self.name = amp
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")  # without fp16 it changes nothing
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")  # disabled without fp16
         self.autocast: Callable[[], AbstractContextManager] = nullcontext
         if amp != "off":
             dtype = torch.bfloat16 if amp == "bf16" else torch.float16
@@ -38,9 +38,7 @@ class Precision:
         self._steps += 1
 
     def check_scale(self, scale: float) -> None:
-        """Record a step's loss scale. Raise NonFinite once it is below 1, which means that all recent steps were
-        skipped.
-        """
+        """Record a step's loss scale. Raise NonFinite if it is below 1: then all recent steps were skipped."""
         if self._start is None:
             self._start = scale
         if scale < 1:
@@ -55,6 +53,6 @@ class Precision:
             return
         if self.scaler.get_scale() <= self._start * self.scaler.get_backoff_factor() ** self._steps:
             raise NonFinite(
-                f"amp='fp16': all {self._steps} steps were left out, since their gradients were infinite. "
-                f"Use amp='bf16' or amp='off', or more steps: the loss scale halves at each of them"
+                f"amp='fp16': all {self._steps} steps were skipped, since their gradients were infinite. "
+                f"Use amp='bf16' or amp='off', or more steps: each one halves the loss scale"
             )

@@ -48,7 +48,7 @@ class Window:
 
 @dataclass
 class BoxCount:
-    """Counts the boxes this process trained on in an epoch."""
+    """Count the boxes this process trained on in an epoch."""
 
     kept: int = 0
     images: int = 0
@@ -64,13 +64,13 @@ class BoxCount:
         if not images:  # resumed after its last step
             return "", False
         if not kept + dropped:
-            return f"none of the {images:,} images has a box: nothing but background was trained on", True
+            return f"none of the {images:,} images has a box: only background was trained on", True
         if not kept:
             return f"no box was left to train on: steps and crops dropped all {dropped:,}; see `dali-mix gallery`", True
         if not dropped:
             return "", False
         share = dropped / (kept + dropped)
-        line = f"steps and crops dropped {dropped:,} of {kept + dropped:,} boxes ({share:.1%}), which kept no area"
+        line = f"steps and crops dropped {dropped:,} of {kept + dropped:,} boxes ({share:.1%}), which had no area left"
         return (f"{line}; see `dali-mix gallery`", True) if share > 0.5 else (line, False)
 
 
@@ -82,7 +82,7 @@ class Best:
     lower_is_better: bool = False
     value: float | None = None
     step: int = 0
-    since: int = 0  # evaluations without a better one
+    since: int = 0  # evaluations since the best
 
     def update(self, scores: dict[str, float], step: int) -> bool:
         """Update with the scores of an evaluation; return True if they are the best so far."""
@@ -100,5 +100,5 @@ class Best:
         return {"name": self.name, "value": self.value, "step": self.step, "since": self.since}
 
     def load_state_dict(self, state: dict) -> None:
-        if state["name"] == self.name:  # else another score is asked for, whose history begins here
+        if state["name"] == self.name:  # otherwise the score was changed, and its history starts here
             self.value, self.step, self.since = state["value"], state["step"], state["since"]

@@ -6,15 +6,15 @@ import hashlib
 
 import torch
 
-# The first key of a derived seed says what it is for; equal (seed, step, rank) then never mean equal streams.
+# The first key of a derived seed is its purpose, so that equal (seed, step, rank) give different streams.
 INIT, MODEL, MIXER = 1, 2, 3
 
 
 def derive_seed(*keys: int) -> int:
     """Return a seed in [0, 2**63) that depends on every key and on their order.
 
-    blake2b over the keys as signed 64-bit little-endian numbers: neighbouring keys give unrelated seeds, unlike sums
-    and products of (seed, step, rank).
+    blake2b over the keys as signed 64-bit little-endian integers: adjacent keys give unrelated seeds, unlike sums and
+    products of (seed, step, rank).
 
     Raises:
         OverflowError: a key outside the signed 64-bit range.

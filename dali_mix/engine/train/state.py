@@ -28,9 +28,9 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
         a message for each recipe value that differs from the checkpoint's.
 
     Raises:
-        ValueError: it was saved with another seed, batch size, data set, type of model, optimizer, parameter groups, or
-            with an average while there is none now or the other way round, unless `resume_strict` is off: then what
-            cannot be carried over starts from its initial state. Also one whose tensors are of another model.
+        ValueError: seed, batch size, dataset, model type, optimizer, parameter groups or the use of EMA differ, unless
+            `resume_strict` is off: then parts that cannot be restored start from their initial state. Always for
+            tensors of another model.
     """
     config, parts = trainer.config, trainer.parts
     strict = config.resume_strict
@@ -44,7 +44,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     position = dict(state["loader"])
     if strict and position.get("fingerprint") != parts.train_loader.state_dict().get("fingerprint"):
         before, now = state.get("train_set", "another set"), trainer.recipe()["train_set"]
-        what = f"{now} has been packed again since" if before == now else f"on {before}, this run has train_set={now}"
+        what = f"{now} was packed again since" if before == now else f"on {before}, this run has train_set={now}"
         raise ValueError(f"the checkpoint was saved in training on other records: {what}; {_ANYWAY}")
     trained, wanted = state.get("recipe") or {}, trainer.recipe()
     kinds = [dict(values.get("model") or {}).get("type") for values in (trained, wanted)]
@@ -54,11 +54,11 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
         before, now = ((values.get(part) or {}).get("type") for values in (trained, wanted))
         if strict and before != now and any(str(kind).startswith(RECORDED) for kind in (before, now)):
             raise ValueError(f"this run was trained with {part} {before}, this one has {now}; {_ANYWAY}")
-    if strict:  # the same global batch may be cut into other micro-batches now
+    if strict:  # the global batch may be split into different micro-batches now
         position["global_batch_size"] = parts.train_loader.global_batch_size
     parts.train_loader.load_state_dict(position, strict=strict)
     if differ := differences(parts.model.state_dict(), state["model"]):
-        raise ValueError(f"the checkpoint is of another model: {differ}")
+        raise ValueError(f"the checkpoint is for another model: {differ}")
     parts.model.load_state_dict(state["model"])
     fresh = _restore_optimizer(trainer, state, trained)
     fresh += _restore_average(trainer, state)
@@ -68,7 +68,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     trainer.epoch, trainer.step, trainer.saved_at = state["epoch"], state["step"], state["step"]
     per_epoch, per_epoch_before = trainer.steps_per_epoch, state.get("steps_per_epoch", trainer.steps_per_epoch)
     progress = trainer.step - state.get("offset", 0)
-    if not strict:  # as many epochs are done, and that fraction of the schedule, in steps of another size
+    if not strict:  # the same epochs and fraction of the schedule, in steps of another size
         progress = progress * per_epoch // per_epoch_before
     trainer.offset = trainer.step - progress
     trainer.total_steps = max(trainer.total_steps + trainer.offset, trainer.step)
@@ -82,7 +82,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
 
 def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Load the optimizer's state; with `resume_strict` off leave it fresh if it is another's, and return a sentence."""
+    """Load the optimizer's state. With `resume_strict` off keep a new one if it does not fit, and return a message."""
     config, optimizer = trainer.config, trainer.parts.optimizer
     saved, names = state["optimizer"], trainer.parts.group_names()
     settings, now = before.get("optimizer", {}), trainer.recipe()["optimizer"]
@@ -92,17 +92,17 @@ def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[
         reason = f"this run was trained with optimizer {_named(settings)}, the recipe now says {_named(now)}"
     elif state.get("groups", names) != names or sizes != [len(group) for group in names]:
         reason = (
-            f"the checkpoint is of another optimizer: its optimizer has {len(saved['param_groups'])} groups of "
+            f"the checkpoint is for another optimizer: it has {len(saved['param_groups'])} groups of "
             f"parameters, the recipe's has {len(names)}, with other parameters (see `paramwise` and what is frozen)"
         )
     elif wrong := _misfit(trainer, saved["state"]):
         was = f"trained with optimizer {_named(settings)}" if settings else "trained with another optimizer"
         reason = f"this run was {was}, the recipe now says {_named(now)}, and {wrong}"
     if reason and config.resume_strict:
-        raise ValueError(f"{reason}. Its state cannot be carried over; {_ANYWAY}, with a new state")
+        raise ValueError(f"{reason}. Its state cannot be restored; {_ANYWAY}, with a new state")
     if reason:
         return [f"{reason}; its state is new"]
-    # With the rules in place beforehand torch puts what it restores where this device's implementation wants it.
+    # Set the options first, so that torch restores the state on the device this implementation needs.
     rules = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     groups = [{**old, **rule} for old, rule in zip(saved["param_groups"], rules, strict=True)]
     optimizer.load_state_dict({**saved, "param_groups": groups})
@@ -110,22 +110,22 @@ def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[
 
 
 def _named(settings: Mapping[str, Any]) -> str:
-    """Return an optimizer's settings as a call."""
+    """Format an optimizer's settings as a call."""
     return f"{settings.get('type')}({', '.join(f'{k}={v!r}' for k, v in settings.items() if k != 'type')})"
 
 
 def _misfit(trainer: Trainer, saved: Mapping[Any, Any]) -> str:
-    """Return what in an optimizer's saved state is not as the recipe's optimizer keeps it; "" if all fits."""
+    """Return how an optimizer's saved state differs from that of the recipe's optimizer; "" if it fits."""
     given = is_object(trainer.config.optimizer["type"])
     kept = {} if given else kept_by(trainer.config.optimizer, trainer.ranks.device)
     parameters = [parameter for group in trainer.parts.optimizer.param_groups for parameter in group["params"]]
     for number, parameter in enumerate(parameters):
         moments, names = saved.get(number), kept.get(parameter.dim() > 1)
-        if moments is None:  # it never had a gradient
+        if moments is None:  # the parameter never had a gradient
             continue
         if names is not None and set(moments) != names:
             keeps, found = (", ".join(sorted(map(str, some))) or "nothing" for some in (names, moments))
-            return f"which keeps {keeps} of a parameter, not {found}"
+            return f"which stores {keeps} per parameter, not {found}"
         for name, value in moments.items():
             if isinstance(value, Tensor) and value.numel() != 1 and not _broadcasts(value, parameter):
                 return f"{name} of parameter {number} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
@@ -135,31 +135,31 @@ def _misfit(trainer: Trainer, saved: Mapping[Any, Any]) -> str:
 
 
 def _broadcasts(value: Tensor, parameter: Tensor) -> bool:
-    """Return True if each side of `value` is 1 or the parameter's, as of the factors that Adafactor keeps."""
+    """Return True if each dimension of `value` is 1 or the parameter's, like Adafactor's factors."""
     pairs = zip(value.shape, parameter.shape, strict=False)
     return value.dim() == parameter.dim() and all(side in (1, wanted) for side, wanted in pairs)
 
 
 def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
-    """Load the average of the weights; with `resume_strict` off it begins or ends here, and a sentence says so."""
+    """Load the averaged weights. With `resume_strict` off start or drop the average, and return a message."""
     saved, ema = state.get("ema"), trainer.ema
     if saved and ema is not None:
         if differ := differences(ema.module.state_dict(), saved["model"]):
-            raise ValueError(f"the checkpoint's ema is of another model: {differ}")
+            raise ValueError(f"the checkpoint's ema is for another model: {differ}")
         ema.load_state_dict(saved)
     if bool(saved) == (ema is not None):
         return []
     before = (state.get("recipe") or {}).get("ema", "on" if saved else None)
     reason = f"this run was trained with ema={before}, the recipe now says ema={trainer.config.ema}"
     if trainer.config.resume_strict:
-        then = "the average begins at the weights of this step" if ema is not None else "the average is dropped"
+        then = "the average starts at the weights of this step" if ema is not None else "the average is dropped"
         raise ValueError(f"{reason}; {_ANYWAY}: {then}")
     if ema is not None:
         ema.module.load_state_dict(state["model"])
-    return []  # named among what has changed
+    return []  # already reported as a changed value
 
 
-# Entries of a checkpoint to resume from, and their kinds.
+# Entries of a checkpoint to resume from, and their types.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("optimizer", "loader", "window", "best", "recipe", "optimizer.state"), dict),
     **dict.fromkeys(("optimizer.param_groups", "groups"), list),
@@ -181,11 +181,11 @@ _OPTIONAL = (
     "scaler",
     "objects",
 )
-_LEAST = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}  # of other integers: 0
+_LEAST = {"steps_per_epoch": 1, "batch_size": 1, "offset": -(1 << 62)}  # other integers: 0
 
 
 def _check_kinds(state: Mapping[str, Any]) -> None:
-    """Raise ValueError if an entry is missing, or is of another kind."""
+    """Raise ValueError if an entry is missing, or has the wrong type."""
     for name, kind in _KINDS.items():
         outer, _, key = name.rpartition(".")
         entries = state[outer] if outer else state

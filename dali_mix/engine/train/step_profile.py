@@ -31,8 +31,8 @@ class StepProfile:
         self._options = options
         self._device = device
         self._folder = folder
-        self._before: int | None = None  # steps of the run before this process's first
-        self._clock: Clock | None = None  # while it measures
+        self._before: int | None = None  # steps done before this process started
+        self._clock: Clock | None = None  # set while profiling
         self._images = 0
         self._tracer: Any = None
 
@@ -72,11 +72,11 @@ class StepProfile:
         self._clock.switch("other")
 
     def took(self, images: int) -> None:
-        """Add the images of a finished step, over all ranks."""
+        """Count the images of a finished step, over all ranks."""
         self._images += images if self._clock is not None else 0
 
     def complete(self, done: int) -> bool:
-        """Return whether the last step to measure is finished, after `done` steps of the run."""
+        """Return True if the last step to profile is finished, after `done` steps of the run."""
         return self._options is not None and done - (self._before or 0) == self._options.last
 
     def finish(self, done: int, loader: Any) -> str:
@@ -112,4 +112,4 @@ class StepProfile:
             self._tracer.export_chrome_trace(str(aside))
         write_text(self._folder / "profile.json", json_text(found, indent=2) + "\n")
         parts = ", ".join(f"{name} {value:.1f}" for name, value in milliseconds.items())
-        return f"profile of {found['what']}, ms a step: {parts}; limited by {limit}; see {self._folder}"
+        return f"profile of {found['what']}, ms per step: {parts}; limited by {limit}; see {self._folder}"

@@ -66,9 +66,9 @@ class Trainer:
         )  # fmt: skip
         self.callbacks = callbacks
         self.recipe_name = recipe_name
-        self.epoch = 0  # under way
+        self.epoch = 0  # the current one
         self.step = 0  # optimizer steps done
-        self.offset = 0  # how many of them are beyond those this recipe takes as far: see `train.state`
+        self.offset = 0  # `step` minus the steps this recipe needs to get as far: see `train.state`
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
         self.steps_per_epoch = steps_per_epoch
         self.epochs = config.epochs  # `restore` raises both if the checkpoint is beyond the end of this recipe
@@ -82,9 +82,7 @@ class Trainer:
         self.precision = Precision(config.amp, ranks.device)
         parts.objective.autocast = self.precision.autocast
         self.objective: torch.nn.Module = parts.objective
-        self.no_sync: Callable[[], AbstractContextManager] = (
-            nullcontext  # backward inside leaves gradients to each rank
-        )
+        self.no_sync: Callable[[], AbstractContextManager] = nullcontext  # disables DDP's gradient exchange in backward
         if ranks.world_size > 1:
             self.objective = DistributedDataParallel(
                 parts.objective,
@@ -94,7 +92,7 @@ class Trainer:
             )
             self.no_sync = self.objective.no_sync
         self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)  # after DDP: rank 0's weights
-        # Read late only where the optimizer itself can be kept from stepping; see `loss_monitor`.
+        # Read late only if the optimizer can be kept from stepping; see `loss_monitor`.
         late = bool(parts.optimizer.defaults.get("fused")) and not self.precision.scaler.is_enabled()
         self.monitor = LossMonitor(ranks, late=late and ranks.device.type == "cuda")
         if self.monitor.late:
@@ -109,13 +107,13 @@ class Trainer:
         self.scores: dict[str, float] = {}  # of the last evaluation
         self._evaluated = False  # whether notes on the val_set were logged
         self._first = True  # no step of this process has been done
-        self.inside = False  # some micro-batches of a step are done
+        self.inside = False  # True between the first and the last micro-batch of a step
         for loader in (parts.train_loader, parts.val_loader):
             if loader is not None and hasattr(loader, "interrupt_when"):
                 loader.interrupt_when(lambda: stop.asked)
         self.saved_at = -1
         self.profile = StepProfile(config.profiling, ranks.device, report.work_dir / "profile" if ranks.main else None)
-        self._skipped: dict[int, int] = {}  # by id of a loader: records left out that were warned of
+        self._skipped: dict[int, int] = {}  # by id of a loader: skipped records already reported
 
     def fit(self) -> str:
         """Train to the end; return "finished", "stopped early", or, after saving, "preempted" or "interrupted".
@@ -132,9 +130,9 @@ class Trainer:
                 last = self.step >= self.total_steps or self.epoch + 1 >= self.epochs
                 if last:
                     self.precision.check_any_step()
-                if last and self.window.steps:  # the rest of the last interval
+                if last and self.window.steps:  # log the rest of the last interval
                     self.log()
-                # Saved before the evaluation, which a resumed run simply does again.
+                # Save before the evaluation, which a resumed run repeats.
                 if last or (self.epoch + 1) % (self.config.checkpoints.interval_epochs or math.inf) == 0:
                     self.save()
                 if last or (self.epoch + 1) % self.config.evaluate_epochs == 0:
@@ -148,7 +146,7 @@ class Trainer:
                     return self.end("finished")
                 self.epoch += 1
         except Preempted:
-            if self.inside:  # BatchNorm's statistics and the loader are beyond the last step
+            if self.inside:  # BatchNorm's statistics and the loader are already past the last step
                 self.report.line(f"{self.stop.name} inside step {self.step + 1}: continue with --resume")
             else:
                 self.save()
@@ -158,7 +156,7 @@ class Trainer:
             self.finish_profile()
 
     def finish_profile(self) -> None:
-        """End what is measured of the steps, and log what was found."""
+        """Finish the step profile and log its result."""
         if found := self.profile.finish(self.step, self.parts.train_loader):
             self.report.line(found)
 
@@ -196,7 +194,7 @@ class Trainer:
             with self.profile.part("waiting"):
                 try:
                     batch = next(batches, None)
-                except InterruptedError:  # it waited for a pool of workers
+                except InterruptedError:  # raised while waiting for a worker pool
                     raise Preempted from None
             self.window.waited += time.perf_counter() - start
             self.warn_of_skipped(self.parts.train_loader)
@@ -228,12 +226,12 @@ class Trainer:
 
     def train_step(self, batches: Iterator[Batch]) -> bool:
         """Take one optimizer step on up to `accumulate` micro-batches; return False if the epoch had none left."""
-        # The gradient is that of the mean loss over the rows of the global batch, however it is cut into ranks and
-        # micro-batches. Only after the last one it is known how many rows that are, so it is made in two steps:
+        # The gradient is that of the mean loss over the rows of the global batch, for any split into ranks and
+        # micro-batches. The number of rows is known only after the last one, so the mean is computed in two steps:
         #   before backward  each micro-batch's mean × its rows / expected   (× ranks, since DDP divides by them)
-        #   before the step  gradient × expected / rows that came on all ranks
-        # expected: the planned rows. Fewer come at an epoch's end, if bad records are left out, and if a loss ignores
-        # targets (it then counts its rows itself, on the device). A loss that is a sum over rows is left as it is.
+        #   before the step  gradient × expected / actual rows on all ranks
+        # expected: the planned rows. There are fewer at the end of an epoch, if bad records are skipped, or if a loss
+        # ignores targets (it then counts its rows itself, on the device). A loss that sums over rows is not scaled.
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
         self.profile.begin(self.step, loader)
         expected, seen = 0, 0
@@ -265,10 +263,10 @@ class Trainer:
         self.inside = False
         if not seen:
             return False
-        if batch is None:  # the epoch ended inside an accumulation, before the ranks exchanged gradients
+        if batch is None:  # the epoch ended within an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
         if rows is not None or (world_size > 1 and self.config.loading.on_bad_record == "skip"):
-            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # only the ranks together know
+            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # known only by summing over ranks
             scale: float | Tensor = expected / total.clamp_min(1e-6)
         else:
             scale = expected / (came if world_size == 1 else seen)
@@ -287,15 +285,15 @@ class Trainer:
         return True
 
     def forward(self, inputs: tuple[Any, ...]) -> Tensor:
-        """Return the loss of a micro-batch; an error of the first one gets a note: what the model was given."""
+        """Return the loss of a micro-batch. A note with the model's input is added to an error in the first one."""
         try:
             return self.objective(*inputs)
         except Exception as error:
             if self._first:
                 images = inputs[0]
                 name = getattr(getattr(self.parts.train_loader, "pipeline", None), "name", "")
-                whose = f"pipeline {name}" if name else "the loader given"
-                error.add_note(f"the model was given a batch of images {tuple(images.shape)} by {whose}")
+                whose = f"pipeline {name}" if name else "the loader passed"
+                error.add_note(f"the model's input was a batch of images {tuple(images.shape)} from {whose}")
             raise
 
     def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
@@ -317,13 +315,14 @@ class Trainer:
         return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
-        """Check that the first step gave every parameter a gradient; if not, warn, or with several ranks raise
-        ValueError.
+        """Check that every parameter got a gradient in the first step.
+
+        If not, warn, or raise ValueError with several ranks.
         """
         self._first = False
         if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
             return
-        advice = "freeze what is not used (requires_grad_(False) in the model), or set find_unused_parameters=True"
+        advice = "freeze unused parameters (requires_grad_(False) in the model), or set find_unused_parameters=True"
         if self.ranks.world_size > 1:
             raise ValueError(f"{missing}: {advice}")
         self.report.warn(f"{missing}, which will not be trained: {advice}")
@@ -332,7 +331,7 @@ class Trainer:
         """Return the gradient norm (None with loss scaling), and the numbers that must be finite for this step."""
         scaler = self.precision.scaler
         buffers = [total_norm(self.watch.statistics.values())] if self.watch.statistics else []
-        if scaler.is_enabled():  # infinite gradients are usual: the scaler leaves that step out and lowers its scale
+        if scaler.is_enabled():  # infinite gradients are normal: the scaler skips the step and lowers its scale
             return None, [scaler.scale(torch.ones((), device=self.ranks.device)), *buffers]
         norm = total_norm(p.grad for p in self.parts.model.parameters() if p.grad is not None)
         return norm, [norm, *buffers]
@@ -429,7 +428,7 @@ class Trainer:
                 for note in () if self._evaluated else measure.notes(self.parts.classes):
                     self.report.line(f"note: {note}")
                 self._evaluated = True
-            except NonFiniteScores as error:  # the weights are finite: training continues, this is never the best
+            except NonFiniteScores as error:  # the weights are finite: continue, but never save this as the best
                 if self.ranks.main:
                     self.report.warn(f"step {self.step}{', averaged weights' if prefix else ''}: {error}")
                 scores = dict.fromkeys(measure.names or task.measured, math.nan)
@@ -469,9 +468,7 @@ class Trainer:
         return {**self.config.resolved(), "amp": self.precision.name}
 
     def trained_on(self) -> dict[str, Any]:
-        """Return the run's values stored in a checkpoint, so that it can be evaluated the same way after being
-        moved.
-        """
+        """Return the run's values to store in a checkpoint, so that evaluation can use them wherever the file is."""
         return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Watch:
         self._ids: dict[int, list[Tensor]] = {}
 
     def note(self, step: int, ids: Tensor) -> None:
-        """Remember the record numbers (B,) of this rank's `step`. Those of the last three steps are kept."""
+        """Store the record numbers (B,) of this rank's `step`; those of the last three steps are kept."""
         self._ids = {number: noted for number, noted in self._ids.items() if number > step - 3}
         self._ids.setdefault(step, []).append(ids)
 
@@ -44,7 +44,7 @@ class Watch:
         if name := first_non_finite(dict(self.model.named_parameters()) | self.statistics):
             named = ", ".join(map(str, files))
             raise NonFinite(
-                f"{name} holds NaN or infinity before the first step; take other weights"
+                f"{name} contains NaN or infinity before the first step; use other weights"
                 f"{f' than {named}' if named else ''}"
             )
 
@@ -68,14 +68,14 @@ class Watch:
         ids = self.ranks.gather(self.ids(step))
         listed = ", ".join(f"{of} on rank {rank}" for rank, of in enumerate(ids)) if len(ids) > 1 else ids[0]
         raise NonFiniteLoss(
-            f"{what}. Records in it: {listed}. Lower the rate, clip_grad_norm, amp='off', or look at these records "
-            f"with `dali-mix inspect`"
+            f"{what}. Records in it: {listed}. Lower the learning rate, set clip_grad_norm or amp='off', or inspect "
+            f"these records with `dali-mix inspect`"
         )
 
     def _diagnose(self, step: int, loss: float, statistic: str | None) -> tuple[int, str]:
-        """Return the step that made a number not finite, and a sentence that names the number.
+        """Return the step that made a value non-finite, and a message that names the value.
 
-        `step` is the first that was measured as not finite, `statistic` one of any rank's that is not.
+        step: the first step measured as non-finite. statistic: the name of a non-finite statistic of any rank.
         """
         if name := first_non_finite(dict(self.model.named_parameters())):
             return step - 1, f"{name} became NaN or infinite in the update of step {step - 1}; that was not saved"
@@ -91,7 +91,7 @@ class Watch:
         return step, f"{what} at step {step}{note}; stopped before that optimizer step"
 
     def check_state(self, state: dict[str, Any], step: int) -> None:
-        """Raise NonFinite if `state`, about to be saved, holds a weight, statistic or moment that is not finite.
+        """Raise NonFinite if `state`, about to be saved, has a weight, statistic or moment that is not finite.
 
         Args:
             state: "model" and, if there are any, "ema" and "optimizer", as `Trainer.state_dict` returns them.
@@ -105,6 +105,6 @@ class Watch:
             found |= {f"{key} of the optimizer, parameter {number}": value for key, value in moments.items()}
         if name := first_non_finite(found):
             raise NonFinite(
-                f"step {step}: {name} holds NaN or infinity, so nothing was saved. Go on from an earlier checkpoint "
-                f"with --resume and a lower rate, clip_grad_norm or amp='off'"
+                f"step {step}: {name} contains NaN or infinity, so nothing was saved. Continue from an earlier "
+                f"checkpoint with --resume and a lower learning rate, clip_grad_norm or amp='off'"
             )
