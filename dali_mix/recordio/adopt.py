@@ -217,7 +217,7 @@ def _reindexed(base: Path, paths: Sequence[Path]) -> SetInfo:
     given = [path.name for path in paths]
     if given not in (listed, *([base.name + suffix] for suffix in ("", *SUFFIXES))):
         raise ValueError(
-            f"{manifest}: describes {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not of {', '.join(given[:3])};"
+            f"{manifest}: describes {', '.join(listed[:3])}{' …' if listed[3:] else ''}, not {', '.join(given[:3])};"
             f" run `dali-mix adopt --reindex {base}` for its index, or pass --force to replace the manifest"
         )
     path, table_path = base.parent / info.index.name, base.parent / info.table.name

@@ -20,7 +20,7 @@ def test_a_set(photos, tmp_path, capsys):
     shown, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
     assert found["what"] == f"{photos}, imagenet for training, batches of 4 on cpu"
     assert found["milliseconds"]["dali"] > 0 and found["images_per_second"] > 0
-    assert f"images a second; limited by {found['limit']}" in shown
+    assert f"images per second; limited by {found['limit']}" in shown
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
     assert main(["profile", photos, "--device", "cpu", *options, "--evaluate"]) == 0
     assert "imagenet for evaluation" in capsys.readouterr().out

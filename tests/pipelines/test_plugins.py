@@ -176,8 +176,8 @@ def test_a_step_changes_no_draws_but_its_own(installed):
         ([{"type": "wrong"}], r"step 'wrong' \(squares_plugin:Squares\) is not a subclass of dali_mix.pipelines.Step"),
         ([{"type": "nowhere_at_all:Step"}], "step type 'nowhere_at_all:Step' cannot be imported"),
         (["upside-down"], "steps has 'upside-down': must be steps, or dicts of a type and options"),
-        ([{"prob": 1}], "steps has {'prob': 1}: give"),
-        (5, "steps has 5: give"),
+        ([{"prob": 1}], "steps has {'prob': 1}: must be"),
+        (5, "steps has 5: must be"),
     ],
 )
 def test_wrong_steps(installed, steps, message):

@@ -43,7 +43,7 @@ def test_several_files_with_one_index(tmp_path: Path) -> None:
 def test_an_index_that_does_not_match(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     (tmp_path / "set.idx").write_text("0\t0\n")
-    with pytest.raises(ValueError, match=r"set\.idx: 1 lines that are not the 3 records; --reindex"):
+    with pytest.raises(ValueError, match=r"set\.idx: 1 lines that do not match the 3 records; --reindex"):
         adopt([rec])
     assert not (tmp_path / "set.json").exists()
     adopt([rec], reindex=True)
@@ -54,7 +54,7 @@ def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 4, shards=2)
     manifest = (tmp_path / "set.json").read_bytes()
     (tmp_path / "set.idx").write_text("0\t0\n")
-    with pytest.raises(ValueError, match=r"describes set-00000\.rec, set-00001\.rec, not of set-00001\.rec; .*--force"):
+    with pytest.raises(ValueError, match=r"describes set-00000\.rec, set-00001\.rec, not set-00001\.rec; .*--force"):
         adopt([tmp_path / "set-00001.rec"], tmp_path / "set", reindex=True)
     adopt(sorted(tmp_path.glob("*.rec")), tmp_path / "set", reindex=True)
     assert (tmp_path / "set.json").read_bytes() == manifest and list(verify_set(tmp_path / "set")) == []
@@ -112,7 +112,7 @@ def test_what_is_no_record_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "notes").write_text("hello, this is a text\n")
     for name, why in (
         ("notes", "not a RecordIO file"),
-        ("", "a folder; name the .rec"),
+        ("", "a folder; pass the .rec"),
         ("none", "no such file; name"),
     ):
         assert main(["adopt", str(tmp_path / name), "--quiet"]) == 1

@@ -131,7 +131,7 @@ def test_a_picture_of_too_many_rows_is_refused(tmp_path, rows):
     [
         ({"prefix": "nothing"}, "nothing"),
         ({"--mixers": "cutmxi"}, "did you mean CutMix"),
-        ({"--mixers": ","}, "needs a mixer"),
+        ({"--mixers": ","}, "needs at least one mixer"),
         ({"--rows": "0"}, "rows=0: must be a whole number from 1 to 100"),
         ({"--image-size": "4"}, "image_size=4: must be a whole number from 8 to 2048"),
         ({"--image-size": "2049"}, "image_size=2049: must be a whole number from 8 to 2048"),

@@ -39,17 +39,17 @@ def run(args: argparse.Namespace) -> int:
     if Path(args.what).is_dir():
         if not written.is_file():
             raise FileNotFoundError(
-                f"{written} is not there: train with --cfg-options profile.first=10 for at least as many steps, or give"
-                " the path of a packed set"
+                f"{written} does not exist: train with --cfg-options profile.first=10 for at least as many steps, or"
+                " pass the path of a packed set"
             )
         found = _read(written)
     else:
         found = _of_loader(args)
     total = sum(found["milliseconds"].values())
-    print(f"{found['what']}: milliseconds a batch")
+    print(f"{found['what']}: milliseconds per batch")
     for name, value in found["milliseconds"].items():
         print(f"  {name:<10} {value:9.2f}  {value / max(total, 1e-9):6.1%}")
-    print(f"{found['images_per_second']:,.0f} images a second; limited by {found['limit']}")
+    print(f"{found['images_per_second']:,.0f} images per second; limited by {found['limit']}")
     if args.json is not None:
         write_text(args.json, json_text(found, indent=2) + "\n")
     if args.out is not None:
@@ -63,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error}): train with `profile` again") from None
+        raise ValueError(f"{path}: not JSON ({error}): train with `profile` again") from None
     return found
 
 
