@@ -1,4 +1,4 @@
-"""`python -m dali_mix`, `torchrun … -m dali_mix`: the same as the console program `dali-mix`."""
+"""`python -m dali_mix`, `torchrun … -m dali_mix`: run the command `dali-mix`."""
 
 import sys
 

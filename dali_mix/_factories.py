@@ -1,4 +1,4 @@
-"""Classes and functions from other packages, by entry point or as "module:attribute", and the options they take."""
+"""Load classes and functions of other packages, by entry point or as "module:attribute"; list their options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def resolve(kind: str, what: str) -> Any:
     """
     module, _, attribute = kind.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), attribute)):
-        raise ValueError(f"{what} type {kind!r}: write it as module:name, for instance my_package.my_module:MyClass")
+        raise ValueError(f"{what} type {kind!r}: write it as module:name, e.g. my_package.my_module:MyClass")
     try:
         loaded = importlib.import_module(module)
     except Exception as error:  # the module's own code runs, and may raise anything
@@ -43,7 +43,7 @@ def resolve(kind: str, what: str) -> Any:
 def installed(group: str, what: str, name: str, ours: Iterable[str], *others: str) -> tuple[Any, str]:
     """Return the object an installed package registers as `name` in an entry-point group, and its origin for messages.
 
-    Raise ValueError if no package offers it, naming `ours` and `others` as well, or if it does not load.
+    Raise ValueError if no package registers it, listing `ours` and `others` too, or if it cannot be imported.
     """
     offered = {point.name: point for point in entry_points(group=group)}
     if name not in offered:
@@ -53,7 +53,7 @@ def installed(group: str, what: str, name: str, ours: Iterable[str], *others: st
     try:
         return offered[name].load(), origin
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{origin} does not load: {error}; reinstall its package") from error
+        raise ValueError(f"{origin} cannot be imported: {error}; reinstall its package") from error
 
 
 def parameters(factory: Any) -> dict[str, inspect.Parameter]:
@@ -70,7 +70,7 @@ def parameters(factory: Any) -> dict[str, inspect.Parameter]:
 
 
 def import_from(folder: Path, kinds: list[str]) -> None:
-    """Make the modules in `folder` importable for "module:attribute" texts, after all installed ones.
+    """Make the modules in `folder` importable for "module:attribute" strings, after all installed ones.
 
     Raise ValueError if a named module is in `folder` but Python finds, or has loaded, another module of that name.
     """
@@ -85,7 +85,7 @@ def import_from(folder: Path, kinds: list[str]) -> None:
         other = importlib.util.find_spec(name) if loaded is None else None
         used = _where(loaded) if loaded is not None else str(other and other.origin)
         if Path(used).resolve() != Path(here.origin).resolve():
-            raise ValueError(f"two modules are called {name}: {here.origin} and {used}; rename the first")
+            raise ValueError(f"two modules have the name {name}: {here.origin} and {used}; rename the first")
 
 
 def _where(module: Any) -> str:

@@ -45,6 +45,6 @@ def open_new(path: str | os.PathLike[str], mode: str = "wb", encoding: str | Non
 
 
 def new_descriptor(path: str | os.PathLike[str]) -> int:
-    """As `open_new`, for `os.write`."""
+    """Like `open_new`, but return a file descriptor for `os.write`."""
     Path(path).unlink(missing_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

@@ -1,4 +1,4 @@
-"""Functions that a command calls too: in Python their errors name keywords, where the command's name options."""
+"""For functions shared with a command: in Python, their errors name keywords instead of options."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dali_mix.tasks import TASKS
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# A command in backquotes stays as it is. An option's value: after "=" or a space, a word in capitals or a number.
+# Commands in backquotes are not changed. The value of an option follows "=" or a space: capitals or a number.
 _VALUE = rf"[A-Z]+\b|\d[\d.]*|(?:auto|apply|ignore|{'|'.join(TASKS)})\b"
 _OPTION = re.compile(rf"`dali-mix [^`]*`|--cfg-options |--([a-z][a-z-]+)(?:([= ])({_VALUE}))?")
 
 
 def keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Return `function` with errors in its keywords: `--skip-bad` becomes skip_bad=True. Unknown ones get a suggestion.
+    """Wrap `function` so that errors name its keywords: `--skip-bad` becomes skip_bad=True.
 
-    A command calls `inspect.unwrap(function)`.
+    Unknown keywords get a suggestion. Commands call `inspect.unwrap(function)`.
     """
     known = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
@@ -41,7 +41,7 @@ def keywords(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def naming_keywords(known: Mapping[str, inspect.Parameter]) -> Iterator[None]:
-    """Change the message of an error that is raised inside: options of a command become the keywords `known`."""
+    """Change the messages of errors raised in the block: options of a command become the keywords `known`."""
     try:
         yield
     except (ValueError, OSError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_CLASS = 1 << 24  # labels travel as float32: above this, neighbouring classes are the same number
+MAX_CLASS = 1 << 24  # labels are stored as float32: above this, adjacent integers are not distinct
 HEADER_WIDTH, OBJECT_WIDTH = 2, 6  # mxnet's detection layout: [2, 6, (class, xmin, ymin, xmax, ymax, difficult) * n]
 _HEADER = np.array([HEADER_WIDTH, OBJECT_WIDTH], dtype=np.float32)
 
@@ -44,7 +44,7 @@ def objects_of(label: np.ndarray) -> np.ndarray:
     widths = [HEADER_WIDTH, OBJECT_WIDTH]
     if label.ndim != 1 or list(label[:2]) != widths or (label.size - HEADER_WIDTH) % OBJECT_WIDTH:
         found = f"this one has {label.size} and begins with {label[:2].tolist()}"
-        raise ValueError(f"a detection label is 2, 6, then six numbers an object; {found}")
+        raise ValueError(f"a detection label is 2, 6, then six numbers per object; {found}")
     return label[HEADER_WIDTH:].reshape(-1, OBJECT_WIDTH)
 
 
@@ -62,7 +62,7 @@ def check_boxes(label: np.ndarray, num_classes: int) -> None:
             raise ValueError(f"object {number}: class {kind:g} is out of range: there are {num_classes} classes")
         if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
             box = f"the box x {x1:g}..{x2:g}, y {y1:g}..{y2:g}"
-            raise ValueError(f"object {number}: {box} is empty, turned round or beyond 0..1")
+            raise ValueError(f"object {number}: {box} is empty, has swapped corners or exceeds 0..1")
         if difficult not in (0.0, 1.0):
             raise ValueError(f"object {number}: 'difficult' is {difficult:g}, not 0 or 1")
 
@@ -82,7 +82,7 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
         which = ", ".join(classes[number] for number in suspect[:6]) + ", …" * (len(suspect) > 6)
         report["notices"] = [
             f"no target is 0 in {len(suspect):,} of {len(classes):,} classes ({which}): -1 means ignore, so"
-            " nothing teaches what is not of these classes; use 0 for no"
+            " these classes have no negative examples; use 0 for no"
         ]
     return report
 
@@ -90,7 +90,7 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
     """Clip the boxes of a detection label (2 + 6n,) float32 to the image; return it and how many were clipped.
 
-    A box may exceed the image by one pixel or one per cent. Raise ValueError if it exceeds it by more.
+    A box may exceed the image by one pixel or 1 %. Raise ValueError if it exceeds it by more.
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]

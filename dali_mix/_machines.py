@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-TICK = 0.5  # seconds from one word on progress to the next
+TICK = 0.5  # seconds between progress reports
 _PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "pillow")
 
 Progress = Callable[[int], object]
@@ -60,7 +60,7 @@ def look(folder: str, sees: Mapping[Path, str]) -> tuple[str, dict[str, str], li
 def run(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Run `work` as `Machines.map` does. Yield progress increments, then the result in a 1-tuple."""
     os.chdir(folder)
-    done: list[int] = []  # appended to by the thread that works
+    done: list[int] = []  # the worker thread appends to it
 
     def since() -> int:
         count = len(done)

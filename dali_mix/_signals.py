@@ -5,7 +5,7 @@ Handlers nest: each level restores the previous one on exit, so the innermost ha
     cli.main        SIGINT    KeyboardInterrupt; ends at once while torch or DALI are imported
     commands.train  SIGTERM   before the first step: ends with status 75, nothing to save
     engine.run      both      the trainer's StopSignal: finish the step, save, end; a second SIGINT ends at once
-    cli.launch      both      passed on to the ranks
+    cli.launch      both      forwarded to the ranks
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-# Control characters, line separators, marks that turn the direction of writing, and bytes that are no UTF-8.
+# Control characters, line separators, marks that change the text direction, and bytes that are not UTF-8.
 _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _PERMISSIONS = "; change the permissions of it and of the folders above it, or choose another path"
@@ -18,7 +18,7 @@ _ADVICE = {
     errno.EACCES: _PERMISSIONS,
     errno.EPERM: _PERMISSIONS,
     errno.EISDIR: "; a file is needed: remove the folder, or choose another path",
-    errno.ENOTDIR: "; a folder is needed where there is a file: choose another path",
+    errno.ENOTDIR: "; a file is where a folder is needed: choose another path",
     errno.EROFS: "; choose a path that can be written to",
 }
 

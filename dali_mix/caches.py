@@ -32,7 +32,7 @@ def fallback() -> Path | None:
 
 
 def writable(folder: str | Path) -> bool:
-    """Return whether files can be written to `folder`, which is created if it is missing."""
+    """Return True if files can be written to `folder`, which is created if it is missing."""
     try:
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,6 @@ def for_triton() -> None:
 
 
 def _divert(variable: str, usual: Iterable[Path]) -> None:
-    """Set the environment variable `variable`, unless the user did, where a usual folder cannot be written."""
+    """Set the environment variable `variable`, unless already set, if a usual folder cannot be written."""
     if variable not in os.environ and not all(map(writable, usual)) and (folder := fallback()) is not None:
         os.environ[variable] = str(folder / variable.lower())

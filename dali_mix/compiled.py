@@ -26,10 +26,10 @@ def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> 
     """Return `decorator(*signature, **options)`, numba's `njit` or `cfunc`, with `cache=True` where possible."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        with contextlib.suppress(RuntimeError):  # "cannot cache function": no folder to write to
+        with contextlib.suppress(RuntimeError):  # "cannot cache function": no writable folder
             return decorator(*signature, cache=True, **options)(function)
         if (folder := caches.fallback()) is not None:
-            # Only for this function: others may have a folder of their own.
+            # Only for this function; others may have their own folder.
             usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder / "numba")
             try:
                 with contextlib.suppress(RuntimeError):
@@ -41,7 +41,7 @@ def compiled(decorator: Callable[..., Any], *signature: Any, **options: Any) -> 
     return decorate
 
 
-# Compiled at the first call for each dtype; runs without the interpreter lock.
+# Compiled at the first call for each dtype; releases the GIL.
 jit = compiled(numba.njit, nogil=True, error_model="numpy")
 
 # The C library's memcpy(to, from, bytes): a fifth faster than a compiled loop over a plane.

@@ -39,9 +39,7 @@ def is_finite(value: Any) -> bool:
 
 
 def number(name: str, value: Any, low: float | None = None, high: float = math.inf) -> float:
-    """Return `value` as a float; raise ValueError unless it is a number; with `low`, it must be finite and from `low`
-    to `high`.
-    """
+    """Return `value` as a float. Raise ValueError unless it is a number; with `low`, a finite one in [low, high]."""
     real: Any = value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{name}={value!r:.40}: must be a number")

@@ -23,17 +23,17 @@ __all__ = ["TASKS", "Task"]
 class Task(ABC):
     """A kind of label, and the code that depends on it."""
 
-    name: ClassVar[str]  # in files and options
+    name: ClassVar[str]  # used in files and options
     boxes: ClassVar[bool] = False  # labels are boxes
     ignores: ClassVar[bool] = False  # -1 in a label means "ignore"
-    target_kind: ClassVar[Literal["class", "multi-hot"] | None] = None  # to mixers and losses; None: not for them
-    metrics: ClassVar[str] = ""  # key in `engine.scores.SCORES`; "": no model is trained on it
-    measured: ClassVar[tuple[str, ...]] = ()  # by an evaluation, the score that selects the best model first
+    target_kind: ClassVar[Literal["class", "multi-hot"] | None] = None  # for mixers and losses; None: unsupported
+    metrics: ClassVar[str] = ""  # key in `engine.scores.SCORES`; "" if no model can be trained
+    measured: ClassVar[tuple[str, ...]] = ()  # scores of an evaluation; the first selects the best model
     chart: ClassVar[tuple[str, dict[str, str]]]  # title, and names of the scores drawn by `dali-mix curves`
     model_types: ClassVar[tuple[str, ...]] = ()  # types of models that are for this task only
     probabilities: ClassVar[methodcaller]  # of logits (B, K)
-    threshold: ClassVar[float | None] = None  # a prediction names classes above it,
-    top_k: ClassVar[int | None] = None  # and at most so many
+    threshold: ClassVar[float | None] = None  # minimum score of predicted classes
+    top_k: ClassVar[int | None] = None  # maximum number of predicted classes
 
     @abstractmethod
     def check(self, label: Any, num_classes: int) -> None:
@@ -45,10 +45,10 @@ class Task(ABC):
 
     @abstractmethod
     def width(self, num_classes: int) -> int:
-        """Return the number of floats of each label; 0 where it varies."""
+        """Return the number of floats per label, 0 if it varies."""
 
     def scalar(self, label: Any) -> float:
-        """Return the label for the table: NaN if it is not a class."""
+        """Return the label for the record table, NaN if it is not a class."""
         return math.nan
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Task(ABC):
         return {}
 
     def describe(self, target: Any, classes: Sequence[str]) -> str:
-        """Return one of `targets` in words."""
+        """Describe one of `targets` as text."""
         return str(target)
 
     def count(self, targets: Any) -> str:
@@ -68,7 +68,7 @@ class Task(ABC):
         return ""
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:
-        """Return the indices of the labels that name a class."""
+        """Return the indices of the labels that contain a class."""
         return list(range(len(labels)))
 
     def fits(self, labels: Sequence[np.ndarray]) -> bool:
@@ -238,7 +238,7 @@ class Detection(Task):
         return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "-"
 
     def count(self, targets: Any) -> str:
-        return f"{sum(len(target['boxes']) for target in targets)} boxes carried along"
+        return f"{sum(len(target['boxes']) for target in targets)} boxes"
 
     def labelled(self, labels: Sequence[Any]) -> list[int]:
         return [row for row, label in enumerate(labels) if np.size(label) > HEADER_WIDTH]
@@ -286,7 +286,7 @@ def guess(labels: Sequence[np.ndarray]) -> Task:
 
 
 def _counted(kinds: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return how many of `kinds` (N,) floats name each class: (K,) int64. Numbers of no class are passed over."""
+    """Count each class in `kinds` (N,) floats: (K,) int64. Other numbers are ignored."""
     return np.bincount(kinds[(kinds >= 0) & (kinds < num_classes)].astype(np.int64), minlength=num_classes)
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs `pip install` with the arguments given and shows that it is alive.
+"""Run `pip install` with the given arguments and show progress.
 
-Large downloads are named with their sizes, and while nothing is printed for ten seconds, the time and the disk space
-used so far. The exit status is pip's.
+Prints large downloads with their sizes and, after ten seconds without output, the time and disk space used so far.
+The exit status is pip's.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Packs a dataset: the same as `dali-mix pack`."""
+"""Pack a dataset: the same as `dali-mix pack`."""
 
 import sys
 

@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         self._unknown: list[str] = []
 
     def parse_known_args(self, args=None, namespace=None):
-        # The words of a subcommand are not options of the parser above.
+        # Words of a subcommand are not options of the parent parser.
         own = args if self._subparsers is None else takewhile(lambda word: word.startswith("-"), args)
         self._unknown = self._unknown_options(own)
         namespace, extra = super().parse_known_args(args, namespace)
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, extra
 
     def _unknown_options(self, words: Iterable[str]) -> list[str]:
-        """Return the words that look like options of this parser and are none, without their values."""
+        """Return the words that look like options but are not options of this parser, without their values."""
         names = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
         return [name for name in names if re.match(r"--?[A-Za-z]", name) and name not in self._option_string_actions]
 

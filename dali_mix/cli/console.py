@@ -28,7 +28,7 @@ class _Sink(io.FileIO):
             return written
         except OSError as error:
             _to_null(self.fileno())
-            if error.errno != errno.EPIPE and self.fileno() != 2:  # nobody left is usual; a full disk is not
+            if error.errno != errno.EPIPE and self.fileno() != 2:  # a closed pipe is normal; a full disk is not
                 print(f"dali-mix: {self._label}: {error.strerror}; the rest is not printed", file=sys.stderr)
             return memoryview(data).nbytes
 

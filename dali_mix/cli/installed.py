@@ -15,8 +15,8 @@ from dali_mix import caches
 
 DALI = "nvidia-dali-cuda"
 BUILDS = ("110", "120", "130")
-# Every build of DALI and every codec that a build loads. Builds for CUDA 12 and 13 share folders, file by file: what is
-# left of one after `pip uninstall` of the other does not work, so that all of them go before one is installed.
+# Every build of DALI and every codec that a build loads. Builds for CUDA 12 and 13 share folders and files, so after
+# `pip uninstall` of one the other is broken: all are removed before one is installed.
 SHARED = (
     "nvidia-dali-cuda120 nvidia-nvimgcodec-cu12 nvidia-nvjpeg-cu12 nvidia-nvjpeg2k-cu12 nvidia-nvtiff-cu12 "
     "nvidia-libnvcomp-cu12 nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg nvidia-nvjpeg2k-cu13 "
@@ -46,7 +46,7 @@ class Findings:
         """Run a check; report any exception as a finding, so that the remaining checks still run."""
         try:
             check(self)
-        except Exception as error:  # a broken installation can raise anything, and that is the news here
+        except Exception as error:  # a broken installation can raise any error, which is reported
             self.bad(what, f"{type(error).__name__}: {error}")
 
 
@@ -92,7 +92,7 @@ def check_packages(findings: Findings) -> None:
     caches.for_matplotlib()
     for need in requirements():
         extra = extra_of(need)
-        if need.name.startswith(DALI) or extra in ("dev", "docs"):  # for those who work on dali_mix
+        if need.name.startswith(DALI) or extra in ("dev", "docs"):  # for development
             continue
         version, wanted = version_of(need.name), f'pip install "{need.name}{need.specifier}"'
         if version is None and extra:
@@ -102,7 +102,7 @@ def check_packages(findings: Findings) -> None:
         elif not need.specifier.contains(version, prereleases=True):
             findings.bad(need.name, f"{version} does not satisfy {need.specifier}: {wanted}")
         elif error := failed_import(MODULES.get(need.name, need.name)):
-            findings.bad(need.name, f"{version} does not import: {error}")
+            findings.bad(need.name, f"{version} cannot be imported: {error}")
         else:
             findings.ok(need.name, f"{version} ({need.specifier})")
     for extra, names in missing.items():
@@ -110,7 +110,7 @@ def check_packages(findings: Findings) -> None:
 
 
 def failed_import(module: str) -> str:
-    """Return why a module does not import, or "" if it does."""
+    """Return why a module cannot be imported, or "" if it can."""
     try:
         importlib.import_module(module)
     except Exception as error:  # ImportError, OSError of a missing library, RuntimeError of mismatched builds
@@ -148,7 +148,7 @@ def check_dali(findings: Findings) -> None:
         findings.ok("CUDA", f"torch {built_for} and {name} agree")
     else:
         text = f"torch is for CUDA {built_for}, {name} for {cuda[:2]}: both work on a driver for the newer one"
-        findings.note("CUDA", f"{text}; docs/install.md says how to match them")
+        findings.note("CUDA", f"{text}; to match them see docs/install.md")
 
 
 def codecs(cuda: str) -> list[str]:
@@ -177,9 +177,9 @@ def check_compiling(findings: Findings) -> None:
     from dali_mix.mixers.kernels import numba_paste_loops
 
     if (folder := numba_paste_loops.chain.stats.cache_path) is None:
-        text = "no folder to keep compiled functions in, every process compiles again: set NUMBA_CACHE_DIR"
+        text = "no writable folder for compiled functions, so every process compiles again: set NUMBA_CACHE_DIR"
         findings.note("numba", f"{text} to a folder that only you can write")
         return
     moved = folder.startswith(str(caches.fallback() or "/dev/null"))
-    why = "; the home folder cannot be written, NUMBA_CACHE_DIR names another" if moved else ""
+    why = "; the home folder is not writable; set NUMBA_CACHE_DIR for another" if moved else ""
     findings.ok("numba", f"compiled functions are kept in {folder}{why}")

@@ -4,8 +4,8 @@ status.
 `python -m dali_mix.cli.launch --nproc N -- train RECIPE …`; NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT come from
 the environment.
 
-    launcher  starts the ranks, each in a session of its own, so that Ctrl-C reaches the launcher alone;
-              passes SIGTERM and SIGINT on; after the first failure sends SIGTERM, and SIGKILL when the grace is over
+    launcher  starts the ranks, each in a separate session, so that Ctrl-C reaches only the launcher;
+              forwards SIGTERM and SIGINT; after the first failure sends SIGTERM, and SIGKILL when the grace is over
     rank      runs `cli.main`; writes (status, message) to FOLDER/RANK.json; is killed by Linux if the launcher ends
     outcome   reads these files and the exit statuses, in order of precedence: a rank killed by the system, an error of
               a rank, "saved" (75), "asked to stop". An error that only reports the loss of another rank never hides
@@ -33,8 +33,8 @@ from dali_mix.cli.main import LOST, parse
 from dali_mix.engine.distributed.environment import integer
 
 _POLL_SECONDS = 0.1
-_GRACE_SECONDS = 25.0  # from the first rank that failed until the others are killed: one may be saving
-_SAVE_SECONDS = 600.0  # the same where the first has saved and ended: the others wait for it before they end
+_GRACE_SECONDS = 25.0  # from the first failure until the other ranks are killed, since one may be saving
+_SAVE_SECONDS = 600.0  # the same if the first rank to end has saved, since the others wait for it before they end
 
 
 def main(argv: list[str]) -> int:
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
                 ranks.start(first + local, command, {**shared, "RANK": str(first + local), "LOCAL_RANK": str(local)})
             ended = ranks.wait()
         finally:
-            ranks.send(signal.SIGKILL)  # nobody is left but after an error
+            ranks.send(signal.SIGKILL)  # only after an error are ranks still running
         status, message = outcome(rank.read(Path(folder)), ended, ranks.asked, command[0])
         if message:
             print(message, file=sys.stderr)
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
 
 
 def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
-    """Return the variables that all ranks of this machine get, and the first of these ranks."""
+    """Return the environment variables common to this machine's ranks, and the first of these ranks."""
     nodes, node = integer(os.environ, "NNODES", 1, 1), 0
     address, port = "127.0.0.1", ""
     if nodes > 1:
@@ -78,7 +78,7 @@ def _shared_environment(nproc: int) -> tuple[dict[str, str], int]:
             raise ValueError(f"NNODES is {nodes}: set {' and '.join(missing)} as well (scripts/train_dist.sh --help)")
         node = integer(os.environ, "NODE_RANK")
         if node >= nodes:
-            raise ValueError(f"NODE_RANK is {node}, but NNODES is {nodes}: it goes from 0 to {nodes - 1}")
+            raise ValueError(f"NODE_RANK is {node}, but NNODES is {nodes}: must be from 0 to {nodes - 1}")
         address, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT") or "29500"
     shared = {**os.environ, "MASTER_ADDR": address, "MASTER_PORT": port or str(_free_port())}
     shared |= {"WORLD_SIZE": str(nodes * nproc), "LOCAL_WORLD_SIZE": str(nproc)}
@@ -93,16 +93,16 @@ def _free_port() -> int:
 
 
 class _Ranks:
-    """The processes of this machine's ranks. asked: the signal this process got, passed on to them."""
+    """The processes of this machine's ranks. asked: the signal this process received and forwarded to them."""
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, number: int, command: list[str], environment: dict[str, str]) -> None:
-        """Start a rank in a session of its own: Ctrl-C in a terminal then reaches it once, from here.
+        """Start a rank in a separate session, so that Ctrl-C in a terminal reaches it only once, from here.
 
-        It begins with SIGINT blocked, else its imports could end in a traceback; `rank.main` unblocks it.
+        It starts with SIGINT blocked, since its imports could end in a traceback; `rank.main` unblocks it.
         """
         arguments = [sys.executable, "-m", rank.__name__, *command]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -152,13 +152,13 @@ def outcome(
         asked: the signal this launcher received.
     """
     for number, code in sorted(ended.items()):
-        if code < 0 and code not in (-signal.SIGTERM, -signal.SIGINT):  # the others' errors follow from this one
+        if code < 0 and code not in (-signal.SIGTERM, -signal.SIGINT):  # the other errors are consequences
             why = "; out of memory?" if code == -signal.SIGKILL else ""
             name = signal.Signals(-code).name
             return 1, f"dali-mix {command}: error: rank {number} was ended by {name}{why}, and with it the others"
     saved = any(report.status == PREEMPTED for report in reports.values())
     silent = {code for number, code in ended.items() if number not in reports}
-    if -signal.SIGTERM in silent:  # not from here: `ended` has those that ended before this launcher ended others
+    if -signal.SIGTERM in silent:  # not sent from here: these ranks ended before this launcher stopped others
         asked = asked or signal.SIGTERM
     stopped = asked if silent <= {PREEMPTED, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT} else None
     for _, report in sorted(reports.items(), key=lambda item: (item[1].status == LOST, item[0])):
@@ -178,5 +178,5 @@ def outcome(
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the status stands
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the exit status is final
     sys.exit(status)

@@ -30,30 +30,30 @@ from dali_mix.cli.arguments import Parser
 COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("dali_mix.cli.commands.pack", "pack a dataset into RecordIO with a manifest"),
     "verify": ("dali_mix.cli.commands.verify", "check every byte of a packed set against its manifest"),
-    "inspect": ("dali_mix.cli.commands.inspect", "show what a packed set holds"),
-    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for a .rec that something else wrote"),
+    "inspect": ("dali_mix.cli.commands.inspect", "show the contents of a packed set"),
+    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for a .rec written by other software"),
     "train": ("dali_mix.cli.commands.train", "train a recipe, or resume it"),
     "serve": ("dali_mix.cli.commands.serve", "decode for trainers: run a pool of workers, or join one"),
     "evaluate": ("dali_mix.cli.commands.evaluate", "evaluate a checkpoint, each sample exactly once"),
-    "predict": ("dali_mix.cli.commands.predict", "name the classes of image files, or find boxes"),
+    "predict": ("dali_mix.cli.commands.predict", "predict classes or boxes of image files"),
     "detect": ("dali_mix.cli.commands.detect", "train, evaluate and predict with detectors"),
     "attention": ("dali_mix.cli.commands.attention", "draw where a model sees the classes of image files"),
-    "convert": ("dali_mix.cli.commands.convert", "turn published checkpoints into ours, and back"),
+    "convert": ("dali_mix.cli.commands.convert", "convert published checkpoints to ours, and back"),
     "recipes": ("dali_mix.cli.commands.recipes", "list the recipes, or print one"),
     "gallery": ("dali_mix.cli.commands.gallery", "draw mixed images from a packed set"),
-    "profile": ("dali_mix.cli.commands.profile", "show where the time of a loader or of a run goes"),
+    "profile": ("dali_mix.cli.commands.profile", "show where a loader or a run spends its time"),
     "curves": ("dali_mix.cli.commands.curves", "draw the learning curves of a run"),
     "embed-labels": ("dali_mix.cli.commands.embed_labels", "write label embeddings for SGRE"),
     "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU, disk, and run one batch"),
 }
-LOST = 3  # lower than 75: of the statuses of its tasks srun takes the highest
+LOST = 3  # lower than 75, since srun returns the highest status of its tasks
 
 
-Tell = Callable[..., None]  # (message, *, lost=False); lost: it is only that another rank has ended
+Tell = Callable[..., None]  # (message, *, lost=False); lost: the error is only that another rank has ended
 
 
 def _to_stderr(message: str, *, lost: bool = False) -> None:
-    if not lost or os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine
+    if not lost or os.environ.get("LOCAL_RANK", "0") == "0":  # once per machine
         print(message, file=sys.stderr)
 
 
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
     """
     console.install()
     _spin_briefly()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler says when it starts, and that there is no GPU
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a rank that ends is warned of with a stack trace
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # hides messages of torch's profiler
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # hides warnings with stack traces about ranks that end
     args = parse(list(sys.argv[1:] if argv is None else argv))
     ends = argv is None
     try:
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None, tell: Tell = _to_stderr) -> int:
 
 
 def _decided(ends: bool) -> None:
-    """Ignore SIGTERM from here on if the process ends with the status that is decided now."""
+    """Ignore SIGTERM from now on if the process `ends`, so that its exit status is kept."""
     if ends:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -89,7 +89,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
-        # add_help off where the module is not loaded: its own parser answers --help.
+        # add_help is off if the module is not loaded: its own parser handles --help.
         wanted = bool(arguments) and arguments[0] == name
         sentence = f"{summary[0].upper()}{summary[1:]}."
         subparser = subparsers.add_parser(name, help=summary, add_help=wanted, description=sentence)
@@ -99,7 +99,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _spin_briefly() -> None:
-    """Have torch's threads on a CPU wait microseconds for the next operation, not milliseconds, before they sleep.
+    """Make torch's CPU threads spin for microseconds, not milliseconds, before they sleep.
 
     Longer spinning takes cores that other threads need (figures: docs/decisions.md). libgomp reads this when torch is
     loaded.
@@ -127,12 +127,12 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
             return int(command.run(args) or 0)
         except Exception as error:
             _decided(ends)
-            if interrupts:  # torch and numpy, interrupted while they are imported, raise errors of their own
+            if interrupts:  # torch and numpy raise other errors if interrupted while being imported
                 raise KeyboardInterrupt from error
             own, raised_there = _own_line(error)
             known = isinstance(error, (ValueError, OSError))
             if not known and (not raised_there or isinstance(error, ImportError)):
-                # not what a user can cause: a bug keeps its traceback, as an installation that is broken
+                # not a user error: a bug or a broken installation keeps its traceback
                 raise
             if os.environ.get("DALI_MIX_DEBUG"):
                 traceback.print_exc()
@@ -145,8 +145,9 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
 
 
 def _own_line(error: Exception) -> tuple[str, bool]:
-    """Return " (FILE, line N)" of the innermost code of the user's in the traceback, or "" if there is none; and
-    whether the error was raised there, or in what it called of others, not of ours.
+    """Return " (FILE, line N)" of the innermost user code in the traceback, or "" if there is none.
+
+    Also return True if the error was raised there, or in other packages it called, but not in dali_mix.
     """
     root = Path(__file__).parents[2]
     ours, others = (f"{root}/dali_mix/", f"{root}/pipelines/"), sysconfig.get_path("stdlib")

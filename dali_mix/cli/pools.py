@@ -1,4 +1,4 @@
-"""What commands that may decode in a pool share."""
+"""Common code of commands that can decode in a pool."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def add_service(parser: argparse.ArgumentParser) -> None:
 
 
 def set_service(args: argparse.Namespace) -> None:
-    """Make a value to set of --service."""
+    """Convert --service to a recipe value."""
     if args.service is not None:
         args.cfg_options.append(f"service={args.service}")
 
 
 def guarded(command: str, work: Callable[[], T]) -> T | None:
-    """Return what `work` does; None if its pool has ended, which is printed already.
+    """Return the result of `work`, or None if its pool has ended, which is then already printed.
 
-    Ray may end the process at any moment after its raylet has ended, so the message comes at once, and only once.
+    Ray may end the process at any time after its raylet has ended, so the message is printed immediately, and once.
     """
     from dali_mix.service import cluster
 

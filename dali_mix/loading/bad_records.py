@@ -33,7 +33,7 @@ class BadRecords:
             option = "--decode " if decode else ""
             raise ValueError(
                 f"{reason}; run `dali-mix verify {option}{self.prefix}` to find all such records, pack the set"
-                " again, or go on without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
+                " again, or continue without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
                 " loader.on_bad_record=skip)"
             )
         if row not in self._decode:

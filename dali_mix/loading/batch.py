@@ -14,8 +14,8 @@ class Batch(NamedTuple):
         images: (B, 3, H, W) float32, normalized; channels_last in memory on a GPU. Images of several sizes are padded
             with zeros on the right and below.
         targets: classification (B,) int64; multi-label (B, K) float32 in {1, 0, -1 = ignore}; detection a list of B
-            dicts of `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image, `labels` (n,) int64 and `difficult`
-            (n,) bool, and of `size`, height and width of the image without padding, and `original`, those of the
+            dicts with `boxes` (n, 4) float32 x1, y1, x2, y2 in pixels of the image; `labels` (n,) int64; `difficult`
+            (n,) bool; `size`, height and width of the image without padding; and `original`, height and width of the
             record. A loader keeps boxes on the CPU, since selecting boxes on a GPU would synchronize.
         ids: (B,) int64 record numbers, always on the CPU, so that logging does not wait for a GPU.
     """
@@ -35,9 +35,7 @@ class Batch(NamedTuple):
 
 
 def boxes_to(targets: list[dict[str, Any]], device: torch.device | str) -> list[dict[str, Any]]:
-    """Return detection targets on `device`; those of boxes, labels and difficult that all targets have move in one
-    copy.
-    """
+    """Return detection targets on `device`; boxes, labels and difficult move in one copy if all targets have them."""
     device = torch.device(device)
     tensors = [value for own in targets for value in own.values() if isinstance(value, torch.Tensor)]
     if all(value.device == device for value in tensors):

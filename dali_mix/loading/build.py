@@ -51,26 +51,26 @@ def build_loader(
     """Return a loader over a packed set.
 
     Args:
-        pipeline: a name ("imagenet", "cifar", "multilabel", "detection", or one an installed package offers), or a
-            constructed pipeline.
+        pipeline: a name ("imagenet", "cifar", "multilabel", "detection", or one that an installed package registers),
+            or a constructed pipeline.
         prefix: prefix of the packed set, or an open `RecordSet`.
         batch_size: records per step on each rank.
         train: True: shuffle by (seed, epoch) and augment. False: yield each record exactly once, in order, dropping
             none.
         seed: seed of order and augmentation, 0 to 2^64 - 1.
-        device: "auto" (torch's current GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (torch's current GPU if available), "cpu", "cuda" or "cuda:N".
         decode: where images are decoded, resized and augmented: "cpu", "gpu" (pixels differ by a few grey levels), or
             "auto": on `device`. Images decoded on a CPU for a GPU are copied as uint8 and normalized on the GPU.
         dtype: dtype of the images: "float32" (normalized), or "uint8" (not normalized, see
             `dali_mix.pipelines.normalize`).
-        rank, world_size: default: from torch.distributed if initialised, else 0 and 1.
+        rank, world_size: default: from torch.distributed if initialized, else 0 and 1.
         num_threads: DALI's threads; default: the cores available to this process, divided among the machine's ranks.
         on_bad_record: "raise" a ValueError naming file and record, or "skip" the record and list it in
             `loader.skipped`.
         drop_last: drop a last, incomplete step.
         prefetch: batches to prepare ahead.
         verify_crc: check each record's crc32 against the manifest the first time this loader reads it.
-        pipeline_options: keyword arguments for a pipeline given by name.
+        pipeline_options: keyword arguments for a pipeline passed by name.
         workers: a pool that decodes in other processes, see `dali_mix.service`; `prefix` is then a path on the workers'
             machines, which also determine num_threads and prefetch.
 
@@ -109,7 +109,7 @@ def build_loader(
         schedule = dataclasses.replace(schedule, groups=groups, group_step=batch_size * world_size)
     if train and not schedule.steps_left(0):
         raise ValueError(
-            f"{opened.prefix}: {len(opened)} records do not make a single step of {batch_size} a rank on"
+            f"{opened.prefix}: {len(opened)} records are less than one step of {batch_size} per rank on"
             f" {world_size} ranks"
             f"{' with drop_last' if drop_last else ''}: use fewer ranks, a smaller batch, or more records"
         )
@@ -122,11 +122,11 @@ def build_loader(
     if decode == "gpu" and where.type == "cpu" and workers is None:
         raise ValueError("decode is 'gpu', but device is the CPU: choose device='cuda', or decode='cpu'")
     bad = BadRecords(opened.prefix, skip=on_bad_record == "skip")
-    normalizing = dtype == "float32" and where.type == "cpu"  # on a GPU it is done there, on a quarter of the bytes
+    normalizing = dtype == "float32" and where.type == "cpu"  # on a GPU, uint8 images are copied and normalized there
 
     if isinstance(opened, Opened):
         if where.type == "cpu":
-            keep_freed_memory()  # batches are made here, not by DALI, and fresh memory takes longer than decoding them
+            keep_freed_memory()  # batches are allocated here, and page faults take longer than gathering them
         fallback = None
         if opened.local is not None:
             fallback = _local_decoder(opened, made, seed, opened.local, where, num_threads, verify_crc)
@@ -138,7 +138,7 @@ def build_loader(
     local: dict[str, Any] = {"num_threads": threads, "bad": bad, "verify_crc": verify_crc}
     if isinstance(made, pipelines.CachedPipeline):
         if decode == "gpu":
-            raise ValueError(f"pipeline {made.name!r} decodes a set once, on the CPU: leave out decode='gpu'")
+            raise ValueError(f"pipeline {made.name!r} decodes a set once, on the CPU: omit decode='gpu'")
         source = CachedSource(opened, made, schedule, device=where, **local)
     else:
         running = copy.copy(made)
@@ -157,14 +157,12 @@ def _local_decoder(
     num_threads: int | None,
     verify_crc: bool,
 ) -> Decoder:
-    """Return what answers as a worker would, in this process. Raise ValueError or FileNotFoundError if it cannot."""
+    """Return a decoder that replaces a worker in this process. Raise ValueError or FileNotFoundError if it cannot."""
     records = RecordSet(opened.prefix)
     if records.fingerprint != opened.metainfo["fingerprint"]:
-        raise ValueError(
-            f"{opened.prefix} is another set here than where the pool opened it: leave out fallback='local'"
-        )
+        raise ValueError(f"{opened.prefix} is another set here than where the pool opened it: omit fallback='local'")
     if decode == "gpu" and device.type == "cpu":
-        raise ValueError("the pool decodes on GPUs and this process has none: leave out fallback='local'")
+        raise ValueError("the pool decodes on GPUs and this process has none: omit fallback='local'")
     return Decoder.for_chunks(
         records,
         pipeline,
@@ -179,7 +177,7 @@ def _pipeline(pipeline: str | pipelines.Pipeline, train: bool, options: Mapping[
     if isinstance(pipeline, str):
         return pipelines.build(pipeline, train, options)
     if options:
-        raise ValueError("pipeline_options belong to a pipeline given by name; this one is constructed already")
+        raise ValueError("pipeline_options are for a pipeline passed by name; this one is already constructed")
     if pipeline.train != train:
         raise ValueError(f"the pipeline was constructed with train={pipeline.train}, the loader with train={train}")
     return pipeline
@@ -187,7 +185,7 @@ def _pipeline(pipeline: str | pipelines.Pipeline, train: bool, options: Mapping[
 
 def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if (rank is None) != (world_size is None):
-        raise ValueError("give both rank and world_size, or neither")
+        raise ValueError("pass both rank and world_size, or neither")
     if rank is not None and world_size is not None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank} of {world_size}: ranks count from 0 to world_size - 1")

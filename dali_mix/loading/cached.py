@@ -23,7 +23,7 @@ from dali_mix.recordio import RecordSet
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
 
-DRAW_AHEAD = 4096  # records drawn for in one go: a draw costs as much for 4,096 as for one
+DRAW_AHEAD = 4096  # records per draw, since drawing for 4,096 takes as long as for one
 DECODE_BATCH = 256
 
 
@@ -85,7 +85,7 @@ class CachedSource(Source):
             if step is None:
                 break
             if steps and step.epoch != steps[0].epoch:
-                self._steps = itertools.chain([step], self._steps)  # the next draw begins with it
+                self._steps = itertools.chain([step], self._steps)  # the next draw starts with it
                 break
             steps.append(step)
         if not steps:
@@ -107,8 +107,8 @@ class CachedSource(Source):
         needed, free = 3 * count * height * width, available_memory()
         if free is not None and needed > free:
             raise ValueError(
-                f"{self._records.prefix}: {count} images of {height}×{width} take {needed >> 20} MiB, there are"
-                f" {free >> 20} free:"
+                f"{self._records.prefix}: {count} images of {height}×{width} take {needed >> 20} MiB, but only"
+                f" {free >> 20} are free:"
                 f" pipeline {self._pipeline.name!r} is for small sets; use 'imagenet'"
             )
         images = torch.zeros(count, 3, height, width, dtype=torch.uint8)

@@ -23,7 +23,7 @@ from dali_mix.pipelines import Pipeline
 from dali_mix.pipelines.base import PAD_TO
 from dali_mix.pipelines.normalization import normalize_into
 
-POSITIONS = 64  # of the order in a chunk: 9.6 MB at 224 × 224
+POSITIONS = 64  # positions of the order per chunk: 9.6 MB at 224 × 224
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None =
     out = np.empty((len(kept), *first.images.shape[1:]), np.float32 if normalizing else first.images.dtype)
     start = 0
     for chunk, at in shares:
-        # Neighbours in the order are neighbours here, as bad ones are left out in both: a view, no copy.
+        # Consecutive in the order is consecutive here, as bad records are omitted in both: a view, not a copy.
         together = at[-1] - at[0] == len(at) - 1
         own, into = chunk.images[at[0] : at[-1] + 1] if together else chunk.images[at], out[start : start + len(at)]
         if normalizer is not None and normalizing:
@@ -123,12 +123,12 @@ def cut(chunks: Sequence[Chunk], rows: np.ndarray, normalizer: Pipeline | None =
 
 
 def _copied(target: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the arrays of a target: those of a chunk may be read-only, and serve other steps."""
+    """Copy the arrays of a target, since those of a chunk may be read-only and are used by other steps."""
     return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in target.items()}
 
 
 def _padded(shares: Sequence[tuple[Chunk, np.ndarray]], sizes: np.ndarray) -> torch.Tensor:
-    """Return the images on the canvas that `Pipeline.draw` gives a batch of these sizes."""
+    """Return the images on the canvas that `Pipeline.draw` returns for a batch of these sizes."""
     height, width = -(-sizes.max(axis=0) // PAD_TO) * PAD_TO
     out = np.zeros((len(sizes), 3, height, width), np.uint8)
     canvases = iter(out)

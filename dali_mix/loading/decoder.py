@@ -57,7 +57,7 @@ class Decoder:
         self._clock = clock or Clock()
         self._records = records
         self._pipeline = pipeline = copy.copy(pipeline)
-        # A decoder of uncompressed images would copy them, which takes longer than all the rest.
+        # DALI's decoder would copy uncompressed images, which takes longer than everything else.
         pipeline.takes_pixels = pipeline.may_take_pixels and device.type == "cpu" and records.unencoded
         self._batch_size = batch_size
         self._device = device
@@ -90,7 +90,7 @@ class Decoder:
 
         Raise ValueError naming file and record of a bad record, unless bad records are skipped.
         """
-        # Batches prefetched for another position are dropped: at most `prefetch` are decoded in vain.
+        # Batches prefetched for another position are dropped; at most `prefetch` are wasted.
         under_way = [fed for fed, _ in self._ready] + list(self._feed.under_way)
         if not any((fed.step.epoch, fed.step.start) == (epoch, position) for fed in under_way):
             self._feed.restart(steps(epoch, position))
@@ -117,7 +117,7 @@ class Decoder:
         Bad records are listed in the answer if they are skipped; else raise ValueError naming the first.
         """
         rows, self._asked = question.rows, self._asked + 1
-        # a position that no question before it had
+        # a position that no earlier question had
         step, fetched = Step(question.epoch, self._asked, self._asked + 1, self._asked, rows), None
         if len(self._bad.without(rows)):
             with contextlib.suppress(StopIteration):  # the step is over: all its records are bad
@@ -139,7 +139,7 @@ class Decoder:
         if self._dali is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._dali._pipe))
             self._dali._pipe = None  # or DALI's exit handler would destroy it
-            if self._device.type == "cpu":  # memory of the GPU cannot be freed here
+            if self._device.type == "cpu":  # GPU memory cannot be freed here
                 self.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -190,17 +190,17 @@ class Decoder:
                 exec_dynamic=True,
             )
         for warning in caught:
-            # DALI's own augmentations (see auto_augment) call operators by names that DALI has deprecated: not the
-            # user's affair
+            # Hide warnings that users cannot fix: DALI's own augmentations (see auto_augment) use deprecated operator
+            # names.
             if "nvidia.dali.fn.experimental" not in str(warning.message):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         dali.build()
         return dali
 
     def _recover(self, error: RuntimeError) -> None:
-        """Close the pipeline, which DALI gives up over one bad image, and note the bad ones of the steps under way.
+        """Close the pipeline, which is unusable after one bad image, and note the bad records of the pending steps.
 
-        Raise `error` again if there are none: it has another cause.
+        Raise `error` again if there are none, since it has another cause.
         """
         under_way = list(self._feed.under_way)
         self.close()
@@ -215,7 +215,7 @@ class Decoder:
             self._bad.found(row, f"{self._records.where(row)}: {reason}", decode=True)
 
     def _probe(self, fed: Fed) -> list[tuple[int, str]]:
-        """Decode each record of a step alone: return (record, reason) of those that fail or have an unexpected size."""
+        """Decode each record of a step separately; return (record, reason) of those that fail or have a wrong size."""
         bad: list[tuple[int, str]] = []
         decoder = None
         for image, row in zip(fed.inputs[0], fed.rows.tolist(), strict=True):
@@ -231,9 +231,9 @@ class Decoder:
         return bad
 
     def _probe_graph(self, fed: Fed) -> list[tuple[int, str]]:
-        """Run the pipeline for each record of a step alone, which finds what fails in a window only.
+        """Run the pipeline for each record of a step separately, which finds failures in a window of an image.
 
-        Where all records of several fail, the pipeline does, and none is named.
+        If all of several records fail, the pipeline is at fault, and no record is reported.
         """
         bad: list[tuple[int, str]] = []
         for at, row in enumerate(fed.rows.tolist()):
@@ -306,7 +306,7 @@ def to_torch(out: object) -> torch.Tensor:
 
 def _reason(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if "encountered:" in lines[:-1]:  # by a DALI operator, which is named before
+    if "encountered:" in lines[:-1]:  # raised by a DALI operator, which is named in an earlier line
         return re.sub(r"^\[\S*\] ", "", lines[lines.index("encountered:") + 1])
     telling = [line for line in lines if "failure" in line.lower() or "error" in line.lower()]
-    return (telling[-1] if telling else lines[0]) if lines else "no reason given"
+    return (telling[-1] if telling else lines[0]) if lines else "unknown reason"

@@ -18,9 +18,7 @@ from dali_mix.recordio import RecordSet
 
 @dataclasses.dataclass
 class Fed:
-    """A pending step. `rows`: the step's records without bad ones. `inputs` keeps the memory alive that DALI reads
-    without copying.
-    """
+    """A pending step. `rows`: the step's records without bad ones. `inputs`: keeps memory alive that DALI reads."""
 
     step: Step
     rows: np.ndarray
@@ -29,8 +27,7 @@ class Fed:
 
 
 class Feed:
-    """The callable behind `fn.external_source`: each call takes the next step, notes it in `under_way`, and returns
-    DALI's inputs.
+    """The callable of `fn.external_source`: each call adds the next step to `under_way` and returns DALI's inputs.
 
     Labels do not pass through DALI: they stay in `under_way`, which is matched with DALI's outputs, in the same order.
     A step with only bad records is entered there without rows and is not fed.
@@ -51,11 +48,11 @@ class Feed:
         self._steps: Iterator[Step] = iter(())
 
     def restart(self, steps: Iterator[Step]) -> None:
-        """Take the following steps from `steps`; pending steps are kept."""
+        """Continue with `steps`; pending steps are kept."""
         self._steps = steps
 
     def close(self) -> None:
-        """Drop the pending steps and those to come."""
+        """Drop the pending and the remaining steps."""
         self.under_way.clear()
         self._steps = iter(())
 
@@ -106,7 +103,7 @@ class Feed:
                 self._unverified[row] = False
             image = self._image(row)
             if not image.size:
-                raise ValueError(f"{self._records.where(row)}: there is no image in it")
+                raise ValueError(f"{self._records.where(row)}: contains no image")
         except ValueError as error:
             self._bad.found(row, str(error))
             return None

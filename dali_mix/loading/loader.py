@@ -22,7 +22,7 @@ from dali_mix.pipelines import Pipeline, normalize
 
 
 class Dataset(Protocol):
-    """The data set of a loader: a `RecordSet`, or one opened by a worker pool.
+    """The dataset of a loader: a `RecordSet`, or one opened by a worker pool.
 
     metainfo: dict of classes, num_classes, task and fingerprint.
     """
@@ -54,7 +54,7 @@ class Loader:
     a pool of workers, use after a fork raises RuntimeError.
 
     Attributes:
-        dataset: the data set, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).
+        dataset: the dataset, with `len()` and `metainfo` (classes, num_classes, task, fingerprint).
         epoch, samples_seen: the position; samples_seen counts this epoch's samples over all ranks.
         global_size: planned number of records in the last batch, summed over ranks (including skipped records).
         dropped_boxes: boxes of the batches yielded so far that were dropped because a crop or step left them no area.
@@ -89,8 +89,8 @@ class Loader:
         self._clock = source.clock
         self._group_step = source.group_step
         self._bad = bad
-        self._resuming = False  # a loaded position waits for the first batch to be taken
-        self._running: object | None = None  # identifies the iterator that may go on
+        self._resuming = False  # a position was loaded and no batch was yielded since
+        self._running: object | None = None  # identifies the active iterator
         self._restarted = False
 
     def __repr__(self) -> str:
@@ -108,29 +108,28 @@ class Loader:
 
     @property
     def skipped(self) -> list[tuple[int, str]]:
-        """(record number, reason) pairs of the bad records found so far on this rank."""
+        """Return (record number, reason) pairs of the bad records found so far on this rank."""
         return list(self._bad.skipped)
 
     def __len__(self) -> int:
-        """Return the number of steps of a full epoch on this rank, wherever the loader stands in it."""
+        """Return the number of steps of a full epoch on this rank, independent of the current position."""
         return self._source.steps_left(0)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Return an iterator over the epoch that is due: see the class.
+        """Return an iterator over the next epoch: see the class.
 
-        Its `next()` raises RuntimeError after another `iter()` of this loader, ValueError for a record that cannot be
-        used.
+        Its `next()` raises RuntimeError after another `iter()` of this loader, and ValueError for a bad record.
         """
         if not self._resuming:
             self._note_restart()
             self.samples_seen = 0
-            if self._group_step is not None:  # a resumed epoch had the blocks of another batch size
+            if self._group_step is not None:  # a resumed epoch used blocks of another batch size
                 self._source.regroup(self._group_step)
         self._running = iterator = object()
         return self._batches(iterator)
 
     def _batches(self, iterator: object) -> Iterator[Batch]:
-        if self._running is not None:  # None: moved by set_epoch or load_state_dict, which it follows
+        if self._running is not None:  # None: set_epoch or load_state_dict was called
             self._check_running(iterator)
         self._running = iterator
         self._clock.switch("other")
@@ -143,7 +142,7 @@ class Loader:
         ready = self._fetch(self.epoch, self.samples_seen)
         while ready is not None:
             epoch, end = ready.step.epoch, ready.step.end
-            # Steps without a readable record at the end are part of this step: found before it completes the epoch.
+            # Trailing steps without a readable record belong to this step: look ahead before it completes the epoch.
             ahead = self._fetch(epoch, end) if self._bad.skip else None
             last = ahead is None if self._bad.skip else not self._source.steps_left(end)
             self.epoch, self.samples_seen = (epoch + 1, 0) if last else (epoch, end)
@@ -175,17 +174,17 @@ class Loader:
     def _check_running(self, iterator: object) -> None:
         if self._running is not iterator:
             raise RuntimeError(
-                f"{self!r}: another iter() of this loader has begun, which ends this one: build a second loader to go"
-                " over the set twice at a time"
+                f"{self!r}: another iter() of this loader was started, which ended this one: build a second loader for"
+                " two iterations at the same time"
             )
 
     def _note_restart(self) -> None:
-        """Log once that more than a first look was broken off: those records would be trained on again and again."""
+        """Log once that an epoch was interrupted after several batches, since it would repeat the same records."""
         if self.train and self.samples_seen > self.global_batch_size and not self._restarted:
             self._restarted = True
             logging.getLogger(__name__).warning(
-                "%r: this iter() begins the epoch again, with the same records and crops; before it, call set_epoch()"
-                " to go to another epoch, or load_state_dict(state_dict()) to go on inside this one",
+                "%r: this iter() restarts the epoch, with the same records and crops; before it, call set_epoch()"
+                " for another epoch, or load_state_dict(state_dict()) to continue inside this one",
                 self,
             )
 
@@ -203,7 +202,7 @@ class Loader:
         if images.dtype == self.dtype:
             return images
         if self.dtype == torch.uint8:
-            raise ValueError(f"pipeline {self.pipeline.name!r} makes {images.dtype} images: leave out dtype='uint8'")
+            raise ValueError(f"pipeline {self.pipeline.name!r} returns {images.dtype} images: omit dtype='uint8'")
         if images.dtype != torch.uint8:
             return images
         return normalize(images, self.pipeline.mean, self.pipeline.std, fetched.sizes)
@@ -223,7 +222,7 @@ class Loader:
         ]
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of `epoch`, even from inside it. Loops over consecutive epochs do not need this.
+        """Go to the start of `epoch`, even from inside it. Loops over consecutive epochs do not need this.
 
         A position set by `load_state_dict` is discarded. Raise ValueError unless `epoch` is a non-negative integer.
         """
@@ -249,9 +248,12 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         """Restore the position of `state`, also with another number of ranks.
 
-        Raises ValueError, naming both values, if seed, dataset, global batch size or train/eval differ, since the
-        remaining records would not be the same; or if only one of the two groups batches by orientation. `strict=False`
-        restores the position anyway; position and epoch must still be valid for the set.
+        Args:
+            strict: False to restore the position even if seed, dataset, global batch size, train/eval or grouping by
+                orientation differ, and the remaining records with them.
+
+        Raises:
+            ValueError: a difference, if `strict`, naming both values; or a position that the set does not have.
         """
         mine = self.state_dict()
         missing = [key for key in mine if key not in state and key != "group_step"]
@@ -262,23 +264,23 @@ class Loader:
                 if state.get(key) != mine.get(key):
                     raise ValueError(
                         f"the state was taken with {key} {state.get(key)!r}, this loader has {mine.get(key)!r}: use the"
-                        " same, or strict=False to go on regardless"
+                        " same, or strict=False to continue anyway"
                     )
-            # Not its value: the epoch goes on in the blocks it began with, whatever the batch size is now.
+            # Its value may differ: the epoch continues with the blocks it started with.
             grouped, now = "group_step" in state, "group_step" in mine
             if grouped != now:
                 raise ValueError(
                     f"the state was taken {'with' if grouped else 'without'} batches of one orientation, this loader is"
-                    f" {'with' if now else 'without'} them: use the same pipeline, or strict=False to go on regardless"
+                    f" {'with' if now else 'without'} them: use the same pipeline, or strict=False to continue anyway"
                 )
         epoch, seen = int(state["epoch"]), int(state["samples_seen"])
         if epoch < 0 or not 0 <= seen <= len(self.dataset):
             raise ValueError(
-                f"the state stands at record {seen} of epoch {epoch}, which a set of {len(self.dataset)} does not have"
+                f"the state is at record {seen} of epoch {epoch}, but the set has {len(self.dataset)} records"
             )
         if seen and not self._source.steps_left(seen) and (self.train or seen == len(self.dataset)):
             epoch, seen = epoch + 1, 0  # completed
-        if self._group_step is not None:  # an epoch that has not begun has this loader's blocks
+        if self._group_step is not None:  # a new epoch uses this loader's blocks
             self._source.regroup(int(state.get("group_step", self._group_step)) if seen else self._group_step)
         self._move(epoch, seen)
         self._resuming = True
@@ -293,7 +295,7 @@ class Loader:
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
         """Have `next()` raise InterruptedError while it waits for a pool of workers, once `asked()` returns True.
 
-        The loader then stands where it stood before. Loaders that decode here never wait for long.
+        The loader's position is then unchanged. Loaders that decode in this process never wait for long.
         """
         self._source.interrupted = asked
 

@@ -80,8 +80,9 @@ def plan(remaining: int, batch_size: int, world_size: int, *, train: bool, drop_
 
 
 def share(size: int, rank: int, world_size: int) -> slice:
-    """Return the slice of a step's `size` records for `rank`: contiguous, with sizes that differ by at most one, larger
-    ones first.
+    """Return the slice of a step's `size` records for `rank`.
+
+    Slices are contiguous, and their sizes differ by at most one, with larger ones first.
     """
     base, extra = divmod(size, world_size)
     start = rank * base + min(rank, extra)

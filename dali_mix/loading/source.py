@@ -1,4 +1,4 @@
-"""`Source`: the source of a loader's images. It restarts after a fork and after unpickling."""
+"""`Source`: base class of the sources of a loader's images."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Source(ABC):
     def regroup(self, step: int) -> None:
         """Use the order grouped for steps of `step` records."""
         if step != self._schedule.group_step:
-            self.close()  # what is under way has another order
+            self.close()  # pending steps have another order
             self._schedule = dataclasses.replace(self._schedule, group_step=step)
 
     @abstractmethod

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 
 LOADING = ("reading", "checking", "drawing", "dali", "service", "finishing", "other")
-STARTING = "starting"  # DALI: counted by the clock, no part of loading
-READY = 0.05  # share of the time spent waiting, up to which the loop is what limits
-BUSY = 0.7  # share of the decoding cores from which they are busy
+STARTING = "starting"  # DALI's start-up: timed, but not part of loading
+READY = 0.05  # maximum share of time spent waiting for the loop to be the limit
+BUSY = 0.7  # minimum share of the decoding cores in use for them to be the limit
 
 
 class Clock:
@@ -30,7 +30,7 @@ class Clock:
         self._since, self._used = time.perf_counter(), _usage()
 
     def stop(self) -> None:
-        """Reset all counts and stop the running part: the clock is used in another process from here on."""
+        """Reset all counts and stop the running part, for use in another process."""
         self._running = None
         self.reset()
 
@@ -135,30 +135,30 @@ class Stats:
             return "nothing was loaded yet"
         share = self.waiting / self.seconds
         if share <= READY:
-            return f"the loop that takes the batches: it waits for them {share:.1%} of the time"
+            return f"the loop that consumes the batches: it waits for them only {share:.1%} of the time"
         parts = {name: getattr(self, name) for name in LOADING}
         most = max(parts, key=lambda name: parts[name])
         if most == "service":
             return "the pool of workers: `dali-mix serve --status` shows how busy they are; start more with --join"
         if self.page_reads > self.images / 4 and self.cores < BUSY * max(self.threads, 1):
             return (
-                f"the disk: {self.page_reads / self.images:.1f} reads an image while {self.cores:.1f} cores are busy;"
+                f"the disk: {self.page_reads / self.images:.1f} reads per image while {self.cores:.1f} cores are busy;"
                 " copy the set to a faster disk, or pack it smaller (--resize)"
             )
         if most == "dali" and self.cores < BUSY * self.threads:
             return (
-                f"the cores: decoding on {self.threads} threads gets {self.cores:.1f} of them; other processes, or the"
-                " container's limit, have the rest"
+                f"the cores: decoding on {self.threads} threads gets only {self.cores:.1f} of them; other processes or"
+                " the container's limit take the rest"
             )
         if most == "dali":
             return self._decoding()
         if most == "checking":
-            return "checksums, which are compared once for each record: it is over after an epoch"
+            return "checksums, which are verified once per record: this ends after an epoch"
         return f"{most}, in Python, on one core"
 
     def _decoding(self) -> str:
         cores = len(os.sched_getaffinity(0))
-        more = f"give it more of the {cores} cores (num_threads), " if self.threads < cores else ""
+        more = f"use more of the {cores} cores (num_threads), " if self.threads < cores else ""
         return (
             f"decoding and the pipeline's steps, on {self.threads} threads ({self.cores:.1f} of {cores} cores are"
             f" busy): {more}pack smaller images (--resize), decode on a GPU, or in a pool of workers (dali-mix serve)"

@@ -25,7 +25,7 @@ class Ticket(Protocol):
 
     @property
     def worker(self) -> Hashable:
-        """Identifies the worker."""
+        """Return a value that identifies the worker."""
 
 
 class Workers(Protocol):

@@ -1,4 +1,4 @@
-"""Handwritten digits with ResizeMix: the whole way in a few minutes on two CPU cores.
+"""Handwritten digits with ResizeMix, from packing to evaluation in a few minutes on two CPU cores.
 
 Command:  dali-mix pack digits --out data/digits_train --split train
           dali-mix pack digits --out data/digits_val --split val

@@ -52,7 +52,7 @@ def test_files_are_written_without_a_console(sets):
     out = sets["out"] / "again"
     assert shell(f"{PROGRAM} pack digits --split val --out {out} <&- >&- 2>&-")[0] == 0
     found, shown, _ = shell(f"{PROGRAM} verify {out}")
-    assert (found, "359 records are sound" in shown) == (0, True)
+    assert (found, "359 records are intact" in shown) == (0, True)
 
 
 def test_a_full_disk_is_reported_once(sets):

@@ -159,7 +159,7 @@ def test_our_models_that_shapes_do_not_tell(tmp_path, capsys):
     folder = run_of(tmp_path, model)
     out = tmp_path / "out.safetensors"
     assert convert("--from", "dali_mix", folder / "best.pt", out) == 0
-    assert "keys stay as they are" in capsys.readouterr().out and identical(load_file(out), model.state_dict())
+    assert "keys are unchanged" in capsys.readouterr().out and identical(load_file(out), model.state_dict())
     arguments = ["--from", "dali_mix", "--drop-head", "--force", folder / "best.pt", out]
     assert convert(*arguments) == 1
     assert "--model NAME" in capsys.readouterr().err
@@ -182,12 +182,12 @@ def given(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in.safetensors", "out.pth"], "say --from or --to"),
-        (["--from", "splicemix", "in.safetensors", "there.pth"], "there.pth is there already; --force"),
+        (["in.safetensors", "out.pth"], "pass --from or --to"),
+        (["--from", "splicemix", "in.safetensors", "there.pth"], "there.pth exists; --force"),
         (["--from", "splicemix", "--force", "in.safetensors", "in.safetensors"], "is IN itself"),
         (["--from", "splicemix", "--force", "in.safetensors", "link.safetensors"], "is IN itself"),
         (["--from", "splicemix", "in.safetensors", "out.txt"], r"name it *.safetensors, or *.pth"),
-        (["--from", "splicemix", "in.safetensors", "nowhere/out.pth"], "its folder is not there"),
+        (["--from", "splicemix", "in.safetensors", "nowhere/out.pth"], "its folder does not exist"),
         (["--from", "splicemix", "absent.pth", "out.pth"], "no weight file at"),
         (["--from", "dali_mix", "--ema", "absent.pth", "out.safetensors"], "no weight file at absent.pth"),
         (["--from", "msl", "in.safetensors", "out.pth"], "--from splicemix"),
@@ -197,7 +197,7 @@ def given(tmp_path):
         (["--from", "splicemix", "--ema", "in.safetensors", "out.pth"], "--ema is for checkpoints of runs"),
         (["--from", "splicemix", "--to", "splicemix", "--drop-head", "in.safetensors", "o.pth"], "--drop-head is for"),
         (["--from", "splicemix", "--embeddings", "e.npy", "in.safetensors", "out.pth"], "--embeddings is for"),
-        (["--to", "sgre", "--grid", "14", "in.safetensors", "out.pth"], "--grid 14: give rows and columns"),
+        (["--to", "sgre", "--grid", "14", "in.safetensors", "out.pth"], "--grid 14: must be rows and columns"),
     ],
 )
 def test_refusals(given, monkeypatch, capsys, arguments, message):

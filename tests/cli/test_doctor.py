@@ -119,7 +119,7 @@ def test_local_and_pre_releases_count_by_their_number(environment, version):
 def test_a_package_that_does_not_import(environment, monkeypatch, capsys):
     monkeypatch.setattr(installed, "failed_import", lambda module: "libGL.so.1: missing" if module == "cv2" else "")
     assert report(installed.check_packages) == 1
-    assert "does not import: libGL.so.1: missing" in capsys.readouterr().out
+    assert "cannot be imported: libGL.so.1: missing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ BOX = [1, 0.4, 0.4, 0.6, 0.6, 0]  # in the middle, so that no crop loses it
 @pytest.mark.parametrize(
     ("task", "labels", "found"),
     [
-        ("detection", [[2, 6, *BOX, *BOX], [2, 6], [2, 6, *BOX]], "3 boxes carried along"),
+        ("detection", [[2, 6, *BOX, *BOX], [2, 6], [2, 6, *BOX]], "3 boxes"),
         ("multilabel", [[1, 1], [0, -1], [0, 1]], "3 positive labels"),
     ],
 )

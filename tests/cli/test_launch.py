@@ -84,7 +84,7 @@ def test_only_training_is_started_again():
         ({"NNODES": "0"}, "NNODES must be"),
         ({"NNODES": "2"}, "set NODE_RANK and MASTER_ADDR as well"),
         ({"NNODES": "2", "NODE_RANK": "0"}, "set MASTER_ADDR as well"),
-        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK is 2, but NNODES is 2: it goes from 0 to 1"),
+        ({"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"}, "NODE_RANK is 2, but NNODES is 2: must be from 0 to 1"),
         ({"NNODES": "2", "NODE_RANK": "-1", "MASTER_ADDR": "a"}, "NODE_RANK must be"),
     ],
 )

@@ -88,7 +88,7 @@ NUMBERS = {
     errno.EACCES: "Permission denied; change the permissions of it and of the folders above it",
     errno.EPERM: "Operation not permitted; change the permissions",
     errno.EISDIR: "Is a directory; a file is needed: remove the folder",
-    errno.ENOTDIR: "Not a directory; a folder is needed where there is a file",
+    errno.ENOTDIR: "Not a directory; a file is where a folder is needed",
     errno.EROFS: "Read-only file system; choose a path that can be written to",
     errno.EIO: "Input/output error",
 }

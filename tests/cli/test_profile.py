@@ -30,7 +30,7 @@ def test_a_set(photos, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["/nowhere/set"], "/nowhere/set.json: no such set"),
-        (["{folder}"], "profile.json is not there: train with --cfg-options profile.first=10"),
+        (["{folder}"], "profile.json does not exist: train with --cfg-options profile.first=10"),
         (["{photos}", "--seconds", "0"], "--seconds"),
         (["{photos}", "--batch-size", "0"], "--batch-size"),
         (["{photos}", "--pipeline-options", "image_size"], "--pipeline-options takes KEY=VALUE"),

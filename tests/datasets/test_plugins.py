@@ -66,7 +66,7 @@ def test_the_script_of_the_page_runs(installed: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("broken", r"layout 'broken' \(no_such_module_here:by_prefix\) does not load: .*; reinstall its package"),
+        ("broken", r"layout 'broken' \(no_such_module_here:by_prefix\) cannot be imported: .*; reinstall its package"),
         ("number", r"layout 'number' \(own_layouts:a_number\) is a int, not a function"),
         ("by-prefx", r"layout 'by-prefx' is not known \(did you mean by-prefix\?\): choose one of broken, by-prefix"),
     ],

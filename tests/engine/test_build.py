@@ -110,7 +110,7 @@ def test_the_pipelines_statistics_reach_the_mixer():
         ("csra", ["loss={'type': 'MaskedSupervisionLoss'}"], "unknown"),
         ("csra", ["model.head={'type': 'csra', 'num_heads': 3}"], "num_heads=3"),
         ("csra", ["model.head={'type': 'cssra'}"], "cssra"),
-        ("csra", ["model.backbone.weights=nowhere.pth"], "model.backbone.weights: nowhere.pth is not there"),
+        ("csra", ["model.backbone.weights=nowhere.pth"], "model.backbone.weights: nowhere.pth does not exist"),
         ("msl", ["objective.masks=nowhere"], "nowhere"),
         ("msl", ["objective.whole=-1"], "whole=-1"),
         ("sgre", ["model.head.embeddings=nowhere.npy"], "no label embeddings at nowhere.npy"),

@@ -243,7 +243,7 @@ def test_the_command(trained, tmp_path, capsys):
     assert cli("detect", "evaluate", tmp_path / "recipe.py", best) == 0
     assert "AP50 " in capsys.readouterr().out
     assert cli("predict", tmp_path / "recipe.py", best, image, "--top-k", 3) == 1
-    assert "--threshold chooses boxes" in capsys.readouterr().err
+    assert "use --threshold for boxes" in capsys.readouterr().err
     assert Path(work_dir).is_dir()
 
 

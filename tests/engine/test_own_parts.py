@@ -156,7 +156,7 @@ def test_two_modules_of_one_name(folder, other):
     """Installed modules and the standard library come first, so a module of their name would never be read."""
     path, _ = folder
     (path / f"{other}.py").write_text(MODULE)
-    with pytest.raises(ValueError, match=f"two modules are called {other}: .*; rename the first"):
+    with pytest.raises(ValueError, match=f"two modules have the name {other}: .*; rename the first"):
         load_config(str(path / "recipe.py"), [f"mixer={ {'type': f'{other}:Mine'} }"])
 
 
@@ -167,7 +167,7 @@ def test_recipes_of_two_folders_with_modules_of_one_name(folder, tmp_path):
     (tmp_path / "second").mkdir()
     for file in ("recipe.py", f"{name}.py"):
         (tmp_path / "second" / file).write_text((path / file).read_text())
-    with pytest.raises(ValueError, match="two modules are called"):
+    with pytest.raises(ValueError, match="two modules have the name"):
         load_config(str(tmp_path / "second" / "recipe.py"), text)
 
 

@@ -85,7 +85,7 @@ def test_weights_are_not_needed_to_resume(tmp_path):
     config = make_config(recipe(max_steps=3, weights=str(weights)))
     weights.unlink()
     for resume in ("no", "auto"):
-        with pytest.raises(FileNotFoundError, match=r"weights\.pt is not there"):
+        with pytest.raises(FileNotFoundError, match=r"weights\.pt does not exist"):
             train(config, tmp_path / "new", resume=resume, make_loaders=make_loaders)
     assert train(config, tmp_path / "cut", resume="must", make_loaders=make_loaders) == "finished"
     assert newest_state(tmp_path / "cut")["step"] == 3

@@ -165,7 +165,7 @@ def test_a_second_iterator_ends_the_first_with_an_error(twenty, source):
     next(first)
     second = iter(one)
     begun = ids([next(second)])
-    with pytest.raises(RuntimeError, match=r"set'.*another iter\(\) of this loader has begun.*build a second loader"):
+    with pytest.raises(RuntimeError, match=r"set'.*another iter\(\) of this loader was started.*build a second loader"):
         next(first)
     assert begun + ids(second) == epochs(twenty, source, count=1)[0]
     with pytest.raises(RuntimeError, match="another iter"):
@@ -300,7 +300,7 @@ def test_records_trained_on_again_and_again_are_noted_once(twenty, caplog):
         for _ in range(4):
             ids(itertools.islice(one, 3))
     (message,) = caplog.messages
-    assert "epoch 1, samples_seen 12" in message and "begins the epoch again" in message
+    assert "epoch 1, samples_seen 12" in message and "restarts the epoch" in message
     first, second, third = epochs(twenty)
     ids(itertools.islice(one, 2))  # what the message advises
     one.load_state_dict(one.state_dict())

@@ -162,7 +162,7 @@ def test_state_of_another_run_is_refused_unless_asked(forty, tmp_path):
 
 def test_fewer_records_than_ranks(tmp_path):
     records = RecordSet(png_set(tmp_path / "two", 2))
-    with pytest.raises(ValueError, match="2 records do not make a single step of 4 a rank on 3 ranks"):
+    with pytest.raises(ValueError, match="2 records are less than one step of 4 per rank on 3 ranks"):
         loader(records, batch_size=4, rank=0, world_size=3)
     ranks = [loader(records, batch_size=4, train=False, rank=rank, world_size=3) for rank in range(3)]
     assert [len(one) for one in ranks] == [1, 1, 0]
@@ -285,7 +285,7 @@ def test_a_graph_that_ends_in_float32_is_left_alone(forty):
     pipeline = Unit(train=False, image_size=8, mean=(9, 9, 9), std=(9, 9, 9))
     images = next(iter(loader(forty, pipeline, train=False, options=None))).images
     assert images.dtype == torch.float32 and 0 <= images.min() < images.max() <= 1
-    with pytest.raises(ValueError, match=r"pipeline 'unit' makes torch.float32 images: leave out dtype='uint8'"):
+    with pytest.raises(ValueError, match=r"pipeline 'unit' returns torch.float32 images: omit dtype='uint8'"):
         next(iter(loader(forty, pipeline, train=False, options=None, dtype="uint8")))
 
 

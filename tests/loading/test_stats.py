@@ -88,12 +88,12 @@ NOTHING = Stats(10, 640, *[0.0] * len(LOADING), outside=0.0, cores=2.0, threads=
 @pytest.mark.parametrize(
     ("found", "limit"),
     [
-        ({"outside": 1.0, "dali": 0.05}, "the loop that takes the batches: it waits for them 4.8% of the time"),
+        ({"outside": 1.0, "dali": 0.05}, "the loop that consumes the batches: it waits for them only 4.8% of the time"),
         ({"outside": 1.0, "dali": 0.06}, "decoding and the pipeline's steps, on 2 threads (2.0 of"),
-        ({"dali": 1.0, "cores": 1.3}, "the cores: decoding on 2 threads gets 1.3 of them"),
-        ({"dali": 1.0, "cores": 1.3, "page_reads": 200}, "the disk: 0.3 reads an image while 1.3 cores are busy"),
+        ({"dali": 1.0, "cores": 1.3}, "the cores: decoding on 2 threads gets only 1.3 of them"),
+        ({"dali": 1.0, "cores": 1.3, "page_reads": 200}, "the disk: 0.3 reads per image while 1.3 cores are busy"),
         ({"dali": 1.0, "cores": 1.9, "page_reads": 200}, "decoding"),
-        ({"checking": 1.0, "dali": 0.5}, "checksums, which are compared once"),
+        ({"checking": 1.0, "dali": 0.5}, "checksums, which are verified once"),
         ({"service": 1.0, "finishing": 0.5}, "the pool of workers"),
         ({"drawing": 1.0, "dali": 0.5}, "drawing, in Python"),
     ],

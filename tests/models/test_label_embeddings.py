@@ -116,7 +116,7 @@ def test_random_rows(prefix, tmp_path):
         (["--from", "bert", "--weights", "x", "--seed", "0", "--out", "e.npy"], "are for random"),
         (["--from", "random", "--width", "-1", "--out", "e.npy"], "width=-1"),
         (["--from", "random", "--width", "0", "--out", "e.npy"], "width=0"),
-        (["--from", "random", "--out", "no/e.npy"], "--out no/e.npy: its folder is not there"),
+        (["--from", "random", "--out", "no/e.npy"], "--out no/e.npy: its folder does not exist"),
         (["--from", "random", "--out", "e.txt"], "must end in .npy"),
     ],
 )

@@ -76,7 +76,7 @@ def test_an_installed_package_adds_a_pipeline(installed):
 
 
 def test_what_does_not_load_is_said(installed):
-    with pytest.raises(ValueError, match=r"'broken' \(no_such_module_here:Squares\) does not load"):
+    with pytest.raises(ValueError, match=r"'broken' \(no_such_module_here:Squares\) cannot be imported"):
         pipelines.get("broken")
     with pytest.raises(ValueError, match=r"'wrong' .* is not a subclass"):
         pipelines.get("wrong")
@@ -95,7 +95,7 @@ def test_a_constructed_pipeline_is_taken(tmp_path):
     assert len(list(build_loader(made, prefix, batch_size=4, train=True, device="cpu"))) == 2
     with pytest.raises(ValueError, match="train=True, the loader with train=False"):
         build_loader(made, prefix, batch_size=4, train=False, device="cpu")
-    with pytest.raises(ValueError, match="constructed already"):
+    with pytest.raises(ValueError, match="already constructed"):
         build_loader(made, prefix, batch_size=4, train=True, device="cpu", pipeline_options={"flip": 0})
 
 

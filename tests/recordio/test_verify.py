@@ -30,7 +30,7 @@ def verify(prefix: Path, capsys: pytest.CaptureFixture[str], *options: str) -> t
 def test_a_sound_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = [(encoded("JPEG"), 0), (jpeg_with_magic("a", "b"), 1), (encoded("PNG", 3, 4), 1)]
     write_set(tmp_path / "set", samples, classes="ab", shards=2)
-    assert verify(tmp_path / "set", capsys, "--decode") == (0, f"{tmp_path}/set: 3 records are sound\n")
+    assert verify(tmp_path / "set", capsys, "--decode") == (0, f"{tmp_path}/set: 3 records are intact\n")
 
 
 def patched(change: Callable[[bytearray, np.ndarray], object]) -> Callable[[Path], None]:

@@ -123,7 +123,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["curves", str(tmp_path / "nothing"), "--out", str(out)]) == 1
     assert "no metrics at" in capsys.readouterr().err
     assert main(["curves", str(tmp_path), "--out", str(tmp_path / "no" / "c.png")]) == 1
-    assert "its folder is not there" in capsys.readouterr().err
+    assert "its folder does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("val_records", [[], [val(20)]])

@@ -136,7 +136,7 @@ def test_a_picture_of_too_many_rows_is_refused(tmp_path, rows):
         ({"--image-size": "4"}, "image_size=4: must be a whole number from 8 to 2048"),
         ({"--image-size": "2049"}, "image_size=2049: must be a whole number from 8 to 2048"),
         ({"--image-size": "1000000"}, "image_size=1000000: must be a whole number from 8 to 2048"),
-        ({"--out": "no/such/folder/g.png"}, "its folder is not there"),
+        ({"--out": "no/such/folder/g.png"}, "its folder does not exist"),
         ({"--out": "g.jpg"}, "ends in .png"),
         ({"--mixers": "saliencymx"}, "did you mean SaliencyMix"),
         ({"--mixers": "cutmix,splicemix:grids=['0x2']:counts=[1]"}, "grid '0x2': must be like"),

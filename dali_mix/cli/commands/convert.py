@@ -19,25 +19,25 @@ RELEASES = ("msl", "csra", "splicemix", "sgre", "resizemix", "saliencymix", "tor
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    origin = "whose IN is; dali_mix: a checkpoint of a run, to take the weights out of"
+    origin = "origin of IN; dali_mix: a checkpoint of a run, to extract its weights"
     add("--from", dest="origin", choices=(*RELEASES, "dali_mix"), help=origin)
-    add("--to", choices=RELEASES, help="write what this code loads (IN is ours unless --from says more)")
-    add("source", metavar="IN", type=Path, help="a safetensors file, or what torch.save wrote of tensors")
+    add("--to", choices=RELEASES, help="write a file for this code (IN is ours, unless --from is set)")
+    add("source", metavar="IN", type=Path, help="a safetensors file, or a torch.save file of tensors")
     add("out", metavar="OUT", type=Path, help="*.safetensors; or *.pth, *.pt, *.bin by torch.save")
-    named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if shapes do not tell it"
+    named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if shapes do not determine it"
     add("--model", default="", metavar="NAME", help=named)
-    add("--ema", action="store_true", help="take the averaged weights of a checkpoint of ours")
-    add("--drop-head", action="store_true", help="write the backbone alone, without class scores")
-    add("--embeddings", type=Path, metavar="NPY", help="label embeddings of SGRE, kept outside its files")
+    add("--ema", action="store_true", help="use the averaged weights of a checkpoint of a run")
+    add("--drop-head", action="store_true", help="write only the backbone, without the classifier")
+    add("--embeddings", type=Path, metavar="NPY", help="label embeddings of SGRE, which are a separate file")
     add("--grid", default="14x14", metavar="RxC", help="of SGRE's positions, image size / 32 (default: %(default)s)")
     add("--force", action="store_true", help="overwrite OUT")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.origin is None and args.to is None:
-        raise ValueError(f"say --from or --to, and one of {', '.join(RELEASES)}")
+        raise ValueError(f"pass --from or --to with one of {', '.join(RELEASES)}")
     if (grid := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", args.grid)) is None:
-        raise ValueError(f"--grid {args.grid}: give rows and columns, as in 14x14")
+        raise ValueError(f"--grid {args.grid}: must be rows and columns, such as 14x14")
     _check_out(args)
     from dali_mix.models.multilabel import load_embeddings
     from dali_mix.models.weights import files
@@ -48,18 +48,18 @@ def run(args: argparse.Namespace) -> int:
     if args.origin != "dali_mix" and any(key.startswith("roi_heads.") for key in state):
         raise ValueError(
             f"{args.source}: a detector's weights, which are not converted: torchvision's Faster R-CNN and ours have"
-            " the same keys, so such a file loads as it is (weights=FILE)"
+            " the same keys, so such a file loads unchanged (weights=FILE)"
         )
     wrapper, found = "", None
     try:
         if args.origin in RELEASES:
             converted = to_ours(state, args.origin, model=args.model, embeddings=embeddings)
-            embeddings = None  # they are part of it now
+            embeddings = None  # they are now part of the state
             state, found = converted.state, converted.model
             print(f"model: {found}", *converted.notes, sep="\n")
         else:
             found = _recognize(state, args.model, sure=ours)
-            print(f"model: {found or 'not one that shapes tell; keys stay as they are'}")
+            print(f"model: {found or 'not determined by shapes; keys are unchanged'}")
         if args.to:
             size = int(grid[1]), int(grid[2])
             converted = to_theirs(state, args.to, model=args.model, grid=size, embeddings=embeddings)
@@ -103,7 +103,7 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Tensor], bool]:
 
 
 def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognized | None:
-    """Return the model of `state`, or None for one of ours (`sure`) that shapes do not tell; else raise ValueError."""
+    """Return the model of `state`, or None for ours (`sure`) if shapes do not determine it; else raise ValueError."""
     from dali_mix.models import differences
     from dali_mix.models.weights.convert import advice, without_counters
     from dali_mix.models.weights.recognize import recognize
@@ -114,8 +114,8 @@ def _recognize(state: dict[str, Tensor], model: str, *, sure: bool) -> Recognize
         return found
     if sure and not model:
         return None
-    why = f"as {found} it would have to fit, but {differ}" if found else "none of our models that shapes tell"
-    raise ValueError(f"{why}{'' if model else '; --model NAME says which it is'}{advice(state, 'dali_mix')}")
+    why = f"it looks like {found}, but {differ}" if found else "not recognized from its shapes as one of our models"
+    raise ValueError(f"{why}{'' if model else '; pass --model NAME'}{advice(state, 'dali_mix')}")
 
 
 def _check_out(args: argparse.Namespace) -> None:
@@ -126,10 +126,10 @@ def _check_out(args: argparse.Namespace) -> None:
     check_out("OUT", args.out)
     if args.out.exists():
         if args.source.exists() and args.out.samefile(follow_pointer(args.source)):
-            raise ValueError(f"{args.out} is IN itself: give OUT another name")
+            raise ValueError(f"{args.out} is IN itself: choose another OUT")
         if not args.force:
-            raise ValueError(f"{args.out} is there already; --force overwrites a file")
+            raise ValueError(f"{args.out} exists; --force overwrites it")
     if args.drop_head and args.to:
-        raise ValueError("--drop-head is for files of ours: published checkpoints have their head; leave --to out")
+        raise ValueError("--drop-head is for our files, and published checkpoints include their head; omit --to")
     if args.embeddings is not None and "sgre" not in (args.origin, args.to):
         raise ValueError("--embeddings is for --from sgre and --to sgre")

@@ -119,7 +119,7 @@ def check_batch(findings: Findings) -> None:
     if found != ((4, 3, 32, 32), [0, 1, 0, 1], [0, 1, 2, 3]):
         findings.bad("one batch", f"wrong shape, labels or ids: {found}")
     elif not max(mean[0], mean[2]) < min(mean[1], mean[3]):
-        findings.bad("one batch", f"bright pictures do not come out brighter: {mean}")
+        findings.bad("one batch", f"bright images are not brighter after loading: {mean}")
     else:
         findings.ok("one batch", f"packed, decoded and normalized on {images.device}")
 

@@ -11,12 +11,12 @@ from dali_mix.recordio.manifest import read_info, set_prefix
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="the packed set whose classes are wanted")
-    add("--from", dest="source", required=True, choices=("bert", "glove", "random"), help="what makes them")
+    add("prefix", metavar="PREFIX", help="the packed set with the classes")
+    add("--from", dest="source", required=True, choices=("bert", "glove", "random"), help="source of the embeddings")
     add("--out", type=Path, required=True, metavar="E.npy", help="file to write: (K, width) float32")
     add("--weights", type=Path, metavar="PATH", help="bert: the folder of its files; glove: its text file")
-    add("--seed", type=int, help="random: of what is drawn (0)")
-    add("--width", type=int, help="random: numbers a class (768)")
+    add("--seed", type=int, help="random: seed (0)")
+    add("--width", type=int, help="random: numbers per class (768)")
     add("--force", action="store_true", help="replace an existing file")
 
 
@@ -31,16 +31,16 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix != ".npy":
         raise ValueError(f"--out {args.out}: must end in .npy")
     if args.out.exists() and not args.force:
-        raise FileExistsError(f"{args.out} is there already: choose another --out, or --force to replace it")
+        raise FileExistsError(f"{args.out} exists: choose another --out, or pass --force to replace it")
     check_out("--out", args.out)
     if args.source == "random":
         if args.weights is not None:
-            raise ValueError("--weights is for bert and glove: leave it out")
+            raise ValueError("--weights is for bert and glove: omit it")
         width = embeddings.WIDTH if args.width is None else args.width
         rows = embeddings.random_embeddings(names, width, args.seed or 0)
     else:
         if args.seed is not None or args.width is not None:
-            raise ValueError("--seed and --width are for random: leave them out")
+            raise ValueError("--seed and --width are for random: omit them")
         if args.weights is None:
             what = "BERT's folder or GloVe's text file; nothing is downloaded"
             raise ValueError(f"--from {args.source} needs --weights, {what}")

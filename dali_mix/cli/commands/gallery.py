@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 DEFAULT, WITH_BOXES = "resizemix,cutmix,mixup,cutout", "boxresizemix,boxsplicemix"
-_OWN = re.compile(r"[\w.]+:\w+(:|$)")  # module:name, where a name of ours is followed by option=value
+_OWN = re.compile(r"[\w.]+:\w+(:|$)")  # module:name; a bundled name is followed by option=value
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,15 +16,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "comma-separated, options after colons, as in resizemix,mixup:alpha=0.2 (default: "
         f"{DEFAULT}, of a set with boxes {WITH_BOXES}); "
         "or module:name for your own, from the current folder or an installed package; "
-        "here mixup's alpha is 1 and cutout's size half the image's unless given"
+        "here mixup's alpha is 1 and cutout's size half the image's unless set"
     )
     outlines = "outline what was pasted or cut, and the cells of a grid (default: yes)"
     add("prefix", help="packed set: PREFIX of PREFIX.json")
     add("--mixers", help=mixers)
     add("--out", type=Path, required=True, help="PNG to write")
     add("--rows", type=int, default=4, help="how many images (default: %(default)s)")
-    add("--seed", type=int, default=0, help="chooses images and mixes (default: %(default)s)")
-    add("--image-size", type=int, help="side in pixels before mixing (default: what suits the set)")
+    add("--seed", type=int, default=0, help="seed of images and mixes (default: %(default)s)")
+    add("--image-size", type=int, help="side in pixels before mixing (default: from the set)")
     add("--boxes", action=argparse.BooleanOptionalAction, default=True, help=outlines)
     add(
         "--peaks", action="store_true", help="mark the most salient pixel of each image, and of what SaliencyMix pasted"

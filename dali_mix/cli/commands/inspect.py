@@ -22,11 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the set's figures, or a record's."""
+    """Print a summary of the set, or one record."""
     records = RecordSet(args.prefix)
     if args.record is None:
         if args.save:
-            raise ValueError("--save writes one record's image: say which with --record ROW")
+            raise ValueError("--save writes one record's image: choose it with --record ROW")
         names = list(records.info.classes)
         figures = summarize(records) | {"class_names": names, "options": records.info.options}
     else:

@@ -25,7 +25,7 @@ _PASSED_ON = set(inspect.signature(pack).parameters) - {"layout", "shuffle"}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("layout", choices=layout_names(), help="how the files lie")
+    add("layout", choices=layout_names(), help="how the files are organized")
     add("--root", type=Path, help="the dataset's folder or an archive of it (digits and digit-scenes need none)")
     add("--out", required=True, metavar="PREFIX", help="write PREFIX.rec, .idx, .npy and .json")
     add("--split", default="train", help="which split (train)")
@@ -36,35 +36,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _configure_reading(add: Callable[..., object]) -> None:
     add("--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)")
-    add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one a line; voc: auto finds them")
+    add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one per line; voc: auto finds them")
     add(
         "--task",
         choices=TASKS,
         help="what the labels are (voc, coco, digit-scenes: multilabel; yolo: detection; list: by its labels)",
     )
-    add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (the one that is there)")
+    add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (default: if only one)")
     unlabelled = "images without labels (dropped by multi-label coco, nus-wide and vg500, else kept)"
     add("--unlabelled", choices=("keep", "drop"), help=unlabelled)
-    share = "no split val is there: share F of the split train (of each class) becomes --split val, the rest train"
+    share = "without a val split: share F of the train split (of each class) becomes --split val, the rest train"
     add("--val-share", type=float, metavar="F", help=share)
-    folders = "imagefolder: whether the root has a folder for each split: root/SPLIT/CLASS (by what is there)"
+    folders = "imagefolder: whether the root has a folder per split, root/SPLIT/CLASS (default: detected)"
     add("--split-folders", choices=("auto", "yes", "no"), help=folders)
     add("--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them")
-    boxes = "voc, coco, yolo, list, wider: boxes are for images turned by EXIF (apply, default) or as stored (ignore)"
+    boxes = "voc, coco, yolo, list, wider: boxes refer to images rotated by EXIF (apply, default) or as stored (ignore)"
     add("--exif", choices=CHOICES, help=boxes)
-    add("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
-    add("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
-    add("--download", action="store_true", help="cifar10, cifar100: fetch it into the root through torchvision")
+    add("--scenes", type=int, metavar="N", help="digit-scenes: number of scenes (train 2000, val 500)")
+    add("--seed", type=int, default=0, metavar="S", help="digit-scenes: seed (0)")
+    add("--download", action="store_true", help="cifar10, cifar100: download the set into the root with torchvision")
     add("--max-pixels", type=int, default=Transform.max_pixels, metavar="N", help="refuse larger images (%(default)s)")
     check = "header (default): dimensions and end of each image, not damage between; decode: the pixels too (slower)"
     add("--check", choices=("header", "decode"), default="header", help=check)
-    add("--skip-bad", action="store_true", help="leave unreadable images out and list them in the manifest")
+    add("--skip-bad", action="store_true", help="skip unreadable images and list them in the manifest")
 
 
 def _configure_writing(add: Callable[..., object]) -> None:
-    add("--resize", type=int, metavar="SHORTER_SIDE", help="make the shorter side this long; never enlarges")
-    add("--max-side", type=int, metavar="N", help="make the longer side at most this long")
-    add("--quality", type=int, default=95, help="of JPEGs that are encoded here (95)")
+    add("--resize", type=int, metavar="SHORTER_SIDE", help="reduce the shorter side to this length; never enlarges")
+    add("--max-side", type=int, metavar="N", help="reduce the longer side to at most N")
+    add("--quality", type=int, default=95, help="quality of JPEGs encoded here (95)")
     add("--encoding", choices=TARGETS, default="keep", help="keep (default) stores files as they are if it can")
     add("--shuffle", type=int, metavar="SEED", help="shuffle (training splits: by default, with seed 0)")
     add("--no-shuffle", action="store_true", help="keep the listed order")
@@ -73,7 +73,7 @@ def _configure_writing(add: Callable[..., object]) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="threads (by the cores; with --cluster 1 a shard); the bytes are the same for any number",
+        help="threads (by the cores; with --cluster 1 per shard); the bytes are the same for any number",
     )
     add("--force", action="store_true", help="replace an existing set")
     add_cluster(add, "write")

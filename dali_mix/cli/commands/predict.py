@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dali_mix.engine.inference.predict import Detections, Predictions, Predictor
     from dali_mix.tasks import Task
 
-CLASS_FILE_HELP = "class names in order, one a line (default: those in the checkpoint, or of the recipe's sets)"
+CLASS_FILE_HELP = "class names in order, one per line (default: those of the checkpoint, or of the recipe's sets)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,18 +28,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
     add("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
-    add("--threshold", type=float, metavar="P", help="name classes, or boxes, above this score (0.5)")
-    add("--top-k", type=int, metavar="K", help="name the K highest (classification: 5); with --threshold both count")
+    add("--threshold", type=float, metavar="P", help="print classes or boxes above this score (0.5)")
+    add("--top-k", type=int, metavar="K", help="print the K highest (classification: 5); with --threshold both apply")
     add("--json", type=Path, metavar="OUT", help="write predictions and all scores to this file")
-    add("--csv", type=Path, metavar="OUT", help="the same as a table: a row an image, a column a class; or a row a box")
-    add("--draw", type=Path, metavar="DIR", help="write the images with the boxes drawn on them to this folder")
+    add("--csv", type=Path, metavar="OUT", help="write a table: a row per image, a column per class; or a row per box")
+    add("--draw", type=Path, metavar="DIR", help="write images with boxes drawn on them to this folder")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the recipe, the checkpoint, and which weights and values to use."""
     add_recipe(parser)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a file of weights")
-    parser.add_argument("--ema", action="store_true", help="take the averaged weights")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint of a run, or a weight file")
+    parser.add_argument("--ema", action="store_true", help="use the averaged weights")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
         if out is not None:
             check_out(option, out)
     if args.json is not None and args.csv is not None and args.json.resolve() == args.csv.resolve():
-        raise ValueError(f"--json and --csv both write {args.csv}: give one of them another name")
-    choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # refuse wrong values before the work
+        raise ValueError(f"--json and --csv both write {args.csv}: choose different names")
+    choose(torch.zeros(1), ["any"], MULTILABEL, args.threshold, args.top_k)  # refuse invalid values before the work
     predictor, files = open_predictor(args)
     if predictor.task.boxes:
         return _detect(args, predictor, files)
@@ -86,7 +86,7 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
     from dali_mix.engine.checkpoint.files import check_writable, write_text
 
     if args.top_k is not None:
-        raise ValueError("--top-k is for classes; --threshold chooses boxes")
+        raise ValueError("--top-k is for classes; use --threshold for boxes")
     drawings = None
     if args.draw is not None:
         from dali_mix.reports.boxes import Drawings
@@ -156,7 +156,7 @@ def report_unreadable(command: str, unreadable: Iterable[Unreadable]) -> int:
     """Report the files that could not be read; return the exit status, 1 if there are any."""
     status = 0
     for path, reason in unreadable:
-        print(printable(f"dali-mix {command}: left out {path}: {reason}"), file=sys.stderr)
+        print(printable(f"dali-mix {command}: skipped {path}: {reason}"), file=sys.stderr)
         status = 1
     return status
 

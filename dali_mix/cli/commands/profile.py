@@ -12,7 +12,7 @@ from typing import Any
 
 from dali_mix.options import number, whole
 
-WARM_UP = 8  # batches before the clock starts: DALI starts up, and decodes ahead
+WARM_UP = 8  # batches before timing starts, while DALI starts up and decodes ahead
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +21,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--pipeline", default="imagenet", help="name of the pipeline (imagenet)")
     add("--pipeline-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. image_size=176")
     add("--batch-size", type=int, default=64, metavar="N", help="records in a batch (64)")
-    add("--num-threads", type=int, metavar="N", help="of DALI (default: the cores this process may use)")
+    add("--num-threads", type=int, metavar="N", help="DALI threads (default: the cores this process may use)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     add("--evaluate", action="store_true", help="the pipeline for evaluation instead of the one for training")
     add("--service", metavar="ADDRESS", help="a pool of workers that decodes: HOST:PORT, or auto")
     add("--seconds", type=float, default=10.0, metavar="S", help="how long to load (10)")
-    add("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
-    add("--out", type=Path, metavar="PNG", help="draw them")
+    add("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    add("--out", type=Path, metavar="PNG", help="draw a chart")
 
 
 def run(args: argparse.Namespace) -> int:

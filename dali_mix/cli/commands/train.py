@@ -43,7 +43,7 @@ def _train(args: argparse.Namespace) -> int:
     from dali_mix.engine.start import train
 
     set_service(args)
-    plain = inspect.unwrap(train)  # its messages name options, not keywords
+    plain = inspect.unwrap(train)  # so that messages name options, not keywords
     status = guarded("train", lambda: plain(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options))
     return 1 if status is None else {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
 

@@ -17,7 +17,7 @@ from dali_mix.recordio.verify import verify_set
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
-    slow = "decode every image as well: finds what was damaged before packing (slow)"
+    slow = "also decode every image: finds damage from before packing (slow)"
     parser.add_argument("--decode", action="store_true", help=slow)
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
     add_cluster(parser.add_argument, "check")
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     for prefix in args.prefix:
         prefix = str(set_prefix(prefix))
         problems, total = 0, None
-        with suppress(OSError, ValueError):  # verify_set says why
+        with suppress(OSError, ValueError):  # verify_set reports it
             total = read_info(Path(prefix + ".json")).count
         with (
             tqdm(total=total, unit="record", desc="verify", disable=args.quiet or None) as bar,
@@ -49,6 +49,6 @@ def run(args: argparse.Namespace) -> int:
                     bar.write(f"dali-mix verify: stopped after {problems} problems (--limit)", file=sys.stderr)
                     break
         if not problems:
-            print(printable(f"{prefix}: {total:,} records are sound"))
+            print(printable(f"{prefix}: {total:,} records are intact"))
         failed |= problems > 0
     return int(failed)

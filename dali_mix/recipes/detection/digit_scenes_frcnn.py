@@ -1,4 +1,4 @@
-"""A small Faster R-CNN that finds handwritten digits on scenes: the whole way in minutes on two CPU cores.
+"""A small Faster R-CNN that finds handwritten digits on scenes: from packing to evaluation in minutes on two CPU cores.
 
 Command:  dali-mix pack digit-scenes --split train --task detection --out data/scene_boxes_train
           dali-mix pack digit-scenes --split val --task detection --out data/scene_boxes_val

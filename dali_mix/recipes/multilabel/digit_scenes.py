@@ -29,8 +29,8 @@ VARIANTS = {
     "csra": {
         "about": {
             "title": (
-                "Several handwritten digits an image, with SpliceMix and CSRA: the whole way in minutes on "
-                "two CPU cores"
+                "Several handwritten digits per image, with SpliceMix and CSRA: from packing to evaluation in minutes "
+                "on two CPU cores"
             ),
             "source": (
                 "SpliceMix (arXiv 2311.15200) and CSRA (arXiv 2108.02456) on scenes of scanned digits; no "
