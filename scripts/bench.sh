@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every benchmark; peers that are not installed are left out and named. Tables are printed, JSON goes to docs/benchmarks/.
+# Runs every benchmark; other libraries that are not installed are skipped and listed. Tables are printed, JSON goes to docs/benchmarks/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for benchmark in benchmarks/[a-z]*.py; do

@@ -2,11 +2,11 @@
 # Everything that needs a GPU: the tests marked gpu, then the benchmarks of mixers and of training on a packed set.
 # use: scripts/gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]
 #   OUT           logs, JSON and summary.txt; few and small files
-#   IMAGE_FOLDER  root/class/image.jpg for part train; without one that part is left out. Packed at shorter side 256
-#   PART          tests, mixers, mixers_channels_last, train (default: all four). Each ends after LIMIT seconds (540) at
-#                 the latest, so that on a machine that lends itself for ten minutes each can be called alone.
-# A part that fails does not keep the next from running; the exit status says whether any did. PYTHON names the
-# interpreter (default: python). A checkout that is not installed is installed first, without what it needs.
+#   IMAGE_FOLDER  root/class/image.jpg for part train, which is skipped without it. Packed at shorter side 256
+#   PART          tests, mixers, mixers_channels_last, train (default: all four). Each ends after at most
+#                 LIMIT seconds (540), so that each fits into a job of ten minutes.
+# A part that fails does not stop the next one; the exit status is 1 if any failed. PYTHON is the interpreter
+# (default: python). A checkout that is not installed is installed first, without its dependencies.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 out=${1:?use: gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]} images=""
@@ -29,7 +29,7 @@ part() { # NAME COMMAND ...: runs it, with a log and a line in the summary
     return "$status"
 }
 
-train() { # packs beside OUT, which stays small
+train() { # packs next to OUT, which stays small
     local set
     set=$(mktemp -d)/sample
     "$python" tools/make_rec.py imagefolder --root "$images" --split train --resize 256 --out "$set" &&
@@ -50,7 +50,7 @@ for name in "${@:-tests mixers mixers_channels_last train}"; do
             part "$each" "$python" benchmarks/mixers.py --device cuda --channels-last --out "$out/$each.json"
             ;;
         train)
-            if [[ -n $images ]]; then part train bash -c train; else echo "train: no IMAGE_FOLDER, left out" | tee -a "$out/summary.txt"; fi
+            if [[ -n $images ]]; then part train bash -c train; else echo "train: no IMAGE_FOLDER, skipped" | tee -a "$out/summary.txt"; fi
             ;;
         *) echo "no part $each" >&2 && failed=1 ;;
         esac

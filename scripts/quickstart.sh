@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packs real images, trains with ResizeMix, evaluates and draws: the whole job in one go.
-# use: scripts/quickstart.sh [digits|cifar10]      (needs `dali-mix` on the PATH; `make quickstart` sees to that)
+# Packs real images, trains with ResizeMix, evaluates and draws.
+# use: scripts/quickstart.sh [digits|cifar10]      (needs `dali-mix` on the PATH; `make quickstart` ensures that)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ cifar10)  # downloads 170 MB
     source=(--root data/cifar10 --download)
     next="dali-mix recipes" ;;
 *)
-    echo "quickstart: unknown DATASET '$dataset'; there are: digits, cifar10" >&2
+    echo "quickstart: unknown DATASET '$dataset'; choose digits or cifar10" >&2
     exit 2 ;;
 esac
 

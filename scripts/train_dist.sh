@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a recipe on several processes, one a GPU (or CPU processes where there is none).
+# Trains a recipe with several processes, one per GPU, or CPU processes if there is none.
 set -euo pipefail
 
 usage() {
@@ -9,21 +9,20 @@ Usage: scripts/train_dist.sh RECIPE NPROC [options of `dali-mix train`]
   scripts/train_dist.sh cifar10/wrn28_10:resizemix 2 --work-dir work_dirs/run [--resume] [--cfg-options k=v ...]
 
 RECIPE  a bundled recipe (`dali-mix recipes`) or a .py file
-NPROC   processes on this machine; the recipe's batch_size is global and must divide by all processes
+NPROC   processes on this machine; the recipe's batch_size is global and must be divisible by all processes
 
 Several machines: start the same command on each, with
   NNODES        number of machines                    (default 1)
-  NODE_RANK     0 to NNODES-1, another on each        (needed when NNODES > 1)
+  NODE_RANK     0 to NNODES-1, different on each      (needed when NNODES > 1)
   MASTER_ADDR   address of the machine with rank 0    (needed when NNODES > 1)
-  MASTER_PORT   a free port there                     (default 29500)
-The --work-dir must then be on a disk they share. Ranks that are missing after DALI_MIX_JOIN_SECONDS (default 35) end the
+  MASTER_PORT   a free port of that machine           (default 29500)
+The --work-dir must then be on a shared disk. Ranks that are missing after DALI_MIX_JOIN_SECONDS (default 35) end the
 run with a message that names them.
 
-OMP_NUM_THREADS, unless set, is this machine's cores divided by NPROC. PYTHON names the interpreter (default python).
+OMP_NUM_THREADS, unless set, is this machine's cores divided by NPROC. PYTHON is the interpreter (default python).
 
-Exit status: 0 when all processes are done; not 0 as soon as one has failed: the others then end as well, and the error is
-shown once. SIGTERM is passed on: every process finishes its step, one saves, the status is 75, and --resume goes on from
-there.
+Exit status: 0 when all processes are done. If one fails, the others end too, the error is shown once, and the status is not
+0. SIGTERM is forwarded: every process finishes its step, one saves, the status is 75, and --resume continues from there.
 END
 }
 

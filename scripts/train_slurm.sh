@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a recipe on what a Slurm job got: any number of nodes, with or without GPUs.
+# Trains a recipe on the nodes of a Slurm job: any number of them, with or without GPUs.
 #SBATCH --job-name=dali_mix
 #SBATCH --signal=TERM@180
 #SBATCH --requeue
@@ -16,18 +16,18 @@ Usage: sbatch [sbatch options] scripts/train_slurm.sh RECIPE --work-dir DIR [opt
       scripts/train_slurm.sh imagenet/resnet50:resizemix --work-dir work_dirs/r50
 
 Submit it from any folder; relative paths are relative to that folder, and DIR must be on a disk that all nodes share.
-One task a node (the default): one process a GPU of the node (--gres=gpu:2, --gpus-per-node=2, --gpus=2), one where there is
-none. Several tasks a node (--ntasks-per-node=2 --gpus-per-task=1): every task is one process.
+One task per node (the default): one process per GPU of the node (--gres=gpu:2, --gpus-per-node=2, --gpus=2), or one without
+GPUs. Several tasks per node (--ntasks-per-node=2 --gpus-per-task=1): every task is one process.
 
 $SLURM_ARRAY_TASK_ID, $SLURM_ARRAY_JOB_ID and $SLURM_JOB_ID in single quotes are replaced in the job:
   sbatch --array=0-4 scripts/train_slurm.sh quickstart --work-dir 'runs/$SLURM_ARRAY_TASK_ID' \
       --cfg-options 'seed=$SLURM_ARRAY_TASK_ID'
 
 --resume=auto is added. 180 s before the time limit Slurm sends SIGTERM: every process finishes its step, one saves, and the
-job puts itself back into the queue and goes on from there, as it does after any other SIGTERM that was not a scancel. Other
-errors never requeue. In the environment of sbatch:
+job requeues itself and continues from there, as after any other SIGTERM that was not a scancel. Errors never requeue. In
+the environment of sbatch:
   MAX_RESTARTS  how often the job may be requeued     (default 100; 0: never)
-  NPROC         processes a node, with one task each  (default: its GPUs, or 1)
+  NPROC         processes per node, if it has 1 task  (default: its GPUs, or 1)
   PYTHON        the interpreter that has dali_mix     (default python)
   MASTER_ADDR   the first node's address              (default: its name)
 END
@@ -57,17 +57,17 @@ command=(train "${arguments[0]}" --resume=auto "${arguments[@]:1}")
 
 export PYTHON=${PYTHON:-python}
 export NNODES=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}}
-hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # not into `head`: a broken pipe would end the script
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # not piped into `head`: a broken pipe would end the script
 export MASTER_ADDR=${MASTER_ADDR:-${hosts%%$'\n'*}}
-export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))} # jobs on one machine get ports of their own
+export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))} # jobs on one machine use different ports
 # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch: every task would run on one core.
 if [[ -n ${SLURM_CPUS_PER_TASK-} ]]; then
     export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}
 fi
 
 # Return the status of the child PID. From the first SIGTERM on, run COMMAND every second until the child ends: one SIGTERM
-# may come before the step, or Python, can take it. Not `wait` at once: interrupted while the child ends, bash 5.2 loses its
-# status.
+# may arrive before the step, or Python, can handle it. Do not `wait` immediately: if interrupted while the child ends, bash
+# 5.2 loses its status.
 follow() { # PID COMMAND
     while kill -0 "$1"; do
         [[ -z $stopped ]] || "${@:2}" || true
@@ -76,8 +76,8 @@ follow() { # PID COMMAND
     wait "$1"
 } 2>/dev/null # hides `kill -0` of an ended child, and bash's notes on children that SIGTERM ended
 
-# In the step, around each task's program. Python ends with 143 where SIGTERM comes before its handler, and srun with the
-# highest status of its tasks: an error must be above 75, and above 143 for a task without even a shell.
+# Runs in the step, around each task's program. Python ends with 143 if SIGTERM arrives before its handler is installed, and
+# srun returns the highest status of its tasks, so an error must be above 75, and above 143 for a task without a shell.
 task() {
     stopped=
     trap stopped=1 TERM
@@ -103,7 +103,7 @@ fi
 srun --kill-on-bad-exit=1 "${options[@]}" bash -c "$(declare -f follow task)
 $program" task "${command[@]}" &
 status=0
-# SIGTERM may come to this script alone (--signal=B:TERM@180). The ranks get it, not srun, which would kill them.
+# SIGTERM may be sent only to this script (--signal=B:TERM@180). Forward it to the ranks, not to srun, which would kill them.
 follow $! scancel --signal=TERM "$SLURM_JOB_ID" || status=$?
 case $status in
     143) status=75 ;;
@@ -115,7 +115,7 @@ if ((status == 75)); then # stopped by SIGTERM, after saving or before the first
     if [[ $job != *JobState=RUNNING* && $job != *Reason=TimeLimit* ]]; then # scancel, or requeued already
         echo "train_slurm.sh: stopped; Slurm has ended the job, so it is not requeued from here"
     elif ((${SLURM_RESTART_COUNT:-0} >= ${MAX_RESTARTS:-100})); then
-        echo "train_slurm.sh: stopped; requeued ${SLURM_RESTART_COUNT:-0} times, the most that MAX_RESTARTS allows" >&2
+        echo "train_slurm.sh: stopped; requeued ${SLURM_RESTART_COUNT:-0} times, the maximum set by MAX_RESTARTS" >&2
     else
         scontrol requeue "$SLURM_JOB_ID"
     fi

@@ -13,7 +13,7 @@ from dali_mix.tasks import Task
 
 _WORDS: dict[TargetKind, str] = {
     "class": "class indices (B,)",
-    "soft": "soft labels (B,K), rows that sum to 1",
+    "soft": "soft labels (B,K), rows summing to 1",
     "multi-hot": "multi-hot rows (B,K) of 1, 0, -1",
     "soft multi-hot": "multi-hot rows (B,K) weighted by area, 0 … 1, -1",
 }
@@ -70,15 +70,15 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
     takes = f"loss {name} takes {' or '.join(_WORDS[kind] for kind in _WORDS if kind in accepts)}"
     if mixed not in accepts:
         if mixed == of_set:
-            by = f"the {task.name} set gives"
+            by = f"the {task.name} set provides"
         else:
             assert mixer is not None
-            by = f"mixer {type(mixer).__name__} makes, by {mixer.combine}, of a {task.name} set's"
+            by = f"mixer {type(mixer).__name__} returns, by {mixer.combine}, for a {task.name} set"
         raise ValueError(f"{takes}, not the {_WORDS[mixed]} that {by}. {_advice(of_set, mixed, accepts)}")
     if evaluates and of_set not in accepts:
         raise ValueError(
-            f"{takes}: what mixer {type(mixer).__name__} makes, but not the {_WORDS[of_set]} that the {task.name} set "
-            f"gives for evaluation. {_advice(of_set, mixed, accepts)}"
+            f"{takes}: which mixer {type(mixer).__name__} returns, but not the {_WORDS[of_set]} that the {task.name} "
+            f"set provides for evaluation. {_advice(of_set, mixed, accepts)}"
         )
 
 

@@ -383,6 +383,6 @@ def evaluate_checkpoint(
             )
             notes += scores.notes(classes)
             found = ranks.gather([reason for _, reason in getattr(loader, "skipped", ())])
-            skipped = [f"left out: {reason}" for reasons in found for reason in reasons]
+            skipped = [f"skipped: {reason}" for reasons in found for reason in reasons]
             val_set = getattr(loader.dataset, "prefix", None)
             return Evaluation(values, scores, classes, ranks.main, (*notes, *skipped), len(skipped), val_set)

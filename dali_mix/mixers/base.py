@@ -325,7 +325,7 @@ class BetaMixer(Mixer[Params]):
     ) -> None:
         super().__init__(prob)
         if not 0 < number("alpha", alpha) < float("inf"):
-            raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (leave the mixer out to mix nothing)")
+            raise ValueError(f"alpha={alpha}: a Beta distribution needs alpha > 0 (to mix nothing, omit the mixer)")
         self.num_classes = class_count(num_classes)
         self.alpha = alpha
         self.per_batch = flag("per_batch", per_batch)

@@ -14,7 +14,7 @@ def mean_and_std(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]] | tuple[None, None]:
     """Return both as three numbers in 0..1 units, or both None. A single number (grey images) is used for all three."""
     if (mean is None) != (std is None):
-        raise ValueError(f"mean={mean}, std={std}: give both, or neither")
+        raise ValueError(f"mean={mean}, std={std}: pass both, or neither")
     if mean is None or std is None:
         return None, None
     means, stds = _channels("mean", mean), _channels("std", std)
@@ -29,7 +29,7 @@ def _channels(name: str, values: Any) -> tuple[float, float, float]:
     values = values.tolist() if hasattr(values, "tolist") else values  # an array or a tensor
     if not isinstance(values, (list, tuple)) or len(values) not in (1, 3):
         raise ValueError(
-            f"{name}={values!r}: give three numbers in 0..1 units, one per channel (red, green, blue), or [one] for"
+            f"{name}={values!r}: must be three numbers in 0..1 units, one per channel (red, green, blue), or [one] for"
             " grey images"
         )
     values = values * 3 if len(values) == 1 else values

@@ -214,7 +214,7 @@ def test_refusals(given, monkeypatch, capsys, arguments, message):
 def test_checkpoints_without_average_or_damaged(tmp_path, capsys):
     folder = run_of(tmp_path, build_model("wrn-10-1", 3))
     assert convert("--from", "dali_mix", "--ema", folder / "best.pt", tmp_path / "out.pth") == 1
-    assert "holds no averaged weights" in capsys.readouterr().err
+    assert "contains no averaged weights" in capsys.readouterr().err
     content = bytearray((folder / "best.pt").read_bytes())
     content[len(content) // 2] ^= 1
     (folder / "best.pt").write_bytes(content)

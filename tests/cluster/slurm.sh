@@ -129,7 +129,7 @@ time_limit() { # saved before the limit, requeued, resumed, and the limit on res
     await_line time_limit.log 'SIGTERM: saved at step' 1 200 || true
     for _ in {1..200}; do [[ $(field "$job" Restarts) == 1 ]] && break; sleep 1; done
     expect "requeued" "$(field "$job" Restarts)" 1
-    await_line time_limit.log 'the most that MAX_RESTARTS allows' 1 400 || true # it is held for about two minutes
+    await_line time_limit.log 'the maximum set by MAX_RESTARTS' 1 400 || true # it is held for about two minutes
     await "$job" FAILED 60 || true
     expect "exit status" "$(field "$job" ExitCode)" 75:0
     expect "resumed" "$(grep -c 'resumed from step-' time_limit.log)" 1

@@ -68,10 +68,10 @@ def test_the_mixer_knows_how_the_pipeline_normalizes():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["mixer={'type': 'SpliceMix'}"], "mixer SpliceMix makes, by union"),
-        (["loss={'type': 'torch.nn:NLLLoss'}"], "soft labels.*ResizeMix makes"),
+        (["mixer={'type': 'SpliceMix'}"], "mixer SpliceMix returns, by union"),
+        (["loss={'type': 'torch.nn:NLLLoss'}"], "soft labels.*ResizeMix returns"),
         (["loss={'type': 'torch.nn:BCEWithLogitsLoss'}"], "BCEWithLogitsLoss takes multi-hot"),
-        (["mixer=none", "loss={'type': 'torch.nn:MultiLabelSoftMarginLoss'}"], "classification set gives"),
+        (["mixer=none", "loss={'type': 'torch.nn:MultiLabelSoftMarginLoss'}"], "classification set provides"),
     ],
 )
 def test_recipes_are_checked_before_anything_starts(options, match):

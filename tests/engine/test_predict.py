@@ -127,7 +127,7 @@ def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, c
     ]
     reasons = {"cut": "cut short", "damaged": "checksum", "torn": "cannot be decoded"}
     for name, reason in (*((f"{name}.png", reason) for name, reason in reasons.items()), ("empty.jpg", "empty")):
-        assert any(f"left out {tmp_path / name}: " in line and reason in line for line in said.err.splitlines())
+        assert any(f"skipped {tmp_path / name}: " in line and reason in line for line in said.err.splitlines())
     assert "notes.txt" not in said.err
     found = json.loads(out.read_text())
     assert sorted(Path(one["image"]).name for one in found["left_out"]) == [
@@ -154,7 +154,7 @@ def test_unreadable_files_are_named_and_left_out(digit_scenes, best, tmp_path, c
         ("predict {recipe} {here}/text.pt {image}", "text.pt"),
         ("predict {here}/other.py {best} {image}", "for another model than the recipe's"),
         ("predict {here}/none.py {best} {image}", "no such recipe"),
-        ("predict {recipe} {best} {image} --ema", "holds no averaged weights"),
+        ("predict {recipe} {best} {image} --ema", "contains no averaged weights"),
         ("predict {recipe} {best} {image} --top-k 0", "top_k=0"),
         ("predict {recipe} {best} {image} --threshold 50", "threshold=50"),
         ("predict {recipe} {best} {image} --json {here}/no/a.json", "its folder does not exist"),

@@ -153,8 +153,8 @@ def test_records_left_out_are_named(tmp_path, capsys):
     run = ["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--cfg-options", *options, *short]
     assert main(run) == 0
     said = capsys.readouterr().err
-    assert said.count("WARNING: left out: ") == 2 and said.count("record 11: crc32") == 2  # of training, of evaluation
-    assert "left out: " in (tmp_path / "run" / "train.log").read_text()
+    assert said.count("WARNING: skipped: ") == 2 and said.count("record 11: crc32") == 2  # of training, of evaluation
+    assert "skipped: " in (tmp_path / "run" / "train.log").read_text()
     best = str(tmp_path / "run" / "checkpoints" / "best.pt")
     out = tmp_path / "scores.json"
     assert main(["evaluate", "quickstart", best, "--json", str(out), "--cfg-options", *options, *short]) == 0

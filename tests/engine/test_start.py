@@ -193,14 +193,14 @@ HEAD = list(MODEL.head.parameters())
     [
         ({"model": TinyNet}, r"model is the class TinyNet: pass an instance, TinyNet\(…\)"),
         ({"model": len}, r"model is a builtins\.len, not a torch\.nn\.Module"),
-        ({"model": nn.DataParallel(MODEL)}, "model is a DataParallel: give the module inside"),
+        ({"model": nn.DataParallel(MODEL)}, "model is a DataParallel: pass the module inside"),
         ({"optimizer": sgd(TinyNet(4).parameters())}, "SGD has 5 parameters that are not the model's: build it with"),
         ({"model": MODEL, "optimizer": sgd(HEAD)}, r"SGD lacks conv\.weight, norm\.weight, norm\.bias of the model"),
         ({"optimizer": lambda parameters: parameters}, "returns a list, not a torch.optim.Optimizer"),
         ({"optimizer": TinyNet}, "optimizer is the class TinyNet: pass an instance"),
         ({"optimizer": torch.optim.LBFGS(MODEL.parameters()), "model": MODEL}, "LBFGS evaluates the loss in its step"),
         ({"optimizer": object()}, r"optimizer is a builtins\.object, not a torch\.optim\.Optimizer or a function"),
-        ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: give an object"),
+        ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: pass an instance"),
         ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class indices"),
         ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters, which a run does not train"),
         ({"loss": 3}, "loss must be a dict with a 'type', not 3"),
@@ -360,7 +360,7 @@ class Fixed(nn.Module):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"callbacks": 3}, r"callbacks is a builtins\.int: give a function, a Callback, or a list of them"),
+        ({"callbacks": 3}, r"callbacks is a builtins\.int: pass a function, a Callback, or a list of them"),
         ({"callbacks": "print"}, r"callbacks is a builtins\.str: give"),
         ({"callbacks": Noting}, "callback Noting is a class"),
         ({"callbacks": [lambda: 1]}, r"callback .*<lambda> is called with \(trainer\), but takes \(\): too many"),
@@ -432,7 +432,7 @@ def test_errors_name_keywords_in_python_and_options_in_the_command(tmp_path, cap
     dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
     with pytest.raises(FileExistsError, match=r"with resume=True, or choose another work_dir$"):
         dali_mix.train(config(max_steps=1), tmp_path / "run", **objects())
-    with pytest.raises(FileNotFoundError, match="leave resume=True out, or choose another work_dir"):
+    with pytest.raises(FileNotFoundError, match="omit resume=True, or choose another work_dir"):
         dali_mix.train(config(max_steps=1), tmp_path / "none", resume=True, **objects())
     assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run")]) == 1
     assert "with --resume, or choose another --work-dir" in capsys.readouterr().err

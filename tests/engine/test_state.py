@@ -66,8 +66,8 @@ def evaluated_or_named(path, ema):
         ({"optimizer": ADAMW}, {}, r"trained with optimizer AdamW\(lr=0\.001\), the recipe now says SGD\("),
         ({"optimizer": ADAMW}, {"optimizer": {"type": "RMSprop", "lr": 1e-3}}, r"AdamW.*now says RMSprop"),
         ({"optimizer": {"type": "Adam", "lr": 1e-3}}, {"optimizer": ADAMW}, r"optimizer Adam\(.*now says AdamW"),
-        ({"optimizer": ADAMW}, {"optimizer": {**ADAMW, "amsgrad": True}}, r"keeps .*max_exp_avg_sq.* of a parameter"),
-        ({}, {"optimizer": {"type": "SGD", "lr": 0.05}}, "which keeps nothing of a parameter, not momentum_buffer"),
+        ({"optimizer": ADAMW}, {"optimizer": {**ADAMW, "amsgrad": True}}, r"stores .*max_exp_avg_sq.* per parameter"),
+        ({}, {"optimizer": {"type": "SGD", "lr": 0.05}}, "which stores nothing per parameter, not momentum_buffer"),
         ({"paramwise": HALF["conv"]}, {"paramwise": HALF["head.bias"]}, "the recipe's has 2, with other parameters"),
         ({"ema": None}, {}, r"trained with ema=None, the recipe now says ema=0\.99"),
         ({}, {"ema": None}, r"trained with ema=0\.99, the recipe now says ema=None"),
@@ -129,7 +129,7 @@ def test_a_run_resumed_with_fewer_epochs_than_it_trained_shows_those_it_trained(
     shutil.copytree(made, tmp_path / "run")
     assert resumed(tmp_path / "run", epochs=1) == "finished"
     log = (tmp_path / "run" / "train.log").read_text()
-    assert "resumed from step-00000006.pt, epoch 2, step 6: no step is left to train" in log
+    assert "resumed from step-00000006.pt, epoch 2, step 6: training is complete" in log
     assert "epoch 2/2  step 6  validation" in log and "epoch 2/1" not in log
 
 

@@ -22,8 +22,8 @@ def test_one_number_counts_for_all_channels():
     [
         ((123, 116, 103), (58, 57, 57), "divide both by 255"),
         ((0.5, 0.5, 0.5), (0.2, 0.0, 0.2), "above 0"),
-        ((0.5, 0.5), None, "give both"),
-        (None, (0.5, 0.5, 0.5), "give both"),
+        ((0.5, 0.5), None, "pass both"),
+        (None, (0.5, 0.5, 0.5), "pass both"),
         (0.5, 0.5, "three numbers"),
         ((0.5,) * 3, (0.2, 0.2), "std=.*three numbers"),
         ((float("nan"),) * 3, (0.2,) * 3, "mean=nan: must be a finite number"),

@@ -137,7 +137,7 @@ def test_gradients_pass():
         (lambda: ResizeMixPlus(4, num_ops=16), "num_ops=16"),
         (lambda: ResizeMixPlus(4, magnitude=30), "magnitude=30"),
         (lambda: ResizeMixPlus(4, views=0), "views=0"),
-        (lambda: ResizeMixPlus(4, mean=MEAN), "give both"),
+        (lambda: ResizeMixPlus(4, mean=MEAN), "pass both"),
         (lambda: ResizeMixPlus(4, mean=MEAN, std=(0.1, 0.1)), "three numbers"),
         (lambda: ResizeMixPlus(4, mean=MEAN, std=(0.1, 0.0, 0.1)), "std above 0"),
         (lambda: ResizeMixPlus(4, scale=(0.5, 0.1)), "scale="),

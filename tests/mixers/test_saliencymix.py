@@ -191,8 +191,8 @@ def test_draws_are_repeatable_and_leave_the_global_generator_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": MEAN}, "give both, or neither"),
-        ({"std": STD}, "give both, or neither"),
+        ({"mean": MEAN}, "pass both, or neither"),
+        ({"std": STD}, "pass both, or neither"),
         ({"mean": 0.5, "std": STD}, "mean=0.5.*three numbers"),
         ({"mean": MEAN, "std": (0.2, 0.2)}, "std=.*three numbers"),
         ({"mean": MEAN, "std": (0.2, 0.0, 0.2)}, "above 0"),

@@ -98,7 +98,7 @@ def test_embeddings_that_learn():
         (np.zeros(3, np.float32), r"e\.npy: float32 \(3,\); label embeddings are a table"),
         (np.float32(1), r"e\.npy: float32 \(\)"),
         (np.zeros((3, 5), np.int64), r"e\.npy: int64 \(3, 5\)"),
-        (np.where(VALUES[1, 2] == VALUES, np.nan, VALUES), r"e\.npy: row 1 holds a number that is NaN"),
+        (np.where(VALUES[1, 2] == VALUES, np.nan, VALUES), r"e\.npy: row 1 contains NaN"),
         (np.zeros((4, 5), np.float32), r"e\.npy: 4 label embeddings for 3 classes"),
     ],
 )

@@ -113,7 +113,7 @@ def test_what_is_no_record_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for name, why in (
         ("notes", "not a RecordIO file"),
         ("", "a folder; pass the .rec"),
-        ("none", "no such file; name"),
+        ("none", "no such file; pass"),
     ):
         assert main(["adopt", str(tmp_path / name), "--quiet"]) == 1
         assert f"{tmp_path / name}: {why}" in capsys.readouterr().err

@@ -221,7 +221,7 @@ class Trainer:
         """Warn about each record that `loader` has skipped since the last call."""
         skipped = getattr(loader, "skipped", ())
         for _, reason in skipped[self._skipped.get(id(loader), 0) :]:
-            self.report.warn(f"left out: {reason}")
+            self.report.warn(f"skipped: {reason}")
         self._skipped[id(loader)] = len(skipped)
 
     def train_step(self, batches: Iterator[Batch]) -> bool:

@@ -28,10 +28,14 @@ SAFETENSORS, TORCH = ".safetensors", (".pth", ".pt", ".bin")
 class WeightFile:
     """Content of a weight file.
 
-    state: key → tensor on the CPU, without prefixes of torch's wrappers. path: the file read (a pointer is followed).
-    wrapper: the keys under which the state dict was stored, joined by dots. prefix: the prefix removed from the first
-    key. others: names of entries that are not weights of this state dict. unread: those of them that are other sets of
-    weights. names: key → name in the file.
+    Attributes:
+        state: key → tensor on the CPU, without prefixes of torch's wrappers.
+        path: the file read (a pointer is followed).
+        wrapper: the keys under which the state dict was stored, joined by dots.
+        prefix: the prefix removed from the first key.
+        others: names of entries that are not weights of this state dict.
+        unread: those of them that are other sets of weights.
+        names: key → name in the file.
     """
 
     state: dict[str, Tensor]

@@ -14,14 +14,18 @@ from dali_mix.models.weights.prefixes import best_prefix, without_prefix
 
 @dataclass(frozen=True)
 class MatchReport:
-    """The result of loading a weight file; entries are keys of the model (`unexpected`: of the file).
+    """The result of loading a weight file. Entries are keys of the model, in `unexpected` and `beyond` of the file.
 
-    matched: loaded. missing: not in the file. misshaped: "key: file shape, model shape". fresh: keys of the head that
-    were not loaded because the file's head has a different number of classes. unexpected: only in the file, except step
-    counters (`num_batches_tracked`) of BatchNorms that are frozen in the model. wrapper: the keys under which the state
-    dict was stored, joined by dots. prefix: the prefix removed from its keys. unread: other sets of weights in the
-    file, such as averages. beyond: those of `unexpected` that are additional layers of parts the model has, if they are
-    more than 5 % of the file's numbers.
+    Attributes:
+        matched: loaded.
+        missing: not in the file.
+        misshaped: "key: file shape, model shape".
+        fresh: keys of the head that were not loaded because the file's head has a different number of classes.
+        unexpected: only in the file, except step counters (`num_batches_tracked`) of BatchNorms frozen in the model.
+        wrapper: the keys under which the state dict was stored, joined by dots.
+        prefix: the prefix removed from its keys.
+        unread: other sets of weights in the file, such as averages.
+        beyond: those of `unexpected` in modules that the model has, if they are more than 5 % of the file's numbers.
     """
 
     path: str
