@@ -52,7 +52,7 @@ class Gray(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains a model of your own on images of your own.")
+    parser = argparse.ArgumentParser(description="Train your own model on your own images.")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/own_model"), help="its folder")
     work_dir = parser.parse_args().work_dir
     data = work_dir / "data"

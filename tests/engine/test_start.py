@@ -368,7 +368,7 @@ class Fixed(nn.Module):
         (
             {"optimizer": lambda model: torch.optim.SGD(model.parameters(), lr=0.1)},
             "optimizer is called with the list of parameters to train, but raises AttributeError: 'list' object has no"
-            " attribute 'parameters'; give a function, optimizer=lambda parameters: ",
+            " attribute 'parameters'; pass a function, optimizer=lambda parameters: ",
         ),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss CrossEntropyLoss has reduction='none': use"),
         ({"loss": lambda outputs, targets: 1.0}, r"loss .*<lambda> returns a builtins\.float, not a scalar tensor"),
