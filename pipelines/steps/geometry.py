@@ -101,8 +101,8 @@ class RandomResizedCrop(Crop):
 class MultiScaleCrop(Crop):
     """Apply the multi-scale crop of two-stream networks (arXiv 1507.02159), as in SpliceMix and ML-GCN.
 
-    Published: the picture is resized to a square, a window of one of 19 pairs of sides is cropped at one of 13
-    positions and resized again. Here the same window is cropped from the original picture, so that its pixels are
+    As published, the image is resized to a square, and a window of one of 19 pairs of sides is cropped at one of 13
+    positions and resized again. Here the same window is cropped from the original image, so that its pixels are
     resampled only once.
     """
 

@@ -20,7 +20,7 @@ VARIANTS = {
     "resnet50": {
         "about": {
             "title": "ResNet-50 with a CIFAR stem",
-            "expected": "not stated in the project's table of published figures; to be measured",
+            "expected": "no published figure recorded; to be measured",
         },
         "model": {"type": "cifar_resnet50"},
     },

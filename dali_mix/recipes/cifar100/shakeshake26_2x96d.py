@@ -3,7 +3,7 @@
 Command:  dali-mix train cifar100/shakeshake26_2x96d:{variant} --work-dir work_dirs/cifar100_shakeshake_{variant}
 Hardware: 1 GPU, 16 GB
 Source:   ResizeMix (arXiv 2012.11101), comparison on CIFAR-100
-Expected: not stated in the project's table of published figures; to be measured
+Expected: no published figure recorded; to be measured
 """
 
 train_set = "data/cifar100_train"

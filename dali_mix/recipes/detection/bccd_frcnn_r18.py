@@ -7,7 +7,7 @@ Hardware: 2 CPU cores
 Source:   Faster R-CNN with a feature pyramid (arXiv 1506.01497, 1612.03144), smaller backbone and head; the set:
           Shenggan/BCCD_Dataset (MIT). No published figure for this size
 Expected: AP50 ≥ 80 % (86.1 after 4 epochs, in 7 minutes), from a torchvision/resnet18 trained for 700 steps of 128
-          images with ResizeMix on CIFAR-10, 64 pixels a side (top-1 56.4);
+          images with ResizeMix on CIFAR-10, 64 pixels per side (top-1 56.4);
           backbone: --cfg-options model.backbone.weights=work_dirs/pretrained/checkpoints/latest
 """
 

@@ -5,7 +5,7 @@ Command:  dali-mix pack coco --root coco --split train2017 --task detection --ou
           scripts/train_dist.sh detection/coco_frcnn_r50_fpn 8 --work-dir work_dirs/coco_frcnn
 Hardware: 8 GPUs of 16 GB
 Source:   torchvision's references/detection (800 × 1333, rate 0.02 for 16 images, 26 epochs, × 0.1 after 16 and 22,
-          batches of one orientation, 1,000 steps of warm-up; images without boxes are left out there). Not run here
+          batches of one orientation, 1,000 steps of warm-up; it drops images without boxes). Not run here
 Expected: AP 37.0 (published there, from ImageNet weights);
           backbone: --cfg-options model.backbone.weights=CHECKPOINT_OR_WEIGHTS
 """

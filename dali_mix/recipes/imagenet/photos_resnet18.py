@@ -1,9 +1,9 @@
-"""Your own photos in class folders, some hundred to some thousand of them: ResNet-18 at 160 pixels with ResizeMix.
+"""Your own photos in class folders, a few hundred to a few thousand: ResNet-18 at 160 pixels with ResizeMix.
 
 Command:  dali-mix pack imagefolder --root PHOTOS --split train --out data/photos_train
           dali-mix pack imagefolder --root PHOTOS_VAL --split val --out data/photos_val
           dali-mix train imagenet/photos_resnet18 --work-dir work_dirs/photos
-Hardware: 2 CPU cores for some hundred photos, else 1 GPU
+Hardware: 2 CPU cores for a few hundred photos, else 1 GPU
 Source:   none; image size, rate and epochs are our choice, for few images and random weights
 Expected: depends on the set. Better from ImageNet weights in torchvision's format:
           --cfg-options weights=weights/resnet18.pth optimizer.lr=0.01

@@ -3,7 +3,7 @@
 Command:  dali-mix pack imagefolder --root PHOTOS --out data/sample --split train
           dali-mix train imagenet/resnet18_sample --work-dir work_dirs/sample
 Hardware: 2 CPU cores
-Source:   none; nothing is to be learned from so few photos
+Source:   none; a smoke test, with too few photos to learn from
 Expected: the run ends, and a killed and resumed one ends with the same weights
 """
 

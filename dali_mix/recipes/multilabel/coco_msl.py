@@ -1,9 +1,9 @@
 """COCO 2014, {title}, CSRA head, masked supervision at 448 pixels.
 
 Command:  dali-mix train multilabel/coco_msl:{variant} --work-dir work_dirs/coco_msl_{variant}
-Hardware: 1 GPU; each image goes through twice
-Source:   MSL (arXiv 2310.18517); batch 10 is of the released VOC2007 command{source}
-Expected: the paper's best mAP on COCO 2014 is 86.4 %; we know no figure for this backbone alone
+Hardware: 1 GPU; two forward passes per image
+Source:   MSL (arXiv 2310.18517); batch size 10 from the released VOC2007 command{source}
+Expected: the paper's best mAP on COCO 2014 is 86.4 %; no published figure for this backbone
 """
 
 from mmengine.config import read_base

@@ -1,9 +1,9 @@
 """WIDER-Attribute, {title}, CSRA head, masked supervision at 224 pixels.
 
 Command:  dali-mix train multilabel/wider_msl:{variant} --work-dir work_dirs/wider_msl_{variant}
-Hardware: 1 GPU; each image goes through twice
-Source:   MSL (arXiv 2310.18517); batch 10 is of the released VOC2007 command{source}
-Expected: the paper's best mAP on WIDER-Attribute is 90.6 %; we know no figure for this backbone alone
+Hardware: 1 GPU; two forward passes per image
+Source:   MSL (arXiv 2310.18517); batch size 10 from the released VOC2007 command{source}
+Expected: the paper's best mAP on WIDER-Attribute is 90.6 %; no published figure for this backbone
 """
 
 from mmengine.config import read_base

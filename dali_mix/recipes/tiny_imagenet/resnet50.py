@@ -3,7 +3,7 @@
 Command:  dali-mix train tiny_imagenet/resnet50 --work-dir work_dirs/tiny_imagenet_resnet50
 Hardware: 1 GPU, 24 GB
 Source:   SaliencyMix (arXiv 2006.01791), tiny-ImageNet
-Expected: not stated in the project's table of published figures; to be measured
+Expected: no published figure recorded; to be measured
 """
 
 train_set = "data/tiny_imagenet_train"

@@ -3,7 +3,7 @@
 Command:  dali-mix train tiny_imagenet/resnet50_saliencymix --work-dir work_dirs/tiny_imagenet_resnet50_saliencymix
 Hardware: 1 GPU, 24 GB
 Source:   SaliencyMix (arXiv 2006.01791), tiny-ImageNet
-Expected: not stated in the project's table of published figures; to be measured
+Expected: no published figure recorded; to be measured
 """
 
 from mmengine.config import read_base
