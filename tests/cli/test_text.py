@@ -32,7 +32,8 @@ def test_messages_without_a_file_stay(error, text):
 def test_verify_of_a_folder_or_a_file_in_place_of_another(tmp_path, capsys, beyond):
     small_set(tmp_path / "set")
     if beyond:
-        prefix, said = tmp_path / "set.rec" / "deeper", "deeper.json: Not a directory; a folder is needed"
+        prefix = tmp_path / "set.rec" / "deeper"
+        said = "deeper.json: Not a directory; a file is where a folder is needed"
     else:
         prefix, said = tmp_path / "set", "set.json: Is a directory; a file is needed"
         (tmp_path / "set.json").unlink()

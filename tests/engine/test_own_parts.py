@@ -127,7 +127,7 @@ def test_pipelines_and_steps_beside_the_recipe(folder):
             "No module named.*put no_such_module_at_all.py in the folder of the recipe file",
         ),
         ("{name}:Yours", "defines no Yours"),
-        ("{name}:not_a_mixer", "makes a dict; derive it from dali_mix.mixers.Mixer"),
+        ("{name}:not_a_mixer", "returned a dict; derive it from dali_mix.mixers.Mixer"),
         ("{name}:Mine:x", "write it as module:name"),
         ("{name}:", "write it as module:name"),
         (":Mine", "write it as module:name"),

@@ -157,13 +157,13 @@ def test_variants_of_a_file_of_ones_own(tmp_path):
 @pytest.mark.parametrize("variant", ["", ":narrow"])
 def test_a_variant_that_a_file_of_ones_own_does_not_define(tmp_path, variant):
     (tmp_path / "mine.py").write_text(OWN)
-    with pytest.raises(ValueError, match=r"name one of mine\.py:wide, :same"):
+    with pytest.raises(ValueError, match=r"choose one of mine\.py:wide, :same"):
         read_recipe(f"{tmp_path / 'mine.py'}{variant}")
 
 
 def test_a_file_without_variants(tmp_path):
     (tmp_path / "mine.py").write_text("seed = 1\n")
-    with pytest.raises(ValueError, match=r"name mine\.py alone: it has no variants"):
+    with pytest.raises(ValueError, match=r"choose mine\.py, which has no variants"):
         read_recipe(f"{tmp_path / 'mine.py'}:wide")
 
 

@@ -71,7 +71,7 @@ def test_resume_strict_is_asked_for_each_time(tmp_path):
 
 
 def test_resume_of_another_recipe_or_of_a_damaged_config(tmp_path):
-    with pytest.raises(ValueError, match="of the recipe quickstart, not quickstart_cifar10"):
+    with pytest.raises(ValueError, match="uses the recipe quickstart, not quickstart_cifar10"):
         load_resumed("quickstart_cifar10", resumable(tmp_path))
     (tmp_path / "config.json").write_text('{"batch_')
     with pytest.raises(ValueError, match=r"config\.json: damaged"):

@@ -361,7 +361,7 @@ class Fixed(nn.Module):
     ("given", "message"),
     [
         ({"callbacks": 3}, r"callbacks is a builtins\.int: pass a function, a Callback, or a list of them"),
-        ({"callbacks": "print"}, r"callbacks is a builtins\.str: give"),
+        ({"callbacks": "print"}, r"callbacks is a builtins\.str: pass"),
         ({"callbacks": Noting}, "callback Noting is a class"),
         ({"callbacks": [lambda: 1]}, r"callback .*<lambda> is called with \(trainer\), but takes \(\): too many"),
         ({"optimizer": lambda: 1}, r"optimizer is called with \(parameters\), but takes \(\): too many"),

@@ -86,7 +86,7 @@ def test_classes_in_another_order_are_not_evaluated(digit_scenes, best, tmp_path
     save_checkpoint(tmp_path / "other.pt", {**load_checkpoint(best), "classes": list(classes)})
     assert cli("evaluate", digit_scenes / "recipe.py", tmp_path / "other.pt") == 1
     found = capsys.readouterr()
-    assert "other.pt knows" in found.err and said in found.err
+    assert "other.pt has" in found.err and said in found.err
     assert "mAP" not in found.out
 
 

@@ -33,7 +33,7 @@ def test_masked_supervision_by_hand():
 
 
 def test_shapes_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"need \(B,K\)"):
+    with pytest.raises(ValueError, match=r"must be \(B,K\)"):
         MaskedSupervisionLoss()(torch.zeros(4, 3), torch.zeros(2, 3), torch.zeros(4, 3))
 
 

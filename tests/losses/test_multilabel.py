@@ -71,7 +71,7 @@ ONE_OUTPUT = [AsymmetricLoss(), BinaryCrossEntropy(), MultiLabelSoftMargin(), SG
 @pytest.mark.parametrize(("logits", "targets"), UNFIT)
 @pytest.mark.parametrize("loss", ONE_OUTPUT, ids=lambda loss: type(loss).__name__)
 def test_shapes_that_do_not_fit(loss, logits, targets):
-    with pytest.raises(ValueError, match=r"need \(B,K\)"):
+    with pytest.raises(ValueError, match=r"must be \(B,K\)"):
         loss(torch.zeros(logits), torch.zeros(targets))
 
 

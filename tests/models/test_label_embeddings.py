@@ -112,7 +112,7 @@ def test_random_rows(prefix, tmp_path):
         (["--from", "bert", "--out", "e.npy"], "nothing is downloaded"),
         (["--from", "glove", "--weights", "nowhere.txt", "--out", "e.npy"], "no GloVe file at nowhere.txt"),
         (["--from", "bert", "--weights", "nowhere", "--out", "e.npy"], "nowhere: no configuration (config.json)"),
-        (["--from", "random", "--weights", "x", "--out", "e.npy"], "leave it out"),
+        (["--from", "random", "--weights", "x", "--out", "e.npy"], "omit it"),
         (["--from", "bert", "--weights", "x", "--seed", "0", "--out", "e.npy"], "are for random"),
         (["--from", "random", "--width", "-1", "--out", "e.npy"], "width=-1"),
         (["--from", "random", "--width", "0", "--out", "e.npy"], "width=0"),

@@ -51,7 +51,7 @@ def test_multilabel_and_detection_labels(tmp_path: Path) -> None:
         ("multilabel", [1, 0, float("nan")], "field 3"),
         ("detection", [2, 5, 0, 0.1, 0.1, 0.2, 0.2], "six numbers"),
         ("detection", [2, 6, 0, 0.4, 0.1, 0.4, 0.2, 0], "object 1.*empty"),
-        ("detection", [2, 6, 0, 0.1, 0.1, 1.2, 0.2, 0], "object 1.*beyond"),
+        ("detection", [2, 6, 0, 0.1, 0.1, 1.2, 0.2, 0], "object 1.*exceeds"),
         ("detection", [2, 6, 0, 0.1, float("nan"), 0.2, 0.2, 0], "object 1.*finite"),
         ("detection", [2, 6, 7, 0.1, 0.1, 0.2, 0.2, 0], "class 7 is out of range"),
     ],

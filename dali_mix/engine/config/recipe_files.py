@@ -105,7 +105,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
         values[name] = copy.deepcopy(value)
     variants = values.pop("VARIANTS", {})
     if variant not in (variants or [""]):
-        known = f"one of {path.name}:{', :'.join(variants)}" if variants else f"{path.name} alone: it has no variants"
+        known = f"one of {path.name}:{', :'.join(variants)}" if variants else f"{path.name}, which has no variants"
         raise ValueError(f"{recipe}: choose {known}")
     own = variants.get(variant, {})
     own.pop("about", None)

@@ -106,7 +106,7 @@ def _unprefixed(state: Mapping[str, Tensor], release: str, model: str) -> tuple[
     if not prefix:
         return state, []
     inside, others = without_prefix(state, prefix)
-    dropped = f"; left out, without the prefix: {', '.join(others)}" if others else ""
+    dropped = f"; without the prefix and left out: {', '.join(others)}" if others else ""
     return inside, [f"prefix {prefix!r} removed{dropped}"]
 
 

@@ -79,7 +79,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
         unread += rivals
         content = content[name]
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict (key → tensor)")
+        raise ValueError(f"{path} contains a {type(content).__name__}, not a state dict (key → tensor)")
     state: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     for key, value in content.items():
