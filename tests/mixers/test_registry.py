@@ -26,7 +26,7 @@ def test_build_by_name():
     ("name", "options", "message"),
     [
         ("resizmix", {}, r"no mixer is called 'resizmix' \(did you mean ResizeMix"),
-        ("zzzzzz", {}, r"there are CutMix, ResizeMix"),
+        ("zzzzzz", {}, r"choose from CutMix, ResizeMix"),
         ("CutMix", {"aplha": 1.0}, r"aplha.*it takes num_classes, alpha, per_batch"),
         ("Cutout", {}, r"size"),
         ("MixChoice", {"mixers": [{"alpha": 1.0}], "probs": [1.0]}, r"no type"),
