@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dali_mix._labels import bad_box_text, bad_boxes, label_of
 from dali_mix._labels import boxes_of as boxes_in
-from dali_mix._labels import check_boxes, clip_boxes, label_of
 from dali_mix._text import counted
-from dali_mix.datasets.base import Listing, Options, decode_lines, first_double, join_reports
+from dali_mix.datasets.base import Listing, Options, decode_lines, doubles, first_double, join_reports
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.tasks import TASKS, Task
@@ -80,26 +81,33 @@ def entries_of(content: Any, key: str, where: str) -> list[Any]:
 
 
 def column(
-    entries: list[Any], key: str, fits: Callable[[Any], bool], expected: str, where: str, missing: Any = None
+    entries: list[Any],
+    key: str,
+    fits: Callable[[Any], bool],
+    expected: str,
+    where: str,
+    mistakes: Mistakes,
+    missing: Any = None,
 ) -> list[Any]:
-    """Return field `key` of each entry. Raise ValueError naming the first entry whose field is invalid."""
+    """Return field `key` of each entry; an invalid one is one of `mistakes`, and None."""
     values = []
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
         if not fits(value):
             gone = isinstance(entry, dict) and key not in entry
             what = "is missing" if gone else f"is {value!r:.60}"
-            raise ValueError(f"{where}[{number}]: field {key!r} {what}, expected {expected}")
+            mistakes.add(ValueError(f"{where}[{number}]: field {key!r} {what}, expected {expected}"))
+            value = None
         values.append(value)
     return values
 
 
-def check_unique_field(values: list[Any], key: str, where: str, advice: str = "remove one") -> None:
-    """Raise ValueError naming the first entry whose field `key` has the value of an earlier one."""
-    if double := first_double(values):
-        again, before = double
+def check_unique_field(values: list[Any], key: str, where: str, mistakes: Mistakes, advice: str = "remove one") -> None:
+    """Add each entry whose field `key` has the value of an earlier one to `mistakes`."""
+    for again, before in doubles(values):
         earlier = f"{where.rpartition(' ')[2]}[{before}]"
-        raise ValueError(f"{where}[{again}]: field {key!r} is {values[again]!r}, as in {earlier} already; {advice}")
+        what = f"field {key!r} is {values[again]!r}, as in {earlier} already"
+        mistakes.add(ValueError(f"{where}[{again}]: {what}; {advice}"))
 
 
 def is_whole(value: Any) -> bool:
@@ -112,17 +120,20 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def boxes_of(entries: list[Any], key: str, where: str) -> np.ndarray:
-    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. Raise ValueError if one is not a box."""
-    expected = "x, y, width, height, finite, sides not negative"
-    flat = list(chain.from_iterable(column(entries, key, _has_four, expected, where)))
-    if set(map(type, flat)) <= {int, float}:
-        with suppress(OverflowError):  # a whole number of hundreds of digits
-            boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
-            if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
-                return boxes
-    column(entries, key, _is_box, expected, where)  # raises for the first that is none
-    raise AssertionError
+def boxes_of(entries: list[Any], key: str, where: str, mistakes: Mistakes) -> np.ndarray:
+    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. What is not a box is one of `mistakes`, and
+    a row of NaN.
+    """
+    given: list[Any] = [entry.get(key) if isinstance(entry, dict) else None for entry in entries]
+    if all(map(_has_four, given)):
+        flat = list(chain.from_iterable(given))
+        if set(map(type, flat)) <= {int, float}:
+            with suppress(OverflowError):  # a whole number of hundreds of digits
+                boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
+                if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
+                    return boxes
+    boxes_or_none = column(entries, key, _is_box, "x, y, width, height, finite, sides not negative", where, mistakes)
+    return np.array([box or [math.nan] * 4 for box in boxes_or_none], dtype=np.float64).reshape(-1, 4)
 
 
 def _has_four(value: Any) -> bool:
@@ -130,7 +141,7 @@ def _has_four(value: Any) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    if any(type(item) not in (int, float) for item in value):
+    if not _has_four(value) or any(type(item) not in (int, float) for item in value):
         return False
     return all(abs(item) < 1e300 for item in value) and value[2] >= 0 and value[3] >= 0  # nan compares false
 
@@ -200,18 +211,19 @@ def xml_number(element: ElementTree.Element, path: str, where: str, missing: flo
     return value
 
 
-def detection_label(objects: np.ndarray, height: int, width: int, where: str, num_classes: int) -> np.ndarray:
+def detection_label(
+    objects: np.ndarray, height: int, width: int, places: Sequence[str], mistakes: Mistakes
+) -> np.ndarray:
     """Return a label (2 + 6n,) float32 in mxnet's detection layout from `objects` (n, 6): class, x1, y1, x2, y2 in
-    pixels of the height x width image, difficult. Raise ValueError, beginning with `where`, for a box that is empty, or
-    exceeds the image by more than one pixel and 1 %.
+    pixels of the height x width image, difficult. A box that is outside the image, or exceeds it by more than one pixel
+    and 1 %, is one of `mistakes`, at its entry of `places`, and left out.
     """
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused below
-        label = label_of(objects / (1, width, height, width, height, 1))
-    try:
-        check_boxes(clip_boxes(label, height, width)[0], num_classes)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}; correct it") from None
-    return label
+        boxes = (objects[:, 1:5] / (width, height, width, height)).astype(np.float32)
+    bad = bad_boxes(boxes, height, width)
+    for row in np.flatnonzero(bad).tolist():
+        mistakes.add(ValueError(f"{places[row]}: {bad_box_text(boxes[row], height, width)}; correct it"))
+    return label_of(np.column_stack([objects[:, 0], boxes, objects[:, 5]])[~bad])
 
 
 def image_size(tree: Tree, name: str, stored: bool) -> tuple[int, int]:

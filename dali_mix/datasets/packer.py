@@ -45,6 +45,7 @@ from dali_mix._text import printable
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, join_reports
 from dali_mix.datasets.images import AS_ASKED, Transform
+from dali_mix.datasets.mistakes import beginning, unusable
 from dali_mix.datasets.trees import Tree
 from dali_mix.datasets.turns import turn_boxes, turned_notice
 from dali_mix.malloc import keep_freed_memory
@@ -337,9 +338,7 @@ def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: i
             message = str(error)
             where = listing.tree.where(name)
             if not options.skip_bad:
-                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-                listed = "" if listing.places is None else f", listed at {listing.places[source]}"
-                raise kind(f"{_beginning(message, where)}{listed} (--skip-bad leaves such images out)") from None
+                raise unusable(error, where, None if listing.places is None else listing.places[source]) from None
             reason = message.removeprefix(where).removeprefix(": ")
             done.skipped.append({"file": printable(name), "reason": printable(reason)})
             continue
@@ -353,7 +352,7 @@ def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: i
             number = source if listing.ids is None else listing.ids[source]
             block.add(position, data, label, number, header)
         except ValueError as error:
-            raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
+            raise ValueError(beginning(str(error), listing.tree.where(name))) from None
         if why:
             done.counts["reencoded"] += 1
             done.odd[why] += why != AS_ASKED
@@ -391,7 +390,3 @@ def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOp
         f"its annotation is for {annotated[1]}x{annotated[0]} pixels{resized} but it has"
         f" {header.width}x{header.height}: {reason}"
     )
-
-
-def _beginning(message: str, where: str) -> str:
-    return message if message.startswith(where) else f"{where}: {message}"

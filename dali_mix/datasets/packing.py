@@ -136,7 +136,7 @@ def pack(
         The manifest: `count`, `classes`, `report` (what was skipped, clipped, left out) and more.
 
     Raises:
-        ValueError, FileNotFoundError: an invalid option or image.
+        ValueError, FileNotFoundError: an invalid option or image, or mistakes in the annotations: up to 20, one a line.
         TypeError: an unknown keyword.
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written. In all of these cases nothing is left under the final names.
@@ -170,7 +170,9 @@ def pack(
         classes_file=Path(classes) if isinstance(classes, (str, os.PathLike)) else _names(classes),
         **{name: value for name, value in reading.items() if value is not None},
     )
-    listing = find_layout(layout)(Path() if root is None else Path(root), split, options)
+    read = find_layout(layout)
+    with options.mistakes.together(images=not skip_bad):
+        listing = read(Path() if root is None else Path(root), split, options)
     if not isinstance(listing, Listing):
         raise ValueError(f"layout {layout} returned a {type(listing).__name__}, not a Listing; correct its function")
     if task not in (None, listing.task):

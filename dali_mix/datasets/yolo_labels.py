@@ -10,6 +10,7 @@ import numpy as np
 
 from dali_mix._labels import label_of
 from dali_mix.datasets.base import numbered_lines
+from dali_mix.datasets.mistakes import Mistakes
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in 0..1 of width and height
 
@@ -21,6 +22,7 @@ def read_boxes(
     keypoints: bool,
     size: Callable[[], tuple[int, int]],
     counts: Counter[str],
+    mistakes: Mistakes,
 ) -> np.ndarray:
     """Return the detection label (2 + 6n,) float32 of the label file `data`.
 
@@ -28,16 +30,17 @@ def read_boxes(
     that slightly exceed the image are kept for the packer to clip; boxes without area and duplicate lines are dropped.
     `counts` is updated with the number of each case.
 
-    Raise ValueError naming file and line for anything else, and for a box that exceeds the image, of height and width
-    `size()`, by more than one pixel and 1 %.
+    Anything else, and a box that exceeds the image, of height and width `size()`, by more than one pixel and 1 %, is
+    one of `mistakes`, with file and line.
     """
     rows: dict[tuple[float, ...], None] = {}
     for spot, line in numbered_lines(data, where):
-        kind, box = _parsed(line, spot, num_classes, keypoints, counts)
-        if min(box) < -0.01 or max(box) > 1.01:
-            _check_reach(box, size, spot)
-        counts["repeated_lines"] += (kind, *box) in rows
-        rows[(kind, *box)] = None
+        with mistakes:
+            kind, box = _parsed(line, spot, num_classes, keypoints, counts)
+            if min(box) < -0.01 or max(box) > 1.01:
+                _check_reach(box, size, spot)
+            counts["repeated_lines"] += (kind, *box) in rows
+            rows[(kind, *box)] = None
     objects = np.array([(*row, 0) for row in rows], dtype=np.float64).reshape(-1, 6)
     inside = np.clip(objects[:, 1:5], 0, 1).astype(np.float32)
     good = (inside[:, :2] < inside[:, 2:]).all(axis=1)

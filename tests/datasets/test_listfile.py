@@ -132,7 +132,7 @@ BAD = {
         # apache/mxnet#9114: boxes without the header, or in pixels
         ("0\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n", "line 1: label field 2 is 0.1"),
         ("0\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n", "; boxes begin with 2 and how many numbers an object has (5 or 6)"),
-        ("0\t2\t5\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n1\t1\t.1\t.1\t.5\t.5\tsub/1.jpg\n", "line 2: 5 label fields"),
+        ("0\t2\t5\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n1\t1\t.1\t.1\t.5\t.5\tsub/1.jpg\n", "line 2: not a detection label"),
         ("0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n", "boxes in a list are shares of width and height, 0..1"),
         (
             "0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n",

@@ -68,7 +68,8 @@ def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
         classes = [int(kinds[digit.scan]) for digit in scene]
         if task.boxes:
             objects = [(kind, *ink_box(digit, scans), 0) for kind, digit in zip(classes, scene, strict=True)]
-            labels.append(detection_label(np.array(objects, dtype=np.float64), HEIGHT, WIDTH, name, 10))
+            boxes, places = np.array(objects, dtype=np.float64), [name] * len(objects)
+            labels.append(detection_label(boxes, HEIGHT, WIDTH, places, options.mistakes))
         else:
             labels.append(multi_hot(classes, 10))
     tree = MemoryTree("scikit-learn", read)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ import numpy as np
 from dali_mix._labels import clip_boxes
 from dali_mix.datasets.annotations import choose_task, without_repeats
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines, read_given
+from dali_mix.datasets.base import Listing, Options, doubles, first_of, numbered_lines, read_given
 from dali_mix.datasets.layouts.csv_list import read_csv
-from dali_mix.datasets.list_labels import LABELS, Row, guess_task, read_id
+from dali_mix.datasets.list_labels import LABELS, Labels, Row, guess_task, read_id
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.recordio.header import Label
@@ -49,26 +50,33 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     if suffix not in _SUFFIXES:
         raise ValueError(f"{path}: its suffix is none of {', '.join(_SUFFIXES)}, so its format is unknown")
     notices: list[str] = []
+    mistakes = options.mistakes
     if suffix == ".csv":
-        rows, notices = read_csv(data, str(path))
+        rows, notices = read_csv(data, str(path), mistakes)
     else:
-        rows = list(_READERS[suffix](data, str(path)))
-    if not rows:
+        items, read = _READERS[suffix]
+        rows = mistakes.each(read, items(data, str(path)))
+    named = mistakes.each(_named, ((row, tree) for row in rows))
+    if not named:
         raise ValueError(f"{path}: lists no image")
-    names = [_checked_path(row, tree) for row in rows]
-    ids = _ids(rows)
+    rows, names = [row for row, _ in named], [name for _, name in named]
+    ids = _ids(rows, mistakes)
     task = choose_task("list", options, *LABELS) if options.task else guess_task(rows)
     given = options.class_names()
-    read, checks = LABELS[task]
-    labels, classes = read(rows, given)
+    convert, checks = LABELS[task]
+    labels, classes = convert(rows, given, mistakes)
     for row, label in zip(rows, labels, strict=True):
-        _check(row, label, task, len(classes))
-    _check_labels_agree(rows, names, labels)
-    if given is None:
-        notices += [notice for check in checks for notice in check(classes, labels)]
+        with mistakes:
+            if label is not None:
+                _check(row, label, task, len(classes))
+    _check_labels_agree(rows, names, labels, mistakes)
     places = [row.where for row in rows]
+    mistakes.settle(tree, names, places)
+    good = [label for label in labels if label is not None]  # all
+    if given is None:
+        notices += [notice for check in checks for notice in check(classes, good)]
     report = {"notices": notices} if notices else {}
-    listing = Listing(tree, names, labels, classes, "list", split, task.name, ids, places, report=report)
+    listing = Listing(tree, names, good, classes, "list", split, task.name, ids, places, report=report)
     return of_share(without_repeats(listing), options)
 
 
@@ -93,16 +101,16 @@ def _check(row: Row, label: Label, task: Task, num_classes: int) -> None:
         raise ValueError(f"{row.where}: {error}{advice}") from None
 
 
-def _check_labels_agree(rows: list[Row], names: list[str], labels: list[Label]) -> None:
-    """Raise ValueError for a path that is listed with two labels. With the same label it counts twice."""
-    first: dict[str, int] = {}
-    for index, name in enumerate(names):
-        before = first.setdefault(name, index)
-        if before != index and not np.array_equal(labels[before], labels[index]):
-            raise ValueError(
-                f"{rows[index].where}: {name} has another label in {rows[before].where.rpartition(': ')[2]}: give each"
-                " image one row; several labels are a column of 1 and 0 for each class (--task multilabel)"
+def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:
+    """Add each path that is listed with two labels to the mistakes. With the same label it counts twice."""
+    for index, before in doubles(names):
+        one, other = labels[before], labels[index]
+        if one is not None and other is not None and not np.array_equal(one, other):
+            wrong = (
+                f"{rows[index].where}: {names[index]} has another label in {rows[before].where.rpartition(': ')[2]}:"
+                " give each image one row; several labels are a column of 1 and 0 for each class (--task multilabel)"
             )
+            mistakes.add(ValueError(wrong))
 
 
 def _default(root: Path, split: str) -> Path:
@@ -115,33 +123,30 @@ def _default(root: Path, split: str) -> Path:
     return found[0]
 
 
-def _lst(data: bytes, where: str) -> Iterator[Row]:
-    for spot, line in numbered_lines(data, where):
-        fields = line.split("\t")
-        if len(fields) < 3:
-            raise ValueError(f"{spot}: {line[:80]!r} has {len(fields)} fields: expected `id<TAB>label…<TAB>path`")
-        yield Row(spot, fields[-1], tuple(fields[1:-1]), read_id(fields[0], spot))
+def _lst(spot: str, line: str) -> Row:
+    fields = line.split("\t")
+    if len(fields) < 3:
+        raise ValueError(f"{spot}: {line[:80]!r} has {len(fields)} fields: expected `id<TAB>label…<TAB>path`")
+    return Row(spot, fields[-1], tuple(fields[1:-1]), read_id(fields[0], spot))
 
 
-def _txt(data: bytes, where: str) -> Iterator[Row]:
-    for spot, line in numbered_lines(data, where):
-        fields = line.split("\t")
-        if len(fields) < 2:
-            raise ValueError(f"{spot}: {line[:80]!r} has no tab: expected `path<TAB>label…`")
-        yield Row(spot, fields[0], tuple(fields[1:]))
+def _txt(spot: str, line: str) -> Row:
+    fields = line.split("\t")
+    if len(fields) < 2:
+        raise ValueError(f"{spot}: {line[:80]!r} has no tab: expected `path<TAB>label…`")
+    return Row(spot, fields[0], tuple(fields[1:]))
 
 
-def _json(data: bytes, where: str) -> Iterator[Row]:
+def _jsonl(spot: str, line: str) -> Row:
+    return _json(spot, _parsed(line, spot))
+
+
+def _entries(data: bytes, where: str) -> Iterator[tuple[str, Any]]:
     entries = _parsed(data, where)
     if not isinstance(entries, list):
         raise ValueError(f"{where}: expected a list of objects, not a {type(entries).__name__}")
     for number, entry in enumerate(entries, start=1):
-        yield _json_row(entry, f"{where}: entry {number}")
-
-
-def _jsonl(data: bytes, where: str) -> Iterator[Row]:
-    for spot, line in numbered_lines(data, where):
-        yield _json_row(_parsed(line, spot), spot)
+        yield f"{where}: entry {number}", entry
 
 
 def _parsed(text: str | bytes, where: str) -> Any:
@@ -151,7 +156,7 @@ def _parsed(text: str | bytes, where: str) -> Any:
         raise ValueError(f"{where}: not JSON: {error}") from None
 
 
-def _json_row(entry: Any, where: str) -> Row:
+def _json(where: str, entry: Any) -> Row:
     if (
         not isinstance(entry, dict)
         or not isinstance(entry.get("path"), str)
@@ -173,26 +178,32 @@ def _json_row(entry: Any, where: str) -> Row:
     return Row(where, entry["path"], (np.array(rows).reshape(-1, 6),), record_id)
 
 
-_READERS = {".lst": _lst, ".txt": _txt, ".tsv": _txt, ".json": _json, ".jsonl": _jsonl}
+# By suffix, what splits a file into pairs of a place for messages and an item, and what reads an item.
+_READERS: dict[str, tuple[Callable[[bytes, str], Iterator[tuple[str, Any]]], Callable[[str, Any], Row]]] = {
+    ".lst": (numbered_lines, _lst),
+    ".txt": (numbered_lines, _txt),
+    ".tsv": (numbered_lines, _txt),
+    ".json": (_entries, _json),
+    ".jsonl": (numbered_lines, _jsonl),
+}
 _SUFFIXES = (*_READERS, ".csv")
 
 
-def _checked_path(row: Row, tree: Tree) -> str:
-    """Return the file's name; spaces around it belong to it if there is such a file, else they are removed."""
+def _named(row: Row, tree: Tree) -> tuple[Row, str]:
+    """Return the file's name, too; spaces around it belong to it if there is such a file, else they are removed."""
     written = check_name(row.path, tree.root, row.where)
     stripped = check_name(row.path.strip(), tree.root, row.where)
-    return written if written != stripped and tree.exists(written) else stripped
+    return row, written if written != stripped and tree.exists(written) else stripped
 
 
-def _ids(rows: list[Row]) -> list[int] | None:
+def _ids(rows: list[Row], mistakes: Mistakes) -> list[int] | None:
     if all(row.id is None for row in rows):
         return None
-    ids = []
     for row in rows:
         if row.id is None:
-            raise ValueError(f"{row.where}: has no id, others have")
-        ids.append(row.id)
-    if double := first_double(ids):
-        again, before = (rows[index] for index in double)
-        raise ValueError(f"{again.where}: id {again.id} was given by {before.where} already; ids must be unique")
-    return ids
+            mistakes.add(ValueError(f"{row.where}: has no id, others have"))
+    for index, earlier in doubles(row.id for row in rows):
+        again, before = rows[index], rows[earlier]
+        wrong = f"{again.where}: id {again.id} was given by {before.where} already; ids must be unique"
+        mistakes.add(ValueError(wrong))
+    return [row.id for row in rows if row.id is not None]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from dali_mix.datasets.annotations import (
 )
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, join_reports, listed_paths, numbered_lines
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
@@ -75,6 +77,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     class.
     """
     task = choose_task("voc", options, MULTILABEL, DETECTION)
+    mistakes = options.mistakes
     tree = open_tree(root, options.follow_links)
     listed = shared_split(options, split)
     unlisted = None if options.years else _unlisted(tree)
@@ -82,20 +85,33 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     years = [] if exported or unlisted else _years(tree, options.years)
     bases = [base for _, base in years]
     if unlisted:
-        images, exported = _paired(tree, *unlisted), [unlisted[1]]
+        images, exported = _paired(tree, *unlisted, mistakes), [unlisted[1]]
     elif exported:
-        images = _beside(tree, listed, exported)
+        images = _beside(tree, listed, exported, mistakes)
     else:
-        images = [image for base in bases for image in _images(tree, base, listed)]
+        images = [image for base in bases for image in _images(tree, base, listed, mistakes)]
     if options.classes_file == Path("auto") or (exported and options.classes_file is None):
-        classes = _classes_there(tree, exported or [f"{base}Annotations" for base in bases])
+        classes = _classes_there(tree, exported or [f"{base}Annotations" for base in bases], mistakes)
     else:
         classes = options.class_names() or _mapped_classes(tree, bases) or VOC_CLASSES
     number_of = {name: number for number, name in enumerate(classes)}
     for item in (item for image in images for item in image.objects):
         if item.name not in number_of:
             advice = "correct it, or name the classes with --classes FILE, or --classes auto"
-            raise ValueError(f"{item.where}: class {item.name!r} is not among the {len(classes)} classes; {advice}")
+            unknown = f"{item.where}: class {item.name!r} is not among the {len(classes)} classes; {advice}"
+            mistakes.add(ValueError(unknown))
+    labels: list[np.ndarray] = []
+    sizes: list[tuple[int, int]] = []
+    names, places = [], []
+    for image in images:
+        with mistakes:
+            if task.boxes:
+                sizes.append(image.size or image_size(tree, image.name, options.exif == "ignore"))
+            names.append(image.name)
+            places.append(image.listed)
+            if task.boxes:
+                labels.append(_boxes(image, sizes[-1], number_of, mistakes))
+    mistakes.settle(tree, names, places)
     report = {}
     if classes == VOC_CLASSES and years and all((year, split) in PUBLISHED for year, _ in years):
         what = f"VOC{'+'.join(year for year, _ in years)} {split}"
@@ -104,16 +120,11 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     if unlisted and options.val_share is None:
         notice = f"no list of splits: all {len(images):,} images are split {split}; --val-share 0.2 makes train and val"
         report = join_reports(report, {"notices": [notice]})
-    labels: list[np.ndarray]
-    sizes = None
-    if task.boxes:
-        sizes = [image.size or image_size(tree, image.name, options.exif == "ignore") for image in images]
-        pairs = zip(images, sizes, strict=True)
-        labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
-    else:
+    if not task.boxes:
         labels = [_targets(image, number_of, -1 if split not in TRAINING_SPLITS else 0) for image in images]
-    names, places = [image.name for image in images], [image.listed for image in images]
-    listing = Listing(tree, names, labels, classes, "voc", split, task.name, places=places, sizes=sizes, report=report)
+    listing = Listing(
+        tree, names, labels, classes, "voc", split, task.name, places=places, sizes=sizes or None, report=report
+    )
     return of_share(labelled(listing, options, keep=True), options)
 
 
@@ -147,12 +158,12 @@ def _exported(tree: Tree) -> list[str]:
     return [folder for folder in folders if _holds_xml(tree, folder)]
 
 
-def _beside(tree: Tree, split: str, exported: list[str]) -> list[_Image]:
+def _beside(tree: Tree, split: str, exported: list[str], mistakes: Mistakes) -> list[_Image]:
     """Return the images of a Roboflow export's split, each with its annotation beside it."""
     if split not in exported:
         there = ", ".join(exported)
         raise FileNotFoundError(f"{tree.where(split)}: no annotations there; choose --split among {there}")
-    return _paired(tree, split, split)
+    return _paired(tree, split, split, mistakes)
 
 
 def _unlisted(tree: Tree) -> tuple[str, str] | None:
@@ -171,7 +182,7 @@ def _holds_xml(tree: Tree, folder: str) -> bool:
     return any(name.endswith(".xml") for name in tree.walk(folder))
 
 
-def _paired(tree: Tree, image_folder: str, folder: str) -> list[_Image]:
+def _paired(tree: Tree, image_folder: str, folder: str, mistakes: Mistakes) -> list[_Image]:
     """Return the images of a folder, each with the annotation of its name in `folder`, which may be the same."""
     there = "beside it" if folder == image_folder else f"of its name in {tree.where(folder)}"
 
@@ -181,20 +192,21 @@ def _paired(tree: Tree, image_folder: str, folder: str) -> list[_Image]:
     named = {key(name, folder): name for name in tree.walk(folder) if name.endswith(".xml")}
     images = []
     for name in tree.images(image_folder):
-        annotation = named.pop(key(name, image_folder), None)
-        if annotation is None:
-            raise FileNotFoundError(
-                f"{tree.where(name)}: no .xml file {there}, or another image has it; fetch it, or remove the image"
-            )
-        images.append(_annotated(tree, name, tree.where(annotation), annotation, 1))
-    if named:
-        lost = next(iter(named.values()))
-        there = there.replace(folder, image_folder) if folder else there
-        raise FileNotFoundError(f"{tree.where(lost)}: no image {there}; fetch it, or remove the annotation")
+        with mistakes:
+            annotation = named.pop(key(name, image_folder), None)
+            if annotation is None:
+                raise FileNotFoundError(
+                    f"{tree.where(name)}: no .xml file {there}, or another image has it; fetch it, or remove the image"
+                )
+            images.append(_annotated(tree, name, tree.where(annotation), annotation, 1, mistakes))
+    there = there.replace(folder, image_folder) if folder else there
+    for lost in named.values():
+        wrong = f"{tree.where(lost)}: no image {there}; fetch it, or remove the annotation"
+        mistakes.add(FileNotFoundError(wrong))
     return images
 
 
-def _images(tree: Tree, base: str, split: str) -> list[_Image]:
+def _images(tree: Tree, base: str, split: str, mistakes: Mistakes) -> list[_Image]:
     listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main', '--split')}.txt"
     if not tree.exists(listed):
         folder = f"{base}ImageSets/Main"
@@ -212,15 +224,16 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         files_of.setdefault(composed(key), []).append(name)
     images: list[_Image] = []
     first = 0 if tree.exists(base + _LABEL_MAP) else 1
-    for key, spot in listed_paths(tree, listed, base, may_be_empty=True).items():
-        try:
-            annotation = f"{base}Annotations/{key}.xml"
-            name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])
-            if others:
-                raise ValueError(f"{spot}: {key} may be {name} or {others[0]}: remove one of them")
-            images.append(_annotated(tree, name, spot, annotation, first))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{spot}: {error}; fetch it, or correct the list") from None
+    for key, spot in listed_paths(tree, listed, base, mistakes, may_be_empty=True).items():
+        with mistakes:
+            try:
+                annotation = f"{base}Annotations/{key}.xml"
+                name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])
+                if others:
+                    raise ValueError(f"{spot}: {key} may be {name} or {others[0]}: remove one of them")
+                images.append(_annotated(tree, name, spot, annotation, first, mistakes))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{spot}: {error}; fetch it, or correct the list") from None
     return images
 
 
@@ -232,38 +245,23 @@ def _mapped_classes(tree: Tree, bases: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name not in ("", "background")))
 
 
-def _classes_there(tree: Tree, folders: list[str]) -> tuple[str, ...]:
+def _classes_there(tree: Tree, folders: list[str], mistakes: Mistakes) -> tuple[str, ...]:
     files = [name for folder in folders for name in tree.walk(folder) if name.endswith(".xml")]
-    found = {
-        item.findtext("name", "").strip()
-        for name in files
-        for item in read_xml(tree, name, "annotation").findall("object")
-    }
+    found: set[str] = set()
+    for name in files:
+        with mistakes:
+            objects = read_xml(tree, name, "annotation").findall("object")
+            found.update(item.findtext("name", "").strip() for item in objects)
     if not found - {""}:
         raise ValueError(f"{tree.where(folders[0])}: no object in it, so --classes auto finds no class")
     return tuple(sorted(found - {""}))
 
 
-def _annotated(tree: Tree, name: str, listed: str, annotation: str, first: int) -> _Image:
+def _annotated(tree: Tree, name: str, listed: str, annotation: str, first: int, mistakes: Mistakes) -> _Image:
     where = tree.where(annotation)
     content = read_xml(tree, annotation, "annotation")
-    objects = []
-    for number, item in enumerate(content.findall("object"), start=1):
-        spot = f"{where}: object {number}"
-        kind = (item.findtext("name") or "").strip()
-        if not kind:
-            raise ValueError(f"{spot}: field 'name' is missing or empty; correct it")
-        difficult = xml_number(item, "difficult", spot, missing=0)
-        if difficult not in (0, 1):
-            raise ValueError(f"{spot}: field 'difficult' is {difficult:g}, expected 0 or 1")
-        corners = [xml_number(item, f"bndbox/{corner}", spot) for corner in ("xmin", "ymin", "xmax", "ymax")]
-        box = corners[0] - first, corners[1] - first, corners[2], corners[3]
-        if box[0] >= box[2] or box[1] >= box[3]:
-            raise ValueError(
-                f"{spot}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
-                " width and a height? correct it"
-            )
-        objects.append(_Object(kind, box, bool(difficult), spot))
+    items = enumerate(content.findall("object"), start=1)
+    objects = mistakes.each(_object, ((item, f"{where}: object {number}", first) for number, item in items))
     height, width = (xml_number(content, f"size/{side}", where, missing=0) for side in ("height", "width"))
     for side, pixels in (("height", height), ("width", width)):
         if pixels >= 1 << 20:
@@ -272,6 +270,23 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str, first: int) 
     known = height >= 1 and width >= 1  # some tools leave the size out, or write 0
     size = (int(height), int(width)) if known else None
     return _Image(name, listed, annotation, size, objects, filename, first)
+
+
+def _object(item: Element, spot: str, first: int) -> _Object:
+    kind = (item.findtext("name") or "").strip()
+    if not kind:
+        raise ValueError(f"{spot}: field 'name' is missing or empty; correct it")
+    difficult = xml_number(item, "difficult", spot, missing=0)
+    if difficult not in (0, 1):
+        raise ValueError(f"{spot}: field 'difficult' is {difficult:g}, expected 0 or 1")
+    corners = [xml_number(item, f"bndbox/{corner}", spot) for corner in ("xmin", "ymin", "xmax", "ymax")]
+    box = corners[0] - first, corners[1] - first, corners[2], corners[3]
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise ValueError(
+            f"{spot}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
+            " width and a height? correct it"
+        )
+    return _Object(kind, box, bool(difficult), spot)
 
 
 def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
@@ -305,7 +320,8 @@ def _targets(image: _Image, number_of: dict[str, int], only_difficult: int) -> n
     return target
 
 
-def _boxes(tree: Tree, image: _Image, size: tuple[int, int], number_of: dict[str, int]) -> np.ndarray:
-    rows = [(number_of[item.name], *item.box, item.difficult) for item in image.objects]
+def _boxes(image: _Image, size: tuple[int, int], number_of: dict[str, int], mistakes: Mistakes) -> np.ndarray:
+    items = [item for item in image.objects if item.name in number_of]
+    rows = [(number_of[item.name], *item.box, item.difficult) for item in items]
     objects = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return detection_label(objects, *size, tree.where(image.annotation), len(number_of))
+    return detection_label(objects, *size, [item.where for item in items], mistakes)
