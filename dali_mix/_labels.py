@@ -93,7 +93,7 @@ def leaving(boxes: np.ndarray, height: Any, width: Any) -> np.ndarray:
     `height`, `width`: of the image, or of each box's (n,); NaN where unknown: then a box leaves nothing.
     """
     reach = np.maximum(0.01, 1 / np.stack([width, height, width, height], axis=-1)) + 1e-6
-    return np.any((boxes < -reach) | (boxes > 1 + reach), axis=-1)
+    return np.asarray(np.any((boxes < -reach) | (boxes > 1 + reach), axis=-1))
 
 
 def bad_box_text(box: np.ndarray, height: int, width: int) -> str:
@@ -107,8 +107,13 @@ def bad_box_text(box: np.ndarray, height: int, width: int) -> str:
 
 def bad_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return which of the boxes (n, 4), x1, y1, x2, y2 in 0..1, are `leaving`, or have no area inside the image."""
-    inside = np.clip(boxes, 0, 1).astype(np.float32)
-    return leaving(boxes, height, width) | ~(inside[:, :2] < inside[:, 2:]).all(axis=1)
+    return leaving(boxes, height, width) | ~has_area(np.clip(boxes, 0, 1))
+
+
+def has_area(boxes: np.ndarray) -> np.ndarray:
+    """Return which of the boxes (n, 4) have x1 < x2 and y1 < y2, as float32, which they are stored in."""
+    stored = boxes.astype(np.float32)
+    return np.all(stored[:, :2] < stored[:, 2:], axis=1)
 
 
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:

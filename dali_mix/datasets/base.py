@@ -16,6 +16,7 @@ from dali_mix.recordio.header import Label
 
 TRAINING_SPLITS = frozenset(("train", "trainval", "training"))
 SPLIT_NAMES = frozenset((*TRAINING_SPLITS, "val", "valid", "validation", "test", "testing"))
+BAD_BOXES = ("error", "clip", "drop")
 MAX_NUMBERED_CLASSES = 100_000  # numbered classes are written out in the manifest: more than this is a mistaken label
 
 
@@ -34,6 +35,7 @@ class Options:
     val_share: float | None = None  # this share of each class is split "val", the rest "train"
     follow_links: bool = False  # symbolic links may leave the root
     exif: str | None = None  # as in `PackOptions`
+    bad_boxes: str = "error"  # what to do with boxes that leave their image or have no area in it: see `BAD_BOXES`
     mistakes: Mistakes = field(default_factory=Mistakes, repr=False, compare=False)
 
     def class_names(self) -> tuple[str, ...] | None:

@@ -9,11 +9,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from dali_mix import _factories
+from dali_mix import _factories, tasks
 from dali_mix._keywords import keywords
 from dali_mix._machines import Machines
 from dali_mix.datasets.archives import check_slices
-from dali_mix.datasets.base import Layout, Listing, Options
+from dali_mix.datasets.base import BAD_BOXES, Layout, Listing, Options
 from dali_mix.datasets.images import Transform
 from dali_mix.datasets.layouts.cifar import cifar10, cifar100
 from dali_mix.datasets.layouts.coco import coco
@@ -61,6 +61,7 @@ _ONLY_FOR = {
     "split_folders": ("imagefolder",),
     "val_share": ("imagefolder", "list", "voc", "coco", "yolo"),
     "exif": ("voc", "coco", "yolo", "list", "wider"),
+    "bad_boxes": ("voc", "coco", "yolo", "list"),
     "unlabelled": ("voc", "coco", "yolo", "nus-wide", "vg500"),
     "scenes": ("digit-scenes",),
     "seed": ("digit-scenes",),
@@ -101,6 +102,7 @@ def pack(
     split_folders: str | None = None,
     follow_links: bool = False,
     exif: str | None = None,
+    bad_boxes: str | None = None,
     scenes: int | None = None,
     seed: int = 0,
     download: bool = False,
@@ -148,6 +150,8 @@ def pack(
     if val_share is not None:
         number("--val-share", val_share)
     choice("--check", check, ("header", "decode"))
+    if bad_boxes is not None:
+        choice("--bad-boxes", bad_boxes, BAD_BOXES)
     transform = Transform(resize, max_side, quality, encoding, max_pixels, decode=check == "decode")
     reading: dict[str, Any] = {
         "task": task,
@@ -157,6 +161,7 @@ def pack(
         "split_folders": split_folders,
         "follow_links": follow_links,
         "exif": exif,
+        "bad_boxes": bad_boxes,
         "scenes": scenes,
         "seed": seed,
     }
@@ -177,6 +182,8 @@ def pack(
         raise ValueError(f"layout {layout} returned a {type(listing).__name__}, not a Listing; correct its function")
     if task not in (None, listing.task):
         raise ValueError(f"layout {layout} is for --task {listing.task}, not {task}")
+    if bad_boxes and not tasks.get(listing.task).boxes:
+        raise ValueError(f"--bad-boxes is for boxes, and {listing.task} labels have none: leave it out")
     tell = note or (lambda text: _log.warning("%s", text))
     notices = listing.report.get("notices", [])
     for notice in notices:

@@ -95,7 +95,7 @@ def test_boxes_further_beyond_the_image(root: Path, capsys: Capture, box: list[f
     status, _ = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": [[0, 0, 0, 1, 1, 0], box]}]))
     assert status == 1
     error = capsys.readouterr().err
-    assert "sub/0.jpg: object 2: the box" in error and "leaves the 40x20 image" in error
+    assert "a.json: entry 1: object 2: the box" in error and "leaves the 40x20 image" in error
 
 
 @pytest.mark.parametrize(

@@ -170,15 +170,16 @@ MULTILABEL = (
 
 def boxes(root: Path) -> dict[str, Any]:
     lay(root, "0.jpg", "1.jpg", "2.jpg", "3.jpg")
-    good, turned = [0, 0.1, 0.1, 0.5, 0.5], [0, 0.5, 0.1, 0.1, 0.5]
-    entries = [[good], [good, turned], [[0, 1, 2]], [[0, 5, 6, 20, 18]]]
+    good, beyond, turned = [0, 0.1, 0.1, 0.5, 0.5], [0, 0.1, 0.1, 1.5, 0.5], [0, 0.5, 0.1, 0.1, 0.5]
+    entries = [[good], [beyond, good, turned], [[0, 1, 2]], [[0, 5, 6, 20, 18]]]
     lines = [json.dumps({"path": f"{row}.jpg", "boxes": entry}) for row, entry in enumerate(entries)]
     write(root / "train.jsonl", "\n".join([*lines, "{", "5"]))
     return {"layout": "list", "list": root / "train.jsonl"}
 
 
 BOXES = (
-    "line 2: object 2: the box",
+    "line 2: object 1: the box [2.0, 1.2, 30.0, 6.0] (x1, y1, x2, y2 in pixels) leaves the 20x12 image by more than a",
+    "line 2: object 3: the box x 0.5..0.1, y 0.1..0.5 is empty, turned round",
     "line 3: box 1: expected [class, x1, y1, x2, y2]",
     "line 4: object 1: the box 5, 6, 20, 18 (x1, y1, x2, y2) is beyond 0..1: are these pixels?",
     "line 5: not JSON",

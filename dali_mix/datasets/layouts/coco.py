@@ -9,6 +9,7 @@ box without area (the published files have a few) is left out and counted in the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import label_of
+from dali_mix._labels import has_area, label_of, leaving
 from dali_mix._text import composed
 from dali_mix.datasets.annotations import (
+    OR_TREAT,
     against_published,
     boxes_of,
     check_unique_field,
@@ -30,6 +32,8 @@ from dali_mix.datasets.annotations import (
     is_whole,
     labelled,
     read_json,
+    report_bad_boxes,
+    treat_boxes,
 )
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_of, join_reports
@@ -74,6 +78,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
                 name_of[row] = _name(folder, name, f"{spot}[{row}]")
     check_unique_field([name_of.get(row) for row in range(len(images))], "file_name", spot, mistakes)
     sizes = _sizes(images, spot, mistakes) if task.boxes else None
+    counts: Counter[str] = Counter()
     notes = entries_of(content, "annotations", where)
     spot = f"{where}: annotations"
     owner = _rows_of(notes, "image_id", ids, "no image", spot, mistakes)
@@ -81,18 +86,17 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     if (given := options.class_names()) is not None:
         classes, kind = given, _renumbered(classes, kind, given, spot, mistakes)
     if sizes is not None:
-        boxes = boxes_of(notes, "bbox", spot, mistakes)
+        boxes = boxes_of(notes, "bbox", spot, mistakes, signed=True)
         fits = (0, 1).__contains__
         crowd = np.array(column(notes, "iscrowd", fits, "0 or 1", spot, mistakes, missing=0), dtype=bool)
-        corners, limits = _corners(boxes, owner, sizes)
-        _check_reach(tree, options, boxes, limits, owner, name_of, where)
+        corners, stay = _relative(tree, options, notes, boxes, owner, sizes, name_of, where, counts)
     names, places = list(name_of.values()), [f"{where}: images[{row}]" for row in name_of]
     mistakes.settle(tree, names, places)
     report: dict[str, Any] = join_reports({"notices": root_notices}, _without_annotation(classes, kind))
     labels: list[np.ndarray]
     if sizes is not None:
-        labels, counts = _labels(corners, limits, crowd, owner, kind, len(images))
-        report |= counts
+        labels, found = _labels(corners[stay], crowd[stay], owner[stay], kind[stay], len(images))
+        report = join_reports(report, found, report_bad_boxes(counts))
     else:
         targets = np.zeros((len(images), len(classes)), dtype=np.float32)
         targets[owner, kind] = 1
@@ -234,46 +238,48 @@ def _rows_of(
     return rows
 
 
-def _corners(boxes: np.ndarray, owner: np.ndarray, sizes: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the corners x1, y1, x2, y2 of all boxes (N, 4), and width, height, width, height of their images, in
-    pixels; NaN where the box, its image or the size is a mistake.
-    """
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last one is row -1
-    limits[limits == 0] = np.nan
-    return corners, limits[owner][:, [1, 0, 1, 0]]
-
-
-def _check_reach(
+def _relative(
     tree: Tree,
     options: Options,
+    notes: list[Any],
     boxes: np.ndarray,
-    limits: np.ndarray,
     owner: np.ndarray,
+    sizes: list[tuple[int, int]],
     name_of: dict[int, str],
     where: str,
-) -> None:
-    """Add the boxes that leave their image by more than a pixel and 1 % to the mistakes. If the file states another
-    size than the image has, that comes first, once for all boxes of the image.
+    counts: Counter[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners x1, y1, x2, y2 of all boxes (N, 4), in 0..1, and which of them stay, by `treat_boxes`.
+
+    They are NaN where the box, its image or the size is a mistake. If the file states another size than the image has,
+    that is the mistake, once for all its boxes.
     """
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    reach = np.maximum(1, 0.01 * limits)
+    limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last one is row -1
+    limits[limits == 0] = np.nan
+    height, width = limits[owner].T
+    limits = np.stack([width, height, width, height], axis=1)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) / limits
+    turned = np.asarray(np.any(boxes[:, 2:] < 0, axis=1))
     others: dict[int, str] = {}
-    for row in np.flatnonzero(((corners < -reach) | (corners > limits + reach)).any(axis=1)):
-        image, (width, height) = int(owner[row]), limits[row, :2]
-        hint = _corners_hint(boxes[row], limits[row])
-        error = (
-            f"{where}: annotations[{row}]: field 'bbox' {boxes[row].tolist()} (x, y, width, height) leaves the"
-            f" {width:g}x{height:g} image by more than a pixel and 1 %; correct it{hint}"
+
+    def wrong(row: int) -> str:
+        image, size = int(owner[row]), f"{width[row]:g}x{height[row]:g}"
+        spot = f"{where}: annotations[{row}]: field 'bbox'"
+        if turned[row]:
+            expected = "expected x, y, width, height, sides not negative"
+            return f"{spot} is {notes[row]['bbox']!r:.60}, {expected}{OR_TREAT}"
+        hint = _corners_hint(boxes[row], limits[row]) or OR_TREAT
+        text = (
+            f"{spot} {boxes[row].tolist()} (x, y, width, height) leaves the {size} image by more than a pixel and 1 %;"
+            f" correct it{hint}"
         )
         if image not in others and image in name_of and options.mistakes.still_shown:
-            others[image] = _other_size(tree, name_of[image], (height, width), options)
-            if others[image]:
-                spot = f"{where}: images[{image}]"
-                error = f"{spot}: fields 'width' and 'height' are {others[image]}: correct that first. {error}"
-                options.mistakes.add(ValueError(error))
-        if not others.get(image):
-            options.mistakes.add(ValueError(error))
+            other = _other_size(tree, name_of[image], (height[row], width[row]), options)
+            said = f"{where}: images[{image}]: fields 'width' and 'height' are {other}"
+            others[image] = other and f"{said}: correct that first. {text}"
+        return others.get(image) or text
+
+    return corners, treat_boxes(corners, leaving(corners, height, width) | turned, wrong, options, counts)
 
 
 def _other_size(tree: Tree, name: str, stated: tuple[float, float], options: Options) -> str:
@@ -293,16 +299,16 @@ def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
 
 
 def _labels(
-    corners: np.ndarray, limits: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, count: int
+    corners: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, count: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Return a label for each of `count` images from the corners of all boxes."""
-    relative = (np.clip(corners, 0, limits) / limits).astype(np.float32)
-    good = (relative[:, :2] < relative[:, 2:]).all(axis=1)
-    objects = np.column_stack([kind, relative, crowd]).astype(np.float32)[good]
+    inside = np.clip(corners, 0, 1)
+    good = has_area(inside)
+    objects = np.column_stack([kind, inside, crowd]).astype(np.float32)[good]
     order = np.argsort(owner[good], kind="stable")
     ends = np.cumsum(np.bincount(owner[good], minlength=count))
     labels = [label_of(part) for part in np.split(objects[order], ends[:-1])]
-    clipped = int(((corners < 0) | (corners > limits)).any(axis=1).sum())
+    clipped = int(((corners < 0) | (corners > 1)).any(axis=1).sum())
     return labels, {
         "boxes_over_the_border": clipped,
         "boxes_without_area": int(np.count_nonzero(~good)),

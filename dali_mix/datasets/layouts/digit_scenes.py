@@ -13,7 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dali_mix.datasets.annotations import choose_task, detection_label, multi_hot
+from dali_mix._labels import label_of
+from dali_mix.datasets.annotations import choose_task, multi_hot
 from dali_mix.datasets.base import Listing, Options
 from dali_mix.datasets.images import encode
 from dali_mix.datasets.layouts.digits import held_out_rows
@@ -64,12 +65,11 @@ def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
         return encode(render(scenes[number], scans, _generator(options.seed, split, number, pixels=True)), "png")
 
     labels = []
-    for name, scene in zip(names, scenes, strict=True):
+    for scene in scenes:
         classes = [int(kinds[digit.scan]) for digit in scene]
         if task.boxes:
             objects = [(kind, *ink_box(digit, scans), 0) for kind, digit in zip(classes, scene, strict=True)]
-            boxes, places = np.array(objects, dtype=np.float64), [name] * len(objects)
-            labels.append(detection_label(boxes, HEIGHT, WIDTH, places, options.mistakes))
+            labels.append(label_of(np.array(objects, dtype=np.float64) / (1, WIDTH, HEIGHT, WIDTH, HEIGHT, 1)))
         else:
             labels.append(multi_hot(classes, 10))
     tree = MemoryTree("scikit-learn", read)

@@ -14,16 +14,25 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import clip_boxes
-from dali_mix.datasets.annotations import choose_task, without_repeats
+from dali_mix._labels import bad_box_text, bad_boxes, label_of, leaving, objects_of
+from dali_mix.datasets.annotations import (
+    OR_TREAT,
+    choose_task,
+    image_size,
+    report_bad_boxes,
+    treat_boxes,
+    without_repeats,
+)
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, doubles, first_of, numbered_lines, read_given
+from dali_mix.datasets.base import Listing, Options, doubles, first_of, join_reports, numbered_lines, read_given
 from dali_mix.datasets.layouts.csv_list import read_csv
 from dali_mix.datasets.list_labels import LABELS, Labels, Row, guess_task, read_id
 from dali_mix.datasets.mistakes import Mistakes
@@ -65,40 +74,71 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     given = options.class_names()
     convert, checks = LABELS[task]
     labels, classes = convert(rows, given, mistakes)
-    for row, label in zip(rows, labels, strict=True):
+    counts: Counter[str] = Counter()
+    for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
         with mistakes:
             if label is not None:
-                _check(row, label, task, len(classes))
+                labels[index] = _checked(row, label, names[index], tree, task, len(classes), options, counts)
     _check_labels_agree(rows, names, labels, mistakes)
     places = [row.where for row in rows]
     mistakes.settle(tree, names, places)
     good = [label for label in labels if label is not None]  # all
     if given is None:
         notices += [notice for check in checks for notice in check(classes, good)]
-    report = {"notices": notices} if notices else {}
+    report = join_reports({"notices": notices}, report_bad_boxes(counts))
     listing = Listing(tree, names, good, classes, "list", split, task.name, ids, places, report=report)
     return of_share(without_repeats(listing), options)
 
 
-def _check(row: Row, label: Label, task: Task, num_classes: int) -> None:
+def _checked(
+    row: Row, label: Label, name: str, tree: Tree, task: Task, num_classes: int, options: Options, counts: Counter[str]
+) -> Label:
+    """Return the label, its boxes treated by `treat_boxes`. Raise ValueError naming the row if it is invalid."""
     try:
-        if task.boxes:  # beyond the image by a pixel is clipped when packed, all else is wrong now
-            boxes = np.asarray(label)[2:].reshape(-1, 6)[:, 1:5]
-            if (pixels := np.flatnonzero((boxes > 2).any(axis=1))).size:
-                box = ", ".join(f"{side:g}" for side in boxes[pixels[0]])
-                raise ValueError(
-                    f"object {pixels[0] + 1}: the box {box} (x1, y1, x2, y2) is beyond 0..1: are these pixels?"
-                )
-            label, _ = clip_boxes(np.asarray(label), 1, 1)
+        if task.boxes:
+            return _fitted(row, objects_of(np.asarray(label)), name, tree, task, num_classes, options, counts)
         task.check(label, num_classes)
     except ValueError as error:
         columns = first_of(row.columns)
         advice = f"; the label columns are {columns}: remove what is no class" if len(row.columns) > 1 else ""
-        if task.boxes:
-            advice = "; boxes in a list are shares of width and height, 0..1"
-        elif not row.columns and len(row.values) > 4:
+        if not task.boxes and not row.columns and len(row.values) > 4:
             advice = "; boxes begin with 2 and how many numbers an object has (5 or 6)"
         raise ValueError(f"{row.where}: {error}{advice}") from None
+    return label
+
+
+def _fitted(
+    row: Row,
+    objects: np.ndarray,
+    name: str,
+    tree: Tree,
+    task: Task,
+    num_classes: int,
+    options: Options,
+    counts: Counter[str],
+) -> np.ndarray:
+    objects = objects.copy()
+    boxes = objects[:, 1:5]
+    size = 1, 1  # with which a box may reach as far as one that is in pixels never does
+    if ((boxes < -0.01) | (boxes > 1.01)).any():
+        with suppress(FileNotFoundError, ValueError):  # the packer says what is wrong with the image, or leaves it out
+            size = image_size(tree, name, options.exif == "ignore")
+
+    def wrong(number: int) -> str:
+        x1, y1, x2, y2 = boxes[number].tolist()
+        text, hint = f"the box x {x1:g}..{x2:g}, y {y1:g}..{y2:g} is empty, turned round or beyond 0..1", OR_TREAT
+        if max(x1, y1, x2, y2) > 2:
+            text = f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} (x1, y1, x2, y2) is beyond 0..1: are these pixels?"
+            hint = ""
+        elif leaving(boxes[number], *size):
+            text = bad_box_text(boxes[number], *size)
+        return f"{row.where}: object {number + 1}: {text}; boxes in a list are shares of width and height, 0..1{hint}"
+
+    stay = treat_boxes(boxes, bad_boxes(boxes, *size), wrong, options, counts)
+    checked = objects.copy()  # what else may be wrong with an object, whatever its box
+    checked[:, 1:5] = 0, 0, 1, 1
+    task.check(label_of(checked), num_classes)
+    return label_of(objects[stay])
 
 
 def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:

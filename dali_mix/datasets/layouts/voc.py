@@ -14,20 +14,24 @@ More than 300 lines: folder layout and XML content are interpreted together.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from dali_mix._labels import bad_box_text, bad_boxes, label_of
 from dali_mix._text import composed, counted, printable
 from dali_mix.datasets.annotations import (
+    OR_TREAT,
     against_published,
     choose_task,
-    detection_label,
     image_size,
     labelled,
     read_xml,
+    report_bad_boxes,
+    treat_boxes,
     xml_number,
 )
 from dali_mix.datasets.archives import open_tree
@@ -103,6 +107,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     labels: list[np.ndarray] = []
     sizes: list[tuple[int, int]] = []
     names, places = [], []
+    counts: Counter[str] = Counter()
     for image in images:
         with mistakes:
             if task.boxes:
@@ -110,13 +115,16 @@ def voc(root: Path, split: str, options: Options) -> Listing:
             names.append(image.name)
             places.append(image.listed)
             if task.boxes:
-                labels.append(_boxes(image, sizes[-1], number_of, mistakes))
+                labels.append(_boxes(image, sizes[-1], number_of, options, counts))
+            else:
+                for item in filter(_is_turned, image.objects):
+                    mistakes.add(ValueError(_turned_text(item, image.first)))
     mistakes.settle(tree, names, places)
     report = {}
     if classes == VOC_CLASSES and years and all((year, split) in PUBLISHED for year, _ in years):
         what = f"VOC{'+'.join(year for year, _ in years)} {split}"
         report = against_published(len(images), sum(PUBLISHED[year, split] for year, _ in years), what)
-    report = join_reports(report, _doubtful(images, task.boxes))
+    report = join_reports(report, _doubtful(images, task.boxes), report_bad_boxes(counts))
     if unlisted and options.val_share is None:
         notice = f"no list of splits: all {len(images):,} images are split {split}; --val-share 0.2 makes train and val"
         report = join_reports(report, {"notices": [notice]})
@@ -281,12 +289,19 @@ def _object(item: Element, spot: str, first: int) -> _Object:
         raise ValueError(f"{spot}: field 'difficult' is {difficult:g}, expected 0 or 1")
     corners = [xml_number(item, f"bndbox/{corner}", spot) for corner in ("xmin", "ymin", "xmax", "ymax")]
     box = corners[0] - first, corners[1] - first, corners[2], corners[3]
-    if box[0] >= box[2] or box[1] >= box[3]:
-        raise ValueError(
-            f"{spot}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
-            " width and a height? correct it"
-        )
     return _Object(kind, box, bool(difficult), spot)
+
+
+def _is_turned(item: _Object) -> bool:
+    return item.box[0] >= item.box[2] or item.box[1] >= item.box[3]
+
+
+def _turned_text(item: _Object, first: int) -> str:
+    corners = [item.box[0] + first, item.box[1] + first, *item.box[2:]]
+    return (
+        f"{item.where}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a width"
+        " and a height? correct it"
+    )
 
 
 def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
@@ -320,8 +335,18 @@ def _targets(image: _Image, number_of: dict[str, int], only_difficult: int) -> n
     return target
 
 
-def _boxes(image: _Image, size: tuple[int, int], number_of: dict[str, int], mistakes: Mistakes) -> np.ndarray:
+def _boxes(
+    image: _Image, size: tuple[int, int], number_of: dict[str, int], options: Options, counts: Counter[str]
+) -> np.ndarray:
     items = [item for item in image.objects if item.name in number_of]
-    rows = [(number_of[item.name], *item.box, item.difficult) for item in items]
-    objects = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return detection_label(objects, *size, [item.where for item in items], mistakes)
+    height, width = size
+    boxes = np.array([item.box for item in items], dtype=np.float64).reshape(-1, 4) / (width, height, width, height)
+
+    def wrong(row: int) -> str:
+        if _is_turned(items[row]):
+            return _turned_text(items[row], image.first) + OR_TREAT
+        return f"{items[row].where}: {bad_box_text(boxes[row], *size)}; correct it{OR_TREAT}"
+
+    stay = treat_boxes(boxes, bad_boxes(boxes, *size), wrong, options, counts)
+    kinds, difficult = [number_of[item.name] for item in items], [item.difficult for item in items]
+    return label_of(np.column_stack([kinds, boxes, difficult])[stay])

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix._text import composed, counted
-from dali_mix.datasets.annotations import choose_task, image_size, is_text, labelled, read_mapping
+from dali_mix.datasets.annotations import choose_task, image_size, is_text, labelled, read_mapping, report_bad_boxes
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines
+from dali_mix.datasets.base import Listing, Options, first_double, first_of, join_reports, numbered_lines
 from dali_mix.datasets.class_folders import unread_images
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
@@ -66,7 +66,7 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
             counts["images_without_label_file"] += file_and_data is None
             where, data = file_and_data or ("", b"")
             size = partial(image_size, tree, name, options.exif == "ignore")
-            labels.append(read_boxes(data, where, len(classes), "kpt_shape" in config, size, counts, mistakes))
+            labels.append(read_boxes(data, where, len(classes), "kpt_shape" in config, size, counts, options))
     names, spots = list(places), list(places.values())
     mistakes.settle(tree, names, spots)
     if labels and counts["images_without_label_file"] == len(labels):
@@ -84,8 +84,7 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
             f"{counted(len(orphans), 'label file has', 'label files have')} no image that is read: left out (first:"
             f" {tree.where(orphans[0])})"
         )
-    if notices:
-        report["notices"] = notices
+    report = join_reports(report, {"notices": notices}, report_bad_boxes(counts))
     listing = Listing(tree, names, labels, classes, "yolo", split, task.name, places=spots, report=report)
     return of_share(labelled(listing, options, keep=True), options)
 
