@@ -12,6 +12,8 @@ from dali_mix._text import printable
 from dali_mix.datasets.archives import ARCHIVES, open_tree
 from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.datasets.turns import CHOICES
+from dali_mix.options import choice, flag, set_whole
 from dali_mix.recordio.header import Label
 
 TRAINING_SPLITS = frozenset(("train", "trainval", "training"))
@@ -37,6 +39,17 @@ class Options:
     exif: str | None = None  # as in `PackOptions`
     bad_boxes: str = "error"  # what to do with boxes that leave their image or have no area in it: see `BAD_BOXES`
     mistakes: Mistakes = field(default_factory=Mistakes, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        set_whole(self, "scenes", 1, 10_000_000, optional=True)
+        set_whole(self, "seed", 0)
+        flag("follow_links", self.follow_links)
+        choice("split_folders", self.split_folders, ("auto", "yes", "no"))
+        choice("bad_boxes", self.bad_boxes, BAD_BOXES)
+        if self.unlabelled is not None:
+            choice("unlabelled", self.unlabelled, ("keep", "drop"))
+        if self.exif is not None:
+            choice("exif", self.exif, CHOICES)
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the names in `classes_file`, one per line; None without it. Raise ValueError as `read_names`."""

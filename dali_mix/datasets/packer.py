@@ -47,8 +47,9 @@ from dali_mix.datasets.base import Listing, join_reports
 from dali_mix.datasets.images import AS_ASKED, Transform
 from dali_mix.datasets.mistakes import beginning, unusable
 from dali_mix.datasets.trees import Tree
-from dali_mix.datasets.turns import turn_boxes, turned_notice
+from dali_mix.datasets.turns import CHOICES, turn_boxes, turned_notice
 from dali_mix.malloc import keep_freed_memory
+from dali_mix.options import choice, flag, set_whole
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.header import Label
@@ -58,6 +59,7 @@ from dali_mix.recordio.publish import new_try
 from dali_mix.recordio.writer import RecordWriter
 
 _CHUNK = 16  # images of a job
+_MOST_THREADS = 4096
 
 _Turn = SimpleQueue[bool]
 
@@ -73,6 +75,15 @@ class PackOptions:
     skip_bad: bool = False
     force: bool = False
     exif: str | None = None  # boxes are for the picture turned by EXIF ("apply"; None: with a notice), or "ignore" it
+
+    def __post_init__(self) -> None:
+        set_whole(self, "shuffle", 0, optional=True)
+        set_whole(self, "shards", 1)
+        set_whole(self, "workers", 1, _MOST_THREADS, optional=True)
+        flag("skip_bad", self.skip_bad)
+        flag("force", self.force)
+        if self.exif is not None:
+            choice("exif", self.exif, CHOICES)
 
     def recorded(self) -> dict[str, Any]:
         """Return the options recorded in the manifest: all that determine the bytes."""
@@ -130,8 +141,6 @@ def pack_listing(
     task = tasks.get(listing.task)
     if options.exif and not task.boxes and listing.crops is None:
         raise ValueError(f"--exif is for boxes, and {listing.task} labels have none: leave it out")
-    if options.workers is not None and options.workers < 1:
-        raise ValueError(f"--workers {options.workers}: at least one is needed")
     if machines is not None:
         listing.tree.opening()  # before anything is written
     order = np.arange(count)

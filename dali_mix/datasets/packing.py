@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from dali_mix import _factories, tasks
 from dali_mix._keywords import keywords
 from dali_mix._machines import Machines
 from dali_mix.datasets.archives import check_slices
-from dali_mix.datasets.base import BAD_BOXES, Layout, Listing, Options
+from dali_mix.datasets.base import Layout, Listing, Options
 from dali_mix.datasets.images import Transform
 from dali_mix.datasets.layouts.cifar import cifar10, cifar100
 from dali_mix.datasets.layouts.coco import coco
@@ -29,7 +30,7 @@ from dali_mix.datasets.layouts.voc import voc
 from dali_mix.datasets.layouts.wider import wider
 from dali_mix.datasets.layouts.yolo import yolo
 from dali_mix.datasets.packer import PackOptions, pack_listing
-from dali_mix.options import choice, number
+from dali_mix.options import choice, flag, number
 from dali_mix.recordio import SetInfo
 
 LAYOUTS: dict[str, Layout] = {
@@ -143,19 +144,17 @@ def pack(
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written. In all of these cases nothing is left under the final names.
     """
-    if shuffle is not None and shuffle is not False and (shuffle is True or shuffle < 0):
-        raise ValueError(f"--shuffle takes a seed of at least 0, not {shuffle!r}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"--workers {workers}: at least one is needed")
+    choice("check", check, ("header", "decode"))
+    flag("download", download)
     if val_share is not None:
-        number("--val-share", val_share)
-    choice("--check", check, ("header", "decode"))
-    if bad_boxes is not None:
-        choice("--bad-boxes", bad_boxes, BAD_BOXES)
+        number("val_share", val_share)
+    if not isinstance(split, str):
+        raise ValueError(f"split={split!r:.40}: must be the name of a split")
     transform = Transform(resize, max_side, quality, encoding, max_pixels, decode=check == "decode")
+    how = PackOptions(transform, None if shuffle is False else shuffle, shards, workers, skip_bad, force, exif)
     reading: dict[str, Any] = {
         "task": task,
-        "years": tuple(map(str, (years,) if isinstance(years, (str, int)) else years)),
+        "years": tuple(map(str, years if isinstance(years, Iterable) and not isinstance(years, str) else (years,))),
         "unlabelled": unlabelled,
         "val_share": val_share,
         "split_folders": split_folders,
@@ -188,8 +187,8 @@ def pack(
     notices = listing.report.get("notices", [])
     for notice in notices:
         tell(notice)
-    kept = shuffle is False or (shuffle is None and not listing.training)
-    how = PackOptions(transform, None if kept else int(shuffle or 0), shards, workers, skip_bad, force, exif)
+    if shuffle is None and listing.training:
+        how = replace(how, shuffle=0)
     done, total = 0, len(listing.names)
 
     def progress(more: int) -> None:
@@ -208,9 +207,9 @@ def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
     """Return class names. Raise ValueError if there are none, or a name is duplicated."""
     if classes is None:
         return None
-    names = tuple(classes)
+    names = tuple(classes) if isinstance(classes, Iterable) else ()
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"classes={list(names)!r:.80}: give names, each once, or the file that lists them")
+        raise ValueError(f"classes={list(names) or classes!r:.80}: give names, each once, or the file that lists them")
     return names
 
 
