@@ -13,7 +13,7 @@ import numpy as np
 
 from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, boxes_of, check_class, label_of
 from dali_mix.datasets.base import first_of, numbered_classes
-from dali_mix.datasets.mistakes import Mistakes
+from dali_mix.datasets.mistakes import Mistakes, also
 from dali_mix.options import did_you_mean
 from dali_mix.recordio.header import Label
 from dali_mix.tasks import CLASSIFICATION, DETECTION, MULTILABEL, Task
@@ -80,14 +80,23 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes)
     numbered = 2 * unknown > len(written) or (unknown > 0 and len(numbers) == len(written))
     if given is None:
         numbered = 0 < len(written) <= 2 * len(numbers)
+    counts = Counter(written)
+    unknown_names: set[str] = set()  # each is one mistake, however many rows have it
     labels: list[int | None] = []
     for row, text in zip(rows, texts, strict=True):
         label = None
         with mistakes:
-            if text is not None and text in number_of and not numbered:
+            if text is None or text in unknown_names:
+                pass
+            elif text in number_of and not numbered:
                 label = number_of[text]
-            elif text is not None:
-                label = _class_number(text, row.where, given, numbered, mistakes)
+            elif given is not None and text not in number_of and not (numbered and _is_number(text)):
+                hint = did_you_mean(text, given) if mistakes.still_shown else ""  # it is slow
+                unknown_names.add(text)
+                more = also(counts[text] - 1, "row")
+                raise ValueError(f"{row.where}: class {text!r:.60} is not among the {len(given)} classes{more}{hint}")
+            else:
+                label = _class_number(text, row.where, numbered)
         labels.append(label)
     if given is None and numbered:
         highest, at = max(((label, -at) for at, label in enumerate(labels) if label is not None), default=(0, 0))
@@ -107,11 +116,8 @@ def _class_text(row: Row) -> str:
     return text
 
 
-def _class_number(text: str, where: str, given: tuple[str, ...] | None, numbered: bool, mistakes: Mistakes) -> int:
+def _class_number(text: str, where: str, numbered: bool) -> int:
     """Return the class number `text`. Raise ValueError for a label of the wrong kind: `numbered` is what most are."""
-    if given is not None and text not in given and not (numbered and _is_number(text)):
-        hint = did_you_mean(text, given) if mistakes.still_shown else ""  # it is slow
-        raise ValueError(f"{where}: class {text!r:.60} is not among the {len(given)} classes{hint}")
     if not numbered:
         raise ValueError(f"{where}: label {text!r:.60} is a number, most are names; correct it, or pass --classes FILE")
     number = _number(text, where)

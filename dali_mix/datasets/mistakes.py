@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from dali_mix._text import printable
+from dali_mix._text import counted, printable
 from dali_mix.datasets.trees import Tree
 
 P = ParamSpec("P")
@@ -99,6 +99,11 @@ class Mistakes:
             if self.count > len(lines):
                 lines.append(f"… and {self.count - len(lines):,} more")
             raise ValueError("\n  ".join([f"{self.count:,} mistakes in the data set, nothing was packed:", *lines]))
+
+
+def also(count: int, what: str) -> str:
+    """Return " (as in 3 more `what`s)" for a mistake that one correction mends everywhere; "" for 0."""
+    return f" (as in {counted(count, f'more {what}', f'more {what}s')})" if count else ""
 
 
 def unusable(error: Exception, where: str, place: str | None) -> Exception:

@@ -371,6 +371,27 @@ def test_one_wrong_label_is_one_mistake(
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_an_unknown_class_is_one_mistake(tmp_path: Path) -> None:
+    for row in range(4):
+        lay(tmp_path / "voc", f"{row}.jpg")
+        write(tmp_path / "voc" / f"{row}.xml", f"<annotation>{SIZE}{voc_object('cow' if row else 'emu')}</annotation>")
+    lay(tmp_path / "list", "0.jpg", "1.jpg", "2.jpg", "3.jpg")
+    write(tmp_path / "list" / "train.csv", "path,label\n0.jpg,emu\n1.jpg,cow\n2.jpg,cow\n3.jpg,cow\n")
+    content = {
+        "images": [{"id": 0, "file_name": "0.jpg"}],
+        "annotations": [{"image_id": 0, "category_id": kind} for kind in (1, 2, 2, 2)],
+        "categories": [{"id": 1, "name": "emu"}, {"id": 2, "name": "cow"}],
+    }
+    lay(tmp_path / "coco", "train/0.jpg")
+    write(tmp_path / "coco" / "train" / "_annotations.coco.json", json.dumps(content))
+    places = {"voc": ("1.xml: object 1: ", "objects"), "list": ("line 3: ", "rows"), "coco": ("[1]: ", "annotations")}
+    for layout, (place, unit) in places.items():
+        with pytest.raises(ValueError, match=r"^2 mistakes .*\n.* 'emu' is not .*\n.* 'cow' is not ") as refused:
+            pack(layout, root=tmp_path / layout, out=tmp_path / "set", classes=["cat", "dog"])
+        emu, cow = str(refused.value).splitlines()[1:]
+        assert place in cow and f"(as in 2 more {unit})" in cow and "as in" not in emu
+
+
 def test_a_wrong_size_is_reported_once_an_image(tmp_path: Path) -> None:
     lay(tmp_path / "root", "train/0.jpg")
     content = {

@@ -37,7 +37,7 @@ from dali_mix.datasets.annotations import (
 )
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_of, join_reports
-from dali_mix.datasets.mistakes import Mistakes
+from dali_mix.datasets.mistakes import Mistakes, also
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
@@ -208,9 +208,10 @@ def _renumbered(
     """Return `kind`, indices of `classes` or -1, as indices of the `given` names."""
     number_of = {composed(name): number for number, name in enumerate(given)}
     renumbered = np.array([*(number_of.get(composed(name), -1) for name in classes), -1])[kind]
-    for row in np.flatnonzero((renumbered < 0) & (kind >= 0)):
-        unknown = f"category {classes[kind[row]]!r} is not among the {len(given)} names of --classes"
-        mistakes.add(ValueError(f"{where}[{row}]: {unknown}"))
+    for number in np.unique(kind[(renumbered < 0) & (kind >= 0)]):
+        first, *others = np.flatnonzero(kind == number)
+        unknown = f"category {classes[number]!r} is not among the {len(given)} names of --classes"
+        mistakes.add(ValueError(f"{where}[{first}]: {unknown}{also(len(others), 'annotation')}"))
     return renumbered
 
 

@@ -36,7 +36,7 @@ from dali_mix.datasets.annotations import (
 )
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, join_reports, listed_paths, numbered_lines
-from dali_mix.datasets.mistakes import Mistakes
+from dali_mix.datasets.mistakes import Mistakes, also
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
@@ -99,11 +99,14 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     else:
         classes = options.class_names() or _mapped_classes(tree, bases) or VOC_CLASSES
     number_of = {name: number for number, name in enumerate(classes)}
+    unknown: dict[str, list[str]] = {}
     for item in (item for image in images for item in image.objects):
         if item.name not in number_of:
-            advice = "correct it, or name the classes with --classes FILE, or --classes auto"
-            unknown = f"{item.where}: class {item.name!r} is not among the {len(classes)} classes; {advice}"
-            mistakes.add(ValueError(unknown))
+            unknown.setdefault(item.name, []).append(item.where)
+    for name, (first, *others) in unknown.items():
+        wrong = f"{first}: class {name!r} is not among the {len(classes)} classes{also(len(others), 'object')}"
+        advice = "correct it, or name the classes with --classes FILE, or --classes auto"
+        mistakes.add(ValueError(f"{wrong}; {advice}"))
     labels: list[np.ndarray] = []
     sizes: list[tuple[int, int]] = []
     names, places = [], []
