@@ -77,7 +77,7 @@ class Writer:
         self._transform = Transform(resize, max_side, quality, encoding, max_pixels)
         # Of pixels, which have no encoding to keep.
         self._encoding = dataclasses.replace(self._transform, encoding="png" if encoding == "keep" else encoding)
-        kept = PackOptions(self._transform).recorded()
+        kept = PackOptions(self._transform, force=force).recorded()
         self._set = SetWriter(prefix, task=task, classes=classes, total=None, split=split, options=kept, force=force)
         self._numbers = {name: number for number, name in enumerate(self._set.classes)}
         if not self._numbers or len(self._numbers) < len(self._set.classes):

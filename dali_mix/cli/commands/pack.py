@@ -13,6 +13,7 @@ from dali_mix._text import printable
 from dali_mix.cli.bars import Bar
 from dali_mix.cli.cluster import add_cluster, machines_of
 from dali_mix.datasets import Transform, layout_names, pack
+from dali_mix.datasets.base import BAD_BOXES
 from dali_mix.datasets.images import TARGETS
 from dali_mix.datasets.turns import CHOICES
 from dali_mix.recordio import RecordSet
@@ -52,6 +53,8 @@ def _configure_reading(add: Callable[..., object]) -> None:
     add("--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them")
     boxes = "voc, coco, yolo, list, wider: boxes are for images turned by EXIF (apply, default) or as stored (ignore)"
     add("--exif", choices=CHOICES, help=boxes)
+    bad = "voc, coco, yolo, list: boxes that leave their image or have no area are errors (default), clipped or dropped"
+    add("--bad-boxes", choices=BAD_BOXES, help=bad)
     add("--scenes", type=int, metavar="N", help="digit-scenes: how many (train 2000, val 500)")
     add("--seed", type=int, default=0, metavar="S", help="digit-scenes: of what is drawn (0)")
     add("--download", action="store_true", help="cifar10, cifar100: fetch it into the root through torchvision")
