@@ -328,6 +328,65 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000003.pt")["train_set"] == train_set
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_set": "x"}, r"train_set has no effect with train_loader, which yields batches of its own: leave one"),
+        ({"options": {"train_set": "x"}}, "train_set has no effect with train_loader"),
+        ({"val_set": "x"}, "val_set has no effect with val_loader"),
+        ({"val_set": None}, "val_set has no effect with val_loader"),
+        ({"val_batch_size": 4}, "val_batch_size has no effect with val_loader"),
+        ({"loader": {"drop_last": True}}, r"loader\.drop_last has no effect with train_loader"),
+        ({"options": ["loader.drop_last=True"], "val_loader": None}, r"loader\.drop_last has no effect with train_lo"),
+        ({"loader": {"num_threads": 2}}, r"loader has no effect on loaders that .*, and set its options in dali_mix"),
+        ({"options": {"loader.prefetch": 3}}, r"loader\.prefetch has no effect on loaders"),
+        ({"service": "auto"}, r"service has no effect on .*: leave it out, and build them with workers=dali_mix\.serv"),
+        ({"service": "auto", "val_loader": None, "val_set": None}, "service has no effect on loaders"),
+        ({"options": {"epochs": 3}, "epochs": 2}, r"options set epochs, and epochs=… replaces it: leave one of them"),
+        ({"options": {"optimizer.lr": 0.1}}, r"options set optimizer\.lr, and optimizer=… replaces it"),
+        ({"options": ["mixer.prob=0.5"]}, r"options set mixer\.prob, and mixer=… replaces it"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        dali_mix.train(config(), tmp_path / "run", **objects(**given))
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", [{"val_set": "x"}, {"val_batch_size": 4}, {"service": "auto"}])
+def test_what_would_have_no_effect_in_an_evaluation_is_refused(tmp_path, given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"{name} has no effect"):
+        dali_mix.evaluate(config(), tmp_path / "none", val_loader=objects()["val_loader"], **given)
+
+
+def test_options_of_the_set_that_is_the_recipes_may_be_given(tmp_path, digits):
+    train_set, val_set = digits
+    loader = dali_mix.build_loader(
+        "cifar", train_set, batch_size=8, train=True, device="cpu", pipeline_options={"image_size": 16}
+    )
+    values = {"val_set": val_set, "val_batch_size": 4, "device": "cpu", "visualizer": [], "max_steps": 1}
+    for given in ({"options": {"loader.num_threads": 1}}, {"loader": {"num_threads": 1}}):
+        folder = tmp_path / next(iter(given))
+        dali_mix.train("quickstart", folder, model=TinyNet(10), train_loader=loader, **values, **given)
+        log = (folder / "train.log").read_text()
+        assert "top1" in log and "WARNING" not in log
+
+
+def test_a_loader_of_another_pipeline_than_the_recipes_is_warned_of(tmp_path, digits):
+    train_set, val_set = digits
+    for options in ({"image_size": 24}, {"image_size": 16, "mean": [0.1, 0.2, 0.3]}):
+        loader = dali_mix.build_loader(
+            "cifar", train_set, batch_size=8, train=True, device="cpu", pipeline_options=options
+        )
+        values = {"val_set": val_set, "device": "cpu", "visualizer": [], "max_steps": 1, "model": TinyNet(10)}
+        dali_mix.train("quickstart", tmp_path / str(len(options)), train_loader=loader, **values)
+    first, second = ((tmp_path / name / "train.log").read_text() for name in "12")
+    assert "train_loader has pipeline cifar (24 × 24 pixels, mean 0.4914" in first
+    assert "the recipe's is cifar (16 × 16 pixels" in first and "mean 0.1, 0.2, 0.3" in second
+    assert "which evaluation, mixers and Predictor use: pass pipeline=… of the same values" in first
+
+
 def test_load_config_takes_values_by_keyword_and_by_dotted_key():
     config = dali_mix.load_config("quickstart", {"optimizer.lr": 0.5}, epochs=3, mixer=None)
     assert (config.optimizer["lr"], config.epochs, config.mixer) == (0.5, 3, None)
@@ -414,6 +473,32 @@ def test_one_callback_needs_no_list(tmp_path, single):
     given = callback if single else (one for one in [callback])
     dali_mix.train(config(max_steps=2), tmp_path / "other", **objects(), callbacks=given)
     assert callback.steps == 2
+
+
+class Counting:
+    """Has hooks, and can be called."""
+
+    def __init__(self):
+        self.called = []
+
+    def __call__(self, trainer):
+        self.called.append("call")
+
+    def after_epoch(self, trainer):
+        self.called.append("after_epoch")
+
+
+class CountingSteps(Counting):
+    def after_step(self, trainer):
+        self.called.append("after_step")
+
+
+@pytest.mark.parametrize(
+    ("callback", "called"), [(Counting(), ["after_epoch"]), (CountingSteps(), ["after_step"] * 2 + ["after_epoch"])]
+)
+def test_a_callback_with_hooks_is_not_called_as_a_function_too(tmp_path, callback, called):
+    dali_mix.train(config(max_steps=2), tmp_path / "run", **objects(), callbacks=callback)
+    assert callback.called == called
 
 
 def test_an_error_of_the_first_forward_says_what_the_model_was_given(tmp_path):
