@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from dali_mix._keywords import naming_options
 from dali_mix._signals import handled
 from dali_mix._text import printable, worded
 from dali_mix._version import __version__
@@ -45,6 +46,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "curves": ("dali_mix.cli.commands.curves", "draw the learning curves of a run"),
     "embed-labels": ("dali_mix.cli.commands.embed_labels", "write label embeddings for SGRE"),
     "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU, disk, and run one batch"),
+}
+# What a command is in Python, for runs of objects, which a command cannot be given.
+IN_PYTHON = {
+    "train": "dali_mix.train(RECIPE, DIR, resume=True, {}=…)",
+    "evaluate": "dali_mix.evaluate(RECIPE, CHECKPOINT, {}=…)",
+    "predict": "dali_mix.Predictor(RECIPE, CHECKPOINT, {}=…)",
+    "attention": "dali_mix.reports.attention(dali_mix.Predictor(RECIPE, CHECKPOINT, {}=…), IMAGES, DIR)",
 }
 LOST = 3  # lower than 75: of the statuses of its tasks srun takes the highest
 
@@ -122,7 +130,7 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
         raise KeyboardInterrupt
 
     by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with handled(interrupt, *([signal.SIGINT] if by_default else [])):
+    with naming_options(), handled(interrupt, *([signal.SIGINT] if by_default else [])):
         try:
             return int(command.run(args) or 0)
         except Exception as error:
@@ -138,6 +146,8 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
                 traceback.print_exc()
             lost = getattr(error, "lost", False)
             what = worded(error) if known else f"{type(error).__name__}: {error}"
+            if keyword := getattr(error, "keyword", ""):
+                own = f", in Python: {IN_PYTHON[getattr(args, 'detect', args.command)].format(keyword)}"
             own = "".join([own, *(f"; {note}" for note in getattr(error, "__notes__", ()))])
             text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {what}{own}"
             tell(printable(text, keep="\n"), lost=lost)

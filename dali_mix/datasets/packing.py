@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix import _factories
-from dali_mix._keywords import keywords
+from dali_mix._keywords import in_keywords, keywords
 from dali_mix._machines import Machines
 from dali_mix.datasets.archives import check_slices
 from dali_mix.datasets.base import Layout, Listing, Options
@@ -175,7 +175,11 @@ def pack(
         raise ValueError(f"layout {layout} returned a {type(listing).__name__}, not a Listing; correct its function")
     if task not in (None, listing.task):
         raise ValueError(f"layout {layout} is for --task {listing.task}, not {task}")
-    tell = note or (lambda text: _log.warning("%s", text))
+
+    def tell(notice: str) -> None:
+        text = in_keywords(notice)
+        note(text) if note else _log.warning("%s", text)
+
     notices = listing.report.get("notices", [])
     for notice in notices:
         tell(notice)

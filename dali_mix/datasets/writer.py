@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dali_mix._keywords import naming_keywords
+from dali_mix._keywords import keywords, naming_keywords
 from dali_mix._labels import clip_boxes, count_targets, label_of, report_targets
 from dali_mix.datasets.decoding import converted_header, needs_conversion
 from dali_mix.datasets.images import AS_ASKED, Transform, encode
@@ -55,6 +55,7 @@ class Writer:
 
     info: SetInfo
 
+    @keywords
     def __init__(
         self,
         prefix: str | os.PathLike[str],
@@ -139,12 +140,15 @@ class Writer:
                     each(index + 1, total)
         return writer.info
 
+    _naming = naming_keywords(inspect.signature(__init__).parameters)  # in what is said of the options given there
+
+    @_naming
     def __enter__(self) -> Writer:
-        with naming_keywords(inspect.signature(Writer).parameters):  # force=True
-            self._set.__enter__()
+        self._set.__enter__()
         self._open = True
         return self
 
+    @_naming
     def __exit__(self, *error: Any) -> None:
         self._open = False
         try:
@@ -154,6 +158,7 @@ class Writer:
         finally:
             self._set.__exit__(*error)
 
+    @_naming
     def write(self, image: Any, label: Any, *, id: int | None = None) -> None:
         """Append an image and its label.
 

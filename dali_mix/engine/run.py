@@ -124,7 +124,7 @@ def train(
         _tune(device, config)
         report.line(f"building {kind} on {device.type}, and the pipelines of {config.resolved()['train_set']}")
         sets = _sets(config, train=True) if make_loaders is None else {}
-        return device, {"--resume": resume, **run_values(config, device, sets)}
+        return device, {"resume": resume, **run_values(config, device, sets)}
 
     stop = StopSignal()
     with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _locked(work_dir, ranks):
@@ -376,7 +376,7 @@ def evaluate_checkpoint(
             if isinstance(config.val_set, str):
                 check_evaluation(config, num_classes, environment()[1], device)
         _tune(device, config)
-        values = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
+        values = {"the checkpoint": file_digest(trained.path), "ema": str(ema)}
         sets = _sets(config, train=False) if make_loaders is None else {}
         return device, {**values, **run_values(config, device, sets)}
 

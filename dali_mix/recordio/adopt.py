@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix import tasks
+from dali_mix._keywords import keywords
 from dali_mix._labels import count_targets, report_targets
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
@@ -40,6 +41,7 @@ from dali_mix.recordio.writer import check_ids
 from dali_mix.tasks import Task
 
 
+@keywords
 def adopt(
     recs: Sequence[str | os.PathLike[str]],
     prefix: str | os.PathLike[str] | None = None,

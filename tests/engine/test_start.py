@@ -315,9 +315,7 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
     assert next(iter(loader)).images.shape[0] == 8  # still open: it is the user's
 
     checkpoint = tmp_path / "run" / "checkpoints" / "latest"
-    with pytest.raises(
-        ValueError, match=r"model: the run was given an object .*TinyNet.*: give it again, in Python as model=…"
-    ):
+    with pytest.raises(ValueError, match=r"model: the run was given an object .*TinyNet.*: pass it again as model=…$"):
         dali_mix.evaluate("quickstart", checkpoint)
     found = dali_mix.evaluate("quickstart", checkpoint, model=TinyNet(10))
     assert found.values["top1"] >= 0 and str(found.val_set) == val_set
@@ -523,6 +521,60 @@ def test_errors_name_keywords_in_python_and_options_in_the_command(tmp_path, cap
         dali_mix.train(config(max_steps=1), tmp_path / "none", resume=True, **objects())
     assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run")]) == 1
     assert "with --resume, or choose another --work-dir" in capsys.readouterr().err
+
+
+def test_what_a_run_in_python_logs_names_keywords(tmp_path, capsys):
+    callback = Noting(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    dali_mix.train(config(), tmp_path / "run", **objects(), resume="auto", callbacks=callback)
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "resume='auto': no checkpoint yet" in log and "saved at step 3; continue with resume=True\n" in log
+    assert "--" not in log and "--" not in capsys.readouterr().out
+
+
+def test_what_a_command_logs_names_options(tmp_path, digits, capsys):
+    train_set, val_set = digits
+    values = [f"train_set={train_set}", f"val_set={val_set}", "device=cpu", "visualizer=[]", "max_steps=1"]
+    command = ["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--resume=auto"]
+    assert main([*command, "--cfg-options", *values]) == 0
+    assert "--resume=auto: no checkpoint yet" in capsys.readouterr().out
+
+
+def test_config_and_predictor_name_keywords(tmp_path):
+    with pytest.raises(ValueError, match=r"^options takes KEY=VALUE, not 'x'$"):
+        dali_mix.load_config("quickstart", ["x"])
+    torch.save(TinyNet(4).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(FileNotFoundError, match=r"give the names, one a line, with classes=FILE$"):
+        dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4))
+    (tmp_path / "names").write_text("a\nb\nc\nd\n")
+    predictor = dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4), classes=tmp_path / "names")
+    assert predictor.classes == tuple("abcd")
+    with pytest.raises(ValueError, match="leave ema=True out"):
+        dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4), ema=True)
+    with pytest.raises(TypeError, match=r"Predictor\(\) has no keyword 'clases' \(did you mean classes\?\)"):
+        dali_mix.Predictor(config(), tmp_path / "net.pth", clases=["a"])
+
+
+def test_a_command_on_a_run_of_a_model_object_says_what_to_call_in_python(tmp_path, digits, capsys):
+    train_set, val_set = digits
+    values = {"train_set": train_set, "val_set": val_set, "device": "cpu", "visualizer": [], "max_steps": 1}
+    dali_mix.train("quickstart", tmp_path / "run", model=TinyNet(10), **values)
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    latest, image = str(tmp_path / "run" / "checkpoints" / "latest"), str(tmp_path / "a.png")
+    for command, call in [
+        (["evaluate", "quickstart", latest], "dali_mix.evaluate(RECIPE, CHECKPOINT, model=…)"),
+        (["predict", "quickstart", latest, image], "dali_mix.Predictor(RECIPE, CHECKPOINT, model=…)"),
+        (["detect", "predict", "quickstart", latest, image], "dali_mix.Predictor(RECIPE, CHECKPOINT, model=…)"),
+        (
+            ["attention", "quickstart", latest, image, "--out", str(tmp_path / "out")],
+            "dali_mix.reports.attention(dali_mix.Predictor(RECIPE, CHECKPOINT, model=…), IMAGES, DIR)",
+        ),
+        (
+            ["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--resume"],
+            "dali_mix.train(RECIPE, DIR, resume=True, model=…)",
+        ),
+    ]:
+        assert main(command) == 1
+        assert f"pass it again as model=…, in Python: {call}\n" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_the_trained_one(tmp_path, caplog):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from pathlib import Path
 
 from dali_mix.cli.bars import Bar
@@ -31,8 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_writable(args.report)
     with Bar("evaluate", "batch", shown=main_rank) as bar:
-        plain = inspect.unwrap(evaluate)  # its messages name options, not keywords
-        evaluation = guarded("evaluate", lambda: plain(config, args.checkpoint, ema=args.ema, each=bar.reach))
+        evaluation = guarded("evaluate", lambda: evaluate(config, args.checkpoint, ema=args.ema, each=bar.reach))
     if evaluation is None:
         return 1
     if main_rank:

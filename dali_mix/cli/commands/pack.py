@@ -95,9 +95,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     machines = None if args.cluster is None else machines_of(args.cluster)
     with Bar("pack", "img", shown=not args.quiet, leave=True) as bar:
-        inspect.unwrap(pack)(
-            args.layout, **others, shuffle=shuffle, machines=machines, each=bar.reach, note=_print_notice
-        )
+        pack(args.layout, **others, shuffle=shuffle, machines=machines, each=bar.reach, note=_print_notice)
     _print_summary(args.out, time.perf_counter() - start)
     return 0
 

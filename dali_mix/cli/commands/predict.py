@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add = parser.add_argument
     add("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
-    add("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
+    add("--class-file", "--classes", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
     add("--threshold", type=float, metavar="P", help="name classes, or boxes, above this score (0.5)")
     add("--top-k", type=int, metavar="K", help="name the K highest (classification: 5); with --threshold both count")
     add("--json", type=Path, metavar="OUT", help="write predictions and all scores to this file")
@@ -124,15 +124,13 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
 
 def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
     """Return a `Predictor` for the model named by the arguments, and the image files."""
-    from dali_mix.datasets.base import read_names
     from dali_mix.engine.inference.image_files import find_images
 
     config, files = load_values(args), find_images(args.images)
-    classes = None if args.class_file is None else read_names(args.class_file)
 
     from dali_mix.engine.inference.predict import Predictor
 
-    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
+    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=args.class_file)
     print_notes(predictor.notes)
     return predictor, files
 

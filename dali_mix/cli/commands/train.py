@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import signal
 from contextlib import suppress
@@ -43,8 +42,7 @@ def _train(args: argparse.Namespace) -> int:
     from dali_mix.engine.start import train
 
     set_service(args)
-    plain = inspect.unwrap(train)  # its messages name options, not keywords
-    status = guarded("train", lambda: plain(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options))
+    status = guarded("train", lambda: train(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options))
     return 1 if status is None else {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix import _factories
+from dali_mix._keywords import keywords
 from dali_mix.engine.config.objects import TAKE_OBJECTS, copied, is_object
 from dali_mix.engine.config.schema import FIELDS, RunConfig, make_config
 from dali_mix.options import did_you_mean
@@ -252,6 +253,7 @@ def find_modules(recipe: str | Path, values: dict[str, Any]) -> None:
         _factories.import_from(path.parent, list(code_named(values).values()))
 
 
+@keywords
 def load_config(recipe: str | Path, options: Options = (), **values: Any) -> RunConfig:
     """Read, merge and check a recipe.
 
