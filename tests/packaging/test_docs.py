@@ -38,6 +38,13 @@ def test_every_mixer_has_a_page_and_is_listed():
     assert site == linked
 
 
+def test_columns_of_tables_have_headers():
+    rule = re.compile(r"^(\|.*\|)\n\|[-:| ]+\|$", re.MULTILINE)
+    heads = [(text.name, head) for text in TEXTS for head in rule.findall(text.read_text(encoding="utf-8"))]
+    assert len(heads) > 40
+    assert not [head for head in heads if "" in map(str.strip, head[1].strip("|").split("|"))]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_shows_its_picture_and_says_when(page):
     text = page.read_text(encoding="utf-8")
