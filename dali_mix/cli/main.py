@@ -32,20 +32,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("dali_mix.cli.commands.pack", "pack a dataset into RecordIO with a manifest"),
     "verify": ("dali_mix.cli.commands.verify", "check every byte of a packed set against its manifest"),
     "inspect": ("dali_mix.cli.commands.inspect", "show what a packed set holds"),
-    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for a .rec that something else wrote"),
+    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for .rec files of other programs"),
     "train": ("dali_mix.cli.commands.train", "train a recipe, or resume it"),
-    "serve": ("dali_mix.cli.commands.serve", "decode for trainers: run a pool of workers, or join one"),
-    "evaluate": ("dali_mix.cli.commands.evaluate", "evaluate a checkpoint, each sample exactly once"),
-    "predict": ("dali_mix.cli.commands.predict", "name the classes of image files, or find boxes"),
-    "detect": ("dali_mix.cli.commands.detect", "train, evaluate and predict with detectors"),
-    "attention": ("dali_mix.cli.commands.attention", "draw where a model sees the classes of image files"),
-    "convert": ("dali_mix.cli.commands.convert", "turn published checkpoints into ours, and back"),
+    "serve": ("dali_mix.cli.commands.serve", "decode for trainers: start a pool of workers, or join one"),
+    "evaluate": ("dali_mix.cli.commands.evaluate", "evaluate a checkpoint, using each record exactly once"),
+    "predict": ("dali_mix.cli.commands.predict", "predict the classes or boxes of image files"),
+    "detect": ("dali_mix.cli.commands.detect", "train, evaluate and predict with detectors (same as without detect)"),
+    "attention": ("dali_mix.cli.commands.attention", "draw heat maps: where a model sees each class in image files"),
+    "convert": ("dali_mix.cli.commands.convert", "convert published checkpoints to ours and back"),
     "recipes": ("dali_mix.cli.commands.recipes", "list the recipes, or print one"),
     "gallery": ("dali_mix.cli.commands.gallery", "draw mixed images from a packed set"),
-    "profile": ("dali_mix.cli.commands.profile", "show where the time of a loader or of a run goes"),
+    "profile": ("dali_mix.cli.commands.profile", "show where the time of a loader or a run goes"),
     "curves": ("dali_mix.cli.commands.curves", "draw the learning curves of a run"),
     "embed-labels": ("dali_mix.cli.commands.embed_labels", "write label embeddings for SGRE"),
-    "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU, disk, and run one batch"),
+    "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU and disk, and run one batch"),
 }
 # What a command is in Python, for runs of objects, which a command cannot be given.
 IN_PYTHON = {
@@ -93,7 +93,9 @@ def _decided(ends: bool) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments; exit with status 2 on wrong usage."""
-    parser = Parser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
+    parser = Parser(
+        prog="dali-mix", description="Pack images, train, evaluate and predict. See dali-mix COMMAND --help."
+    )
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():

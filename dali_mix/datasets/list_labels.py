@@ -66,7 +66,7 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label
             raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")
     if given is None and not any(_is_number(text) for text in texts):
         given = tuple(sorted(set(texts)))
-    # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class numbers.
+    # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class indices.
     if given is not None:
         number_of = {name: number for number, name in enumerate(given)}
         unknown = [number for number, text in enumerate(texts) if text not in number_of]
@@ -138,14 +138,14 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice on numbered classes without image or box: labels that count from 1, or are no class numbers."""
+    """Return a notice on numbered classes without image or box: labels that count from 1, or are no class indices."""
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
     used = np.bincount(np.concatenate(numbers).astype(np.int64), minlength=len(classes))
     empty = np.flatnonzero(used == 0).tolist()
     if not empty:
         return []
-    renumber = "pass --classes FILE with the numbers that are classes, one a line in order"
+    renumber = "pass --classes FILE with the numbers that are classes, one per line in order"
     if empty == [0]:
         return [f"labels begin at 1, so class 0 is empty; if they count from 1, {renumber}"]
     which = first_of([str(number) for number in empty])

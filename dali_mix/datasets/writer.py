@@ -34,7 +34,7 @@ class Writer:
 
     Args:
         prefix: PREFIX.rec, .idx, .npy and .json are written.
-        classes: class names, in the order of the class numbers.
+        classes: class names, in the order of the class indices.
         task: kind of the labels, "classification", "multilabel" or "detection".
         split: name of the split, recorded in the manifest.
         encoding: "keep", "jpeg", "png" or "raw".

@@ -12,7 +12,7 @@ from dali_mix.mixers.ops.targets import TargetKind, mixed_kind
 from dali_mix.tasks import Task
 
 _WORDS: dict[TargetKind, str] = {
-    "class": "class numbers (B,)",
+    "class": "class indices (B,)",
     "soft": "soft labels (B,K), rows of sum 1",
     "multi-hot": "multi-hot rows (B,K) of 1, 0, -1",
     "soft multi-hot": "multi-hot rows (B,K) weighted by area, 0 … 1, -1",

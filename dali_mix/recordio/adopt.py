@@ -63,7 +63,7 @@ def adopt(
         task: None: determined from the labels. Flag 0 or one float is a class, a fixed number of values 1, 0, -1 is
             multi-label, mxnet's box layout is detection. For "classification" the class is the first float of each
             label, as in insightface's sets.
-        classes: class names; None: use the class numbers as names.
+        classes: class names; None: use the class indices as names.
         reindex: replace an existing index. Without `force`, an existing manifest is kept: only its .idx is rewritten,
             and `recs` may be the set's prefix.
         renumber: use row numbers as ids, if those in the file are not unique.

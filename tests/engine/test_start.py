@@ -201,7 +201,7 @@ HEAD = list(MODEL.head.parameters())
         ({"optimizer": torch.optim.LBFGS(MODEL.parameters()), "model": MODEL}, "LBFGS evaluates the loss in its step"),
         ({"optimizer": object()}, r"optimizer is a builtins\.object, not a torch\.optim\.Optimizer or a function"),
         ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: give an object"),
-        ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class numbers"),
+        ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class indices"),
         ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters of its own, which a run does not train"),
         ({"loss": 3}, "loss must be a dict with a 'type', not 3"),
         ({"mixer": nn.Identity()}, r"mixer is a .*Identity, not a dali_mix\.mixers\.Mixer"),
@@ -543,7 +543,7 @@ def test_config_and_predictor_name_keywords(tmp_path):
     with pytest.raises(ValueError, match=r"^options takes KEY=VALUE, not 'x'$"):
         dali_mix.load_config("quickstart", ["x"])
     torch.save(TinyNet(4).state_dict(), tmp_path / "net.pth")
-    with pytest.raises(FileNotFoundError, match=r"give the names, one a line, with classes=FILE$"):
+    with pytest.raises(FileNotFoundError, match=r"give the names, one per line, with classes=FILE$"):
         dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4))
     (tmp_path / "names").write_text("a\nb\nc\nd\n")
     predictor = dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4), classes=tmp_path / "names")

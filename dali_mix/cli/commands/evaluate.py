@@ -14,8 +14,8 @@ from dali_mix.engine.distributed.environment import environment
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_service(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures to this file as well")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write figures and charts of each class to DIR")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write figures and charts per class to DIR")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -228,7 +228,7 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
             return tuple(info.classes), info.task
     raise FileNotFoundError(
         f"{path} does not name its classes, and the recipe's sets ({config.val_set}, {config.train_set}) are not "
-        f"there: give the names, one a line, with --class-file FILE"
+        f"there: give the names, one per line, with --class-file FILE"
     )
 
 
