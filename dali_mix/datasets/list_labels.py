@@ -60,7 +60,7 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label
             raise ValueError(f"{row.where}: {len(row.values)} label fields where a class has one (--task multilabel?)")
         value = row.values[0]
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise ValueError(f"{row.where}: label {value!r} is not a class: give its number or name")
+            raise ValueError(f"{row.where}: label {value!r} is not a class: give its index or name")
         texts.append(str(value).strip())
         if not texts[-1]:
             raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")

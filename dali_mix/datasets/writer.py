@@ -165,7 +165,7 @@ class Writer:
         Args:
             image: a file path; encoded bytes; a PIL image; or uint8 pixels in RGB, as a numpy array (H, W, 3) or
                 (H, W), or as a torch tensor (3, H, W) or (1, H, W).
-            label: classification: the number or the name of a class. Multi-label: the names of the positive classes,
+            label: classification: the index or the name of a class. Multi-label: the names of the positive classes,
                 or 1, 0 or -1 (ignore) for each class. Detection: a dict in torchvision's format, `boxes` (n, 4) x1, y1,
                 x2, y2 in pixels after EXIF rotation, `labels` (n,), numbers from 0 or names, and optionally `difficult`
                 or `iscrowd` (n,).

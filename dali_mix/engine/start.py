@@ -162,11 +162,10 @@ def _check_used(asked: Iterable[str], *sets: Any) -> None:
     """Raise ValueError if one of the keys `asked` is for building loaders, and all `sets` in use are loaders."""
     if not any(map(is_object, sets)) or any(isinstance(one, str) for one in sets):
         return
+    instead = {
+        "service": "build them with workers=dali_mix.service.connect(…)",
+        "loader": "set its options in dali_mix.build_loader",
+    }
     for key in asked:
-        if key == "service":
-            how = "build them with workers=dali_mix.service.connect(…)"
-        elif key.partition(".")[0] == "loader":
-            how = "set its options in dali_mix.build_loader"
-        else:
-            continue
-        raise ValueError(f"{key} has no effect on loaders that are built already: leave it out, and {how}")
+        if how := instead.get(key.partition(".")[0]):
+            raise ValueError(f"{key} has no effect on loaders that are built already: leave it out, and {how}")

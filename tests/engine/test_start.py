@@ -340,6 +340,7 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
         ({"options": {"loader.prefetch": 3}}, r"loader\.prefetch has no effect on loaders"),
         ({"service": "auto"}, r"service has no effect on .*: leave it out, and build them with workers=dali_mix\.serv"),
         ({"service": "auto", "val_loader": None, "val_set": None}, "service has no effect on loaders"),
+        ({"options": {"service.address": "auto"}}, r"service\.address has no effect on loaders"),
         ({"options": {"epochs": 3}, "epochs": 2}, r"options set epochs, and epochs=… replaces it: leave one of them"),
         ({"options": {"optimizer.lr": 0.1}}, r"options set optimizer\.lr, and optimizer=… replaces it"),
         ({"options": ["mixer.prob=0.5"]}, r"options set mixer\.prob, and mixer=… replaces it"),
