@@ -222,7 +222,7 @@ class _Mapping:
         if unseen:
             path, hosts = min(unseen.items())
             wrong = (
-                f"{path}: not seen on {', '.join(sorted(hosts))}, of the pool at {self._pool.address}: they need"
+                f"{path}: not seen on {', '.join(sorted(hosts))}, of the pool at {self._pool.address}: --cluster needs"
                 " a file system that all machines of the pool share, at the same path"
             )
         if wrong and not self._begun:
@@ -315,7 +315,7 @@ class _Mapping:
             attempt.index,
             ValueError(
                 f"shard {attempt.index} of {self._count} was lost {TRIES} times with the process that worked on it,"
-                f" last on {host} ({reason[:300]}): look there for a lack of memory, or try it on this machine alone"
+                f" last on {host} ({reason[:300]}): look there for a lack of memory, or try it without --cluster"
             ),
         )
 
