@@ -2,7 +2,7 @@
 
     python examples/plain_loop.py
 
-Class numbers go in, (B,10) soft targets come out; the loss takes both. All draws come from the generator passed in, so
+Class indices go in, (B,10) soft targets come out; the loss takes both. All draws come from the generator passed in, so
 that a second run prints the same figures.
 """
 

@@ -51,6 +51,6 @@ class Parser(argparse.ArgumentParser):
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Add the recipe argument and `--cfg-options`."""
-    values = "set values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none"
-    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    values = "change values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none"
+    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (see `dali-mix recipes`) or a .py file")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=values)

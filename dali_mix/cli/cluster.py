@@ -9,7 +9,9 @@ from dali_mix._machines import Machines
 
 def add_cluster(add: Callable[..., object], what: str) -> None:
     """Add the option; `what` is the verb that begins its help text ("pack", "verify")."""
-    text = f"{what} the shards on the machines of a pool of `dali-mix serve`, with one file system: HOST:PORT, or auto"
+    text = (
+        f"{what} the shards on the machines of a pool (`dali-mix serve`) that share a file system: HOST:PORT, or auto"
+    )
     add("--cluster", metavar="ADDRESS", help=text)
 
 

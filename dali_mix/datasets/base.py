@@ -170,10 +170,10 @@ def read_names(path: Path) -> tuple[str, ...]:
     names = [line.strip() for line in read_lines(path, "--classes")]
     for number, name in enumerate(names, start=1):
         if not name:
-            raise ValueError(f"{path}: line {number} is empty; one class name a line")
+            raise ValueError(f"{path}: line {number} is empty; one class name per line")
     check_unique(names, str(path))
     if not names:
-        raise ValueError(f"{path}: empty; one class name a line")
+        raise ValueError(f"{path}: empty; one class name per line")
     return tuple(names)
 
 

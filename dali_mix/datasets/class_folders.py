@@ -83,7 +83,7 @@ def _doubts(where: str, folders: list[str]) -> list[str]:
             if name != by_number[label]:
                 return [
                     f"{where}: classes are in the order of text, so label {label} is class {name!r}, not"
-                    f" {by_number[label]!r}; for the order of numbers, pass --classes FILE with a name a line in it"
+                    f" {by_number[label]!r}; for the order of numbers, pass --classes FILE with a name per line in it"
                 ]
     return []
 

@@ -74,7 +74,7 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes)
     numbers = [text for text in written if _is_number(text)]
     classes = tuple(sorted(set(written).difference(numbers))) if given is None else given
     number_of = {name: number for number, name in enumerate(classes)}
-    # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class numbers. Among
+    # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class indices. Among
     # labels of both kinds, the rarer kind is the mistake.
     unknown = sum(text not in number_of for text in numbers)
     numbered = 2 * unknown > len(written) or (unknown > 0 and len(numbers) == len(written))
@@ -109,7 +109,7 @@ def _class_text(row: Row) -> str:
         raise ValueError(f"{row.where}: {len(row.values)} label fields where a class has one (--task multilabel?)")
     value = row.values[0]
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{row.where}: label {value!r} is not a class: give its number or name")
+        raise ValueError(f"{row.where}: label {value!r} is not a class: give its index or name")
     text = str(value).strip()
     if not text:
         raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")
@@ -117,7 +117,7 @@ def _class_text(row: Row) -> str:
 
 
 def _class_number(text: str, where: str, numbered: bool) -> int:
-    """Return the class number `text`. Raise ValueError for a label of the wrong kind: `numbered` is what most are."""
+    """Return the class index `text`. Raise ValueError for a label of the wrong kind: `numbered` is what most are."""
     if not numbered:
         raise ValueError(f"{where}: label {text!r:.60} is a number, most are names; correct it, or pass --classes FILE")
     number = _number(text, where)
@@ -184,14 +184,14 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice on numbered classes without image or box: labels that count from 1, or are no class numbers."""
+    """Return a notice on numbered classes without image or box: labels that count from 1, or are no class indices."""
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
     used = np.bincount(np.concatenate(numbers).astype(np.int64), minlength=len(classes))
     empty = np.flatnonzero(used == 0).tolist()
     if not empty:
         return []
-    renumber = "pass --classes FILE with the numbers that are classes, one a line in order"
+    renumber = "pass --classes FILE with the numbers that are classes, one per line in order"
     if empty == [0]:
         return [f"labels begin at 1, so class 0 is empty; if they count from 1, {renumber}"]
     which = first_of([str(number) for number in empty])

@@ -71,7 +71,7 @@ class PackOptions:
     transform: Transform = field(default_factory=Transform)
     shuffle: int | None = None  # the seed; None keeps the listing's order
     shards: int = 1
-    workers: int | None = None  # threads; None: one a core
+    workers: int | None = None  # threads; None: one per core
     skip_bad: bool = False
     force: bool = False
     exif: str | None = None  # boxes are for the picture turned by EXIF ("apply"; None: with a notice), or "ignore" it

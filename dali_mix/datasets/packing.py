@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix import _factories, tasks
-from dali_mix._keywords import keywords
+from dali_mix._keywords import in_keywords, keywords
 from dali_mix._machines import Machines
 from dali_mix.datasets.archives import check_slices
 from dali_mix.datasets.base import Layout, Listing, Options
@@ -183,7 +183,11 @@ def pack(
         raise ValueError(f"layout {layout} is for --task {listing.task}, not {task}")
     if bad_boxes and not tasks.get(listing.task).boxes:
         raise ValueError(f"--bad-boxes is for boxes, and {listing.task} labels have none: leave it out")
-    tell = note or (lambda text: _log.warning("%s", text))
+
+    def tell(notice: str) -> None:
+        text = in_keywords(notice)
+        note(text) if note else _log.warning("%s", text)
+
     notices = listing.report.get("notices", [])
     for notice in notices:
         tell(notice)

@@ -107,7 +107,7 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
     if tuple(classes[0]) != tuple(classes[-1]):
         raise ValueError(
             f"{config.train_set} and {config.val_set} have {_class_difference(*classes)}: pack both with the same"
-            " --classes FILE, one name a line"
+            " file of names, one per line (`dali-mix pack --classes`)"
         )
     if len(set(names)) > 1:
         raise ValueError(f"{config.train_set} and {config.val_set} hold different tasks: {' and '.join(names)}")

@@ -36,6 +36,7 @@ from dali_mix.engine.build import (
     build_loss,
     build_model,
     build_parts,
+    build_pipeline,
     build_scores,
     build_split,
     check_recipe,
@@ -123,7 +124,7 @@ def train(
         _tune(device, config)
         report.line(f"building {kind} on {device.type}, and the pipelines of {config.resolved()['train_set']}")
         sets = _sets(config, train=True) if make_loaders is None else {}
-        return device, {"--resume": resume, **run_values(config, device, sets)}
+        return device, {"resume": resume, **run_values(config, device, sets)}
 
     stop = StopSignal()
     with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _locked(work_dir, ranks):
@@ -265,6 +266,7 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
         yield f"no image of {trainer.recipe()['train_set']} has an object: a detector learns nothing from it"
     if config.paramwise and is_object(config.optimizer["type"]):
         yield f"paramwise={config.paramwise} is left out: the optimizer was given with groups of its own"
+    yield from _other_pipeline(trainer)
     frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
     if frozen and not weight_files(config):
         frozen = frozen if isinstance(frozen, str) else ",".join(frozen)
@@ -284,6 +286,25 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     val_set = None if parts.val_loader is None else parts.val_loader.dataset.metainfo.get("fingerprint")
     if val_set is not None and val_set == parts.train_loader.dataset.metainfo.get("fingerprint"):
         yield "val_set holds the records of train_set: its scores say nothing about new images"
+
+
+def _other_pipeline(trainer: Trainer) -> Iterator[str]:
+    """Yield a warning if a loader that was given makes other images than the recipe's pipeline, which is used besides:
+    in the evaluation of the recipe's set, by mixers, and in prediction.
+    """
+    given = getattr(trainer.parts.train_loader, "pipeline", None)
+    if not is_object(trainer.config.train_set) or not isinstance(given, Pipeline):
+        return
+    own, others = (
+        f"{one.name} ({' × '.join(map(str, one.image_size or ('any',)))} pixels,"
+        f" mean {', '.join(f'{value:g}' for value in one.mean)}, std {', '.join(f'{value:g}' for value in one.std)})"
+        for one in (given, build_pipeline(trainer.config, True))
+    )
+    if own != others:
+        yield (
+            f"train_loader has pipeline {own}; the recipe's is {others}, which evaluation, mixers and Predictor use:"
+            " pass pipeline=… of the same values"
+        )
 
 
 def _any_object(records: Any) -> bool:
@@ -355,7 +376,7 @@ def evaluate_checkpoint(
             if isinstance(config.val_set, str):
                 check_evaluation(config, num_classes, environment()[1], device)
         _tune(device, config)
-        values = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
+        values = {"the checkpoint": file_digest(trained.path), "ema": str(ema)}
         sets = _sets(config, train=False) if make_loaders is None else {}
         return device, {**values, **run_values(config, device, sets)}
 

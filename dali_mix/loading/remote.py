@@ -243,7 +243,7 @@ class RemoteSource(Source):
             if silent > self._timeout:
                 rows = missing[0].question.rows
                 raise RuntimeError(
-                    f"{TELL[reached] % silent}; then start the training again with --resume. It waits for"
+                    f"{TELL[reached] % silent}; then resume the training. It waits for"
                     f" {len(rows)} records, {rows[:5].tolist()} … of epoch {missing[0].question.epoch}"
                 )
         self.waited += self._clock() - begun

@@ -154,7 +154,7 @@ class Mixer(Sampler[Params]):
 
         Args:
             images: (B,3,H,W) float32, float16, bfloat16 or uint8 (any number of channels).
-            targets: (B,) class numbers, or (B,K) soft or multi-hot rows (-1 = ignore).
+            targets: (B,) class indices, or (B,K) soft or multi-hot rows (-1 = ignore).
             params: as `sample` returned for this B, H and W, on the device of the images.
             inplace: modify `images` itself, for a caller that owns it; the pixels are bit-identical. Targets are always
                 new.
@@ -275,7 +275,7 @@ def check_batch(images: Tensor, targets: Tensor, drawn_for: int) -> None:
     check_images(images)
     if not isinstance(targets, Tensor) or not targets.ndim:
         kind = "a single number" if isinstance(targets, Tensor) else f"a {type(targets).__name__}"
-        raise ValueError(f"targets are {kind}: a mixer takes a tensor, (B,) class numbers or (B,K) rows")
+        raise ValueError(f"targets are {kind}: a mixer takes a tensor, (B,) class indices or (B,K) rows")
     if not images.shape[0] == targets.shape[0] == drawn_for:
         raise ValueError(
             f"{images.shape[0]} images, {targets.shape[0]} targets and params drawn for {drawn_for} do not fit together"

@@ -170,9 +170,9 @@ def read_image(records: RecordSet, row: int) -> Image.Image:
 
 
 def read_targets(records: RecordSet, rows: Sequence[int]) -> Tensor:
-    """Return (B,) int64 class numbers or (B,K) float32 multi-hot rows."""
+    """Return (B,) int64 class indices or (B,K) float32 multi-hot rows."""
     if records.task.target_kind is None:
         raise ValueError(
-            f"{records.prefix} is a {records.task.name} set: mixers take class numbers or multi-hot labels"
+            f"{records.prefix} is a {records.task.name} set: mixers take class indices or multi-hot labels"
         )
     return torch.from_numpy(np.asarray(records.labels(np.asarray(rows, dtype=np.int64))))

@@ -370,8 +370,8 @@ def pool_actor(ray: Any, address: str) -> Any:
 def gone(address: str) -> str:
     """Return the message for a client whose pool has ended."""
     return (
-        f"the pool at {address} is gone: start it again with `dali-mix serve`, then run this again, a training with"
-        " --resume"
+        f"the pool at {address} is gone: start it again with `dali-mix serve`, then run this again, or resume a"
+        " training"
     )
 
 

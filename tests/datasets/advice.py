@@ -210,7 +210,7 @@ CASES = [
     Case("did you mean --split train", images, FOLDER + " --split tarin", "+ --split train"),
     Case("if it is none, correct --root or --split", lambda root: (images(root), lay(root / "one", "a/0.jpg")),
          "pack imagefolder --root one --out set", "+ --root in --force"),
-    Case("pass --classes FILE with a name a line in it", lambda root: (lay(root / "in", "1/0.jpg", "2/0.jpg",
+    Case("pass --classes FILE with a name per line in it", lambda root: (lay(root / "in", "1/0.jpg", "2/0.jpg",
          "10/0.jpg"), (root / "names").write_text("1\n2\n10\n")), FOLDER, "+ --classes names --force"),
     Case("correct --classes", listed("names", "class0\nx\n"), FOLDER + " --classes in/names", "= class0\nclass1\n"),
     Case("check --root", images, "pack imagefolder --root inn --out set", "+ --root in"),

@@ -119,5 +119,5 @@ def test_train_and_val_with_other_columns_refuse_each_other(tmp_path: Path, val:
         return
     with pytest.raises(ValueError) as caught:
         check_sets(config)
-    assert message in str(caught.value) and "--classes FILE" in str(caught.value)
+    assert message in str(caught.value) and "`dali-mix pack --classes`" in str(caught.value)
     assert RecordSet(tmp_path / "val").info.classes == tuple(val.split(","))

@@ -332,6 +332,8 @@ def test_force_is_a_flag(tmp_path):
             "skip_bad=True leaves it out; see `dali-mix pack --skip-bad`",
         ),
         ("choose another --unknown", "choose another --unknown"),
+        ("pack them without --cluster", "pack them without machines"),
+        ("add a.type=m:C to --cfg-options", "add a.type=m:C to --cfg-options"),
         ("give it with --cfg-options out=PREFIX", "give it with out=PREFIX"),
         ("leave --no-shuffle out", "leave shuffle=False out"),
         ("pass --exif ignore, or --max-pixels 7", "pass exif='ignore', or max_pixels=7"),
@@ -342,3 +344,18 @@ def test_options_of_a_command_become_keywords(message, wanted):
     with pytest.raises(ValueError) as raised, naming_keywords(known):
         raise ValueError(message)
     assert str(raised.value) == wanted
+
+
+def test_messages_of_a_writer_name_its_keywords(tmp_path):
+    with pytest.raises(ValueError, match=r"task='multilabel'\?"), Writer(tmp_path / "set", classes=["a"]) as writer:
+        writer.write(np.zeros((8, 8, 3), np.uint8), [1, 0])
+
+
+def test_notices_in_python_name_keywords(tmp_path, caplog):
+    for name in ("1", "2", "10"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "in" / name / "a.png")
+    notices = []
+    for note in (None, notices.append):
+        pack("imagefolder", root=tmp_path / "in", out=tmp_path / "set", note=note, force=True)
+    assert "pass classes=FILE with a name per line in it" in notices[0] and notices[0] in caplog.text

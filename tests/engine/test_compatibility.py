@@ -62,15 +62,15 @@ def test_every_combination(task, mixer, loss):
         ),
         (
             "classification", CutMix(4), nn.NLLLoss(),
-            r"takes class numbers \(B,\), not the soft labels .* CutMix makes, by area.*Choose SoftCrossEntropy",
+            r"takes class indices \(B,\), not the soft labels .* CutMix makes, by area.*Choose SoftCrossEntropy",
         ),
         ("multilabel", None, SoftCrossEntropy(), r"that the multilabel set gives\. Choose a multi-label loss"),
         ("multilabel", Cutout(2), SoftCrossEntropy(), r"that the multilabel set gives\."),
         ("multilabel", CutMix(4), Strict(), r"not the multi-hot rows .* weighted by area.*CutMix makes, by area"),
-        ("classification", None, nn.BCEWithLogitsLoss(), r"class numbers \(B,\) that the classification set gives"),
+        ("classification", None, nn.BCEWithLogitsLoss(), r"class indices \(B,\) that the classification set gives"),
         (
             "classification", SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(),
-            r"what mixer SpliceMix makes, but not the class numbers .* for evaluation",
+            r"what mixer SpliceMix makes, but not the class indices .* for evaluation",
         ),
         ("detection", None, SoftCrossEntropy(), r"a set for detection is trained with objective Detection"),
     ],

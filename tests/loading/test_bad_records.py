@@ -37,7 +37,7 @@ def loader(prefix, name="imagenet", **more):
 def test_what_does_not_decode_is_named_or_skipped(tmp_path, name, bad):
     prefix = broken_set(tmp_path / "set", {5: bad})
     with pytest.raises(
-        ValueError, match=r"set\.rec: record 5: .*dali-mix verify .*on_bad_record='skip'.*--cfg-options"
+        ValueError, match=r"set\.rec: record 5: .*dali-mix verify .*on_bad_record='skip' \(in a recipe loader"
     ):
         list(loader(prefix, name))
     skipping = loader(prefix, name, on_bad_record="skip")

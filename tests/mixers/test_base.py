@@ -214,7 +214,7 @@ def test_options_are_readable():
 def test_wrong_targets_leave_the_images_as_they_were(mixer):
     images = torch.rand(2, 3, 9, 7)
     before = images.clone()
-    with pytest.raises(ValueError, match="class numbers span"):
+    with pytest.raises(ValueError, match="class indices span"):
         mixer(images, torch.tensor([0, 3]), inplace=True)
     assert torch.equal(images, before)
 

@@ -18,7 +18,7 @@ from dali_mix.engine.config.recipe_files import list_recipes, load_config
 ROOT = Path(__file__).parents[2]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Programs of other people, and of the shell: what follows is theirs.
-OTHERS = {"apt-get", "cd", "docker", "git", "seq", "sleep", "source", "pre-commit", "#!/bin/bash"}
+OTHERS = {"apt-get", "cd", "docker", "git", "seq", "sleep", "source", "timeout", "pre-commit", "#!/bin/bash"}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 PLACEHOLDER = re.compile(r"[A-Z_]+$|my_\w+\.py$|mine\.py")
 CHECKED = {"train", "evaluate", "predict", "attention", "detect"}

@@ -135,7 +135,7 @@ batch_size, epochs, device, visualizer = 2, 2, "cpu", []
 
 def test_mixers_refuse_targets_that_are_not_theirs(tmp_path, regression, capsys):
     assert main(["gallery", str(regression.prefix), "--mixers", "cutmix", "--out", str(tmp_path / "a.png")]) == 1
-    assert "is a regression set: mixers take class numbers or multi-hot labels" in capsys.readouterr().err
+    assert "is a regression set: mixers take class indices or multi-hot labels" in capsys.readouterr().err
 
 
 def test_a_label_that_the_task_refuses_is_not_packed(tmp_path, regression):

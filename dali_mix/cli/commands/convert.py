@@ -19,17 +19,22 @@ RELEASES = ("msl", "csra", "splicemix", "sgre", "resizemix", "saliencymix", "tor
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    origin = "whose IN is; dali_mix: a checkpoint of a run, to take the weights out of"
+    origin = "the code that IN comes from; dali_mix: a checkpoint of a run, whose weights are extracted"
     add("--from", dest="origin", choices=(*RELEASES, "dali_mix"), help=origin)
-    add("--to", choices=RELEASES, help="write what this code loads (IN is ours unless --from says more)")
-    add("source", metavar="IN", type=Path, help="a safetensors file, or what torch.save wrote of tensors")
-    add("out", metavar="OUT", type=Path, help="*.safetensors; or *.pth, *.pt, *.bin by torch.save")
-    named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if shapes do not tell it"
+    add("--to", choices=RELEASES, help="write a file that this code loads (IN is one of ours, or as --from says)")
+    add("source", metavar="IN", type=Path, help="a safetensors file, or a file of tensors by torch.save")
+    add("out", metavar="OUT", type=Path, help="a file to write: *.safetensors, or *.pth, *.pt, *.bin (torch.save)")
+    named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if the shapes do not determine it"
     add("--model", default="", metavar="NAME", help=named)
-    add("--ema", action="store_true", help="take the averaged weights of a checkpoint of ours")
-    add("--drop-head", action="store_true", help="write the backbone alone, without class scores")
-    add("--embeddings", type=Path, metavar="NPY", help="label embeddings of SGRE, kept outside its files")
-    add("--grid", default="14x14", metavar="RxC", help="of SGRE's positions, image size / 32 (default: %(default)s)")
+    add("--ema", action="store_true", help="use the averaged weights of a checkpoint of a run")
+    add("--drop-head", action="store_true", help="write the backbone only, without the classifier")
+    add("--embeddings", type=Path, metavar="NPY", help="SGRE's label embeddings, which its files do not contain")
+    add(
+        "--grid",
+        default="14x14",
+        metavar="RxC",
+        help="rows and columns of SGRE's position table, image size / 32 (default: %(default)s)",
+    )
     add("--force", action="store_true", help="overwrite OUT")
 
 

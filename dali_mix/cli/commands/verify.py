@@ -17,11 +17,13 @@ from dali_mix.recordio.verify import verify_set
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
-    slow = "decode every image as well: finds what was damaged before packing (slow)"
+    slow = "also decode every image, which finds images damaged before packing (slow)"
     parser.add_argument("--decode", action="store_true", help=slow)
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="stop after N problems (default: %(default)s)"
+    )
     add_cluster(parser.add_argument, "check")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:

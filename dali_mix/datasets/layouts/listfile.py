@@ -6,7 +6,7 @@
 - .json, .jsonl: objects {"path": …, "label": class, name or list, "id": …};
   detection: {"path": …, "boxes": [[class, x1, y1, x2, y2(, difficult)], …]}
 
-A label is a class number, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
+A label is a class index, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
 mxnet's layout, or boxes, relative to width and height (0..1). Every row is checked before anything is packed.
 """
 

@@ -57,7 +57,7 @@ def to_soft(targets: Tensor, num_classes: int | None) -> Tensor:
 def _check(targets: Tensor, num_classes: int | None) -> None:
     if targets.ndim == 2:
         if num_classes is not None and targets.shape[1] == 1 < num_classes and not targets.is_floating_point():
-            raise ValueError("targets are (B,1): class numbers must be (B,); squeeze(1) them")
+            raise ValueError("targets are (B,1): class indices must be (B,); squeeze(1) them")
         if num_classes is not None and targets.shape[1] != num_classes:
             raise ValueError(
                 f"targets have {targets.shape[1]} columns, the mixer was made for num_classes={num_classes}: "
@@ -66,14 +66,14 @@ def _check(targets: Tensor, num_classes: int | None) -> None:
         return
     if targets.ndim != 1 or targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(
-            f"targets are {tuple(targets.shape)} {targets.dtype}: a mixer takes (B,) class numbers of an integer "
+            f"targets are {tuple(targets.shape)} {targets.dtype}: a mixer takes (B,) class indices of an integer "
             "dtype, or (B,K) soft or multi-hot rows"
         )
     if num_classes is None:
-        raise ValueError("class numbers cannot be mixed without num_classes: give it to the mixer")
+        raise ValueError("class indices cannot be mixed without num_classes: give it to the mixer")
     if not kernels.pick("in_range", targets)(targets, num_classes):
         low, high = (int(end) for end in targets.aminmax())
-        raise ValueError(f"class numbers span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
+        raise ValueError(f"class indices span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
 
 
 def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int | None = None) -> Tensor:
@@ -120,7 +120,7 @@ def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Te
         shown = soft[sources].masked_fill(dropped[:, :, None], 0.0)
         most, least = shown.amax(1), shown.amin(1)
         return torch.where(most > 0, most, least)
-    # Class numbers are written straight to their columns, those of dropped cells to one that is cut off.
+    # Class indices are written straight to their columns, those of dropped cells to one that is cut off.
     classes = soft.shape[1]
     hot = zeros(targets, len(sources), classes + 1)
     return hot.scatter_(1, targets.long()[sources].masked_fill(dropped, classes), 1.0)[:, :classes].contiguous()

@@ -126,8 +126,8 @@ def test_class_numbers_mixed_pass_gradients_to_their_shares():
 @pytest.mark.parametrize(
     ("targets", "classes", "message"),
     [
-        (torch.tensor([0, 3]), 3, "class numbers span 0 … 3, outside 0 … 2"),
-        (torch.tensor([0, -1]), 3, "class numbers span -1 … 0"),
+        (torch.tensor([0, 3]), 3, "class indices span 0 … 3, outside 0 … 2"),
+        (torch.tensor([0, -1]), 3, "class indices span -1 … 0"),
         (torch.tensor([0, 1]), None, "without num_classes"),
         (torch.tensor([0.0, 1.0]), 3, "torch.float32"),
         (torch.zeros(2, 4), 3, "4 columns"),
