@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dali_mix._text import printable
+from dali_mix.cli.arguments import Parser
 from dali_mix.cli.bars import Bar
 from dali_mix.cli.cluster import add_cluster, machines_of
 from dali_mix.datasets import Transform, layout_names, pack
@@ -24,7 +25,8 @@ _SHOWN = 10
 _PASSED_ON = set(inspect.signature(pack).parameters) - {"layout", "shuffle"}
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
+    parser.instead_of_word = "--root"
     add = parser.add_argument
     add("layout", choices=layout_names(), help="how the files are organized")
     add("--root", type=Path, help="the dataset's folder or an archive of it (digits and digit-scenes need none)")
