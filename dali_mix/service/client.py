@@ -18,7 +18,7 @@ import numpy as np
 
 from dali_mix import pipelines
 from dali_mix.loading.chunks import Chunk, Question
-from dali_mix.loading.workers import NoWorkers, Opened, Spec, WorkerLost
+from dali_mix.loading.workers import NoWorkers, Opened, Spec, WorkerDied, WorkerLost
 from dali_mix.options import choice
 from dali_mix.recordio import RecordSet
 from dali_mix.service import cluster
@@ -239,7 +239,9 @@ class RayWorkers:
                 return type(error.cause)(str(error.cause))
             return RuntimeError(f"a worker of {self._address} failed: {error}")
         except errors.RayError as error:  # its process or its machine died, or the answer was lost with the pool
-            return WorkerLost(str(error))
+            # Ray says only in words whether a process had the question when it died, or was still starting again.
+            died = isinstance(error, errors.ActorUnavailableError) and "is restarting" not in str(error)
+            return (WorkerDied if died else WorkerLost)(str(error))
 
     def drop(self, ticket: _Ticket) -> None:
         """Discard a ticket."""

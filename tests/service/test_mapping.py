@@ -107,7 +107,8 @@ def start(monkeypatch):
 
 
 def done(seconds, value, count=0):
-    return [(seconds, (count, (value,)))]
+    """Return the script of a try that gives a sign now and then, and ends after `seconds`."""
+    return [*((second, (0, ())) for second in range(50, seconds, 50)), (seconds, (count, (value,)))]
 
 
 def test_in_order(start):
@@ -141,6 +142,25 @@ def test_a_try_that_takes_much_longer_is_doubled_once(start):
     assert list(results) == [0, "second", 2]
     first, second = ray.begun[1]
     assert 0 < second.begun - first.begun - packing.LATE * 2 < 2
+
+
+@pytest.mark.parametrize("doubles", [[(1, RayError("killed"))], FROZEN])
+def test_a_first_try_that_freezes_and_doubles_that_are_lost(start, doubles):
+    """They end in an error, also where the doubles freeze, too."""
+    ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, *[doubles] * 9]])
+    with pytest.raises(
+        ValueError,
+        match=r"^shard 0 of 1 was lost 4 times .*, last on host-[ab] \((killed|without a sign).*: look there",
+    ):
+        list(results)
+    assert machines.lost == packing.TRIES and ray.now < 100 + packing.TRIES * packing.FROZEN
+
+
+def test_a_try_that_freezes_is_repeated_where_no_slot_is_free(start):
+    ray, machines, results = start({"a": 1}, [[FROZEN, done(5, "second")]])
+    assert list(results) == ["second"] and machines.lost == 1
+    first, second = ray.begun[0]
+    assert packing.FROZEN < second.begun - first.begun < packing.FROZEN + 5 and first.cancelled
 
 
 def test_one_of_two_tries_that_is_lost_is_not_repeated(start):
