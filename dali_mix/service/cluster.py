@@ -382,7 +382,10 @@ def no_worker(address: str) -> str:
 
 def other_versions(address: str, differ: str) -> str:
     """Return the message for a pool with different versions; `differ`: see `spec.differences`."""
-    return f"{address}: the pool has other versions than this process: {differ}"
+    return (
+        f"{address}: the pool has other versions than this process: {differ}: install the same on both, and start the"
+        " workers again"
+    )
 
 
 def why_not(where: str, token: Path, said: str) -> str:

@@ -78,7 +78,7 @@ class Pool:
         for name, (handle, details) in members.items():
             for other in itertools.islice(self._members.values(), 1):  # all are alike
                 if differ := differences(details["versions"], other.details["versions"]):
-                    return differ
+                    return f"{differ}: install the same on both"
                 if details["decode"] != other.details["decode"]:
                     return f"decode {details['decode']} here, {other.details['decode']} there"
             if name not in self._members:
