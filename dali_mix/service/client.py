@@ -220,9 +220,8 @@ class RayWorkers:
             return []
         try:
             ready, others = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
-        except OSError:
-            self._watch.check()
-            raise
+        except OSError as error:  # the raylet has ended, and the watch may not have noted it yet
+            raise cluster.PoolGone(cluster.gone(self._address)) from error
         if ready and others:
             ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=True)[0]
         answers = [(reference, self._get(reference)) for reference in ready]

@@ -323,14 +323,15 @@ class Watch:
         with contextlib.suppress(OSError):
             self._socket.recv(1)  # until the other end is closed
         if not self._closed:
-            self._kept = [found for found in gc.get_objects() if type(found) is Chunk]
             command.pool_gone = True
-            os.write(2, f"{command.speaker}{self._message}\n".encode())
+            os.write(2, f"{command.speaker}{self._message}\n".encode())  # before anything that takes time
+            self._kept = [found for found in gc.get_objects() if type(found) is Chunk]
             self._dead = True
 
     @property
-    def dead(self) -> bool:
-        return self._dead
+    def ended(self) -> bool:
+        """Return True if Ray can no longer be asked: it would wait for its head, and then end this process."""
+        return self._dead or not reachable(*self._head)
 
     def check(self) -> None:
         """Raise PoolGone if it has died, RuntimeError in a forked process: call it before Ray."""

@@ -14,6 +14,7 @@ sign for long is lost. Each try writes its own files, so one that was considered
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import time
@@ -126,7 +127,10 @@ class _Mapping:
             while index not in self._values:
                 if index in self._errors:
                     raise self._errors[index] from None
-                self._step()
+                try:
+                    self._step()
+                except OSError as error:  # the pool has ended, or Ray says so first
+                    raise cluster.PoolGone(cluster.gone(self._pool.address)) from error
             yield self._values.pop(index)
 
     def _step(self) -> None:
@@ -150,11 +154,8 @@ class _Mapping:
                 self._lose(attempt, TimeoutError(f"without a sign from it for {FROZEN:.0f} s"))
 
     def _check(self) -> None:
-        try:
-            self._pool.watch.check()
-            self._pool.watch.check_head()
-        except RuntimeError as error:
-            raise OSError(str(error)) from None
+        self._pool.watch.check()
+        self._pool.watch.check_head()
 
     # Machines
 
@@ -162,6 +163,8 @@ class _Mapping:
         """Find the machines of the pool. Raise ValueError if there are none for long, or the first do not fit."""
         now = time.monotonic()
         self._looked = now
+        if self._pool.watch.ended:  # else Ray waits for the head until it ends this process; `_check` decides
+            return
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         try:
             workers = self._ray.get(self._actor.workers.remote(), timeout=ANSWER)
@@ -335,10 +338,11 @@ class _Mapping:
         """End tries, and wait until they have ended, so that they leave no file behind the packer's back."""
         ending = list(tries)
         self.tries = [attempt for attempt in self.tries if attempt not in ending]
-        if not ending or self._pool.watch.dead:
+        if not ending or self._pool.watch.ended:
             return
-        for attempt in ending:
-            self._ray.cancel(attempt.stream, force=True)
-        if wait:
-            references = [attempt.stream.completed() for attempt in ending]
-            self._ray.wait(references, num_returns=len(references), timeout=CANCEL)
+        with contextlib.suppress(OSError):  # the pool ends
+            for attempt in ending:
+                self._ray.cancel(attempt.stream, force=True)
+            if wait:
+                references = [attempt.stream.completed() for attempt in ending]
+                self._ray.wait(references, num_returns=len(references), timeout=CANCEL)

@@ -129,6 +129,20 @@ def test_answers_that_are_errors(ray, workers, answer, kind, said):
     assert found is ticket and type(error) is kind and str(error) == said
 
 
+def test_ray_says_first_that_the_pool_has_ended(ray, workers, monkeypatch):
+    workers.ask(question(0), ())
+    monkeypatch.setattr(ray, "wait", raising(OSError("Failed to read data from the socket: End of file")))
+    with pytest.raises(cluster.PoolGone, match=r"^the pool at here:1 is gone: start it again"):
+        workers.wait(1)
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
 def test_no_worker_but_those_to_avoid(ray, workers):
     ray.asks = lambda number: None
     with pytest.raises(NoWorkers):

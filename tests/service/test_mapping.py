@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from dali_mix import _machines
-from dali_mix.service import packing
+from dali_mix.service import cluster, packing
 from dali_mix.service.packing import RayMachines
 from dali_mix.service.spec import versions
 from tests.service.stand_ins import RayError, RayTaskError, errors
@@ -52,7 +52,7 @@ class Ray:
             return {f"{node}.{n}": {**details, "node": node, "host": f"host-{node}"} for node, n in every}
 
         actor = SimpleNamespace(workers=SimpleNamespace(remote=workers))
-        watch = SimpleNamespace(check=lambda: None, check_head=lambda: None, dead=False)
+        watch = SimpleNamespace(check=lambda: None, check_head=lambda: None, ended=False)
         return SimpleNamespace(ray=self, address="here:1", watch=watch, actor=lambda: actor)
 
     def task(self, function, node):
@@ -255,6 +255,18 @@ def test_a_look_that_is_lost_is_repeated(start, lost):
     answers = itertools.chain([lost], itertools.repeat(("host-a", _machines.pixel_versions(), [])))
     ray.sees = SimpleNamespace(get=lambda *_: next(answers))
     assert list(results) == [0] and ray.looks == ["a", "a"]
+
+
+def test_ray_says_first_that_the_pool_has_ended(start, monkeypatch):
+    ray, _, results = start({"a": 1}, [[done(1, 0)], [done(50, 1)]])
+    assert next(results) == 0
+
+    def wait(*_, **__):
+        raise OSError("Failed to read data from the socket: End of file")
+
+    monkeypatch.setattr(ray, "wait", wait)
+    with pytest.raises(cluster.PoolGone, match=r"^the pool at here:1 is gone: start it again"):
+        next(results)
 
 
 def test_an_error_in_the_pool_is_no_lack_of_workers(start):
