@@ -137,6 +137,9 @@ class _Mapping:
         """Start what can be started, and take what has come within half a second."""
         self._check()
         if time.monotonic() - self._looked > REFRESH:
+            if self._pool.watch.ended:  # Ray would wait for the head until it ends this process; `_check` decides
+                time.sleep(0.2)
+                return
             self._look()
         self._start()
         if not self.tries:
@@ -163,8 +166,6 @@ class _Mapping:
         """Find the machines of the pool. Raise ValueError if there are none for long, or the first do not fit."""
         now = time.monotonic()
         self._looked = now
-        if self._pool.watch.ended:  # else Ray waits for the head until it ends this process; `_check` decides
-            return
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         try:
             workers = self._ray.get(self._actor.workers.remote(), timeout=ANSWER)

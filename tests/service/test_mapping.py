@@ -257,6 +257,28 @@ def test_a_look_that_is_lost_is_repeated(start, lost):
     assert list(results) == [0] and ray.looks == ["a", "a"]
 
 
+def test_nothing_is_asked_of_ray_while_its_head_is_lost(start, monkeypatch):
+    """After a try is lost, say: it would wait, and end the process. A head that comes back is asked again."""
+    ray, machines, results = start({"a": 1}, [[[(1, RayError("socket closed"))], done(1, 0)]])
+    watch, checks = machines.pool.watch, itertools.count()
+
+    def lost():
+        watch.ended = machines.lost > 0 and next(checks) < 18
+
+    def gated(call):
+        def asked(*arguments):
+            assert not watch.ended
+            return call(*arguments)
+
+        return asked
+
+    watch.check = lost
+    monkeypatch.setattr(ray, "nodes", gated(ray.nodes))
+    monkeypatch.setattr(ray, "task", gated(ray.task))
+    assert list(results) == [0] and machines.lost == 1
+    assert ray.begun[0][1].begun - ray.begun[0][0].begun > 3
+
+
 def test_ray_says_first_that_the_pool_has_ended(start, monkeypatch):
     ray, _, results = start({"a": 1}, [[done(1, 0)], [done(50, 1)]])
     assert next(results) == 0
