@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
 from dali_mix._machines import Machines
+from dali_mix.cli.pools import guarded
 
 
 def add_cluster(add: Callable[..., object], what: str) -> None:
@@ -15,8 +17,14 @@ def add_cluster(add: Callable[..., object], what: str) -> None:
     add("--cluster", metavar="ADDRESS", help=text)
 
 
-def machines_of(address: str) -> Machines:
-    """Return the machines of the pool at `address`. Raise ValueError as `service.connect`."""
+def with_cluster(command: str, args: argparse.Namespace, work: Callable[[Machines | None], int]) -> int:
+    """Return the status of `work`, which gets the machines of --cluster, None without; 1 if their pool has ended.
+
+    Raise ValueError as `service.connect`.
+    """
+    if args.cluster is None:
+        return work(None)
     from dali_mix.service import RayMachines, connect  # Ray, an extra, is imported where a command asks for it
 
-    return RayMachines(connect(address))
+    status = guarded(command, lambda: work(RayMachines(connect(args.cluster))))
+    return 1 if status is None else status

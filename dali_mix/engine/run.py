@@ -41,7 +41,7 @@ from dali_mix.engine.build import (
     build_split,
     check_recipe,
     check_sets,
-    open_set,
+    open_sets,
     place_model,
     weight_files,
 )
@@ -64,7 +64,6 @@ from dali_mix.engine.train.callbacks import given_callbacks
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
-from dali_mix.loading.loader import Dataset
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.models.detection import DEFAULT_FREEZE
 from dali_mix.pipelines import Pipeline
@@ -112,8 +111,9 @@ def train(
         config.per_rank(environment()[1])
         check_writable(work_dir)
         _check_work_dir(folder, resume)
+        sets = open_sets(config) if make_loaders is None else {}
         if make_loaders is None:
-            task, num_classes = check_sets(config)
+            task, num_classes = check_sets(config, sets)
             check_recipe(config, num_classes, task)
             if isinstance(config.val_set, str):  # a loader's batches are not known
                 check_evaluation(config, num_classes, environment()[1], device)
@@ -123,7 +123,6 @@ def train(
                 raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} is not there")
         _tune(device, config)
         report.line(f"building {kind} on {device.type}, and the pipelines of {config.resolved()['train_set']}")
-        sets = _sets(config, train=True) if make_loaders is None else {}
         return device, {"resume": resume, **run_values(config, device, sets)}
 
     stop = StopSignal()
@@ -146,11 +145,6 @@ def train(
             trainer = Trainer(config, parts, ranks, folder, report, stop, callbacks, recipe)
             _begin(trainer, step, resume, recipe)
             return trainer.fit()
-
-
-def _sets(config: RunConfig, *, train: bool) -> dict[str, Dataset]:
-    sets = {"train_set": open_set(config, train=True)} if train else {}
-    return sets if config.val_set is None else {**sets, "val_set": open_set(config, train=False)}
 
 
 @contextmanager
@@ -371,13 +365,13 @@ def evaluate_checkpoint(
         if environment()[0] == 0:
             trained.warn_of_values(config)
         device = process_group.pick_device(config.device)
+        sets = open_sets(config, train=False) if make_loaders is None else {}
         if make_loaders is None:
-            num_classes = check_sets(config, train=False)[1]
+            num_classes = check_sets(config, sets)[1]
             if isinstance(config.val_set, str):
                 check_evaluation(config, num_classes, environment()[1], device)
         _tune(device, config)
         values = {"the checkpoint": file_digest(trained.path), "ema": str(ema)}
-        sets = _sets(config, train=False) if make_loaders is None else {}
         return device, {**values, **run_values(config, device, sets)}
 
     with process_group.joined(prepare) as ranks, explaining(config):

@@ -7,12 +7,14 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from dali_mix._machines import Machines
 from dali_mix._text import printable
 from dali_mix.cli.arguments import Parser
 from dali_mix.cli.bars import Bar
-from dali_mix.cli.cluster import add_cluster, machines_of
+from dali_mix.cli.cluster import add_cluster, with_cluster
 from dali_mix.datasets import Transform, layout_names, pack
 from dali_mix.datasets.base import BAD_BOXES
 from dali_mix.datasets.images import TARGETS
@@ -112,10 +114,13 @@ def run(args: argparse.Namespace) -> int:
     """Pack and print the set's figures."""
     if args.no_shuffle and args.shuffle is not None:
         raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
+    return with_cluster("pack", args, partial(_pack, args))
+
+
+def _pack(args: argparse.Namespace, machines: Machines | None) -> int:
     shuffle = False if args.no_shuffle else args.shuffle
     others = {name: value for name, value in vars(args).items() if name in _PASSED_ON}
     start = time.perf_counter()
-    machines = None if args.cluster is None else machines_of(args.cluster)
     with Bar("pack", "img", shown=not args.quiet, leave=True) as bar:
         pack(args.layout, **others, shuffle=shuffle, machines=machines, each=bar.reach, note=_print_notice)
     _print_summary(args.out, time.perf_counter() - start)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from dali_mix._machines import Machines
 from dali_mix._text import printable
-from dali_mix.cli.cluster import add_cluster, machines_of
+from dali_mix.cli.cluster import add_cluster, with_cluster
 from dali_mix.recordio.manifest import read_info, set_prefix
 from dali_mix.recordio.verify import verify_set
 
@@ -28,12 +30,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print each problem on the error stream; return 1 if there was one."""
+    return with_cluster("verify", args, partial(_verify, args))
+
+
+def _verify(args: argparse.Namespace, machines: Machines | None) -> int:
     decode = None
     if args.decode:
         from dali_mix.datasets.decoding import decoded_size
 
         decode = decoded_size
-    machines = None if args.cluster is None else machines_of(args.cluster)
     failed = False
     for prefix in args.prefix:
         prefix = str(set_prefix(prefix))
