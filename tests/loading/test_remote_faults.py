@@ -96,7 +96,7 @@ def test_where_a_question_goes_after_a_loss():
     workers = FakeWorkers({"a": Worker((0, 0)), "b": Worker((0, 0))}, losing=1.0)
     source = source_of(workers, schedule_of(64, 64), timeout=60.0)
     with pytest.raises(
-        RuntimeError, match=r"no answer from any worker for 6\d s.*--resume.*64 records, \[\d+, .* epoch 0"
+        RuntimeError, match=r"no answer from any worker for 6\d s.*resume the training.*64 records, \[\d+, .* epoch 0"
     ):
         source.fetch(0, 0)
     first = workers.log[0][2].key
