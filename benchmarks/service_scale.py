@@ -1,6 +1,6 @@
 """How far the pipeline service goes: 1 to 1,000 workers and 1 to 256 GPUs, simulated with costs that are measured here.
 
-use: python benchmarks/service_scale.py [measure] [check] [sweep] [--images FOLDER] [--gpu-rate 3000] [--seed 0]
+use: python benchmarks/service_scale.py [measure] [check] [sweep] [draw] [--images FOLDER] [--gpu-rate 3000] [--seed 0]
          [--costs docs/benchmarks/service_costs.json] [--out docs/benchmarks/service_scale.json]
          [--picture docs/benchmarks/service_scale.png]
 
@@ -8,8 +8,9 @@ measure  what a question, a chunk and a step cost by the real code, and images/s
          machine, to --costs; needs Ray
 check    the simulation against those pools
 sweep    the simulation on machines that are not at hand: a table of limits, a picture
-All three by default; without Ray, `check` and `sweep` on the costs in the file. See _service_costs.py for how costs are
-measured, _service_model.py for what is simulated.
+draw     the picture alone, of --out
+The first three by default; without Ray, `check` and `sweep` on the costs in the file. See _service_costs.py for how
+costs are measured, _service_model.py for what is simulated.
 
 More than 300 lines: a step, its table and what it writes stand together.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import sys
 import tempfile
@@ -271,40 +273,42 @@ def draw(results: dict[str, Any], args: argparse.Namespace) -> None:
     limits = sorted({row["limit"] for row in grid})
     marks = dict(zip(limits, "osD^vPX*", strict=False))
     colours = ("#9bb8d3", style.BLUE, style.GREEN, style.ORANGE, "#8c3b3b")
-    figure = style.new_figure(10, 4.4)
+    figure = style.new_figure(8, 8.4)
     for panel, (name, link) in enumerate(LINKS.items()):
-        axes = figure.add_subplot(1, 2, panel + 1)
+        axes = figure.add_subplot(2, 1, panel + 1)
         style.plain(axes, f"{name}, originals, simulated")
-        ends: list[tuple[float, int, str]] = []
+        axes.title.set_fontsize(12)
+        axes.tick_params(labelsize=10)
+        ends: list[tuple[float, int]] = []
         for trainers, colour in zip(GPUS, colours, strict=True):
             rows = [row for row in grid if row["link"] == link and row["trainers"] == trainers]
             x, y = [row["workers"] for row in rows], [row["images_per_second"] for row in rows]
-            axes.loglog(x, y, color=colour, linewidth=1.4)
+            axes.loglog(x, y, color=colour, linewidth=1.8)
             for row in rows:
-                mark = marks[row["limit"]]
-                axes.plot(row["workers"], row["images_per_second"], mark, color=colour, markersize=5)
-            ends.append((y[-1], trainers, colour))
-        for y, first, _ in ends:
-            near = [trainers for end, trainers, _ in ends if abs(end / y - 1) < 0.1]
+                axes.plot(row["workers"], row["images_per_second"], marks[row["limit"]], color=colour, markersize=7)
+            ends.append((y[-1], trainers))
+        for y, first in ends:
+            near = [trainers for end, trainers in ends if abs(math.log(end / y)) < 0.25]  # labels would overlap
             if first == near[0]:
                 text = f"{', '.join(map(str, near))} GPU{'s' * (near != [1])}"
-                axes.annotate(text, (WORKERS[-1], y), (5, -2), textcoords="offset points", fontsize=7, color=style.INK)
-        axes.set_xlim(0.8, 3500)
-        axes.set_xlabel("workers (a core each)", fontsize=8)
-        if not panel:
-            axes.set_ylabel("images/s", fontsize=8)
-        for limit in limits if panel else ():
-            axes.plot([], [], marks[limit], color=style.INK, markersize=5, label=limit)
-        if panel:
-            axes.legend(title="limited by", fontsize=7, title_fontsize=7, frameon=False, loc="upper left")
-    figure.tight_layout()
-    args.picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.picture, dpi=85)
+                axes.annotate(text, (WORKERS[-1], y), (9, -4), textcoords="offset points", fontsize=10, color=style.INK)
+        axes.set_xlim(0.8, 4500)
+        axes.set_xticks(WORKERS, [f"{workers:,}" for workers in WORKERS])
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.minorticks_off()
+        axes.set_ylabel("images/s", fontsize=10)
+    axes.set_xlabel("workers (a core each)", fontsize=10)
+    shown = [axes.plot([], [], marks[limit], color=style.INK, markersize=7, label=limit)[0] for limit in limits]
+    figure.legend(
+        handles=shown, title="limited by", fontsize=10, title_fontsize=10, frameon=False, ncols=3, loc="lower center"
+    )
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    style.save(figure, args.picture)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", help="measure, check, sweep; default: all")
+    parser.add_argument("steps", nargs="*", help="measure, check, sweep, draw; default: the first three")
     parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
     parser.add_argument("--batches", type=int, default=100, help="of a real pool, in a measured stretch")
     parser.add_argument("--gpu-rate", type=float, default=3000.0, help="images/s that a GPU trains")
@@ -316,9 +320,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=DOCS / "service_scale.json")
     parser.add_argument("--picture", type=Path, default=DOCS / "service_scale.png")
     args = parser.parse_args()
-    if unknown := set(args.steps) - {"measure", "check", "sweep"}:
+    if unknown := set(args.steps) - {"measure", "check", "sweep", "draw"}:
         parser.error(f"no such step: {', '.join(sorted(unknown))}")
     steps = args.steps or ["measure", "check", "sweep"]
+    if steps == ["draw"]:
+        draw(json.loads(args.out.read_text()), args)
+        print(f"written to {args.picture}")
+        return 0
     if "measure" in steps:
         if importlib.util.find_spec("ray") is None:
             print("left out: measure, ray is not installed (pip install 'dali_mix[service]')")

@@ -1,4 +1,8 @@
-"""For functions shared with a command: in Python, their errors name keywords instead of options."""
+"""Functions that a command calls too: in Python what they say names keywords, where the command's name options.
+
+Messages are written with options. While a command runs (`naming_options`) they stay so; in a function called from
+Python they are changed: errors by `naming_keywords`, what is logged by `in_keywords`.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,24 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
 from dali_mix.options import did_you_mean
-from dali_mix.tasks import TASKS
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Commands in backquotes are not changed. The value of an option follows "=" or a space: capitals or a number.
-_VALUE = rf"[A-Z]+\b|\d[\d.]*|(?:auto|apply|ignore|{'|'.join(TASKS)})\b"
-_OPTION = re.compile(rf"`dali-mix [^`]*`|--cfg-options |--([a-z][a-z-]+)(?:([= ])({_VALUE}))?")
+# Keywords that are called otherwise than their options.
+_RENAMED = {"out": "prefix", "cluster": "machines", "class_file": "classes", "cfg_options": "options"}
+# Parameters of the function of Python that runs; None: a command does.
+_known: ContextVar[Mapping[str, inspect.Parameter] | None] = ContextVar("_known", default=MappingProxyType({}))
 
 
 def keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Wrap `function` so that errors name its keywords: `--skip-bad` becomes skip_bad=True.
-
-    Unknown keywords get a suggestion. Commands call `inspect.unwrap(function)`.
+    """Return `function` with messages in its keywords: `--skip-bad` becomes skip_bad=True. Unknown ones get a
+    suggestion.
     """
     known = inspect.signature(function).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
@@ -32,7 +37,8 @@ def keywords(function: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         for name in kwargs:
             if name not in known and not takes_any:
-                raise TypeError(f"{function.__name__}() has no keyword {name!r}{did_you_mean(name, known)}")
+                called = function.__qualname__.removesuffix(".__init__")
+                raise TypeError(f"{called}() has no keyword {name!r}{did_you_mean(name, known)}")
         with naming_keywords(known):
             return function(*args, **kwargs)
 
@@ -41,13 +47,44 @@ def keywords(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def naming_keywords(known: Mapping[str, inspect.Parameter]) -> Iterator[None]:
-    """Change the messages of errors raised in the block: options of a command become the keywords `known`."""
+    """Change what is said inside, unless a command runs: options of a command become the keywords `known`."""
+    if _known.get() is None:
+        yield
+        return
+    before = _known.set(known)
     try:
         yield
     except (ValueError, OSError) as error:
         if len(error.args) == 1 and isinstance(error.args[0], str):
-            error.args = (_OPTION.sub(lambda found: _keyword(found, known), error.args[0]),)
+            error.args = (in_keywords(error.args[0]),)
         raise
+    finally:
+        _known.reset(before)
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Leave what is said inside as it is: a command runs."""
+    before = _known.set(None)
+    try:
+        yield
+    finally:
+        _known.reset(before)
+
+
+def in_keywords(text: str) -> str:
+    """Return `text` with the keywords of the function that runs in place of options; unchanged in a command."""
+    known = _known.get()
+    return _pattern().sub(lambda found: _keyword(found, known), text) if known else text
+
+
+@functools.cache
+def _pattern() -> re.Pattern[str]:
+    from dali_mix.tasks import TASKS  # late, since it brings numpy with it, which `dali-mix --help` does not need
+
+    # A command in backquotes stays as it is. An option's value: after "=" or a space, a word in capitals or a number.
+    value = rf"[A-Z]+\b|\d[\d.]*|(?:auto|apply|ignore|{'|'.join(TASKS)})\b"
+    return re.compile(rf"`dali-mix [^`]*`|--cfg-options (?=[a-z_.]+[=:])|--([a-z][a-z-]+)(?:([= ])({value}))?")
 
 
 def _keyword(found: re.Match[str], known: Mapping[str, inspect.Parameter]) -> str:
@@ -55,6 +92,7 @@ def _keyword(found: re.Match[str], known: Mapping[str, inspect.Parameter]) -> st
     if option is None:
         return "" if found[0].startswith("--") else found[0]
     name = option.replace("-", "_")
+    name = name if name in known else _RENAMED.get(name, name)
     if name.removeprefix("no_") in known and name not in known:
         return f"{name.removeprefix('no_')}=False{equals or ''}{value or ''}"
     if name not in known:

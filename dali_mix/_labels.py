@@ -87,6 +87,35 @@ def report_targets(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
     return report
 
 
+def leaving(boxes: np.ndarray, height: Any, width: Any) -> np.ndarray:
+    """Return which of the boxes (n, 4), x1, y1, x2, y2 in 0..1, leave their image by more than a pixel and 1 %.
+
+    `height`, `width`: of the image, or of each box's (n,); NaN where unknown: then a box leaves nothing.
+    """
+    reach = np.maximum(0.01, 1 / np.stack([width, height, width, height], axis=-1)) + 1e-6
+    return np.asarray(np.any((boxes < -reach) | (boxes > 1 + reach), axis=-1))
+
+
+def bad_box_text(box: np.ndarray, height: int, width: int) -> str:
+    """Say what is wrong with one of `bad_boxes`."""
+    corners = np.round(box * np.array([width, height, width, height], dtype=np.float64), 2).tolist()
+    text = f"the box {corners} (x1, y1, x2, y2 in pixels)"
+    if leaving(box, height, width):
+        return f"{text} leaves the {width}x{height} image by more than a pixel and 1 %"
+    return f"{text} has no area inside the {width}x{height} image"
+
+
+def bad_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return which of the boxes (n, 4), x1, y1, x2, y2 in 0..1, are `leaving`, or have no area inside the image."""
+    return leaving(boxes, height, width) | ~has_area(np.clip(boxes, 0, 1))
+
+
+def has_area(boxes: np.ndarray) -> np.ndarray:
+    """Return which of the boxes (n, 4) have x1 < x2 and y1 < y2, as float32, which they are stored in."""
+    stored = boxes.astype(np.float32)
+    return np.all(stored[:, :2] < stored[:, 2:], axis=1)
+
+
 def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, int]:
     """Clip the boxes of a detection label (2 + 6n,) float32 to the image; return it and how many were clipped.
 
@@ -94,14 +123,10 @@ def clip_boxes(label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, 
     """
     clipped = label.copy()
     boxes = objects_of(clipped)[:, 1:5]
-    scale = np.array([width, height, width, height], dtype=np.float64)
-    reach = np.maximum(0.01, 1.0 / scale) + 1e-6
-    too_far = (boxes < -reach) | (boxes > 1 + reach)
+    too_far = leaving(boxes, height, width)
     if too_far.any():
-        number = int(np.flatnonzero(too_far.any(axis=1))[0])
-        corners = np.round(boxes[number] * scale, 2).tolist()
-        box = f"object {number + 1}: the box {corners} (x1, y1, x2, y2 in pixels)"
-        raise ValueError(f"{box} leaves the {width}x{height} image by more than a pixel and 1 %")
+        number = int(np.flatnonzero(too_far)[0])
+        raise ValueError(f"object {number + 1}: {bad_box_text(boxes[number], height, width)}")
     beyond = int(((boxes < 0) | (boxes > 1)).any(axis=1).sum())
     np.clip(boxes, 0, 1, out=boxes)
     return clipped, beyond

@@ -10,7 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-TICK = 0.5  # seconds between progress reports
+from dali_mix._code import code_digest
+
+TICK = 0.5  # seconds from one word on progress to the next
+_CODE = ("dali_mix.datasets", "dali_mix.recordio")
 _PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "pillow")
 
 Progress = Callable[[int], object]
@@ -38,8 +41,8 @@ class Machines(Protocol):
 
 
 def pixel_versions() -> dict[str, str]:
-    """Return the versions of the packages that determine the bytes of packed images."""
-    found = {}
+    """Return the versions of the packages, and digests of our own code, that determine the bytes of packed images."""
+    found = {name: code_digest(name) for name in _CODE}
     for name in _PACKAGES:
         try:
             found[name.removesuffix("-headless").removesuffix("-python")] = version(name)

@@ -60,6 +60,13 @@ def whole(name: str, value: Any, low: int, high: int = _LONGEST) -> int:
     return int(integer)
 
 
+def set_whole(options: Any, name: str, low: int, high: int = _LONGEST, *, optional: bool = False) -> None:
+    """Check field `name` of a frozen dataclass like `whole`, and set it to the int. If `optional`, it may be None."""
+    value = getattr(options, name)
+    if not (optional and value is None):
+        object.__setattr__(options, name, whole(name, value, low, high))
+
+
 def flag(name: str, value: Any) -> bool:
     """Return `value`. Raise ValueError naming it unless it is True or False (the string "False" would be truthy)."""
     if not isinstance(value, bool):

@@ -15,7 +15,12 @@ class Parser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` with suggestions; abbreviated options are refused.
 
     A subcommand reports unknown arguments itself, with its own usage, instead of leaving them to the parent parser.
+
+    Attributes:
+        instead_of_word: the option to suggest for a word that stands where none is expected.
     """
+
+    instead_of_word: str | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
@@ -27,7 +32,9 @@ class Parser(argparse.ArgumentParser):
         self._unknown = self._unknown_options(own)
         namespace, extra = super().parse_known_args(args, namespace)
         if extra and self._subparsers is None:
-            self.error(f"unrecognized arguments: {' '.join(extra)}")
+            word = not extra[0].startswith("-")
+            hint = f" (did you mean {self.instead_of_word} {extra[0]}?)" if word and self.instead_of_word else ""
+            self.error(f"unrecognized arguments: {' '.join(extra)}{hint}")
         return namespace, extra
 
     def _unknown_options(self, words: Iterable[str]) -> list[str]:
@@ -51,6 +58,6 @@ class Parser(argparse.ArgumentParser):
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Add the recipe argument and `--cfg-options`."""
-    values = "set values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none"
-    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (`dali-mix recipes`), or a .py file")
+    values = "change values of the recipe, e.g. optimizer.lr=0.05 batch_size=128 mixer=none"
+    parser.add_argument("recipe", metavar="RECIPE", help="a bundled recipe (see `dali-mix recipes`) or a .py file")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=values)

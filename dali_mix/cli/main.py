@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from dali_mix._keywords import naming_options
 from dali_mix._signals import handled
 from dali_mix._text import printable, worded
 from dali_mix._version import __version__
@@ -30,21 +31,28 @@ from dali_mix.cli.arguments import Parser
 COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("dali_mix.cli.commands.pack", "pack a dataset into RecordIO with a manifest"),
     "verify": ("dali_mix.cli.commands.verify", "check every byte of a packed set against its manifest"),
-    "inspect": ("dali_mix.cli.commands.inspect", "show the contents of a packed set"),
-    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for a .rec written by other software"),
+    "inspect": ("dali_mix.cli.commands.inspect", "show what a packed set holds"),
+    "adopt": ("dali_mix.cli.commands.adopt", "build a manifest for .rec files of other programs"),
     "train": ("dali_mix.cli.commands.train", "train a recipe, or resume it"),
-    "serve": ("dali_mix.cli.commands.serve", "decode for trainers: run a pool of workers, or join one"),
-    "evaluate": ("dali_mix.cli.commands.evaluate", "evaluate a checkpoint, each sample exactly once"),
-    "predict": ("dali_mix.cli.commands.predict", "predict classes or boxes of image files"),
-    "detect": ("dali_mix.cli.commands.detect", "train, evaluate and predict with detectors"),
-    "attention": ("dali_mix.cli.commands.attention", "draw where a model sees the classes of image files"),
-    "convert": ("dali_mix.cli.commands.convert", "convert published checkpoints to ours, and back"),
+    "serve": ("dali_mix.cli.commands.serve", "decode for trainers: start a pool of workers, or join one"),
+    "evaluate": ("dali_mix.cli.commands.evaluate", "evaluate a checkpoint, using each record exactly once"),
+    "predict": ("dali_mix.cli.commands.predict", "predict the classes or boxes of image files"),
+    "detect": ("dali_mix.cli.commands.detect", "train, evaluate and predict with detectors (same as without detect)"),
+    "attention": ("dali_mix.cli.commands.attention", "draw heat maps: where a model sees each class in image files"),
+    "convert": ("dali_mix.cli.commands.convert", "convert published checkpoints to ours and back"),
     "recipes": ("dali_mix.cli.commands.recipes", "list the recipes, or print one"),
     "gallery": ("dali_mix.cli.commands.gallery", "draw mixed images from a packed set"),
-    "profile": ("dali_mix.cli.commands.profile", "show where a loader or a run spends its time"),
+    "profile": ("dali_mix.cli.commands.profile", "show where the time of a loader or a run goes"),
     "curves": ("dali_mix.cli.commands.curves", "draw the learning curves of a run"),
     "embed-labels": ("dali_mix.cli.commands.embed_labels", "write label embeddings for SGRE"),
-    "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU, disk, and run one batch"),
+    "doctor": ("dali_mix.cli.commands.doctor", "check versions, GPU and disk, and run one batch"),
+}
+# What a command is in Python, for runs of objects, which a command cannot be given.
+IN_PYTHON = {
+    "train": "dali_mix.train(RECIPE, DIR, resume=True, {}=…)",
+    "evaluate": "dali_mix.evaluate(RECIPE, CHECKPOINT, {}=…)",
+    "predict": "dali_mix.Predictor(RECIPE, CHECKPOINT, {}=…)",
+    "attention": "dali_mix.reports.attention(dali_mix.Predictor(RECIPE, CHECKPOINT, {}=…), IMAGES, DIR)",
 }
 LOST = 3  # lower than 75, since srun returns the highest status of its tasks
 
@@ -85,7 +93,9 @@ def _decided(ends: bool) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the arguments; exit with status 2 on wrong usage."""
-    parser = Parser(prog="dali-mix", description="Pack, load, mix and train; see COMMAND --help.")
+    parser = Parser(
+        prog="dali-mix", description="Pack images, train, evaluate and predict. See dali-mix COMMAND --help."
+    )
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
@@ -122,7 +132,7 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
         raise KeyboardInterrupt
 
     by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with handled(interrupt, *([signal.SIGINT] if by_default else [])):
+    with naming_options(), handled(interrupt, *([signal.SIGINT] if by_default else [])):
         try:
             return int(command.run(args) or 0)
         except Exception as error:
@@ -138,6 +148,8 @@ def _run(args: argparse.Namespace, tell: Tell, ends: bool) -> int:
                 traceback.print_exc()
             lost = getattr(error, "lost", False)
             what = worded(error) if known else f"{type(error).__name__}: {error}"
+            if keyword := getattr(error, "keyword", ""):
+                own = f", in Python: {IN_PYTHON[getattr(args, 'detect', args.command)].format(keyword)}"
             own = "".join([own, *(f"; {note}" for note in getattr(error, "__notes__", ()))])
             text = f"dali-mix {args.command}: {'ended' if lost else 'error'}: {what}{own}"
             tell(printable(text, keep="\n"), lost=lost)

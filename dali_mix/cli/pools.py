@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 def add_service(parser: argparse.ArgumentParser) -> None:
     """Add --service, which sets the recipe's key `service`."""
-    service = "decode in a pool of `dali-mix serve`: HOST:PORT, or auto for the one on this machine"
+    service = "decode in a pool of workers (`dali-mix serve`): HOST:PORT, or auto for the pool on this machine"
     parser.add_argument("--service", metavar="ADDRESS", help=service)
 
 

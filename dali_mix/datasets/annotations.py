@@ -7,8 +7,10 @@ import gc
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,12 +18,16 @@ import numpy as np
 import yaml
 
 from dali_mix._labels import boxes_of as boxes_in
-from dali_mix._labels import check_boxes, clip_boxes, label_of
+from dali_mix._labels import has_area, label_of
 from dali_mix._text import counted
-from dali_mix.datasets.base import Listing, Options, decode_lines, first_double, join_reports
+from dali_mix.datasets.base import Listing, Options, decode_lines, doubles, first_double, join_reports
+from dali_mix.datasets.decoding import converted_header, needs_conversion
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree
 from dali_mix.recordio.image_headers.header import read_image_header
 from dali_mix.tasks import TASKS, Task
+
+OR_TREAT = " (--bad-boxes clips or drops such boxes)"  # in messages on boxes that `treat_boxes` treats
 
 
 def choose_task(layout: str, options: Options, *allowed: Task) -> Task:
@@ -80,26 +86,33 @@ def entries_of(content: Any, key: str, where: str) -> list[Any]:
 
 
 def column(
-    entries: list[Any], key: str, fits: Callable[[Any], bool], expected: str, where: str, missing: Any = None
+    entries: list[Any],
+    key: str,
+    fits: Callable[[Any], bool],
+    expected: str,
+    where: str,
+    mistakes: Mistakes,
+    missing: Any = None,
 ) -> list[Any]:
-    """Return field `key` of each entry. Raise ValueError naming the first entry whose field is invalid."""
+    """Return field `key` of each entry; an invalid one is one of `mistakes`, and None."""
     values = []
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
         if not fits(value):
             gone = isinstance(entry, dict) and key not in entry
             what = "is missing" if gone else f"is {value!r:.60}"
-            raise ValueError(f"{where}[{number}]: field {key!r} {what}, expected {expected}")
+            mistakes.add(ValueError(f"{where}[{number}]: field {key!r} {what}, expected {expected}"))
+            value = None
         values.append(value)
     return values
 
 
-def check_unique_field(values: list[Any], key: str, where: str, advice: str = "remove one") -> None:
-    """Raise ValueError naming the first entry whose field `key` has the value of an earlier one."""
-    if double := first_double(values):
-        again, before = double
+def check_unique_field(values: list[Any], key: str, where: str, mistakes: Mistakes, advice: str = "remove one") -> None:
+    """Add each entry whose field `key` has the value of an earlier one to `mistakes`."""
+    for again, before in doubles(values):
         earlier = f"{where.rpartition(' ')[2]}[{before}]"
-        raise ValueError(f"{where}[{again}]: field {key!r} is {values[again]!r}, as in {earlier} already; {advice}")
+        what = f"field {key!r} is {values[again]!r}, as in {earlier} already"
+        mistakes.add(ValueError(f"{where}[{again}]: {what}; {advice}"))
 
 
 def is_whole(value: Any) -> bool:
@@ -112,27 +125,32 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def boxes_of(entries: list[Any], key: str, where: str) -> np.ndarray:
-    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. Raise ValueError if one is not a box."""
-    expected = "x, y, width, height, finite, sides not negative"
-    flat = list(chain.from_iterable(column(entries, key, _has_four, expected, where)))
-    if set(map(type, flat)) <= {int, float}:
-        with suppress(OverflowError):  # a whole number of hundreds of digits
-            boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
-            if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
-                return boxes
-    column(entries, key, _is_box, expected, where)  # raises for the first that is none
-    raise AssertionError
+def boxes_of(entries: list[Any], key: str, where: str, mistakes: Mistakes, signed: bool = False) -> np.ndarray:
+    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. What is not a box is one of `mistakes`, and
+    a row of NaN. `signed`: sides may be negative.
+    """
+    least = -math.inf if signed else 0
+    given: list[Any] = [entry.get(key) if isinstance(entry, dict) else None for entry in entries]
+    if all(map(_has_four, given)):
+        flat = list(chain.from_iterable(given))
+        if set(map(type, flat)) <= {int, float}:
+            with suppress(OverflowError):  # a whole number of hundreds of digits
+                boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
+                if np.isfinite(boxes).all() and (boxes[:, 2:] >= least).all():
+                    return boxes
+    expected = f"x, y, width, height, finite{'' if signed else ', sides not negative'}"
+    boxes_or_none = column(entries, key, partial(_is_box, least=least), expected, where, mistakes)
+    return np.array([box or [math.nan] * 4 for box in boxes_or_none], dtype=np.float64).reshape(-1, 4)
 
 
 def _has_four(value: Any) -> bool:
     return type(value) is list and len(value) == 4
 
 
-def _is_box(value: Any) -> bool:
-    if any(type(item) not in (int, float) for item in value):
+def _is_box(value: Any, least: float) -> bool:
+    if not _has_four(value) or any(type(item) not in (int, float) for item in value):
         return False
-    return all(abs(item) < 1e300 for item in value) and value[2] >= 0 and value[3] >= 0  # nan compares false
+    return all(abs(item) < 1e300 for item in value) and min(value[2:]) >= least  # nan compares false
 
 
 def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
@@ -200,25 +218,47 @@ def xml_number(element: ElementTree.Element, path: str, where: str, missing: flo
     return value
 
 
-def detection_label(objects: np.ndarray, height: int, width: int, where: str, num_classes: int) -> np.ndarray:
-    """Return a label (2 + 6n,) float32 in mxnet's detection layout from `objects` (n, 6): class, x1, y1, x2, y2 in
-    pixels of the height x width image, difficult. Raise ValueError, beginning with `where`, for a box that is empty, or
-    exceeds the image by more than one pixel and 1 %.
+def treat_boxes(
+    boxes: np.ndarray, bad: np.ndarray, wrong: Callable[[int], str], options: Options, counts: Counter[str]
+) -> np.ndarray:
+    """Treat the boxes that are `bad` (n,) bool as `--bad-boxes` says, and return which boxes stay (n,) bool.
+
+    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. "error": each bad one is a mistake, with the text `wrong(row)`. "clip":
+    it is clipped to the image, in place, and left out if no area remains. "drop": it is left out. `counts` is updated.
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so refused below
-        label = label_of(objects / (1, width, height, width, height, 1))
-    try:
-        check_boxes(clip_boxes(label, height, width)[0], num_classes)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}; correct it") from None
-    return label
+    rows = np.flatnonzero(bad)
+    if options.bad_boxes == "error":
+        for row in rows.tolist():
+            options.mistakes.add(ValueError(wrong(row)))
+    elif options.bad_boxes == "clip":
+        inside = np.clip(boxes[rows], 0, 1)
+        boxes[rows] = inside
+        some = has_area(inside)
+        counts["bad_boxes_clipped"] += int(some.sum())
+        rows = rows[~some]
+    if options.bad_boxes != "error":
+        counts["bad_boxes_dropped"] += len(rows)
+    stay = np.ones(len(boxes), dtype=bool)
+    stay[rows] = False
+    return stay
+
+
+def report_bad_boxes(counts: Counter[str]) -> dict[str, Any]:
+    """Return a report, with a notice, on the boxes that were clipped or dropped by `treat_boxes`."""
+    found = {name: counts[name] for name in ("bad_boxes_clipped", "bad_boxes_dropped") if counts[name]}
+    texts = {
+        "bad_boxes_clipped": ("box that left its image was clipped", "boxes that left their image were clipped"),
+        "bad_boxes_dropped": ("bad box was left out", "bad boxes were left out"),
+    }
+    notices = [counted(count, *texts[name]) for name, count in found.items()]
+    return found | ({"notices": notices} if notices else {})
 
 
 def image_size(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
     """Return height and width, turned by EXIF unless `stored`. Raise FileNotFoundError or ValueError naming it."""
     data = tree.read(name)
     try:
-        header = read_image_header(data, plain=False)
+        header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
     except ValueError as error:
         raise ValueError(f"{tree.where(name)}: {error}") from None
     turned = stored and header.orientation >= 5

@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,13 +59,19 @@ class _ArchiveTree(Tree):
 
     def _found(self, name: str) -> str:
         """Return the file called `name`, in any Unicode normalization. Raise FileNotFoundError without one."""
-        found = name if name in self._known else self._alike(lambda: self._known, name)
+        found = name if name in self._known else self._alike_one(name)
         if found is None:
             raise FileNotFoundError(f"{self.where(name)}: not in the archive")
         return found
 
+    def _alike_one(self, name: str) -> str | None:
+        return self._alike(lambda: self._known, name)
+
     def exists(self, name: str) -> bool:
         return name in self._known or name in self._inside
+
+    def missing(self, names: Sequence[str]) -> list[int]:
+        return [row for row, name in enumerate(names) if name not in self._known and not self._alike_one(name)]
 
     def folders(self, name: str = "") -> list[str]:
         return sorted(self._inside.get(name, ()))

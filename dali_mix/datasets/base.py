@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dali_mix._text import printable
 from dali_mix.datasets.archives import ARCHIVES, open_tree
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, check_name
+from dali_mix.datasets.turns import CHOICES
+from dali_mix.options import choice, flag, set_whole
 from dali_mix.recordio.header import Label
 
 TRAINING_SPLITS = frozenset(("train", "trainval", "training"))
 SPLIT_NAMES = frozenset((*TRAINING_SPLITS, "val", "valid", "validation", "test", "testing"))
+BAD_BOXES = ("error", "clip", "drop")
 MAX_NUMBERED_CLASSES = 100_000  # numbered classes are written out in the manifest: more than this is a mistaken label
 
 
@@ -33,6 +37,19 @@ class Options:
     val_share: float | None = None  # this share of each class is split "val", the rest "train"
     follow_links: bool = False  # symbolic links may leave the root
     exif: str | None = None  # as in `PackOptions`
+    bad_boxes: str = "error"  # what to do with boxes that leave their image or have no area in it: see `BAD_BOXES`
+    mistakes: Mistakes = field(default_factory=Mistakes, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        set_whole(self, "scenes", 1, 10_000_000, optional=True)
+        set_whole(self, "seed", 0)
+        flag("follow_links", self.follow_links)
+        choice("split_folders", self.split_folders, ("auto", "yes", "no"))
+        choice("bad_boxes", self.bad_boxes, BAD_BOXES)
+        if self.unlabelled is not None:
+            choice("unlabelled", self.unlabelled, ("keep", "drop"))
+        if self.exif is not None:
+            choice("exif", self.exif, CHOICES)
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the names in `classes_file`, one per line; None without it. Raise ValueError as `read_names`."""
@@ -128,20 +145,21 @@ def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
 
 
 def listed_paths(
-    tree: Tree, name: str, base: str, *, last_part: bool = False, may_be_empty: bool = False
+    tree: Tree, name: str, base: str, mistakes: Mistakes, *, last_part: bool = False, may_be_empty: bool = False
 ) -> dict[str, str]:
     """Return the paths in a list of files, one per line, or the last part of each, with file and line for messages.
 
-    Raise FileNotFoundError, or ValueError naming the line of a path that is outside `base` or a duplicate, or for an
+    A path that is outside `base` or a duplicate is one of `mistakes`. Raise FileNotFoundError, or ValueError for an
     empty list unless it `may_be_empty`.
     """
     found: dict[str, str] = {}
     for spot, line in numbered_lines(tree.read_needed(name), tree.where(name)):
-        path = check_name(line.strip(), base, spot)
-        path = path.rpartition("/")[2] if last_part else path
-        if path in found:
-            raise ValueError(f"{spot}: {path} was on {found[path].rpartition(': ')[2]} already; remove it")
-        found[path] = spot
+        with mistakes:
+            path = check_name(line.strip(), base, spot)
+            path = path.rpartition("/")[2] if last_part else path
+            if path in found:
+                raise ValueError(f"{spot}: {path} was on {found[path].rpartition(': ')[2]} already; remove it")
+            found[path] = spot
     if not found and not may_be_empty:
         raise ValueError(f"{tree.where(name)}: lists no image; fetch it again")
     return found
@@ -152,10 +170,10 @@ def read_names(path: Path) -> tuple[str, ...]:
     names = [line.strip() for line in read_lines(path, "--classes")]
     for number, name in enumerate(names, start=1):
         if not name:
-            raise ValueError(f"{path}: line {number} is empty; one class name a line")
+            raise ValueError(f"{path}: line {number} is empty; one class name per line")
     check_unique(names, str(path))
     if not names:
-        raise ValueError(f"{path}: empty; one class name a line")
+        raise ValueError(f"{path}: empty; one class name per line")
     return tuple(names)
 
 
@@ -168,12 +186,16 @@ def check_unique(names: Sequence[str], where: str) -> None:
 
 def first_double(values: Sequence[Any]) -> tuple[int, int] | None:
     """Return the index of the first duplicate and of its earlier occurrence; None if all values differ."""
+    return next(doubles(values), None)
+
+
+def doubles(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
+    """Yield the index of each duplicate and of its first occurrence. None is no value."""
     seen: dict[Any, int] = {}
     for index, value in enumerate(values):
         before = seen.setdefault(value, index)
-        if before != index:
-            return index, before
-    return None
+        if before != index and value is not None:
+            yield index, before
 
 
 def first_of(names: Sequence[str], most: int = 6) -> str:

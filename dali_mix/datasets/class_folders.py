@@ -8,6 +8,7 @@ from typing import Any
 
 from dali_mix._text import composed, printable
 from dali_mix.datasets.base import SPLIT_NAMES, first_of
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
 
 # Suffixes of images that are left out since neither DALI nor the packer reads them.
@@ -20,11 +21,11 @@ _UNREAD = frozenset((
 
 
 def class_folders(
-    tree: Tree, base: str, classes: tuple[str, ...] | None
+    tree: Tree, base: str, classes: tuple[str, ...] | None, mistakes: Mistakes
 ) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
     """Return the images of `base`/class/…: names, labels, classes (sorted unless given), and a report on other files.
 
-    Raise ValueError for a class without images (unless `classes` are given), or a folder that is not one of them.
+    A class without images (unless `classes` are given), and a folder that is not one of them, are `mistakes`.
     """
     where = tree.where(base)
     folders = tree.folders(base)
@@ -40,7 +41,8 @@ def class_folders(
     number_of = {same(name): number for number, name in enumerate(classes)}
     for folder in folders:
         if same(folder) not in number_of:
-            raise ValueError(f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes")
+            wrong = f"{where}/{folder}: not among the {len(classes)} given classes; correct --classes"
+            mistakes.add(ValueError(wrong))
     images: dict[str, list[str]] = {folder: [] for folder in folders}
     others: dict[str, Counter[str]] = {folder: Counter() for folder in folders}
     loose_images = 0
@@ -58,14 +60,16 @@ def class_folders(
     for folder, found in images.items():
         if not found and not given:
             there = f" (only {_counted(others[folder])})" if others[folder] else ""
-            raise ValueError(
+            empty = (
                 f"{where}/{folder}: a class folder without images{there}; fill it, remove it from every split,"
                 " or name the classes with --classes FILE if only this split has none of it"
             )
+            mistakes.add(ValueError(empty))
+    mistakes.check()
     names = [name for folder in folders for name in images[folder]]
     labels = [number_of[same(folder)] for folder in folders for _ in images[folder]]
-    if empty := [folder for folder, found in images.items() if not found]:
-        notices.append(f"{where}: no image in the class folders {first_of(empty)}")
+    if without := [folder for folder, found in images.items() if not found]:
+        notices.append(f"{where}: no image in the class folders {first_of(without)}")
     return names, labels, classes, _report(where, sum(others.values(), Counter()), loose_images, notices)
 
 
@@ -79,7 +83,7 @@ def _doubts(where: str, folders: list[str]) -> list[str]:
             if name != by_number[label]:
                 return [
                     f"{where}: classes are in the order of text, so label {label} is class {name!r}, not"
-                    f" {by_number[label]!r}; for the order of numbers, pass --classes FILE with a name a line in it"
+                    f" {by_number[label]!r}; for the order of numbers, pass --classes FILE with a name per line in it"
                 ]
     return []
 

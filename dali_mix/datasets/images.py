@@ -14,7 +14,7 @@ import numpy as np
 
 from dali_mix.datasets.decoding import converted_header, decode_bgr, decoded_size, needs_conversion
 from dali_mix.datasets.turns import turn_crop
-from dali_mix.options import choice, whole
+from dali_mix.options import choice, set_whole
 from dali_mix.recordio.image_headers.header import ImageHeader, read_image_header
 
 TARGETS = ("keep", "jpeg", "png", "raw")
@@ -35,10 +35,10 @@ class Transform:
 
     def __post_init__(self) -> None:
         choice("encoding", self.encoding, TARGETS)
-        whole("quality", self.quality, 1, 100)
-        for name in ("resize", "max_side", "max_pixels"):
-            if (value := getattr(self, name)) is not None:
-                whole(name, value, 1)
+        set_whole(self, "quality", 1, 100)
+        set_whole(self, "max_pixels", 1)
+        set_whole(self, "resize", 1, optional=True)
+        set_whole(self, "max_side", 1, optional=True)
 
     def __call__(
         self, data: bytes | memoryview, crop: Box | None = None, stored: bool = False

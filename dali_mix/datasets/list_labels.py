@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from dali_mix._labels import HEADER_WIDTH, OBJECT_WIDTH, boxes_of, check_class, label_of
 from dali_mix.datasets.base import first_of, numbered_classes
+from dali_mix.datasets.mistakes import Mistakes, also
 from dali_mix.options import did_you_mean
 from dali_mix.recordio.header import Label
 from dali_mix.tasks import CLASSIFICATION, DETECTION, MULTILABEL, Task
@@ -45,85 +47,129 @@ def guess_task(rows: list[Row]) -> Task:
     """Guess the task from the rows."""
     if any(isinstance(value, np.ndarray) for row in rows for value in row.values):
         return DETECTION
-    if all(len(row.values) == 1 for row in rows):
+    if 2 * sum(len(row.values) == 1 for row in rows) > len(rows):
         return CLASSIFICATION
+    first = rows[:100]
+    return DETECTION if 2 * sum(map(_has_boxes, first)) >= len(first) else MULTILABEL
+
+
+def _has_boxes(row: Row) -> bool:
     try:
-        return DETECTION if DETECTION.fits([_float32(_floats(row)) for row in rows[:100]]) else MULTILABEL
+        return DETECTION.fits([_float32(_floats(row))])
     except ValueError:
-        return MULTILABEL
+        return False
 
 
-def _classes(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
-    texts = []
+Labels = list[Label | None]  # None: a mistake
+
+
+def _classes(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes) -> tuple[Labels, tuple[str, ...]]:
+    texts: list[str | None] = []
     for row in rows:
-        if len(row.values) != 1:
-            raise ValueError(f"{row.where}: {len(row.values)} label fields where a class has one (--task multilabel?)")
-        value = row.values[0]
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise ValueError(f"{row.where}: label {value!r} is not a class: give its number or name")
-        texts.append(str(value).strip())
-        if not texts[-1]:
-            raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")
-    if given is None and not any(_is_number(text) for text in texts):
-        given = tuple(sorted(set(texts)))
-    # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class numbers.
-    if given is not None:
-        number_of = {name: number for number, name in enumerate(given)}
-        unknown = [number for number, text in enumerate(texts) if text not in number_of]
-        if not unknown:
-            return [number_of[text] for text in texts], given
-        if not all(_is_number(text) for text in texts):
-            first = min(unknown, key=lambda number: _is_number(texts[number]))
-            hint = did_you_mean(texts[first], given)
-            raise ValueError(
-                f"{rows[first].where}: class {texts[first]!r:.60} is not among the {len(given)} classes{hint}"
-            )
-    labels = []
+        text = None
+        with mistakes:
+            text = _class_text(row)
+        texts.append(text)
+    written = [text for text in texts if text is not None]
+    numbers = [text for text in written if _is_number(text)]
+    classes = tuple(sorted(set(written).difference(numbers))) if given is None else given
+    number_of = {name: number for number, name in enumerate(classes)}
+    # Names that are numbers ("1", "2") are names where all labels are among them, else labels are class indices. Among
+    # labels of both kinds, the rarer kind is the mistake.
+    unknown = sum(text not in number_of for text in numbers)
+    numbered = 2 * unknown > len(written) or (unknown > 0 and len(numbers) == len(written))
+    if given is None:
+        numbered = 0 < len(written) <= 2 * len(numbers)
+    counts = Counter(written)
+    unknown_names: set[str] = set()  # each is one mistake, however many rows have it
+    labels: list[int | None] = []
     for row, text in zip(rows, texts, strict=True):
-        number = _number(text, row.where)
-        try:
-            check_class(number)
-        except ValueError as error:
-            raise ValueError(f"{row.where}: {error}") from None
-        labels.append(int(number))
-    highest = max(range(len(labels)), key=labels.__getitem__)
-    return list(labels), given or numbered_classes(labels[highest], rows[highest].where)
+        label = None
+        with mistakes:
+            if text is None or text in unknown_names:
+                pass
+            elif text in number_of and not numbered:
+                label = number_of[text]
+            elif given is not None and text not in number_of and not (numbered and _is_number(text)):
+                hint = did_you_mean(text, given) if mistakes.still_shown else ""  # it is slow
+                unknown_names.add(text)
+                more = also(counts[text] - 1, "row")
+                raise ValueError(f"{row.where}: class {text!r:.60} is not among the {len(given)} classes{more}{hint}")
+            else:
+                label = _class_number(text, row.where, numbered)
+        labels.append(label)
+    if given is None and numbered:
+        highest, at = max(((label, -at) for at, label in enumerate(labels) if label is not None), default=(0, 0))
+        classes = numbered_classes(highest, rows[-at].where)
+    return list(labels), classes
 
 
-def _multilabel(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
+def _class_text(row: Row) -> str:
+    if len(row.values) != 1:
+        raise ValueError(f"{row.where}: {len(row.values)} label fields where a class has one (--task multilabel?)")
+    value = row.values[0]
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{row.where}: label {value!r} is not a class: give its index or name")
+    text = str(value).strip()
+    if not text:
+        raise ValueError(f"{row.where}: the label is empty: give its class, or leave the line out")
+    return text
+
+
+def _class_number(text: str, where: str, numbered: bool) -> int:
+    """Return the class index `text`. Raise ValueError for a label of the wrong kind: `numbered` is what most are."""
+    if not numbered:
+        raise ValueError(f"{where}: label {text!r:.60} is a number, most are names; correct it, or pass --classes FILE")
+    number = _number(text, where)
+    try:
+        check_class(number)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return int(number)
+
+
+def _multilabel(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes) -> tuple[Labels, tuple[str, ...]]:
     columns = rows[0].columns
-    width = len(given) if given else len(rows[0].values)
+    [(width, _)] = Counter(len(row.values) for row in rows).most_common(1)
+    width = len(given) if given else width
     if not width:
         raise ValueError(f"{rows[0].where}: no label fields")
-    labels: list[Label] = []
+    labels: Labels = []
     for row in rows:
-        if len(row.values) != width:
-            raise ValueError(
-                f"{row.where}: {len(row.values)} label fields, expected {width} as in"
-                f" {'--classes' if given else 'the first row'}"
-            )
-        labels.append(_float32(_floats(row, "; a multi-label list has 1, 0 or -1 for each class, no names of classes")))
+        label = None
+        with mistakes:
+            if len(row.values) != width:
+                raise ValueError(
+                    f"{row.where}: {len(row.values)} label fields, expected {width} as in"
+                    f" {'--classes' if given else 'most rows'}"
+                )
+            advice = "; a multi-label list has 1, 0 or -1 for each class, no names of classes"
+            label = _float32(_floats(row, advice))
+        labels.append(label)
     if given and set(columns) & set(given):
         if set(columns) != set(given):
             other = next(name for name in columns if name not in given)
             raise ValueError(f"{rows[0].where}: column {other!r} is not among the classes of --classes; correct one")
         order = [columns.index(name) for name in given]
-        labels = [np.asarray(label)[order] for label in labels]
+        labels = [None if label is None else np.asarray(label)[order] for label in labels]
     return labels, given or columns or numbered_classes(width - 1, rows[0].where)
 
 
-def _detection(rows: list[Row], given: tuple[str, ...] | None) -> tuple[list[Label], tuple[str, ...]]:
-    labels: list[Label] = []
+def _detection(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes) -> tuple[Labels, tuple[str, ...]]:
+    labels: Labels = []
     highest = 0.0
     for row in rows:
-        if len(row.values) == 1 and isinstance(row.values[0], np.ndarray):
-            boxes = _float32(row.values[0])
-        else:
-            boxes = boxes_of(_float32(_floats(row)), row.where)
-        if not np.isfinite(boxes).all():
-            raise ValueError(f"{row.where}: a box with a number that is not finite")
-        highest = max(highest, float(boxes[:, 0].max(initial=0)))
-        labels.append(label_of(boxes))
+        label = None
+        with mistakes:
+            if len(row.values) == 1 and isinstance(row.values[0], np.ndarray):
+                boxes = _float32(row.values[0])
+            else:
+                boxes = boxes_of(_float32(_floats(row)), row.where)
+            if not np.isfinite(boxes).all():
+                raise ValueError(f"{row.where}: a box with a number that is not finite")
+            highest = max(highest, float(boxes[:, 0].max(initial=0)))
+            label = label_of(boxes)
+        labels.append(label)
     return labels, given or numbered_classes(int(highest), rows[0].where)
 
 
@@ -138,14 +184,14 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice on numbered classes without image or box: labels that count from 1, or are no class numbers."""
+    """Return a notice on numbered classes without image or box: labels that count from 1, or are no class indices."""
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
     used = np.bincount(np.concatenate(numbers).astype(np.int64), minlength=len(classes))
     empty = np.flatnonzero(used == 0).tolist()
     if not empty:
         return []
-    renumber = "pass --classes FILE with the numbers that are classes, one a line in order"
+    renumber = "pass --classes FILE with the numbers that are classes, one per line in order"
     if empty == [0]:
         return [f"labels begin at 1, so class 0 is empty; if they count from 1, {renumber}"]
     which = first_of([str(number) for number in empty])
@@ -172,7 +218,7 @@ def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 # For each task how rows become labels, and what to note where no class names are given.
-LABELS: dict[Task, tuple[Callable[..., tuple[list[Label], tuple[str, ...]]], tuple[Callable[..., list[str]], ...]]] = {
+LABELS: dict[Task, tuple[Callable[..., tuple[Labels, tuple[str, ...]]], tuple[Callable[..., list[str]], ...]]] = {
     CLASSIFICATION: (_classes, (_missing_values, _joined_names, _empty_numbers)),
     MULTILABEL: (_multilabel, ()),
     DETECTION: (_detection, (_empty_numbers,)),

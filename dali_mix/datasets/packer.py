@@ -45,9 +45,11 @@ from dali_mix._text import printable
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, join_reports
 from dali_mix.datasets.images import AS_ASKED, Transform
+from dali_mix.datasets.mistakes import beginning, unusable
 from dali_mix.datasets.trees import Tree
-from dali_mix.datasets.turns import turn_boxes, turned_notice
+from dali_mix.datasets.turns import CHOICES, turn_boxes, turned_notice
 from dali_mix.malloc import keep_freed_memory
+from dali_mix.options import choice, flag, set_whole
 from dali_mix.recordio import Block, SetInfo, SetWriter
 from dali_mix.recordio.framing import check_length
 from dali_mix.recordio.header import Label
@@ -57,6 +59,7 @@ from dali_mix.recordio.publish import new_try
 from dali_mix.recordio.writer import RecordWriter
 
 _CHUNK = 16  # images of a job
+_MOST_THREADS = 4096
 
 _Turn = SimpleQueue[bool]
 
@@ -68,10 +71,19 @@ class PackOptions:
     transform: Transform = field(default_factory=Transform)
     shuffle: int | None = None  # the seed; None keeps the listing's order
     shards: int = 1
-    workers: int | None = None  # threads; None: one a core
+    workers: int | None = None  # threads; None: one per core
     skip_bad: bool = False
     force: bool = False
     exif: str | None = None  # boxes are for the picture turned by EXIF ("apply"; None: with a notice), or "ignore" it
+
+    def __post_init__(self) -> None:
+        set_whole(self, "shuffle", 0, optional=True)
+        set_whole(self, "shards", 1)
+        set_whole(self, "workers", 1, _MOST_THREADS, optional=True)
+        flag("skip_bad", self.skip_bad)
+        flag("force", self.force)
+        if self.exif is not None:
+            choice("exif", self.exif, CHOICES)
 
     def recorded(self) -> dict[str, Any]:
         """Return the options recorded in the manifest: all that determine the bytes."""
@@ -129,8 +141,6 @@ def pack_listing(
     task = tasks.get(listing.task)
     if options.exif and not task.boxes and listing.crops is None:
         raise ValueError(f"--exif is for boxes, and {listing.task} labels have none: leave it out")
-    if options.workers is not None and options.workers < 1:
-        raise ValueError(f"--workers {options.workers}: at least one is needed")
     if machines is not None:
         listing.tree.opening()  # before anything is written
     order = np.arange(count)
@@ -337,9 +347,7 @@ def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: i
             message = str(error)
             where = listing.tree.where(name)
             if not options.skip_bad:
-                kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-                listed = "" if listing.places is None else f", listed at {listing.places[source]}"
-                raise kind(f"{_beginning(message, where)}{listed} (--skip-bad leaves such images out)") from None
+                raise unusable(error, where, None if listing.places is None else listing.places[source]) from None
             reason = message.removeprefix(where).removeprefix(": ")
             done.skipped.append({"file": printable(name), "reason": printable(reason)})
             continue
@@ -353,7 +361,7 @@ def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: i
             number = source if listing.ids is None else listing.ids[source]
             block.add(position, data, label, number, header)
         except ValueError as error:
-            raise ValueError(_beginning(str(error), listing.tree.where(name))) from None
+            raise ValueError(beginning(str(error), listing.tree.where(name))) from None
         if why:
             done.counts["reencoded"] += 1
             done.odd[why] += why != AS_ASKED
@@ -391,7 +399,3 @@ def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOp
         f"its annotation is for {annotated[1]}x{annotated[0]} pixels{resized} but it has"
         f" {header.width}x{header.height}: {reason}"
     )
-
-
-def _beginning(message: str, where: str) -> str:
-    return message if message.startswith(where) else f"{where}: {message}"

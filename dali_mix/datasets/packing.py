@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from dali_mix import _factories
-from dali_mix._keywords import keywords
+from dali_mix import _factories, tasks
+from dali_mix._keywords import in_keywords, keywords
 from dali_mix._machines import Machines
 from dali_mix.datasets.archives import check_slices
 from dali_mix.datasets.base import Layout, Listing, Options
@@ -29,7 +30,7 @@ from dali_mix.datasets.layouts.voc import voc
 from dali_mix.datasets.layouts.wider import wider
 from dali_mix.datasets.layouts.yolo import yolo
 from dali_mix.datasets.packer import PackOptions, pack_listing
-from dali_mix.options import choice, number
+from dali_mix.options import choice, flag, number
 from dali_mix.recordio import SetInfo
 
 LAYOUTS: dict[str, Layout] = {
@@ -61,6 +62,7 @@ _ONLY_FOR = {
     "split_folders": ("imagefolder",),
     "val_share": ("imagefolder", "list", "voc", "coco", "yolo"),
     "exif": ("voc", "coco", "yolo", "list", "wider"),
+    "bad_boxes": ("voc", "coco", "yolo", "list"),
     "unlabelled": ("voc", "coco", "yolo", "nus-wide", "vg500"),
     "scenes": ("digit-scenes",),
     "seed": ("digit-scenes",),
@@ -101,6 +103,7 @@ def pack(
     split_folders: str | None = None,
     follow_links: bool = False,
     exif: str | None = None,
+    bad_boxes: str | None = None,
     scenes: int | None = None,
     seed: int = 0,
     download: bool = False,
@@ -136,27 +139,28 @@ def pack(
         The manifest: `count`, `classes`, `report` (what was skipped, clipped, left out) and more.
 
     Raises:
-        ValueError, FileNotFoundError: an invalid option or image.
+        ValueError, FileNotFoundError: an invalid option or image, or mistakes in the annotations: up to 20, one a line.
         TypeError: an unknown keyword.
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written. In all of these cases nothing is left under the final names.
     """
-    if shuffle is not None and shuffle is not False and (shuffle is True or shuffle < 0):
-        raise ValueError(f"--shuffle takes a seed of at least 0, not {shuffle!r}")
-    if workers is not None and workers < 1:
-        raise ValueError(f"--workers {workers}: at least one is needed")
+    choice("check", check, ("header", "decode"))
+    flag("download", download)
     if val_share is not None:
-        number("--val-share", val_share)
-    choice("--check", check, ("header", "decode"))
+        number("val_share", val_share)
+    if not isinstance(split, str):
+        raise ValueError(f"split={split!r:.40}: must be the name of a split")
     transform = Transform(resize, max_side, quality, encoding, max_pixels, decode=check == "decode")
+    how = PackOptions(transform, None if shuffle is False else shuffle, shards, workers, skip_bad, force, exif)
     reading: dict[str, Any] = {
         "task": task,
-        "years": tuple(map(str, (years,) if isinstance(years, (str, int)) else years)),
+        "years": tuple(map(str, years if isinstance(years, Iterable) and not isinstance(years, str) else (years,))),
         "unlabelled": unlabelled,
         "val_share": val_share,
         "split_folders": split_folders,
         "follow_links": follow_links,
         "exif": exif,
+        "bad_boxes": bad_boxes,
         "scenes": scenes,
         "seed": seed,
     }
@@ -170,17 +174,25 @@ def pack(
         classes_file=Path(classes) if isinstance(classes, (str, os.PathLike)) else _names(classes),
         **{name: value for name, value in reading.items() if value is not None},
     )
-    listing = find_layout(layout)(Path() if root is None else Path(root), split, options)
+    read = find_layout(layout)
+    with options.mistakes.together(images=not skip_bad):
+        listing = read(Path() if root is None else Path(root), split, options)
     if not isinstance(listing, Listing):
         raise ValueError(f"layout {layout} returned a {type(listing).__name__}, not a Listing; correct its function")
     if task not in (None, listing.task):
         raise ValueError(f"layout {layout} is for --task {listing.task}, not {task}")
-    tell = note or (lambda text: _log.warning("%s", text))
+    if bad_boxes and not tasks.get(listing.task).boxes:
+        raise ValueError(f"--bad-boxes is for boxes, and {listing.task} labels have none: leave it out")
+
+    def tell(notice: str) -> None:
+        text = in_keywords(notice)
+        note(text) if note else _log.warning("%s", text)
+
     notices = listing.report.get("notices", [])
     for notice in notices:
         tell(notice)
-    kept = shuffle is False or (shuffle is None and not listing.training)
-    how = PackOptions(transform, None if kept else int(shuffle or 0), shards, workers, skip_bad, force, exif)
+    if shuffle is None and listing.training:
+        how = replace(how, shuffle=0)
     done, total = 0, len(listing.names)
 
     def progress(more: int) -> None:
@@ -199,9 +211,9 @@ def _names(classes: Iterable[str] | None) -> tuple[str, ...] | None:
     """Return class names. Raise ValueError if there are none, or a name is duplicated."""
     if classes is None:
         return None
-    names = tuple(classes)
+    names = tuple(classes) if isinstance(classes, Iterable) else ()
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"classes={list(names)!r:.80}: give names, each once, or the file that lists them")
+        raise ValueError(f"classes={list(names) or classes!r:.80}: give names, each once, or the file that lists them")
     return names
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dali_mix._keywords import naming_keywords
+from dali_mix._keywords import keywords, naming_keywords
 from dali_mix._labels import clip_boxes, count_targets, label_of, report_targets
 from dali_mix.datasets.decoding import converted_header, needs_conversion
 from dali_mix.datasets.images import AS_ASKED, Transform, encode
@@ -34,7 +34,7 @@ class Writer:
 
     Args:
         prefix: PREFIX.rec, .idx, .npy and .json are written.
-        classes: class names, in the order of the class numbers.
+        classes: class names, in the order of the class indices.
         task: kind of the labels, "classification", "multilabel" or "detection".
         split: name of the split, recorded in the manifest.
         encoding: "keep", "jpeg", "png" or "raw".
@@ -55,6 +55,7 @@ class Writer:
 
     info: SetInfo
 
+    @keywords
     def __init__(
         self,
         prefix: str | os.PathLike[str],
@@ -77,7 +78,7 @@ class Writer:
         self._transform = Transform(resize, max_side, quality, encoding, max_pixels)
         # Of pixels, which have no encoding to keep.
         self._encoding = dataclasses.replace(self._transform, encoding="png" if encoding == "keep" else encoding)
-        kept = PackOptions(self._transform).recorded()
+        kept = PackOptions(self._transform, force=force).recorded()
         self._set = SetWriter(prefix, task=task, classes=classes, total=None, split=split, options=kept, force=force)
         self._numbers = {name: number for number, name in enumerate(self._set.classes)}
         if not self._numbers or len(self._numbers) < len(self._set.classes):
@@ -139,12 +140,15 @@ class Writer:
                     each(index + 1, total)
         return writer.info
 
+    _naming = naming_keywords(inspect.signature(__init__).parameters)  # in what is said of the options given there
+
+    @_naming
     def __enter__(self) -> Writer:
-        with naming_keywords(inspect.signature(Writer).parameters):  # force=True
-            self._set.__enter__()
+        self._set.__enter__()
         self._open = True
         return self
 
+    @_naming
     def __exit__(self, *error: Any) -> None:
         self._open = False
         try:
@@ -154,13 +158,14 @@ class Writer:
         finally:
             self._set.__exit__(*error)
 
+    @_naming
     def write(self, image: Any, label: Any, *, id: int | None = None) -> None:
         """Append an image and its label.
 
         Args:
             image: a file path; encoded bytes; a PIL image; or uint8 pixels in RGB, as a numpy array (H, W, 3) or
                 (H, W), or as a torch tensor (3, H, W) or (1, H, W).
-            label: classification: the number or the name of a class. Multi-label: the names of the positive classes,
+            label: classification: the index or the name of a class. Multi-label: the names of the positive classes,
                 or 1, 0 or -1 (ignore) for each class. Detection: a dict in torchvision's format, `boxes` (n, 4) x1, y1,
                 x2, y2 in pixels after EXIF rotation, `labels` (n,), numbers from 0 or names, and optionally `difficult`
                 or `iscrowd` (n,).

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
-from dali_mix._labels import label_of
-from dali_mix.datasets.base import numbered_lines
+from dali_mix._labels import has_area, label_of, leaving
+from dali_mix.datasets.annotations import OR_TREAT, treat_boxes
+from dali_mix.datasets.base import Options, numbered_lines
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in 0..1 of width and height
 
@@ -21,6 +23,7 @@ def read_boxes(
     keypoints: bool,
     size: Callable[[], tuple[int, int]],
     counts: Counter[str],
+    options: Options,
 ) -> np.ndarray:
     """Return the detection label (2 + 6n,) float32 of the label file `data`.
 
@@ -28,19 +31,22 @@ def read_boxes(
     that slightly exceed the image are kept for the packer to clip; boxes without area and duplicate lines are dropped.
     `counts` is updated with the number of each case.
 
-    Raise ValueError naming file and line for anything else, and for a box that exceeds the image, of height and width
-    `size()`, by more than one pixel and 1 %.
+    A box that exceeds the image, of height and width `size()`, by more than one pixel and 1 %, or has a negative side,
+    is treated by `treat_boxes`. Anything else is one of `options.mistakes`, with file and line.
     """
     rows: dict[tuple[float, ...], None] = {}
     for spot, line in numbered_lines(data, where):
-        kind, box = _parsed(line, spot, num_classes, keypoints, counts)
-        if min(box) < -0.01 or max(box) > 1.01:
-            _check_reach(box, size, spot)
-        counts["repeated_lines"] += (kind, *box) in rows
-        rows[(kind, *box)] = None
+        with options.mistakes:
+            kind, box = _parsed(line, spot, num_classes, keypoints, counts)
+            if min(box) < -0.01 or max(box) > 1.01 or box[0] > box[2] or box[1] > box[3]:
+                found = _treated(box, size, spot, options, counts)
+                if found is None:
+                    continue
+                box = found
+            counts["repeated_lines"] += (kind, *box) in rows
+            rows[(kind, *box)] = None
     objects = np.array([(*row, 0) for row in rows], dtype=np.float64).reshape(-1, 6)
-    inside = np.clip(objects[:, 1:5], 0, 1).astype(np.float32)
-    good = (inside[:, :2] < inside[:, 2:]).all(axis=1)
+    good = has_area(np.clip(objects[:, 1:5], 0, 1))
     counts["boxes_without_area"] += int(np.count_nonzero(~good))
     with np.errstate(over="ignore"):  # of an image that cannot be read, which the packer refuses or leaves out
         return label_of(objects[good])
@@ -61,8 +67,6 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
     if count == 4 or (keypoints and count > 4):
         counts["lines_with_keypoints"] += count > 4
         x, y, width, height = numbers[:4]
-        if width < 0 or height < 0:
-            raise ValueError(f"{where}: width {width:g} and height {height:g}: sizes are not negative; correct it")
         return kind, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
     if count < 6 or count % 2:
         hint = "; if the sixth is a confidence, these are predictions, not labels" if count == 5 else ""
@@ -76,16 +80,26 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
     return kind, (min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2]))
 
 
-def _check_reach(box: Box, size: Callable[[], tuple[int, int]], where: str) -> None:
-    try:
+def _treated(
+    box: Box, size: Callable[[], tuple[int, int]], where: str, options: Options, counts: Counter[str]
+) -> Box | None:
+    """Return a box as `treat_boxes` leaves it; None if it is left out."""
+    boxes = np.array([box])
+    turned = box[0] > box[2] or box[1] > box[3]
+    height = width = 0
+    with suppress(FileNotFoundError, ValueError):  # the packer says what is wrong with the image, or leaves it out
         height, width = size()
-    except (FileNotFoundError, ValueError):
-        return  # the packer says what is wrong with the image, or leaves it out
-    across, down = max(0.01, 1 / width) + 1e-6, max(0.01, 1 / height) + 1e-6
-    if min(box[0], 1 - box[2]) < -across or min(box[1], 1 - box[3]) < -down:
+    if not turned and not (height and leaving(boxes, height, width).any()):
+        return box
+    sides = f"width {box[2] - box[0]:g} and height {box[3] - box[1]:g}"
+    text = f"{where}: {sides}: sizes are not negative; correct it{OR_TREAT}"
+    if not turned:
         corners = ", ".join(f"{side:g}" for side in box)
-        hint = ": if these are pixels, divide them by width and height" if max(box) > 2 else ""
-        raise ValueError(
+        hint = ": if these are pixels, divide them by width and height" if max(box) > 2 else OR_TREAT
+        text = (
             f"{where}: the box {corners} (x1, y1, x2, y2 in 0..1) leaves the {width}x{height} image by more than a"
             f" pixel and 1 %; correct it{hint}"
         )
+    stays = treat_boxes(boxes, np.array([True]), lambda _: text, options, counts).all()
+    x1, y1, x2, y2 = boxes[0].tolist()
+    return (x1, y1, x2, y2) if stays else None

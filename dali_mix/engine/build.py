@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,19 +79,27 @@ class Parts:
         return {"task": self.task.name, "classes": list(self.classes)}
 
 
-def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
-    """Open the packed sets (cheap checks only) and return their task and the number of classes.
+def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
+    """Open the packed sets (cheap checks only), by "train_set" and "val_set".
 
     Args:
         train: also open the training set; evaluation needs only the `val_set`.
 
     Raises:
         FileNotFoundError: a set does not exist.
-        ValueError: a set is damaged, empty or of a task that cannot be trained, or tasks or classes differ.
+        ValueError: a set is damaged.
+    """
+    sets = {"train_set": open_set(config, train=True)} if train else {}
+    return sets if config.val_set is None else {**sets, "val_set": open_set(config, train=False)}
+
+
+def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, int]:
+    """Return the task of `sets`, see `open_sets`, and the number of classes.
+
+    Raise ValueError if one is empty or of a task that cannot be trained, or if tasks or classes differ.
     """
     found = {}
-    for name in (["train_set"] if train else []) + (["val_set"] if config.val_set is not None else []):
-        dataset = open_set(config, train=name == "train_set")
+    for name, dataset in sets.items():
         found[name] = dict(dataset.metainfo)
         where = f"{name} {getattr(dataset, 'prefix', class_name(dataset))}"
         task = found[name].setdefault("task", CLASSIFICATION.name)
@@ -105,7 +113,7 @@ def check_sets(config: RunConfig, *, train: bool = True) -> tuple[Task, int]:
     if tuple(classes[0]) != tuple(classes[-1]):
         raise ValueError(
             f"{config.train_set} and {config.val_set} have {_class_difference(*classes)}: pack both with the same"
-            " --classes FILE, one name per line"
+            " file of names, one per line (`dali-mix pack --classes`)"
         )
     if len(set(names)) > 1:
         raise ValueError(f"{config.train_set} and {config.val_set} have different tasks: {' and '.join(names)}")

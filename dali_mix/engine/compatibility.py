@@ -13,7 +13,7 @@ from dali_mix.tasks import Task
 
 _WORDS: dict[TargetKind, str] = {
     "class": "class indices (B,)",
-    "soft": "soft labels (B,K), rows summing to 1",
+    "soft": "soft labels (B,K), rows of sum 1",
     "multi-hot": "multi-hot rows (B,K) of 1, 0, -1",
     "soft multi-hot": "multi-hot rows (B,K) weighted by area, 0 … 1, -1",
 }
@@ -46,10 +46,10 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
     if task.boxes != (loss is None):
         raise ValueError(
             f"a set for {task.name} is trained with objective Detection and model detector: set both, as in"
-            " docs/detection.md, or pack the images with another --task"
+            " docs/detection.md, or pack the images for another task (`dali-mix pack --task`)"
             if task.boxes
-            else f"objective Detection is for sets with boxes; this is a set for {task.name}: pack the images with"
-            " --task detection, or choose another recipe"
+            else f"objective Detection is for sets with boxes; this is a set for {task.name}: pack the images for"
+            " task detection (`dali-mix pack --task`), or choose another recipe"
         )
     of_set = task.target_kind
     if mixer is not None and mixer.takes_boxes != task.boxes:

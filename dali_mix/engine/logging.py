@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dali_mix._keywords import in_keywords
 from dali_mix.engine.checkpoint.files import json_text, write_text
 from dali_mix.options import did_you_mean
 
@@ -149,7 +150,7 @@ class Report:
         """Write a timestamped line to the terminal and to train.log."""
         if not self.main:
             return
-        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}"
+        stamped = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {in_keywords(text)}"
         if self._bar is not None:
             tqdm.write(stamped, file=sys.stdout)
         else:
@@ -159,6 +160,7 @@ class Report:
 
     def warn(self, text: str) -> None:
         """Write a warning to stderr, from any rank, and to train.log."""
+        text = in_keywords(text)
         print(f"WARNING: {text}", file=sys.stderr, flush=True)
         if self._log is not None:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  WARNING: {text}")

@@ -36,11 +36,12 @@ from dali_mix.engine.build import (
     build_loss,
     build_model,
     build_parts,
+    build_pipeline,
     build_scores,
     build_split,
     check_recipe,
     check_sets,
-    open_set,
+    open_sets,
     place_model,
     weight_files,
 )
@@ -63,7 +64,6 @@ from dali_mix.engine.train.callbacks import given_callbacks
 from dali_mix.engine.train.precision import Precision
 from dali_mix.engine.train.state import restore
 from dali_mix.engine.train.trainer import Trainer
-from dali_mix.loading.loader import Dataset
 from dali_mix.malloc import keep_freed_memory
 from dali_mix.models.detection import DEFAULT_FREEZE
 from dali_mix.pipelines import Pipeline
@@ -111,8 +111,9 @@ def train(
         config.per_rank(environment()[1])
         check_writable(work_dir)
         _check_work_dir(folder, resume)
+        sets = open_sets(config) if make_loaders is None else {}
         if make_loaders is None:
-            task, num_classes = check_sets(config)
+            task, num_classes = check_sets(config, sets)
             check_recipe(config, num_classes, task)
             if isinstance(config.val_set, str):  # the batch size of a loader is unknown
                 check_evaluation(config, num_classes, environment()[1], device)
@@ -122,8 +123,7 @@ def train(
                 raise FileNotFoundError(f"{'weights' if not part else f'model.{part}.weights'}: {path} does not exist")
         _tune(device, config)
         report.line(f"building {kind} on {device.type}, and the pipelines of {config.resolved()['train_set']}")
-        sets = _sets(config, train=True) if make_loaders is None else {}
-        return device, {"--resume": resume, **run_values(config, device, sets)}
+        return device, {"resume": resume, **run_values(config, device, sets)}
 
     stop = StopSignal()
     with ExitStack() as until_all_left, process_group.joined(prepare) as ranks, _locked(work_dir, ranks):
@@ -145,11 +145,6 @@ def train(
             trainer = Trainer(config, parts, ranks, folder, report, stop, callbacks, recipe)
             _begin(trainer, step, resume, recipe)
             return trainer.fit()
-
-
-def _sets(config: RunConfig, *, train: bool) -> dict[str, Dataset]:
-    sets = {"train_set": open_set(config, train=True)} if train else {}
-    return sets if config.val_set is None else {**sets, "val_set": open_set(config, train=False)}
 
 
 @contextmanager
@@ -264,7 +259,8 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     if parts.task.boxes and not _any_object(parts.train_loader.dataset):
         yield f"no image of {trainer.recipe()['train_set']} has an object, so a detector cannot learn from it"
     if config.paramwise and is_object(config.optimizer["type"]):
-        yield f"paramwise={config.paramwise} is ignored: the optimizer has its own parameter groups"
+        yield f"paramwise={config.paramwise} is left out: the optimizer was given with groups of its own"
+    yield from _other_pipeline(trainer)
     frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
     if frozen and not weight_files(config):
         frozen = frozen if isinstance(frozen, str) else ",".join(frozen)
@@ -284,6 +280,25 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     val_set = None if parts.val_loader is None else parts.val_loader.dataset.metainfo.get("fingerprint")
     if val_set is not None and val_set == parts.train_loader.dataset.metainfo.get("fingerprint"):
         yield "val_set has the records of train_set, so its scores do not measure generalization"
+
+
+def _other_pipeline(trainer: Trainer) -> Iterator[str]:
+    """Yield a warning if a loader that was given makes other images than the recipe's pipeline, which is used besides:
+    in the evaluation of the recipe's set, by mixers, and in prediction.
+    """
+    given = getattr(trainer.parts.train_loader, "pipeline", None)
+    if not is_object(trainer.config.train_set) or not isinstance(given, Pipeline):
+        return
+    own, others = (
+        f"{one.name} ({' × '.join(map(str, one.image_size or ('any',)))} pixels,"
+        f" mean {', '.join(f'{value:g}' for value in one.mean)}, std {', '.join(f'{value:g}' for value in one.std)})"
+        for one in (given, build_pipeline(trainer.config, True))
+    )
+    if own != others:
+        yield (
+            f"train_loader has pipeline {own}; the recipe's is {others}, which evaluation, mixers and Predictor use:"
+            " pass pipeline=… of the same values"
+        )
 
 
 def _any_object(records: Any) -> bool:
@@ -350,13 +365,13 @@ def evaluate_checkpoint(
         if environment()[0] == 0:
             trained.warn_of_values(config)
         device = process_group.pick_device(config.device)
+        sets = open_sets(config, train=False) if make_loaders is None else {}
         if make_loaders is None:
-            num_classes = check_sets(config, train=False)[1]
+            num_classes = check_sets(config, sets)[1]
             if isinstance(config.val_set, str):
                 check_evaluation(config, num_classes, environment()[1], device)
         _tune(device, config)
-        values = {"the checkpoint": file_digest(trained.path), "--ema": str(ema)}
-        sets = _sets(config, train=False) if make_loaders is None else {}
+        values = {"the checkpoint": file_digest(trained.path), "ema": str(ema)}
         return device, {**values, **run_values(config, device, sets)}
 
     with process_group.joined(prepare) as ranks, explaining(config):

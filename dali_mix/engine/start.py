@@ -57,10 +57,11 @@ def train(
             model's parameters. The recipe's schedule scales its learning rates; `paramwise` does not apply to it.
         loss: a module or function (outputs, targets) → mean over the batch.
         mixer: by default the recipe's; None disables mixing.
-        train_loader, val_loader: loaders from `dali_mix.build_loader`, replacing the recipe's sets; they also
-            determine `batch_size`. Mixers still get mean and std from the recipe's pipeline.
-        callbacks: an object with methods of `dali_mix.engine.Callback`, a function to call after each step, or a
-            list of them.
+        train_loader, val_loader: loaders from `dali_mix.build_loader`, in place of the recipe's `train_set` and
+            `val_set`; the first also determines `batch_size`. The other set, the mixer's mean and std, and `Predictor`
+            still follow the recipe: with `train_loader` alone, its `val_set` is evaluated with its pipeline.
+        callbacks: an object with methods of `dali_mix.engine.Callback`, a function to call after each step, or a list
+            of these.
         options: recipe values by dotted key, {"optimizer.lr": 0.05}, or "key=value" strings as for `--cfg-options`.
         values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
 
@@ -70,13 +71,15 @@ def train(
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is False.
         FileNotFoundError: the recipe, a set, a weight file or a checkpoint to resume from is missing.
-        ValueError: recipe, objects, sets, checkpoint and machine are incompatible.
+        ValueError: recipe, objects, sets, checkpoint and machine are incompatible, or an option has no effect beside
+            another one.
         OSError: something could not be written.
     """
     how = choice("resume", _RESUME.get(resume, resume) if isinstance(resume, bool) else resume, ("no", "must", "auto"))
+    values |= {} if mixer == "recipe" else {"mixer": mixer}
     changes = to_pairs(options, values, model=model, optimizer=optimizer, loss=loss)
-    changes += to_pairs((), {} if mixer == "recipe" else {"mixer": mixer})
-    changes += [(f"{name}_set", loader) for name, loader in _loaders(train_loader, val_loader)]
+    loaders = _loaders(changes, train_loader, val_loader)
+    asked, changes = [key for key, _ in changes], changes + loaders
     if isinstance(recipe, RunConfig):
         config, name = change(recipe, changes), None
     elif how == "no":
@@ -86,6 +89,7 @@ def train(
     if train_loader is not None and "batch_size" not in dict(changes):
         batch_size = getattr(train_loader, "global_batch_size", config.batch_size) * config.accumulate
         config = dataclasses.replace(config, batch_size=batch_size)
+    _check_used(asked, config.train_set, config.val_set)
     from dali_mix.engine import run
 
     return run.train(config, work_dir, resume=how, recipe=name, callbacks=callbacks)
@@ -121,20 +125,46 @@ def evaluate(
             has no averaged weights although `ema` is set.
     """
     changes = to_pairs(options, values, model=model, loss=loss)
-    changes += [(f"{name}_set", loader) for name, loader in _loaders(None, val_loader)]
+    loaders = _loaders(changes, None, val_loader)
+    asked, changes = [key for key, _ in changes], changes + loaders
     if isinstance(recipe, RunConfig):
         config = change(recipe, changes)
     else:
         config, _ = load_evaluated(recipe, Path(checkpoint), changes)
+    _check_used(asked, config.val_set)
     from dali_mix.engine import run
 
     return run.evaluate_checkpoint(config, checkpoint, ema=ema, each=each)
 
 
-def _loaders(train_loader: Any, val_loader: Any) -> Iterable[tuple[str, Any]]:
-    """Return the loaders passed, by "train" and "val". Raise ValueError for anything else, such as a list or a path."""
+# Keys that a loader takes the place of.
+_REPLACED = {"train": {"train_set", "loader.drop_last"}, "val": {"val_set", "val_batch_size"}}
+
+
+def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: Any) -> list[tuple[str, Any]]:
+    """Return the loaders that were given, by "train_set" and "val_set".
+
+    Raise ValueError for a list, a path and the like, and if `changes` set what the loader replaces.
+    """
     given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
+    asked = {name for name, _ in changes}
+    asked |= {f"{name}.{key}" for name, value in changes if isinstance(value, dict) for key in value}
     for name, loader in given.items():
         if not is_object(loader):
-            raise ValueError(f"{name}_loader is a {type(loader).__name__}: pass a loader from dali_mix.build_loader")
-    return given.items()
+            raise ValueError(f"{name}_loader is a {type(loader).__name__}: give a loader of dali_mix.build_loader")
+        for key in asked & _REPLACED[name]:
+            raise ValueError(f"{key} has no effect with {name}_loader, which yields batches of its own: leave one out")
+    return [(f"{name}_set", loader) for name, loader in given.items()]
+
+
+def _check_used(asked: Iterable[str], *sets: Any) -> None:
+    """Raise ValueError if one of the keys `asked` is for building loaders, and all `sets` in use are loaders."""
+    if not any(map(is_object, sets)) or any(isinstance(one, str) for one in sets):
+        return
+    instead = {
+        "service": "build them with workers=dali_mix.service.connect(…)",
+        "loader": "set its options in dali_mix.build_loader",
+    }
+    for key in asked:
+        if how := instead.get(key.partition(".")[0]):
+            raise ValueError(f"{key} has no effect on loaders that are built already: leave it out, and {how}")

@@ -33,8 +33,8 @@ class BadRecords:
             option = "--decode " if decode else ""
             raise ValueError(
                 f"{reason}; run `dali-mix verify {option}{self.prefix}` to find all such records, pack the set"
-                " again, or continue without them with on_bad_record='skip' (`dali-mix train`: --cfg-options"
-                " loader.on_bad_record=skip)"
+                " again, or go on without them with on_bad_record='skip' (in a recipe"
+                " loader.on_bad_record)"
             )
         if row not in self._decode:
             self._decode[row] = decode

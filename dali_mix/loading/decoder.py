@@ -178,8 +178,14 @@ class Decoder:
                 source=source, num_outputs=1 + len(self._feed.names), batch=True, no_copy=True
             )
             named = {name: draws[index] for index, name in enumerate(self._feed.names)}
-            images = self._pipeline.graph(encoded, named, "gpu" if self._device.type == "cuda" else "cpu")
-            return (images,) if self._pipeline.takes_pixels else (images, fn.peek_image_shape(encoded))
+            device = "gpu" if self._device.type == "cuda" else "cpu"
+            if self._pipeline.takes_pixels:
+                return (self._pipeline.graph(encoded, named, device),)
+            # The decoder waits for the sizes: over a bad header `peek_image_shape` fails in good order, but the decoder
+            # of DALI 2.4.0, in batches of 32 and more, leaves threads running, which crash the process.
+            sizes = fn.peek_image_shape(encoded)
+            encoded = fn.reshape(encoded, shape=sizes[:1] * 0 - 1)
+            return self._pipeline.graph(encoded, named, device), sizes
 
         with warnings.catch_warnings(record=True) as caught:
             dali = define(

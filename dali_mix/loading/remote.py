@@ -26,12 +26,13 @@ from dali_mix.loading.chunks import POSITIONS, Chunk, Question, cut, numbers_of,
 from dali_mix.loading.decoder import Decoder
 from dali_mix.loading.order import Schedule, Step
 from dali_mix.loading.source import Fetched, Source
-from dali_mix.loading.workers import NoWorkers, WorkerLost, Workers
+from dali_mix.loading.workers import NoWorkers, WorkerDied, WorkerLost, Workers
 from dali_mix.pipelines import Pipeline
 
 WINDOW = 4  # chunks under way beyond those of the step that is due, or as many as a step has
 PATIENCE = 1.0, 4.0  # a chunk is late after so many seconds, or so many times the median of what chunks took
 FIRST_PATIENCE = 15.0  # seconds, before any chunk has come: workers start their pipelines
+DEATHS = 4  # worker processes that may die over a chunk; after half of them it is one of the suspects
 PAUSES = 0.1, 5.0  # seconds until a question that nobody took, or several workers were lost over, is asked again
 SILENCE = 30.0  # seconds without any chunk until a word about it
 ALONE = 10.0  # seconds without any chunk until chunks are decoded in this process, if they may be
@@ -52,8 +53,14 @@ class _Piece:
     tried: set[Hashable] = dataclasses.field(default_factory=set)  # workers
     asks: int = 0
     losses: int = 0
+    deaths: int = 0  # losses to processes that died
     again: float = 0.0  # not to be asked for before
     chunk: Chunk | None = None
+
+    @property
+    def suspect(self) -> bool:
+        """Return whether one of its records may crash whoever decodes it."""
+        return self.deaths >= DEATHS // 2
 
 
 class RemoteSource(Source):
@@ -197,7 +204,11 @@ class RemoteSource(Source):
         """Put a question to a worker that has not had it, else to one that lost it. Return False if nobody has it.
 
         One that still has it is not asked again: where there is only a slow one, it would have to decode all twice.
+        Suspects are asked for one at a time: a crash takes with it what else its worker has.
         """
+        if piece.suspect and any(own.suspect and own.tickets for own in self._pieces.values() if own is not piece):
+            piece.again = now + PAUSES[0]
+            return True
         for avoid in (set(piece.tried), {ticket.worker for ticket, _ in piece.tickets}):
             with contextlib.suppress(NoWorkers):
                 ticket = self._workers.ask(piece.question, avoid)
@@ -220,7 +231,7 @@ class RemoteSource(Source):
         while missing := [piece for piece in pieces if piece.chunk is None]:
             if self.interrupted is not None and self.interrupted():
                 raise InterruptedError("stopped while it waited for workers")
-            if self._alone and self._local is not None:
+            if self._alone and self._local is not None and not missing[0].suspect:
                 self._look_for_workers()
                 if self._alone and missing[0].chunk is None:
                     self._answer_here(self._local, missing[0])
@@ -234,7 +245,7 @@ class RemoteSource(Source):
             if self._collect(min(1.0, max(0.0, next_look - now))):
                 heard, reached = self._clock(), True
             silent = self._clock() - heard
-            if self._local is not None and silent > ALONE:
+            if self._local is not None and silent > ALONE and not self._alone:
                 self._alone = True
                 logging.getLogger(__name__).warning("no answer from any worker for %.0f s: decoding here", silent)
             if silent > SILENCE and not warned:
@@ -243,7 +254,7 @@ class RemoteSource(Source):
             if silent > self._timeout:
                 rows = missing[0].question.rows
                 raise RuntimeError(
-                    f"{TELL[reached] % silent}; then start the training again with --resume. It waits for"
+                    f"{TELL[reached] % silent}; then resume the training. It waits for"
                     f" {len(rows)} records, {rows[:5].tolist()} … of epoch {missing[0].question.epoch}"
                 )
         self.waited += self._clock() - begun
@@ -309,6 +320,15 @@ class RemoteSource(Source):
     def _take(self, piece: _Piece, answer: Chunk | Exception, latency: float) -> bool:
         if isinstance(answer, WorkerLost):
             piece.losses += 1
+            piece.deaths += isinstance(answer, WorkerDied)
+            if piece.deaths >= DEATHS:
+                self.close()
+                rows = piece.question.rows.tolist()
+                raise RuntimeError(
+                    f"{self._bad.prefix}: {DEATHS} times a worker's process died while it decoded these {len(rows)}"
+                    f" records of epoch {piece.question.epoch}: {rows}. One of them crashes the decoder or a step of"
+                    " the pipeline, as it would crash the trainer without a pool, or the workers' machines lack memory"
+                )
             piece.again = self._looked + (
                 0.0 if piece.losses == 1 else min(PAUSES[1], PAUSES[0] * 2 ** (piece.losses - 2))
             )

@@ -139,11 +139,14 @@ class Stats:
         parts = {name: getattr(self, name) for name in LOADING}
         most = max(parts, key=lambda name: parts[name])
         if most == "service":
-            return "the pool of workers: `dali-mix serve --status` shows how busy they are; start more with --join"
+            return (
+                "the pool of workers: `dali-mix serve --status` shows how busy they are; start more with"
+                " `dali-mix serve --join`"
+            )
         if self.page_reads > self.images / 4 and self.cores < BUSY * max(self.threads, 1):
             return (
-                f"the disk: {self.page_reads / self.images:.1f} reads per image while {self.cores:.1f} cores are busy;"
-                " copy the set to a faster disk, or pack it smaller (--resize)"
+                f"the disk: {self.page_reads / self.images:.1f} reads an image while {self.cores:.1f} cores are busy;"
+                " copy the set to a faster disk, or pack it smaller (`dali-mix pack --resize`)"
             )
         if most == "dali" and self.cores < BUSY * self.threads:
             return (
@@ -161,5 +164,6 @@ class Stats:
         more = f"use more of the {cores} cores (num_threads), " if self.threads < cores else ""
         return (
             f"decoding and the pipeline's steps, on {self.threads} threads ({self.cores:.1f} of {cores} cores are"
-            f" busy): {more}pack smaller images (--resize), decode on a GPU, or in a pool of workers (dali-mix serve)"
+            f" busy): {more}pack smaller images (`dali-mix pack --resize`), decode on a GPU, or in a pool of workers"
+            " (`dali-mix serve`)"
         )

@@ -16,6 +16,10 @@ class WorkerLost(Exception):
     """A worker was lost before it answered; another worker can answer."""
 
 
+class WorkerDied(WorkerLost):
+    """A worker's process died while it had the question, which may be the reason."""
+
+
 class NoWorkers(Exception):
     """There are no workers."""
 
@@ -40,8 +44,8 @@ class Workers(Protocol):
     def wait(self, timeout: float) -> list[tuple[Any, Chunk | Exception]]:
         """Return the tickets answered since the last call, each once, waiting up to `timeout` seconds for the first.
 
-        An answer is a chunk, WorkerLost, or another exception that every worker would raise. Without pending tickets
-        the call waits the full `timeout`.
+        An answer is a chunk, WorkerLost, WorkerDied, or another exception that every worker would raise. Without
+        pending tickets the call waits the full `timeout`.
         """
 
     def drop(self, ticket: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dali_mix import tasks
+from dali_mix._keywords import keywords
 from dali_mix._labels import count_targets, report_targets
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import unpack_record
@@ -40,6 +41,7 @@ from dali_mix.recordio.writer import check_ids
 from dali_mix.tasks import Task
 
 
+@keywords
 def adopt(
     recs: Sequence[str | os.PathLike[str]],
     prefix: str | os.PathLike[str] | None = None,
@@ -61,7 +63,7 @@ def adopt(
         task: by default determined from the labels: flag 0 or one float is a class, a fixed number of values 1, 0, -1
             is multi-label, mxnet's box layout is detection. With "classification" the class is the first float of each
             label, as in insightface's sets.
-        classes: class names; by default the class indices.
+        classes: class names; None: use the class indices as names.
         reindex: replace an existing index. Without `force`, an existing manifest is kept: only its .idx is rewritten,
             and `recs` may be the set's prefix.
         renumber: use row numbers as ids, if those in the file are not unique.

@@ -18,7 +18,7 @@ import numpy as np
 
 from dali_mix import pipelines
 from dali_mix.loading.chunks import Chunk, Question
-from dali_mix.loading.workers import NoWorkers, Opened, Spec, WorkerLost
+from dali_mix.loading.workers import NoWorkers, Opened, Spec, WorkerDied, WorkerLost
 from dali_mix.options import choice
 from dali_mix.recordio import RecordSet
 from dali_mix.service import cluster
@@ -220,9 +220,8 @@ class RayWorkers:
             return []
         try:
             ready, others = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
-        except OSError:
-            self._watch.check()
-            raise
+        except OSError as error:  # the raylet has ended, and the watch may not have noted it yet
+            raise cluster.PoolGone(cluster.gone(self._address)) from error
         if ready and others:
             ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=True)[0]
         answers = [(reference, self._get(reference)) for reference in ready]
@@ -239,7 +238,9 @@ class RayWorkers:
                 return type(error.cause)(str(error.cause))
             return RuntimeError(f"a worker of {self._address} failed: {error}")
         except errors.RayError as error:  # its process or its machine died, or the answer was lost with the pool
-            return WorkerLost(str(error))
+            # Ray says only in words whether a process had the question when it died, or was still starting again.
+            died = isinstance(error, errors.ActorUnavailableError) and "is restarting" not in str(error)
+            return (WorkerDied if died else WorkerLost)(str(error))
 
     def drop(self, ticket: _Ticket) -> None:
         """Discard a ticket."""

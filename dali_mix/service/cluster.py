@@ -323,14 +323,15 @@ class Watch:
         with contextlib.suppress(OSError):
             self._socket.recv(1)  # until the other end is closed
         if not self._closed:
-            self._kept = [found for found in gc.get_objects() if type(found) is Chunk]
             command.pool_gone = True
-            os.write(2, f"{command.speaker}{self._message}\n".encode())
+            os.write(2, f"{command.speaker}{self._message}\n".encode())  # before anything that takes time
+            self._kept = [found for found in gc.get_objects() if type(found) is Chunk]
             self._dead = True
 
     @property
-    def dead(self) -> bool:
-        return self._dead
+    def ended(self) -> bool:
+        """Return True if Ray can no longer be asked: it would wait for its head, and then end this process."""
+        return self._dead or not reachable(*self._head)
 
     def check(self) -> None:
         """Raise PoolGone if it has died, RuntimeError in a forked process: call it before Ray."""
@@ -370,8 +371,8 @@ def pool_actor(ray: Any, address: str) -> Any:
 def gone(address: str) -> str:
     """Return the message for a client whose pool has ended."""
     return (
-        f"the pool at {address} is gone: start it again with `dali-mix serve`, then run this again, a training with"
-        " --resume"
+        f"the pool at {address} is gone: start it again with `dali-mix serve`, then run this again, or resume a"
+        " training"
     )
 
 
@@ -382,7 +383,10 @@ def no_worker(address: str) -> str:
 
 def other_versions(address: str, differ: str) -> str:
     """Return the message for a pool with different versions; `differ`: see `spec.differences`."""
-    return f"{address}: the pool has other versions than this process: {differ}"
+    return (
+        f"{address}: the pool has other versions than this process: {differ}: install the same on both, and start the"
+        " workers again"
+    )
 
 
 def why_not(where: str, token: Path, said: str) -> str:

@@ -8,12 +8,13 @@ process, not by Ray:
        ▲                     │
        └── lost with its process or machine, at most TRIES times
 
-A try that takes much longer than others is duplicated if a machine is free; the first result counts. Each try writes
-its own files, so a try that was considered lost but is still running does no harm.
+A try that takes much longer than others is duplicated if a machine is free; the first result counts. One that gives no
+sign for long is lost. Each try writes its own files, so one that was considered lost but is still running does no harm.
 """
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
 import time
@@ -35,6 +36,7 @@ REFRESH = 5.0  # seconds from one look at the pool's machines to the next
 AVOID = 2.0  # seconds for which a machine that lost a try gets no other
 LATE, LATE_AT_LEAST = 4, 5.0  # a try is doubled after so many times the longest one so far, and at least seconds
 LATE_AT_FIRST = 60.0  # seconds until that, before any shard has ended: the first try may be the one that is frozen
+FROZEN = 120.0  # seconds without a sign from a try, which gives two a second, until it counts as lost
 SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine until a word about it, and until an error
 START = 5.0  # seconds for all machines to answer at first; then those that have are used
 CANCEL = 3.0  # seconds for tasks to end
@@ -81,6 +83,7 @@ class _Try:
     node: str
     stream: Any
     begun: float
+    heard: float  # when it last gave a sign
     done: int = 0
 
 
@@ -124,13 +127,19 @@ class _Mapping:
             while index not in self._values:
                 if index in self._errors:
                     raise self._errors[index] from None
-                self._step()
+                try:
+                    self._step()
+                except OSError as error:  # the pool has ended, or Ray says so first
+                    raise cluster.PoolGone(cluster.gone(self._pool.address)) from error
             yield self._values.pop(index)
 
     def _step(self) -> None:
         """Start what can be started, and take what has come within half a second."""
         self._check()
         if time.monotonic() - self._looked > REFRESH:
+            if self._pool.watch.ended:  # Ray would wait for the head until it ends this process; `_check` decides
+                time.sleep(0.2)
+                return
             self._look()
         self._start()
         if not self.tries:
@@ -143,13 +152,13 @@ class _Mapping:
         for stream in ready:
             if streams[stream] in self.tries:  # else it was cancelled meanwhile
                 self._take(streams[stream])
+        for attempt in list(self.tries):
+            if attempt in self.tries and time.monotonic() - attempt.heard > FROZEN:
+                self._lose(attempt, TimeoutError(f"without a sign from it for {FROZEN:.0f} s"))
 
     def _check(self) -> None:
-        try:
-            self._pool.watch.check()
-            self._pool.watch.check_head()
-        except RuntimeError as error:
-            raise OSError(str(error)) from None
+        self._pool.watch.check()
+        self._pool.watch.check_head()
 
     # Machines
 
@@ -257,7 +266,7 @@ class _Mapping:
             stream = self._remote(_machines.run, name, num_returns="streaming").remote(
                 self._work, self._arguments(index), self._folder
             )
-            self.tries.append(_Try(index, name, stream, now))
+            self.tries.append(_Try(index, name, stream, now, now))
             self._begun = True
 
     def _late(self, now: float) -> int | None:
@@ -284,6 +293,7 @@ class _Mapping:
         except (errors.RayError, StopIteration) as error:  # its process or its machine ended
             self._lose(attempt, error)
             return
+        attempt.heard = time.monotonic()
         attempt.done += done
         if self._progress and attempt.done > self._shown[attempt.index]:
             self._progress(attempt.done - self._shown[attempt.index])
@@ -305,10 +315,9 @@ class _Mapping:
         if attempt.node in self._nodes:
             host = self._nodes[attempt.node].host
             self._nodes[attempt.node].avoided = time.monotonic() + AVOID
-        if any(other.index == attempt.index for other in self.tries):
-            return
         if self._losses[attempt.index] < TRIES:
-            heapq.heappush(self._waiting, attempt.index)
+            if not any(other.index == attempt.index for other in self.tries):
+                heapq.heappush(self._waiting, attempt.index)
             return
         reason = " ".join(str(error).split())
         self._fail(
@@ -330,10 +339,11 @@ class _Mapping:
         """End tries, and wait until they have ended, so that they leave no file behind the packer's back."""
         ending = list(tries)
         self.tries = [attempt for attempt in self.tries if attempt not in ending]
-        if not ending or self._pool.watch.dead:
+        if not ending or self._pool.watch.ended:
             return
-        for attempt in ending:
-            self._ray.cancel(attempt.stream, force=True)
-        if wait:
-            references = [attempt.stream.completed() for attempt in ending]
-            self._ray.wait(references, num_returns=len(references), timeout=CANCEL)
+        with contextlib.suppress(OSError):  # the pool ends
+            for attempt in ending:
+                self._ray.cancel(attempt.stream, force=True)
+            if wait:
+                references = [attempt.stream.completed() for attempt in ending]
+                self._ray.wait(references, num_returns=len(references), timeout=CANCEL)

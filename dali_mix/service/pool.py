@@ -52,17 +52,25 @@ class _Entry:
     askers: set[str] = field(default_factory=set)  # trainers
 
 
+@dataclass
+class _Trainer:
+    key: str
+    spec: Spec
+    asked: int = 0
+    second_asks: int = 0
+    seen: float = 0.0  # when it last asked
+
+
 class Pool:
     """Sends questions to workers, and caches answers: on each machine up to the `capacity` in its workers' details."""
 
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
-        self._specs: dict[str, tuple[Spec, str]] = {}
         self._answers: dict[tuple[str, bytes], _Entry] = {}
         # Those that are there, by node, and their bytes: a question must not cost more the more answers are kept.
         self._kept: dict[str, OrderedDict[tuple[str, bytes], _Entry]] = {}
         self._held: Counter[str] = Counter()
-        self._trainers: dict[str, dict[str, Any]] = {}
+        self._trainers: dict[str, _Trainer] = {}
         self._counts = {"asked": 0, "decoded": 0, "shared": 0, "second_asks": 0, "lost": 0}
         self._recent: deque[tuple[float, int]] = deque()
         self._begun = time.time()
@@ -78,7 +86,7 @@ class Pool:
         for name, (handle, details) in members.items():
             for other in itertools.islice(self._members.values(), 1):  # all are alike
                 if differ := differences(details["versions"], other.details["versions"]):
-                    return differ
+                    return f"{differ}: install the same on both"
                 if details["decode"] != other.details["decode"]:
                     return f"decode {details['decode']} here, {other.details['decode']} there"
             if name not in self._members:
@@ -112,7 +120,6 @@ class Pool:
         self, key: str, spec: Spec, fingerprint: str, question: Question, avoid: Collection[str], trainer: str
     ) -> tuple[Any, str] | None:
         """Return (a list with the answer's reference, the worker's name); None if all workers are in `avoid`."""
-        self._specs.setdefault(key, (spec, fingerprint))
         if time.monotonic() - self._looked > LOOK:
             self._collect()
         for name in avoid:
@@ -123,14 +130,15 @@ class Pool:
         if entry is not None and entry.worker not in avoid:  # else it is late, or its machine is gone
             if entry.done:
                 self._kept[entry.node].move_to_end(wanted)
-            entry.askers.add(trainer)
-            self._note(trainer, len(avoid))
+            else:
+                entry.askers.add(trainer)
+            self._note(trainer, key, spec, len(avoid))
             self._counts["shared"] += 1
             return [entry.chunk], entry.worker
         names = [name for name in self._by_load() if name not in avoid]
         if not names:
             return None
-        self._note(trainer, len(avoid))
+        self._note(trainer, key, spec, len(avoid))
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
         self._counts["second_asks"] += len(avoid) == 1
@@ -162,7 +170,7 @@ class Pool:
                     self._answered(member, member.under_way.pop(info), info)
         now = time.monotonic()
         self.remove([name for name, member in self._members.items() if now - member.heard > SILENT])
-        for name in [name for name, seen in self._trainers.items() if time.time() - seen["seen"] > TRAINER_GONE]:
+        for name in [name for name, seen in self._trainers.items() if time.time() - seen.seen > TRAINER_GONE]:
             del self._trainers[name]
         self._trim()
         while self._recent and self._recent[0][0] < now - RATE_OVER:
@@ -201,6 +209,7 @@ class Pool:
             return
         if self._answers.get(entry.wanted) is entry:  # nobody else was asked since
             entry.done, entry.bytes = True, found["bytes"]
+            entry.askers.clear()
             self._kept.setdefault(entry.node, OrderedDict())[entry.wanted] = entry
             self._held[entry.node] += entry.bytes
         member.details["pid"] = found["pid"]  # another after a restart
@@ -217,12 +226,12 @@ class Pool:
         counts = {name: sum(trainer in entry.askers for entry in entries) for name, entries in under_way.items()}
         return {name: count for name, count in counts.items() if count}
 
-    def _note(self, trainer: str, again: int) -> None:
+    def _note(self, trainer: str, key: str, spec: Spec, again: int) -> None:
         self._counts["asked"] += 1
-        seen = self._trainers.setdefault(trainer, {"asked": 0, "second_asks": 0, "seen": 0.0})
-        seen["asked"] += 1
-        seen["second_asks"] += again == 1
-        seen["seen"] = time.time()
+        seen = self._trainers.setdefault(trainer, _Trainer(key, spec))
+        seen.asked += 1
+        seen.second_asks += again == 1
+        seen.seen = time.time()
 
     def status(self) -> dict[str, Any]:
         """Return the status shown by `dali-mix serve --status`, as plain values."""
@@ -249,14 +258,15 @@ class Pool:
             "trainers": [
                 {
                     "name": name,
-                    "idle": time.time() - seen["seen"],
-                    **{key: value for key, value in seen.items() if key != "seen"},
+                    "idle": time.time() - seen.seen,
+                    "asked": seen.asked,
+                    "second_asks": seen.second_asks,
                     "waits_for": self._waits_for(name),
                 }
                 for name, seen in self._trainers.items()
             ],
             "sets": [
                 {"key": key[:12], "set": str(spec.prefix), "pipeline": spec.pipeline, "train": spec.train}
-                for key, (spec, _) in self._specs.items()
+                for key, spec in {seen.key: seen.spec for seen in self._trainers.values()}.items()
             ],
         }

@@ -10,16 +10,18 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dali_mix._code import code_digest
 from dali_mix._version import __version__
 from dali_mix.loading.workers import Spec
 from dali_mix.pipelines import Pipeline
 
 PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy")
+CODE = ("dali_mix.loading", "dali_mix.pipelines", "dali_mix.recordio", "dali_mix.tasks")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that affect decoded pixels."""
-    found = {"dali_mix": __version__}
+    """Return the versions of the packages, and digests of our own code, that affect decoded pixels."""
+    found = {"dali_mix": __version__} | {name: code_digest(name) for name in CODE}
     for name in PACKAGES:
         try:
             found[name.partition("-cuda")[0]] = version(name)

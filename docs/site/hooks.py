@@ -1,8 +1,8 @@
 """Hooks of the site's build (`make docs`, mkdocs.yml).
 
 README.md, CHANGELOG.md and CONTRIBUTING.md lie above docs/ and become pages here, so that each text exists once. The
-API has a page for each room (package) of dali_mix that offers names. The build fails if such a name has no docstring,
-or if a page would fetch anything from the network.
+API has a page for each package of dali_mix that offers names, and several for dali_mix itself. The build fails if such
+a name has no docstring, or if a page would fetch anything from the network.
 
 Links are written as a plain git host follows them; those to files outside docs/ that are no pages lose their link here.
 """
@@ -30,9 +30,19 @@ ABOVE = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 LONG = re.compile(r"(?<=<code>)[^<]{25,}(?=</code>)")
+ELSEWHERE = re.compile(r"(https?:)?//", re.IGNORECASE)
 FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
 
+# The names of dali_mix itself, whose parameters fill a page each: title → names.
+FRONT_DOOR = {
+    "Pack": ["pack", "Writer"],
+    "Load": ["build_loader"],
+    "Train and evaluate": ["train", "evaluate", "load_config"],
+    "Predict": ["Predictor"],
+}
+
 _rooms: dict[str, list[str]] = {}  # module → the names it offers
+_summaries: dict[str, str] = {}  # name of dali_mix itself → the first line of its docstring
 
 
 def on_startup(**_: Any) -> None:
@@ -51,10 +61,17 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     _rooms.update(rooms(package))
     if missing := sorted(undocumented(package, _rooms)):
         raise PluginError("public names without a docstring:\n  " + "\n  ".join(missing))
+    if sorted(name for names in FRONT_DOOR.values() for name in names) != sorted(_rooms[package.path]):
+        raise PluginError(f"FRONT_DOOR of docs/site/hooks.py has to list {', '.join(_rooms[package.path])}")
+    for name in _rooms[package.path]:
+        docstring = package[name].final_target.docstring
+        _summaries[name] = docstring.value.partition("\n\n")[0].replace("\n", " ")
     assert config.nav is not None
     for section in config.nav:
         if "API" in section:
-            section["API"] = [{name: page_of(name)} for name in _rooms]
+            parts = [{title: page_of(title)} for title in FRONT_DOOR]
+            others = [{name: page_of(name)} for name in _rooms if name != package.path]
+            section["API"] = [{package.path: [{"Overview": page_of(package.path)}, *parts]}, *others]
     return config
 
 
@@ -89,20 +106,36 @@ def undocumented(package: griffe.Module, offered: dict[str, list[str]]) -> Itera
                 yield f"{module}.{name}"
 
 
-def page_of(module: str) -> str:
-    """Return the file name of a module's API page."""
-    return f"api/{module.rpartition('.')[2]}.md"
+def page_of(title: str) -> str:
+    """Return the file name of the API page of a module, or of a part of `FRONT_DOOR`."""
+    return f"api/{title.rpartition('.')[2].lower().replace(' ', '_')}.md"
+
+
+def reference(module: str) -> str:
+    """Return the API page of a module, as mkdocstrings reads it."""
+    lines = [f"# {module}", "", f"::: {module}"]
+    lines += ["    options:", "      show_root_heading: false", "      show_root_toc_entry: false"]
+    lines += ["      members:", *(f"        - {name}" for name in _rooms[module])]
+    return "\n".join(lines) + "\n"
+
+
+def overview() -> str:
+    """Return the page of dali_mix itself: its names, linked to their pages."""
+    pages = {name: posixpath.basename(page_of(title)) for title, names in FRONT_DOOR.items() for name in names}
+    rows = [f"| [`{name}`]({page}#dali_mix.{name}) | {_summaries[name]} |" for name, page in pages.items()]
+    return "\n".join(["# dali_mix", "", "`import dali_mix` offers:", "", "| name | for |", "|---|---|", *rows]) + "\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that docs/ does not hold."""
     for name, page in ABOVE.items():
         files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
-    for module, names in _rooms.items():
-        lines = [f"# {module}", "", f"::: {module}"]
-        lines += ["    options:", "      show_root_heading: false", "      show_root_toc_entry: false"]
-        lines += ["      members:", *(f"        - {name}" for name in names)]
-        files.append(File.generated(config, page_of(module), content="\n".join(lines) + "\n"))
+    front, *others = _rooms
+    pages = {front: overview(), **{module: reference(module) for module in others}}
+    for title, names in FRONT_DOOR.items():
+        pages[title] = "\n\n".join([f"# {title}", *(f"::: {front}.{name}" for name in names)]) + "\n"
+    for title, content in pages.items():
+        files.append(File.generated(config, page_of(title), content=content))
     return files
 
 
@@ -145,23 +178,42 @@ class _Fetched(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self._in_style = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        address = values.get("href") if tag == "link" else values.get("src")
-        if address and re.match(r"(https?:)?//", address) and values.get("rel") != "canonical":
-            self.found.append(address)
+        self._in_style = tag == "style"
+        values = {name: value or "" for name, value in attrs}
+        loaded = [values[name] for name in ("src", "poster", "data") if name in values]
+        if tag in ("image", "use") or (tag == "link" and values.get("rel") != "canonical"):
+            loaded += [values.get("href", ""), values.get("xlink:href", "")]
+        for name in ("srcset", "imagesrcset"):  # "a.png 1x, b.png 2x"
+            loaded += [candidate.strip().partition(" ")[0] for candidate in values.get(name, "").split(",")]
+        self.found += [address for address in loaded if ELSEWHERE.match(address.strip())]
+        self.found += of_style(values.get("style", ""))
+
+    def handle_data(self, data: str) -> None:
+        if self._in_style:
+            self.found += of_style(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_style = False
+
+
+def of_style(text: str) -> list[str]:
+    """Return the addresses on other machines that a style sheet, or a part of one, loads."""
+    named = re.findall(r"""(?:@import\s+(?!url\()|\burl\(\s*)["']?([^)"'\s;]+)""", text, flags=re.IGNORECASE)
+    return [address for address in named if ELSEWHERE.match(address)]
 
 
 def on_post_build(config: MkDocsConfig, **_: Any) -> None:
     """Fail if a page, or a style sheet, loads anything from the network."""
     for file in sorted(Path(config.site_dir).rglob("*")):
         found: list[str] = []
-        if file.suffix == ".html":
+        if file.suffix in (".html", ".svg"):
             parser = _Fetched()
             parser.feed(file.read_text(encoding="utf-8"))
             found = parser.found
         elif file.suffix == ".css":
-            found = re.findall(r"url\([\"']?((?:https?:)?//[^)\"']+)", file.read_text(encoding="utf-8"))
+            found = of_style(file.read_text(encoding="utf-8"))
         if found:
             raise PluginError(f"{os.path.relpath(file, ROOT)} loads {', '.join(found)}: the site has to work offline")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+
 import pytest
 
 from dali_mix import pipelines
+from dali_mix.cli.arguments import Parser
 from dali_mix.cli.main import COMMANDS, main, parse
 from dali_mix.engine.build import build_loss
 from dali_mix.engine.config.recipe_files import load_config
@@ -47,6 +51,19 @@ def test_nothing_is_suggested_for_what_is_like_nothing(command, capsys):
     with pytest.raises(SystemExit):
         parse(command.split())
     assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_describes_every_argument_and_names_its_default(command):
+    parser = Parser()
+    importlib.import_module(COMMANDS[command][0]).configure(parser)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            assert all(inner.description.endswith(".") for inner in action.choices.values())
+            continue
+        assert action.help, action.dest
+        if action.option_strings and action.default not in (None, "", False, argparse.SUPPRESS, [], (), "no"):
+            assert "default" in action.help, action.help
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("recipes", "doctor")])

@@ -35,7 +35,7 @@ with mock.patch(sys.argv.pop(1), stop):
     [
         (["import"], {}, MESSAGE),
         (["patch", "dali_mix.engine.config.recipe_files.load_config"], {}, MESSAGE),
-        (["patch", "dali_mix.engine.run.check_sets"], {}, MESSAGE),
+        (["patch", "dali_mix.engine.run.open_sets"], {}, MESSAGE),
         (["import"], {"LOCAL_RANK": "0"}, MESSAGE),
         (["import"], {"LOCAL_RANK": "1"}, ""),  # once a machine
         (["import"], {"DALI_MIX_RANKS": "folder"}, ""),  # the launcher prints it

@@ -94,3 +94,32 @@ def test_slurm_sigterm_for_the_script_alone_ends_the_step_and_requeues(tmp_path)
     assert status == 75
     assert "--signal=TERM 40123" in lines
     assert lines[-1] == "requeue 40123"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_script_of_the_pages_waits_for_its_pool(tmp_path, answers):
+    """That of docs/service.md, with stand-ins: training begins once the pool answers, and not without one."""
+    text = (ROOT / "docs/service.md").read_text(encoding="utf-8")
+    script = text[text.index("#!/bin/bash\n#SBATCH") :].partition("```")[0]
+    assert "timeout 120 " in script
+    asked = "test $(wc -l <asked) -ge 3" if answers else "false"
+    programs = {
+        "hostname": "echo 10.0.0.7 172.17.0.1",
+        "dali-mix": f'if [[ $2 == --status ]]; then echo "$3" >>asked; {asked}; else echo "$@" >>log; fi',
+        "srun": 'echo "srun $@" >>log',
+        "sleep": "exec /bin/sleep 0.01",
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/train_dist.sh").write_text('#!/usr/bin/env bash\necho "train $@" >>log\n')
+    (tmp_path / "scripts/train_dist.sh").chmod(0o755)
+    script = script if answers else script.replace("timeout 120 ", "timeout 1 ")
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", f"{script}\nwait"], cwd=tmp_path, env=env, timeout=20, check=False)
+    assert done.returncode == (0 if answers else 1)
+    log = (tmp_path / "log").read_text().splitlines()
+    assert log[0] == "serve --listen 10.0.0.7 --workers 28"
+    assert sorted(line.split()[0] for line in log[1:]) == (["srun", "train"] if answers else [])
+    assert {*(tmp_path / "asked").read_text().split()} == {"10.0.0.7:6379"}

@@ -106,6 +106,10 @@ def linked(root: Path) -> None:
         (root / "in" / f"class{label}").symlink_to(root / "away" / f"class{label}")
 
 
+def beyond(root: Path) -> None:
+    listed("a.json", '[{"path": "class0/0.jpeg", "boxes": [[0, 0, 0, 1, 1.5]]}]')(root)
+
+
 def both(root: Path) -> None:
     images(root)
     lay(root / "in", "train/a/0.jpg", "train/b/0.jpg")
@@ -206,7 +210,7 @@ CASES = [
     Case("did you mean --split train", images, FOLDER + " --split tarin", "+ --split train"),
     Case("if it is none, correct --root or --split", lambda root: (images(root), lay(root / "one", "a/0.jpg")),
          "pack imagefolder --root one --out set", "+ --root in --force"),
-    Case("pass --classes FILE with a name a line in it", lambda root: (lay(root / "in", "1/0.jpg", "2/0.jpg",
+    Case("pass --classes FILE with a name per line in it", lambda root: (lay(root / "in", "1/0.jpg", "2/0.jpg",
          "10/0.jpg"), (root / "names").write_text("1\n2\n10\n")), FOLDER, "+ --classes names --force"),
     Case("correct --classes", listed("names", "class0\nx\n"), FOLDER + " --classes in/names", "= class0\nclass1\n"),
     Case("check --root", images, "pack imagefolder --root inn --out set", "+ --root in"),
@@ -219,6 +223,9 @@ CASES = [
          "pack imagefolder --root in.zip --out set --follow-links", "- --follow-links"),
     Case("--follow-links if what it leads to is meant", linked, FOLDER, "+ --follow-links"),
     Case("--skip-bad leaves such images out", one("bad.jpg", b"<html>"), FOLDER, "+ --skip-bad"),
+    Case("--bad-boxes clips or drops such boxes", beyond, LIST + " --list in/a.json", "+ --bad-boxes clip"),
+    Case("--bad-boxes is for boxes, and multilabel labels have none: leave it out", of_coco,
+         COCO + " --bad-boxes drop", "- --bad-boxes drop"),
     Case("pack with --encoding png", one("a.gif", GIF), FOLDER, "+ --encoding png"),
     Case("BMP and PNM; pack with --encoding png", one("a.tif", TIFF), FOLDER, "+ --encoding png"),
     Case("binary PGM and PPM; pack with --encoding png", one("a.pgm", PGM), FOLDER, "+ --encoding png"),
@@ -226,8 +233,7 @@ CASES = [
     Case("more than --max-pixels", images, FOLDER + " --max-pixels 10", "+ --max-pixels 10000"),
     Case("--shards 1 to 6", images, FOLDER + " --shards 7", "+ --shards 6"),
     Case("use fewer --shards", one("9.jpg", b"<html>"), FOLDER + " --no-shuffle --skip-bad --shards 7", "+ --shards 2"),
-    Case("at least one is needed", images, FOLDER + " --workers 0", "+ --workers 1"),
-    Case("pass --force to replace it", lambda root: (images(root), small_set(root / "set")), FOLDER, "+ --force"),
+    Case("give --force to replace it", lambda root: (images(root), small_set(root / "set")), FOLDER, "+ --force"),
     Case("is a folder; remove it, or choose another prefix", lambda root: (images(root), (root / "set.rec").mkdir()),
          FOLDER, "+ --out other"),
     Case("a folder, not the prefix of a set; write for example set/train", lambda root: (images(root),

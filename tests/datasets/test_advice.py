@@ -92,8 +92,7 @@ ELSEWHERE = (
     "--download fetches it",
     "make the image smaller (--resize",
     "or choose another --out",
-    "--shuffle takes a seed",  # tests/cli/test_pack.py
-    "--download is for cifar10",  # likewise
+    "--download is for cifar10",  # tests/cli/test_pack.py
     "leave --root out",  # tests/datasets/test_digit_scenes.py
     "leave --classes out",  # likewise
     "pack without --cluster",  # tests/service/test_packing.py

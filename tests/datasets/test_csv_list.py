@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dali_mix.cli.main import main
-from dali_mix.engine.build import check_sets
+from dali_mix.engine.build import check_sets, open_sets
 from dali_mix.engine.config.schema import FIELDS, RunConfig
 from dali_mix.recordio import RecordSet
 from dali_mix.tasks import MULTILABEL
@@ -115,9 +115,9 @@ def test_train_and_val_with_other_columns_refuse_each_other(tmp_path: Path, val:
     needed = {name: "x" for name, item in FIELDS.items() if item.default is item.default_factory}
     config = RunConfig(**{**needed, "train_set": str(tmp_path / "train"), "val_set": str(tmp_path / "val")})
     if not message:
-        assert check_sets(config) == (MULTILABEL, 2)
+        assert check_sets(config, open_sets(config)) == (MULTILABEL, 2)
         return
     with pytest.raises(ValueError) as caught:
-        check_sets(config)
-    assert message in str(caught.value) and "--classes FILE" in str(caught.value)
+        check_sets(config, open_sets(config))
+    assert message in str(caught.value) and "`dali-mix pack --classes`" in str(caught.value)
     assert RecordSet(tmp_path / "val").info.classes == tuple(val.split(","))

@@ -95,7 +95,7 @@ def test_boxes_further_beyond_the_image(root: Path, capsys: Capture, box: list[f
     status, _ = pack(root, "a.json", json.dumps([{"path": "sub/0.jpg", "boxes": [[0, 0, 0, 1, 1, 0], box]}]))
     assert status == 1
     error = capsys.readouterr().err
-    assert "sub/0.jpg: object 2: the box" in error and "leaves the 40x20 image" in error
+    assert "a.json: entry 1: object 2: the box" in error and "leaves the 40x20 image" in error
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ BAD = {
         # apache/mxnet#9114: boxes without the header, or in pixels
         ("0\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n", "line 1: label field 2 is 0.1"),
         ("0\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n", "; boxes begin with 2 and how many numbers an object has (5 or 6)"),
-        ("0\t2\t5\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n1\t1\t.1\t.1\t.5\t.5\tsub/1.jpg\n", "line 2: 5 label fields"),
+        ("0\t2\t5\t1\t.1\t.1\t.5\t.5\tsub/0.jpg\n1\t1\t.1\t.1\t.5\t.5\tsub/1.jpg\n", "line 2: not a detection label"),
         ("0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n", "boxes in a list are shares of width and height, 0..1"),
         (
             "0\t2\t5\t1\t6\t5\t32\t18\tsub/0.jpg\n",

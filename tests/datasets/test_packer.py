@@ -173,7 +173,14 @@ def test_the_tool_is_the_command(tmp_path: Path) -> None:
 def test_options_are_not_abbreviated(tmp_path: Path, capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         main(["pack", "digits", "--out", str(tmp_path / "set"), "--shard", "2"])
-    assert "unrecognized arguments: --shard 2" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --shard 2" in error and "--root --shard" not in error
+
+
+def test_a_folder_without_its_option(tmp_path: Path, capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["pack", "imagefolder", "photos", "--out", str(tmp_path / "set")])
+    assert capsys.readouterr().err.endswith("unrecognized arguments: photos (did you mean --root photos?)\n")
 
 
 def test_options_of_other_layouts(tmp_path: Path, capsys: Capture) -> None:

@@ -228,7 +228,7 @@ def test_a_box_over_the_border(tmp_path: Path, capsys: Capture) -> None:
     error = refused(tmp_path, capsys, *detection)
     assert "000005.xml: object 1: the box [0.0, 0.0, 60.0, 30.0]" in error and "leaves the 50x30 image" in error
     (base / "Annotations" / "000005.xml").write_text(annotation([("dog", (1, 1, 1e300, 30), 0)]))
-    assert "000005.xml: object 1: the box [0.0, 0.0, inf, 30.0]" in refused(tmp_path, capsys, *detection)
+    assert "000005.xml: object 1: the box [0.0, 0.0, 1e+300, 30.0]" in refused(tmp_path, capsys, *detection)
 
 
 def test_pictures_are_found_by_their_whole_name(tmp_path: Path, capsys: Capture) -> None:

@@ -256,6 +256,10 @@ def test_what_is_no_dataset_of_pairs(tmp_path, dataset, message):
     assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
 
 
+NUMBERS = ("shuffle", "shards", "workers", "max_pixels", "resize", "max_side", "quality")
+FLAGS = ("follow_links", "download", "skip_bad", "force")
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
@@ -265,7 +269,17 @@ def test_what_is_no_dataset_of_pairs(tmp_path, dataset, message):
         (ValueError, {"val_share": 1}, "val_share=1 is not between 0 and 1"),
         (ValueError, {"root": None}, "layout imagefolder needs root$"),
         (ValueError, {"task": "detection"}, "is for task='classification', not detection"),
-        (ValueError, {"workers": 0}, "workers=0: at least one"),
+        (ValueError, {"workers": 0}, "^workers=0: must be a whole number from 1 to 4096$"),
+        (ValueError, {"workers": 2**70}, "^workers=1180591620717411303424: must be a whole number from 1 to 4096$"),
+        *((ValueError, {name: "4"}, f"^{name}='4': must be a whole number") for name in NUMBERS),
+        *((ValueError, {name: 1.5}, rf"^{name}=1\.5: must be a whole number") for name in NUMBERS),
+        *((ValueError, {name: True}, f"^{name}=True: must be a whole number") for name in NUMBERS),
+        *((ValueError, {name: "no"}, f"^{name}='no': must be True or False$") for name in FLAGS),
+        (ValueError, {"max_pixels": None}, "^max_pixels=None: must be a whole number of at least 1$"),
+        (ValueError, {"check": "all"}, "^check='all': must be one of header, decode$"),
+        (ValueError, {"split_folders": "maybe"}, "^split_folders='maybe': must be one of auto, yes, no$"),
+        (ValueError, {"split": 1}, "^split=1: must be the name of a split$"),
+        (ValueError, {"classes": 5}, "^classes=5: give names, each once, or the file"),
         (ValueError, {"scenes": 3}, "scenes is for digit-scenes, not imagefolder"),
         (FileExistsError, {}, r"exists; pass force=True to replace it"),
     ],
@@ -279,6 +293,36 @@ def test_errors_of_pack_name_its_keywords(tmp_path, kind, values, message):
 
 
 @pytest.mark.parametrize(
+    ("layout", "values", "message"),
+    [
+        ("digit-scenes", {"scenes": "4"}, "scenes='4': must be a whole number from 1 to 10000000"),
+        ("digit-scenes", {"seed": 1.5}, "seed=1.5: must be a whole number of at least 0"),
+        ("yolo", {"unlabelled": "drp"}, "unlabelled='drp': must be one of keep, drop (did you mean drop?)"),
+        ("list", {"exif": "none"}, "exif='none': must be one of apply, ignore (did you mean ignore?)"),
+    ],
+)
+def test_options_of_layouts_are_checked_before_anything_is_read(tmp_path, layout, values, message):
+    root = {} if layout == "digit-scenes" else {"root": tmp_path}
+    with pytest.raises(ValueError) as refused:
+        pack(layout, out=tmp_path / "set", **root, **values)
+    assert str(refused.value) == message
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    root = folder(tmp_path / "images", 4)
+    numbers = {"shuffle": 3, "shards": 2, "workers": 2, "resize": 8, "quality": 90, "max_pixels": 10**6}
+    for name, given in (("plain", numbers), ("numpy", {key: np.int64(value) for key, value in numbers.items()})):
+        pack("imagefolder", root=root, out=tmp_path / name, **given)
+    plain, other = (RecordSet(tmp_path / name).info for name in ("plain", "numpy"))
+    assert plain.options == other.options and plain.fingerprint == other.fingerprint
+
+
+def test_force_is_a_flag(tmp_path):
+    with pytest.raises(ValueError, match=r"^force='no': must be True or False$"):
+        Writer(tmp_path / "set", classes=CLASSES, force="no")
+
+
+@pytest.mark.parametrize(
     ("message", "wanted"),
     [
         ("pack both with the same --classes FILE", "pack both with the same classes=FILE"),
@@ -288,6 +332,8 @@ def test_errors_of_pack_name_its_keywords(tmp_path, kind, values, message):
             "skip_bad=True leaves it out; see `dali-mix pack --skip-bad`",
         ),
         ("choose another --unknown", "choose another --unknown"),
+        ("pack them without --cluster", "pack them without machines"),
+        ("add a.type=m:C to --cfg-options", "add a.type=m:C to --cfg-options"),
         ("give it with --cfg-options out=PREFIX", "give it with out=PREFIX"),
         ("leave --no-shuffle out", "leave shuffle=False out"),
         ("pass --exif ignore, or --max-pixels 7", "pass exif='ignore', or max_pixels=7"),
@@ -298,3 +344,18 @@ def test_options_of_a_command_become_keywords(message, wanted):
     with pytest.raises(ValueError) as raised, naming_keywords(known):
         raise ValueError(message)
     assert str(raised.value) == wanted
+
+
+def test_messages_of_a_writer_name_its_keywords(tmp_path):
+    with pytest.raises(ValueError, match=r"task='multilabel'\?"), Writer(tmp_path / "set", classes=["a"]) as writer:
+        writer.write(np.zeros((8, 8, 3), np.uint8), [1, 0])
+
+
+def test_notices_in_python_name_keywords(tmp_path, caplog):
+    for name in ("1", "2", "10"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "in" / name / "a.png")
+    notices = []
+    for note in (None, notices.append):
+        pack("imagefolder", root=tmp_path / "in", out=tmp_path / "set", note=note, force=True)
+    assert "pass classes=FILE with a name per line in it" in notices[0] and notices[0] in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -81,10 +82,13 @@ def child(values, work_dir, env, options):
     make = None if options.get("packed") else make  # the packed sets that the recipe names
     if options.get("term_in_evaluation") == rank:
         make = functools.partial(terminated_in_evaluation, make)
+    config = make_config(values)
+    if options.get("given"):  # loaders in the config, as a user gives them
+        place = process_group.Ranks(rank, int(env.get("WORLD_SIZE", 1)), torch.device("cpu"))
+        train_loader, val_loader = make(config, place)
+        config, make = dataclasses.replace(config, train_set=train_loader, val_set=val_loader), None
     try:
-        status = train(
-            make_config(values), work_dir, resume=options.get("resume", "no"), make_loaders=make, callbacks=[observer]
-        )
+        status = train(config, work_dir, resume=options.get("resume", "no"), make_loaders=make, callbacks=[observer])
     except (ValueError, OSError, RuntimeError) as error:
         print(f"{type(error).__name__}: {error}")
         log.flush()

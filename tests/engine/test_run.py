@@ -11,6 +11,7 @@ from dali_mix.engine.config.schema import make_config
 from dali_mix.engine.run import evaluate_checkpoint, train
 from dali_mix.recordio import RecordSet
 from tests.engine.processes import newest_state, records, run
+from tests.engine.sets import pack_digits
 from tests.engine.synthetic import PLAIN, make_loaders, recipe, train_synthetic
 
 
@@ -137,6 +138,26 @@ def test_validation_on_the_training_set_is_pointed_out(tmp_path, capsys, prints,
     train(make_config(recipe(epochs=1)), tmp_path / "run", make_loaders=loaders)
     captured = capsys.readouterr()
     assert ("val_set has the records of train_set" in captured.out + captured.err) == noted
+
+
+def test_sets_are_opened_once_to_check_and_once_to_load(tmp_path, monkeypatch):
+    """A pool answers each opening with the set's table."""
+    train_set, val_set = pack_digits(tmp_path / "digits", 60)
+    pipeline = {"type": "imagenet", "image_size": 32}
+    config = make_config(
+        recipe(train_set=train_set, val_set=val_set, pipeline=pipeline, max_steps=1, batch_size=8, device="cpu")
+    )
+    opened, init = [], RecordSet.__init__
+    monkeypatch.setattr(
+        RecordSet,
+        "__init__",
+        lambda self, prefix, *more, **options: opened.append(str(prefix)) or init(self, prefix, *more, **options),
+    )
+    train(config, tmp_path / "run")
+    assert sorted(opened) == sorted([str(train_set), str(val_set)] * 2)
+    opened.clear()
+    evaluate_checkpoint(config, tmp_path / "run" / "checkpoints" / "latest")
+    assert opened == [str(val_set)] * 2
 
 
 def test_records_left_out_are_named(tmp_path, capsys):

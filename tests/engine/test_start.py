@@ -200,9 +200,9 @@ HEAD = list(MODEL.head.parameters())
         ({"optimizer": TinyNet}, "optimizer is the class TinyNet: pass an instance"),
         ({"optimizer": torch.optim.LBFGS(MODEL.parameters()), "model": MODEL}, "LBFGS evaluates the loss in its step"),
         ({"optimizer": object()}, r"optimizer is a builtins\.object, not a torch\.optim\.Optimizer or a function"),
-        ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: pass an instance"),
+        ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: give an object"),
         ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class indices"),
-        ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters, which a run does not train"),
+        ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters of its own, which a run does not train"),
         ({"loss": 3}, "loss must be a dict with a 'type', not 3"),
         ({"mixer": nn.Identity()}, r"mixer is a .*Identity, not a dali_mix\.mixers\.Mixer"),
         ({"mixer": CutMix(3)}, "mixer CutMix is for 3 classes, the set has 4"),
@@ -313,9 +313,7 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
     assert next(iter(loader)).images.shape[0] == 8  # still open: it is the user's
 
     checkpoint = tmp_path / "run" / "checkpoints" / "latest"
-    with pytest.raises(
-        ValueError, match=r"model: the run used an object .*TinyNet.*: pass it again, in Python as model=…"
-    ):
+    with pytest.raises(ValueError, match=r"model: the run was given an object .*TinyNet.*: pass it again as model=…$"):
         dali_mix.evaluate("quickstart", checkpoint)
     found = dali_mix.evaluate("quickstart", checkpoint, model=TinyNet(10))
     assert found.values["top1"] >= 0 and str(found.val_set) == val_set
@@ -324,6 +322,66 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
     ended = dali_mix.train("quickstart", tmp_path / "run", resume=True, max_steps=3, model=TinyNet(10))
     assert ended == "finished"  # on the set that the loader had, with the options the run began with
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000003.pt")["train_set"] == train_set
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_set": "x"}, r"train_set has no effect with train_loader, which yields batches of its own: leave one"),
+        ({"options": {"train_set": "x"}}, "train_set has no effect with train_loader"),
+        ({"val_set": "x"}, "val_set has no effect with val_loader"),
+        ({"val_set": None}, "val_set has no effect with val_loader"),
+        ({"val_batch_size": 4}, "val_batch_size has no effect with val_loader"),
+        ({"loader": {"drop_last": True}}, r"loader\.drop_last has no effect with train_loader"),
+        ({"options": ["loader.drop_last=True"], "val_loader": None}, r"loader\.drop_last has no effect with train_lo"),
+        ({"loader": {"num_threads": 2}}, r"loader has no effect on loaders that .*, and set its options in dali_mix"),
+        ({"options": {"loader.prefetch": 3}}, r"loader\.prefetch has no effect on loaders"),
+        ({"service": "auto"}, r"service has no effect on .*: leave it out, and build them with workers=dali_mix\.serv"),
+        ({"service": "auto", "val_loader": None, "val_set": None}, "service has no effect on loaders"),
+        ({"options": {"service.address": "auto"}}, r"service\.address has no effect on loaders"),
+        ({"options": {"epochs": 3}, "epochs": 2}, r"options set epochs, and epochs=… replaces it: leave one of them"),
+        ({"options": {"optimizer.lr": 0.1}}, r"options set optimizer\.lr, and optimizer=… replaces it"),
+        ({"options": ["mixer.prob=0.5"]}, r"options set mixer\.prob, and mixer=… replaces it"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        dali_mix.train(config(), tmp_path / "run", **objects(**given))
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", [{"val_set": "x"}, {"val_batch_size": 4}, {"service": "auto"}])
+def test_what_would_have_no_effect_in_an_evaluation_is_refused(tmp_path, given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"{name} has no effect"):
+        dali_mix.evaluate(config(), tmp_path / "none", val_loader=objects()["val_loader"], **given)
+
+
+def test_options_of_the_set_that_is_the_recipes_may_be_given(tmp_path, digits):
+    train_set, val_set = digits
+    loader = dali_mix.build_loader(
+        "cifar", train_set, batch_size=8, train=True, device="cpu", pipeline_options={"image_size": 16}
+    )
+    values = {"val_set": val_set, "val_batch_size": 4, "device": "cpu", "visualizer": [], "max_steps": 1}
+    for given in ({"options": {"loader.num_threads": 1}}, {"loader": {"num_threads": 1}}):
+        folder = tmp_path / next(iter(given))
+        dali_mix.train("quickstart", folder, model=TinyNet(10), train_loader=loader, **values, **given)
+        log = (folder / "train.log").read_text()
+        assert "top1" in log and "WARNING" not in log
+
+
+def test_a_loader_of_another_pipeline_than_the_recipes_is_warned_of(tmp_path, digits):
+    train_set, val_set = digits
+    for options in ({"image_size": 24}, {"image_size": 16, "mean": [0.1, 0.2, 0.3]}):
+        loader = dali_mix.build_loader(
+            "cifar", train_set, batch_size=8, train=True, device="cpu", pipeline_options=options
+        )
+        values = {"val_set": val_set, "device": "cpu", "visualizer": [], "max_steps": 1, "model": TinyNet(10)}
+        dali_mix.train("quickstart", tmp_path / str(len(options)), train_loader=loader, **values)
+    first, second = ((tmp_path / name / "train.log").read_text() for name in "12")
+    assert "train_loader has pipeline cifar (24 × 24 pixels, mean 0.4914" in first
+    assert "the recipe's is cifar (16 × 16 pixels" in first and "mean 0.1, 0.2, 0.3" in second
+    assert "which evaluation, mixers and Predictor use: pass pipeline=… of the same values" in first
 
 
 def test_load_config_takes_values_by_keyword_and_by_dotted_key():
@@ -414,6 +472,32 @@ def test_one_callback_needs_no_list(tmp_path, single):
     assert callback.steps == 2
 
 
+class Counting:
+    """Has hooks, and can be called."""
+
+    def __init__(self):
+        self.called = []
+
+    def __call__(self, trainer):
+        self.called.append("call")
+
+    def after_epoch(self, trainer):
+        self.called.append("after_epoch")
+
+
+class CountingSteps(Counting):
+    def after_step(self, trainer):
+        self.called.append("after_step")
+
+
+@pytest.mark.parametrize(
+    ("callback", "called"), [(Counting(), ["after_epoch"]), (CountingSteps(), ["after_step"] * 2 + ["after_epoch"])]
+)
+def test_a_callback_with_hooks_is_not_called_as_a_function_too(tmp_path, callback, called):
+    dali_mix.train(config(max_steps=2), tmp_path / "run", **objects(), callbacks=callback)
+    assert callback.called == called
+
+
 def test_an_error_of_the_first_forward_says_what_the_model_was_given(tmp_path):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised:
         dali_mix.train(config(), tmp_path / "run", **objects(model=Fixed()))
@@ -436,6 +520,60 @@ def test_errors_name_keywords_in_python_and_options_in_the_command(tmp_path, cap
         dali_mix.train(config(max_steps=1), tmp_path / "none", resume=True, **objects())
     assert main(["train", "quickstart", "--work-dir", str(tmp_path / "run")]) == 1
     assert "with --resume, or choose another --work-dir" in capsys.readouterr().err
+
+
+def test_what_a_run_in_python_logs_names_keywords(tmp_path, capsys):
+    callback = Noting(at=3, do=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    dali_mix.train(config(), tmp_path / "run", **objects(), resume="auto", callbacks=callback)
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "resume='auto': no checkpoint yet" in log and "saved at step 3; continue with resume=True\n" in log
+    assert "--" not in log and "--" not in capsys.readouterr().out
+
+
+def test_what_a_command_logs_names_options(tmp_path, digits, capsys):
+    train_set, val_set = digits
+    values = [f"train_set={train_set}", f"val_set={val_set}", "device=cpu", "visualizer=[]", "max_steps=1"]
+    command = ["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--resume=auto"]
+    assert main([*command, "--cfg-options", *values]) == 0
+    assert "--resume=auto: no checkpoint yet" in capsys.readouterr().out
+
+
+def test_config_and_predictor_name_keywords(tmp_path):
+    with pytest.raises(ValueError, match=r"^options takes KEY=VALUE, not 'x'$"):
+        dali_mix.load_config("quickstart", ["x"])
+    torch.save(TinyNet(4).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(FileNotFoundError, match=r"give the names, one per line, with classes=FILE$"):
+        dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4))
+    (tmp_path / "names").write_text("a\nb\nc\nd\n")
+    predictor = dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4), classes=tmp_path / "names")
+    assert predictor.classes == tuple("abcd")
+    with pytest.raises(ValueError, match="leave ema=True out"):
+        dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4), ema=True)
+    with pytest.raises(TypeError, match=r"Predictor\(\) has no keyword 'clases' \(did you mean classes\?\)"):
+        dali_mix.Predictor(config(), tmp_path / "net.pth", clases=["a"])
+
+
+def test_a_command_on_a_run_of_a_model_object_says_what_to_call_in_python(tmp_path, digits, capsys):
+    train_set, val_set = digits
+    values = {"train_set": train_set, "val_set": val_set, "device": "cpu", "visualizer": [], "max_steps": 1}
+    dali_mix.train("quickstart", tmp_path / "run", model=TinyNet(10), **values)
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    latest, image = str(tmp_path / "run" / "checkpoints" / "latest"), str(tmp_path / "a.png")
+    for command, call in [
+        (["evaluate", "quickstart", latest], "dali_mix.evaluate(RECIPE, CHECKPOINT, model=…)"),
+        (["predict", "quickstart", latest, image], "dali_mix.Predictor(RECIPE, CHECKPOINT, model=…)"),
+        (["detect", "predict", "quickstart", latest, image], "dali_mix.Predictor(RECIPE, CHECKPOINT, model=…)"),
+        (
+            ["attention", "quickstart", latest, image, "--out", str(tmp_path / "out")],
+            "dali_mix.reports.attention(dali_mix.Predictor(RECIPE, CHECKPOINT, model=…), IMAGES, DIR)",
+        ),
+        (
+            ["train", "quickstart", "--work-dir", str(tmp_path / "run"), "--resume"],
+            "dali_mix.train(RECIPE, DIR, resume=True, model=…)",
+        ),
+    ]:
+        assert main(command) == 1
+        assert f"pass it again as model=…, in Python: {call}\n" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_the_trained_one(tmp_path, caplog):

@@ -63,7 +63,7 @@ def test_older_checkpoints_take_the_names_from_the_sets_or_a_file(digit_scenes, 
     one, two = capsys.readouterr().out.splitlines()
     assert one == two
     assert cli("predict", bare[0], old, image) == 1
-    assert "pass the names, one per line, with --classes FILE" in capsys.readouterr().err
+    assert "give the names, one per line, with --class-file FILE" in capsys.readouterr().err
     names = tmp_path / "names.txt"
     names.write_text("".join(f"digit {name}\n" for name in DIGITS))
     assert cli("predict", bare[0], old, image, "--classes", names) == 0

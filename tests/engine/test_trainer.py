@@ -104,8 +104,11 @@ def test_skipped_records_weigh_nothing(tmp_path):
     assert min(sizes) < 12 and sum(sizes) == 2 * (40 - len(bad))
     wanted = torch.tensor(wanted, dtype=torch.float64)
     torch.testing.assert_close(losses(tmp_path / "one"), wanted, rtol=0, atol=1e-5)
-    for name, changes, ranks in [("two", {}, 2), ("micro", {"accumulate": 3}, 1), ("both", {"accumulate": 2}, 2)]:
-        assert run({**values, **changes}, tmp_path / name, ranks=ranks, bad=bad) == [0] * ranks, said(tmp_path / name)
+    others = [("two", {}, 2), ("micro", {"accumulate": 3}, 1), ("both", {"accumulate": 2}, 2)]
+    others += [("given", {"loader": {}}, 2)]  # only the loader itself knows that it skips
+    for name, changes, ranks in others:
+        given = {"ranks": ranks, "bad": bad, "given": name == "given"}
+        assert run({**values, **changes}, tmp_path / name, **given) == [0] * ranks, said(tmp_path / name)
         torch.testing.assert_close(losses(tmp_path / name), wanted, rtol=0, atol=1e-5)
         for key, value in newest_state(tmp_path / name)["model"].items():
             torch.testing.assert_close(value, model.state_dict()[key], rtol=0, atol=1e-5)

@@ -194,7 +194,7 @@ def test_any_batches_of_any_ranks_equal_records_decoded_alone(prefixes, name):
 
 
 HTML = b"<html><body>404 not found</body></html>"
-COUNT = 40  # in chunks of eight here: DALI 2.4.0 crashes now and then on a bad image in a large batch
+COUNT = 40  # in chunks of eight here
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from dali_mix.loading import remote
+from dali_mix.loading.workers import WorkerDied
 from tests.loading.fake_workers import FakeWorkers, Worker, answer
 from tests.loading.remote_sources import check, expected_keys, run, schedule_of, source_of
 
@@ -95,7 +96,7 @@ def test_where_a_question_goes_after_a_loss():
     workers = FakeWorkers({"a": Worker((0, 0)), "b": Worker((0, 0))}, losing=1.0)
     source = source_of(workers, schedule_of(64, 64), timeout=60.0)
     with pytest.raises(
-        RuntimeError, match=r"no answer from any worker for 6\d s.*--resume.*64 records, \[\d+, .* epoch 0"
+        RuntimeError, match=r"no answer from any worker for 6\d s.*resume the training.*64 records, \[\d+, .* epoch 0"
     ):
         source.fetch(0, 0)
     first = workers.log[0][2].key
@@ -103,6 +104,55 @@ def test_where_a_question_goes_after_a_loss():
     assert times[:5] == pytest.approx([0, 0, 0.1, 0.3, 0.7]) and 15 < len(times) < 25
     assert [name for _, name, question in workers.log if question.key == first][:2] in (["a", "b"], ["b", "a"])
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) == pytest.approx(5)
+
+
+def crashing(record, unlisted=0.0):
+    """Return one worker whose process dies, with all that it has, at each chunk with that record."""
+
+    def crash(question):
+        if record not in question.rows:
+            return answer(question)
+        for ticket in list(workers._open):
+            workers.drop(ticket)
+            workers._ready.append((ticket, WorkerDied("with another question")))
+        workers.change("w0", listed=not unlisted)
+        workers.later(unlisted, lambda: workers.change("w0", listed=True))
+        return WorkerDied("socket closed")
+
+    workers = FakeWorkers(1, answer=crash)
+    return workers
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_record_that_crashes_workers_ends_in_an_error_that_names_it(seed):
+    """And none of the chunks that the same processes had; those before it are given."""
+    workers, schedule = crashing(200), schedule_of(640, 64, train=False)
+    workers.random.seed(seed)
+    source = source_of(workers, schedule)
+    with pytest.raises(RuntimeError) as error:
+        run(source, schedule, workers, 10)
+    assert str(error.value) == (
+        "set: 4 times a worker's process died while it decoded these 64 records of epoch 0:"
+        f" {list(range(192, 256))}. One of them crashes the decoder or a step of the pipeline, as it would crash the"
+        " trainer without a pool, or the workers' machines lack memory"
+    )
+    assert sum(200 in question.rows for _, _, question in workers.log) == remote.DEATHS
+    assert workers.closed == 1 and not workers.under_way
+
+
+def test_a_record_that_crashed_workers_is_not_decoded_in_the_trainer():
+    workers, schedule, here = crashing(200, unlisted=6.0), schedule_of(640, 64, train=False), []
+
+    def decode(question):
+        here.extend(question.rows.tolist())
+        workers.clock.now += 0.2
+        return answer(question)
+
+    local = SimpleNamespace(answer=decode, num_threads=2, close=lambda: None)
+    source = source_of(workers, schedule, local=local)
+    with pytest.raises(RuntimeError, match=r"^set: 4 times a worker's process died .* 200, "):
+        run(source, schedule, workers, 10)
+    assert 200 not in here and workers.clock.now > 1000 + remote.ALONE
 
 
 def test_the_trainer_waits_for_workers_and_says_so_once(caplog):

@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dali_mix.cli import main as cli
 from dali_mix.engine.config.recipe_files import list_recipes, load_config
@@ -18,7 +19,8 @@ from dali_mix.engine.config.recipe_files import list_recipes, load_config
 ROOT = Path(__file__).parents[2]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Programs of other people, and of the shell: what follows is theirs.
-OTHERS = {"apt-get", "cd", "docker", "git", "seq", "sleep", "source", "pre-commit", "#!/bin/bash"}
+OTHERS = {"apt-get", "docker", "git", "kubectl", "openssl", "pre-commit", "timeout"}
+OTHERS |= {"cd", "seq", "sleep", "source", "#!/bin/bash"}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 PLACEHOLDER = re.compile(r"[A-Z_]+$|my_\w+\.py$|mine\.py")
 CHECKED = {"train", "evaluate", "predict", "attention", "detect"}
@@ -118,6 +120,17 @@ def test_commands_are_understood(text):
             check(words, line)
         except SystemExit:
             pytest.fail(f"{name_of(text)}: not understood: {line}")
+
+
+def test_containers_run_commands_that_exist():
+    [pool] = blocks(ROOT / "docs/service.md", "yaml")
+    items = {item["kind"]: item["spec"] for item in yaml.safe_load(pool)["items"]}
+    first, workers = items["Pod"], items["Deployment"]["template"]["spec"]
+    assert workers["volumes"] == first["volumes"]
+    for spec in (first, workers):
+        [container] = spec["containers"]
+        check(container["command"], pool)
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=name_of)

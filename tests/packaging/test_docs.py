@@ -38,6 +38,20 @@ def test_every_mixer_has_a_page_and_is_listed():
     assert site == linked
 
 
+def test_columns_of_tables_have_headers():
+    rule = re.compile(r"^(\|.*\|)\n\|[-:| ]+\|$", re.MULTILINE)
+    heads = [(text.name, head) for text in TEXTS for head in rule.findall(text.read_text(encoding="utf-8"))]
+    assert len(heads) > 40
+    assert not [head for head in heads if "" in map(str.strip, head[1].strip("|").split("|"))]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
+def test_commands_and_code_fit_the_page(text):
+    """So that the copy button of the site covers no word, and nothing is cut at 1280 pixels."""
+    blocks = re.findall(r"^```(?:bash|sh|python)\n(.*?)^```", text.read_text(encoding="utf-8"), flags=re.S | re.M)
+    assert not [line for block in blocks for line in block.splitlines() if len(line) > 86]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_shows_its_picture_and_says_when(page):
     text = page.read_text(encoding="utf-8")
@@ -143,7 +157,8 @@ def test_the_code_of_the_front_door_runs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
 def test_gallery_commands_are_understood(text):
-    for line in re.findall(r"^ *(dali-mix gallery .*)$", text.read_text(encoding="utf-8"), flags=re.MULTILINE):
+    written = text.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^ *(dali-mix gallery .*)$", written, flags=re.MULTILINE):
         args = parse(shlex.split(line, comments=True)[1:])
         named = [name for name in args.mixers.split(",") if not re.match(r"my_\w+:\w+", name)]
         assert {name.split(":")[0].lower() for name in named} <= {name.lower() for name in MIXERS}

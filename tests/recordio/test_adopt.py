@@ -43,7 +43,7 @@ def test_several_files_with_one_index(tmp_path: Path) -> None:
 def test_an_index_that_does_not_match(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     (tmp_path / "set.idx").write_text("0\t0\n")
-    with pytest.raises(ValueError, match=r"set\.idx: 1 lines that do not match the 3 records; --reindex"):
+    with pytest.raises(ValueError, match=r"set\.idx: 1 lines that are not the 3 records; reindex=True"):
         adopt([rec])
     assert not (tmp_path / "set.json").exists()
     adopt([rec], reindex=True)
@@ -54,7 +54,7 @@ def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 4, shards=2)
     manifest = (tmp_path / "set.json").read_bytes()
     (tmp_path / "set.idx").write_text("0\t0\n")
-    with pytest.raises(ValueError, match=r"describes set-00000\.rec, set-00001\.rec, not set-00001\.rec; .*--force"):
+    with pytest.raises(ValueError, match=r"is of set-00000\.rec, set-00001\.rec, not of set-00001\.rec; .*force=True"):
         adopt([tmp_path / "set-00001.rec"], tmp_path / "set", reindex=True)
     adopt(sorted(tmp_path.glob("*.rec")), tmp_path / "set", reindex=True)
     assert (tmp_path / "set.json").read_bytes() == manifest and list(verify_set(tmp_path / "set")) == []
@@ -124,7 +124,7 @@ def test_what_is_no_record_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_records_without_an_image(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", [*classes(2), (0, 7, encoded("GIF")), (1, 8, encoded("PNG"))])
-    with pytest.raises(ValueError, match=r"set\.rec: record 2: a GIF.*--skip-bad"):
+    with pytest.raises(ValueError, match=r"set\.rec: record 2: a GIF.*skip_bad=True"):
         adopt([rec])
     info = adopt([rec], skip_bad=True)
     assert info.count == 3
@@ -135,7 +135,7 @@ def test_records_without_an_image(tmp_path: Path) -> None:
 
 def test_ids_that_repeat(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", [(0, 0, encoded("JPEG"))] * 3)
-    with pytest.raises(ValueError, match=r"same id 0.*--renumber"):
+    with pytest.raises(ValueError, match=r"same id 0.*renumber=True"):
         adopt([rec])
     adopt([rec], renumber=True)
     assert RecordSet(tmp_path / "set").table["id"].tolist() == [0, 1, 2]
@@ -148,14 +148,14 @@ def test_labels_of_no_task(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither classes"):
         adopt([mixed])
     named = foreign(tmp_path / "named.rec", [(5, 0, image)])
-    with pytest.raises(ValueError, match=r"named\.rec: record 0: label 5 is out of range.*--classes"):
+    with pytest.raises(ValueError, match=r"named\.rec: record 0: label 5 is out of range.*with task and classes"):
         adopt([named], classes=["only", "two"])
 
 
 def test_a_manifest_that_exists_and_files_elsewhere(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     adopt([rec])
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(FileExistsError, match="force=True"):
         adopt([rec])
     adopt([rec], force=True)
     assert rec.exists()  # replacing the manifest must not take the records with it

@@ -15,4 +15,8 @@ class RayTaskError(RayError):
         self.cause = cause
 
 
-errors = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+class ActorUnavailableError(RayError):
+    pass
+
+
+errors = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, ActorUnavailableError=ActorUnavailableError)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dali_mix.loading.chunks import Question
-from dali_mix.loading.workers import NoWorkers, Spec, WorkerLost
+from dali_mix.loading.workers import NoWorkers, Spec, WorkerDied, WorkerLost
 from dali_mix.service import client, cluster
 from dali_mix.service.client import RayPool, RayWorkers
-from tests.service.stand_ins import RayError, RayTaskError, errors
+from tests.service.stand_ins import ActorUnavailableError, RayError, RayTaskError, errors
 
 SPEC = Spec(Path("set"), "imagenet", {}, train=True, seed=0, decode="auto", verify_crc=False)
 
@@ -113,7 +113,9 @@ def test_what_is_dropped_is_waited_for_no_more(ray, workers):
 @pytest.mark.parametrize(
     ("answer", "kind", "said"),
     [
-        (RayError("its process died"), WorkerLost, "its process died"),
+        (RayError("its machine is gone"), WorkerLost, "its machine is gone"),
+        (ActorUnavailableError("Socket closed"), WorkerDied, "Socket closed"),
+        (ActorUnavailableError("The actor is restarting."), WorkerLost, "The actor is restarting."),
         (RayTaskError(RayError("an answer was lost")), WorkerLost, "an answer was lost"),
         (RayTaskError(MemoryError("full")), WorkerLost, "full"),
         (RayTaskError(FileNotFoundError("no set")), FileNotFoundError, "no set"),
@@ -125,6 +127,20 @@ def test_answers_that_are_errors(ray, workers, answer, kind, said):
     ray.answers["chunk 0"] = answer
     [(found, error)] = workers.wait(1)
     assert found is ticket and type(error) is kind and str(error) == said
+
+
+def test_ray_says_first_that_the_pool_has_ended(ray, workers, monkeypatch):
+    workers.ask(question(0), ())
+    monkeypatch.setattr(ray, "wait", raising(OSError("Failed to read data from the socket: End of file")))
+    with pytest.raises(cluster.PoolGone, match=r"^the pool at here:1 is gone: start it again"):
+        workers.wait(1)
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
 
 
 def test_no_worker_but_those_to_avoid(ray, workers):

@@ -204,7 +204,7 @@ def test_more_workers_than_gpus(home, capsys, monkeypatch, gpus, workers):
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert main(["serve", "--decode", "gpu", *workers]) == 1
     text = capsys.readouterr().err
-    assert ("torch sees 2 GPUs here, one a worker" if gpus else "torch sees no GPU here") in text
+    assert ("torch sees 2 GPUs here, one per worker" if gpus else "torch sees no GPU here") in text
 
 
 # Ray's settings

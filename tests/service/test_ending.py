@@ -4,12 +4,15 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from dali_mix.service import cluster
+from tests.loading.sets import encode, picture
 from tests.service.serving import Serve, client, free_port, processes, until
 
 
@@ -108,3 +111,24 @@ assert {number: signal.getsignal(number) for number in signal.valid_signals()} =
     text, seconds = client(program, head.address)
     assert text == "mine\n"
     print(f"a client that connects and ends: {seconds:.1f} s")
+
+
+def test_a_packer_ends_with_its_pool(settings, tmp_path):
+    """With one message and status 1, and it leaves nothing, although Ray would end or crash its process."""
+    port = free_port()
+    serve = Serve(settings, "--workers", 2, "--port", port).ready()
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(60):
+            (tmp_path / "photos" / name / f"{number}.png").write_bytes(encode(picture(700, 700, seed=number)))
+    (tmp_path / "out").mkdir()
+    command = ["pack", "imagefolder", "--root", tmp_path / "photos", "--out", tmp_path / "out" / "set", "--quiet"]
+    command = [sys.executable, "-m", "dali_mix", *map(str, command), "--shards=50", f"--cluster=127.0.0.1:{port}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as packer:
+        until(lambda: any(".part" in path.name for path in (tmp_path / "out").iterdir()))
+        serve.stop()
+        begun = time.monotonic()
+        text = packer.stderr.read()
+    print(f"a packer ends {time.monotonic() - begun:.1f} s after its pool")
+    assert (packer.returncode, text) == (1, f"dali-mix pack: error: {cluster.gone(f'127.0.0.1:{port}')}\n")
+    assert not [path.name for path in (tmp_path / "out").iterdir() if not path.name.endswith(".lock")]

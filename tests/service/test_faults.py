@@ -17,6 +17,7 @@ from dali_mix.loading import remote
 from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
 from tests.loading.sets import png_set
+from tests.service.crashing import HEIGHT
 from tests.service.serving import Serve, at_rest, processes, same, until
 
 OPTIONS = {"image_size": 64, "color_jitter": 0.4}
@@ -135,6 +136,15 @@ def test_the_pool_actor_freezes(epoch, pool, head):
         epoch({9: lambda: kill(pid, signal.SIGSTOP)})
     finally:
         kill(pid, signal.SIGCONT)
+
+
+def test_a_record_that_crashes_the_worker(pool, head, tmp_path):
+    prefix = png_set(tmp_path / "set", 500, lambda number: (HEIGHT if number == 200 else 80, 80))
+    made = build_loader("tests.service.crashing:Crash", prefix, batch_size=24, train=False, device="cpu", workers=pool)
+    with pytest.raises(RuntimeError, match=rf"^{prefix}: 4 times a worker's process died .*: \[192, .* 200, .* 255\]"):
+        list(made)
+    until(lambda: len(workers_of(head)) == 2)
+    at_rest(pool)
 
 
 def test_all_workers_freeze_and_the_trainer_decodes_itself(epoch, head, monkeypatch):

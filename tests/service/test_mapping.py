@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from dali_mix import _machines
-from dali_mix.service import packing
+from dali_mix.service import cluster, packing
 from dali_mix.service.packing import RayMachines
 from dali_mix.service.spec import versions
 from tests.service.stand_ins import RayError, RayTaskError, errors
@@ -52,7 +52,7 @@ class Ray:
             return {f"{node}.{n}": {**details, "node": node, "host": f"host-{node}"} for node, n in every}
 
         actor = SimpleNamespace(workers=SimpleNamespace(remote=workers))
-        watch = SimpleNamespace(check=lambda: None, check_head=lambda: None, dead=False)
+        watch = SimpleNamespace(check=lambda: None, check_head=lambda: None, ended=False)
         return SimpleNamespace(ray=self, address="here:1", watch=watch, actor=lambda: actor)
 
     def task(self, function, node):
@@ -107,7 +107,8 @@ def start(monkeypatch):
 
 
 def done(seconds, value, count=0):
-    return [(seconds, (count, (value,)))]
+    """Return the script of a try that gives a sign now and then, and ends after `seconds`."""
+    return [*((second, (0, ())) for second in range(50, seconds, 50)), (seconds, (count, (value,)))]
 
 
 def test_in_order(start):
@@ -141,6 +142,25 @@ def test_a_try_that_takes_much_longer_is_doubled_once(start):
     assert list(results) == [0, "second", 2]
     first, second = ray.begun[1]
     assert 0 < second.begun - first.begun - packing.LATE * 2 < 2
+
+
+@pytest.mark.parametrize("doubles", [[(1, RayError("killed"))], FROZEN])
+def test_a_first_try_that_freezes_and_doubles_that_are_lost(start, doubles):
+    """They end in an error, also where the doubles freeze, too."""
+    ray, machines, results = start({"a": 1, "b": 1}, [[FROZEN, *[doubles] * 9]])
+    with pytest.raises(
+        ValueError,
+        match=r"^shard 0 of 1 was lost 4 times .*, last on host-[ab] \((killed|without a sign).*: look there",
+    ):
+        list(results)
+    assert machines.lost == packing.TRIES and ray.now < 100 + packing.TRIES * packing.FROZEN
+
+
+def test_a_try_that_freezes_is_repeated_where_no_slot_is_free(start):
+    ray, machines, results = start({"a": 1}, [[FROZEN, done(5, "second")]])
+    assert list(results) == ["second"] and machines.lost == 1
+    first, second = ray.begun[0]
+    assert packing.FROZEN < second.begun - first.begun < packing.FROZEN + 5 and first.cancelled
 
 
 def test_one_of_two_tries_that_is_lost_is_not_repeated(start):
@@ -235,6 +255,40 @@ def test_a_look_that_is_lost_is_repeated(start, lost):
     answers = itertools.chain([lost], itertools.repeat(("host-a", _machines.pixel_versions(), [])))
     ray.sees = SimpleNamespace(get=lambda *_: next(answers))
     assert list(results) == [0] and ray.looks == ["a", "a"]
+
+
+def test_nothing_is_asked_of_ray_while_its_head_is_lost(start, monkeypatch):
+    """After a try is lost, say: it would wait, and end the process. A head that comes back is asked again."""
+    ray, machines, results = start({"a": 1}, [[[(1, RayError("socket closed"))], done(1, 0)]])
+    watch, checks = machines.pool.watch, itertools.count()
+
+    def lost():
+        watch.ended = machines.lost > 0 and next(checks) < 18
+
+    def gated(call):
+        def asked(*arguments):
+            assert not watch.ended
+            return call(*arguments)
+
+        return asked
+
+    watch.check = lost
+    monkeypatch.setattr(ray, "nodes", gated(ray.nodes))
+    monkeypatch.setattr(ray, "task", gated(ray.task))
+    assert list(results) == [0] and machines.lost == 1
+    assert ray.begun[0][1].begun - ray.begun[0][0].begun > 3
+
+
+def test_ray_says_first_that_the_pool_has_ended(start, monkeypatch):
+    ray, _, results = start({"a": 1}, [[done(1, 0)], [done(50, 1)]])
+    assert next(results) == 0
+
+    def wait(*_, **__):
+        raise OSError("Failed to read data from the socket: End of file")
+
+    monkeypatch.setattr(ray, "wait", wait)
+    with pytest.raises(cluster.PoolGone, match=r"^the pool at here:1 is gone: start it again"):
+        next(results)
 
 
 def test_an_error_in_the_pool_is_no_lack_of_workers(start):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,8 +127,33 @@ def test_another_address_in_one_process(pool):
 
 def test_other_versions(pool, records, monkeypatch):
     monkeypatch.setattr("dali_mix.service.client.versions", lambda: spec.versions() | {"numba": "0.1"})
-    with pytest.raises(ValueError, match=r"the pool has other versions than this process: numba 0\.1 here, .* there$"):
+    with pytest.raises(
+        ValueError, match=r"the pool has other versions than this process: numba 0\.1 here, [\d.]+ there: "
+    ):
         build_loader("imagenet", records.prefix, workers=pool, **LOAD)
+
+
+def test_other_code_of_the_same_version(head, records, tmp_path):
+    """Another commit, say: its files are compared, wherever they are."""
+    root = Path(__file__).parents[2]
+    for name, into in (("dali_mix", "dali_mix"), ("pipelines", "dali_mix/pipelines")):
+        shutil.copytree(root / name, tmp_path / into, ignore=shutil.ignore_patterns("__pycache__"))
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import sys, dali_mix, dali_mix.service
+assert dali_mix.__file__.startswith({str(tmp_path)!r})
+try: print(len(dali_mix.build_loader("imagenet", {str(records.prefix)!r}, batch_size=8, train=True, device="cpu",
+    workers=dali_mix.service.connect(sys.argv[1])).dataset))
+except ValueError as error: print(error)
+""")
+    assert client(program, head.address)[0] == "1300\n"
+    with (tmp_path / "dali_mix/pipelines/random.py").open("a") as file:
+        file.write("\n")
+    assert re.fullmatch(
+        rf"{head.address}: the pool has other versions than this process: dali_mix\.pipelines sha256 \w+ here, sha256"
+        r" \w+ there: install the same on both, and start the workers again\n",
+        client(program, head.address)[0],
+    )
 
 
 def test_a_node_with_other_versions_or_another_device(pool):
@@ -135,7 +162,10 @@ def test_a_node_with_other_versions_or_another_device(pool):
     [(name, details), *_] = ray.get(pool.actor().workers.remote()).items()
     handle = ray.get_actor(name, namespace=cluster.NAMESPACE)
     for change, why in (
-        ({"versions": details["versions"] | {"numba": "0.1"}}, f"numba 0.1 here, {details['versions']['numba']} there"),
+        (
+            {"versions": details["versions"] | {"numba": "0.1"}},
+            f"numba 0.1 here, {details['versions']['numba']} there: install the same on both",
+        ),
         ({"decode": "gpu"}, "decode gpu here, cpu there"),
     ):
         assert ray.get(pool.actor().register.remote({"other": (handle, details | change)})) == why

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from dali_mix import _machines
+from dali_mix._code import code_digest
 from dali_mix.cli.main import main
 from dali_mix.datasets import Options, PackOptions, Transform, find_layout, pack_listing
 from dali_mix.datasets.decoding import decoded_size
@@ -298,6 +300,19 @@ def test_other_versions_of_what_encodes(machines, photos, tmp_path, monkeypatch)
     monkeypatch.setattr("dali_mix._machines.pixel_versions", lambda: {"opencv": "0.1"})
     with pytest.raises(ValueError, match=r"the pool has other versions than this process: .*opencv 0\.1 here, \d"):
         pack_listing(listing_of(photos / "images"), tmp_path / "set", PackOptions(), None, machines)
+
+
+def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
+    """That which encodes and writes, by content."""
+    assert {"dali_mix.datasets", "dali_mix.recordio"} <= _machines.pixel_versions().keys()
+    digests = []
+    for name, content in (("one", "a = 1\n"), ("two", "a = 1\n"), ("three", "a = 2\n")):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "__init__.py").touch()
+        (tmp_path / name / "inner" / "file.py").write_text(content)
+        monkeypatch.syspath_prepend(tmp_path)
+        digests.append(code_digest(name))
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_no_pool_there(tmp_path, photos, capfd):

@@ -190,3 +190,24 @@ def test_a_look_now_and_then_is_enough(ray, monkeypatch):
     assert ask(pool, 1) == reference
     assert sum(len(member.under_way) for member in pool._members.values()) == 2
     assert pool.status()["decoded"] == 2
+
+
+def test_a_trainer_that_is_gone_is_forgotten_with_its_set(ray, monkeypatch):
+    """In a sweep of thousands of runs nothing grows; one that comes back is answered."""
+    from dali_mix.service import pool as module
+
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "time", lambda: now[0])
+    pool = pool_of(ray, "a", 100 * CHUNK)
+    for run in range(50):
+        now[0] += module.TRAINER_GONE / 10
+        pool.ask(f"key {run}", SPEC, "fingerprint", Question(0, np.array([0])), (), f"trainer {run}")
+        ray.finish()
+        pool.ask("key", SPEC, "fingerprint", Question(0, np.array([0])), (), f"trainer {run}")
+        ray.finish()
+    found = pool.status()
+    assert 5 < len(found["trainers"]) < 15 and 5 < len(found["sets"]) < 15
+    assert found["sets"][-1]["key"] == "key 49"
+    assert not any(entry.askers for entry in pool._answers.values())
+    assert pool.ask("key 0", SPEC, "fingerprint", Question(0, np.array([0])), (), "trainer 0")[1] == "a.0"
+    assert pool.status()["sets"][-1]["key"] == "key 0"

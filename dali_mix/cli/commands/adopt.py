@@ -18,15 +18,20 @@ from dali_mix.tasks import TASKS
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("rec", nargs="+", type=Path, help="the .rec file, or several in order")
-    add("--out", type=Path, metavar="PREFIX", help="the set's prefix, in the same folder (FILE without .rec)")
-    add("--task", choices=TASKS, help="kind of labels (default: detected)")
-    add("--classes", type=Path, metavar="FILE", help="class names, one per line (default: class indices)")
+    add("rec", nargs="+", type=Path, help="the .rec file, or several in the order of their records")
+    add(
+        "--out",
+        type=Path,
+        metavar="PREFIX",
+        help="the set's prefix, in the same folder (default: the .rec file's name without .rec)",
+    )
+    add("--task", choices=TASKS, help="kind of labels (default: determined from them)")
+    add("--classes", type=Path, metavar="FILE", help="class names in order, one per line (default: the class indices)")
     add("--reindex", action="store_true", help="rewrite an .idx that does not match; an existing manifest is kept")
-    add("--renumber", action="store_true", help="number the records if their ids are not unique")
-    add("--skip-bad", action="store_true", help="skip records without a readable image")
+    add("--renumber", action="store_true", help="number the records, if their ids are not unique")
+    add("--skip-bad", action="store_true", help="leave out records without a readable image")
     add("--force", action="store_true", help="replace an existing manifest")
-    add("--quiet", action="store_true", help="no progress bar")
+    add("--quiet", action="store_true", help="show no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:

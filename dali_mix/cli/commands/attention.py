@@ -12,9 +12,15 @@ from dali_mix.cli.commands.predict import CLASS_FILE_HELP, add_model_arguments, 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for one PNG per image")
-    parser.add_argument("--classes", metavar="NAME,NAME", help="draw these classes")
-    parser.add_argument("--top-k", type=int, default=3, metavar="K", help="without --classes: the K highest (3)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, one PNG per image")
+    parser.add_argument("--classes", metavar="NAME,NAME", help="the classes to draw (default: see --top-k)")
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        default=3,
+        metavar="K",
+        help="without --classes: draw the K classes with the highest scores (default: %(default)s)",
+    )
     parser.add_argument("--class-file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
 
 

@@ -19,17 +19,22 @@ RELEASES = ("msl", "csra", "splicemix", "sgre", "resizemix", "saliencymix", "tor
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    origin = "origin of IN; dali_mix: a checkpoint of a run, to extract its weights"
+    origin = "the code that IN comes from; dali_mix: a checkpoint of a run, whose weights are extracted"
     add("--from", dest="origin", choices=(*RELEASES, "dali_mix"), help=origin)
-    add("--to", choices=RELEASES, help="write a file for this code (IN is ours, unless --from is set)")
-    add("source", metavar="IN", type=Path, help="a safetensors file, or a torch.save file of tensors")
-    add("out", metavar="OUT", type=Path, help="*.safetensors; or *.pth, *.pt, *.bin by torch.save")
-    named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if shapes do not determine it"
+    add("--to", choices=RELEASES, help="write a file that this code loads (IN is one of ours, or as --from says)")
+    add("source", metavar="IN", type=Path, help="a safetensors file, or a file of tensors by torch.save")
+    add("out", metavar="OUT", type=Path, help="a file to write: *.safetensors, or *.pth, *.pt, *.bin (torch.save)")
+    named = "the classifier (timm/NAME, torchvision/NAME) or multi-label backbone, if the shapes do not determine it"
     add("--model", default="", metavar="NAME", help=named)
     add("--ema", action="store_true", help="use the averaged weights of a checkpoint of a run")
-    add("--drop-head", action="store_true", help="write only the backbone, without the classifier")
-    add("--embeddings", type=Path, metavar="NPY", help="label embeddings of SGRE, which are a separate file")
-    add("--grid", default="14x14", metavar="RxC", help="of SGRE's positions, image size / 32 (default: %(default)s)")
+    add("--drop-head", action="store_true", help="write the backbone only, without the classifier")
+    add("--embeddings", type=Path, metavar="NPY", help="SGRE's label embeddings, which its files do not contain")
+    add(
+        "--grid",
+        default="14x14",
+        metavar="RxC",
+        help="rows and columns of SGRE's position table, image size / 32 (default: %(default)s)",
+    )
     add("--force", action="store_true", help="overwrite OUT")
 
 

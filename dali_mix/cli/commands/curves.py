@@ -8,7 +8,7 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("metrics", metavar="WORK_DIR", type=Path, help="work directory of a run, or its metrics.jsonl")
-    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
     parser.add_argument("--title", help="heading (default: the run's name and result)")
 
 

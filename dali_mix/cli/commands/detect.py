@@ -6,8 +6,8 @@ import argparse
 import importlib
 
 COMMANDS = {
-    "train": "fine-tune a detector by a recipe, or resume it",
-    "evaluate": "evaluate a checkpoint, each image exactly once",
+    "train": "train a detector by a recipe, or resume it",
+    "evaluate": "evaluate a checkpoint, using each image exactly once",
     "predict": "find boxes in image files",
 }
 
@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="detect")
     for name, about in COMMANDS.items():
         module = importlib.import_module(f"dali_mix.cli.commands.{name}")
-        inner = commands.add_parser(name, help=about, description=about)
+        inner = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
         module.configure(inner)
         inner.set_defaults(run=module.run)
 

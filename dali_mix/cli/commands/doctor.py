@@ -22,7 +22,9 @@ LOW_SHARED = 1 << 30
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prefix", nargs="?", metavar="PREFIX", help="a packed set: also open it and load a batch of it")
+    parser.add_argument(
+        "prefix", nargs="?", metavar="PREFIX", help="also open this packed set and load a batch from it"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,12 +11,18 @@ from dali_mix.recordio.manifest import read_info, set_prefix
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("prefix", metavar="PREFIX", help="the packed set with the classes")
-    add("--from", dest="source", required=True, choices=("bert", "glove", "random"), help="source of the embeddings")
-    add("--out", type=Path, required=True, metavar="E.npy", help="file to write: (K, width) float32")
-    add("--weights", type=Path, metavar="PATH", help="bert: the folder of its files; glove: its text file")
-    add("--seed", type=int, help="random: seed (0)")
-    add("--width", type=int, help="random: numbers per class (768)")
+    add("prefix", metavar="PREFIX", help="the packed set whose classes to embed")
+    add(
+        "--from",
+        dest="source",
+        required=True,
+        choices=("bert", "glove", "random"),
+        help="how to compute the embeddings",
+    )
+    add("--out", type=Path, required=True, metavar="E.npy", help="the file to write: (K, width) float32")
+    add("--weights", type=Path, metavar="PATH", help="bert: the folder with its files; glove: its text file")
+    add("--seed", type=int, help="random: the seed (default: 0)")
+    add("--width", type=int, help="random: values per class (default: 768)")
     add("--force", action="store_true", help="replace an existing file")
 
 

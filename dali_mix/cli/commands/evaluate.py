@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from pathlib import Path
 
 from dali_mix.cli.bars import Bar
@@ -15,8 +14,8 @@ from dali_mix.engine.distributed.environment import environment
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_service(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the scores to this file")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write scores and charts per class to DIR")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures to this file")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write figures and charts per class to DIR")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,8 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_writable(args.report)
     with Bar("evaluate", "batch", shown=main_rank) as bar:
-        plain = inspect.unwrap(evaluate)  # so that messages name options, not keywords
-        evaluation = guarded("evaluate", lambda: plain(config, args.checkpoint, ema=args.ema, each=bar.reach))
+        evaluation = guarded("evaluate", lambda: evaluate(config, args.checkpoint, ema=args.ema, each=bar.reach))
     if evaluation is None:
         return 1
     if main_rank:

@@ -13,23 +13,25 @@ _OWN = re.compile(r"[\w.]+:\w+(:|$)")  # module:name; a bundled name is followed
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     mixers = (
-        "comma-separated, options after colons, as in resizemix,mixup:alpha=0.2 (default: "
-        f"{DEFAULT}, of a set with boxes {WITH_BOXES}); "
+        "mixers separated by commas, options after colons: resizemix,mixup:alpha=0.2 (default: "
+        f"{DEFAULT}; for a set with boxes {WITH_BOXES}); "
         "or module:name for your own, from the current folder or an installed package; "
-        "here mixup's alpha is 1 and cutout's size half the image's unless set"
+        "by default mixup's alpha is 1 here, and cutout's size half the image"
     )
-    outlines = "outline what was pasted or cut, and the cells of a grid (default: yes)"
-    add("prefix", help="packed set: PREFIX of PREFIX.json")
+    outlines = "outline pasted and cut areas, and the cells of grids (default: yes)"
+    add("prefix", help="the set: its path without .json")
     add("--mixers", help=mixers)
-    add("--out", type=Path, required=True, help="PNG to write")
-    add("--rows", type=int, default=4, help="how many images (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed of images and mixes (default: %(default)s)")
-    add("--image-size", type=int, help="side in pixels before mixing (default: from the set)")
+    add("--out", type=Path, required=True, help="the PNG to write")
+    add("--rows", type=int, default=4, help="number of images (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed that images and mixes are drawn from (default: %(default)s)")
+    add("--image-size", type=int, help="side of the images in pixels (default: chosen by the set)")
     add("--boxes", action=argparse.BooleanOptionalAction, default=True, help=outlines)
     add(
-        "--peaks", action="store_true", help="mark the most salient pixel of each image, and of what SaliencyMix pasted"
+        "--peaks",
+        action="store_true",
+        help="mark the most salient pixel of each image and of the area that SaliencyMix pasted",
     )
-    add("--maps", action="store_true", help="a column with the saliency of each image")
+    add("--maps", action="store_true", help="add a column with the saliency map of each image")
     add("--title", help="heading (default: the set's name and size)")
 
 

@@ -7,12 +7,16 @@ import inspect
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from dali_mix._machines import Machines
 from dali_mix._text import printable
+from dali_mix.cli.arguments import Parser
 from dali_mix.cli.bars import Bar
-from dali_mix.cli.cluster import add_cluster, machines_of
+from dali_mix.cli.cluster import add_cluster, with_cluster
 from dali_mix.datasets import Transform, layout_names, pack
+from dali_mix.datasets.base import BAD_BOXES
 from dali_mix.datasets.images import TARGETS
 from dali_mix.datasets.turns import CHOICES
 from dali_mix.recordio import RecordSet
@@ -23,57 +27,77 @@ _SHOWN = 10
 _PASSED_ON = set(inspect.signature(pack).parameters) - {"layout", "shuffle"}
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
+    parser.instead_of_word = "--root"
     add = parser.add_argument
     add("layout", choices=layout_names(), help="how the files are organized")
     add("--root", type=Path, help="the dataset's folder or an archive of it (digits and digit-scenes need none)")
     add("--out", required=True, metavar="PREFIX", help="write PREFIX.rec, .idx, .npy and .json")
-    add("--split", default="train", help="which split (train)")
-    add("--quiet", action="store_true", help="no progress bar")
+    add("--split", default="train", help="the split to pack (default: %(default)s)")
+    add("--quiet", action="store_true", help="show no progress bar")
     _configure_reading(parser.add_argument_group("what is read").add_argument)
     _configure_writing(parser.add_argument_group("what is written").add_argument)
 
 
 def _configure_reading(add: Callable[..., object]) -> None:
-    add("--list", type=Path, metavar="FILE", help="list, imagenet-val: the file of labels (found in the root)")
-    add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one per line; voc: auto finds them")
+    add(
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="list, imagenet-val: the file of labels (default: looked up in the root)",
+    )
+    add("--classes", type=Path, metavar="FILE|auto", help="class names in order, one per line; voc: auto collects them")
     add(
         "--task",
         choices=TASKS,
-        help="what the labels are (voc, coco, digit-scenes: multilabel; yolo: detection; list: by its labels)",
+        help="kind of labels (default: voc, coco, digit-scenes: multilabel; yolo: detection; list: by its labels)",
     )
-    add("--years", type=_years, default=(), metavar="Y[,Y]", help="voc, coco: e.g. 2007,2012 (default: if only one)")
-    unlabelled = "images without labels (dropped by multi-label coco, nus-wide and vg500, else kept)"
+    add(
+        "--years",
+        type=_years,
+        default=(),
+        metavar="Y[,Y]",
+        help="voc, coco: e.g. 2007,2012 (default: the one that is there)",
+    )
+    unlabelled = "images without labels (default: drop for multi-label coco, nus-wide and vg500, else keep)"
     add("--unlabelled", choices=("keep", "drop"), help=unlabelled)
-    share = "without a val split: share F of the train split (of each class) becomes --split val, the rest train"
+    share = "if there is no split val: take the share F of each class of train as val; the rest remains train"
     add("--val-share", type=float, metavar="F", help=share)
-    folders = "imagefolder: whether the root has a folder per split, root/SPLIT/CLASS (default: detected)"
+    folders = "imagefolder: whether the root has a folder per split, root/SPLIT/CLASS (default: auto, by the folders)"
     add("--split-folders", choices=("auto", "yes", "no"), help=folders)
     add("--follow-links", action="store_true", help="follow symbolic links that leave the root, if you trust them")
     boxes = "voc, coco, yolo, list, wider: boxes refer to images rotated by EXIF (apply, default) or as stored (ignore)"
     add("--exif", choices=CHOICES, help=boxes)
-    add("--scenes", type=int, metavar="N", help="digit-scenes: number of scenes (train 2000, val 500)")
-    add("--seed", type=int, default=0, metavar="S", help="digit-scenes: seed (0)")
-    add("--download", action="store_true", help="cifar10, cifar100: download the set into the root with torchvision")
-    add("--max-pixels", type=int, default=Transform.max_pixels, metavar="N", help="refuse larger images (%(default)s)")
-    check = "header (default): dimensions and end of each image, not damage between; decode: the pixels too (slower)"
+    bad = "voc, coco, yolo, list: boxes that leave their image or have no area: error (default), clip or drop them"
+    add("--bad-boxes", choices=BAD_BOXES, help=bad)
+    add("--scenes", type=int, metavar="N", help="digit-scenes: number of scenes (default: train 2000, val 500)")
+    add("--seed", type=int, default=0, metavar="S", help="digit-scenes: seed of the scenes (default: %(default)s)")
+    add("--download", action="store_true", help="cifar10, cifar100: download the set into the root, with torchvision")
+    add(
+        "--max-pixels",
+        type=int,
+        default=Transform.max_pixels,
+        metavar="N",
+        help="refuse larger images (default: %(default)s)",
+    )
+    check = "header (default) checks the dimensions and the end of each image; decode also its pixels (slower)"
     add("--check", choices=("header", "decode"), default="header", help=check)
     add("--skip-bad", action="store_true", help="skip unreadable images and list them in the manifest")
 
 
 def _configure_writing(add: Callable[..., object]) -> None:
-    add("--resize", type=int, metavar="SHORTER_SIDE", help="reduce the shorter side to this length; never enlarges")
-    add("--max-side", type=int, metavar="N", help="reduce the longer side to at most N")
-    add("--quality", type=int, default=95, help="quality of JPEGs encoded here (95)")
-    add("--encoding", choices=TARGETS, default="keep", help="keep (default) stores files as they are if it can")
-    add("--shuffle", type=int, metavar="SEED", help="shuffle (training splits: by default, with seed 0)")
-    add("--no-shuffle", action="store_true", help="keep the listed order")
-    add("--shards", type=int, default=1, metavar="N", help="write N .rec files (1)")
+    add("--resize", type=int, metavar="SHORTER_SIDE", help="make the shorter side this long; never enlarges")
+    add("--max-side", type=int, metavar="N", help="make the longer side at most this long")
+    add("--quality", type=int, default=95, help="quality of JPEGs that are encoded here (default: %(default)s)")
+    add("--encoding", choices=TARGETS, default="keep", help="keep (default) stores files unchanged where possible")
+    add("--shuffle", type=int, metavar="SEED", help="shuffle with this seed (default for training splits: 0)")
+    add("--no-shuffle", action="store_true", help="keep the order in which files are listed")
+    add("--shards", type=int, default=1, metavar="N", help="write N .rec files (default: %(default)s)")
     add(
         "--workers",
         type=int,
         metavar="N",
-        help="threads (by the cores; with --cluster 1 per shard); the bytes are the same for any number",
+        help="number of threads (default: the cores; with --cluster 1 per shard); it does not change the bytes",
     )
     add("--force", action="store_true", help="replace an existing set")
     add_cluster(add, "write")
@@ -90,14 +114,15 @@ def run(args: argparse.Namespace) -> int:
     """Pack and print the set's figures."""
     if args.no_shuffle and args.shuffle is not None:
         raise ValueError("--shuffle takes a seed of at least 0, and excludes --no-shuffle")
+    return with_cluster("pack", args, partial(_pack, args))
+
+
+def _pack(args: argparse.Namespace, machines: Machines | None) -> int:
     shuffle = False if args.no_shuffle else args.shuffle
     others = {name: value for name, value in vars(args).items() if name in _PASSED_ON}
     start = time.perf_counter()
-    machines = None if args.cluster is None else machines_of(args.cluster)
     with Bar("pack", "img", shown=not args.quiet, leave=True) as bar:
-        inspect.unwrap(pack)(
-            args.layout, **others, shuffle=shuffle, machines=machines, each=bar.reach, note=_print_notice
-        )
+        pack(args.layout, **others, shuffle=shuffle, machines=machines, each=bar.reach, note=_print_notice)
     _print_summary(args.out, time.perf_counter() - start)
     return 0
 

@@ -20,19 +20,34 @@ if TYPE_CHECKING:
     from dali_mix.engine.inference.predict import Detections, Predictions, Predictor
     from dali_mix.tasks import Task
 
-CLASS_FILE_HELP = "class names in order, one per line (default: those of the checkpoint, or of the recipe's sets)"
+CLASS_FILE_HELP = "class names in order, one per line (default: those in the checkpoint, or of the recipe's sets)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add = parser.add_argument
     add("images", metavar="IMAGE", nargs="+", type=Path, help="image files, or folders of them")
-    add("--classes", "--class-file", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
-    add("--threshold", type=float, metavar="P", help="print classes or boxes above this score (0.5)")
-    add("--top-k", type=int, metavar="K", help="print the K highest (classification: 5); with --threshold both apply")
+    add("--class-file", "--classes", dest="class_file", type=Path, metavar="FILE", help=CLASS_FILE_HELP)
+    add(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="report classes, or boxes, with a score above P (default: 0.5; none for classification)",
+    )
+    add(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="report the K classes with the highest scores (classification: default 5); combines with --threshold",
+    )
     add("--json", type=Path, metavar="OUT", help="write predictions and all scores to this file")
-    add("--csv", type=Path, metavar="OUT", help="write a table: a row per image, a column per class; or a row per box")
-    add("--draw", type=Path, metavar="DIR", help="write images with boxes drawn on them to this folder")
+    add(
+        "--csv",
+        type=Path,
+        metavar="OUT",
+        help="write them as a table: a row per image and a column per class, or a row per box",
+    )
+    add("--draw", type=Path, metavar="DIR", help="write the images, with the boxes drawn, to this folder")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,15 +139,13 @@ def _detect(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -
 
 def open_predictor(args: argparse.Namespace) -> tuple[Predictor, list[Path]]:
     """Return a `Predictor` for the model named by the arguments, and the image files."""
-    from dali_mix.datasets.base import read_names
     from dali_mix.engine.inference.image_files import find_images
 
     config, files = load_values(args), find_images(args.images)
-    classes = None if args.class_file is None else read_names(args.class_file)
 
     from dali_mix.engine.inference.predict import Predictor
 
-    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=classes)
+    predictor = Predictor(config, args.checkpoint, ema=args.ema, classes=args.class_file)
     print_notes(predictor.notes)
     return predictor, files
 

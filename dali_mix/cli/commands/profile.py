@@ -17,17 +17,28 @@ WARM_UP = 8  # batches before timing starts, while DALI starts up and decodes ah
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("what", metavar="PREFIX", help="a packed set, or the work directory of a run that had `profile` in its recipe")
-    add("--pipeline", default="imagenet", help="name of the pipeline (imagenet)")
-    add("--pipeline-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. image_size=176")
-    add("--batch-size", type=int, default=64, metavar="N", help="records in a batch (64)")
-    add("--num-threads", type=int, metavar="N", help="DALI threads (default: the cores this process may use)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
-    add("--evaluate", action="store_true", help="the pipeline for evaluation instead of the one for training")
-    add("--service", metavar="ADDRESS", help="a pool of workers that decodes: HOST:PORT, or auto")
-    add("--seconds", type=float, default=10.0, metavar="S", help="how long to load (10)")
+    add("what", metavar="PREFIX", help="a packed set, or the work directory of a run with `profile` in its recipe")
+    add("--pipeline", default="imagenet", help="name of the pipeline (default: %(default)s)")
+    add(
+        "--pipeline-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of the pipeline, e.g. image_size=176",
+    )
+    add("--batch-size", type=int, default=64, metavar="N", help="records per batch (default: %(default)s)")
+    add("--num-threads", type=int, metavar="N", help="DALI's threads (default: the cores available to this process)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--evaluate", action="store_true", help="use the pipeline for evaluation instead of training")
+    add(
+        "--service",
+        metavar="ADDRESS",
+        help="decode in a pool of workers (`dali-mix serve`): HOST:PORT, or auto for the pool on this machine",
+    )
+    add("--seconds", type=float, default=10.0, metavar="S", help="seconds to load for (default: %(default)g)")
     add("--json", type=Path, metavar="OUT", help="also write the figures to this file")
-    add("--out", type=Path, metavar="PNG", help="draw a chart")
+    add("--out", type=Path, metavar="PNG", help="draw the figures")
 
 
 def run(args: argparse.Namespace) -> int:

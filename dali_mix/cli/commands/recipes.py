@@ -7,7 +7,7 @@ import ast
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print this recipe and the files it is based on")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print this recipe's file (default: list all recipes)")
 
 
 def run(args: argparse.Namespace) -> int:

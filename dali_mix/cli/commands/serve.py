@@ -15,35 +15,51 @@ from typing import Any
 from dali_mix._signals import handled
 from dali_mix.options import number, whole
 
+DASHBOARD = 8266
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "  dali-mix serve --workers 14                    on one machine: prints the address; Ctrl-C ends it\n"
-        "  dali-mix serve --listen 10.0.0.1               for other machines, too\n"
-        "  dali-mix serve --join 10.0.0.1:6379            adds this machine, at any time\n"
-        "  dali-mix train RECIPE --work-dir D --service 10.0.0.1:6379     (on one machine: --service auto)\n"
-        "  dali-mix serve --status                        what the pool does\n"
+        "  dali-mix serve --workers 14                    start a pool on this machine; Ctrl-C ends it\n"
+        "  dali-mix serve --listen 10.0.0.1               start one that other machines can use\n"
+        "  dali-mix serve --join 10.0.0.1:6379            add this machine to it, at any time\n"
+        "  dali-mix train RECIPE --work-dir D --service 10.0.0.1:6379     (on this machine: --service auto)\n"
+        "  dali-mix serve --status                        print the status of the pool\n"
         "Whoever has the token may run code on these machines; see docs/service.md.\n"
-        "Exit status: 0 after Ctrl-C or SIGTERM, also while it starts; 1 after an error, or if the pool joined ends."
+        "Exit status: 0 after Ctrl-C or SIGTERM, also while it starts; 1 after an error, or if the pool it joined ends."
     )
     parser.add_argument(
-        "--workers", type=int, help="processes that decode here; default: one a core (a GPU), 0 for none"
+        "--workers", type=int, help="processes that decode on this machine (default: one per core, or per GPU; 0: none)"
     )
-    parser.add_argument("--threads", type=int, help="DALI's threads for each of a worker's two tasks (default 1)")
-    parser.add_argument("--decode", choices=("cpu", "gpu"), help="what all the pool decodes on (default cpu)")
-    parser.add_argument("--join", metavar="ADDRESS", help="HOST:PORT of the pool that this machine becomes part of")
+    parser.add_argument("--threads", type=int, help="DALI's threads for each of a worker's two tasks (default: 1)")
+    parser.add_argument("--decode", choices=("cpu", "gpu"), help="where the workers of the pool decode (default: cpu)")
+    parser.add_argument("--join", metavar="ADDRESS", help="join the pool at HOST:PORT instead of starting one")
     parser.add_argument(
-        "--listen", metavar="IP", help="the address of this machine for others; default: this machine only"
+        "--listen", metavar="IP", help="this machine's address in the network (default: only this machine can connect)"
     )
-    parser.add_argument("--port", type=int, help="of a pool that is started (default 6379)")
+    parser.add_argument("--port", type=int, help="port of the pool to start (default: 6379)")
     parser.add_argument(
-        "--memory", type=float, metavar="GB", help="shared memory for decoded images; default: what fits"
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="shared memory for decoded images (default: a quarter of the machine's, if it fits)",
     )
     parser.add_argument(
-        "--dashboard", type=int, metavar="PORT", nargs="?", const=8266, help="serve a page and /metrics"
+        "--dashboard",
+        type=int,
+        metavar="PORT",
+        nargs="?",
+        const=DASHBOARD,
+        help=f"serve a status page and /metrics for Prometheus (default port: {DASHBOARD}; 0: a free one)",
     )
-    parser.add_argument("--status", metavar="ADDRESS", nargs="?", const="auto", help="show what a pool does, and end")
+    parser.add_argument(
+        "--status",
+        metavar="ADDRESS",
+        nargs="?",
+        const="auto",
+        help="print the status of a pool and exit (default: the one on this machine)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +95,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.decode == "gpu" and args.workers != 0:
         found = _gpus()
         if args.workers is not None and args.workers > found:
-            raise ValueError(f"--workers {args.workers}: torch sees {found} GPU{'s' * (found > 1)} here, one a worker")
+            raise ValueError(
+                f"--workers {args.workers}: torch sees {found} GPU{'s' * (found > 1)} here, one per worker"
+            )
         args.workers = args.workers or found
     if args.workers is None:
         args.workers = len(os.sched_getaffinity(0))

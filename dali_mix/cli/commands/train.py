@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import signal
 from contextlib import suppress
@@ -20,16 +19,19 @@ NOTHING_TO_SAVE = "SIGTERM while no step was under way: nothing to save; start i
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "A run killed at any point continues from its newest checkpoint with --resume, on a CPU to the same\n"
-        "weights. SIGTERM and Ctrl-C finish the step, save, and exit with status 75 and 130; a second Ctrl-C stops at\n"
-        "once. Several processes: scripts/train_dist.sh; status 3: ended only because another process has."
+        "A run killed at any point continues from its newest checkpoint with --resume; on a CPU it ends with the\n"
+        "same weights, bit for bit. SIGTERM and Ctrl-C finish the step, save, and exit with status 75 and 130; a\n"
+        "second Ctrl-C stops at once. For several processes use scripts/train_dist.sh; status 3: ended because\n"
+        "another process did."
     )
     add_recipe(parser)
-    parser.add_argument("--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl, checkpoints/")
+    parser.add_argument(
+        "--work-dir", required=True, help="folder for config.json, logs, metrics.jsonl and checkpoints/"
+    )
     add_service(parser)
     resume = (
-        "continue from the newest checkpoint, with the values in the run's config.json; an error without one; "
-        "--resume=auto then begins at step 0"
+        "continue from the newest checkpoint, with the values in the run's config.json; without a checkpoint "
+        "--resume is an error, and --resume=auto starts at step 0"
     )
     parser.add_argument("--resume", nargs="?", const="must", default="no", choices=("must", "auto"), help=resume)
 
@@ -43,8 +45,7 @@ def _train(args: argparse.Namespace) -> int:
     from dali_mix.engine.start import train
 
     set_service(args)
-    plain = inspect.unwrap(train)  # so that messages name options, not keywords
-    status = guarded("train", lambda: plain(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options))
+    status = guarded("train", lambda: train(args.recipe, args.work_dir, resume=args.resume, options=args.cfg_options))
     return 1 if status is None else {"preempted": PREEMPTED, "interrupted": INTERRUPTED}.get(status, 0)
 
 

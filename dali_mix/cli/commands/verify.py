@@ -5,33 +5,40 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from dali_mix._machines import Machines
 from dali_mix._text import printable
-from dali_mix.cli.cluster import add_cluster, machines_of
+from dali_mix.cli.cluster import add_cluster, with_cluster
 from dali_mix.recordio.manifest import read_info, set_prefix
 from dali_mix.recordio.verify import verify_set
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefix", nargs="+", help="the set: its path without .json")
-    slow = "also decode every image: finds damage from before packing (slow)"
+    slow = "also decode every image, which finds images damaged before packing (slow)"
     parser.add_argument("--decode", action="store_true", help=slow)
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="stop after N problems (20)")
+    parser.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="stop after N problems (default: %(default)s)"
+    )
     add_cluster(parser.add_argument, "check")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print each problem on the error stream; return 1 if there was one."""
+    return with_cluster("verify", args, partial(_verify, args))
+
+
+def _verify(args: argparse.Namespace, machines: Machines | None) -> int:
     decode = None
     if args.decode:
         from dali_mix.datasets.decoding import decoded_size
 
         decode = decoded_size
-    machines = None if args.cluster is None else machines_of(args.cluster)
     failed = False
     for prefix in args.prefix:
         prefix = str(set_prefix(prefix))

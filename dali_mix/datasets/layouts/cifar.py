@@ -13,6 +13,7 @@ import numpy as np
 from dali_mix.datasets.base import Listing, Options, numbered_classes, trees_of
 from dali_mix.datasets.class_folders import class_folders, split_base
 from dali_mix.datasets.images import encode
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.safe_pickle import as_text, load_plain
 from dali_mix.datasets.trees import MemoryTree, Tree
 
@@ -39,7 +40,7 @@ def _cifar(root: Path, split: str, options: Options, layout: str) -> Listing:
     number = layout.removeprefix("cifar")
     called = (rf"^(?=.*{part}).*cifar-?{number}_", f"cifar-{number}-python", f"cifar-{number}-binary", layout)
     for tree in trees_of(root, options, *called):
-        if listing := _in_tree(tree, part, split, layout):
+        if listing := _in_tree(tree, part, split, layout, options.mistakes):
             return listing
     raise FileNotFoundError(
         f"{root}: no {layout} in it for split {split!r}: neither the Python nor the binary version, nor"
@@ -47,7 +48,7 @@ def _cifar(root: Path, split: str, options: Options, layout: str) -> Listing:
     )
 
 
-def _in_tree(tree: Tree, part: str, split: str, layout: str) -> Listing | None:
+def _in_tree(tree: Tree, part: str, split: str, layout: str, mistakes: Mistakes) -> Listing | None:
     if layout == "cifar10":
         stems = [f"data_batch_{number}" for number in range(1, 6)] if part == "train" else ["test_batch"]
         meta, class_list, label, label_bytes = "batches.meta", "batches.meta.txt", "label", 1
@@ -71,7 +72,7 @@ def _in_tree(tree: Tree, part: str, split: str, layout: str) -> Listing | None:
     folders = tree.folders()
     if part in folders or (len(folders) == 1 and part in tree.folders(folders[0])):
         base, _ = split_base(tree, part, "yes")
-        names, labels, classes, report = class_folders(tree, base, known if layout == "cifar10" else None)
+        names, labels, classes, report = class_folders(tree, base, known if layout == "cifar10" else None, mistakes)
         if len(classes) != len(known):
             raise ValueError(f"{tree.where(base)}: {len(classes)} class folders, {layout} has {len(known)}")
         return Listing(tree, names, labels, classes, layout, split, report=report)

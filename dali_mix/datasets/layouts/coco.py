@@ -9,15 +9,18 @@ box without area (the published files have a few) is left out and counted in the
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import label_of
+from dali_mix._labels import has_area, label_of, leaving
 from dali_mix._text import composed
 from dali_mix.datasets.annotations import (
+    OR_TREAT,
     against_published,
     boxes_of,
     check_unique_field,
@@ -29,9 +32,12 @@ from dali_mix.datasets.annotations import (
     is_whole,
     labelled,
     read_json,
+    report_bad_boxes,
+    treat_boxes,
 )
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, first_of, join_reports
+from dali_mix.datasets.mistakes import Mistakes, also
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
@@ -54,51 +60,50 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     task = choose_task("coco", options, MULTILABEL, DETECTION)
     tree = open_tree(root, options.follow_links)
     asked, (split, file) = split, _annotation_file(tree, shared_split(options, split), options.years)
+    mistakes = options.mistakes
     where = tree.where(file)
     content = read_json(tree, file, unused=("segmentation",))
     root_notices = _remove_root(content, where) if file.endswith(_ROBOFLOW) else []
-    classes, categories = _classes(content, where)
+    classes, categories = _classes(content, where, mistakes)
     images = entries_of(content, "images", where)
     spot = f"{where}: images"
-    ids = column(images, "id", is_whole, "a whole number", spot)
-    check_unique_field(ids, "id", spot)
-    files = column(images, "file_name", is_text, "a file's name", spot)
+    ids = column(images, "id", is_whole, "a whole number", spot, mistakes)
+    check_unique_field(ids, "id", spot, mistakes)
+    files = column(images, "file_name", is_text, "a file's name", spot, mistakes)
+    folder = split if file.endswith(_ROBOFLOW) else _folder(tree, split, files)
+    name_of: dict[int, str] = {}  # by row
+    for row, name in enumerate(files):
+        with mistakes:
+            if name is not None:
+                name_of[row] = _name(folder, name, f"{spot}[{row}]")
+    check_unique_field([name_of.get(row) for row in range(len(images))], "file_name", spot, mistakes)
+    sizes = _sizes(images, spot, mistakes) if task.boxes else None
+    counts: Counter[str] = Counter()
     notes = entries_of(content, "annotations", where)
     spot = f"{where}: annotations"
-    owner = _rows_of(notes, "image_id", ids, "no image", spot)
-    kind = _rows_of(notes, "category_id", categories, "no category", spot)
+    owner = _rows_of(notes, "image_id", ids, "no image", spot, mistakes)
+    kind = _rows_of(notes, "category_id", categories, "no category", spot, mistakes)
     if (given := options.class_names()) is not None:
-        classes, kind = given, _renumbered(classes, kind, given, spot)
+        classes, kind = given, _renumbered(classes, kind, given, spot, mistakes)
+    if sizes is not None:
+        boxes = boxes_of(notes, "bbox", spot, mistakes, signed=True)
+        fits = (0, 1).__contains__
+        crowd = np.array(column(notes, "iscrowd", fits, "0 or 1", spot, mistakes, missing=0), dtype=bool)
+        corners, stay = _relative(tree, options, notes, boxes, owner, sizes, name_of, where, counts)
+    names, places = list(name_of.values()), [f"{where}: images[{row}]" for row in name_of]
+    mistakes.settle(tree, names, places)
     report: dict[str, Any] = join_reports({"notices": root_notices}, _without_annotation(classes, kind))
     labels: list[np.ndarray]
-    sizes = None
-    if task.boxes:
-        sizes = _sizes(images, f"{where}: images")
-        boxes = boxes_of(notes, "bbox", spot)
-        crowd = column(notes, "iscrowd", lambda value: value in (0, 1), "0 or 1", spot, missing=0)
-        try:
-            labels, counts = _boxes(boxes, np.array(crowd, dtype=bool), owner, kind, sizes, spot)
-        except ValueError as error:
-            row = int(owner[_leaving(boxes, owner, sizes)[0]])
-            with suppress(FileNotFoundError):
-                folder = split if file.endswith(_ROBOFLOW) else _folder(tree, split, files)
-                name = _name(folder, files[row], f"{where}: images[{row}]")
-                _check_size(
-                    sizes[row], image_size(tree, name, options.exif == "ignore"), name, f"{where}: images[{row}]", error
-                )
-            raise
-        report |= counts
+    if sizes is not None:
+        labels, found = _labels(corners[stay], crowd[stay], owner[stay], kind[stay], len(images))
+        report = join_reports(report, found, report_bad_boxes(counts))
     else:
         targets = np.zeros((len(images), len(classes)), dtype=np.float32)
         targets[owner, kind] = 1
         labels = list(targets)
-    folder = split if file.endswith(_ROBOFLOW) else _folder(tree, split, files)
-    names = [_name(folder, name, f"{where}: images[{number}]") for number, name in enumerate(files)]
-    check_unique_field(names, "file_name", f"{where}: images")
     if split in PUBLISHED and len(classes) == COCO_CLASSES:
         published = against_published(len(np.unique(owner)), PUBLISHED[split], f"{split} with annotations")
         report = join_reports(report, published)
-    places = [f"{where}: images[{row}]" for row in range(len(names))]
     if options.val_share is not None:
         split = asked
     listing = Listing(tree, names, labels, classes, "coco", split, task.name, ids, places, sizes=sizes, report=report)
@@ -146,11 +151,11 @@ def _name(folder: str, file: str, where: str) -> str:
     return f"{folder}/{name.removeprefix(own)}"  # some tools write the folder too
 
 
-def _sizes(images: list[Any], where: str) -> list[tuple[int, int]]:
+def _sizes(images: list[Any], where: str, mistakes: Mistakes) -> list[tuple[int, int]]:
     """Return height and width of each image, which boxes need; some tools write 64.0, others nothing or -1."""
     expected = "a number of pixels (--task multilabel needs none)"
-    heights, widths = (map(int, column(images, side, _is_side, expected, where)) for side in ("height", "width"))
-    return list(zip(heights, widths, strict=True))
+    sides = [column(images, side, _is_side, expected, where, mistakes) for side in ("height", "width")]
+    return [(int(height or 0), int(width or 0)) for height, width in zip(*sides, strict=True)]
 
 
 def _is_side(value: Any) -> bool:
@@ -182,27 +187,31 @@ def _remove_root(content: Any, where: str) -> list[str]:
     return [f"category 0, {name!r:.60}, is the parent of the others and has no annotation: it is no class here"]
 
 
-def _classes(content: Any, where: str) -> tuple[tuple[str, ...], list[int]]:
+def _classes(content: Any, where: str, mistakes: Mistakes) -> tuple[tuple[str, ...], list[int]]:
     """Return the names and ids of the categories, by id."""
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"
-    ids = column(entries, "id", is_whole, "a whole number", spot)
-    names = column(entries, "name", is_text, "a name", spot)
+    ids = column(entries, "id", is_whole, "a whole number", spot, mistakes)
+    names = column(entries, "name", is_text, "a name", spot, mistakes)
     if not names:
         raise ValueError(f"{spot}: there are none, so there is nothing to learn; is it the right file?")
-    check_unique_field(ids, "id", spot)
-    check_unique_field(names, "name", spot)
+    check_unique_field(ids, "id", spot, mistakes)
+    check_unique_field(names, "name", spot, mistakes)
+    mistakes.check()  # annotations refer to them
     name_of = dict(zip(ids, names, strict=True))
     return tuple(name_of[number] for number in sorted(ids)), sorted(ids)
 
 
-def _renumbered(classes: tuple[str, ...], kind: np.ndarray, given: tuple[str, ...], where: str) -> np.ndarray:
-    """Return `kind`, indices of `classes`, as indices of the `given` names."""
+def _renumbered(
+    classes: tuple[str, ...], kind: np.ndarray, given: tuple[str, ...], where: str, mistakes: Mistakes
+) -> np.ndarray:
+    """Return `kind`, indices of `classes` or -1, as indices of the `given` names."""
     number_of = {composed(name): number for number, name in enumerate(given)}
-    renumbered = np.array([number_of.get(composed(name), -1) for name in classes])[kind]
-    if (unknown := np.flatnonzero(renumbered < 0)).size:
-        name = classes[kind[unknown[0]]]
-        raise ValueError(f"{where}[{unknown[0]}]: category {name!r} is not among the {len(given)} names of --classes")
+    renumbered = np.array([*(number_of.get(composed(name), -1) for name in classes), -1])[kind]
+    for number in np.unique(kind[(renumbered < 0) & (kind >= 0)]):
+        first, *others = np.flatnonzero(kind == number)
+        unknown = f"category {classes[number]!r} is not among the {len(given)} names of --classes"
+        mistakes.add(ValueError(f"{where}[{first}]: {unknown}{also(len(others), 'annotation')}"))
     return renumbered
 
 
@@ -216,31 +225,72 @@ def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str,
     return {"notices": [f"{notice} (--classes FILE sets the classes)"]}
 
 
-def _rows_of(notes: list[Any], key: str, ids: list[int], none: str, where: str) -> np.ndarray:
-    """Return the row of `ids` that each annotation's field `key` names."""
-    wanted = column(notes, key, is_whole, "a whole number", where)
-    row_of = {value: row for row, value in enumerate(ids)}
+def _rows_of(
+    notes: list[Any], key: str, ids: Sequence[int | None], none: str, where: str, mistakes: Mistakes
+) -> np.ndarray:
+    """Return the row of `ids` that each annotation's field `key` names; -1 for a mistake."""
+    wanted = column(notes, key, is_whole, "a whole number", where, mistakes)
+    row_of: dict[int | None, int] = {value: row for row, value in enumerate(ids)}
+    row_of[None] = -1
     rows = np.array([row_of.get(value, -1) for value in wanted], dtype=np.int64)
-    if (wrong := np.flatnonzero(rows < 0)).size:
-        raise ValueError(f"{where}[{wrong[0]}]: field {key!r} is {wanted[wrong[0]]}, but {none} has that id")
+    for row in np.flatnonzero(rows < 0):
+        if wanted[row] is not None:
+            mistakes.add(ValueError(f"{where}[{row}]: field {key!r} is {wanted[row]}, but {none} has that id"))
     return rows
 
 
-def _check_size(stated: tuple[int, int], real: tuple[int, int], name: str, where: str, error: ValueError) -> None:
-    """Raise ValueError if an image that a box leaves has another size than the file states: that comes first."""
-    if stated != real:
-        said, size = (f"{width}x{height}" for height, width in (stated, real))
-        raise ValueError(
-            f"{where}: fields 'width' and 'height' are {said}, but {name} is {size}: correct that first. {error}"
-        ) from error
+def _relative(
+    tree: Tree,
+    options: Options,
+    notes: list[Any],
+    boxes: np.ndarray,
+    owner: np.ndarray,
+    sizes: list[tuple[int, int]],
+    name_of: dict[int, str],
+    where: str,
+    counts: Counter[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners x1, y1, x2, y2 of all boxes (N, 4), in 0..1, and which of them stay, by `treat_boxes`.
+
+    They are NaN where the box, its image or the size is a mistake. If the file states another size than the image has,
+    that is the mistake, once for all its boxes.
+    """
+    limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last one is row -1
+    limits[limits == 0] = np.nan
+    height, width = limits[owner].T
+    limits = np.stack([width, height, width, height], axis=1)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) / limits
+    turned = np.asarray(np.any(boxes[:, 2:] < 0, axis=1))
+    others: dict[int, str] = {}
+
+    def wrong(row: int) -> str:
+        image, size = int(owner[row]), f"{width[row]:g}x{height[row]:g}"
+        spot = f"{where}: annotations[{row}]: field 'bbox'"
+        if turned[row]:
+            expected = "expected x, y, width, height, sides not negative"
+            return f"{spot} is {notes[row]['bbox']!r:.60}, {expected}{OR_TREAT}"
+        hint = _corners_hint(boxes[row], limits[row]) or OR_TREAT
+        text = (
+            f"{spot} {boxes[row].tolist()} (x, y, width, height) leaves the {size} image by more than a pixel and 1 %;"
+            f" correct it{hint}"
+        )
+        if image not in others and image in name_of and options.mistakes.still_shown:
+            other = _other_size(tree, name_of[image], (height[row], width[row]), options)
+            said = f"{where}: images[{image}]: fields 'width' and 'height' are {other}"
+            others[image] = other and f"{said}: correct that first. {text}"
+        return others.get(image) or text
+
+    return corners, treat_boxes(corners, leaving(corners, height, width) | turned, wrong, options, counts)
 
 
-def _leaving(boxes: np.ndarray, owner: np.ndarray, sizes: list[tuple[int, int]]) -> np.ndarray:
-    """Return the rows of `boxes` that leave their image by more than a pixel and 1 %."""
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    limits = np.array(sizes, dtype=np.float64).reshape(-1, 2)[owner][:, [1, 0, 1, 0]]
-    reach = np.maximum(1, 0.01 * limits)
-    return np.flatnonzero(((corners < -reach) | (corners > limits + reach)).any(axis=1))
+def _other_size(tree: Tree, name: str, stated: tuple[float, float], options: Options) -> str:
+    """Return the stated size and the real one if they differ, else ""."""
+    with suppress(FileNotFoundError, ValueError):  # then this is reported instead
+        real = image_size(tree, name, options.exif == "ignore")
+        if stated != real:
+            said, size = (f"{width:g}x{height:g}" for height, width in (stated, real))
+            return f"{said}, but {name} is {size}"
+    return ""
 
 
 def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
@@ -249,27 +299,17 @@ def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
     return ": if these are x1, y1, x2, y2, make the last two a width and a height" if fits else ""
 
 
-def _boxes(
-    boxes: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, sizes: list[tuple[int, int]], where: str
+def _labels(
+    corners: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, count: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Return a label for each image from all boxes (N, 4), x, y, width, height in pixels."""
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    limits = np.array(sizes, dtype=np.float64).reshape(-1, 2)[owner][:, [1, 0, 1, 0]]
-    wrong = _leaving(boxes, owner, sizes)
-    if wrong.size:
-        row = int(wrong[0])
-        size = "x".join(f"{side:g}" for side in limits[row, :2])
-        raise ValueError(
-            f"{where}[{row}]: field 'bbox' {boxes[row].tolist()} (x, y, width, height) leaves the {size} image"
-            f" by more than a pixel and 1 %; correct it{_corners_hint(boxes[row], limits[row])}"
-        )
-    relative = (np.clip(corners, 0, limits) / limits).astype(np.float32)
-    good = (relative[:, :2] < relative[:, 2:]).all(axis=1)
-    objects = np.column_stack([kind, relative, crowd]).astype(np.float32)[good]
+    """Return a label for each of `count` images from the corners of all boxes."""
+    inside = np.clip(corners, 0, 1)
+    good = has_area(inside)
+    objects = np.column_stack([kind, inside, crowd]).astype(np.float32)[good]
     order = np.argsort(owner[good], kind="stable")
-    ends = np.cumsum(np.bincount(owner[good], minlength=len(sizes)))
+    ends = np.cumsum(np.bincount(owner[good], minlength=count))
     labels = [label_of(part) for part in np.split(objects[order], ends[:-1])]
-    clipped = int(((corners < 0) | (corners > limits)).any(axis=1).sum())
+    clipped = int(((corners < 0) | (corners > 1)).any(axis=1).sum())
     return labels, {
         "boxes_over_the_border": clipped,
         "boxes_without_area": int(np.count_nonzero(~good)),

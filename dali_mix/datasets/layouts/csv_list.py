@@ -11,18 +11,19 @@ from collections.abc import Iterator
 
 from dali_mix.datasets.base import decode_lines, first_double
 from dali_mix.datasets.list_labels import Row, read_id
+from dali_mix.datasets.mistakes import Mistakes
 
 _SEPARATORS = ",;\t|"
 _INDEX = re.compile(r"Unnamed: \d+|index|level_0|")  # as pandas names the column of an index it wrote
 
 
-def read_csv(data: bytes, where: str) -> tuple[list[Row], list[str]]:
+def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], list[str]]:
     """Return the rows of a CSV list, and notices on columns ignored because they are a pandas index.
 
     Columns with neither name nor content are ignored too.
 
-    Raise ValueError naming the line for text that is not UTF-8, a malformed line, no column `path` or no label column,
-    an unnamed column, or a duplicate one.
+    A line with another number of fields, or an invalid id, is one of `mistakes`. Raise ValueError naming the line for
+    text that is not UTF-8, wrong quotes, no column `path` or no label column, an unnamed column, or a duplicate one.
     """
     decode_lines(data, where)
     text = data.decode("utf-8-sig")
@@ -38,10 +39,11 @@ def read_csv(data: bytes, where: str) -> tuple[list[Row], list[str]]:
         raise ValueError(f"{where}: line 1: column {named[double[0]]!r} is there twice; rename or remove one")
     lines: list[tuple[str, list[str]]] = []
     for number, fields in _lines(text, separator, where):
-        if len(fields) != len(head):
-            raise ValueError(f"{where}: line {number}: {len(fields)} fields where the header has {len(head)}")
-        fields = [value if name == "path" else value.strip() for name, value in zip(head, fields, strict=True)]
-        lines.append((f"{where}: line {number}", fields))
+        with mistakes:
+            if len(fields) != len(head):
+                raise ValueError(f"{where}: line {number}: {len(fields)} fields where the header has {len(head)}")
+            fields = [value if name == "path" else value.strip() for name, value in zip(head, fields, strict=True)]
+            lines.append((f"{where}: line {number}", fields))
     lines = lines[1:]
     labels, notices = [], []
     for column, name in enumerate(head):
@@ -60,9 +62,10 @@ def read_csv(data: bytes, where: str) -> tuple[list[Row], list[str]]:
     columns = tuple(head[column] for column in labels)
     rows = []
     for spot, fields in lines:
-        record_id = read_id(fields[head.index("id")], spot) if "id" in head else None
-        label = tuple(fields[column] for column in labels)
-        rows.append(Row(spot, fields[head.index("path")], label, record_id, columns))
+        with mistakes:
+            record_id = read_id(fields[head.index("id")], spot) if "id" in head else None
+            label = tuple(fields[column] for column in labels)
+            rows.append(Row(spot, fields[head.index("path")], label, record_id, columns))
     return rows, notices
 
 

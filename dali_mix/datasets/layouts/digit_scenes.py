@@ -13,7 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dali_mix.datasets.annotations import choose_task, detection_label, multi_hot
+from dali_mix._labels import label_of
+from dali_mix.datasets.annotations import choose_task, multi_hot
 from dali_mix.datasets.base import Listing, Options
 from dali_mix.datasets.images import encode
 from dali_mix.datasets.layouts.digits import held_out_rows
@@ -47,10 +48,6 @@ def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
     if split not in _SCENES:
         raise ValueError(f"digit-scenes has the splits train and val (test is the same), not {split!r}")
     count = _SCENES[split] if options.scenes is None else options.scenes
-    if not 1 <= count <= 10_000_000 or not 0 <= options.seed < 1 << 64:
-        raise ValueError(
-            f"digit-scenes: {count} scenes of seed {options.seed}: give 1 to 10,000,000, and a seed from 0"
-        )
     from sklearn.datasets import load_digits
 
     values, kinds = load_digits(return_X_y=True)
@@ -64,11 +61,11 @@ def digit_scenes(root: Path | None, split: str, options: Options) -> Listing:
         return encode(render(scenes[number], scans, _generator(options.seed, split, number, pixels=True)), "png")
 
     labels = []
-    for name, scene in zip(names, scenes, strict=True):
+    for scene in scenes:
         classes = [int(kinds[digit.scan]) for digit in scene]
         if task.boxes:
             objects = [(kind, *ink_box(digit, scans), 0) for kind, digit in zip(classes, scene, strict=True)]
-            labels.append(detection_label(np.array(objects, dtype=np.float64), HEIGHT, WIDTH, name, 10))
+            labels.append(label_of(np.array(objects, dtype=np.float64) / (1, WIDTH, HEIGHT, WIDTH, HEIGHT, 1)))
         else:
             labels.append(multi_hot(classes, 10))
     tree = MemoryTree("scikit-learn", read)

@@ -16,7 +16,7 @@ def imagefolder(root: Path, split: str, options: Options) -> Listing:
     """
     tree = open_tree(root, options.follow_links)
     base, notices = split_base(tree, shared_split(options, split), options.split_folders)
-    names, labels, classes, report = class_folders(tree, base, options.class_names())
+    names, labels, classes, report = class_folders(tree, base, options.class_names(), options.mistakes)
     report = join_reports({"notices": notices}, report)
     listing = Listing(tree, names, labels, classes, "imagefolder", split, report=report)
     return of_share(listing, options, base)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import Listing, Options, decode_lines, numbered_classes, read_lines
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -33,9 +34,9 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
         )
     where, lines = _label_lines(tree, options)
     if all(len(line.split()) == 1 for line in lines):
-        labels, classes = _by_position(tree, images, where, lines)
+        labels, classes = _by_position(tree, images, where, lines, options.mistakes)
     else:
-        labels, classes = _by_name(images, where, lines)
+        labels, classes = _by_name(images, where, lines, options.mistakes)
     names = options.class_names()
     if names is not None:
         labels, classes = _named(labels, classes, names, str(options.classes_file))
@@ -74,13 +75,15 @@ def _find(tree: Tree, *names: str) -> str | None:
     return next(filter(tree.exists, (folder + name for name in names for folder in _FOLDERS)), None)
 
 
-def _by_position(tree: Tree, images: list[str], where: str, lines: list[str]) -> tuple[list[int], tuple[str, ...]]:
+def _by_position(
+    tree: Tree, images: list[str], where: str, lines: list[str], mistakes: Mistakes
+) -> tuple[list[int], tuple[str, ...]]:
     """Return labels for the images in sorted order: wnids, or ILSVRC2012_IDs."""
     if len(lines) != len(images):
         raise ValueError(f"{where}: {len(lines)} labels for {len(images)} images")
     values = [line.strip() for line in lines]
     if not all(value.isascii() and value.isdigit() for value in values):
-        return _from_wnids(values, where)
+        return _from_wnids(values, where, mistakes)
     if not where.endswith(GROUND_TRUTH):
         raise ValueError(
             f"{where}: line 1 is {lines[0]!r}: expected `file label`; a column of numbers alone has no known order"
@@ -88,41 +91,45 @@ def _by_position(tree: Tree, images: list[str], where: str, lines: list[str]) ->
     wnids = _wnids_by_id(tree)
     for number, value in enumerate(values, start=1):
         if int(value) not in wnids:
-            raise ValueError(f"{where}: line {number}: {value} is no ILSVRC2012_ID")
+            mistakes.add(ValueError(f"{where}: line {number}: {value} is no ILSVRC2012_ID"))
+    mistakes.check()
     number_of = {wnid: number for number, wnid in enumerate(sorted(wnids.values()))}
     return [number_of[wnids[int(value)]] for value in values], tuple(number_of)
 
 
-def _by_name(images: list[str], where: str, lines: list[str]) -> tuple[list[int], tuple[str, ...]]:
+def _by_name(images: list[str], where: str, lines: list[str], mistakes: Mistakes) -> tuple[list[int], tuple[str, ...]]:
     values: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
-        fields = line.replace(",", " ").split()
-        name = _stem(fields[0])
-        if len(fields) < 2:
-            raise ValueError(f"{where}: line {number} is {line!r}: expected `file label`")
-        if name in values:
-            raise ValueError(f"{where}: line {number}: {fields[0]} is listed twice")
-        values[name] = fields[1]
+        with mistakes:
+            fields = line.replace(",", " ").split()
+            name = _stem(fields[0])
+            if name in values:
+                raise ValueError(f"{where}: line {number}: {fields[0]} is listed twice")
+            values[name] = "".join(fields[1:2])
+            if len(fields) < 2:
+                raise ValueError(f"{where}: line {number} is {line!r}: expected `file label`")
     for image in images:
         if _stem(image) not in values:
-            raise ValueError(f"{where}: no label for {image}")
-    if missing := sorted(set(values) - set(map(_stem, images))):
-        raise FileNotFoundError(f"{where}: {missing[0]} is listed, but not among the images ({len(missing)} such)")
+            mistakes.add(ValueError(f"{where}: no label for {image}"))
+    for name in sorted(set(values) - set(map(_stem, images))):
+        mistakes.add(FileNotFoundError(f"{where}: {name} is listed, but not among the images"))
+    mistakes.check()
     chosen = [values[_stem(image)] for image in images]
     if all(value.isascii() and value.isdigit() and len(value) < 9 for value in chosen):
         labels = [int(value) for value in chosen]
         return labels, numbered_classes(max(labels), where)
-    return _from_wnids(chosen, where)
+    return _from_wnids(chosen, where, mistakes)
 
 
 def _stem(file: str) -> str:
     return file.rpartition("/")[2].partition(".")[0]
 
 
-def _from_wnids(values: list[str], where: str) -> tuple[list[int], tuple[str, ...]]:
+def _from_wnids(values: list[str], where: str, mistakes: Mistakes) -> tuple[list[int], tuple[str, ...]]:
     for number, value in enumerate(values, start=1):
         if not (len(value) == 9 and value[0] == "n" and value[1:].isdigit()):
-            raise ValueError(f"{where}: label {number} is {value!r}, not a wnid like n01440764")
+            mistakes.add(ValueError(f"{where}: label {number} is {value!r}, not a wnid like n01440764"))
+    mistakes.check()
     number_of = {wnid: number for number, wnid in enumerate(sorted(set(values)))}
     return [number_of[value] for value in values], tuple(number_of)
 

@@ -6,7 +6,7 @@
 - .json, .jsonl: objects {"path": …, "label": class, name or list, "id": …};
   detection: {"path": …, "boxes": [[class, x1, y1, x2, y2(, difficult)], …]}
 
-A label is a class number, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
+A label is a class index, a class name, or for `--task multilabel` K numbers 1, 0, -1. Detection labels are floats in
 mxnet's layout, or boxes, relative to width and height (0..1). Every row is checked before anything is packed.
 """
 
@@ -14,18 +14,28 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dali_mix._labels import clip_boxes
-from dali_mix.datasets.annotations import choose_task, without_repeats
+from dali_mix._labels import bad_box_text, bad_boxes, label_of, leaving, objects_of
+from dali_mix.datasets.annotations import (
+    OR_TREAT,
+    choose_task,
+    image_size,
+    report_bad_boxes,
+    treat_boxes,
+    without_repeats,
+)
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines, read_given
+from dali_mix.datasets.base import Listing, Options, doubles, first_of, join_reports, numbered_lines, read_given
 from dali_mix.datasets.layouts.csv_list import read_csv
-from dali_mix.datasets.list_labels import LABELS, Row, guess_task, read_id
+from dali_mix.datasets.list_labels import LABELS, Labels, Row, guess_task, read_id
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.recordio.header import Label
@@ -49,60 +59,98 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
     if suffix not in _SUFFIXES:
         raise ValueError(f"{path}: its suffix is none of {', '.join(_SUFFIXES)}, so its format is unknown")
     notices: list[str] = []
+    mistakes = options.mistakes
     if suffix == ".csv":
-        rows, notices = read_csv(data, str(path))
+        rows, notices = read_csv(data, str(path), mistakes)
     else:
-        rows = list(_READERS[suffix](data, str(path)))
-    if not rows:
+        items, read = _READERS[suffix]
+        rows = mistakes.each(read, items(data, str(path)))
+    named = mistakes.each(_named, ((row, tree) for row in rows))
+    if not named:
         raise ValueError(f"{path}: lists no image")
-    names = [_checked_path(row, tree) for row in rows]
-    ids = _ids(rows)
+    rows, names = [row for row, _ in named], [name for _, name in named]
+    ids = _ids(rows, mistakes)
     task = choose_task("list", options, *LABELS) if options.task else guess_task(rows)
     given = options.class_names()
-    read, checks = LABELS[task]
-    labels, classes = read(rows, given)
-    for row, label in zip(rows, labels, strict=True):
-        _check(row, label, task, len(classes))
-    _check_labels_agree(rows, names, labels)
-    if given is None:
-        notices += [notice for check in checks for notice in check(classes, labels)]
+    convert, checks = LABELS[task]
+    labels, classes = convert(rows, given, mistakes)
+    counts: Counter[str] = Counter()
+    for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        with mistakes:
+            if label is not None:
+                labels[index] = _checked(row, label, names[index], tree, task, len(classes), options, counts)
+    _check_labels_agree(rows, names, labels, mistakes)
     places = [row.where for row in rows]
-    report = {"notices": notices} if notices else {}
-    listing = Listing(tree, names, labels, classes, "list", split, task.name, ids, places, report=report)
+    mistakes.settle(tree, names, places)
+    good = [label for label in labels if label is not None]  # all
+    if given is None:
+        notices += [notice for check in checks for notice in check(classes, good)]
+    report = join_reports({"notices": notices}, report_bad_boxes(counts))
+    listing = Listing(tree, names, good, classes, "list", split, task.name, ids, places, report=report)
     return of_share(without_repeats(listing), options)
 
 
-def _check(row: Row, label: Label, task: Task, num_classes: int) -> None:
+def _checked(
+    row: Row, label: Label, name: str, tree: Tree, task: Task, num_classes: int, options: Options, counts: Counter[str]
+) -> Label:
+    """Return the label, its boxes treated by `treat_boxes`. Raise ValueError naming the row if it is invalid."""
     try:
-        if task.boxes:  # beyond the image by a pixel is clipped when packed, all else is wrong now
-            boxes = np.asarray(label)[2:].reshape(-1, 6)[:, 1:5]
-            if (pixels := np.flatnonzero((boxes > 2).any(axis=1))).size:
-                box = ", ".join(f"{side:g}" for side in boxes[pixels[0]])
-                raise ValueError(
-                    f"object {pixels[0] + 1}: the box {box} (x1, y1, x2, y2) is beyond 0..1: are these pixels?"
-                )
-            label, _ = clip_boxes(np.asarray(label), 1, 1)
+        if task.boxes:
+            return _fitted(row, objects_of(np.asarray(label)), name, tree, task, num_classes, options, counts)
         task.check(label, num_classes)
     except ValueError as error:
         columns = first_of(row.columns)
         advice = f"; the label columns are {columns}: remove what is no class" if len(row.columns) > 1 else ""
-        if task.boxes:
-            advice = "; boxes in a list are shares of width and height, 0..1"
-        elif not row.columns and len(row.values) > 4:
+        if not task.boxes and not row.columns and len(row.values) > 4:
             advice = "; boxes begin with 2 and how many numbers an object has (5 or 6)"
         raise ValueError(f"{row.where}: {error}{advice}") from None
+    return label
 
 
-def _check_labels_agree(rows: list[Row], names: list[str], labels: list[Label]) -> None:
-    """Raise ValueError for a path that is listed with two labels. With the same label it counts twice."""
-    first: dict[str, int] = {}
-    for index, name in enumerate(names):
-        before = first.setdefault(name, index)
-        if before != index and not np.array_equal(labels[before], labels[index]):
-            raise ValueError(
-                f"{rows[index].where}: {name} has another label in {rows[before].where.rpartition(': ')[2]}: give each"
-                " image one row; several labels are a column of 1 and 0 for each class (--task multilabel)"
+def _fitted(
+    row: Row,
+    objects: np.ndarray,
+    name: str,
+    tree: Tree,
+    task: Task,
+    num_classes: int,
+    options: Options,
+    counts: Counter[str],
+) -> np.ndarray:
+    objects = objects.copy()
+    boxes = objects[:, 1:5]
+    size = 1, 1  # with which a box may reach as far as one that is in pixels never does
+    if ((boxes < -0.01) | (boxes > 1.01)).any():
+        with suppress(FileNotFoundError, ValueError):  # the packer says what is wrong with the image, or leaves it out
+            size = image_size(tree, name, options.exif == "ignore")
+
+    def wrong(number: int) -> str:
+        x1, y1, x2, y2 = boxes[number].tolist()
+        text, hint = f"the box x {x1:g}..{x2:g}, y {y1:g}..{y2:g} is empty, turned round or beyond 0..1", OR_TREAT
+        if max(x1, y1, x2, y2) > 2:
+            text = f"the box {x1:g}, {y1:g}, {x2:g}, {y2:g} (x1, y1, x2, y2) is beyond 0..1: are these pixels?"
+            hint = ""
+        elif leaving(boxes[number], *size):
+            text = bad_box_text(boxes[number], *size)
+        return f"{row.where}: object {number + 1}: {text}; boxes in a list are shares of width and height, 0..1{hint}"
+
+    stay = treat_boxes(boxes, bad_boxes(boxes, *size), wrong, options, counts)
+    checked = objects.copy()  # what else may be wrong with an object, whatever its box
+    checked[:, 1:5] = 0, 0, 1, 1
+    task.check(label_of(checked), num_classes)
+    return label_of(objects[stay])
+
+
+def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:
+    """Add each path that is listed with two labels to the mistakes. With the same label it counts twice."""
+    for index, before in doubles(names):
+        one, other = labels[before], labels[index]
+        if one is not None and other is not None and not np.array_equal(one, other):
+            wrong = (
+                f"{rows[index].where}: {names[index]} has another label in {rows[before].where.rpartition(': ')[2]}:"
+                " give each image one row; several labels are a column of 1 and 0 for each class (--task multilabel)"
             )
+            mistakes.add(ValueError(wrong))
 
 
 def _default(root: Path, split: str) -> Path:
@@ -115,33 +163,30 @@ def _default(root: Path, split: str) -> Path:
     return found[0]
 
 
-def _lst(data: bytes, where: str) -> Iterator[Row]:
-    for spot, line in numbered_lines(data, where):
-        fields = line.split("\t")
-        if len(fields) < 3:
-            raise ValueError(f"{spot}: {line[:80]!r} has {len(fields)} fields: expected `id<TAB>label…<TAB>path`")
-        yield Row(spot, fields[-1], tuple(fields[1:-1]), read_id(fields[0], spot))
+def _lst(spot: str, line: str) -> Row:
+    fields = line.split("\t")
+    if len(fields) < 3:
+        raise ValueError(f"{spot}: {line[:80]!r} has {len(fields)} fields: expected `id<TAB>label…<TAB>path`")
+    return Row(spot, fields[-1], tuple(fields[1:-1]), read_id(fields[0], spot))
 
 
-def _txt(data: bytes, where: str) -> Iterator[Row]:
-    for spot, line in numbered_lines(data, where):
-        fields = line.split("\t")
-        if len(fields) < 2:
-            raise ValueError(f"{spot}: {line[:80]!r} has no tab: expected `path<TAB>label…`")
-        yield Row(spot, fields[0], tuple(fields[1:]))
+def _txt(spot: str, line: str) -> Row:
+    fields = line.split("\t")
+    if len(fields) < 2:
+        raise ValueError(f"{spot}: {line[:80]!r} has no tab: expected `path<TAB>label…`")
+    return Row(spot, fields[0], tuple(fields[1:]))
 
 
-def _json(data: bytes, where: str) -> Iterator[Row]:
+def _jsonl(spot: str, line: str) -> Row:
+    return _json(spot, _parsed(line, spot))
+
+
+def _entries(data: bytes, where: str) -> Iterator[tuple[str, Any]]:
     entries = _parsed(data, where)
     if not isinstance(entries, list):
         raise ValueError(f"{where}: expected a list of objects, not a {type(entries).__name__}")
     for number, entry in enumerate(entries, start=1):
-        yield _json_row(entry, f"{where}: entry {number}")
-
-
-def _jsonl(data: bytes, where: str) -> Iterator[Row]:
-    for spot, line in numbered_lines(data, where):
-        yield _json_row(_parsed(line, spot), spot)
+        yield f"{where}: entry {number}", entry
 
 
 def _parsed(text: str | bytes, where: str) -> Any:
@@ -151,7 +196,7 @@ def _parsed(text: str | bytes, where: str) -> Any:
         raise ValueError(f"{where}: not JSON: {error}") from None
 
 
-def _json_row(entry: Any, where: str) -> Row:
+def _json(where: str, entry: Any) -> Row:
     if (
         not isinstance(entry, dict)
         or not isinstance(entry.get("path"), str)
@@ -173,26 +218,32 @@ def _json_row(entry: Any, where: str) -> Row:
     return Row(where, entry["path"], (np.array(rows).reshape(-1, 6),), record_id)
 
 
-_READERS = {".lst": _lst, ".txt": _txt, ".tsv": _txt, ".json": _json, ".jsonl": _jsonl}
+# By suffix, what splits a file into pairs of a place for messages and an item, and what reads an item.
+_READERS: dict[str, tuple[Callable[[bytes, str], Iterator[tuple[str, Any]]], Callable[[str, Any], Row]]] = {
+    ".lst": (numbered_lines, _lst),
+    ".txt": (numbered_lines, _txt),
+    ".tsv": (numbered_lines, _txt),
+    ".json": (_entries, _json),
+    ".jsonl": (numbered_lines, _jsonl),
+}
 _SUFFIXES = (*_READERS, ".csv")
 
 
-def _checked_path(row: Row, tree: Tree) -> str:
-    """Return the file's name; spaces around it belong to it if there is such a file, else they are removed."""
+def _named(row: Row, tree: Tree) -> tuple[Row, str]:
+    """Return the file's name, too; spaces around it belong to it if there is such a file, else they are removed."""
     written = check_name(row.path, tree.root, row.where)
     stripped = check_name(row.path.strip(), tree.root, row.where)
-    return written if written != stripped and tree.exists(written) else stripped
+    return row, written if written != stripped and tree.exists(written) else stripped
 
 
-def _ids(rows: list[Row]) -> list[int] | None:
+def _ids(rows: list[Row], mistakes: Mistakes) -> list[int] | None:
     if all(row.id is None for row in rows):
         return None
-    ids = []
     for row in rows:
         if row.id is None:
-            raise ValueError(f"{row.where}: has no id, others have")
-        ids.append(row.id)
-    if double := first_double(ids):
-        again, before = (rows[index] for index in double)
-        raise ValueError(f"{again.where}: id {again.id} was given by {before.where} already; ids must be unique")
-    return ids
+            mistakes.add(ValueError(f"{row.where}: has no id, others have"))
+    for index, earlier in doubles(row.id for row in rows):
+        again, before = rows[index], rows[earlier]
+        wrong = f"{again.where}: id {again.id} was given by {before.where} already; ids must be unique"
+        mistakes.add(ValueError(wrong))
+    return [row.id for row in rows if row.id is not None]

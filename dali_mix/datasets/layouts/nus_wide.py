@@ -37,21 +37,26 @@ def nus_wide(root: Path, split: str, options: Options) -> Listing:
     tree = open_tree(root, options.follow_links)
     base = next((base for base in ("", "NUS-WIDE/") if tree.exists(f"{base}ImageList")), "")
     concepts = _concepts(tree, base)
-    all_images = listed_paths(tree, f"{base}ImageList/Imagelist.txt", "Flickr/")
+    mistakes = options.mistakes
+    all_images = listed_paths(tree, f"{base}ImageList/Imagelist.txt", "Flickr/", mistakes)
+    mistakes.check()  # the labels are by position in it
     row_of = {path: row for row, path in enumerate(all_images)}
-    paths = listed_paths(tree, f"{base}ImageList/{_LISTS[part]}", "Flickr/")
+    paths = listed_paths(tree, f"{base}ImageList/{_LISTS[part]}", "Flickr/", mistakes)
     for path, spot in paths.items():
         if path not in row_of:
-            raise ValueError(f"{spot}: {path} is not in Imagelist.txt, so it has no labels; correct it")
+            mistakes.add(ValueError(f"{spot}: {path} is not in Imagelist.txt, so it has no labels; correct it"))
+    files = [(tree, f"{base}Groundtruth/AllLabels/Labels_{concept}.txt", len(all_images)) for concept in concepts]
+    truths = mistakes.each(_truth, files)
+    names, places = [f"{base}Flickr/{path}" for path in paths], list(paths.values())
+    mistakes.settle(tree, names, places)
     rows = np.array([row_of[path] for path in paths], dtype=np.int64)
     targets = np.empty((len(rows), len(concepts)), dtype=np.float32)
-    for column, concept in enumerate(concepts):
-        targets[:, column] = _truth(tree, f"{base}Groundtruth/AllLabels/Labels_{concept}.txt", len(all_images))[rows]
+    for column, truth in enumerate(truths):
+        targets[:, column] = truth[rows]
     report = against_published(len(paths), PUBLISHED[part], f"{_LISTS[part]} of NUS-WIDE")
     if len(concepts) != NUS_CONCEPTS:
         report = {}  # another set in the same layout
-    names = [f"{base}Flickr/{path}" for path in paths]
-    ids, places = rows.tolist(), list(paths.values())
+    ids = rows.tolist()
     listing = Listing(tree, names, list(targets), concepts, "nus-wide", split, "multilabel", ids, places, report=report)
     return labelled(listing, options, keep=False)
 

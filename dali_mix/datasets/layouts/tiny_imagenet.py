@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dali_mix.datasets.base import Listing, Options, check_unique, decode_lines, numbered_lines, trees_of
 from dali_mix.datasets.class_folders import class_folders
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree
 
 
@@ -28,10 +29,11 @@ def tiny_imagenet(root: Path, split: str, options: Options) -> Listing:
     check_unique(wnids, tree.where(wnids_name))
     classes = tuple(sorted(wnids))
     if split == "train" or not tree.exists(f"{base}val/val_annotations.txt"):
-        names, labels, _, report = class_folders(tree, base + split, classes)
+        names, labels, _, report = class_folders(tree, base + split, classes, options.mistakes)
         return Listing(tree, names, labels, classes, "tiny-imagenet", split, report=report)
-    names, labels = _annotated(tree, f"{base}val", classes)
-    return Listing(tree, names, labels, classes, "tiny-imagenet", split)
+    names, labels, places = _annotated(tree, f"{base}val", classes, options.mistakes)
+    options.mistakes.settle(tree, names, places)
+    return Listing(tree, names, labels, classes, "tiny-imagenet", split, places=places)
 
 
 def _base(tree: Tree) -> str | None:
@@ -39,16 +41,21 @@ def _base(tree: Tree) -> str | None:
     return next((base for base in bases if tree.exists(f"{base}wnids.txt")), None)
 
 
-def _annotated(tree: Tree, folder: str, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
+def _annotated(
+    tree: Tree, folder: str, classes: tuple[str, ...], mistakes: Mistakes
+) -> tuple[list[str], list[int], list[str]]:
+    """Return the images with their labels, and the lines that list them."""
     where = tree.where(f"{folder}/val_annotations.txt")
     number_of = {wnid: number for number, wnid in enumerate(classes)}
-    label_of: dict[str, int] = {}
+    found: dict[str, tuple[int, str]] = {}
     for spot, line in numbered_lines(tree.read(f"{folder}/val_annotations.txt"), where):
-        fields = line.split("\t")
-        if len(fields) < 2 or fields[1] not in number_of:
-            raise ValueError(f"{spot} is {line[:80]!r}: expected `file<TAB>wnid…` with a wnid of wnids.txt")
-        if fields[0] in label_of:
-            raise ValueError(f"{spot}: {fields[0]} is listed twice")
-        label_of[fields[0]] = number_of[fields[1]]
-    names = [f"{folder}/images/{file}" for file in sorted(label_of)]
-    return names, [label_of[file] for file in sorted(label_of)]
+        with mistakes:
+            fields = line.split("\t")
+            if len(fields) < 2 or fields[1] not in number_of:
+                raise ValueError(f"{spot} is {line[:80]!r}: expected `file<TAB>wnid…` with a wnid of wnids.txt")
+            if fields[0] in found:
+                raise ValueError(f"{spot}: {fields[0]} is listed twice")
+            found[fields[0]] = number_of[fields[1]], spot
+    files = sorted(found)
+    names = [f"{folder}/images/{file}" for file in files]
+    return names, [found[file][0] for file in files], [found[file][1] for file in files]

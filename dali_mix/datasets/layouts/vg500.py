@@ -44,21 +44,23 @@ def vg500(root: Path, split: str, options: Options) -> Listing:
         raise ValueError(f"{index_where}: expected an object {{file: [categories]}}, not a {type(categories).__name__}")
     folder_of = _folder_of_each(tree)
     listed = f"{_PARTITION}{part}_list_500.txt"
-    files = listed_paths(tree, listed, "VG_100K/", last_part=True)  # some lists name the folder too
-    names: list[str] = []
+    mistakes = options.mistakes
+    files = listed_paths(tree, listed, "VG_100K/", mistakes, last_part=True)  # some lists name the folder too
+    names = [f"{folder_of.get(file, _FOLDERS[0])}/{file}" for file in files]
+    places = list(files.values())
     labels: list[np.ndarray] = []
     for file, spot in files.items():
-        if file not in categories:
-            raise ValueError(f"{spot}: {file} has no entry in {index_where}; fetch both files again")
-        found = categories[file]
-        if not isinstance(found, list) or not all(type(kind) is int and 0 <= kind < VG_CLASSES for kind in found):
-            raise ValueError(
-                f"{index_where}: {file}: {found!r:.60} is not a list of numbers from 0 to {VG_CLASSES - 1}"
-            )
-        names.append(f"{folder_of.get(file, _FOLDERS[0])}/{file}")
-        labels.append(multi_hot(found, VG_CLASSES))
+        with mistakes:
+            if file not in categories:
+                raise ValueError(f"{spot}: {file} has no entry in {index_where}; fetch both files again")
+            found = categories[file]
+            if not isinstance(found, list) or not all(type(kind) is int and 0 <= kind < VG_CLASSES for kind in found):
+                raise ValueError(
+                    f"{index_where}: {file}: {found!r:.60} is not a list of numbers from 0 to {VG_CLASSES - 1}"
+                )
+            labels.append(multi_hot(found, VG_CLASSES))
+    mistakes.settle(tree, names, places)
     report = against_published(len(names), PUBLISHED[part], f"{part}_list_500.txt")
-    places = list(files.values())
     listing = Listing(tree, names, labels, classes, "vg500", split, "multilabel", places=places, report=report)
     return labelled(listing, options, keep=False)
 

@@ -14,23 +14,29 @@ More than 300 lines: folder layout and XML content are interpreted together.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from dali_mix._labels import bad_box_text, bad_boxes, label_of
 from dali_mix._text import composed, counted, printable
 from dali_mix.datasets.annotations import (
+    OR_TREAT,
     against_published,
     choose_task,
-    detection_label,
     image_size,
     labelled,
     read_xml,
+    report_bad_boxes,
+    treat_boxes,
     xml_number,
 )
 from dali_mix.datasets.archives import open_tree
 from dali_mix.datasets.base import TRAINING_SPLITS, Listing, Options, join_reports, listed_paths, numbered_lines
+from dali_mix.datasets.mistakes import Mistakes, also
 from dali_mix.datasets.trees import Tree, check_name
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.tasks import DETECTION, MULTILABEL
@@ -75,6 +81,7 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     class.
     """
     task = choose_task("voc", options, MULTILABEL, DETECTION)
+    mistakes = options.mistakes
     tree = open_tree(root, options.follow_links)
     listed = shared_split(options, split)
     unlisted = None if options.years else _unlisted(tree)
@@ -82,38 +89,53 @@ def voc(root: Path, split: str, options: Options) -> Listing:
     years = [] if exported or unlisted else _years(tree, options.years)
     bases = [base for _, base in years]
     if unlisted:
-        images, exported = _paired(tree, *unlisted), [unlisted[1]]
+        images, exported = _paired(tree, *unlisted, mistakes), [unlisted[1]]
     elif exported:
-        images = _beside(tree, listed, exported)
+        images = _beside(tree, listed, exported, mistakes)
     else:
-        images = [image for base in bases for image in _images(tree, base, listed)]
+        images = [image for base in bases for image in _images(tree, base, listed, mistakes)]
     if options.classes_file == Path("auto") or (exported and options.classes_file is None):
-        classes = _classes_there(tree, exported or [f"{base}Annotations" for base in bases])
+        classes = _classes_there(tree, exported or [f"{base}Annotations" for base in bases], mistakes)
     else:
         classes = options.class_names() or _mapped_classes(tree, bases) or VOC_CLASSES
     number_of = {name: number for number, name in enumerate(classes)}
+    unknown: dict[str, list[str]] = {}
     for item in (item for image in images for item in image.objects):
         if item.name not in number_of:
-            advice = "correct it, or name the classes with --classes FILE, or --classes auto"
-            raise ValueError(f"{item.where}: class {item.name!r} is not among the {len(classes)} classes; {advice}")
+            unknown.setdefault(item.name, []).append(item.where)
+    for name, (first, *others) in unknown.items():
+        wrong = f"{first}: class {name!r} is not among the {len(classes)} classes{also(len(others), 'object')}"
+        advice = "correct it, or name the classes with --classes FILE, or --classes auto"
+        mistakes.add(ValueError(f"{wrong}; {advice}"))
+    labels: list[np.ndarray] = []
+    sizes: list[tuple[int, int]] = []
+    names, places = [], []
+    counts: Counter[str] = Counter()
+    for image in images:
+        with mistakes:
+            if task.boxes:
+                sizes.append(image.size or image_size(tree, image.name, options.exif == "ignore"))
+            names.append(image.name)
+            places.append(image.listed)
+            if task.boxes:
+                labels.append(_boxes(image, sizes[-1], number_of, options, counts))
+            else:
+                for item in filter(_is_turned, image.objects):
+                    mistakes.add(ValueError(_turned_text(item, image.first)))
+    mistakes.settle(tree, names, places)
     report = {}
     if classes == VOC_CLASSES and years and all((year, split) in PUBLISHED for year, _ in years):
         what = f"VOC{'+'.join(year for year, _ in years)} {split}"
         report = against_published(len(images), sum(PUBLISHED[year, split] for year, _ in years), what)
-    report = join_reports(report, _doubtful(images, task.boxes))
+    report = join_reports(report, _doubtful(images, task.boxes), report_bad_boxes(counts))
     if unlisted and options.val_share is None:
         notice = f"no list of splits: all {len(images):,} images are split {split}; --val-share 0.2 makes train and val"
         report = join_reports(report, {"notices": [notice]})
-    labels: list[np.ndarray]
-    sizes = None
-    if task.boxes:
-        sizes = [image.size or image_size(tree, image.name, options.exif == "ignore") for image in images]
-        pairs = zip(images, sizes, strict=True)
-        labels = [_boxes(tree, image, size, number_of) for image, size in pairs]
-    else:
+    if not task.boxes:
         labels = [_targets(image, number_of, -1 if split not in TRAINING_SPLITS else 0) for image in images]
-    names, places = [image.name for image in images], [image.listed for image in images]
-    listing = Listing(tree, names, labels, classes, "voc", split, task.name, places=places, sizes=sizes, report=report)
+    listing = Listing(
+        tree, names, labels, classes, "voc", split, task.name, places=places, sizes=sizes or None, report=report
+    )
     return of_share(labelled(listing, options, keep=True), options)
 
 
@@ -147,12 +169,12 @@ def _exported(tree: Tree) -> list[str]:
     return [folder for folder in folders if _holds_xml(tree, folder)]
 
 
-def _beside(tree: Tree, split: str, exported: list[str]) -> list[_Image]:
+def _beside(tree: Tree, split: str, exported: list[str], mistakes: Mistakes) -> list[_Image]:
     """Return the images of a Roboflow export's split, each with its annotation beside it."""
     if split not in exported:
         there = ", ".join(exported)
         raise FileNotFoundError(f"{tree.where(split)}: no annotations there; choose --split among {there}")
-    return _paired(tree, split, split)
+    return _paired(tree, split, split, mistakes)
 
 
 def _unlisted(tree: Tree) -> tuple[str, str] | None:
@@ -171,7 +193,7 @@ def _holds_xml(tree: Tree, folder: str) -> bool:
     return any(name.endswith(".xml") for name in tree.walk(folder))
 
 
-def _paired(tree: Tree, image_folder: str, folder: str) -> list[_Image]:
+def _paired(tree: Tree, image_folder: str, folder: str, mistakes: Mistakes) -> list[_Image]:
     """Return the images of a folder, each with the annotation of its name in `folder`, which may be the same."""
     there = "beside it" if folder == image_folder else f"of its name in {tree.where(folder)}"
 
@@ -181,20 +203,21 @@ def _paired(tree: Tree, image_folder: str, folder: str) -> list[_Image]:
     named = {key(name, folder): name for name in tree.walk(folder) if name.endswith(".xml")}
     images = []
     for name in tree.images(image_folder):
-        annotation = named.pop(key(name, image_folder), None)
-        if annotation is None:
-            raise FileNotFoundError(
-                f"{tree.where(name)}: no .xml file {there}, or another image has it; fetch it, or remove the image"
-            )
-        images.append(_annotated(tree, name, tree.where(annotation), annotation, 1))
-    if named:
-        lost = next(iter(named.values()))
-        there = there.replace(folder, image_folder) if folder else there
-        raise FileNotFoundError(f"{tree.where(lost)}: no image {there}; fetch it, or remove the annotation")
+        with mistakes:
+            annotation = named.pop(key(name, image_folder), None)
+            if annotation is None:
+                raise FileNotFoundError(
+                    f"{tree.where(name)}: no .xml file {there}, or another image has it; fetch it, or remove the image"
+                )
+            images.append(_annotated(tree, name, tree.where(annotation), annotation, 1, mistakes))
+    there = there.replace(folder, image_folder) if folder else there
+    for lost in named.values():
+        wrong = f"{tree.where(lost)}: no image {there}; fetch it, or remove the annotation"
+        mistakes.add(FileNotFoundError(wrong))
     return images
 
 
-def _images(tree: Tree, base: str, split: str) -> list[_Image]:
+def _images(tree: Tree, base: str, split: str, mistakes: Mistakes) -> list[_Image]:
     listed = f"{base}ImageSets/Main/{check_name(split, 'ImageSets/Main', '--split')}.txt"
     if not tree.exists(listed):
         folder = f"{base}ImageSets/Main"
@@ -212,15 +235,16 @@ def _images(tree: Tree, base: str, split: str) -> list[_Image]:
         files_of.setdefault(composed(key), []).append(name)
     images: list[_Image] = []
     first = 0 if tree.exists(base + _LABEL_MAP) else 1
-    for key, spot in listed_paths(tree, listed, base, may_be_empty=True).items():
-        try:
-            annotation = f"{base}Annotations/{key}.xml"
-            name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])
-            if others:
-                raise ValueError(f"{spot}: {key} may be {name} or {others[0]}: remove one of them")
-            images.append(_annotated(tree, name, spot, annotation, first))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{spot}: {error}; fetch it, or correct the list") from None
+    for key, spot in listed_paths(tree, listed, base, mistakes, may_be_empty=True).items():
+        with mistakes:
+            try:
+                annotation = f"{base}Annotations/{key}.xml"
+                name, *others = files_of.get(composed(key), [f"{base}JPEGImages/{key}.jpg"])
+                if others:
+                    raise ValueError(f"{spot}: {key} may be {name} or {others[0]}: remove one of them")
+                images.append(_annotated(tree, name, spot, annotation, first, mistakes))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{spot}: {error}; fetch it, or correct the list") from None
     return images
 
 
@@ -232,38 +256,23 @@ def _mapped_classes(tree: Tree, bases: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name not in ("", "background")))
 
 
-def _classes_there(tree: Tree, folders: list[str]) -> tuple[str, ...]:
+def _classes_there(tree: Tree, folders: list[str], mistakes: Mistakes) -> tuple[str, ...]:
     files = [name for folder in folders for name in tree.walk(folder) if name.endswith(".xml")]
-    found = {
-        item.findtext("name", "").strip()
-        for name in files
-        for item in read_xml(tree, name, "annotation").findall("object")
-    }
+    found: set[str] = set()
+    for name in files:
+        with mistakes:
+            objects = read_xml(tree, name, "annotation").findall("object")
+            found.update(item.findtext("name", "").strip() for item in objects)
     if not found - {""}:
         raise ValueError(f"{tree.where(folders[0])}: no object in it, so --classes auto finds no class")
     return tuple(sorted(found - {""}))
 
 
-def _annotated(tree: Tree, name: str, listed: str, annotation: str, first: int) -> _Image:
+def _annotated(tree: Tree, name: str, listed: str, annotation: str, first: int, mistakes: Mistakes) -> _Image:
     where = tree.where(annotation)
     content = read_xml(tree, annotation, "annotation")
-    objects = []
-    for number, item in enumerate(content.findall("object"), start=1):
-        spot = f"{where}: object {number}"
-        kind = (item.findtext("name") or "").strip()
-        if not kind:
-            raise ValueError(f"{spot}: field 'name' is missing or empty; correct it")
-        difficult = xml_number(item, "difficult", spot, missing=0)
-        if difficult not in (0, 1):
-            raise ValueError(f"{spot}: field 'difficult' is {difficult:g}, expected 0 or 1")
-        corners = [xml_number(item, f"bndbox/{corner}", spot) for corner in ("xmin", "ymin", "xmax", "ymax")]
-        box = corners[0] - first, corners[1] - first, corners[2], corners[3]
-        if box[0] >= box[2] or box[1] >= box[3]:
-            raise ValueError(
-                f"{spot}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a"
-                " width and a height? correct it"
-            )
-        objects.append(_Object(kind, box, bool(difficult), spot))
+    items = enumerate(content.findall("object"), start=1)
+    objects = mistakes.each(_object, ((item, f"{where}: object {number}", first) for number, item in items))
     height, width = (xml_number(content, f"size/{side}", where, missing=0) for side in ("height", "width"))
     for side, pixels in (("height", height), ("width", width)):
         if pixels >= 1 << 20:
@@ -272,6 +281,30 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str, first: int) 
     known = height >= 1 and width >= 1  # some tools leave the size out, or write 0
     size = (int(height), int(width)) if known else None
     return _Image(name, listed, annotation, size, objects, filename, first)
+
+
+def _object(item: Element, spot: str, first: int) -> _Object:
+    kind = (item.findtext("name") or "").strip()
+    if not kind:
+        raise ValueError(f"{spot}: field 'name' is missing or empty; correct it")
+    difficult = xml_number(item, "difficult", spot, missing=0)
+    if difficult not in (0, 1):
+        raise ValueError(f"{spot}: field 'difficult' is {difficult:g}, expected 0 or 1")
+    corners = [xml_number(item, f"bndbox/{corner}", spot) for corner in ("xmin", "ymin", "xmax", "ymax")]
+    box = corners[0] - first, corners[1] - first, corners[2], corners[3]
+    return _Object(kind, box, bool(difficult), spot)
+
+
+def _is_turned(item: _Object) -> bool:
+    return item.box[0] >= item.box[2] or item.box[1] >= item.box[3]
+
+
+def _turned_text(item: _Object, first: int) -> str:
+    corners = [item.box[0] + first, item.box[1] + first, *item.box[2:]]
+    return (
+        f"{item.where}: the box {corners} (xmin, ymin, xmax, ymax) is empty or turned round: are the last two a width"
+        " and a height? correct it"
+    )
 
 
 def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
@@ -305,7 +338,18 @@ def _targets(image: _Image, number_of: dict[str, int], only_difficult: int) -> n
     return target
 
 
-def _boxes(tree: Tree, image: _Image, size: tuple[int, int], number_of: dict[str, int]) -> np.ndarray:
-    rows = [(number_of[item.name], *item.box, item.difficult) for item in image.objects]
-    objects = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return detection_label(objects, *size, tree.where(image.annotation), len(number_of))
+def _boxes(
+    image: _Image, size: tuple[int, int], number_of: dict[str, int], options: Options, counts: Counter[str]
+) -> np.ndarray:
+    items = [item for item in image.objects if item.name in number_of]
+    height, width = size
+    boxes = np.array([item.box for item in items], dtype=np.float64).reshape(-1, 4) / (width, height, width, height)
+
+    def wrong(row: int) -> str:
+        if _is_turned(items[row]):
+            return _turned_text(items[row], image.first) + OR_TREAT
+        return f"{items[row].where}: {bad_box_text(boxes[row], *size)}; correct it{OR_TREAT}"
+
+    stay = treat_boxes(boxes, bad_boxes(boxes, *size), wrong, options, counts)
+    kinds, difficult = [number_of[item.name] for item in items], [item.difficult for item in items]
+    return label_of(np.column_stack([kinds, boxes, difficult])[stay])

@@ -49,26 +49,36 @@ def wider(root: Path, split: str, options: Options) -> Listing:
     where = tree.where(file)
     content = read_json(tree, file)
     classes = _attributes(content, where)
+    mistakes = options.mistakes
     images = entries_of(content, "images", where)
     names: list[str] = []
     places: list[str] = []
     targets: list[np.ndarray] = []
     crops: list[tuple[float, float, float, float]] = []
-    files = column(images, "file_name", is_text, "a file's name", f"{where}: images")
-    files = [check_name(file, "Image/", f"{where}: images[{row}]: field 'file_name'") for row, file in enumerate(files)]
-    check_unique_field(files, "file_name", f"{where}: images", "join them")
-    for number, name in enumerate(files):
-        spot = f"{where}: images[{number}]"
+    given_names = column(images, "file_name", is_text, "a file's name", f"{where}: images", mistakes)
+    files: dict[int, str] = {}
+    for row, name in enumerate(given_names):
+        with mistakes:
+            if name is not None:
+                files[row] = check_name(name, "Image/", f"{where}: images[{row}]: field 'file_name'")
+    unique = [files.get(row) for row in range(len(images))]
+    check_unique_field(unique, "file_name", f"{where}: images", mistakes, "join them")
+    for number, name in files.items():
         if split in ("train", "val") and not name.startswith(f"{split}/"):
             continue
-        people = entries_of(images[number], "targets", spot)
-        spot += ": targets"
-        values = column(people, "attribute", _is_attribute, f"{ATTRIBUTES} numbers 1, 0 or -1", spot)
-        for person, (given, box) in enumerate(zip(values, boxes_of(people, "bbox", spot).tolist(), strict=True)):
-            names.append(f"Image/{name}")
-            places.append(f"{spot}[{person}]")
-            targets.append(_target(given, 0 if split in TRAINING_SPLITS else -1))
-            crops.append((box[0], box[1], box[2], box[3]))
+        with mistakes:
+            spot = f"{where}: images[{number}]"
+            people = entries_of(images[number], "targets", spot)
+            spot += ": targets"
+            values = column(people, "attribute", _is_attribute, f"{ATTRIBUTES} numbers 1, 0 or -1", spot, mistakes)
+            boxes = boxes_of(people, "bbox", spot, mistakes)
+            for person, (given, box) in enumerate(zip(values, boxes.tolist(), strict=True)):
+                names.append(f"Image/{name}")
+                places.append(f"{spot}[{person}]")
+                if given is not None:
+                    targets.append(_target(given, 0 if split in TRAINING_SPLITS else -1))
+                crops.append((box[0], box[1], box[2], box[3]))
+    mistakes.settle(tree, names, places)
     report = against_published(len(names), PUBLISHED.get(split), f"WIDER-Attribute {split}", "persons")
     return Listing(
         tree, names, targets, classes, "wider", split, task="multilabel", places=places, crops=crops, report=report

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix._text import composed, counted
-from dali_mix.datasets.annotations import choose_task, image_size, is_text, labelled, read_mapping
+from dali_mix.datasets.annotations import choose_task, image_size, is_text, labelled, read_mapping, report_bad_boxes
 from dali_mix.datasets.archives import open_tree
-from dali_mix.datasets.base import Listing, Options, first_double, first_of, numbered_lines
+from dali_mix.datasets.base import Listing, Options, first_double, first_of, join_reports, numbered_lines
 from dali_mix.datasets.class_folders import unread_images
+from dali_mix.datasets.mistakes import Mistakes
 from dali_mix.datasets.trees import Tree, is_image, suffix_of
 from dali_mix.datasets.val_share import of_share, shared_split
 from dali_mix.datasets.yolo_labels import read_boxes
@@ -53,17 +54,21 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
     counts: Counter[str] = Counter()
     others: Counter[str] = Counter()
     folders: list[str] = []
-    places = _images(tree, file, config, shared_split(options, split), folders)
+    mistakes = options.mistakes
+    places = _images(tree, file, config, shared_split(options, split), folders, mistakes)
     for folder in folders:
         others.update(suffix_of(name) for name in tree.walk(folder) if not is_image(name))
     orphans = _orphans(tree, folders, places)
     labels = []
     for name in places:
-        file_and_data = _label_file(tree, name)
-        counts["images_without_label_file"] += file_and_data is None
-        where, data = file_and_data or ("", b"")
-        size = partial(image_size, tree, name, options.exif == "ignore")
-        labels.append(read_boxes(data, where, len(classes), "kpt_shape" in config, size, counts))
+        with mistakes:
+            file_and_data = _label_file(tree, name)
+            counts["images_without_label_file"] += file_and_data is None
+            where, data = file_and_data or ("", b"")
+            size = partial(image_size, tree, name, options.exif == "ignore")
+            labels.append(read_boxes(data, where, len(classes), "kpt_shape" in config, size, counts, options))
+    names, spots = list(places), list(places.values())
+    mistakes.settle(tree, names, spots)
     if labels and counts["images_without_label_file"] == len(labels):
         first = next(iter(places))
         raise FileNotFoundError(
@@ -79,9 +84,7 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
             f"{counted(len(orphans), 'label file has', 'label files have')} no image that is read: left out (first:"
             f" {tree.where(orphans[0])})"
         )
-    if notices:
-        report["notices"] = notices
-    names, spots = list(places), list(places.values())
+    report = join_reports(report, {"notices": notices}, report_bad_boxes(counts))
     listing = Listing(tree, names, labels, classes, "yolo", split, task.name, places=spots, report=report)
     return of_share(labelled(listing, options, keep=True), options)
 
@@ -130,7 +133,9 @@ def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _images(tree: Tree, file: str, config: dict[str, Any], split: str, folders: list[str]) -> dict[str, str]:
+def _images(
+    tree: Tree, file: str, config: dict[str, Any], split: str, folders: list[str], mistakes: Mistakes
+) -> dict[str, str]:
     """Return the images of a split, each with the folder, or file and line, that lists it; append to `folders` those
     that were searched.
     """
@@ -161,7 +166,7 @@ def _images(tree: Tree, file: str, config: dict[str, Any], split: str, folders: 
         for spot, line in numbered_lines(tree.read_needed(found), tree.where(found)):
             name = _listed(tree, found.rpartition("/")[0], line.strip())
             if name in places:
-                raise ValueError(f"{spot}: {name} is listed in {places[name]} already; remove it")
+                mistakes.add(ValueError(f"{spot}: {name} is listed in {places[name]} already; remove it"))
             places[name] = spot
     return places
 

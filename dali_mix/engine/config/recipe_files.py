@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix import _factories
+from dali_mix._keywords import keywords
 from dali_mix.engine.config.objects import TAKE_OBJECTS, copied, is_object
 from dali_mix.engine.config.schema import FIELDS, RunConfig, make_config
 from dali_mix.options import did_you_mean
@@ -167,11 +168,15 @@ def parse_option(text: str, option: str = "--cfg-options") -> tuple[str, Any]:
 def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **parts: Any) -> list[tuple[str, Any]]:
     """Return (dotted key, value) pairs from `options`, from recipe keys, and from those `parts` that are not None.
 
-    For keys with a type ("model", "mixer", …), a name or an object becomes the "type"; paths become strings.
+    For keys with a type ("model", "mixer", …), a name or an object becomes the "type"; paths become strings. Raise
+    ValueError for a key in `options` that one of the others replaces.
     """
     listed = options.items() if isinstance(options, Mapping) else options
     pairs = [parse_option(option) if isinstance(option, str) else option for option in listed]
     given = {**(values or {}), **{name: value for name, value in parts.items() if value is not None}}
+    for key, _ in pairs:
+        if (name := key.partition(".")[0]) in given:
+            raise ValueError(f"options set {key}, and {name}=… replaces it: leave one of them out")
     for name, value in given.items():
         typed = (name in _TYPED and isinstance(value, str)) or (name in TAKE_OBJECTS and is_object(value))
         pairs.append((name, {"type": value} if typed else dict(value) if isinstance(value, Mapping) else value))
@@ -243,6 +248,7 @@ def find_modules(recipe: str | Path, values: dict[str, Any]) -> None:
         _factories.import_from(path.parent, list(code_named(values).values()))
 
 
+@keywords
 def load_config(recipe: str | Path, options: Options = (), **values: Any) -> RunConfig:
     """Read, merge and check a recipe.
 

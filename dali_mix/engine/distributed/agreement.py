@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dali_mix import pipelines
+from dali_mix._code import code_digest
 from dali_mix.engine.config.recipe_files import code_named
 from dali_mix.engine.config.schema import RunConfig
 from dali_mix.engine.provenance import versions
@@ -38,7 +36,7 @@ def run_values(config: RunConfig, device: torch.device, sets: Mapping[str, Datas
     for name, dataset in sets.items():
         values[name] = f"{len(dataset)} records, sha256 {dataset.metainfo.get('fingerprint', 'unknown')[:16]}"
     values |= {f"the version of {name}": version for name, version in versions().items()}
-    values["the code of dali_mix"] = _code_digest()
+    values["the code of dali_mix"] = code_digest("dali_mix", "dali_mix.pipelines")
     for kind in code_named(config.resolved()).values():
         values[f"the code of {kind}"] = _module_digest(kind.partition(":")[0])
     return values
@@ -61,15 +59,6 @@ def _text(value: Any) -> str:
     """Return a value as a string, or the digest of the file it names."""
     is_path = isinstance(value, str) and (os.sep in value or bool(Path(value).suffix))
     return file_digest(value) if is_path and Path(value).is_file() else str(value)
-
-
-@cache
-def _code_digest() -> str:
-    digest = hashlib.sha256()
-    for root in (Path(__file__).parents[2], Path(pipelines.__file__).parent):
-        for path in sorted(root.rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"sha256 {digest.hexdigest()[:16]}"
 
 
 def _module_digest(module: str) -> str:

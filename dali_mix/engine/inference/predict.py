@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dali_mix._keywords import keywords
+from dali_mix.datasets.base import read_names
 from dali_mix.engine.build import build_loss, build_model, place_model
 from dali_mix.engine.checkpoint.trained import open_trained
 from dali_mix.engine.compatibility import accepted
@@ -86,8 +89,8 @@ class Predictor:
             `dali-mix predict`. Or a config, which is used unchanged, with a warning if the run's values differ.
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
-        classes: names in the order of the logits; by default those in the checkpoint, or else those of the recipe's
-            `val_set` or `train_set`, one of which must then exist.
+        classes: names in the order of the logits, or a file with one per line; by default those in the checkpoint, or
+            else those of the recipe's `val_set` or `train_set`, one of which must then exist.
         model: replaces the recipe's model, for a run whose model was passed as an object.
 
     Raises:
@@ -95,15 +98,18 @@ class Predictor:
         ValueError: weights that do not fit the model, a wrong number of class names, or a damaged file.
     """
 
+    @keywords
     def __init__(
         self,
         config: RunConfig | str | Path,
         checkpoint: str | Path,
         *,
         ema: bool = False,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str] | str | Path | None = None,
         model: nn.Module | None = None,
     ) -> None:
+        if isinstance(classes, (str, os.PathLike)):
+            classes = read_names(Path(classes))
         given = [] if model is None else [("model", {"type": given_model(model)})]
         if isinstance(config, RunConfig):
             config = change(config, given)
@@ -201,7 +207,7 @@ def predict(
     images: Iterable[str | Path],
     *,
     ema: bool = False,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | str | Path | None = None,
 ) -> Predictions:
     """Predict the classes of image files, decoded and preprocessed as in an evaluation. For boxes, see
     `Predictor.detect`.
@@ -224,8 +230,8 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
             info = RecordSet(prefix).info
             return tuple(info.classes), info.task
     raise FileNotFoundError(
-        f"{path} does not contain class names, and the recipe's sets ({config.val_set}, {config.train_set}) do not "
-        f"exist: pass the names, one per line, with --classes FILE"
+        f"{path} does not name its classes, and the recipe's sets ({config.val_set}, {config.train_set}) are not "
+        f"there: give the names, one per line, with --class-file FILE"
     )
 
 

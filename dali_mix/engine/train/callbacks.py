@@ -58,13 +58,12 @@ def given_callbacks(callbacks: Any) -> list[Any]:
 
 
 def call(callbacks: Sequence[Any], hook: str, trainer: Any) -> None:
-    """Call `hook` of every callback that has it; functions are called after each step.
-
-    A note with the callback's name is added to errors.
+    """Call `hook` of every callback that has it; functions, which have no hook, are called after each step. Errors get
+    a note naming the callback.
     """
     for callback in callbacks:
-        of_function = callback if hook == "after_step" and callable(callback) else None
-        method = getattr(callback, hook, of_function)
+        is_function = not any(hasattr(callback, name) for name in HOOKS)
+        method = callback if is_function and hook == "after_step" else getattr(callback, hook, None)
         if method is None:
             continue
         try:

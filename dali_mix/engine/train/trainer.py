@@ -265,8 +265,9 @@ class Trainer:
             return False
         if batch is None:  # the epoch ended within an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        if rows is not None or (world_size > 1 and self.config.loading.on_bad_record == "skip"):
-            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # known only by summing over ranks
+        skips = self.config.loading.on_bad_record == "skip" or is_object(self.config.train_set)  # a loader's may
+        if rows is not None or (world_size > 1 and skips):
+            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # only the ranks together know
             scale: float | Tensor = expected / total.clamp_min(1e-6)
         else:
             scale = expected / (came if world_size == 1 else seen)

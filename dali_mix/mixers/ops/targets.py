@@ -70,7 +70,7 @@ def _check(targets: Tensor, num_classes: int | None) -> None:
             "dtype, or (B,K) soft or multi-hot rows"
         )
     if num_classes is None:
-        raise ValueError("class indices cannot be mixed without num_classes: pass it to the mixer")
+        raise ValueError("class indices cannot be mixed without num_classes: give it to the mixer")
     if not kernels.pick("in_range", targets)(targets, num_classes):
         low, high = (int(end) for end in targets.aminmax())
         raise ValueError(f"class indices span {low} … {high}, outside 0 … {num_classes - 1} (num_classes)")
@@ -120,7 +120,7 @@ def unite(targets: Tensor, soft: Tensor, sources: Tensor, dropped: Tensor) -> Te
         shown = soft[sources].masked_fill(dropped[:, :, None], 0.0)
         most, least = shown.amax(1), shown.amin(1)
         return torch.where(most > 0, most, least)
-    # Class indices are written directly to their columns, those of dropped cells to an extra column that is removed.
+    # Class indices are written straight to their columns, those of dropped cells to one that is cut off.
     classes = soft.shape[1]
     hot = zeros(targets, len(sources), classes + 1)
     return hot.scatter_(1, targets.long()[sources].masked_fill(dropped, classes), 1.0)[:, :classes].contiguous()

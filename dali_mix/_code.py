@@ -1,0 +1,22 @@
+"""`code_digest`: the digest of source files; two commits of one version differ in it."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+@cache
+def code_digest(*names: str) -> str:
+    """Return a shortened sha256 of the source files of packages and modules, as they are at the first call."""
+    digest = hashlib.sha256()
+    for name in names:
+        spec = find_spec(name)
+        assert spec is not None and spec.origin is not None
+        file = Path(spec.origin)
+        files = [file] if spec.submodule_search_locations is None else sorted(file.parent.rglob("*.py"))
+        for path in files:
+            digest.update(path.relative_to(file.parent).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"sha256 {digest.hexdigest()[:16]}"

@@ -1,0 +1,118 @@
+"""Mistakes in the annotations of a set, which packing reports together, before it writes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from dali_mix._text import counted, printable
+from dali_mix.datasets.trees import Tree
+
+P = ParamSpec("P")
+T = TypeVar("T")
+SHOWN = 20  # mistakes in a message; the rest is counted
+
+
+class Mistakes:
+    """Errors about single lines, boxes or images. Inside `together` they are collected and raised as one error;
+    without it the first is raised at once.
+
+        with mistakes.together():
+            for line in lines:
+                with mistakes:  # a ValueError or FileNotFoundError in this block is one mistake; the loop goes on
+                    labels.append(parse(line))
+
+    What was a mistake is absent from the results, so code after the loop must tolerate gaps until `check` or `settle`
+    has been called.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[Exception] = []
+        self._seen: set[int] = set()  # hashes of messages: several passes over the same files find the same
+        self._collecting = self._images = False
+
+    @contextmanager
+    def together(self, images: bool) -> Iterator[None]:
+        """Collect mistakes until the end of the block, and raise them there. `images`: missing images count, too."""
+        self._collecting, self._images = True, images
+        try:
+            yield
+        except (ValueError, OSError):
+            if not self.count:
+                raise  # else it may be the consequence of a mistake, which comes first
+        finally:
+            self._collecting = False
+        self.check()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not self._collecting or not isinstance(error, (ValueError, FileNotFoundError)):
+            return False
+        self.add(error)
+        return True
+
+    def add(self, error: Exception) -> None:
+        """Collect an error, or raise it outside of `together`."""
+        if not self._collecting:
+            raise error
+        key = hash(str(error))
+        if key not in self._seen:
+            self._seen.add(key)
+            self.count += 1
+            if len(self._first) < SHOWN:
+                self._first.append(error)
+
+    @property
+    def still_shown(self) -> bool:
+        """Return True if the next mistake will be shown, False if it will only be counted."""
+        return len(self._first) < SHOWN
+
+    def each(self, read: Callable[..., T], items: Iterable[tuple[object, ...]]) -> list[T]:
+        """Return `read(*item)` of each item that has no mistake."""
+        found = []
+        for item in items:
+            with self:
+                found.append(read(*item))
+        return found
+
+    def settle(self, tree: Tree, names: Sequence[str], places: Sequence[str]) -> None:
+        """Collect the listed images that are missing, then `check`. `places`: what lists each, for messages."""
+        if self._images:
+            for row in tree.missing(names):
+                with self:
+                    try:
+                        tree.read(names[row])
+                    except (ValueError, FileNotFoundError) as error:
+                        raise unusable(error, tree.where(names[row]), places[row]) from None
+        self.check()
+
+    def check(self) -> None:
+        """Raise the mistakes collected so far: a single one as it is, several as one ValueError."""
+        if self.count == 1:
+            raise self._first[0] from None
+        if self.count:
+            lines = [printable(str(error)) for error in self._first]
+            if self.count > len(lines):
+                lines.append(f"… and {self.count - len(lines):,} more")
+            raise ValueError("\n  ".join([f"{self.count:,} mistakes in the data set, nothing was packed:", *lines]))
+
+
+def also(count: int, what: str) -> str:
+    """Return " (as in 3 more `what`s)" for a mistake that one correction mends everywhere; "" for 0."""
+    return f" (as in {counted(count, f'more {what}', f'more {what}s')})" if count else ""
+
+
+def unusable(error: Exception, where: str, place: str | None) -> Exception:
+    """Return the error to raise about image `where` that cannot be used; `place`: the file and line that list it."""
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    listed = "" if place is None else f", listed at {place}"
+    return kind(f"{beginning(str(error), where)}{listed} (--skip-bad leaves such images out)")
+
+
+def beginning(message: str, where: str) -> str:
+    """Return the message, beginning with `where`."""
+    return message if message.startswith(where) else f"{where}: {message}"
