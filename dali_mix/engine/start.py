@@ -151,7 +151,7 @@ def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: 
     asked |= {f"{name}.{key}" for name, value in changes if isinstance(value, dict) for key in value}
     for name, loader in given.items():
         if not is_object(loader):
-            raise ValueError(f"{name}_loader is a {type(loader).__name__}: give a loader of dali_mix.build_loader")
+            raise ValueError(f"{name}_loader is a {type(loader).__name__}: pass a loader from dali_mix.build_loader")
         for key in asked & _REPLACED[name]:
             raise ValueError(f"{key} has no effect with {name}_loader, which yields batches of its own: leave one out")
     return [(f"{name}_set", loader) for name, loader in given.items()]

@@ -145,7 +145,7 @@ class Stats:
             )
         if self.page_reads > self.images / 4 and self.cores < BUSY * max(self.threads, 1):
             return (
-                f"the disk: {self.page_reads / self.images:.1f} reads an image while {self.cores:.1f} cores are busy;"
+                f"the disk: {self.page_reads / self.images:.1f} reads per image while {self.cores:.1f} cores are busy;"
                 " copy the set to a faster disk, or pack it smaller (`dali-mix pack --resize`)"
             )
         if most == "dali" and self.cores < BUSY * self.threads:

@@ -233,7 +233,7 @@ CASES = [
     Case("more than --max-pixels", images, FOLDER + " --max-pixels 10", "+ --max-pixels 10000"),
     Case("--shards 1 to 6", images, FOLDER + " --shards 7", "+ --shards 6"),
     Case("use fewer --shards", one("9.jpg", b"<html>"), FOLDER + " --no-shuffle --skip-bad --shards 7", "+ --shards 2"),
-    Case("give --force to replace it", lambda root: (images(root), small_set(root / "set")), FOLDER, "+ --force"),
+    Case("pass --force to replace it", lambda root: (images(root), small_set(root / "set")), FOLDER, "+ --force"),
     Case("is a folder; remove it, or choose another prefix", lambda root: (images(root), (root / "set.rec").mkdir()),
          FOLDER, "+ --out other"),
     Case("a folder, not the prefix of a set; write for example set/train", lambda root: (images(root),

@@ -202,7 +202,7 @@ HEAD = list(MODEL.head.parameters())
         ({"optimizer": object()}, r"optimizer is a builtins\.object, not a torch\.optim\.Optimizer or a function"),
         ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: give an object"),
         ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class indices"),
-        ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters of its own, which a run does not train"),
+        ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters, which a run does not train"),
         ({"loss": 3}, "loss must be a dict with a 'type', not 3"),
         ({"mixer": nn.Identity()}, r"mixer is a .*Identity, not a dali_mix\.mixers\.Mixer"),
         ({"mixer": CutMix(3)}, "mixer CutMix is for 3 classes, the set has 4"),
@@ -313,7 +313,7 @@ def test_a_recipe_by_name_with_values_by_keyword(tmp_path, digits, caplog):
     assert next(iter(loader)).images.shape[0] == 8  # still open: it is the user's
 
     checkpoint = tmp_path / "run" / "checkpoints" / "latest"
-    with pytest.raises(ValueError, match=r"model: the run was given an object .*TinyNet.*: pass it again as model=…$"):
+    with pytest.raises(ValueError, match=r"model: the run used an object .*TinyNet.*: pass it again as model=…$"):
         dali_mix.evaluate("quickstart", checkpoint)
     found = dali_mix.evaluate("quickstart", checkpoint, model=TinyNet(10))
     assert found.values["top1"] >= 0 and str(found.val_set) == val_set

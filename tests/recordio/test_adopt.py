@@ -54,7 +54,7 @@ def test_reindexing_a_set_with_a_manifest(tmp_path: Path) -> None:
     small_set(tmp_path / "set", 4, shards=2)
     manifest = (tmp_path / "set.json").read_bytes()
     (tmp_path / "set.idx").write_text("0\t0\n")
-    with pytest.raises(ValueError, match=r"is of set-00000\.rec, set-00001\.rec, not of set-00001\.rec; .*force=True"):
+    with pytest.raises(ValueError, match=r"describes set-00000\.rec, set-00001\.rec, not set-00001\.rec; .*force=True"):
         adopt([tmp_path / "set-00001.rec"], tmp_path / "set", reindex=True)
     adopt(sorted(tmp_path.glob("*.rec")), tmp_path / "set", reindex=True)
     assert (tmp_path / "set.json").read_bytes() == manifest and list(verify_set(tmp_path / "set")) == []

@@ -66,7 +66,7 @@ def check_call(name: str, function: Callable[..., Any], *arguments: str) -> None
 
 
 class ObjectMissing(ValueError):
-    """An object that a run was given, which its files do not hold; `keyword` takes it again."""
+    """An object that a run used, which its files do not contain; pass it again as `keyword`."""
 
     def __init__(self, message: str, keyword: str) -> None:
         super().__init__(message)
@@ -76,5 +76,5 @@ class ObjectMissing(ValueError):
 def check_present(name: str, value: Any) -> None:
     """Raise ValueError for a recorded object: the user must pass the object again."""
     if isinstance(value, str) and value.startswith(RECORDED):
-        what = f"{name}: the run was given an {value}, which its files do not hold: pass it again as {name}=…"
+        what = f"{name}: the run used an {value}, which its files do not contain: pass it again as {name}=…"
         raise ObjectMissing(what, name)
