@@ -200,7 +200,7 @@ HEAD = list(MODEL.head.parameters())
         ({"optimizer": TinyNet}, "optimizer is the class TinyNet: pass an instance"),
         ({"optimizer": torch.optim.LBFGS(MODEL.parameters()), "model": MODEL}, "LBFGS evaluates the loss in its step"),
         ({"optimizer": object()}, r"optimizer is a builtins\.object, not a torch\.optim\.Optimizer or a function"),
-        ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: give an object"),
+        ({"loss": nn.CrossEntropyLoss}, "loss is the class CrossEntropyLoss: pass an instance"),
         ({"loss": nn.NLLLoss()}, "loss NLLLoss takes class indices"),
         ({"loss": nn.Linear(4, 1)}, "loss Linear has parameters, which a run does not train"),
         ({"loss": 3}, "loss must be a dict with a 'type', not 3"),
@@ -547,7 +547,7 @@ def test_config_and_predictor_name_keywords(tmp_path):
     (tmp_path / "names").write_text("a\nb\nc\nd\n")
     predictor = dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4), classes=tmp_path / "names")
     assert predictor.classes == tuple("abcd")
-    with pytest.raises(ValueError, match="leave ema=True out"):
+    with pytest.raises(ValueError, match="omit ema=True"):
         dali_mix.Predictor(config(), tmp_path / "net.pth", model=TinyNet(4), ema=True)
     with pytest.raises(TypeError, match=r"Predictor\(\) has no keyword 'clases' \(did you mean classes\?\)"):
         dali_mix.Predictor(config(), tmp_path / "net.pth", clases=["a"])

@@ -43,7 +43,7 @@ def test_several_files_with_one_index(tmp_path: Path) -> None:
 def test_an_index_that_does_not_match(tmp_path: Path) -> None:
     rec = foreign(tmp_path / "set.rec", classes(3))
     (tmp_path / "set.idx").write_text("0\t0\n")
-    with pytest.raises(ValueError, match=r"set\.idx: 1 lines that are not the 3 records; reindex=True"):
+    with pytest.raises(ValueError, match=r"set\.idx: 1 lines that do not match the 3 records; reindex=True"):
         adopt([rec])
     assert not (tmp_path / "set.json").exists()
     adopt([rec], reindex=True)
