@@ -241,9 +241,7 @@ def test_an_image_smaller_than_the_manifest_says_is_found_before_it_is_cropped(t
     """The operator that crops does not look: it would read what lies behind the image."""
     small = Sample(encode(picture(20, 20)), 0, 3000, 3000, "png")
     write_set(tmp_path / "set", [(encode(picture(36, 40)), 0), small], classes="a")
-    pipeline = Pipeline(
-        train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=[Bright(), Crop(), Resize(32)]
-    )
+    pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=[Bright(), Crop(), Resize(32)])
     with pytest.raises(ValueError, match="the image is 20×20 pixels, the manifest says 3000×3000"):
         list(loader(tmp_path / "set", pipeline, False))
 
