@@ -306,10 +306,15 @@ def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
     """That which encodes and writes, by content."""
     assert {"dali_mix.datasets", "dali_mix.recordio"} <= _machines.pixel_versions().keys()
     digests = []
-    for name, content in (("one", "a = 1\n"), ("two", "a = 1\n"), ("three", "a = 2\n")):
-        (tmp_path / name / "inner").mkdir(parents=True)
+    for name, content in (("one", "a = 1\n"), ("two", "a = 1\r\n"), ("three", "a = 2\n")):
+        inner = tmp_path / name / "inner"
+        inner.mkdir(parents=True)
         (tmp_path / name / "__init__.py").touch()
-        (tmp_path / name / "inner" / "file.py").write_text(content)
+        (inner / "file.py").write_bytes(content.encode())
+        if name == "two":  # what editors leave
+            (inner / ".#file.py").symlink_to("nowhere")
+            (inner / ".ipynb_checkpoints").mkdir()
+            (inner / ".ipynb_checkpoints" / "file.py").touch()
         monkeypatch.syspath_prepend(tmp_path)
         digests.append(code_digest(name))
     assert digests[0] == digests[1] != digests[2]
