@@ -429,6 +429,8 @@ def test_the_same_mistake_found_twice_counts_once() -> None:
     with pytest.raises(ValueError, match=r"^a: wrong$"), mistakes.together(images=True):
         for _ in range(2):
             mistakes.add(ValueError("a: wrong"))
+    with pytest.raises(ValueError, match=r"^b: wrong$"):  # outside again, at once
+        mistakes.add(ValueError("b: wrong"))
 
 
 def test_other_errors_are_not_collected() -> None:

@@ -114,16 +114,21 @@ def test_pipelines_that_decode_or_draw_themselves_get_what_is_encoded(tmp_path, 
         def draw(self, rows, random):  # what is drawn here, nobody checks
             return super().draw(rows, random)
 
+    class DrawsFromBoxes(Pipeline):
+        def draw_from_boxes(self, rows, random, boxes):
+            return super().draw_from_boxes(rows, random, boxes)
+
     write_set(tmp_path / "raw", [(ppm(pixels), 0) for pixels in PIXELS], classes="a")
     steps = [RandomResizedCrop((0.3, 1), (0.8, 1.2)), Resize(32)]
     options = {"train": True, "image_size": 32, "mean": (0, 0, 0), "std": (1, 1, 1)}
     for pipeline in (
         Own(**options, steps=steps),
         Draws(**options, steps=steps),
+        DrawsFromBoxes(**options, steps=steps),
         Pipeline(**options, steps=[Decodes((0.3, 1), (0.8, 1.2)), Resize(32)]),
     ):
         assert len(pixels_by_id([loader(tmp_path / "raw", pipeline, True)])) == 12
-    assert decoders == [False, False, False]
+    assert decoders == [False] * 4
 
 
 def test_one_other_image_and_all_are_decoded(tmp_path, decoders):
@@ -200,6 +205,26 @@ def test_a_damaged_image_is_named_or_skipped(tmp_path, decoders, name, train):
         ids = [number for batch in skipping for number in batch.ids.tolist()]
         assert sorted(ids) == [0, 1, 2, 3, 4, 5, 7, 8, 9]
     assert [row for row, _ in skipping.skipped] == [6] and all(decoders)
+
+
+class Corner(Step):
+    """Cut out 40 x 40 pixels, which DALI refuses for a smaller image."""
+
+    def graph(self, images, draws, device):
+        return fn.slice(images, start=(0, 0), shape=(40, 40), axis_names="HW")
+
+    def resized(self, sizes, draws):
+        return np.full_like(sizes, 40)
+
+
+def test_an_image_that_a_step_fails_on_is_the_only_bad_one(tmp_path, decoders):
+    files = [ppm(picture(39 if number == 3 else 41, 50, seed=number)) for number in range(8)]
+    write_set(tmp_path / "raw", [(file, 0) for file in files], classes="a")
+    pipeline = Pipeline(train=False, image_size=40, mean=(0, 0, 0), std=(1, 1, 1), steps=[Corner()])
+    skipping = loader(tmp_path / "raw", pipeline, False, on_bad_record="skip")
+    assert [number for batch in skipping for number in batch.ids.tolist()] == [0, 1, 2, 4, 5, 6, 7]
+    [(row, reason)] = skipping.skipped
+    assert row == 3 and "record 3: DALI fails on the image: " in reason and decoders == [True]
 
 
 class Outside(Crop):
