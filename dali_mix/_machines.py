@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from dali_mix._code import code_digest
 
 TICK = 0.5  # seconds from one word on progress to the next
-_CODE = ("dali_mix.datasets", "dali_mix.recordio")
+_CODE = ("dali_mix.datasets", "dali_mix.recordio", "dali_mix.tasks", "dali_mix._labels")
 _PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "pillow")
 
 Progress = Callable[[int], object]
@@ -41,7 +41,7 @@ class Machines(Protocol):
 
 
 def pixel_versions() -> dict[str, str]:
-    """Return the versions of the packages, and digests of our own code, that determine the bytes of packed images."""
+    """Return the versions of the packages, and digests of our own code, that determine the bytes of packed records."""
     found = {name: code_digest(name) for name in _CODE}
     for name in _PACKAGES:
         try:

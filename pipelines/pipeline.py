@@ -12,7 +12,7 @@ from dali_mix.pipelines.base import PAD_TO, Step, channels, size_of
 from dali_mix.pipelines.kernels import fused
 from dali_mix.pipelines.normalization import factors
 from dali_mix.pipelines.random import SampleRandom
-from dali_mix.pipelines.steps.geometry import Crop, Flip, decode
+from dali_mix.pipelines.steps.geometry import CentreCrop, Crop, Flip, decode
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
@@ -108,7 +108,9 @@ class Pipeline:
                         f" images: must be ({len(rows)}, ...)"
                     )
             if isinstance(step, Crop) and type(step).graph is Crop.graph:
-                _check_inside(step, sizes, own)
+                _check_inside(step, sizes, own["anchor"], own["shape"])
+            if isinstance(step, CentreCrop) and type(step).graph is CentreCrop.graph:
+                _check_inside(step, own["size"], own["anchor"], np.full_like(own["anchor"], step.size))
             if self.draws_from_boxes:
                 boxes = [
                     _mapped(step, boxes[at], sizes[at], {name: value[at] for name, value in own.items()})
@@ -144,9 +146,13 @@ class Pipeline:
 
     @property
     def may_take_pixels(self) -> bool:
-        """Return True if `graph` works without a decoder: neither the subclass nor a step overrides decoding."""
-        first = self.steps[0] if self.steps else None
-        return type(self).graph is Pipeline.graph and (not isinstance(first, Crop) or type(first).decode is Crop.decode)
+        """Return True if `graph` works without a decoder: neither the subclass nor a step overrides decoding, and all
+        windows are checked.
+        """
+        first, methods = self.steps[0] if self.steps else None, ("draw", "draw_from_boxes", "graph")
+        if isinstance(first, Crop) and type(first).decode is not Crop.decode:
+            return False
+        return all(getattr(type(self), name) is getattr(Pipeline, name) for name in methods)
 
     def graph(self, encoded: DataNode, draws: Mapping[str, DataNode], device: str) -> DataNode:
         """Build the DALI graph: encoded bytes and one sample's draws → uint8 images, CHW or HWC (the node's layout).
@@ -181,7 +187,7 @@ class Pipeline:
 
         On a GPU images are returned as HWC, which the loader returns as channels_last without a copy.
         """
-        fusing, options = fused.ending(steps, device)
+        fusing, options = fused.ending(steps, device, of_known_size=self.takes_pixels)
         for step, own in steps[: len(steps) - fusing]:
             images = step.graph(images, own, device)
         if fusing:
@@ -234,9 +240,8 @@ class Pipeline:
         return boxes
 
 
-def _check_inside(step: Crop, sizes: np.ndarray, draws: Mapping[str, np.ndarray]) -> None:
+def _check_inside(step: Step, sizes: np.ndarray, anchor: np.ndarray, shape: np.ndarray) -> None:
     """Raise ValueError naming the step if a window is empty or extends outside its image; operators may not check."""
-    anchor, shape = draws["anchor"], draws["shape"]
     wrong = ((anchor < 0) | (shape < 1) | (anchor + shape > sizes)).any(axis=1)
     if wrong.any():
         at = int(wrong.argmax())

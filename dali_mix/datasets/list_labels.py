@@ -134,6 +134,14 @@ def _multilabel(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistak
     width = len(given) if given else width
     if not width:
         raise ValueError(f"{rows[0].where}: no label fields")
+    order: list[int] = []
+    if given and not set(columns).isdisjoint(given):
+        where = rows[0].where
+        if others := [name for name in columns if name not in given]:
+            raise ValueError(f"{where}: column {others[0]!r} is not among the classes of --classes; correct one")
+        if others := [name for name in given if name not in columns]:
+            raise ValueError(f"{where}: class {others[0]!r} of --classes has no column; correct one")
+        order = [columns.index(name) for name in given]
     labels: Labels = []
     for row in rows:
         label = None
@@ -146,11 +154,7 @@ def _multilabel(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistak
             advice = "; a multi-label list has 1, 0 or -1 for each class, no names of classes"
             label = _float32(_floats(row, advice))
         labels.append(label)
-    if given and set(columns) & set(given):
-        if set(columns) != set(given):
-            other = next(name for name in columns if name not in given)
-            raise ValueError(f"{rows[0].where}: column {other!r} is not among the classes of --classes; correct one")
-        order = [columns.index(name) for name in given]
+    if order:
         labels = [None if label is None else np.asarray(label)[order] for label in labels]
     return labels, given or columns or numbered_classes(width - 1, rows[0].where)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from dali_mix.recordio import framing
 from dali_mix.recordio.header import Unpacked, unpack_record
-from dali_mix.recordio.image_headers.webp_bmp_pnm import pnm_numbers
+from dali_mix.recordio.image_headers.webp_bmp_pnm import PNM_MAXIMA, pnm_numbers
 from dali_mix.recordio.index import reindex_advice
 from dali_mix.recordio.manifest import ENCODINGS, SetInfo, file_sha256, open_table, read_info, set_file, set_prefix
 from dali_mix.tasks import TASKS, Task
@@ -125,16 +125,14 @@ class RecordSet:
 
     @functools.cached_property
     def unencoded(self) -> bool:
-        """Return True if all images are uncompressed, as 8-bit binary PPMs, which `pixels` reads."""
+        """Return True if all images are uncompressed, as binary PGMs and PPMs, which `pixels` reads."""
         if not len(self) or self.table["encoding"][0] != _PNM:
-            return False
-        area = self.table["height"].astype(np.int64) * self.table["width"]
-        head = self.table["length"].astype(np.int64) - 3 * area  # negative for grey images, above `area` for 16 bits
-        return bool(((self.table["encoding"] == _PNM) & (head > 0) & (head < area)).all())
+            return False  # without reading the whole table
+        return bool((self.table["encoding"] == _PNM).all())
 
     def pixels(self, row: int) -> np.ndarray:
-        """Return the image of an `unencoded` set: (H, W, 3) uint8 RGB. Raise ValueError as `payload`, and if it is not
-        a PPM of the table's size.
+        """Return the image of an `unencoded` set: (H, W, 3) uint8 RGB, a view unless it is grey or of 16 bits. Raise
+        ValueError as `payload`, and if it is not a PNM of the table's size.
         """
         encoded, entry = self.encoded(row), self.table[row]
         height, width = int(entry["height"]), int(entry["width"])
@@ -142,14 +140,17 @@ class RecordSet:
             *size, maximum, end = pnm_numbers(encoded.data)
         except ValueError as error:
             raise self._damaged(row, error) from None
-        if encoded[:2].tobytes() != b"P6" or maximum != 255:
-            raise self._damaged(row, "the image is not an 8-bit PPM, as the manifest says")
+        channels, bytes_each = {b"P5": 1, b"P6": 3}.get(encoded[:2].tobytes(), 0), 1 + (maximum > 255)
+        if not channels or maximum not in PNM_MAXIMA:
+            raise self._damaged(row, "the image is not a PNM of 8 or 16 bits, as the manifest says")
         if size != [width, height]:
             raise self._damaged(row, f"the image is {size[1]}×{size[0]} pixels, the manifest says {height}×{width}")
-        pixels = encoded[end + 1 : end + 1 + 3 * height * width]
-        if len(pixels) < 3 * height * width:
+        pixels = encoded[end + 1 : end + 1 + height * width * channels * bytes_each]
+        if len(pixels) < height * width * channels * bytes_each:
             raise self._damaged(row, f"its image of {height}×{width} pixels is cut short")
-        return pixels.reshape(height, width, 3)
+        if bytes_each == 2:
+            pixels = ((pixels.view(">u2").astype(np.int32) + 128) // 257).astype(np.uint8)  # rounded, as DALI does
+        return (pixels if channels == 3 else pixels.repeat(3)).reshape(height, width, 3)
 
     def label(self, row: int) -> np.ndarray:
         """Return the floats of a record's label as stored: (1,) for a class, (flag,) float32 otherwise."""

@@ -16,7 +16,14 @@ from dali_mix.loading.workers import Spec
 from dali_mix.pipelines import Pipeline
 
 PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130", "numba", "numpy")
-CODE = ("dali_mix.loading", "dali_mix.pipelines", "dali_mix.recordio", "dali_mix.tasks")
+CODE = (
+    "dali_mix.loading",
+    "dali_mix.pipelines",
+    "dali_mix.recordio",
+    "dali_mix.tasks",
+    "dali_mix.compiled",
+    "dali_mix._labels",
+)
 
 
 def versions() -> dict[str, str]:

@@ -57,10 +57,14 @@ def _operator() -> type:
     return CompiledFunction
 
 
-def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> tuple[int, dict[str, Any]]:
+def ending(
+    steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str, of_known_size: bool
+) -> tuple[int, dict[str, Any]]:
     """Return how many of the last `steps` (each with its draws) `resize_flip` replaces, and its options.
 
-    It replaces a linear `Resize` on a CPU and a `Crop` directly before it, but no subclass that overrides its graph.
+    It replaces a linear `Resize` on a CPU and, if the images that enter `steps` are `of_known_size`, a `Crop` that is
+    the only step before it. Any other image may be smaller than its window was drawn for, which DALI's operators detect
+    and `resize_flip` does not. Subclasses that override their graph are not replaced.
     """
     step, draws = steps[-1] if steps else (None, {})
     if not (isinstance(step, Resize) and step.fuse and device == "cpu" and available()):
@@ -68,8 +72,8 @@ def ending(steps: Sequence[tuple[Step, Mapping[str, Any]]], device: str) -> tupl
     owners = [next(kind for kind in type(step).__mro__ if name in vars(kind)) for name in ("graph", "fused")]
     if owners[0] is not owners[1]:
         return 0, {}
-    crop, drawn = steps[-2] if len(steps) > 1 else (None, {})
-    if isinstance(crop, Crop) and type(crop).graph is Crop.graph:
+    crop, drawn = steps[0]
+    if of_known_size and len(steps) == 2 and isinstance(crop, Crop) and type(crop).graph is Crop.graph:
         window = fn.cast(fn.cat(drawn["anchor"], drawn["shape"]), dtype=types.INT32)
         return 2, {**step.fused(draws), "window": window}
     return 1, step.fused(draws)

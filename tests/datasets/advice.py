@@ -246,6 +246,8 @@ CASES = [
          (root / "names").write_text("".join(f"{number}\n" for number in range(100_001)))), LIST, "+ --classes names"),
     Case("is not among the classes of --classes", listed("train.csv", "path,a,b\nclass0/0.jpeg,1,0\n"),
          LIST + " --classes names", "= a\nb\n"),
+    Case("of --classes has no column", lambda root: (listed("train.csv", "path,a,b\nclass0/0.jpeg,1,0\n")(root),
+         (root / "names").write_text("a\nb\nc\n")), LIST + " --classes names", "= a\nb\n"),
     Case("choose --split train or val", images, FOLDER + " --val-share 0.5 --split test", "+ --split val"),
     Case("0.1 makes a tenth the split val", images, FOLDER + " --val-share 10", "+ --val-share 0.1"),
     Case("leave --val-share out", lambda root: lay(root / "in", "train/a/0.jpg", "val/a/0.jpg"),

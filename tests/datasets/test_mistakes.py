@@ -429,6 +429,8 @@ def test_the_same_mistake_found_twice_counts_once() -> None:
     with pytest.raises(ValueError, match=r"^a: wrong$"), mistakes.together(images=True):
         for _ in range(2):
             mistakes.add(ValueError("a: wrong"))
+    with pytest.raises(ValueError, match=r"^b: wrong$"):  # outside again, at once
+        mistakes.add(ValueError("b: wrong"))
 
 
 def test_other_errors_are_not_collected() -> None:
@@ -441,3 +443,22 @@ def test_other_errors_are_not_collected() -> None:
 def test_a_set_without_mistakes_is_packed(tmp_path: Path) -> None:
     pack(**listed(tmp_path / "root", 0))
     assert len(RecordSet(tmp_path / "set")) == 1
+
+
+def test_an_image_without_a_name_where_images_have_no_folder_of_their_split(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 0, "file_name": None}, {"id": 1, "file_name": "b.jpg"}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    lay(tmp_path / "root", "images/b.jpg")
+    write(tmp_path / "root" / "annotations" / "instances_train.json", json.dumps(content))
+    with pytest.raises(ValueError, match=r"^\S+: images\[0\]: field 'file_name' is None, expected a file's name$"):
+        pack("coco", root=tmp_path / "root", out=tmp_path / "set")
+
+
+def test_a_class_without_a_column_is_one_mistake(tmp_path: Path) -> None:
+    lay(tmp_path / "root", "a.jpg", "b.jpg")
+    write(tmp_path / "root" / "train.csv", "path,cat,dog\na.jpg,1,0\nb.jpg,0,1\n")
+    with pytest.raises(ValueError, match=r"^\S+: line 2: class 'emu' of classes has no column; correct one$"):
+        pack("list", root=tmp_path / "root", out=tmp_path / "set", classes=["emu", "dog", "cat"])

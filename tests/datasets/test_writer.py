@@ -336,6 +336,11 @@ def test_force_is_a_flag(tmp_path):
         ("add a.type=m:C to --cfg-options", "add a.type=m:C to --cfg-options"),
         ("give it with --cfg-options out=PREFIX", "give it with out=PREFIX"),
         ("leave --no-shuffle out", "leave shuffle=False out"),
+        ("/data/a--force/x.jpg: no image", "/data/a--force/x.jpg: no image"),
+        ("/data/--force/x.jpg: no image", "/data/--force/x.jpg: no image"),
+        ("class '--force' is listed twice", "class '--force' is listed twice"),
+        ("bilder --shuffleö, --force_x", "bilder --shuffleö, --force_x"),
+        ("see [--force] and `--force`", "see [force=True] and `force=True`"),
         ("pass --exif ignore, or --max-pixels 7", "pass exif='ignore', or max_pixels=7"),
     ],
 )

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 from dali_mix.pipelines import Pipeline, Step
-from dali_mix.pipelines.steps import Crop, Flip, RandomResizedCrop, Resize
+from dali_mix.pipelines.steps import CentreCrop, Crop, Flip, RandomResizedCrop, Resize
 from nvidia.dali import fn, types
 from PIL import Image
 
@@ -105,35 +105,68 @@ class Decodes(RandomResizedCrop):
         return super().decode(encoded, draws, device)
 
 
-def test_pipelines_that_decode_themselves_get_what_is_encoded(tmp_path, decoders):
+def test_pipelines_that_decode_or_draw_themselves_get_what_is_encoded(tmp_path, decoders):
     class Own(Pipeline):
         def graph(self, encoded, draws, device):
             return super().graph(encoded, draws, device)
+
+    class Draws(Pipeline):
+        def draw(self, rows, random):  # what is drawn here, nobody checks
+            return super().draw(rows, random)
+
+    class DrawsFromBoxes(Pipeline):
+        def draw_from_boxes(self, rows, random, boxes):
+            return super().draw_from_boxes(rows, random, boxes)
 
     write_set(tmp_path / "raw", [(ppm(pixels), 0) for pixels in PIXELS], classes="a")
     steps = [RandomResizedCrop((0.3, 1), (0.8, 1.2)), Resize(32)]
     options = {"train": True, "image_size": 32, "mean": (0, 0, 0), "std": (1, 1, 1)}
     for pipeline in (
         Own(**options, steps=steps),
+        Draws(**options, steps=steps),
+        DrawsFromBoxes(**options, steps=steps),
         Pipeline(**options, steps=[Decodes((0.3, 1), (0.8, 1.2)), Resize(32)]),
     ):
         assert len(pixels_by_id([loader(tmp_path / "raw", pipeline, True)])) == 12
-    assert decoders == [False, False]
+    assert decoders == [False] * 4
 
 
-GREY = b"P5\n40 50\n255\n" + bytes(2000)
-DEEP = b"P6\n50 40\n65535\n" + bytes(12000)
-
-
-@pytest.mark.parametrize("other", [encode(PIXELS[0]), GREY, DEEP], ids=["png", "grey", "16 bits"])
-def test_one_other_image_and_all_are_decoded(tmp_path, decoders, other):
+def test_one_other_image_and_all_are_decoded(tmp_path, decoders):
     for at in (0, 5):
         files = [ppm(pixels) for pixels in PIXELS]
-        files[at] = other
+        files[at] = encode(PIXELS[0])
         write_set(tmp_path / f"{at}", [(file, 0) for file in files], classes="a")
         assert not RecordSet(tmp_path / f"{at}").unencoded
         assert len(pixels_by_id([loader(tmp_path / f"{at}", "imagenet", True)])) == 12
     assert decoders == [False, False]
+
+
+# name → (height, width, a PNM's first letters, its greatest value)
+KINDS = {
+    "grey": (40, 50, "P5", 255),
+    "tiny and grey": (4, 4, "P5", 255),
+    "16 bits": (40, 50, "P6", 65535),
+    "grey of 16 bits": (40, 50, "P5", 65535),
+    "all numbers of 16 bits": (256, 256, "P5", 65535),
+}
+
+
+@pytest.mark.parametrize("labels", [0, 400])
+@pytest.mark.parametrize("kind", KINDS)
+def test_grey_and_deep_images_equal_decoded_ones(tmp_path, monkeypatch, kind, labels):
+    height, width, letters, maximum = KINDS[kind]
+    count = height * width * (3 if letters == "P6" else 1)
+    values = (np.arange(count) % (maximum + 1)).astype(">u2" if maximum > 255 else "u1")
+    file = f"{letters}\n{width} {height}\n{maximum}\n".encode() + values.tobytes()
+    label = {"task": "multilabel", "classes": [str(number) for number in range(labels)]} if labels else {"classes": "a"}
+    write_set(tmp_path / "raw", [(file, [0] * labels if labels else 0)] * 2, **label)
+    steps = {"image_size": (height, width), "mean": (0, 0, 0), "std": (1, 1, 1), "steps": [Crop()]}
+    found = []
+    for own in (True, False):
+        monkeypatch.setattr(Pipeline, "may_take_pixels", own)
+        (batch,) = loader(tmp_path / "raw", Pipeline(train=False, **steps), False, dtype="uint8")
+        found.append(batch.images.numpy())
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_comments_and_bytes_behind_are_not_pixels(tmp_path):
@@ -150,8 +183,10 @@ def test_comments_and_bytes_behind_are_not_pixels(tmp_path):
 WRONG = {
     "of another size": (ppm(picture(41, 50)), "the image is 41×50 pixels, the manifest says 40×50"),
     "turned": (ppm(picture(50, 40)), "the image is 50×40 pixels, the manifest says 40×50"),
-    "grey": (GREY + bytes(4100), "the image is not an 8-bit PPM"),
-    "white is 7": (b"P6\n50 40\n7\n" + bytes(6000), "the image is not an 8-bit PPM"),
+    "text": (b"P3\n50 40\n255\n" + bytes(6000), "the image is not a PNM of 8 or 16 bits"),
+    "white is 7": (b"P6\n50 40\n7\n" + bytes(6000), "the image is not a PNM of 8 or 16 bits"),
+    "grey, cut short": (b"P5\n50 40\n255\n" + bytes(1999), "its image of 40×50 pixels is cut short"),
+    "16 bits, cut short": (b"P6\n50 40\n65535\n" + bytes(11999), "its image of 40×50 pixels is cut short"),
     "without numbers": (b"P6\nwide high\n" + bytes(6000), "no number after byte 2"),
     "cut short": (b"P6\n50 40\n" + b"#" * 100 + b"\n255\n" + bytes(5990), "its image of 40×50 pixels is cut short"),
 }
@@ -172,6 +207,26 @@ def test_a_damaged_image_is_named_or_skipped(tmp_path, decoders, name, train):
     assert [row for row, _ in skipping.skipped] == [6] and all(decoders)
 
 
+class Corner(Step):
+    """Cut out 40 x 40 pixels, which DALI refuses for a smaller image."""
+
+    def graph(self, images, draws, device):
+        return fn.slice(images, start=(0, 0), shape=(40, 40), axis_names="HW")
+
+    def resized(self, sizes, draws):
+        return np.full_like(sizes, 40)
+
+
+def test_an_image_that_a_step_fails_on_is_the_only_bad_one(tmp_path, decoders):
+    files = [ppm(picture(39 if number == 3 else 41, 50, seed=number)) for number in range(8)]
+    write_set(tmp_path / "raw", [(file, 0) for file in files], classes="a")
+    pipeline = Pipeline(train=False, image_size=40, mean=(0, 0, 0), std=(1, 1, 1), steps=[Corner()])
+    skipping = loader(tmp_path / "raw", pipeline, False, on_bad_record="skip")
+    assert [number for batch in skipping for number in batch.ids.tolist()] == [0, 1, 2, 4, 5, 6, 7]
+    [(row, reason)] = skipping.skipped
+    assert row == 3 and "record 3: DALI fails on the image: " in reason and decoders == [True]
+
+
 class Outside(Crop):
     def __init__(self, anchor, shape):
         self.window = {"anchor": anchor, "shape": shape}
@@ -189,6 +244,30 @@ def test_a_window_outside_the_image_is_refused(tmp_path, file, window):
     with pytest.raises(
         ValueError, match=r"step Outside: its window of .* is not inside the image of \[36, 40\] pixels"
     ):
+        list(loader(tmp_path / "set", pipeline, False))
+
+
+class Outer(CentreCrop):
+    def draw(self, sizes, random):
+        draws = super().draw(sizes, random)
+        return draws | {"anchor": draws["anchor"] + 9}
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_window_outside_the_resized_image_is_refused(tmp_path, fuse):
+    write_set(tmp_path / "set", [(encode(picture(36, 40)), 0)] * 4, classes="a")
+    steps = [Outer(32, 1.2, fuse=fuse)]
+    pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=steps)
+    with pytest.raises(ValueError, match=r"step Outer: its window of \[32, 32\] pixels at \[12, 14\] is not inside"):
+        list(loader(tmp_path / "set", pipeline, False))
+
+
+def test_an_image_smaller_than_the_manifest_says_is_found_before_it_is_cropped(tmp_path):
+    """The operator that crops does not look: it would read what lies behind the image."""
+    small = Sample(encode(picture(20, 20)), 0, 3000, 3000, "png")
+    write_set(tmp_path / "set", [(encode(picture(36, 40)), 0), small], classes="a")
+    pipeline = Pipeline(train=False, image_size=32, mean=(0, 0, 0), std=(1, 1, 1), steps=[Bright(), Crop(), Resize(32)])
+    with pytest.raises(ValueError, match="the image is 20×20 pixels, the manifest says 3000×3000"):
         list(loader(tmp_path / "set", pipeline, False))
 
 

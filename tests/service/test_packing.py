@@ -23,6 +23,7 @@ from dali_mix.datasets.decoding import decoded_size
 from dali_mix.recordio.verify import verify_set
 from dali_mix.service import packing
 from dali_mix.service.packing import RayMachines
+from dali_mix.service.spec import versions
 from tests.datasets.files import archived
 from tests.recordio.samples import encoded
 from tests.service.serving import Serve, processes, until
@@ -303,13 +304,19 @@ def test_other_versions_of_what_encodes(machines, photos, tmp_path, monkeypatch)
 
 
 def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
-    """That which encodes and writes, by content."""
-    assert {"dali_mix.datasets", "dali_mix.recordio"} <= _machines.pixel_versions().keys()
+    """That which encodes, labels and writes, by content."""
+    assert {"dali_mix.datasets", "dali_mix.recordio", "dali_mix._labels"} <= _machines.pixel_versions().keys()
+    assert {"dali_mix.pipelines", "dali_mix.compiled", "dali_mix._labels"} <= versions().keys()
     digests = []
-    for name, content in (("one", "a = 1\n"), ("two", "a = 1\n"), ("three", "a = 2\n")):
-        (tmp_path / name / "inner").mkdir(parents=True)
+    for name, content in (("one", "a = 1\n"), ("two", "a = 1\r\n"), ("three", "a = 2\n")):
+        inner = tmp_path / name / "inner"
+        inner.mkdir(parents=True)
         (tmp_path / name / "__init__.py").touch()
-        (tmp_path / name / "inner" / "file.py").write_text(content)
+        (inner / "file.py").write_bytes(content.encode())
+        if name == "two":  # what editors leave
+            (inner / ".#file.py").symlink_to("nowhere")
+            (inner / ".ipynb_checkpoints").mkdir()
+            (inner / ".ipynb_checkpoints" / "file.py").touch()
         monkeypatch.syspath_prepend(tmp_path)
         digests.append(code_digest(name))
     assert digests[0] == digests[1] != digests[2]

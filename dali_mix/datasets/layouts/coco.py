@@ -136,11 +136,11 @@ def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[st
     raise FileNotFoundError(f"{tree.where('annotations')}: no instances_{split}.json; choose --split among {choices}")
 
 
-def _folder(tree: Tree, split: str, files: list[str]) -> str:
+def _folder(tree: Tree, split: str, files: list[str | None]) -> str:
     for folder in (split, f"images/{split}"):
         if tree.exists(folder):
             return folder
-    if any(tree.exists(f"images/{name.removeprefix('images/')}") for name in files):
+    if any(tree.exists(f"images/{name.removeprefix('images/')}") for name in files if name is not None):
         return "images"
     raise FileNotFoundError(f"{tree.where(split)}: no such folder; unpack the images of {split} there")
 
