@@ -58,15 +58,15 @@ def test_every_combination(task, mixer, loss):
     [
         (
             "classification", SpliceMix(num_classes=4), SoftCrossEntropy(),
-            r"not the multi-hot rows .* mixer SpliceMix makes, by union, of a classification set's\. .*by area",
+            r"not the multi-hot .* mixer SpliceMix makes by union from the targets of a classification set\. .*by area",
         ),
         (
             "classification", CutMix(4), nn.NLLLoss(),
-            r"takes class indices \(B,\), not the soft labels .* CutMix makes, by area.*Choose SoftCrossEntropy",
+            r"takes class indices \(B,\), not the soft labels .* CutMix makes by area.*Choose SoftCrossEntropy",
         ),
-        ("multilabel", None, SoftCrossEntropy(), r"that the multilabel set gives\. Choose a multi-label loss"),
+        ("multilabel", None, SoftCrossEntropy(), r"multilabel set gives\. Choose a multi-label loss, such as A"),
         ("multilabel", Cutout(2), SoftCrossEntropy(), r"that the multilabel set gives\."),
-        ("multilabel", CutMix(4), Strict(), r"not the multi-hot rows .* weighted by area.*CutMix makes, by area"),
+        ("multilabel", CutMix(4), Strict(), r"not the multi-hot rows .* weighted by area.*CutMix makes by area"),
         ("classification", None, nn.BCEWithLogitsLoss(), r"class indices \(B,\) that the classification set gives"),
         (
             "classification", SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(),
