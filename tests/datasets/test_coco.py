@@ -349,6 +349,12 @@ def test_an_entry_after_the_parent_is_named_by_its_index_in_the_file(tmp_path: P
     assert "categories[2]: field 'name' is 'cat', as in categories[1] already" in error
 
 
+def test_a_file_without_annotations_is_noted(tmp_path: Path, capsys: Capture) -> None:
+    roboflow(tmp_path, "train", annotations=[])
+    assert pack(tmp_path, tmp_path / "set", "--split", "train", "--task", "detection") == 0
+    assert "note: no image has an annotation here; is it the right file?" in capsys.readouterr().err
+
+
 def test_a_parent_with_annotations_is_a_class(tmp_path: Path) -> None:
     roboflow(tmp_path, "train", annotations=[note(0, 0, 0, [5, 3, 10, 6])])
     assert LAYOUTS["coco"](tmp_path, "train", Options()).classes == ("animals", "cat", "dog")

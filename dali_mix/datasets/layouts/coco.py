@@ -220,8 +220,10 @@ def _renumbered(
 def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str, Any]:
     """Return a report with a notice that names the classes of no annotation."""
     unused = [name for name, used in zip(classes, np.bincount(kind, minlength=len(classes)), strict=True) if not used]
-    if not unused or len(unused) == len(classes):
+    if not unused:
         return {}
+    if len(unused) == len(classes):
+        return {"notices": ["no image has an annotation here; is it the right file?"]}
     listed = first_of([repr(name) for name in unused])
     notice = f"{len(unused)} of {len(classes)} classes have no annotation here: {listed}"
     return {"notices": [f"{notice} (--classes FILE sets the classes)"]}
