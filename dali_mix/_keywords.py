@@ -72,6 +72,11 @@ def naming_options() -> Iterator[None]:
         _known.reset(before)
 
 
+def from_python() -> bool:
+    """Return False while a command runs."""
+    return _known.get() is not None
+
+
 def in_keywords(text: str) -> str:
     """Return `text` with the keywords of the function that runs in place of options; unchanged in a command."""
     known = _known.get()

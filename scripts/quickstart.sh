@@ -43,6 +43,10 @@ Done. Look at
 
 Next
   $next
-  dali-mix pack imagefolder --root YOUR_IMAGES --split train --out data/mine     # one folder a class
-  dali-mix train RECIPE --work-dir work_dirs/mine --cfg-options train_set=data/mine val_set=data/mine_val
+
+Your own photos, with a subfolder per class in photos/train and photos/val: docs/quickstart.md, or
+  source .venv/bin/activate
+  dali-mix pack imagefolder --root photos/train --split train --out data/photos_train
+  dali-mix pack imagefolder --root photos/val --split val --out data/photos_val
+  dali-mix train imagenet/photos_resnet18 --work-dir work_dirs/photos
 END

@@ -138,7 +138,7 @@ def boxes_of(entries: list[Any], key: str, where: str, mistakes: Mistakes, signe
                 boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
                 if np.isfinite(boxes).all() and (boxes[:, 2:] >= least).all():
                     return boxes
-    expected = f"x, y, width, height, finite{'' if signed else ', sides not negative'}"
+    expected = f"four finite numbers x, y, width, height{'' if signed else ', sides not negative'}"
     boxes_or_none = column(entries, key, partial(_is_box, least=least), expected, where, mistakes)
     return np.array([box or [math.nan] * 4 for box in boxes_or_none], dtype=np.float64).reshape(-1, 4)
 

@@ -151,7 +151,7 @@ def _multilabel(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistak
                     f"{row.where}: {len(row.values)} label fields, expected {width} as in"
                     f" {'--classes' if given else 'most rows'}"
                 )
-            advice = "; a multi-label list has 1, 0 or -1 for each class, no names of classes"
+            advice = "; a multi-label list has 1, 0 or -1 (unknown) for each class, no names of classes"
             label = _float32(_floats(row, advice))
         labels.append(label)
     if order:
@@ -250,7 +250,9 @@ def _number(value: Any, where: str, advice: str = "") -> float:
             raise ValueError
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: label {value!r:.60} is not a number{advice}") from None
+        empty = isinstance(value, str) and not value.strip()
+        what = "the label is empty" if empty else f"label {value!r:.60} is not a number"
+        raise ValueError(f"{where}: {what}{advice}") from None
     except OverflowError:  # a whole number of hundreds of digits
         number = math.inf
     if not math.isfinite(number):

@@ -110,13 +110,16 @@ def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, in
     if not found:
         raise ValueError("this recipe has no val_set: set one with --cfg-options val_set=PREFIX")
     classes, names = ([metainfo[key] for metainfo in found.values()] for key in ("classes", "task"))
+    if len(set(names)) > 1:
+        raise ValueError(
+            f"{config.train_set} and {config.val_set} have different tasks, {' and '.join(names)}: choose two sets of"
+            " one task, or pack the images again (`dali-mix pack --task`)"
+        )
     if tuple(classes[0]) != tuple(classes[-1]):
         raise ValueError(
             f"{config.train_set} and {config.val_set} have {_class_difference(*classes)}: pack both with the same"
             " file of names, one per line (`dali-mix pack --classes`)"
         )
-    if len(set(names)) > 1:
-        raise ValueError(f"{config.train_set} and {config.val_set} have different tasks: {' and '.join(names)}")
     return tasks.get(names[0]), class_count(config, classes[0])
 
 

@@ -73,7 +73,7 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
             by = f"the {task.name} set provides"
         else:
             assert mixer is not None
-            by = f"mixer {type(mixer).__name__} returns, by {mixer.combine}, for a {task.name} set"
+            by = f"mixer {type(mixer).__name__} makes by {mixer.combine} from the targets of a {task.name} set"
         raise ValueError(f"{takes}, not the {_WORDS[mixed]} that {by}. {_advice(of_set, mixed, accepts)}")
     if evaluates and of_set not in accepts:
         raise ValueError(
@@ -84,7 +84,7 @@ def check_targets(task: Task, mixer: Mixer | None, loss: nn.Module | None, *, ev
 
 def _advice(of_set: TargetKind, mixed: TargetKind, accepts: Collection[TargetKind]) -> str:
     if of_set == "multi-hot":
-        return "Choose a multi-label loss"
+        return "Choose a multi-label loss, such as AsymmetricLoss"
     if mixed == "multi-hot" and _MULTI.issuperset(accepts):
         return "The recipe is for multi-label sets, this one has one class per record: choose another set or recipe"
     if mixed == "multi-hot":

@@ -174,6 +174,8 @@ def _local_decoder(
 
 
 def _pipeline(pipeline: str | pipelines.Pipeline, train: bool, options: Mapping[str, Any] | None) -> pipelines.Pipeline:
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"pipeline_options={options!r:.60}: must be a dict")
     if isinstance(pipeline, str):
         return pipelines.build(pipeline, train, options)
     if options:

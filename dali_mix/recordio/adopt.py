@@ -120,8 +120,9 @@ def adopt(
             try:
                 kind.check_stored(label, info, "label")
             except ValueError as error:
-                where = f"{paths[table['part'][row]]}: record {row}"
-                raise ValueError(f"{where}: {error}; specify the labels with --task and --classes") from None
+                where = f"{paths[table['part'][row]]}: record {scan.numbers[row]}"
+                advice = "specify the labels with --task and --classes, or correct them and write the file again"
+                raise ValueError(f"{where}: {error}; {advice}") from None
         files.write(names[2], info.to_json().encode())
         files.publish(names, remove_old=False)  # keep .rec files of an older set: they are the user's
         return info
@@ -133,12 +134,13 @@ class _Scan:
     def __init__(self, paths: Sequence[Path], *, skip_bad: bool, progress: Callable[[int], object] | None) -> None:
         self.rows: list[tuple[Any, ...]] = []
         self.labels: list[np.ndarray] = []
+        self.numbers: list[int] = []  # of each row's record in its file, where `skip_bad` leaves gaps
         self.bad: list[dict[str, Any]] = []
         for part, path in enumerate(paths):
             number = 0
             try:
                 for payload, record in _framed(path):
-                    self._add(payload, record, part, skip_bad)
+                    self._add(payload, record, part, number, skip_bad)
                     number += 1
                     if progress and number % 256 == 0:
                         progress(256)
@@ -147,7 +149,7 @@ class _Scan:
         if not self.rows:
             raise ValueError(f"{paths[0]}: no record in it")
 
-    def _add(self, payload: memoryview, record: framing.Record, part: int, skip_bad: bool) -> None:
+    def _add(self, payload: memoryview, record: framing.Record, part: int, number: int, skip_bad: bool) -> None:
         try:
             unpacked = unpack_record(payload)
             header = read_image_header(unpacked.encoded.tobytes())
@@ -162,6 +164,7 @@ class _Scan:
         crc = zlib.crc32(payload)
         self.rows.append((record.offset, record.length, crc, *size, unpacked.id, math.nan, part, encoding, flags))
         self.labels.append(unpacked.label.copy())
+        self.numbers.append(number)
 
     def label_width(self, task: Task) -> int:
         """Return the number of floats per label, 0 if it varies."""
@@ -198,12 +201,12 @@ def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
 def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:
     """Return the existing index. Raise ValueError unless it lists the records."""
     sizes = [part.size for part in parts]
-    offsets = read_index(path, sum(sizes))
+    advice = (
+        "--reindex replaces it, or keep it for the program that wrote it and name the set otherwise with --out PREFIX"
+    )
+    offsets = read_index(path, sum(sizes), advice)
     if not np.array_equal(offsets, np.sort(joint_offsets(table, sizes))):
-        raise ValueError(
-            f"{path}: {len(offsets)} lines that do not match the {len(table)} records; --reindex"
-            " replaces it, or keep it for the program that wrote it and choose another name with --out PREFIX"
-        )
+        raise ValueError(f"{path}: {len(offsets)} lines that do not match the {len(table)} records; {advice}")
     return path.read_bytes()
 
 

@@ -10,34 +10,34 @@ import numpy as np
 _LINE = re.compile(rb"\d{1,20}\t\d{1,18}")
 
 
-def read_index(path: Path, size: int) -> np.ndarray:
-    """Return the ascending offsets (n,) uint64 of an index. `size`: total bytes of the .rec files.
+def read_index(path: Path, size: int, advice: str = "") -> np.ndarray:
+    """Return the ascending offsets (n,) uint64 of an index. `size`: total bytes of the .rec files. `advice`: the end of
+    an error's message; by default that of `reindex_advice`, which needs a manifest.
 
     Raise FileNotFoundError, or ValueError naming a line that is malformed, or whose offset is not a multiple of four, a
     duplicate, or past the end.
     """
+    advice = advice or reindex_advice(path)
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: the index is missing; copy it too, or {reindex_advice(path)}") from None
+        raise FileNotFoundError(f"{path}: the index is missing; copy it too, or {advice}") from None
     if not text.strip():
-        raise ValueError(f"{path}: the index is empty; {reindex_advice(path)}")
+        raise ValueError(f"{path}: the index is empty; {advice}")
     lines = text.removesuffix(b"\n").split(b"\n")
     offsets = np.empty(len(lines), dtype=np.uint64)
     for number, line in enumerate(lines):
         if not _LINE.fullmatch(line.removesuffix(b"\r")):
-            raise ValueError(f"{path}: line {number + 1} is {line[:60]!r}, not `id<TAB>offset`; {reindex_advice(path)}")
+            raise ValueError(f"{path}: line {number + 1} is {line[:60]!r}, not `id<TAB>offset`; {advice}")
         offsets[number] = int(line.split(b"\t")[1])
     for bad, why in ((offsets % 4 != 0, "not a multiple of four"), (offsets >= size, f"past the end, {size}")):
         if bad.any():
             line_number = int(np.flatnonzero(bad)[0])
-            raise ValueError(
-                f"{path}: line {line_number + 1}: offset {offsets[line_number]} is {why}; {reindex_advice(path)}"
-            )
+            raise ValueError(f"{path}: line {line_number + 1}: offset {offsets[line_number]} is {why}; {advice}")
     ordered = np.sort(offsets)
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if twice.size:
-        raise ValueError(f"{path}: offset {ordered[twice[0]]} occurs twice; {reindex_advice(path)}")
+        raise ValueError(f"{path}: offset {ordered[twice[0]]} occurs twice; {advice}")
     return ordered
 
 

@@ -92,6 +92,7 @@ def test_digits_train_evaluate_and_another_set_is_refused(sets, tmp_path, capsys
     [
         (["train_set=/nowhere/digits"], "/nowhere/digits"),
         (["val_set={photos}"], "different classes"),
+        (["lr=0.1"], "unknown key 'lr' (did you mean optimizer.lr?)\n"),
         (["num_classes=7"], "num_classes=7"),
         (["model.type=wrn-17-1"], "17"),
         (["weights=/nowhere.pt"], "/nowhere.pt"),

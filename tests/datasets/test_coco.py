@@ -241,7 +241,7 @@ def changed(key: str, row: int, **fields: Any) -> dict[str, Any]:
         (changed("annotations", 0, category_id=None), "annotations[0]: field 'category_id' is None"),
         (changed("annotations", 1, image_id=1 << 70), "annotations[1]: field 'image_id' is 1180591620717411303424"),
         (changed("annotations", 1, bbox=[1, 2, 3]), "annotations[1]: field 'bbox' is [1, 2, 3]"),
-        (changed("annotations", 1, bbox=[1, 2, "3", 4]), "annotations[1]: field 'bbox' is [1, 2, '3', 4]"),
+        (changed("annotations", 1, bbox=[1, 2, "3", 4]), "'bbox' is [1, 2, '3', 4], expected four finite numbers"),
         (changed("annotations", 1, bbox=[1, 2, -3, 4]), "annotations[1]: field 'bbox' is [1, 2, -3, 4]"),
         (changed("annotations", 4, bbox=[1, float("nan"), 3, 4]), "annotations[4]: field 'bbox' is [1, nan, 3, 4]"),
         (changed("annotations", 4, bbox=[1, 10**400, 3, 4]), "annotations[4]: field 'bbox'"),
@@ -340,6 +340,19 @@ def test_only_an_unused_parent_is_left_out(
     entries = [{"id": key, "name": name, "supercategory": above} for key, name, above in categories]
     roboflow(tmp_path, "train", categories=entries)
     assert LAYOUTS["coco"](tmp_path, "train", Options()).classes == classes
+
+
+def test_an_entry_after_the_parent_is_named_by_its_index_in_the_file(tmp_path: Path, capsys: Capture) -> None:
+    entries = [{"id": key, "name": name, "supercategory": "pets"} for key, name in enumerate(["pets", "cat", "cat"])]
+    roboflow(tmp_path, "train", categories=[entries[0] | {"supercategory": "none"}, *entries[1:]])
+    error = refused(tmp_path, capsys, "--split", "train")
+    assert "categories[2]: field 'name' is 'cat', as in categories[1] already" in error
+
+
+def test_a_file_without_annotations_is_noted(tmp_path: Path, capsys: Capture) -> None:
+    roboflow(tmp_path, "train", annotations=[])
+    assert pack(tmp_path, tmp_path / "set", "--split", "train", "--task", "detection") == 0
+    assert "note: no image has an annotation here; is it the right file?" in capsys.readouterr().err
 
 
 def test_a_parent_with_annotations_is_a_class(tmp_path: Path) -> None:

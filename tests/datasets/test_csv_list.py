@@ -77,7 +77,7 @@ def test_a_class_called_index(tmp_path: Path) -> None:
         ("id,path\n1,a.jpg\n", "no label column beside `path`"),
         ("path,cat,width\na.jpg,1,64\n", "label field 2 is 64.0.*the label columns are cat, width"),
         ("path,cat,place\na.jpg,1,home\n", "column 'place': label 'home' is not a number"),
-        ("path,cat,dog\na.jpg,1,\n", "column 'dog': label '' is not a number"),
+        ("path,cat,dog\na.jpg,1,\n", r"column 'dog': the label is empty; .* 1, 0 or -1 \(unknown\) for each class"),
         (f"path,cat,dog\na.jpg,1,{HUGE}\n", r"column 'dog': label 1{60} is not a finite number"),
         (f"path,cat,dog\na.jpg,1,{LONGER}\n", "label 1{60} is not a finite number"),
         (f"path,label\na.jpg,{HUGE}\n", "label 1{60} is not a finite number"),

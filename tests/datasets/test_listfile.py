@@ -158,7 +158,7 @@ BAD = {
         # arity
         ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\n", "line 2: 1 label fields, expected 2"),
         ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\t2\n", "line 2: label field 2"),
-        ("sub/0.jpg\tcat\tdog\n", "label 'cat' is not a number; a multi-label list has 1, 0 or -1 for each class"),
+        ("sub/0.jpg\tcat\tdog\n", "label 'cat' is not a number; a multi-label list has 1, 0 or -1 (unknown) for"),
         ("sub/0.jpg\t1\t0\nsub/1.jpg\t1\tnan\n", "line 2: label nan"),
     ],
     "a.csv": [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dali_mix.cli.main import main
-from dali_mix.engine.build import build_mixer, build_model, build_split, check_recipe, weight_files
+from dali_mix.engine.build import build_mixer, build_model, build_split, check_recipe, check_sets, weight_files
 from dali_mix.engine.config.recipe_files import list_recipes, load_config
 from dali_mix.engine.distributed.process_group import Ranks
 from dali_mix.mixers import ResizeMixPlus
@@ -68,8 +68,8 @@ def test_the_mixer_knows_how_the_pipeline_normalizes():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["mixer={'type': 'SpliceMix'}"], "mixer SpliceMix returns, by union"),
-        (["loss={'type': 'torch.nn:NLLLoss'}"], "soft labels.*ResizeMix returns"),
+        (["mixer={'type': 'SpliceMix'}"], "mixer SpliceMix makes by union"),
+        (["loss={'type': 'torch.nn:NLLLoss'}"], "soft labels.*ResizeMix makes"),
         (["loss={'type': 'torch.nn:BCEWithLogitsLoss'}"], "BCEWithLogitsLoss takes multi-hot"),
         (["mixer=none", "loss={'type': 'torch.nn:MultiLabelSoftMarginLoss'}"], "classification set provides"),
     ],
@@ -92,6 +92,18 @@ def test_the_pipelines_statistics_reach_the_mixer():
     assert (mixer.num_ops, mixer.magnitude, mixer.views, mixer.per_batch) == (2, 14, 2, True)
 
 
+class Stub(list):
+    def __init__(self, task, *classes):
+        super().__init__([0])
+        self.metainfo = {"task": task, "classes": classes}
+
+
+def test_tasks_are_compared_before_classes():
+    sets = {"train_set": Stub("classification", "cat", "dog"), "val_set": Stub("detection", "cell")}
+    with pytest.raises(ValueError, match="hold different tasks, classification and detection: give two sets of one"):
+        check_sets(load_config("quickstart"), sets)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [
@@ -100,9 +112,13 @@ def test_the_pipelines_statistics_reach_the_mixer():
         ("splicemix_cl", ["mixer={'type': 'SpliceMix', 'grids': ['2x2'], 'counts': [2]}"], "one grid per batch"),
         ("splicemix_cl", ["model.head={'type': 'csra'}"], "needs model multilabel with head 'max'"),
         ("csra", ["train_set={digits}", "val_set=none"], "'mAP' is not measured in classification"),
-        ("csra", ["train_set={digits}"], "have different tasks: classification and multilabel"),
-        ("csra", ["val_set={digits}"], "have different tasks: multilabel and classification"),
-        ("csra", ["train_set={digits}", "val_set={digits}"], "for multi-label sets, this one has one class per record"),
+        ("csra", ["train_set={digits}"], "have different tasks, classification and multilabel: choose"),
+        ("csra", ["val_set={digits}"], "have different tasks, multilabel and classification: choose"),
+        (
+            "csra",
+            ["train_set={digits}", "val_set={digits}"],
+            "is for multi-label sets, this one has one class per record",
+        ),
         ("csra", ["metrics.protocol=voc08"], "voc08"),
         ("csra", ["metrics.protokol=voc07"], "protocol"),
         ("csra", ["checkpoint.best=top1"], "not measured in multilabel"),

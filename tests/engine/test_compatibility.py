@@ -58,15 +58,15 @@ def test_every_combination(task, mixer, loss):
     [
         (
             "classification", SpliceMix(num_classes=4), SoftCrossEntropy(),
-            r"not the multi-hot rows .* mixer SpliceMix returns, by union, for a classification set\. .*by area",
+            r"not the multi-hot .* mixer SpliceMix makes by union from the targets of a classification set\. .*by area",
         ),
         (
             "classification", CutMix(4), nn.NLLLoss(),
-            r"takes class indices \(B,\), not the soft labels .* CutMix returns, by area.*Choose SoftCrossEntropy",
+            r"takes class indices \(B,\), not the soft labels .* CutMix makes by area.*Choose SoftCrossEntropy",
         ),
-        ("multilabel", None, SoftCrossEntropy(), r"that the multilabel set provides\. Choose a multi-label loss"),
+        ("multilabel", None, SoftCrossEntropy(), r"multilabel set provides\. Choose a multi-label loss, such as A"),
         ("multilabel", Cutout(2), SoftCrossEntropy(), r"that the multilabel set provides\."),
-        ("multilabel", CutMix(4), Strict(), r"not the multi-hot rows .* weighted by area.*CutMix returns, by area"),
+        ("multilabel", CutMix(4), Strict(), r"not the multi-hot rows .* weighted by area.*CutMix makes by area"),
         ("classification", None, nn.BCEWithLogitsLoss(), r"class indices \(B,\) that the classification set provides"),
         (
             "classification", SpliceMix(num_classes=4), nn.BCEWithLogitsLoss(),

@@ -391,6 +391,8 @@ def test_load_config_takes_values_by_keyword_and_by_dotted_key():
     message = r"unknown key 'lr' \(did you mean optimizer\.lr\?\): in Python options=\{'optimizer\.lr': …\}"
     with pytest.raises(ValueError, match=message):
         dali_mix.load_config("quickstart", lr=0.1)
+    with pytest.raises(ValueError, match=r'^options=\'epochs=3\': must be a dict of keys and values, or a list of "K'):
+        dali_mix.load_config("quickstart", "epochs=3")
     with pytest.raises(ValueError, match="unknown key 'epoch'"):
         dali_mix.load_config("quickstart", epoch=3)
 

@@ -321,6 +321,7 @@ def test_decoded_on_the_cpu_for_a_gpu(forty, name, options):
         ({"decode": "gpu"}, "decode is 'gpu', but device is the CPU"),
         ({"dtype": "float16"}, "dtype='float16': must be one of float32, uint8"),
         ({"pipeline": "imagnet"}, "'imagnet' is not known.*: choose one of cifar, detection, imagenet"),
+        ({"pipeline_options": 64}, "pipeline_options=64: must be a dict"),
         ({"pipeline_options": {"siez": 3}}, "no option 'siez': its options are image_size"),
         ({"batch_size": 50, "drop_last": True}, "with drop_last"),
         ({"workers": "auto"}, r"workers='auto': takes a pool, dali_mix\.service\.connect\('auto'\); num_threads is"),

@@ -68,6 +68,12 @@ def test_pictures_are_small_and_made_by_a_script():
             assert image.format == "JPEG" and image.width > 300, picture
 
 
+def test_the_quickstart_ends_with_commands_that_fit_together():
+    shown = (ROOT / "scripts/quickstart.sh").read_text().rpartition("Your own photos")[2]
+    config = dali_mix.load_config(re.findall(r"dali-mix train (\S+)", shown)[0])
+    assert re.findall(r"dali-mix pack .* --out (\S+)", shown) == [config.train_set, config.val_set]
+
+
 def test_figures_of_the_readme_are_measured():
     """Each ratio of its table is that of a file in docs/benchmarks, rounded; and the machine is that file's."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

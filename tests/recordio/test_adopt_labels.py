@@ -112,3 +112,24 @@ def test_minus_one_for_no_is_noticed(
     assert shown in captured.out
     assert main(["inspect", str(tmp_path / "set")]) == 0
     assert shown in capsys.readouterr().out
+
+
+def test_a_bad_label_is_named_by_its_record_in_its_own_file(tmp_path: Path, capsys: Capture) -> None:
+    recs = [
+        str(foreign(tmp_path / "a.rec", [([0.0], 0, b"no image"), ([0.0], 1, encoded("JPEG"))])),
+        str(foreign(tmp_path / "b.rec", [([0.0], 2, b"no image"), *vectors([1.0], [-1.0], first=3)])),
+    ]
+    assert main(["adopt", *recs, "--out", str(tmp_path / "set"), "--skip-bad", "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert f"{recs[1]}: record 2: label -1.0 is not a class" in error
+    assert error.endswith("--task and --classes, or correct them and write the file again\n")
+
+
+@pytest.mark.parametrize("text", ["", "0\t0\n1\t77\n", "0\t0\n1\t0\n", "0\t0\n1\t1000000\n", "0 0\n"])
+def test_advice_for_an_index_without_a_manifest(tmp_path: Path, capsys: Capture, text: str) -> None:
+    rec = foreign(tmp_path / "set.rec", [(0, 0, encoded("JPEG")), (1, 1, encoded("JPEG"))])
+    (tmp_path / "set.idx").write_text(text)
+    assert main(["adopt", str(rec), "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert "set.idx: " in error and "--reindex replaces it" in error and "`dali-mix adopt --reindex" not in error
+    assert main(["adopt", str(rec), "--quiet", "--reindex"]) == 0

@@ -63,8 +63,8 @@ def coco(root: Path, split: str, options: Options) -> Listing:
     mistakes = options.mistakes
     where = tree.where(file)
     content = read_json(tree, file, unused=("segmentation",))
-    root_notices = _remove_root(content, where) if file.endswith(_ROBOFLOW) else []
-    classes, categories = _classes(content, where, mistakes)
+    parent = _parent(content, where) if file.endswith(_ROBOFLOW) else None
+    classes, categories, notices = _classes(content, where, parent, mistakes)
     images = entries_of(content, "images", where)
     spot = f"{where}: images"
     ids = column(images, "id", is_whole, "a whole number", spot, mistakes)
@@ -92,7 +92,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
         corners, stay = _relative(tree, options, notes, boxes, owner, sizes, name_of, where, counts)
     names, places = list(name_of.values()), [f"{where}: images[{row}]" for row in name_of]
     mistakes.settle(tree, names, places)
-    report: dict[str, Any] = join_reports({"notices": root_notices}, _without_annotation(classes, kind))
+    report: dict[str, Any] = join_reports({"notices": notices}, _without_annotation(classes, kind))
     labels: list[np.ndarray]
     if sizes is not None:
         labels, found = _labels(corners[stay], crowd[stay], owner[stay], kind[stay], len(images))
@@ -162,15 +162,12 @@ def _is_side(value: Any) -> bool:
     return type(value) in (int, float) and 1 <= value < 1 << 20 and value == int(value)
 
 
-def _remove_root(content: Any, where: str) -> list[str]:
-    """Remove category 0 of a Roboflow export, the parent of all others, unless an annotation has it; return a notice.
-
-    It may be called like one of the others.
-    """
+def _parent(content: Any, where: str) -> int | None:
+    """Return the index of category 0 of a Roboflow export, the parent of all others; None if an annotation has it."""
     entries = entries_of(content, "categories", where)
-    roots = [
-        entry
-        for entry in entries
+    parents = [
+        index
+        for index, entry in enumerate(entries)
         if isinstance(entry, dict)
         and entry.get("id") == 0
         and is_text(entry.get("name"))
@@ -180,26 +177,31 @@ def _remove_root(content: Any, where: str) -> list[str]:
         )
     ]
     notes = entries_of(content, "annotations", where)
-    if len(roots) != 1 or any(isinstance(note, dict) and note.get("category_id") == 0 for note in notes):
-        return []
-    content["categories"] = [entry for entry in entries if entry is not roots[0]]
-    name = roots[0]["name"]
-    return [f"category 0, {name!r:.60}, is the parent of the others and has no annotation: it is no class here"]
+    if len(parents) != 1 or any(isinstance(note, dict) and note.get("category_id") == 0 for note in notes):
+        return None
+    return parents[0]
 
 
-def _classes(content: Any, where: str, mistakes: Mistakes) -> tuple[tuple[str, ...], list[int]]:
-    """Return the names and ids of the categories, by id."""
+def _classes(
+    content: Any, where: str, parent: int | None, mistakes: Mistakes
+) -> tuple[tuple[str, ...], list[int], list[str]]:
+    """Return the names and ids of the categories, by id, without the one at index `parent`, and a notice about it."""
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"
     ids = column(entries, "id", is_whole, "a whole number", spot, mistakes)
     names = column(entries, "name", is_text, "a name", spot, mistakes)
     if not names:
         raise ValueError(f"{spot}: there are none, so there is nothing to learn; is it the right file?")
+    notices = []
+    if parent is not None:
+        notice = "is the parent of the others and has no annotation: it is no class here"
+        notices.append(f"category 0, {names[parent]!r:.60}, {notice}")
+        ids[parent] = names[parent] = None  # another may have the same name
     check_unique_field(ids, "id", spot, mistakes)
     check_unique_field(names, "name", spot, mistakes)
     mistakes.check()  # annotations refer to them
-    name_of = dict(zip(ids, names, strict=True))
-    return tuple(name_of[number] for number in sorted(ids)), sorted(ids)
+    name_of = {key: name for key, name in zip(ids, names, strict=True) if key is not None}
+    return tuple(name_of[number] for number in sorted(name_of)), sorted(name_of), notices
 
 
 def _renumbered(
@@ -218,8 +220,10 @@ def _renumbered(
 def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str, Any]:
     """Return a report with a notice that names the classes of no annotation."""
     unused = [name for name, used in zip(classes, np.bincount(kind, minlength=len(classes)), strict=True) if not used]
-    if not unused or len(unused) == len(classes):
+    if not unused:
         return {}
+    if len(unused) == len(classes):
+        return {"notices": ["no image has an annotation here; is it the right file?"]}
     listed = first_of([repr(name) for name in unused])
     notice = f"{len(unused)} of {len(classes)} classes have no annotation here: {listed}"
     return {"notices": [f"{notice} (--classes FILE sets the classes)"]}

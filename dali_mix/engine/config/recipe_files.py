@@ -169,8 +169,10 @@ def to_pairs(options: Options = (), values: Mapping[str, Any] | None = None, **p
     """Return (dotted key, value) pairs from `options`, from recipe keys, and from those `parts` that are not None.
 
     For keys with a type ("model", "mixer", …), a name or an object becomes the "type"; paths become strings. Raise
-    ValueError for a key in `options` that one of the others replaces.
+    ValueError for a key in `options` that one of the others replaces, or if `options` is one string.
     """
+    if isinstance(options, str):
+        raise ValueError(f'options={options!r:.60}: must be a dict of keys and values, or a list of "KEY=VALUE"')
     listed = options.items() if isinstance(options, Mapping) else options
     pairs = [parse_option(option) if isinstance(option, str) else option for option in listed]
     given = {**(values or {}), **{name: value for name, value in parts.items() if value is not None}}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from dali_mix._keywords import from_python
 from dali_mix.engine.config.groups import (
     CheckpointOptions,
     EarlyStopping,
@@ -234,9 +235,8 @@ def _check_names(values: dict[str, Any]) -> None:
         ]
         if inside:
             dotted = [f"{name}.{key}" for name in inside[:3]]
-            raise ValueError(
-                f"unknown key {key!r} (did you mean {' or '.join(dotted)}?): in Python options={{{dotted[0]!r}: …}}"
-            )
+            spelled = f": in Python options={{{dotted[0]!r}: …}}" if from_python() else ""  # no keyword of this name
+            raise ValueError(f"unknown key {key!r} (did you mean {' or '.join(dotted)}?){spelled}")
 
 
 def check_kinds(parameters: Mapping[str, inspect.Parameter], what: str, options: dict[str, Any]) -> None:
