@@ -31,18 +31,35 @@ def keywords(function: Callable[P, T]) -> Callable[P, T]:
     suggestion.
     """
     known = inspect.signature(function).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
 
+    @suggesting()
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        for name in kwargs:
-            if name not in known and not takes_any:
-                called = function.__qualname__.removesuffix(".__init__")
-                raise TypeError(f"{called}() has no keyword {name!r}{did_you_mean(name, known)}")
         with naming_keywords(known):
             return function(*args, **kwargs)
 
     return call
+
+
+def suggesting(**instead: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Return a decorator: for an unknown keyword, the TypeError suggests similar ones, or what `instead` says of it."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        known = inspect.signature(function).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            for name in kwargs:
+                if name not in known and not takes_any:
+                    called = function.__qualname__.removesuffix(".__init__")
+                    hint = f": {instead[name]}" if name in instead else did_you_mean(name, known)
+                    raise TypeError(f"{called}() has no keyword {name!r}{hint}")
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 @contextmanager

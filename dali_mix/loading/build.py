@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dali_mix import pipelines
+from dali_mix._keywords import suggesting
 from dali_mix.loading.bad_records import BadRecords
 from dali_mix.loading.cached import CachedSource
 from dali_mix.loading.decoder import Decoder
@@ -28,6 +29,12 @@ from dali_mix.recordio import RecordSet
 from dali_mix.tasks import TASKS
 
 
+@suggesting(
+    image_size="pass pipeline_options={'image_size': ...}",
+    num_workers="num_threads is the number of threads that decode",
+    shuffle="train=True shuffles, train=False keeps the order of the records",
+    transform="pass a pipeline, by name or as an object, and pipeline_options",
+)
 def build_loader(
     pipeline: str | pipelines.Pipeline,
     prefix: str | os.PathLike[str] | RecordSet,

@@ -338,6 +338,22 @@ def test_wrong_arguments_are_named(forty, changes, message):
         build_loader(arguments.pop("pipeline"), forty, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("image_size", r": pass pipeline_options=\{'image_size': \.\.\.\}$"),
+        ("num_workers", ": num_threads is"),
+        ("shuffle", ": train=True shuffles"),
+        ("transform", ": pass a pipeline"),
+        ("batchsize", r" \(did you mean batch_size\?\)$"),
+        ("collate_fn", "$"),
+    ],
+)
+def test_keywords_of_other_loaders_get_a_hint(forty, name, hint):
+    with pytest.raises(TypeError, match=rf"^build_loader\(\) has no keyword '{name}'{hint}"):
+        build_loader("imagenet", forty, batch_size=4, train=True, **{name: 4})
+
+
 def test_a_set_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         build_loader("cifar", tmp_path / "nothing", batch_size=4, train=True, device="cpu")
