@@ -205,8 +205,9 @@ def ending(step, draws, image, mirror=None):
         ([], "cpu", False),
     ],
 )
-def test_endings_are_recognised(steps, device, takes):
-    found = fused.ending([(step, {}) for step in steps], device)
+@pytest.mark.parametrize("of_known_size", [True, False])
+def test_endings_are_recognised(steps, device, takes, of_known_size):
+    found = fused.ending([(step, {}) for step in steps], device, of_known_size)
     assert found == ((1, {"antialias": steps[-1].antialias}) if takes else (0, {}))
 
 
