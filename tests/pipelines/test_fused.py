@@ -124,6 +124,19 @@ def test_kernel_cuts_out_of_the_matrix_product(shape, crop):
     assert np.abs(run_kernel(image, (32, 47), True, True, crop) - expected[:, :, ::-1]).max() < 0.53
 
 
+@pytest.mark.parametrize("canvas", [(40, 64), (40, 63)])
+@pytest.mark.parametrize("size", [(32, 48), (32, 47)])
+def test_kernel_pads_with_zeros(canvas, size):
+    """Past the caches only where rows of the image and of the canvas are whole blocks."""
+    image, whole = noise((90, 161)), np.zeros(4, np.int32)
+    scale, shift = np.array([0.017, 2, 4], np.float32), np.array([-2.1, 10.3, -1000], np.float32)
+    own, padded = floats_at(size, 4), floats_at(canvas, 0)
+    for out, crop in ((own, (0,) * 6), (padded, (*size, 0, 0, *size))):
+        resample.resize_flip(image, out, whole, np.array(crop, np.int32), False, True, scale, shift)
+    np.testing.assert_array_equal(padded[:, : size[0], : size[1]], own)
+    assert not padded[:, size[0] :].any() and not padded[:, :, size[1] :].any()
+
+
 @pytest.mark.parametrize(
     "window", [(0, 0, 90, 161), (13, 27, 60, 100), (89, 0, 1, 161), (5, 150, 80, 11), (3, 4, 1, 1)]
 )
@@ -205,8 +218,9 @@ def ending(step, draws, image, mirror=None):
         ([], "cpu", False),
     ],
 )
-def test_endings_are_recognised(steps, device, takes):
-    found = fused.ending([(step, {}) for step in steps], device)
+@pytest.mark.parametrize("of_known_size", [True, False])
+def test_endings_are_recognised(steps, device, takes, of_known_size):
+    found = fused.ending([(step, {}) for step in steps], device, of_known_size)
     assert found == ((1, {"antialias": steps[-1].antialias}) if takes else (0, {}))
 
 
