@@ -201,9 +201,7 @@ def _framed(path: Path) -> Iterator[tuple[memoryview, framing.Record]]:
 def _kept_index(path: Path, table: np.ndarray, parts: Sequence[FileInfo]) -> bytes:
     """Return the existing index. Raise ValueError unless it lists the records."""
     sizes = [part.size for part in parts]
-    advice = (
-        "--reindex replaces it, or keep it for the program that wrote it and name the set otherwise with --out PREFIX"
-    )
+    advice = "--reindex replaces it, or keep it for the program that wrote it and choose another name with --out PREFIX"
     offsets = read_index(path, sum(sizes), advice)
     if not np.array_equal(offsets, np.sort(joint_offsets(table, sizes))):
         raise ValueError(f"{path}: {len(offsets)} lines that do not match the {len(table)} records; {advice}")

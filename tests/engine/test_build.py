@@ -100,7 +100,7 @@ class Stub(list):
 
 def test_tasks_are_compared_before_classes():
     sets = {"train_set": Stub("classification", "cat", "dog"), "val_set": Stub("detection", "cell")}
-    with pytest.raises(ValueError, match="hold different tasks, classification and detection: give two sets of one"):
+    with pytest.raises(ValueError, match="have different tasks, classification and detection: choose two sets of one"):
         check_sets(load_config("quickstart"), sets)
 
 
