@@ -94,7 +94,7 @@ def column(
     mistakes: Mistakes,
     missing: Any = None,
 ) -> list[Any]:
-    """Return field `key` of each entry; an invalid one is one of `mistakes`, and None."""
+    """Return field `key` of each entry; an invalid one is added to `mistakes` and returned as None."""
     values = []
     for number, entry in enumerate(entries):
         value = entry.get(key, missing) if isinstance(entry, dict) else None
@@ -126,15 +126,15 @@ def is_text(value: Any) -> bool:
 
 
 def boxes_of(entries: list[Any], key: str, where: str, mistakes: Mistakes, signed: bool = False) -> np.ndarray:
-    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. What is not a box is one of `mistakes`, and
-    a row of NaN. `signed`: sides may be negative.
+    """Return field `key` of each entry, (N, 4) float64 x, y, width, height. An invalid box is added to `mistakes`
+    and returned as a row of NaN. `signed`: width and height may be negative.
     """
     least = -math.inf if signed else 0
     given: list[Any] = [entry.get(key) if isinstance(entry, dict) else None for entry in entries]
     if all(map(_has_four, given)):
         flat = list(chain.from_iterable(given))
         if set(map(type, flat)) <= {int, float}:
-            with suppress(OverflowError):  # a whole number of hundreds of digits
+            with suppress(OverflowError):  # an integer with hundreds of digits
                 boxes = np.array(flat, dtype=np.float64).reshape(-1, 4)
                 if np.isfinite(boxes).all() and (boxes[:, 2:] >= least).all():
                     return boxes
@@ -156,7 +156,7 @@ def _is_box(value: Any, least: float) -> bool:
 def read_mapping(tree: Tree, name: str) -> dict[str, Any]:
     """Read a YAML file of `key: value` lines: strings, and lists and dicts of them.
 
-    Raise FileNotFoundError, or ValueError with the position of invalid YAML, or if there are no keys.
+    Raise FileNotFoundError, or ValueError with the position of invalid YAML, or if the file has no keys.
     """
     where = tree.where(name)
     text = "\n".join(decode_lines(tree.read_needed(name), where))
@@ -185,8 +185,8 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def read_xml(tree: Tree, name: str, root: str) -> ElementTree.Element:
     """Read an XML file whose root element is `root`.
 
-    Raise FileNotFoundError, or ValueError with the position of malformed XML. A DOCTYPE is refused too, so that there
-    are no entities to expand.
+    Raise FileNotFoundError, or ValueError with the position of malformed XML. A DOCTYPE is refused too, so no
+    entities are ever expanded.
     """
     where = tree.where(name)
     data = tree.read(name)
@@ -221,10 +221,10 @@ def xml_number(element: ElementTree.Element, path: str, where: str, missing: flo
 def treat_boxes(
     boxes: np.ndarray, bad: np.ndarray, wrong: Callable[[int], str], options: Options, counts: Counter[str]
 ) -> np.ndarray:
-    """Treat the boxes that are `bad` (n,) bool as `--bad-boxes` says, and return which boxes stay (n,) bool.
+    """Handle boxes marked in `bad` (n,) bool according to `--bad-boxes`; return a mask (n,) bool of boxes to keep.
 
-    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. "error": each bad one is a mistake, with the text `wrong(row)`. "clip":
-    it is clipped to the image, in place, and left out if no area remains. "drop": it is left out. `counts` is updated.
+    `boxes` (n, 4) are x1, y1, x2, y2 in 0..1. "error": add each bad box to the mistakes, with the text `wrong(row)`.
+    "clip": clip it to the image, in place, and drop it if no area remains. "drop": drop it. `counts` is updated.
     """
     rows = np.flatnonzero(bad)
     if options.bad_boxes == "error":
@@ -244,7 +244,7 @@ def treat_boxes(
 
 
 def report_bad_boxes(counts: Counter[str]) -> dict[str, Any]:
-    """Return a report, with a notice, on the boxes that were clipped or dropped by `treat_boxes`."""
+    """Return a report, with a notice, of the boxes that `treat_boxes` clipped or dropped."""
     found = {name: counts[name] for name in ("bad_boxes_clipped", "bad_boxes_dropped") if counts[name]}
     texts = {
         "bad_boxes_clipped": ("box that left its image was clipped", "boxes that left their image were clipped"),
@@ -255,7 +255,9 @@ def report_bad_boxes(counts: Counter[str]) -> dict[str, Any]:
 
 
 def image_size(tree: Tree, name: str, stored: bool) -> tuple[int, int]:
-    """Return height and width, turned by EXIF unless `stored`. Raise FileNotFoundError or ValueError naming it."""
+    """Return height and width, after EXIF rotation unless `stored`. Raise FileNotFoundError or ValueError naming
+    the file.
+    """
     data = tree.read(name)
     try:
         header = converted_header(data) if needs_conversion(data) else read_image_header(data, plain=False)
@@ -292,11 +294,11 @@ def without_repeats(listing: Listing) -> Listing:
 
 
 def labelled(listing: Listing, options: Options, keep: bool) -> Listing:
-    """Return the listing without duplicate boxes. Unlabelled images are kept or dropped by `--unlabelled`, by default
-    by `keep`.
+    """Return the listing without duplicate boxes. Unlabelled images are kept or dropped according to
+    `--unlabelled`, by default according to `keep`.
 
-    An image is unlabelled if no class is positive in it (multi-label), or it has no object (detection). Raise
-    ValueError if no image would be left.
+    An image is unlabelled if it has no positive class (multi-label) or no object (detection). Raise ValueError if
+    no image is left.
     """
     listing = without_repeats(listing)
     if options.unlabelled is not None:

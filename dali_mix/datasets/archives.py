@@ -124,7 +124,7 @@ class ZipTree(_ArchiveTree):
 
 
 def _stated_count(path: Path) -> int:
-    """Return how many members the end of a zip file states, modulo 2^16; 0xFFFF if it does not. zipfile ignores it."""
+    """Return the member count in a zip file's end record, modulo 2^16; 0xFFFF if absent. zipfile ignores it."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
         tail = file.read()
@@ -133,7 +133,7 @@ def _stated_count(path: Path) -> int:
 
 
 class _StrictInfo(tarfile.TarInfo):
-    """A member's header. Raise for a damaged or missing header, which tarfile silently takes for the end."""
+    """A tar member's header. Raises for a damaged or missing header, which tarfile silently treats as the end."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictInfo:
@@ -206,7 +206,7 @@ class TarTree(_ArchiveTree):
 
 
 def _reason(error: Exception) -> str:
-    """Return what an error says, with its name where that cannot be understood alone."""
+    """Return the text of an error, prefixed by its class name if it is unclear on its own."""
     text = str(error)
     return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__} {text}".strip()
 

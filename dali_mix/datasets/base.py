@@ -19,25 +19,25 @@ from dali_mix.recordio.header import Label
 TRAINING_SPLITS = frozenset(("train", "trainval", "training"))
 SPLIT_NAMES = frozenset((*TRAINING_SPLITS, "val", "valid", "validation", "test", "testing"))
 BAD_BOXES = ("error", "clip", "drop")
-MAX_NUMBERED_CLASSES = 100_000  # numbered classes are written out in the manifest: more than this is a mistaken label
+MAX_NUMBERED_CLASSES = 100_000  # the manifest lists numbered classes; a higher index is a wrong label
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `dali-mix pack` that concern the layout."""
+    """The options of `dali-mix pack` that a layout uses."""
 
-    list_file: Path | None = None  # of files and labels
-    classes_file: Path | tuple[str, ...] | None = None  # class names in order, or a file of them; "auto": from the data
+    list_file: Path | None = None  # lists files and labels
+    classes_file: Path | tuple[str, ...] | None = None  # class names in order, or a file of them, or "auto"
     task: str | None = None
-    years: tuple[str, ...] = ()  # of VOC or COCO
+    years: tuple[str, ...] = ()  # for VOC and COCO
     unlabelled: str | None = None  # "keep" or "drop" images without labels; None: the layout's own rule
-    scenes: int | None = None  # of digit-scenes: how many
-    seed: int = 0  # of digit-scenes
-    split_folders: str = "auto"  # "yes" or "no": whether the root has a folder for each split; "auto": by what is there
+    scenes: int | None = None  # number of scenes, for digit-scenes
+    seed: int = 0  # for digit-scenes
+    split_folders: str = "auto"  # whether the root has one folder per split: "yes", "no" or "auto"
     val_share: float | None = None  # this share of each class is split "val", the rest "train"
     follow_links: bool = False  # symbolic links may leave the root
     exif: str | None = None  # as in `PackOptions`
-    bad_boxes: str = "error"  # what to do with boxes that leave their image or have no area in it: see `BAD_BOXES`
+    bad_boxes: str = "error"  # for boxes that exceed their image or have no area in it, see `BAD_BOXES`
     mistakes: Mistakes = field(default_factory=Mistakes, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Options:
             choice("exif", self.exif, CHOICES)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the names in `classes_file`, one per line; None without it. Raise ValueError as `read_names`."""
+        """Return the names in `classes_file`, None if it is not set. Raise ValueError like `read_names`."""
         return read_names(self.classes_file) if isinstance(self.classes_file, Path) else self.classes_file
 
 
@@ -60,7 +60,7 @@ class Options:
 class Listing:
     """One split, ready to be packed, in a fixed order.
 
-    `labels`, `ids`, `places`, `crops` and `sizes` have one item for each name. Labels are checked against `task` and
+    `labels`, `ids`, `places`, `crops` and `sizes` have one item per name. Labels are checked against `task` and
     `classes` when they are packed.
     """
 
@@ -71,10 +71,10 @@ class Listing:
     source: str  # the layout's name
     split: str
     task: str = "classification"
-    ids: Sequence[int] | None = None  # unique; None: the position
+    ids: Sequence[int] | None = None  # unique; None: the index
     places: Sequence[str] | None = None  # file and line that list the name, for messages
     crops: Sequence[tuple[float, float, float, float]] | None = None  # part to store: x, y, width, height in pixels
-    sizes: Sequence[tuple[int, int]] | None = None  # (height, width) the labels are for, which the image must have
+    sizes: Sequence[tuple[int, int]] | None = None  # expected (height, width), which the labels refer to
     report: dict[str, Any] = field(default_factory=dict)  # goes into the manifest; "notices" are shown to the user
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class Listing:
         assert len(self.names) == len(self.labels)
 
     def only(self, rows: Sequence[int]) -> Listing:
-        """Return a listing with these rows only."""
+        """Return a listing of these rows only."""
         columns = {name: getattr(self, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
         kept: dict[str, Any] = {
             name: [values[row] for row in rows] for name, values in columns.items() if values is not None
@@ -114,12 +114,12 @@ def join_reports(*reports: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_lines(path: Path, option: str) -> list[str]:
-    """Return the lines of the text file a user gave as `option`. Raise as `read_given` and `decode_lines`."""
+    """Return the lines of the text file passed as `option`. Raise the errors of `read_given` and `decode_lines`."""
     return decode_lines(read_given(path, option), str(path))
 
 
 def read_given(path: Path, option: str) -> bytes:
-    """Return the content of a file a user gave as `option`. Raise OSError saying why it cannot be read."""
+    """Return the content of the file passed as `option`. Raise OSError with the reason if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -138,7 +138,7 @@ def decode_lines(data: bytes, where: str) -> list[str]:
 
 
 def numbered_lines(data: bytes, where: str) -> Iterator[tuple[str, str]]:
-    """Yield ("FILE: line N" for messages, line) for each line of UTF-8 text that is not blank."""
+    """Yield ("FILE: line N", line) for each non-blank line of UTF-8 text; the first is for messages."""
     for number, line in enumerate(decode_lines(data, where), start=1):
         if line.strip():
             yield f"{where}: line {number}", line
@@ -149,7 +149,7 @@ def listed_paths(
 ) -> dict[str, str]:
     """Return the paths in a list of files, one per line, or the last part of each, with file and line for messages.
 
-    A path that is outside `base` or a duplicate is one of `mistakes`. Raise FileNotFoundError, or ValueError for an
+    A path that is outside `base` or a duplicate is added to `mistakes`. Raise FileNotFoundError, or ValueError for an
     empty list unless it `may_be_empty`.
     """
     found: dict[str, str] = {}
@@ -185,12 +185,12 @@ def check_unique(names: Sequence[str], where: str) -> None:
 
 
 def first_double(values: Sequence[Any]) -> tuple[int, int] | None:
-    """Return the index of the first duplicate and of its earlier occurrence; None if all values differ."""
+    """Return the index of the first duplicate and of its earlier occurrence, or None if all values differ."""
     return next(doubles(values), None)
 
 
 def doubles(values: Iterable[Any]) -> Iterator[tuple[int, int]]:
-    """Yield the index of each duplicate and of its first occurrence. None is no value."""
+    """Yield the index of each duplicate and of its first occurrence. None values are ignored."""
     seen: dict[Any, int] = {}
     for index, value in enumerate(values):
         before = seen.setdefault(value, index)

@@ -25,7 +25,7 @@ def class_folders(
 ) -> tuple[list[str], list[int], tuple[str, ...], dict[str, Any]]:
     """Return the images of `base`/class/…: names, labels, classes (sorted unless given), and a report on other files.
 
-    A class without images (unless `classes` are given), and a folder that is not one of them, are `mistakes`.
+    A class without images (unless `classes` is given) and a folder that is not in `classes` are added to `mistakes`.
     """
     where = tree.where(base)
     folders = tree.folders(base)
@@ -36,7 +36,7 @@ def class_folders(
     given = classes is not None
     classes = tuple(folders) if classes is None else classes
     notices = [] if given else _doubts(where, folders)
-    # Given names may be in another Unicode normalization; folders may differ in nothing else.
+    # Names in `classes` may differ from the folders in Unicode normalization, and in nothing else.
     same = composed if given else str
     number_of = {same(name): number for number, name in enumerate(classes)}
     for folder in folders:
@@ -74,7 +74,7 @@ def class_folders(
 
 
 def _doubts(where: str, folders: list[str]) -> list[str]:
-    """Return a notice on classes that may not be what the user takes them for."""
+    """Return a notice about classes that are probably not what the user expects."""
     if len(folders) == 1:
         return [f"{where}: there is one class only, {folders[0]!r}; if it is none, correct --root or --split"]
     if all(name.isascii() and name.isdigit() for name in folders):
@@ -100,7 +100,7 @@ def _report(where: str, others: Counter[str], loose_images: int, notices: list[s
 
 
 def unread_images(suffixes: Counter[str]) -> list[str]:
-    """Return a notice that counts, by suffix, the image files of unsupported formats; nothing if there are none."""
+    """Return a notice that counts image files of unsupported formats by suffix; empty if there are none."""
     unread = Counter({suffix: count for suffix, count in suffixes.items() if suffix in _UNREAD})
     left_out = "left out: images that cannot be read here; convert them to JPEG or PNG"
     return [f"{_counted(unread)} {left_out}"] if unread else []
@@ -144,7 +144,7 @@ def split_base(tree: Tree, split: str, split_folders: str = "auto") -> tuple[str
 def _are_splits(
     tree: Tree, base: str, folders: list[str], named: list[str], free: bool, split_folders: str
 ) -> tuple[bool, list[str]]:
-    """Return whether the folders `named` are splits, not classes; and a notice where both are possible."""
+    """Return True if the folders `named` are splits rather than classes, and a notice if both are possible."""
     if split_folders != "auto" or not named:
         return split_folders != "no", []
     others = [name for name in folders if name not in named and _has_images(tree, _join(base, name))]
@@ -165,7 +165,7 @@ def _are_splits(
 
 
 def _unwrapped(tree: Tree, base: str, split: str) -> str:
-    """Return `base`, or its only folder, called `split` again: train/train/CLASS, as in Kaggle's archives."""
+    """Return `base`, or its only folder if that is also named `split`: train/train/CLASS, as in Kaggle's archives."""
     while (
         [name.lower() for name in tree.folders(base)] == [split.lower()]
         and tree.folders(inner := _join(base, tree.folders(base)[0]))
@@ -176,7 +176,7 @@ def _unwrapped(tree: Tree, base: str, split: str) -> str:
 
 
 def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
-    """Return a notice where the folders look like splits under other names: each holds the same several folders."""
+    """Return a notice if the folders look like splits under other names: all have the same subfolders."""
     for name in folders:
         doubled = _join(base, f"{name}/{name}")
         if tree.exists(doubled) and _unwrapped(tree, _join(base, name), name) != _join(base, name):
@@ -196,7 +196,7 @@ def _alike(tree: Tree, base: str, folders: list[str]) -> list[str]:
 
 
 def _has_images(tree: Tree, folder: str, direct: bool | None = None) -> bool:
-    """Return True if `folder` holds an image: directly in it, only further down (`direct` False), or anywhere."""
+    """Return True if `folder` contains an image: directly (`direct` True), only in subfolders (False), or anywhere."""
     depth = folder.count("/") + 1
     return any(
         is_image(file) and (direct is None or direct == (file.count("/") == depth)) for file in tree.walk(folder)
@@ -208,7 +208,7 @@ def _join(base: str, name: str) -> str:
 
 
 def _mistyped(split: str) -> str:
-    """Return the split that was probably meant by `split`, a free name; "" when it is unlike any."""
+    """Return the standard split name that the custom name `split` probably misspells, or ""."""
     lower = split.lower()
     if split in SPLIT_NAMES:
         return ""

@@ -1,8 +1,8 @@
-"""Decode image files for packing and checking: the pixels DALI gives, rotated by the orientation in the header.
+"""Decode image files for packing and checking, to the same pixels as DALI, rotated by the header's orientation.
 
 A plain image (see `read_image_header`) is decoded by OpenCV, which DALI uses on a CPU, or by PIL where PIL is stricter;
-an odd one by PIL alone, from the parts of the file that determine its pixels. No decoder rotates an image or reads its
-metadata: the orientation comes from the header reader.
+any other image by PIL alone, from the parts of the file that determine its pixels. No decoder rotates an image or
+reads its metadata: the orientation comes from the header reader.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 _CONVERTED = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")  # GIF, TIFF: DALI does not decode them
 _TEXT_PNM = (b"P1", b"P2", b"P3", b"P4")
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in picture data: all but stuffed bytes, fill and restarts
-# Picture data, for the restart interval that is cut, then for any that may follow it.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in scan data: all but stuffed bytes, fill and restarts
+# Scan data, for the restart interval that is cut, then for any that may follow it.
 _FILLER = bytes(range(1, 241)) + b"".join(bytes([0xFF, 0xD0 + number, *range(1, 65)]) for number in range(8))
 _BETWEEN_SCANS = b"\xc4\xcc\xda\xdb\xdc\xdd"  # tables and the next scan of a progressive JPEG
 
 
 def needs_conversion(data: bytes | memoryview) -> bool:
-    """Return True for an image that PIL decodes, but DALI does not, or not to the right pixels."""
+    """Return True for an image that PIL decodes, but DALI does not, or not to the correct pixels."""
     start = bytes(data[:8])
     if start[:2] in (b"P5", b"P6"):
         return pnm_numbers(bytes(data))[2] not in PNM_MAXIMA
@@ -39,7 +39,7 @@ def needs_conversion(data: bytes | memoryview) -> bool:
 
 
 def converted_header(data: bytes | memoryview) -> ImageHeader:
-    """Return format and size of an image that `needs_conversion`, without decoding it."""
+    """Return format and size of an image for which `needs_conversion` is True, without decoding it."""
     try:
         with _opened(data) as image:
             width, height = image.size
@@ -53,7 +53,7 @@ def converted_header(data: bytes | memoryview) -> ImageHeader:
 
 
 def has_alpha(data: bytes) -> bool:
-    """Return True if the header declares transparency. False also for an image that PIL does not open."""
+    """Return True if the header declares transparency. Also False for an image that PIL cannot open."""
     if data[:2] == b"\xff\xd8":  # a JPEG, which has none, and of whose EXIF block PIL would warn
         return False
     try:
@@ -61,7 +61,7 @@ def has_alpha(data: bytes) -> bool:
             return image.has_transparency_data
     except MemoryError:
         raise
-    except Exception:  # as in `converted_header`; what reads the image says why
+    except Exception:  # as in `converted_header`; whoever reads the image reports the reason
         return False
 
 
@@ -69,8 +69,9 @@ def decode_bgr(data: bytes, header: ImageHeader, *, height: int | None = None, s
     """Decode an image to (H, W, 3) uint8 BGR, rotated by EXIF; as in DALI, alpha is dropped and 16 bits become the
     upper 8.
 
-    `height` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 when that is still as high. `strict` also raises for damage
-    that OpenCV ignores. Raise ValueError for an image that cannot be decoded, or whose size differs from its header's.
+    `height` allows a JPEG to be decoded at 1/2, 1/4 or 1/8 scale if the result is at least that high. `strict` also
+    raises for damage that OpenCV ignores. Raise ValueError for an image that cannot be decoded, or whose size differs
+    from its header's.
     """
     if strict:
         {"jpeg": _check_scans, "png": check_pixels}.get(header.encoding, bytes)(data)
@@ -103,7 +104,7 @@ def _check_scans(data: bytes) -> None:
         marker = data[found + 1]
         if marker == 0xD9 or (scanning and (0xE0 <= marker <= 0xEF or marker == 0xFE)):
             _check_end(data, found)
-            return  # what may follow it is no part of the picture
+            return  # any bytes after it are not part of the picture
         if scanning and marker not in _BETWEEN_SCANS:
             raise ValueError(f"cannot be decoded: its picture data is damaged at byte {found:,}; fetch the file again")
         scanning |= marker == 0xDA
@@ -111,24 +112,24 @@ def _check_scans(data: bytes) -> None:
 
 
 def _check_end(data: bytes, end: int) -> None:
-    """Raise ValueError if the picture data ends, at `end`, before the picture: decoders leave the rest grey.
+    """Raise ValueError if the scan data ends (at `end`) before the picture is complete: decoders leave the rest grey.
 
-    Decoders skip bytes before the end marker, unless the picture still needs some: then they change pixels.
+    Decoders skip extra bytes before the end marker, but use them as pixel data if the picture is incomplete.
     """
     if _small(data) != _small(data[:end] + _FILLER + data[end:]):
         raise ValueError("cannot be decoded: its picture data ends before the picture; fetch the file again")
 
 
 def _small(data: bytes) -> bytes:
-    """The pixels of a JPEG, at 1/8 if that shows all scans; none where it cannot be decoded."""
+    """Return the pixels of a JPEG, at 1/8 scale if that includes all scans; empty if it cannot be decoded."""
     try:
         with Image.open(io.BytesIO(image_segments(data)), formats=("JPEG",)) as image:
-            if not image.info.get("progressive"):  # whose last scans a reduced picture does not show
+            if not image.info.get("progressive"):  # whose last scans have no effect at reduced scale
                 image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             return image.tobytes()
     except MemoryError:
         raise
-    except Exception:  # as in `converted_header`; the decoder that follows says why
+    except Exception:  # as in `converted_header`; the decoder that runs next reports the reason
         return b""
 
 
@@ -146,7 +147,7 @@ def _opencv_bgr(data: bytes, header: ImageHeader, height: int | None) -> np.ndar
 
 
 def _pil_rgb(data: bytes, header: ImageHeader) -> np.ndarray:
-    """Decode strictly to (H, W, 3) uint8 RGB as stored, not turned (but a TIFF, which PIL turns itself)."""
+    """Decode strictly to (H, W, 3) uint8 RGB, without EXIF rotation (except a TIFF, which PIL always rotates)."""
     parts = {"jpeg": image_segments, "png": pixel_chunks}.get(header.encoding, bytes)
     stored = (header.height, header.width)[:: -1 if header.orientation < 5 else 1]
     try:
@@ -180,7 +181,7 @@ def _opened(data: bytes | memoryview) -> Image.Image:
 
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror (H, W, 3) by an EXIF orientation, 1 to 8."""
+    """Rotate and mirror (H, W, 3) by an EXIF orientation, 1 to 8."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

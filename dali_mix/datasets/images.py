@@ -1,6 +1,6 @@
-"""Convert images for storage: by default they are stored unchanged, optionally resized or re-encoded.
+"""Convert images for storage: unchanged by default, optionally resized or re-encoded.
 
-A resized image is decoded at the smallest power-of-two scale libjpeg offers above the wanted size, smoothed by a small
+A resized image is decoded at the smallest power-of-two scale libjpeg offers above the target size, smoothed by a small
 Gaussian against aliasing, and sampled bilinearly. docs/decisions.md compares it with PIL's antialiased resize.
 """
 
@@ -44,11 +44,11 @@ class Transform:
         self, data: bytes | memoryview, crop: Box | None = None, stored: bool = False
     ) -> tuple[bytes | memoryview, ImageHeader, str]:
         """Return the bytes to store (`data` itself if nothing changes), their header with the file's orientation, and
-        why they were encoded again: "" if they were not, `AS_ASKED` for these options, else why decoders may differ on
-        the image. Such an image is stored as PNG, which loses nothing, unless the options have it encoded anyway.
+        the reason for re-encoding: "" if not re-encoded, `AS_ASKED` if the options require it, else why decoders may
+        disagree on the image. Such an image is stored losslessly as PNG, unless the options set another encoding.
 
-        `crop`: the part to store, x, y, width, height in pixels (with `stored` those before turning), as JPEG unless
-        `encoding` says otherwise. Raise ValueError for truncated or non-image data.
+        `crop`: the part to store, x, y, width, height in pixels (before EXIF rotation if `stored`), as JPEG unless
+        `encoding` is set. Raise ValueError for truncated or non-image data.
         """
         converted = self.encoding != "keep" and needs_conversion(data)
         header = converted_header(data) if converted else read_image_header(data, plain=False)
@@ -80,7 +80,7 @@ class Transform:
 
     @property
     def passes_through(self) -> bool:
-        """Return True if every image is stored as it is, without being decoded."""
+        """Return True if every image is stored unchanged, without being decoded."""
         return not (self.resize or self.max_side or self.encoding != "keep" or self.decode)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
@@ -125,7 +125,7 @@ def _encode_bgr(image_bgr: np.ndarray, encoding: str, quality: int) -> bytes:
 
 
 def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Make (H, W, 3) uint8 `height` x `width`, antialiased."""
+    """Resize (H, W, 3) uint8 to `height` x `width`, antialiased."""
     if image.shape[:2] == (height, width):
         return image
     while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:

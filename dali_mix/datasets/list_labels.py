@@ -30,13 +30,13 @@ class Row:
 
     where: str  # file and line, for messages
     path: str
-    values: tuple[Any, ...]  # of the label, texts or numbers; one array of boxes (n, 6) for detection from JSON
+    values: tuple[Any, ...]  # of the label, strings or numbers; one array of boxes (n, 6) for detection from JSON
     id: int | None = None
-    columns: tuple[str, ...] = ()  # the names of `values`, if the list has any
+    columns: tuple[str, ...] = ()  # column names of `values`, if the list has a header
 
 
 def read_id(text: str, where: str) -> int:
-    """Parse a record's id. Raise ValueError, beginning with `where`, unless it is from 0 to 2^64 - 1."""
+    """Parse a record id. Raise ValueError, prefixed by `where`, unless it is in 0..2^64 - 1."""
     value = text.strip()
     if not (value.isascii() and value.isdigit() and len(value.lstrip("0")) <= 20 and int(value[-20:]) < 1 << 64):
         raise ValueError(f"{where}: id {text!r:.60} is not a whole number from 0 to 2^64 - 1")
@@ -81,7 +81,7 @@ def _classes(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistakes)
     if given is None:
         numbered = 0 < len(written) <= 2 * len(numbers)
     counts = Counter(written)
-    unknown_names: set[str] = set()  # each is one mistake, however many rows have it
+    unknown_names: set[str] = set()  # each is reported once, however many rows have it
     labels: list[int | None] = []
     for row, text in zip(rows, texts, strict=True):
         label = None
@@ -117,7 +117,7 @@ def _class_text(row: Row) -> str:
 
 
 def _class_number(text: str, where: str, numbered: bool) -> int:
-    """Return the class index `text`. Raise ValueError for a label of the wrong kind: `numbered` is what most are."""
+    """Return the class index `text`. Raise ValueError for a label of the wrong kind; `numbered`: most are indices."""
     if not numbered:
         raise ValueError(f"{where}: label {text!r:.60} is a number, most are names; correct it, or pass --classes FILE")
     number = _number(text, where)
@@ -178,7 +178,7 @@ def _detection(rows: list[Row], given: tuple[str, ...] | None, mistakes: Mistake
 
 
 def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice for each class whose name may stand for labels that are missing."""
+    """Return a notice for each class whose name may mean a missing label."""
     return [
         f"{labels.count(number):,} labels {name!r} read as a class of this name; leave these lines out if they have no"
         " label"
@@ -188,7 +188,7 @@ def _missing_values(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice on numbered classes without image or box: labels that count from 1, or are no class indices."""
+    """Return a notice about numbered classes without images or boxes: labels may start at 1, or not be indices."""
     arrays = [np.asarray(label) for label in labels]
     numbers = [array.reshape(1) if array.ndim == 0 else array[HEADER_WIDTH::OBJECT_WIDTH] for array in arrays]
     used = np.bincount(np.concatenate(numbers).astype(np.int64), minlength=len(classes))
@@ -205,7 +205,7 @@ def _empty_numbers(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
 
 
 def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
-    """Return a notice on classes that join names of others, as "cat|dog" does: they may be several labels in one."""
+    """Return a notice about classes that join other names, such as "cat|dog": they may be several labels in one."""
     known = frozenset(classes)
     joined = [
         name
@@ -221,7 +221,7 @@ def _joined_names(classes: tuple[str, ...], labels: list[Label]) -> list[str]:
     ]
 
 
-# For each task how rows become labels, and what to note where no class names are given.
+# For each task: how rows become labels, and the notice to give if there are no class names.
 LABELS: dict[Task, tuple[Callable[..., tuple[Labels, tuple[str, ...]]], tuple[Callable[..., list[str]], ...]]] = {
     CLASSIFICATION: (_classes, (_missing_values, _joined_names, _empty_numbers)),
     MULTILABEL: (_multilabel, ()),
@@ -230,7 +230,7 @@ LABELS: dict[Task, tuple[Callable[..., tuple[Labels, tuple[str, ...]]], tuple[Ca
 
 
 def _float32(values: Any) -> np.ndarray:
-    with np.errstate(over="ignore"):  # infinite, and so refused
+    with np.errstate(over="ignore"):  # becomes inf, which is refused
         return np.asarray(values).astype(np.float32)
 
 
@@ -253,7 +253,7 @@ def _number(value: Any, where: str, advice: str = "") -> float:
         empty = isinstance(value, str) and not value.strip()
         what = "the label is empty" if empty else f"label {value!r:.60} is not a number"
         raise ValueError(f"{where}: {what}{advice}") from None
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer with hundreds of digits
         number = math.inf
     if not math.isfinite(number):
         named = "; if it is a class's name, list all names with --classes FILE" if isinstance(value, str) else ""
@@ -262,5 +262,5 @@ def _number(value: Any, where: str, advice: str = "") -> float:
 
 
 def _is_number(text: str) -> bool:
-    """Return True for a decimal number; "nan", "inf" and "1_000", which Python reads too, are names."""
+    """Return True for a decimal number; "nan", "inf" and "1_000", which Python also parses, count as names."""
     return _NUMBER.fullmatch(text.strip()) is not None

@@ -1,4 +1,4 @@
-"""Mistakes in the annotations of a set, which packing reports together, before it writes anything."""
+"""Collect mistakes in annotations, so that packing reports them together before it writes anything."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dali_mix.datasets.trees import Tree
 
 P = ParamSpec("P")
 T = TypeVar("T")
-SHOWN = 20  # mistakes in a message; the rest is counted
+SHOWN = 20  # mistakes listed in a message; the rest are counted
 
 
 class Mistakes:
-    """Errors about single lines, boxes or images. Inside `together` they are collected and raised as one error;
-    without it the first is raised at once.
+    """Errors in individual lines, boxes or images. Inside `together` they are collected and raised as one error;
+    outside of it the first is raised immediately.
 
         with mistakes.together():
             for line in lines:
                 with mistakes:  # a ValueError or FileNotFoundError in this block is one mistake; the loop goes on
                     labels.append(parse(line))
 
-    What was a mistake is absent from the results, so code after the loop must tolerate gaps until `check` or `settle`
-    has been called.
+    Items with a mistake are missing from the results, so code after the loop must tolerate gaps until `check` or
+    `settle` has been called.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Mistakes:
 
     @contextmanager
     def together(self, images: bool) -> Iterator[None]:
-        """Collect mistakes until the end of the block, and raise them there. `images`: missing images count, too."""
+        """Collect mistakes until the end of the block, then raise them. `images`: also count missing images."""
         self._collecting, self._images = True, images
         try:
             yield
@@ -72,7 +72,7 @@ class Mistakes:
         return len(self._first) < SHOWN
 
     def each(self, read: Callable[..., T], items: Iterable[tuple[object, ...]]) -> list[T]:
-        """Return `read(*item)` of each item that has no mistake."""
+        """Return `read(*item)` for each item without a mistake."""
         found = []
         for item in items:
             with self:
@@ -80,7 +80,7 @@ class Mistakes:
         return found
 
     def settle(self, tree: Tree, names: Sequence[str], places: Sequence[str]) -> None:
-        """Collect the listed images that are missing, then `check`. `places`: what lists each, for messages."""
+        """Add the missing images, then `check`. `places`: the file and line that list each name, for messages."""
         if self._images:
             for row in tree.missing(names):
                 with self:
@@ -91,7 +91,7 @@ class Mistakes:
         self.check()
 
     def check(self) -> None:
-        """Raise the mistakes collected so far: a single one as it is, several as one ValueError."""
+        """Raise the mistakes collected so far: a single one unchanged, several as one ValueError."""
         if self.count == 1:
             raise self._first[0] from None
         if self.count:
@@ -102,17 +102,17 @@ class Mistakes:
 
 
 def also(count: int, what: str) -> str:
-    """Return " (as in 3 more `what`s)" for a mistake that one correction mends everywhere; "" for 0."""
+    """Return " (as in 3 more `what`s)" for a mistake that one correction fixes everywhere, or "" if `count` is 0."""
     return f" (as in {counted(count, f'more {what}', f'more {what}s')})" if count else ""
 
 
 def unusable(error: Exception, where: str, place: str | None) -> Exception:
-    """Return the error to raise about image `where` that cannot be used; `place`: the file and line that list it."""
+    """Return the error for the unusable image `where`; `place`: the file and line that list it."""
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     listed = "" if place is None else f", listed at {place}"
     return kind(f"{beginning(str(error), where)}{listed} (--skip-bad leaves such images out)")
 
 
 def beginning(message: str, where: str) -> str:
-    """Return the message, beginning with `where`."""
+    """Return the message, prefixed by `where` unless it already is."""
     return message if message.startswith(where) else f"{where}: {message}"

@@ -1,4 +1,4 @@
-"""Names of files and folders that are not data: those that operating systems, file servers and notebooks create."""
+"""Recognize files and folders that are not data: those created by operating systems, file servers and notebooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMES = {name.casefold(): name.strip() for name in _LISTED}
 
 
 def no_data(name: str) -> str | None:
-    """Return the category under which a file or folder called `name` is counted as ignored; None if it may be data."""
+    """Return the category of ignored files that `name` belongs to, or None if it may be data."""
     listed = _NAMES.get(name.casefold())
     if listed or not name.startswith("."):
         return listed
@@ -26,7 +26,7 @@ def no_data(name: str) -> str | None:
 
 
 def no_data_in(path: str) -> tuple[str, str] | None:
-    """Return the path and category of the first component of a relative path that is not data; None if all may be."""
+    """Return the path and category of the first component of a relative path that is not data, if any."""
     end = 0
     for part in path.split("/"):
         end += len(part)

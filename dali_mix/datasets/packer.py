@@ -1,5 +1,5 @@
-"""The parallel packer: each thread reads, checks, encodes, hashes and writes its own images. The bytes do not depend on
-the number of threads.
+"""The parallel packer: each thread reads, checks, encodes, hashes and writes its own images. The output bytes do not
+depend on the number of threads.
 
 A job is about sixteen images. A thread runs all steps of its job, so that the images stay in one core's cache. Only the
 middle step, which assigns offsets and updates the file's sha256, runs in the order of the jobs:
@@ -58,7 +58,7 @@ from dali_mix.recordio.part import write_errors
 from dali_mix.recordio.publish import new_try
 from dali_mix.recordio.writer import RecordWriter
 
-_CHUNK = 16  # images of a job
+_CHUNK = 16  # images per job
 _MOST_THREADS = 4096
 
 _Turn = SimpleQueue[bool]
@@ -74,7 +74,7 @@ class PackOptions:
     workers: int | None = None  # threads; None: one per core
     skip_bad: bool = False
     force: bool = False
-    exif: str | None = None  # boxes are for the picture turned by EXIF ("apply"; None: with a notice), or "ignore" it
+    exif: str | None = None  # boxes are for the rotated image ("apply") or stored pixels ("ignore"); None: "apply"
 
     def __post_init__(self) -> None:
         set_whole(self, "shuffle", 0, optional=True)
@@ -93,14 +93,14 @@ class PackOptions:
 
 @dataclass
 class _Done:
-    """What a worker made of some images."""
+    """Result of packing a few images."""
 
     blocks: list[Block] = field(default_factory=list)
     images: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)  # "reencoded", "clipped_boxes", "turned" by EXIF, with boxes
-    odd: Counter[str] = field(default_factory=Counter)  # why decoders may differ on an image → how many
-    targets: np.ndarray | int = 0  # (3, K), see `count_targets`, of the images packed, for multi-label sets
+    counts: Counter[str] = field(default_factory=Counter)  # "reencoded", "clipped_boxes", "turned": rotated, with boxes
+    odd: Counter[str] = field(default_factory=Counter)  # reason why decoders may differ → number of images
+    targets: np.ndarray | int = 0  # (3, K), see `count_targets`; multi-label sets only
 
     def add(self, other: _Done) -> None:
         """Add the counts of `other`."""
@@ -113,7 +113,7 @@ class _Done:
 
 @dataclass
 class _Shard:
-    """A .rec file that `_pack_shard` wrote. Without any record there is none."""
+    """A .rec file written by `_pack_shard`. A shard without records has no file."""
 
     path: Path
     size: int
@@ -131,7 +131,7 @@ def pack_listing(
 ) -> SetInfo:
     """Pack `listing` as the set `prefix`; `progress` is called with the number of images done since the last call.
 
-    `machines`: each packs one shard at a time, on `options.workers` threads (None: one). The bytes are the same.
+    `machines`: pack one shard at a time on each, with `options.workers` threads (None: one), to the same bytes.
 
     Raise ValueError or FileNotFoundError naming the image at fault (with `skip_bad`, images that cannot be read are
     listed in the manifest's report instead), FileExistsError if the set exists, OSError if it cannot be written.
@@ -184,7 +184,7 @@ def pack_listing(
 def _pack_here(
     writer: RecordWriter, listing: Listing, options: PackOptions, order: np.ndarray, progress: Progress | None
 ) -> Generator[_Done]:
-    """Write the images of `listing` in this order. Yield what was made of some at a time."""
+    """Write the images of `listing` in the given order. Yield a `_Done` per job."""
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     jobs = ((writer, listing, options, at, order[at : at + _CHUNK].tolist()) for at in range(0, len(order), _CHUNK))
     keep_freed_memory()
@@ -207,7 +207,7 @@ def _pack_there(
     order: np.ndarray,
     progress: Progress | None,
 ) -> Generator[_Done]:
-    """Have `machines` write the images of `listing` in this order. Yield what was made of each shard."""
+    """Write the images of `listing` in the given order on `machines`. Yield a `_Done` per shard."""
     count, shards = len(order), options.shards
     opening, pack_id = listing.tree.opening(), secrets.token_hex(8)
     options = replace(options, workers=options.workers or 1)
@@ -237,7 +237,7 @@ def _pack_shard(
     partial_file: Path,
     progress: Progress,
 ) -> _Shard:
-    """Write one .rec file of a set, from a listing in the order of its records."""
+    """Write one .rec file of a set; the listing is in the order of its records."""
     listing = Listing(_open_once(*opening, pack_id), **columns)
     path, count, done = new_try(partial_file), len(listing.names), _Done()
     with RecordWriter(listing.task, listing.classes, count, [path]) as writer:
@@ -253,7 +253,7 @@ def _pack_shard(
 
 @lru_cache(maxsize=1)
 def _open_once(root: Path, follow_links: bool, pack_id: str) -> Tree:
-    """Open a tree once for all shards that a process packs: the directory of a .zip may be long."""
+    """Open a tree once per process, not per shard: reading the directory of a .zip may take long."""
     return open_tree(root, follow_links)
 
 
@@ -263,11 +263,11 @@ def _in_turn(
     jobs: Iterator[tuple[Any, ...]],
     workers: int,
 ) -> Iterator[_Done]:
-    """Take each job through `make`, `place` and the functions that this returned, in one of `workers` threads, `place`
-    in the jobs' order. Yield what was made, in order; the first job to fail raises. Few jobs are in flight, so memory
-    stays small.
+    """Run `make`, `place` and the functions `place` returns for each job, on `workers` threads; `place` runs in job
+    order. Yield the results of `make` in order; raise the error of the first failed job. Only a few jobs are in
+    flight, so memory stays small.
     """
-    # No executor: Ctrl-C inside a future's Python code leaves its lock taken, and the end of the pool waits for ever. A
+    # No executor: Ctrl-C inside a future's Python code leaves its lock held, and shutting down the pool deadlocks. A
     # SimpleQueue is one C call.
     todo: SimpleQueue[tuple[tuple[Any, ...], _Turn, _Turn, SimpleQueue[_Done | BaseException]] | None] = SimpleQueue()
     pending: deque[SimpleQueue[_Done | BaseException]] = deque()
@@ -282,10 +282,10 @@ def _in_turn(
             going = False
             try:
                 outcome = make(*job)
-                if turn.get():  # else a job before this one failed
+                if turn.get():  # False if an earlier job failed
                     placed = place(outcome)
                     going = True
-            except BaseException as error:  # raised again where the result is taken
+            except BaseException as error:  # re-raised by the consumer
                 outcome = error
             following.put(going)
             try:
@@ -317,7 +317,7 @@ def _in_turn(
     finally:
         with suppress(Empty):
             while True:
-                todo.get_nowait()  # not begun
+                todo.get_nowait()  # not started
         for _ in threads:
             todo.put(None)
         for thread in threads:
@@ -337,7 +337,7 @@ def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: i
             crop = None if listing.crops is None else listing.crops[source]
             if options.transform.passes_through and crop is None:
                 content = listing.tree.read_into(name, partial(block.room, label=label))
-            else:  # a large file must not swell the block of the small image made of it
+            else:  # do not grow the block by a large file that becomes a small image
                 content = listing.tree.read(name)
             data, header, why = options.transform(content, crop, options.exif == "ignore")
             if listing.sizes is not None:
@@ -374,7 +374,7 @@ def _work(writer: RecordWriter, listing: Listing, options: PackOptions, start: i
 
 
 def _turned(label: Label, orientation: int) -> np.ndarray:
-    """Return a detection label made for the stored pixels as one for the picture that EXIF makes of them."""
+    """Return a detection label for the stored pixels, rotated by EXIF `orientation`."""
     turned = np.array(label, dtype=np.float32)
     boxes = objects_of(turned)[:, 1:5]
     boxes[:] = turn_boxes(boxes, orientation)
@@ -382,7 +382,7 @@ def _turned(label: Label, orientation: int) -> np.ndarray:
 
 
 def _check_size(header: ImageHeader, annotated: tuple[int, int], options: PackOptions) -> None:
-    """Raise ValueError if the packed image cannot come from one of the size its boxes were made for."""
+    """Raise ValueError if the image does not have the size in its annotation (after `options.transform`)."""
     if header.orientation >= 5 and options.exif == "ignore":
         annotated = annotated[::-1]
     height, width = options.transform.size(*annotated)

@@ -52,7 +52,7 @@ LAYOUTS: dict[str, Layout] = {
 """The bundled layouts by name."""
 
 ENTRY_POINT_GROUP = "dali_mix.datasets"
-"""The group of entry points in which a package announces layouts."""
+"""The entry point group for layouts of installed packages."""
 
 _log = logging.getLogger(__name__)
 _ROOTLESS = ("digits", "digit-scenes")
@@ -76,8 +76,8 @@ def layout_names() -> list[str]:
 
 
 def find_layout(name: str) -> Layout:
-    """Return a layout by name, bundled ones first. Raise ValueError if it is unknown, does not load, or is not
-    callable.
+    """Return a layout by name, bundled ones first. Raise ValueError if it is unknown, cannot be imported, or is
+    not callable.
     """
     if name in LAYOUTS:
         return LAYOUTS[name]
@@ -125,13 +125,13 @@ def pack(
     """Pack one split of a dataset, as `dali-mix pack LAYOUT` does; the keywords are its options.
 
     Args:
-        layout: how the files are organized: "imagefolder", "coco", "voc", …, see docs/packing.md.
+        layout: how the files are organized: "imagefolder", "coco", "voc", …; see docs/packing.md.
         out: prefix of the set; PREFIX.rec, .idx, .npy and .json are written.
         root: the dataset's folder, or an archive of it.
         list: the label file, for "list" and "imagenet-val".
         classes: class names in order, or a file with one per line; for "voc" also "auto".
         shuffle: a seed; False keeps the listed order; None shuffles training splits with seed 0.
-        machines: machines to share the shards among, such as `dali_mix.service.RayMachines`; default: only this one.
+        machines: machines that pack the shards, such as `dali_mix.service.RayMachines`; default: this one only.
         each: called as each(done, total) with numbers of images.
         note: called with each notice about the data; by default notices are logged as warnings.
 
@@ -139,7 +139,8 @@ def pack(
         The manifest: `count`, `classes`, `report` (what was skipped, clipped, left out) and more.
 
     Raises:
-        ValueError, FileNotFoundError: an invalid option or image, or mistakes in the annotations: up to 20, one a line.
+        ValueError, FileNotFoundError: an invalid option or image, or mistakes in the annotations (up to 20, one per
+            line).
         TypeError: an unknown keyword.
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written. In all of these cases nothing is left under the final names.
@@ -168,7 +169,7 @@ def pack(
     if download:
         _download(layout, root)
     if machines is not None:
-        check_slices(Path() if root is None else Path(root))  # before it is unpacked
+        check_slices(Path() if root is None else Path(root))  # before unpacking it
     options = Options(
         list_file=None if list is None else Path(list),
         classes_file=Path(classes) if isinstance(classes, (str, os.PathLike)) else _names(classes),
@@ -234,7 +235,7 @@ def _check_layout(layout: str, root: _Path | None, classes: Any, options: dict[s
 def _download(layout: str, root: _Path | None) -> None:
     if layout not in ("cifar10", "cifar100"):
         raise ValueError(f"--download is for cifar10 and cifar100, not {layout}")
-    from torchvision.datasets import CIFAR10, CIFAR100  # only here: it brings torch with it
+    from torchvision.datasets import CIFAR10, CIFAR100  # imported here because it imports torch
     from torchvision.datasets.utils import download_url
 
     kind = CIFAR10 if layout == "cifar10" else CIFAR100

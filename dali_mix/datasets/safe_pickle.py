@@ -81,7 +81,7 @@ def load_plain(data: bytes, where: str) -> Any:
     """Return the object in the pickle `data`: arrays as numpy arrays, Python 2 strings as str (latin-1), array buffers
     as bytes.
 
-    Raise ValueError, beginning with `where`, for a damaged pickle, or one with any call other than numpy's for arrays.
+    Raise ValueError, prefixed by `where`, for a damaged pickle, or one with calls other than those of numpy arrays.
     """
     machine = _Machine()
     try:
@@ -160,7 +160,7 @@ def _dict(pairs: list[Any]) -> dict[Any, Any]:
     return found
 
 
-# How many items of the stack an opcode takes (None: those above the mark), and what becomes of them.
+# For each opcode: the number of stack items it pops (None: those above the mark), and what it pushes.
 _CONTAINERS: dict[str, tuple[int | None, Callable[[list[Any]], Any]]] = {
     "EMPTY_TUPLE": (0, tuple),
     "EMPTY_LIST": (0, list),
@@ -222,9 +222,9 @@ def as_text(value: Any) -> str:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """Replace the stand-ins by their arrays, and refuse names that were left uncalled.
+    """Replace placeholders with their arrays; raise ValueError for names that were never called.
 
-    done: results by the id of their originals, so that what is shared stays shared.
+    done: results by id of the original, so that shared objects stay shared.
     """
     if id(value) in done:
         return done[id(value)]

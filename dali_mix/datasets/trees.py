@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class Tree(ABC):
-    """Files by relative name, with forward slashes.
+    """Read files by relative name, with forward slashes.
 
     Files that are not data (`no_data`) are not listed, but can be read. A tree that generates files on demand lists
     none.
@@ -35,7 +35,7 @@ class Tree(ABC):
     root: str  # in messages
 
     def __init__(self) -> None:
-        self.left_out: dict[str, str] = {}  # what was met and is no data: path → the name it is counted under
+        self.left_out: dict[str, str] = {}  # files and folders that are not data: path → category
         self._composed: dict[str, dict[str, str]] = {}
 
     @abstractmethod
@@ -50,21 +50,21 @@ class Tree(ABC):
             raise FileNotFoundError(f"{error}; fetch it, or correct --root") from None
 
     def read_into(self, name: str, room: Callable[[int], memoryview]) -> bytes | memoryview:
-        """Read a file, where possible directly into the buffer returned by `room(size)`, and return the filled part."""
+        """Read a file, directly into the buffer returned by `room(size)` if possible, and return the filled part."""
         return self.read(name)
 
     def opening(self) -> tuple[Path, bool]:
-        """Return the arguments of `open_tree` that open this tree on another machine. Raise ValueError if that is
+        """Return the arguments of `open_tree` that reopen this tree on another machine. Raise ValueError if that is
         impossible.
         """
         raise ValueError(f"{self.root}: these images are made in memory here: pack them without --cluster")
 
     def exists(self, name: str) -> bool:
-        """Return True if there is a file or folder of this name."""
+        """Return True if a file or folder of this name exists."""
         return False
 
     def missing(self, names: Sequence[str]) -> list[int]:
-        """Return the indices of the names that no file has, in any Unicode normalization."""
+        """Return the indices of `names` without a file, whatever the Unicode normalization."""
         return []
 
     def folders(self, name: str = "") -> list[str]:
@@ -84,16 +84,16 @@ class Tree(ABC):
         return [file for file in self.walk(name) if is_image(file)]
 
     def _alike(self, names: Callable[[], Iterable[str]], wanted: str, key: str = "") -> str | None:
-        """Return the one of `names()` that differs from `wanted` in Unicode normalization only; None without one.
+        """Return the item of `names()` that differs from `wanted` only in Unicode normalization, or None.
 
-        Names are listed once for each `key`.
+        `names()` is called once per `key`.
         """
         if wanted.isascii():
             return None
         if key not in self._composed:
             found: dict[str, str] = {}
             for name in names():
-                if not name.isascii():  # of two that are alike neither is taken
+                if not name.isascii():  # if two match, neither is used
                     found[composed(name)] = "" if composed(name) in found else name
             self._composed[key] = found
         return self._composed[key].get(composed(wanted)) or None
@@ -119,9 +119,7 @@ def suffix_of(name: str) -> str:
 
 
 def check_name(name: str, root: str, where: str = "") -> str:
-    """Return `name` normalized. Raise ValueError, beginning with `where`, if it is absolute or points outside
-    `root`.
-    """
+    """Return `name` normalized. Raise ValueError, prefixed by `where`, if it is absolute or points outside `root`."""
     tidy = name.replace("\\", "/")
     parts = PurePosixPath(tidy).parts
     if not parts or tidy.startswith("/") or ".." in parts or "\0" in tidy or (len(tidy) > 1 and tidy[1] == ":"):
@@ -184,7 +182,7 @@ class FolderTree(Tree):
             os.close(descriptor)
 
     def _normalized(self, name: str) -> str | None:
-        """Return the path that differs from `name` in Unicode normalization only; None without one."""
+        """Return the path that differs from `name` only in Unicode normalization, or None."""
         found = ""
         for part in name.split("/"):
             folder = f"{self.root}/{found}"
@@ -209,7 +207,7 @@ class FolderTree(Tree):
             raise
 
     def missing(self, names: Sequence[str]) -> list[int]:
-        # A folder is listed once: on a network file system that is far faster than asking for each of its files.
+        # List each folder once: on a network file system that is far faster than a stat of each file.
         rows_of: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             rows_of.setdefault(name.rpartition("/")[0], []).append(row)
@@ -226,7 +224,7 @@ class FolderTree(Tree):
     def _lacks(self, name: str) -> bool:
         try:
             return not os.path.lexists(f"{self.root}/{name}") and self._normalized(name) is None
-        except ValueError:  # a link that leaves the root
+        except ValueError:  # a link that points outside the root
             return False
 
     def dangles(self, name: str) -> bool:
@@ -249,7 +247,7 @@ class FolderTree(Tree):
 
     def walk(self, name: str = "") -> Iterator[str]:
         self._check_real(f"{self.root}/{name}")
-        # a link back to any folder on the way here is a loop too: its images belong to that folder, not to this one
+        # a link to any parent folder is a loop: its images belong to that folder, not to this one
         parts = name.split("/") if name else []
         above = [Path(self.root, *parts[:depth]).stat() for depth in range(len(parts))]
         yield from self._walk(name, frozenset((status.st_dev, status.st_ino) for status in above))
@@ -259,7 +257,7 @@ class FolderTree(Tree):
         status = path.stat()
         identity = status.st_dev, status.st_ino
         if identity in above:
-            return  # a link back to a folder we are in
+            return  # a link to a parent folder
         self._checked_folders.add(name)
         with os.scandir(path) as scanned:
             entries = sorted(scanned, key=lambda entry: entry.name)
@@ -278,7 +276,7 @@ class FolderTree(Tree):
             self._check_real(entry.path)
 
     def _check_folder(self, name: str) -> None:
-        """Check each folder once; a file that is itself a link is found when it is opened."""
+        """Check each folder once; a file that is itself a link is checked when it is opened."""
         folder = name.rpartition("/")[0]
         if folder not in self._checked_folders:
             check_name(name, self.root)
@@ -313,7 +311,7 @@ def _dangles(path: str) -> bool:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # a link to itself is none; DirEntry.is_dir raises for it
+    # False for a link to itself, for which DirEntry.is_dir raises
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 

@@ -32,9 +32,7 @@ def turn_crop(
 
 
 def turned_notice(count: int) -> str:
-    """Return the notice about images with boxes and an EXIF orientation, if `--exif` does not say which coordinates
-    were used.
-    """
+    """Return the notice about images with boxes and an EXIF orientation, for when `--exif` is not set."""
     return (
         f"{count:,} images with boxes are turned by EXIF; the boxes are taken for the turned picture, as viewers show"
         " it. If they were drawn on the pixels as stored, pack with --exif ignore, else with --exif apply"

@@ -23,7 +23,7 @@ from dali_mix.options import did_you_mean, whole
 from dali_mix.recordio import SetInfo, SetWriter, read_image_header
 from dali_mix.tasks import Task
 
-_DEEP = ("I", "F")  # modes of PIL of more than 8 bits, with what begins so
+_DEEP = ("I", "F")  # prefixes of PIL modes with more than 8 bits
 
 
 class Writer:
@@ -35,7 +35,7 @@ class Writer:
     Args:
         prefix: PREFIX.rec, .idx, .npy and .json are written.
         classes: class names, in the order of the class indices.
-        task: kind of the labels, "classification", "multilabel" or "detection".
+        task: "classification", "multilabel" or "detection".
         split: name of the split, recorded in the manifest.
         encoding: "keep", "jpeg", "png" or "raw".
         quality: JPEG quality, for images that are encoded.
@@ -48,7 +48,7 @@ class Writer:
         info: the manifest, set when the block ends.
 
     Raises:
-        ValueError: an invalid image or label, which the message names. It is not written; writing may continue.
+        ValueError: an invalid image or label, named in the message. It is not written; you can go on writing.
         FileExistsError: the set exists, and `force` is not set.
         OSError: the set cannot be written.
     """
@@ -76,7 +76,7 @@ class Writer:
         if wrong := [name for name in classes if not isinstance(name, str)]:
             raise ValueError(f"classes: {wrong[0]!r:.40} is a {type(wrong[0]).__name__}, not a name")
         self._transform = Transform(resize, max_side, quality, encoding, max_pixels)
-        # Of pixels, which have no encoding to keep.
+        # For pixels, which have no encoding to keep.
         self._encoding = dataclasses.replace(self._transform, encoding="png" if encoding == "keep" else encoding)
         kept = PackOptions(self._transform, force=force).recorded()
         self._set = SetWriter(prefix, task=task, classes=classes, total=None, split=split, options=kept, force=force)
@@ -103,8 +103,8 @@ class Writer:
     ) -> SetInfo:
         """Write a dataset of (image, label) pairs, torchvision's or your own, and return the manifest.
 
-        If the dataset lists its files in `samples` and has no transform (`torchvision.datasets.ImageFolder`), the files
-        are stored byte for byte, as by `dali-mix pack imagefolder`.
+        If the dataset lists its files in `samples` and has no transform, such as `torchvision.datasets.ImageFolder`,
+        the files are stored byte for byte, as by `dali-mix pack imagefolder`.
 
         Args:
             dataset: a dataset with `len()` and `dataset[index]`.
@@ -125,7 +125,7 @@ class Writer:
         names = getattr(dataset, "classes", None) if classes is None else classes
         if names is None:
             raise ValueError(f"{type(dataset).__name__} names no classes: give them, Writer.from_dataset(…, classes=…)")
-        if classes is None:  # torchvision's ImageNet has several words for each
+        if classes is None:  # torchvision's ImageNet has several names per class
             names = [name if isinstance(name, str) else ", ".join(name) for name in names]
         pairs = dataset.samples if _lists_files(dataset) else dataset
         with cls(prefix, classes=names, **options) as writer:
@@ -140,7 +140,7 @@ class Writer:
                     each(index + 1, total)
         return writer.info
 
-    _naming = naming_keywords(inspect.signature(__init__).parameters)  # in what is said of the options given there
+    _naming = naming_keywords(inspect.signature(__init__).parameters)  # name the options in error messages
 
     @_naming
     def __enter__(self) -> Writer:
@@ -234,7 +234,7 @@ class Writer:
             raise ValueError(
                 "the label of a detection set is a dict of 'boxes' (n, 4), x1, y1, x2, y2 in pixels, and 'labels' (n,)"
             )
-        spelled = getattr(getattr(label["boxes"], "format", None), "name", "XYXY")  # of torchvision's BoundingBoxes
+        spelled = getattr(getattr(label["boxes"], "format", None), "name", "XYXY")  # torchvision's BoundingBoxes
         if spelled != "XYXY":
             raise ValueError(f"boxes are in the format {spelled}: convert them to XYXY, corners in pixels")
         boxes = _array(label["boxes"], np.float64)
@@ -263,7 +263,7 @@ class Writer:
 
 
 def _lists_files(dataset: Any) -> bool:
-    """Return True if a dataset is torchvision's, listing files and classes in `samples`, without transforms."""
+    """Return True for a torchvision dataset without transforms that lists files and classes in `samples`."""
     changed = any(getattr(dataset, name, None) for name in ("transform", "transforms", "target_transform"))
     by = (type(dataset).__getitem__, getattr(dataset, "loader", None))
     theirs = all(getattr(part, "__module__", "") == "torchvision.datasets.folder" for part in by)
@@ -271,7 +271,7 @@ def _lists_files(dataset: Any) -> bool:
 
 
 def _array(values: Any, dtype: Any) -> np.ndarray:
-    """Return an array of a number, a list, an array or a tensor on any device."""
+    """Convert a number, list, array or tensor (on any device) to an array."""
     return np.asarray(values.detach().cpu() if _is_tensor(values) else values, dtype=dtype)
 
 
@@ -280,12 +280,12 @@ def _listed(values: Any) -> list[Any]:
 
 
 def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")  # a tensor cannot be there without it
+    torch = sys.modules.get("torch")  # if torch is not imported, there are no tensors
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _rgb(image: Any) -> np.ndarray:
-    """Return (H, W, 3) uint8 of a PIL image, an array or a tensor. Raise ValueError for any other image."""
+    """Convert a PIL image, array or tensor to (H, W, 3) uint8. Raise ValueError for anything else."""
     if isinstance(image, Image.Image):
         if image.mode.startswith(_DEEP):
             raise ValueError(f"a PIL image of mode {image.mode} has more than 8 bits: scale it and convert it to 'L'")

@@ -32,7 +32,7 @@ def read_boxes(
     `counts` is updated with the number of each case.
 
     A box that exceeds the image, of height and width `size()`, by more than one pixel and 1 %, or has a negative side,
-    is treated by `treat_boxes`. Anything else is one of `options.mistakes`, with file and line.
+    is treated by `treat_boxes`. Any other error is added to `options.mistakes`, with file and line.
     """
     rows: dict[tuple[float, ...], None] = {}
     for spot, line in numbered_lines(data, where):
@@ -83,7 +83,7 @@ def _parsed(line: str, where: str, num_classes: int, keypoints: bool, counts: Co
 def _treated(
     box: Box, size: Callable[[], tuple[int, int]], where: str, options: Options, counts: Counter[str]
 ) -> Box | None:
-    """Return a box as `treat_boxes` leaves it; None if it is left out."""
+    """Return a box after `treat_boxes`, or None if it is dropped."""
     boxes = np.array([box])
     turned = box[0] > box[2] or box[1] > box[3]
     height = width = 0

@@ -25,9 +25,9 @@ from dali_mix.service import cluster
 from dali_mix.service.spec import Code, code_differences, code_of, differences, key_of, versions
 
 ANSWER = 3.0  # seconds for the pool to name a worker
-DIRECTLY = 5.0  # seconds for which workers are asked directly after the pool did not answer
-REFRESH = 10.0  # seconds after which a trainer asks for the list of workers again
-OPEN = 20.0  # seconds for a worker to open a set, until another is asked
+DIRECTLY = 5.0  # seconds to ask workers directly after the pool did not answer
+REFRESH = 10.0  # seconds between updates of the list of workers
+OPEN = 20.0  # seconds for a worker to open a set before another is tried
 WAIT_FOR_WORKERS = 20.0  # seconds
 RESTART = 25.0  # seconds for the pool's actor to start again
 
@@ -35,12 +35,11 @@ RESTART = 25.0  # seconds for the pool's actor to start again
 def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
     """Return the pool at `address`, HOST:PORT, or the one on this machine.
 
-    Signal handlers are unchanged. Raise ValueError, saying what to do, if there is no pool or the connection is
-    refused.
+    Signal handlers are left unchanged. Raise ValueError, with advice, if there is no pool or the connection is refused.
 
     Args:
-        fallback: what loaders do while there are no workers: "wait" for one, at most ten minutes; or "local": decode in
-            their own process, bit-identically, if the set is at the same path.
+        fallback: what loaders do while there are no workers: "wait" up to ten minutes for one, or "local": decode in their
+            own process, with bit-identical results, if the set is at the same path.
     """
     choice("fallback", fallback, ("wait", "local"))
     ray, where = cluster.join(address)
@@ -51,7 +50,7 @@ def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
 
 @functools.cache
 def _pool(ray: Any, address: str, connection: str) -> RayPool:
-    """Return one pool a connection, however often it is asked for: each watches Ray and says when it has died."""
+    """Return the pool of a connection, cached: each pool starts a `Watch`."""
     return RayPool(ray, address)
 
 
@@ -80,7 +79,7 @@ class RayPool:
         return self._of_pool("status")
 
     def _of_pool(self, method: str) -> Any:
-        """Return what the pool's actor answers, waiting for one that has died and is started again."""
+        """Call `method` of the pool's actor and return its result; wait for an actor that is restarting."""
         end = time.monotonic() + RESTART
         while True:
             try:
@@ -100,7 +99,7 @@ class RayPool:
         """Open a set on the pool: see `loading.workers.Pool`."""
         actor, end = self.actor(), time.monotonic() + WAIT_FOR_WORKERS
         code = code_of(pipelines.build(spec.pipeline, spec.train, spec.options))
-        key_of(spec, "")  # before anybody waits
+        key_of(spec, "")  # raise for invalid specs before waiting
         while not (workers := self._of_pool("workers")):
             if time.monotonic() > end:
                 if self.fallback == "local":
@@ -120,7 +119,7 @@ class RayPool:
             except self.ray.exceptions.RayTaskError as error:
                 kind = FileNotFoundError if isinstance(error.cause, FileNotFoundError) else ValueError
                 raise kind(f"{self.address}: {error.cause}") from None
-            except (self.ray.exceptions.RayError, ValueError):  # this worker is lost, or frozen
+            except (self.ray.exceptions.RayError, ValueError):  # this worker died or hangs
                 continue
             if differ := code_differences(code, found["code"], details["host"]):
                 raise ValueError(f"{self.address}: {differ}: make the files equal, and start the workers again")
@@ -133,7 +132,7 @@ class RayPool:
         raise ValueError(f"{self.address}: no worker opened {spec.prefix}: look at `dali-mix serve --status`")
 
     def _open_here(self, spec: Spec, actor: Any, code: Code) -> Opened:
-        """Open a set in this process, for workers that may come later. The first of them may be asked at any time."""
+        """Open a set in this process, for workers that may join later."""
         records = RecordSet(spec.prefix)
         key = key_of(spec, records.fingerprint, code)
         opened = RayWorkers(self.ray, self.address, actor, self.watch, spec, key, records.fingerprint)
@@ -159,7 +158,7 @@ class RayWorkers:
         self._watch = watch
         self._spec = (key, spec, fingerprint)
         self._trainer = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-        self._tickets: dict[Any, list[_Ticket]] = {}  # by reference; two questions may share an answer
+        self._tickets: dict[Any, list[_Ticket]] = {}  # by object reference; questions may share an answer
         self._known: list[tuple[str, Any]] = []  # workers' names and handles
         self._refreshed = self._pool_lost = -math.inf
         self._turn = 0
@@ -179,9 +178,9 @@ class RayWorkers:
                 found = self._ask_pool(question, avoid)
                 if found is None:
                     raise NoWorkers
-            except errors.RayTaskError as error:  # it would fail the next time, too
+            except errors.RayTaskError as error:  # it would fail again
                 raise RuntimeError(f"the pool at {self._address} failed: {error}") from None
-            except errors.RayError:  # the pool is restarted, or frozen
+            except errors.RayError:  # the pool is restarting, or hangs
                 self._pool_lost = time.monotonic()
         return found or self._ask_directly(question, avoid)
 
@@ -220,7 +219,7 @@ class RayWorkers:
             return []
         try:
             ready, others = self._ray.wait(references, num_returns=1, timeout=timeout, fetch_local=True)
-        except OSError as error:  # the raylet has ended, and the watch may not have noted it yet
+        except OSError as error:  # the raylet has ended; the watch may not have noticed yet
             raise cluster.PoolGone(cluster.gone(self._address)) from error
         if ready and others:
             ready += self._ray.wait(others, num_returns=len(others), timeout=0, fetch_local=True)[0]
@@ -238,7 +237,7 @@ class RayWorkers:
                 return type(error.cause)(str(error.cause))
             return RuntimeError(f"a worker of {self._address} failed: {error}")
         except errors.RayError as error:  # its process or its machine died, or the answer was lost with the pool
-            # Ray says only in words whether a process had the question when it died, or was still starting again.
+            # Only the message tells whether the process had the question when it died, or was still restarting.
             died = isinstance(error, errors.ActorUnavailableError) and "is restarting" not in str(error)
             return (WorkerDied if died else WorkerLost)(str(error))
 

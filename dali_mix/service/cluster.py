@@ -28,16 +28,16 @@ NAMESPACE = "dali_mix"
 POOL = "pool"  # the actor's name
 PORT = 6379
 LOOPBACK = "127.0.0.1"
-CHUNK_BYTES = 10 << 20  # about, at 224 × 224
+CHUNK_BYTES = 10 << 20  # approximate, at 224 × 224
 FORKED = (
     "a pool cannot be used in a forked process: connect and build the loader only there, or start the process with the"
     " method 'spawn'"
 )
-HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between looks at the head, and until it counts as dead
-RECONNECT = 20  # seconds without the head after which Ray ends a process; what asks it ends before, with a message
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # of HTTP/2, with empty settings
+HEAD_CHECK, HEAD_GONE = 1.0, 8.0  # seconds between checks of the head, and until it counts as dead
+RECONNECT = 20  # seconds without the head until Ray ends a process; clients end earlier, with a message
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2, empty settings
 SETTINGS_FRAME = 4
-GREETING = 8.0  # seconds for an answer to it
+GREETING = 8.0  # seconds to wait for the reply
 
 
 class PoolGone(ConnectionError, RuntimeError):
@@ -46,23 +46,23 @@ class PoolGone(ConnectionError, RuntimeError):
 
 @dataclasses.dataclass
 class Command:
-    """The command that this process runs, if it is one of `dali-mix`."""
+    """The `dali-mix` command that this process runs, if any."""
 
-    speaker: str = ""  # what its messages begin with
-    pool_gone: bool = False  # `Watch` has printed so
-    status: int | None = None  # what it ends with, where the pool is gone
+    speaker: str = ""  # prefix of its messages
+    pool_gone: bool = False  # `Watch` has printed the message
+    status: int | None = None  # exit status if the pool is gone
 
 
 command = Command()
 
 
 def home() -> Path:
-    """Return the folder of the token and of the note on this machine's pools."""
+    """Return the folder that holds the token and the list of this machine's pools."""
     return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "dali_mix"
 
 
 def make_home() -> Path:
-    """Return `home()`, made for this user only if it is not there. Raise ValueError if it cannot be written."""
+    """Return `home()`; create it, accessible only by this user, if needed. Raise ValueError if it is not writable."""
     folder = home()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -90,7 +90,7 @@ def make_token() -> Path:
         written = path.with_name(f"{path.name}.{os.getpid()}")
         written.touch(0o600)
         written.write_text(secrets.token_hex(32))
-        with contextlib.suppress(FileExistsError):  # another was faster
+        with contextlib.suppress(FileExistsError):  # another process was faster
             os.link(written, path)
         written.unlink()
     return _filled(path, "remove it, and a new one is made")
@@ -119,10 +119,10 @@ def settings(token: Path, *, loopback: bool) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the loader raises them; Ray would print them, with a traceback
         "RAY_DISABLE_MEMORY_MONITOR": "1",
-        "RAY_BACKEND_LOG_LEVEL": "error",  # a client prints what Ray's C++ code logs, hundreds of lines a lost machine
+        "RAY_BACKEND_LOG_LEVEL": "error",  # else Ray's C++ code logs hundreds of lines per lost machine
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT),
     }
-    if loopback:  # Ray takes 127.0.0.1 only where it expects no second machine, and else binds to every interface
+    if loopback:  # Ray uses 127.0.0.1 only for a single machine, else binds to every interface
         values["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return values
 
@@ -136,27 +136,27 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
     os.environ.update(settings(token, loopback=loopback))
     imported, hook = "ray" in sys.modules, sys.excepthook
     try:
-        import ray  # it reads the environment now
+        import ray  # reads the environment on import
         from ray._private import ray_constants, worker
     except ImportError:
         raise ValueError("the service needs Ray: pip install 'dali_mix[service]'") from None
     if not imported:
-        sys.excepthook = hook  # Ray's tells the head of the exception, and waits for a minute where it is gone
-        atexit.unregister(worker.shutdown)  # it waits, too
+        sys.excepthook = hook  # Ray's reports to the head, and waits a minute if that is gone
+        atexit.unregister(worker.shutdown)  # also waits
         atexit.register(_leave, ray)
         worker.listen_error_messages = _no_messages
-    ray_constants.ENABLE_RAY_CLUSTER = not loopback  # it may be the second address of this process
+    ray_constants.ENABLE_RAY_CLUSTER = not loopback  # this process may have joined another address before
     return ray
 
 
 def _no_messages(*_: object) -> None:
-    """Stand in for Ray's thread that prints what its processes report, 1,200 characters for a worker that died."""
+    """Replace Ray's thread that prints reports of its processes: 1,200 characters per worker that died."""
 
 
 def _leave(ray: Any) -> None:
-    """Disconnect as this process ends, unless the pool has ended: it would wait for an answer.
+    """Disconnect at exit, unless the pool has ended: then Ray would wait for an answer.
 
-    Ray's threads may then crash while Python ends. Where the status is known, the process ends before.
+    Ray's threads may then crash during interpreter shutdown. If the exit status is known, exit before that.
     """
     if not ray.is_initialized():
         return
@@ -174,12 +174,12 @@ def _leave(ray: Any) -> None:
 
 
 def note_address(address: str) -> None:
-    """Note a pool that runs on this machine, after those that do already."""
+    """Append a pool on this machine to the list in `home()`."""
     notes.note(make_home(), address, _answers)
 
 
 def forget_address(address: str) -> None:
-    """Remove the note of that pool."""
+    """Remove a pool from the list in `home()`."""
     notes.forget(home(), address)
 
 
@@ -188,9 +188,9 @@ def _answers(address: str) -> bool:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of HOST, HOST:PORT, or "auto": the first noted pool of this machine that answers.
+    """Return host and port of HOST, HOST:PORT, or "auto": the first listed pool of this machine that answers.
 
-    Raise ValueError for what is no address.
+    Raise ValueError for an invalid address.
     """
     wrong = f"{address!r} is no address: give HOST:PORT as `dali-mix serve` prints it, or auto"
     if not isinstance(address, str):
@@ -210,7 +210,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def listening(name: str) -> str:
-    """Return the address of this machine to listen on, in digits. Raise ValueError for one that others cannot use."""
+    """Resolve `name` to the IP address to listen on. Raise ValueError for one that other machines cannot use."""
     if name in ("", "*", "0.0.0.0", "::"):
         raise ValueError(f"--listen {name!r}: give one address of this machine, by which the others reach it")
     try:
@@ -249,7 +249,7 @@ def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
 
 
 def check_pool(host: str, port: int) -> None:
-    """Raise ValueError unless what listens there speaks HTTP/2, as pools do: Ray would wait for it in silence."""
+    """Raise ValueError unless the server there speaks HTTP/2, as pools do: Ray would wait for it silently."""
     where = f"{host}:{port}"
     if not reachable(host, port):
         raise ValueError(nothing_at(where))
@@ -297,14 +297,14 @@ def join(address: str) -> tuple[Any, str]:
     return ray, where
 
 
-_connected: set[int] = set()  # the processes, this one or those that it was forked from, that `join` has connected
+_connected: set[int] = set()  # pids that called `join`: this process or one it was forked from
 
 
 class Watch:
-    """Writes a message to standard error once Ray's process on this machine (the raylet) has died.
+    """Write a message to standard error once Ray's process on this machine (the raylet) has died.
 
-    Ray then ends this process silently, by `_exit`, at the next call or release of Ray memory. So what is in such
-    memory (chunks) is kept, and `check` is called before Ray is.
+    Ray then ends this process silently, by `_exit`, at the next call or release of Ray memory. So objects in
+    such memory (chunks) are kept alive, and `check` is called before each call of Ray.
     """
 
     def __init__(self, ray: Any, address: str) -> None:
@@ -312,7 +312,7 @@ class Watch:
         self._process = os.getpid()
         self._head = split_address(address)
         self._looked = time.monotonic()
-        self._gone: float | None = None  # since when the head does not answer
+        self._gone: float | None = None  # when the head stopped answering
         self._dead = self._closed = False
         self._kept: list[Chunk] = []
         self._socket = socket.socket(socket.AF_UNIX)
@@ -321,20 +321,20 @@ class Watch:
 
     def _wait(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.recv(1)  # until the other end is closed
+            self._socket.recv(1)  # blocks until the other end is closed
         if not self._closed:
             command.pool_gone = True
-            os.write(2, f"{command.speaker}{self._message}\n".encode())  # before anything that takes time
+            os.write(2, f"{command.speaker}{self._message}\n".encode())  # first, as the rest may take time
             self._kept = [found for found in gc.get_objects() if type(found) is Chunk]
             self._dead = True
 
     @property
     def ended(self) -> bool:
-        """Return True if Ray can no longer be asked: it would wait for its head, and then end this process."""
+        """Return True if Ray must not be called: it would wait for its head, then end this process."""
         return self._dead or not reachable(*self._head)
 
     def check(self) -> None:
-        """Raise PoolGone if it has died, RuntimeError in a forked process: call it before Ray."""
+        """Raise PoolGone if the raylet has died, RuntimeError in a forked process. Call it before calling Ray."""
         if os.getpid() != self._process:
             raise RuntimeError(FORKED)
         if self._dead:
@@ -390,7 +390,7 @@ def other_versions(address: str, differ: str) -> str:
 
 
 def why_not(where: str, token: Path, said: str) -> str:
-    """Return the message on a pool that cannot be entered; `said`: by Ray."""
+    """Return the message for a pool that cannot be joined; `said`: Ray's own message."""
     text = " ".join(said.split())
     wrong = f"{where}: wrong token, or no pool there: the token in {token} must be the one of the pool"
     if "AuthenticationError" in text or "InvalidAuthToken" in text:
@@ -407,8 +407,8 @@ def why_not(where: str, token: Path, said: str) -> str:
 
 @contextlib.contextmanager
 def _kept_handlers(utils: Any) -> Iterator[None]:
-    """Keep signal handlers: `ray.init` would replace SIGTERM's, by one that ends the process with status 15, and a
-    preempted training would no longer save.
+    """Preserve signal handlers: `ray.init` would replace the one of SIGTERM by one that exits with status 15, and a
+    preempted training run would no longer save.
     """
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     set_handler, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda _: None
@@ -417,13 +417,13 @@ def _kept_handlers(utils: Any) -> Iterator[None]:
     finally:
         utils.set_sigterm_handler = set_handler
         for number, handler in kept.items():
-            with contextlib.suppress(ValueError):  # not the main thread, where Ray has set none
+            with contextlib.suppress(ValueError):  # not the main thread: Ray has set none
                 signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Send to nowhere what Ray's C++ code writes to standard error, a line a second, while it tries to connect."""
+    """Suppress what Ray's C++ code writes to standard error while connecting: one line per second."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)

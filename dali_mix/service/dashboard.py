@@ -69,7 +69,7 @@ def page(status: Mapping[str, Any], address: str) -> str:
 
 
 def waits_for(trainer: Mapping[str, Any]) -> str:
-    """Return how many chunks a trainer waits for, and from which workers, given its entry in `pool.Pool.status`."""
+    """Return how many chunks a trainer waits for, and from which workers; `trainer`: its entry in `Pool.status`."""
     return ", ".join(f"{count} from {name}" for name, count in trainer["waits_for"].items()) or "nothing"
 
 
@@ -102,11 +102,11 @@ def metrics(status: Mapping[str, Any]) -> str:
 
 
 class Dashboard:
-    """Serves `/`, `/metrics` and `/status.json` on a thread of its own, until `close`.
+    """Serve `/`, `/metrics` and `/status.json` on a separate thread, until `close`.
 
     Args:
-        host, port: address to listen on. Raise ValueError if it cannot be used; 0 selects a free port, see the
-            attribute `port`.
+        host, port: address to listen on; ValueError if it cannot be used. Port 0 selects a free port, see the attribute
+            `port`.
         address: address of the pool.
         status: returns `pool.Pool.status`; if it raises because the pool does not answer, requests get status 503.
     """
@@ -125,9 +125,9 @@ class Dashboard:
                     return
                 kind, make = kinds[path]
                 try:
-                    body = make(status()).encode(errors="backslashreplace")  # a path may be no text
-                except Exception as error:  # the pool is starting again
-                    self.send_error(503, explain=str(error).partition("\n")[0])  # the status line takes latin-1 only
+                    body = make(status()).encode(errors="backslashreplace")  # a path may not be valid text
+                except Exception as error:  # the pool is restarting
+                    self.send_error(503, explain=str(error).partition("\n")[0])  # the status line is latin-1 only
                     return
                 self.send_response(200)
                 self.send_header("Content-Type", kind)

@@ -26,16 +26,16 @@ from typing import Any
 from dali_mix.service import cluster
 
 LEAST_STORE = 160 << 20  # bytes of shared memory: two trainers' windows
-SHARE_OF_STORE = 0.5  # for answers that are kept; the rest is for those under way
+SHARE_OF_STORE = 0.5  # for cached answers; the rest is for those in flight
 START = 60.0  # seconds for Ray to start
 STOP = 10.0  # seconds for it to end
-HEAD_GONE = 12.0  # seconds without the head until this machine's part ends; trainers here have said so before
+HEAD_GONE = 12.0  # seconds without the head until this node ends; its trainers report it earlier
 
 
 class Node:
     """This machine's part of a pool. Use it as a context manager; inside, call `heartbeat` about once a second.
 
-    `__enter__` raises ValueError, saying what to do, if the pool cannot be started or joined.
+    `__enter__` raises ValueError, with advice, if the pool cannot be started or joined.
 
     Args:
         workers: number of worker processes on this machine; 0 for a machine that only trains.
@@ -69,7 +69,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = -1
         self._folder = self._node = ""
-        self._gone: float | None = None  # since when the head does not answer
+        self._gone: float | None = None  # when the head stopped answering
         self._members: dict[str, tuple[Any, dict[str, Any]]] = {}
         self._pool: Any = None
         self._ray: Any = None
@@ -110,7 +110,7 @@ class Node:
     def _launch(self, token: Path, host: str, port: int) -> str:
         """Start Ray's processes; return the node's id. Raise ValueError if they do not start."""
         loopback = host == cluster.LOOPBACK
-        self._folder = tempfile.mkdtemp(prefix="dali_mix-", dir="/tmp")  # a path of sockets may have 107 bytes
+        self._folder = tempfile.mkdtemp(prefix="dali_mix-", dir="/tmp")  # socket paths are limited to 107 bytes
         params: dict[str, Any] = {
             "node_ip_address": self._listen or (cluster.LOOPBACK if loopback else cluster.own_address(host, port)),
             "num_cpus": 0,
@@ -134,7 +134,7 @@ class Node:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for us to pass on
+            start_new_session=True,  # Ctrl-C must not reach Ray directly
         )
         end = time.monotonic() + START
         while not (node := re.search(r"^node (\w+)\n", self._said(), re.MULTILINE)):
@@ -147,17 +147,17 @@ class Node:
         return node[1]
 
     def _said(self) -> str:
-        """Return what Ray's processes have printed."""
+        """Return the output of Ray's processes."""
         return os.pread(self._log, 1 << 20, 0).decode(errors="replace")
 
     def _here(self) -> dict[str, Any]:
-        """Return the options of an actor that runs on this machine only, and is restarted there."""
+        """Return the options of an actor that runs, and is restarted, on this machine only."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return {
             "num_cpus": 0,
             "max_restarts": -1,
-            "max_task_retries": 0,  # trainers ask again themselves, another worker
+            "max_task_retries": 0,  # trainers retry themselves, on another worker
             "scheduling_strategy": NodeAffinitySchedulingStrategy(self._node, soft=False),
         }
 
@@ -208,7 +208,7 @@ class Node:
         elif self._members and not self._head and self._gone is None:
             with contextlib.suppress(Exception):  # the pool notices later
                 self._ray.get(self._pool.remove.remote(list(self._members)), timeout=2)
-        if self._ray is not None and cluster.reachable(*cluster.split_address(self.address)):  # else it would wait
+        if self._ray is not None and cluster.reachable(*cluster.split_address(self.address)):  # else Ray would wait
             self._ray.shutdown()
         if self._process is not None:
             self._process.terminate()
@@ -219,11 +219,11 @@ class Node:
                 self._process.wait()
             os.close(self._log)
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)  # if Ray's processes were killed, or never began
+            shutil.rmtree(self._folder, ignore_errors=True)  # if Ray's processes were killed, or never started
 
 
 def store_bytes(wanted: int | None) -> int:
-    """Return the bytes of shared memory to use. Raise ValueError if there are too few."""
+    """Return the bytes of shared memory to use. Raise ValueError if there is not enough."""
     system = os.statvfs("/dev/shm")
     free = system.f_bavail * system.f_frsize
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""`service.json`: the pools that run on this machine, which `service="auto"` finds; the first started comes first."""
+"""`service.json`: the pools on this machine, in the order they were started; used by `service="auto"`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "service.json"
 
 
 def noted(folder: Path) -> list[str]:
-    """Return the addresses of the pools noted in `folder`; none if there is no note, or it holds something else."""
+    """Return the addresses of the pools listed in `folder`; empty if the file is missing or invalid."""
     try:
         found = json.loads((folder / NAME).read_text())
     except (OSError, ValueError):
@@ -30,14 +30,14 @@ def noted(folder: Path) -> list[str]:
 
 
 def note(folder: Path, address: str, answers: Callable[[str], bool]) -> None:
-    """Add an address, and remove those of this machine that do not answer any more."""
+    """Add an address, and remove those of this machine that no longer answer."""
     with _locked(folder):
         others = [other for other in noted(folder) if other != address and answers(other)]
         _write(folder, [*others, address])
 
 
 def forget(folder: Path, address: str) -> None:
-    """Remove an address, and the file with the last one."""
+    """Remove an address; remove the file with the last one."""
     with contextlib.suppress(OSError), _locked(folder):
         if address in (addresses := noted(folder)):
             _write(folder, [other for other in addresses if other != address])

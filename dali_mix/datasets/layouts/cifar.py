@@ -1,4 +1,4 @@
-"""Layouts `cifar10` and `cifar100`: the Python pickles, the binary version, or image folders; as folders or archives.
+"""Layouts `cifar10` and `cifar100`: Python pickles, binary version or image folders, in a folder or an archive.
 
 Arrays are stored losslessly as PNG. The pickles are read without executing them, see `safe_pickle`.
 """

@@ -3,7 +3,7 @@
 annotations/instances_SPLIT.json and the folder SPLIT/ (train2014, val2017, …; also below images/, or images/ itself),
 or Roboflow's SPLIT/_annotations.coco.json with the images in the same folder. Classes are the categories in the order
 of their ids, counted from 0 without gaps, or the names of `--classes FILE`. Multi-label: a class is 1 if it has an
-annotation, crowds included. Detection: a crowd's box is marked difficult, so that training and evaluation ignore it; a
+annotation, including crowds. Detection: a crowd's box is marked difficult, so that training and evaluation ignore it; a
 box without area (the published files have a few) is left out and counted in the report.
 """
 
@@ -111,7 +111,7 @@ def coco(root: Path, split: str, options: Options) -> Listing:
 
 
 def _annotation_file(tree: Tree, split: str, years: tuple[str, ...]) -> tuple[str, str]:
-    """Return the split's full name and its file of annotations."""
+    """Return the split's full name and its annotation file."""
     if len(years) > 1:
         raise ValueError(f"coco packs one year at a time, not {', '.join(years)}")
     if years and not split.endswith(years[0]):
@@ -148,11 +148,11 @@ def _folder(tree: Tree, split: str, files: list[str | None]) -> str:
 def _name(folder: str, file: str, where: str) -> str:
     name = check_name(file, folder, f"{where}: field 'file_name'")
     own = folder.rpartition("/")[2] + "/"
-    return f"{folder}/{name.removeprefix(own)}"  # some tools write the folder too
+    return f"{folder}/{name.removeprefix(own)}"  # some tools include the folder
 
 
 def _sizes(images: list[Any], where: str, mistakes: Mistakes) -> list[tuple[int, int]]:
-    """Return height and width of each image, which boxes need; some tools write 64.0, others nothing or -1."""
+    """Return height and width of each image, needed for boxes; some tools write 64.0, others nothing or -1."""
     expected = "a number of pixels (--task multilabel needs none)"
     sides = [column(images, side, _is_side, expected, where, mistakes) for side in ("height", "width")]
     return [(int(height or 0), int(width or 0)) for height, width in zip(*sides, strict=True)]
@@ -185,7 +185,7 @@ def _parent(content: Any, where: str) -> int | None:
 def _classes(
     content: Any, where: str, parent: int | None, mistakes: Mistakes
 ) -> tuple[tuple[str, ...], list[int], list[str]]:
-    """Return the names and ids of the categories, by id, without the one at index `parent`, and a notice about it."""
+    """Return names and ids of the categories, sorted by id, without index `parent`, and a notice about it."""
     entries = entries_of(content, "categories", where)
     spot = f"{where}: categories"
     ids = column(entries, "id", is_whole, "a whole number", spot, mistakes)
@@ -218,7 +218,7 @@ def _renumbered(
 
 
 def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str, Any]:
-    """Return a report with a notice that names the classes of no annotation."""
+    """Return a report with a notice that lists classes without annotations."""
     unused = [name for name, used in zip(classes, np.bincount(kind, minlength=len(classes)), strict=True) if not used]
     if not unused:
         return {}
@@ -232,7 +232,7 @@ def _without_annotation(classes: tuple[str, ...], kind: np.ndarray) -> dict[str,
 def _rows_of(
     notes: list[Any], key: str, ids: Sequence[int | None], none: str, where: str, mistakes: Mistakes
 ) -> np.ndarray:
-    """Return the row of `ids` that each annotation's field `key` names; -1 for a mistake."""
+    """Return the index in `ids` of each annotation's field `key`; -1 for a mistake."""
     wanted = column(notes, key, is_whole, "a whole number", where, mistakes)
     row_of: dict[int | None, int] = {value: row for row, value in enumerate(ids)}
     row_of[None] = -1
@@ -254,10 +254,10 @@ def _relative(
     where: str,
     counts: Counter[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the corners x1, y1, x2, y2 of all boxes (N, 4), in 0..1, and which of them stay, by `treat_boxes`.
+    """Return x1, y1, x2, y2 of all boxes (N, 4), in 0..1, and a mask of those that `treat_boxes` keeps.
 
-    They are NaN where the box, its image or the size is a mistake. If the file states another size than the image has,
-    that is the mistake, once for all its boxes.
+    A row is NaN if its box, image or size is a mistake. If the stated size differs from the real one, that is reported
+    once, not for each box.
     """
     limits = np.array([*sizes, (0, 0)], dtype=np.float64)  # the last one is row -1
     limits[limits == 0] = np.nan
@@ -289,7 +289,7 @@ def _relative(
 
 def _other_size(tree: Tree, name: str, stated: tuple[float, float], options: Options) -> str:
     """Return the stated size and the real one if they differ, else ""."""
-    with suppress(FileNotFoundError, ValueError):  # then this is reported instead
+    with suppress(FileNotFoundError, ValueError):  # reported elsewhere
         real = image_size(tree, name, options.exif == "ignore")
         if stated != real:
             said, size = (f"{width:g}x{height:g}" for height, width in (stated, real))
@@ -298,7 +298,7 @@ def _other_size(tree: Tree, name: str, stated: tuple[float, float], options: Opt
 
 
 def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
-    """Return a hint if a box could be two corners, x1, y1, x2, y2, in place of a corner and sides."""
+    """Return a hint if a box could be x1, y1, x2, y2 instead of x, y, width, height."""
     fits = (box[:2] < box[2:]).all() and (box >= 0).all() and (box <= limits + np.maximum(1, 0.01 * limits)).all()
     return ": if these are x1, y1, x2, y2, make the last two a width and a height" if fits else ""
 
@@ -306,7 +306,7 @@ def _corners_hint(box: np.ndarray, limits: np.ndarray) -> str:
 def _labels(
     corners: np.ndarray, crowd: np.ndarray, owner: np.ndarray, kind: np.ndarray, count: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Return a label for each of `count` images from the corners of all boxes."""
+    """Return the labels of `count` images from the corners of all boxes."""
     inside = np.clip(corners, 0, 1)
     good = has_area(inside)
     objects = np.column_stack([kind, inside, crowd]).astype(np.float32)[good]

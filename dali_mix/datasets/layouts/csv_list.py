@@ -1,5 +1,5 @@
 """CSV lists: a header with the column `path`, optionally `id`, and label columns, whose names are the classes of a
-multi-label set. Separators are commas, semicolons (as spreadsheets write them in half of Europe) or tabs.
+multi-label set. Separators are commas, semicolons (used by spreadsheets in many locales) or tabs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 
     Columns with neither name nor content are ignored too.
 
-    A line with another number of fields, or an invalid id, is one of `mistakes`. Raise ValueError naming the line for
-    text that is not UTF-8, wrong quotes, no column `path` or no label column, an unnamed column, or a duplicate one.
+    A line with the wrong number of fields, or an invalid id, is added to `mistakes`. Raise ValueError naming the line
+    for text that is not UTF-8, invalid quoting, a missing `path` or label column, or an unnamed or duplicate column.
     """
     decode_lines(data, where)
     text = data.decode("utf-8-sig")
@@ -70,7 +70,7 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 
 
 def _head(names: list[str]) -> list[str]:
-    """Return the header's names, stripped; `path` and `id` in small letters where they are written PATH, Id."""
+    """Return the header's names, stripped; `path` and `id` are lowercased."""
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:
         return names
@@ -78,7 +78,7 @@ def _head(names: list[str]) -> list[str]:
 
 
 def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield number and fields of each line that has any."""
+    """Yield the line number and fields of each line that is not empty."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         for fields in reader:
@@ -89,5 +89,5 @@ def _lines(text: str, separator: str, where: str) -> Iterator[tuple[int, list[st
 
 
 def _counts_rows(values: list[str]) -> bool:
-    """Return True for whole numbers, each once."""
+    """Return True if all values are integers without duplicates."""
     return len(set(values)) == len(values) and all(value.isascii() and value.isdigit() for value in values)

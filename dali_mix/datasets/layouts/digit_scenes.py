@@ -1,7 +1,7 @@
 """Layout `digit-scenes`: several of scikit-learn's scanned digits on one canvas, for multi-label targets and boxes.
 
-An offline data set for these two tasks. A scene is 96x128 pixels, a plain dark background with some noise, and one to
-five digits of 20 to 40 pixels in light colours that do not overlap. Split "val" uses different scans from "train":
+An offline data set for these two tasks. A scene is 96x128 pixels: one to five light digits of 20 to 40 pixels, which
+do not overlap, on a plain dark background with some noise. Split "val" uses different scans from "train":
 those that layout `digits` holds out. A scene depends only on (seed, split, index); `root` is not read.
 """
 
@@ -24,14 +24,14 @@ from dali_mix.tasks import DETECTION, MULTILABEL
 HEIGHT, WIDTH = 96, 128
 MOST_DIGITS = 5
 SIDES = (20, 40)  # of a digit's square, pixels
-_TRIES = 20  # at placing a digit where there is room
+_TRIES = 20  # attempts to find free space for a digit
 _SCENES = {"train": 2000, "val": 500, "test": 500}
 _KEYS = {"train": 0, "val": 1, "test": 1}
-_SCANS = 8  # pixels a side of a scan
+_SCANS = 8  # side of a scan in pixels
 
 
 class Digit(NamedTuple):
-    """A digit of a scene: the index of its scan, and its square in pixels."""
+    """A digit in a scene: the index of its scan, and its square in pixels."""
 
     scan: int
     top: int
@@ -78,7 +78,7 @@ def _generator(seed: int, split: str, number: int, pixels: bool = False) -> np.r
 
 
 def _draw(random: np.random.Generator, rows: np.ndarray) -> list[Digit]:
-    """Draw what a scene shows: digits that do not overlap, fewer than drawn where there is no room left."""
+    """Draw the digits of a scene, which do not overlap; fewer than drawn if there is no free space."""
     digits: list[Digit] = []
     for _ in range(int(random.integers(1, MOST_DIGITS + 1))):
         scan, side = int(rows[random.integers(len(rows))]), int(random.integers(SIDES[0], SIDES[1] + 1))

@@ -1,7 +1,7 @@
 """Layout `digits`: scikit-learn's bundled scans of handwritten digits, the quickstart's default, which works offline.
 
 1,797 real scans of 8x8 pixels in 17 grey levels, enlarged to 32x32 RGB. Split "train" (about 80 %) and "val" (the
-rest), by class.
+rest), stratified by class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dali_mix.datasets.images import encode
 from dali_mix.datasets.trees import MemoryTree
 
 SIDE = 32
-_SPLIT_KEY = 20  # fixes which scans are held out: every user's "val" is the same
+_SPLIT_KEY = 20  # fixes the held-out scans, so that "val" is the same for everyone
 _HELD_OUT = 0.2
 
 
@@ -42,7 +42,7 @@ def digits(root: Path | None, split: str, options: Options) -> Listing:
 
 
 def held_out_rows(labels: np.ndarray, split: str) -> np.ndarray:
-    """Return the indices of `labels` (N,) that are in `split`: "train", "all", or else the held-out rest."""
+    """Return the indices of `labels` (N,) in `split`: "train" or "all"; any other name means the held-out rest."""
     if split == "all":
         return np.arange(len(labels))
     random = np.random.Generator(np.random.Philox(_SPLIT_KEY))

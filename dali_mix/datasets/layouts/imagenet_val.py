@@ -46,7 +46,7 @@ def imagenet_val(root: Path, split: str, options: Options) -> Listing:
 def _named(
     labels: list[int], classes: tuple[str, ...], names: tuple[str, ...], where: str
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Return labels by the given names: found by name where these are wnids, else numbered alike."""
+    """Return labels as indices of `names`: matched by name if these are wnids, else unchanged."""
     wnids = not classes[0].isdigit()
     if wnids and set(classes) <= set(names):
         number_of = {name: number for number, name in enumerate(names)}
@@ -71,7 +71,7 @@ def _label_lines(tree: Tree, options: Options) -> tuple[str, list[str]]:
 
 
 def _find(tree: Tree, *names: str) -> str | None:
-    """Return the first of `names` that is in one of the folders where downloads put it."""
+    """Return the first of `names` found in one of the usual folders of downloads."""
     return next(filter(tree.exists, (folder + name for name in names for folder in _FOLDERS)), None)
 
 
@@ -143,7 +143,7 @@ def _wnids_by_id(tree: Tree) -> dict[int, str]:
             " translates: put ILSVRC2012_devkit_t12 into the root, or give a list of `file wnid` with --list"
         )
     command = [sys.executable, "-c", _READ_META]
-    safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # not what lies in the folder we run in
+    safe = {**os.environ, "PYTHONSAFEPATH": "1"}  # do not import from the current directory
     content = tree.read(found)
     try:
         done = subprocess.run(command, input=content, capture_output=True, timeout=120, check=False, env=safe)
@@ -158,7 +158,7 @@ def _wnids_by_id(tree: Tree) -> dict[int, str]:
         ) from None
 
 
-# In a process of its own, as scipy's reader can crash on a damaged file. scipy comes with scikit-learn.
+# In a separate process, because scipy's reader can crash on a damaged file. scipy comes with scikit-learn.
 _READ_META = """
 import io, json, sys
 from scipy.io import loadmat

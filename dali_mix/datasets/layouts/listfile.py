@@ -1,4 +1,4 @@
-"""Layout `list`: any other data set, given as a file that lists images and labels. Its suffix determines the format.
+"""Layout `list`: any other data set, from a file that lists images and labels. Its suffix determines the format.
 
 - .lst, im2rec's: `id<TAB>label…<TAB>path`
 - .txt, .tsv: `path<TAB>label…`
@@ -93,7 +93,7 @@ def list_file(root: Path, split: str, options: Options) -> Listing:
 def _checked(
     row: Row, label: Label, name: str, tree: Tree, task: Task, num_classes: int, options: Options, counts: Counter[str]
 ) -> Label:
-    """Return the label, its boxes treated by `treat_boxes`. Raise ValueError naming the row if it is invalid."""
+    """Return the label after `treat_boxes`. Raise ValueError naming the row if it is invalid."""
     try:
         if task.boxes:
             return _fitted(row, objects_of(np.asarray(label)), name, tree, task, num_classes, options, counts)
@@ -135,14 +135,14 @@ def _fitted(
         return f"{row.where}: object {number + 1}: {text}; boxes in a list are shares of width and height, 0..1{hint}"
 
     stay = treat_boxes(boxes, bad_boxes(boxes, *size), wrong, options, counts)
-    checked = objects.copy()  # what else may be wrong with an object, whatever its box
+    checked = objects.copy()  # check everything but the box
     checked[:, 1:5] = 0, 0, 1, 1
     task.check(label_of(checked), num_classes)
     return label_of(objects[stay])
 
 
 def _check_labels_agree(rows: list[Row], names: list[str], labels: Labels, mistakes: Mistakes) -> None:
-    """Add each path that is listed with two labels to the mistakes. With the same label it counts twice."""
+    """Add each path listed with two different labels to the mistakes. With the same label, it stays two records."""
     for index, before in doubles(names):
         one, other = labels[before], labels[index]
         if one is not None and other is not None and not np.array_equal(one, other):
@@ -218,7 +218,7 @@ def _json(where: str, entry: Any) -> Row:
     return Row(where, entry["path"], (np.array(rows).reshape(-1, 6),), record_id)
 
 
-# By suffix, what splits a file into pairs of a place for messages and an item, and what reads an item.
+# By suffix: a function that yields (file and line for messages, item) pairs, and one that parses an item.
 _READERS: dict[str, tuple[Callable[[bytes, str], Iterator[tuple[str, Any]]], Callable[[str, Any], Row]]] = {
     ".lst": (numbered_lines, _lst),
     ".txt": (numbered_lines, _txt),
@@ -230,7 +230,7 @@ _SUFFIXES = (*_READERS, ".csv")
 
 
 def _named(row: Row, tree: Tree) -> tuple[Row, str]:
-    """Return the file's name, too; spaces around it belong to it if there is such a file, else they are removed."""
+    """Return the row with its file name; surrounding spaces are stripped unless a file with them exists."""
     written = check_name(row.path, tree.root, row.where)
     stripped = check_name(row.path.strip(), tree.root, row.where)
     return row, written if written != stripped and tree.exists(written) else stripped

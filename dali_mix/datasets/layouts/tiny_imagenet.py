@@ -44,7 +44,7 @@ def _base(tree: Tree) -> str | None:
 def _annotated(
     tree: Tree, folder: str, classes: tuple[str, ...], mistakes: Mistakes
 ) -> tuple[list[str], list[int], list[str]]:
-    """Return the images with their labels, and the lines that list them."""
+    """Return the images, their labels, and the lines that list them."""
     where = tree.where(f"{folder}/val_annotations.txt")
     number_of = {wnid: number for number, wnid in enumerate(classes)}
     found: dict[str, tuple[int, str]] = {}

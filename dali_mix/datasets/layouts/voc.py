@@ -6,10 +6,10 @@ one year, with labelmap.txt in it. Without lists, Annotations/ with JPEGImages/,
 a folder of ID.jpg and ID.xml is one split.
 
 Multi-label targets: 1 if a class has an object that is not difficult; if all its objects are difficult, 0 in a training
-split and -1 (ignore) in others. VOC's corners are 1-based and inclusive: a box that spans a 500-pixel row is 1 to 500,
-here 0 to 1. CVAT writes 0 to 500.
+split and -1 (ignore) in others. VOC's corners are 1-based and inclusive: a box that spans a row of 500 pixels is 1 to
+500, here 0 to 1. CVAT writes 0 to 500.
 
-More than 300 lines: folder layout and XML content are interpreted together.
+This file is long because folder layout and XML content are interpreted together.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-# Images a split, by the challenge's own statistics: host.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html and voc2012.
+# Images per split, by the challenge's own statistics: host.robots.ox.ac.uk/pascal/VOC/voc2007/dbstats.html and voc2012.
 PUBLISHED = {
     ("2007", "train"): 2501, ("2007", "val"): 2510, ("2007", "trainval"): 5011, ("2007", "test"): 4952,
     ("2012", "train"): 5717, ("2012", "val"): 5823, ("2012", "trainval"): 11540,
@@ -64,9 +64,9 @@ class _Image(NamedTuple):
     name: str
     listed: str  # file and line
     annotation: str
-    size: tuple[int, int] | None  # height, width; None where the annotation does not say
+    size: tuple[int, int] | None  # height, width; None if not annotated
     objects: list[_Object]
-    filename: str  # what the annotation calls the image
+    filename: str  # the image's name in the annotation
     first: int  # the number of the first pixel
 
 
@@ -170,7 +170,7 @@ def _exported(tree: Tree) -> list[str]:
 
 
 def _beside(tree: Tree, split: str, exported: list[str], mistakes: Mistakes) -> list[_Image]:
-    """Return the images of a Roboflow export's split, each with its annotation beside it."""
+    """Return the images of a Roboflow export's split, each with the annotation in the same folder."""
     if split not in exported:
         there = ", ".join(exported)
         raise FileNotFoundError(f"{tree.where(split)}: no annotations there; choose --split among {there}")
@@ -178,7 +178,7 @@ def _beside(tree: Tree, split: str, exported: list[str], mistakes: Mistakes) -> 
 
 
 def _unlisted(tree: Tree) -> tuple[str, str] | None:
-    """Return the folders of the images and of the annotations of a set without lists of splits; None for another."""
+    """Return the image and annotation folders of a set without split lists, or None."""
     folders = {name.lower(): name for name in tree.folders()}
     if any(name in ("vocdevkit", "imagesets") or (name[:3] == "voc" and name[3:].isdigit()) for name in folders):
         return None
@@ -194,7 +194,7 @@ def _holds_xml(tree: Tree, folder: str) -> bool:
 
 
 def _paired(tree: Tree, image_folder: str, folder: str, mistakes: Mistakes) -> list[_Image]:
-    """Return the images of a folder, each with the annotation of its name in `folder`, which may be the same."""
+    """Return the images of `image_folder`, each with the annotation of the same name in `folder`."""
     there = "beside it" if folder == image_folder else f"of its name in {tree.where(folder)}"
 
     def key(name: str, base: str) -> str:
@@ -278,7 +278,7 @@ def _annotated(tree: Tree, name: str, listed: str, annotation: str, first: int, 
         if pixels >= 1 << 20:
             raise ValueError(f"{where}: field 'size/{side}' is {pixels:g}, not a number of pixels; correct it")
     filename = (content.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
-    known = height >= 1 and width >= 1  # some tools leave the size out, or write 0
+    known = height >= 1 and width >= 1  # some tools omit the size, or write 0
     size = (int(height), int(width)) if known else None
     return _Image(name, listed, annotation, size, objects, filename, first)
 
@@ -308,7 +308,7 @@ def _turned_text(item: _Object, first: int) -> str:
 
 
 def _doubtful(images: list[_Image], boxed: bool) -> dict[str, Any]:
-    """Return a report with notices on what is valid, and seldom meant."""
+    """Return a report with notices about valid but unusual annotations."""
     notices = []
     others = [image for image in images if image.filename and not _same_name(image)]
     if others:

@@ -40,8 +40,8 @@ _NOTICES = {
 
 
 def yolo(root: Path, split: str, options: Options) -> Listing:
-    """List split "train", "val" (or "valid") or "test" of the set that data.yaml or obj.data in the root describes.
-    `--classes FILE` replaces their class names, and neither file is required then: without one, images are looked up in
+    """List split "train", "val" (or "valid") or "test" of the set described by data.yaml or obj.data in the root.
+    `--classes FILE` overrides its class names and makes both files optional: without one, images are looked up in
     images/SPLIT, SPLIT/images and SPLIT. Images without a label file, or with an empty one, have no boxes.
 
     Raise FileNotFoundError or ValueError naming file and line if anything is missing, malformed or out of range.
@@ -90,7 +90,7 @@ def yolo(root: Path, split: str, options: Options) -> Listing:
 
 
 def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
-    """Return name and content of the file that describes the set; "" and {} without one if the classes are `named`."""
+    """Return name and content of the set's config file; "" and {} if there is none and classes are `named`."""
     for name in _YAML:
         if tree.exists(name):
             return name, read_mapping(tree, name)
@@ -107,7 +107,7 @@ def _config(tree: Tree, named: bool) -> tuple[str, dict[str, Any]]:
 
 
 def _names(tree: Tree, file: str, config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the class names of data.yaml or, for darknet, of the file that obj.data names."""
+    """Return the class names in data.yaml or, for darknet, in the file that obj.data refers to."""
     where = tree.where(file)
     names: Any = config.get("names")
     if file == _DARKNET and is_text(names):
@@ -176,8 +176,8 @@ def _parts(path: str) -> list[str]:
 
 
 def _inside(tree: Tree, base: str, path: str, least: int = 2) -> str | None:
-    """Return the longest end of base/path that exists in the tree, of at least `least` parts if `path` has so many;
-    None without one.
+    """Return the longest suffix of base/path that exists in the tree, or None; with at least `least` parts if `path`
+    has that many.
     """
     parts, least = [*_parts(base), *_parts(path)], min(least, len(_parts(path)))
     ends = ("/".join(parts[start:]) for start in range(max(1, len(parts) - least + 1)))
@@ -185,7 +185,7 @@ def _inside(tree: Tree, base: str, path: str, least: int = 2) -> str | None:
 
 
 def _listed(tree: Tree, base: str, path: str) -> str:
-    """Return the image that a list calls `path`, or what it would be called in the folder that is there."""
+    """Return the name of the image listed as `path`; if it is missing, its expected name in an existing folder."""
     if found := _inside(tree, base, path):
         return found
     *folders, name = _parts(path) or [path]
@@ -193,14 +193,14 @@ def _listed(tree: Tree, base: str, path: str) -> str:
 
 
 def _candidates(name: str) -> list[str]:
-    """Return where the labels of an image may be: below labels/ instead of images/, and beside it."""
+    """Return the candidate label files of an image: below labels/ instead of images/, and in the same folder."""
     beside = name[: len(name) - len(suffix_of(name))] + ".txt"
     before, folder, after = f"/{beside}".rpartition("/images/")
     return [f"{before}/labels/{after}"[1:], beside] if folder else [beside]
 
 
 def _orphans(tree: Tree, folders: list[str], images: dict[str, str]) -> list[str]:
-    """Return the label files of the searched `folders` that are no image's."""
+    """Return the label files in the searched `folders` that belong to no image."""
     wanted = {composed(file) for name in images for file in _candidates(name)}
     there = dict.fromkeys(label.rpartition("/")[0] for folder in folders for label in _candidates(f"{folder}/any.txt"))
     names = [name for folder in there if tree.exists(folder) for name in tree.walk(folder) if name.endswith(".txt")]

@@ -74,9 +74,9 @@ class RunConfig:
 
     Paths are relative to the current directory. `batch_size` is global: it is divided among ranks and accumulation
     steps. `type` is a bundled name or "module:attribute" in `model`, `mixer` and `loss`, a class of torch.optim in
-    `optimizer`, and in `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` holds options of
-    `MultiLabelMetrics` or `DetectionMetrics`. A config built in Python may contain objects instead of names and paths:
-    see `config.objects`.
+    `optimizer`, and in `objective` one of `dali_mix.engine.train.objectives.OBJECTIVES`. `metrics` is a dict of options
+    for `MultiLabelMetrics` or `DetectionMetrics`. A config built in Python may contain objects instead of names and
+    paths: see `config.objects`.
     """
 
     train_set: Any = field(metadata=checked(_set))  # a prefix, or a loader
