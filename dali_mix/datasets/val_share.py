@@ -1,7 +1,7 @@
 """Divide one folder or list into splits "train" and "val" by the hash of each image's name.
 
-In each class (multi-label and detection: in the set), images are ordered by the sha256 of their name; the first `share` of them are
-"val". So the splits are disjoint and complete, the same on every machine, and stratified by class. When
+In each class (multi-label and detection: in the set), images are ordered by the sha256 of their name; the first `share`
+of them are "val". So the splits are disjoint and complete, the same on every machine, and stratified by class. When
 files are added, only a few others move to the other split: those near the boundary of their class. Both splits must
 then be packed again.
 """

@@ -29,15 +29,15 @@ from dali_mix.loading.source import Fetched, Source
 from dali_mix.loading.workers import NoWorkers, WorkerDied, WorkerLost, Workers
 from dali_mix.pipelines import Pipeline
 
-WINDOW = 4  # chunks under way beyond those of the step that is due, or as many as a step has
-PATIENCE = 1.0, 4.0  # a chunk is late after so many seconds, or so many times the median of what chunks took
-FIRST_PATIENCE = 15.0  # seconds, before any chunk has come: workers start their pipelines
-DEATHS = 4  # worker processes that may die over a chunk; after half of them it is one of the suspects
-PAUSES = 0.1, 5.0  # seconds until a question that nobody took, or several workers were lost over, is asked again
-SILENCE = 30.0  # seconds without any chunk until a word about it
-ALONE = 10.0  # seconds without any chunk until chunks are decoded in this process, if they may be
-PROBE = 10.0  # seconds, while they are, until a worker that does not answer is given up and another is asked
-LATENCIES = 64  # chunks that the median is of
+WINDOW = 4  # chunks in flight beyond those of the current step, or as many as a step has
+PATIENCE = 1.0, 4.0  # a chunk is late after 1 s, or 4 times the median latency
+FIRST_PATIENCE = 15.0  # seconds, before the first chunk: workers start their pipelines
+DEATHS = 4  # limit of worker deaths per chunk; from half of it, the chunk is a suspect
+PAUSES = 0.1, 5.0  # seconds before repeating a question without a worker, or that lost several
+SILENCE = 30.0  # seconds without any chunk until a warning
+ALONE = 10.0  # seconds without any chunk until this process decodes, if allowed
+PROBE = 10.0  # seconds to wait for one worker meanwhile, before another is probed
+LATENCIES = 64  # number of latencies in the median
 TELL = {
     False: "no worker for %.0f s: start one with `dali-mix serve --join ADDRESS`",
     True: "no answer from any worker for %.0f s: `dali-mix serve --status` shows what they do",
@@ -46,25 +46,25 @@ TELL = {
 
 @dataclasses.dataclass(eq=False)
 class _Piece:
-    """A chunk that is due or will be: asked for, or here."""
+    """A chunk of the current or a later step, requested or received."""
 
     question: Question
-    tickets: list[tuple[Any, float]] = dataclasses.field(default_factory=list)  # under way, and when each was asked for
-    tried: set[Hashable] = dataclasses.field(default_factory=set)  # workers
+    tickets: list[tuple[Any, float]] = dataclasses.field(default_factory=list)  # pending, with their times
+    tried: set[Hashable] = dataclasses.field(default_factory=set)  # workers that were asked
     asks: int = 0
     losses: int = 0
-    deaths: int = 0  # losses to processes that died
-    again: float = 0.0  # not to be asked for before
+    deaths: int = 0  # losses because a process died
+    again: float = 0.0  # earliest time of the next request
     chunk: Chunk | None = None
 
     @property
     def suspect(self) -> bool:
-        """Return whether one of its records may crash whoever decodes it."""
+        """Return True if one of its records may crash any process that decodes it."""
         return self.deaths >= DEATHS // 2
 
 
 class RemoteSource(Source):
-    """Gets steps from `workers`. `normalizing`: normalize to float32 on the CPU while cutting a step out of chunks.
+    """Get steps from `workers`. `normalizing`: normalize to float32 on the CPU while cutting a step out of chunks.
 
     It holds at most `window` chunks, received or pending, beyond those of the current step.
 
@@ -100,7 +100,7 @@ class RemoteSource(Source):
         self._window = max(window, -(-schedule.batch_size // POSITIONS))
         self._timeout = timeout
         self._local = local
-        self._alone = False  # no worker has answered since this process decoded a chunk
+        self._alone = False  # True from a chunk decoded here until a worker answers
         self._clock = clock
         self.second_asks = 0
         self.waited = 0.0
@@ -108,16 +108,16 @@ class RemoteSource(Source):
         self._idle()
 
     def _idle(self) -> None:
-        self._next: tuple[int, int] | None = None  # epoch and position that follow the last step; None: start again
+        self._next: tuple[int, int] | None = None  # epoch and position after the last step; None: restart
         self._orders: dict[int, np.ndarray] = {}
-        self._coming: Iterator[tuple[int, int]] = iter(())  # the keys (epoch, number) after those wanted
+        self._coming: Iterator[tuple[int, int]] = iter(())  # keys (epoch, number) not yet requested
         self._wanted: deque[tuple[int, int]] = deque()
-        self._pieces: dict[tuple[int, int], _Piece] = {}  # of those wanted
-        self._looked = 0.0  # when the workers' answers were last looked at
-        self._probe: tuple[Any, float, _Piece] | None = None  # while alone: the one question that workers have
+        self._pieces: dict[tuple[int, int], _Piece] = {}  # by key, within the window
+        self._looked = 0.0  # when answers were last collected
+        self._probe: tuple[Any, float, _Piece] | None = None  # while alone: the only question sent to workers
 
     def fetch(self, epoch: int, position: int) -> Fetched:
-        moved, self._next = self._next != (epoch, position), None  # interrupted anywhere, it starts again
+        moved, self._next = self._next != (epoch, position), None  # None: an interrupt restarts it
         step = self._schedule.step(self._order(epoch), epoch, position)
         keys = [(epoch, number) for number in numbers_of(step)]
         with self.clock.part("service"):
@@ -152,10 +152,10 @@ class RemoteSource(Source):
         idle._idle()
         return super().__getstate__() | vars(idle)
 
-    # What is under way
+    # Pending chunks
 
     def _plan(self, step: Step, due: list[tuple[int, int]], moved: bool) -> None:
-        """Ask for the chunks of the step that is due, and ahead. What is not wanted is dropped."""
+        """Request the chunks of the current step and of the window after it. Drop all others."""
         if moved:
             self._wanted.clear()
             self._coming = self._keys(step.epoch, step.start)
@@ -173,7 +173,7 @@ class RemoteSource(Source):
                     self._ask(piece, now)
 
     def _keys(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
-        """Yield the chunks of the steps from a position on, in order: an evaluation's to its end, others without."""
+        """Yield the keys of chunks from a position on, in order: to the end in evaluation, forever in training."""
         while True:
             last = -1
             while self._schedule.steps_left(position):
@@ -189,7 +189,7 @@ class RemoteSource(Source):
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            self._orders = dict(list(self._orders.items())[-1:])  # two at most: they may be large
+            self._orders = dict(list(self._orders.items())[-1:])  # keep at most two, as they may be large
             self._orders[epoch] = self._schedule.order(epoch)
         return self._orders[epoch]
 
@@ -201,10 +201,10 @@ class RemoteSource(Source):
     # Asking and waiting
 
     def _ask(self, piece: _Piece, now: float) -> bool:
-        """Put a question to a worker that has not had it, else to one that lost it. Return False if nobody has it.
+        """Send a question to a worker that has not had it, else to one that lost it. Return False if no worker has it.
 
-        One that still has it is not asked again: where there is only a slow one, it would have to decode all twice.
-        Suspects are asked for one at a time: a crash takes with it what else its worker has.
+        A worker that still has it is not asked again: a single slow worker would have to decode everything twice.
+        Suspects are sent one at a time, because a crash also loses the worker's other questions.
         """
         if piece.suspect and any(own.suspect and own.tickets for own in self._pieces.values() if own is not piece):
             piece.again = now + PAUSES[0]
@@ -221,12 +221,12 @@ class RemoteSource(Source):
         return bool(piece.tickets)
 
     def _await(self, pieces: list[_Piece]) -> list[Chunk]:
-        """Return the chunks of `pieces`, once all are here."""
+        """Wait for all chunks of `pieces` and return them."""
         begun = heard = self._clock()
         reached, warned = True, False
         if any(piece.chunk is None for piece in pieces):
             looked = self._looked
-            while self._collect(0.0, looked):  # what came while nobody looked is not late
+            while self._collect(0.0, looked):  # answers received since the last check are not late
                 pass
         while missing := [piece for piece in pieces if piece.chunk is None]:
             if self.interrupted is not None and self.interrupted():
@@ -263,9 +263,9 @@ class RemoteSource(Source):
     # Without workers
 
     def _look_for_workers(self) -> None:
-        """Have workers one question at a time, the last one that is wanted, and take what they answer.
+        """Probe workers with one question at a time, the last one in the window, and collect their answers.
 
-        More would pile up at workers that are slower than this process.
+        More questions would pile up at workers that are slower than this process.
         """
         now = self._clock()
         if self._probe is None or now - self._probe[1] > PROBE:
@@ -290,7 +290,7 @@ class RemoteSource(Source):
 
     @staticmethod
     def _when(piece: _Piece, patience: float) -> float:
-        """Return when a question is to be put to another worker."""
+        """Return the time at which to send a question to another worker."""
         if piece.chunk is not None:
             return math.inf
         if not piece.tickets:
@@ -298,9 +298,9 @@ class RemoteSource(Source):
         return max(piece.again, piece.tickets[-1][1] + patience * 2 ** max(0, len(piece.tickets) - 2))
 
     def _collect(self, timeout: float, came: float | None = None) -> bool:
-        """Take the answers that come within `timeout` seconds. Return whether a chunk was among them.
+        """Process answers that arrive within `timeout` seconds. Return True if they include a chunk.
 
-        came: when they came at the earliest, if they may have been there before.
+        came: earliest arrival time of answers that may have arrived before this call.
         """
         answers = self._workers.wait(timeout)
         self._looked, chunks = self._clock(), 0

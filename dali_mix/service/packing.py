@@ -8,8 +8,9 @@ process, not by Ray:
        ▲                     │
        └── lost with its process or machine, at most TRIES times
 
-A try that takes much longer than others is duplicated if a machine is free; the first result counts. One that gives no
-sign for long is lost. Each try writes its own files, so one that was considered lost but is still running does no harm.
+A try that takes much longer than others is duplicated if a machine is free; the first result counts. A try without a
+heartbeat for `FROZEN` seconds is lost. Each try writes its own files, so one that was considered lost but still runs
+does no harm.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from dali_mix.service import cluster
 from dali_mix.service.client import ANSWER, WAIT_FOR_WORKERS, RayPool
 from dali_mix.service.spec import differences, versions
 
-TRIES = 4  # of a shard
-REFRESH = 5.0  # seconds from one look at the pool's machines to the next
-AVOID = 2.0  # seconds for which a machine that lost a try gets no other
-LATE, LATE_AT_LEAST = 4, 5.0  # a try is doubled after so many times the longest one so far, and at least seconds
-LATE_AT_FIRST = 60.0  # seconds until that, before any shard has ended: the first try may be the one that is frozen
-FROZEN = 120.0  # seconds without a sign from a try, which gives two a second, until it counts as lost
-SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine until a word about it, and until an error
-START = 5.0  # seconds for all machines to answer at first; then those that have are used
-CANCEL = 3.0  # seconds for tasks to end
-FETCH = 60.0  # seconds for a result to arrive, which is there
+TRIES = 4  # per shard
+REFRESH = 5.0  # seconds between updates of the list of machines
+AVOID = 2.0  # seconds for which a machine that lost a try gets no new one
+LATE, LATE_AT_LEAST = 4, 5.0  # duplicate a try after 4 times the longest so far, and at least 5 s
+LATE_AT_FIRST = 60.0  # the same in seconds while no shard is done: the first try may be frozen
+FROZEN = 120.0  # seconds without a heartbeat (two per second) until a try counts as lost
+SILENCE, TIMEOUT = 30.0, 600.0  # seconds without any machine until a warning, and until an error
+START = 5.0  # seconds to wait for all machines at first; then use those that answered
+CANCEL = 3.0  # seconds to wait for tasks to end
+FETCH = 60.0  # seconds to transfer a result that is ready
 
 
 class RayMachines:
@@ -52,7 +53,7 @@ class RayMachines:
 
     def __init__(self, pool: RayPool) -> None:
         self.pool = pool
-        self.lost = 0  # tries that ended with their process or machine
+        self.lost = 0  # tries lost with their process or machine
 
     def map(
         self,
@@ -73,8 +74,8 @@ class RayMachines:
 @dataclass
 class _Node:
     host: str
-    slots: int = 0  # tries at a time
-    avoided: float = 0.0  # until then
+    slots: int = 0  # concurrent tries
+    avoided: float = 0.0  # no new tries until this time
 
 
 @dataclass(eq=False)
@@ -83,7 +84,7 @@ class _Try:
     node: str
     stream: Any
     begun: float
-    heard: float  # when it last gave a sign
+    heard: float  # time of the last heartbeat
     done: int = 0
 
 
@@ -107,16 +108,16 @@ class _Mapping:
         self._actor = self._pool.actor()
         self._nodes: dict[str, _Node] = {}
         self._hosts: dict[str, str] = {}  # node → its host
-        self._looks: dict[str, Any] = {}  # node → what it sees, under way
-        self._refused: set[str] = set()  # nodes that came later and do not fit
-        self._begun = False  # once a try was started
+        self._looks: dict[str, Any] = {}  # node → pending answer on which paths it can access
+        self._refused: set[str] = set()  # nodes that joined later and are unsuitable
+        self._begun = False  # True once a try has started
         self._looked = self._longest = 0.0
-        self._alone: float | None = None  # since when there is no machine
+        self._alone: float | None = None  # when the last machine was lost
         self._told = False
         self._waiting = list(range(count))  # a heap
         self.tries: list[_Try] = []
         self._losses: Counter[int] = Counter()
-        self._shown: Counter[int] = Counter()  # index → what was told of to `progress`
+        self._shown: Counter[int] = Counter()  # index → progress already reported
         self._ended: set[int] = set()
         self._values: dict[int, Any] = {}
         self._errors: dict[int, Exception] = {}
@@ -129,12 +130,12 @@ class _Mapping:
                     raise self._errors[index] from None
                 try:
                     self._step()
-                except OSError as error:  # the pool has ended, or Ray says so first
+                except OSError as error:  # the pool has ended; Ray may notice it first
                     raise cluster.PoolGone(cluster.gone(self._pool.address)) from error
             yield self._values.pop(index)
 
     def _step(self) -> None:
-        """Start what can be started, and take what has come within half a second."""
+        """Start tries on free machines, and process results that arrive within half a second."""
         self._check()
         if time.monotonic() - self._looked > REFRESH:
             if self._pool.watch.ended:  # Ray would wait for the head until it ends this process; `_check` decides
@@ -150,7 +151,7 @@ class _Mapping:
         if ready:
             ready, _ = self._ray.wait(list(streams), num_returns=len(streams), timeout=0)
         for stream in ready:
-            if streams[stream] in self.tries:  # else it was cancelled meanwhile
+            if streams[stream] in self.tries:  # else it has been cancelled
                 self._take(streams[stream])
         for attempt in list(self.tries):
             if attempt in self.tries and time.monotonic() - attempt.heard > FROZEN:
@@ -163,7 +164,7 @@ class _Mapping:
     # Machines
 
     def _look(self) -> None:
-        """Find the machines of the pool. Raise ValueError if there are none for long, or the first do not fit."""
+        """Update the list of machines. Raise ValueError if there are none for too long, or the first are unsuitable."""
         now = time.monotonic()
         self._looked = now
         alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
@@ -171,7 +172,7 @@ class _Mapping:
             workers = self._ray.get(self._actor.workers.remote(), timeout=ANSWER)
         except self._ray.exceptions.RayTaskError:
             raise
-        except self._ray.exceptions.RayError:  # the pool is restarted, or frozen
+        except self._ray.exceptions.RayError:  # the pool is restarting, or hangs
             slots = Counter({name: node.slots for name, node in self._nodes.items()})
         else:
             slots = Counter(details["node"] for details in workers.values())
@@ -198,12 +199,12 @@ class _Mapping:
             logging.getLogger(__name__).warning("for %.0f s now: %s", silent, cluster.no_worker(self._pool.address))
 
     def _meet(self) -> None:
-        """Use the machines that have answered what they see, unless it is not enough or their versions differ."""
+        """Use the machines that have answered, unless they cannot access the paths or have other versions."""
         errors = self._ray.exceptions
         pending = list(self._looks.values())
         if not pending:
             return
-        timeout = 0 if self._nodes else START  # one that was just lost does not answer
+        timeout = 0 if self._nodes else START  # a machine that was just lost does not answer
         ready, _ = self._ray.wait(pending, num_returns=len(pending), timeout=timeout)
         unseen, wrong = defaultdict(set), ""
         for name, reference in [item for item in self._looks.items() if item[1] in ready]:
@@ -211,14 +212,14 @@ class _Mapping:
             try:
                 host, found, missing = self._ray.get(reference, timeout=ANSWER)
             except errors.RayTaskError as error:
-                if isinstance(error.cause, errors.RayError | MemoryError):  # lost, too
+                if isinstance(error.cause, errors.RayError | MemoryError):  # also lost
                     continue
                 self._refused.add(name)
                 host, cause = self._hosts.get(name, name), error.cause
                 reason = worded(cause) if isinstance(cause, OSError) else repr(cause)
                 wrong = f"{host}, of the pool at {self._pool.address}, cannot look for the files: {reason}"
                 continue
-            except errors.RayError:  # it is lost; if not, the next look tries again
+            except errors.RayError:  # lost; otherwise the next update tries again
                 continue
             if differ := differences(_machines.pixel_versions(), found):
                 wrong = cluster.other_versions(self._pool.address, differ)
@@ -248,7 +249,7 @@ class _Mapping:
     # Tries
 
     def _start(self) -> None:
-        """Start tries on the machines that are free."""
+        """Start tries on free machines."""
         while True:
             busy = Counter(attempt.node for attempt in self.tries)
             now = time.monotonic()
@@ -270,14 +271,14 @@ class _Mapping:
             self._begun = True
 
     def _late(self, now: float) -> int | None:
-        """Return the index to do twice, if there is one."""
+        """Return the index of the longest-running try to duplicate, or None."""
         count = Counter(attempt.index for attempt in self.tries)
         allowed = max(LATE * self._longest, LATE_AT_LEAST) if self._longest else LATE_AT_FIRST
         late = [attempt for attempt in self.tries if now - attempt.begun > allowed and count[attempt.index] == 1]
         return min(late, key=lambda attempt: attempt.begun).index if late else None
 
     def _take(self, attempt: _Try) -> None:
-        """Take what a try has yielded, or why it ended."""
+        """Process what a try has yielded, or the error that ended it."""
         errors = self._ray.exceptions
         try:
             done, result = self._ray.get(next(attempt.stream), timeout=FETCH)
@@ -306,11 +307,11 @@ class _Mapping:
             self.cancel([other for other in self.tries if other.index == attempt.index], wait=False)
 
     def _lose(self, attempt: _Try, error: BaseException) -> None:
-        """Have a shard done again."""
-        self.cancel([attempt], wait=False)  # it has ended, unless its result did not arrive
+        """Retry the shard of a lost try."""
+        self.cancel([attempt], wait=False)  # already ended, unless only its result was lost
         self._machines.lost += 1
         self._losses[attempt.index] += 1
-        self._looked = 0.0  # is the machine still there?
+        self._looked = 0.0  # check at once whether the machine is still there
         host = "a machine that is gone"
         if attempt.node in self._nodes:
             host = self._nodes[attempt.node].host
@@ -329,19 +330,19 @@ class _Mapping:
         )
 
     def _fail(self, index: int, error: Exception) -> None:
-        """Note an error. What comes before may fail, too, and is told instead, as on one machine; the rest ends."""
+        """Record an error and cancel later shards. Earlier ones continue: if one fails, its error is raised instead."""
         self._errors[index] = error
         self._waiting = [other for other in self._waiting if other < index]
         heapq.heapify(self._waiting)
         self.cancel([attempt for attempt in self.tries if attempt.index >= index])
 
     def cancel(self, tries: Sequence[_Try], *, wait: bool = True) -> None:
-        """End tries, and wait until they have ended, so that they leave no file behind the packer's back."""
+        """Cancel tries and wait for them to end, so that they write no file after the packer has cleaned up."""
         ending = list(tries)
         self.tries = [attempt for attempt in self.tries if attempt not in ending]
         if not ending or self._pool.watch.ended:
             return
-        with contextlib.suppress(OSError):  # the pool ends
+        with contextlib.suppress(OSError):  # the pool is ending
             for attempt in ending:
                 self._ray.cancel(attempt.stream, force=True)
             if wait:

@@ -19,11 +19,11 @@ from dali_mix.loading.chunks import Question
 from dali_mix.loading.workers import Spec
 from dali_mix.service.spec import differences
 
-SUSPECTED = 5.0  # seconds for which a worker that was late or lost is asked last
-SILENT = 12.0  # seconds after which a worker that nobody registers again is forgotten: its machine is lost
-TRAINER_GONE = 3600.0  # seconds after which a trainer that asks nothing is forgotten
-RATE_OVER = 10.0  # seconds that the rate in `status` is over
-LOOK = 0.02  # seconds until `ask` looks again at what was answered, which takes longer than all else it does
+SUSPECTED = 5.0  # seconds for which a worker that was late or lost is used last
+SILENT = 12.0  # seconds without registration until a worker is removed: its machine is lost
+TRAINER_GONE = 3600.0  # seconds without a question until a trainer is removed
+RATE_OVER = 10.0  # window in seconds of the rate in `status`
+LOOK = 0.02  # seconds between calls of `_collect`, the slowest part of `ask`
 
 
 @dataclass
@@ -33,15 +33,15 @@ class _Member:
     handle: Any
     details: dict[str, Any]
     under_way: dict[Any, _Entry] = field(default_factory=dict)
-    heard: float = 0.0  # when the process that runs it last registered it
-    suspected: float = 0.0  # until then
+    heard: float = 0.0  # time of its last registration
+    suspected: float = 0.0  # used last until this time
     images: int = 0
     seconds: float = 0.0
 
 
 @dataclass(eq=False)
 class _Entry:
-    """An answer, there or under way."""
+    """An answer, cached or pending."""
 
     wanted: tuple[str, bytes]
     chunk: Any
@@ -58,7 +58,7 @@ class _Trainer:
     spec: Spec
     asked: int = 0
     second_asks: int = 0
-    seen: float = 0.0  # when it last asked
+    seen: float = 0.0  # time of its last question
 
 
 class Pool:
@@ -67,7 +67,7 @@ class Pool:
     def __init__(self) -> None:
         self._members: dict[str, _Member] = {}
         self._answers: dict[tuple[str, bytes], _Entry] = {}
-        # Those that are there, by node, and their bytes: a question must not cost more the more answers are kept.
+        # Cached answers by node, and their bytes, so that the cost of a question does not grow with the cache.
         self._kept: dict[str, OrderedDict[tuple[str, bytes], _Entry]] = {}
         self._held: Counter[str] = Counter()
         self._trainers: dict[str, _Trainer] = {}
@@ -84,7 +84,7 @@ class Pool:
         details: see `workers.Worker.describe`, with `node` and `capacity`, the bytes of answers to keep on that node.
         """
         for name, (handle, details) in members.items():
-            for other in itertools.islice(self._members.values(), 1):  # all are alike
+            for other in itertools.islice(self._members.values(), 1):  # comparing with one is enough
                 if differ := differences(details["versions"], other.details["versions"]):
                     return f"{differ}: install the same on both"
                 if details["decode"] != other.details["decode"]:
@@ -102,11 +102,11 @@ class Pool:
     def _leave(self, name: str) -> None:
         member = self._members.pop(name, None)
         for entry in () if member is None else member.under_way.values():
-            if self._answers.get(entry.wanted) is entry:  # nobody will note that it was answered
+            if self._answers.get(entry.wanted) is entry:  # its answer will not be collected
                 del self._answers[entry.wanted]
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Return the workers, name → details, in the order in which to ask them.
+        """Return the workers, name → details, in the order in which they should be asked.
 
         Names are actor names. Handles are not returned: deserializing one fails once the process that created it has
         ended.
@@ -127,7 +127,7 @@ class Pool:
                 self._members[name].suspected = time.monotonic() + SUSPECTED
         wanted = key, question.key
         entry = self._answers.get(wanted)
-        if entry is not None and entry.worker not in avoid:  # else it is late, or its machine is gone
+        if entry is not None and entry.worker not in avoid:  # else it is late or lost
             if entry.done:
                 self._kept[entry.node].move_to_end(wanted)
             else:
@@ -142,7 +142,7 @@ class Pool:
         member = self._members[names[0]]
         chunk, info = member.handle.answer.options(num_returns=2).remote(key, spec, fingerprint, question)
         self._counts["second_asks"] += len(avoid) == 1
-        # Last among those with as few questions: else the first machines' network links would carry all chunks.
+        # Move to the end, so that ties rotate: else the first machines' links would carry all chunks.
         self._members[names[0]] = self._members.pop(names[0])
         self._forget(wanted)  # late or lost
         entry = _Entry(wanted, chunk, names[0], member.details["node"], askers={trainer})
@@ -151,7 +151,7 @@ class Pool:
         return [chunk], names[0]
 
     def _by_load(self) -> list[str]:
-        """Return the workers' names, the one to ask first."""
+        """Return the workers' names, least loaded first."""
         now = time.monotonic()
 
         def order(name: str) -> tuple[bool, int]:
@@ -160,7 +160,7 @@ class Pool:
         return sorted(self._members, key=order)
 
     def _collect(self) -> None:
-        """Note what was answered since, forget who is gone, and drop the answers that were asked for longest ago."""
+        """Record new answers, remove lost workers and trainers, and evict the least recently requested answers."""
         self._looked = time.monotonic()
         pending = [info for member in self._members.values() for info in member.under_way]
         if pending:
@@ -177,7 +177,7 @@ class Pool:
             self._recent.popleft()
 
     def _trim(self) -> None:
-        """Drop the answers that were asked for longest ago of nodes that hold more than they may, or that are lost."""
+        """Evict the least recently requested answers of nodes above their capacity, and all of lost nodes."""
         capacities = self._capacities()
         for node, kept in list(self._kept.items()):
             while kept and self._held[node] > capacities.get(node, -1):
@@ -197,22 +197,22 @@ class Pool:
     def _answered(self, member: _Member, entry: _Entry, info: Any) -> None:
         try:
             found = ray.get(info)
-        except Exception as error:  # the trainers get it too, and say so
+        except Exception as error:  # trainers get it too, and report it
             if self._answers.get(entry.wanted) is entry:
                 del self._answers[entry.wanted]
-            if isinstance(error, ray.exceptions.RayTaskError):  # of the question, not of the worker
+            if isinstance(error, ray.exceptions.RayTaskError):  # the question fails, not the worker
                 return
             self._counts["lost"] += 1
             member.suspected = time.monotonic() + SUSPECTED
-            if isinstance(error, ray.exceptions.ActorDiedError):  # one that is restarted registers again
+            if isinstance(error, ray.exceptions.ActorDiedError):  # a restarted worker registers again
                 self._leave(entry.worker)
             return
-        if self._answers.get(entry.wanted) is entry:  # nobody else was asked since
+        if self._answers.get(entry.wanted) is entry:  # not asked of another worker since
             entry.done, entry.bytes = True, found["bytes"]
             entry.askers.clear()
             self._kept.setdefault(entry.node, OrderedDict())[entry.wanted] = entry
             self._held[entry.node] += entry.bytes
-        member.details["pid"] = found["pid"]  # another after a restart
+        member.details["pid"] = found["pid"]  # changes with a restart
         member.images += found["images"]
         member.seconds += found["seconds"]
         self._counts["decoded"] += 1
@@ -221,7 +221,7 @@ class Pool:
     # Status
 
     def _waits_for(self, trainer: str) -> dict[str, int]:
-        """Return the workers that a trainer has questions at, with how many."""
+        """Return the number of a trainer's pending questions per worker."""
         under_way = {name: member.under_way.values() for name, member in self._members.items()}
         counts = {name: sum(trainer in entry.askers for entry in entries) for name, entries in under_way.items()}
         return {name: count for name, count in counts.items() if count}

@@ -1,4 +1,4 @@
-"""What makes two workers' answers equal: versions, the code of a user's own steps, and the name of a spec."""
+"""Check that workers give equal answers: versions, the code of user-defined steps, and the key of a spec."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
-    """Return the differences as "numba 0.61.0 here, 0.62.0 there; …", or ""."""
+    """Describe the differences as "numba 0.61.0 here, 0.62.0 there; …"; "" if there are none."""
     names = sorted({*ours, *theirs})
     differ = [name for name in names if ours.get(name) != theirs.get(name)]
     return "; ".join(f"{name} {ours.get(name, 'none')} here, {theirs.get(name, 'none')} there" for name in differ)
@@ -46,22 +46,22 @@ def differences(ours: dict[str, str], theirs: dict[str, str]) -> str:
 
 Code = dict[str, tuple[str, str]]  # "module.Class" → (its file, the sha256 of it)
 
-_digests: dict[str, tuple[ModuleSpec | None, str]] = {}  # by module, as it was when it was first looked at
+_digests: dict[str, tuple[ModuleSpec | None, str]] = {}  # by module, at its first use
 
 
 def code_of(pipeline: Pipeline) -> Code:
-    """Return the code of a pipeline and its steps that is not dali_mix's: of their classes and the bases of these."""
+    """Return the user-defined code of a pipeline: of the classes of it and its steps, and of their base classes."""
     kinds = {base for part in (pipeline, *pipeline.steps) for base in type(part).__mro__[:-1]}
     own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("dali_mix", *sys.stdlib_module_names)]
     return {f"{kind.__module__}.{kind.__qualname__}": _source(kind.__module__) for kind in own}
 
 
 def _source(name: str) -> tuple[str, str]:
-    """Return the file of a module and its sha256: of what was imported, not of what the file may hold since."""
+    """Return the file of a module and its sha256, cached so that later edits of the file do not change it."""
     module = sys.modules.get(name)
     file, imported = getattr(module, "__file__", None) or "no file", getattr(module, "__spec__", None)
     kept = _digests.get(name)
-    if kept is None or kept[0] is not imported:  # a module that is imported again has another spec
+    if kept is None or kept[0] is not imported:  # a reloaded module has a new spec
         try:
             digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
         except OSError:
@@ -71,7 +71,7 @@ def _source(name: str) -> tuple[str, str]:
 
 
 def code_differences(ours: Code, theirs: Mapping[str, tuple[str, str]], host: str) -> str:
-    """Return "my_steps.Flip differs: FILE here, FILE on HOST; …" of the code that differs, or ""."""
+    """Return "my_steps.Flip differs: FILE here, FILE on HOST; …" for code that differs, or ""."""
 
     def text(code: Mapping[str, tuple[str, str]], name: str) -> str:
         file, digest = code.get(name, ("none", ""))
@@ -82,9 +82,9 @@ def code_differences(ours: Code, theirs: Mapping[str, tuple[str, str]], host: st
 
 
 def key_of(spec: Spec, fingerprint: str, code: Mapping[str, tuple[str, str]] | None = None) -> str:
-    """Return what names a spec on the set with that fingerprint: two keys are equal if all that decides pixels is.
+    """Return a key for a spec and a set's fingerprint; equal keys mean equal pixels.
 
-    Raise ValueError for options that cannot travel. `code`: see `code_of`.
+    Raise ValueError for options that cannot be serialized. `code`: see `code_of`.
     """
     digests = {name: digest for name, (_, digest) in (code or {}).items()}
     values = [fingerprint, spec.pipeline, dict(spec.options), spec.train, spec.seed, digests, versions()]

@@ -1,4 +1,4 @@
-"""`Worker`: the actor that decodes. It has no state that another worker could not rebuild."""
+"""`Worker`: the actor that decodes. It holds no state that another worker could not rebuild."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dali_mix.loading.workers import Spec
 from dali_mix.recordio import RecordSet
 from dali_mix.service.spec import code_of, key_of, versions
 
-LANES = 2  # questions at a time: one is decoded while another's answer is copied out; `node` lets one more call in
+LANES = 2  # concurrent questions: one is decoded while another's answer is copied; `node` allows one more call
 SPECS = 4  # sets and pipelines kept open
 
 
 class Worker:
-    """Answers up to `LANES` questions at a time, each with `threads` DALI threads."""
+    """Answer up to `LANES` questions at a time, each with `threads` DALI threads."""
 
     def __init__(self, decode: str, threads: int) -> None:
         self.decode = decode
@@ -42,7 +42,7 @@ class Worker:
         }
 
     def describe_set(self, spec: Spec) -> dict[str, Any]:
-        """Return count, metainfo and taller of a set, and the code that is not ours of its pipeline.
+        """Return count, metainfo and taller of a set, and the user-defined code of its pipeline.
 
         Raise ValueError or FileNotFoundError naming the machine.
         """
@@ -51,7 +51,7 @@ class Worker:
         return {"count": len(records), "metainfo": records.metainfo, "taller": records.taller, "code": code}
 
     def _pipeline(self, spec: Spec) -> pipelines.Pipeline:
-        """Build the pipeline, which the trainer has built before: what fails is for the want of a package here."""
+        """Build the pipeline. The trainer has built it before, so a failure means that a package is missing here."""
         try:
             return pipelines.build(spec.pipeline, spec.train, spec.options)
         except ValueError as error:

@@ -78,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, option: str, *others: str) -> None:
-    """Raise ValueError if one of the other options was given, too."""
+    """Raise ValueError if one of the other options is also set."""
     if given := [f"--{name}" for name in others if getattr(args, name) is not None]:
         raise ValueError(f"{option} takes no {given[0]}: leave one of them out")
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Set defaults, and raise ValueError for what cannot be."""
+    """Set defaults. Raise ValueError for invalid combinations of options."""
     args.port = 6379 if args.port is None else whole("--port", args.port, 1, 65535)
     args.threads = 1 if args.threads is None else whole("--threads", args.threads, 1, 256)
     args.decode = args.decode or "cpu"
@@ -108,7 +108,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
-    """Run this machine's part of a pool until a signal, noted in `stopped`."""
+    """Run this machine's part of a pool until a signal, which is appended to `stopped`."""
     _check(args)
     from dali_mix.service.cluster import command
     from dali_mix.service.node import Node
@@ -126,7 +126,7 @@ def _serve(args: argparse.Namespace, stopped: list[int]) -> int:
             store=None if args.memory is None else int(args.memory * 1e9),
         )
         running = Event()
-        page = "" if args.dashboard is None else _show(node, running, args, opened)  # first: its port may be taken
+        page = "" if args.dashboard is None else _show(node, running, args, opened)  # first, as its port may be in use
         opened.enter_context(node)
         running.set()
         opened.callback(running.clear)
