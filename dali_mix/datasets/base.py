@@ -86,7 +86,7 @@ class Listing:
         assert len(self.names) == len(self.labels)
 
     def only(self, rows: Sequence[int]) -> Listing:
-        """Return a listing of these rows only."""
+        """Return a copy of the listing that contains only the given rows."""
         columns = {name: getattr(self, name) for name in ("names", "labels", "ids", "places", "crops", "sizes")}
         kept: dict[str, Any] = {
             name: [values[row] for row in rows] for name, values in columns.items() if values is not None

@@ -66,7 +66,7 @@ _Turn = SimpleQueue[bool]
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How a listing is packed."""
+    """Options for `pack_listing`."""
 
     transform: Transform = field(default_factory=Transform)
     shuffle: int | None = None  # the seed; None keeps the listing's order

@@ -319,11 +319,17 @@ def _tune(device: torch.device, config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation, equal on every rank.
+    """Result of an evaluation, identical on every rank except for `main`.
 
-    values: the scores in percent, and "loss". scores: the `Scores` object, for per-class figures. main: whether this
-    rank writes files. notes: on the weight file (see `MatchReport.notes`), classes without positive examples, and
-    skipped records. val_set: the packed set that was evaluated, None if it was another loader.
+    Attributes:
+        values: the scores in percent, and "loss".
+        scores: the `Scores` object, for per-class scores.
+        classes: class names.
+        main: True if this rank writes files.
+        notes: notes about the weight file (see `MatchReport.notes`), classes without positive examples, and skipped
+            records.
+        skipped: number of skipped records.
+        val_set: the packed set that was evaluated; None for a loader of your own.
     """
 
     values: dict[str, float]

@@ -53,7 +53,7 @@ class Source(ABC):
 
     @property
     def group_step(self) -> int | None:
-        """The step size that records were grouped for; None if records are not grouped."""
+        """Return the step size that records were grouped for, or None if records are not grouped."""
         return None if self._schedule.groups is None else self._schedule.group_step
 
     def regroup(self, step: int) -> None:

@@ -10,7 +10,9 @@ from dali_mix.options import choice, number
 
 
 class AsymmetricLoss(MultiLabelLoss):
-    """-[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻] with p = σ(z) and q = min(1 - p + clip, 1).
+    """Asymmetric loss for multi-label classification (ASL, arXiv 2009.14119).
+
+    -[y·log p·(1-p)^γ⁺ + (1-y)·log q·(1-q)^γ⁻] with p = σ(z) and q = min(1 - p + clip, 1).
 
     The focusing weights get no gradient, as published. Computed in float32 even under autocast. A batch without known
     entries has loss 0 and gradients of 0.

@@ -12,7 +12,9 @@ from dali_mix.options import number
 
 
 class MaskedSupervisionLoss(MultiLabelLoss):
-    """whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), z' being the masked image's logits.
+    """Loss of masked supervision (arXiv 2310.18517).
+
+    whole · BCE(z, y) + masked · BCE(z', y) + agreement · MSE(σ(z), σ(z')), where z' are the logits of the masked image.
 
     Means over the known entries, in float32 even under autocast. Both branches receive gradients from every term they
     appear in. A batch without known entries has loss 0 and gradients of 0.

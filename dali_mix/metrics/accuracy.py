@@ -56,8 +56,8 @@ class Accuracy:
         self._counts += torch.stack([*(share.sum() for share in shares), counted.sum()]).to(self._counts.device)
 
     def state(self) -> Tensor:
-        """Return the counters, not a copy: (len(topk) + 1,) int64, correct answers for each k in units of 1 / `UNIT`,
-        then samples.
+        """Return the counters, not a copy: (len(topk) + 1,) int64, correct predictions for each k in units of 1 /
+        `UNIT`, then the number of samples.
         """
         return self._counts
 
@@ -92,7 +92,7 @@ class ClassAccuracy:
         self._counts[1].index_add_(0, own, counted.long())
 
     def state(self) -> Tensor:
-        """Return the counters, not a copy: (2,K) int64, correct answers in units of 1 / `UNIT`, and samples."""
+        """Return the counters, not a copy: (2,K) int64, correct predictions in units of 1 / `UNIT`, and samples."""
         return self._counts
 
     def compute(self) -> list[float]:

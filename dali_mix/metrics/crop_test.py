@@ -9,9 +9,10 @@ from dali_mix.options import whole
 
 
 class CropTest(nn.Module):
-    """Wrap a classifier z: images → (1 - a) · z(x) + a · z(x with all but the central crop set to `fill`).
+    """Average a classifier's logits for the full image and for its central crop, weighted by area.
 
-    a = crop² / (H · W); 24² / 32² on CIFAR. For evaluation only; it runs the model twice.
+    The result is (1 - a) · z(x) + a · z(x'), where x' is x with all pixels outside the crop set to `fill`, and
+    a = crop² / (H · W), 24² / 32² on CIFAR. For evaluation only; it runs the model twice.
 
     Args:
         model: (B,C,H,W) → logits (B,K).

@@ -28,8 +28,12 @@ Target = dict[str, Any]
 
 @dataclass(frozen=True)
 class BoxPasteParams:
-    """permutation: (B,) int64, the partner of each image. tau: (B,) float32, its size relative to the largest that
-    fits. position: (B,2) float32 in [0, 1), top and left as shares of the free space.
+    """Params of BoxResizeMix.
+
+    Attributes:
+        permutation: (B,) int64, the partner of each image.
+        tau: (B,) float32, the partner's size relative to the largest that fits.
+        position: (B,2) float32 in [0, 1), top and left as fractions of the free space.
     """
 
     permutation: Tensor
@@ -39,7 +43,11 @@ class BoxPasteParams:
 
 @dataclass(frozen=True)
 class BoxSpliceParams:
-    """sources: (B,4) int64, the image in each cell: top left, top right, bottom left, bottom right."""
+    """Params of BoxSpliceMix.
+
+    Attributes:
+        sources: (B,4) int64, the image in each cell: top left, top right, bottom left, bottom right.
+    """
 
     sources: Tensor
 

@@ -18,7 +18,13 @@ from dali_mix.options import number
 
 @dataclass(frozen=True)
 class ChoiceParams:
-    """index: index of the chosen mixer, -1 for none. params: that mixer's params, or None. batch_size: B."""
+    """Params of MixChoice.
+
+    Attributes:
+        index: index of the chosen mixer, -1 for none.
+        params: that mixer's params, or None.
+        batch_size: B.
+    """
 
     index: int
     params: Any

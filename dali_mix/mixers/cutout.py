@@ -17,7 +17,11 @@ from dali_mix.options import whole
 
 @dataclass(frozen=True)
 class CutoutParams:
-    """boxes: (B,4) int64, top, left, height, width, clipped at the border."""
+    """Params of Cutout.
+
+    Attributes:
+        boxes: (B,4) int64, top, left, height, width, clipped at the border.
+    """
 
     boxes: Tensor
 

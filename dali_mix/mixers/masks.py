@@ -117,7 +117,7 @@ class FreeFormMasks(Masks[FreeFormParams]):
         return FreeFormParams(height, width, *(part.float() for part in drawn))
 
     def masks(self, params: FreeFormParams) -> Tensor:
-        """Return (B,1,H,W) bool, True for a removed pixel, whose centre is closer to a stroke or hole than the radius.
+        """Return (B,1,H,W) bool, True where a pixel is removed: its centre lies inside a stroke or a hole.
 
         A pure function that runs on the params' device without synchronizing. It uses the memory of a few images.
         """
@@ -137,7 +137,12 @@ def _lines(params: FreeFormParams) -> Tensor:
 
 @dataclass(frozen=True)
 class FolderMaskParams:
-    """height, width: of the images. index: (B,) int64, each image's mask, an index into `FolderMasks.names`."""
+    """Params of FolderMasks.
+
+    Attributes:
+        height, width: size of the images.
+        index: (B,) int64, the mask of each image, an index into `FolderMasks.names`.
+    """
 
     height: int
     width: int

@@ -16,7 +16,12 @@ from dali_mix.mixers.ops.targets import mix_area
 
 @dataclass(frozen=True)
 class MixUpParams:
-    """permutation: (B,) int64, the partner of each image. lam: (B,) float32 in [0,1], the image's own share."""
+    """Params of MixUp.
+
+    Attributes:
+        permutation: (B,) int64, the partner of each image.
+        lam: (B,) float32 in [0,1], the weight of the image itself.
+    """
 
     permutation: Tensor
     lam: Tensor

@@ -23,8 +23,12 @@ _SEEDS = 1 << 62
 
 @dataclass(frozen=True)
 class ResizeMixPlusParams:
-    """paste: params of ResizeMix. views: for each view, the operations of kornia's RandAugment in order, with their
-    parameters (kornia's ParamItem, kept on the CPU: a few numbers per image).
+    """Params of ResizeMixPlus.
+
+    Attributes:
+        paste: params of ResizeMix.
+        views: for each view, the operations of kornia's RandAugment in order, with their parameters (ParamItem, on the CPU: a
+            few numbers per image).
     """
 
     paste: PasteParams
@@ -32,7 +36,7 @@ class ResizeMixPlusParams:
 
 
 class ResizeMixPlus(Mixer[ResizeMixPlusParams]):
-    """ResizeMix, then `views` independent RandAugments of the mixed batch, one after the other: views · B images.
+    """Apply ResizeMix, then `views` independent RandAugments; the results are concatenated to views · B images.
 
     RandAugment (arXiv 1909.13719) is kornia's, in float32 on the images' device: `num_ops` different operations out of
     fifteen, drawn per view, not per image; magnitude m, out of 30, sets each m / 30 along its range. At 14: a rotation

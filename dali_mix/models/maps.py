@@ -13,8 +13,13 @@ from dali_mix.models.weights.load import head_name
 
 
 class Looked(NamedTuple):
-    """logits: (B,K). class_maps: (B,K,h,w), each class's evidence at each position. attention: (B,K,h,w), each label's
-    attention, with sum 1 over positions; None for heads without attention.
+    """Logits and maps of a multi-label model.
+
+    Attributes:
+        logits: (B,K).
+        class_maps: (B,K,h,w), the evidence for each class at each position.
+        attention: (B,K,h,w), the attention of each label, which sums to 1 over positions; None for heads without
+            attention.
     """
 
     logits: Tensor

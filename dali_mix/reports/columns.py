@@ -17,8 +17,14 @@ from dali_mix.reports.sheet import Column, Picture, wrapped
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B,3,S,S) uint8. targets: (B,) or (B,K). mean: (3,) float32, the mean colour in 0..1 units. rows: number
-    of images shown, ≤ B.
+    """A batch to show.
+
+    Attributes:
+        images: (B,3,S,S) uint8.
+        targets: (B,) or (B,K).
+        mean: (3,) float32, the mean colour in 0..1 units.
+        classes: class names.
+        rows: number of images shown, ≤ B.
     """
 
     images: Tensor

@@ -25,8 +25,13 @@ INDENT = "   "
 
 @dataclass(frozen=True)
 class Picture:
-    """image: (3,H,W) uint8. caption: list of lines. outlines: top, left, height, width of each box, in pixels of the
-    image. peak: row and column of a pixel to mark.
+    """An image with a caption and markers.
+
+    Attributes:
+        image: (3,H,W) uint8.
+        caption: lines of text.
+        outlines: top, left, height, width of each box, in pixels of the image.
+        peak: row and column of a pixel to mark.
     """
 
     image: Tensor
@@ -37,7 +42,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Column:
-    """name: the heading. pictures: from top to bottom; columns may have different lengths."""
+    """A column of pictures; columns may have different lengths.
+
+    Attributes:
+        name: the heading.
+        pictures: from top to bottom.
+    """
 
     name: str
     pictures: Sequence[Picture] = field(default_factory=list)

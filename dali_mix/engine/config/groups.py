@@ -90,7 +90,11 @@ class ProfileOptions:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """patience: the run ends after this many evaluations without a new best score."""
+    """Early stopping.
+
+    Args:
+        patience: stop after this many evaluations without a new best score.
+    """
 
     patience: int = field(metadata=checked(whole, 1))
 

@@ -32,8 +32,14 @@ from dali_mix.tasks import CLASSIFICATION, DETECTION, Task, trainable
 
 @dataclass(frozen=True)
 class Predictions:
-    """paths: N files. scores: (N,K) float32 on the CPU, the task's probabilities. classes: K names. unreadable: the
-    files that were skipped, including those with NaN outputs.
+    """Predictions for image files.
+
+    Attributes:
+        paths: N files.
+        scores: (N,K) float32 on the CPU, the task's probabilities.
+        classes: K class names.
+        task: the task of the model.
+        unreadable: files that were skipped, including those with NaN outputs.
     """
 
     paths: list[Path]

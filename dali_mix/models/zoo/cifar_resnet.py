@@ -29,7 +29,10 @@ class ConvBn(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 (strided), 1×1; a projection (whose convolution has a bias, as released) where the shape changes."""
+    """Bottleneck block: 1×1, 3×3 (strided) and 1×1 convolutions.
+
+    If the shape changes, the shortcut is a projection, whose convolution has a bias, as in the released code.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int, project: bool) -> None:
         super().__init__()
