@@ -10,9 +10,9 @@ from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
 
 
 class BinaryCrossEntropy(MultiLabelLoss):
-    """Mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over the known entries, in float32 even under autocast.
+    """Binary cross entropy, averaged over the known entries.
 
-    A batch without known entries has loss 0 and gradients of 0.
+    The mean of -y·log σ(z) - (1-y)·log(1-σ(z)), in float32 even under autocast. A batch without known entries has loss 0 and gradients of 0.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.

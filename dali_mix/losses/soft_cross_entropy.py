@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class SoftCrossEntropy(nn.Module):
-    """Mean over the batch of -Σ target · log softmax(logits), in float32 even under autocast.
+    """Cross entropy with class probabilities as targets, averaged over the batch.
+
+    The mean of -Σ target · log softmax(logits), in float32 even under autocast.
 
     With targets λ·y + (1-λ)·y' it is λ·CE(z, y) + (1-λ)·CE(z, y'), the loss of CutMix, ResizeMix and MixUp. Class
     indices of -1 are ignored, in the sum and in the mean. A batch with only ignored targets has loss 0.

@@ -18,8 +18,8 @@ _Flags = npt.NDArray[np.bool_]
 
 
 class MultiLabelMetrics:
-    """Compute mAP, AP per class, CP, CR, CF1 (means over classes), OP, OR, OF1 (over all entries), and these six for the
-    top 3.
+    """Compute mAP, AP per class, CP, CR, CF1 (means over classes), OP, OR, OF1 (over all entries), and these six for
+    the top 3.
 
     Rows are kept on the device of the scores until `compute`, which works on the CPU in float64. With several ranks,
     call `gather` on every rank (or `merge` the others' `state()`), then `compute`. With `ids` the result does not

@@ -27,8 +27,8 @@ class ResizeMixPlusParams:
 
     Attributes:
         paste: params of ResizeMix.
-        views: for each view, the operations of kornia's RandAugment in order, with their parameters (ParamItem, on the CPU: a
-            few numbers per image).
+        views: for each view, the operations of kornia's RandAugment in order, with their parameters (ParamItem,
+            on the CPU: a few numbers per image).
     """
 
     paste: PasteParams

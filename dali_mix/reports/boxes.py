@@ -26,7 +26,7 @@ SHOWN, COLUMNS, SIDE = 20, 5, 480  # images per sheet, columns, longer side in p
 
 
 class Drawings:
-    """Draw boxes on image files and write them to a folder as `NAME.png`, a second one of that name as `NAME-2.png`."""
+    """Draw boxes on image files and write them to a folder as `NAME.png`, or `NAME-2.png` if the name repeats."""
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes

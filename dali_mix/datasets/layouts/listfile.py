@@ -209,7 +209,7 @@ def _json(where: str, entry: Any) -> Row:
         return Row(where, entry["path"], tuple(label) if isinstance(label, list) else (label,), record_id)
     try:
         boxes = [np.array(box, dtype=np.float64) for box in entry["boxes"]]
-    except (TypeError, ValueError, OverflowError):  # OverflowError: a whole number of hundreds of digits
+    except (TypeError, ValueError, OverflowError):  # OverflowError: an integer with hundreds of digits
         raise ValueError(f"{where}: field 'boxes': not lists of numbers; classes are numbers too") from None
     for number, box in enumerate(boxes, start=1):
         if box.shape not in ((5,), (6,)):

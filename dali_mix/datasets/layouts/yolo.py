@@ -204,7 +204,7 @@ def _orphans(tree: Tree, folders: list[str], images: dict[str, str]) -> list[str
     wanted = {composed(file) for name in images for file in _candidates(name)}
     there = dict.fromkeys(label.rpartition("/")[0] for folder in folders for label in _candidates(f"{folder}/any.txt"))
     names = [name for folder in there if tree.exists(folder) for name in tree.walk(folder) if name.endswith(".txt")]
-    lists = ("classes.txt", *(f"{split}.txt" for split in _SPLITS))  # which tools write beside the labels
+    lists = ("classes.txt", *(f"{split}.txt" for split in _SPLITS))  # which tools write next to the labels
     return [name for name in names if composed(name) not in wanted and name.rpartition("/")[2] not in lists]
 
 
