@@ -12,7 +12,8 @@ from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
 class BinaryCrossEntropy(MultiLabelLoss):
     """Binary cross entropy, averaged over the known entries.
 
-    The mean of -y·log σ(z) - (1-y)·log(1-σ(z)), in float32 even under autocast. A batch without known entries has loss 0 and gradients of 0.
+    The mean of -y·log σ(z) - (1-y)·log(1-σ(z)), in float32 even under autocast. A batch without known entries has loss
+    0 and gradients of 0.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.
