@@ -43,9 +43,11 @@ class Question:
 class Chunk:
     """The answer: `rows` (n,), the requested records without bad ones, and in the same order:
 
-    images: (n, 3, H, W) uint8, or the pipeline's output dtype; with `sizes` (n, 2), the flattened images (3, height,
-    width) concatenated. targets: see `targets.targets_of`. bad: (record number, reason, whether decoding found it) of
-    the bad records.
+    Attributes:
+        images: (n, 3, H, W) uint8, or the pipeline's output dtype; with `sizes` (n, 2), the flattened images (3,
+            height, width) concatenated.
+        targets: see `targets.targets_of`.
+        bad: (record number, reason, whether decoding found it) of the bad records.
     """
 
     rows: np.ndarray

@@ -20,8 +20,10 @@ from dali_mix.loading.stats import Clock
 class Fetched:
     """The data of a step. `rows` (B,): its records without bad ones; if there are none, nothing else is set.
 
-    images: (B, 3, H, W) uint8, or float32 if already normalized. targets: see `targets.targets_of`. sizes: (B, 2)
-    height and width of each image, if the batch is padded.
+    Attributes:
+        images: (B, 3, H, W) uint8, or float32 if already normalized.
+        targets: see `targets.targets_of`.
+        sizes: (B, 2) height and width of each image, if the batch is padded.
     """
 
     step: Step

@@ -74,8 +74,9 @@ class Spec:
 class Opened:
     """A set opened by a pool, with its workers. metainfo, taller: as in `RecordSet`.
 
-    local: device for decoding in this process while there are no workers, "cpu" or "gpu" as the workers use; None if
-    not allowed.
+    Attributes:
+        local: device for decoding in this process while there are no workers, "cpu" or "gpu" as the workers use; None
+            if not allowed.
     """
 
     prefix: Path

@@ -13,8 +13,11 @@ from dali_mix.metrics.multilabel import MultiLabelMetrics, average_precision, pr
 class ClassReport:
     """Results for one class, each 0 to 1.
 
-    ap: NaN without positives. precision, recall, f1: for scores above the threshold, 0 if undefined. positives: number
-    of positive samples. curve: recall and precision up to each positive, in order of descending score, (2, positives).
+    Attributes:
+        ap: NaN without positives.
+        precision, recall, f1: for scores above the threshold, 0 if undefined.
+        positives: number of positive samples.
+        curve: recall and precision up to each positive, in order of descending score, (2, positives).
     """
 
     ap: float

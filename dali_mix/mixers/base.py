@@ -36,8 +36,10 @@ _Sample = TypeVar("_Sample", bound=Callable[..., Any])
 class PasteParams:
     """Params of CutMix and ResizeMix: image i receives a box of image permutation[i].
 
-    permutation: (B,) int64. boxes: (B,4) int64, top, left, height, width, inside the image. lam: (B,) float32, the
-    share of image i that is kept, 1 - height · width / (H · W).
+    Attributes:
+        permutation: (B,) int64.
+        boxes: (B,4) int64, top, left, height, width, inside the image.
+        lam: (B,) float32, the share of image i that is kept, 1 - height · width / (H · W).
     """
 
     permutation: Tensor

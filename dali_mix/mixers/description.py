@@ -14,9 +14,13 @@ Box = tuple[float, float, float, float]
 class MixedImage:
     """One image that a mixer returned.
 
-    own: its index in the batch, None for an image tiled from several. partner, lam: index of the image mixed in, and
-    share of the image's own targets; None if targets are not mixed pairwise. boxes: top, left, height, width of pasted,
-    erased or tiled areas, in pixels. peak: row and column of the pixel the box is centred on. note: a short remark.
+    Attributes:
+        own: its index in the batch, None for an image tiled from several.
+        partner, lam: index of the image mixed in, and share of the image's own targets; None if targets are not mixed
+            pairwise.
+        boxes: top, left, height, width of pasted, erased or tiled areas, in pixels.
+        peak: row and column of the pixel the box is centred on.
+        note: a short remark.
     """
 
     own: int | None

@@ -24,8 +24,11 @@ from dali_mix.options import number, whole
 class FreeFormParams:
     """Strokes and holes of images of `height` × `width`, in pixels; a radius of 0 removes nothing.
 
-    strokes: (B,S,V,2) float32, y and x of the points of each broken line. stroke_radii: (B,S) float32, half its width.
-    holes: (B,D,2) float32, y and x of the centres of discs. hole_radii: (B,D) float32.
+    Attributes:
+        strokes: (B,S,V,2) float32, y and x of the points of each broken line.
+        stroke_radii: (B,S) float32, half its width.
+        holes: (B,D,2) float32, y and x of the centres of discs.
+        hole_radii: (B,D) float32.
     """
 
     height: int

@@ -24,7 +24,9 @@ class SaliencyMixParams:
     """Params of SaliencyMix: image i receives a box of image permutation[i]. The box's position, and so λ, depends on
     the images: see `SaliencyMix.locate`.
 
-    permutation: (B,) int64. sides: (B,2) int64, height and width of the box before it is clipped at the border.
+    Attributes:
+        permutation: (B,) int64.
+        sides: (B,2) int64, height and width of the box before it is clipped at the border.
     """
 
     permutation: Tensor

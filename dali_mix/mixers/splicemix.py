@@ -28,9 +28,11 @@ _TRANSPOSE_SHARE = 0.5
 class SpliceMixParams:
     """Params of SpliceMix: n images with the same grid, and those of other grids; cells are in row-major order.
 
-    rows, cols: numbers of rows and columns of cells. sources: (n, rows · cols) int64, the batch image in each cell.
-    dropped: (n, rows · cols) bool, True if the cell is black and its labels are not used. more: the other grids of a
-    custom setting, in order; "default" and "mini" have none.
+    Attributes:
+        rows, cols: numbers of rows and columns of cells.
+        sources: (n, rows · cols) int64, the batch image in each cell.
+        dropped: (n, rows · cols) bool, True if the cell is black and its labels are not used.
+        more: the other grids of a custom setting, in order; "default" and "mini" have none.
     """
 
     rows: int

@@ -26,9 +26,12 @@ _log = logging.getLogger(__name__)
 class Trained:
     """A trained model as read from a file.
 
-    path: the file. weights: tensors by name; None for a plain weight file, which `load_into` reads. classes: names in
-    the order of the logits; task: task of the training set; values: the run's recipe values. The last three are empty
-    if the file does not contain them.
+    Attributes:
+        path: the file.
+        weights: tensors by name; None for a plain weight file, which `load_into` reads.
+        classes: class names in the order of the logits; empty if not in the file, like `task` and `values`.
+        task: task of the training set.
+        values: the run's recipe values.
     """
 
     path: Path

@@ -75,8 +75,15 @@ def choose(
 class Detections:
     """Results of a detector on image files.
 
-    paths: N files. For each file, boxes: (n,4) x1, y1, x2, y2 in pixels after EXIF rotation; scores: (n,) in descending
-    order; labels: (n,) int64, indices into `classes`, K names. unreadable: as in `Predictions`. All on the CPU.
+    All tensors are on the CPU.
+
+    Attributes:
+        paths: N files.
+        boxes: for each file (n,4), x1, y1, x2, y2 in pixels after EXIF rotation.
+        scores: for each file (n,), in descending order.
+        labels: for each file (n,) int64, indices into `classes`.
+        classes: K class names.
+        unreadable: as in `Predictions`.
     """
 
     paths: list[Path]

@@ -38,7 +38,10 @@ COUNTER = "num_batches_tracked"  # of BatchNorm: old files lack it, and no outpu
 class Converted:
     """The result of a conversion.
 
-    state: the state dict to write. layout: the release's layout. notes: remarks for the user.
+    Attributes:
+        state: the state dict to write.
+        layout: the release's layout.
+        notes: remarks for the user.
     """
 
     state: dict[str, Tensor]

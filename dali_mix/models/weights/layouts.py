@@ -13,11 +13,12 @@ Pairs = tuple[tuple[str, str], ...]
 class Layout:
     """One kind of checkpoint of a release.
 
-    marks: keys that identify it; none if the model is given by name.
-    families: kinds of backbone it supports, as returned by `recognize`; "named" means those given by --model.
-    head: head of our multi-label model; "" for a classifier.
-    pairs: (prefix of the release's key, prefix of our key); # matches a number; the first match is used.
-    wrapper, prefix: the key under which the release saves the state dict, and the prefix of its keys.
+    Attributes:
+        marks: keys that identify it; none if the model is given by name.
+        families: kinds of backbone it supports, as returned by `recognize`; "named" means those given by --model.
+        head: head of our multi-label model; "" for a classifier.
+        pairs: (prefix of the release's key, prefix of our key); # matches a number; the first match is used.
+        wrapper, prefix: the key under which the release saves the state dict, and the prefix of its keys.
     """
 
     marks: tuple[str, ...]

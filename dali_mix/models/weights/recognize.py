@@ -46,7 +46,9 @@ CLASSIFIERS = {"resnet": "fc", "vit": "head", "wrn": "linear", "shakeshake": "fc
 class Recognized:
     """An identified model: the arguments of `build_model` or, with a `head`, of `build_multilabel`.
 
-    family: the kind of backbone. head: "" for a classifier; "pooled" if it may be "max" or "average".
+    Attributes:
+        family: the kind of backbone.
+        head: "" for a classifier; "pooled" if it may be "max" or "average".
     """
 
     family: str
