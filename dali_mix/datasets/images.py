@@ -45,7 +45,7 @@ class Transform:
     ) -> tuple[bytes | memoryview, ImageHeader, str]:
         """Return the bytes to store (`data` itself if nothing changes), their header with the file's orientation, and
         the reason for re-encoding: "" if not re-encoded, `AS_ASKED` if the options require it, else why decoders may
-        disagree on the image. Such an image is stored losslessly as PNG, unless the options set another encoding.
+        disagree on the image. Such an image is stored losslessly as PNG, unless the options re-encode it anyway.
 
         `crop`: the part to store, x, y, width, height in pixels (before EXIF rotation if `stored`), as JPEG unless
         `encoding` is set. Raise ValueError for truncated or non-image data.

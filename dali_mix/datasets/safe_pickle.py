@@ -160,7 +160,7 @@ def _dict(pairs: list[Any]) -> dict[Any, Any]:
     return found
 
 
-# For each opcode: the number of stack items it pops (None: those above the mark), and what it pushes.
+# For each opcode: the number of stack items it pops (None: those above the mark), and what it does with them.
 _CONTAINERS: dict[str, tuple[int | None, Callable[[list[Any]], Any]]] = {
     "EMPTY_TUPLE": (0, tuple),
     "EMPTY_LIST": (0, list),

@@ -100,7 +100,7 @@ class RemoteSource(Source):
         self._window = max(window, -(-schedule.batch_size // POSITIONS))
         self._timeout = timeout
         self._local = local
-        self._alone = False  # True from a chunk decoded here until a worker answers
+        self._alone = False  # True while this process decodes because no worker answers
         self._clock = clock
         self.second_asks = 0
         self.waited = 0.0

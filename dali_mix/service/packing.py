@@ -112,7 +112,7 @@ class _Mapping:
         self._refused: set[str] = set()  # nodes that joined later and are unsuitable
         self._begun = False  # True once a try has started
         self._looked = self._longest = 0.0
-        self._alone: float | None = None  # when the last machine was lost
+        self._alone: float | None = None  # time since which there is no machine
         self._told = False
         self._waiting = list(range(count))  # a heap
         self.tries: list[_Try] = []
@@ -219,7 +219,7 @@ class _Mapping:
                 reason = worded(cause) if isinstance(cause, OSError) else repr(cause)
                 wrong = f"{host}, of the pool at {self._pool.address}, cannot look for the files: {reason}"
                 continue
-            except errors.RayError:  # lost; otherwise the next update tries again
+            except errors.RayError:  # probably lost; if not, the next update tries again
                 continue
             if differ := differences(_machines.pixel_versions(), found):
                 wrong = cluster.other_versions(self._pool.address, differ)

@@ -70,7 +70,7 @@ def read_csv(data: bytes, where: str, mistakes: Mistakes) -> tuple[list[Row], li
 
 
 def _head(names: list[str]) -> list[str]:
-    """Return the header's names, stripped; `path` and `id` are lowercased."""
+    """Return the header's names, stripped; without a column `path`, PATH and Id are lowercased."""
     names = [name.strip() for name in names]
     if "path" in names or [name.lower() for name in names].count("path") != 1:
         return names
