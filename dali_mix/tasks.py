@@ -40,7 +40,13 @@ class Task(ABC):
         """Raise ValueError naming the field for an invalid label, a number or floats (n,)."""
 
     def check_stored(self, label: np.ndarray, info: Any, where: str) -> None:
-        """Raise ValueError for invalid floats (n,) read from a record of the set `info`."""
+        """Raise ValueError for an invalid label read from a record.
+
+        Args:
+            label: (n,) floats.
+            info: the set's manifest, of which `num_classes` and `label_width` are used.
+            where: what error messages call the label.
+        """
         self.check(label, info.num_classes)
 
     @abstractmethod

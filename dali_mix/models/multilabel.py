@@ -66,7 +66,12 @@ class MultiLabelModel(nn.Module):
         return self.head(features), self.head.cells(features[len(features) - count :], rows, columns)
 
     def class_maps(self, images: Tensor) -> Tensor:
-        """Return each class's evidence at each position, (B,K,h,w), of images (B,3,H,W); see the heads."""
+        """Return each class's evidence at each position, (B,K,h,w), of images (B,3,H,W).
+
+        The values depend on the head. For "csra" and "average" their mean over positions is the logits, for "sgre"
+        their maximum; for "max" they are the linear layer's outputs at each position (CAM). A head of your own needs a
+        method `class_maps`.
+        """
         return self.head.class_maps(self.forward_features(images))  # type: ignore[operator]
 
 
@@ -82,7 +87,7 @@ def build_multilabel(
     """Build a multi-label model with random weights.
 
     Load pretrained backbone weights with `load_weights(model.backbone, PATH)`, which skips a classifier in the file.
-    For a separate learning rate of the head, set `paramwise = {"custom": {"head": {"lr_mult": 10}}}`.
+    To give the head its own learning rate, set `paramwise = {"custom": {"head": {"lr_mult": 10}}}` in the recipe.
 
     timm's ViTs and Swins accept images of any size divisible by the patch size: positions are interpolated, and weights
     for another size can be loaded. (`backbone_options={"img_size": 448}` builds a position table of that size instead.)

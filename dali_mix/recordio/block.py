@@ -60,7 +60,10 @@ class Block:
         return memoryview(self._buffer)[: self._size]
 
     def room(self, size: int, label: Label) -> memoryview:
-        """Return a buffer for an image of up to `size` bytes, to be added next with `label`, which saves a copy.
+        """Return a buffer for the next image, of up to `size` bytes.
+
+        Write the image into it and pass the filled part to `add` as the next record, with the same `label`: the bytes
+        are then already in place and are not copied.
 
         Raise ValueError for 2^29 bytes or more, before allocating memory.
         """

@@ -158,10 +158,18 @@ class Resize(Step):
 
 
 class CentreCrop(Resize):
-    """Resize in proportion to just cover `ratio` × `size`, then crop `size` from the centre.
+    """Resize to just cover `ratio` × `size`, keeping proportions, then crop `size` from the centre.
 
-    Sizes round down as torchvision's Resize does, so that the shorter side of a square becomes its side; anchors as its
-    CenterCrop does, ties to the even number.
+    Rounding is torchvision's. One side of the resized image is that of `ratio` × `size`; the other is rounded down, as
+    by Resize. The offset of the crop is rounded to the nearest integer, ties to even, as by CenterCrop.
+
+    Args:
+        size: of the crop, a number of pixels or (height, width).
+        ratio: 1 to 4; `ratio` × `size` is rounded to whole pixels.
+        min_filter, mag_filter, antialias, fuse: as for `Resize`.
+
+    Raises:
+        ValueError: `ratio` out of range, or an unknown filter.
     """
 
     def __init__(

@@ -30,14 +30,34 @@ class _PooledHead(nn.Module):
 
 
 class AveragePoolHead(_PooledHead):
-    """The mean over positions, then a linear layer; `class_maps` average to the logits."""
+    """The mean over positions, then a linear layer; `class_maps` average to the logits.
+
+    Maps (B,C,H,W) or tokens (B,N,C) → logits (B,K).
+
+    Args:
+        in_channels: C of the features.
+        num_classes: K.
+
+    Raises:
+        ValueError: from the methods, features that do not fit.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
         return self.fc(as_tokens(features, self.in_channels).mean(1))
 
 
 class MaxPoolHead(_PooledHead):
-    """The maximum of each channel over positions, then a linear layer, as in SpliceMix."""
+    """The maximum of each channel over positions, then a linear layer, as in SpliceMix.
+
+    Maps (B,C,H,W) or tokens (B,N,C) → logits (B,K).
+
+    Args:
+        in_channels: C of the features.
+        num_classes: K.
+
+    Raises:
+        ValueError: from the methods, features that do not fit.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
         return self.fc(as_tokens(features, self.in_channels).amax(1))
