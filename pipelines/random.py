@@ -62,7 +62,10 @@ class SampleRandom:
         return SampleRandom(self._seed, self._epoch, self._ids, 1024 * whole("branch", number, 1, 63))
 
     def words(self, k: int) -> np.ndarray:
-        """Draw (B, k) uint32, uniform over all values; k is a multiple of 4."""
+        """Draw (B, k) uint32, uniform over all values; k is a multiple of 4.
+
+        Raise ValueError after 65,536 calls, of any method.
+        """
         if self._stream >= 1 << 16:
             raise ValueError("more than 65,536 draws for one record: draw several numbers in one call")
         blocks = k // 4

@@ -38,7 +38,10 @@ class MultiLabelModel(nn.Module):
         self._features = features
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the last map (B,C,h,w) of images (B,3,H,W); for a transformer, its patch tokens."""
+        """Return the last feature map (B,C,h,w) of images (B,3,H,W); for a transformer, its patch tokens as a map.
+
+        Raise ValueError if the tokens do not form a grid with the shape of the images.
+        """
         return self._features(self.backbone, images)
 
     def forward(self, images: Tensor, spliced: tuple[int, int, int] | None = None) -> Any:
