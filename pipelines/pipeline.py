@@ -107,6 +107,7 @@ class Pipeline:
                         f"step {type(step).__name__}: draw's {name!r} has shape {np.shape(value)} for {len(rows)}"
                         f" images: must be ({len(rows)}, ...)"
                     )
+            # Here, not in methods that a subclass could override: the resampling operator relies on it.
             if isinstance(step, Crop) and type(step).graph is Crop.graph:
                 _check_inside(step, sizes, own["anchor"], own["shape"])
             if isinstance(step, CentreCrop) and type(step).graph is CentreCrop.graph:

@@ -31,7 +31,7 @@ def guarded(command: str, work: Callable[[], T]) -> T | None:
     cluster.command.speaker = f"dali-mix {command}: error: "
     try:
         return work()
-    except Exception:
+    except Exception:  # any error: once the pool has ended, it is a consequence
         cluster.command.status = 1
         if not cluster.command.pool_gone:
             raise

@@ -15,6 +15,15 @@ from PIL import Image
 from dali_mix.loading.loader import Loader
 from dali_mix.recordio import write_set
 
+# name → (pipeline, options): graphs that end in a batch of 32 × 32
+GRAPHS_OF_ONE_SIZE: dict[str, tuple[str, dict[str, Any]]] = {
+    "imagenet": ("imagenet", {"image_size": 32}),
+    "imagenet, unfused": ("imagenet", {"image_size": 32, "fuse": False}),
+    "imagenet, whole images": ("imagenet", {"image_size": 32, "preset": "parity"}),
+    "multilabel": ("multilabel", {"image_size": 32}),
+    "multilabel, whole pictures": ("multilabel", {"image_size": 32, "crop": "none", "fuse": False}),
+}
+
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A smooth random picture, (height, width, 3) uint8: coarse noise, enlarged."""

@@ -13,16 +13,11 @@ from PIL import Image
 from dali_mix import build_loader
 from dali_mix.loading.decoder import Decoder
 from dali_mix.recordio import RecordSet, Sample, write_set
-from tests.loading.sets import boxed_set, encode, picture, pixels_by_id
+from tests.loading.sets import GRAPHS_OF_ONE_SIZE, boxed_set, encode, picture, pixels_by_id
 
 SIZES = [(36 + 7 * number % 40, 33 + 11 * number % 50) for number in range(12)]
 PIXELS = [picture(*size, seed=number) for number, size in enumerate(SIZES)]
-GRAPHS = {
-    "imagenet": ("imagenet", {"image_size": 32}),
-    "imagenet, unfused": ("imagenet", {"image_size": 32, "fuse": False}),
-    "imagenet, whole images": ("imagenet", {"image_size": 32, "preset": "parity"}),
-    "multilabel": ("multilabel", {"image_size": 48}),
-    "multilabel, whole pictures": ("multilabel", {"image_size": 32, "crop": "none", "fuse": False}),
+GRAPHS = GRAPHS_OF_ONE_SIZE | {
     "of any size": ("detection", {"shorter": [32, 48], "longest": 64}),
     "of any size, cropped": ("detection", {"shorter": 48, "longest": 64, "zoom_out": 0.5, "iou_crop": 0.5}),
 }

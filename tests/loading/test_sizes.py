@@ -15,18 +15,11 @@ from dali_mix import build_loader
 from dali_mix.cli.main import main
 from dali_mix.loading.decoder import wrong_sizes
 from dali_mix.recordio import Sample, write_set
-from tests.loading.sets import encode, picture
+from tests.loading.sets import GRAPHS_OF_ONE_SIZE, encode, picture
 from tests.recordio.odd_images import REFUSED, before, exif, tiff
 from tests.recordio.samples import with_checksums
 
-GRAPHS = {
-    "imagenet": ("imagenet", {"image_size": 32}),
-    "imagenet, unfused": ("imagenet", {"image_size": 32, "fuse": False}),
-    "imagenet, whole images": ("imagenet", {"image_size": 32, "preset": "parity"}),
-    "multilabel": ("multilabel", {"image_size": 32}),
-    "multilabel, whole pictures": ("multilabel", {"image_size": 32, "crop": "none", "fuse": False}),
-    "cifar": ("cifar", {"image_size": 32}),
-}
+GRAPHS = GRAPHS_OF_ONE_SIZE | {"cifar": ("cifar", {"image_size": 32})}
 UPRIGHT = encode(picture(40, 50), "JPEG")
 # name → (file, its size by the manifest)
 WRONG = {

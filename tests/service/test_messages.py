@@ -224,7 +224,7 @@ def test_shared_memory_is_a_share_of_what_is_free(monkeypatch):
 
 
 def test_port_taken(settings, capsys):
-    """It is told before Ray is started."""
+    """It is reported before Ray is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "--memory", str(TINY), "--port", str(port)]) == 1

@@ -289,7 +289,7 @@ class Trainer:
         """Return the loss of a micro-batch. A note with the model's input is added to an error in the first one."""
         try:
             return self.objective(*inputs)
-        except Exception as error:
+        except Exception as error:  # a model raises anything
             if self._first:
                 images = inputs[0]
                 name = getattr(getattr(self.parts.train_loader, "pipeline", None), "name", "")
