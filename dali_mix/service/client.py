@@ -35,7 +35,7 @@ RESTART = 25.0  # seconds for the pool's actor to start again
 def connect(address: str = "auto", *, fallback: str = "wait") -> RayPool:
     """Return the pool at `address`, HOST:PORT, or the one on this machine.
 
-    Signal handlers are left unchanged. Raise ValueError, with advice, if there is no pool or the connection is
+    Signal handlers are left unchanged. Raise ValueError, with advice, if there is not a pool or the connection is
     refused.
 
     Args:
@@ -123,7 +123,7 @@ class RayPool:
             except (self.ray.exceptions.RayError, ValueError):  # this worker died or hangs
                 continue
             if differ := code_differences(code, found["code"], details["host"]):
-                raise ValueError(f"{self.address}: {differ}: make the files equal, and start the workers again")
+                raise ValueError(f"{self.address}: {differ}: make the files equal, and restart the workers")
             fingerprint = found["metainfo"]["fingerprint"]
             key = key_of(spec, fingerprint, code)
             opened = RayWorkers(self.ray, self.address, actor, self.watch, spec, key, fingerprint)

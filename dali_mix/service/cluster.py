@@ -132,7 +132,7 @@ def import_ray(token: Path, *, loopback: bool) -> Any:
     other settings.
     """
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
-        raise ValueError("ray was imported before without a token: connect to the pool before anything else uses Ray")
+        raise ValueError("ray was already imported without a token: connect to the pool before anything else uses Ray")
     os.environ.update(settings(token, loopback=loopback))
     imported, hook = "ray" in sys.modules, sys.excepthook
     try:
@@ -192,7 +192,7 @@ def split_address(address: str) -> tuple[str, int]:
 
     Raise ValueError for an invalid address.
     """
-    wrong = f"{address!r} is no address: give HOST:PORT as `dali-mix serve` prints it, or auto"
+    wrong = f"{address!r} is not an address: give HOST:PORT as printed by `dali-mix serve`, or auto"
     if not isinstance(address, str):
         raise ValueError(wrong)
     if address == "auto":
@@ -212,7 +212,7 @@ def split_address(address: str) -> tuple[str, int]:
 def listening(name: str) -> str:
     """Resolve `name` to the IP address to listen on. Raise ValueError for one that other machines cannot use."""
     if name in ("", "*", "0.0.0.0", "::"):
-        raise ValueError(f"--listen {name!r}: give one address of this machine, by which the others reach it")
+        raise ValueError(f"--listen {name!r}: give the address of this machine by which other machines reach it")
     try:
         address = socket.gethostbyname(name)
     except OSError as error:
@@ -222,7 +222,7 @@ def listening(name: str) -> str:
             probe.bind((address, 0))
     except OSError:
         raise ValueError(
-            f"--listen {name}: {address} is no address of this machine: `hostname -I` lists them"
+            f"--listen {name}: {address} is not an address of this machine: `hostname -I` lists them"
         ) from None
     return address
 
@@ -262,9 +262,9 @@ def check_pool(host: str, port: int) -> None:
                 break
             answer += more
     if answer[3:4] != bytes([SETTINGS_FRAME]):
-        what = "answers otherwise than a pool does" if answer else f"has not answered within {GREETING:.0f} s"
+        what = "does not answer as a pool does" if answer else f"has not answered within {GREETING:.0f} s"
         raise ValueError(
-            f"{where} is no pool: what listens there {what}; give the address that `dali-mix serve` printed after"
+            f"{where} is not a pool: the server there {what}; give the address that `dali-mix serve` printed after"
             ' "pool", not that of its page'
         )
 
@@ -384,8 +384,8 @@ def no_worker(address: str) -> str:
 def other_versions(address: str, differ: str) -> str:
     """Return the message for a pool with different versions; `differ`: see `spec.differences`."""
     return (
-        f"{address}: the pool has other versions than this process: {differ}: install the same on both, and start the"
-        " workers again"
+        f"{address}: the pool has different versions: {differ}: install the same on both, and restart"
+        " the workers"
     )
 
 
@@ -396,10 +396,10 @@ def why_not(where: str, token: Path, said: str) -> str:
     if "AuthenticationError" in text or "InvalidAuthToken" in text:
         return wrong
     if "ersion" in text and "ython" in text:
-        return f"{where}: the pool runs another Ray or Python: {text}"
+        return f"{where}: the pool runs a different Ray or Python: {text}"
     if "raylet" in text.lower() or "Can't find a" in text or "node" in text.lower():
         return (
-            f"{where}: this machine is no part of the pool yet: run `dali-mix serve --join {where} --workers 0` on it"
+            f"{where}: this machine is not part of the pool yet: run `dali-mix serve --join {where} --workers 0` on it"
             f" first ({text})"
         )
     return f"{wrong} ({text})"

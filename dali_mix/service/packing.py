@@ -16,6 +16,7 @@ does no harm.
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import logging
 import time
@@ -69,6 +70,12 @@ class RayMachines:
             yield from mapping.results()
         finally:
             mapping.cancel(mapping.tries)
+
+
+@functools.cache
+def _task(ray: Any, function: Callable[..., Any]) -> Any:
+    """Return `function` as a Ray task, cached: Ray sends each new one to the head, and waits if that has just ended."""
+    return ray.remote(function)
 
 
 @dataclass
@@ -167,9 +174,8 @@ class _Mapping:
         """Update the list of machines. Raise ValueError if there are none for too long, or the first are unsuitable."""
         now = time.monotonic()
         self._looked = now
-        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
         try:
-            workers = self._ray.get(self._actor.workers.remote(), timeout=ANSWER)
+            workers = self._ray.get(self._actor.live_workers.remote(), timeout=ANSWER)
         except self._ray.exceptions.RayTaskError:
             raise
         except self._ray.exceptions.RayError:  # the pool is restarting, or hangs
@@ -180,9 +186,9 @@ class _Mapping:
             for details in workers.values():
                 if differ := differences(versions(), details["versions"]):
                     raise ValueError(cluster.other_versions(self._pool.address, differ))
-        for gone in [name for name in self._nodes if name not in slots or name not in alive]:
+        for gone in [name for name in self._nodes if name not in slots]:
             del self._nodes[gone]
-        for new in slots.keys() & alive - self._nodes.keys() - self._looks.keys() - self._refused:
+        for new in slots.keys() - self._nodes.keys() - self._looks.keys() - self._refused:
             self._looks[new] = self._remote(_machines.look, new).remote(self._folder, self._sees)
         self._meet()
         for name, node in self._nodes.items():
@@ -196,10 +202,10 @@ class _Mapping:
             raise ValueError(cluster.no_worker(self._pool.address))
         if silent > SILENCE and not self._told:
             self._told = True
-            logging.getLogger(__name__).warning("for %.0f s now: %s", silent, cluster.no_worker(self._pool.address))
+            logging.getLogger(__name__).warning("for %.0f s: %s", silent, cluster.no_worker(self._pool.address))
 
     def _meet(self) -> None:
-        """Use the machines that have answered, unless they cannot access the paths or have other versions."""
+        """Use the machines that have answered, unless they cannot access the paths or have different versions."""
         errors = self._ray.exceptions
         pending = list(self._looks.values())
         if not pending:
@@ -217,7 +223,7 @@ class _Mapping:
                 self._refused.add(name)
                 host, cause = self._hosts.get(name, name), error.cause
                 reason = worded(cause) if isinstance(cause, OSError) else repr(cause)
-                wrong = f"{host}, of the pool at {self._pool.address}, cannot look for the files: {reason}"
+                wrong = f"{host}, of the pool at {self._pool.address}, cannot access the files: {reason}"
                 continue
             except errors.RayError:  # probably lost; if not, the next update tries again
                 continue
@@ -232,19 +238,20 @@ class _Mapping:
         if unseen:
             path, hosts = min(unseen.items())
             wrong = (
-                f"{path}: not seen on {', '.join(sorted(hosts))}, of the pool at {self._pool.address}: --cluster needs"
-                " a file system that all machines of the pool share, at the same path"
+                f"{path}: not found on {', '.join(sorted(hosts))}, of the pool at {self._pool.address}: --cluster needs"
+                " a file system that all machines of the pool share, mounted at the same path"
             )
         if wrong and not self._begun:
             raise ValueError(wrong)
         if wrong:
-            logging.getLogger(__name__).warning("a machine that came is not used: %s", wrong)
+            logging.getLogger(__name__).warning("a machine that joined is not used: %s", wrong)
 
     def _remote(self, function: Callable[..., Any], node: str, **options: Any) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        place = NodeAffinitySchedulingStrategy(node, soft=False)
-        return self._ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=place, **options)
+        on_node = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = _task(self._ray, function)
+        return task.options(num_cpus=0, max_retries=0, scheduling_strategy=on_node, **options)
 
     # Tries
 

@@ -114,6 +114,15 @@ class Pool:
         self._collect()
         return {name: self._members[name].details for name in self._by_load()}
 
+    def live_workers(self) -> dict[str, dict[str, Any]]:
+        """Return `workers()` without those whose machine Ray knows to be dead.
+
+        For packing, which would lose tries on it. Packers do not ask Ray themselves: `ray.nodes()` ends the process
+        that calls it if the head ends during the call.
+        """
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        return {name: details for name, details in self.workers().items() if details["node"] in alive}
+
     # Questions
 
     def ask(

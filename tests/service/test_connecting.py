@@ -111,7 +111,7 @@ def test_an_empty_token(home):
 
 @pytest.mark.parametrize("address", [None, 5, ["auto"], "127.0.0.1:99999", "127.0.0.1:0"])
 def test_what_is_no_address(address):
-    with pytest.raises(ValueError, match="is no address: give HOST:PORT"):
+    with pytest.raises(ValueError, match="is not an address: give HOST:PORT"):
         connect(address)
 
 
@@ -126,14 +126,14 @@ def test_what_listens_and_is_no_pool(home, listeners, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Silent)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with pytest.raises(ValueError, match="is no pool: what listens there answers otherwise than a pool does"):
+        with pytest.raises(ValueError, match="is not a pool: the server there does not answer as a pool does"):
             cluster.check_pool(*server.server_address)
     finally:
         server.shutdown()
         server.server_close()
-    with pytest.raises(ValueError, match=rf"^{listeners[0]} is no pool: what listens there has not answered"):
+    with pytest.raises(ValueError, match=rf"^{listeners[0]} is not a pool: the server there has not answered"):
         cluster.check_pool(*cluster.split_address(listeners[0]))
-    with pytest.raises(ValueError, match="is no pool"), node.Node(0, address=listeners[0]):
+    with pytest.raises(ValueError, match="is not a pool"), node.Node(0, address=listeners[0]):
         pass
     with pytest.raises(ValueError, match=r"^no pool answers at"):
         cluster.check_pool("127.0.0.1", free_port())

@@ -51,7 +51,7 @@ class Ray:
             every = [(node, n) for node, count in self.slots.items() for n in range(count)]
             return {f"{node}.{n}": {**details, "node": node, "host": f"host-{node}"} for node, n in every}
 
-        actor = SimpleNamespace(workers=SimpleNamespace(remote=workers))
+        actor = SimpleNamespace(live_workers=SimpleNamespace(remote=workers))
         watch = SimpleNamespace(check=lambda: None, check_head=lambda: None, ended=False)
         return SimpleNamespace(ray=self, address="here:1", watch=watch, actor=lambda: actor)
 
@@ -67,9 +67,6 @@ class Ray:
             return tries[-1]
 
         return SimpleNamespace(remote={_machines.look: look, _machines.run: run}[function])
-
-    def nodes(self):
-        return [{"NodeID": node, "Alive": True} for node in self.slots]
 
     def get(self, value, timeout):
         if isinstance(value, Exception):
@@ -207,11 +204,11 @@ DENIED = PermissionError(13, "Permission denied", "/shared/set.json")
 REFUSED = [
     (
         RayTaskError(DENIED),
-        "host-b, of the pool at here:1, cannot look for the files: /shared/set.json: Permission denied",
+        "host-b, of the pool at here:1, cannot access the files: /shared/set.json: Permission denied",
     ),
-    (RayTaskError(KeyError("bug")), r"host-b, of the pool at here:1, cannot look for the files: KeyError\('bug'\)$"),
-    (("host-b", _machines.pixel_versions(), ["/shared"]), "/shared: not seen on host-b, of the pool at here:1"),
-    (("host-b", {"opencv": "0.1"}, []), "here:1: the pool has other versions than this process: .*opencv"),
+    (RayTaskError(KeyError("bug")), r"host-b, of the pool at here:1, cannot access the files: KeyError\('bug'\)$"),
+    (("host-b", _machines.pixel_versions(), ["/shared"]), "/shared: not found on host-b, of the pool at here:1"),
+    (("host-b", {"opencv": "0.1"}, []), "here:1: the pool has different versions: .*opencv"),
 ]
 
 
@@ -236,7 +233,7 @@ def test_a_machine_that_comes_later_and_does_not_fit_is_not_used(start, caplog, 
     assert ray.looks == ["a", "b"]
     [message] = [record.getMessage() for record in caplog.records]
     assert pytest.approx(ray.now, abs=5) == 150
-    assert message.startswith("a machine that came is not used: ")
+    assert message.startswith("a machine that joined is not used: ")
     assert {stream.node for tries in ray.begun.values() for stream in tries} == {"a"}
 
 
@@ -273,7 +270,8 @@ def test_nothing_is_asked_of_ray_while_its_head_is_lost(start, monkeypatch):
         return asked
 
     watch.check = lost
-    monkeypatch.setattr(ray, "nodes", gated(ray.nodes))
+    live_workers = machines.pool.actor().live_workers
+    live_workers.remote = gated(live_workers.remote)
     monkeypatch.setattr(ray, "task", gated(ray.task))
     assert list(results) == [0] and machines.lost == 1
     assert ray.begun[0][1].begun - ray.begun[0][0].begun > 3
@@ -294,7 +292,7 @@ def test_ray_says_first_that_the_pool_has_ended(start, monkeypatch):
 def test_an_error_in_the_pool_is_no_lack_of_workers(start):
     ray, machines, results = start({"a": 1}, [[done(1, 0)]])
     failed = RayTaskError(KeyError("bug"))
-    machines.pool.actor = lambda: SimpleNamespace(workers=SimpleNamespace(remote=lambda: failed))
+    machines.pool.actor = lambda: SimpleNamespace(live_workers=SimpleNamespace(remote=lambda: failed))
     with pytest.raises(RayTaskError, match="bug"):
         list(results)
     assert ray.now == 100

@@ -92,7 +92,7 @@ def test_no_address(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"^no pool runs on this machine: start one with `dali-mix serve`"):
         cluster.split_address("auto")
     for address in ("host:http", ":80", ""):
-        with pytest.raises(ValueError, match=r"is no address: give HOST:PORT"):
+        with pytest.raises(ValueError, match=r"is not an address: give HOST:PORT"):
             cluster.split_address(address)
     assert cluster.split_address("localhost") == ("127.0.0.1", 6379)
 
@@ -128,7 +128,7 @@ def test_another_address_in_one_process(pool):
 def test_other_versions(pool, records, monkeypatch):
     monkeypatch.setattr("dali_mix.service.client.versions", lambda: spec.versions() | {"numba": "0.1"})
     with pytest.raises(
-        ValueError, match=r"the pool has other versions than this process: numba 0\.1 here, [\d.]+ there: "
+        ValueError, match=r"the pool has different versions: numba 0\.1 here, [\d.]+ there: "
     ):
         build_loader("imagenet", records.prefix, workers=pool, **LOAD)
 
@@ -150,8 +150,8 @@ except ValueError as error: print(error)
     with (tmp_path / "dali_mix/pipelines/random.py").open("a") as file:
         file.write("\n")
     assert re.fullmatch(
-        rf"{head.address}: the pool has other versions than this process: dali_mix\.pipelines sha256 \w+ here, sha256"
-        r" \w+ there: install the same on both, and start the workers again\n",
+        rf"{head.address}: the pool has different versions: dali_mix\.pipelines sha256 \w+ here, sha256"
+        r" \w+ there: install the same on both, and restart the workers\n",
         client(program, head.address)[0],
     )
 

@@ -290,8 +290,8 @@ def test_a_folder_that_another_machine_does_not_see(head, photos, tmp_path, capf
     arguments = ["pack", "imagefolder", "--root", where["photos"], "--out", f"{where['out']}/set"]
     assert main([*arguments, "--cluster", head.address]) == 1
     assert re.fullmatch(
-        rf"dali-mix pack: error: {named}: not seen on {os.uname().nodename}, of the pool at {head.address}:"
-        r" --cluster needs a file system that all machines of the pool share, at the same path\n",
+        rf"dali-mix pack: error: {named}: not found on {os.uname().nodename}, of the pool at {head.address}:"
+        r" --cluster needs a file system that all machines of the pool share, mounted at the same path\n",
         capfd.readouterr().err,
     )
     assert list((tmp_path / "out").iterdir()) == []
@@ -299,7 +299,7 @@ def test_a_folder_that_another_machine_does_not_see(head, photos, tmp_path, capf
 
 def test_other_versions_of_what_encodes(machines, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("dali_mix._machines.pixel_versions", lambda: {"opencv": "0.1"})
-    with pytest.raises(ValueError, match=r"the pool has other versions than this process: .*opencv 0\.1 here, \d"):
+    with pytest.raises(ValueError, match=r"the pool has different versions: .*opencv 0\.1 here, \d"):
         pack_listing(listing_of(photos / "images"), tmp_path / "set", PackOptions(), None, machines)
 
 
@@ -325,7 +325,7 @@ def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
 def test_no_pool_there(tmp_path, photos, capfd):
     for command in (["pack", "imagefolder", "--root", str(photos), "--out", str(tmp_path / "set")], ["verify", "set"]):
         assert main([*command, "--cluster", ":80"]) == 1
-        assert "':80' is no address: give HOST:PORT as `dali-mix serve` prints it, or auto" in capfd.readouterr().err
+        assert "':80' is not an address: give HOST:PORT as printed by `dali-mix serve`, or auto" in capfd.readouterr().err
 
 
 def flip(path, offset):

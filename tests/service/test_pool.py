@@ -18,7 +18,10 @@ class Cluster:
     """Stands in for Ray: questions put to workers, and which of them are answered."""
 
     def __init__(self):
-        self.under_way, self.answers = [], {}
+        self.under_way, self.answers, self.dead = [], {}, set()
+
+    def nodes(self):
+        return [{"NodeID": node, "Alive": node not in self.dead} for node in ("a", "b")]
 
     def handle(self, name):
         def answer(*_):
@@ -116,6 +119,14 @@ def test_workers_with_as_few_questions_are_asked_in_turn(ray):
     ray.under_way, busy = [each for each in ray.under_way if each[0] == idle], ray.under_way
     ray.finish()
     assert ask(pool, 18)[1] == idle and len(busy) == 6  # its turn or not: it has least to do
+
+
+def test_packing_gets_no_worker_of_a_dead_machine(ray):
+    """Trainers do, for 12 s at most: they ask another worker when a question is lost."""
+    pool = pool_of(ray, ("a", "b"), CHUNK, workers=2)
+    assert pool.live_workers() == pool.workers() and len(pool.workers()) == 4
+    ray.dead.add("a")
+    assert list(pool.live_workers()) == ["b.0", "b.1"] and len(pool.workers()) == 4
 
 
 def test_a_late_answer_counts_no_bytes(ray):
