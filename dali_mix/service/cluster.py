@@ -383,10 +383,7 @@ def no_worker(address: str) -> str:
 
 def other_versions(address: str, differ: str) -> str:
     """Return the message for a pool with different versions; `differ`: see `spec.differences`."""
-    return (
-        f"{address}: the pool has different versions: {differ}: install the same on both, and restart"
-        " the workers"
-    )
+    return f"{address}: the pool has different versions: {differ}: install the same on both, and restart the workers"
 
 
 def why_not(where: str, token: Path, said: str) -> str:

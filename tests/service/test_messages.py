@@ -127,9 +127,7 @@ def test_another_address_in_one_process(pool):
 
 def test_other_versions(pool, records, monkeypatch):
     monkeypatch.setattr("dali_mix.service.client.versions", lambda: spec.versions() | {"numba": "0.1"})
-    with pytest.raises(
-        ValueError, match=r"the pool has different versions: numba 0\.1 here, [\d.]+ there: "
-    ):
+    with pytest.raises(ValueError, match=r"the pool has different versions: numba 0\.1 here, [\d.]+ there: "):
         build_loader("imagenet", records.prefix, workers=pool, **LOAD)
 
 

@@ -325,7 +325,8 @@ def test_our_own_code_is_compared_as_versions_are(tmp_path, monkeypatch):
 def test_no_pool_there(tmp_path, photos, capfd):
     for command in (["pack", "imagefolder", "--root", str(photos), "--out", str(tmp_path / "set")], ["verify", "set"]):
         assert main([*command, "--cluster", ":80"]) == 1
-        assert "':80' is not an address: give HOST:PORT as printed by `dali-mix serve`, or auto" in capfd.readouterr().err
+        advice = "give HOST:PORT as printed by `dali-mix serve`, or auto"
+        assert f"':80' is not an address: {advice}" in capfd.readouterr().err
 
 
 def flip(path, offset):
