@@ -315,6 +315,7 @@ class Watch:
         self._gone: float | None = None  # when the head stopped answering
         self._dead = self._closed = False
         self._kept: list[Chunk] = []
+        self._lock = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(ray._private.worker._global_node.plasma_store_socket_name)
         threading.Thread(target=self._wait, daemon=True).start()
@@ -322,11 +323,25 @@ class Watch:
     def _wait(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.recv(1)  # blocks until the other end is closed
-        if not self._closed:
+        self._end()
+
+    def _end(self) -> None:
+        """Write the message, once."""
+        with self._lock:
+            if self._dead or self._closed:
+                return
             command.pool_gone = True
             os.write(2, f"{command.speaker}{self._message}\n".encode())  # first, as the rest may take time
             self._kept = [found for found in gc.get_objects() if type(found) is Chunk]
             self._dead = True
+
+    def _hung_up(self) -> bool:
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     @property
     def ended(self) -> bool:
@@ -337,6 +352,8 @@ class Watch:
         """Raise PoolGone if the raylet has died, RuntimeError in a forked process. Call it before calling Ray."""
         if os.getpid() != self._process:
             raise RuntimeError(FORKED)
+        if not self._dead and self._hung_up():  # `_wait` may still be waiting for the GIL
+            self._end()
         if self._dead:
             raise PoolGone(self._message)
 

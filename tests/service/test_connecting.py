@@ -246,6 +246,45 @@ def test_the_end_of_a_pool_is_printed_once(printed, monkeypatch):
     assert cluster.command.status == 1
 
 
+@pytest.fixture
+def watch(tmp_path, monkeypatch):
+    """Return a `Watch` whose thread has not run yet, and the raylet's end of its socket."""
+    monkeypatch.setattr(cluster, "command", cluster.Command(speaker="dali-mix train: error: "))
+    thread = SimpleNamespace(start=lambda: None)
+    monkeypatch.setattr(cluster, "threading", SimpleNamespace(Lock=threading.Lock, Thread=lambda **_: thread))
+    name = str(tmp_path / "store")
+    with socket.socket(socket.AF_UNIX) as store:
+        store.bind(name)
+        store.listen()
+        node = SimpleNamespace(plasma_store_socket_name=name)
+        made = cluster.Watch(
+            SimpleNamespace(_private=SimpleNamespace(worker=SimpleNamespace(_global_node=node))), "a:1"
+        )
+        with store.accept()[0] as raylet:
+            yield made, raylet
+
+
+def test_a_raylet_that_has_just_died_is_not_called(watch, capfd):
+    """Ray would end the process without a message, and the thread that watches may run later."""
+    watch, raylet = watch
+    watch.check()
+    raylet.close()
+    with pytest.raises(cluster.PoolGone, match=r"^the pool at a:1 is gone"):
+        watch.check()
+    watch._wait()
+    assert capfd.readouterr().err == f"dali-mix train: error: {cluster.gone('a:1')}\n"
+    assert cluster.command.pool_gone
+
+
+def test_a_pool_that_is_left_is_not_gone(watch, capfd):
+    watch, raylet = watch
+    watch.close()
+    raylet.close()
+    watch.check()
+    watch._wait()
+    assert not capfd.readouterr().err and not cluster.command.pool_gone
+
+
 # The code of a user's own steps
 
 
