@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a recipe on the nodes of a Slurm job: any number of them, with or without GPUs.
+# Train a recipe on the nodes of a Slurm job: any number of them, with or without GPUs.
 #SBATCH --job-name=dali_mix
 #SBATCH --signal=TERM@180
 #SBATCH --requeue
@@ -16,18 +16,18 @@ Usage: sbatch [sbatch options] scripts/train_slurm.sh RECIPE --work-dir DIR [opt
       scripts/train_slurm.sh imagenet/resnet50:resizemix --work-dir work_dirs/r50
 
 Submit it from any folder; relative paths are relative to that folder, and DIR must be on a disk that all nodes share.
-One task per node (the default): one process per GPU of the node (--gres=gpu:2, --gpus-per-node=2, --gpus=2), or one without
-GPUs. Several tasks per node (--ntasks-per-node=2 --gpus-per-task=1): every task is one process.
+With one task per node (the default), each node runs one process per GPU (--gres=gpu:2, --gpus-per-node=2, --gpus=2), or one
+if it has no GPUs. With several tasks per node (--ntasks-per-node=2 --gpus-per-task=1), every task is one process.
 
 $SLURM_ARRAY_TASK_ID, $SLURM_ARRAY_JOB_ID and $SLURM_JOB_ID in single quotes are replaced in the job:
   sbatch --array=0-4 scripts/train_slurm.sh quickstart --work-dir 'runs/$SLURM_ARRAY_TASK_ID' \
       --cfg-options 'seed=$SLURM_ARRAY_TASK_ID'
 
---resume=auto is added. 180 s before the time limit Slurm sends SIGTERM: every process finishes its step, one saves, and the
-job requeues itself and continues from there, as after any other SIGTERM that was not a scancel. Errors never requeue. In
-the environment of sbatch:
+--resume=auto is added. 180 s before the time limit, Slurm sends SIGTERM: every process finishes its step, one saves, and the
+job requeues itself and continues from there. Any other SIGTERM has the same effect, except that of scancel. After an error
+the job is never requeued. Variables in the environment of sbatch:
   MAX_RESTARTS  how often the job may be requeued     (default 100; 0: never)
-  NPROC         processes per node, if it has 1 task  (default: its GPUs, or 1)
+  NPROC         processes per node with one task      (default: its GPUs, or 1)
   PYTHON        the interpreter that has dali_mix     (default python)
   MASTER_ADDR   the first node's address              (default: its name)
 END
