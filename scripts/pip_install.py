@@ -33,7 +33,7 @@ def progress(line: str) -> str:
 
 
 def show(lines: Iterable[str], used: int) -> None:
-    """Print `progress` of each line, full lines from the first error on, and a heartbeat after `QUIET_FOR` silent seconds.
+    """Print `progress` of each line, full lines after an error, and a heartbeat after `QUIET_FOR` silent seconds.
 
     used: bytes in use on the file system of the environment at the start.
     """
