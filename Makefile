@@ -1,8 +1,8 @@
 # make quickstart   sets up, packs, trains with a mixer, evaluates, draws pictures   (DATASET=cifar10 for CIFAR-10)
-# make test         sets up, then lint, types, import contract, the site and all tests that need no GPU
+# make test         sets up, then runs lint, type checks, the import contract, the site build and all tests that need no GPU
 # make test-lowest  the tests that need no GPU, with the lowest versions that setup.py allows, in build/lowest
 # make test-gpu     the tests that need a GPU
-# make bench        the benchmarks, against the peers that are installed
+# make bench        the benchmarks, compared with other libraries that are installed
 # make docs         the site, in build/site
 # make pictures     the pictures of docs/mixers and docs/pipelines
 PYTHON  ?= python3

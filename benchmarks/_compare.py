@@ -1,4 +1,4 @@
-"""Interleaved measurements: contestants take turns, ratios are computed within a turn, and medians over turns reported.
+"""Interleaved measurements: contestants take turns, ratios are computed within a turn, results are medians over turns.
 
 On a shared machine, the same code may run at half its speed a minute later. Within a turn the contestants run seconds
 after each other, so their ratios are reliable even if their absolute figures are not.

@@ -15,7 +15,7 @@ from _loader_peers import MEAN, REPEATS, STD, Settings, main, stream
 
 
 def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
-    """Yield batches of this project's loader: one orientation per batch, resize to padding in one operator."""
+    """Yield this project's batches: one orientation each, resize, flip, normalize and padding in one operator."""
     options = {"shorter": settings["shorter"], "longest": settings["longest"], "fuse": fuse}
     return stream(settings, "detection", options)
 
@@ -51,7 +51,7 @@ def _loader(settings: Settings, function: Any) -> Any:
 
 
 def references(settings: Settings) -> Iterator[Any]:
-    """Yield batches as in torchvision's references/detection: PIL and flip in workers, `GeneralizedRCNNTransform` after."""
+    """Yield batches as in torchvision's references: PIL and flip in workers, then `GeneralizedRCNNTransform`."""
     import torch
     from PIL import Image
     from torchvision.models.detection.transform import GeneralizedRCNNTransform

@@ -3,9 +3,9 @@
 usage: python _loader_peers.py NAME SETTINGS.json
 
 Each loader is an endless stream of training batches, float32 on the CPU: random-resized crop, flip, normalize. A
-measurement starts in mid-stream, after batches that are not counted, and ends in mid-stream, so that batches prefetched
-before its start and still in preparation at its end balance each other. Imports are inside the functions, since this
-file also runs in FFCV's environment, where dali_mix and DALI are not installed.
+measurement starts and ends in mid-stream, after batches that are not counted, so that work done ahead of its start and
+unfinished work at its end cancel out. Imports are inside the functions, since this file also runs in FFCV's
+environment, where dali_mix and DALI are not installed.
 """
 
 from __future__ import annotations

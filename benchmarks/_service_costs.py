@@ -250,7 +250,7 @@ def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
     meter.start()
     begun = heard = time.monotonic()
     for number in range(ASKS):
-        if time.monotonic() - heard > 4:  # heartbeats, which the machines would send every second
+        if time.monotonic() - heard > 4:  # heartbeats of the machines
             for begin in range(0, workers, 14):
                 actor.register.remote(dict(list(members.items())[begin : begin + 14]))
             heard = time.monotonic()

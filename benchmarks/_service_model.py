@@ -341,7 +341,7 @@ class PoolActor:
 
 
 class Simulation:
-    """A simulated pool; `run(warm, seconds)` returns its rates and the load of all resources after `warm` seconds."""
+    """A simulated pool. `run(warm, seconds)` returns its rates and the load of all resources after `warm` seconds."""
 
     def __init__(self, costs: Costs, cluster: Cluster, seed: int = 0) -> None:
         self.costs, self.cluster = costs, cluster

@@ -150,7 +150,7 @@ def measure(name: str, settings: Path, args: argparse.Namespace) -> dict[str, An
         for peer in args.peers:
             python = args.ffcv_python if peer == "FFCV" else sys.executable
             if peer == "SPDL" and not _has_spdl():
-                print("SPDL: skipped, not installed (needs pip install spdl and FFmpeg's shared libraries)")
+                print("SPDL: skipped (needs pip install spdl, and FFmpeg's shared libraries)")
             elif python:
                 contestants[peer] = Contestant(peer, python, settings, args.batches)
         for peer, contestant in contestants.items():

@@ -2,7 +2,7 @@
 
     python benchmarks/opening.py [--count 14000000]
 
-The set's table has 14 million rows that point to ten records in its .rec. Opening reads neither.
+The set's table has 14 million rows that point to ten records in its .rec. Opening the set reads neither file.
 """
 
 from __future__ import annotations

@@ -310,7 +310,7 @@ def main() -> int:
     parser.add_argument("steps", nargs="*", help="measure, check, sweep, draw (default: the first three)")
     parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
     parser.add_argument("--batches", type=int, default=100, help="batches per measurement of a real pool")
-    parser.add_argument("--gpu-rate", type=float, default=3000.0, help="images/s that a GPU trains")
+    parser.add_argument("--gpu-rate", type=float, default=3000.0, help="images/s that a GPU can train on")
     parser.add_argument("--warm", type=float, default=WARM, help="simulated seconds of warm-up")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="simulated seconds")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""A step of the trainer compared with the same step in a bare loop, on a small CIFAR network, where overhead counts.
+"""A step of the trainer compared with a bare loop, on a small CIFAR network, where overhead is most visible.
 
 usage: python benchmarks/trainer_step.py [--model wrn-10-1] [--batch-size 64] [--steps 10] [--rounds 25] [--out FILE]
 

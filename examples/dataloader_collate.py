@@ -25,7 +25,7 @@ EPOCHS, BATCH_SIZE, SEED = 6, 64, 0
 
 
 class MixCollate:
-    """Collate [(image (C,H,W), label, sample index), …] into mixed images (B,C,H,W) and soft targets (B,K)."""
+    """Collates [(image (C,H,W), label, sample index), …] into mixed images (B,C,H,W) and soft targets (B,K)."""
 
     def __init__(self, mixer: Mixer[Any], seed: int) -> None:
         self.mixer = mixer

@@ -53,7 +53,7 @@ class Gray(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train your own model on your own images.")
-    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/own_model"), help="for sets and checkpoints")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/own_model"), help="folder of sets and run")
     work_dir = parser.parse_args().work_dir
     data = work_dir / "data"
     if not (data / "val.json").exists():

@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, help="maximum number of steps per training, for a quick try")
     args = parser.parse_args()
     out, data = args.work_dir, args.work_dir / "data"
-    for name in ("pretrained", "labels", "boxes"):  # before minutes of packing and training
+    for name in ("pretrained", "labels", "boxes"):  # checked before minutes of packing and training
         if (out / name / "checkpoints").exists():
             sys.exit(f"{out / name} holds a run already: choose another --work-dir, or remove it")
     pack(data, args.scenes)

@@ -60,7 +60,7 @@ export NNODES=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}}
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # not piped into `head`: a broken pipe would end the script
 export MASTER_ADDR=${MASTER_ADDR:-${hosts%%$'\n'*}}
 export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))} # jobs on one machine use different ports
-# Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch: every task would run on one core.
+# Since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch. Without this, every task would run on one core.
 if [[ -n ${SLURM_CPUS_PER_TASK-} ]]; then
     export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}
 fi
@@ -91,10 +91,10 @@ task() {
     esac
 }
 # shellcheck disable=SC2016  # expanded in the step
-if ((${SLURM_NTASKS:-$NNODES} > NNODES)); then # a task is a rank
+if ((${SLURM_NTASKS:-$NNODES} > NNODES)); then # each task is a rank
     options=()
     program='task "$PYTHON" -m dali_mix "$@"'
-else # a task starts the ranks of its node; the number of GPUs and NODE_RANK are known only in it
+else # each task starts the ranks of its node; the number of GPUs and NODE_RANK are known only inside it
     options=(--nodes="$NNODES" --ntasks="$NNODES" --ntasks-per-node=1 --cpu-bind=none)
     program='export NODE_RANK=$SLURM_NODEID
         task "$PYTHON" -m dali_mix.cli.launch --nproc "${NPROC:-${SLURM_GPUS_ON_NODE:-1}}" -- "$@"'

@@ -217,4 +217,4 @@ def on_post_build(config: MkDocsConfig, **_: Any) -> None:
         elif file.suffix == ".css":
             found = of_style(file.read_text(encoding="utf-8"))
         if found:
-            raise PluginError(f"{os.path.relpath(file, ROOT)} loads {', '.join(found)}: the site must work offline")
+            raise PluginError(f"{os.path.relpath(file, ROOT)} loads {', '.join(found)}: the site has to work offline")
