@@ -15,7 +15,7 @@ from _loader_peers import MEAN, REPEATS, STD, Settings, main, stream
 
 
 def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
-    """Yield this project's batches: one orientation each, resize, flip, normalize and padding in one operator."""
+    """Yield this project's batches: one orientation each, and resize, flip, normalize and pad in one operator."""
     options = {"shorter": settings["shorter"], "longest": settings["longest"], "fuse": fuse}
     return stream(settings, "detection", options)
 

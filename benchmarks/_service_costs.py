@@ -1,4 +1,4 @@
-"""Measured costs of the pipeline service's steps on this machine, using its real code, for service_scale.py.
+"""Measure the costs of the pipeline service's steps on this machine with its real code, for service_scale.py.
 
 Where a process works, seconds are CPU time, so that other programs on the same cores have little influence; where it
 waits, they are wall-clock time. `busiest` is the CPU time of a process's most used thread, which limits the process

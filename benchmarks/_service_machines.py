@@ -67,7 +67,7 @@ class Cluster:
     in_turn: bool = True  # among the least loaded workers, ask the least recently used one
     killed: float = 0.0
     frozen: float = 0.0
-    lost: float = 0.0  # machines
+    lost: float = 0.0  # rate of lost machines; the two above are of workers
     freeze: float = 60.0  # seconds
     restart: float = 4.0  # seconds until a killed worker runs again
     repair: float = 300.0  # seconds until a lost machine runs again

@@ -76,8 +76,9 @@ follow() { # PID COMMAND
     wait "$1"
 } 2>/dev/null # hides `kill -0` of an ended child, and bash's notes on children that SIGTERM ended
 
-# Runs in the step, around each task's program. Python ends with 143 if SIGTERM arrives before its handler is installed, and
-# srun returns the highest status of its tasks, so an error must be above 75, and above 143 for a task without a shell.
+# Runs in the step, around each task's program. Python exits with 143 if SIGTERM arrives before its handler is installed, and
+# srun returns the highest status of its tasks. So the status of an error must be above 75, and above 143 in case SIGTERM
+# ends a task before its shell has started.
 task() {
     stopped=
     trap stopped=1 TERM
