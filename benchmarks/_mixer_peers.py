@@ -21,7 +21,7 @@ _GRIDS = ((1, 2), (2, 2), (2, 3))
 
 
 def packages(classes: int, own: Tensor) -> dict[str, Mix]:
-    """Return the mixers of those of torchvision, timm and kornia that are installed. timm's change `own` in place."""
+    """Return the mixers of torchvision, timm and kornia, if installed. timm's change the batch `own` in place."""
     peers: dict[str, Mix] = {}
     if importlib.util.find_spec("torchvision"):
         from torchvision.transforms import v2

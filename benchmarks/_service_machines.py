@@ -45,7 +45,7 @@ class Costs:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Machines and their load. Fault rates are per hour and per worker or machine."""
+    """Machines, their load, and the rates of faults (`killed`, `frozen`, `lost`) per hour."""
 
     workers: int
     trainers: int
@@ -65,9 +65,9 @@ class Cluster:
     one_machine: bool = False  # everything runs on the cores of the first worker machine
     two_nodes: bool = False  # with one_machine: trainers form a second node, to which chunks are sent
     in_turn: bool = True  # among the least loaded workers, ask the least recently used one
-    killed: float = 0.0
-    frozen: float = 0.0
-    lost: float = 0.0  # rate of lost machines; the two above are of workers
+    killed: float = 0.0  # per worker
+    frozen: float = 0.0  # per worker
+    lost: float = 0.0  # per machine
     freeze: float = 60.0  # seconds
     restart: float = 4.0  # seconds until a killed worker runs again
     repair: float = 300.0  # seconds until a lost machine runs again
@@ -179,6 +179,6 @@ class Shared:
 
 
 def limit(busy: dict[str, float], full: float = 0.9) -> str:
-    """Return the most used resource, or "window" if none reaches `full`: trainers then wait for their own questions."""
+    """Return the most used resource, or "window" if none reaches `full`: the trainers' windows are then the limit."""
     name = max((each for each in busy if each != "asking"), key=lambda each: busy[each])
     return name if busy[name] >= full else "window"

@@ -26,7 +26,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-COPY = ROOT / "build/api"  # also mkdocs.yml's `paths`
+COPY = ROOT / "build/api"  # must match `paths` in mkdocs.yml
 ABOVE = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 CELL = re.compile(r"<td.*?</td>", re.DOTALL)
