@@ -1,17 +1,17 @@
-# make quickstart   sets up, packs, trains with a mixer, evaluates, leaves pictures   (DATASET=cifar10 for CIFAR-10)
-# make test         sets up, then lint, types, import contract, the site and all tests that need no GPU
-# make test-lowest  the tests without a GPU, with the lowest versions that setup.py allows, in build/lowest
+# make quickstart   sets up, packs, trains with a mixer, evaluates, draws pictures   (DATASET=cifar10 for CIFAR-10)
+# make test         sets up, then runs lint, type checks, the import contract, the site build and all tests that need no GPU
+# make test-lowest  the tests that need no GPU, with the lowest versions that setup.py allows, in build/lowest
 # make test-gpu     the tests that need a GPU
-# make bench        the benchmarks, against the peers that are installed
+# make bench        the benchmarks, compared with other libraries that are installed
 # make docs         the site, in build/site
 # make pictures     the pictures of docs/mixers and docs/pipelines
 PYTHON  ?= python3
-unexport PYTHON # to scripts it names the interpreter that has dali_mix
+unexport PYTHON # in scripts/, PYTHON is the interpreter that has dali_mix installed
 VENV    ?= .venv
 DATASET ?= digits
 EXTRAS  ?= vis,service,dev,docs
 BIN      = $(VENV)/bin
-# Building an editable install warns about itself; that would look like a failure.
+# Building an editable install prints a warning that looks like a failure.
 PIP      = PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 INSTALL  = PYTHONWARNINGS=ignore $(BIN)/python scripts/pip_install.py
 
@@ -32,7 +32,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(INSTALL) -c .ci/constraints.txt -e ".[$(EXTRAS)]"
 	touch $@
 
-# Where libGL is missing, the build of OpenCV without windows.
+# Without libGL, cv2 cannot be imported: install OpenCV's headless build over it.
 define cv2
 $(BIN)/python -c 'import cv2' 2>/dev/null || $(PIP) install --quiet --force-reinstall --no-deps -c $(1) opencv-python-headless
 endef
@@ -44,7 +44,7 @@ lint: $(VENV)/.ready-dev
 	PATH="$(abspath $(BIN)):$$PATH" scripts/lint.sh
 
 # Fails on a broken link, a page outside the navigation, a public name without a docstring. Needs no network.
-# Not --quiet: it hides from --strict what --strict counts.
+# Not --quiet: it hides the warnings that --strict counts.
 docs: $(VENV)/.ready-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
@@ -52,17 +52,19 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Two files at a time where there are two cores. As dali-mix sets it: idle threads leave the cores to others.
+# Test files run in parallel, one per core and at most four at a time.
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: export GOMP_SPINCOUNT ?= 1000
-# The service's tests run apart: Ray, once imported, is in the way of tests that fork. `make test EXTRAS=vis,dev` in a new
-# environment goes without them.
+# GOMP_SPINCOUNT as set by dali-mix: idle threads of torch leave the cores to other processes. The service's tests run
+# separately, since importing Ray disturbs tests that fork; without Ray (`EXTRAS=vis,dev,docs` in a new environment) they
+# are skipped.
 test: lint docs
 	$(PYTEST) -m "not gpu" --ignore tests/service
 	$(PYTEST) -m "not gpu" tests/service
 
-# The lowest versions, in an environment of their own. Left out: with torch 2.9 a faked GPU asks for a driver.
+# Tests with the lowest versions, in a separate environment. test_fake_gpu.py is left out: its simulated GPU needs a
+# driver with torch 2.9.
 test-lowest: export GOMP_SPINCOUNT ?= 1000
 test-lowest: VENV = build/lowest
 test-lowest:

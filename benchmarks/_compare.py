@@ -1,7 +1,7 @@
-"""Measuring side by side: contestants take turns, ratios are taken within a turn, medians over the turns are reported.
+"""Interleaved measurements: contestants take turns, ratios are computed within a turn, results are medians over turns.
 
-On a shared machine the same code can run at half its speed a minute later. Within one turn the contestants follow each
-other in seconds, so the ratio of two of them in the same turn holds where their absolute figures do not.
+On a shared machine, the same code may run at half its speed a minute later. Within a turn the contestants run seconds
+after each other, so their ratios are reliable even if their absolute figures are not.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Rates = dict[str, list[float]]
 
 
 def take_turns(contestants: Mapping[str, Callable[[], float]], turns: int, warm_up: int = 1) -> Rates:
-    """Calls each contestant once a turn; each returns its rate (larger is better). The order rotates from turn to turn.
+    """Call each contestant once per turn and return their rates. The order rotates from turn to turn.
 
-    The first `warm_up` turns are thrown away.
+    A contestant returns its rate (larger is better). The first `warm_up` turns are discarded.
     """
     names = list(contestants)
     rates: Rates = {name: [] for name in names}
@@ -35,7 +35,7 @@ def take_turns(contestants: Mapping[str, Callable[[], float]], turns: int, warm_
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
+    """Return median and quartiles."""
     if len(values) < 2:
         return {"median": values[0], "q1": values[0], "q3": values[0]}
     q1, _, q3 = statistics.quantiles(values, n=4, method="inclusive")
@@ -43,12 +43,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(rates: Rates, name: str, against: str) -> dict[str, float]:
-    """Median and quartiles of `name` / `against`, turn by turn."""
+    """Return median and quartiles of the ratio `name` / `against` over the turns."""
     return spread([a / b for a, b in zip(rates[name], rates[against], strict=True)])
 
 
 def table(rates: Rates, ours: str, unit: str) -> str:
-    """A line for each contestant: median rate, quartiles, and how many times faster `ours` is."""
+    """Format a line per contestant: median rate, quartiles, and the ratio of `ours` to it."""
     width = max(len(name) for name in rates)
     lines = [f"{'':{width}}  {unit:>9}  {'quartiles':>15}  {'ours is':>9}  {'quartiles':>13}"]
     for name, values in rates.items():
@@ -62,7 +62,7 @@ def table(rates: Rates, ours: str, unit: str) -> str:
 
 
 def report(rates: Rates, ours: str) -> dict[str, Any]:
-    """What `table` prints, and every turn's figure, as plain values."""
+    """Return the figures of `table` and the rates of every turn as plain values."""
     return {
         "rates": {name: spread(values) for name, values in rates.items()},
         "ratios": {f"{ours} / {name}": ratios(rates, ours, name) for name in rates if name != ours},
@@ -71,7 +71,7 @@ def report(rates: Rates, ours: str) -> dict[str, Any]:
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
-    """Processor, cores, load just now, system, and versions of the packages that are installed."""
+    """Return processor, cores, current load, system, and the versions of those `packages` that are installed."""
     installed = {found.name.lower(): found.version for found in metadata.distributions()}
     versions = {package: installed[package] for package in packages if package in installed}
     return {

@@ -1,9 +1,9 @@
-"""One detection loader in a process of its own, for detection_loader.py: see _loader_peers.py.
+"""Run one detection loader in its own process, for detection_loader.py: see _loader_peers.py.
 
-use: python _detection_peers.py NAME SETTINGS.json
+usage: python _detection_peers.py NAME SETTINGS.json
 
-Each is an endless stream of padded training batches: shorter side 600, longer side at most 1,000 pixels, flip,
-normalize, float32, on the CPU; boxes follow.
+Each loader is an endless stream of padded training batches, float32 on the CPU: shorter side 600, longer side at most
+1,000 pixels, flipped and normalized. Boxes are transformed with the images.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from _loader_peers import MEAN, REPEATS, STD, Settings, main, stream
 
 
 def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
-    """This project's loader: batches of one orientation, resize to padding in one operator."""
+    """Yield this project's batches: one orientation each, and resize, flip, normalize and pad in one operator."""
     options = {"shorter": settings["shorter"], "longest": settings["longest"], "fuse": fuse}
     return stream(settings, "detection", options)
 
 
 def ours_stock(settings: Settings) -> Iterator[Any]:
-    """The same with DALI's own resize, flip, normalize and padding."""
+    """Yield batches of this project's loader with DALI's own resize, flip, normalize and padding."""
     return ours(settings, fuse=False)
 
 
 class Files:
-    """The images with their boxes as a torch data set, the list over and over."""
+    """The images and their boxes as a torch dataset that repeats the list `REPEATS` times."""
 
     def __init__(self, settings: Settings, function: Any) -> None:
         self.paths, self.boxes, self.function = settings["files"], settings["boxes"], function
@@ -51,7 +51,7 @@ def _loader(settings: Settings, function: Any) -> Any:
 
 
 def references(settings: Settings) -> Iterator[Any]:
-    """torchvision's references/detection: PIL and flip in workers, `GeneralizedRCNNTransform` in front of the model."""
+    """Yield batches as in torchvision's references: PIL and flip in workers, then `GeneralizedRCNNTransform`."""
     import torch
     from PIL import Image
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -73,7 +73,7 @@ def references(settings: Settings) -> Iterator[Any]:
 
 
 def transforms_v2(settings: Settings) -> Iterator[Any]:
-    """torchvision's v2 transforms on `decode_jpeg`, in workers; padded as torchvision pads."""
+    """Yield batches of torchvision's v2 transforms after `decode_jpeg`, in workers, padded by torchvision."""
     import torch
     from torchvision import tv_tensors
     from torchvision.io import ImageReadMode, decode_jpeg, read_file

@@ -1,11 +1,11 @@
-"""One loader in a process of its own, for loader.py: reads commands from standard input, answers in lines of JSON.
+"""Run one loader in its own process, for loader.py: reads commands from standard input, answers in lines of JSON.
 
-use: python _loader_peers.py NAME SETTINGS.json
+usage: python _loader_peers.py NAME SETTINGS.json
 
-Each loader is an endless stream of training batches: random-resized crop, flip, normalize, float32, on the CPU. A
-measured stretch begins and ends in mid-stream, behind batches that are taken and not counted, so that what was fetched
-ahead of it and what is still under way at its end weigh the same. Imports stand inside the functions, since this file
-also runs in FFCV's environment, where dali_mix and DALI are not installed.
+Each loader is an endless stream of training batches, float32 on the CPU: random-resized crop, flip, normalize. A
+measurement starts and ends in mid-stream, after batches that are not counted, so that work done ahead of its start and
+unfinished work at its end cancel out. Imports are inside the functions, since this file also runs in FFCV's
+environment, where dali_mix and DALI are not installed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-REPEATS = 1000  # of the data set, where a stream cannot go on from one epoch to the next
+REPEATS = 1000  # of the dataset, for loaders that cannot continue from one epoch to the next
 
 Settings = dict[str, Any]
 
 
 def ours(settings: Settings, fuse: bool = True) -> Iterator[Any]:
-    """This project's loader: exact source, manifest, draws a record."""
+    """Yield batches of this project's loader: exact source, manifest, draws per record."""
     return stream(settings, "imagenet", {"image_size": settings["size"], "fuse": fuse})
 
 
@@ -48,12 +48,12 @@ def stream(settings: Settings, pipeline: str, options: dict[str, Any]) -> Iterat
 
 
 def ours_stock(settings: Settings) -> Iterator[Any]:
-    """The same with DALI's own resize and normalize."""
+    """Yield batches of this project's loader with DALI's own resize and normalize."""
     return ours(settings, fuse=False)
 
 
 def decoding(settings: Settings) -> Iterator[Any]:
-    """DALI's decoder alone on what our loader feeds it, read and drawn beforehand: windows of the same images."""
+    """Run only DALI's decoder on the input of our loader: the same images and windows, read and drawn in advance."""
     import itertools
 
     import numpy as np
@@ -84,7 +84,7 @@ def decoding(settings: Settings) -> Iterator[Any]:
 
 
 def dali(settings: Settings) -> Iterator[Any]:
-    """DALI's own reader, random crop, resize and normalize, as its examples put them together."""
+    """Yield batches of DALI's own reader, random crop, resize and normalize, combined as in its examples."""
     import torch
     from nvidia.dali import fn, pipeline_def, types
 
@@ -117,7 +117,7 @@ def dali(settings: Settings) -> Iterator[Any]:
 
 
 class Files:
-    """The images as a torch data set, the list over and over."""
+    """The images as a torch dataset that repeats the list `REPEATS` times."""
 
     def __init__(self, paths: list[str], transform: Callable[[Any], Any]) -> None:
         self.paths = paths
@@ -134,7 +134,7 @@ class Files:
 
 
 def torchvision(settings: Settings) -> Iterator[Any]:
-    """torchvision's transforms on PIL images, a DataLoader with as many workers."""
+    """Yield batches of torchvision's transforms on PIL images, from a DataLoader with `threads` workers."""
     from torch.utils.data import DataLoader
     from torchvision import transforms
 
@@ -152,7 +152,7 @@ def torchvision(settings: Settings) -> Iterator[Any]:
 
 
 def ffcv(settings: Settings) -> Iterator[Any]:
-    """FFCV on a file that holds the very same JPEGs."""
+    """Yield batches of FFCV from a file with exactly the same JPEGs."""
     import numpy as np
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
@@ -185,7 +185,7 @@ def ffcv(settings: Settings) -> Iterator[Any]:
 
 
 def _write_beton(settings: Settings) -> None:
-    """Packs the files for FFCV as they are: its own writer would compress them a second time."""
+    """Write a .beton with the files unchanged: FFCV's own writer would compress them a second time."""
     import numpy as np
     from ffcv.fields import IntField, RGBImageField, rgb_image
     from ffcv.writer import DatasetWriter
@@ -217,7 +217,7 @@ def _write_beton(settings: Settings) -> None:
 
 
 def spdl(settings: Settings) -> Iterator[Any]:
-    """SPDL's threads and FFmpeg: window, resize and flip in one filter, normalized by torch a batch at a time."""
+    """Yield batches of SPDL with FFmpeg: crop, resize and flip in one filter, normalized by torch per batch."""
     import math
     import random
 
@@ -274,7 +274,7 @@ LOADERS = {
 
 def main(loaders: dict[str, Callable[[Settings], Iterator[Any]]]) -> None:
     name, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
-    answers, sys.stdout = sys.stdout, sys.stderr  # progress bars and the like must not end up among the answers
+    answers, sys.stdout = sys.stdout, sys.stderr  # keep progress bars and the like out of the answers
     stream = loaders[name](settings)
 
     def answer(**values: Any) -> None:

@@ -1,8 +1,8 @@
 """Other projects' mixers as functions (images, labels) → (images, targets), for `benchmarks/mixers.py`.
 
-Installed packages are called as they are. What cannot be installed beside us is written anew from its description,
-with the steps that cost time kept: what is gathered, copied and resized, and for how many images at once. Those are
-marked "published logic". Targets are mixed one-hot rows in all, unless the package gives something else.
+Installed packages are called directly. Code that cannot be installed alongside dali_mix is reimplemented with the steps
+that take time: what is gathered, copied and resized, and for how many images at once. These mixers are marked
+"published logic". Targets are mixed one-hot rows, unless a package returns something else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GRIDS = ((1, 2), (2, 2), (2, 3))
 
 
 def packages(classes: int, own: Tensor) -> dict[str, Mix]:
-    """Mixers of torchvision, timm and kornia, as far as these are installed. timm's change a batch in place: `own`."""
+    """Return the mixers of torchvision, timm and kornia, if installed. timm's change the batch `own` in place."""
     peers: dict[str, Mix] = {}
     if importlib.util.find_spec("torchvision"):
         from torchvision.transforms import v2
@@ -45,7 +45,7 @@ def packages(classes: int, own: Tensor) -> dict[str, Mix]:
 
 
 def published(classes: int) -> dict[str, Mix]:
-    """openmixup's CutMix, ResizeMix and SaliencyMix, and SpliceMix as released; SaliencyMix needs OpenCV's contrib."""
+    """Return openmixup's CutMix and ResizeMix, its SaliencyMix if OpenCV has its contrib modules, and SpliceMix."""
     peers: dict[str, Mix] = {
         "openmixup CutMix (published logic)": lambda images, labels: _cutmix(images, labels, classes),
         "openmixup ResizeMix (published logic)": lambda images, labels: _resizemix(images, labels, classes),
@@ -57,7 +57,7 @@ def published(classes: int) -> dict[str, Mix]:
 
 
 def saliency_detector() -> Callable[[], object] | None:
-    """Makes OpenCV's StaticSaliencyFineGrained; None where cv2 is without its contrib modules."""
+    """Return the factory of OpenCV's StaticSaliencyFineGrained, or None if cv2 lacks the contrib modules."""
     try:
         from cv2 import saliency
     except ImportError:
@@ -81,7 +81,7 @@ def _pick(count: int) -> int:
 
 
 def _cutmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """One box a batch; the partners' boxes are gathered."""
+    """Apply CutMix with one box per batch; the partners' boxes are gathered."""
     height, width = images.shape[2:]
     order = torch.randperm(len(images), device=images.device)
     top, bottom, left, right = _box(height, width, _pick(height), _pick(width), float(torch.rand(())))
@@ -91,7 +91,7 @@ def _cutmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tenso
 
 
 def _saliencymix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """One box a batch, where OpenCV finds one image of it most salient."""
+    """Apply SaliencyMix with one box per batch, at the peak of OpenCV's saliency of the first partner."""
     make = saliency_detector()
     assert make is not None
     height, width = images.shape[2:]
@@ -107,7 +107,7 @@ def _saliencymix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, 
 
 
 def _resizemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """One τ a batch: all partners are gathered, then resized together; one box."""
+    """Apply ResizeMix with one τ and one box per batch; all partners are gathered, then resized together."""
     height, width = images.shape[2:]
     order = torch.randperm(len(images), device=images.device)
     tau = 0.1 + 0.7 * float(torch.rand(()))
@@ -120,8 +120,10 @@ def _resizemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Te
 
 
 def _splicemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """⌊B/4⌋ images appended, as released: all sources gathered, cells dropped by a product, all resized at once, copied
-    one by one into one tall picture, which is cut, stacked, resized where it does not fit, and appended.
+    """Append ⌊B/4⌋ tiled images as in the released code.
+
+    All sources are gathered, cells are dropped by multiplication, and all are resized at once. They are copied one by
+    one into one tall image, which is split, stacked, resized if its size does not match, and appended.
     """
     count, channels, height, width = images.shape
     rows, cols = _GRIDS[int(torch.multinomial(torch.tensor([0.3, 0.4, 0.3]), 1))]
@@ -149,5 +151,5 @@ def _splicemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Te
 
 
 def quiet() -> None:
-    """kornia warns about λ at every call."""
+    """Hide kornia's warning about λ, which it repeats at every call."""
     warnings.filterwarnings("ignore", module="kornia")

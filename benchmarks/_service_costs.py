@@ -1,9 +1,10 @@
-"""What the steps of the pipeline service cost on this machine, by the real code, for service_scale.py.
+"""Measure the costs of the pipeline service's steps on this machine with its real code, for service_scale.py.
 
-Seconds are of CPU time where a process works, so that other programs on the same cores count little, and of the clock
-where one waits. `busiest` is the share of the process's most used thread: what it cannot go beyond on more cores.
+Where a process works, seconds are CPU time, so that other programs on the same cores have little influence; where it
+waits, they are wall-clock time. `busiest` is the CPU time of a process's most used thread, which limits the process
+however many cores there are.
 
-More than 300 lines: pools of all kinds are started, and metered, in the same way.
+This file exceeds 300 lines because all kinds of pools are started and measured in the same way.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from dali_mix.recordio import RecordSet
 
 TICK = os.sysconf("SC_CLK_TCK")
 LOCAL = "127.0.0.1"
-MANY = 1000  # workers, for what the pool's actor costs with so many
+MANY = 1000  # workers, to measure the cost of the pool's actor with that many
 ASKS = 1500
 KINDS = {"ray::Worker": "worker", "ray::Pool": "pool", "ray::Echo": "echo", "raylet": "raylet", "gcs_server": "gcs"}
 
@@ -59,7 +60,7 @@ class Serve:
         self.process.wait(30)
 
     def processes(self) -> list[tuple[str, int]]:
-        """Return (kind, process id) of Ray's processes that it started."""
+        """Return (kind, process id) of the Ray processes started by this command."""
         found, sessions = [], set()
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -78,7 +79,7 @@ def _kind(line: str) -> str:
 
 @contextlib.contextmanager
 def serving(*commands: tuple[object, ...]) -> Iterator[tuple[Any, list[Serve]]]:
-    """A pool of nodes on this machine, one a command, and this process connected to it."""
+    """Start a pool on this machine, one node per command, and connect this process to it."""
     from dali_mix.service import connect
 
     nodes: list[Serve] = []
@@ -98,7 +99,7 @@ def serving(*commands: tuple[object, ...]) -> Iterator[tuple[Any, list[Serve]]]:
 
 
 def thread_seconds(pid: int) -> dict[int, float]:
-    """CPU seconds of each thread of a process, in ticks, rounded down: for many threads their sum says too little."""
+    """Return CPU seconds per thread of a process. Each is rounded down to ticks, so sums over threads are too low."""
     seconds = {}
     for folder in Path(f"/proc/{pid}/task").glob("*"):
         with contextlib.suppress(OSError):
@@ -108,21 +109,21 @@ def thread_seconds(pid: int) -> dict[int, float]:
 
 
 def process_seconds(pid: int) -> float:
-    """CPU seconds of a process, in nanoseconds: its clock, see clock_getcpuclockid(3)."""
+    """Return CPU seconds of a process with nanosecond resolution, from its clock (see clock_getcpuclockid(3))."""
     try:
         return time.clock_gettime((~pid << 3) | 2)
-    except OSError:  # one of Ray's spare processes that has ended
+    except OSError:  # an idle Ray process that has ended
         return 0.0
 
 
 def system_seconds() -> tuple[float, float]:
-    """(busy, all) seconds of all cores since the machine began; what a hypervisor took counts as busy."""
+    """Return (busy, total) seconds of all cores since boot. Time stolen by a hypervisor counts as busy."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / TICK, sum(fields) / TICK
 
 
 class Meter:
-    """CPU seconds from `start` to `stop`: of each kind of process, of its busiest thread, and of other programs."""
+    """Measures CPU seconds from `start` to `stop`: per kind of process, of its busiest thread, of other programs."""
 
     def __init__(self, nodes: list[Serve]) -> None:
         self._pids = [
@@ -135,7 +136,7 @@ class Meter:
         self._system, self._clock = system_seconds(), time.monotonic()
 
     def stop(self, per: int) -> dict[str, Any]:
-        """Return CPU seconds per each of `per` things done, and cores that other programs left to these."""
+        """Return CPU seconds per operation (`per` is their number) and the cores that other programs left free."""
         wall = time.monotonic() - self._clock
         busy, total = (now - then for now, then in zip(system_seconds(), self._system, strict=True))
         used: Counter[str] = Counter()
@@ -158,7 +159,7 @@ class Meter:
 
 
 def each(what: Callable[[int], Any], count: int, clock: Callable[[], float] = time.process_time) -> float:
-    """Median seconds of a call."""
+    """Return the median seconds per call."""
     seconds = []
     for number in range(count):
         before = clock()
@@ -172,7 +173,7 @@ def spec_of(prefix: Path, seed: int = 0) -> Spec:
 
 
 def decoding(prefix: Path) -> dict[str, float]:
-    """CPU seconds of a chunk, decoded in this process on one thread; bytes of an image's record."""
+    """Return CPU seconds per chunk decoded in this process on one thread, and mean bytes per record."""
     records = RecordSet(prefix)
     pipeline = pipelines.build("imagenet", True, {"image_size": 224})
     bad = BadRecords(prefix, skip=True)
@@ -191,7 +192,7 @@ def decoding(prefix: Path) -> dict[str, float]:
 
 
 def trainer_steps(pool: Any, prefix: Path) -> dict[str, float]:
-    """Clock seconds of a trainer's calls in an idle pool, and CPU seconds of its own thread in them."""
+    """Return wall-clock seconds of a trainer's calls to an idle pool, and the CPU seconds of its own thread in them."""
     workers = pool.open(spec_of(prefix, seed=77)).workers
     rng = np.random.default_rng(1)
     asked = Question(0, rng.permutation(1000)[:POSITIONS])
@@ -222,9 +223,9 @@ def trainer_steps(pool: Any, prefix: Path) -> dict[str, float]:
 
 
 def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
-    """CPU seconds of the pool's actor for a question, from a trainer's to the worker's answer, with so many workers.
+    """Return CPU seconds of the pool's actor per question, from asking to the worker's answer, with `workers` workers.
 
-    Its workers answer with 200 KB, of which Ray makes an object of shared memory as it does of a chunk, at once.
+    The workers are stubs that answer immediately with 200 KB, which Ray stores in shared memory as it does a chunk.
     """
     import ray
 
@@ -249,7 +250,7 @@ def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
     meter.start()
     begun = heard = time.monotonic()
     for number in range(ASKS):
-        if time.monotonic() - heard > 4:  # as their machines would, every second
+        if time.monotonic() - heard > 4:  # heartbeats of the machines
             for begin in range(0, workers, 14):
                 actor.register.remote(dict(list(members.items())[begin : begin + 14]))
             heard = time.monotonic()
@@ -274,7 +275,7 @@ def pool_actor(pool: Any, nodes: list[Serve], workers: int) -> dict[str, Any]:
 
 
 def transfer(pool: Any, nodes: list[Serve], prefix: Path) -> dict[str, Any]:
-    """Clock seconds until a chunk on another node is here, idle; CPU seconds of both nodes' raylets."""
+    """Return wall-clock seconds to fetch a chunk from another idle node, and CPU seconds of both nodes' raylets."""
     import ray
 
     spec = spec_of(prefix, seed=78)
@@ -303,7 +304,7 @@ def transfer(pool: Any, nodes: list[Serve], prefix: Path) -> dict[str, Any]:
 
 
 def stretch(pool: Any, nodes: list[Serve], prefix: Path, batches: int, seed: int, **options: Any) -> dict[str, Any]:
-    """Images a second of a trainer with the pool, over `batches`, and what all processes used."""
+    """Return images per second of a trainer using the pool, over `batches`, and the CPU time of all processes."""
     loader = dali_mix.build_loader(
         "imagenet",
         prefix,
@@ -322,7 +323,7 @@ def stretch(pool: Any, nodes: list[Serve], prefix: Path, batches: int, seed: int
             yield from loader
 
     steps = stream()
-    for _ in range(24):  # every worker has made its pipelines
+    for _ in range(24):  # until every worker has built its pipelines
         next(steps)
     meter = Meter(nodes)
     meter.start()

@@ -1,4 +1,4 @@
-"""What the simulation of the pipeline service is made of: costs, machines, a clock, and resources that are shared."""
+"""Building blocks of the pipeline service's simulation: costs, machines, a clock and shared resources."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from collections.abc import Callable
 from dali_mix.loading.chunks import POSITIONS
 from dali_mix.loading.remote import WINDOW
 
-CONCURRENT = 3  # calls of a worker: LANES + 1 of dali_mix/service/workers.py
-MESSAGES = 8e3  # bytes that the head sends and receives for a question, its answer and the references; an estimate
+CONCURRENT = 3  # concurrent calls per worker: LANES + 1 in dali_mix/service/workers.py
+MESSAGES = 8e3  # estimated bytes that the head sends and receives per question, with its answer and references
 
 Done = Callable[[], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What one chunk costs, in seconds of a core unless stated otherwise."""
+    """Costs of one chunk, in CPU seconds unless stated otherwise."""
 
-    decode: float  # worker, with copying to shared memory
+    decode: float  # worker, including the copy to shared memory
     chunk_bytes: float
     record_bytes: float  # of an image on disk
-    ask: float  # trainer, for a question
-    get: float  # trainer, for an answer
-    cut: float  # trainer: copy (GPU) or normalize (CPU) a batch's share
-    latency: float  # seconds of the clock for a message between processes, one way
+    ask: float  # trainer, per question
+    get: float  # trainer, per answer
+    cut: float  # trainer: copy (GPU) or normalize (CPU) a chunk's images into the batch
+    latency: float  # wall-clock seconds of a message between processes, one way
     pool: float  # the busiest thread of the pool's actor
-    pool_by_worker: float  # the same for each worker in the pool
-    pool_else: float  # its other threads
-    listing: float  # pool, for the list of workers, for each
-    register: float  # pool, for the heartbeat of a machine
-    raylet: float  # where a chunk is made and taken on one machine
-    send: float  # raylet of the worker's machine
-    receive: float  # raylet of the trainer's
-    receive_busiest: float  # its busiest thread
-    pull_rate: float  # bytes/s of one chunk that is pulled alone
+    pool_by_worker: float  # in addition, for each worker in the pool
+    pool_else: float  # all other threads of the pool's actor
+    listing: float  # pool: list the workers, per worker
+    register: float  # pool, per heartbeat of a machine
+    raylet: float  # if a chunk is produced and consumed on the same machine
+    send: float  # raylet on the worker's machine
+    receive: float  # raylet on the trainer's machine
+    receive_busiest: float  # busiest thread of that raylet
+    pull_rate: float  # bytes/s when a single chunk is transferred
 
     def pool_seconds(self, workers: int) -> float:
         return self.pool + self.pool_by_worker * workers
@@ -45,33 +45,33 @@ class Costs:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Machines, and what is asked of them. Rates of faults are per hour, of each worker or machine."""
+    """Machines, their load, and the rates of faults (`killed`, `frozen`, `lost`) per hour."""
 
     workers: int
     trainers: int
     workers_per_machine: int = 16
-    cores: float | None = None  # of a worker machine; by default one for each of its workers
+    cores: float | None = None  # per worker machine; default: one per worker
     trainers_per_machine: int = 8
     trainer_cores: float = 64.0
     batch_size: int = 128
-    gpu_rate: float = 3000.0  # images/s that a trainer takes at most
-    link: float = 1.25e9  # bytes/s of each machine, each way
-    disk: float = 2e9  # bytes/s of each worker machine
-    storage: float = math.inf  # bytes/s of a file system that all read from
+    gpu_rate: float = 3000.0  # maximum images/s of a trainer
+    link: float = 1.25e9  # bytes/s per machine and direction
+    disk: float = 2e9  # bytes/s per worker machine
+    storage: float = math.inf  # bytes/s of a file system shared by all
     window: int = WINDOW
     together: int = 1  # trainers that read the same chunks
-    kept: int = 400  # chunks kept on a worker machine
-    shared_head: bool = False  # the pool's actor is on the first worker machine, not on one of its own
-    one_machine: bool = False  # everything is on the cores of the first worker machine
-    two_nodes: bool = False  # there, trainers are a node of their own, to which chunks are sent
-    in_turn: bool = True  # of workers with equally few questions the one is asked that was asked longest ago
-    killed: float = 0.0
-    frozen: float = 0.0
-    lost: float = 0.0  # machines
+    kept: int = 400  # chunks kept in memory per worker machine
+    shared_head: bool = False  # the pool's actor runs on the first worker machine, not on a separate one
+    one_machine: bool = False  # everything runs on the cores of the first worker machine
+    two_nodes: bool = False  # with one_machine: trainers form a second node, to which chunks are sent
+    in_turn: bool = True  # among the least loaded workers, ask the least recently used one
+    killed: float = 0.0  # per worker
+    frozen: float = 0.0  # per worker
+    lost: float = 0.0  # per machine
     freeze: float = 60.0  # seconds
-    restart: float = 4.0  # seconds until a killed worker is back
-    repair: float = 300.0  # seconds until a lost machine is back
-    noticed: float = 0.2  # seconds until Ray reports a killed worker's questions
+    restart: float = 4.0  # seconds until a killed worker runs again
+    repair: float = 300.0  # seconds until a lost machine runs again
+    noticed: float = 0.2  # seconds until Ray reports the questions of a killed worker as lost
     node_noticed: float = 15.0  # the same for a machine
 
     @property
@@ -84,7 +84,7 @@ class Cluster:
 
 
 def capacities(costs: Costs, cluster: Cluster) -> dict[str, float]:
-    """Images/s that each resource alone would allow."""
+    """Return the images/s that each resource alone would allow."""
     machines, own = cluster.machines, cluster.trainer_machines
     cores = cluster.workers if cluster.cores is None else min(cluster.cores * machines, cluster.workers * CONCURRENT)
     network = costs.chunk_bytes * (not cluster.one_machine)
@@ -100,7 +100,7 @@ def capacities(costs: Costs, cluster: Cluster) -> dict[str, float]:
         "storage": cluster.storage / (POSITIONS * costs.record_bytes),
         "trainer core": cluster.trainers / (costs.ask + costs.get + costs.cut),
     }
-    shared = ("worker cores", "pool actor", "worker links", "disks", "storage")  # a chunk is made once, for all
+    shared = ("worker cores", "pool actor", "worker links", "disks", "storage")  # a chunk is decoded once for all
     return {
         name: rate * POSITIONS * (cluster.together if name in shared and name != "pool actor" else 1)
         for name, rate in chunks.items()
@@ -108,7 +108,7 @@ def capacities(costs: Costs, cluster: Cluster) -> dict[str, float]:
 
 
 class Clock:
-    """Events in the order of their times."""
+    """Simulated time: runs events in chronological order."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -126,9 +126,9 @@ class Clock:
 
 
 class Shared:
-    """`capacity` units a second, shared equally among jobs, of which each takes `most` at most.
+    """A resource of `capacity` units per second, shared equally among jobs of at most `most` units per second each.
 
-    In virtual time, which runs at the rate of one job, the end of a job is fixed when it begins.
+    Virtual time advances at the rate of one job, so the virtual end of a job is known when it starts.
     """
 
     def __init__(self, clock: Clock, capacity: float, most: float) -> None:
@@ -179,6 +179,6 @@ class Shared:
 
 
 def limit(busy: dict[str, float], full: float = 0.9) -> str:
-    """Name what was used most; where nothing was used up, trainers wait for the answers to their few questions."""
+    """Return the most used resource, or "window" if none reaches `full`: the trainers' windows are then the limit."""
     name = max((each for each in busy if each != "asking"), key=lambda each: busy[each])
     return name if busy[name] >= full else "window"

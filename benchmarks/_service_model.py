@@ -1,17 +1,17 @@
-"""A simulation, event by event, of the pipeline service on machines that are not at hand.
+"""A discrete-event simulation of the pipeline service on machines that are not available.
 
     trainer ── ask, one after the other ──▶ pool's actor ── answer ──▶ worker: reads, decodes, stores on its machine
        ▲                                        │ reference                    │
        └──── pulls the chunk, machine to machine (raylet to raylet), when it waits ◀──┘
 
-Who does what, in which order and after which waits follows dali_mix/service and dali_mix/loading/remote.py, whose
-constants are used; what it costs is measured (`_service_costs.py`) and comes as `Costs`. Cores, links and disks are
-shared equally among those who use them at a time. The pool's actor works on one question after the other.
+The order of actions and waits follows dali_mix/service and dali_mix/loading/remote.py, and their constants are used.
+`Costs` are measured by `_service_costs.py`. Cores, links and disks are shared equally among their concurrent users. The
+pool's actor handles one question at a time.
 
-Left out: starting and connecting, collisions of packets, memory bandwidth, the time that DALI takes to start in a
-worker that is restarted. A frozen worker's share of the cores is not given to others.
+Not simulated: starting and connecting, packet collisions, memory bandwidth, and DALI's start-up time in a restarted
+worker. A frozen worker's share of the cores is not given to others.
 
-More than 300 lines: trainers, pool and workers, who call each other as the service's do.
+This file exceeds 300 lines because trainers, pool and workers call each other, as in the service.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from _service_machines import CONCURRENT, MESSAGES, Clock, Cluster, Costs, Done,
 from dali_mix.loading.chunks import POSITIONS
 from dali_mix.loading.remote import FIRST_PATIENCE, LATENCIES, PATIENCE, PAUSES
 
-# As in dali_mix/service/{client,pool,workers}.py, which cannot be imported without Ray.
+# Copied from dali_mix/service/{client,pool,workers}.py, which cannot be imported without Ray.
 ANSWER, DIRECTLY, REFRESH = 3.0, 5.0, 10.0
 SUSPECTED, SILENT = 5.0, 12.0
 HEARTBEAT = 1.0
@@ -50,7 +50,7 @@ class Machine:
 
 
 class Answer:
-    """A chunk, made or being made by a worker."""
+    """A chunk that a worker has decoded or is decoding."""
 
     __slots__ = ("copies", "done", "key", "listeners", "lost", "machine", "worker")
 
@@ -58,7 +58,7 @@ class Answer:
         self.key, self.worker, self.machine = key, worker, worker.machine
         self.done = self.lost = False
         self.listeners: list[tuple[Trainer, Ticket]] = []
-        self.copies: dict[Machine, list[Done] | None] = {}  # None: there
+        self.copies: dict[Machine, list[Done] | None] = {}  # None: the copy is complete
 
 
 class Ticket:
@@ -83,14 +83,14 @@ class Worker:
         self.sim, self.number, self.machine = sim, number, machine
         self.queue: deque[Answer] = deque()
         self.at_work: set[Answer] = set()
-        self.under_way, self.turn = 0, number  # as the pool counts, and when it was asked last
+        self.under_way, self.turn = 0, number  # open questions as counted by the pool; sequence number of the last one
         self.suspected = self.heard = 0.0
         self.life = 0
-        self.back = self.dead_until = self.reported = 0.0  # when it works again; when Ray says that it does not
+        self.back = self.dead_until = self.reported = 0.0  # when it works again; when a death ends and is reported
 
     def put(self, answer: Answer) -> None:
         now = self.sim.clock.now
-        if now < self.dead_until:  # Ray refuses it, once it knows
+        if now < self.dead_until:  # Ray reports the question as lost once it knows of the death
             self.sim.clock.after(max(0.0, self.reported - now), functools.partial(self.sim.lose, answer))
             return
         self.queue.append(answer)
@@ -116,7 +116,7 @@ class Worker:
         now = self.sim.clock.now
         if life != self.life:
             return
-        if now < self.back:  # frozen meanwhile
+        if now < self.back:  # frozen in the meantime
             self.sim.clock.after(self.back - now, lambda: self._decoded(answer, life))
             return
         self.at_work.discard(answer)
@@ -128,7 +128,7 @@ class Worker:
         self.sim.clock.after(seconds, self.work)
 
     def die(self, back_after: float, noticed: float) -> None:
-        """Lose all that it works on; Ray says so after `noticed` seconds."""
+        """Lose all chunks in progress; Ray reports this after `noticed` seconds."""
         self.life += 1
         gone, self.queue, self.at_work = [*self.queue, *self.at_work], deque(), set()
         self.freeze(back_after)
@@ -144,7 +144,7 @@ class Trainer:
         self.pieces: dict[int, Piece] = {}
         self.arrived: list[tuple[Ticket, bool]] = []
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
-        self.turn = number  # of those asked directly
+        self.turn = number  # round-robin index of workers asked directly
         self.pool_lost = self.refreshed = -math.inf
         self.wake: Done | None = None
         self.gpu_free = 0.0
@@ -165,7 +165,7 @@ class Trainer:
         return lambda go: self.machine.cores.add(seconds, go)
 
     def _run(self) -> Steps:
-        """What `Loader` and `RemoteSource.fetch` do for a step, and a GPU that is one step behind."""
+        """Run the steps of `Loader` and `RemoteSource.fetch`, and a GPU that is one step behind."""
         sim, cluster, number = self.sim, self.sim.cluster, 0
         clock, position = sim.clock, 0
         window = max(cluster.window, -(-cluster.batch_size // POSITIONS))
@@ -197,7 +197,7 @@ class Trainer:
             self.longest = max(self.longest, clock.now - begun)
             self.taken += [key for key in due if key > (self.taken[-1] if self.taken else -1)]
             yield self._work(sim.costs.cut * cluster.batch_size / POSITIONS)
-            yield self._sleep(self.gpu_free - clock.now)  # the copy to the GPU waits for the step before
+            yield self._sleep(self.gpu_free - clock.now)  # the copy to the GPU waits for the previous step
             self.gpu_free = clock.now + cluster.batch_size / cluster.gpu_rate
             self.images += cluster.batch_size
             position += cluster.batch_size
@@ -223,7 +223,7 @@ class Trainer:
     # Asking
 
     def _ask(self, piece: Piece, begun: float) -> Steps:
-        """Put a question to a worker; `begun` is when the step began to ask, from which on the answer is awaited."""
+        """Ask a worker for a chunk. Its latency counts from `begun`, when the step started asking."""
         sim = self.sim
         for avoid in (set(piece.tried), {ticket.answer.worker for ticket in piece.tickets}):
             yield self._work(sim.costs.ask)
@@ -234,7 +234,7 @@ class Trainer:
                     self.refreshed = sim.clock.now
                     sim.pool.put(sim.costs.listing * len(sim.workers), lambda: None)
                 yield lambda go, avoid=avoid, found=found: sim.ask((self.group, piece.number), avoid, found, go)
-                if not found:  # not within ANSWER seconds
+                if not found:  # no answer within ANSWER seconds
                     self.pool_lost = sim.clock.now
             self.asking += sim.clock.now - before
             if not found:
@@ -313,7 +313,7 @@ class Trainer:
 
 
 class PoolActor:
-    """One question after the other, on a core of its machine."""
+    """The pool's actor: handles one question at a time, on a core of its machine."""
 
     def __init__(self, machine: Machine) -> None:
         self._cores = machine.cores
@@ -341,7 +341,7 @@ class PoolActor:
 
 
 class Simulation:
-    """`run(warm, seconds)` returns rates and how busy everything was after `warm` seconds."""
+    """A simulated pool. `run(warm, seconds)` returns its rates and the load of all resources after `warm` seconds."""
 
     def __init__(self, costs: Costs, cluster: Cluster, seed: int = 0) -> None:
         self.costs, self.cluster = costs, cluster
@@ -353,7 +353,7 @@ class Simulation:
 
         self.storage = Shared(clock, cluster.storage, cluster.disk)
         per, rest = cluster.workers_per_machine, cluster.workers
-        numbers = [min(per, rest - begin) for begin in range(0, rest, per)]  # workers of each machine
+        numbers = [min(per, rest - begin) for begin in range(0, rest, per)]  # workers per machine
         self.machines = [machine(float(cluster.cores or number)) for number in numbers]
         first = self.machines[0]
         self.head = first if cluster.one_machine or cluster.shared_head else machine(16.0)
@@ -371,7 +371,8 @@ class Simulation:
             for number in range(cluster.trainers)
         ]
         self.answers: dict[Hashable, Answer] = {}
-        self._loads = [(0, worker.number, worker.number) for worker in self.workers]  # with some that are out of date
+        # A heap of (load, turn, number), in which some entries are outdated.
+        self._loads = [(0, worker.number, worker.number) for worker in self.workers]
         self._turn = len(self.workers)
         self.counts = {"asked": 0, "decoded": 0, "shared": 0, "answers_lost": 0, "faults": 0}
         for machine in self.machines:
@@ -421,7 +422,7 @@ class Simulation:
         }
 
     def _busy(self, used: dict[str, Any]) -> dict[str, float]:
-        """Return the share of each resource that was used; where there are many, of the most used one."""
+        """Return the used share of each resource; of several alike, that of the most used one."""
         cluster = self.cluster
         cores = np.array([each.cores.capacity for each in self.machines])
         unit = {"worker cores": cores, "disks": cluster.disk, "storage": cluster.storage}
@@ -446,7 +447,7 @@ class Simulation:
         self.clock.after(HEARTBEAT * float(self.rng.random()), beat)
 
     def ask(self, key: Hashable, avoid: set[Worker], found: list[Answer | None], go: Done) -> None:
-        """Put a question to the actor; call `go` with its answer in `found`, or without after ANSWER seconds."""
+        """Ask the pool's actor, then call `go`: with its answer in `found`, or without one after ANSWER seconds."""
         clock, costs, over = self.clock, self.costs, []
 
         def reply() -> None:
@@ -519,7 +520,7 @@ class Simulation:
         answer.listeners = []
 
     def _heard(self, answer: Answer) -> None:
-        """The pool's actor learns that an answer is there; one that nobody was asked for by the pool is not kept."""
+        """Tell the pool's actor that an answer is complete. It keeps only answers that it requested itself."""
         if answer.worker.under_way:
             self._load(answer.worker, -1)
         kept = answer.machine.kept
@@ -529,7 +530,7 @@ class Simulation:
                 del self.answers[kept.popitem(last=False)[0]]
 
     def lose(self, answer: Answer) -> None:
-        """Ray reports that an answer will not come."""
+        """Mark an answer as lost, as Ray reports it."""
         answer.lost = True
         self.counts["answers_lost"] += 1
         if not answer.done and answer.worker.under_way:
@@ -557,7 +558,7 @@ class Simulation:
         if answer.machine is into or answer.copies.get(into, ()) is None:
             self.clock.after(costs.latency, lambda: trainer.deliver(ticket, lost=False))
             return
-        if answer.machine.down:  # known when Ray reports the machine
+        if answer.machine.down:  # noticed only when Ray reports the machine
             answer.listeners.append((trainer, ticket))
             return
         waiting = answer.copies.setdefault(into, [])

@@ -1,8 +1,8 @@
-"""One loader in a process of its own, for service.py: reads commands from standard input, answers in lines of JSON.
+"""Run one loader in its own process, for service.py: reads commands from standard input, answers in lines of JSON.
 
-use: python _service_peers.py NAME SETTINGS.json
+usage: python _service_peers.py NAME SETTINGS.json
 
-As _loader_peers.py, whose DataLoader takes part. The pool's address is in the settings.
+Works like _loader_peers.py, whose DataLoader is one of the contestants. The settings contain the pool's address.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from _loader_peers import MEAN, REPEATS, STD, Settings, main, torchvision
 
 
 def ours(settings: Settings, dtype: str = "float32", pool: bool = False, normalized: bool = True) -> Iterator[Any]:
-    """This project's loader, in this process or from the pool."""
+    """Yield batches of this project's loader, decoded in this process or by the pool."""
     from dali_mix.pipelines import normalize
 
     import dali_mix
@@ -38,27 +38,27 @@ def ours(settings: Settings, dtype: str = "float32", pool: bool = False, normali
 
 
 def uint8(settings: Settings) -> Iterator[Any]:
-    """In this process, normalized after decoding, as it is for a GPU."""
+    """Decode in this process, and normalize the uint8 batch afterwards, as for a GPU."""
     return ours(settings, dtype="uint8")
 
 
 def pool(settings: Settings) -> Iterator[Any]:
-    """From the pool."""
+    """Decode in the pool."""
     return ours(settings, pool=True)
 
 
 def for_gpu(settings: Settings) -> Iterator[Any]:
-    """In this process, up to what is copied to a GPU and normalized there."""
+    """Decode in this process, up to the uint8 batch that would be copied to a GPU and normalized there."""
     return ours(settings, dtype="uint8", normalized=False)
 
 
 def pool_for_gpu(settings: Settings) -> Iterator[Any]:
-    """The same from the pool."""
+    """Decode in the pool, up to the uint8 batch that would be copied to a GPU and normalized there."""
     return ours(settings, dtype="uint8", pool=True, normalized=False)
 
 
 def ray_data(settings: Settings) -> Iterator[Any]:
-    """Ray Data on as many cores: files, torchvision's transforms on PIL images, shuffled by a local buffer."""
+    """Yield batches of Ray Data on `threads` cores: files, and torchvision's transforms on PIL images, unshuffled."""
     import io
 
     import ray

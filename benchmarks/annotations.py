@@ -1,8 +1,8 @@
-"""Reading COCO's annotations before a pack: seconds and peak memory, against json.load and a loop over the annotations.
+"""Speed and peak memory of reading COCO's annotations, compared with json.load and a loop over the annotations.
 
     python benchmarks/annotations.py [--images 118287] [--turns 3]
 
-The file is made here: as many images and annotations as train2017 has, each with a polygon of 23 corners.
+The annotation file is generated: as many images and annotations as in train2017, each with a polygon of 23 corners.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ print(json.dumps([time.perf_counter() - start, peak, done]))
 
 
 def make(root: Path, images: int) -> int:
-    """Writes annotations/instances_train2017.json below `root`; its size in bytes."""
+    """Write annotations/instances_train2017.json below `root` and return its size in bytes."""
     random = np.random.default_rng(0)
     sizes = random.integers(300, 641, (images, 2)).tolist()
     entries = [
@@ -82,7 +82,7 @@ def make(root: Path, images: int) -> int:
 
 
 def main() -> int:
-    """Prints a table a task and writes docs/benchmarks/annotations.json."""
+    """Print a table per task and write docs/benchmarks/annotations.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, default=118_287)
     parser.add_argument("--turns", type=int, default=3)

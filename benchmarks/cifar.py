@@ -1,11 +1,11 @@
-"""CIFAR pipeline against torchvision's CIFAR10 with a DataLoader of two workers, batch 128: pad-4, flip, normalize.
+"""The CIFAR pipeline compared with torchvision's CIFAR10 in a DataLoader with two workers.
 
-Both hold the same images in memory and run an epoch in turn; printed are medians over the rounds and the median of the
-ratios of rounds that ran one after the other.
+Both make batches of 128 with padding by 4, random crop, flip and normalization. They keep the same images in memory and
+run an epoch in turn. Prints the medians over the rounds and the median of the ratio within each round.
 
     python benchmarks/cifar.py [--prefix PREFIX | --images N] [--rounds R] [--json FILE]
 
-PREFIX is a packed CIFAR-10 training split; without one, N random images of 32×32 pixels (the work is the same).
+PREFIX is a packed CIFAR-10 training split. Without it, N random images of 32×32 pixels are used, which cost the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BATCH = 128
 
 
 class InMemoryCifar(datasets.CIFAR10):
-    """torchvision's own dataset, its own __getitem__, over images given to it instead of downloaded ones."""
+    """torchvision's dataset with its own __getitem__, on images passed to it instead of downloaded ones."""
 
     def __init__(self, data: np.ndarray, targets: list[int], transform: transforms.Compose) -> None:
         datasets.VisionDataset.__init__(self, root="", transform=transform)
@@ -38,14 +38,14 @@ class InMemoryCifar(datasets.CIFAR10):
 
 
 def random_set(folder: Path, count: int) -> Path:
-    """A packed set of random images, stored raw."""
+    """Pack a set of random images, stored raw."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     write_set(folder / "random", [(b"P6\n32 32\n255\n" + image.tobytes(), 0) for image in pixels], classes=("any",))
     return folder / "random"
 
 
 def decoded(prefix: Path) -> np.ndarray:
-    """The set's images as torchvision keeps them, (N, 32, 32, 3) uint8."""
+    """Return the set's images as torchvision stores them, (N, 32, 32, 3) uint8."""
     options = {"mean": (0, 0, 0), "std": (1 / 255, 1 / 255, 1 / 255)}
     loader = build_loader("cifar", prefix, batch_size=500, train=False, device="cpu", pipeline_options=options)
     images = [batch.images.round().to(torch.uint8).permute(0, 2, 3, 1).numpy() for batch in loader]
@@ -53,7 +53,7 @@ def decoded(prefix: Path) -> np.ndarray:
 
 
 def epoch(batches: object) -> float:
-    """Images per second over one epoch."""
+    """Return images per second over one epoch."""
     start, seen = time.perf_counter(), 0
     for batch in batches:  # type: ignore[attr-defined]  # a Loader or a DataLoader
         seen += len(batch[0])
@@ -85,7 +85,7 @@ def main() -> None:
             persistent_workers=True,
         )
         ours = build_loader("cifar", prefix, batch_size=BATCH, train=True, device="cpu", num_threads=2)
-        epoch(ours), epoch(theirs)  # decoding, starting the workers
+        epoch(ours), epoch(theirs)  # warm-up: decodes the set and starts the workers
         rounds = [(epoch(theirs), epoch(ours)) for _ in range(args.rounds)]
     found = {
         "images": len(data),
@@ -97,7 +97,7 @@ def main() -> None:
     }
     print(f"torchvision + DataLoader, 2 workers {found['torchvision_img_s']:10,.0f} img/s")
     print(f"dali_mix cifar                      {found['dali_mix_img_s']:10,.0f} img/s")
-    print(f"ratio {found['ratio']:.1f} (goal 10 at the foundation, then 20); rounds {found['ratios']}")
+    print(f"ratio {found['ratio']:.1f} (goals: 10, later 20); rounds {found['ratios']}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -1,11 +1,11 @@
-"""The detection loader on CPU cores against the same graph of DALI's own operators, torchvision v2 and its references.
+"""The detection loader on a CPU, compared with DALI's own operators, torchvision v2 and torchvision's references.
 
-use: python benchmarks/detection_loader.py [--images FOLDER] [--turns 7] [--threads 2]
+usage: python benchmarks/detection_loader.py [--images FOLDER] [--turns 7] [--threads 2]
          [--out docs/benchmarks/detection_loader.json]
 
-All read the same JPEGs, as in loader.py, with three boxes each, and make batches of 8: shorter side 600, longer side
-at most 1,000 pixels, flip, normalize, pad. Also printed: the share of our batches that is not padding, with batches of
-one orientation and without.
+All read the same JPEGs, as in loader.py, with three boxes each, and produce batches of 8: shorter side 600, longer side
+at most 1,000 pixels, flip, normalize, pad. Also prints the share of pixels in our batches that is not padding, with
+and without batches of one orientation.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--batches", type=int, default=20, help="in a measured stretch")
+    parser.add_argument("--batches", type=int, default=20, help="batches per measurement")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "benchmarks" / "detection_loader")

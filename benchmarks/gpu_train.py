@@ -1,10 +1,10 @@
-"""ResNet-50 fed by the pipeline on a GPU, against the same step on a batch that is already there.
+"""Training ResNet-50 with the loader on a GPU, compared with the same step on a batch that is already on the GPU.
 
-use: python benchmarks/gpu_train.py PREFIX [--batch-size 256] [--steps 50] [--out docs/benchmarks/gpu_train.json]
+usage: python benchmarks/gpu_train.py PREFIX [--batch-size 256] [--steps 50] [--out docs/benchmarks/gpu_train.json]
 
-Four loops take turns, `--rounds` times: the training step on a resident batch; the same fed by the loader; fed and
-mixed with ResizeMix; and the loader alone. Prints images per second (median, spread), each loop's ratio to the resident
-step, the share of the fed step spent waiting for data and mixing, and the last loss.
+Four loops take turns, `--rounds` times: the training step on a resident batch, the step fed by the loader, the step fed
+by the loader and mixed with ResizeMix, and the loader alone. Prints images per second (median, minimum, maximum), the
+ratio of each loop to the resident step, and the shares of a step spent waiting for data and launching the mixer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dali_mix.models import build_model
 
 
 def batches(loader: dali_mix.loading.Loader) -> Iterator[dali_mix.loading.Batch]:
-    """Batches without end, epoch after epoch."""
+    """Yield batches endlessly, epoch after epoch."""
     while True:
         yield from loader
 
@@ -45,10 +45,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        print("gpu_train: needs a CUDA device, left out")
+        print("gpu_train: skipped, needs a CUDA device")
         return 0
     if args.prefix is None:
-        parser.error("give the prefix of a packed set")
+        parser.error("the prefix of a packed set is required")
 
     loader = dali_mix.build_loader(
         "imagenet",

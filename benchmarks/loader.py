@@ -1,15 +1,15 @@
-"""The training loader on CPU cores against DALI's own graph, torchvision with PIL, SPDL, and FFCV.
+"""The training loader on a CPU, compared with DALI's own graph, torchvision with PIL, SPDL and FFCV.
 
-use: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2]
+usage: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2]
          [--sets original longer500 shorter256 raw256]
          [--ffcv-python PYTHON] [--out docs/benchmarks/loader.json]
 
-All read the same JPEGs: a folder of images (default: ../shared/data/imagenet_sample beside the checkout, else
-scikit-learn's two photographs in many sizes) repeated to 1,000 records, as they are, scaled down, and scaled down as
-raw pixels, and make batches of 64 float32 images of 224 × 224: random-resized crop, flip, normalize. Every loader runs
-in a process of its own and is measured in turn, in mid-stream; ratios are taken within a turn (see _compare.py).
-"decoder alone" is DALI's decoder on the same windows and nothing else: our limit. SPDL takes part if installed, FFCV
-when --ffcv-python, or DALI_MIX_FFCV_PYTHON, names a Python that has it.
+All read the same images, repeated to 1,000 records: a folder of JPEGs (default: ../shared/data/imagenet_sample next to
+the checkout, else scikit-learn's two photographs in many sizes). Sets contain them unchanged, scaled down, or scaled
+down as raw pixels. Batches are 64 float32 images of 224 × 224: random-resized crop, flip, normalize. Every loader runs
+in its own process and is measured in turn, in mid-stream; ratios are computed within a turn (see _compare.py).
+"decoder alone" is only DALI's decoder on the same windows, which is our limit. SPDL is included if installed, FFCV if
+--ffcv-python or DALI_MIX_FFCV_PYTHON names a Python that has it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ HERE = Path(__file__).resolve().parent
 PHOTOGRAPHS = HERE.parent.parent / "shared" / "data" / "imagenet_sample"
 RECORDS = 1000
 SETTLE = 0.4  # seconds for a contestant to fill its queues before the next one is timed
-SKIP = 6  # batches taken before the clock starts: more than any of them fetches ahead
+SKIP = 6  # batches before the clock starts: more than any loader prefetches
 PEERS = ["ours", "ours, stock ops", "decoder alone", "stock DALI", "torchvision + PIL", "SPDL", "FFCV"]
 
 
 def originals(folder: Path | None) -> list[bytes]:
-    """The JPEGs of a folder; without one, scikit-learn's two photographs cut into 40 pieces of several sizes."""
+    """Return the JPEGs of a folder; without one, 40 crops of scikit-learn's two photographs in several sizes."""
     if folder is not None:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
         if not paths:
-            raise SystemExit(f"{folder}: no .jpg or .jpeg files in it: name another folder with --images")
+            raise SystemExit(f"{folder}: contains no .jpg or .jpeg files: choose another folder with --images")
         return [path.read_bytes() for path in paths]
     from sklearn.datasets import load_sample_images
 
@@ -63,8 +63,9 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def scaled(jpeg: bytes, side: int, shorter: bool, raw: bool = False) -> bytes:
-    """The image with its shorter or longer side at `side`, JPEG of quality 90 or, if `raw`, PPM; as it is when a longer
-    side is short enough.
+    """Return the image resized to a shorter or longer side of `side`, as a JPEG of quality 90 or, if `raw`, a PPM.
+
+    If `shorter` is False, an image whose longer side is at most `side` is returned unchanged.
     """
     image = Image.open(io.BytesIO(jpeg))
     ratio = side / (min(image.size) if shorter else max(image.size))
@@ -84,7 +85,7 @@ SETS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def prepare(name: str, jpegs: list[bytes], work: Path, args: argparse.Namespace) -> Path:
-    """Writes the images as files and as a record set; returns the settings file that the loaders read."""
+    """Write the images as files and as a record set; return the settings file that the loaders read."""
     folder = work / name
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -103,7 +104,7 @@ def prepare(name: str, jpegs: list[bytes], work: Path, args: argparse.Namespace)
 
 
 class Contestant:
-    """A loader in a process of its own, which runs `script`."""
+    """A loader in its own process, which runs `script`."""
 
     def __init__(self, name: str, python: str, settings: Path, batches: int, script: str = "_loader_peers.py") -> None:
         self.name = name
@@ -124,7 +125,7 @@ class Contestant:
         return json.loads(line)
 
     def __call__(self) -> float:
-        """Images a second, over one stretch of its stream."""
+        """Measure `batches` batches and return images per second."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{SKIP} {self.batches}\n")
         self.process.stdin.flush()
@@ -149,7 +150,7 @@ def measure(name: str, settings: Path, args: argparse.Namespace) -> dict[str, An
         for peer in args.peers:
             python = args.ffcv_python if peer == "FFCV" else sys.executable
             if peer == "SPDL" and not _has_spdl():
-                print("left out: SPDL (pip install spdl, and FFmpeg's shared libraries)")
+                print("SPDL: skipped (needs pip install spdl, and FFmpeg's shared libraries)")
             elif python:
                 contestants[peer] = Contestant(peer, python, settings, args.batches)
         for peer, contestant in contestants.items():
@@ -173,7 +174,7 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--batches", type=int, default=16, help="in a measured stretch")
+    parser.add_argument("--batches", type=int, default=16, help="batches per measurement")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=2)

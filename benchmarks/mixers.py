@@ -1,19 +1,20 @@
-"""The mixers against those of other projects, and against a copy of the batch, which no mixer can be cheaper than.
+"""The mixers compared with those of other projects and with copying the batch.
 
-use: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype float32,bfloat16] [--rounds 15]
+usage: python benchmarks/mixers.py [--device cpu|cuda] [--batch-size B] [--dtype float32,bfloat16] [--rounds 15]
                                  [--only NAME] [--clock wall|cpu] [--keep-freed-memory] [--out FILE]
 
-Every registered mixer takes part, out of place and, where it can, in place, drawing and one-hot targets included; peers
-that are not installed are left out and named. In a round each contestant mixes the same batch once (a GPU: ten times,
-between CUDA events). Printed: median and quartiles of the time of a call, and of its ratio to `clone()` (into memory
-fresh from the system, on a CPU) and to `copy_` (into memory in use) of the same round. On a CPU torch's idle threads
-spin for microseconds only, as `dali-mix` has them: else they would hold the cores of the call after theirs for ms.
-ResizeMixPlus comes last: once kornia's operations have run, the process keeps what it frees.
+Every registered mixer that does not need boxes is included, out of place and, if supported, in place, with its draws
+and one-hot targets. Libraries that are not installed are skipped. In a round, each contestant mixes the same batch once
+(on a GPU ten times, between CUDA events). Prints the median and quartiles of the time per call and of its ratio to
+`clone()` (on a CPU, into memory fresh from the system), and the median ratio to `copy_` (into memory in use), both from
+the same round. On a CPU, torch's idle threads spin only for microseconds, as in the `dali-mix` command; otherwise they
+would occupy cores during the next call for milliseconds. ResizeMixPlus comes last, because the process keeps freed
+memory once kornia's operations have run.
 
---keep-freed-memory: the process keeps what it frees, as a training run on a CPU does; `clone()` is then a `copy_`.
---clock cpu: processor time of all threads, for a machine that others use at the same time (with OMP_WAIT_POLICY=passive
-in the environment, so that waiting does not count).
-Where OpenCV has its contrib modules, its fine-grained saliency is measured against ours.
+--keep-freed-memory: keep freed memory, as training on a CPU does, so that `clone()` costs the same as `copy_`.
+--clock cpu: measure CPU time of all threads, for a machine that is in use (set OMP_WAIT_POLICY=passive, so that waiting
+does not count).
+If OpenCV has its contrib modules, its fine-grained saliency is compared with ours.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ CALLS_ON_A_GPU = 10
 
 
 def registered() -> dict[str, mixers.Mixer[Any]]:
-    """Every mixer by name, with what its constructor wants; MixChoice only picks one of the others."""
+    """Return every mixer by name, except those for boxes and MixChoice, which only applies another mixer."""
     offered = {"num_classes": CLASSES, "mean": MEAN, "std": STD, "size": 112}
     made = {}
     for name, kind in mixers.MIXERS.items():
@@ -55,7 +56,7 @@ def registered() -> dict[str, mixers.Mixer[Any]]:
 
 
 def in_place(mixer: mixers.Mixer[Any], own: Tensor, labels: Tensor, generator: torch.Generator) -> Mix | None:
-    """The mixer changing `own`; None where it cannot."""
+    """Return the mixer as a function that changes `own` in place, or None if it does not support this."""
     try:
         mixer(own, labels, generator, inplace=True)
     except (TypeError, ValueError):
@@ -82,7 +83,7 @@ def contestants(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
 
 
 def timed(mix: Mix, images: Tensor, labels: Tensor, clock: Callable[[], float]) -> Callable[[], float]:
-    """Images a second of one call (a GPU: of several, as the device sees them)."""
+    """Return a function that measures images per second over one call (on a GPU over several, with CUDA events)."""
 
     def on_cpu() -> float:
         start = clock()
@@ -105,7 +106,7 @@ def timed(mix: Mix, images: Tensor, labels: Tensor, clock: Callable[[], float]) 
 
 
 def captured(mix: Mix, images: Tensor, labels: Tensor) -> Mix:
-    """The call as a CUDA graph, so that the device is measured and not Python."""
+    """Return the call captured as a CUDA graph, which measures the device without Python's overhead."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -123,7 +124,7 @@ def captured(mix: Mix, images: Tensor, labels: Tensor) -> Mix:
 
 
 def graphs(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
-    """`apply` alone, with numbers already on the device, as CUDA graphs."""
+    """Return CUDA graphs of `apply` alone, with the params already on the device."""
     found = {}
     for name, mixer in registered().items():
         if only.lower() not in f"dali_mix {name} graph".lower():
@@ -138,7 +139,7 @@ def graphs(images: Tensor, labels: Tensor, only: str) -> dict[str, Mix]:
 
 
 def printed(rates: Rates, count: int) -> dict[str, Any]:
-    """Prints the table; returns its figures. Times in ms a call."""
+    """Print the table and return its figures. Times are in ms per call."""
     width = max(map(len, rates))
     print(f"{'':{width}}  {'ms':>8}  {'quartiles':>17}  {'× clone()':>9}  {'quartiles':>11}  {'× copy_':>8}")
     found = {}
@@ -154,10 +155,10 @@ def printed(rates: Rates, count: int) -> dict[str, Any]:
 
 
 def saliency(images: Tensor, rounds: int) -> dict[str, Any] | None:
-    """ms an image of OpenCV's saliency and of ours, on uint8; None where either is missing."""
+    """Return ms per image of OpenCV's saliency and ours on uint8 images, or None if either is missing."""
     ours, make = getattr(mixers, "fine_grained_saliency", None), saliency_detector()
     if ours is None or make is None:
-        print("saliency: left out (needs cv2.saliency, of opencv-contrib-python, and ours)")
+        print("saliency: skipped (needs cv2.saliency from opencv-contrib-python, and ours)")
         return None
     grey = (images[:16] * 50 + 120).clamp(0, 255).to(torch.uint8).cpu()
     arrays, detector = [image.permute(1, 2, 0).contiguous().numpy() for image in grey], make()
@@ -177,7 +178,7 @@ def saliency(images: Tensor, rounds: int) -> dict[str, Any] | None:
     ms = {name: spread([1e3 / rate for rate in values]) for name, values in rates.items()}
     ratio = ratios(rates, "OpenCV", "dali_mix")
     print(
-        f"saliency, ms an image: OpenCV {ms['OpenCV']['median']:.2f}, dali_mix {ms['dali_mix']['median']:.2f}", end=""
+        f"saliency, ms per image: OpenCV {ms['OpenCV']['median']:.2f}, dali_mix {ms['dali_mix']['median']:.2f}", end=""
     )
     print(f"; ours takes {ratio['median']:.3f} of its time")
     return {"ms": ms, "share_of_opencv": ratio}
@@ -186,19 +187,19 @@ def saliency(images: Tensor, rounds: int) -> dict[str, Any] | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--batch-size", type=int, default=None, help="default 128, on a GPU 256")
+    parser.add_argument("--batch-size", type=int, default=None, help="default: 128, on a GPU 256")
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--dtype", default=None, help="default float32, on a GPU float32,bfloat16")
+    parser.add_argument("--dtype", default=None, help="default: float32, on a GPU float32,bfloat16")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--threads", type=int, default=None, help="torch's, on a CPU; default: as torch has it")
+    parser.add_argument("--threads", type=int, default=None, help="torch's threads on a CPU (default: torch's own)")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--only", default="", help="contestants whose name holds this")
-    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"), help="on a CPU")
+    parser.add_argument("--only", default="", help="only contestants whose name contains this")
+    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"), help="clock on a CPU")
     parser.add_argument("--keep-freed-memory", action="store_true")
-    parser.add_argument("--out", type=Path, default=None, help="default docs/benchmarks/mixers[_cuda].json")
+    parser.add_argument("--out", type=Path, default=None, help="default: docs/benchmarks/mixers[_cuda].json")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("mixers: needs a CUDA device for --device cuda, left out")
+        print("mixers: skipped, --device cuda needs a CUDA device")
         return 0
     quiet()
     gpu = args.device == "cuda"
@@ -232,9 +233,9 @@ def main() -> int:
                 if name not in group | {"clone()", "copy_"}:
                     continue
                 try:
-                    mix(images, labels)  # compiles what is to be compiled
+                    mix(images, labels)  # compiles the kernels
                 except RuntimeError as error:
-                    print(f"{name}: left out for {dtype} ({str(error).splitlines()[0]})")
+                    print(f"{name}: skipped for {dtype} ({str(error).splitlines()[0]})")
                     continue
                 turns[name] = timed(mix, images, labels, clock)
             if group & turns.keys():

@@ -1,8 +1,8 @@
-"""Opening a set of 14 million records: seconds, and memory a process beyond the mapped table.
+"""Time and memory of opening a set of 14 million records.
 
     python benchmarks/opening.py [--count 14000000]
 
-The set's table is real (14 million rows), its .rec holds a few records that all rows point to; opening reads neither.
+The set's table has 14 million rows that point to ten records in its .rec. Opening the set reads neither file.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ print(json.dumps({
 
 
 def make_set(prefix: Path, count: int) -> None:
-    """A set of `count` rows that point to ten records."""
+    """Write a set of `count` rows that point to ten records."""
     info = write_set(prefix, [(bytes(200), row % 10, 8, 8, "jpeg") for row in range(10)], classes="0123456789")
     table = np.resize(np.asarray(RecordSet(prefix).table), count)
     table["id"] = np.arange(count)
@@ -75,7 +75,7 @@ def make_set(prefix: Path, count: int) -> None:
 
 
 def main() -> int:
-    """Prints the medians of five processes and writes docs/benchmarks/opening.json."""
+    """Print the medians over five processes and write docs/benchmarks/opening.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=14_000_000)
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "benchmarks" / "opening.json")

@@ -1,11 +1,11 @@
-"""Packing against mxnet's im2rec: images/s as they are, and with the shorter side made 256.
+"""Packing compared with mxnet's im2rec: images/s without changes, and resized to a shorter side of 256.
 
     python benchmarks/packing.py [--images FOLDER] [--count 1600] [--turns 7]
 
-im2rec runs in an environment of its own (`python -m tests.recordio.mxnet_env` makes it in build/mxnet), timed inside
-its process, so that starting Python and importing mxnet do not count. Ours is timed from listing the folder to the
-published set: header and end check of every image, crc32, sha256, fsync and manifest included, none of which im2rec
-does. What a turn wrote is removed before the next, untimed, as for a new set.
+im2rec runs in its own environment (`python -m tests.recordio.mxnet_env` creates it in build/mxnet) and is timed inside
+its process, so that starting Python and importing mxnet do not count. dali_mix is timed from listing the folder to the
+published set. This includes checking the header and end of every image, crc32, sha256, fsync and the manifest, none of
+which im2rec does. Output files are removed between turns, which is not timed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ print(time.perf_counter() - start)
 
 
 def make_images(source: Path, target: Path, count: int) -> int:
-    """Copies the images of `source`, repeated to `count` files, into class folders; the bytes they have together."""
+    """Copy the images of `source`, repeated to `count` files, into class folders, and return their total bytes."""
     images = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not images:
-        raise FileNotFoundError(f"{source}: no JPEG in it; give a folder of photos with --images")
+        raise FileNotFoundError(f"{source}: contains no JPEG: choose a folder of photos with --images")
     size = 0
     for number in range(count):
         folder = target / f"{number % 10:02d}"
@@ -53,14 +53,14 @@ def make_images(source: Path, target: Path, count: int) -> int:
 
 
 def remove(folder: Path, *patterns: str) -> None:
-    """Deletes the files of `folder` that match."""
+    """Delete the files in `folder` that match a pattern."""
     for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink()
 
 
 def ours(root: Path, out: Path, count: int, resize: int | None) -> Callable[[], float]:
-    """A contestant: packs `root` with dali_mix."""
+    """Return a contestant that packs `root` with dali_mix."""
 
     def run() -> float:
         remove(out, "ours*")
@@ -75,7 +75,7 @@ def ours(root: Path, out: Path, count: int, resize: int | None) -> Callable[[], 
 
 
 def im2rec(root: Path, out: Path, count: int, resize: int | None, threads: int) -> Callable[[], float]:
-    """A contestant: im2rec with a list that is there already."""
+    """Return a contestant that runs im2rec with a list written in advance."""
     lines = []
     for number, path in enumerate(sorted(root.rglob("*.jpg"))):
         lines.append(f"{number}\t{int(path.parent.name)}\t{path.relative_to(root)}\n")
@@ -92,7 +92,7 @@ def im2rec(root: Path, out: Path, count: int, resize: int | None, threads: int) 
 
 
 def main() -> int:
-    """Prints a table a setting and writes docs/benchmarks/packing.json."""
+    """Print a table per setting and write docs/benchmarks/packing.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=Path, default=HERE.parent.parent / "shared" / "data" / "imagenet_sample")
     parser.add_argument("--count", type=int, default=1600)
@@ -101,7 +101,7 @@ def main() -> int:
     args = parser.parse_args()
     if not PEER.exists():
         print(
-            f"im2rec is not there to compare with: make {PEER.parent.parent} with python -m tests.recordio.mxnet_env",
+            f"im2rec is not installed: create {PEER.parent.parent} with python -m tests.recordio.mxnet_env",
             file=sys.stderr,
         )
         return 0

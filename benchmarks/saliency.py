@@ -1,11 +1,12 @@
-"""Saliency of 224×224 images against OpenCV's StaticSaliencyFineGrained: milliseconds an image, and pixels that differ.
+"""Saliency of 224×224 images compared with OpenCV's StaticSaliencyFineGrained: ms per image, and differing pixels.
 
     python benchmarks/saliency.py [--photos FOLDER] [--count 200] [--turns 15] [--out FILE]
 
-FOLDER holds photographs (any tree of JPEG or PNG); without one, crops of scikit-learn's two photographs. OpenCV's runs
-in an environment of its own (`python -m tests.mixers.opencv_env` makes it), as a process that answers turn by turn, so
-that the contestants follow each other in seconds on the same cores. Every photograph is also compared at its own size,
-pixel by pixel; where OpenCV's 8 bits wrap (a sum above 255), ours must be 255 and OpenCV's the sum's lower 8 bits.
+FOLDER contains JPEG or PNG photographs at any depth; without it, crops of scikit-learn's two photographs are used.
+OpenCV's saliency runs in its own environment (`python -m tests.mixers.opencv_env` creates it) and answers turn by turn,
+so that contestants run seconds after each other on the same cores. Every photograph is also compared pixel by pixel at
+its own size. If a sum exceeds 255, OpenCV's 8-bit value wraps around and must be the sum's lower 8 bits, and ours must
+be 255.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ for _ in sys.stdin:
 
 
 def load(folder: Path | None, count: int) -> list[np.ndarray]:
-    """RGB images (H,W,3) uint8."""
+    """Return RGB images (H,W,3) uint8."""
     if folder is not None:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
         if not files:
-            raise SystemExit(f"{folder}: no JPEG or PNG below it")
+            raise SystemExit(f"{folder}: contains no JPEG or PNG")
         read = (cv2.imread(str(path), cv2.IMREAD_COLOR) for path in files[:count])
         return [image[:, :, ::-1].copy() for image in read if image is not None]
     from sklearn.datasets import load_sample_images
@@ -65,7 +66,7 @@ def as_batch(image: np.ndarray) -> torch.Tensor:
 
 
 def differing(images: list[np.ndarray], maps: list[np.ndarray]) -> dict[str, int]:
-    """Pixels of ours that are not OpenCV's, for both versions of ours, and how many of OpenCV's wrapped."""
+    """Count our pixels that differ from OpenCV's, for both of our versions, and the pixels that wrap in OpenCV."""
     counts = {"images": len(images), "pixels": 0, "compiled": 0, "torch": 0, "wrapped": 0}
     for image, found in zip(images, maps, strict=True):
         sums = torch_saliency._sums(as_batch(image))[0].numpy()
@@ -78,7 +79,7 @@ def differing(images: list[np.ndarray], maps: list[np.ndarray]) -> dict[str, int
 
 
 def main() -> int:
-    """Prints the table and the count of differing pixels, and writes docs/benchmarks/saliency.json."""
+    """Print the table and the number of differing pixels, and write docs/benchmarks/saliency.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--count", type=int, default=200)
@@ -87,7 +88,7 @@ def main() -> int:
     args = parser.parse_args()
     if not PEER.exists():
         made_by = "python -m tests.mixers.opencv_env"
-        print(f"OpenCV's saliency is not there to compare with: make {PEER.parent.parent} with {made_by}")
+        print(f"OpenCV's saliency is not installed: create {PEER.parent.parent} with {made_by}")
         return 0
     images = load(args.photos, args.count)
     squares = [cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for image in images]
@@ -129,7 +130,7 @@ def main() -> int:
         with np.load(made) as maps:
             counts = differing(images, [maps[str(i)] for i in range(len(images))])
     print(table(rates, "ours", "images/s"))
-    print("; ".join(f"{name}: {1000 / np.median(values):.3f} ms an image" for name, values in rates.items()))
+    print("; ".join(f"{name}: {1000 / np.median(values):.3f} ms per image" for name, values in rates.items()))
     print(f"pixels that differ from OpenCV's: {counts}")
     settings = {"side": SIDE, "count": len(images), "turns": args.turns, "threads": threads}
     seen = environment(["torch", "numba", "numpy", "opencv-python"])

@@ -1,16 +1,16 @@
-"""A pool of workers against the loader in the trainer's process, torch's DataLoader and Ray Data, on the same cores.
+"""A pool of workers compared with decoding in the trainer, torch's DataLoader and Ray Data, on the same cores.
 
-use: python benchmarks/service.py [--images FOLDER] [--turns 7] [--workers 2] [--sets original shorter256]
+usage: python benchmarks/service.py [--images FOLDER] [--turns 7] [--workers 2] [--sets original shorter256]
          [--out docs/benchmarks/service.json]
 
-Three questions, each measured in turns on one machine (see _compare.py):
-    one      images a second of one trainer: from the pool, and decoding itself
-    sharing  images a second of four trainers together that read the same epochs: from the pool, and each decoding
-             itself; and how many chunks the pool decoded for each that the epochs have. Once with trainers on the CPU,
-             which normalize there, and once up to the uint8 batch that is copied to a GPU. Before, one such stretch
-             fills the pool's memory for the first time, which the system has to zero
+Three measurements on one machine, in turns (see _compare.py):
+    one      images/s of one trainer: with the pool, and decoding in its own process
+    sharing  total images/s of four trainers that read the same epochs: with the pool, and each decoding in its own
+             process; and the number of chunks that the pool decoded per chunk of the epochs. Measured once with
+             normalization on the CPU, and once up to the uint8 batch that would be copied to a GPU. A first run, not
+             measured, touches the pool's memory, which the system has to zero
     faults   the longest wait for a batch after a worker is killed, and after one is frozen
-Ray Data takes part where `ray[data]` is installed.
+Ray Data is included if `ray[data]` is installed.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ SCRIPT = "_service_peers.py"
 TRAINERS = 4
 SHARED_EPOCHS = 12
 SHARING = [("pool", "in process"), ("pool, for a GPU", "in process, for a GPU")]
-LONG = 150  # batches of a stretch against Ray Data
+LONG = 150  # batches per measurement with Ray Data
 
 
 @contextlib.contextmanager
 def running_pool(workers: int, port: int) -> Iterator[str]:
-    """A pool on this machine, ended with the block."""
+    """Run a pool on this machine until the end of the block, and yield its address."""
     command = [sys.executable, "-m", "dali_mix.cli.main", "serve", "--workers", str(workers), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -70,16 +70,16 @@ def one(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ray_data(settings: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A long stretch each, one after the other: Ray Data would work ahead while another is measured."""
+    """Measure long runs one after the other, since Ray Data would prefetch while the other contestant is measured."""
     values = json.loads(settings.read_text())
     rates: dict[str, list[float]] = {"pool": [], "Ray Data": []}
     for turn in range(args.sharing_turns):
-        settings.write_text(json.dumps({**values, "seed": 101 + turn}))  # nothing of it is in the pool's memory
+        settings.write_text(json.dumps({**values, "seed": 101 + turn}))  # a new seed: the pool has none of these chunks
         for name, measured in rates.items():
             contestant = Contestant(name, sys.executable, settings, LONG, SCRIPT)
             measured.append(contestant())
             contestant.close()
-            time.sleep(2)  # until its processes are gone
+            time.sleep(2)  # until its processes have ended
     print(f"\none trainer, {LONG} batches")
     print(table(rates, "pool", "images/s"), flush=True)
     return report(rates, "pool")
@@ -91,7 +91,7 @@ def sharing(settings: Path, pool: Any, args: argparse.Namespace, names: tuple[st
     decoded = []
     batches = SHARED_EPOCHS * -(-1000 // args.batch_size)
     for turn in range(-1, args.sharing_turns):
-        # other epochs than those the pool has
+        # a new seed: the pool has none of these epochs
         settings.write_text(json.dumps({**values, "seed": 2 + turn + 1000 * SHARING.index(names)}))
         for name, measured in rates.items():
             if turn < 0 and name != names[0]:
@@ -119,15 +119,15 @@ def sharing(settings: Path, pool: Any, args: argparse.Namespace, names: tuple[st
                 continue
             measured.append(sum(answer["images"] for answer in found) / seconds)
             if name == names[0]:
-                # from the first batch to the last, with the window of each beyond it
+                # includes the chunks in each trainer's window after its last batch
                 decoded.append((after["decoded"] - before["decoded"]) / batches)
-    print(f"\n{TRAINERS} trainers together; chunks decoded for each of the epochs': {max(decoded):.2f}")
+    print(f"\n{TRAINERS} trainers together; chunks decoded per chunk of the epochs: {max(decoded):.2f}")
     print(table(rates, names[0], "images/s"), flush=True)
     return {**report(rates, names[0]), "decoded": decoded}
 
 
 def faults(settings: Path, pool: Any) -> dict[str, float]:
-    """Seconds that the slowest batch took after a worker's process got a signal."""
+    """Return the longest wait for a batch, in seconds, after a worker is killed and after one is frozen."""
     import dali_mix
 
     values, longest = json.loads(settings.read_text()), {}
@@ -145,7 +145,7 @@ def faults(settings: Path, pool: Any) -> dict[str, float]:
             os.kill(pid, signal.SIGCONT)
         longest[name] = max(waits[6:])
         loader.close()
-        time.sleep(8)  # the worker is back, and trusted again
+        time.sleep(8)  # until the worker runs again and is no longer suspected
     print("\nlongest wait for a batch: " + ", ".join(f"{name} {value:.2f} s" for name, value in longest.items()))
     return longest
 
@@ -158,7 +158,7 @@ def main() -> int:
     parser.add_argument("--peers", nargs="+", default=peers)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--sharing-turns", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=16, help="in a measured stretch")
+    parser.add_argument("--batches", type=int, default=16, help="batches per measurement")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--workers", type=int, default=2)
@@ -166,7 +166,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "benchmarks" / "service.json")
     args = parser.parse_args()
     if importlib.util.find_spec("ray") is None:
-        print("left out: ray is not installed (pip install 'dali_mix[service]')")
+        print("skipped: ray is not installed (pip install 'dali_mix[service]')")
         return 0
     from dali_mix.service import connect
 

@@ -1,18 +1,18 @@
-"""How far the pipeline service goes: 1 to 1,000 workers and 1 to 256 GPUs, simulated with costs that are measured here.
+"""Scalability of the pipeline service: 1 to 1,000 workers and 1 to 256 GPUs, simulated with measured costs.
 
-use: python benchmarks/service_scale.py [measure] [check] [sweep] [draw] [--images FOLDER] [--gpu-rate 3000] [--seed 0]
-         [--costs docs/benchmarks/service_costs.json] [--out docs/benchmarks/service_scale.json]
+usage: python benchmarks/service_scale.py [measure] [check] [sweep] [draw] [--images FOLDER] [--gpu-rate 3000]
+         [--seed 0] [--costs docs/benchmarks/service_costs.json] [--out docs/benchmarks/service_scale.json]
          [--picture docs/benchmarks/service_scale.png]
 
-measure  what a question, a chunk and a step cost by the real code, and images/s of real pools of 1 to 4 workers on this
-         machine, to --costs; needs Ray
-check    the simulation against those pools
-sweep    the simulation on machines that are not at hand: a table of limits, a picture
-draw     the picture alone, of --out
-The first three by default; without Ray, `check` and `sweep` on the costs in the file. See _service_costs.py for how
-costs are measured, _service_model.py for what is simulated.
+measure  measure the costs of a question, a chunk and a step with the real code, and images/s of real pools of 1 to 4
+         workers on this machine; writes --costs and needs Ray
+check    compare the simulation with these pools
+sweep    simulate larger clusters, print their limits, and draw the picture
+draw     draw only the picture, from --out
+The default is measure, check and sweep. Without Ray, measure is skipped and the others use the costs in the file.
+_service_costs.py describes how costs are measured, _service_model.py what is simulated.
 
-More than 300 lines: a step, its table and what it writes stand together.
+This file exceeds 300 lines because each step is kept together with its table and output.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ LINKS = {"10 GbE": 1.25e9, "100 GbE": 12.5e9}
 WORKERS = (1, 4, 16, 64, 250, 1000)
 GPUS = (1, 8, 32, 64, 256)
 WARM, SECONDS = 4.0, 6.0
-NEAR = 0.98  # of what the GPUs take, or of the best there is: enough
 TWO_NODES = "1, on another node"
 
 
@@ -81,7 +80,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def costs_of(found: dict[str, Any], name: str) -> Costs:
-    """Return the costs of a set. Only the pool of one worker, of those that `check` looks at, is used."""
+    """Return the costs for a set. Of the pools that `check` compares, only the one with one worker is used."""
     trainer, transfer, pools = found["trainer"], found["transfer"], found["pool"]
     one = found["pools"][name]["1"]["cpu"]
     few, many = (pools[count]["busiest"]["pool"] for count in ("4", "1000"))
@@ -108,7 +107,7 @@ def costs_of(found: dict[str, Any], name: str) -> Costs:
 
 
 def calibration(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Print and return what everything costs, for each set."""
+    """Print and return all costs for each set."""
     table = {name: costs_of(found, name) for name in SETS}
     rows = {
         "worker: decode and store a chunk, ms": [1e3 * costs.decode for costs in table.values()],
@@ -141,7 +140,7 @@ def calibration(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def check(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Compare images/s of real pools with the simulation, on as many cores as other programs left."""
+    """Compare images/s of real pools with the simulation, using the cores that other programs left free."""
     rows = []
     for name in SETS:
         costs = costs_of(found, name)
@@ -179,7 +178,7 @@ def check(found: dict[str, Any], seed: int) -> list[dict[str, Any]]:
 
 
 def check_faults(found: dict[str, Any], seed: int) -> dict[str, float]:
-    """Return the longest wait after one of two workers freezes or is killed: service.py measures it on a real pool."""
+    """Simulate the longest wait after one of two workers freezes or is killed; service.py measures it on a pool."""
     waits = {}
     for name in ("killed", "frozen"):
         costs = Costs(**{**vars(costs_of(found, "original")), "cut": found["trainer"]["normalize"]})
@@ -199,7 +198,7 @@ def check_faults(found: dict[str, Any], seed: int) -> dict[str, float]:
 
 
 def run(costs: Costs, args: argparse.Namespace, **options: Any) -> dict[str, Any]:
-    """Return a simulation's result, over so many seconds that all trainers' windows come round several times."""
+    """Return a simulation's result, over enough time for all trainers to fill their windows several times."""
     cluster = Cluster(**{"gpu_rate": args.gpu_rate, **options})
     name, bound = min(capacities(costs, cluster).items(), key=lambda each: each[1])
     window = POSITIONS * cluster.window + cluster.batch_size
@@ -219,7 +218,7 @@ def sweep(found: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
         for trainers in GPUS
         for workers in WORKERS
     ]
-    print(f"\nimages/s by GPUs and workers, {args.gpu_rate:,.0f} images/s a GPU; what limits them")
+    print(f"\nimages/s by GPUs and workers, {args.gpu_rate:,.0f} images/s per GPU, with the limiting resource")
     for name, link in LINKS.items():
         print(f"\n{name:>8} " + "".join(f"{f'{workers} workers':>24}" for workers in WORKERS))
         for trainers in GPUS:
@@ -266,7 +265,7 @@ def sweep(found: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], args: argparse.Namespace) -> None:
-    """Images/s over workers, a line for each number of GPUs; a mark says what limits."""
+    """Plot images/s over workers, with a line per number of GPUs and markers for the limiting resource."""
     from dali_mix.reports import style
 
     grid = results["grid"]
@@ -308,14 +307,14 @@ def draw(results: dict[str, Any], args: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", help="measure, check, sweep, draw; default: the first three")
+    parser.add_argument("steps", nargs="*", help="measure, check, sweep, draw (default: the first three)")
     parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
-    parser.add_argument("--batches", type=int, default=100, help="of a real pool, in a measured stretch")
-    parser.add_argument("--gpu-rate", type=float, default=3000.0, help="images/s that a GPU trains")
-    parser.add_argument("--warm", type=float, default=WARM, help="simulated seconds before those that count")
+    parser.add_argument("--batches", type=int, default=100, help="batches per measurement of a real pool")
+    parser.add_argument("--gpu-rate", type=float, default=3000.0, help="images/s that a GPU can train on")
+    parser.add_argument("--warm", type=float, default=WARM, help="simulated seconds of warm-up")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="simulated seconds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--port", type=int, default=26400, help="the first of sixty")
+    parser.add_argument("--port", type=int, default=26400, help="first port; ports up to 50 higher are used too")
     parser.add_argument("--costs", type=Path, default=DOCS / "service_costs.json")
     parser.add_argument("--out", type=Path, default=DOCS / "service_scale.json")
     parser.add_argument("--picture", type=Path, default=DOCS / "service_scale.png")
@@ -329,7 +328,7 @@ def main() -> int:
         return 0
     if "measure" in steps:
         if importlib.util.find_spec("ray") is None:
-            print("left out: measure, ray is not installed (pip install 'dali_mix[service]')")
+            print("measure: skipped, ray is not installed (pip install 'dali_mix[service]')")
         else:
             write_json(args.costs, measure(args))
             print(f"written to {args.costs}")

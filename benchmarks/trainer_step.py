@@ -1,11 +1,11 @@
-"""A step of our trainer against the same step in a bare loop, on a small CIFAR network, where overhead shows most.
+"""A step of the trainer compared with a bare loop, on a small CIFAR network, where overhead is most visible.
 
-use: python benchmarks/trainer_step.py [--model wrn-10-1] [--batch-size 64] [--steps 10] [--rounds 25] [--out FILE]
+usage: python benchmarks/trainer_step.py [--model wrn-10-1] [--batch-size 64] [--steps 10] [--rounds 25] [--out FILE]
 
-Both run forward, loss, backward and an SGD step at a cosine rate on the same batches, which are in memory. Ours seeds
-the model's randomness, checks the loss before the step, keeps rates of waiting and logs besides. They take turns, in a
-process that keeps freed memory, as a run on a CPU does: else page faults, which depend on the layout of the heap,
-outweigh what is measured.
+Both run forward, loss, backward and an SGD step with a cosine schedule on the same batches, which are in memory. The
+trainer also seeds the model's randomness, checks the loss before the step, and records and logs waiting times. They
+take turns in a process that keeps freed memory, as training on a CPU does. Otherwise page faults, which depend on the
+layout of the heap, would outweigh the difference.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class Resident:
         raise NotImplementedError("a benchmark is not resumed")
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: batches in memory need no cleanup."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="wrn-10-1")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=10, help="a turn")
+    parser.add_argument("--steps", type=int, default=10, help="steps per turn")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/trainer_step.json"))

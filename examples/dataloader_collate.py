@@ -1,10 +1,9 @@
-"""A mixer in a `DataLoader`: its collate function mixes the batch where it is put together, in the workers.
+"""A mixer in a `DataLoader`: the collate function mixes each batch in the worker that assembles it.
 
     python examples/dataloader_collate.py [--workers 2]
 
-What a batch is mixed with is drawn from a seed made of the samples' numbers, not from a worker's generator: with any
-number of workers the batches are the same, and so are the figures printed. For training on a GPU mix there instead, as
-in `plain_loop.py`.
+The mixer draws from a seed derived from the samples' indices, not from a worker's generator, so batches and printed
+figures are the same for any number of workers. When training on a GPU, mix there instead, as in `plain_loop.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ EPOCHS, BATCH_SIZE, SEED = 6, 64, 0
 
 
 class MixCollate:
-    """[(image (C,H,W), label, number of the sample), …] → images (B,C,H,W) and soft targets (B,K), mixed."""
+    """Collates [(image (C,H,W), label, sample index), …] into mixed images (B,C,H,W) and soft targets (B,K)."""
 
     def __init__(self, mixer: Mixer[Any], seed: int) -> None:
         self.mixer = mixer
@@ -39,8 +38,8 @@ class MixCollate:
 
 
 def make_loader(train_set: TensorDataset, workers: int) -> DataLoader[Any]:
-    """Batches of `train_set` in a new order at every epoch, mixed by CutMix."""
-    # The order has a generator of its own: the loader draws seeds for its workers from the one it is given itself.
+    """Return a loader of `train_set` that shuffles in every epoch and mixes batches with CutMix."""
+    # The sampler has its own generator, since DataLoader draws seeds for its workers from the one passed to it.
     return DataLoader(
         train_set,
         BATCH_SIZE,
@@ -52,8 +51,8 @@ def make_loader(train_set: TensorDataset, workers: int) -> DataLoader[Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains on digits, mixed in the collate function.")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load (default: none but this one)")
+    parser = argparse.ArgumentParser(description="Train on digits mixed in the collate function.")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes (default: 0, load in this process)")
     workers = parser.parse_args().workers
 
     images, labels = scans()

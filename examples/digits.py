@@ -1,4 +1,4 @@
-"""What the examples share: scikit-learn's scans of handwritten digits, a small network, and its accuracy."""
+"""Shared by the examples: scikit-learn's scans of handwritten digits, a small network, and its accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HELD_OUT = 360
 
 
 def scans() -> tuple[Tensor, Tensor]:
-    """1,797 images (B,1,16,16) float32 in 0 … 1, in an order of their own, and their digits (B,) int64."""
+    """Return 1,797 images (B,1,16,16) float32 in 0..1, in a fixed shuffled order, and their digits (B,) int64."""
     pixels, digits = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -21,7 +21,7 @@ def scans() -> tuple[Tensor, Tensor]:
 
 
 def small_cnn() -> nn.Sequential:
-    """(B,1,16,16) → logits (B,10), the same weights at every call."""
+    """Return a network (B,1,16,16) → logits (B,10), with the same initial weights at every call."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for before, after in ((1, 16), (16, 32)):
@@ -31,6 +31,6 @@ def small_cnn() -> nn.Sequential:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of images, in percent, whose largest logit is that of their label."""
+    """Return the percentage of images whose largest logit is that of their label."""
     model.eval()
     return 100 * (model(images).argmax(1) == labels).float().mean().item()

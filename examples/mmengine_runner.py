@@ -1,9 +1,9 @@
-"""A mixer in mmengine's Runner: a data preprocessor that mixes while training and leaves validation alone.
+"""A mixer in mmengine's Runner: a data preprocessor that mixes batches in training but not in validation.
 
     python examples/mmengine_runner.py
 
-What a batch is mixed with follows from (seed, iteration, rank), which the Runner knows: nothing has to be saved to
-resume with the same mixes, and every process draws its own.
+The mixer's random numbers depend only on (seed, iteration, rank). A resumed run therefore mixes in the same way without
+any saved state, and every process draws different numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EPOCHS, BATCH_SIZE, SEED = 6, 64, 0
 
 
 class MixPreprocessor(BaseDataPreprocessor):
-    """Moves a batch to the model's device, then mixes it there."""
+    """Moves a batch to the model's device and mixes it there."""
 
     def __init__(self, mixer: Mixer[Any], seed: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class MixPreprocessor(BaseDataPreprocessor):
 
 
 class Classifier(BaseModel):
-    """A network and its loss, as the Runner calls them."""
+    """A network and its loss, with the interface that the Runner calls."""
 
     def __init__(self, network: torch.nn.Module, data_preprocessor: MixPreprocessor) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
@@ -57,13 +57,13 @@ class Classifier(BaseModel):
         logits = self.network(images)
         if mode != "loss":
             return logits
-        # Only what is called loss is minimized; the share is logged beside it.
+        # The Runner logs all entries and minimizes those with "loss" in their name.
         mixed = (targets.max(1).values < 1).float().mean()
         return {"loss": self.loss_of(logits, targets), "share_mixed": mixed}
 
 
 class PrintEpochs(Hook):
-    """Prints the means of each epoch."""
+    """Prints the mean loss and share of mixed images after each epoch."""
 
     def before_train_epoch(self, runner: Runner) -> None:
         self.seen: list[tuple[float, float]] = []

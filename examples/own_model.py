@@ -2,8 +2,8 @@
 
     python examples/own_model.py [--work-dir work_dirs/own_model]
 
-The recipe says what is not given here: schedule, precision, checkpoints. Called again it resumes: a run that was
-stopped anywhere, by SIGTERM or Ctrl-C too, ends with the same weights.
+The recipe sets everything not passed here: schedule, precision, checkpoints. Run the script again to resume: a run that
+was stopped at any point, including by SIGTERM or Ctrl-C, ends with the same weights.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NAMES = [str(digit) for digit in range(10)]
 
 
 class PrintEpochs(Callback):
-    """Prints the scores after each epoch."""
+    """Prints the accuracy after each epoch."""
 
     def after_epoch(self, trainer: Any) -> None:
         print(f"epoch {trainer.epoch + 1}: held-out accuracy {trainer.scores['top1']:.1f} %")
 
 
 def pack(folder: Path) -> None:
-    """Write the scans as two sets. A dataset of torchvision: `dali_mix.Writer.from_dataset(dataset, prefix)`."""
+    """Write the scans as two sets. For a torchvision dataset, use `dali_mix.Writer.from_dataset(dataset, prefix)`."""
     images, labels = scans()
     pixels = (images * 255).round().to(torch.uint8)
     for name, rows in (("train", range(HELD_OUT, len(images))), ("val", range(HELD_OUT))):
@@ -41,7 +41,7 @@ def pack(folder: Path) -> None:
 
 
 class Gray(nn.Module):
-    """The small network of the other examples, on one of the three channels that loaders give."""
+    """The small network of the other examples, on one of the three channels that loaders return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Gray(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train your own model on your own images.")
-    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/own_model"), help="its folder")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/own_model"), help="folder of sets and run")
     work_dir = parser.parse_args().work_dir
     data = work_dir / "data"
     if not (data / "val.json").exists():

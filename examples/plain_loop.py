@@ -2,8 +2,8 @@
 
     python examples/plain_loop.py
 
-Class indices go in, (B,10) soft targets come out; the loss takes both. All draws come from the generator passed in, so
-that a second run prints the same figures.
+The mixer turns class indices into soft targets (B,10); the loss accepts both. All random numbers come from the
+generator passed to it, so a second run prints the same figures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     train_images, train_labels = images[HELD_OUT:], labels[HELD_OUT:]
     model, loss_of = small_cnn(), SoftCrossEntropy()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    # Half of the batches by ResizeMix, three in ten by CutMix, two in ten as they are.
+    # ResizeMix for half of the batches, CutMix for three in ten; the other two in ten stay unmixed.
     mixer = MixChoice([ResizeMix(CLASSES), CutMix(CLASSES)], probs=[0.5, 0.3])
     generator = torch.Generator().manual_seed(0)
 

@@ -1,14 +1,15 @@
-"""One backbone, three steps: pretrain it with ResizeMix, fine-tune it for several labels, fine-tune it for boxes.
+"""One backbone in three steps: pretrain with ResizeMix, fine-tune for several labels, fine-tune for boxes.
 
     python examples/three_steps.py [--work-dir work_dirs/three_steps] [--scenes 2000] [--max-steps N]
 
-The images are scikit-learn's scans of digits, single ones for pretraining and scenes of several for the other two.
-Expected, with 2,000 scenes: top-1 99.2 %, mAP 99.0 %, AP50 97.9 % after the first epoch and 99.4 % at the end, in 7
-minutes on two CPU cores that others used as well. Besides the runs it leaves reports/labels and reports/boxes (figures
-of each class, what was found and missed), curves/, and scene.png with the boxes found in drawn/.
+The images are scikit-learn's scans of digits: single digits for pretraining, and scenes of several digits for the other
+two steps. Expected results with 2,000 scenes: top-1 99.2 %, mAP 99.0 %, AP50 97.9 % after the first epoch and 99.4 % at
+the end, in 7 minutes on two shared CPU cores. In addition to the runs, the script writes reports/labels and
+reports/boxes (scores per class, correct and missed predictions), curves/, scene.png, and the scene with its detected
+boxes in drawn/.
 
-For your own images pack them (docs/packing.md) and take other recipes; the option that hands the backbone on is the
-same, `model.backbone.weights`.
+For your own images, pack them (docs/packing.md) and choose other recipes. The backbone is passed on by the same option,
+`model.backbone.weights`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LABELS, BOXES = "multilabel/digit_scenes:csra", "detection/digit_scenes_frcnn"
 
 
 def pack(data: Path, scenes: int) -> None:
-    """Pack single digits, and scenes with the digits in them as labels and as boxes."""
+    """Pack single digits, and scenes whose digits are stored as labels and as boxes."""
     for split, count in (("train", scenes), ("val", max(20, scenes // 4))):
         dali_mix.pack("digits", split=split, out=data / f"digits_{split}", force=True)
         for task in ("multilabel", "detection"):
@@ -40,12 +41,12 @@ def train(recipe: str, sets: Path, work_dir: Path, options: dict[str, Any], max_
     options = {**options, "train_set": f"{sets}_train", "val_set": f"{sets}_val", "max_steps": max_steps}
     how = dali_mix.train(recipe, work_dir, options=options)
     if how in ("preempted", "interrupted"):
-        sys.exit(75 if how == "preempted" else 130)  # saved: what was asked to stop does not go on
+        sys.exit(75 if how == "preempted" else 130)  # the checkpoint is saved; stop here instead of evaluating
     return dali_mix.evaluate(recipe, work_dir / "checkpoints/latest")
 
 
 def show(out: Path, data: Path, labels: Evaluation, boxes: Evaluation) -> None:
-    """Leave the curves of all runs, reports of the last two, and a scene with the boxes found in it."""
+    """Draw the curves of all runs, write reports of the last two, and draw a scene with its detected boxes."""
     (out / "curves").mkdir(exist_ok=True)
     for name in ("pretrained", "labels", "boxes"):
         curves(out / name, out / "curves" / f"{name}.png")
@@ -60,18 +61,18 @@ def show(out: Path, data: Path, labels: Evaluation, boxes: Evaluation) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Pretrains one backbone and carries it on, on digits.")
+    parser = argparse.ArgumentParser(description="Pretrain a backbone on digits and fine-tune it.")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/three_steps"), help="a new folder")
     parser.add_argument("--scenes", type=int, default=2000, help="scenes to train on")
-    parser.add_argument("--max-steps", type=int, help="steps of each training, to try it out")
+    parser.add_argument("--max-steps", type=int, help="maximum number of steps per training, for a quick try")
     args = parser.parse_args()
     out, data = args.work_dir, args.work_dir / "data"
-    for name in ("pretrained", "labels", "boxes"):  # before minutes of packing and training
+    for name in ("pretrained", "labels", "boxes"):  # checked before minutes of packing and training
         if (out / name / "checkpoints").exists():
             sys.exit(f"{out / name} holds a run already: choose another --work-dir, or remove it")
     pack(data, args.scenes)
 
-    # Average pooling in its shortcuts is left out in all three steps: the keys of its weights must be the same.
+    # All three steps disable average pooling in the shortcuts, so that the backbone's weights have the same keys.
     plain = {"model": {"type": "timm/resnet10t", "avg_down": False}, "pipeline.image_size": 32, "pipeline.padding": 4}
     first = train("quickstart", data / "digits", out / "pretrained", plain, args.max_steps)
 

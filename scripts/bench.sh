@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every benchmark; other libraries that are not installed are skipped and listed. Tables are printed, JSON goes to docs/benchmarks/.
+# Run every benchmark. Libraries to compare with that are not installed are skipped and named. Tables are printed, and
+# JSON is written to docs/benchmarks/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 for benchmark in benchmarks/[a-z]*.py; do

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU: the tests marked gpu, then the benchmarks of mixers and of training on a packed set.
-# use: scripts/gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]
-#   OUT           logs, JSON and summary.txt; few and small files
-#   IMAGE_FOLDER  root/class/image.jpg for part train, which is skipped without it. Packed at shorter side 256
-#   PART          tests, mixers, mixers_channels_last, train (default: all four). Each ends after at most
-#                 LIMIT seconds (540), so that each fits into a job of ten minutes.
-# A part that fails does not stop the next one; the exit status is 1 if any failed. PYTHON is the interpreter
-# (default: python). A checkout that is not installed is installed first, without its dependencies.
+# Run everything that needs a GPU: the tests marked gpu, then the benchmarks of mixers and of training on a packed set.
+# usage: scripts/gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]
+#   OUT           folder for logs, JSON and summary.txt; few and small files
+#   IMAGE_FOLDER  images for part train as IMAGE_FOLDER/class/image.jpg, packed with a shorter side of 256; without it,
+#                 train is skipped
+#   PART          tests, mixers, mixers_channels_last, train (default: all four). Each part is stopped after
+#                 LIMIT seconds (540), so that it fits into a job of ten minutes.
+# If a part fails, the next one still runs; the exit status is 1 if any part failed. PYTHON is the interpreter (default:
+# python). If dali_mix is not installed, this checkout is installed first, without its dependencies.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
-out=${1:?use: gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]} images=""
+out=${1:?usage: gpu_check.sh OUT [IMAGE_FOLDER] [PART ...]} images=""
 shift
 if [[ -d ${1:-} ]]; then images=$1 && shift; fi
 python=${PYTHON:-python} limit=${LIMIT:-540} failed=0
@@ -19,7 +20,7 @@ if ! "$python" -c "import dali_mix.pipelines" 2>"$out/install.log"; then
     "$python" -c "import dali_mix.pipelines" || { echo "cannot import dali_mix; see $out/install.log"; exit 1; }
 fi
 
-part() { # NAME COMMAND ...: runs it, with a log and a line in the summary
+part() { # NAME COMMAND ...: run the command with a log and a line in the summary
     local name=$1 started=$SECONDS
     shift
     timeout "$limit" "$@" 2>&1 | tee "$out/$name.log"
@@ -29,7 +30,7 @@ part() { # NAME COMMAND ...: runs it, with a log and a line in the summary
     return "$status"
 }
 
-train() { # packs next to OUT, which stays small
+train() { # packs into a temporary folder, so that OUT stays small
     local set
     set=$(mktemp -d)/sample
     "$python" tools/make_rec.py imagefolder --root "$images" --split train --resize 256 --out "$set" &&
@@ -52,7 +53,7 @@ for name in "${@:-tests mixers mixers_channels_last train}"; do
         train)
             if [[ -n $images ]]; then part train bash -c train; else echo "train: no IMAGE_FOLDER, skipped" | tee -a "$out/summary.txt"; fi
             ;;
-        *) echo "no part $each" >&2 && failed=1 ;;
+        *) echo "unknown part: $each" >&2 && failed=1 ;;
         esac
     done
 done

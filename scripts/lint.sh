@@ -11,7 +11,7 @@ cp -r dali_mix build/lint/dali_mix
 cp -r pipelines build/lint/dali_mix/pipelines
 cd build/lint
 mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache -p dali_mix
-# Type-check scripts that are not installed.
+# Also type-check code that is not installed: the examples and the documentation's scripts.
 MYPYPATH=.:../../docs mypy --config-file ../../pyproject.toml --cache-dir ../mypy_cache ../../examples \
     ../../docs/mixers/pictures.py ../../docs/site/hooks.py
 PYTHONPATH=. lint-imports --config ../../pyproject.toml --no-cache

@@ -22,7 +22,7 @@ DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached) (\S+) \((\d+(?:\.\d+)? [
 
 
 def progress(line: str) -> str:
-    """Return what to show of a line of pip's: a large file, the start of unpacking, or ""."""
+    """Return the text to show for a line of pip's output: a large download, the start of unpacking, or ""."""
     if found := DOWNLOAD.match(line):
         name, size = found.groups()
         name = name.rpartition("/")[2].partition("-cp")[0].partition("-py")[0]
@@ -33,7 +33,7 @@ def progress(line: str) -> str:
 
 
 def show(lines: Iterable[str], used: int) -> None:
-    """Print `progress` of lines, all of them from the first error on, and a heartbeat after `QUIET_FOR` silent seconds.
+    """Print `progress` of each line, full lines after an error, and a heartbeat after `QUIET_FOR` silent seconds.
 
     used: bytes in use on the file system of the environment at the start.
     """

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packs real images, trains with ResizeMix, evaluates and draws.
-# use: scripts/quickstart.sh [digits|cifar10]      (needs `dali-mix` on the PATH; `make quickstart` ensures that)
+# Pack real images, train with ResizeMix, evaluate and draw pictures.
+# usage: scripts/quickstart.sh [digits|cifar10]      (needs `dali-mix` on the PATH; `make quickstart` ensures that)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a recipe with several processes, one per GPU, or CPU processes if there is none.
+# Train a recipe with several processes: one per GPU, or CPU processes if there is no GPU.
 set -euo pipefail
 
 usage() {
@@ -16,13 +16,13 @@ Several machines: start the same command on each, with
   NODE_RANK     0 to NNODES-1, different on each      (needed when NNODES > 1)
   MASTER_ADDR   address of the machine with rank 0    (needed when NNODES > 1)
   MASTER_PORT   a free port of that machine           (default 29500)
-The --work-dir must then be on a shared disk. Ranks that are missing after DALI_MIX_JOIN_SECONDS (default 35) end the
-run with a message that names them.
+The --work-dir must then be on a shared disk. If ranks are missing after DALI_MIX_JOIN_SECONDS (default 35), the run ends
+with a message that names them.
 
-OMP_NUM_THREADS, unless set, is this machine's cores divided by NPROC. PYTHON is the interpreter (default python).
+OMP_NUM_THREADS defaults to this machine's cores divided by NPROC. PYTHON is the interpreter (default python).
 
-Exit status: 0 when all processes are done. If one fails, the others end too, the error is shown once, and the status is not
-0. SIGTERM is forwarded: every process finishes its step, one saves, the status is 75, and --resume continues from there.
+Exit status: 0 if all processes finish. If one fails, the others end too, the error is shown once, and the status is not 0.
+SIGTERM is forwarded: every process finishes its step, one saves, the status is 75, and --resume continues from there.
 END
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a recipe on the nodes of a Slurm job: any number of them, with or without GPUs.
+# Train a recipe on the nodes of a Slurm job: any number of them, with or without GPUs.
 #SBATCH --job-name=dali_mix
 #SBATCH --signal=TERM@180
 #SBATCH --requeue
@@ -16,18 +16,18 @@ Usage: sbatch [sbatch options] scripts/train_slurm.sh RECIPE --work-dir DIR [opt
       scripts/train_slurm.sh imagenet/resnet50:resizemix --work-dir work_dirs/r50
 
 Submit it from any folder; relative paths are relative to that folder, and DIR must be on a disk that all nodes share.
-One task per node (the default): one process per GPU of the node (--gres=gpu:2, --gpus-per-node=2, --gpus=2), or one without
-GPUs. Several tasks per node (--ntasks-per-node=2 --gpus-per-task=1): every task is one process.
+With one task per node (the default), each node runs one process per GPU (--gres=gpu:2, --gpus-per-node=2, --gpus=2), or one
+if it has no GPUs. With several tasks per node (--ntasks-per-node=2 --gpus-per-task=1), every task is one process.
 
 $SLURM_ARRAY_TASK_ID, $SLURM_ARRAY_JOB_ID and $SLURM_JOB_ID in single quotes are replaced in the job:
   sbatch --array=0-4 scripts/train_slurm.sh quickstart --work-dir 'runs/$SLURM_ARRAY_TASK_ID' \
       --cfg-options 'seed=$SLURM_ARRAY_TASK_ID'
 
---resume=auto is added. 180 s before the time limit Slurm sends SIGTERM: every process finishes its step, one saves, and the
-job requeues itself and continues from there, as after any other SIGTERM that was not a scancel. Errors never requeue. In
-the environment of sbatch:
+--resume=auto is added. 180 s before the time limit, Slurm sends SIGTERM: every process finishes its step, one saves, and the
+job requeues itself and continues from there. Any other SIGTERM has the same effect, except that of scancel. After an error
+the job is never requeued. Variables in the environment of sbatch:
   MAX_RESTARTS  how often the job may be requeued     (default 100; 0: never)
-  NPROC         processes per node, if it has 1 task  (default: its GPUs, or 1)
+  NPROC         processes per node with one task      (default: its GPUs, or 1)
   PYTHON        the interpreter that has dali_mix     (default python)
   MASTER_ADDR   the first node's address              (default: its name)
 END
@@ -60,7 +60,7 @@ export NNODES=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-1}}
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") # not piped into `head`: a broken pipe would end the script
 export MASTER_ADDR=${MASTER_ADDR:-${hosts%%$'\n'*}}
 export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))} # jobs on one machine use different ports
-# Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch: every task would run on one core.
+# Since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch. Without this, every task would run on one core.
 if [[ -n ${SLURM_CPUS_PER_TASK-} ]]; then
     export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}
 fi
@@ -76,8 +76,9 @@ follow() { # PID COMMAND
     wait "$1"
 } 2>/dev/null # hides `kill -0` of an ended child, and bash's notes on children that SIGTERM ended
 
-# Runs in the step, around each task's program. Python ends with 143 if SIGTERM arrives before its handler is installed, and
-# srun returns the highest status of its tasks, so an error must be above 75, and above 143 for a task without a shell.
+# Runs in the step, around each task's program. Python exits with 143 if SIGTERM arrives before its handler is installed, and
+# srun returns the highest status of its tasks. So the status of an error must be above 75, and above 143 in case SIGTERM
+# ends a task before its shell has started.
 task() {
     stopped=
     trap stopped=1 TERM
@@ -91,10 +92,10 @@ task() {
     esac
 }
 # shellcheck disable=SC2016  # expanded in the step
-if ((${SLURM_NTASKS:-$NNODES} > NNODES)); then # a task is a rank
+if ((${SLURM_NTASKS:-$NNODES} > NNODES)); then # each task is a rank
     options=()
     program='task "$PYTHON" -m dali_mix "$@"'
-else # a task starts the ranks of its node; the number of GPUs and NODE_RANK are known only in it
+else # each task starts the ranks of its node; the number of GPUs and NODE_RANK are known only inside it
     options=(--nodes="$NNODES" --ntasks="$NNODES" --ntasks-per-node=1 --cpu-bind=none)
     program='export NODE_RANK=$SLURM_NODEID
         task "$PYTHON" -m dali_mix.cli.launch --nproc "${NPROC:-${SLURM_GPUS_ON_NODE:-1}}" -- "$@"'

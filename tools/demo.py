@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same as `dali-mix predict`."""
+"""Run `dali-mix predict`."""
 
 import sys
 

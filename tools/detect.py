@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same as `dali-mix detect`: train, evaluate, predict."""
+"""Run `dali-mix detect`: train, evaluate or predict."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same as `dali-mix evaluate`."""
+"""Run `dali-mix evaluate`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pack a dataset: the same as `dali-mix pack`."""
+"""Run `dali-mix pack`: pack a dataset."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same as `dali-mix train`."""
+"""Run `dali-mix train`."""
 
 import sys
 

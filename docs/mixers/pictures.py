@@ -1,6 +1,6 @@
-"""Draw the pictures of these pages from photographs of scikit-learn and scikit-image: nothing is downloaded.
+"""Draw the pictures of these pages from photographs that come with scikit-learn and scikit-image, without downloads.
 
-python docs/mixers/pictures.py [NAME …]      # all of them, or overview, cutmix, resizemix …
+python docs/mixers/pictures.py [NAME …]      # default: all; names: overview, cutmix, resizemix, …
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dali_mix.reports.sheet import Column, Picture, draw
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from photographs import pack, save_jpeg  # noqa: E402  beside this folder
+from photographs import pack, save_jpeg  # noqa: E402  in the parent folder
 
 ROWS, SEED, SIDE, SCALE, QUALITY = 2, 6, 224, 0.75, 82
 GALLERIES = {
@@ -50,7 +50,7 @@ def choices(batch: Batch, out: Path) -> None:
 
 
 def masks(batch: Batch, out: Path) -> None:
-    """Draw free-form masks, and what they leave."""
+    """Draw free-form masks and the masked images."""
     removed = FreeFormMasks()(batch.images, torch.Generator().manual_seed(SEED))
     left = mask_out(batch.images, removed)
     black = (~removed).byte().mul(255).expand(-1, 3, -1, -1)
@@ -70,7 +70,7 @@ OTHERS: dict[str, Callable[[Batch, Path], None]] = {"mixchoice": choices, "masks
 def main(names: list[str]) -> int:
     known = [*GALLERIES, *OTHERS]
     if unknown := [name for name in names if name not in known]:
-        print(f"no page has the picture {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        print(f"unknown picture: {', '.join(unknown)}; choose from {', '.join(known)}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
         records = RecordSet(pack(Path(folder) / "photographs"))
