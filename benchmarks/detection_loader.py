@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from _compare import environment, report, table, take_turns, write_json
 from _detection_peers import LOADERS
-from loader import HERE, PHOTOGRAPHS, RECORDS, SETTLE, Contestant, originals
+from loader import HERE, RECORDS, SETTLE, Contestant, add_images, originals
 
 from dali_mix import build_loader, pipelines
 from dali_mix.recordio import write_set
@@ -70,7 +70,7 @@ def fill(settings: dict[str, Any], grouped: bool) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
+    add_images(parser)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--batches", type=int, default=20, help="batches per measurement")
     parser.add_argument("--batch-size", type=int, default=8)

@@ -4,8 +4,8 @@ usage: python benchmarks/loader.py [--images FOLDER] [--turns 7] [--threads 2]
          [--sets original longer500 shorter256 raw256]
          [--ffcv-python PYTHON] [--out docs/benchmarks/loader.json]
 
-All read the same images, repeated to 1,000 records: a folder of JPEGs (default: ../shared/data/imagenet_sample next to
-the checkout, else scikit-learn's two photographs in many sizes). Sets contain them unchanged, scaled down, or scaled
+All read the same images, repeated to 1,000 records: the JPEGs of a folder (--images or DALI_MIX_BENCH_IMAGES), by
+default crops of scikit-learn's two photographs in several sizes. Sets contain them unchanged, scaled down, or scaled
 down as raw pixels. Batches are 64 float32 images of 224 × 224: random-resized crop, flip, normalize. Every loader runs
 in its own process and is measured in turn, in mid-stream; ratios are computed within a turn (see _compare.py).
 "decoder alone" is only DALI's decoder on the same windows, which is our limit. SPDL is included if installed, FFCV if
@@ -32,11 +32,17 @@ from PIL import Image
 from dali_mix.recordio import write_set
 
 HERE = Path(__file__).resolve().parent
-PHOTOGRAPHS = HERE.parent.parent / "shared" / "data" / "imagenet_sample"
 RECORDS = 1000
 SETTLE = 0.4  # seconds for a contestant to fill its queues before the next one is timed
 SKIP = 6  # batches before the clock starts: more than any loader prefetches
 PEERS = ["ours", "ours, stock ops", "decoder alone", "stock DALI", "torchvision + PIL", "SPDL", "FFCV"]
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Add --images."""
+    folder = "JPEGs to use, at any depth (default: DALI_MIX_BENCH_IMAGES, else scikit-learn's two photographs)"
+    default = os.environ.get("DALI_MIX_BENCH_IMAGES")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", default=default, help=folder)
 
 
 def originals(folder: Path | None) -> list[bytes]:
@@ -170,7 +176,7 @@ def measure(name: str, settings: Path, args: argparse.Namespace) -> dict[str, An
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
+    add_images(parser)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--turns", type=int, default=7)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from _compare import environment, report, table, take_turns, write_json
+from loader import add_images, originals
 
 from dali_mix.datasets import LAYOUTS, Options, PackOptions, Transform, pack_listing
 
@@ -37,16 +38,13 @@ print(time.perf_counter() - start)
 """
 
 
-def make_images(source: Path, target: Path, count: int) -> int:
-    """Copy the images of `source`, repeated to `count` files, into class folders, and return their total bytes."""
-    images = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not images:
-        raise FileNotFoundError(f"{source}: contains no JPEG: choose a folder of photos with --images")
+def make_images(images: list[bytes], target: Path, count: int) -> int:
+    """Write the images, repeated to `count` files, into class folders, and return their total bytes."""
     size = 0
     for number in range(count):
         folder = target / f"{number % 10:02d}"
         folder.mkdir(parents=True, exist_ok=True)
-        data = images[number % len(images)].read_bytes()
+        data = images[number % len(images)]
         (folder / f"{number:06d}.jpg").write_bytes(data)
         size += len(data)
     return size
@@ -94,7 +92,7 @@ def im2rec(root: Path, out: Path, count: int, resize: int | None, threads: int) 
 def main() -> int:
     """Print a table per setting and write docs/benchmarks/packing.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--images", type=Path, default=HERE.parent.parent / "shared" / "data" / "imagenet_sample")
+    add_images(parser)
     parser.add_argument("--count", type=int, default=1600)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "benchmarks" / "packing.json")
@@ -110,7 +108,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dali_mix-bench-", dir=memory) as name:
         root, out = Path(name, "images"), Path(name, "out")
         out.mkdir()
-        results["mean_bytes"] = make_images(args.images, root, args.count) // args.count
+        results["mean_bytes"] = make_images(originals(args.images), root, args.count) // args.count
         for title, resize in (("pass-through", None), ("resize 256", 256)):
             count = args.count
             contestants = {

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from _compare import environment, report, table, take_turns, write_json
-from loader import HERE, PHOTOGRAPHS, SETS, SETTLE, Contestant, originals, prepare
+from loader import HERE, SETS, SETTLE, Contestant, add_images, originals, prepare
 
 SCRIPT = "_service_peers.py"
 TRAINERS = 4
@@ -152,7 +152,7 @@ def faults(settings: Path, pool: Any) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
+    add_images(parser)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=["original", "shorter256"])
     peers = ["pool", "in process", "in process, uint8", "DataLoader"]
     parser.add_argument("--peers", nargs="+", default=peers)

@@ -31,7 +31,7 @@ from typing import Any
 from _compare import environment, write_json
 from _service_machines import Cluster, Costs, capacities
 from _service_model import Simulation
-from loader import HERE, PHOTOGRAPHS, originals, prepare
+from loader import HERE, add_images, originals, prepare
 
 from dali_mix.loading.chunks import POSITIONS
 
@@ -308,7 +308,7 @@ def draw(results: dict[str, Any], args: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", nargs="*", help="measure, check, sweep, draw (default: the first three)")
-    parser.add_argument("--images", type=Path, default=PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else None)
+    add_images(parser)
     parser.add_argument("--batches", type=int, default=100, help="batches per measurement of a real pool")
     parser.add_argument("--gpu-rate", type=float, default=3000.0, help="images/s that a GPU can train on")
     parser.add_argument("--warm", type=float, default=WARM, help="simulated seconds of warm-up")
