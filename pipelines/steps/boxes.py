@@ -14,7 +14,8 @@ from nvidia.dali.data_node import DataNode
 
 from dali_mix.options import number, whole
 
-IOU_ROUNDS, IOU_TRIES = 4, 40  # torchvision continues until a window qualifies; here 1 % of images stay uncropped
+# torchvision continues until a window qualifies; 160 windows leave about 1% more of the images uncropped.
+IOU_ROUNDS, IOU_TRIES = 4, 40
 IOU_LEAST = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])  # the last one stands for the uncropped image
 LARGEST_SIDE = 8192  # pixels
 
