@@ -26,12 +26,12 @@ _TRANSPOSE_SHARE = 0.5
 
 @dataclass(frozen=True)
 class SpliceMixParams:
-    """Params of SpliceMix: n images with the same grid, and those of other grids; cells are in row-major order.
+    """Params of SpliceMix: n tiled images with the same grid, and those with other grids; cells in row-major order.
 
     Attributes:
         rows, cols: numbers of rows and columns of cells.
         sources: (n, rows · cols) int64, the batch image in each cell.
-        dropped: (n, rows · cols) bool, True if the cell is black and its labels are not used.
+        dropped: (n, rows · cols) bool, True if the cell is 0 and its labels are not used.
         more: the other grids of a custom setting, in order; "default" and "mini" have none.
     """
 
@@ -101,7 +101,9 @@ class SpliceMix(Mixer[SpliceMixParams]):
         self.num_classes = class_count(num_classes)
 
     def draw(self, batch_size: int, height: int, width: int, generator: torch.Generator | None) -> SpliceMixParams:
-        """Draw the grid and its cells; the grid determines shapes, so with a CUDA generator the host synchronizes once.
+        """Draw the grid and its cells; see `Mixer.draw`.
+
+        The grid determines shapes, so with a CUDA generator the host synchronizes once.
 
         Raises:
             ValueError: images too small for the grids.

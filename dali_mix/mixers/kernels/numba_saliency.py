@@ -4,8 +4,8 @@ Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. A row
 
     REACH zeros │ 0 │ sums of the W columns │ the last sum, REACH times
 
-so that the columns x - radius + 1 and x + radius + 1 exist for every pixel and radius, and the inner loop needs no
-bounds check.
+so that columns x - radius + 1 and x + radius + 1 exist for every pixel and radius, and the inner loop needs no bounds
+check.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def _blur(source, out):
 
 @jit
 def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
-    """Add one radius to one row of sums; `above` and `below` are rows of the padded integral image."""
+    """Add the terms of one radius to one image row of `difference` and `magnitude`.
+
+    above, below: rows of the padded integral image. rows, columns: height of the surround, and its width at each pixel.
+    """
     width = len(grey)
     top_left, bottom_left = above[REACH - radius + 1 :], below[REACH - radius + 1 :]
     top_right, bottom_right = above[REACH + radius + 1 :], below[REACH + radius + 1 :]
