@@ -1,6 +1,6 @@
 """Faster R-CNN (arXiv 1506.01497) from torchvision's components, for padded batches and any of our backbones.
 
-More than 300 lines: the model, and the checks of its options, which depend on torchvision's components.
+This file has more than 300 lines: the model, and checks of its options, which depend on torchvision's components.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from dali_mix.options import choice, number, whole
 STRIDES = (4, 8, 16, 32)  # of the maps that a pyramid is built on
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
 DEFAULT_FREEZE = ("stem", "stage1", "norm")
-POOLED = 7  # pixels a side of a pooled region
+POOLED = 7  # side of a pooled region in pixels
 
 
 class Detector(FasterRCNN):
-    """Faster R-CNN on a padded batch. State-dict keys are those of torchvision's FasterRCNN, so its weight files load.
+    """Faster R-CNN on a padded batch of normalized images; torchvision's `transform` is not included.
 
-    It expects normalized images; torchvision's `transform` is not included.
+    State-dict keys are those of torchvision's FasterRCNN, so its weight files can be loaded.
     """
 
     classifier_name = "roi_heads.box_predictor"
@@ -50,7 +50,7 @@ class Detector(FasterRCNN):
         """Return losses in training, predictions in evaluation.
 
         Args:
-            images: (B, 3, H, W), padded on the right and below.
+            images: (B, 3, H, W), padded at the right and the bottom.
             targets: for each image `size`, its height and width without padding; for training also `boxes` (n, 4) x1,
                 y1, x2, y2 in pixels and `labels` (n,), 0 to K - 1; n may be 0. In evaluation, images without targets
                 are assumed to have no padding.
@@ -102,7 +102,7 @@ def _inserted(match: re.Match[str]) -> str:
 
 
 class _RPNHead(RPNHead):
-    finite: Tensor  # (B,), of each image
+    finite: Tensor  # (B,) bool, for each image
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         scores, deltas = super().forward(x)
@@ -111,7 +111,7 @@ class _RPNHead(RPNHead):
 
 
 class _BoxPredictor(FastRCNNPredictor):
-    finite: Tensor  # (R,), of each region
+    finite: Tensor  # (R,) bool, for each region
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         scores, deltas = super().forward(regions)
@@ -125,8 +125,8 @@ class Backbone(nn.Module):
     The state-dict keys of `body` are those of the model, so that its weight files can be loaded into `body`.
 
     Args:
-        body: images (B, 3, H, W) → maps, as returned by `stages`.
-        channels: channels of each map used: four for a pyramid, one without.
+        body: images (B, 3, H, W) → maps, as returned by `_body`.
+        channels: channels of each map used: four maps for a pyramid, else one.
         pyramid: channels of the pyramid; None to use only the last map.
     """
 
@@ -189,9 +189,10 @@ def build_detector(
         rois: regions sampled per image in training.
         proposals: regions kept per level, and then in total, in training and in evaluation. Non-maximum suppression
             takes a third of a step on small images (docs/decisions.md).
-        score_threshold, nms_threshold, detections: minimum score of predictions; maximum IoU with a prediction of the
-            same class and higher score; maximum number per image.
-        backbone_options: arguments for the backbone.
+        score_threshold: minimum score of predictions.
+        nms_threshold: maximum IoU of a prediction with one of the same class and a higher score.
+        detections: maximum number of predictions per image.
+        backbone_options: arguments for the backbone, which override those in `backbone`.
 
     Raises:
         FileNotFoundError: a weight file is missing.
@@ -249,12 +250,12 @@ def build_detector(
 
 def _whole_numbers(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
     if not isinstance(values, (list, tuple)) or not values or count not in (None, len(values)):
-        raise ValueError(f"{name}={values!r}: must be a list of {'' if count is None else f'{count} '}whole numbers")
+        raise ValueError(f"{name}={values!r}: must be a list of {'' if count is None else f'{count} '}integers")
     return tuple(whole(name, value, 1) for value in values)
 
 
 def _pooling(levels: int) -> MultiScaleRoIAlign:
-    """Return the pooling of regions from the last maps.
+    """Return the RoI pooling from the last `levels` maps.
 
     Scales are set explicitly. torchvision infers them from the first batch and keeps them, which gives wrong scales
     if that batch has much padding, and different ones in a resumed run.
@@ -288,7 +289,7 @@ def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, 
 
 
 def _freeze(body: nn.Module, parts: Sequence[str], name: str) -> None:
-    """Freeze parts of a backbone; see `build_detector`."""
+    """Freeze parts of a backbone; see `build_detector`. Raise ValueError if it lacks one of them."""
     names = [key for key, _ in body.named_parameters()]
     stages = [match[0] for key in names if (match := re.match(r"layer1|(stages|blocks|layers)[._]0", key))]
     first = [key for key in names if stages and key.startswith(f"{stages[0]}.")]

@@ -59,6 +59,9 @@ class CifarResNet(nn.Module):
         depth: 50 or 101.
         num_classes: outputs of the linear head.
         zero_init_residual: initialize each block as the identity (arXiv 1706.02677).
+
+    Raises:
+        ValueError: another depth.
     """
 
     def __init__(self, depth: int, num_classes: int, zero_init_residual: bool = False) -> None:

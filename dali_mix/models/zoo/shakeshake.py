@@ -76,6 +76,9 @@ class ShakeShake(nn.Module):
         width: N of 2×Nd, even; 32, 64, 96 and 112 are published.
         num_classes: outputs of the linear head.
         zero_init_residual: initialize each block as the identity.
+
+    Raises:
+        ValueError: an odd width, or one below 2.
     """
 
     def __init__(self, width: int, num_classes: int, zero_init_residual: bool = False) -> None:
