@@ -10,10 +10,10 @@ from dali_mix.losses.multilabel import MultiLabelLoss, known_entries
 
 
 class BinaryCrossEntropy(MultiLabelLoss):
-    """Binary cross entropy, averaged over the known entries.
+    """Binary cross-entropy, averaged over the known entries.
 
-    The mean of -y·log σ(z) - (1-y)·log(1-σ(z)), in float32 even under autocast. A batch without known entries has loss
-    0 and gradients of 0.
+    The mean of -y·log σ(z) - (1-y)·log(1-σ(z)) over entries with logit z and target y, in float32 even under autocast.
+    A batch without known entries has loss 0 and gradients of 0.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.
@@ -44,7 +44,7 @@ class MultiLabelSoftMargin(MultiLabelLoss):
             return (terms.sum(1) / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)
 
     def counted(self, targets: Tensor) -> Tensor:
-        """Count the rows the mean averages over: samples with a known class."""
+        """Return the number of rows the mean averages over, samples with a known class, as a scalar tensor."""
         return (targets >= 0).any(1).sum()
 
 
