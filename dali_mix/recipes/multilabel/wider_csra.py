@@ -2,8 +2,8 @@
 
 Command:  dali-mix train multilabel/wider_csra:{variant} --work-dir work_dirs/wider_csra_{variant}
 Hardware: 1 GPU
-Source:   CSRA (arXiv 2108.02456), table of results on WIDER-Attribute; epochs, which it does not give for ViTs, as
-          its ResNets'
+Source:   CSRA (arXiv 2108.02456), table of results on WIDER-Attribute; epochs, which it does not state for ViTs, are
+          those of its ResNets
 Expected: {expected}
 """
 
