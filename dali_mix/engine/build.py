@@ -1,6 +1,6 @@
 """Build the objects of a run from a checked `RunConfig`: one function per key of a recipe.
 
-More than 300 lines: the keys are checked against each other, sets against model, mixer and loss.
+This file has more than 300 lines, since keys are checked against each other, and sets against model, mixer and loss.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Loader(Protocol):
 
 @dataclass
 class Parts:
-    """The objects of a run, on this rank's device."""
+    """The objects of a run, on this rank's device, with the task and class names of its training set."""
 
     model: nn.Module
     loss: nn.Module | None
@@ -65,7 +65,7 @@ class Parts:
     mixer: mixers.Mixer | None
     train_loader: Loader
     val_loader: Loader | None
-    weights: tuple[models.MatchReport, ...] = ()  # how the recipe's weight files matched
+    weights: tuple[models.MatchReport, ...] = ()  # one report for each weight file of the recipe
     task: Task = CLASSIFICATION
     classes: tuple[str, ...] = ()
 
@@ -75,15 +75,18 @@ class Parts:
         return [[names[parameter] for parameter in group["params"]] for group in self.optimizer.param_groups]
 
     def trained_on(self) -> dict[str, Any]:
-        """Return the task and classes of the training set, which are stored in checkpoints for prediction."""
+        """Return {"task": name, "classes": list of names} of the training set, stored in checkpoints for prediction."""
         return {"task": self.task.name, "classes": list(self.classes)}
 
 
 def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
-    """Open the packed sets (cheap checks only), by "train_set" and "val_set".
+    """Open the packed sets of a recipe, with cheap checks only.
 
     Args:
         train: also open the training set; evaluation needs only the `val_set`.
+
+    Returns:
+        the sets, by "train_set" and "val_set".
 
     Raises:
         FileNotFoundError: a set does not exist.
@@ -94,9 +97,10 @@ def open_sets(config: RunConfig, *, train: bool = True) -> dict[str, Dataset]:
 
 
 def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, int]:
-    """Return the task of `sets`, see `open_sets`, and the number of classes.
+    """Return the task and the number of classes of `sets`, as returned by `open_sets`.
 
-    Raise ValueError if one is empty or of a task that cannot be trained, or if tasks or classes differ.
+    Raise ValueError if there are none, if one is empty or has a task that cannot be trained, or if tasks or classes
+    differ.
     """
     found = {}
     for name, dataset in sets.items():
@@ -180,7 +184,8 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     """Build the cheap parts (pipelines, mixer, loss, and the model on the meta device) to find mistakes early.
 
     Args:
-        task: of the training set.
+        num_classes: number of classes of the sets.
+        task: task of the training set.
 
     Raises:
         ValueError: an unknown name or option, a parameter rule without a match, or a mixer or loss that does not fit
@@ -208,7 +213,10 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
 
 
 def build_scores(config: RunConfig, task: Task, num_classes: int, device: torch.device) -> Scores:
-    """Return the `Scores` for an evaluation on a set of `task`, with the recipe's `metrics`."""
+    """Return the `Scores` for an evaluation on a set of `task`, with the recipe's `metrics`.
+
+    Raise ValueError for an unknown or invalid option.
+    """
     what = f"metrics of a set for {task.name}"
     return call_with(functools.partial(SCORES[task.metrics], num_classes, device), what, config.metrics)
 
@@ -313,8 +321,10 @@ def build_objective(
 
 
 def build_loss(config: RunConfig) -> nn.Module | None:
-    """Return the recipe's loss, (logits, targets) → mean over the batch; None for Detection, where the model computes
-    its own losses.
+    """Return the recipe's loss: (logits, targets) → mean or sum over the batch.
+
+    None for objective Detection, where the model computes its own losses. Raise ValueError for an unknown loss, or one
+    that cannot be built.
     """
     if config.objective["type"] == "Detection":
         if config.loss != DEFAULT_LOSS:
@@ -325,7 +335,7 @@ def build_loss(config: RunConfig) -> nn.Module | None:
     check_present("loss", kind)
     if is_object(kind):
         return given_loss(kind)
-    # Losses with more arguments than logits and targets belong to an objective.
+    # Losses with more arguments than logits and targets are used only by an objective.
     known = {n: c for n in losses.__all__ if len(inspect.signature((c := getattr(losses, n)).forward).parameters) == 3}
     if ":" not in kind and kind not in known:
         raise ValueError(
@@ -338,7 +348,10 @@ def build_loss(config: RunConfig) -> nn.Module | None:
 
 
 def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
-    """Return the recipe's mixer, or None. It is built with the number of classes and the pipeline's mean and std."""
+    """Return the recipe's mixer, or None.
+
+    It is built with the number of classes and the pipeline's mean and std. Raise ValueError if it cannot be built.
+    """
     if config.mixer is None:
         return None
     options = dict(config.mixer)
@@ -373,10 +386,10 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
 def build_parts(
     config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
 ) -> Parts:
-    """Build the remaining parts of a run with these loaders. Raise ValueError naming a part that cannot be built.
+    """Build the parts of a run other than these loaders. Raise ValueError naming a part that cannot be built.
 
     Args:
-        pretrained: load the recipe's `weights`; False if a checkpoint will be loaded into the model.
+        pretrained: load the recipe's weight files; False if a checkpoint will be loaded into the model.
     """
     metainfo = train_loader.dataset.metainfo
     num_classes = class_count(config, metainfo["classes"])
@@ -401,7 +414,11 @@ def build_parts(
 
 
 def load_files(model: nn.Module, config: RunConfig) -> tuple[models.MatchReport, ...]:
-    """Load the weight files named in the recipe; for a backbone, at least 95 % of its tensors must be found."""
+    """Load the weight files named in the recipe into `model`, and return their reports.
+
+    All tensors of the model must be found in its file; of a backbone at least 95 %. Raise FileNotFoundError or
+    ValueError as `load_weights`.
+    """
     found = []
     for part, path in weight_files(config).items():
         name = "backbone.body" if part and isinstance(model, models.Detector) else part

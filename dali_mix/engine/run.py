@@ -8,7 +8,7 @@ All ranks run the same steps. A rank that fails reports it to the others, which 
     build     rank 0 selects the newest undamaged checkpoint; loaders, model, optimizer
     restore   from that checkpoint, or start from scratch; then train
 
-More than 300 lines: these steps, for training and for evaluation, in the order in which they run.
+This file has more than 300 lines: these steps, for training and for evaluation, in the order in which they run.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def train(
     make_loaders: MakeLoaders | None = None,
     callbacks: Any = (),
 ) -> str:
-    """Train `config` into `work_dir`; under torchrun every rank calls this.
+    """Train `config` and write the results to `work_dir`; under torchrun every rank calls this.
 
     Args:
         work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/. Several machines must share it.
@@ -97,8 +97,9 @@ def train(
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is "no".
         FileNotFoundError: a set, a weight file or, with "must", any checkpoint is missing.
-        ValueError: config, sets, checkpoint and machine are incompatible.
-        OSError: something could not be written.
+        ValueError: config, sets, checkpoint and machine are incompatible; as `NonFinite`, a loss, gradient or weight is
+            not finite.
+        OSError: a file could not be written, or another rank failed.
     """
     callbacks = given_callbacks(callbacks)
     work_dir = Path(work_dir)
@@ -115,7 +116,7 @@ def train(
         if make_loaders is None:
             task, num_classes = check_sets(config, sets)
             check_recipe(config, num_classes, task)
-            if isinstance(config.val_set, str):  # the batch size of a loader is unknown
+            if isinstance(config.val_set, str):  # the batch size of a user's loader is unknown
                 check_evaluation(config, num_classes, environment()[1], device)
         begun = resume != "no" and bool(folder.steps())  # then all weights come from the checkpoint
         for part, path in ({} if begun else weight_files(config)).items():
@@ -170,7 +171,7 @@ def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _check_shared(work_dir: Path, ranks: Ranks, token: str, seconds: float = 15.0) -> None:
-    """Raise ValueError on every rank if one does not see the main rank's file within `seconds`."""
+    """Raise ValueError on every rank if one does not see the main rank's `token` in the lock file within `seconds`."""
     lock, end = work_dir / ".lock", time.monotonic() + seconds
     while not (seen := lock.is_file() and lock.read_text(encoding="utf-8") == token) and time.monotonic() < end:
         time.sleep(0.2)
@@ -259,7 +260,7 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
     if parts.task.boxes and not _any_object(parts.train_loader.dataset):
         yield f"no image of {trainer.recipe()['train_set']} has an object, so a detector cannot learn from it"
     if config.paramwise and is_object(config.optimizer["type"]):
-        yield f"paramwise={config.paramwise} is left out: the optimizer was given with groups of its own"
+        yield f"paramwise={config.paramwise} has no effect: the optimizer was passed with its own groups"
     yield from _other_pipeline(trainer)
     frozen = config.model.get("freeze", DEFAULT_FREEZE) if config.model["type"] == "detector" else ""
     if frozen and not weight_files(config):
@@ -283,8 +284,9 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
 
 
 def _other_pipeline(trainer: Trainer) -> Iterator[str]:
-    """Yield a warning if a loader that was given makes other images than the recipe's pipeline, which is used besides:
-    in the evaluation of the recipe's set, by mixers, and in prediction.
+    """Yield a warning if the user's training loader has another pipeline than the recipe.
+
+    The recipe's pipeline is still used in the evaluation of its `val_set`, by mixers, and in prediction.
     """
     given = getattr(trainer.parts.train_loader, "pipeline", None)
     if not is_object(trainer.config.train_set) or not isinstance(given, Pipeline):
@@ -302,7 +304,7 @@ def _other_pipeline(trainer: Trainer) -> Iterator[str]:
 
 
 def _any_object(records: Any) -> bool:
-    """Return True if a record has a box, or the records cannot be inspected here."""
+    """Return True if any record has a box, or if `records` is not a `RecordSet` and cannot be inspected."""
     if not isinstance(records, RecordSet):
         return True
     rows = np.arange(len(records))
@@ -326,7 +328,7 @@ class Evaluation:
         scores: the `Scores` object, for per-class scores.
         classes: class names.
         main: True if this rank writes files.
-        notes: notes about the weight file (see `MatchReport.notes`), classes without positive examples, and skipped
+        notes: remarks on the weight file (see `MatchReport.notes`), classes without positive examples, and skipped
             records.
         skipped: number of skipped records.
         val_set: the packed set that was evaluated; None for a loader of your own.
@@ -354,12 +356,12 @@ def evaluate_checkpoint(
     Args:
         checkpoint: a checkpoint of a run, its pointer `latest`, or a file `dali_mix.models.load_weights` reads.
         ema: use the averaged weights of a checkpoint.
-        make_loaders: as `train`.
+        make_loaders: as for `train`.
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Raises:
-        FileNotFoundError, ValueError: as `train`; also a checkpoint whose classes differ from the `val_set`'s, or that
-            has no averaged weights although `ema` is set.
+        FileNotFoundError, ValueError: as `train`; also for a checkpoint whose classes differ from the `val_set`'s, or
+            that has no averaged weights although `ema` is set.
     """
     trained: Trained
     if is_object(model := config.model["type"]):

@@ -1,10 +1,10 @@
 """The trainer: fetch, mix, forward, loss, backward, step, observe.
 
 Randomness is derived from seeds, never stored: for the model (dropout, Shake-Shake) and the mixer from (seed, step,
-rank, micro-step), for the loader from (seed, epoch, record). So a `state_dict` of tensors and plain values describes a
-run completely, and a run resumed from it (`train.state`) equals an uninterrupted one; on a CPU bit for bit.
+rank, micro-step), for the loader from (seed, epoch, record). A `state_dict` of tensors and plain values therefore
+describes a run completely. A run resumed from it (`train.state`) equals an uninterrupted one, on a CPU bit for bit.
 
-More than 300 lines: one class whose methods are the parts of a step and share its state.
+This file has more than 300 lines: one class, whose methods are the parts of a step and share its state.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ class Trainer:
     """Train `parts` according to `config`.
 
     Args:
+        config: the run's settings.
+        parts: model, loss, optimizer, loaders, ….
+        ranks: the ranks of the run.
+        folder: the folder for checkpoints.
+        report: the run's log.
+        stop: set by signals, after which the run saves and ends.
         callbacks: see `train.callbacks.Callback`.
         recipe_name: name of the recipe of `config`, stored in checkpoints.
     """
@@ -68,7 +74,7 @@ class Trainer:
         self.recipe_name = recipe_name
         self.epoch = 0  # the current one
         self.step = 0  # optimizer steps done
-        self.offset = 0  # `step` minus the steps this recipe needs to get as far: see `train.state`
+        self.offset = 0  # `step` minus the steps this recipe needs to get as far; see `train.state`
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
         self.steps_per_epoch = steps_per_epoch
         self.epochs = config.epochs  # `restore` raises both if the checkpoint is beyond the end of this recipe
@@ -146,7 +152,7 @@ class Trainer:
                     return self.end("finished")
                 self.epoch += 1
         except Preempted:
-            if self.inside:  # BatchNorm's statistics and the loader are already past the last step
+            if self.inside:  # BatchNorm's statistics and the loader have already advanced past the last step
                 self.report.line(f"{self.stop.name} inside step {self.step + 1}: continue with --resume")
             else:
                 self.save()
@@ -205,11 +211,14 @@ class Trainer:
             yield batch
 
     def boxes_dropped(self) -> int:
-        """Return how many boxes the training loader has dropped so far, in this process."""
+        """Return the number of boxes the training loader has dropped so far in this process."""
         return getattr(self.parts.train_loader, "dropped_boxes", 0)
 
     def log_boxes(self, dropped: int) -> None:
-        """Log how many of an epoch's boxes were dropped, over all ranks; as a warning if most or all were."""
+        """Log how many boxes of an epoch were dropped over all ranks, as a warning if most were or there were none.
+
+        dropped: number of boxes that this rank's loader dropped.
+        """
         if not self.parts.task.boxes:
             return
         counts = torch.tensor([self.boxes.images, self.boxes.kept, dropped], device=self.ranks.device)
@@ -225,13 +234,14 @@ class Trainer:
         self._skipped[id(loader)] = len(skipped)
 
     def train_step(self, batches: Iterator[Batch]) -> bool:
-        """Take one optimizer step on up to `accumulate` micro-batches; return False if the epoch had none left."""
+        """Take one optimizer step on up to `accumulate` micro-batches; return False if the epoch had no batch left."""
         # The gradient is that of the mean loss over the rows of the global batch, for any split into ranks and
         # micro-batches. The number of rows is known only after the last one, so the mean is computed in two steps:
         #   before backward  each micro-batch's mean × its rows / expected   (× ranks, since DDP divides by them)
         #   before the step  gradient × expected / actual rows on all ranks
-        # expected: the planned rows. There are fewer at the end of an epoch, if bad records are skipped, or if a loss
-        # ignores targets (it then counts its rows itself, on the device). A loss that sums over rows is not scaled.
+        # expected: the planned number of rows. The actual number is smaller at the end of an epoch, if bad records are
+        # skipped, or if a loss ignores targets (it then counts its rows itself, on the device). A loss that sums over
+        # rows is not scaled.
         loader, world_size, accumulate = self.parts.train_loader, self.ranks.world_size, self.config.accumulate
         self.profile.begin(self.step, loader)
         expected, seen = 0, 0
@@ -265,9 +275,9 @@ class Trainer:
             return False
         if batch is None:  # the epoch ended within an accumulation, before the ranks exchanged gradients
             self.ranks.average_gradients(self.parts.model)
-        skips = self.config.loading.on_bad_record == "skip" or is_object(self.config.train_set)  # a loader's may
+        skips = self.config.loading.on_bad_record == "skip" or is_object(self.config.train_set)  # a user's loader may
         if rows is not None or (world_size > 1 and skips):
-            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # only the ranks together know
+            total = self.ranks.sum_(mean_loss.new_zeros(()) + came)  # no rank knows the others' numbers
             scale: float | Tensor = expected / total.clamp_min(1e-6)
         else:
             scale = expected / (came if world_size == 1 else seen)
@@ -286,7 +296,7 @@ class Trainer:
         return True
 
     def forward(self, inputs: tuple[Any, ...]) -> Tensor:
-        """Return the loss of a micro-batch. A note with the model's input is added to an error in the first one."""
+        """Return the loss of a micro-batch. Errors in the first step get a note on the model's input."""
         try:
             return self.objective(*inputs)
         except Exception as error:  # a model raises anything
@@ -298,7 +308,10 @@ class Trainer:
             raise
 
     def mix(self, batch: Batch, micro: int) -> tuple[Tensor, Tensor, Any, Any]:
-        """Seed the model's randomness for this micro-step, mix the batch, and draw for the objective."""
+        """Seed the model's randomness for micro-step `micro`, mix the batch, and draw values for the objective.
+
+        Return the arguments of the objective: images, targets, the mixer's params or None, and the drawn values.
+        """
         keys = (self.config.seed, self.step, self.ranks.rank, micro)
         seed_model(derive_seed(MODEL, *keys), self.ranks.device)
         generator = self.generator.manual_seed(derive_seed(MIXER, *keys))
@@ -316,9 +329,9 @@ class Trainer:
         return images, objective.prepare(targets, images.device), params, objective.draw(images, generator)
 
     def check_gradients(self) -> None:
-        """Check that every parameter got a gradient in the first step.
+        """Check that every parameter got a gradient in the first step; if not, warn.
 
-        If not, warn, or raise ValueError with several ranks.
+        With several ranks, raise ValueError instead.
         """
         self._first = False
         if self.config.find_unused_parameters or not (missing := self.watch.check_gradients()):
@@ -329,7 +342,7 @@ class Trainer:
         self.report.warn(f"{missing}, which will not be trained: {advice}")
 
     def measure(self) -> tuple[Tensor | None, list[Tensor]]:
-        """Return the gradient norm (None with loss scaling), and the numbers that must be finite for this step."""
+        """Return the gradient norm (None with loss scaling), and scalar tensors that must be finite for this step."""
         scaler = self.precision.scaler
         buffers = [total_norm(self.watch.statistics.values())] if self.watch.statistics else []
         if scaler.is_enabled():  # infinite gradients are normal: the scaler skips the step and lowers its scale
@@ -356,7 +369,10 @@ class Trainer:
         self.step += 1
 
     def record(self, numbers: StepNumbers | None) -> None:
-        """Add a step's loss to the log interval. Raise NonFiniteLoss on every rank if a number is not finite."""
+        """Add a step's loss to the log interval; do nothing for None.
+
+        Raise NonFinite on every rank if one of the step's numbers is not finite.
+        """
         if numbers is None:
             return
         self.watch.check_step(numbers)
@@ -367,7 +383,7 @@ class Trainer:
         self.window.stop |= numbers.stop
 
     def observe(self) -> None:
-        """Log, save or stop if due; call the callbacks."""
+        """Log and save if due, call the callbacks, and raise Preempted if the run was asked to stop."""
         interval = self.config.checkpoints.interval_steps
         if self.config.log_ids:
             self.report.ids(self.ranks.rank, self.step, self.watch.ids(self.step))
@@ -384,7 +400,7 @@ class Trainer:
             raise Preempted
 
     def call(self, hook: str) -> None:
-        """Call one method of all callbacks."""
+        """Call method `hook` of all callbacks."""
         call(self.callbacks, hook, self)
 
     def given(self) -> dict[str, Any]:
@@ -394,7 +410,7 @@ class Trainer:
         return {**named, **by_name(self.callbacks)}
 
     def log(self) -> None:
-        """Log a line and a record for the interval that ends here."""
+        """Log a line and a record for the interval that ends at this step."""
         lr = max(group["lr"] for group in self.parts.optimizer.param_groups)
         values = {"epoch": (self.step - self.offset) / self.steps_per_epoch, "lr": lr, **self.window.close()}
         parts = {name: value.item() for name, value in self.parts.objective.parts.items()}  # of the last step
@@ -407,7 +423,7 @@ class Trainer:
         )
 
     def evaluate(self) -> None:
-        """Evaluate the model and its EMA; save the best."""
+        """Evaluate the model and its EMA, log the scores, and save `best.pt` if they are the best so far."""
         if self.parts.val_loader is None:
             return
         models = {"": self.parts.model} if self.ema is None else {"": self.parts.model, "ema_": self.ema.module}
@@ -436,7 +452,7 @@ class Trainer:
             values.update({prefix + name: value for name, value in scores.items()})
         self.report.numbers("val", self.step, values)
         self.scores = {name: value for name, value in values.items() if name != "epoch"}
-        # All of them are in metrics.jsonl.
+        # The line omits scores of the top three; metrics.jsonl has all.
         in_short = [name for name in values if name != "epoch" and not name.endswith("_top3")]
         shown = "  ".join(f"{name} {values[name]:.4g}" for name in in_short)
         better = self.best.update(values, self.step)
@@ -473,7 +489,10 @@ class Trainer:
         return {**self.parts.trained_on(), "recipe": self.recipe(), "recipe_name": self.recipe_name}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state between two optimizer steps; equal on all ranks except for BatchNorm statistics."""
+        """Return the run's state between two optimizer steps, as tensors and plain values.
+
+        It is equal on all ranks, except for BatchNorm statistics.
+        """
         parts = self.parts
         return {
             "format": 1,
