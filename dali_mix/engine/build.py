@@ -60,7 +60,7 @@ class Parts:
 
     model: nn.Module
     loss: nn.Module | None
-    objective: Objective  # wraps both
+    objective: Objective  # contains model and loss
     optimizer: torch.optim.Optimizer
     mixer: mixers.Mixer | None
     train_loader: Loader
@@ -156,7 +156,7 @@ def open_set(config: RunConfig, *, train: bool) -> Dataset:
 
 
 def _connected(options: ServiceOptions) -> Any:
-    from dali_mix import service  # Ray, an extra, is imported only if a run needs it
+    from dali_mix import service  # imports Ray, an extra, only if a run needs it
 
     return service.connect(options.address, fallback=options.fallback)
 
@@ -194,7 +194,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     for train in (True, False):
         build_pipeline(config, train)
     mixer, loss = build_mixer(config, num_classes), build_loss(config)
-    # First, since a recipe for another task would cause further errors.
+    # Check this first: a recipe for another task would cause other errors too.
     check_targets(task, mixer, loss, evaluates=config.val_set is not None)
     if config.mixer_until is not None and config.objective["type"] == "SpliceMixConsistency":
         raise ValueError("mixer_until: objective SpliceMixConsistency needs cells in every batch; omit it")
@@ -208,7 +208,7 @@ def check_recipe(config: RunConfig, num_classes: int, task: Task = CLASSIFICATIO
     with torch.device("meta"):
         model = build_model(config, num_classes)
     build_objective(config, model, loss, mixer)
-    if not is_object(config.optimizer["type"]):  # a user's function is called once
+    if not is_object(config.optimizer["type"]):  # a user's function is called only once, for the run
         build_optimizer(model, config.optimizer, config.paramwise, torch.device("meta"))
 
 
@@ -283,7 +283,7 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
 def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return the options of a model, with each part in `names` split into its type and its options.
 
-    A part is a name, or a dict of a type and options; the backbone's may name `weights`, a file.
+    A part is a name, or a dict of a type and options. The backbone's option `weights`, a file, is removed.
     """
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:
@@ -366,7 +366,7 @@ def build_mixer(config: RunConfig, num_classes: int) -> mixers.Mixer | None:
 
 
 def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
-    """Move the model to the rank's device and apply channels_last (GPU only), SyncBN and compilation.
+    """Move the model to the rank's device, apply channels_last (GPU only), SyncBN and compilation, and return it.
 
     Raises:
         ValueError: sync_bn on a CPU, which torch does not support.

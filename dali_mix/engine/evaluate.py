@@ -1,4 +1,4 @@
-"""Evaluate a model on each sample exactly once over all ranks, with sums on the device until the end."""
+"""Evaluate a model on each sample exactly once over all ranks, with one device synchronization at the end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     each: Callable[[int], object] = lambda done: None,
 ) -> dict[str, float]:
-    """Return scores in percent, and the loss per record if there is one, over all records of `loader` on all ranks.
+    """Evaluate `model` on all records of `loader` over all ranks; return scores in percent, and "loss" if there is one.
 
     Args:
         model: not wrapped in DDP, since ranks may have different numbers of batches. Its train/eval mode is restored.
@@ -54,7 +54,7 @@ def evaluate(
     """
     rows = counted(loss)
     total = torch.zeros(3, dtype=torch.float64, device=ranks.device)  # sums of losses, records, ranks that must stop
-    seen: list[tuple[Tensor, Tensor]] = []  # records, and whether their logits contain NaN
+    seen: list[tuple[Tensor, Tensor]] = []  # record numbers, and whether outputs contain NaN
     training = model.training
     model.eval()
     try:

@@ -68,7 +68,7 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 class LineFile:
-    """A text file that is flushed after each line and removed if empty. `write` raises OSError naming it."""
+    """A text file that is flushed after each line. `write` raises OSError naming it; `close` removes it if empty."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path

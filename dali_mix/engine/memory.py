@@ -48,7 +48,7 @@ def check_step(config: RunConfig, num_classes: int, records: int, world_size: in
             f"batch_size={config.batch_size} ({world_size} processes × accumulate {config.accumulate}) gives a process "
             f"one record in {where}, and the model's BatchNorm cannot train on one record: {then}"
         )
-    if device.type == "cpu" and not config.compile:  # compiled code stores less
+    if device.type == "cpu" and not config.compile:  # compiled code keeps fewer activations
         _check_memory(config, num_classes, min(micro, records) * views, config.accumulate)
 
 

@@ -91,8 +91,8 @@ def train(
         callbacks: one or a list, see `train.callbacks.Callback`.
 
     Returns:
-        "finished", "stopped early", or, if stopped by a signal after saving, "preempted" (SIGTERM) or "interrupted"
-        (Ctrl-C).
+        "finished", "stopped early", or, if stopped by a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C). After
+        a signal, a checkpoint is saved first, unless training was inside a step.
 
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is "no".
@@ -141,7 +141,7 @@ def train(
                 classes = len(dataset.metainfo["classes"])
                 check_step(config, classes, len(dataset), ranks.world_size, ranks.device)
             parts = build_parts(config, ranks, *loaders, pretrained=step is None)
-            if is_object(config.optimizer["type"]):  # from here on the optimizer, not a function that returns it
+            if is_object(config.optimizer["type"]):  # the optimizer itself, not the function that returned it
                 config = dataclasses.replace(config, optimizer={"type": parts.optimizer})
             trainer = Trainer(config, parts, ranks, folder, report, stop, callbacks, recipe)
             _begin(trainer, step, resume, recipe)
@@ -243,7 +243,7 @@ def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) 
 
 
 def _fed(trainer: Trainer) -> str:
-    """Return "  batches (64, 3, 32, 32) of pipeline cifar", the model's input; "" for a user's loader."""
+    """Return the model's input as "  batches (64, 3, 32, 32) of pipeline cifar"; "" for a loader without pipeline."""
     pipeline = getattr(trainer.parts.train_loader, "pipeline", None)
     if not isinstance(pipeline, Pipeline):
         return ""
@@ -284,7 +284,7 @@ def _unusual_settings(trainer: Trainer) -> Iterator[str]:
 
 
 def _other_pipeline(trainer: Trainer) -> Iterator[str]:
-    """Yield a warning if the user's training loader has another pipeline than the recipe.
+    """Yield a warning if the pipeline of the user's training loader differs from the recipe's.
 
     The recipe's pipeline is still used in the evaluation of its `val_set`, by mixers, and in prediction.
     """

@@ -1,4 +1,4 @@
-"""Scores of an evaluation, by the task of the set, summed exactly over ranks."""
+"""Scores of an evaluation, by the task of the set, combined exactly over ranks."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class DetectionScores(Scores):
     def by_class(self) -> ByClass:
         reports, name = self.metrics.per_class(), self.names[0]
         by_class = [100 * value for value in self.details[f"{name} by class"]]
-        columns = _columns(reports, name, "objects") | {name: by_class}  # the others are always at IoU 0.5
+        columns = _columns(reports, name, "objects") | {name: by_class}  # other columns are at IoU 0.5
         return f"{name} by class, %   (mean {100 * self.details[name]:.2f})", columns, reports
 
     def notes(self, classes: Sequence[str]) -> list[str]:

@@ -69,8 +69,8 @@ def train(
         values: any key of a recipe: `train_set`, `val_set`, `epochs`, `batch_size`, …, see docs/training.md.
 
     Returns:
-        "finished", "stopped early", or, if stopped by a signal after saving, "preempted" (SIGTERM) or "interrupted"
-        (Ctrl-C).
+        "finished", "stopped early", or, if stopped by a signal, "preempted" (SIGTERM) or "interrupted" (Ctrl-C). After
+        a signal, a checkpoint is saved first, unless training was inside a step.
 
     Raises:
         FileExistsError: `work_dir` contains checkpoints and `resume` is False.
@@ -149,7 +149,7 @@ _REPLACED = {"train": {"train_set", "loader.drop_last"}, "val": {"val_set", "val
 def _loaders(changes: Iterable[tuple[str, Any]], train_loader: Any, val_loader: Any) -> list[tuple[str, Any]]:
     """Return the loaders that were passed, as pairs with the keys "train_set" and "val_set".
 
-    Raise ValueError for one that is no object, such as a list or a path, and if `changes` set a key it replaces.
+    Raise ValueError for one that is not an object, such as a path or a list, and if `changes` set a key it replaces.
     """
     given = {name: one for name, one in (("train", train_loader), ("val", val_loader)) if one is not None}
     asked = {name for name, _ in changes}

@@ -59,7 +59,7 @@ class Unmixed:
 
 
 class Sampler(ABC, Generic[Params]):
-    """Base class for objects that draw numbers for a batch. A subclass overrides `draw`, or `sample` itself."""
+    """Base class for objects that draw random params for a batch. A subclass overrides `draw`, or `sample` itself."""
 
     takes_boxes: bool = False
 
@@ -71,7 +71,7 @@ class Sampler(ABC, Generic[Params]):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Params:
-        """Draw the numbers for one batch of `height` × `width` images.
+        """Draw the params for one batch of `height` × `width` images.
 
         Args:
             batch_size: B ≥ 0.
@@ -155,7 +155,7 @@ class Mixer(Sampler[Params]):
         """Set the share of batches that are mixed. Raise ValueError unless it is a number from 0 to 1."""
         self._prob = number("prob", prob, 0, 1)
 
-    sample = _sample_with_prob(Sampler.sample)  # as `__init_subclass__` wraps those of subclasses
+    sample = _sample_with_prob(Sampler.sample)  # wrapped as `__init_subclass__` does for subclasses
 
     @abstractmethod
     def apply(self, images: Tensor, targets: Tensor, params: Params, *, inplace: bool = False) -> tuple[Tensor, Tensor]:
@@ -169,7 +169,7 @@ class Mixer(Sampler[Params]):
 
         Returns:
             new images (B,C,H,W), or `images` itself with `inplace`; and targets (B,K) float32, or `targets` itself if
-            `changes_targets` is False. Some mixers return more than B images and targets; see there.
+            `changes_targets` is False. Some mixers return more than B images and targets, as their docstrings say.
 
         Raises:
             ValueError: wrong shapes or dtypes, or `inplace` with images that cannot be modified (see `check_inplace`)

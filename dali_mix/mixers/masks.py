@@ -135,7 +135,7 @@ def _lines(params: FreeFormParams) -> Tensor:
     """Return (B,n,6) float32, the segments of all strokes in the format of `draw_masks`."""
     start = params.strokes[:, :, :-1]
     step = params.strokes[:, :, 1:] - start
-    heading = torch.atan2(step[..., 0], step[..., 1])  # any direction for length 0; atan2(0, 0) is 0
+    heading = torch.atan2(step[..., 0], step[..., 1])  # for length 0 any direction will do; atan2(0, 0) is 0
     radii = params.stroke_radii[..., None].expand(heading.shape)
     parts = [start[..., 0], start[..., 1], heading.sin(), heading.cos(), step.norm(dim=-1), radii]
     return torch.stack(parts, dim=-1).flatten(1, 2)
@@ -158,9 +158,9 @@ class FolderMaskParams:
 class FolderMasks(Masks[FolderMaskParams]):
     """Draw masks from the PNG files of a folder: pixels above 0 are removed.
 
-    All files are read on construction, in order of name, and kept as bool (one byte per pixel). Masks resized to the
-    current image size (nearest neighbour) are also cached on the device, for the latest size: n · H · W bytes. PNGs may
-    have any size and format; colours are converted to brightness, and transparency is ignored.
+    All files are read on construction, sorted by name, and kept as bool (one byte per pixel). The n masks resized to
+    the latest image size (nearest neighbour) are also cached on the device, in n · H · W bytes. PNGs may have any size
+    and format; colours are converted to brightness, and transparency is ignored.
 
     Args:
         folder: the folder with the files; subfolders are not searched.

@@ -55,7 +55,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
     of the cells that are not dropped (`combine = "union"`), so the loss must accept multi-hot targets.
 
     Sources are taken from consecutive random permutations of the batch, as released, so all images appear nearly
-    equally often. A non-square grid, also a custom one, is transposed with probability 0.5, as released.
+    equally often. Non-square grids, including custom ones, are transposed with probability 0.5, as released.
 
     Args:
         grids: "default": ⌊B / 4⌋ images on a grid drawn for the batch: 1×2, 2×2 or 2×3 with probability 0.3, 0.4 and
@@ -144,7 +144,11 @@ class SpliceMix(Mixer[SpliceMixParams]):
     def apply(
         self, images: Tensor, targets: Tensor, params: SpliceMixParams, *, inplace: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Append n images: return (B+n,3,H,W) and (B+n,K) float32, the originals first. Never in place."""
+        """Append n images: return (B+n,C,H,W) and (B+n,K) float32, the originals first. See `Mixer.apply`.
+
+        Raises:
+            ValueError: also for `inplace`, and params with a source outside the batch.
+        """
         if inplace:
             raise ValueError("SpliceMix returns a larger batch and cannot work in place: leave inplace=False")
         check_batch(images, targets, len(images))

@@ -284,7 +284,7 @@ def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, 
         raise ValueError(
             f"backbone {name!r}: its last maps have strides {strides}; a detector needs {STRIDES[-count:]}"
         )
-    model.prune_intermediate_layers(count, prune_norm=True, prune_head=True)  # layers that would get no gradient
+    model.prune_intermediate_layers(count, prune_norm=True, prune_head=True)  # these layers would get no gradient
     return model, [stage["num_chs"] for stage in stages]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from dali_mix.options import whole
 
-# VOC's compound names.
+# Spelling of VOC's compound names.
 SPELLINGS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 WIDTH = 768  # of random embeddings, as in BERT-base
 BERT_FILES = {

@@ -82,7 +82,7 @@ def _series(records: Records, key: str) -> tuple[list[int], list[float]]:
 def _draw_loss(axes: Axes, train: Records, val: Records) -> None:
     style.plain(axes, "Loss")
     steps, losses = _series(train, "loss")
-    if len(losses) >= 20:  # noisy
+    if len(losses) >= 20:  # draw noisy losses faintly, and a smoothed curve
         axes.plot(steps, losses, color=style.BLUE, alpha=0.25, linewidth=1.2)
         losses = _smoothed(losses).tolist()
     if steps:

@@ -93,7 +93,7 @@ def draw_bars(classes: Sequence[str], values: Sequence[float], title: str) -> Fi
             axes.text(start + 0.04, middle, "no sample", color=style.FAINT, **look)
             continue
         bars.append((start, middle, value / 100 * LENGTH))
-        # Inside the bar if there is room, in white.
+        # In white inside the bar if there is room, else next to it.
         offset, side, color = (-0.04, "right", "white") if value >= 30 else (0.04, "left", style.INK)
         x = start + value / 100 * LENGTH + offset
         axes.text(x, middle, f"{value:.1f}", ha=side, color=color, **look | {"fontsize": 6})

@@ -86,7 +86,7 @@ def gallery(
         mean = torch.zeros(3)
     else:
         images, targets = read_images(records, chosen, size), read_targets(records, chosen)
-        mean = images.float().mean((0, 2, 3)) / 255  # mixing in training uses normalized images: 0 is the mean colour
+        mean = images.float().mean((0, 2, 3)) / 255  # as in training, 0 is the mean colour of the images mixed
         batch = Batch(images, targets, mean, classes, min(rows, len(chosen)))
         columns = plain(batch, peaks, maps)
     for mixer in mixers:
@@ -143,7 +143,7 @@ def _name_and_options(text: str) -> tuple[str, list[str]]:
 
 
 def _in_words(text: str) -> str:
-    """Return the options in `text` for a column heading, with `per_batch=True` as per_batch and `grids=mini` as mini."""
+    """Return the options in `text` for a column heading: `per_batch=True` becomes per_batch, `grids=mini` mini."""
     words = []
     for key, _, value in (pair.partition("=") for pair in _name_and_options(text)[1]):
         words.append(key if value == "True" else value if value.isidentifier() else f"{key}={value}")

@@ -144,7 +144,7 @@ def run_values(checkpoint: str | Path) -> dict[str, Any]:
         return {}
     try:  # memory-mapped, so that no tensor is read
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch raises many types
+    except Exception:  # torch raises errors of many types
         return {}
     values = _values(state) if isinstance(state, dict) else {}
     return {"recipe": state.get("recipe_name"), **values} if values else {}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 RECORDED = "object "
-TAKE_OBJECTS = ("model", "optimizer", "loss", "mixer")  # as their type
+TAKE_OBJECTS = ("model", "optimizer", "loss", "mixer")  # keys whose "type" may be an object
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
 

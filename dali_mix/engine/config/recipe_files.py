@@ -114,7 +114,7 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def recipe_text(recipe: str) -> str:
-    """Return a recipe file's text; placeholders in its docstring ("{title}") are filled in from the variant's "about"."""
+    """Return a recipe file's text, with the "{title}" and other placeholders in its docstring filled in."""
     path, variant = find_recipe(recipe)
     header, quotes, body = path.read_text(encoding="utf-8").partition('\n"""\n')
     if variant:

@@ -55,7 +55,7 @@ def load_resumed(recipe: str | Path, work_dir: Path, options: Options = ()) -> R
             " pass that recipe to resume it"
         )
     values.pop("made_by", None)
-    values["resume_strict"] = read_recipe(recipe).get("resume_strict", True)  # must be set each time
+    values["resume_strict"] = read_recipe(recipe).get("resume_strict", True)  # not inherited: it must be set each time
     return _merged(recipe, values, pairs, path)
 
 

@@ -137,7 +137,7 @@ class RunConfig:
 
     @cached_property
     def stopping(self) -> EarlyStopping | None:
-        """Return `early_stopping`, or None."""
+        """Return `early_stopping` as an `EarlyStopping`, or None."""
         if self.early_stopping is None:
             return None
         return make(EarlyStopping, self.early_stopping, "early_stopping", "early_stopping.")
@@ -235,7 +235,7 @@ def _check_names(values: dict[str, Any]) -> None:
         ]
         if inside:
             dotted = [f"{name}.{key}" for name in inside[:3]]
-            spelled = f": in Python options={{{dotted[0]!r}: …}}" if from_python() else ""  # no keyword of this name
+            spelled = f": in Python options={{{dotted[0]!r}: …}}" if from_python() else ""  # no keyword has a dot
             raise ValueError(f"unknown key {key!r} (did you mean {' or '.join(dotted)}?){spelled}")
 
 

@@ -21,7 +21,12 @@ from dali_mix.engine.distributed.rendezvous import Rendezvous
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process among `world_size`. A single process is rank 0 of 1 and does not communicate."""
+    """The rank of this process among `world_size`. A single process is rank 0 of 1 and does not communicate.
+
+    Attributes:
+        device: the device of this rank.
+        rendezvous: the connection to rank 0's store; None for a single process.
+    """
 
     rank: int
     world_size: int

@@ -140,7 +140,7 @@ class Rendezvous:
             raise
 
     def _reported_before(self, text: str) -> bool:
-        """Report that this rank failed, unless another has; return True if its error is the same."""
+        """Report that this rank failed, unless another rank has; return True if that one reported the same error."""
         with suppress(RuntimeError):
             ours = json.dumps([self.rank, text])
             first = self.store.compare_set("failed", "", ours).decode() if self._count == 1 else ours

@@ -244,7 +244,7 @@ def predict(
 def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
     """Return the classes and task of the recipe's `val_set`, or else its `train_set`.
 
-    Raise FileNotFoundError if neither exists; `path` is the checkpoint to name.
+    Raise FileNotFoundError, naming the checkpoint `path`, if neither exists.
     """
     for prefix in (config.val_set, config.train_set):
         if isinstance(prefix, str) and Path(f"{set_prefix(prefix)}.json").is_file():

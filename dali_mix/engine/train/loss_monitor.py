@@ -44,7 +44,7 @@ class StepNumbers(NamedTuple):
 
 
 class LossMonitor:
-    """Exchanges the `StepNumbers` of each step.
+    """Exchanges the `StepNumbers` of each step between ranks.
 
     Args:
         ranks: the ranks that take part.

@@ -90,7 +90,7 @@ class Objective(nn.Module):
         return loss
 
     def run(self, *inputs: Any) -> Any:
-        """Run the model under the run's autocast."""
+        """Return the model's outputs for `inputs`, computed under `autocast`."""
         with self.autocast():
             return self.model(*inputs)
 
@@ -205,7 +205,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def is_summed(loss: object) -> bool:
-    """Return True if a loss is the sum over a batch's records rather than their mean."""
+    """Return True if a loss returns the sum over a batch's records, rather than the mean."""
     return getattr(loss, "reduction", "mean") == "sum"
 
 

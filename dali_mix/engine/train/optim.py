@@ -126,7 +126,7 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
     Each group gets a "base_lr". Raise ValueError unless the optimizer has all trainable parameters of the model and
     none of others.
     """
-    if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is such a function
+    if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):  # a class is a function too
         wanted = "a torch.optim.Optimizer or a function that returns one"
         check_object("optimizer", given, (torch.optim.Optimizer, Callable), wanted)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -168,17 +168,17 @@ def _given_optimizer(model: nn.Module, given: Any) -> torch.optim.Optimizer:
 
 
 def kept_by(settings: dict[str, Any], device: torch.device) -> dict[bool, set[str]]:
-    """Return the names of an optimizer's state for parameters of one dimension (False) and of more (True).
+    """Return the names of what an optimizer stores per parameter, by whether the parameter has more than one dimension.
 
-    They are found by a step on a small parameter, which also checks that the optimizer works with its options. LBFGS
+    They are found by steps on small parameters, which also check that the optimizer works with its options. LBFGS
     (which evaluates the loss several times per step), SparseAdam and Muon (for matrices only) fail.
 
     Args:
         settings: type and options of a torch optimizer, as for `build_optimizer`.
-        device: device on which the step is taken.
+        device: device on which the steps are taken.
 
     Raises:
-        ValueError: the step fails; the message includes the optimizer's error.
+        ValueError: a step fails; the message includes the optimizer's error.
     """
     options = dict(settings)
     kind = options.pop("type")

@@ -68,14 +68,14 @@ class BoxCount:
         self.images += len(targets)
 
     @staticmethod
-    def said(images: int, kept: int, dropped: int) -> tuple[str, bool]:
+    def summary(images: int, kept: int, dropped: int) -> tuple[str, bool]:
         """Return the message to log for an epoch ("" for none), and whether it is a warning.
 
         Args:
             images: number of images in the epoch, over all ranks.
             kept, dropped: numbers of boxes that were trained on, and that the loader dropped.
         """
-        if not images:  # resumed after its last step
+        if not images:  # the run was resumed after the last step of the epoch
             return "", False
         if not kept + dropped:
             return f"none of the {images:,} images has a box: only background was trained on", True
@@ -101,7 +101,7 @@ class Best:
     lower_is_better: bool = False
     value: float | None = None
     step: int = 0
-    since: int = 0  # evaluations since the best
+    since: int = 0
 
     def update(self, scores: dict[str, float], step: int) -> bool:
         """Update with the scores of an evaluation; return True if they are the best so far."""

@@ -71,7 +71,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
     trainer.epoch, trainer.step, trainer.saved_at = state["epoch"], state["step"], state["step"]
     per_epoch, per_epoch_before = trainer.steps_per_epoch, state.get("steps_per_epoch", trainer.steps_per_epoch)
     progress = trainer.step - state.get("offset", 0)
-    if not strict:  # the same epochs and fraction of the schedule, in steps of another size
+    if not strict:  # the same fraction of the schedule, in steps of the new size
         progress = progress * per_epoch // per_epoch_before
     trainer.offset = trainer.step - progress
     trainer.total_steps = max(trainer.total_steps + trainer.offset, trainer.step)
@@ -85,7 +85,7 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> list[str]:
 
 
 def _restore_optimizer(trainer: Trainer, state: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Load the optimizer's state; return a message if it does not fit, and so the state is new.
+    """Load the optimizer's state. If it does not fit, keep the new state and return a message.
 
     before: recipe values of the run. With `resume_strict`, raise ValueError if the state does not fit.
     """

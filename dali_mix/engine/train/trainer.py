@@ -47,7 +47,7 @@ class Trainer:
 
     Args:
         config: the run's settings.
-        parts: model, loss, optimizer, loaders, ….
+        parts: the model, loss, optimizer, loaders and other objects of the run.
         ranks: the ranks of the run.
         folder: the folder for checkpoints.
         report: the run's log.
@@ -72,7 +72,7 @@ class Trainer:
         )  # fmt: skip
         self.callbacks = callbacks
         self.recipe_name = recipe_name
-        self.epoch = 0  # the current one
+        self.epoch = 0  # the current epoch, from 0
         self.step = 0  # optimizer steps done
         self.offset = 0  # `step` minus the steps this recipe needs to get as far; see `train.state`
         steps_per_epoch = math.ceil(len(parts.train_loader) / config.accumulate)
@@ -97,7 +97,7 @@ class Trainer:
                 find_unused_parameters=config.find_unused_parameters,
             )
             self.no_sync = self.objective.no_sync
-        self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)  # after DDP: rank 0's weights
+        self.ema = None if config.ema is None else ModelEma(parts.model, config.ema)  # DDP has copied rank 0's weights
         # Read late only if the optimizer can be kept from stepping; see `loss_monitor`.
         late = bool(parts.optimizer.defaults.get("fused")) and not self.precision.scaler.is_enabled()
         self.monitor = LossMonitor(ranks, late=late and ranks.device.type == "cuda")
@@ -111,18 +111,20 @@ class Trainer:
         self.best = Best(best, best.removeprefix("ema_") in SCORES[parts.task.metrics].lower_is_better)
         self.loss = torch.zeros((), device=ranks.device)  # of the last step: this rank's share of the mean
         self.scores: dict[str, float] = {}  # of the last evaluation
-        self._evaluated = False  # whether notes on the val_set were logged
-        self._first = True  # no step of this process has been done
+        self._evaluated = False  # True once notes on the val_set were logged
+        self._first = True  # True until this process has completed a step
         self.inside = False  # True between the first and the last micro-batch of a step
         for loader in (parts.train_loader, parts.val_loader):
             if loader is not None and hasattr(loader, "interrupt_when"):
                 loader.interrupt_when(lambda: stop.asked)
         self.saved_at = -1
         self.profile = StepProfile(config.profiling, ranks.device, report.work_dir / "profile" if ranks.main else None)
-        self._skipped: dict[int, int] = {}  # by id of a loader: skipped records already reported
+        self._skipped: dict[int, int] = {}  # id of a loader → number of skipped records reported
 
     def fit(self) -> str:
-        """Train to the end; return "finished", "stopped early", or, after saving, "preempted" or "interrupted".
+        """Train to the end or until a signal; return "finished", "stopped early", "preempted" or "interrupted".
+
+        After a signal, a checkpoint is saved, unless training was inside a step.
 
         Raises:
             NonFinite: a loss or gradient is NaN or infinite (raised before its optimizer step), or a checkpoint would
@@ -222,7 +224,7 @@ class Trainer:
         if not self.parts.task.boxes:
             return
         counts = torch.tensor([self.boxes.images, self.boxes.kept, dropped], device=self.ranks.device)
-        line, warns = self.boxes.said(*self.ranks.sum_(counts).tolist())
+        line, warns = self.boxes.summary(*self.ranks.sum_(counts).tolist())
         if line and self.ranks.main:
             (self.report.warn if warns else self.report.line)(f"epoch {self.epoch + 1}/{self.epochs}  {line}")
 
@@ -299,7 +301,7 @@ class Trainer:
         """Return the loss of a micro-batch. Errors in the first step get a note on the model's input."""
         try:
             return self.objective(*inputs)
-        except Exception as error:  # a model raises anything
+        except Exception as error:  # a model may raise any error
             if self._first:
                 images = inputs[0]
                 name = getattr(getattr(self.parts.train_loader, "pipeline", None), "name", "")

@@ -96,7 +96,7 @@ def _add_row(above, below, grey, radius, rows, columns, difference, magnitude):
 def _maps(images, out):
     count, _, height, width = images.shape
     out[:] = 0
-    if height * width == 1:  # no surround
+    if height * width == 1:  # a single pixel has no surround
         return
     first, second = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
     table = np.zeros((height + 1, width + 1 + 2 * REACH), np.float32)

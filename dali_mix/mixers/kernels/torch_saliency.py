@@ -11,7 +11,7 @@ from dali_mix.mixers.layout import per_channel
 
 RADII = (12, 24, 48, 28, 56, 112)
 GREY_WEIGHTS, GREY_BITS = (9798, 19235, 3735), 15  # of red, green and blue
-EXACT = 1 << 24  # float32 holds every integer up to here
+EXACT = 1 << 24  # float32 represents every integer up to this
 
 
 def saliency(images: Tensor, scale: Sequence[float] = (), shift: Sequence[float] = ()) -> Tensor:
@@ -65,7 +65,7 @@ def _over_radii(grey: Tensor) -> tuple[Tensor, Tensor]:
     table = _integral(grey)
     grey = grey.float()
     difference, magnitude = torch.zeros_like(grey), torch.zeros_like(grey)
-    if height * width == 1:  # no surround
+    if height * width == 1:  # a single pixel has no surround
         return difference, magnitude
     for radius in RADII:
         top, bottom = _reach(height, radius, grey.device)

@@ -65,7 +65,7 @@ def blend(images: Tensor, permutation: Tensor, lam: Tensor, inplace: bool) -> Te
 
 
 def _launch(images: Tensor, out: Tensor, partners: Tensor | None, boxes: Tensor, mode: int, boxes_only: bool) -> Tensor:
-    """Launch the kernel. partners: None if every image is its own partner."""
+    """Launch `paste_kernel` and return `out`. partners: None if every image is its own partner."""
     if not images.numel():
         return out
     planes, height, width, pixel = image_shape(images)

@@ -42,7 +42,7 @@ def saliency(images: Tensor, scale: Sequence[float] = (1, 1, 1), shift: Sequence
     count, _, height, width = images.shape
     size = height * width
     out = torch.empty(count, height, width, dtype=torch.uint8, device=images.device)
-    if size == 1:  # no surround
+    if size == 1:  # a single pixel has no surround
         return out.zero_()
     if not count:
         return out

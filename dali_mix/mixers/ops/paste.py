@@ -87,7 +87,7 @@ def check_inplace(images: Tensor) -> None:
         raise ValueError("images that require gradients cannot be mixed in place: leave inplace=False, or detach them")
     if not torch.compiler.is_compiling() and images.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError("inference tensors cannot be mixed in place outside of inference mode: leave inplace=False")
-    reach = 1  # one past the last value of the dimensions seen so far, the innermost first
+    reach = 1  # number of memory slots spanned by the dimensions seen so far, innermost first
     for stride, size in sorted(zip(images.stride(), images.shape, strict=True)) if images.numel() else ():
         if size > 1:
             if stride < reach:

@@ -1,4 +1,4 @@
-"""Mix targets of these kinds:
+"""Mix targets, by area or by union.
 
 | in | meaning | out |
 |---|---|---|

@@ -54,7 +54,7 @@ class ShakeBlock(nn.Module):
         self.same_shape = in_channels == channels
         self.shortcut = Shortcut(in_channels, channels, stride)
         if self.same_shape:
-            # Released checkpoints contain these weights but use the identity: kept for the layout, never trained.
+            # The shortcut is the identity here, but released checkpoints contain these weights: keep them, untrained.
             self.shortcut.requires_grad_(False)
         self.branch1 = _branch(in_channels, channels, stride)
         self.branch2 = _branch(in_channels, channels, stride)
