@@ -284,6 +284,7 @@ def _parts(options: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return the options of a model, with each part in `names` split into its type and its options.
 
     A part is a name, or a dict of a type and options. The backbone's option `weights`, a file, is removed.
+    Raise ValueError for a part without a type.
     """
     found = {name: value for name, value in options.items() if name not in names}
     for part in names:

@@ -68,14 +68,14 @@ def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
 
 
 class LineFile:
-    """A text file that is flushed after each line. `write` raises OSError naming it; `close` removes it if empty."""
+    """A text file that is flushed after each line, and removed when it is closed while empty."""
 
     def __init__(self, path: Path, mode: str) -> None:
         self.path = path
         self._file = path.open(mode, encoding="utf-8", buffering=1)
 
     def write(self, line: str) -> None:
-        """Append `line` and a newline."""
+        """Append `line` and a newline. Raise OSError naming the file if that fails."""
         try:
             self._file.write(line + "\n")
         except OSError as error:

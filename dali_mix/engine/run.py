@@ -150,7 +150,10 @@ def train(
 
 @contextmanager
 def _locked(work_dir: Path, ranks: Ranks) -> Iterator[None]:
-    """Lock `work_dir` on the main rank against other runs, and check that all ranks see the same folder."""
+    """Lock `work_dir` on the main rank for the block, and check that all ranks see the same folder.
+
+    Raise BlockingIOError if another run has locked it, and ValueError if the ranks see different folders.
+    """
     token = ""
     with ExitStack() as held:
         if ranks.main:
@@ -195,7 +198,10 @@ def _check_work_dir(folder: CheckpointFolder, resume: str) -> None:
 
 
 def _begin(trainer: Trainer, step: int | None, resume: str, recipe: str | None) -> None:
-    """Restore the checkpoint of `step`, unless None, and log how the run starts."""
+    """Restore the checkpoint of `step`, unless None, and log how the run starts.
+
+    Raise ValueError if the checkpoint cannot be restored, and NonFinite for weights that are not finite.
+    """
     ranks, folder, report = trainer.ranks, trainer.folder, trainer.report
     changes = []
     if step is not None:

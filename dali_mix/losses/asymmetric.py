@@ -54,7 +54,7 @@ class AsymmetricLoss(MultiLabelLoss):
         self.scale = scale
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
+        """Return the loss, a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             logits, targets, known = known_entries(logits, targets)
             positive = logits.sigmoid()
@@ -88,7 +88,7 @@ class SGRELoss(MultiLabelLoss):
         self.asl = AsymmetricLoss(gamma_neg, gamma_pos, clip, eps, reduction="mean", scale=1000.0)
 
     def forward(self, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
-        """Return a scalar float32.
+        """Return the loss, a scalar float32.
 
         Args:
             outputs: (logits, auxiliary logits), each (B,K), as SGREHead returns in training; or only the logits, as it

@@ -20,7 +20,7 @@ class BinaryCrossEntropy(MultiLabelLoss):
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
+        """Return the loss, a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             terms, known = _terms(logits, targets)
             return terms.sum() / known.sum().clamp_min(1)
@@ -37,7 +37,7 @@ class MultiLabelSoftMargin(MultiLabelLoss):
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
+        """Return the loss, a scalar float32; logits are (B,K) of any float dtype, targets as in `MultiLabelLoss`."""
         with torch.autocast(logits.device.type, enabled=False):
             terms, known = _terms(logits, targets)
             count = known.sum(1)

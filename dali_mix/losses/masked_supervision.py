@@ -35,7 +35,7 @@ class MaskedSupervisionLoss(MultiLabelLoss):
         self.bce = BinaryCrossEntropy()
 
     def forward(self, logits: Tensor, masked_logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32.
+        """Return the loss, a scalar float32.
 
         Args:
             logits, masked_logits: (B,K) of any float dtype, of the original and of the masked images.

@@ -31,7 +31,7 @@ class SoftCrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a scalar float32.
+        """Return the loss, a scalar float32.
 
         Args:
             logits: (B,K) of any float dtype.

@@ -32,7 +32,7 @@ class SpliceMixConsistencyLoss(MultiLabelLoss):
         self.bce = BinaryCrossEntropy()
 
     def forward(self, logits: Tensor, cell_logits: Tensor, targets: Tensor, sources: Tensor, dropped: Tensor) -> Tensor:
-        """Return a scalar float32.
+        """Return the loss, a scalar float32.
 
         Args:
             logits: (B+n, K) of any float dtype: B regular images, then n spliced ones.

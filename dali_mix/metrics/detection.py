@@ -258,9 +258,9 @@ def match(found: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, list[int]]:
 
 
 def area_under(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Return the area under the curve, with each precision replaced by the highest at the same or a higher recall.
+    """Return the area under the precision-recall curve, with (n,) recall and precision after each prediction.
 
-    recall, precision: (n,) after each prediction.
+    Each precision is replaced by the highest at the same or a higher recall (VOC 2010 to 2012).
     """
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall, prepend=0.0) * highest).sum())

@@ -148,7 +148,7 @@ class Mixer(Sampler[Params]):
 
     @property
     def mixes_every_batch(self) -> bool:
-        """True if `prob` is 1."""
+        """Return True if `prob` is 1."""
         return self._prob == 1
 
     def set_prob(self, prob: float) -> None:

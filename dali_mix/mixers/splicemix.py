@@ -171,7 +171,7 @@ class SpliceMix(Mixer[SpliceMixParams]):
 
 
 def _parse(grid: str) -> tuple[int, int, int]:
-    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2"."""
+    """Return (rows, cols, cells dropped) of "2x3" or "2x3-2". Raise ValueError for any other text."""
     found = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)(?:-(\d+))?", grid) if isinstance(grid, str) else None
     if found is None:
         raise ValueError(f"grid {grid!r}: must be like '2x3', or '2x3-2' to drop two cells")

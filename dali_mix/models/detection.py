@@ -268,7 +268,10 @@ def _pooling(levels: int) -> MultiScaleRoIAlign:
 
 
 def _body(name: str, neck: str, options: Mapping[str, Any]) -> tuple[nn.Module, list[int]]:
-    """Return a model without its classifier, and the channels of the maps that `neck` uses."""
+    """Return a model without its classifier, and the channels of the maps that `neck` uses.
+
+    Raise ValueError if the model does not return maps at the required strides.
+    """
     model: Any
     model, _ = build_backbone(name, dict(options))
     count = 1 if neck == "c5" else len(STRIDES)

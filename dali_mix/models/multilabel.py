@@ -124,9 +124,10 @@ def build_multilabel(
 
 
 def _try_out(model: MultiLabelModel, size: tuple[int, int], name: str) -> int:
-    """Return the channels of the last map; freeze weights it does not depend on (DDP waits for their gradients).
+    """Return the channels of the last map; freeze weights it does not depend on (DDP would wait for their gradients).
 
-    Runs on the meta device: shapes only, nothing is computed.
+    Runs on the meta device: shapes only, nothing is computed. Raise ValueError if the backbone, called `name`, does not
+    accept images of `size` (height, width).
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     tensors = {key: torch.empty_like(value, device="meta") for key, value in tensors.items()}

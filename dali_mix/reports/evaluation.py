@@ -1,4 +1,4 @@
-"""Per-class report of an evaluation: a table, a chart, and for multi-label models precision-recall curves."""
+"""Per-class report of an evaluation: a table, a chart, and precision-recall curves (not for classification)."""
 
 from __future__ import annotations
 

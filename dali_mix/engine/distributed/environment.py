@@ -77,7 +77,7 @@ def _names(variables: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def integer(variables: Mapping[str, str], name: str, default: int = 0, least: int = 0) -> int:
-    """Return the variable as an int, or `default` if it is not set.
+    """Return the environment variable `name` as an int, or `default` if it is not set.
 
     Raise ValueError unless it is an integer of at least `least`.
     """

@@ -170,7 +170,7 @@ class StopSignal:
         self.name = "SIGTERM"
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle signal `number`; the signature is that of a handler for `signal.signal`."""
+        """Record signal `number`; a handler for `signal.signal`. Raise KeyboardInterrupt at a second Ctrl-C."""
         if number == signal.SIGINT:
             if self.asked:
                 raise KeyboardInterrupt

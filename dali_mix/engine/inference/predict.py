@@ -60,7 +60,7 @@ class Predictions:
 def choose(
     scores: Tensor, classes: Sequence[str], task: Task, threshold: float | None = None, top_k: int | None = None
 ) -> list[tuple[str, float]]:
-    """Return (class, score) pairs of scores (K,), chosen as by `Predictions.chosen`."""
+    """Return (class, score) pairs of scores (K,), with arguments, defaults and errors of `Predictions.chosen`."""
     if threshold is None and top_k is None:
         threshold, top_k = task.threshold, task.top_k
     if threshold is not None and not 0 <= threshold <= 1:

@@ -179,7 +179,7 @@ class Trainer:
         return how
 
     def run_epoch(self) -> None:
-        """Train from the loader's position to the end of the epoch."""
+        """Train from the loader's position to the end of the epoch. Raise Preempted if the run was asked to stop."""
         if self.parts.train_loader.epoch > self.epoch:  # resumed between the last step and the evaluation
             return
         self.call("before_epoch")
@@ -195,7 +195,10 @@ class Trainer:
             raise Preempted
 
     def fetch(self) -> Iterator[Batch]:
-        """Yield the loader's batches, and record the time spent waiting for them."""
+        """Yield the loader's batches, and record the time spent waiting for them.
+
+        Raise Preempted if the run was asked to stop while waiting for a worker pool.
+        """
         batches = iter(self.parts.train_loader)
         while True:
             start = time.perf_counter()

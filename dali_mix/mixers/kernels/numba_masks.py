@@ -25,7 +25,10 @@ def draw_masks(lines: Tensor, discs: Tensor, height: int, width: int) -> Tensor:
 
 @jit
 def _draw(shapes, removed):
-    """Mark the pixels with the float32 operations of `torch_masks`, in the same order, so results are bit-identical."""
+    """Set the pixels of lines, (B,n,6) float32 as for `draw_masks`, to True in `removed`, (B,H,W) bool.
+
+    The float32 operations and their order are those of `torch_masks`, so results are bit-identical.
+    """
     _, height, width = removed.shape
     rows = np.arange(height).astype(np.float32) + np.float32(0.5)
     cols = np.arange(width).astype(np.float32) + np.float32(0.5)

@@ -206,7 +206,13 @@ def advice(state: Mapping[str, Tensor], release: str) -> str:
 
 
 def _names(state: Mapping[str, Tensor], layout: Layout, *, back: bool, grid: Grid | None = None) -> dict[str, Tensor]:
-    """Rename every tensor; unknown keys are kept, for `differences` to report."""
+    """Return `state` with the names of our models, or with `back` those of the release.
+
+    Unknown keys are kept, for `differences` to report. Raise ValueError if two tensors would get the same name.
+
+    Args:
+        grid: with `back`, rows and columns of SGRE's table of positions; None for no table.
+    """
     if layout.head == "csra":
         state = _split(state) if back else _join(state)
     renamed: dict[str, Tensor] = {}
@@ -228,7 +234,10 @@ _MULTI_HEAD = "classifier.multi_head.#.head.weight"
 
 
 def _join(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join CSRA's 1×1 convolutions (K,C,1,1), one per head, into `head.weight` (heads,K,C)."""
+    """Join CSRA's 1×1 convolutions (K,C,1,1), one per head, into `head.weight` (heads,K,C).
+
+    Raise ValueError if heads are missing, or differ in shape.
+    """
     names = [_MULTI_HEAD.replace("#", str(i)) for i in range(count(state, _MULTI_HEAD))]
     heads = [state[name] for name in names if name in state]
     rest = {key: value for key, value in state.items() if key not in names}
