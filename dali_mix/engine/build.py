@@ -130,7 +130,7 @@ def check_sets(config: RunConfig, sets: Mapping[str, Dataset]) -> tuple[Task, in
 def open_set(config: RunConfig, *, train: bool) -> Dataset:
     """Return the recipe's `train_set` or `val_set`, opened by the worker pool if the recipe sets `service`.
 
-    Raise FileNotFoundError or ValueError if it cannot be opened.
+    For a user's loader, return its dataset. Raise FileNotFoundError or ValueError if the set cannot be opened.
     """
     prefix = config.train_set if train else config.val_set
     assert prefix is not None
@@ -387,7 +387,7 @@ def place_model(model: nn.Module, config: RunConfig, ranks: Ranks) -> nn.Module:
 def build_parts(
     config: RunConfig, ranks: Ranks, train_loader: Loader, val_loader: Loader | None, *, pretrained: bool = True
 ) -> Parts:
-    """Build the parts of a run other than these loaders. Raise ValueError naming a part that cannot be built.
+    """Build the other parts of a run, and return them with these loaders. Raise ValueError if one cannot be built.
 
     Args:
         pretrained: load the recipe's weight files; False if a checkpoint will be loaded into the model.

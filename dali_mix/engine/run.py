@@ -85,7 +85,8 @@ def train(
 
     Args:
         work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/. Several machines must share it.
-        resume: "no"; "must" (continue from a checkpoint, which must exist); "auto" (continue if there is one).
+        resume: "no" (start a new run); "must" (continue from the newest checkpoint, which must exist); "auto" (continue
+            if there is one).
         recipe: the name of the recipe of `config`, recorded in config.json.
         make_loaders: returns (training loader, evaluation loader or None), replacing the recipe's packed sets.
         callbacks: one or a list, see `train.callbacks.Callback`.

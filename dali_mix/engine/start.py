@@ -52,8 +52,8 @@ def train(
     Args:
         recipe: the name of a bundled recipe, the path of a .py file, or a config.
         work_dir: folder for config.json, train.log, metrics.jsonl and checkpoints/.
-        resume: False; True (continue from the newest checkpoint, which must exist); "auto" (continue if there is one).
-            Objects must be passed again.
+        resume: False or "no" (start a new run); True or "must" (continue from the newest checkpoint, which must exist);
+            "auto" (continue if there is one). Objects must be passed again.
         model: a module, which is trained in place. Like the next three arguments, it may also be a name or dict as in a
             recipe.
         optimizer: a function that takes the parameters to train and returns an optimizer; or an optimizer over the

@@ -107,10 +107,10 @@ class ClassAccuracy:
 
 
 def _shares(logits: Tensor, classes: Tensor, topk: Sequence[int]) -> tuple[list[Tensor], Tensor]:
-    """Return how far each sample is correct at each k, and the mask of samples that count, (B,) bool.
+    """Return the probability that each sample is correct at each k, and the mask of samples that count, (B,) bool.
 
-    The first is a list with a tensor for each k: the probability, over random orders of equal logits, that the sample
-    is correct, (B,) int64 in units of 1 / `UNIT`.
+    The probabilities, over random orders of equal logits, are a list with a tensor for each k, (B,) int64 in units of
+    1 / `UNIT`.
     """
     score = logits.gather(1, classes.clamp_min(0)[:, None])
     higher, equal = (logits > score).sum(1), (logits == score).sum(1).clamp_min(1)

@@ -71,9 +71,9 @@ class MultiLabelModel(nn.Module):
     def class_maps(self, images: Tensor) -> Tensor:
         """Return each class's evidence at each position, (B,K,h,w), of images (B,3,H,W).
 
-        The values depend on the head. For "csra" and "average" their mean over positions is the logits, for "sgre"
-        their maximum; for "max" they are the linear layer's outputs at each position (CAM). A head of your own needs a
-        method `class_maps`.
+        The values depend on the head. For "csra" and "average" the logits are their mean over positions, for "sgre"
+        their maximum; for "max" the values are the linear layer's outputs at each position (CAM). A head of your own
+        needs a method `class_maps`.
         """
         return self.head.class_maps(self.forward_features(images))  # type: ignore[operator]
 

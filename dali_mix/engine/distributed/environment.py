@@ -43,8 +43,8 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[int, int, in
 def address(variables: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Return (host, port) of rank 0.
 
-    They are MASTER_ADDR and MASTER_PORT; if these are not set in a Slurm step, its first node and a port derived from
-    the job and the step.
+    They are MASTER_ADDR and MASTER_PORT, which in a Slurm step default to its first node and to a port derived from the
+    job and the step.
 
     Raises:
         ValueError: the port is not a number from 1 to 65535.

@@ -257,7 +257,7 @@ def _of_sets(config: RunConfig, path: Path) -> tuple[tuple[str, ...], str]:
 
 
 def _task_of_loss(config: RunConfig) -> Task:
-    """Return the task of the recipe's loss; if the loss serves several, the task of the model."""
+    """Return the task whose targets the recipe's loss accepts; if there are several, prefer one of the model's type."""
     loss = build_loss(config)
     if loss is None:
         return DETECTION

@@ -168,7 +168,7 @@ def _restore_average(trainer: Trainer, state: Mapping[str, Any]) -> list[str]:
     return []  # already reported as a changed value
 
 
-# Entries that a checkpoint must have to resume from it, by dotted key, and their types.
+# Entries of a checkpoint to resume from, by dotted key, and their types. Those in `_OPTIONAL` may be missing.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("optimizer", "loader", "window", "best", "recipe", "optimizer.state"), dict),
     **dict.fromkeys(("optimizer.param_groups", "groups"), list),

@@ -2,7 +2,7 @@
 
     images ─grey_levels─▶ grey ─blur─▶ blurred, columns ─integral─▶ table ─on_and_off─▶ sums, most ─to_bytes─▶ maps
 
-Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. All sums are integers below 2^24, so float32
+Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. All sums are integers up to 2^24, so float32
 is exact and the order of additions does not matter. A program reads only results of earlier launches and writes its own
 values; only maxima are shared, with atomics.
 """

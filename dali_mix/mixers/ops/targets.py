@@ -80,8 +80,8 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
     """Return lam · targets + (1 - lam) · targets[permutation]; an entry ignored (-1) in a visible image stays ignored.
 
     Args:
-        targets: (B,) class indices or (B,K), as for `to_soft`. Class indices are written directly to their columns,
-            with the same result: exactly 1 if both are equal.
+        targets: (B,) class indices or (B,K), as for `to_soft`. If an image and its partner have the same class index,
+            its entry is exactly 1.
         permutation: (B,) int64.
         lam: (B,) float32 in [0,1], the image's own share.
         num_classes: K; may be None only if targets are already (B,K).
@@ -90,7 +90,7 @@ def mix_area(targets: Tensor, permutation: Tensor, lam: Tensor, num_classes: int
         (B,K) float32.
 
     Raises:
-        ValueError: as `to_soft`.
+        ValueError: as `to_soft`; also shapes that do not match or, on a CPU, partners out of range.
     """
     if not permutation.shape == lam.shape == targets.shape[:1]:
         raise ValueError(

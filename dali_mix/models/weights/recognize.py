@@ -67,7 +67,7 @@ class Recognized:
         return self._build().state_dict()
 
     def classifier(self) -> str:
-        """Return the name of the classifier layer."""
+        """Return the name of the classifier layer; "" if there is none."""
         return head_name(self._build()) or ""
 
     def _build(self) -> nn.Module:
