@@ -88,7 +88,7 @@ def evaluate(
 
 
 def _nan(outputs: Any) -> Tensor:
-    """Return (B,) bool, True if the logits or predictions of an image contain NaN."""
+    """Return (B,) bool, True if the logits of an image contain NaN, or a detector's outputs for it are not finite."""
     if isinstance(outputs, Tensor):
         return outputs.isnan().flatten(1).any(1)
     return torch.stack([~one["finite"] for one in outputs])

@@ -175,7 +175,7 @@ def _check_memory(config: RunConfig, num_classes: int, count: int, accumulate: i
 
 @contextmanager
 def explaining(config: RunConfig) -> Iterator[None]:
-    """Convert errors of torch in the block that a recipe can cause into a ValueError that says what to do."""
+    """Convert torch errors in the block, if the recipe is their cause, into a ValueError that says what to do."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

@@ -34,7 +34,7 @@ class DetectionMetrics:
         protocol: "voc": a prediction is correct if its best overlap with a true box of its class has an IoU of at least
             0.5 and no prediction of higher score matched that box; difficult objects are ignored. "coco": as in
             pycocotools (the extra `dali_mix[detection]`), where `difficult` marks COCO's crowds.
-        threshold: minimum score for precision and recall in `per_class`.
+        threshold: predictions with scores above it count for precision and recall in `per_class`, and in `matched`.
 
     Raises:
         ValueError: num_classes below 1, an unknown protocol, or "coco" without pycocotools.

@@ -132,7 +132,8 @@ def _import(path: Path) -> types.ModuleType:
         if path.is_relative_to(RECIPES):
             dotted = ".".join(("dali_mix.recipes", *path.relative_to(RECIPES).with_suffix("").parts))
             return importlib.import_module(dotted)
-        # `from dali_mix.recipes.cifar10.wrn28_10_cutmix import *` imports a variant.
+        # Register each variant as a module under its old names: a user's recipe may contain
+        # `from dali_mix.recipes.cifar10.wrn28_10_cutmix import *`.
         for spelling, name in former_names().items():
             if spelling != name:
                 variant = types.ModuleType("dali_mix.recipes." + spelling.replace("/", "."))

@@ -39,7 +39,7 @@ class Ranks:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sum `tensor` over all ranks, in place."""
+        """Sum `tensor` over all ranks, in place, and return it."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor

@@ -28,7 +28,7 @@ class Precision:
             native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             amp = "bf16" if native else "off"
         self.name = amp
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")  # disabled without fp16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
         self.autocast: Callable[[], AbstractContextManager] = nullcontext
         if amp != "off":
             dtype = torch.bfloat16 if amp == "bf16" else torch.float16

@@ -70,7 +70,7 @@ def _serve(inbox: _Inbox) -> None:
 
 
 def _threads(count: int) -> list[_Inbox]:
-    """Return the inboxes of `count` threads that no other call uses."""
+    """Return the inboxes of `count` threads that no other call uses, starting new ones if needed."""
     inboxes: list[_Inbox] = []
     try:
         while len(inboxes) < count:

@@ -66,8 +66,8 @@ def paste_bilinear(images: Tensor, permutation: Tensor, boxes: Tensor, inplace: 
 def triangle_weights(start: Tensor, size: Tensor, full: int) -> Tensor:
     """Return (B, full, full) float64; row start + d holds the weights of all source pixels for pixel d of `size`."""
     position = torch.arange(full, device=start.device)
-    # A weight is proportional to 1 - |distance| of pixel centres, in pixels of the resized image (for an enlarged one,
-    # of the source). Numerators are integers, so only the division rounds.
+    # A weight is proportional to 1 - |distance| of pixel centres, in pixels of the resized image. Numerators are
+    # integers, so only the division rounds.
     centre = (2 * (position - start[:, None]) + 1) * full
     distance = (2 * position + 1) * size[:, None, None] - centre[:, :, None]
     weights = (2 * full - distance.abs()).clamp_min(0).double()

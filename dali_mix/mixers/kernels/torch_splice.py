@@ -42,7 +42,7 @@ def _tile(images: Tensor, rows: int, cols: int, sources: Tensor, dropped: Tensor
 def _cells(images: Tensor, sources: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the images at `sources`, resized to `size`: (len(sources), C, *size).
 
-    Resizes the selected images, or the full batch once if most of it is selected.
+    Resizes the selected images if they are at most half as many as the batch, else each image of the batch once.
     """
     if 2 * len(sources) <= len(images):
         return _resize(images[sources], size)

@@ -1,4 +1,4 @@
-"""Pasting and blending on a CUDA device: one launch per batch, two in place, without host reads.
+"""Pasting and blending on a CUDA device: one launch per batch (two to paste in place), without host reads.
 
 Launches depend only on shapes, so a call can be captured in a CUDA graph (after one call outside it, which compiles).
 Under torch.compile the plain torch operations are traced instead, and Inductor fuses them.

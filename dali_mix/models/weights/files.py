@@ -57,7 +57,10 @@ def follow_pointer(path: str | Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a weight file as `load_weights` does: key → tensor on the CPU, without torch's wrappers in the keys."""
+    """Return the state dict in a weight file, key → tensor on the CPU, without torch's wrappers in the keys.
+
+    Files and errors are those of `load_weights`.
+    """
     return read_weight_file(path).state
 
 

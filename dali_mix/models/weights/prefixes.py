@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_FITS = 0.5  # share of the model's keys that a prefix must at least match, since other models share a few names
+_FITS = 0.5  # minimum share of the model's keys that a prefix must match: unrelated models share a few names
 _RIVAL = 0.5  # the choice is ambiguous if another prefix fits at least this share of the tensors that the best one fits
 
 

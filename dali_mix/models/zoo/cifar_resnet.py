@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int, project: bool) -> None:
         super().__init__()
-        # Camel case as in the released checkpoints.
+        # Camel-case names, as in the released checkpoints.
         self.convBn1 = ConvBn(in_channels, channels)
         self.convBn2 = ConvBn(channels, channels, 3, stride)
         self.convBn3 = ConvBn(channels, channels * EXPANSION)
