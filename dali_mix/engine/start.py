@@ -123,7 +123,7 @@ def evaluate(
         each: called after each batch as each(done, total), with this rank's numbers of batches.
 
     Returns:
-        An `Evaluation`: `values` (scores in percent, and "loss", by name), `notes` and more.
+        an `Evaluation`: `values` (scores in percent, and "loss", by name), `notes` and more.
 
     Raises:
         FileNotFoundError, ValueError: as `train`; also for a checkpoint whose classes differ from the `val_set`'s, or

@@ -50,7 +50,7 @@ class DetectionMetrics:
 
     def reset(self) -> None:
         """Remove all predictions and targets."""
-        self._images: list[Tensor] = []  # (B,) image numbers, float64, as in all rows
+        self._images: list[Tensor] = []  # (B,) image ids, in float64 like the rows below
         self._found: list[Tensor] = []  # (n, 7): image, x1, y1, x2, y2, score, label
         self._true: list[Tensor] = []  # (m, 7): image, x1, y1, x2, y2, difficult, label
 

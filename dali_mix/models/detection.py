@@ -173,17 +173,18 @@ def build_detector(
 
     Args:
         backbone: `torchvision/NAME` of a ResNet, or `timm/NAME` of a model with maps at strides 4 to 32; or, as in a
-            recipe, a dict with this name as `type`, the backbone's options, and `weights`, a file for `load_weights`,
-            of which 95 % must match.
+            recipe, a dict with this name as `type`, the backbone's options, and `weights`, a file for `load_weights`
+            that must contain 95 % of the backbone's tensors.
         num_classes: K, without background.
         neck: "fpn", a feature pyramid (arXiv 1612.03144); "c5", only the last map, at stride 32.
         freeze: parts of the backbone that are not trained: "norm", every BatchNorm, including its statistics; "stem",
             everything before the first stage; "stage1", the first stage; or a prefix of parameter names, such as
             "layer2". A string is split at commas.
         norm_eps: epsilon of frozen BatchNorms, by default the backbone's, 1e-5. torchvision's detection weights
-            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce its outputs only with 0.
-        anchors: sides of the square anchors in pixels: one per level of the pyramid (five), or all of them for the
-            single map.
+            `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce torchvision's outputs only with
+            0.
+        anchors: sides of the square anchors in pixels, which have the same area as those of other shapes: one per level
+            of the pyramid (five), or all of them for the single map.
         channels: channels of the pyramid.
         hidden: width of the two layers of the box head.
         rois: regions sampled per image in training.

@@ -13,7 +13,7 @@ from dali_mix.models.weights.load import head_name
 
 
 class Looked(NamedTuple):
-    """Logits and maps of a multi-label model.
+    """Logits and class maps of a batch, as returned by `look`.
 
     Attributes:
         logits: (B,K).

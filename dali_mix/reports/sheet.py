@@ -56,8 +56,8 @@ class Column:
 def draw(columns: Sequence[Column], title: str) -> Figure:
     """Draw a sheet: pictures at most `CELL` wide, with their captions below, and `title` above all.
 
-    Text that is too wide is shortened. All rows have the same height: that of the tallest picture at a width of `CELL`,
-    at most `CELL`, and the longest caption.
+    Text that is too wide is truncated. All rows have the same height: that of the tallest picture at a width of `CELL`,
+    at most `CELL`, plus that of the longest caption.
     """
     pictures = [picture for column in columns for picture in column.pictures]
     rows = max(len(column.pictures) for column in columns)

@@ -235,7 +235,7 @@ def predict(
         images: files (JPEG, PNG, WebP, BMP, PNM, GIF, TIFF) and folders of them.
 
     Raises:
-        FileNotFoundError, ValueError: as for `Predictor` and `find_images`.
+        FileNotFoundError, PermissionError, TypeError, ValueError: as `Predictor` and `find_images`.
     """
     files = find_images(images)
     return Predictor(config, checkpoint, ema=ema, classes=classes)(files)

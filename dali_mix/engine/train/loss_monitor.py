@@ -57,7 +57,7 @@ class LossMonitor:
     def __init__(self, ranks: Ranks, *, late: bool) -> None:
         self.ranks = ranks
         self.late = late
-        self.bad = torch.zeros((), dtype=torch.float32, device=ranks.device)  # 1 from the first non-finite number on
+        self.bad = torch.zeros((), dtype=torch.float32, device=ranks.device)
         self._waiting: tuple[int, Tensor, torch.cuda.Event | None] | None = None
 
     def exchange(self, step: int, loss: Tensor, stop: bool, measured: Sequence[Tensor] = ()) -> StepNumbers | None:

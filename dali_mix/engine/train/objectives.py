@@ -64,7 +64,7 @@ class Objective(nn.Module):
         return None
 
     def prepare(self, targets: Any, device: torch.device) -> Any:
-        """Prepare targets, as returned by the mixer, for `forward`."""
+        """Return the targets for `forward`, from those that the mixer returned; here, the same."""
         return targets
 
     def forward(self, images: Tensor, targets: Tensor, mixed: Any = None, drawn: Any = None) -> Tensor:

@@ -163,7 +163,7 @@ def write_weight_file(path: Path, state: Mapping[str, Tensor], wrapper: str = ""
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ValueError unless the name has the suffix of a weight file."""
+    """Raise ValueError unless `path` has the suffix of a weight file."""
     if path.suffix not in (SAFETENSORS, *TORCH):
         raise ValueError(f"{path}: name it *{SAFETENSORS}, or {', '.join(f'*{end}' for end in TORCH)} for torch.save")
 
