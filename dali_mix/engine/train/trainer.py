@@ -127,8 +127,8 @@ class Trainer:
         After a signal, a checkpoint is saved, unless training was inside a step.
 
         Raises:
-            NonFinite: a loss or gradient is NaN or infinite (raised before its optimizer step), or a checkpoint would
-                contain such a number (raised before it is written).
+            NonFinite: a loss, gradient or statistic is NaN or infinite (raised before its optimizer step), or a
+                checkpoint would contain such a number (raised before it is written).
             OSError: a checkpoint could not be written; earlier ones are unchanged.
         """
         self.report.start_bar(self.step, self.total_steps)

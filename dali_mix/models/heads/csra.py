@@ -30,7 +30,7 @@ class CSRAHead(nn.Module):
             (ViT-L/16); WIDER 1 head, 0.3.
 
     Raises:
-        ValueError: an unsupported number of heads; from `forward` and `class_maps`, features of a wrong shape.
+        ValueError: an argument out of range; from `forward` and `class_maps`, features of a wrong shape.
     """
 
     def __init__(self, in_channels: int, num_classes: int, num_heads: int = 1, lam: float = 0.1) -> None:

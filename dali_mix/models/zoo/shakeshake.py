@@ -26,7 +26,7 @@ class _Mix(torch.autograd.Function):
 
 
 class Shortcut(nn.Module):
-    """Halve the map with two concatenated 1×1 convolutions, the second on the map shifted by one pixel."""
+    """Downsample by `stride` with two concatenated 1×1 convolutions, the second on the map shifted by one pixel."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
