@@ -74,7 +74,7 @@ def _refuses_one(config: RunConfig, num_classes: int) -> bool:
     try:
         model, images = _on_meta(config, num_classes, 1, True)
         model(images)
-    except Exception as error:  # the model does not run on the meta device
+    except Exception as error:  # BatchNorm's, or the model does not run on the meta device
         return _SINGLE in str(error)
     return False
 

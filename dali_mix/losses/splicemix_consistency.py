@@ -20,7 +20,7 @@ class SpliceMixConsistencyLoss(MultiLabelLoss):
 
     Args:
         detach: do not propagate gradients through the regular images' predictions that are used as targets. Published
-            as True, except for VOC as False.
+            as True, and as False for VOC.
 
     Raises:
         ValueError: from `forward`, wrong shapes or dtypes.

@@ -183,8 +183,8 @@ def build_detector(
         norm_eps: epsilon of frozen BatchNorms, by default the backbone's, 1e-5. torchvision's detection weights
             `FasterRCNN_ResNet50_FPN_Weights.COCO_V1` were trained with 0 and reproduce torchvision's outputs only with
             0.
-        anchors: sides of the square anchors in pixels, which have the same area as those of other shapes: one per level
-            of the pyramid (five), or all of them for the single map.
+        anchors: sides of the square anchors in pixels: one per level of the pyramid (five), or all of them for the
+            single map. Anchors of other shapes have the same areas.
         channels: channels of the pyramid.
         hidden: width of the two layers of the box head.
         rois: regions sampled per image in training.

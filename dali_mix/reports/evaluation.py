@@ -28,7 +28,7 @@ POINTS = 200  # maximum number of points of a curve
 
 
 def evaluation_report(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write a per-class report to the folder `out` and return its files; on other ranks than 0 write none.
+    """Write a per-class report to the folder `out` and return its files; on ranks other than 0, write none.
 
     Files are `per_class.csv` and `per_class.png`, in percent; `pr_curves.png` if there are precision-recall curves; and
     for a detector `boxes.png`, images with hits and misses. `out` is created if missing; an earlier report is replaced.

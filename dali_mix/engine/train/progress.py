@@ -63,7 +63,7 @@ class BoxCount:
     images: int = 0
 
     def note(self, targets: Sequence[dict]) -> None:
-        """Count the boxes of a batch."""
+        """Add the numbers of boxes and images in a batch."""
         self.kept += sum(len(target["boxes"]) for target in targets)
         self.images += len(targets)
 

@@ -1,4 +1,4 @@
-"""Fine-grained saliency on a CPU: image by image, small enough for the cache, compiled by numba.
+"""Fine-grained saliency on a CPU, compiled by numba: image by image, so that intermediate results fit into the cache.
 
 Bit-identical to `torch_saliency`; `ops.saliency` defines the computation. A row of the integral image is
 

@@ -53,7 +53,10 @@ class CSRAHead(nn.Module):
         )
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Return each position's contribution to the logits, which are its mean: (B,K,H,W), or (B,K,N) for tokens."""
+        """Return the contribution of each position to the logits, (B,K,H,W), or (B,K,N) for tokens.
+
+        The logits are the mean over positions.
+        """
         scores = self._scores(features)
         total = scores.sum(2)
         for temperature, head in zip(self.temperatures, scores.unbind(2), strict=True):

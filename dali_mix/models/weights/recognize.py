@@ -118,7 +118,7 @@ def recognize(state: Mapping[str, Tensor], model: str = "") -> Recognized | None
 
 
 def recognize_backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str, dict[str, Any]]:
-    """Return (family, name, options) from key → shape; empty strings if unknown."""
+    """Return (family, name, options) of a backbone from its shapes by key; all empty if it is unknown."""
     if _rank(shapes, "conv0.weight") == 4 and "layer1.0.convBn1.conv.weight" in shapes:
         return "cifar_resnet", f"cifar_resnet{50 if count(shapes, 'layer3.#.') <= 6 else 101}", {}
     if _rank(shapes, "c_in.weight") == 4 and _rank(shapes, "layer1.0.branch1.1.weight") == 4:
