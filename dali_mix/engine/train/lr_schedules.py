@@ -28,7 +28,7 @@ def cosine(total: int, *, lr: float, min_lr: float = 0.0) -> Factor:
 
 
 def step_decay(milestones: Sequence[int], gamma: float = 0.1) -> Factor:
-    """Return a schedule of `gamma` to the power of the number of `milestones` (steps) reached."""
+    """Return a schedule whose factor is `gamma` to the power of the number of `milestones` (steps) reached."""
     return lambda step: gamma ** sum(step >= milestone for milestone in milestones)
 
 

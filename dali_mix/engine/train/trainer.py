@@ -356,7 +356,10 @@ class Trainer:
         return norm, [norm, *buffers]
 
     def update(self, norm: Tensor | None) -> None:
-        """Clip gradients using their `norm`, step the optimizer at this step's learning rate, and update the EMA."""
+        """Step the optimizer at this step's learning rate, and update the EMA.
+
+        With `clip_grad_norm`, gradients are clipped first, using their `norm` (None: measured here, after unscaling).
+        """
         optimizer = self.parts.optimizer
         factor = self.factor(self.step - self.offset)
         for group in optimizer.param_groups:

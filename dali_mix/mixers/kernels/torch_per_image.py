@@ -1,4 +1,7 @@
-"""Per-image arithmetic in plain torch: boxes, range checks, class targets."""
+"""Per-image arithmetic in plain torch: boxes, range checks, class targets.
+
+Boxes are (B,4) int64, (top, left, height, width) in pixels.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ UNFUSED = {"enable_fp_fusion": False}
 
 
 def fits(images: Tensor) -> bool:
-    """Return True if a program can hold a row of the images, and float32 represents their sums exactly."""
+    """Return True if `triton_paste.fits`, a program can hold a row, and float32 represents an image's sums exactly."""
     height, width = images.shape[2:]
     return triton_paste.fits(images) and height * width * 255 <= EXACT and width <= WIDEST
 

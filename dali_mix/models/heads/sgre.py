@@ -63,9 +63,9 @@ class LabelAttention(nn.Module):
 class SGREHead(nn.Module):
     """Head of SGRE: label embeddings attend to encoded tokens, and tokens to the resulting class features.
 
-    Maps (B,C,H,W) or tokens (B,N,C) pass an encoder layer. Label attention then computes one feature per class, which
-    gives the auxiliary logits. Tokens attend to these features, are concatenated with the result, and give per-token
-    logits, whose maximum over tokens is the prediction (B,K).
+    Maps (B,C,H,W) or tokens (B,N,C) pass through an encoder layer. Label attention then computes one feature per class,
+    which gives the auxiliary logits. Tokens attend to these features, are concatenated with the result, and give
+    per-token logits, whose maximum over tokens is the prediction (B,K).
 
     Args:
         dim: C of the features, a multiple of 4 and of `heads`.
